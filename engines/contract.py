@@ -1,0 +1,249 @@
+"""The engine contract: everything an engine needs to know, and all it may import from this project.
+
+An engine turns one `Request` into a stream of payloads. It never looks at a clock: it calls
+`recorder.sent()` when the request leaves and `recorder.chunk(payload)` for everything that
+arrives, and the recorder stamps. What a payload means is told later, off the hot path, by
+`decode`. Failures are `EngineError`s of a closed set of classes; the load generator turns them
+into records. Anything that keeps the engine from starting is an `EngineUnavailable`.
+
+Engines are classes without constructor arguments, found through the entry-point group
+`bytemlperf.engines` (entry-point name = the name given to `--engine`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+import msgspec
+
+ENTRY_POINT_GROUP = "bytemlperf.engines"
+
+WeightsKind = Literal["local", "remote", "none"]
+"""What `start` gets as model: a folder on this machine, a name some server knows, or nothing."""
+
+ErrorClass = Literal[
+    "name_not_found",
+    "connection_refused",
+    "connection_reset",
+    "tls",
+    "connect_timeout",
+    "first_token_timeout",
+    "idle_timeout",
+    "total_timeout",
+    "http_4xx",
+    "http_429",
+    "http_5xx",
+    "redirect",
+    "not_a_stream",
+    "error_in_stream",
+    "malformed_stream",
+    "truncated_stream",
+    "too_large",
+    "content_encoding",
+    "empty_response",
+    "context_length",
+    "engine_failed",
+]
+"""Closed: an error text or a URL never becomes a class (nor a metric label)."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One chat message, as OpenAI's API has it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are drawn. `ignore_eos` makes every answer exactly `max_tokens` long."""
+
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    ignore_eos: bool = True
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent: chat `messages`, or a plain `prompt`, exactly one of the two.
+
+    `index` is the place in the schedule, from 0; `id` is unique within a run.
+    """
+
+    index: int
+    id: str
+    max_tokens: int
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    session: str | None = None
+    turn: int = 0
+
+    def text_length(self) -> int:
+        """Characters of prompt text, roles apart."""
+        if self.messages is not None:
+            return sum(len(message.content) for message in self.messages)
+        return len(self.prompt or "")
+
+
+class Stages(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's own stamps of one request, ns of CLOCK_MONOTONIC; None where it has none."""
+
+    queued_ns: int | None = None
+    scheduled_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts as the engine itself reports them."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer ended, as far as `generate` can know without parsing payloads."""
+
+    reason: str | None = None
+    usage: Usage | None = None
+    stages: Stages | None = None
+
+
+class Decoded(msgspec.Struct, kw_only=True):
+    """What the payloads of one request mean.
+
+    `tokens_per_chunk` has one entry per payload (0 for one that carries no token: a role
+    announcement, a comment, a usage event). `error_class` is set when the stream itself says
+    that it failed, or can't be understood.
+    """
+
+    tokens_per_chunk: list[int]
+    text: str
+    reason: str | None = None
+    usage: Usage | None = None
+    error_class: ErrorClass | None = None
+    error_detail: str = ""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A resolved model. `path` is a Hugging Face checkpoint folder for `weights = "local"`
+    engines, None otherwise; `gguf_path` is a GGUF file of the same weights where there is one.
+    `random_weights` labels every output that the model produces.
+    """
+
+    name: str
+    path: str | None = None
+    gguf_path: str | None = None
+    random_weights: bool = False
+    max_model_len: int | None = None
+
+
+class EngineInfo(msgspec.Struct, kw_only=True):
+    """What a started engine says of itself; kept in run.json.
+
+    `reports` names what it can report: "usage", "stages", "stats". `notes` are sentences that a
+    reader of the result must see, such as "one request at a time".
+    """
+
+    name: str
+    versions: dict[str, str] = {}
+    device: str = ""
+    dtype: str = ""
+    model: str = ""
+    tokenizer: str | None = None
+    max_model_len: int | None = None
+    reports: list[str] = []
+    notes: list[str] = []
+
+
+class Recorder(Protocol):
+    """The only thing that stamps time. All calls are cheap and never raise."""
+
+    def sent(self) -> None:
+        """The request is on its way: call right before the bytes, or the call, leave."""
+
+    def chunk(self, payload: Any) -> None:
+        """Something of the answer arrived: call first, before looking at it."""
+
+
+class Engine(Protocol):
+    """The whole interface. `generate` may run many times at once on one event loop."""
+
+    weights: ClassVar[WeightsKind]
+    options_type: ClassVar[type[msgspec.Struct]]
+
+    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
+        """Make ready. Raises EngineUnavailable or BadOption, nothing else."""
+
+    async def generate(self, request: Request, recorder: Recorder) -> Finish:
+        """Send one request, pass on what arrives. Raises EngineError; may be cancelled."""
+
+    def decode(self, payloads: Sequence[Any]) -> Decoded:
+        """Tell what the payloads of one request mean. Never raises on bad payloads."""
+
+    async def close(self) -> None:
+        """Give everything back. May be called after a failed start."""
+
+
+# Optional methods, looked up by name:
+#   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
+#   secrets() -> tuple[str, ...]  strings that must never reach an output
+#   requirements() -> Availability (a static or class method) whether it could start on this machine
+
+
+class Availability(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an engine could start here: its versions, or what is missing and the mend."""
+
+    versions: dict[str, str] = {}
+    missing: str = ""
+    fix: str = ""
+
+
+class EngineError(Exception):
+    """One request failed. Becomes fields of its record."""
+
+    def __init__(self, error_class: ErrorClass, detail: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{error_class}: {detail}")
+        self.error_class = error_class
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class EngineUnavailable(Exception):
+    """The engine can't start. `cause` and `fix` are one sentence each."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}; {fix}")
+        self.cause = cause
+        self.fix = fix
+
+
+class BadOption(EngineUnavailable):
+    """An `--engine-option` that the engine does not know, or a value that it can't take."""
+
+
+OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)
+
+
+def parse_options(options: Mapping[str, str], options_type: type[OptionsT]) -> OptionsT:
+    """Turn `key=value` texts into the engine's options struct.
+
+    Raises BadOption that names the key, the nearest valid key, and the value's expected type.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(options_type)}
+    for key, value in options.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(sorted(fields)) or 'none'}"
+            raise BadOption(f"engine option '{key}' is unknown", hint)
+        try:
+            msgspec.convert(value, fields[key].type, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadOption(f"engine option {key}={value!r} is not usable: {error}", f"give another value for {key}") from None
+    try:
+        return msgspec.convert(dict(options), options_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadOption(f"engine options are incomplete: {error}", "give it as --engine-option key=value") from None
