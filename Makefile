@@ -1,0 +1,43 @@
+# make bench   set up, then the main job: serve a real model with vLLM and measure it
+# make test    set up, then lint, types and all tests
+# make check   set up, then lint and types
+# make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
+# make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
+# make clean   remove .venv and what tools left behind; never runs/
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+# What was set up last stays, unless asked for otherwise.
+ENGINE ?= $(or $(patsubst .venv/.setup-%,%,$(wildcard .venv/.setup-*)),auto)
+STAMP := .venv/.setup-$(ENGINE)
+ARGS ?=
+
+.PHONY: help bench test check setup lock clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -6
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements/cpu.lock scripts/setup.sh
+	@PYTHON="$(PYTHON)" scripts/setup.sh "$(ENGINE)"
+
+bench: setup
+	.venv/bin/bmp-llm serve-bench --engine vllm --scenario chat $(ARGS)
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: check
+	$(PY) -m pytest $(ARGS)
+
+lock: setup
+	$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)
+
+clean:
+	rm -rf .venv .setup build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""Heavy work in a child Python: its prints, its memory and its crashes stay there.
+
+A child module prints one JSON object of versions as its last line on standard output.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from bytemlperf_llm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def require(model: str, modules: tuple[str, ...]) -> None:
+    """Raise UserError with the install command unless all of `modules` can be found."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f"model '{model}' needs {', '.join(missing)}, not installed here", "pip install 'bytemlperf-llm[hf]'")
+
+
+def run(module: str, *arguments: str, what: str) -> dict[str, str]:
+    """Run `python -m module arguments` offline; the versions that it reports.
+
+    Raises UserError with the last line of its errors, or the signal that killed it.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise UserError(f"{what} failed: {death(done.returncode, done.stderr)}", "see what is broken: bmp-llm doctor")
+    versions: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+    return versions
+
+
+def death(returncode: int, stderr: str) -> str:
+    """Why a child ended badly, in one line."""
+    if returncode < 0:
+        meaning = " (this CPU lacks an instruction that the library was built for)" if -returncode == signal.SIGILL else ""
+        return f"killed by {signal.Signals(-returncode).name}{meaning}"
+    return last_line(stderr)
+
+
+def last_line(text: str) -> str:
+    """The last line of `text` that says something, cut to a readable length."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    chosen = (errors or lines or ["no message"])[-1]
+    return chosen.removeprefix("ERROR: ")[:200]
