@@ -1,0 +1,191 @@
+"""Server-sent events, parsed without I/O: bytes in, frozen events out.
+
+Theory. A stream is lines that end in LF, CR or CRLF, and nothing else ends a line: U+2028, U+0085
+and friends are ordinary content, which is why lines are cut as bytes and never as text. A line is
+`field: value`; a line that begins with a colon is a comment; a blank line sends off the event
+gathered so far. The rules are those of the WHATWG standard, section 9.2.6 "Interpreting an event
+stream": https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+Rules of this file:
+
+1. How the bytes were cut into `feed` calls never shows in the events, the fault or the end.
+2. Any bytes at all give events, then at most one `fault`. Nothing raises but `Event.text`.
+3. Memory stays under `max_event_bytes`, plus what one `feed` was given.
+
+Where this differs from a browser: an event's data stays bytes, since JSON is decoded from bytes;
+`Event.text` is strict about UTF-8 where a browser would put U+FFFD; and an event cut by the end of
+the stream is discarded, as the standard says, but `close` tells so.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""The largest event taken: a hundred times the largest answer that a model writes in one piece."""
+
+_MAX_RETRY_DIGITS = 18
+_BOM = b"\xef\xbb\xbf"
+_LF = b"\n"
+_CR = b"\r"
+
+FaultKind = Literal["event_too_large"]
+
+
+class InvalidUtf8(ValueError):
+    """The data of an event is not UTF-8."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event. `data` is its data lines joined by LF; `last_id` is the last id seen so far."""
+
+    data: bytes
+    event: str = "message"
+    last_id: str = ""
+
+    def text(self) -> str:
+        """The data as text. Raises InvalidUtf8."""
+        try:
+            return self.data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidUtf8(f"event data is not UTF-8 at byte {error.start}") from None
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why the parser stopped taking bytes."""
+
+    kind: FaultKind
+    detail: str
+
+
+class End(msgspec.Struct, frozen=True):
+    """How the stream ended. `incomplete`: in the middle of a line or an event. `discarded` is the
+    data which that event would have had, None when it had none."""
+
+    incomplete: bool
+    discarded: bytes | None
+    fault: Fault | None
+
+
+class SseParser:
+    """One stream. `fault` is None until the stream breaks a limit; after that every byte is ignored.
+    `retry_ms` is the last reconnection time that the server asked for."""
+
+    __slots__ = (
+        "_after_cr",
+        "_at_start",
+        "_data",
+        "_event",
+        "_held_bytes",
+        "_last_id",
+        "_line_bytes",
+        "_line_parts",
+        "_max_event_bytes",
+        "fault",
+        "retry_ms",
+    )
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.fault: Fault | None = None
+        self.retry_ms: int | None = None
+        self._max_event_bytes = max_event_bytes
+        self._line_parts: list[bytes] = []  # the line that has no end yet, as it came
+        self._line_bytes = 0
+        self._data: list[bytes] = []
+        self._held_bytes = 0
+        self._event = ""
+        self._last_id = ""
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes. Never raises; look at `fault` when it matters."""
+        events: list[Event] = []
+        if self.fault is not None or not data:
+            return events
+        if self._after_cr and data.startswith(_LF):  # the second half of a CRLF
+            data = data[1:]
+            if not data:
+                self._after_cr = False
+                return events
+        self._after_cr = data.endswith(_CR)
+        lines = data.splitlines()  # of bytes: at LF, CR and CRLF only
+        rest = b"" if data.endswith((_LF, _CR)) else lines.pop()
+        if lines and self._line_parts:
+            lines[0] = b"".join((*self._line_parts, lines[0]))
+            self._line_parts.clear()
+            self._line_bytes = 0
+        for line in lines:
+            if self._too_large(len(line)):
+                return events
+            self._take_line(line, events)
+        if rest:
+            self._line_parts.append(rest)
+            self._line_bytes += len(rest)
+        self._too_large(self._line_bytes)
+        return events
+
+    def close(self) -> End:
+        """The stream is over. The event without its blank line is discarded, as the standard says."""
+        held = self._data or self._event
+        line = b"".join(self._line_parts)
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        incomplete = bool(held or line)
+        if line:
+            self._take_line(line, [])
+        discarded = _LF.join(self._data) if self._data else None
+        self._line_parts.clear()
+        self._forget_event()
+        return End(incomplete=incomplete, discarded=discarded, fault=self.fault)
+
+    def _too_large(self, line_bytes: int) -> bool:
+        if self._held_bytes + line_bytes <= self._max_event_bytes:
+            return False
+        self.fault = Fault("event_too_large", f"an event is larger than {self._max_event_bytes} bytes")
+        self._line_parts.clear()
+        self._line_bytes = 0
+        self._forget_event()
+        return True
+
+    def _take_line(self, line: bytes, events: list[Event]) -> None:
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        if line.startswith(b"data: "):  # nearly every line of nearly every stream
+            self._data.append(line[6:])
+            self._held_bytes += len(line) + 1
+        elif line:
+            self._take_field(line)
+        else:
+            if self._data:
+                events.append(Event(_LF.join(self._data), self._event or "message", self._last_id))
+            self._forget_event()
+
+    def _take_field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+            self._held_bytes += len(line) + 1
+        elif name == b"event":
+            self._event = value.decode("utf-8", "replace")
+        elif name == b"id" and b"\0" not in value:
+            self._last_id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
+            self.retry_ms = int(value)
+
+    def _forget_event(self) -> None:
+        self._data = []
+        self._held_bytes = 0
+        self._event = ""
+
+
+def parse_all(stream: bytes, max_event_bytes: int = MAX_EVENT_BYTES) -> tuple[list[Event], End]:
+    """A whole stream at once: its events and how it ended."""
+    parser = SseParser(max_event_bytes)
+    events = parser.feed(stream)
+    return events, parser.close()
