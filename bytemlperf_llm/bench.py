@@ -1,0 +1,256 @@
+"""One `serve-bench`, start to end: plan → engine ready → measured run → records → summary.
+
+The measured part is `_measure`; around it everything is set-up and tear-down. The summary is
+computed from the records on disk, by the same code as `bmp-llm summarize`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytemlperf_llm import preflight, schedule
+from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.plan import Flags, Plan, resolve
+from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.report.live import LiveView
+from bytemlperf_llm.runs.describe import describe_run, finished
+from bytemlperf_llm.runs.folder import create_run_folder, write_json
+from bytemlperf_llm.runs.log import LogFull, RecordLog
+from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.workload import Workload
+from engines.contract import Engine
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NS_PER_S = 1_000_000_000
+START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
+TICK_S = 1.0
+MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
+EXIT_INTERRUPTED = 130
+
+
+class RunFailed(Exception):
+    """The run ended early and what was measured is kept; `reason` is for the verdict."""
+
+
+class _Sink:
+    """Where ended requests go, in this order: the log, then everything that only shows."""
+
+    def __init__(self, log: RecordLog, metrics: LlmMetrics, view: LiveView, max_error_rate: float | None, stop: Callable[[], None]) -> None:
+        self._log, self._metrics, self._view = log, metrics, view
+        self._max_error_rate, self._stop = max_error_rate, stop
+        self.failure = ""
+
+    def started(self) -> None:
+        self._metrics.started()
+        self._view.started()
+
+    def ended(self, record: RequestRecord) -> None:
+        try:
+            self._log.append(record)
+        except LogFull as full:
+            self._fail(f"records can't be written any more ({full}); what was written is kept")
+        self._metrics.ended(record)
+        self._view.ended(record)
+        view, limit = self._view, self._max_error_rate
+        if limit is not None and view.ended_requests >= MIN_ENDED_FOR_ERROR_RATE and view.failed > limit * view.ended_requests:
+            self._fail(f"{view.failed} of {view.ended_requests} requests failed, more than --max-error-rate {limit:g} allows")
+
+    def _fail(self, reason: str) -> None:
+        if not self.failure:
+            self.failure = reason
+            self._stop()
+
+
+def serve_bench(flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Path:
+    """Run it; returns the run folder. Raises UserError before the first request, or KeyboardInterrupt."""
+    plan = resolve(flags)
+    engine_type = engine_class(flags.engine)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Bench(plan, engine_type, argv, console, quiet=quiet).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class Bench:
+    """The pieces of one run, so that each step below can be read alone."""
+
+    def __init__(self, plan: Plan, engine_type: type[Engine], argv: list[str], console: Console, *, quiet: bool) -> None:
+        self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
+        self._redactor = Redactor(_header_values(plan))
+        self._metrics = LlmMetrics()
+
+    async def run(self) -> Path:
+        plan = self._plan
+        Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
+        async with AsyncExitStack() as stack:
+            self._serve_metrics(stack)
+            folder = create_run_folder(plan.flags.runs_dir, "llm", plan.label)
+            stack.callback(_remove_if_empty, folder)
+            engine = self._engine_type()
+            stack.push_async_callback(engine.close)
+            pacer = real_pacer()
+            stack.callback(pacer.close)
+            run_json = await self._prepare(engine, pacer)
+            write_json(folder / "run.json", run_json)
+            await self._measure(engine, pacer, folder, run_json)
+        return folder
+
+    def _serve_metrics(self, stack: AsyncExitStack) -> None:
+        flags = self._plan.flags
+        if flags.prometheus_port is None:
+            return
+        if flags.prometheus_host not in ("127.0.0.1", "localhost", "::1"):
+            self._say(f"WARNING: metrics are served on {flags.prometheus_host}, which other machines may reach")
+        port = self._metrics.exporter.serve(flags.prometheus_port, flags.prometheus_host)
+        stack.callback(self._metrics.exporter.close)
+        self._say(f"metrics at http://{flags.prometheus_host}:{port}/metrics until the run ends")
+
+    async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
+        """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
+        plan, scenario, seed = self._plan, self._plan.scenario, self._plan.flags.seed
+        model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
+        started_s = time.monotonic()
+        self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
+        info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
+        longest = preflight.longest_request(scenario, seed)
+        await preflight.ready_check(engine, info, longest, scenario.timeouts.first_token_s, self._redactor)
+        self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
+        for note in info.notes:
+            self._say(f"note: {note}")
+        workload = Workload(scenario, seed)
+        await preflight.warm_up(engine, workload, scenario.warmup_requests)
+        self._scenario, probed = await preflight.resolve_rate(plan, engine, workload, pacer)
+        if probed is not None:
+            self._say(probed.sentence())
+            await asyncio.sleep(0.5)
+        self._schedule = schedule.describe(self._scenario, seed)
+        if self._schedule.requests == 0:
+            raise UserError("the schedule is empty: no request falls into the run", "raise --duration or --request-rate")
+        return describe_run(plan, self._scenario, info, self._schedule, probed, self._redactor.command(self._argv), self._redactor)
+
+    async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> None:
+        """The measured part; leaves run.json with how it ended."""
+        log = RecordLog(folder / "records.jsonl")
+        with LiveView(self._console, self._title(), self._schedule.requests, self._quiet) as view:
+            sink = _Sink(log, self._metrics, view, self._plan.flags.max_error_rate, lambda: worker.stop())
+            worker = Worker(engine, sink, pacer, _worker_config(self._plan, self._scenario), redact=self._redactor)
+            origin_ns = monotonic_ns() + START_DELAY_NS
+            run_json["clock_origin_ns"] = origin_ns
+            write_json(folder / "run.json", run_json)
+            _stop_on_signals(worker, self._say)
+            background = [asyncio.ensure_future(log.sync_forever()), asyncio.ensure_future(self._tick(view, origin_ns))]
+            busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
+            try:
+                await self._replay(worker, origin_ns)
+            finally:
+                busy = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                with suppress(OSError):
+                    log.close()
+                self._metrics.flush()
+                end = finished(run_json, worker.issued, busy, worker.stopped, sink.failure, monotonic_ns() - origin_ns)
+                _keep(folder, end, self._say)
+
+    async def _replay(self, worker: Worker, origin_ns: int) -> None:
+        scenario, seed = self._scenario, self._plan.flags.seed
+        workload = Workload(scenario, seed)
+        if not self._plan.closed:
+            await worker.run_open(schedule.open_schedule(scenario, workload, seed), origin_ns)
+            return
+        end_ns = None if scenario.duration_s is None else origin_ns + round(scenario.duration_s * NS_PER_S)
+        requests = (planned.request for planned in schedule.closed_schedule(scenario, workload))
+        assert scenario.arrival.max_concurrency is not None
+        await worker.run_closed(requests, scenario.arrival.max_concurrency, origin_ns, end_ns)
+
+    async def _tick(self, view: LiveView, origin_ns: int) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._metrics.flush()
+            view.tick(max(0.0, (monotonic_ns() - origin_ns) / NS_PER_S))
+
+    def _title(self) -> str:
+        return f"{self._plan.flags.engine} · {self._scenario.name} · {_load_text(self._scenario)}"
+
+    def _say(self, sentence: str) -> None:
+        if not self._quiet:
+            print(self._redactor(sentence), file=sys.stderr, flush=True)
+
+
+def _load_text(scenario: Scenario) -> str:
+    arrival = scenario.arrival
+    if arrival.process == "closed":
+        return f"closed loop, {arrival.max_concurrency} in flight"
+    if arrival.process == "at_once":
+        return "all at once"
+    return f"{arrival.process}, " + (f"{arrival.rate:g} requests/s" if arrival.rate else "ramp")
+
+
+def _worker_config(plan: Plan, scenario: Scenario) -> WorkerConfig:
+    limits = scenario.timeouts
+    seconds = (limits.connect_s, limits.first_token_s, limits.idle_s, limits.total_s)
+    return WorkerConfig(
+        timeouts=Timeouts(*(round(value * NS_PER_S) for value in seconds)),
+        max_concurrency=None if plan.closed else scenario.arrival.max_concurrency,
+        drain_ns=round(scenario.drain_s * NS_PER_S),
+        keep_output=plan.flags.keep_output or plan.flags.save_detailed,
+    )
+
+
+def _stop_on_signals(worker: Worker, say: Callable[[str], None]) -> None:
+    """The first SIGINT or SIGTERM drains and reports, the second exits."""
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
+
+    def stop() -> None:
+        if worker.stopped:
+            main.cancel()
+        else:
+            say("stopping: waiting for the requests in flight; once more to exit at once")
+            worker.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError, ValueError):
+            loop.add_signal_handler(number, stop)
+
+
+def _header_values(plan: Plan) -> list[str]:
+    import json
+
+    return [str(value) for value in json.loads(plan.engine_options.get("headers", "{}")).values()]
+
+
+def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:
+    try:
+        write_json(folder / "run.json", run_json)
+    except OSError as error:
+        say(f"run.json could not be completed: {error.strerror}; the records are kept")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,197 @@
+"""bmp-llm: parse, wire, nothing else. Heavy imports stay inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="bmp-llm",
+    help="Benchmark LLM serving the way production sees it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
+app.add_typer(engine_app, name="engine")
+
+_LOAD, _ENGINE, _LIMITS, _OUTPUT = "Load", "Engine and model", "Limits", "Output"
+
+
+def _in(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False)
+    return option
+
+
+@app.command("serve-bench")
+def serve_bench(
+    engine: Annotated[str, _in(_ENGINE, "Engine to measure; see `bmp-llm engines`. Default: vllm.")] = "vllm",
+    scenario: Annotated[str, _in(_LOAD, "Scenario name or YAML file; see `bmp-llm scenarios`. Default: chat.")] = "chat",
+    model: Annotated[str | None, _in(_ENGINE, "smollm2 (default), synthetic, a folder, a hub id; or a server's model name.")] = None,
+    served_model_name: Annotated[str | None, _in(_ENGINE, "The name a server serves the model under.")] = None,
+    engine_option: Annotated[list[str] | None, _in(_ENGINE, "KEY=VALUE for the engine; repeatable.")] = None,
+    base_url: Annotated[str | None, _in(_ENGINE, "Server address, for --engine openai. Default: http://127.0.0.1:8000.")] = None,
+    endpoint: Annotated[str | None, _in(_ENGINE, "/v1/chat/completions (default) or /v1/completions.")] = None,
+    header: Annotated[list[str] | None, _in(_ENGINE, "'NAME: VALUE' sent with every request; repeatable; values are never kept.")] = None,
+    extra_body: Annotated[str | None, _in(_ENGINE, "JSON object merged into every request body.")] = None,
+    insecure: Annotated[bool, _in(_ENGINE, "Don't check the server's TLS certificate.", "--insecure")] = False,
+    api_key_file: Annotated[Path | None, _in(_ENGINE, "File with the API key; else the environment's OPENAI_API_KEY.")] = None,
+    ready_check_timeout_sec: Annotated[float, _in(_ENGINE, "Wait so long for the server to come up. Default: 0.")] = 0.0,
+    request_rate: Annotated[str | None, _in(_LOAD, "Requests per second, 'inf' (all at once) or 'auto'.")] = None,
+    burstiness: Annotated[float | None, _in(_LOAD, "Shape of gamma arrivals; 1 is Poisson, less is burstier.")] = None,
+    max_concurrency: Annotated[int | None, _in(_LOAD, "Closed loop with so many in flight; with a rate: a cap.")] = None,
+    ramp_up_strategy: Annotated[str | None, _in(_LOAD, "linear or exponential.")] = None,
+    ramp_up_start_rps: Annotated[float | None, _in(_LOAD, "Rate at the start of the ramp.")] = None,
+    ramp_up_end_rps: Annotated[float | None, _in(_LOAD, "Rate at its end.")] = None,
+    num_prompts: Annotated[int | None, _in(_LOAD, "Number of requests.")] = None,
+    duration: Annotated[float | None, _in(_LOAD, "Seconds of schedule.")] = None,
+    num_warmups: Annotated[int | None, _in(_LOAD, "Unmeasured requests first.")] = None,
+    seed: Annotated[int, _in(_LOAD, "Same seed, same schedule and prompts. Default: 0.")] = 0,
+    output_len: Annotated[int | None, _in(_LOAD, "Tokens of every answer, instead of the scenario's lengths.")] = None,
+    ignore_eos: Annotated[bool | None, _in(_LOAD, "Answers run to their full length.", "--ignore-eos/--no-ignore-eos")] = None,
+    temperature: Annotated[float | None, _in(_LOAD, "Sampling temperature.")] = None,
+    top_p: Annotated[float | None, _in(_LOAD, "Nucleus sampling.")] = None,
+    top_k: Annotated[int | None, _in(_LOAD, "Top-k sampling.")] = None,
+    connect_timeout: Annotated[float | None, _in(_LIMITS, "Seconds until a request must have left.")] = None,
+    first_token_timeout: Annotated[float | None, _in(_LIMITS, "Seconds from sending to the first chunk.")] = None,
+    idle_timeout: Annotated[float | None, _in(_LIMITS, "Seconds between chunks.")] = None,
+    total_timeout: Annotated[float | None, _in(_LIMITS, "Seconds for a whole request.")] = None,
+    drain: Annotated[float | None, _in(_LIMITS, "Seconds for requests in flight at the schedule's end.")] = None,
+    max_error_rate: Annotated[float | None, _in(_LIMITS, "Stop when a larger share of requests has failed.")] = None,
+    goodput: Annotated[list[str] | None, _in(_LOAD, "Service levels in ms: ttft:500 tpot:50 e2el:10000; repeatable.")] = None,
+    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there for the time of the run; 0 for any port.")] = None,
+    prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve them on. Default: 127.0.0.1.")] = "127.0.0.1",
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    label: Annotated[str | None, _in(_OUTPUT, "Name of the run. Default: ENGINE-SCENARIO.")] = None,
+    metadata: Annotated[list[str] | None, _in(_OUTPUT, "KEY=VALUE kept with the result; repeatable.")] = None,
+    keep_output: Annotated[bool, _in(_OUTPUT, "Keep the answers' texts in the records.", "--keep-output")] = False,
+    save_result: Annotated[bool, _in(_OUTPUT, "Also write a JSON as `vllm bench serve` does.", "--save-result")] = False,
+    save_detailed: Annotated[bool, _in(_OUTPUT, "With --save-result: per request lists and texts too.", "--save-detailed")] = False,
+    result_dir: Annotated[Path | None, _in(_OUTPUT, "Folder of that JSON. Default: the run folder.")] = None,
+    result_filename: Annotated[str | None, _in(_OUTPUT, "Its name. Default: vllm-bench.json.")] = None,
+    percentile_metrics: Annotated[str, _in(_OUTPUT, "Its metrics. Default: ttft,tpot,itl.")] = "ttft,tpot,itl",
+    metric_percentiles: Annotated[str, _in(_OUTPUT, "Its percentiles. Default: 99.")] = "99",
+    csv: Annotated[bool, _in(_OUTPUT, "Also write records.csv.", "--csv")] = False,
+    parquet: Annotated[bool, _in(_OUTPUT, "Also write records.parquet.", "--parquet")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Measure an engine under a scenario's load: TTFT, TPOT, ITL, throughput, goodput."""
+    from bytemlperf_llm.plan import Flags
+    from bytemlperf_llm.serve_command import run_serve_bench
+
+    flags = Flags(
+        engine=engine,
+        scenario=scenario,
+        model=served_model_name or model,
+        seed=seed,
+        request_rate=request_rate,
+        burstiness=burstiness,
+        max_concurrency=max_concurrency,
+        ramp_up_strategy=ramp_up_strategy,
+        ramp_up_start_rps=ramp_up_start_rps,
+        ramp_up_end_rps=ramp_up_end_rps,
+        num_prompts=num_prompts,
+        duration_s=duration,
+        num_warmups=num_warmups,
+        output_len=output_len,
+        ignore_eos=ignore_eos,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        connect_timeout_s=connect_timeout,
+        first_token_timeout_s=first_token_timeout,
+        idle_timeout_s=idle_timeout,
+        total_timeout_s=total_timeout,
+        drain_s=drain,
+        goodput=tuple(goodput or ()),
+        max_error_rate=max_error_rate,
+        base_url=base_url,
+        endpoint=endpoint,
+        headers=tuple(header or ()),
+        extra_body=extra_body,
+        insecure=insecure,
+        api_key_file=api_key_file,
+        ready_check_timeout_s=ready_check_timeout_sec,
+        engine_options=tuple(engine_option or ()),
+        prometheus_port=prometheus_port,
+        prometheus_host=prometheus_host,
+        runs_dir=runs_dir,
+        label=label,
+        metadata=tuple(metadata or ()),
+        keep_output=keep_output,
+        save_result=save_result,
+        save_detailed=save_detailed,
+        result_dir=result_dir,
+        result_filename=result_filename,
+        percentile_metrics=percentile_metrics,
+        metric_percentiles=metric_percentiles,
+        csv=csv,
+        parquet=parquet,
+    )
+    raise typer.Exit(run_serve_bench(flags, sys.argv, quiet=quiet))
+
+
+@app.command()
+def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
+    """Compute the summary again, from the records alone."""
+    from bytemlperf_llm.serve_command import summarize_run
+
+    raise typer.Exit(summarize_run(run))
+
+
+@app.command()
+def engines() -> None:
+    """List the engines, with versions, or what is missing."""
+    from bytemlperf_llm.report.listings import print_engines
+
+    print_engines()
+
+
+@app.command()
+def scenarios() -> None:
+    """List the built-in scenarios."""
+    from bytemlperf_llm.report.listings import print_scenarios
+
+    print_scenarios()
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is broken, and the command that mends it."""
+    from bytemlperf_llm.doctor import run_doctor
+
+    raise typer.Exit(run_doctor())
+
+
+@app.command("reference-server")
+def reference_server(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: ttft_ms, itl_ms, jitter, …; repeatable.")] = None,
+) -> None:
+    """Serve the reference engine over OpenAI's HTTP API, with exactly known latency."""
+    from bytemlperf_llm.serve_command import run_reference_server
+
+    raise typer.Exit(run_reference_server(host, port, engine_option or []))
+
+
+@engine_app.command("check")
+def engine_check(
+    name: Annotated[str, typer.Argument(help="The engine's name.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="As for serve-bench.")] = None,
+    engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the engine; repeatable.")] = None,
+) -> None:
+    """Check an engine against the contract, with real requests."""
+    from bytemlperf_llm.engine_check import run_engine_check
+
+    raise typer.Exit(run_engine_check(name, model, engine_option or []))
+
+
+def main() -> NoReturn:
+    """Entry point: a user error is one line on stderr and exit status 2."""
+    from bytemlperf_llm.terminal_exit import exit_cleanly
+
+    exit_cleanly(app)

@@ -1,0 +1,218 @@
+"""One event loop that sends and times: due request → engine → record.
+
+Open loop: requests leave at absolute planned times and never wait for answers; a cap on concurrency
+queues them here, and that queueing counts, since latency runs from the planned time. Closed loop:
+a fixed number of requests is kept in flight.
+
+A request's life is `_one`. Whatever happens in it becomes fields of a record at one boundary,
+`_ended`; only a bug in this program raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from bytemlperf_llm.loadgen.deadlines import Timeouts, Watchdog
+from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
+from bytemlperf_llm.loadgen.stamped import make_record
+from bytemlperf_llm.runs.record import Outcome, RequestRecord
+from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, Request
+
+NS_PER_S = 1_000_000_000
+MAX_ERROR_DETAIL_CHARS = 400
+YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
+
+
+class Planned(NamedTuple):
+    """A request and when it is due, ns from the start of the schedule; None in closed loop."""
+
+    request: Request
+    offset_ns: int | None
+
+
+class Sink(Protocol):
+    """Takes what happens, on the event loop: must be quick."""
+
+    def started(self) -> None:
+        """A request is on its way to the engine."""
+
+    def ended(self, record: RequestRecord) -> None:
+        """A request has ended, in whatever way."""
+
+
+class WorkerConfig(NamedTuple):
+    """Limits of one worker. `max_concurrency` None is unlimited."""
+
+    timeouts: Timeouts = Timeouts()
+    max_concurrency: int | None = None
+    drain_ns: int = 30 * NS_PER_S
+    keep_output: bool = False
+    worker: int = 0
+
+
+class _Ending(NamedTuple):
+    """How a request ended, as far as its task knows."""
+
+    outcome: Outcome = "ok"
+    error_class: ErrorClass | None = None
+    detail: str = ""
+
+
+class Worker:
+    """Replays a schedule against an engine. `origin_ns` is zero of the record's times."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        pacer: Pacer,
+        config: WorkerConfig,
+        *,
+        now: ClockNs = monotonic_ns,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
+        self._now, self._redact = now, redact
+        self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._drained = False
+        self.origin_ns = 0
+        self.issued = 0
+
+    # -- schedules -----------------------------------------------------------------
+
+    async def run_open(self, schedule: Iterable[Planned], origin_ns: int) -> None:
+        """Send every request at its time, then drain."""
+        self.origin_ns = origin_ns
+        for planned in schedule:
+            assert planned.offset_ns is not None
+            due_ns = origin_ns + planned.offset_ns
+            if not await self._due(due_ns):
+                break
+            self.issued += 1
+            self._track(self._one(planned.request, due_ns))
+        await self._drain()
+
+    async def _due(self, due_ns: int) -> bool:
+        """Wait until then; False when the run was stopped meanwhile."""
+        if due_ns > self._now():
+            await self._pacer.until(due_ns)
+        elif self.issued % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+        return not self._stop.is_set()
+
+    async def run_closed(self, requests: Iterator[Request], concurrency: int, origin_ns: int, end_ns: int | None = None) -> None:
+        """Keep `concurrency` requests in flight until they run out or `end_ns` has come, then drain."""
+        self.origin_ns = origin_ns
+        lanes = [self._track(self._lane(requests, end_ns)) for _ in range(concurrency)]
+        ending = asyncio.ensure_future(self._stop.wait() if end_ns is None else self._pacer.until(end_ns))
+        exhausted = asyncio.ensure_future(asyncio.wait(lanes))
+        await asyncio.wait({ending, exhausted}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        exhausted.cancel()
+        await self._drain()
+
+    async def _lane(self, requests: Iterator[Request], end_ns: int | None) -> None:
+        while not (self._stop.is_set() or self._drained) and (end_ns is None or self._now() < end_ns):
+            request = next(requests, None)
+            if request is None:
+                return
+            self.issued += 1
+            await self._one(request, None)
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight may finish within the drain limit."""
+        self._stop.set()
+        self._pacer.interrupt()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def _track(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _drain(self) -> None:
+        """Give what is in flight its time, then end it: those requests are `in_flight`."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._config.drain_ns / NS_PER_S)
+        self._drained = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- one request ------------------------------------------------------------------
+
+    async def _one(self, request: Request, planned_ns: int | None) -> None:
+        """The life of a request, start to end."""
+        recorder = RequestRecorder(self._now, planned_ns)
+        task = asyncio.current_task()
+        assert task is not None
+        watchdog: Watchdog | None = None
+        finish, ending = Finish(), _Ending()
+        try:
+            if self._slots is not None:
+                await self._slots.acquire()
+            try:
+                if self._slots is not None and self._stop.is_set():
+                    raise asyncio.CancelledError
+                watchdog = Watchdog(self._config.timeouts, recorder, self._now, task)
+                self._sink.started()
+                finish = await self._engine.generate(request, recorder)
+            finally:
+                if self._slots is not None:
+                    self._slots.release()
+        except EngineError as error:
+            ending = _Ending("failed", error.error_class, error.detail)
+        except asyncio.CancelledError:
+            ending = self._why_cancelled(watchdog)
+            task.uncancel()
+        except Exception as error:
+            ending = _Ending("failed", "engine_failed", f"{type(error).__name__}: {error}")
+        if watchdog is not None:
+            watchdog.close()
+        self._ended(request, recorder, finish, ending, sent_to_engine=watchdog is not None)
+
+    def _why_cancelled(self, watchdog: Watchdog | None) -> _Ending:
+        if watchdog is None:
+            return _Ending("dropped", None, "never left this client's queue")
+        if watchdog.expired is not None:
+            return _Ending("failed", watchdog.expired, "no progress within the time limit")
+        return _Ending("in_flight", None, "still running when the drain limit ended")
+
+    def _ended(self, request: Request, recorder: RequestRecorder, finish: Finish, ending: _Ending, *, sent_to_engine: bool) -> None:
+        end_ns = self._now()
+        decoded = self._engine.decode(recorder.payloads) if recorder.payloads else _NOTHING
+        if ending.outcome == "ok":
+            ending = _judged(decoded, recorder)
+        record = make_record(request, recorder, finish, decoded, self.origin_ns, end_ns)
+        record.worker = self._config.worker
+        record.outcome, record.error_class = ending.outcome, ending.error_class
+        if ending.detail:
+            record.error_detail = self._redact(ending.detail)[:MAX_ERROR_DETAIL_CHARS]
+        if self._config.keep_output:
+            record.output = self._redact(decoded.text)
+        if not sent_to_engine:
+            self._sink.started()
+        self._sink.ended(record)
+
+
+_NOTHING = Decoded(tokens_per_chunk=[], text="")
+
+
+def _judged(decoded: Decoded, recorder: RequestRecorder) -> _Ending:
+    """An answer that arrived is still a failure when the stream itself says so."""
+    if not recorder.payloads:
+        return _Ending("failed", "empty_response", "the engine answered nothing")
+    if decoded.error_class is not None:
+        return _Ending("failed", decoded.error_class, decoded.error_detail)
+    return _Ending()

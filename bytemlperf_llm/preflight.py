@@ -1,0 +1,144 @@
+"""Everything between a resolved plan and the first measured request: model, engine, one untimed
+request, warm-up, probe. Whatever fails here ends the command with one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
+from bytemlperf_llm.loadgen.recorder import RequestRecorder
+from bytemlperf_llm.plan import Plan
+from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.workload import Workload
+from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request, Usage
+
+DEFAULT_LOCAL_MODEL = "smollm2"
+MEAN_SAMPLE_REQUESTS = 1_000
+WARMUP_CONCURRENCY = 4
+Say = Callable[[str], None]
+
+_FIXES = {
+    "http_4xx": "check --model, --endpoint and the key",
+    "context_length": "take a model with a longer context, or a scenario with shorter prompts (--output-len shortens answers)",
+    "connection_refused": "start the server, or give its address with --base-url",
+    "name_not_found": "check --base-url",
+    "tls": "check --base-url and the certificate (--insecure skips the check)",
+    "not_a_stream": "check --base-url and --endpoint",
+    "redirect": "follow redirects with --engine-option transport=aiohttp",
+}
+
+
+def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
+    """What `start` gets: weights on this machine, a served name, or nothing. Raises UserError."""
+    if engine.weights == "none":
+        if name is not None:
+            raise UserError("this engine has no model", "leave out --model")
+        return None
+    if engine.weights == "remote":
+        return None if name is None else Model(name=name)
+    from bytemlperf_llm.models import resolve
+
+    return resolve(name or DEFAULT_LOCAL_MODEL, say)
+
+
+async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:
+    """Start it, learn its secrets. Raises UserError."""
+    try:
+        info = await engine.start(model, options)
+    except EngineUnavailable as error:
+        redactor.add(_secrets(engine))
+        raise UserError(redactor(error.cause), redactor(error.fix)) from None
+    redactor.add(_secrets(engine))
+    if model is not None and model.random_weights:
+        info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
+    return info
+
+
+def _secrets(engine: Engine) -> tuple[str, ...]:
+    tell = getattr(engine, "secrets", None)
+    return tuple(tell()) if tell is not None else ()
+
+
+async def ready_check(engine: Engine, info: EngineInfo, request: Request, timeout_s: float, redactor: Redactor) -> None:
+    """One untimed request with the longest prompt and one token of answer. Raises UserError."""
+    short = msgspec.structs.replace(request, max_tokens=1, id=f"{request.id}-ready")
+    recorder = RequestRecorder()
+    try:
+        async with asyncio.timeout(timeout_s):
+            finish = await engine.generate(short, recorder)
+        decoded = engine.decode(recorder.payloads)
+        if decoded.error_class is not None:
+            raise EngineError(decoded.error_class, decoded.error_detail)
+    except EngineError as error:
+        cause = redactor(f"the first request fails: {error.error_class.replace('_', ' ')}: {error.detail}")
+        raise UserError(" ".join(cause.split()), _FIXES.get(error.error_class, "look at the engine's own log")) from None
+    except TimeoutError:
+        raise UserError(
+            f"the first request got no answer in {timeout_s:g} s", "look at the engine's own log, or raise --first-token-timeout"
+        ) from None
+    _check_context(info, request, finish.usage or decoded.usage)
+
+
+def _check_context(info: EngineInfo, request: Request, usage: Usage | None) -> None:
+    if info.max_model_len is None or usage is None or usage.prompt_tokens is None:
+        return
+    needed = usage.prompt_tokens + request.max_tokens
+    if needed > info.max_model_len:
+        raise UserError(
+            f"request {request.index} needs {needed} tokens of context ({usage.prompt_tokens} prompt + {request.max_tokens} answer), "
+            f"and {info.model} has {info.max_model_len}",
+            _FIXES["context_length"],
+        )
+
+
+async def warm_up(engine: Engine, workload: Workload, requests: int) -> None:
+    """Unmeasured requests, a few at a time; the ready check has shown that they can work."""
+    waiting = iter(range(requests))
+
+    async def lane() -> None:
+        for index in waiting:
+            try:
+                await engine.generate(workload.aside(index), RequestRecorder())
+            except EngineError:
+                continue  # the measured run will count the same failure
+
+    await asyncio.gather(*(lane() for _ in range(min(WARMUP_CONCURRENCY, requests))))
+
+
+async def resolve_rate(plan: Plan, engine: Engine, workload: Workload, pacer: Pacer) -> tuple[Scenario, ProbeResult | None]:
+    """The scenario with its rate as a number. Raises UserError when the probe got no answer."""
+    scenario = plan.scenario
+    if scenario.arrival.rate != "auto":
+        return scenario, None
+    probe = Probe(engine, _aside(workload, scenario.warmup_requests), pacer)
+    try:
+        found = await probe.find(
+            scenario.auto.probe_s, scenario.auto.share, mean_output_tokens(scenario, plan.flags.seed), scenario.arrival.max_concurrency
+        )
+    except EngineError as error:
+        raise UserError(f"probing for a rate failed: {error.error_class}: {error.detail}", "give a rate with --request-rate") from None
+    return scenario.override({"arrival.rate": found.rate_per_s}), found
+
+
+def _aside(workload: Workload, first: int) -> Iterator[Request]:
+    return (workload.aside(index, "probe") for index in count(first))
+
+
+def mean_output_tokens(scenario: Scenario, seed: int) -> float:
+    """Mean `max_tokens` of the first requests."""
+    sample = [request.max_tokens for request in islice(Workload(scenario, seed), MEAN_SAMPLE_REQUESTS)]
+    return sum(sample) / len(sample)
+
+
+def longest_request(scenario: Scenario, seed: int) -> Request:
+    """The request with the longest prompt among those that a run of this scenario may send."""
+    workload = Workload(scenario, seed)
+    limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
+    return max((workload.request(index) for index in range(limit)), key=lambda request: (request.text_length(), request.max_tokens))

@@ -1,0 +1,180 @@
+"""The final table: what a person reads at a glance, in a terminal or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytemlperf_llm.metrics.definitions import FORMULAS
+from bytemlperf_llm.metrics.describe import Metric
+from bytemlperf_llm.metrics.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+NS_PER_MS = 1e6
+SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
+TITLES = {
+    "ttft": "TTFT",
+    "service_ttft": "TTFT from sent",
+    "tpot": "TPOT",
+    "itl": "ITL",
+    "e2e": "E2E",
+    "service_e2e": "E2E from sent",
+    "schedule_lateness": "sent late by",
+}
+VERDICT_STYLES = {"valid": "bold green", "client-limited": "bold yellow", "invalid": "bold red"}
+
+
+def print_summary(console: Console, summary: Summary, run: dict[str, Any], folder: Path) -> None:
+    """Everything, ending in the verdict and the next command to try."""
+    _print_head(console, run)
+    console.print(latency_table(summary))
+    console.print(throughput_table(summary, run))
+    for text in _remarks(summary, run):
+        console.print(f"[yellow]![/] {_plain(text)}")
+    word = summary.verdict.upper()
+    console.print(f"[{VERDICT_STYLES[summary.verdict]}]{word}[/]" + "".join(f"\n  [bold]because[/] {_plain(r)}" for r in summary.reasons))
+    console.print(f"[dim]next:[/] {_next_command(summary, run, folder)}", soft_wrap=True)
+
+
+def _print_head(console: Console, run: dict[str, Any]) -> None:
+    engine = run.get("engine", {})
+    versions = " ".join(f"{name} {version}" for name, version in engine.get("versions", {}).items())
+    model = f"{engine.get('model') or 'no model'}" + (f" ({engine['dtype']})" if engine.get("dtype") else "")
+    console.print()
+    console.print(f"[bold]{_plain(str(engine.get('name')))}[/] {_plain(versions)} · {_plain(model)} · {_plain(str(engine.get('device')))}")
+    console.print(
+        f"[dim]scenario {_plain(run['config']['scenario']['name'])}, seed {run['seed']}, schedule {run['schedule_sha256'][:12]}[/]"
+    )
+
+
+def latency_table(summary: Summary) -> Table:
+    """Percentiles in ms with their 95 % intervals."""
+    from rich import box
+    from rich.table import Table
+
+    shown = [name for name in SHOWN if name in summary.metrics]
+    percents = list(summary.metrics[shown[0]].percentiles) if shown else []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="latency, ms  [dim](95 % interval below each figure)[/]", title_justify="left")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
+    for percent in percents:
+        table.add_column(f"p{percent}", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", style="dim", no_wrap=True)
+    for name in shown:
+        metric = summary.metrics[name]
+        cells = [_cell(metric.mean, metric.ci95.get("mean"))]
+        cells += [_cell(metric.percentiles[percent], metric.ci95.get(percent)) for percent in percents]
+        table.add_row(TITLES[name], *cells, f"{metric.count:,}")
+    return table
+
+
+def _cell(value: Any, interval: Any) -> str:
+    if value == "insufficient":
+        return "[dim]insufficient[/]"
+    if value == "inf":
+        return "∞"
+    below = "" if isinstance(interval, str) or interval is None else f"\n[dim]{_ms(interval[0])} – {_ms(interval[1])}[/]"
+    return f"{_ms(value)}{below}"
+
+
+def _ms(value_ns: Any) -> str:
+    if isinstance(value_ns, str):
+        return "∞" if value_ns == "inf" else value_ns
+    value_ms = value_ns / NS_PER_MS
+    digits = 3 if abs(value_ms) < 1 else 2 if abs(value_ms) < 100 else 1 if abs(value_ms) < 10_000 else 0
+    return f"{value_ms:,.{digits}f}"
+
+
+def throughput_table(summary: Summary, run: dict[str, Any]) -> Table:
+    """Rates, outcomes, load and client, two columns of label and value."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for _ in range(2):
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+    left, right = _rate_rows(summary), _load_rows(summary, run)
+    for row in range(max(len(left), len(right))):
+        table.add_row(*(left[row] if row < len(left) else ("", "")), *(right[row] if row < len(right) else ("", "")))
+    return table
+
+
+def _rate_rows(summary: Summary) -> list[tuple[str, str]]:
+    rows = [(name.replace("_", " "), f"{_number(rate.value)} {rate.unit}") for name, rate in summary.rates.items()]
+    if summary.goodput is not None:
+        good = summary.goodput
+        share = "–" if good.share is None else f"{good.share:.1%}"
+        slo = " ".join(f"{name}≤{value:g}" for name, value in _slo(good.slo_ms) if value is not None)
+        rows.append((f"goodput ({slo} ms)", f"{_number(good.requests_per_s.value)} {good.requests_per_s.unit}, {share}"))
+    return rows
+
+
+def _slo(slo: Any) -> list[tuple[str, float | None]]:
+    return [("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e)]
+
+
+def _load_rows(summary: Summary, run: dict[str, Any]) -> list[tuple[str, str]]:
+    load = summary.load
+    outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.outcomes.items() if count)
+    rows = [("requests", f"{summary.scheduled:,}: {outcomes}")]
+    if load.requested_rate is not None:
+        rows.append(("rate asked / offered", f"{_number(load.requested_rate)} / {_number(load.offered_rate)} req/s"))
+    lateness = summary.metrics.get("client_lateness")
+    if lateness is not None:
+        rows.append(("client late p50 / max", f"{_ms(_median(lateness))} / {_ms(lateness.max)} ms"))
+    if load.loop_utilisation is not None:
+        rows.append(("client loop busy", f"{load.loop_utilisation:.1%}"))
+    tokens = summary.tokens
+    rows.append(
+        ("tokens in / out", f"{'–' if tokens.prompt_tokens is None else format(tokens.prompt_tokens, ',')} / {tokens.output_tokens:,}")
+    )
+    for name, failure in summary.failures.items():
+        rows.append((f"failed: {name}", f"{failure.count:,}"))
+    return rows
+
+
+def _median(metric: Metric) -> Any:
+    return metric.percentiles.get("50", metric.mean)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"
+
+
+def _remarks(summary: Summary, run: dict[str, Any]) -> list[str]:
+    notes = [note for note in run.get("engine", {}).get("notes", []) if "random weights" in note]
+    examples = [f"{name}: {detail}" for name, failure in summary.failures.items() for detail in failure.details[:1]]
+    return [*notes, *summary.warnings, *examples]
+
+
+def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
+    """One thing worth trying, by what the run showed."""
+    flags = run["config"]["flags"]
+    base = f"bmp-llm serve-bench --engine {flags['engine']} --scenario {flags['scenario']}"
+    if summary.verdict == "invalid":
+        return f"bmp-llm summarize {folder}"
+    insufficient = any(
+        claim == "insufficient" for name in SHOWN[:1] if name in summary.metrics for claim in summary.metrics[name].percentiles.values()
+    )
+    if insufficient and run["config"]["scenario"]["arrival"]["rate"]:
+        rate = run["config"]["scenario"]["arrival"]["rate"]
+        return f"{base} --request-rate {rate:g} --num-prompts 459   [dim]# enough for a p99[/]"
+    return f"{base} --prometheus-port 9400   [dim]# watch it live[/]"
+
+
+def formulas() -> list[str]:
+    """Name and formula of every shown metric."""
+    return [f"{TITLES[name]} = {FORMULAS[name]}" for name in SHOWN]
+
+
+def _plain(text: str) -> str:
+    """Text from outside, without markup and without escape sequences."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else "�" for char in text))

@@ -1,0 +1,105 @@
+"""What run.json says: the whole configuration, secrets redacted, and the facts a summary needs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm import __version__
+from bytemlperf_llm.hardware.discover import discover, git_state, package_versions
+from bytemlperf_llm.loadgen.probe import ProbeResult
+from bytemlperf_llm.metrics.facts import RunFacts, SloMs
+from bytemlperf_llm.plan import Plan
+from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.runs.reader import FORMAT_VERSION
+from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.schedule import ScheduleFacts
+from engines.contract import EngineInfo
+
+REPORTED_PACKAGES = ("bytemlperf-llm", "aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
+
+
+def describe_run(
+    plan: Plan,
+    scenario: Scenario,
+    info: EngineInfo,
+    planned: ScheduleFacts,
+    probed: ProbeResult | None,
+    command: list[str],
+    redactor: Redactor,
+) -> dict[str, Any]:
+    """run.json as it stands before the first measured request."""
+    flags = {name: value for name, value in asdict(plan.flags).items() if name != "headers"}
+    engine = msgspec.to_builtins(info)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "kind": "llm",
+        "label": plan.label,
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "command": command,
+        "config": {
+            "flags": {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()},
+            "scenario": scenario.model_dump(mode="json"),
+            "engine_options": {key: value for key, value in plan.engine_options.items() if key != "headers"},
+            "probe": None if probed is None else _probe(probed),
+            "metadata": plan.metadata,
+        },
+        "seed": plan.flags.seed,
+        "schedule_sha256": planned.sha256,
+        "scheduled_requests": planned.requests,
+        "environment": {
+            "bytemlperf_llm": __version__,
+            "python": sys.version.split()[0],
+            "packages": package_versions(REPORTED_PACKAGES) | info.versions,
+            "hardware": discover(),
+            "git": git_state(Path.cwd()),
+        },
+        "engine": engine | {"name": plan.flags.engine},
+        "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, info)),
+    }
+    redacted = redactor.deep(description)
+    assert isinstance(redacted, dict)
+    return redacted
+
+
+def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInfo) -> RunFacts:
+    """What the metrics need to know besides the records."""
+    arrival = scenario.arrival
+    return RunFacts(
+        open_loop=arrival.process != "closed",
+        process=arrival.process,
+        burstiness=arrival.burstiness,
+        requested_rate=float(arrival.rate) if isinstance(arrival.rate, int | float) else None,
+        scheduled_requests=scheduled_requests,
+        max_concurrency=arrival.max_concurrency,
+        slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms),
+        engine_reports=tuple(info.reports),
+    )
+
+
+def finished(
+    run_json: dict[str, Any], issued: int, loop_utilisation: float, stopped: bool, failure: str, duration_ns: int
+) -> dict[str, Any]:
+    """run.json with how the run ended."""
+    facts = run_json["facts"] | {"loop_utilisation": round(loop_utilisation, 4)}
+    if facts["scheduled_requests"] is None:
+        facts["scheduled_requests"] = issued
+    end = {"issued_requests": issued, "stopped_by_user": stopped and not failure, "failure": failure, "duration_ns": duration_ns}
+    return run_json | {"facts": facts, "end": end}
+
+
+def _probe(probed: ProbeResult) -> dict[str, Any]:
+    return {
+        "steps": [step._asdict() for step in probed.steps],
+        "best_concurrency": probed.best.concurrency,
+        "tokens_per_s": probed.best.tokens_per_s,
+        "mean_output_tokens": probed.mean_output_tokens,
+        "share": probed.share,
+        "chosen_rate_per_s": probed.rate_per_s,
+        "why": probed.sentence(),
+    }

@@ -1,0 +1,86 @@
+"""Reading a run folder back: run.json, and every whole record of its logs.
+
+A log that ends in the middle of a line (a crash, a full disk) gives every whole record and a
+`Damage` that names the cut; so does a line in the middle that is no record. Nothing here raises
+for what a log holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.record import RequestRecord
+
+FORMAT_VERSION = 1
+MAX_DAMAGES_KEPT = 100
+
+
+class Damage(NamedTuple):
+    """Bytes of a log that are no record."""
+
+    file: str
+    offset_bytes: int
+    length_bytes: int
+    kind: str  # "torn tail" or "not a record"
+
+
+class RunReader:
+    """One run folder. `damages` fills while `records` is walked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damages: list[Damage] = []
+        self.run = read_run_json(folder)
+
+    def logs(self) -> list[Path]:
+        """The record logs in the order of their names."""
+        return sorted(self.folder.glob("records*.jsonl"))
+
+    def records(self) -> Iterator[RequestRecord]:
+        """Every whole record of every log, in the order written."""
+        self.damages.clear()
+        for path in self.logs():
+            yield from self._records_of(path)
+
+    def _records_of(self, path: Path) -> Iterator[RequestRecord]:
+        decode = msgspec.json.Decoder(RequestRecord).decode
+        offset = 0
+        with path.open("rb") as file:
+            for line in file:
+                whole = line.endswith(b"\n")
+                try:
+                    if whole:
+                        yield decode(line)
+                    else:
+                        self._damaged(path, offset, line, "torn tail")
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    self._damaged(path, offset, line, "not a record")
+                offset += len(line)
+
+    def _damaged(self, path: Path, offset: int, line: bytes, kind: str) -> None:
+        if len(self.damages) < MAX_DAMAGES_KEPT:
+            self.damages.append(Damage(path.name, offset, len(line), kind))
+
+
+def read_run_json(folder: Path) -> dict[str, Any]:
+    """run.json of a folder. Raises UserError when the folder is no run, or of a newer format."""
+    path = folder / "run.json"
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "has no run.json" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} is not a run folder: it {what}", "name a folder below the runs directory") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}", "the run can't be summarised without it") from None
+    version = run.get("format_version") if isinstance(run, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{path} is not a run description", "name a folder below the runs directory")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}", "update bytemlperf-llm")
+    return run

@@ -1,0 +1,47 @@
+"""The record of one request: the same in memory, in records.jsonl and in Parquet.
+
+All times are integer nanoseconds of CLOCK_MONOTONIC, counted from the run's origin (run.json's
+`clock_origin_ns`). None means that it never happened.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engines.contract import ErrorClass, Stages
+
+Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
+"""Every scheduled request ends in exactly one: answered; failed (see error_class); cancelled by
+the user's stop; never sent; still running when the drain limit ended."""
+
+TokenSource = Literal["usage", "chunks"]
+"""Where `output_tokens` comes from: what the engine reported, or the chunks counted."""
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One request of the measured schedule."""
+
+    id: str
+    index: int
+    session: str | None = None
+    turn: int = 0
+    planned_ns: int | None  # None in closed loop, where a request is due when a slot is free
+    sent_ns: int | None = None
+    first_byte_ns: int | None = None
+    chunk_ns: list[int] = []
+    tokens_per_chunk: list[int] = []
+    end_ns: int
+    outcome: Outcome
+    error_class: ErrorClass | None = None
+    error_detail: str = ""
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
+    max_tokens: int = 0
+    token_source: TokenSource = "chunks"  # noqa: S105
+    finish_reason: str | None = None
+    worker: int = 0
+    stages: Stages | None = None
+    output_sha256: str | None = None
+    output: str | None = None

@@ -1,0 +1,76 @@
+"""What the serving commands do once flags are parsed: run, summarise, export, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.plan import Flags
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bytemlperf_llm.metrics.summary import Summary
+
+EXIT_INVALID = 1
+
+
+def run_serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> int:
+    """The run, its summary and exports. The run folder's path is the last line on standard output."""
+    from bytemlperf_llm.bench import serve_bench
+    from bytemlperf_llm.export.choose import check_exports, write_exports
+    from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+
+    check_exports(flags)
+    console = _console()
+    folder = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
+    summary = summarise_folder(folder)
+    write_summary(folder, summary)
+    write_exports(folder, flags)
+    if not quiet:
+        _show(console, folder, summary)
+    print(folder)
+    return EXIT_INVALID if summary.verdict == "invalid" else 0
+
+
+def summarize_run(folder: Path) -> int:
+    """Compute and keep the summary again; print it."""
+    from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+
+    summary = summarise_folder(folder)
+    write_summary(folder, summary)
+    _show(_console(), folder, summary)
+    print(folder)
+    return EXIT_INVALID if summary.verdict == "invalid" else 0
+
+
+def _show(console: Console, folder: Path, summary: Summary) -> None:
+    from bytemlperf_llm.report.table import print_summary
+    from bytemlperf_llm.runs.reader import read_run_json
+
+    print_summary(console, summary, read_run_json(folder), folder)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)  # a file or a pipe has no width to fit
+    return console
+
+
+def run_reference_server(host: str, port: int, options: list[str]) -> int:
+    """Serve until interrupted."""
+    from engines.contract import EngineUnavailable
+    from engines.reference_server import serve
+
+    pairs = dict(option.partition("=")[::2] for option in options)
+    try:
+        serve(host, port, pairs)
+    except EngineUnavailable as error:
+        raise UserError(error.cause, error.fix) from None
+    except OSError as error:
+        raise UserError(f"can't listen on {host}:{port}: {error.strerror}", "give another port with --port, 0 for any free one") from None
+    return 0

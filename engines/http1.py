@@ -1,0 +1,267 @@
+"""HTTP/1.1 responses without I/O: bytes in, framing out.
+
+A load generator must not think while bytes arrive. So the live side (`ResponseWatcher`) answers
+one question only, "is the response complete?", and the bytes themselves are kept as they came;
+`parse_response` takes them apart afterwards, when the request is over.
+
+Two rules for this file:
+1. Any bytes give a result or one `HttpParseError`, nothing else.
+2. The watcher looks at a read only if it could be the last one. A chunked body ends with CRLF CRLF
+   over the whole stream, so a read that does not end so can't be the last (reads shorter than that
+   are looked at always, since the ending may lie across two reads).
+
+Grammar: RFC 9112 sections 4, 6 and 7.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import NamedTuple
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_CHUNK_HEAD_BYTES = 4 * 1024
+CRLF = b"\r\n"
+_END = b"\r\n\r\n"
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?")
+_HEX = re.compile(rb"[0-9a-fA-F]{1,15}")
+
+
+class HttpParseError(ValueError):
+    """The bytes are not an HTTP/1.1 response."""
+
+
+class Framing(Enum):
+    """How the end of the body is known (RFC 9112 section 6.3)."""
+
+    NONE = "none"
+    CHUNKED = "chunked"
+    LENGTH = "length"
+    UNTIL_CLOSE = "until_close"
+
+
+class Head(NamedTuple):
+    """A response head. Header names are lower case; the last of equal names wins."""
+
+    status: int
+    headers: dict[str, str]
+    framing: Framing
+    content_length: int
+    keep_alive: bool
+
+
+class Response(NamedTuple):
+    """A response taken apart. `spans` are the (start, end) places of the body's pieces in the
+    joined reads, in order; `complete` is False when the bytes ended before the framing did."""
+
+    head: Head
+    spans: list[tuple[int, int]]
+    complete: bool
+
+
+def parse_head(data: bytes, start: int = 0) -> tuple[Head, int] | None:
+    """The first final head in `data`, and where its body begins; None while it is incomplete.
+
+    Interim responses (1xx) are skipped. Raises HttpParseError.
+    """
+    while True:
+        end = data.find(_END, start)
+        if end < 0:
+            if len(data) - start > MAX_HEAD_BYTES:
+                raise HttpParseError("response head is over 64 KiB")
+            if not b"HTTP/1.".startswith(data[start : start + 7]):
+                raise HttpParseError("not an HTTP/1.1 response")
+            return None
+        if end - start > MAX_HEAD_BYTES:
+            raise HttpParseError("response head is over 64 KiB")
+        head = _head(data[start:end])
+        start = end + len(_END)
+        if head.status >= 200:
+            return head, start
+
+
+def _head(block: bytes) -> Head:
+    lines = block.split(CRLF)
+    match = _STATUS_LINE.fullmatch(lines[0])
+    if match is None:
+        raise HttpParseError("not an HTTP/1.1 response")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name != name.strip():
+            raise HttpParseError("malformed response header")
+        headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+    status = int(match[2])
+    framing, length = _framing(status, headers)
+    connection = headers.get("connection", "").lower()
+    keep_alive = "close" not in connection if match[1] == b"1" else "keep-alive" in connection
+    return Head(status, headers, framing, length, keep_alive and framing is not Framing.UNTIL_CLOSE)
+
+
+def _framing(status: int, headers: dict[str, str]) -> tuple[Framing, int]:
+    if status < 200 or status in (204, 304):
+        return Framing.NONE, 0
+    coding = headers.get("transfer-encoding")
+    if coding is not None:
+        if coding.lower().split(",")[-1].strip() != "chunked":
+            raise HttpParseError("transfer coding is not chunked")
+        return Framing.CHUNKED, 0
+    length = headers.get("content-length")
+    if length is None:
+        return Framing.UNTIL_CLOSE, 0
+    if not length.isascii() or not length.isdigit() or len(length) > 15:
+        raise HttpParseError("malformed Content-Length")
+    return (Framing.LENGTH, int(length)) if int(length) else (Framing.NONE, 0)
+
+
+class ChunkScanner:
+    """Walks a chunked body: `scan` goes as far as the bytes allow and can be called again.
+
+    `spans` collects the places of the chunk data when asked to keep them.
+    """
+
+    __slots__ = ("done", "position", "spans")
+
+    def __init__(self, start: int) -> None:
+        self.position = start  # of the next chunk-size line
+        self.done = False
+        self.spans: list[tuple[int, int]] = []
+
+    def scan(self, data: bytes) -> bool:
+        """True when the terminating chunk and its trailers are all there. Raises HttpParseError."""
+        find, length = data.find, len(data)
+        while not self.done:
+            line_end = find(CRLF, self.position)
+            if line_end < 0:
+                if length - self.position > MAX_CHUNK_HEAD_BYTES:
+                    raise HttpParseError("chunk size line is too long")
+                return False
+            size = _chunk_size(data, self.position, line_end)
+            if size == 0:
+                return self._trailers(data, line_end)
+            begin = line_end + 2
+            end = begin + size
+            if length < end + 2:
+                return False
+            if data[end : end + 2] != CRLF:
+                raise HttpParseError("chunk data does not end where its size says")
+            self.spans.append((begin, end))
+            self.position = end + 2
+        return True
+
+    def _trailers(self, data: bytes, line_end: int) -> bool:
+        """Trailers are header lines up to an empty one; with none the empty line follows at once."""
+        if data.startswith(CRLF, line_end + 2):
+            end = line_end + 4
+        else:
+            found = data.find(_END, line_end + 2)
+            if found < 0:
+                if len(data) - line_end > MAX_HEAD_BYTES:
+                    raise HttpParseError("trailers are over 64 KiB")
+                return False
+            end = found + 4
+        self.position = end
+        self.done = True
+        return True
+
+    def partial_span(self, data: bytes) -> tuple[int, int] | None:
+        """The data of an unfinished last chunk, for telling what a cut stream had delivered."""
+        line_end = data.find(CRLF, self.position)
+        if self.done or line_end < 0:
+            return None
+        size = _chunk_size(data, self.position, line_end)
+        begin = line_end + 2
+        return (begin, min(begin + size, len(data))) if size and begin < len(data) else None
+
+
+def _chunk_size(data: bytes, start: int, line_end: int) -> int:
+    digits, _, _extension = data[start:line_end].partition(b";")
+    match = _HEX.fullmatch(digits.strip(b" \t"))
+    if match is None:
+        raise HttpParseError("malformed chunk size")
+    return int(match[0], 16)
+
+
+class ResponseWatcher:
+    """Tells, read by read, whether the response is complete. See rule 2 above."""
+
+    __slots__ = ("_body", "_length_left", "_pending", "_scanner", "head")
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self._pending: list[bytes] = []
+        self._scanner: ChunkScanner | None = None
+        self._body = b""
+        self._length_left = 0
+
+    def feed(self, data: bytes) -> bool:
+        """True when `data` completed the response. Raises HttpParseError."""
+        head = self.head
+        if head is None:
+            return self._feed_head(data)
+        if head.framing is Framing.CHUNKED:
+            self._pending.append(data)
+            if data.endswith(_END) or len(data) < len(_END):
+                return self._scan()
+            return False
+        if head.framing is Framing.LENGTH:
+            self._length_left -= len(data)
+            if self._length_left < 0:
+                raise HttpParseError("body is longer than its Content-Length")
+            return self._length_left == 0
+        return head.framing is Framing.NONE
+
+    def _feed_head(self, data: bytes) -> bool:
+        self._pending.append(data)
+        joined = data if len(self._pending) == 1 else b"".join(self._pending)
+        parsed = parse_head(joined)
+        if parsed is None:
+            return False
+        self.head, start = parsed
+        self._pending = [joined[start:]]
+        if self.head.framing is Framing.CHUNKED:
+            self._scanner = ChunkScanner(0)
+            return joined.endswith(_END) and start < len(joined) and self._scan()
+        if self.head.framing is Framing.LENGTH:
+            self._length_left = self.head.content_length - (len(joined) - start)
+            if self._length_left < 0:
+                raise HttpParseError("body is longer than its Content-Length")
+            self._pending = []
+            return self._length_left == 0
+        self._pending = []
+        return self.head.framing is Framing.NONE
+
+    def _scan(self) -> bool:
+        """Scan what came since the last scan; what is left over of it stays for the next."""
+        scanner = self._scanner
+        assert scanner is not None
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        done = scanner.scan(data)
+        if done and scanner.position != len(data):
+            raise HttpParseError("bytes after the end of the response")
+        self._pending = [data[scanner.position :]]
+        scanner.position = 0
+        scanner.spans.clear()
+        return done
+
+    def finished_by_close(self) -> bool:
+        """Whether a closed connection is a proper end here."""
+        return self.head is not None and self.head.framing is Framing.UNTIL_CLOSE
+
+
+def parse_response(data: bytes) -> Response | None:
+    """Take a whole response apart; None when not even its head is complete. Raises HttpParseError."""
+    parsed = parse_head(data)
+    if parsed is None:
+        return None
+    head, start = parsed
+    if head.framing is Framing.CHUNKED:
+        scanner = ChunkScanner(start)
+        complete = scanner.scan(data)
+        tail = None if complete else scanner.partial_span(data)
+        return Response(head, scanner.spans + ([tail] if tail else []), complete)
+    if head.framing is Framing.LENGTH:
+        end = min(len(data), start + head.content_length)
+        return Response(head, [(start, end)], end - start == head.content_length)
+    spans = [(start, len(data))] if head.framing is Framing.UNTIL_CLOSE else []
+    return Response(head, spans, True)

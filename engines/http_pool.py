@@ -1,0 +1,194 @@
+"""A lean HTTP/1.1 client for streaming answers: one connection, one request, raw reads passed on.
+
+The order of `data_received` is the whole point: stamp first (`recorder.chunk`), then ask the
+watcher whether that was the end. Nothing is parsed, split or decoded while bytes arrive.
+
+What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
+are kept alive and reused last-in first-out; one that the server closed while idle is thrown away.
+TLS is the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from engines.contract import EngineError, Recorder
+from engines.http1 import Head, HttpParseError, ResponseWatcher
+
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,000 tokens at one event each
+
+
+class _Ignore:
+    """Takes reads that nobody waits for."""
+
+    def sent(self) -> None:
+        """Nothing is sent."""
+
+    def chunk(self, payload: Any) -> None:
+        """Dropped."""
+
+
+class Connection(asyncio.Protocol):
+    """One TCP or TLS connection. Busy from `request` until the response's end."""
+
+    def __init__(self, max_response_bytes: int) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.reusable = True
+        self._max_bytes = max_response_bytes
+        self._chunk: Callable[[Any], None] = _Ignore().chunk
+        self._watcher: ResponseWatcher | None = None
+        self._done: asyncio.Future[Head] | None = None
+        self._received_bytes = 0
+
+    # -- a request's life, in wire order ------------------------------------
+
+    async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
+        """Send, pass every read to the recorder, return the head when the response is complete."""
+        assert self.transport is not None
+        self._watcher = ResponseWatcher()
+        self._received_bytes = 0
+        self._chunk = recorder.chunk
+        self._done = asyncio.get_running_loop().create_future()
+        recorder.sent()
+        self.transport.write(head_and_body)
+        try:
+            return await self._done
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._watcher = self._done = None
+            self._chunk = _Ignore().chunk
+
+    def data_received(self, data: bytes) -> None:
+        self._chunk(data)
+        watcher = self._watcher
+        if watcher is None:
+            self.close()  # bytes that nobody asked for
+            return
+        self._received_bytes += len(data)
+        try:
+            if watcher.feed(data):
+                self._finish(watcher)
+            elif self._received_bytes > self._max_bytes:
+                self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
+        except HttpParseError as error:
+            self._fail(EngineError("malformed_stream", str(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reusable = False
+        watcher = self._watcher
+        if watcher is None or self._done is None:
+            return
+        if exc is None and watcher.finished_by_close():
+            self._finish(watcher)
+        elif isinstance(exc, ssl.SSLError):
+            self._fail(EngineError("tls", str(exc)))
+        elif watcher.head is None:
+            self._fail(EngineError("connection_reset", "connection closed before any answer"))
+        elif exc is not None:
+            self._fail(EngineError("connection_reset", f"connection reset in the answer: {type(exc).__name__}"))
+        else:
+            self._fail(EngineError("truncated_stream", "connection closed in the middle of the answer"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+
+    # -- ends -----------------------------------------------------------------
+
+    def _finish(self, watcher: ResponseWatcher) -> None:
+        assert watcher.head is not None
+        self.reusable = self.reusable and watcher.head.keep_alive
+        if self._done is not None and not self._done.done():
+            self._done.set_result(watcher.head)
+
+    def _fail(self, error: EngineError) -> None:
+        self.reusable = False
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
+
+    def close(self) -> None:
+        """Drop the connection at once; what was still to be sent is not."""
+        self.reusable = False
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def open(self) -> bool:
+        """Whether a next request may use it."""
+        return self.reusable and self.transport is not None and not self.transport.is_closing()
+
+
+class Pool:
+    """Connections to one address, opened when needed, reused last-in first-out."""
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
+        self._host, self._port, self._tls = host, port, tls
+        self._max_bytes = max_response_bytes
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+
+    async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
+        """One exchange. Raises EngineError; cancelling it drops the connection."""
+        connection = self._take_idle() or await self._connect()
+        try:
+            head = await connection.request(head_and_body, recorder)
+        except BaseException:
+            self._drop(connection)
+            raise
+        if connection.open:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+        return head
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                return connection
+            self._drop(connection)
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(lambda: Connection(self._max_bytes), self._host, self._port, ssl=self._tls)
+        except Exception as error:
+            raise connect_error(error, tls=self._tls is not None) from error
+        self._all.add(connection)
+        return connection
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        self._all.discard(connection)
+
+    async def close(self) -> None:
+        """Close every connection and let the loop see it."""
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+        self._idle.clear()
+        await asyncio.sleep(0)
+
+
+def connect_error(error: Exception, *, tls: bool) -> EngineError:
+    """Name what kept a connection from opening; one place for both transports."""
+    if isinstance(error, socket.gaierror):
+        return EngineError("name_not_found", f"name does not resolve: {error.strerror}")
+    if isinstance(error, ssl.SSLError | ssl.CertificateError):
+        return EngineError("tls", getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error))
+    if isinstance(error, ConnectionRefusedError):
+        return EngineError("connection_refused", "nothing listens there")
+    if isinstance(error, TimeoutError):
+        return EngineError("connect_timeout", "no answer to the connection attempt")
+    if tls and isinstance(error, ConnectionError | EOFError):
+        return EngineError("tls", "connection cut in the TLS handshake")
+    if isinstance(error, OSError):
+        refused = "Connect call failed" in str(error) and "111" in str(error)
+        return EngineError("connection_refused" if refused else "connection_reset", error.strerror or str(error))
+    raise error

@@ -1,0 +1,301 @@
+"""What the reads of one OpenAI-style streaming answer mean. No I/O, no clock.
+
+Two paths with one result. The fast path cuts all events out of the joined reads with one regular
+expression and decodes them in one call; it is taken only when counting proves that it saw every
+event whole (`_cut_events`). Everything else goes through the HTTP and SSE parsers piece by piece.
+
+A chunk is not a token: events are counted per read, and where the server's `usage` tells another
+sum, the tokens are spread over the events by the length of their text (`spread`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from engines.contract import Decoded, ErrorClass, Usage
+from engines.http1 import Head, HttpParseError, Response, parse_response
+from engines.sse import SseParser
+
+MAX_DETAIL_CHARS = 300
+_DONE = b"[DONE]"
+_DONE_EVENT = b"data: [DONE]\n\n"
+_EVENT = re.compile(rb"data: (\{[^\n]*\})\n\n")
+_CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
+
+
+class _Delta(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+    object: str | None = None
+    message: Any = None
+
+
+_decode_events = msgspec.json.Decoder(list[_Event]).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def decode(payloads: Sequence[Any]) -> Decoded:
+    """Reads of the lean transport (head included), or a `Head` followed by body reads."""
+    if payloads and isinstance(payloads[0], Head):
+        return _decode_body(payloads[0], [b"", *payloads[1:]])
+    reads: Sequence[bytes] = payloads
+    joined = b"".join(reads)
+    if joined.startswith(b"HTTP/1.1 200"):
+        fast = _decode_fast(joined, reads)
+        if fast is not None:
+            return fast
+    try:
+        response = parse_response(joined)
+    except HttpParseError as error:
+        return _failed(len(reads), "malformed_stream", str(error))
+    if response is None:
+        return _failed(len(reads), "empty_response", "no response head")
+    return _decode_body(response.head, _body_of_reads(response, joined, reads))
+
+
+# -- fast path -------------------------------------------------------------------
+
+
+def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
+    """None unless every event was seen whole, in a read of its own end, and nothing is odd."""
+    cut = _EVENT.findall(joined)
+    done = joined.count(_DONE_EVENT)
+    if done != 1 or joined.count(b"data:") != len(cut) + 1:
+        return None
+    events_per_read = [read.count(b"}\n\n") for read in reads]
+    if sum(events_per_read) != len(cut):
+        return None
+    try:
+        events = _decode_events(b"[" + b",".join(cut) + b"]")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if _looks_coded(joined):
+        return None
+    return _assemble(events, events_per_read, done=True)
+
+
+def _looks_coded(joined: bytes) -> bool:
+    head = joined[: joined.find(b"\r\n\r\n")].lower()
+    return b"content-encoding" in head or b"text/html" in head
+
+
+# -- slow path -------------------------------------------------------------------
+
+
+def _body_of_reads(response: Response, joined: bytes, reads: Sequence[bytes]) -> list[bytes]:
+    """The body bytes that each read brought, framing taken off."""
+    bodies: list[bytes] = []
+    spans = iter(response.spans)
+    span = next(spans, None)
+    read_start = 0
+    for read in reads:
+        read_end = read_start + len(read)
+        pieces: list[bytes] = []
+        while span is not None and span[0] < read_end:
+            pieces.append(joined[max(span[0], read_start) : min(span[1], read_end)])
+            if span[1] > read_end:
+                break
+            span = next(spans, None)
+        bodies.append(b"".join(pieces))
+        read_start = read_end
+    return bodies
+
+
+def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
+    refused = classify(head, b"".join(bodies)[: 64 * 1024])
+    if refused is not None:
+        return _failed(len(bodies), *refused)
+    parser = SseParser()
+    events: list[_Event] = []
+    events_per_read: list[int] = []
+    done = False
+    problem: tuple[ErrorClass, str] | None = None
+    for body in bodies:
+        before = len(events)
+        try:
+            for sse_event in parser.feed(body):
+                if sse_event.data.strip() == _DONE:
+                    done = True
+                elif sse_event.data and not done:
+                    events.append(_decode_event(sse_event.data))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            problem = "malformed_stream", str(error)[:MAX_DETAIL_CHARS]
+        if parser.fault is not None:
+            problem = "too_large", parser.fault.detail
+        events_per_read.append(len(events) - before)
+        if problem is not None:
+            break
+    events_per_read += [0] * (len(bodies) - len(events_per_read))
+    decoded = _assemble(events, events_per_read, done=done)
+    if problem is not None and decoded.error_class != "error_in_stream":
+        decoded.error_class, decoded.error_detail = problem
+    return decoded
+
+
+def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
+    """Why this response can't be a token stream; None when it may be one."""
+    status = head.status
+    if status != 200:
+        return _status_error(head, body)
+    if head.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        return "content_encoding", f"compressed answer ({head.headers['content-encoding']}) though identity was asked for"
+    content_type = head.headers.get("content-type", "").lower()
+    if not body:
+        return "empty_response", "an answer without a body"
+    if content_type.startswith("text/html") or body.lstrip()[:1] == b"<":
+        return "not_a_stream", "HTML instead of a token stream"
+    if body.lstrip()[:1] == b"{":
+        return "not_a_stream", f"JSON instead of a token stream: {excerpt(body)}"
+    return None
+
+
+def _status_error(head: Head, body: bytes) -> tuple[ErrorClass, str]:
+    status, detail = head.status, f"HTTP {head.status}: {excerpt(body)}"
+    if 300 <= status < 400:
+        return "redirect", f"HTTP {status} to {head.headers.get('location', 'nowhere')}"
+    if status == 429:
+        return "http_429", f"{detail} (Retry-After: {head.headers.get('retry-after', 'not given')})"
+    if status == 400 and _CONTEXT_WORDS.search(detail):
+        return "context_length", detail
+    if 400 <= status < 500:
+        return "http_4xx", detail
+    return "http_5xx" if status >= 500 else "not_a_stream", detail
+
+
+def excerpt(body: bytes) -> str:
+    """The message of an OpenAI-style error body, or its first characters, on one line."""
+    text = body.decode("utf-8", "replace")
+    try:
+        parsed = msgspec.json.decode(body)
+        error = parsed.get("error", parsed)
+        text = error if isinstance(error, str) else str(error.get("message") or parsed.get("detail") or text)
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+        pass
+    return " ".join(text.split())[:MAX_DETAIL_CHARS]
+
+
+# -- both ------------------------------------------------------------------------
+
+
+def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done: bool) -> Decoded:
+    reason: str | None = None
+    usage: Usage | None = None
+    error: Any = None
+    texts: list[str] = []
+    token_events: list[int] = []
+    for event in events:
+        text = ""
+        carries = 0
+        if event.choices:
+            choice = event.choices[0]
+            reason = choice.finish_reason or reason
+            text, carries = _text_of(choice)
+        if event.usage is not None and event.usage.completion_tokens is not None:
+            usage = Usage(prompt_tokens=event.usage.prompt_tokens, output_tokens=event.usage.completion_tokens)
+        if event.error is not None or event.object == "error":
+            error = event.error if event.error is not None else event.message
+        texts.append(text)
+        token_events.append(carries)
+    if usage is not None and usage.output_tokens is not None:
+        token_events = spread(usage.output_tokens, token_events, texts)
+    decoded = Decoded(tokens_per_chunk=_per_read(token_events, events_per_read), text="".join(texts), reason=reason, usage=usage)
+    if error is not None:
+        decoded.error_class, decoded.error_detail = "error_in_stream", " ".join(str(error).split())[:MAX_DETAIL_CHARS]
+    elif not events and not done:
+        decoded.error_class, decoded.error_detail = "not_a_stream", "no event in the answer"
+    elif not done and reason is None:
+        decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
+    return decoded
+
+
+def _text_of(choice: _Choice) -> tuple[str, int]:
+    """The text of an event and whether it carries a token.
+
+    An empty text is a token in mid-answer (a detokenizer that waits for the rest of a character),
+    but not in the event that announces the role, nor in one that only gives the finish reason.
+    """
+    delta = choice.delta
+    if delta is None:
+        text = choice.text or ""
+        return text, 1 if text or (choice.text is not None and choice.finish_reason is None) else 0
+    text = delta.content or delta.reasoning_content or delta.reasoning or ""
+    if text:
+        return text, 1
+    return "", 1 if delta.content is not None and delta.role is None and choice.finish_reason is None else 0
+
+
+def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:
+    """Tokens of each read, from tokens of each event."""
+    if len(tokens_per_event) == len(events_per_read) and all(count == 1 for count in events_per_read):
+        return list(tokens_per_event)
+    result: list[int] = []
+    start = 0
+    for count in events_per_read:
+        if count == 1:
+            result.append(tokens_per_event[start])
+        else:
+            result.append(sum(tokens_per_event[start : start + count]))
+        start += count
+    return result
+
+
+def spread(total_tokens: int, token_events: list[int], texts: Sequence[str]) -> list[int]:
+    """Tokens of each event so that they sum to what `usage` says.
+
+    Equal sums change nothing. Otherwise each token-carrying event keeps one and the rest goes by
+    length of text, largest remainder first; with fewer tokens than events the shortest texts lose
+    theirs. The result is an estimate: a server that sends several tokens an event does not say how many.
+    """
+    carriers = [place for place, carries in enumerate(token_events) if carries]
+    missing = total_tokens - len(carriers)
+    if missing == 0 or not carriers:
+        return token_events
+    result = list(token_events)
+    if missing < 0:
+        for place in sorted(carriers, key=lambda place: (len(texts[place]), place))[:-missing]:
+            result[place] = 0
+        return result
+    weights = {place: max(len(texts[place]), 1) for place in carriers}
+    whole = sum(weights.values())
+    for place in carriers:
+        result[place] += missing * weights[place] // whole
+    remainders = sorted(carriers, key=lambda place: (-(missing * weights[place] % whole), place))
+    for place in remainders[: total_tokens - sum(result)]:
+        result[place] += 1
+    return result
+
+
+def _failed(read_count: int, error_class: ErrorClass, detail: str) -> Decoded:
+    return Decoded(tokens_per_chunk=[0] * read_count, text="", error_class=error_class, error_detail=detail)
+
+
+def model_list(body: bytes) -> Iterable[tuple[str, int | None]]:
+    """Ids and context lengths out of a `/v1/models` answer. Raises ValueError when it is none."""
+    parsed = msgspec.json.decode(body)
+    models = parsed.get("data") if isinstance(parsed, dict) else None
+    if not isinstance(models, list):
+        raise ValueError("no list of models")
+    return [(str(model.get("id")), model.get("max_model_len")) for model in models if isinstance(model, dict)]
