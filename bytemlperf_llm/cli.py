@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
+
+
+
+class PlainHelpGroup(typer.core.TyperGroup):
+    """Lists its commands without rich, whose import would be most of what `--help` costs."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
+
 
 app = typer.Typer(
     name="bmp-llm",
+    cls=PlainHelpGroup,
     help="Benchmark LLM serving the way production sees it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -26,7 +38,7 @@ def _in(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
     return option
 
 
-@app.command("serve-bench")
+@app.command("serve-bench", short_help="Measure an engine under a scenario's load.")
 def serve_bench(
     engine: Annotated[str, _in(_ENGINE, "Engine to measure; see `bmp-llm engines`. Default: vllm.")] = "vllm",
     scenario: Annotated[str, _in(_LOAD, "Scenario name or YAML file; see `bmp-llm scenarios`. Default: chat.")] = "chat",
@@ -158,7 +170,7 @@ def scenarios() -> None:
     print_scenarios()
 
 
-@app.command()
+@app.command(short_help="Say what is installed, what is broken, and the mend.")
 def doctor() -> None:
     """Say what is installed, what is broken, and the command that mends it."""
     from bytemlperf_llm.doctor import run_doctor
@@ -166,7 +178,7 @@ def doctor() -> None:
     raise typer.Exit(run_doctor())
 
 
-@app.command("reference-server")
+@app.command("reference-server", short_help="Serve the reference engine over HTTP.")
 def reference_server(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,

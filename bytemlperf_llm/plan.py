@@ -133,6 +133,8 @@ def _check_flags(flags: Flags) -> None:
     if flags.prometheus_port is not None and not 0 <= flags.prometheus_port <= 65535:
         raise UserError(f"--prometheus-port {flags.prometheus_port} is not a port", "give 1 to 65535, or 0 for any free one")
     _check_ramp(flags)
+    if flags.request_rate == "inf" and flags.num_prompts is None:
+        raise UserError("--request-rate inf sends all at once, and nothing says how many", "add --num-prompts")
     if flags.burstiness not in (None, 1.0) and flags.request_rate == "inf":
         raise UserError("--burstiness and --request-rate inf contradict each other", "give a finite --request-rate")
     if (flags.result_dir or flags.result_filename or flags.save_detailed) and not flags.save_result:

@@ -1,33 +1,54 @@
-"""How the command lines end: a user error is one line and status 2, an interrupt 130, a closed pipe quiet."""
+"""How the command lines end: bad input is one line and status 2, an interrupt 130, a closed pipe quiet."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bytemlperf_llm.errors import EXIT_USAGE, UserError
 
 EXIT_INTERRUPTED = 130
 
 
-def exit_cleanly(command: Callable[[], object]) -> NoReturn:
+def exit_cleanly(command: Callable[..., Any]) -> NoReturn:
     """Run a typer app and leave with its status."""
     try:
-        command()
+        status = command(standalone_mode=False)
     except UserError as error:
-        print(f"error: {_one_line(error.cause)}; {_one_line(error.fix)}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        _leave(f"error: {one_line(error.cause)}; {one_line(error.fix)}", EXIT_USAGE)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(0)
+    except Exception as error:
+        _leave_for_usage(error)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _one_line(text: str) -> str:
+def _leave_for_usage(error: Exception) -> NoReturn:
+    """The parser's own errors know how to say themselves; anything else is a bug and keeps its traceback."""
+    kind = type(error).__name__
+    if kind == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(EXIT_USAGE)
+    if kind == "Abort":
+        _leave("interrupted", EXIT_INTERRUPTED)
+    if not hasattr(error, "format_message"):
+        raise error
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "") or "bmp-llm"
+    _leave(f"error: {one_line(error.format_message()).rstrip('.')}; see {path} --help", EXIT_USAGE)
+
+
+def _leave(text: str, status: int) -> NoReturn:
+    sys.stdout.flush()
+    print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+def one_line(text: str) -> str:
     """No line breaks, no escape sequences: causes may quote a server."""
     return " ".join("".join(char if char.isprintable() or char.isspace() else "�" for char in text).split())
