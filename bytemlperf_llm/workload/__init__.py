@@ -1,0 +1,98 @@
+"""What is sent: request i of a scenario, the same for the same seed on every machine.
+
+`Workload.request(i)` needs no other request: prompt order comes from seeded shuffles, answer
+lengths from seeded blocks. So a million requests cost no memory, and any worker can make its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+
+from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prompts import Prompt, source
+from engines.contract import Request, Sampling
+
+
+class Workload:
+    """The requests of one run. Building it reads the prompt files and may raise UserError."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        keys = scenario.sampling
+        self._sampling = Sampling(
+            temperature=keys.temperature, top_p=keys.top_p, top_k=keys.top_k, seed=keys.seed, ignore_eos=keys.ignore_eos
+        )
+        self._seed = seed
+        self._prompts = source(scenario, seed)
+        self._lengths = LengthSeries(scenario.output_tokens, seed, "output")
+        self._lengths_aside = LengthSeries(scenario.output_tokens, seed, "output-aside")
+        self._highest_index = -1
+
+    @property
+    def prompt_count(self) -> int | None:
+        """Different prompts there are; None where there is no end of them (synthetic)."""
+        return self._prompts.count
+
+    @property
+    def repeats_prompts(self) -> bool:
+        """Whether the requests made so far needed more prompts than there are, so that a prefix
+        cache may have helped."""
+        return self._prompts.count is not None and self._highest_index >= self._prompts.count
+
+    def request(self, index: int) -> Request:
+        """Request `index` of the schedule, from 0. Its id is unique in the run."""
+        if index > self._highest_index:
+            self._highest_index = index
+        return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
+
+    def aside(self, index: int, purpose: str = "warmup") -> Request:
+        """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
+        of the shuffled prompt set. Requests of one run use different indices."""
+        return self._made(self._prompts.aside(index), index, f"{self._seed}-{purpose}-{index:08d}", self._lengths_aside)
+
+    def __iter__(self) -> Iterator[Request]:
+        """Requests 0, 1, 2, ... without end."""
+        return map(self.request, count())
+
+    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
+        return Request(
+            index=index,
+            id=request_id,
+            max_tokens=prompt.output_tokens or lengths.at(index),
+            messages=prompt.messages,
+            prompt=prompt.prompt,
+            sampling=self._sampling,
+        )
+
+
+@lru_cache(maxsize=8)
+def _sampling_text(sampling: Sampling) -> str:
+    return json.dumps([sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed, sampling.ignore_eos])
+
+
+def schedule_line(request: Request, planned_ns: int | None) -> bytes:
+    """What the schedule hash covers of one request: a JSON line of index, planned offset (ns from
+    the start; "-" in closed loop), max_tokens, sampling, and the prompt with its roles."""
+    text = request.prompt if request.messages is None else [[message.role, message.content] for message in request.messages]
+    planned = "-" if planned_ns is None else planned_ns
+    head = f"[{request.index},{json.dumps(planned)},{request.max_tokens},{_sampling_text(request.sampling)},"
+    return (head + json.dumps(text) + "]\n").encode("ascii")
+
+
+class ScheduleHash:
+    """SHA-256 over the schedule lines, in order of index."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def update(self, request: Request, planned_ns: int | None) -> None:
+        """Add the next request."""
+        self._sha256.update(schedule_line(request, planned_ns))
+
+    def hexdigest(self) -> str:
+        """The hash of everything added so far."""
+        return self._sha256.hexdigest()

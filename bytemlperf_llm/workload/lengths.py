@@ -1,0 +1,78 @@
+"""How long: whole numbers drawn from a scenario's length distribution.
+
+Every distribution turns one uniform draw into one length, by its quantile function. So the length
+of request i needs only the draws of i's block, whatever was asked for before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+
+from bytemlperf_llm.scenario import Constant, Empirical, Lengths, Lognormal, Normal, Uniform
+from bytemlperf_llm.workload import seeded
+
+BLOCK_LENGTHS = 1024
+"""Lengths per seeded block: few enough to draw at once, enough to make seeding free."""
+
+
+def sampler(lengths: Lengths) -> Callable[[seeded.Uniform], int]:
+    """The function that draws one length, in the distribution's bounds, from one uniform draw."""
+    if isinstance(lengths, Constant):
+        return _constant(lengths)
+    if isinstance(lengths, Uniform):
+        return _uniform(lengths)
+    if isinstance(lengths, Normal):
+        return _normal(lengths)
+    if isinstance(lengths, Lognormal):
+        return _lognormal(lengths)
+    return _empirical(lengths)
+
+
+def _constant(lengths: Constant) -> Callable[[seeded.Uniform], int]:
+    value = lengths.value
+    return lambda _: value
+
+
+def _uniform(lengths: Uniform) -> Callable[[seeded.Uniform], int]:
+    low, count = lengths.min, lengths.max - lengths.min + 1
+    return lambda draw: low + int(draw() * count)
+
+
+def _normal(lengths: Normal) -> Callable[[seeded.Uniform], int]:
+    mean, std, low, high = lengths.mean, lengths.std, lengths.min, lengths.max
+    return lambda draw: min(max(round(mean + std * seeded.normal(draw)), low), high)
+
+
+def _lognormal(lengths: Lognormal) -> Callable[[seeded.Uniform], int]:
+    sigma, low, high = lengths.sigma, lengths.min, lengths.max
+    mu = seeded.log(lengths.mean) - sigma * sigma / 2.0
+    return lambda draw: min(max(round(seeded.exp(mu + sigma * seeded.normal(draw))), low), high)
+
+
+def _empirical(lengths: Empirical) -> Callable[[seeded.Uniform], int]:
+    values = lengths.values
+    sums = list(accumulate(lengths.weights or (1.0,) * len(values)))
+    # A product may round up to the last sum: the last value that has a weight takes that draw.
+    last = max(i for i in range(len(values)) if sums[i] > (sums[i - 1] if i else 0.0))
+    return lambda draw: values[min(bisect_right(sums, draw() * sums[-1]), last)]
+
+
+class LengthSeries:
+    """Length i of a seeded series, for any i >= 0, in any order; memory is one block."""
+
+    def __init__(self, lengths: Lengths, seed: int, purpose: str) -> None:
+        self._sample = sampler(lengths)
+        self._seed, self._purpose = seed, purpose
+        self._block_index = -1
+        self._block: list[int] = []
+
+    def at(self, index: int) -> int:
+        """The length of request `index`."""
+        block_index, place = divmod(index, BLOCK_LENGTHS)
+        if block_index != self._block_index:
+            draw = seeded.stream(self._seed, self._purpose, block_index)
+            self._block = [self._sample(draw) for _ in range(BLOCK_LENGTHS)]
+            self._block_index = block_index
+        return self._block[place]

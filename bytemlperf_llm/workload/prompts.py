@@ -1,0 +1,130 @@
+"""Where prompt i comes from: a shuffled prompt set, or words made up on the spot.
+
+A set is dealt like a deck of cards: every prompt once in seeded order, then a fresh shuffle. Warm-up
+and probe requests are dealt from the far end of the first deck, so that they warm no cache with a
+prompt that is measured soon after.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.scenario import Scenario, Synthetic
+from bytemlperf_llm.workload import seeded
+from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.words import WORDS
+from engines.contract import Message
+
+LINE_FORMS = '{"messages": [{"role": "user", "content": "..."}]} or {"prompt": "..."}'
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """One line of a prompt file. `output_tokens`, where given, goes before the scenario's lengths."""
+
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    output_tokens: int | None = None
+    lang: str | None = None
+    topic: str | None = None
+
+
+class PromptSource(Protocol):
+    """Prompts by index, in any order; `count` is None where there is no end of different ones."""
+
+    @property
+    def count(self) -> int | None: ...
+
+    def at(self, index: int) -> Prompt:
+        """Prompt of the measured request `index`."""
+
+    def aside(self, index: int) -> Prompt:
+        """Prompt of the unmeasured request `index`."""
+
+
+def source(scenario: Scenario, seed: int) -> PromptSource:
+    """The scenario's prompts. Raises UserError that names the file and line that can't be used."""
+    if scenario.prompts.synthetic is not None:
+        return SyntheticPrompts(scenario.prompts.synthetic, seed)
+    paths = [scenario.folder / file for file in scenario.prompts.files or ()]
+    prompts = [prompt for path in paths for prompt in read(path)]
+    if not prompts:
+        raise UserError(f"no prompt in {', '.join(str(path) for path in paths)}", f"write one a line: {LINE_FORMS}")
+    return PromptSet(prompts, seed)
+
+
+def read(path: Path) -> list[Prompt]:
+    """All prompts of a JSONL file, empty lines passed over. Raises UserError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"prompt file {path} can't be read: {error.strerror}", "give its path relative to the scenario file") from None
+    decoder = msgspec.json.Decoder(Prompt)
+    return [_parse(decoder, line, f"{path}:{number}") for number, line in enumerate(raw.split(b"\n"), start=1) if line.strip()]
+
+
+def _parse(decoder: msgspec.json.Decoder[Prompt], line: bytes, where: str) -> Prompt:
+    try:
+        prompt = decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: {error}", f"give each line as {LINE_FORMS}") from None
+    if (prompt.messages is None) == (prompt.prompt is None):
+        raise UserError(f"{where}: exactly one of messages and prompt is needed", f"give each line as {LINE_FORMS}")
+    text = prompt.prompt if prompt.messages is None else "".join(message.content for message in prompt.messages)
+    if not text:
+        raise UserError(f"{where}: the prompt is empty", "write a text, or remove the line")
+    if prompt.output_tokens is not None and prompt.output_tokens < 1:
+        raise UserError(f"{where}: output_tokens is {prompt.output_tokens}", "give 1 or more, or leave it out")
+    return prompt
+
+
+class PromptSet:
+    """A list of prompts, dealt shuffle after shuffle."""
+
+    def __init__(self, prompts: list[Prompt], seed: int) -> None:
+        self._prompts, self._seed = prompts, seed
+        self._first = self._deal(0)
+        self._round, self._order = 0, self._first
+
+    @property
+    def count(self) -> int:
+        return len(self._prompts)
+
+    def at(self, index: int) -> Prompt:
+        number, place = divmod(index, len(self._prompts))
+        if number != self._round:
+            self._round, self._order = number, self._deal(number)
+        return self._prompts[self._order[place]]
+
+    def aside(self, index: int) -> Prompt:
+        return self._prompts[self._first[-1 - index % len(self._first)]]
+
+    def _deal(self, number: int) -> list[int]:
+        return seeded.shuffled(range(len(self._prompts)), seeded.stream(self._seed, "shuffle", number))
+
+
+class SyntheticPrompts:
+    """Sentences of common words without meaning. They differ from the first word on, so that no
+    prefix cache helps."""
+
+    count = None
+
+    def __init__(self, synthetic: Synthetic, seed: int) -> None:
+        self._seed = seed
+        self._lengths = LengthSeries(synthetic.words, seed, "words")
+        self._lengths_aside = LengthSeries(synthetic.words, seed, "words-aside")
+
+    def at(self, index: int) -> Prompt:
+        return self._made("text", index, self._lengths.at(index))
+
+    def aside(self, index: int) -> Prompt:
+        return self._made("text-aside", index, self._lengths_aside.at(index))
+
+    def _made(self, purpose: str, index: int, words: int) -> Prompt:
+        draw = seeded.stream(self._seed, purpose, index)
+        count = len(WORDS)
+        text = " ".join([WORDS[int(draw() * count)] for _ in range(words)])
+        return Prompt(messages=(Message(role="user", content=text),))

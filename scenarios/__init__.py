@@ -1,0 +1,1 @@
+"""Built-in scenarios: YAML files and their prompt sets, as package data."""
