@@ -23,8 +23,13 @@ fits() { # a Python command: 3.11 to 3.14, and able to make virtual environments
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.14; do
-        if [ -n "$candidate" ] && fits "$candidate"; then
+    if [ -n "${PYTHON:-}" ]; then
+        fits "$PYTHON" || fail "$PYTHON is no Python 3.11 to 3.14 with venv" "give another, or leave PYTHON out"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
+        if fits "$candidate"; then
             echo "$candidate"
             return
         fi
@@ -55,7 +60,7 @@ install_cpu_torch() {
         rm -f "$log"
         return
     fi
-    grep -v "^WARNING: Location" "$log" | tail -5 >&2
+    { grep -v "^WARNING: Location" "$log" || true; } | tail -5 >&2
     rm -f "$log"
     fail "the CPU build of torch ($pin) can't be downloaded" "put its wheel into a folder and run: PIP_FIND_LINKS=/that/folder make setup"
 }
@@ -74,7 +79,7 @@ main() {
     fi
     case $engine in cpu | cuda | none) ;; *) fail "ENGINE=$engine is unknown" "give auto, cpu, cuda or none" ;; esac
 
-    if ! fits "$VENV/bin/python"; then
+    if [ -n "${PYTHON:-}" ] || ! fits "$VENV/bin/python"; then
         python=$(find_python)
         rm -rf "$VENV"
         "$python" -m venv "$VENV"

@@ -31,13 +31,17 @@ def run(module: str, *arguments: str, what: str) -> dict[str, str]:
 
     Raises UserError with the last line of its errors, or the signal that killed it.
     """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, **OFFLINE, "PYTHONPATH": path}
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": python_path()}
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise UserError(f"{what} failed: {death(done.returncode, done.stderr)}", "see what is broken: bmp-llm doctor")
     versions: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
     return versions
+
+
+def python_path() -> str:
+    """PYTHONPATH with which a child finds this very copy of the package, installed or not."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 def death(returncode: int, stderr: str) -> str:
