@@ -32,8 +32,11 @@ NS_PER_S = 1_000_000_000
 _MAX_SENDS_PER_WAKE = 64
 """Sends before the event loop may look at its sockets again; about half a millisecond of work."""
 
-_NOT_WORTH_SLEEPING_NS = 15_000
-"""Going back to the kernel and being woken costs about this much; so near a due time, the clock is watched."""
+_NOT_WORTH_SLEEPING_NS = 25_000
+"""Arming, sleeping and being woken costs about this much; so near a due time, the clock is watched instead."""
+
+_MAX_WATCH_NS = 250_000
+"""After this long the clock is no longer watched, so that sockets are read in between."""
 
 _EXPIRED = -1
 """In place of the armed time: unlike any time and None, so that the timer is armed anew."""
@@ -250,13 +253,14 @@ class Schedule:
     def _wake(self) -> None:
         self._armed_ns = _EXPIRED
         heap = self._heap
-        now_ns = 0
+        now_ns = self.now_ns()
+        watch_ns, watch_until_ns = self._timer.watch_ns, now_ns + _MAX_WATCH_NS
         for _ in range(_MAX_SENDS_PER_WAKE):
             if not heap:
                 break
             while heap[0][0] > now_ns:
                 now_ns = self.now_ns()
-                if heap[0][0] > now_ns + self._timer.watch_ns:
+                if heap[0][0] > now_ns + watch_ns or now_ns > watch_until_ns:
                     self._arm()
                     return
             due_ns, _order, job = heapq.heappop(heap)
