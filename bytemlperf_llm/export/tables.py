@@ -1,0 +1,122 @@
+"""One row per request: CSV with the standard library, Parquet with polars.
+
+Both hold the record's own fields, the engine's stages as columns, and the per-request metrics of
+`metrics.definitions` in nanoseconds. In CSV a text that a spreadsheet would run as a formula gets
+a `'` in front, and lists are JSON; Parquet keeps text as it is and lists as lists.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
+from bytemlperf_llm.runs.record import RequestRecord
+
+INSTALL_COMMAND = "pip install 'bytemlperf-llm[analysis]'"
+
+_TEXT = ("id", "session", "outcome", "error_class", "error_detail", "token_source", "finish_reason", "output_sha256", "output")
+_LISTS = ("chunk_ns", "tokens_per_chunk")
+_STAGES = ("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns")
+_METRICS = ("ttft_ns", "service_ttft_ns", "tpot_ns", "e2e_ns", "service_e2e_ns", "ntpot_ns", "max_stall_ns", "schedule_lateness_ns")
+_RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field != "stages")
+COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS)
+
+_FORMULA_STARTS = "=+-@＝＋－＠"
+_ROWS_PER_WRITE = 20_000
+
+
+def row_of(record: RequestRecord) -> dict[str, Any]:
+    """The record as one flat row with the keys of COLUMNS."""
+    row = {name: getattr(record, name) for name in _RECORD}
+    row.update({f"stage_{name}": getattr(record.stages, name, None) for name in _STAGES})
+    row.update(_metrics_of(record))
+    return row
+
+
+def write_csv(path: Path, records: Iterable[RequestRecord]) -> None:
+    """Write one line per record, with a header. Raises UserError where it can't be written."""
+    try:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for record in records:
+                row = row_of(record)
+                writer.writerow([_cell(row[name]) for name in COLUMNS])
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def write_parquet(path: Path, records: Iterable[RequestRecord]) -> None:
+    """Write all records as one Parquet file. Raises UserError without polars, or where the file
+    can't be written."""
+    polars = _load_polars()
+    schema = {name: _column_type(polars, name) for name in COLUMNS}
+    frames, rows = [polars.DataFrame(schema=schema)], []
+    for record in records:
+        rows.append(row_of(record))
+        if len(rows) == _ROWS_PER_WRITE:
+            frames.append(polars.DataFrame(rows, schema=schema))
+            rows = []
+    frames.append(polars.DataFrame(rows, schema=schema))
+    try:
+        polars.concat(frames).write_parquet(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def guard_formula(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: OWASP's rule for CSV injection, applied
+    behind leading blanks and control characters too."""
+    start = text.lstrip()[:1]
+    return f"'{text}" if (start and start in _FORMULA_STARTS) or text[:1] in ("\t", "\r", "\n") else text
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return guard_formula(value)
+    return msgspec.json.encode(value).decode() if isinstance(value, list) else value
+
+
+def _metrics_of(record: RequestRecord) -> dict[str, int | None]:
+    times, due, sent = token_times(record), due_ns(record), record.sent_ns
+    first, last = (times.stamps_ns[0], times.stamps_ns[-1]) if times.stamps_ns else (None, None)
+    e2e = _minus(last, due)
+    values = (
+        _minus(first, due),
+        _minus(first, sent),
+        None if first is None or last is None else tpot_ns(first, last, record.output_tokens),
+        e2e,
+        _minus(last, sent),
+        None if e2e is None else ntpot_ns(e2e, record.output_tokens),
+        max(chunk_gaps_ns(times), default=None),
+        _minus(sent, record.planned_ns),
+    )
+    return dict(zip(_METRICS, values, strict=True))
+
+
+def _minus(later: int | None, earlier: int | None) -> int | None:
+    return None if later is None or earlier is None else later - earlier
+
+
+def _column_type(polars: Any, name: str) -> Any:
+    if name in _LISTS:
+        return polars.List(polars.Int64)
+    return polars.String if name in _TEXT else polars.Int64
+
+
+def _load_polars() -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise UserError("Parquet needs polars, which is not installed", INSTALL_COMMAND) from None
+    return polars
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"can't write {path}: {error.strerror or error}", "give another folder with --result-dir")

@@ -1,0 +1,218 @@
+"""A result file with the keys and the meaning of `vllm bench serve --save-result`.
+
+For tools that already read those files. The meaning is vLLM's, not ours: latencies run from the
+moment a request was sent, so time spent waiting in the client is left out; `itl` is the gap
+between chunks, however many tokens a chunk carries; percentiles are linear (numpy's default);
+standard deviations are of the population; rates divide by the whole duration. Formulas follow
+`vllm/benchmarks/serve.py` (`calculate_metrics`) of vLLM 0.32. summary.json has our definitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
+from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.statistics import parse_percentile
+from bytemlperf_llm.runs.record import RequestRecord
+
+NS_PER_S = 1_000_000_000
+MS_PER_S = 1_000
+DEFAULT_PERCENTILES = ("99",)
+
+
+class VllmSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """The file's set-up keys that records don't hold. `date` is the run's start as
+    %Y%m%d-%H%M%S; `metadata` becomes keys of its own, as `--metadata KEY=VALUE` does."""
+
+    date: str
+    backend: str
+    model_id: str
+    tokenizer_id: str | None
+    endpoint_type: str | None = None  # backend, where None
+    label: str | None = None
+    num_prompts: int | None = None  # the records' number, where None
+    metadata: dict[str, str] = {}
+
+
+class _Output(msgspec.Struct, kw_only=True):
+    """One request as vLLM's client sees it; seconds."""
+
+    success: bool
+    prompt_len: int
+    output_len: int
+    start_s: float
+    ttft_s: float = 0.0
+    latency_s: float = 0.0
+    itl_s: list[float] = []
+    text: str = ""
+    error: str = ""
+
+
+def vllm_result(
+    records: Iterable[RequestRecord],
+    facts: RunFacts,
+    setup: VllmSetup,
+    *,
+    percentiles: Sequence[str] = DEFAULT_PERCENTILES,
+    detailed: bool = False,
+) -> dict[str, Any]:
+    """The content of the file. `detailed` adds the per-request lists of `--save-detailed`."""
+    kept = sorted(records, key=lambda record: (record.index, record.id))
+    outputs = [_output(record) for record in kept]
+    duration_s = (max((record.end_ns for record in kept), default=facts.start_ns) - facts.start_ns) / NS_PER_S
+    result = {**_setup_keys(facts, setup, len(kept)), **_result_keys(kept, outputs, facts, duration_s)}
+    answered = [output for output in outputs if output.success]
+    statistics = {
+        "ttft": [output.ttft_s for output in answered],
+        "tpot": [_tpot_s(output) for output in answered if output.output_len > 1],
+        "itl": [gap for output in answered for gap in output.itl_s],
+        "e2el": [output.latency_s for output in answered],
+    }
+    for name, values in statistics.items():
+        result.update(_statistic_keys(name, values, percentiles))
+    return {**result, **_detailed_keys(outputs)} if detailed else result
+
+
+def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
+    """Write the file. Raises UserError where it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(result) + b"\n")
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}", "give another --result-dir or --result-filename") from None
+
+
+def linear_percentile(ordered: Sequence[float], percent: float) -> float:
+    """numpy.percentile(values, percent) of sorted values, rounding included; 0.0 without values."""
+    if not ordered:
+        return 0.0
+    position = (len(ordered) - 1) * (percent / 100)
+    below = math.floor(position)
+    part = position - below
+    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
+
+
+def _output(record: RequestRecord) -> _Output:
+    times = token_times(record)
+    prompt_len = record.prompt_tokens or 0
+    start_s = (record.sent_ns or 0) / NS_PER_S
+    if record.outcome != "ok" or not times.stamps_ns or record.sent_ns is None:
+        error = record.error_detail or record.error_class or record.outcome
+        return _Output(success=False, prompt_len=prompt_len, output_len=0, start_s=start_s, text=record.output or "", error=error)
+    return _Output(
+        success=True,
+        prompt_len=prompt_len,
+        output_len=record.output_tokens,
+        start_s=start_s,
+        ttft_s=(times.stamps_ns[0] - record.sent_ns) / NS_PER_S,
+        latency_s=(times.stamps_ns[-1] - record.sent_ns) / NS_PER_S,
+        itl_s=[gap / NS_PER_S for gap in chunk_gaps_ns(times)],
+        text=record.output or "",
+    )
+
+
+def _tpot_s(output: _Output) -> float:
+    """vLLM's, per request: 0 for a single token, which can't miss a target."""
+    return (output.latency_s - output.ttft_s) / (output.output_len - 1) if output.output_len > 1 else 0.0
+
+
+def _setup_keys(facts: RunFacts, setup: VllmSetup, count: int) -> dict[str, Any]:
+    return {
+        "date": setup.date,
+        "endpoint_type": setup.endpoint_type or setup.backend,
+        "backend": setup.backend,
+        "label": setup.label,
+        "model_id": setup.model_id,
+        "tokenizer_id": setup.tokenizer_id,
+        "num_prompts": count if setup.num_prompts is None else setup.num_prompts,
+        **setup.metadata,
+        "request_rate": "inf" if facts.requested_rate is None else facts.requested_rate,
+        "burstiness": facts.burstiness,
+        "max_concurrency": facts.max_concurrency,
+    }
+
+
+def _result_keys(records: Sequence[RequestRecord], outputs: Sequence[_Output], facts: RunFacts, duration_s: float) -> dict[str, Any]:
+    answered = [output for output in outputs if output.success]
+    total_input = sum(output.prompt_len for output in answered)
+    total_output = sum(output.output_len for output in answered)
+    peak_tokens, peak_requests = _peaks(answered)
+
+    def rate(count: int) -> float:
+        return count / duration_s if duration_s > 0 else 0.0
+
+    return {
+        "duration": duration_s,
+        "completed": len(answered),
+        "failed": len(records) - len(answered),
+        "total_input_tokens": total_input,
+        "total_output_tokens": total_output,
+        "request_throughput": rate(len(answered)),
+        "request_goodput": _goodput(answered, facts, rate),
+        "output_throughput": rate(total_output),
+        "total_token_throughput": rate(total_input + total_output),
+        "max_output_tokens_per_s": peak_tokens,
+        "max_concurrent_requests": peak_requests,
+    }
+
+
+def _goodput(answered: Sequence[_Output], facts: RunFacts, rate: Any) -> float | None:
+    limits = (facts.slo_ms.ttft, facts.slo_ms.tpot, facts.slo_ms.e2e)
+    if limits == (None, None, None):
+        return None
+    good = 0
+    for output in answered:
+        measured = (output.ttft_s, _tpot_s(output), output.latency_s)
+        good += all(limit is None or value <= limit / MS_PER_S for value, limit in zip(measured, limits, strict=True))
+    found: float = rate(good)
+    return found
+
+
+def _peaks(answered: Sequence[_Output]) -> tuple[float, int]:
+    """Most chunks in any second, and most requests alive in any second, seconds counted from the
+    first send: vLLM's own coarse measure."""
+    if not answered:
+        return 0.0, 0
+    origin = min(output.start_s for output in answered)
+    seconds = math.ceil(max(output.start_s + output.latency_s for output in answered) - origin) + 1
+    chunks, alive = [0] * seconds, [0] * seconds
+    for output in answered:
+        for stamp in accumulate(output.itl_s, initial=output.start_s + output.ttft_s):
+            chunks[int(stamp - origin)] += 1
+        for second in range(int(output.start_s - origin), int(output.start_s + output.latency_s - origin) + 1):
+            alive[second] += 1
+    return float(max(chunks)), max(alive)
+
+
+def _statistic_keys(name: str, values: list[float], percentiles: Sequence[str]) -> dict[str, float]:
+    ordered = sorted(values) or [0.0]
+    mean = math.fsum(ordered) / len(ordered)
+    variance = math.fsum((value - mean) ** 2 for value in ordered) / len(ordered)
+    keys = {f"mean_{name}_ms": mean, f"median_{name}_ms": median(ordered), f"std_{name}_ms": math.sqrt(variance)}
+    for text in percentiles:
+        percent = float(parse_percentile(text) * 100)
+        word = str(int(percent)) if percent.is_integer() else str(percent)
+        keys[f"p{word}_{name}_ms"] = linear_percentile(ordered, percent)
+    return {key: value * MS_PER_S for key, value in keys.items()}
+
+
+def _detailed_keys(outputs: Sequence[_Output]) -> dict[str, Any]:
+    return {
+        "input_lens": [output.prompt_len for output in outputs],
+        "output_lens": [output.output_len for output in outputs],
+        "start_times": [output.start_s for output in outputs],
+        "ttfts": [output.ttft_s for output in outputs],
+        "itls": [output.itl_s for output in outputs],
+        "generated_texts": [output.text for output in outputs],
+        "errors": [output.error for output in outputs],
+    }

@@ -1,0 +1,1 @@
+"""What the records mean: definitions, exact statistics, steady state, SLOs and the verdict."""

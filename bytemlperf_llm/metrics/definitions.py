@@ -1,0 +1,120 @@
+"""Per-request metrics: what each name means, as one formula, in integer nanoseconds.
+
+t0 is when the request was due: `planned` in open loop, `sent` in closed loop (whose records have
+no planned time). tf and tl are the stamps of the first and the last chunk that carries a token,
+n the output tokens. The text of each formula is in `FORMULAS`, and reports print it: two tools
+must never be compared by a metric's name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import sub
+
+import msgspec
+
+from bytemlperf_llm.runs.record import RequestRecord
+
+FORMULAS: dict[str, str] = {
+    "ttft": "first token − planned (closed loop: − sent)",
+    "service_ttft": "first token − sent",
+    "tpot": "(last token − first token) / (output tokens − 1), per request; absent under 2 tokens",
+    "itl": "gap between consecutive tokens; a chunk of k tokens gives k intervals that sum to its gap",
+    "inter_chunk_latency": "gap between consecutive token-carrying chunks, as they arrived",
+    "e2e": "last token − planned (closed loop: − sent)",
+    "service_e2e": "last token − sent",
+    "ntpot": "e2e / output tokens",
+    "max_stall": "largest gap between consecutive token-carrying chunks of a request",
+    "schedule_lateness": "sent − planned, waiting for a free slot included",
+    "client_lateness": "sent − the later of planned and the moment a slot was free: the client's own delay",
+    "stage_send": "engine queued − sent",
+    "stage_queue": "engine scheduled − engine queued",
+    "stage_prefill": "engine first token − engine scheduled",
+    "stage_decode": "engine last token − engine first token",
+    "stage_deliver": "last token received − engine last token",
+}
+"""Metric name to formula; every metric is in nanoseconds."""
+
+STAGES = ("stage_send", "stage_queue", "stage_prefill", "stage_decode", "stage_deliver")
+
+
+class TokenTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """The token-carrying chunks of one request: stamps in ns and tokens of each (all ≥ 1)."""
+
+    stamps_ns: Sequence[int]
+    tokens: Sequence[int]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens seen in the stream."""
+        return sum(self.tokens)
+
+    @property
+    def batched_count(self) -> int:
+        """Tokens that came in chunks of several."""
+        return 0 if self.single else sum(count for count in self.tokens if count > 1)
+
+    @property
+    def single(self) -> bool:
+        """Whether every chunk carries exactly one token."""
+        return self.tokens.count(1) == len(self.tokens)
+
+
+def token_times(record: RequestRecord) -> TokenTimes:
+    """Leave out chunks that carry no token (role announcements, comments, usage)."""
+    stamps, tokens = record.chunk_ns, record.tokens_per_chunk
+    if len(stamps) == len(tokens) and (not tokens or min(tokens) > 0):
+        return TokenTimes(stamps_ns=stamps, tokens=tokens)
+    kept = [(stamp, count) for stamp, count in zip(stamps, tokens, strict=False) if count > 0]
+    return TokenTimes(stamps_ns=[stamp for stamp, _ in kept], tokens=[count for _, count in kept])
+
+
+def due_ns(record: RequestRecord) -> int | None:
+    """t0: planned where there is a plan, else sent; None for one that was neither."""
+    return record.planned_ns if record.planned_ns is not None else record.sent_ns
+
+
+def divide_ns(total_ns: int, parts: int) -> int:
+    """total / parts to the nearest ns, halves up; parts > 0."""
+    return (2 * total_ns + parts) // (2 * parts)
+
+
+def tpot_ns(first_ns: int, last_ns: int, output_tokens: int) -> int | None:
+    """Time per output token after the first; None under two tokens."""
+    return divide_ns(last_ns - first_ns, output_tokens - 1) if output_tokens > 1 else None
+
+
+def ntpot_ns(e2e_ns: int, output_tokens: int) -> int | None:
+    """End-to-end time over all output tokens; None without tokens."""
+    return divide_ns(e2e_ns, output_tokens) if output_tokens > 0 else None
+
+
+def chunk_gaps_ns(times: TokenTimes) -> list[int]:
+    """Raw gaps between consecutive token-carrying chunks."""
+    return list(map(sub, times.stamps_ns[1:], times.stamps_ns))
+
+
+def token_gaps_ns(times: TokenTimes, gaps_ns: list[int]) -> list[int]:
+    """ITL: n − 1 intervals for the n tokens of the stream; their sum is tl − tf exactly.
+
+    A chunk of k tokens shares its gap evenly among them, the remainder of the division going one
+    ns each to the first. The tokens that came together with the very first one have no gap to
+    share: each is an interval of 0.
+    """
+    if times.single:
+        return gaps_ns
+    intervals = [0] * (times.tokens[0] - 1)
+    for gap, count in zip(gaps_ns, times.tokens[1:], strict=True):
+        share, rest = divmod(gap, count)
+        intervals += [share + 1] * rest + [share] * (count - rest)
+    return intervals
+
+
+def stage_times_ns(record: RequestRecord, last_ns: int) -> tuple[int | None, ...]:
+    """The request's stages in the order of `STAGES`, None where a stamp is missing."""
+    stages = record.stages
+    if stages is None:
+        return (None,) * len(STAGES)
+    stamps = (record.sent_ns, stages.queued_ns, stages.scheduled_ns, stages.first_token_ns, stages.last_token_ns, last_ns)
+    return tuple(None if a is None or b is None else b - a for a, b in pairwise(stamps))

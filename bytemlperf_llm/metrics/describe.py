@@ -1,0 +1,156 @@
+"""One metric's summary: from a column of integers to mean, spread, percentiles and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+
+from bytemlperf_llm.metrics.arrays import ClusteredColumn, sort_values, sum_of_squares
+from bytemlperf_llm.metrics.definitions import FORMULAS
+from bytemlperf_llm.metrics.statistics import (
+    INSUFFICIENT,
+    Interval,
+    autocorrelation_factor,
+    batch,
+    deviation,
+    effective_count,
+    effective_interval,
+    mean_interval,
+    nearest_rank,
+    needed_count,
+    order_interval,
+    parse_percentile,
+    percentile,
+)
+
+Claim = int | Literal["insufficient", "inf"]
+"""A percentile in ns; `insufficient` when the sample can't carry it; `inf` when it lies among
+requests that never ended."""
+
+
+class Metric(msgspec.Struct, kw_only=True):
+    """Summary of one metric. Times are nanoseconds (`unit`), of requests that ended ok.
+
+    `ci95` has the key `mean` and one for each percentile: [low, high] or "insufficient".
+    `percentiles_with_failures` counts failed, cancelled and in-flight requests as infinite; it's
+    None for metrics that aren't of whole requests. `effective_count` is how many independent
+    values the sample is worth for its mean (less than `count` when autocorrelated or clustered).
+    """
+
+    unit: str
+    formula: str
+    count: int
+    mean: float
+    std: float | None
+    min: int
+    max: int
+    percentiles: dict[str, Claim]
+    ci95: dict[str, Interval]
+    percentiles_with_failures: dict[str, Claim] | None = None
+    effective_count: int
+
+
+def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[str], infinite: int | None = None) -> Metric | None:
+    """Summary of a per-request metric, values in time order; None without values.
+
+    Where batch means show autocorrelation, percentiles' intervals take the thirty batches as
+    clusters; whether a percentile is claimed depends on the count alone.
+    """
+    if not values:
+        return None
+    ordered = sort_values(values)
+    factor = autocorrelation_factor(values)
+
+    def interval(share: Fraction) -> Interval:
+        if factor == 1.0:
+            return order_interval(ordered, share)
+        limit = percentile(ordered, share)
+        at_most = batch([value <= limit for value in values])
+        return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
+
+    claims = {text: _claim(ordered, 0, parse_percentile(text)) for text in percentiles}
+    with_failures = None if infinite is None else {text: _claim(ordered, infinite, parse_percentile(text)) for text in percentiles}
+    return _metric(
+        name,
+        ordered,
+        (sum(values), sum_of_squares(values)),
+        claims,
+        _intervals(claims, interval, mean_interval(values, [1] * len(values))),
+        with_failures,
+        int(len(values) / factor),
+    )
+
+
+def describe_tokens(name: str, column: ClusteredColumn, rank: dict[int, int], percentiles: Sequence[str]) -> Metric | None:
+    """Summary of a per-token metric; `rank` gives a row's place in canonical order. A percentile
+    is claimed when the effective sample carries it: tokens of one request aren't independent."""
+    if not len(column):
+        return None
+    ordered = sort_values(column.values)
+    claims: dict[str, Claim] = {}
+    intervals: dict[str, Interval] = {}
+    for text in percentiles:
+        share = parse_percentile(text)
+        value = percentile(ordered, share)
+        effective = effective_count(column.counts_at_most(value), column.lengths, share)
+        intervals[text] = effective_interval(ordered, share, effective)
+        claims[text] = INSUFFICIENT if intervals[text] == INSUFFICIENT else value
+    places = sorted(range(len(column.rows)), key=lambda place: rank[column.rows[place]])
+    sums, sizes = [column.sums[place] for place in places], [column.lengths[place] for place in places]
+    totals = (sum(sums), sum_of_squares(column.values))
+    intervals = {"mean": mean_interval(sums, sizes), **intervals}
+    return _metric(name, ordered, totals, claims, intervals, None, _clustered_count(sums, sizes, totals))
+
+
+def _metric(
+    name: str,
+    ordered: Sequence[int],
+    totals: tuple[int, int],
+    claims: dict[str, Claim],
+    intervals: dict[str, Interval],
+    with_failures: dict[str, Claim] | None,
+    effective: int,
+) -> Metric:
+    count = len(ordered)
+    return Metric(
+        unit="ns",
+        formula=FORMULAS[name],
+        count=count,
+        mean=float(Fraction(totals[0], count)),
+        std=deviation(count, *totals),
+        min=int(ordered[0]),
+        max=int(ordered[-1]),
+        percentiles=claims,
+        ci95=intervals,
+        percentiles_with_failures=with_failures,
+        effective_count=effective,
+    )
+
+
+def _claim(ordered: Sequence[int], infinite: int, share: Fraction) -> Claim:
+    """The percentile over finite and infinite values together."""
+    count = len(ordered) + infinite
+    if count < needed_count(share):
+        return INSUFFICIENT
+    rank = nearest_rank(count, share)
+    return int(ordered[rank - 1]) if rank <= len(ordered) else "inf"
+
+
+def _intervals(claims: dict[str, Claim], interval: Callable[[Fraction], Interval], mean: Interval) -> dict[str, Interval]:
+    of_percentiles = {text: INSUFFICIENT if claim == INSUFFICIENT else interval(parse_percentile(text)) for text, claim in claims.items()}
+    return {"mean": mean, **of_percentiles}
+
+
+def _clustered_count(sums: Sequence[int], sizes: Sequence[int], totals: tuple[int, int]) -> int:
+    """n over the mean's design effect (Kish, Survey Sampling, 1965, 8.2), at most n."""
+    count, clusters = sum(sizes), len(sizes)
+    if clusters < 2:
+        return clusters
+    squares, total = totals[1], totals[0]
+    spread = sum((count * part - total * size) ** 2 for part, size in zip(sums, sizes, strict=True))  # times count²
+    plain = Fraction(count * squares - total * total, count * (count - 1))
+    variance = Fraction(clusters * spread, (clusters - 1) * count**4)
+    return min(count, int(plain / variance)) if variance else count

@@ -1,0 +1,57 @@
+"""What the metrics must know of a run beyond its records: taken from run.json, nothing else.
+
+A summary is a pure function of the records and of these facts, so that it can be computed again
+at any time and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFAULT_PERCENTILES = ("50", "90", "95", "99", "99.9")
+
+
+class SloMs(msgspec.Struct, frozen=True, kw_only=True):
+    """Latency targets in milliseconds, as `--goodput` takes them; None is not asked for."""
+
+    ttft: float | None = None
+    tpot: float | None = None
+    e2e: float | None = None
+
+
+class SteadySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How ramp-up and ramp-down are found; see `rates.steady_window`."""
+
+    enabled: bool = True
+    in_flight_share: float = 0.9  # of the time-weighted median number in flight
+    min_ok_requests: int = 50  # with fewer, nothing is cut
+    min_kept_share: float = 0.5  # of the time; a shorter window is no steady state
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of one run. Times are ns from the run's origin, as in the records.
+
+    `requested_rate` is requests/s, None where no rate was asked for (closed loop, all at once).
+    `scheduled_requests` is None where it isn't known before the end (a closed loop with a
+    duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
+    `engine_reports` is EngineInfo.reports.
+    """
+
+    open_loop: bool
+    process: str = "constant"  # constant, poisson, gamma, closed, all_at_once
+    burstiness: float = 1.0  # gamma's shape: 1 is Poisson, less is burstier
+    requested_rate: float | None = None
+    scheduled_requests: int | None = None
+    max_concurrency: int | None = None
+    start_ns: int = 0
+    slo_ms: SloMs = SloMs()
+    loop_utilisation: float | None = None
+    engine_reports: tuple[str, ...] = ()
+    steady: SteadySettings = SteadySettings()
+    percentiles: tuple[str, ...] = DEFAULT_PERCENTILES
+
+
+def normalised(facts: RunFacts) -> RunFacts:
+    """The same facts as they come out of JSON (5 given for a rate becomes 5.0), so that a live
+    summary and a recomputed one have the same bytes."""
+    return msgspec.convert(msgspec.to_builtins(facts), RunFacts)

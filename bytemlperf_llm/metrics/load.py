@@ -1,0 +1,127 @@
+"""Was the load that was asked for the load that was offered? Lateness, rates, arrivals.
+
+With a cap on concurrency a request may wait for a slot. That wait is the user's wish, and counts
+in the latency; the client's own delay is what comes after a slot was free. Slots are given first
+come first served, so the i-th request to be sent took the slot of the (i − cap)-th to end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import msgspec
+
+from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.facts import RunFacts
+
+NS_PER_S = 1_000_000_000
+ARRIVALS_PER_WINDOW = 10  # mean count of a window for the index of dispersion
+MIN_WINDOWS = 10
+
+
+class Load(msgspec.Struct, kw_only=True):
+    """Offered against requested load. Rates in requests/s; None where it can't be told.
+
+    `gap_cv2` is the squared coefficient of variation of the gaps between sends, and
+    `count_dispersion` variance over mean of sends per window of ten expected ones: both are 0 for
+    a constant rate, 1 for Poisson, 1/burstiness for gamma (`expected_dispersion`).
+    `capped_requests` waited for a slot under the cap on concurrency.
+    """
+
+    requested_rate: float | None
+    planned_rate: float | None
+    offered_rate: float | None
+    gap_cv2: float | None
+    count_dispersion: float | None
+    expected_dispersion: float | None
+    capped_requests: int
+    loop_utilisation: float | None
+
+
+def _starts(acc: Accumulator) -> list[tuple[int, int]]:
+    """(start, row) of every request that took a slot, in order of start. One that failed before
+    it was sent (no such host) started when it ended."""
+    columns, failed = acc.columns, OUTCOMES.index("failed")
+    rows = range(len(acc))
+    sent = [(columns["sent"][row], row) for row in rows if columns["sent"][row] != ABSENT]
+    unsent = [(columns["end"][row], row) for row in rows if columns["sent"][row] == ABSENT and columns["outcome"][row] == failed]
+    return sorted(sent + unsent, key=lambda pair: (pair[0], columns["index"][pair[1]], pair[1]))
+
+
+def client_lateness(acc: Accumulator, cap: int | None) -> tuple[list[int], int]:
+    """The client's own delay of each sent request (ns, in order of sending), and how many waited
+    for a slot. Requests whose due time isn't known (the first of a closed loop) are left out."""
+    starts = _starts(acc)
+    ends = sorted(acc.columns["end"][row] for _, row in starts)
+    delays, capped = [], 0
+    for place, (start, row) in enumerate(starts):
+        planned = acc.columns["planned"][row]
+        free = ends[place - cap] if cap is not None and place >= cap else ABSENT
+        if max(planned, free) == ABSENT or acc.columns["sent"][row] == ABSENT:
+            continue
+        capped += ABSENT != planned < free
+        delays.append(max(0, start - max(planned, free)))
+    return delays, capped
+
+
+def expected_dispersion(process: str, burstiness: float) -> float | None:
+    """Long-run variance over mean of the counts of an arrival process; None where it has none."""
+    return {"constant": 0.0, "poisson": 1.0, "gamma": 1.0 / burstiness}.get(process)
+
+
+def rate_of(times_ns: Sequence[int]) -> float | None:
+    """(n − 1) gaps over the time they span, in 1/s; None under two distinct times."""
+    if len(times_ns) < 2 or times_ns[0] == times_ns[-1]:
+        return None
+    return float(Fraction((len(times_ns) - 1) * NS_PER_S, times_ns[-1] - times_ns[0]))
+
+
+def gap_cv2(times_ns: Sequence[int]) -> float | None:
+    """Squared coefficient of variation of the gaps; None under three times or without a span."""
+    gaps = [later - earlier for earlier, later in pairwise(times_ns)]
+    total, count = sum(gaps), len(gaps)
+    if count < 2 or total == 0:
+        return None
+    squares = sum(gap * gap for gap in gaps)
+    return float(Fraction(count * squares - total * total, count * (count - 1)) / Fraction(total, count) ** 2)
+
+
+def count_dispersion(times_ns: Sequence[int]) -> float | None:
+    """Index of dispersion of counts over equal windows of about ten arrivals (Cox and Lewis, The
+    Statistical Analysis of Series of Events, 1966, 4.5); None under a hundred arrivals."""
+    windows = len(times_ns) // ARRIVALS_PER_WINDOW
+    if windows < MIN_WINDOWS or times_ns[0] == times_ns[-1]:
+        return None
+    origin, span = times_ns[0], times_ns[-1] - times_ns[0]
+    counts = [0] * windows
+    for time in times_ns:
+        counts[min(windows - 1, (time - origin) * windows // span)] += 1
+    mean = Fraction(len(times_ns), windows)
+    return float(sum((count - mean) ** 2 for count in counts) / (windows - 1) / mean)
+
+
+def dispersion_tolerance(expected: float, arrivals: int) -> float:
+    """Four standard errors of the index of dispersion, plus 0.1 for the windows' edges."""
+    windows = max(2, arrivals // ARRIVALS_PER_WINDOW)
+    return 0.1 + 4.0 * expected * math.sqrt(2.0 / (windows - 1))
+
+
+def measure_load(acc: Accumulator, facts: RunFacts, capped: int) -> Load:
+    """Everything of `Load`, from the requests that were sent."""
+    columns = acc.columns
+    rows = [row for row in range(len(acc)) if columns["sent"][row] != ABSENT]
+    sent = sorted(columns["sent"][row] for row in rows)
+    planned = sorted(columns["planned"][row] for row in rows if columns["planned"][row] != ABSENT)
+    return Load(
+        requested_rate=facts.requested_rate,
+        planned_rate=rate_of(planned),
+        offered_rate=rate_of(sent),
+        gap_cv2=gap_cv2(sent) if facts.open_loop else None,
+        count_dispersion=count_dispersion(sent) if facts.open_loop else None,
+        expected_dispersion=expected_dispersion(facts.process, facts.burstiness) if facts.open_loop else None,
+        capped_requests=capped,
+        loop_utilisation=facts.loop_utilisation,
+    )

@@ -1,0 +1,223 @@
+"""summary.json: everything a run says, as a pure function of its records and its facts.
+
+`summarize(records, facts)` is `summary_of(Accumulator().add_all(records), facts)`: the live path
+feeds an accumulator as it goes, `bmp-llm summarize` feeds one from the record log, and both end
+in the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+import msgspec
+
+from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator, Failure
+from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
+from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
+from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load
+from bytemlperf_llm.metrics.rates import (
+    Goodput,
+    Rate,
+    SteadyState,
+    Window,
+    goodput,
+    in_flight_steps,
+    queue_grows,
+    steady_state,
+    throughput,
+    whole_window,
+)
+from bytemlperf_llm.metrics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
+from bytemlperf_llm.metrics.verdict import (
+    Evidence,
+    VerdictName,
+    autocorrelation_warnings,
+    judge,
+    load_warnings,
+    outcome_warnings,
+    tail_lateness,
+    token_warnings,
+)
+from bytemlperf_llm.runs.record import RequestRecord
+
+FORMAT_VERSION = 1
+
+LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
+"""Metrics of a whole request, given again with requests that never ended counted as infinite."""
+
+
+class Tokens(msgspec.Struct, kw_only=True):
+    """Token totals of answered requests. `prompt_tokens` is None while any answer lacks its count.
+
+    `stream_tokens` were seen in the stream. `usage_disagreement` is Σ|reported − seen| over
+    Σreported among the answers that report usage; None where none does.
+    """
+
+    prompt_tokens: int | None
+    output_tokens: int
+    stream_tokens: int
+    answers_without_usage: int
+    answers_without_prompt_count: int
+    usage_disagreement: float | None
+    batched_token_share: float | None
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """The content of summary.json. `outcomes` always sums to `scheduled`: requests without a
+    record count as dropped. Metrics that no record has are absent."""
+
+    format_version: int = FORMAT_VERSION
+    verdict: VerdictName
+    reasons: list[str]
+    warnings: list[str]
+    scheduled: int
+    outcomes: dict[str, int]
+    failures: dict[str, Failure]
+    metrics: dict[str, Metric]
+    rates: dict[str, Rate]
+    goodput: Goodput | None
+    steady_state: SteadyState
+    load: Load
+    tokens: Tokens
+    stage_shares: dict[str, float] | None
+    percentile_definition: str = PERCENTILE_DEFINITION
+    interval_definition: str = INTERVAL_DEFINITION
+
+    def to_json(self) -> bytes:
+        """Indented JSON with a last newline; the same summary gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def summarize(records: Iterable[RequestRecord], facts: RunFacts) -> Summary:
+    """The summary of a run's records, in any order."""
+    return summary_of(Accumulator().add_all(records), facts)
+
+
+def read_summary(data: bytes) -> Summary:
+    """The content of a summary.json. Raises msgspec.ValidationError or DecodeError."""
+    return msgspec.json.decode(data, type=Summary)
+
+
+def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
+    """The summary of everything added so far."""
+    facts = normalised(facts)
+    scheduled = len(acc) if facts.scheduled_requests is None else facts.scheduled_requests
+    unrecorded = max(0, scheduled - len(acc))
+    delays, capped = client_lateness(acc, facts.max_concurrency)
+    load = measure_load(acc, facts, capped)
+    metrics = _metrics(acc, facts, delays)
+    steps = in_flight_steps(acc)
+    whole = whole_window(acc) or Window(start_ns=facts.start_ns, end_ns=facts.start_ns)
+    steady = steady_state(acc, steps, whole, facts.steady)
+    tokens = _tokens(acc)
+    sent = sum(value != ABSENT for value in acc.columns["sent"])
+    evidence = Evidence(
+        outcomes=acc.outcomes,
+        scheduled=scheduled,
+        unrecorded=unrecorded,
+        contradictions=_contradictions(acc, facts),
+        sent_requests=sent,
+        load=load,
+        tail_lateness_ns=tail_lateness(delays),
+        median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
+    )
+    verdict = judge(facts, evidence)
+    growth = ["the number in flight grew all the time: more is asked than the system can do, and latency depends on the run's length"]
+    effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
+    return Summary(
+        verdict=verdict.verdict,
+        reasons=verdict.reasons,
+        warnings=[
+            *outcome_warnings(acc.outcomes, scheduled, unrecorded),
+            *load_warnings(facts, load, sent),
+            *(growth if facts.open_loop and queue_grows(acc, steps) else []),
+            *token_warnings(tokens.usage_disagreement, tokens.batched_token_share, tokens.answers_without_usage, acc.outcomes["ok"]),
+            *autocorrelation_warnings(effective),
+        ],
+        scheduled=max(scheduled, len(acc)),
+        outcomes={name: acc.outcomes[name] + (unrecorded if name == "dropped" else 0) for name in OUTCOMES},
+        failures=acc.failures.table(),
+        metrics=metrics,
+        rates=throughput(acc, steady),
+        goodput=goodput(acc, steady, facts.slo_ms),
+        steady_state=steady,
+        load=load,
+        tokens=tokens,
+        stage_shares=_stage_shares(acc),
+    )
+
+
+def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[str, Metric]:
+    ok_rows, all_rows = acc.rows("ok"), acc.rows()
+    censored = acc.outcomes["failed"] + acc.outcomes["cancelled"] + acc.outcomes["in_flight"]
+    rank = {row: place for place, row in enumerate(all_rows)}
+
+    def of_requests(name: str, rows: list[int], infinite: int | None = None) -> Metric | None:
+        return describe_requests(name, acc.request_values(name, rows), facts.percentiles, infinite)
+
+    itl = describe_tokens("itl", acc.itl, rank, facts.percentiles)
+    found = {
+        "ttft": of_requests("ttft", ok_rows, censored),
+        "service_ttft": of_requests("service_ttft", ok_rows, censored),
+        "tpot": of_requests("tpot", ok_rows, censored),
+        "itl": itl,
+        "inter_chunk_latency": _inter_chunk(acc, itl, rank, facts),
+        "e2e": of_requests("e2e", ok_rows, censored),
+        "service_e2e": of_requests("service_e2e", ok_rows, censored),
+        "ntpot": of_requests("ntpot", ok_rows, censored),
+        "max_stall": of_requests("max_stall", ok_rows),
+        "schedule_lateness": of_requests("schedule_lateness", all_rows),
+        "client_lateness": describe_requests("client_lateness", delays, facts.percentiles),
+        **{stage: of_requests(stage, ok_rows) for stage in STAGES},
+    }
+    return {name: metric for name, metric in found.items() if metric is not None}
+
+
+def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: dict[int, int], facts: RunFacts) -> Metric | None:
+    if itl is not None and acc.inter_chunk is acc.itl:
+        return msgspec.structs.replace(itl, formula=FORMULAS["inter_chunk_latency"])
+    return describe_tokens("inter_chunk_latency", acc.inter_chunk, rank, facts.percentiles)
+
+
+def _median(values: Sequence[int]) -> int | None:
+    return percentile(sorted(values), parse_percentile("50")) if values else None
+
+
+def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
+    repeated = len(acc) - len(set(acc.columns["index"]))
+    return repeated if facts.scheduled_requests is None else max(repeated, len(acc) - facts.scheduled_requests)
+
+
+def _tokens(acc: Accumulator) -> Tokens:
+    columns, ok_rows = acc.columns, acc.rows("ok")
+    reporting = [row for row in ok_rows if columns["counted"][row]]
+    reported = sum(columns["output"][row] for row in reporting)
+    apart = sum(abs(columns["output"][row] - columns["stream"][row]) for row in reporting)
+    unknown = sum(columns["prompt"][row] == ABSENT for row in ok_rows)
+    return Tokens(
+        prompt_tokens=None if unknown else sum(columns["prompt"][row] for row in ok_rows),
+        output_tokens=sum(columns["output"][row] for row in ok_rows),
+        stream_tokens=acc.stream_tokens,
+        answers_without_usage=len(ok_rows) - len(reporting),
+        answers_without_prompt_count=unknown,
+        usage_disagreement=float(Fraction(apart, reported)) if reported else None,
+        batched_token_share=float(Fraction(acc.batched_tokens, acc.stream_tokens)) if acc.stream_tokens else None,
+    )
+
+
+def _stage_shares(acc: Accumulator) -> dict[str, float] | None:
+    """Share of each stage in the end-to-end time of the answers that have all stages, their wait
+    to be sent included; the shares sum to 1."""
+    columns = acc.columns
+    names = ("schedule", *STAGES)
+    totals = dict.fromkeys(names, 0)
+    for row in acc.rows("ok"):
+        stages = [columns[stage][row] for stage in STAGES]
+        if ABSENT in stages or columns["sent"][row] == ABSENT:
+            continue
+        for name, value in zip(names, (columns["sent"][row] - columns["due"][row], *stages), strict=True):
+            totals[name] += value
+    whole = sum(totals.values())
+    return {name: float(Fraction(value, whole)) for name, value in totals.items()} if whole > 0 else None

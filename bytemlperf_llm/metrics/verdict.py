@@ -1,0 +1,228 @@
+"""The verdict: may a reader believe this run, and if not, why not and what to do.
+
+`invalid`: the load that was asked for was not offered, or nothing was answered, or the records
+contradict themselves. `client-limited`: the figures hold, but the client's own delay is visible
+in them. Every limit is a constant here, with its reason. A warning is for the reader to weigh and
+doesn't change the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.load import Load, dispersion_tolerance
+
+VerdictName = Literal["valid", "client-limited", "invalid"]
+
+NS_PER_MS = 1_000_000
+
+RATE_TOLERANCE = 0.05
+"""Offered against requested rate, and unsent requests against the schedule: latency climbs so
+steeply with load near saturation that 5 % less load makes another operating point."""
+
+MIN_RATE_REQUESTS = 30
+"""Under so many sends a rate is too rough to judge."""
+
+RATE_SIGMAS = 3.0
+"""A random schedule's own rate scatters by cv/sqrt(n); so many times that is no fault."""
+
+LATENESS_FLOOR_NS = 5 * NS_PER_MS
+"""Tail of the client's own delay that is tolerated however short TTFT is: a few scheduler ticks."""
+
+LATENESS_TTFT_SHARE = 0.10
+"""... and however long TTFT is: a tenth of its median stays under the differences looked for."""
+
+LATENESS_INVALID_FACTOR = 5
+"""Five times these limits (25 ms, half of the median TTFT): the figures are mostly the client's."""
+
+MIN_LATE_REQUESTS = 3
+"""One or two late sends are the machine's hiccup, whatever their share of a short run."""
+
+MAX_LOOP_UTILISATION = 0.5
+"""A half-busy event loop already delays its stamps: at utilisation u an M/M/1 queue's mean wait
+equals u/(1 − u) service times, one whole service time at 0.5."""
+
+WARN_FAILURE_SHARE = 0.01
+"""With 1 % failures p99 over successes says nothing about the slowest hundredth of users."""
+
+WARN_TOKEN_DISAGREEMENT = 0.005
+"""Reported usage against tokens seen in the stream."""
+
+WARN_EFFECTIVE_SHARE = 0.5
+"""A mean worth less than half of its values is noted: neighbouring requests share their queue."""
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """The verdict with one sentence for each reason (none when valid)."""
+
+    verdict: VerdictName
+    reasons: list[str]
+
+
+class Evidence(msgspec.Struct, kw_only=True):
+    """What the verdict rests on. `outcomes` are the buckets as recorded, `unrecorded` the
+    scheduled requests without a record, `contradictions` how many records repeat a place in the
+    schedule or exceed it; for `tail_lateness_ns` see the function of that name."""
+
+    outcomes: Mapping[str, int]
+    scheduled: int
+    unrecorded: int
+    contradictions: int
+    sent_requests: int
+    load: Load
+    tail_lateness_ns: int | None
+    median_ttft_ns: int | None
+
+
+def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
+    """Apply every limit."""
+    invalid = [*_records(evidence), *_answers(evidence), *_unsent(evidence), *_rate(facts, evidence)]
+    limited = _loop(facts)
+    late_invalid, late_limited = _lateness(evidence)
+    invalid += late_invalid
+    limited += late_limited
+    verdict: VerdictName = "invalid" if invalid else "client-limited" if limited else "valid"
+    return Verdict(verdict=verdict, reasons=invalid + limited)
+
+
+def _records(evidence: Evidence) -> list[str]:
+    if not evidence.contradictions:
+        return []
+    return [
+        f"{evidence.contradictions} records repeat or exceed the schedule's {evidence.scheduled} requests: outcomes do not sum to it; "
+        "the record log was altered or written by two runs, run again into a new folder"
+    ]
+
+
+def _answers(evidence: Evidence) -> list[str]:
+    if evidence.scheduled == 0:
+        return ["no request was scheduled: there is nothing to measure; ask for at least one with --num-prompts"]
+    if evidence.outcomes.get("ok", 0):
+        return []
+    return ["no request was answered: every figure is empty; see the failures by class, and send one request by hand first"]
+
+
+def _unsent(evidence: Evidence) -> list[str]:
+    unsent = evidence.unrecorded + evidence.outcomes.get("dropped", 0)
+    if unsent <= RATE_TOLERANCE * evidence.scheduled:
+        return []
+    return [
+        f"{unsent} of {evidence.scheduled} scheduled requests were never sent or left no record: the load was not held; "
+        "the run was killed or cut short, resume it or run again"
+    ]
+
+
+def _rate(facts: RunFacts, evidence: Evidence) -> list[str]:
+    load = evidence.load
+    if not facts.open_loop or evidence.sent_requests < MIN_RATE_REQUESTS or load.offered_rate is None or load.capped_requests:
+        return []
+    if load.planned_rate is not None and abs(load.offered_rate / load.planned_rate - 1.0) > RATE_TOLERANCE:
+        return [
+            f"offered {load.offered_rate:.4g} requests/s where the schedule has {load.planned_rate:.4g}: the client could not keep it; "
+            "use more workers or a lower rate"
+        ]
+    if load.requested_rate is None:
+        return []
+    allowed = RATE_TOLERANCE + RATE_SIGMAS * math.sqrt((load.expected_dispersion or 0.0) / evidence.sent_requests)
+    if abs(load.offered_rate / load.requested_rate - 1.0) <= allowed:
+        return []
+    return [
+        f"offered {load.offered_rate:.4g} of {load.requested_rate:.4g} requests/s asked for ({allowed:.0%} allowed): "
+        "figures belong to another load; use more workers or ask for a lower rate"
+    ]
+
+
+def _loop(facts: RunFacts) -> list[str]:
+    if facts.loop_utilisation is None or facts.loop_utilisation <= MAX_LOOP_UTILISATION:
+        return []
+    return [
+        f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
+        "its own work delays the stamps; use more workers or a lower rate"
+    ]
+
+
+def tail_lateness(delays_ns: Sequence[int]) -> int | None:
+    """The delay that one request in a hundred, and at least three, reach or exceed: p99 from 200
+    requests on, the third largest before; None under three."""
+    late = max(MIN_LATE_REQUESTS, len(delays_ns) // 100 + 1)
+    return sorted(delays_ns)[-late] if len(delays_ns) >= MIN_LATE_REQUESTS else None
+
+
+def _lateness(evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Reasons for invalid, reasons for client-limited."""
+    late = evidence.tail_lateness_ns
+    if late is None:
+        return [], []
+    limit = max(LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE * (evidence.median_ttft_ns or 0))
+    if late <= limit:
+        return [], []
+    text = (
+        f"the client sent late: one request in a hundred by {late / NS_PER_MS:.1f} ms or more (limit {limit / NS_PER_MS:.1f} ms); "
+        "use more workers, a lower rate, or give the client cores of its own"
+    )
+    return ([text], []) if late > LATENESS_INVALID_FACTOR * limit else ([], [text])
+
+
+def load_warnings(facts: RunFacts, load: Load, sent_requests: int) -> list[str]:
+    """What a reader should know of the arrivals."""
+    found = []
+    if load.capped_requests:
+        found.append(
+            f"{load.capped_requests} requests waited for a slot under the cap of {facts.max_concurrency} in flight: "
+            "their wait counts in the latency, and the offered rate is the system's, not the schedule's"
+        )
+    elif load.count_dispersion is not None and load.expected_dispersion is not None:
+        tolerance = dispersion_tolerance(load.expected_dispersion, sent_requests)
+        if abs(load.count_dispersion - load.expected_dispersion) > tolerance:
+            found.append(
+                f"delivered arrivals have dispersion {load.count_dispersion:.2f} where {facts.process} has "
+                f"{load.expected_dispersion:.2f}: they are not the process asked for"
+            )
+    return found
+
+
+def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: int) -> list[str]:
+    """Failures, requests still running, a stop by the user, missing records."""
+    sent = sum(outcomes.get(name, 0) for name in ("ok", "failed", "in_flight"))
+    found = []
+    if sent and outcomes.get("failed", 0) > WARN_FAILURE_SHARE * sent:
+        found.append(
+            f"{outcomes['failed'] / sent:.1%} of requests failed: percentiles over successes flatter; "
+            "read the ones with failures counted as infinite"
+        )
+    if outcomes.get("in_flight", 0):
+        found.append(f"{outcomes['in_flight']} requests were still running at the drain limit: the slowest are cut off")
+    if outcomes.get("cancelled", 0):
+        found.append(f"stopped early: {outcomes['cancelled']} of {scheduled} requests were cancelled")
+    if unrecorded:
+        found.append(f"{unrecorded} scheduled requests have no record and count as dropped")
+    return found
+
+
+def token_warnings(disagreement: float | None, batched_share: float | None, counted_chunks: int, answers: int) -> list[str]:
+    """How far token counts can be trusted."""
+    found = []
+    if disagreement is not None and disagreement > WARN_TOKEN_DISAGREEMENT:
+        found.append(
+            f"reported usage and tokens seen in the stream differ by {disagreement:.1%}: "
+            "TPOT and throughput use the reported count, ITL the stream's"
+        )
+    if batched_share:
+        found.append(f"{batched_share:.1%} of tokens came in chunks of several: their ITL is their chunk's gap, shared evenly")
+    if counted_chunks:
+        found.append(f"{counted_chunks} of {answers} answers reported no usage: their output tokens are counted chunks")
+    return found
+
+
+def autocorrelation_warnings(effective: Sequence[tuple[str, int, int]]) -> list[str]:
+    """(metric, count, effective count) of each metric."""
+    return [
+        f"{name} is autocorrelated: {count} requests tell as much of its mean as {worth} independent ones; its intervals allow for it"
+        for name, count, worth in effective
+        if worth < WARN_EFFECTIVE_SHARE * count
+    ]

@@ -1,0 +1,142 @@
+"""Throughput and its steady window on runs whose truth is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytemlperf_llm.metrics.accumulator import Accumulator
+from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
+from bytemlperf_llm.metrics.rates import (
+    Window,
+    goodput,
+    in_flight_steps,
+    median_in_flight,
+    queue_grows,
+    steady_state,
+    throughput,
+    whole_window,
+)
+from tests.metrics.records import MS, answered, failed, poisson_run
+
+
+def measured(records, settings=None):
+    acc = Accumulator().add_all(records)
+    return acc, steady_state(acc, in_flight_steps(acc), whole_window(acc), settings or SteadySettings())
+
+
+def constant_run(count=200, every_ms=100, tokens=10, first_ms=1000, gap_ms=100):
+    """Each answer takes first + (tokens − 1) gaps; load and service never change."""
+    return [
+        answered(index, index * every_ms, index * every_ms, [index * every_ms + first_ms + gap_ms * token for token in range(tokens)])
+        for index in range(count)
+    ]
+
+
+def test_in_flight_is_a_step_function():
+    acc = Accumulator().add_all([answered(0, 0, 0, [10]), answered(1, 5, 5, [20]), answered(2, 10, 10, [12]), failed(3, None, 11)])
+    assert in_flight_steps(acc) == [(0, 5 * MS, 1), (5 * MS, 10 * MS, 2), (10 * MS, 12 * MS, 2), (12 * MS, 20 * MS, 1)]
+    assert median_in_flight(in_flight_steps(acc)) == 1
+    assert median_in_flight([]) == 0
+
+
+def test_steady_rates_are_the_true_rates():
+    acc, steady = measured(constant_run())
+    assert steady.cut
+    assert steady.ramp_up_ns == 1900 * MS  # the first answer is complete after 1.9 s
+    assert steady.ramp_down_ns == 1900 * MS  # the last request is sent 1.9 s before the end
+    rates = throughput(acc, steady)
+    assert rates["request_throughput"].value == pytest.approx(10.0)
+    assert rates["output_token_throughput"].value == pytest.approx(100.0)
+    assert rates["input_token_throughput"].value == pytest.approx(100.0)
+    assert rates["request_throughput"].overall == pytest.approx(200 / 21.8)
+    assert rates["output_token_throughput"].overall == pytest.approx(2000 / 21.8)
+    assert "1.90 s of ramp-up" in steady.note
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_steady_rates_of_random_arrivals(seed):
+    records = poisson_run(600, rate=10, seed=seed)
+    acc, steady = measured(records)
+    assert steady.cut
+    rates = throughput(acc, steady)
+    arrived = sum(steady.window.holds(record.planned_ns) for record in records) * 1e9 / steady.window.length_ns
+    assert rates["request_throughput"].value == pytest.approx(arrived, rel=0.02)
+    assert rates["output_token_throughput"].value == pytest.approx(8 * arrived, rel=0.02)
+
+
+def test_short_runs_are_not_cut_and_say_so():
+    acc, steady = measured(constant_run(count=49))
+    assert (steady.cut, steady.ramp_up_ns, steady.ramp_down_ns) == (False, 0, 0)
+    assert "49 answers are too few" in steady.note
+    rates = throughput(acc, steady)
+    assert rates["request_throughput"].value == rates["request_throughput"].overall == pytest.approx(49 / 6.7)
+
+
+def test_a_run_that_is_all_ramp_is_not_cut():
+    _, steady = measured(constant_run(count=60, every_ms=1))
+    assert not steady.cut
+    assert "more than half" in steady.note
+    _, all_at_once = measured([answered(index, 0, 0, [100 + index]) for index in range(80)])
+    assert not all_at_once.cut
+
+
+def test_the_cut_can_be_switched_off():
+    _, steady = measured(constant_run(), SteadySettings(enabled=False))
+    assert (steady.cut, steady.note) == (False, "nothing cut: switched off")
+
+
+def test_a_run_that_takes_no_time_is_not_cut():
+    _, steady = measured([answered(index, 5, 5, [5]) for index in range(60)])
+    assert "in flight" in steady.note
+
+
+def test_reported_tokens_count_where_their_chunks_arrived():
+    """Twice as many tokens reported as chunks seen: each chunk stands for two."""
+    records = constant_run()
+    for record in records:
+        record.output_tokens = 20
+    acc, steady = measured(records)
+    assert throughput(acc, steady)["output_token_throughput"].value == pytest.approx(200.0)
+
+
+def test_unknown_prompt_lengths_give_no_input_rate():
+    acc, steady = measured([*constant_run(60), answered(60, 0, 0, [5], prompt_tokens=None)])
+    assert "input_token_throughput" not in throughput(acc, steady)
+
+
+def test_whole_window_runs_from_planned_to_the_last_end():
+    acc = Accumulator().add_all([answered(0, 100, 150, [200]), failed(1, 120, 900), answered(2, 130, 140, [300])])
+    assert whole_window(acc) == Window(start_ns=100 * MS, end_ns=900 * MS)
+    unsent = failed(3, 10, 20, outcome="cancelled", sent_ns=None, error_class=None)
+    assert whole_window(Accumulator().add_all([unsent])) is None
+
+
+def test_goodput_counts_only_requests_that_meet_every_target():
+    records = [
+        answered(0, 0, 0, [50, 60]),  # good
+        answered(1, 0, 0, [101, 102]),  # TTFT misses by 1 ms
+        answered(2, 0, 40, [100, 111]),  # TPOT misses by 1 ms; TTFT just meets
+        answered(3, 0, 0, [50]),  # one token: no TPOT to miss
+        failed(4, 0, 1000),
+    ]
+    acc, steady = measured(records)
+    found = goodput(acc, steady, SloMs(ttft=100, tpot=10))
+    assert (found.good_requests, found.share) == (2, 0.4)
+    assert found.requests_per_s.overall == pytest.approx(2.0)
+    assert goodput(acc, steady, SloMs(e2e=50)).good_requests == 1
+    assert goodput(acc, steady, SloMs()) is None
+
+
+def test_a_request_without_tokens_meets_nothing():
+    acc, steady = measured([answered(0, 0, 0, [10], tokens_per_chunk=[0])])
+    assert goodput(acc, steady, SloMs(e2e=1e9)).good_requests == 0
+
+
+def test_a_growing_queue_is_seen_and_a_full_one_is_not():
+    overload = [answered(index, index * 10, index * 10, [(index + 1) * 30]) for index in range(200)]
+    acc = Accumulator().add_all(overload)
+    assert queue_grows(acc, in_flight_steps(acc))
+    steady = Accumulator().add_all(constant_run())
+    assert not queue_grows(steady, in_flight_steps(steady))
+    few = Accumulator().add_all(overload[:59])
+    assert not queue_grows(few, in_flight_steps(few))

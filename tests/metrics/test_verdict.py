@@ -1,0 +1,125 @@
+"""Each limit from both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.load import Load
+from bytemlperf_llm.metrics.verdict import (
+    Evidence,
+    autocorrelation_warnings,
+    judge,
+    load_warnings,
+    outcome_warnings,
+    tail_lateness,
+    token_warnings,
+)
+
+MS = 1_000_000
+OPEN = RunFacts(open_loop=True, process="constant", requested_rate=10.0)
+
+
+def load(**changes):
+    fields = {
+        "requested_rate": 10.0,
+        "planned_rate": 10.0,
+        "offered_rate": 10.0,
+        "gap_cv2": 0.0,
+        "count_dispersion": 0.0,
+        "expected_dispersion": 0.0,
+        "capped_requests": 0,
+        "loop_utilisation": None,
+    }
+    return Load(**{**fields, **changes})
+
+
+def evidence(**changes):
+    fields = {
+        "outcomes": {"ok": 100},
+        "scheduled": 100,
+        "unrecorded": 0,
+        "contradictions": 0,
+        "sent_requests": 100,
+        "load": load(),
+        "tail_lateness_ns": 1 * MS,
+        "median_ttft_ns": 20 * MS,
+    }
+    return Evidence(**{**fields, **changes})
+
+
+def test_a_clean_run_is_valid_without_reasons():
+    verdict = judge(OPEN, evidence())
+    assert (verdict.verdict, verdict.reasons) == ("valid", [])
+
+
+CASES = [
+    (OPEN, {"contradictions": 1}, "invalid", "do not sum"),
+    (OPEN, {"outcomes": {"failed": 100}}, "invalid", "no request was answered"),
+    (OPEN, {"outcomes": {}, "scheduled": 0, "sent_requests": 0}, "invalid", "no request was scheduled"),
+    (OPEN, {"unrecorded": 5}, "valid", ""),
+    (OPEN, {"unrecorded": 4, "outcomes": {"ok": 94, "dropped": 2}}, "invalid", "6 of 100 scheduled"),
+    (OPEN, {"load": load(offered_rate=9.51)}, "valid", ""),
+    (OPEN, {"load": load(offered_rate=9.4)}, "invalid", "could not keep it"),
+    (OPEN, {"load": load(offered_rate=9.4, planned_rate=9.4)}, "invalid", "asked for"),
+    (OPEN, {"load": load(offered_rate=9.4), "sent_requests": 29}, "valid", ""),
+    (OPEN, {"load": load(offered_rate=5.0, capped_requests=3)}, "valid", ""),
+    (RunFacts(open_loop=False), {"load": load(offered_rate=5.0)}, "valid", ""),
+    # a Poisson schedule of 100 may itself be off by 5 % + 3/sqrt(100)
+    (OPEN, {"load": load(offered_rate=7.0, planned_rate=7.0, expected_dispersion=1.0)}, "valid", ""),
+    (OPEN, {"load": load(offered_rate=6.4, planned_rate=6.4, expected_dispersion=1.0)}, "invalid", "35% allowed"),
+    (RunFacts(open_loop=True, loop_utilisation=0.5), {}, "valid", ""),
+    (RunFacts(open_loop=True, loop_utilisation=0.51), {}, "client-limited", "51% busy"),
+    (OPEN, {"tail_lateness_ns": 5 * MS}, "valid", ""),
+    (OPEN, {"tail_lateness_ns": 6 * MS}, "client-limited", "sent late"),
+    (OPEN, {"tail_lateness_ns": 25 * MS}, "client-limited", "sent late"),
+    (OPEN, {"tail_lateness_ns": 26 * MS}, "invalid", "sent late"),
+    (OPEN, {"tail_lateness_ns": 26 * MS, "median_ttft_ns": 300 * MS}, "valid", ""),
+    (OPEN, {"tail_lateness_ns": None}, "valid", ""),
+]
+
+
+@pytest.mark.parametrize(("facts", "changes", "expected", "words"), CASES)
+def test_limits(facts, changes, expected, words):
+    verdict = judge(facts, evidence(**changes))
+    assert verdict.verdict == expected
+    assert (verdict.reasons == []) == (expected == "valid")
+    assert words in " ".join(verdict.reasons)
+
+
+def test_invalid_outranks_client_limited_and_both_reasons_stay():
+    verdict = judge(RunFacts(open_loop=True, loop_utilisation=0.9), evidence(outcomes={"failed": 1}))
+    assert verdict.verdict == "invalid"
+    assert len(verdict.reasons) == 2
+
+
+def test_outcome_warnings():
+    assert outcome_warnings({"ok": 99, "failed": 1}, 100, 0) == []
+    assert "2.0% of requests failed" in outcome_warnings({"ok": 98, "failed": 2}, 100, 0)[0]
+    found = outcome_warnings({"ok": 90, "in_flight": 3, "cancelled": 4}, 100, 3)
+    assert [text.split()[0] for text in found] == ["3", "stopped", "3"]
+
+
+def test_token_warnings():
+    assert token_warnings(0.005, 0.0, 0, 10) == []
+    assert token_warnings(None, None, 0, 0) == []
+    assert len(token_warnings(0.006, 0.5, 1, 10)) == 3
+
+
+def test_load_warnings():
+    poisson = RunFacts(open_loop=True, process="poisson", max_concurrency=8)
+    assert load_warnings(poisson, load(count_dispersion=1.2, expected_dispersion=1.0), 1000) == []
+    assert "not the process" in load_warnings(poisson, load(count_dispersion=8.5, expected_dispersion=1.0), 1000)[0]
+    assert "cap of 8" in load_warnings(poisson, load(capped_requests=4, count_dispersion=8.5, expected_dispersion=1.0), 1000)[0]
+
+
+def test_autocorrelation_warnings():
+    assert autocorrelation_warnings([("ttft", 100, 50)]) == []
+    assert "49 independent" in autocorrelation_warnings([("ttft", 100, 49)])[0]
+
+
+def test_tail_lateness_is_p99_and_at_least_the_third_largest():
+    assert tail_lateness([5, 9]) is None
+    assert tail_lateness([9, 1, 5]) == 1
+    assert tail_lateness([*range(60), 1000, 2000]) == 59
+    assert tail_lateness(range(1, 1001)) == 990
