@@ -31,6 +31,10 @@ class HttpParseError(ValueError):
     """The bytes are not an HTTP/1.1 response."""
 
 
+class HttpTooLarge(HttpParseError):
+    """A head, a chunk-size line or trailers over their limit."""
+
+
 class Framing(Enum):
     """How the end of the body is known (RFC 9112 section 6.3)."""
 
@@ -68,12 +72,12 @@ def parse_head(data: bytes, start: int = 0) -> tuple[Head, int] | None:
         end = data.find(_END, start)
         if end < 0:
             if len(data) - start > MAX_HEAD_BYTES:
-                raise HttpParseError("response head is over 64 KiB")
+                raise HttpTooLarge("response head is over 64 KiB")
             if not b"HTTP/1.".startswith(data[start : start + 7]):
                 raise HttpParseError("not an HTTP/1.1 response")
             return None
         if end - start > MAX_HEAD_BYTES:
-            raise HttpParseError("response head is over 64 KiB")
+            raise HttpTooLarge("response head is over 64 KiB")
         head = _head(data[start:end])
         start = end + len(_END)
         if head.status >= 200:
@@ -134,7 +138,7 @@ class ChunkScanner:
             line_end = find(CRLF, self.position)
             if line_end < 0:
                 if length - self.position > MAX_CHUNK_HEAD_BYTES:
-                    raise HttpParseError("chunk size line is too long")
+                    raise HttpTooLarge("chunk size line is over 4 KiB")
                 return False
             size = _chunk_size(data, self.position, line_end)
             if size == 0:
@@ -157,7 +161,7 @@ class ChunkScanner:
             found = data.find(_END, line_end + 2)
             if found < 0:
                 if len(data) - line_end > MAX_HEAD_BYTES:
-                    raise HttpParseError("trailers are over 64 KiB")
+                    raise HttpTooLarge("trailers are over 64 KiB")
                 return False
             end = found + 4
         self.position = end

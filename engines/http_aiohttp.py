@@ -59,7 +59,8 @@ class AiohttpTransport:
         try:
             yield
         except aiohttp.ClientPayloadError as error:
-            raise EngineError("truncated_stream", str(error)) from error
+            reset = "ConnectionResetError" in str(error)  # the cause is only in the text
+            raise EngineError("connection_reset" if reset else "truncated_stream", str(error)) from error
         except aiohttp.ClientConnectorError as error:
             raise connect_error(_innermost(error), tls=self._url.startswith("https")) from error
         except aiohttp.ServerDisconnectedError as error:

@@ -4,22 +4,27 @@ The order of `data_received` is the whole point: stamp first (`recorder.chunk`),
 watcher whether that was the end. Nothing is parsed, split or decoded while bytes arrive.
 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
-are kept alive and reused last-in first-out; one that the server closed while idle is thrown away.
+are kept alive and reused last-in first-out, unless the server has closed or is about to close them:
+one that is readable while idle has been closed, and one idle for longer than `MAX_IDLE_S` is left
+alone, since a request lost on a dying connection could only be saved by a hidden retry.
 TLS is the event loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
 from engines.contract import EngineError, Recorder
-from engines.http1 import Head, HttpParseError, ResponseWatcher
+from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,000 tokens at one event each
+
+MAX_IDLE_S = 4.0  # uvicorn, under most servers, closes after 5 s
 
 
 class _Ignore:
@@ -43,6 +48,8 @@ class Connection(asyncio.Protocol):
         self._watcher: ResponseWatcher | None = None
         self._done: asyncio.Future[Head] | None = None
         self._received_bytes = 0
+        self._readable = select.poll()
+        self._idle_since_s = 0.0
 
     # -- a request's life, in wire order ------------------------------------
 
@@ -77,7 +84,7 @@ class Connection(asyncio.Protocol):
             elif self._received_bytes > self._max_bytes:
                 self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
         except HttpParseError as error:
-            self._fail(EngineError("malformed_stream", str(error)))
+            self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
@@ -97,6 +104,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+        self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     # -- ends -----------------------------------------------------------------
 
@@ -119,8 +127,16 @@ class Connection(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether a next request may use it."""
+        """Whether it may be kept for a next request."""
         return self.reusable and self.transport is not None and not self.transport.is_closing()
+
+    def rest(self, now_s: float) -> None:
+        """It is idle from now on."""
+        self._idle_since_s = now_s
+
+    def fresh(self, now_s: float) -> bool:
+        """Whether a next request may use it now."""
+        return self.open and now_s - self._idle_since_s < MAX_IDLE_S and not self._readable.poll(0)
 
 
 class Pool:
@@ -141,15 +157,17 @@ class Pool:
             self._drop(connection)
             raise
         if connection.open:
+            connection.rest(asyncio.get_running_loop().time())
             self._idle.append(connection)
         else:
             self._drop(connection)
         return head
 
     def _take_idle(self) -> Connection | None:
+        now_s = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.open:
+            if connection.fresh(now_s):
                 return connection
             self._drop(connection)
         return None

@@ -167,7 +167,7 @@ def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
         return "empty_response", "an answer without a body"
     if content_type.startswith("text/html") or body.lstrip()[:1] == b"<":
         return "not_a_stream", "HTML instead of a token stream"
-    if body.lstrip()[:1] == b"{":
+    if body.lstrip()[:1] == b"{" and not content_type.startswith("text/event-stream"):
         return "not_a_stream", f"JSON instead of a token stream: {excerpt(body)}"
     return None
 
@@ -225,7 +225,7 @@ def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done:
     if error is not None:
         decoded.error_class, decoded.error_detail = "error_in_stream", " ".join(str(error).split())[:MAX_DETAIL_CHARS]
     elif not events and not done:
-        decoded.error_class, decoded.error_detail = "not_a_stream", "no event in the answer"
+        decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
     return decoded

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder
 from engines.contract import ErrorClass
@@ -28,7 +29,7 @@ class Deadline(NamedTuple):
 
 
 def next_deadline(timeouts: Timeouts, started_ns: int, sent_ns: int | None, last_chunk_ns: int | None) -> Deadline:
-    """The earliest limit that applies to what has been seen so far."""
+    """The earliest limit that applies. `last_chunk_ns` is None until a token has arrived."""
     total = Deadline(started_ns + timeouts.total_ns, "total_timeout")
     if sent_ns is None:
         return min(total, Deadline(started_ns + timeouts.connect_ns, "connect_timeout"))
@@ -41,13 +42,22 @@ class Watchdog:
     """Cancels a request's task when its deadline has passed without progress.
 
     One timer a request, looked at only when it fires: then it is armed again for the deadline that
-    applies by now. `expired` names the limit that ended the request.
+    applies by now. Whether a token has arrived (a response head or a ping is none) is asked of
+    `carries_token` at such a look, and never between. `expired` names the limit that ended the request.
     """
 
-    __slots__ = ("_handle", "_loop", "_now", "_recorder", "_started_ns", "_task", "_timeouts", "expired")
+    __slots__ = ("_carries_token", "_handle", "_loop", "_now", "_recorder", "_started_ns", "_task", "_timeouts", "_token_seen", "expired")
 
-    def __init__(self, timeouts: Timeouts, recorder: RequestRecorder, now: ClockNs, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        recorder: RequestRecorder,
+        now: ClockNs,
+        task: asyncio.Task[None],
+        carries_token: Callable[[list[Any]], bool],
+    ) -> None:
         self._timeouts, self._recorder, self._now, self._task = timeouts, recorder, now, task
+        self._carries_token, self._token_seen = carries_token, False
         self._loop = asyncio.get_running_loop()
         self._started_ns = now()
         self.expired: ErrorClass | None = None
@@ -56,14 +66,17 @@ class Watchdog:
 
     def _look(self) -> None:
         recorder = self._recorder
-        last_chunk_ns = recorder.chunk_ns[-1] if recorder.chunk_ns else None
-        deadline = next_deadline(self._timeouts, self._started_ns, recorder.sent_ns, last_chunk_ns)
+        if not self._token_seen and recorder.payloads:
+            self._token_seen = self._carries_token(recorder.payloads)
+        deadline = next_deadline(self._timeouts, self._started_ns, recorder.sent_ns, recorder.chunk_ns[-1] if self._token_seen else None)
         left_ns = deadline.at_ns - self._now()
         if left_ns <= 0:
             self.expired = deadline.error_class
             self._task.cancel()
-        else:
-            self._handle = self._loop.call_later(left_ns / NS_PER_S, self._look)
+            return
+        if not self._token_seen:  # a first token may come and then nothing: look again before that can be too long
+            left_ns = min(left_ns, self._timeouts.idle_ns)
+        self._handle = self._loop.call_later(left_ns / NS_PER_S, self._look)
 
     def close(self) -> None:
         """Stop watching."""

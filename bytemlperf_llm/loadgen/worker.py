@@ -165,7 +165,7 @@ class Worker:
             try:
                 if self._slots is not None and self._stop.is_set():
                     raise asyncio.CancelledError
-                watchdog = Watchdog(self._config.timeouts, recorder, self._now, task)
+                watchdog = Watchdog(self._config.timeouts, recorder, self._now, task, self._carries_token)
                 self._sink.started()
                 finish = await self._engine.generate(request, recorder)
             finally:
@@ -181,6 +181,9 @@ class Worker:
         if watchdog is not None:
             watchdog.close()
         self._ended(request, recorder, finish, ending, sent_to_engine=watchdog is not None)
+
+    def _carries_token(self, payloads: list[Any]) -> bool:
+        return any(self._engine.decode(payloads).tokens_per_chunk)
 
     def _why_cancelled(self, watchdog: Watchdog | None) -> _Ending:
         if watchdog is None:

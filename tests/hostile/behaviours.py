@@ -351,7 +351,6 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "informational": Behaviour(informational, OK),
     "odd_framing": Behaviour(odd_framing, OK),
     "closes_after_answer": Behaviour(closes_after_answer, OK, note="unannounced; the next request must not fail"),
-    "drops_second_request": Behaviour(drops_second_request, OK, note="a reused connection lost before any byte starts over on a new one"),
     # refused
     "unauthorized": Behaviour(refusal("401 Unauthorized", "no such key"), fails("http_4xx")),
     "bad_request": Behaviour(refusal("400 Bad Request", "no"), fails("http_4xx")),
@@ -387,6 +386,11 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "short_of_length": Behaviour(short_of_length, fails("truncated_stream")),
     "until_close_cut": Behaviour(until_close(*HONEST[:4]), fails("truncated_stream")),
     "no_answer": Behaviour(no_answer, fails("connection_reset"), note="closed before any byte, on a new connection"),
+    "drops_second_request": Behaviour(
+        drops_second_request,
+        fails("connection_reset"),
+        note="the second request on a connection (a client's first, after /v1/models) is lost; it fails, since no retry is hidden",
+    ),
     "reset_in_stream": Behaviour(reset_in_stream, fails("connection_reset")),
     # too slow, too much
     "never_answers": Behaviour(never_answers, fails("first_token_timeout"), "first_token"),
