@@ -21,7 +21,9 @@ def resolve(name: str, say: Callable[[str], None]) -> Model:
     Raises UserError when the hub can't be reached or does not give the model away.
     """
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise UserError(f"model '{name}' is a hub id and huggingface_hub is not installed", "pip install 'bytemlperf-llm[hf]'")
+        raise UserError(
+            f"model '{name}' is a hub id and huggingface_hub is not installed", f"pip install 'bytemlperf-llm[hf]', or {OTHERS}"
+        )
     # The library reads both when it is imported.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
