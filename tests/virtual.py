@@ -21,6 +21,7 @@ from engines.contract import Decoded, EngineError, EngineInfo, ErrorClass, Finis
 
 NS_PER_S = 1_000_000_000
 MS = 1_000_000
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -161,7 +162,7 @@ def make_worker(
     loop: VirtualLoop,
     engine: Any,
     *,
-    timeouts: Timeouts = Timeouts(),
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     max_concurrency: int | None = None,
     drain_s: float = 30.0,
 ) -> tuple[Worker, Collected]:

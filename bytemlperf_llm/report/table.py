@@ -31,7 +31,7 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     """Everything, ending in the verdict and the next command to try."""
     _print_head(console, run)
     console.print(latency_table(summary))
-    console.print(throughput_table(summary, run))
+    console.print(throughput_table(summary))
     for text in _remarks(summary, run):
         console.print(f"[yellow]![/] {_plain(text)}")
     word = summary.verdict.upper()
@@ -88,7 +88,7 @@ def _ms(value_ns: Any) -> str:
     return f"{value_ms:,.{digits}f}"
 
 
-def throughput_table(summary: Summary, run: dict[str, Any]) -> Table:
+def throughput_table(summary: Summary) -> Table:
     """Rates, outcomes, load and client, two columns of label and value."""
     from rich import box
     from rich.table import Table
@@ -97,7 +97,7 @@ def throughput_table(summary: Summary, run: dict[str, Any]) -> Table:
     for _ in range(2):
         table.add_column(style="bold", no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-    left, right = _rate_rows(summary), _load_rows(summary, run)
+    left, right = _rate_rows(summary), _load_rows(summary)
     for row in range(max(len(left), len(right))):
         table.add_row(*(left[row] if row < len(left) else ("", "")), *(right[row] if row < len(right) else ("", "")))
     return table
@@ -117,7 +117,7 @@ def _slo(slo: Any) -> list[tuple[str, float | None]]:
     return [("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e)]
 
 
-def _load_rows(summary: Summary, run: dict[str, Any]) -> list[tuple[str, str]]:
+def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     load = summary.load
     outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.outcomes.items() if count)
     rows = [("requests", f"{summary.scheduled:,}: {outcomes}")]

@@ -43,9 +43,7 @@ def test_the_example_installs_and_runs(tmp_path):
     assert "echo" in bmp("engines").stdout
     checked = bmp("engine", "check", "echo")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    ran = bmp(
-        "serve-bench", "--engine", "echo", "--scenario", "smoke", "--request-rate", "20", "--num-prompts", "20", "--quiet"
-    )
+    ran = bmp("serve-bench", "--engine", "echo", "--scenario", "smoke", "--request-rate", "20", "--num-prompts", "20", "--quiet")
     assert ran.returncode == 0, ran.stderr
     folder = tmp_path / ran.stdout.strip().splitlines()[-1]
     records = list(RunReader(folder).records())

@@ -130,9 +130,7 @@ async def test_bad_company_changes_nothing_for_the_others():
                 await engine.start(Model(name=name), {"base_url": server.url})
             workers = [Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig()) for engine in engines.values()]
             ids = itertools.count()
-            await asyncio.gather(
-                *(worker.run_closed((make_request(next(ids)) for _ in range(3)), 1, monotonic_ns()) for worker in workers)
-            )
+            await asyncio.gather(*(worker.run_closed((make_request(next(ids)) for _ in range(3)), 1, monotonic_ns()) for worker in workers))
         finally:
             for engine in engines.values():
                 await engine.close()

@@ -134,13 +134,17 @@ def test_a_full_disk_is_said_and_what_was_written_is_whole(folder):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
         with pytest.raises(LogFull):
-            for index in range(100):
-                log.append(record(index))
+            _append_many(log, 100)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
     log.close()
     assert len(list(RunReader(folder).records())) == log.records > 0
+
+
+def _append_many(log, count):
+    for index in range(count):
+        log.append(record(index))
 
 
 def test_a_run_folder_is_named_and_new(tmp_path):

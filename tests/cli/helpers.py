@@ -1,0 +1,42 @@
+"""Running the command line as a user does: a process, its two streams, its status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
+
+
+def bmp(*words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run to its end."""
+    environment = os.environ | {"NO_COLOR": "1"} | (env or {})
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout_s, check=False)
+
+
+def start(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start; the caller ends it."""
+    environment = os.environ | {"NO_COLOR": "1"} | (env or {})
+    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment)
+
+
+def run_folder(stdout: str, cwd: Path) -> Path:
+    """The last line on standard output."""
+    return cwd / stdout.strip().splitlines()[-1]
+
+
+QUICK = (
+    "serve-bench",
+    "--engine",
+    "reference",
+    "--scenario",
+    "smoke",
+    "--num-warmups",
+    "0",
+    "--engine-option",
+    "ttft_ms=5",
+    "--engine-option",
+    "itl_ms=1",
+)
