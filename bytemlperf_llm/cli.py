@@ -10,7 +10,6 @@ import typer
 import typer.core
 
 
-
 class PlainHelpGroup(typer.core.TyperGroup):
     """Lists its commands without rich, whose import would be most of what `--help` costs."""
 
