@@ -7,6 +7,7 @@ computed from the records on disk, by the same code as `bmp-llm summarize`.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -41,35 +42,29 @@ NS_PER_S = 1_000_000_000
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 TICK_S = 1.0
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
-EXIT_INTERRUPTED = 130
-
-
-class RunFailed(Exception):
-    """The run ended early and what was measured is kept; `reason` is for the verdict."""
+GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
 
 
 class _Sink:
-    """Where ended requests go, in this order: the log, then everything that only shows."""
+    """Where ended requests go: first into the log, then to the live metrics."""
 
-    def __init__(self, log: RecordLog, metrics: LlmMetrics, view: LiveView, max_error_rate: float | None, stop: Callable[[], None]) -> None:
-        self._log, self._metrics, self._view = log, metrics, view
+    def __init__(self, log: RecordLog, metrics: LlmMetrics, max_error_rate: float | None, stop: Callable[[], None]) -> None:
+        self._log, self._metrics = log, metrics
         self._max_error_rate, self._stop = max_error_rate, stop
+        self.started = metrics.started
         self.failure = ""
-
-    def started(self) -> None:
-        self._metrics.started()
-        self._view.started()
 
     def ended(self, record: RequestRecord) -> None:
         try:
             self._log.append(record)
         except LogFull as full:
             self._fail(f"records can't be written any more ({full}); what was written is kept")
-        self._metrics.ended(record)
-        self._view.ended(record)
-        view, limit = self._view, self._max_error_rate
-        if limit is not None and view.ended_requests >= MIN_ENDED_FOR_ERROR_RATE and view.failed > limit * view.ended_requests:
-            self._fail(f"{view.failed} of {view.ended_requests} requests failed, more than --max-error-rate {limit:g} allows")
+        metrics, limit = self._metrics, self._max_error_rate
+        metrics.ended(record)
+        if limit is not None and metrics.ended_requests >= MIN_ENDED_FOR_ERROR_RATE:
+            failed, ended = metrics.failed_requests, metrics.ended_requests
+            if failed > limit * ended:
+                self._fail(f"{failed} of {ended} requests failed, more than --max-error-rate {limit:g} allows")
 
     def _fail(self, reason: str) -> None:
         if not self.failure:
@@ -154,14 +149,15 @@ class Bench:
     async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> None:
         """The measured part; leaves run.json with how it ended."""
         log = RecordLog(folder / "records.jsonl")
-        with LiveView(self._console, self._title(), self._schedule.requests, self._quiet) as view:
-            sink = _Sink(log, self._metrics, view, self._plan.flags.max_error_rate, lambda: worker.stop())
+        with LiveView(self._console, self._title(), self._schedule.requests, self._metrics, self._quiet) as view:
+            sink = _Sink(log, self._metrics, self._plan.flags.max_error_rate, lambda: worker.stop())
             worker = Worker(engine, sink, pacer, _worker_config(self._plan, self._scenario), redact=self._redactor)
             origin_ns = monotonic_ns() + START_DELAY_NS
             run_json["clock_origin_ns"] = origin_ns
             write_json(folder / "run.json", run_json)
             _stop_on_signals(worker, self._say)
             background = [asyncio.ensure_future(log.sync_forever()), asyncio.ensure_future(self._tick(view, origin_ns))]
+            _settle_garbage()
             busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
             try:
                 await self._replay(worker, origin_ns)
@@ -199,6 +195,13 @@ class Bench:
     def _say(self, sentence: str) -> None:
         if not self._quiet:
             print(self._redactor(sentence), file=sys.stderr, flush=True)
+
+
+def _settle_garbage() -> None:
+    """What exists by now stays: keep the collector from walking it again in mid-run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def _load_text(scenario: Scenario) -> str:

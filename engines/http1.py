@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -45,7 +46,8 @@ class Framing(Enum):
 
 
 class Head(NamedTuple):
-    """A response head. Header names are lower case; the last of equal names wins."""
+    """A response head. Header names are lower case; the last of equal names wins. Heads are shared
+    between equal responses: don't change `headers`."""
 
     status: int
     headers: dict[str, str]
@@ -84,7 +86,9 @@ def parse_head(data: bytes, start: int = 0) -> tuple[Head, int] | None:
             return head, start
 
 
+@lru_cache(maxsize=256)
 def _head(block: bytes) -> Head:
+    """Cached, since a server's heads repeat (but for a date or an id)."""
     lines = block.split(CRLF)
     match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
@@ -186,17 +190,26 @@ def _chunk_size(data: bytes, start: int, line_end: int) -> int:
     return int(match[0], 16)
 
 
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
 class ResponseWatcher:
-    """Tells, read by read, whether the response is complete. See rule 2 above."""
+    """Tells, read by read, whether the response is complete. See rule 2 above.
 
-    __slots__ = ("_body", "_length_left", "_pending", "_scanner", "head")
+    `ending` is content after which nothing of meaning can follow (an event stream's `[DONE]`): a
+    chunk that ends so, followed by the last chunk, ends the response without a walk over all chunks.
+    Were that ever wrong, the bytes that still came would meet a connection that expects none.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_ending", "_length_left", "_pending", "_scanner", "_whole_ending", "head")
+
+    def __init__(self, ending: bytes = b"") -> None:
         self.head: Head | None = None
         self._pending: list[bytes] = []
         self._scanner: ChunkScanner | None = None
-        self._body = b""
         self._length_left = 0
+        self._ending = ending + CRLF
+        self._whole_ending = ending + CRLF + _LAST_CHUNK if ending else b""
 
     def feed(self, data: bytes) -> bool:
         """True when `data` completed the response. Raises HttpParseError."""
@@ -204,9 +217,9 @@ class ResponseWatcher:
         if head is None:
             return self._feed_head(data)
         if head.framing is Framing.CHUNKED:
-            self._pending.append(data)
             if data.endswith(_END) or len(data) < len(_END):
-                return self._scan()
+                return self._ends_surely(data) or self._scan(data)
+            self._pending.append(data)
             return False
         if head.framing is Framing.LENGTH:
             self._length_left -= len(data)
@@ -215,31 +228,38 @@ class ResponseWatcher:
             return self._length_left == 0
         return head.framing is Framing.NONE
 
+    def _ends_surely(self, data: bytes) -> bool:
+        whole = self._whole_ending
+        if not whole:
+            return False
+        return data.endswith(whole) or (data == _LAST_CHUNK and bool(self._pending) and self._pending[-1].endswith(self._ending))
+
     def _feed_head(self, data: bytes) -> bool:
-        self._pending.append(data)
-        joined = data if len(self._pending) == 1 else b"".join(self._pending)
+        joined = b"".join((*self._pending, data)) if self._pending else data
         parsed = parse_head(joined)
         if parsed is None:
+            self._pending = [joined]
             return False
         self.head, start = parsed
-        self._pending = [joined[start:]]
+        self._pending.clear()
         if self.head.framing is Framing.CHUNKED:
+            if self._whole_ending and joined.endswith(self._whole_ending):
+                return True
             self._scanner = ChunkScanner(0)
-            return joined.endswith(_END) and start < len(joined) and self._scan()
+            return start < len(joined) and self._scan(joined[start:])
         if self.head.framing is Framing.LENGTH:
             self._length_left = self.head.content_length - (len(joined) - start)
             if self._length_left < 0:
                 raise HttpParseError("body is longer than its Content-Length")
-            self._pending = []
             return self._length_left == 0
-        self._pending = []
         return self.head.framing is Framing.NONE
 
-    def _scan(self) -> bool:
-        """Scan what came since the last scan; what is left over of it stays for the next."""
+    def _scan(self, data: bytes) -> bool:
+        """Walk over what came since the last walk; what is left over of it stays for the next."""
         scanner = self._scanner
         assert scanner is not None
-        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        if self._pending:
+            data = b"".join((*self._pending, data))
         done = scanner.scan(data)
         if done and scanner.position != len(data):
             raise HttpParseError("bytes after the end of the response")

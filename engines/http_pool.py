@@ -40,7 +40,8 @@ class _Ignore:
 class Connection(asyncio.Protocol):
     """One TCP or TLS connection. Busy from `request` until the response's end."""
 
-    def __init__(self, max_response_bytes: int) -> None:
+    def __init__(self, max_response_bytes: int, ending: bytes) -> None:
+        self._ending = ending
         self.transport: asyncio.Transport | None = None
         self.reusable = True
         self._max_bytes = max_response_bytes
@@ -56,7 +57,7 @@ class Connection(asyncio.Protocol):
     async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
         """Send, pass every read to the recorder, return the head when the response is complete."""
         assert self.transport is not None
-        self._watcher = ResponseWatcher()
+        self._watcher = ResponseWatcher(self._ending)
         self._received_bytes = 0
         self._chunk = recorder.chunk
         self._done = asyncio.get_running_loop().create_future()
@@ -142,7 +143,10 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections to one address, opened when needed, reused last-in first-out."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext | None, *, ending: bytes = b"", max_response_bytes: int = MAX_RESPONSE_BYTES
+    ) -> None:
+        self._ending = ending
         self._host, self._port, self._tls = host, port, tls
         self._max_bytes = max_response_bytes
         self._idle: list[Connection] = []
@@ -175,7 +179,9 @@ class Pool:
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(lambda: Connection(self._max_bytes), self._host, self._port, ssl=self._tls)
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._max_bytes, self._ending), self._host, self._port, ssl=self._tls
+            )
         except Exception as error:
             raise connect_error(error, tls=self._tls is not None) from error
         self._all.add(connection)

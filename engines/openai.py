@@ -35,7 +35,7 @@ from engines.contract import (
 )
 from engines.http1 import Head, parse_response
 from engines.http_pool import Pool
-from engines.openai_decode import classify, decode, excerpt, model_list
+from engines.openai_decode import DONE_EVENT, classify, decode, excerpt, model_list
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
@@ -111,8 +111,9 @@ class OpenAIEngine:
             from engines.http_aiohttp import AiohttpTransport
 
             self._aiohttp = AiohttpTransport(target.url, headers, tls)
-        self._pool = Pool(target.host, target.port, tls)
+        self._pool = Pool(target.host, target.port, tls, ending=DONE_EVENT)
         self._head_lines = _head_lines(headers)
+        self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
         names = await self._wait_for_models(parsed.ready_timeout_s)
         self._model_name, max_model_len = _choose_model(model, names, target)
         return EngineInfo(
@@ -219,16 +220,11 @@ class OpenAIEngine:
         body = self._body(request)
         if self._aiohttp is not None:
             await self._aiohttp.request(body, {"X-Request-Id": request.id}, recorder)
-            return Finish()
+            return _UNKNOWN_FINISH
         assert self._pool is not None
-        head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n" % (
-            self._target.path.encode(),
-            self._head_lines,
-            request.id.encode(),
-            len(body),
-        )
-        await self._pool.request(head + body, recorder)
-        return Finish()
+        whole = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (self._post_head, request.id.encode(), len(body), body)
+        await self._pool.request(whole, recorder)
+        return _UNKNOWN_FINISH
 
     def _body(self, request: Request) -> bytes:
         sampling = request.sampling
@@ -261,6 +257,7 @@ class OpenAIEngine:
             await self._pool.close()
 
 
+_UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
 _INCLUDE_USAGE = {"include_usage": True}
 
 

@@ -17,35 +17,35 @@ from typing import Any
 import msgspec
 
 from engines.contract import Decoded, ErrorClass, Usage
-from engines.http1 import Head, HttpParseError, Response, parse_response
+from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.sse import SseParser
 
 MAX_DETAIL_CHARS = 300
 _DONE = b"[DONE]"
-_DONE_EVENT = b"data: [DONE]\n\n"
+DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"data: (\{[^\n]*\})\n\n")
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     role: str | None = None
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: Any = None
@@ -63,10 +63,9 @@ def decode(payloads: Sequence[Any]) -> Decoded:
         return _decode_body(payloads[0], [b"", *payloads[1:]])
     reads: Sequence[bytes] = payloads
     joined = b"".join(reads)
-    if joined.startswith(b"HTTP/1.1 200"):
-        fast = _decode_fast(joined, reads)
-        if fast is not None:
-            return fast
+    fast = _decode_fast(joined, reads)
+    if fast is not None:
+        return fast
     try:
         response = parse_response(joined)
     except HttpParseError as error:
@@ -82,24 +81,19 @@ def decode(payloads: Sequence[Any]) -> Decoded:
 def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
     """None unless every event was seen whole, in a read of its own end, and nothing is odd."""
     cut = _EVENT.findall(joined)
-    done = joined.count(_DONE_EVENT)
-    if done != 1 or joined.count(b"data:") != len(cut) + 1:
+    if joined.count(DONE_EVENT) != 1 or joined.count(b"data:") != len(cut) + 1:
         return None
-    events_per_read = [read.count(b"}\n\n") for read in reads]
+    events_per_read = [read.count(b"}\n\n") for read in reads] if len(reads) > 1 else [len(cut)]
     if sum(events_per_read) != len(cut):
         return None
     try:
+        parsed = parse_head(joined)
+        if parsed is None or classify(parsed[0], b"data") is not None:
+            return None
         events = _decode_events(b"[" + b",".join(cut) + b"]")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if _looks_coded(joined):
+    except (HttpParseError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return _assemble(events, events_per_read, done=True)
-
-
-def _looks_coded(joined: bytes) -> bool:
-    head = joined[: joined.find(b"\r\n\r\n")].lower()
-    return b"content-encoding" in head or b"text/html" in head
 
 
 # -- slow path -------------------------------------------------------------------

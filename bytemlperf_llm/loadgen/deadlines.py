@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,46 +39,88 @@ def next_deadline(timeouts: Timeouts, started_ns: int, sent_ns: int | None, last
     return min(total, Deadline(last_chunk_ns + timeouts.idle_ns, "idle_timeout"))
 
 
+class Watch:
+    """One request under watch. `expired` names the limit that ended it."""
+
+    __slots__ = ("expired", "recorder", "started_ns", "task", "timer", "token_seen")
+
+    def __init__(self, recorder: RequestRecorder, task: asyncio.Task[None], started_ns: int) -> None:
+        self.recorder: RequestRecorder | None = recorder
+        self.task: asyncio.Task[None] | None = task
+        self.started_ns = started_ns
+        self.token_seen = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.expired: ErrorClass | None = None
+
+
 class Watchdog:
     """Cancels a request's task when its deadline has passed without progress.
 
-    One timer a request, looked at only when it fires: then it is armed again for the deadline that
-    applies by now. Whether a token has arrived (a response head or a ping is none) is asked of
-    `carries_token` at such a look, and never between. `expired` names the limit that ended the request.
+    No limit can pass before the shortest of them, so every request is first looked at that long after
+    its start; these first looks come in the order of the starts and share one timer. Most requests have
+    ended by then. One that has not gets a timer of its own, for the limit that applies by now.
+
+    Whether a token has arrived (a response head or a ping is none) is asked of `carries_token` at such a
+    look, and never between.
     """
 
-    __slots__ = ("_carries_token", "_handle", "_loop", "_now", "_recorder", "_started_ns", "_task", "_timeouts", "_token_seen", "expired")
-
-    def __init__(
-        self,
-        timeouts: Timeouts,
-        recorder: RequestRecorder,
-        now: ClockNs,
-        task: asyncio.Task[None],
-        carries_token: Callable[[list[Any]], bool],
-    ) -> None:
-        self._timeouts, self._recorder, self._now, self._task = timeouts, recorder, now, task
-        self._carries_token, self._token_seen = carries_token, False
+    def __init__(self, timeouts: Timeouts, now: ClockNs, carries_token: Callable[[list[Any]], bool]) -> None:
+        self._timeouts, self._now, self._carries_token = timeouts, now, carries_token
+        self._first_look_ns = min(timeouts)
         self._loop = asyncio.get_running_loop()
-        self._started_ns = now()
-        self.expired: ErrorClass | None = None
-        # no limit can pass before the shortest of them; which one applies is found when it fires
-        self._handle = self._loop.call_later(min(timeouts) / NS_PER_S, self._look)
+        self._waiting: deque[Watch] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def _look(self) -> None:
-        recorder = self._recorder
-        if not self._token_seen and recorder.payloads:
-            self._token_seen = self._carries_token(recorder.payloads)
-        deadline = next_deadline(self._timeouts, self._started_ns, recorder.sent_ns, recorder.chunk_ns[-1] if self._token_seen else None)
-        left_ns = deadline.at_ns - self._now()
-        if left_ns <= 0:
-            self.expired = deadline.error_class
-            self._task.cancel()
-            return
-        if not self._token_seen:  # a first token may come and then nothing: look again before that can be too long
-            left_ns = min(left_ns, self._timeouts.idle_ns)
-        self._handle = self._loop.call_later(left_ns / NS_PER_S, self._look)
+    def watch(self, recorder: RequestRecorder, task: asyncio.Task[None]) -> Watch:
+        """Begin to watch a request that starts now."""
+        watch = Watch(recorder, task, self._now())
+        self._waiting.append(watch)
+        if self._timer is None:
+            self._arm(watch)
+        return watch
+
+    def end(self, watch: Watch) -> None:
+        """The request has ended: forget it, and what else has ended at the head of the line."""
+        watch.recorder = watch.task = None
+        if watch.timer is not None:
+            watch.timer.cancel()
+        waiting = self._waiting
+        while waiting and waiting[0].task is None:
+            waiting.popleft()
 
     def close(self) -> None:
-        """Stop watching."""
-        self._handle.cancel()
+        """Stop watching altogether."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, head: Watch) -> None:
+        left_ns = head.started_ns + self._first_look_ns - self._now()
+        self._timer = self._loop.call_later(left_ns / NS_PER_S, self._first_looks)
+
+    def _first_looks(self) -> None:
+        self._timer = None
+        due_ns = self._now() - self._first_look_ns
+        while self._waiting:
+            head = self._waiting[0]
+            if head.started_ns > due_ns:
+                self._arm(head)
+                return
+            self._waiting.popleft()
+            self._look(head)
+
+    def _look(self, watch: Watch) -> None:
+        recorder, task = watch.recorder, watch.task
+        if recorder is None or task is None:
+            return
+        if not watch.token_seen and recorder.payloads:
+            watch.token_seen = self._carries_token(recorder.payloads)
+        last_chunk_ns = recorder.chunk_ns[-1] if watch.token_seen else None
+        deadline = next_deadline(self._timeouts, watch.started_ns, recorder.sent_ns, last_chunk_ns)
+        left_ns = deadline.at_ns - self._now()
+        if left_ns <= 0:
+            watch.expired = deadline.error_class
+            task.cancel()
+            return
+        if not watch.token_seen:  # a first token may come and then nothing: look again before that can be too long
+            left_ns = min(left_ns, self._timeouts.idle_ns)
+        watch.timer = self._loop.call_later(left_ns / NS_PER_S, self._look, watch)

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from bytemlperf_llm.loadgen.deadlines import Timeouts, Watchdog
+from bytemlperf_llm.loadgen.deadlines import Timeouts, Watch, Watchdog
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from bytemlperf_llm.loadgen.stamped import make_record
@@ -61,6 +61,10 @@ class _Ending(NamedTuple):
     detail: str = ""
 
 
+_WELL = _Ending()
+_NO_FINISH = Finish()
+
+
 class Worker:
     """Replays a schedule against an engine. `origin_ns` is zero of the record's times."""
 
@@ -78,6 +82,7 @@ class Worker:
         self._now, self._redact = now, redact
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watchdog = Watchdog(config.timeouts, now, self._carries_token)
         self._stop = asyncio.Event()
         self._drained = False
         self.origin_ns = 0
@@ -149,6 +154,7 @@ class Worker:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._watchdog.close()
 
     # -- one request ------------------------------------------------------------------
 
@@ -157,15 +163,15 @@ class Worker:
         recorder = RequestRecorder(self._now, planned_ns)
         task = asyncio.current_task()
         assert task is not None
-        watchdog: Watchdog | None = None
-        finish, ending = Finish(), _Ending()
+        watch: Watch | None = None
+        finish, ending = _NO_FINISH, _WELL
         try:
             if self._slots is not None:
                 await self._slots.acquire()
             try:
                 if self._slots is not None and self._stop.is_set():
                     raise asyncio.CancelledError
-                watchdog = Watchdog(self._config.timeouts, recorder, self._now, task, self._carries_token)
+                watch = self._watchdog.watch(recorder, task)
                 self._sink.started()
                 finish = await self._engine.generate(request, recorder)
             finally:
@@ -174,28 +180,28 @@ class Worker:
         except EngineError as error:
             ending = _Ending("failed", error.error_class, error.detail)
         except asyncio.CancelledError:
-            ending = self._why_cancelled(watchdog)
+            ending = self._why_cancelled(watch)
             task.uncancel()
         except Exception as error:
             ending = _Ending("failed", "engine_failed", f"{type(error).__name__}: {error}")
-        if watchdog is not None:
-            watchdog.close()
-        self._ended(request, recorder, finish, ending, sent_to_engine=watchdog is not None)
+        if watch is not None:
+            self._watchdog.end(watch)
+        self._ended(request, recorder, finish, ending, sent_to_engine=watch is not None)
 
     def _carries_token(self, payloads: list[Any]) -> bool:
         return any(self._engine.decode(payloads).tokens_per_chunk)
 
-    def _why_cancelled(self, watchdog: Watchdog | None) -> _Ending:
-        if watchdog is None:
+    def _why_cancelled(self, watch: Watch | None) -> _Ending:
+        if watch is None:
             return _Ending("dropped", None, "never left this client's queue")
-        if watchdog.expired is not None:
-            return _Ending("failed", watchdog.expired, "no progress within the time limit")
+        if watch.expired is not None:
+            return _Ending("failed", watch.expired, "no progress within the time limit")
         return _Ending("in_flight", None, "still running when the drain limit ended")
 
     def _ended(self, request: Request, recorder: RequestRecorder, finish: Finish, ending: _Ending, *, sent_to_engine: bool) -> None:
         end_ns = self._now()
         decoded = self._engine.decode(recorder.payloads) if recorder.payloads else _NOTHING
-        if ending.outcome == "ok":
+        if ending is _WELL:
             ending = _judged(decoded, recorder)
         record = make_record(request, recorder, finish, decoded, self.origin_ns, end_ns)
         record.worker = self._config.worker
@@ -218,4 +224,4 @@ def _judged(decoded: Decoded, recorder: RequestRecorder) -> _Ending:
         return _Ending("failed", "empty_response", "the engine answered nothing")
     if decoded.error_class is not None:
         return _Ending("failed", decoded.error_class, decoded.error_detail)
-    return _Ending()
+    return _WELL

@@ -1,7 +1,7 @@
 """The live view of a run: a rich table in a terminal, a plain line now and then elsewhere.
 
-It is drawn by the run's own loop, once a second, and says what drawing costs it: nothing is drawn
-from a thread, where it could hold the interpreter at a moment that nobody chose.
+It is drawn by the run's own loop, once a second: never from a thread, which could hold the
+interpreter at a moment that nobody chose.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bytemlperf_llm.export.llm_metrics import token_stamps
-from bytemlperf_llm.runs.record import RequestRecord
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bytemlperf_llm.export.llm_metrics import LlmMetrics
 
 NS_PER_S = 1e9
 SKETCH_STEP = 0.02  # buckets of the live percentiles are 2 % wide; the final ones are exact
@@ -45,19 +44,17 @@ class Sketch:
 
 
 class LiveView:
-    """A sink that keeps what the view shows. `tick` is called about once a second."""
+    """Shows a run while it goes on, from the live metrics. `tick` is called about once a second."""
 
-    def __init__(self, console: Console, title: str, scheduled: int | None, quiet: bool = False) -> None:
-        self._console, self._title, self._scheduled = console, title, scheduled
-        self._quiet = quiet
+    def __init__(self, console: Console, title: str, scheduled: int | None, metrics: LlmMetrics, quiet: bool = False) -> None:
+        self._console, self._title, self._scheduled, self._metrics, self._quiet = console, title, scheduled, metrics, quiet
         self._live: Any = None
         self._ticks = 0
-        self.ended_requests = self.failed = self.in_flight = 0
-        self._tokens = 0
         self._ttft, self._tpot = Sketch(), Sketch()
-        self._errors: dict[str, int] = {}
 
     def __enter__(self) -> LiveView:
+        if not self._quiet:
+            self._metrics.listener = self._listen
         if self._console.is_terminal and not self._quiet:
             from rich.live import Live
 
@@ -66,33 +63,14 @@ class LiveView:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._metrics.listener = None
         if self._live is not None:
             self._live.stop()
 
-    # -- feeding --------------------------------------------------------------------
-
-    def started(self) -> None:
-        """A request is on its way."""
-        self.in_flight += 1
-
-    def ended(self, record: RequestRecord) -> None:
-        """A request has ended."""
-        self.in_flight -= 1
-        self.ended_requests += 1
-        self._tokens += record.output_tokens
-        if record.outcome != "ok":
-            self.failed += record.outcome == "failed"
-            name = record.error_class or record.outcome
-            self._errors[name] = self._errors.get(name, 0) + 1
-            return
-        start_ns = record.planned_ns if record.planned_ns is not None else record.sent_ns
-        stamps = token_stamps(record)
-        if stamps and start_ns is not None:
-            self._ttft.add(stamps[0] - start_ns)
-            if record.output_tokens > 1:
-                self._tpot.add((stamps[-1] - stamps[0]) / (record.output_tokens - 1))
-
-    # -- showing --------------------------------------------------------------------
+    def _listen(self, ttft_s: list[float], tpot_s: list[float]) -> None:
+        for sketch, values in ((self._ttft, ttft_s), (self._tpot, tpot_s)):
+            for value_s in values:
+                sketch.add(value_s * NS_PER_S)
 
     def tick(self, elapsed_s: float) -> None:
         """Draw once."""
@@ -104,10 +82,11 @@ class LiveView:
 
     def line(self, elapsed_s: float) -> str:
         """The plain form."""
+        seen = self._metrics
         scheduled = f"/{self._scheduled}" if self._scheduled else ""
         return (
-            f"[{elapsed_s:5.0f} s] {self.ended_requests}{scheduled} requests, {self.in_flight} in flight, {self.failed} failed, "
-            f"{self._tokens / max(elapsed_s, 1e-9):,.0f} tokens/s, TTFT p50 ≈ {self._ttft.percentile_ms(50)} ms, "
+            f"[{elapsed_s:5.0f} s] {seen.ended_requests}{scheduled} requests, {seen.in_flight} in flight, {seen.failed_requests} failed, "
+            f"{seen.output_tokens / max(elapsed_s, 1e-9):,.0f} tokens/s, TTFT p50 ≈ {self._ttft.percentile_ms(50)} ms, "
             f"p99 ≈ {self._ttft.percentile_ms(99)} ms"
         )
 
@@ -116,18 +95,19 @@ class LiveView:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
+        seen = self._metrics
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold")
         grid.add_column(justify="right")
         grid.add_column(style="dim")
-        done = f"{self.ended_requests:,}" + (f" / {self._scheduled:,}" if self._scheduled else "")
+        done = f"{seen.ended_requests:,}" + (f" / {self._scheduled:,}" if self._scheduled else "")
         if self._scheduled:
-            grid.add_row("progress", ProgressBar(total=self._scheduled, completed=self.ended_requests, width=28), f"{elapsed_s:.0f} s")
-        grid.add_row("requests", done, f"{self.ended_requests / max(elapsed_s, 1e-9):.2f} /s")
-        grid.add_row("in flight", f"{self.in_flight:,}", "")
-        grid.add_row("output tokens", f"{self._tokens:,}", f"{self._tokens / max(elapsed_s, 1e-9):,.1f} /s")
+            grid.add_row("progress", ProgressBar(total=self._scheduled, completed=seen.ended_requests, width=28), f"{elapsed_s:.0f} s")
+        grid.add_row("requests", done, f"{seen.ended_requests / max(elapsed_s, 1e-9):.2f} /s")
+        grid.add_row("in flight", f"{seen.in_flight:,}", "")
+        grid.add_row("output tokens", f"{seen.output_tokens:,}", f"{seen.output_tokens / max(elapsed_s, 1e-9):,.1f} /s")
         grid.add_row("TTFT p50 ≈", f"{self._ttft.percentile_ms(50)} ms", f"p99 ≈ {self._ttft.percentile_ms(99)} ms")
         grid.add_row("TPOT p50 ≈", f"{self._tpot.percentile_ms(50)} ms", f"p99 ≈ {self._tpot.percentile_ms(99)} ms")
-        worst = sorted(self._errors.items(), key=lambda item: -item[1])[:3]
-        grid.add_row("errors", str(sum(self._errors.values())), ", ".join(f"{name} {count}" for name, count in worst))
+        worst = sorted(seen.failures.items(), key=lambda item: -item[1])[:3]
+        grid.add_row("errors", str(sum(seen.failures.values())), ", ".join(f"{name} {count}" for name, count in worst))
         return Panel(grid, title=self._title, title_align="left", expand=False)

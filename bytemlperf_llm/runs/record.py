@@ -20,7 +20,7 @@ TokenSource = Literal["usage", "chunks"]
 """Where `output_tokens` comes from: what the engine reported, or the chunks counted."""
 
 
-class RequestRecord(msgspec.Struct, kw_only=True):
+class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
     """One request of the measured schedule."""
 
     id: str
