@@ -14,6 +14,7 @@ import os
 import ssl
 import urllib.request
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,9 +28,11 @@ from engines.contract import (
     EngineInfo,
     EngineUnavailable,
     Finish,
+    Message,
     Model,
     Recorder,
     Request,
+    Sampling,
     WeightsKind,
     parse_options,
 )
@@ -85,6 +88,7 @@ class OpenAIEngine:
         self._pool: Pool | None = None
         self._aiohttp: Any = None
         self._secrets: list[str] = []
+        self._rest_by_sampling: dict[Sampling, bytes] = {}
 
     @staticmethod
     def requirements() -> Availability:
@@ -105,6 +109,8 @@ class OpenAIEngine:
         headers = self._headers(parsed, target)
         self._chat = target.path.endswith("/chat/completions")
         self._extra = _json_object("extra_body", parsed.extra_body)
+        if taken := sorted(self._extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
+            raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
         tls = _tls_context(parsed) if target.tls else None
         transport = _choose_transport(parsed.transport, target)
         if transport == "aiohttp":
@@ -227,25 +233,25 @@ class OpenAIEngine:
         return _UNKNOWN_FINISH
 
     def _body(self, request: Request) -> bytes:
-        sampling = request.sampling
-        body: dict[str, Any] = {"model": self._model_name}
-        if self._chat:
-            body["messages"] = request.messages or [{"role": "user", "content": request.prompt}]
-        else:
-            body["prompt"] = request.prompt if request.prompt is not None else _flatten(request)
-        body["max_tokens"] = request.max_tokens
-        body["stream"] = True
+        """The JSON body: what differs between requests is put between parts that are encoded once."""
+        kind = b'"messages"' if self._chat else b'"prompt"'
+        prompt = _encode_chat(request) if self._chat else _encode_prompt(request)
+        return b'{%b:%b,"max_tokens":%d,%b' % (kind, prompt, request.max_tokens, self._rest_of_body(request.sampling))
+
+    def _rest_of_body(self, sampling: Sampling) -> bytes:
+        rest = self._rest_by_sampling.get(sampling)
+        if rest is None:
+            rest = self._rest_by_sampling[sampling] = msgspec.json.encode(self._constant_fields(sampling))[1:]
+        return rest
+
+    def _constant_fields(self, sampling: Sampling) -> dict[str, Any]:
+        fields: dict[str, Any] = {"model": self._model_name, "stream": True}
         if self._options.usage:
-            body["stream_options"] = _INCLUDE_USAGE
-        body["temperature"] = sampling.temperature
-        for name in ("top_p", "top_k", "seed"):
-            value = getattr(sampling, name)
-            if value is not None:
-                body[name] = value
-        if sampling.ignore_eos:
-            body["ignore_eos"] = True
-        body.update(self._extra)
-        return msgspec.json.encode(body)
+            fields["stream_options"] = {"include_usage": True}
+        fields["temperature"] = sampling.temperature
+        optional = {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": sampling.seed, "ignore_eos": sampling.ignore_eos or None}
+        fields |= {name: value for name, value in optional.items() if value is not None}
+        return fields | self._extra
 
     def decode(self, payloads: Sequence[Any]) -> Decoded:
         return decode(payloads)
@@ -258,7 +264,6 @@ class OpenAIEngine:
 
 
 _UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
-_INCLUDE_USAGE = {"include_usage": True}
 
 
 class _Collect:
@@ -354,6 +359,20 @@ def _choose_model(model: Model | None, served: list[tuple[str, int | None]] | No
     if names and model.name not in names:
         raise EngineUnavailable(f"{target.authority} does not serve the model '{model.name}'", f"it serves: {', '.join(list(names)[:5])}")
     return model.name, names.get(model.name)
+
+
+@lru_cache(maxsize=4096)
+def _encode_messages(messages: tuple[Message, ...]) -> bytes:
+    """Cached, since prompts come again."""
+    return msgspec.json.encode(messages)
+
+
+def _encode_chat(request: Request) -> bytes:
+    return _encode_messages(request.messages or (Message(role="user", content=request.prompt or ""),))
+
+
+def _encode_prompt(request: Request) -> bytes:
+    return msgspec.json.encode(request.prompt if request.prompt is not None else _flatten(request))
 
 
 def _flatten(request: Request) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -87,13 +88,20 @@ def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
     if sum(events_per_read) != len(cut):
         return None
     try:
-        parsed = parse_head(joined)
-        if parsed is None or classify(parsed[0], b"data") is not None:
-            return None
         events = _decode_events(b"[" + b",".join(cut) + b"]")
-    except (HttpParseError, msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return _assemble(events, events_per_read, done=True)
+    return _assemble(events, events_per_read, done=True) if _streams(joined[: joined.find(b"\r\n\r\n") + 4]) else None
+
+
+@lru_cache(maxsize=256)
+def _streams(head: bytes) -> bool:
+    """Whether this is the head of a token stream; cached, since a server's heads repeat."""
+    try:
+        parsed = parse_head(head)
+    except HttpParseError:
+        return False
+    return parsed is not None and classify(parsed[0], b"data") is None
 
 
 # -- slow path -------------------------------------------------------------------
@@ -213,7 +221,7 @@ def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done:
             error = event.error if event.error is not None else event.message
         texts.append(text)
         token_events.append(carries)
-    if usage is not None and usage.output_tokens is not None:
+    if usage is not None and usage.output_tokens is not None and usage.output_tokens != sum(token_events):
         token_events = spread(usage.output_tokens, token_events, texts)
     decoded = Decoded(tokens_per_chunk=_per_read(token_events, events_per_read), text="".join(texts), reason=reason, usage=usage)
     if error is not None:

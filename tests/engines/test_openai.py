@@ -186,6 +186,7 @@ async def test_the_key_comes_from_environment_or_file(monkeypatch, tmp_path):
         ({"endpoint": "v1"}, "not a path"),
         ({"endpoint": "/v1/embeddings"}, "neither chat nor completions"),
         ({"extra_body": "{"}, "not JSON"),
+        ({"extra_body": '{"max_tokens": 3}'}, "max_tokens"),
         ({"headers": "[1]"}, "not a JSON object"),
         ({"headers": '{"A": "b\\r\\nC: d"}'}, "line break"),
         ({"api_key_file": "/nonexistent/key"}, "key file"),
