@@ -27,6 +27,7 @@ from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.plan import Flags, Plan, resolve
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.report.live import LiveView
+from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.describe import describe_run, finished
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.log import LogFull, RecordLog
@@ -252,6 +253,10 @@ def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) ->
         write_json(folder / "run.json", run_json)
     except OSError as error:
         say(f"run.json could not be completed: {error.strerror}; the records are kept")
+    try:
+        write_checksums(folder)
+    except OSError as error:
+        say(f"checksums.json could not be written: {error.strerror}; bmp-llm verify can't tell whether the run was changed later")
 
 
 def _remove_if_empty(folder: Path) -> None:

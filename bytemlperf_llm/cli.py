@@ -153,6 +153,14 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_def
     raise typer.Exit(summarize_run(run))
 
 
+@app.command(short_help="Check that a run is as it was left.")
+def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
+    """Compute every published figure again, compare, and list what was damaged or changed."""
+    from bytemlperf_llm.serve_command import verify_run_folder
+
+    raise typer.Exit(verify_run_folder(run))
+
+
 @app.command()
 def engines() -> None:
     """List the engines, with versions, or what is missing."""

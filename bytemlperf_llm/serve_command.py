@@ -45,6 +45,21 @@ def summarize_run(folder: Path) -> int:
     return EXIT_INVALID if summary.verdict == "invalid" else 0
 
 
+def verify_run_folder(folder: Path) -> int:
+    """Compare a run folder with what its records and configuration say; one line for each finding."""
+    from bytemlperf_llm.runs.verify import verify_run
+    from bytemlperf_llm.terminal_exit import one_line
+
+    verified = verify_run(folder)
+    for text in verified.unchecked:
+        print(f"not checked: {one_line(text)}")
+    for text in verified.findings:
+        print(f"problem: {one_line(text)}")
+    if not verified.findings:
+        print(f"{folder}: {verified.records} records, schedule and summary are as the run left them")
+    return EXIT_INVALID if verified.findings else 0
+
+
 def _show(console: Console, folder: Path, summary: Summary) -> None:
     from bytemlperf_llm.report.table import print_summary
     from bytemlperf_llm.runs.reader import read_run_json

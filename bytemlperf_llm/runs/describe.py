@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,11 +18,12 @@ from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.plan import Plan
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.reader import FORMAT_VERSION
-from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.scenario import BUILTIN_FOLDER, Scenario
 from bytemlperf_llm.schedule import ScheduleFacts
 from engines.contract import EngineInfo
 
 REPORTED_PACKAGES = ("bytemlperf-llm", "aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
+BUILTIN = "built in"
 
 
 def describe_run(
@@ -45,6 +47,8 @@ def describe_run(
         "config": {
             "flags": {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()},
             "scenario": scenario.model_dump(mode="json"),
+            "scenario_folder": _folder_of(scenario),
+            "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),
             "engine_options": {key: value for key, value in plan.engine_options.items() if key != "headers"},
             "probe": None if probed is None else _probe(probed),
             "metadata": plan.metadata,
@@ -65,6 +69,11 @@ def describe_run(
     redacted = redactor.deep(description)
     assert isinstance(redacted, dict)
     return redacted
+
+
+def _folder_of(scenario: Scenario) -> str:
+    """Where its prompt files lie; the package's own folder has another path on another machine."""
+    return BUILTIN if scenario.folder == BUILTIN_FOLDER else str(scenario.folder.absolute())
 
 
 def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInfo) -> RunFacts:

@@ -46,9 +46,10 @@ class RunReader:
         """Every whole record of every log, in the order written."""
         self.damages.clear()
         for path in self.logs():
-            yield from self._records_of(path)
+            yield from self.records_of(path)
 
-    def _records_of(self, path: Path) -> Iterator[RequestRecord]:
+    def records_of(self, path: Path) -> Iterator[RequestRecord]:
+        """Every whole record of one log; adds to `damages`."""
         decode = msgspec.json.Decoder(RequestRecord).decode
         offset = 0
         with path.open("rb") as file:

@@ -1,0 +1,68 @@
+"""checksums.json: SHA-256 of run.json and of every record log, written when the run has ended.
+
+Figures don't depend on every byte of a record (an error text, a hash of an answer): these sums
+find a flipped byte there too. A run that was killed has none. summary.json isn't listed, since it
+is computed again from what is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from bytemlperf_llm.runs.folder import write_text
+
+NAME = "checksums.json"
+FORMAT_VERSION = 1
+_LOGS = "records*.jsonl"
+
+
+def write_checksums(folder: Path) -> None:
+    """Sum up what lies there now. Raises OSError where it can't be written."""
+    write_text(folder / NAME, _text({path.name: _sum(path) for path in _covered(folder)}))
+
+
+def check_checksums(folder: Path) -> list[str]:
+    """One sentence for each difference."""
+    try:
+        kept = (folder / NAME).read_bytes()
+    except FileNotFoundError:
+        return [f"there is no {NAME}: the run was killed before its end, or is still going on"]
+    except OSError as error:
+        return [f"{NAME} can't be read: {error.strerror}"]
+    try:
+        content = json.loads(kept)
+        listed: dict[str, Any] = dict(content["files"])
+    except (ValueError, TypeError, KeyError):
+        return [f"{NAME} is damaged: it can't be understood"]
+    found: dict[str, dict[str, Any]] = {path.name: _sum(path) for path in _covered(folder)}
+    return _differences(listed, found) or ([] if _text(found).encode() == kept else [f"{NAME} is damaged: it is not as it was written"])
+
+
+def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[str]:
+    texts = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+    texts += [f"{name} is not in {NAME}: it was added after the run" for name in sorted(found.keys() - listed.keys())]
+    for name in sorted(listed.keys() & found.keys()):
+        if listed[name] == found[name]:
+            continue
+        before, now = (sums.get("bytes") if isinstance(sums, dict) else None for sums in (listed[name], found[name]))
+        size = f", {before} bytes then and {now} now" if before != now else ""
+        texts.append(f"{name} was changed after the run: its SHA-256 is not the one in {NAME}{size}")
+    return texts
+
+
+def _covered(folder: Path) -> list[Path]:
+    run = folder / "run.json"
+    return [*([run] if run.exists() else []), *sorted(folder.glob(_LOGS))]
+
+
+def _sum(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _text(files: dict[str, dict[str, Any]]) -> str:
+    return json.dumps({"format_version": FORMAT_VERSION, "files": files}, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,52 @@
+"""From run.json back to what was run: the resolved scenario, and which record belongs where.
+
+`verify` compares the records with the schedule made anew, `resume` sends what is missing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bytemlperf_llm import checked_yaml, schedule
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen.worker import Planned
+from bytemlperf_llm.runs.describe import BUILTIN
+from bytemlperf_llm.scenario import BUILTIN_FOLDER, Scenario
+from bytemlperf_llm.workload import Workload
+
+
+def scenario_of(run: dict[str, Any]) -> Scenario:
+    """The scenario as it was resolved for the run. Raises UserError where run.json doesn't hold it."""
+    config = run.get("config")
+    content = config.get("scenario") if isinstance(config, dict) else None
+    if not isinstance(content, dict):
+        raise UserError("run.json holds no scenario", "it was damaged; run again")
+    scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
+    folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
+    scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
+    return scenario
+
+
+def seed_of(run: dict[str, Any]) -> int:
+    """The run's seed. Raises UserError where run.json doesn't hold it."""
+    seed = run.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"run.json holds no seed but {seed!r}", "it was damaged; run again")
+    return seed
+
+
+def planned_requests(scenario: Scenario, seed: int) -> Iterator[Planned]:
+    """The whole schedule in order of index; without end for a closed loop that only a duration ends."""
+    workload = Workload(scenario, seed)
+    if scenario.arrival.process == "closed":
+        return schedule.closed_schedule(scenario, workload)
+    return schedule.open_schedule(scenario, workload, seed)
+
+
+def shifts_ns(run: dict[str, Any]) -> dict[str, int]:
+    """Log name to what was added to the schedule's planned times in it; logs of a run's first part
+    aren't named and have 0."""
+    resumed = run.get("resumed", [])
+    return {str(name): int(part["shift_ns"]) for part in resumed for name in part["logs"]}
