@@ -70,7 +70,7 @@ class Probe:
     def __init__(self, engine: Engine, requests: Iterator[Request], pacer: Pacer, now: ClockNs = monotonic_ns) -> None:
         self._engine, self._requests, self._pacer, self._now = engine, requests, pacer, now
         self.chunks = 0
-        self._done_chunks = self._done_tokens = self._done_requests = 0
+        self._done_chunks = self._done_tokens = self._done_max_tokens = 0
         self._failure: EngineError | None = None
 
     async def find(self, probe_s: float, share: float, mean_output_tokens: float, max_concurrency: int | None = None) -> ProbeResult:
@@ -112,7 +112,7 @@ class Probe:
                 continue
             decoded = self._engine.decode(recorder.payloads)
             usage = finish.usage or decoded.usage
-            self._done_requests += 1
+            self._done_max_tokens += request.max_tokens
             self._done_chunks += len(recorder.payloads)
             self._done_tokens += (usage and usage.output_tokens) or sum(decoded.tokens_per_chunk)
 
@@ -122,8 +122,8 @@ class Probe:
         tokens_per_chunk = self._done_tokens / self._done_chunks if self._done_chunks else 1.0
         steps = [Step(concurrency, rate * tokens_per_chunk, span) for concurrency, rate, span in measured]
         best = max(steps, key=lambda step: step.tokens_per_s)
-        if self._done_requests >= FIRST_CONCURRENCY:  # answers may end before max_tokens
-            mean_output_tokens = min(mean_output_tokens, max(self._done_tokens / self._done_requests, 1.0))
+        if self._done_max_tokens:  # answers may end before max_tokens; a share, since the short ones are done first
+            mean_output_tokens = max(mean_output_tokens * self._done_tokens / self._done_max_tokens, 1.0)
         rate_per_s = float(f"{best.tokens_per_s / mean_output_tokens * share:.3g}")
         return ProbeResult(steps, best, mean_output_tokens, share, max(rate_per_s, 0.001))
 
