@@ -100,7 +100,11 @@ def resolve(flags: Flags) -> Plan:
     """Raises UserError for the first thing that is wrong."""
     _check_flags(flags)
     scenario = scenarios.load(flags.scenario)
-    scenario = scenario.override(_overrides(flags, scenario))
+    return plan_for(flags, scenario.override(_overrides(flags, scenario)))
+
+
+def plan_for(flags: Flags, scenario: Scenario) -> Plan:
+    """The plan of a scenario that is resolved already. Raises UserError."""
     return Plan(
         flags=flags,
         scenario=scenario,
