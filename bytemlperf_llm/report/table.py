@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NS_PER_MS = 1e6
+WIDE_COLUMNS = 118
+NARROW_PERCENTILES = ("50", "99")
 SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
 TITLES = {
     "ttft": "TTFT",
@@ -30,8 +32,8 @@ VERDICT_STYLES = {"valid": "bold green", "client-limited": "bold yellow", "inval
 def print_summary(console: Console, summary: Summary, run: dict[str, Any], folder: Path) -> None:
     """Everything, ending in the verdict and the next command to try."""
     _print_head(console, run)
-    console.print(latency_table(summary))
-    console.print(throughput_table(summary))
+    console.print(latency_table(summary, console.width))
+    console.print(throughput_table(summary, console.width))
     for text in _remarks(summary, run):
         console.print(f"[yellow]![/] {_plain(text)}")
     word = summary.verdict.upper()
@@ -41,22 +43,24 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
 
 def _print_head(console: Console, run: dict[str, Any]) -> None:
     engine = run.get("engine", {})
-    versions = " ".join(f"{name} {version}" for name, version in engine.get("versions", {}).items())
-    model = f"{engine.get('model') or 'no model'}" + (f" ({engine['dtype']})" if engine.get("dtype") else "")
+    versions = " ".join(f"{name} {version}" for name, version in engine.get("versions", {}).items() if name != engine.get("name"))
+    model = " ".join(part for part in (engine.get("model"), engine.get("dtype")) if part and part != "none")
+    parts = [versions, model, engine.get("device") if engine.get("device") != "none" else ""]
     console.print()
-    console.print(f"[bold]{_plain(str(engine.get('name')))}[/] {_plain(versions)} · {_plain(model)} · {_plain(str(engine.get('device')))}")
-    console.print(
-        f"[dim]scenario {_plain(run['config']['scenario']['name'])}, seed {run['seed']}, schedule {run['schedule_sha256'][:12]}[/]"
-    )
+    console.print(f"[bold]{_plain(str(engine.get('name')))}[/]" + "".join(f" · {_plain(part)}" for part in parts if part))
+    scenario = _plain(run["config"]["scenario"]["name"])
+    console.print(f"[dim]scenario {scenario}, seed {run['seed']}, schedule {run['schedule_sha256'][:12]}[/]")
 
 
-def latency_table(summary: Summary) -> Table:
-    """Percentiles in ms with their 95 % intervals."""
+def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
+    """Percentiles in ms with their 95 % intervals; a narrow terminal gets fewer of them."""
     from rich import box
     from rich.table import Table
 
     shown = [name for name in SHOWN if name in summary.metrics]
     percents = list(summary.metrics[shown[0]].percentiles) if shown else []
+    if width < WIDE_COLUMNS:
+        percents = [percent for percent in percents if percent in NARROW_PERCENTILES]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="latency, ms  [dim](95 % interval below each figure)[/]", title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
@@ -88,18 +92,21 @@ def _ms(value_ns: Any) -> str:
     return f"{value_ms:,.{digits}f}"
 
 
-def throughput_table(summary: Summary) -> Table:
-    """Rates, outcomes, load and client, two columns of label and value."""
+def throughput_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
+    """Rates, outcomes, load and client: two columns of label and value, one in a narrow terminal."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    for _ in range(2):
+    left, right = _rate_rows(summary), _load_rows(summary)
+    if width < WIDE_COLUMNS:
+        left, right = left + right, []
+    for _ in range(2 if right else 1):
         table.add_column(style="bold", no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-    left, right = _rate_rows(summary), _load_rows(summary)
     for row in range(max(len(left), len(right))):
-        table.add_row(*(left[row] if row < len(left) else ("", "")), *(right[row] if row < len(right) else ("", "")))
+        pair = (left[row] if row < len(left) else ("", ""), right[row] if row < len(right) else ("", ""))
+        table.add_row(*pair[0], *(pair[1] if right else ()))
     return table
 
 
