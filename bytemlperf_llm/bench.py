@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm import preflight, schedule
 from bytemlperf_llm.engine_registry import engine_class
-from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
@@ -131,6 +130,8 @@ class Bench:
         started_s = time.monotonic()
         self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
         info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
+        self._plan = plan = preflight.fit_prompts(plan, model, info)
+        scenario = plan.scenario
         longest = preflight.longest_request(scenario, seed)
         await preflight.ready_check(engine, info, longest, scenario.timeouts.first_token_s, self._redactor)
         self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
@@ -144,7 +145,9 @@ class Bench:
             await asyncio.sleep(0.5)
         self._schedule = schedule.describe(self._scenario, seed)
         if self._schedule.requests == 0:
-            raise UserError("the schedule is empty: no request falls into the run", "raise --duration or --request-rate")
+            raise preflight.empty_schedule(self._scenario)
+        for sentence in self._schedule.sentences(self._scenario.num_requests):
+            self._say(sentence)
         return describe_run(plan, self._scenario, info, self._schedule, probed, self._redactor.command(self._argv), self._redactor)
 
     async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> None:
@@ -211,6 +214,8 @@ def _load_text(scenario: Scenario) -> str:
         return f"closed loop, {arrival.max_concurrency} in flight"
     if arrival.process == "at_once":
         return "all at once"
+    if arrival.process == "trace":
+        return "at the trace's own times"
     return f"{arrival.process}, " + (f"{arrival.rate:g} requests/s" if arrival.rate else "ramp")
 
 

@@ -29,7 +29,7 @@ app = typer.Typer(
 engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 
-_LOAD, _ENGINE, _LIMITS, _OUTPUT = "Load", "Engine and model", "Limits", "Output"
+_LOAD, _TRACE, _ENGINE, _LIMITS, _OUTPUT = "Load", "Traces and prompt lengths", "Engine and model", "Limits", "Output"
 
 
 def _in(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
@@ -53,7 +53,7 @@ def serve_bench(
     ready_check_timeout_sec: Annotated[float, _in(_ENGINE, "Wait so long for the server to come up. Default: 0.")] = 0.0,
     request_rate: Annotated[str | None, _in(_LOAD, "Requests per second, 'inf' (all at once) or 'auto'.")] = None,
     burstiness: Annotated[float | None, _in(_LOAD, "Shape of gamma arrivals; 1 is Poisson, less is burstier.")] = None,
-    max_concurrency: Annotated[int | None, _in(_LOAD, "Closed loop with so many in flight; with a rate: a cap.")] = None,
+    max_concurrency: Annotated[int | None, _in(_LOAD, "Closed loop with so many in flight; with a rate or a trace: a cap.")] = None,
     ramp_up_strategy: Annotated[str | None, _in(_LOAD, "linear or exponential.")] = None,
     ramp_up_start_rps: Annotated[float | None, _in(_LOAD, "Rate at the start of the ramp.")] = None,
     ramp_up_end_rps: Annotated[float | None, _in(_LOAD, "Rate at its end.")] = None,
@@ -61,11 +61,29 @@ def serve_bench(
     duration: Annotated[float | None, _in(_LOAD, "Seconds of schedule.")] = None,
     num_warmups: Annotated[int | None, _in(_LOAD, "Unmeasured requests first.")] = None,
     seed: Annotated[int, _in(_LOAD, "Same seed, same schedule and prompts. Default: 0.")] = 0,
-    output_len: Annotated[int | None, _in(_LOAD, "Tokens of every answer, instead of the scenario's lengths.")] = None,
+    input_len: Annotated[int | None, _in(_LOAD, "Made-up prompts of so many tokens, chat template included.")] = None,
+    random_prefix_len: Annotated[int | None, _in(_LOAD, "With --input-len: so many tokens before them, the same in all.")] = None,
+    output_len: Annotated[int | None, _in(_LOAD, "Tokens of every answer, instead of the scenario's or trace's lengths.")] = None,
     ignore_eos: Annotated[bool | None, _in(_LOAD, "Answers run to their full length.", "--ignore-eos/--no-ignore-eos")] = None,
     temperature: Annotated[float | None, _in(_LOAD, "Sampling temperature.")] = None,
     top_p: Annotated[float | None, _in(_LOAD, "Nucleus sampling.")] = None,
     top_k: Annotated[int | None, _in(_LOAD, "Top-k sampling.")] = None,
+    dataset_name: Annotated[
+        str | None, _in(_TRACE, "mooncake, azure, burstgpt, bailian, timed_trace, custom or sharegpt; sent at its own times.")
+    ] = None,
+    dataset_path: Annotated[Path | None, _in(_TRACE, "The file. Default: an excerpt of mooncake or azure that comes with us.")] = None,
+    time_scale: Annotated[float | None, _in(_TRACE, "Factor on the trace's times: 0.5 sends twice as fast. Default: 1.")] = None,
+    trace_window: Annotated[str | None, _in(_TRACE, "START:END in seconds of the trace. Default: all of it.")] = None,
+    trace_block_size: Annotated[
+        int | None,
+        _in(_TRACE, "Tokens of one hash id. Default: mooncake 512, others 16.", "--trace-block-size", "--timed-trace-chunk-hash-size"),
+    ] = None,
+    timed_trace_sec_multiplier: Annotated[float | None, _in(_TRACE, "Seconds per unit of timed_trace's times. Default: 1.")] = None,
+    max_model_len: Annotated[int | None, _in(_TRACE, "Most tokens of prompt and answer. Default: the model's context.")] = None,
+    on_too_long: Annotated[str | None, _in(_TRACE, "Longer requests: skip, truncate or fail (default).")] = None,
+    tokenizer: Annotated[
+        str | None, _in(_TRACE, "Folder with tokenizer.json, model name, or 'words': how prompt tokens are counted. Default: the model's.")
+    ] = None,
     connect_timeout: Annotated[float | None, _in(_LIMITS, "Seconds until a request must have left.")] = None,
     first_token_timeout: Annotated[float | None, _in(_LIMITS, "Seconds from sending to the first chunk.")] = None,
     idle_timeout: Annotated[float | None, _in(_LIMITS, "Seconds between chunks.")] = None,
@@ -107,6 +125,17 @@ def serve_bench(
         num_prompts=num_prompts,
         duration_s=duration,
         num_warmups=num_warmups,
+        dataset_name=dataset_name,
+        dataset_path=dataset_path,
+        time_scale=time_scale,
+        trace_window=trace_window,
+        trace_block_size=trace_block_size,
+        timed_trace_sec_multiplier=timed_trace_sec_multiplier,
+        max_model_len=max_model_len,
+        on_too_long=on_too_long,
+        tokenizer=tokenizer,
+        input_len=input_len,
+        random_prefix_len=random_prefix_len,
         output_len=output_len,
         ignore_eos=ignore_eos,
         temperature=temperature,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bytemlperf_llm import dataset_flags
 from bytemlperf_llm import scenario as scenarios
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.scenario import Scenario
@@ -33,6 +34,17 @@ class Flags:
     num_prompts: int | None = None
     duration_s: float | None = None
     num_warmups: int | None = None
+    dataset_name: str | None = None
+    dataset_path: Path | None = None
+    time_scale: float | None = None
+    trace_window: str | None = None
+    trace_block_size: int | None = None
+    timed_trace_sec_multiplier: float | None = None
+    max_model_len: int | None = None
+    on_too_long: str | None = None
+    tokenizer: str | None = None
+    input_len: int | None = None
+    random_prefix_len: int | None = None
     output_len: int | None = None
     ignore_eos: bool | None = None
     temperature: float | None = None
@@ -121,7 +133,15 @@ def _check_flags(flags: Flags) -> None:
     _positive("--duration", flags.duration_s, "seconds above 0")
     _positive("--max-concurrency", flags.max_concurrency, "1 or more")
     _positive("--burstiness", flags.burstiness, "a number above 0; 1 is Poisson")
-    _positive("--output-len", flags.output_len, "a number of tokens, 1 or more")
+    for name, tokens in (
+        ("--input-len", flags.input_len),
+        ("--output-len", flags.output_len),
+        ("--trace-block-size", flags.trace_block_size),
+        ("--max-model-len", flags.max_model_len),
+    ):
+        _positive(name, tokens, "a number of tokens, 1 or more")
+    _positive("--time-scale", flags.time_scale, "a factor above 0: 2 takes twice the trace's time, 0.5 half of it")
+    _positive("--timed-trace-sec-multiplier", flags.timed_trace_sec_multiplier, "seconds per unit of the timestamps, above 0")
     for name, value in (
         ("--connect-timeout", flags.connect_timeout_s),
         ("--first-token-timeout", flags.first_token_timeout_s),
@@ -129,7 +149,11 @@ def _check_flags(flags: Flags) -> None:
         ("--total-timeout", flags.total_timeout_s),
     ):
         _positive(name, value, "seconds above 0")
-    for name, value in (("--drain", flags.drain_s), ("--num-warmups", flags.num_warmups)):
+    for name, value in (
+        ("--drain", flags.drain_s),
+        ("--num-warmups", flags.num_warmups),
+        ("--random-prefix-len", flags.random_prefix_len),
+    ):
         if value is not None and value < 0:
             raise UserError(f"{name} {value:g} is below 0", "give 0 or more")
     if flags.max_error_rate is not None and not 0 <= flags.max_error_rate <= 1:
@@ -137,7 +161,7 @@ def _check_flags(flags: Flags) -> None:
     if flags.prometheus_port is not None and not 0 <= flags.prometheus_port <= 65535:
         raise UserError(f"--prometheus-port {flags.prometheus_port} is not a port", "give 1 to 65535, or 0 for any free one")
     _check_ramp(flags)
-    if flags.request_rate == "inf" and flags.num_prompts is None:
+    if flags.request_rate == "inf" and flags.num_prompts is None and flags.dataset_name is None:
         raise UserError("--request-rate inf sends all at once, and nothing says how many", "add --num-prompts")
     if flags.burstiness not in (None, 1.0) and flags.request_rate == "inf":
         raise UserError("--burstiness and --request-rate inf contradict each other", "give a finite --request-rate")
@@ -181,9 +205,10 @@ def parse_rate(text: str) -> float | str:
 
 
 def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
-    changes: dict[str, Any] = {"arrival": _arrival(flags, scenario)}
-    if flags.num_prompts is not None or flags.duration_s is not None:
-        # the flag alone bounds the run: 1,000 prompts are asked for, not 1,000 within the file's 60 s
+    changes: dict[str, Any] = {"arrival": _arrival(flags, scenario), **dataset_flags.prompt_changes(flags, scenario)}
+    if flags.num_prompts is not None or flags.duration_s is not None or dataset_flags.replays_times(flags):
+        # the flag alone bounds the run: 1,000 prompts are asked for, not 1,000 within the file's 60 s;
+        # and a trace that is named on the command line ends by itself
         changes["num_requests"] = flags.num_prompts
         changes["duration_s"] = flags.duration_s
     if flags.output_len is not None:
@@ -206,6 +231,8 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
 
 def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     arrival = scenario.arrival.model_dump()
+    if dataset_flags.replays_times(flags):
+        arrival |= {"process": "trace", "rate": None, "ramp": None, "burstiness": 1.0}
     if flags.ramp_up_strategy is not None:
         arrival |= {"process": "poisson", "rate": None}
         arrival["ramp"] = {
@@ -220,13 +247,13 @@ def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         else:
             process = arrival["process"] if arrival["process"] in OPEN_PROCESSES else "poisson"
             arrival |= {"process": process, "rate": rate, "ramp": None}
-    elif flags.max_concurrency is not None:
+    elif flags.max_concurrency is not None and arrival["process"] != "trace":
         arrival |= {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0}
     if flags.max_concurrency is not None:
         arrival["max_concurrency"] = flags.max_concurrency
     if flags.burstiness is not None:
         if arrival["process"] not in OPEN_PROCESSES:
-            raise UserError("--burstiness needs a rate, and closed loop has none", "add --request-rate")
+            raise UserError("--burstiness needs a rate, and closed loops and traces have none", "add --request-rate")
         arrival["process"] = "poisson" if flags.burstiness == 1.0 else "gamma"
         arrival["burstiness"] = flags.burstiness
     return arrival

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
 from itertools import count, islice
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from bytemlperf_llm import schedule
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
@@ -17,6 +22,7 @@ from bytemlperf_llm.plan import Plan
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.token_counter import WORDS_RULE
 from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request, Usage
 
 DEFAULT_LOCAL_MODEL = "smollm2"
@@ -56,7 +62,7 @@ async def start_engine(engine: Engine, model: Model | None, options: dict[str, s
         redactor.add(_secrets(engine))
         raise UserError(redactor(error.cause), redactor(error.fix)) from None
     redactor.add(_secrets(engine))
-    if model is not None and model.random_weights:
+    if model is not None and model.random_weights and not any("random weights" in note for note in info.notes):
         info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
     return info
 
@@ -134,11 +140,52 @@ def _aside(workload: Workload, first: int) -> Iterator[Request]:
 def mean_output_tokens(scenario: Scenario, seed: int) -> float:
     """Mean `max_tokens` of the first requests."""
     sample = [request.max_tokens for request in islice(Workload(scenario, seed), MEAN_SAMPLE_REQUESTS)]
-    return sum(sample) / len(sample)
+    return sum(sample) / max(1, len(sample))
 
 
 def longest_request(scenario: Scenario, seed: int) -> Request:
-    """The request with the longest prompt among those that a run of this scenario may send."""
+    """The request with the longest prompt among those that a run of this scenario may send; of a
+    trace, one as long with other words, so that no prefix is cached before it is measured."""
     workload = Workload(scenario, seed)
     limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
-    return max((workload.request(index) for index in range(limit)), key=lambda request: (request.text_length(), request.max_tokens))
+    requests: Iterator[Request] = iter(workload)
+    if scenario.arrival.process == "trace":  # the run may end long before the trace does
+        requests = (planned.request for planned in schedule.open_schedule(scenario, workload, seed))
+    longest = max(islice(requests, limit), key=lambda request: (request.text_length(), request.max_tokens), default=None)
+    if longest is None:
+        raise empty_schedule(scenario)
+    return longest if scenario.prompts.trace is None else workload.aside(longest.index, "ready")
+
+
+def empty_schedule(scenario: Scenario) -> UserError:
+    """The error for a run without a request."""
+    fix = "raise --duration or --request-rate"
+    if scenario.prompts.trace is not None:
+        fix = "widen --trace-window, raise --duration or --max-model-len, or take --on-too-long truncate"
+    return UserError("the schedule is empty: no request falls into the run", fix)
+
+
+def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
+    """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
+    template is used, its context. What the user gave goes before what is found; the shorter context holds."""
+    prompts = plan.scenario.prompts
+    changes: dict[str, Any] = {}
+    if prompts.tokenizer is None:
+        changes["prompts.tokenizer"] = _tokenizer_of(model, info)
+    if not plan.engine_options.get("endpoint", "/chat/completions").endswith("/chat/completions"):
+        changes["prompts.template"] = "plain"
+    if prompts.trace is not None:
+        known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)
+        changes["prompts.trace.max_model_len"] = min((each for each in known if each is not None), default=None)
+    elif prompts.synthetic is None or prompts.synthetic.tokens is None:
+        return plan
+    return replace(plan, scenario=plan.scenario.override(changes))
+
+
+def _tokenizer_of(model: Model | None, info: EngineInfo) -> str | None:
+    """A folder with tokenizer.json, or the engine's own rule; None where none is known or the package isn't there."""
+    if info.tokenizer == WORDS_RULE:
+        return WORDS_RULE
+    folders = (model.path if model else None, info.tokenizer)
+    found = next((folder for folder in folders if folder and (Path(folder) / "tokenizer.json").is_file()), None)
+    return found if find_spec("tokenizers") and find_spec("jinja2") else None

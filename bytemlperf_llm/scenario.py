@@ -23,7 +23,9 @@ BUILTIN_FOLDER = Path(scenarios.__file__).parent
 MAX_TOKENS = 1 << 20
 """Upper bound of any length, tokens or words: past it a typing error is likelier than a wish."""
 
-Process = Literal["poisson", "constant", "gamma", "closed", "at_once"]
+Process = Literal["poisson", "constant", "gamma", "closed", "at_once", "trace"]
+TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
+UNTIMED_FORMATS = ("custom", "sharegpt")
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Seconds = Annotated[float, Field(gt=0)]
 Milliseconds = Annotated[float, Field(gt=0)]
@@ -111,21 +113,72 @@ Lengths = Annotated[Constant | Uniform | Normal | Lognormal | Empirical, Field(d
 
 
 class Synthetic(_Part):
-    """Made-up prompts of common English words, about one token each; no two alike."""
+    """Made-up prompts of common English words; no two alike but for a shared start of `prefix_tokens`.
 
-    words: Lengths
+    `words` counts words, about one token each; `tokens` counts the whole prompt's tokens, template
+    included, exactly where the tokenizer is known."""
+
+    words: Lengths | None = None
+    tokens: Lengths | None = None
+    prefix_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Synthetic:
+        if (self.words is None) == (self.tokens is None):
+            raise ValueError("exactly one of words and tokens is needed; give tokens: {distribution: constant, value: 512}, for example")
+        if self.prefix_tokens and self.tokens is None:
+            raise ValueError("prefix_tokens needs tokens; give tokens in place of words")
+        return self
+
+
+class Trace(_Part):
+    """Requests that were recorded: `file`, relative to the scenario file, is read line by line.
+
+    `window_s` takes the rows from its start to before its end (null: the trace's end), in the trace's
+    own seconds since its first row. Their times are then multiplied by `time_scale`."""
+
+    format: TraceFormatName
+    file: Annotated[str, Field(min_length=1)]
+    window_s: Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)] | None] | None, Field(strict=False)] = None
+    time_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    timestamp_unit_s: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    block_tokens: Tokens | None = None
+    max_model_len: Tokens | None = None
+    on_too_long: Literal["skip", "truncate", "fail"] = "fail"
+    own_output_tokens: bool = True
+
+    @property
+    def timed(self) -> bool:
+        """Whether rows of this format say when they came."""
+        return self.format not in UNTIMED_FORMATS
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Trace:
+        if self.window_s is not None and not self.timed:
+            raise ValueError(f"a trace of format {self.format} has no times, so window_s means nothing; remove it")
+        if self.window_s is not None and self.window_s[1] is not None and self.window_s[0] >= self.window_s[1]:
+            raise ValueError(f"window_s starts at {self.window_s[0]:g} and ends at {self.window_s[1]:g}; swap them")
+        if self.timestamp_unit_s != 1.0 and self.format != "timed_trace":
+            raise ValueError(f"format {self.format} says itself what its times are; remove timestamp_unit_s, or use timed_trace")
+        return self
 
 
 class Prompts(_Part):
-    """Either JSONL `files`, relative to the scenario file, or `synthetic` ones."""
+    """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`.
+
+    `tokenizer` and `template` belong to what is measured, not to the load: the run fills them in.
+    They say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`."""
 
     files: Annotated[tuple[str, ...] | None, Field(min_length=1, strict=False)] = None
     synthetic: Synthetic | None = None
+    trace: Trace | None = None
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    template: Literal["chat", "plain"] = "chat"
 
     @model_validator(mode="after")
     def _one_source(self) -> Prompts:
-        if (self.files is None) == (self.synthetic is None):
-            raise ValueError("exactly one of files and synthetic is needed; give files: [prompts.jsonl], for example")
+        if sum(each is not None for each in (self.files, self.synthetic, self.trace)) != 1:
+            raise ValueError("exactly one of files, synthetic and trace is needed; give files: [prompts.jsonl], for example")
         return self
 
 
@@ -221,10 +274,16 @@ class Scenario(_Part):
 
     @model_validator(mode="after")
     def _bounded(self) -> Scenario:
-        if self.num_requests is None and self.duration_s is None:
+        unbounded = self.num_requests is None and self.duration_s is None
+        trace = self.prompts.trace
+        if unbounded and trace is None:
             raise ValueError("nothing ends the run; give num_requests, duration_s, or both")
-        if self.arrival.process == "at_once" and self.num_requests is None:
+        if unbounded and self.arrival.ramp is not None:
+            raise ValueError("a ramp goes over num_requests or duration_s; give one of them")
+        if self.arrival.process == "at_once" and self.num_requests is None and trace is None:
             raise ValueError("process at_once needs num_requests; give the number of requests to send")
+        if self.arrival.process == "trace" and (trace is None or not trace.timed):
+            raise ValueError("process trace needs prompts.trace of a format with times; use poisson with a rate")
         return self
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:

@@ -162,6 +162,7 @@ class ReferenceEngine:
             device="none",
             dtype="none",
             model=model.name if model else "none",
+            tokenizer="words",  # one token a word: see count_prompt_tokens
             reports=["usage", "stages", "stats"],
             notes=[f"no model: stated TTFT {self._options.ttft_ms:g} ms, ITL {self._options.itl_ms:g} ms"],
         )

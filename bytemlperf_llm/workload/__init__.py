@@ -2,6 +2,7 @@
 
 `Workload.request(i)` needs no other request: prompt order comes from seeded shuffles, answer
 lengths from seeded blocks. So a million requests cost no memory, and any worker can make its own.
+A trace is read forward, so its requests are best asked for in order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from itertools import count
 
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.workload.lengths import LengthSeries
-from bytemlperf_llm.workload.prompts import Prompt, source
+from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
+from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
 from engines.contract import Request, Sampling
 
 
@@ -27,8 +29,10 @@ class Workload:
             temperature=keys.temperature, top_p=keys.top_p, top_k=keys.top_k, seed=keys.seed, ignore_eos=keys.ignore_eos
         )
         self._seed = seed
-        self._prompts = source(scenario, seed)
         self._lengths = LengthSeries(scenario.output_tokens, seed, "output")
+        traced = scenario.prompts.trace is not None
+        self._trace = TracePrompts(scenario.prompts, scenario.folder, seed, self._lengths) if traced else None
+        self._prompts: PromptSource = self._trace or source(scenario, seed)
         self._lengths_aside = LengthSeries(scenario.output_tokens, seed, "output-aside")
         self._highest_index = -1
 
@@ -43,8 +47,24 @@ class Workload:
         cache may have helped."""
         return self._prompts.count is not None and self._highest_index >= self._prompts.count
 
+    @property
+    def trace_report(self) -> TraceReport | None:
+        """What became of the trace's rows up to the last request made; None without a trace."""
+        return None if self._trace is None else self._trace.report
+
+    @property
+    def prompt_lengths(self) -> str | None:
+        """Where prompts are made to a number of tokens: whether that is exact or estimated, and how."""
+        return getattr(self._prompts, "lengths", None)
+
+    def trace_offset_ns(self, index: int) -> int:
+        """When the trace has request `index` due, ns from the start of its window, scaled. Raises TraceEnded."""
+        assert self._trace is not None
+        return self._trace.offset_ns(index)
+
     def request(self, index: int) -> Request:
-        """Request `index` of the schedule, from 0. Its id is unique in the run."""
+        """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
+        where a trace has no such request, and UserError for a line of it that can't be used."""
         if index > self._highest_index:
             self._highest_index = index
         return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
@@ -55,8 +75,12 @@ class Workload:
         return self._made(self._prompts.aside(index), index, f"{self._seed}-{purpose}-{index:08d}", self._lengths_aside)
 
     def __iter__(self) -> Iterator[Request]:
-        """Requests 0, 1, 2, ... without end."""
-        return map(self.request, count())
+        """Requests 0, 1, 2, ... without end, or to the trace's."""
+        for index in count():
+            try:
+                yield self.request(index)
+            except TraceEnded:
+                return
 
     def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
         return Request(
@@ -66,6 +90,7 @@ class Workload:
             messages=prompt.messages,
             prompt=prompt.prompt,
             sampling=self._sampling,
+            session=prompt.session,
         )
 
 

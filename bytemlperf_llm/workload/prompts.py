@@ -13,9 +13,10 @@ from typing import Protocol
 import msgspec
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Scenario, Synthetic
+from bytemlperf_llm.scenario import Lengths, Prompts, Scenario
 from bytemlperf_llm.workload import seeded
 from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.words import WORDS
 from engines.contract import Message
 
@@ -30,6 +31,7 @@ class Prompt(msgspec.Struct, frozen=True):
     output_tokens: int | None = None
     lang: str | None = None
     topic: str | None = None
+    session: str | None = None
 
 
 class PromptSource(Protocol):
@@ -47,8 +49,11 @@ class PromptSource(Protocol):
 
 def source(scenario: Scenario, seed: int) -> PromptSource:
     """The scenario's prompts. Raises UserError that names the file and line that can't be used."""
-    if scenario.prompts.synthetic is not None:
-        return SyntheticPrompts(scenario.prompts.synthetic, seed)
+    synthetic = scenario.prompts.synthetic
+    if synthetic is not None and synthetic.words is not None:
+        return SyntheticPrompts(synthetic.words, seed)
+    if synthetic is not None and synthetic.tokens is not None:
+        return CountedPrompts(scenario.prompts, synthetic.tokens, synthetic.prefix_tokens, seed)
     paths = [scenario.folder / file for file in scenario.prompts.files or ()]
     prompts = [prompt for path in paths for prompt in read(path)]
     if not prompts:
@@ -112,10 +117,10 @@ class SyntheticPrompts:
 
     count = None
 
-    def __init__(self, synthetic: Synthetic, seed: int) -> None:
+    def __init__(self, words: Lengths, seed: int) -> None:
         self._seed = seed
-        self._lengths = LengthSeries(synthetic.words, seed, "words")
-        self._lengths_aside = LengthSeries(synthetic.words, seed, "words-aside")
+        self._lengths = LengthSeries(words, seed, "words")
+        self._lengths_aside = LengthSeries(words, seed, "words-aside")
 
     def at(self, index: int) -> Prompt:
         return self._made("text", index, self._lengths.at(index))
@@ -128,3 +133,34 @@ class SyntheticPrompts:
         count = len(WORDS)
         text = " ".join([WORDS[int(draw() * count)] for _ in range(words)])
         return Prompt(messages=(Message(role="user", content=text),))
+
+
+class CountedPrompts:
+    """Made-up prompts of a known number of tokens, template included; the first `prefix_tokens` of
+    them are the same in all measured ones. Raises UserError for a prompt shorter than the template."""
+
+    count = None
+
+    def __init__(self, prompts: Prompts, tokens: Lengths, prefix_tokens: int, seed: int) -> None:
+        self._prefix_tokens, self._plain = prefix_tokens, prompts.template == "plain"
+        self._maker = maker_for(prompts.tokenizer, prompts.template, seed, max(1, prefix_tokens))
+        self._lengths = LengthSeries(tokens, seed, "tokens")
+        self._lengths_aside = LengthSeries(tokens, seed, "tokens-aside")
+
+    @property
+    def lengths(self) -> str:
+        """Whether the lengths are exact or estimated, and by which rule."""
+        return self._maker.lengths
+
+    def at(self, index: int) -> Prompt:
+        return self._made(f"text/{index}", self._lengths.at(index), ("prefix",) if self._prefix_tokens else ())
+
+    def aside(self, index: int) -> Prompt:
+        return self._made(f"text-aside/{index}", self._lengths_aside.at(index), ())
+
+    def _made(self, name: str, tokens: int, blocks: tuple[str, ...]) -> Prompt:
+        total, least = self._prefix_tokens + tokens, self._maker.minimum
+        if total < least:
+            raise UserError(f"a prompt of {total} tokens can't be: the chat template and one word have {least}", f"ask for {least} or more")
+        text = self._maker.prompt(name, total, blocks)
+        return Prompt(prompt=text) if self._plain else Prompt(messages=(Message(role="user", content=text),))

@@ -1,0 +1,81 @@
+"""Traces with one JSON object a line: Mooncake, Bailian, vLLM's timed trace, vLLM's custom prompts.
+
+Times are read as decimal numbers, so that a time in seconds with nine decimals is exact to the
+nanosecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from bytemlperf_llm.scenario import Trace
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, TraceRow, bad, decode, lines, seconds_ns
+from engines.contract import Message
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROW_TOKENS)]
+
+MILLISECOND = Decimal("0.001")
+TIMED_FORM = '{"timestamp": 0, "input_length": 512, "output_length": 16, "hash_ids": [0]}'
+CUSTOM_FORM = '{"prompt": "...", "output_tokens": 16} or {"messages": [{"role": "user", "content": "..."}]}'
+
+
+class _Timed(msgspec.Struct, frozen=True):
+    """Mooncake, Bailian and timed traces have these in common; other fields are passed over."""
+
+    timestamp: Decimal
+    input_length: Tokens
+    output_length: Tokens
+    hash_ids: tuple[int, ...] = ()
+
+
+class _Custom(msgspec.Struct, frozen=True):
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    output_tokens: Tokens | None = None
+
+
+def mooncake(path: Path, _trace: Trace) -> Iterator[TraceRow]:
+    """Mooncake (FAST'25): milliseconds, one hash id for 512 tokens."""
+    return _timed(path, MILLISECOND)
+
+
+def bailian(path: Path, _trace: Trace) -> Iterator[TraceRow]:
+    """Alibaba Bailian (Qwen): seconds, one hash id for 16 tokens. Turns of a chat are requests of
+    their own; what they share is in the hash ids."""
+    return _timed(path, Decimal(1))
+
+
+def timed_trace(path: Path, trace: Trace) -> Iterator[TraceRow]:
+    """vLLM's timed trace: the time unit is an option, in seconds."""
+    return _timed(path, Decimal(repr(trace.timestamp_unit_s)))
+
+
+def _timed(path: Path, unit_s: Decimal) -> Iterator[TraceRow]:
+    decoder = msgspec.json.Decoder(_Timed)
+    for number, raw in lines(path):
+        row: _Timed = decode(decoder, raw, path, number, TIMED_FORM)
+        if not row.timestamp.is_finite() or row.timestamp < 0:
+            raise bad(path, number, "timestamp", f"{row.timestamp} is not a time", f"give each line as {TIMED_FORM}")
+        yield TraceRow(
+            line=number,
+            at_ns=seconds_ns(row.timestamp, unit_s),
+            prompt_tokens=row.input_length,
+            output_tokens=row.output_length,
+            hash_ids=row.hash_ids,
+        )
+
+
+def custom(path: Path, _trace: Trace) -> Iterator[TraceRow]:
+    """vLLM's custom prompts: texts without times; `messages` in place of `prompt` works, too."""
+    decoder = msgspec.json.Decoder(_Custom)
+    for number, raw in lines(path):
+        row: _Custom = decode(decoder, raw, path, number, CUSTOM_FORM)
+        if (row.prompt is None) == (row.messages is None):
+            raise bad(path, number, "prompt", "exactly one of prompt and messages is needed", f"give each line as {CUSTOM_FORM}")
+        messages = row.messages if row.messages is not None else (Message(role="user", content=row.prompt or ""),)
+        yield TraceRow(line=number, messages=messages, output_tokens=row.output_tokens)
