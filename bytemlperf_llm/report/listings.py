@@ -4,23 +4,25 @@ from __future__ import annotations
 
 
 def print_engines() -> None:
-    """Every engine: what it is, its versions or what is missing, its options."""
-    from rich import box
+    """Every engine: its versions or what is missing, and its options with their defaults."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from bytemlperf_llm.engine_registry import list_engines
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("engine", "ready", "versions, or what is missing", "options (--engine-option KEY=VALUE)"):
-        table.add_column(title, overflow="fold")
+    console = Console(highlight=False)
     for listing in list_engines():
         there = listing.availability
         versions = ", ".join(f"{name} {version}" for name, version in there.versions.items())
-        state = versions or "built in" if not there.missing else f"{there.missing}; {there.fix}"
-        options = ", ".join(f"{key}={value}" if value else key for key, value in listing.options.items())
-        table.add_row(f"[bold]{listing.name}[/]", "[red]no[/]" if there.missing else "[green]yes[/]", _escaped(state), _escaped(options))
-    Console().print(table)
+        state = (
+            f"[red]missing[/] {_escaped(there.missing)}; {_escaped(there.fix)}"
+            if there.missing
+            else f"[green]ready[/] {_escaped(versions)}"
+        )
+        options = "  ".join(f"{key}={value}" if value not in ("", "None") else key for key, value in listing.options.items())
+        console.print(f"[bold]{listing.name}[/]  {state}")
+        console.print(Padding(f"[dim]{_escaped(options)}[/]", (0, 0, 1, 4)))
+    console.print("Give options as --engine-option KEY=VALUE; docs/engines.md says what they mean.")
 
 
 def print_scenarios() -> None:
