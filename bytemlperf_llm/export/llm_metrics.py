@@ -6,7 +6,9 @@ from collections.abc import Callable
 from operator import sub
 from typing import get_args
 
-from bytemlperf_llm.export.prometheus import Exporter, Family
+import msgspec
+
+from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family
 from bytemlperf_llm.runs.record import RequestRecord
 from engines.contract import ErrorClass
 
@@ -94,6 +96,20 @@ _HISTOGRAMS = (
 )
 
 
+class MetricsDelta(msgspec.Struct, kw_only=True):
+    """What one worker saw since its last report. `in_flight` is its level now; the rest adds up.
+    `ttft_s` and `tpot_s` are single values, for a live view; empty where nobody listens."""
+
+    in_flight: int = 0
+    ended_requests: int = 0
+    failed_requests: int = 0
+    output_tokens: int = 0
+    failures: dict[str, int] = {}
+    exported: ExportDelta = msgspec.field(default_factory=ExportDelta)
+    ttft_s: list[float] = []
+    tpot_s: list[float] = []
+
+
 class LlmMetrics:
     """A sink that feeds an exporter from started and ended requests.
 
@@ -111,6 +127,7 @@ class LlmMetrics:
         self._ttft, self._tpot, self._itl, self._e2e, self._late = (self._waiting[name] for name in _HISTOGRAMS)
         self._ok = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
+        self._levels: dict[int, int] = {}
 
     def started(self) -> None:
         """A request is on its way."""
@@ -169,6 +186,38 @@ class LlmMetrics:
         self._fresh_failures.clear()
         self._ok = self._prompt_tokens = 0
         self._flushed_tokens = self.output_tokens
+
+    # -- summing over workers -----------------------------------------------------------
+
+    def drain(self) -> MetricsDelta:
+        """What was seen since the last drain; counting begins again from 0. Single values are left
+        to the caller's own listener."""
+        self.flush()
+        delta = MetricsDelta(
+            in_flight=self.in_flight,
+            ended_requests=self.ended_requests,
+            failed_requests=self.failed_requests,
+            output_tokens=self.output_tokens,
+            failures=self.failures,
+            exported=self.exporter.drain(),
+        )
+        self.ended_requests = self.failed_requests = self.output_tokens = self._flushed_tokens = 0
+        self.failures = {}
+        return delta
+
+    def absorb(self, delta: MetricsDelta, worker: int) -> None:
+        """Add what a worker has seen; its level of requests in flight replaces the one before."""
+        self._levels[worker] = delta.in_flight
+        self.in_flight = sum(self._levels.values())
+        self.ended_requests += delta.ended_requests
+        self.failed_requests += delta.failed_requests
+        self.output_tokens += delta.output_tokens
+        self._flushed_tokens += delta.output_tokens
+        for name, count in delta.failures.items():
+            self.failures[name] = self.failures.get(name, 0) + count
+        self.exporter.absorb(delta.exported)
+        if self.listener is not None:
+            self.listener(delta.ttft_s, delta.tpot_s)
 
 
 def token_stamps(record: RequestRecord) -> list[int]:

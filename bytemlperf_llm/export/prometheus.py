@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgspec
+
 from bytemlperf_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +36,20 @@ class Family(NamedTuple):
     label: str = ""
     label_values: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+
+
+class HistogramDelta(msgspec.Struct):
+    """What was added to a histogram: values in each bucket (the last one is +Inf), and their sum."""
+
+    counts: list[int]
+    total: float
+
+
+class ExportDelta(msgspec.Struct, kw_only=True):
+    """What was added to an exporter. Counters by family, then by label ("" without one)."""
+
+    counters: dict[str, dict[str, float]] = {}
+    histograms: dict[str, HistogramDelta] = {}
 
 
 class _Histogram:
@@ -57,6 +73,15 @@ class _Histogram:
                 break
         self.counts[-1] += len(ordered) - below
         self.total += sum(ordered)
+
+    def drain(self) -> HistogramDelta:
+        drained = HistogramDelta(self.counts, self.total)
+        self.counts, self.total = [0] * len(drained.counts), 0.0
+        return drained
+
+    def absorb(self, delta: HistogramDelta) -> None:
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, delta.counts, strict=True)]
+        self.total += delta.total
 
 
 class Exporter:
@@ -90,6 +115,30 @@ class Exporter:
         """Add values to a histogram, in its exported unit."""
         with self._lock:
             self._histograms[name].add(values)
+
+    # -- summing over workers ---------------------------------------------------------
+
+    def drain(self) -> ExportDelta:
+        """Everything counted and observed since the last drain, taken off here. Gauges stay."""
+        with self._lock:
+            delta = ExportDelta()
+            for (name, label), value in self._values.items():
+                if value and self._families[name].kind == "counter":
+                    delta.counters.setdefault(name, {})[label] = value
+                    self._values[name, label] = 0.0
+            for name, histogram in self._histograms.items():
+                if any(histogram.counts):
+                    delta.histograms[name] = histogram.drain()
+            return delta
+
+    def absorb(self, delta: ExportDelta) -> None:
+        """Add what an exporter of the same families drained."""
+        for name, amounts in delta.counters.items():
+            for label, amount in amounts.items():
+                self.count(name, amount, label)
+        with self._lock:
+            for name, added in delta.histograms.items():
+                self._histograms[name].absorb(added)
 
     def _closed(self, name: str, label: str) -> str:
         return label if label in self._families[name].label_values or not label else OTHER
