@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bytemlperf_llm import preflight, schedule
 from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from bytemlperf_llm.plan import Flags, Plan, resolve
+from bytemlperf_llm.plan import Flags, Plan, plan_for, resolve
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.report.live import LiveView
 from bytemlperf_llm.runs.checksums import write_checksums
-from bytemlperf_llm.runs.describe import describe_run, finished
+from bytemlperf_llm.runs.describe import Part, describe_run, finished, resumed
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.log import LogFull, RecordLog
 from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.runs.remainder import Remainder
 from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.stop_signals import Interrupted, draining
 from bytemlperf_llm.workload import Workload
-from engines.contract import Engine
+from engines.contract import Engine, EngineInfo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,26 +60,42 @@ class _Sink:
         try:
             self._log.append(record)
         except LogFull as full:
-            self._fail(f"records can't be written any more ({full}); what was written is kept")
+            self.fail(f"records can't be written any more ({full}); what was written is kept")
         metrics, limit = self._metrics, self._max_error_rate
         metrics.ended(record)
         if limit is not None and metrics.ended_requests >= MIN_ENDED_FOR_ERROR_RATE:
             failed, ended = metrics.failed_requests, metrics.ended_requests
             if failed > limit * ended:
-                self._fail(f"{failed} of {ended} requests failed, more than --max-error-rate {limit:g} allows")
+                self.fail(f"{failed} of {ended} requests failed, more than --max-error-rate {limit:g} allows")
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """End the run; the first reason counts."""
         if not self.failure:
             self.failure = reason
             self._stop()
 
 
-def serve_bench(flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Path:
-    """Run it; returns the run folder. Raises UserError before the first request, or KeyboardInterrupt."""
-    plan = resolve(flags)
-    engine_type = engine_class(flags.engine)
+class Ended(NamedTuple):
+    """A run that has ended. `run_json` is what run.json says, or would say if it could be written."""
+
+    folder: Path
+    run_json: dict[str, Any]
+
+
+def serve_bench(flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Ended:
+    """Run it. Raises UserError before the first request, or Interrupted."""
+    return _run(resolve(flags), argv, console, quiet=quiet)
+
+
+def resume(remainder: Remainder, flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Ended:
+    """Send what is missing of a stopped run. Raises as `serve_bench` does."""
+    return _run(plan_for(flags, remainder.scenario), argv, console, quiet=quiet, remainder=remainder)
+
+
+def _run(plan: Plan, argv: list[str], console: Console, *, quiet: bool, remainder: Remainder | None = None) -> Ended:
+    engine_type = engine_class(plan.flags.engine)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(Bench(plan, engine_type, argv, console, quiet=quiet).run())
+        return runner.run(Bench(plan, engine_type, argv, console, quiet=quiet, remainder=remainder).run())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -92,26 +110,34 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class Bench:
     """The pieces of one run, so that each step below can be read alone."""
 
-    def __init__(self, plan: Plan, engine_type: type[Engine], argv: list[str], console: Console, *, quiet: bool) -> None:
+    def __init__(
+        self, plan: Plan, engine_type: type[Engine], argv: list[str], console: Console, *, quiet: bool, remainder: Remainder | None = None
+    ) -> None:
+        self._remainder = remainder
         self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
         self._redactor = Redactor(_header_values(plan))
         self._metrics = LlmMetrics()
 
-    async def run(self) -> Path:
+    async def run(self) -> Ended:
         plan = self._plan
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             self._serve_metrics(stack)
-            folder = create_run_folder(plan.flags.runs_dir, "llm", plan.label)
+            folder = self._folder()
             stack.callback(_remove_if_empty, folder)
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
             stack.callback(pacer.close)
             run_json = await self._prepare(engine, pacer)
-            write_json(folder / "run.json", run_json)
-            await self._measure(engine, pacer, folder, run_json)
-        return folder
+            _write_run(folder, run_json)
+            run_json = await self._measure(engine, pacer, folder, run_json)
+        return Ended(folder, run_json)
+
+    def _folder(self) -> Path:
+        if self._remainder is not None:
+            return self._remainder.folder
+        return create_run_folder(self._plan.flags.runs_dir, "llm", self._plan.label)
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         flags = self._plan.flags
@@ -148,23 +174,45 @@ class Bench:
             raise preflight.empty_schedule(self._scenario)
         for sentence in self._schedule.sentences(self._scenario.num_requests):
             self._say(sentence)
-        return describe_run(plan, self._scenario, info, self._schedule, probed, self._redactor.command(self._argv), self._redactor)
+        command = self._redactor.command(self._argv)
+        if self._remainder is not None:
+            return self._go_on(self._remainder, info, command)
+        return describe_run(plan, self._scenario, info, self._schedule, probed, command, self._redactor)
 
-    async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> None:
+    def _go_on(self, left: Remainder, info: EngineInfo, command: list[str]) -> dict[str, Any]:
+        """run.json of a run that is resumed. Raises UserError when its schedule is not the one that can be made here."""
+        if self._schedule.sha256 != left.run["schedule_sha256"]:
+            raise UserError(
+                f"{left.folder} has another schedule than its configuration makes here", "its prompt files have changed; run again"
+            )
+        part = Part(left.next_log().name, left.shift_ns, left.begin_ns, len(left.done))
+        left.forget_ending()
+        return resumed(left.run, info, part, command, self._redactor)
+
+    async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> dict[str, Any]:
         """The measured part; leaves run.json with how it ended."""
-        log = RecordLog(folder / "records.jsonl")
-        with LiveView(self._console, self._title(), self._schedule.requests, self._metrics, self._quiet) as view:
+        left = self._remainder
+        begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
+        log = _open_log(folder / "records.jsonl" if left is None else left.next_log())
+        scheduled = self._schedule.requests
+        with LiveView(self._console, self._title(), scheduled and scheduled - done, self._metrics, self._quiet) as view:
             sink = _Sink(log, self._metrics, self._plan.flags.max_error_rate, lambda: worker.stop())
             worker = Worker(engine, sink, pacer, _worker_config(self._plan, self._scenario), redact=self._redactor)
-            origin_ns = monotonic_ns() + START_DELAY_NS
-            run_json["clock_origin_ns"] = origin_ns
-            write_json(folder / "run.json", run_json)
-            _stop_on_signals(worker, self._say)
-            background = [asyncio.ensure_future(log.sync_forever()), asyncio.ensure_future(self._tick(view, origin_ns))]
+            origin_ns = monotonic_ns() + START_DELAY_NS - begin_ns
+            (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
+            _write_run(folder, run_json)
+            background = [
+                asyncio.ensure_future(log.sync_forever(sink.fail)),
+                asyncio.ensure_future(self._tick(view, origin_ns + begin_ns)),
+            ]
             _settle_garbage()
             busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
             try:
-                await self._replay(worker, origin_ns)
+                with draining(worker.stop, lambda: worker.stopped, self._say):
+                    await self._replay(worker, origin_ns)
+            except Interrupted as interrupted:
+                interrupted.hint = f"the records so far are kept; go on with: bmp-llm resume {folder}"
+                raise
             finally:
                 busy = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
                 for task in background:
@@ -173,17 +221,19 @@ class Bench:
                 with suppress(OSError):
                     log.close()
                 self._metrics.flush()
-                end = finished(run_json, worker.issued, busy, worker.stopped, sink.failure, monotonic_ns() - origin_ns)
+                end = finished(run_json, done + worker.issued, busy, worker.stopped, sink.failure, monotonic_ns() - origin_ns)
                 _keep(folder, end, self._say)
+        return end
 
     async def _replay(self, worker: Worker, origin_ns: int) -> None:
         scenario, seed = self._scenario, self._plan.flags.seed
         workload = Workload(scenario, seed)
+        left = self._remainder
         if not self._plan.closed:
-            await worker.run_open(schedule.open_schedule(scenario, workload, seed), origin_ns)
+            await worker.run_open(schedule.open_schedule(scenario, workload, seed) if left is None else left.planned(), origin_ns)
             return
         end_ns = None if scenario.duration_s is None else origin_ns + round(scenario.duration_s * NS_PER_S)
-        requests = (planned.request for planned in schedule.closed_schedule(scenario, workload))
+        requests = (planned.request for planned in (schedule.closed_schedule(scenario, workload) if left is None else left.planned()))
         assert scenario.arrival.max_concurrency is not None
         await worker.run_closed(requests, scenario.arrival.max_concurrency, origin_ns, end_ns)
 
@@ -230,27 +280,24 @@ def _worker_config(plan: Plan, scenario: Scenario) -> WorkerConfig:
     )
 
 
-def _stop_on_signals(worker: Worker, say: Callable[[str], None]) -> None:
-    """The first SIGINT or SIGTERM drains and reports, the second exits."""
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
-    assert main is not None
-
-    def stop() -> None:
-        if worker.stopped:
-            main.cancel()
-        else:
-            say("stopping: waiting for the requests in flight; once more to exit at once")
-            worker.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError, ValueError):
-            loop.add_signal_handler(number, stop)
-
-
 def _header_values(plan: Plan) -> list[str]:
     import json
 
     return [str(value) for value in json.loads(plan.engine_options.get("headers", "{}")).values()]
+
+
+def _write_run(folder: Path, run_json: dict[str, Any]) -> None:
+    try:
+        write_json(folder / "run.json", run_json)
+    except OSError as error:
+        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "give a place with room with --runs-dir") from None
+
+
+def _open_log(path: Path) -> RecordLog:
+    try:
+        return RecordLog(path)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}", "give a place with room with --runs-dir") from None
 
 
 def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -182,6 +182,19 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_def
     raise typer.Exit(summarize_run(run))
 
 
+@app.command(short_help="Go on with a run that was stopped or killed.")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    header: Annotated[list[str] | None, _in(_ENGINE, "'NAME: VALUE', as the run had it: values are never kept; repeatable.")] = None,
+    base_url: Annotated[str | None, _in(_ENGINE, "Where the server is now.")] = None,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Send the requests that have no record yet, with the run's own flags, into the same folder."""
+    from bytemlperf_llm.serve_command import resume_run
+
+    raise typer.Exit(resume_run(run, header or [], base_url, sys.argv, quiet=quiet))
+
+
 @app.command(short_help="Check that a run is as it was left.")
 def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
     """Compute every published figure again, compare, and list what was damaged or changed."""
@@ -207,11 +220,15 @@ def scenarios() -> None:
 
 
 @app.command(short_help="Say what is installed, what is broken, and the mend.")
-def doctor() -> None:
+def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the client's own error on this machine instead, about 45 seconds.")
+    ] = False,
+) -> None:
     """Say what is installed, what is broken, and the command that mends it."""
-    from bytemlperf_llm.doctor import run_doctor
+    from bytemlperf_llm.doctor import run_calibrate, run_doctor
 
-    raise typer.Exit(run_doctor())
+    raise typer.Exit(run_calibrate() if calibrate else run_doctor())
 
 
 @app.command("reference-server", short_help="Serve the reference engine over HTTP.")

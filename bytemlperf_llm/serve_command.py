@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from bytemlperf_llm.plan import Flags
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bytemlperf_llm.bench import Ended
     from bytemlperf_llm.metrics.summary import Summary
 
 EXIT_INVALID = 1
@@ -19,19 +21,48 @@ EXIT_INVALID = 1
 def run_serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> int:
     """The run, its summary and exports. The run folder's path is the last line on standard output."""
     from bytemlperf_llm.bench import serve_bench
-    from bytemlperf_llm.export.choose import check_exports, write_exports
-    from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+    from bytemlperf_llm.export.choose import check_exports
 
     check_exports(flags)
     console = _console()
-    folder = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
-    summary = summarise_folder(folder)
-    write_summary(folder, summary)
-    write_exports(folder, flags)
+    ended = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
+    return _publish(ended, flags, console, quiet=quiet)
+
+
+def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: list[str], *, quiet: bool) -> int:
+    """Send what a stopped run has not sent, then as `run_serve_bench`."""
+    from bytemlperf_llm.bench import resume
+    from bytemlperf_llm.export.choose import check_exports
+    from bytemlperf_llm.runs.remainder import flags_of, read_remainder
+
+    remainder = read_remainder(folder)
+    flags = flags_of(remainder.run, tuple(headers), base_url)
+    check_exports(flags)
+    console = _console()
+    ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
+    return _publish(ended, flags, console, quiet=quiet)
+
+
+def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> int:
+    """Summary and exports. What can't be written is printed all the same, and said."""
+    from bytemlperf_llm.export.choose import write_exports
+    from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+
+    folder, unwritten = ended.folder, ""
+    summary = summarise_folder(folder, run=ended.run_json)
+    try:
+        write_summary(folder, summary)
+        write_exports(folder, flags)
+    except UserError as error:
+        unwritten = f"{error.cause}; the records are kept: {error.fix}, then bmp-llm summarize {folder}"
     if not quiet:
-        _show(console, folder, summary)
+        from bytemlperf_llm.report.table import print_summary
+
+        print_summary(console, summary, ended.run_json, folder)
+    if unwritten:
+        print(f"warning: {unwritten}", file=sys.stderr)
     print(folder)
-    return EXIT_INVALID if summary.verdict == "invalid" else 0
+    return EXIT_INVALID if unwritten or summary.verdict == "invalid" else 0
 
 
 def summarize_run(folder: Path) -> int:

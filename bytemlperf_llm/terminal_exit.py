@@ -8,23 +8,29 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from bytemlperf_llm.errors import EXIT_USAGE, UserError
+from bytemlperf_llm.stop_signals import Interrupted, interrupt_status, terminate_like_interrupt
 
 EXIT_INTERRUPTED = 130
 
 
 def exit_cleanly(command: Callable[..., Any]) -> NoReturn:
     """Run a typer app and leave with its status."""
+    terminate_like_interrupt()
     try:
         status = command(standalone_mode=False)
     except UserError as error:
         _leave(f"error: {one_line(error.cause)}; {one_line(error.fix)}", EXIT_USAGE)
+    except Interrupted as interrupted:
+        _leave("interrupted" + (f": {one_line(interrupted.hint)}" if interrupted.hint else ""), 128 + interrupted.number)
     except KeyboardInterrupt:
-        _leave("interrupted", EXIT_INTERRUPTED)
+        _leave("interrupted", interrupt_status())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         _leave_for_usage(error)
+    if status == EXIT_INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+        _leave("interrupted", interrupt_status())
     sys.exit(status if isinstance(status, int) else 0)
 
 

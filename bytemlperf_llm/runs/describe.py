@@ -7,11 +7,12 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bytemlperf_llm import __version__
+from bytemlperf_llm.calibration_cache import client_section
 from bytemlperf_llm.hardware.discover import discover, git_state, package_versions
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
@@ -56,6 +57,7 @@ def describe_run(
         "seed": plan.flags.seed,
         "schedule_sha256": planned.sha256,
         "scheduled_requests": planned.requests,
+        "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace)},
         "environment": {
             "bytemlperf_llm": __version__,
             "python": sys.version.split()[0],
@@ -64,11 +66,38 @@ def describe_run(
             "git": git_state(Path.cwd()),
         },
         "engine": engine | {"name": plan.flags.engine},
+        "client": client_section(),
         "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, info)),
     }
     redacted = redactor.deep(description)
     assert isinstance(redacted, dict)
     return redacted
+
+
+class Part(NamedTuple):
+    """What a resumed part adds: its log's name, what is added to planned times, where the time axis goes on."""
+
+    log: str
+    shift_ns: int
+    begin_ns: int
+    records_before: int
+
+
+def resumed(run_json: dict[str, Any], info: EngineInfo, part: Part, command: list[str], redactor: Redactor) -> dict[str, Any]:
+    """run.json of a run that goes on: one more entry in `resumed`, which also keeps the ending before."""
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "command": command,
+        "logs": [part.log],
+        "shift_ns": part.shift_ns,
+        "begin_ns": part.begin_ns,
+        "records_before": part.records_before,
+        "end_before": run_json.get("end"),
+        "engine": msgspec.to_builtins(info),
+    }
+    facts = run_json["facts"] | ({"scheduled_requests": None} if run_json["scheduled_requests"] is None else {})
+    goes_on = {key: value for key, value in run_json.items() if key != "end"}
+    return goes_on | {"facts": facts, "resumed": [*run_json.get("resumed", []), redactor.deep(entry)]}
 
 
 def _folder_of(scenario: Scenario) -> str:
@@ -94,8 +123,9 @@ def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInf
 def finished(
     run_json: dict[str, Any], issued: int, loop_utilisation: float, stopped: bool, failure: str, duration_ns: int
 ) -> dict[str, Any]:
-    """run.json with how the run ended."""
-    facts = run_json["facts"] | {"loop_utilisation": round(loop_utilisation, 4)}
+    """run.json with how the run ended. `issued` and `duration_ns` are of all its parts."""
+    busiest = max(loop_utilisation, run_json["facts"].get("loop_utilisation") or 0.0)
+    facts = run_json["facts"] | {"loop_utilisation": round(busiest, 4)}
     if facts["scheduled_requests"] is None:
         facts["scheduled_requests"] = issued
     end = {"issued_requests": issued, "stopped_by_user": stopped and not failure, "failure": failure, "duration_ns": duration_ns}

@@ -7,7 +7,10 @@ since the last `fdatasync`, which a thread does so that the event loop never wai
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -22,11 +25,14 @@ class LogFull(Exception):
 
 
 class RecordLog:
-    """Writes records to a file that must not exist yet, or appends to one with `resume`."""
+    """Writes records to a file that must not exist yet, or appends to one with `resume`. The file
+    is locked for as long as it's open, which tells others that the run is still going on."""
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if resume else os.O_EXCL)
         self._fd = os.open(path, flags, 0o644)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._encode_into = msgspec.json.Encoder().encode_into
         self._buffer = bytearray(4096)
         self.records = 0
@@ -36,20 +42,39 @@ class RecordLog:
         buffer = self._buffer
         self._encode_into(record, buffer)
         buffer += b"\n"
+        written = 0
         try:
             written = os.write(self._fd, buffer)
+            if written != len(buffer):  # a disk that is nearly full: the next try says why
+                written += os.write(self._fd, memoryview(bytes(buffer))[written:])
         except OSError as error:
+            self._cut(written)
             raise LogFull(error.strerror or str(error)) from error
         if written != len(buffer):
+            self._cut(written)
             raise LogFull(f"only {written} of {len(buffer)} bytes of a record were written")
         self.records += 1
 
-    async def sync_forever(self) -> None:
-        """Sync the file once a second until cancelled."""
+    def _cut(self, length_bytes: int) -> None:
+        """Take the torn record off again, so that the next one begins a line."""
+        if not length_bytes:
+            return
+        with suppress(OSError):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - length_bytes)
+
+    async def sync_forever(self, failed: Callable[[str], None] | None = None) -> None:
+        """Sync the file once a second until cancelled; `failed` gets a sentence when that doesn't
+        work, without it OSError is raised."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
-            await loop.run_in_executor(None, os.fdatasync, self._fd)
+            try:
+                await loop.run_in_executor(None, os.fdatasync, self._fd)
+            except OSError as error:
+                if failed is None:
+                    raise
+                failed(f"the disk doesn't take the records any more ({error.strerror}); what it took is kept")
+                return
 
     def close(self) -> None:
         """Sync and close; a full disk has been reported already."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf_llm.calibration_cache import client_error_of
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import Summary, summarize
@@ -15,15 +16,20 @@ from bytemlperf_llm.runs.folder import write_text
 from bytemlperf_llm.runs.reader import RunReader
 
 
-def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None) -> Summary:
-    """Read everything and compute. Raises UserError when the folder is no LLM run."""
+def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, run: dict[str, Any] | None = None) -> Summary:
+    """Read everything and compute; `run` stands for a run.json that could not be written.
+    Raises UserError when the folder is no LLM run."""
     reader = RunReader(folder)
+    if run is not None:
+        reader.run = run
     facts = facts_from(reader.run, folder)
     if percentiles is not None:
         facts = msgspec.structs.replace(facts, percentiles=percentiles)
     summary = summarize(reader.records(), facts)
+    summary.client_error = client_error_of(reader.run, summary)
     for damage in reader.damages:
         summary.warnings.append(f"{damage.file}: {damage.kind} of {damage.length_bytes} bytes at byte {damage.offset_bytes}, left out")
+    summary.warnings.extend(_resumptions(reader.run))
     end = reader.run.get("end")
     if end is None:
         summary.warnings.append("the run has no end: it was killed; requests without a record count as dropped")
@@ -33,6 +39,17 @@ def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None) -
     elif end.get("stopped_by_user"):
         summary.warnings.append("stopped by the user: requests not yet sent count as dropped")
     return summary
+
+
+def _resumptions(run: dict[str, Any]) -> list[str]:
+    parts = run.get("resumed", [])
+    if not parts:
+        return []
+    before = ", ".join(str(part["records_before"]) for part in parts)
+    return [
+        f"the run was resumed, {len(parts)} time(s), after {before} records: the pause is cut out of its time, "
+        "the system was idle in it, and requests lost in flight were sent again"
+    ]
 
 
 def facts_from(run: dict[str, Any], folder: Path) -> RunFacts:
@@ -50,4 +67,4 @@ def write_summary(folder: Path, summary: Summary) -> None:
     try:
         write_text(folder / "summary.json", summary.to_json().decode())
     except OSError as error:
-        raise UserError(f"can't write {folder}/summary.json: {error.strerror}", "make the folder writable") from None
+        raise UserError(f"can't write {folder}/summary.json: {error.strerror}", "make room, or make the folder writable") from None

@@ -179,3 +179,18 @@ def test_what_is_no_run_is_named(tmp_path, content, cause):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_run_json(tmp_path / "nowhere")
+
+
+def test_a_torn_record_is_taken_off_again_and_the_next_begins_a_line(folder, monkeypatch):
+    log = RecordLog(folder / "records.jsonl")
+    log.append(record(0))
+    real = os.write
+    monkeypatch.setattr("os.write", lambda fd, data: real(fd, bytes(data)[:100]))
+    with pytest.raises(LogFull, match="only 200 of"):
+        log.append(record(1))
+    monkeypatch.undo()
+    log.append(record(2))
+    log.close()
+    reader = RunReader(folder)
+    assert [each.index for each in reader.records()] == [0, 2]
+    assert reader.damages == []

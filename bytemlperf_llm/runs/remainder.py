@@ -1,0 +1,154 @@
+"""What a stopped or killed run still has to do, and how its clock goes on.
+
+The run's time axis has no gap for the pause: the second part begins where the last record of the
+first ended (`until_ns`). Requests without a record are sent in the order of the schedule with the
+schedule's gaps between them; all their planned times are the schedule's plus one `shift_ns`, which
+makes the first of them due at `until_ns`. It is kept in run.json, so that `verify` can take it off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen.worker import Planned
+from bytemlperf_llm.plan import Flags
+from bytemlperf_llm.redaction import REDACTED
+from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
+from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.runs.rebuild import planned_requests, scenario_of, seed_of
+from bytemlperf_llm.runs.summarise import facts_from
+from bytemlperf_llm.scenario import Scenario
+
+NS_PER_S = 1_000_000_000
+
+
+class Remainder(msgspec.Struct, kw_only=True):
+    """A run folder with what is missing in it. `done` are places in the schedule that have a record."""
+
+    folder: Path
+    run: dict[str, Any]
+    scenario: Scenario
+    seed: int
+    done: set[int]
+    until_ns: int
+    first_offset_ns: int | None  # planned offset of the first request without a record; None in closed loop
+
+    @property
+    def shift_ns(self) -> int:
+        """Added to the schedule's planned times; not below 0, so that an idle stretch isn't cut short."""
+        return 0 if self.first_offset_ns is None else max(0, self.until_ns - self.first_offset_ns)
+
+    @property
+    def begin_ns(self) -> int:
+        """Where the run's time axis goes on."""
+        return self.until_ns if self.first_offset_ns is None else self.first_offset_ns + self.shift_ns
+
+    def planned(self) -> Iterator[Planned]:
+        """What is left of the schedule, shifted."""
+        shift_ns = self.shift_ns
+        for planned in planned_requests(self.scenario, self.seed):
+            if planned.request.index not in self.done:
+                yield planned if planned.offset_ns is None else Planned(planned.request, planned.offset_ns + shift_ns)
+
+    def next_log(self) -> Path:
+        """The first free name among records-1.jsonl, records-2.jsonl, …"""
+        number = 1
+        while (path := self.folder / f"records-{number}.jsonl").exists():
+            number += 1
+        return path
+
+    def forget_ending(self) -> None:
+        """The run goes on: what was summed up at its first end holds no longer."""
+        for name in ("summary.json", CHECKSUMS):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def read_remainder(folder: Path) -> Remainder:
+    """Read what there is. Raises UserError when the run is complete, still going on, or damaged."""
+    reader = RunReader(folder)
+    facts_from(reader.run, folder)
+    _refuse_running(reader)
+    done, until_ns = set[int](), 0
+    for record in reader.records():
+        done.add(record.index)
+        until_ns = max(until_ns, record.end_ns)
+    remainder = Remainder(
+        folder=folder,
+        run=reader.run,
+        scenario=scenario_of(reader.run),
+        seed=seed_of(reader.run),
+        done=done,
+        until_ns=until_ns,
+        first_offset_ns=None,
+    )
+    first = None if _over(remainder) else next(remainder.planned(), None)
+    if first is None:
+        raise UserError(f"{folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {folder}")
+    remainder.first_offset_ns = first.offset_ns
+    return remainder
+
+
+def _over(remainder: Remainder) -> bool:
+    """Whether a closed loop's time is up; in open loop the schedule itself ends."""
+    scenario = remainder.scenario
+    limited = scenario.arrival.process == "closed" and scenario.duration_s is not None
+    return limited and remainder.until_ns >= round((scenario.duration_s or 0) * NS_PER_S)
+
+
+def _refuse_running(reader: RunReader) -> None:
+    """A running process holds a lock on its log."""
+    for path in reader.logs():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{reader.folder} is still being written", "wait for its end, or stop that process") from None
+            except OSError:
+                return  # this file system has no locks
+
+
+# -- flags ---------------------------------------------------------------------------------
+
+
+def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None) -> Flags:
+    """The command line's flags as run.json keeps them, with what it doesn't keep given anew.
+    Raises UserError that names what is missing."""
+    config = run["config"]
+    kept = dict(config["flags"])
+    if base_url is not None:
+        kept["base_url"] = base_url
+    _refuse_redacted(kept)
+    missing = _header_names(config.get("header_names", ())) - {name.strip().lower() for name in map(_name, headers)}
+    if missing:
+        name = sorted(missing)[0]
+        raise UserError(f"the run sent a header {name!r}, whose value is never kept", f"give it again with --header '{name}: VALUE'")
+    unknown = sorted(kept.keys() - {field.name for field in fields(Flags)})
+    if unknown:
+        raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
+    try:
+        return msgspec.convert(kept | {"headers": headers}, Flags, dec_hook=lambda _, value: Path(value))
+    except msgspec.ValidationError as error:
+        raise UserError(f"run.json's flags are damaged: {error}", "run again") from None
+
+
+def _refuse_redacted(kept: dict[str, Any]) -> None:
+    for name, value in kept.items():
+        if REDACTED in str(value):
+            flag = "--" + name.replace("_", "-")
+            fix = "give it again with --base-url" if name == "base_url" else "run again: it can't be resumed"
+            raise UserError(f"{flag} held a secret, which is never kept", fix)
+
+
+def _header_names(names: Any) -> set[str]:
+    return {str(name).strip().lower() for name in names}
+
+
+def _name(header: str) -> str:
+    return header.partition(":" if ":" in header else "=")[0]
