@@ -87,6 +87,24 @@ def run_doctor() -> int:
     return 1 if broken else 0
 
 
+def run_calibrate() -> int:
+    """Measure the client's own error on this machine, keep and print it. Raises UserError when it can't."""
+    from rich.console import Console
+
+    from bytemlperf_llm import calibration_cache
+    from bytemlperf_llm.calibrate import run_calibration
+    from bytemlperf_llm.report.calibration_table import print_calibration
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
+    path = calibration_cache.keep(calibration)
+    print_calibration(console, calibration)
+    console.print(f"kept in {path}; every run on this machine now says its client's error", markup=False, soft_wrap=True)
+    return 0
+
+
 def inspect(probe: Probe | None = None) -> list[Finding]:
     """Look at everything. Takes as long as importing every installed engine; never raises."""
     ask = probe or run_python

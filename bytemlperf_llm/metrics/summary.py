@@ -13,6 +13,7 @@ from fractions import Fraction
 import msgspec
 
 from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator, Failure
+from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
@@ -66,7 +67,8 @@ class Tokens(msgspec.Struct, kw_only=True):
 
 class Summary(msgspec.Struct, kw_only=True):
     """The content of summary.json. `outcomes` always sums to `scheduled`: requests without a
-    record count as dropped. Metrics that no record has are absent."""
+    record count as dropped. Metrics that no record has are absent. `client_error` comes from run.json,
+    which may hold a calibration of the machine."""
 
     format_version: int = FORMAT_VERSION
     verdict: VerdictName
@@ -82,6 +84,7 @@ class Summary(msgspec.Struct, kw_only=True):
     load: Load
     tokens: Tokens
     stage_shares: dict[str, float] | None
+    client_error: ClientError | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bytemlperf_llm.metrics.client_error import sentence
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.describe import Metric
 from bytemlperf_llm.metrics.summary import Summary
@@ -34,6 +35,8 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     _print_head(console, run)
     console.print(latency_table(summary, console.width))
     console.print(throughput_table(summary, console.width))
+    if summary.client_error is not None:
+        console.print(f"[dim]client's own error:[/] {_plain(sentence(summary.client_error))}", highlight=False)
     for text in _remarks(summary, run):
         console.print(f"[yellow]![/] {_plain(text)}")
     word = summary.verdict.upper()

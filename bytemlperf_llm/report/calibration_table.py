@@ -1,0 +1,116 @@
+"""What `bmp-llm doctor --calibrate` prints: the ladder, the timer, and how far figures can be believed here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bytemlperf_llm.metrics.client_error import (
+    COMMAND,
+    MAX_LOOP_BUSY,
+    MAX_OTHERS_BUSY,
+    MEDIAN_LIMIT_NS,
+    NS_PER_MS,
+    P99_LIMIT_NS,
+    P99_LIMIT_SHARE,
+    Calibration,
+    CalibrationStep,
+    Spread,
+    ceiling,
+    holds,
+    others_busy,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+NS_PER_US = 1e3
+ERRORS = ("ttft", "tpot", "itl", "e2e", "lateness", "server_write")
+TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "sent late", "server_write": "server late [2]"}
+FOOTNOTES = (
+    "[1] against the gap asked for, so with the server's own unevenness in it",
+    "[2] the server's writes against its own schedule; the errors are against its writes, so this is in none but ITL's",
+)
+
+
+def print_calibration(console: Console, calibration: Calibration) -> None:
+    """Everything, ending in the ceiling."""
+    console.print(calibration_table(calibration))
+    for note in FOOTNOTES:
+        console.print(note, style="dim", markup=False, highlight=False)
+    console.print(timer_sentence(calibration))
+    console.print(ceiling_sentence(calibration), style="bold")
+    if others_busy(calibration) > MAX_OTHERS_BUSY:
+        console.print(others_sentence(calibration), style="yellow")
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """A row a step; errors as p50 / p99 / max in ms."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    ttft, itl = calibration.ttft_ns / NS_PER_MS, calibration.itl_ns / NS_PER_MS
+    title = f"client stamp − server stamp, ms: p50, p99, max  (TTFT {ttft:g} ms, ITL {itl:g} ms, {calibration.tokens} tokens)"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in ("req/s", "chunks/s", "streams", "loop", "server", *(TITLES[name] for name in ERRORS)):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    table.add_column("")
+    for step in calibration.steps:
+        load = (f"{step.rate_offered:,.0f}", f"{step.chunks_per_s:,.0f}", f"{step.streams:,.0f}")
+        busy = (f"{step.loop_busy:.0%}", f"{step.server_busy:.0%}")
+        table.add_row(*load, *busy, *(_cell(getattr(step, name)) for name in ERRORS), _state(step, calibration))
+    return table
+
+
+def _cell(error: Spread) -> str:
+    return "\n".join(_ms(value) for value in (error.p50_ns, error.p99_ns, error.max_ns)) if error.count else "–"
+
+
+def _ms(value_ns: int) -> str:
+    value_ms = value_ns / NS_PER_MS
+    return f"{value_ms:.3f}" if value_ms < 10 else f"{value_ms:.1f}"
+
+
+def _state(step: CalibrationStep, calibration: Calibration) -> str:
+    if holds(step, calibration):
+        return "[green]holds[/]"
+    if step.saturated:
+        return f"[red]{step.saturated} full[/]"
+    if step.unmatched:
+        return f"[red]{step.unmatched} lost[/]"
+    return "[yellow]loop busy[/]" if step.loop_busy > MAX_LOOP_BUSY else "[yellow]too far off[/]"
+
+
+def timer_sentence(calibration: Calibration) -> str:
+    """Clock and pacer."""
+    timer = calibration.timer
+    late = timer.overshoot
+    return (
+        f"clock: resolution {timer.resolution_ns} ns, {timer.tick_ns} ns between two stamps; "
+        f"timer wakes late by {late.p50_ns / NS_PER_US:,.0f} µs (p99 {late.p99_ns / NS_PER_US:,.0f}, max {late.max_ns / NS_PER_US:,.0f})"
+    )
+
+
+def ceiling_sentence(calibration: Calibration) -> str:
+    """How far one worker's figures hold on this machine."""
+    limits = (
+        f"median error ≤ {MEDIAN_LIMIT_NS / NS_PER_MS:g} ms, p99 ≤ {P99_LIMIT_NS / NS_PER_MS:g} ms or {P99_LIMIT_SHARE:.0%}, "
+        f"loop ≤ {MAX_LOOP_BUSY:.0%} busy"
+    )
+    top = ceiling(calibration)
+    if top is None:
+        return f"ceiling: not even the lowest step held ({limits})"
+    further = "" if top is not calibration.steps[-1] else "; the ladder ends there, the machine may do more"
+    return (
+        f"ceiling of one worker here: {top.tokens_per_s:,.0f} tokens/s in {top.chunks_per_s:,.0f} chunks/s, "
+        f"{top.streams:,.0f} streams ({limits}){further}"
+    )
+
+
+def others_sentence(calibration: Calibration) -> str:
+    """When the machine was not the client's and the server's alone."""
+    return (
+        f"other processes used up to {others_busy(calibration):.0%} of this machine meanwhile, and the errors are theirs as well: "
+        f"run `{COMMAND}` again when it's quiet"
+    )
