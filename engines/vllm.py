@@ -14,7 +14,8 @@ What is ours to choose, on a CPU (each can be set by an engine option, none touc
   of three minutes never earns that back.
 - KV cache: 2 GiB, 93,000 tokens of SmolLM2.
 - Threads stay as vLLM binds them: one core is left to the scheduler, tokeniser and load generator.
-  Giving the model every core (VLLM_CPU_OMP_THREADS_BIND=0-1) halved the throughput on two cores.
+  On two cores, beside other work: 138 to 161 tokens/s so, 85 to 102 with the model bound to both
+  (VLLM_CPU_OMP_THREADS_BIND=0-1), 39 to 180 unbound (nobind), by what else ran.
 """
 
 from __future__ import annotations
