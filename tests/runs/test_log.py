@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -194,3 +196,41 @@ def test_a_torn_record_is_taken_off_again_and_the_next_begins_a_line(folder, mon
     reader = RunReader(folder)
     assert [each.index for each in reader.records()] == [0, 2]
     assert reader.damages == []
+
+
+@pytest.mark.slow
+def test_a_hundred_writers_killed_at_random_lose_no_counted_record(tmp_path):
+    """Each writer tells through a pipe what it has counted; its log must hold at least that, whole and in order."""
+    draw, all_counted = random.Random(4), 0
+    for number in range(100):
+        path = tmp_path / f"{number}" / "records.jsonl"
+        path.parent.mkdir()
+        write_json(path.parent / "run.json", {"format_version": FORMAT_VERSION, "kind": "llm"})
+        counted = _killed_writer(path, draw.uniform(0.0, 0.05))
+        reader = RunReader(path.parent)
+        read = [each.index for each in reader.records()]
+        assert read == list(range(len(read)))
+        assert len(read) >= counted
+        all_counted += counted
+        assert all(damage.kind == "torn tail" for damage in reader.damages)
+    assert all_counted > 1000
+
+
+def _killed_writer(path, after_s):
+    """Fork a writer, kill it after that time; returns how many records it had counted."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        log = RecordLog(path)
+        for index in range(10**9):
+            log.append(record(index))
+            os.write(tell, b".")
+    os.close(tell)
+    time.sleep(after_s)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    counted = 0
+    while told_now := os.read(told, 1 << 16):
+        counted += len(told_now)
+    os.close(told)
+    return counted
