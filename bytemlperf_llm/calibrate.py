@@ -316,18 +316,23 @@ def _written(account: Account | None) -> _Written | None:
 
 
 async def measure_timer(pacer: Pacer) -> Timer:
-    """Resolution of the clock, and how late the pacer returns from waits of a millisecond."""
+    """Resolution of the clock, and how late the pacer returns."""
     stamps = [monotonic_ns() for _ in range(TICK_SAMPLES)]
+    return Timer(
+        resolution_ns=round(time.clock_getres(time.CLOCK_MONOTONIC) * NS_PER_S),
+        tick_ns=min(after - before for before, after in pairwise(stamps) if after > before),
+        overshoot=await overshoot(pacer),
+    )
+
+
+async def overshoot(pacer: Pacer) -> Spread:
+    """How late the pacer returns from waits of a millisecond."""
     late = []
     for _ in range(PACER_WAITS):
         due_ns = monotonic_ns() + PACER_WAIT_NS
         await pacer.until(due_ns)
         late.append(monotonic_ns() - due_ns)
-    return Timer(
-        resolution_ns=round(time.clock_getres(time.CLOCK_MONOTONIC) * NS_PER_S),
-        tick_ns=min(after - before for before, after in pairwise(stamps) if after > before),
-        overshoot=spread(late),
-    )
+    return spread(late)
 
 
 # -- the server ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ NS_PER_S = 1_000_000_000
 PREFIX = "calibration-"
 NAME_DIGITS = 16
 NOT_CALIBRATED = f"not calibrated: run `{COMMAND}`"
+UNREADABLE = f"not calibrated, what is in the cache can't be read: run `{COMMAND}`"
 CHANGED = f"not calibrated since this machine changed: run `{COMMAND}`"
 
 
@@ -74,8 +75,8 @@ def load(described: dict[str, str] | None = None) -> tuple[Calibration | None, s
     except FileNotFoundError:
         others = any(cache_root().glob(f"{PREFIX}*.json"))
         return None, CHANGED if others else NOT_CALIBRATED
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        return None, f"{path} can't be read ({type(error).__name__}): run `{COMMAND}`"
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None, UNREADABLE
     if calibration.machine != described:
         return None, CHANGED
     return calibration, ""

@@ -1,0 +1,69 @@
+"""What `bmp-llm doctor --calibrate` prints."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bytemlperf_llm import calibrate, doctor
+from bytemlperf_llm.calibration_cache import load, machine
+from bytemlperf_llm.report.calibration_table import ceiling_sentence, print_calibration, timer_sentence
+from tests.calibration.made import calibration, errors, step
+
+
+def printed(made) -> str:
+    console = Console(file=io.StringIO(), width=160, no_color=True)
+    print_calibration(console, made)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_every_step_has_its_figures_and_its_state():
+    text = printed(
+        calibration(
+            step(10, ttft=errors(0.123, 1.456)),
+            step(50, loop_busy=0.7),
+            step(100, e2e=errors(3.0, 30.0)),
+            step(200, unmatched=3),
+            step(500, saturated="server"),
+        )
+    )
+    for expected in ("0.123", "1.456", "30.0", "16,000", "70%", "holds", "loop busy", "too far off", "3 lost", "server full"):
+        assert expected in text, expected
+    assert "TTFT 50 ms, ITL 10 ms, 32 tokens" in text
+    assert "against the gap asked for" in text
+    assert "ceiling of one worker here: 320 tokens/s in 320 chunks/s" in text
+
+
+def test_a_ladder_that_held_to_its_end_says_so():
+    assert ceiling_sentence(calibration(step(10), step(100))).endswith("; the ladder ends there, the machine may do more")
+    assert "more" not in ceiling_sentence(calibration(step(10), step(100, loop_busy=0.9)))
+    assert ceiling_sentence(calibration(step(10, loop_busy=0.9))).startswith("ceiling: not even the lowest step held")
+
+
+def test_the_timer():
+    assert timer_sentence(calibration()) == (
+        "clock: resolution 1 ns, 40 ns between two stamps; timer wakes late by 50 µs (p99 200, max 400)"
+    )
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.05, False), (0.62, True), (None, False)])
+def test_a_busy_machine_is_told(share, told):
+    assert ("other processes used up to 62% of this machine" in printed(calibration(step(10, others_busy=share)))) is told
+
+
+def test_the_command_keeps_and_prints(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("BMP_CACHE", str(tmp_path))
+    made = calibration(step(10), machine=machine())
+
+    def measured(say):
+        say("10 requests/s")
+        return made
+
+    monkeypatch.setattr(calibrate, "run_calibration", measured)
+    assert doctor.run_calibrate() == 0
+    assert load() == (made, "")
+    out, err = capsys.readouterr()
+    assert "ceiling of one worker here" in out
+    assert "calibrating: 10 requests/s" in err
