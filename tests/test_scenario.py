@@ -41,7 +41,7 @@ def error_of(folder: Path, text: str) -> UserError:
 
 def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
-    assert [each.name for each in listed] == ["chat", "code", "smoke", "summarize"]
+    assert [each.name for each in listed] == ["chat", "code", "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
 
@@ -49,7 +49,8 @@ def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
 def test_built_in_scenario_is_named_like_its_file(name: str) -> None:
     loaded = scenarios.load(name)
     assert loaded.name == name
-    assert all((loaded.folder / file).is_file() for file in loaded.prompts.files or ())
+    trace = (loaded.prompts.trace.file,) if loaded.prompts.trace else ()
+    assert all((loaded.folder / file).is_file() for file in loaded.prompts.files or trace)
 
 
 def test_chat_leaves_time_for_an_engine_start_within_three_minutes() -> None:
@@ -67,7 +68,7 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
 def test_unknown_name_gives_the_nearest_and_says_that_a_path_works() -> None:
     with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat\? A path to a YAML file works too"):
         scenarios.load("chatt")
-    with pytest.raises(UserError, match="built in: chat, code, smoke, summarize"):
+    with pytest.raises(UserError, match="built in: chat, code, smoke, summarize, trace-azure, trace-mooncake"):
         scenarios.load("zzzzzz")
 
 
@@ -99,7 +100,7 @@ WRONG = [
     ("duration_s: 60", "num_requests: 0", "F:6: num_requests can't be '0'", "give greater than or equal to 1"),
     ("duration_s: 60", "duration_s: '60'", "F:6: duration_s can't be '60'", "give a valid number"),
     ("duration_s: 60", "duration_s: 60\nduration_s: 70", "F:7: the key 'duration_s' is given twice (first in line 6)", "remove one"),
-    ("{files: [p.jsonl]}", "{}", "F:3: prompts: exactly one of files and synthetic is needed", "give files"),
+    ("{files: [p.jsonl]}", "{}", "F:3: prompts: exactly one of files, synthetic and trace is needed", "give files"),
     ("files: [p.jsonl]", "files: [3]", "F:3: prompts.files.0 can't be '3'", "give a valid string"),
     ("duration_s: 60", "duration_s: 60\nslo: {ttft_sm: 5}", "F:7: 'ttft_sm' is not a key of slo", "did you mean 'ttft_ms'?"),
     ("duration_s: 60", "duration_s: [60", "F:7: not valid YAML", "mend the line"),

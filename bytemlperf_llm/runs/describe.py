@@ -48,7 +48,7 @@ def describe_run(
         "config": {
             "flags": {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()},
             "scenario": scenario.model_dump(mode="json"),
-            "scenario_folder": _folder_of(scenario),
+            "scenario_folder": folder_of(scenario),
             "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),
             "engine_options": {key: value for key, value in plan.engine_options.items() if key != "headers"},
             "probe": None if probed is None else _probe(probed),
@@ -100,7 +100,7 @@ def resumed(run_json: dict[str, Any], info: EngineInfo, part: Part, command: lis
     return goes_on | {"facts": facts, "resumed": [*run_json.get("resumed", []), redactor.deep(entry)]}
 
 
-def _folder_of(scenario: Scenario) -> str:
+def folder_of(scenario: Scenario) -> str:
     """Where its prompt files lie; the package's own folder has another path on another machine."""
     return BUILTIN if scenario.folder == BUILTIN_FOLDER else str(scenario.folder.absolute())
 

@@ -31,7 +31,8 @@ MIN_SINGLE_WORDS = 64
 
 FILLERS = (".", " a", " I", ",", " be", " to", " the", " 1", "!", "?")
 CACHED_BLOCK_TOKENS = 2_000_000
-"""Of text kept for blocks that come again: about 12 MB."""
+CACHED_BLOCKS = 8_192
+"""Kept of the text of blocks that come again: at most so many tokens (12 MB) and so many blocks."""
 
 TRIAL_TOKENS = (1, 2, 3, 17, 255, 512, 1000)
 MAX_MENDS = 8
@@ -48,7 +49,7 @@ class TextMaker:
         self._words, self._costs = _word_table(counter)
         self._single = set(self._costs) == {1}
         self._fillers = _filler_table(counter, max(self._costs))
-        self._block = lru_cache(maxsize=max(16, CACHED_BLOCK_TOKENS // block_tokens))(self._text)
+        self._block = lru_cache(maxsize=max(16, min(CACHED_BLOCKS, CACHED_BLOCK_TOKENS // block_tokens)))(self._text)
         self.additive = True
         self.additive = all(
             counter.prompt(_user(self.prompt(f"trial/{tokens}", self.minimum + tokens, (7, 8)))) == self.minimum + tokens

@@ -18,6 +18,7 @@ MAX_ROW_TOKENS = 1 << 24
 
 MAX_LINE_BYTES = 64 << 20
 MAX_ECHO_CHARS = 60
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TraceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,18 +59,22 @@ def open_trace(path: Path) -> IO[bytes]:
         raise UserError(f"trace {path} can't be read: {error.strerror}", "give the path of the trace file with --dataset-path") from None
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of every line that isn't empty; one line in memory. Raises UserError."""
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line with its end) of every line; one line in memory. Raises UserError."""
     with open_trace(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(raw) > MAX_LINE_BYTES:
                 raise bad(path, number, "line", f"longer than {MAX_LINE_BYTES >> 20} MiB", "give a trace with one request a line")
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if raw := raw.strip():
-                yield number, raw
+            yield number, raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of every line that isn't empty. Raises UserError."""
+    for number, raw in raw_lines(path):
+        if line := raw.strip():
+            yield number, line
 
 
 def seconds_ns(seconds: Decimal, unit_s: Decimal = Decimal(1)) -> int:
@@ -81,8 +86,8 @@ def field_of(error: msgspec.ValidationError) -> tuple[str, str]:
     """(field, problem) of what msgspec says: "Expected `int`, got `str` - at `$.input_length`"."""
     problem, _, where = str(error).partition(" - at ")
     field = where.strip("`").removeprefix("$").lstrip(".")
-    if not field and "`" in problem:
-        field = problem.rsplit("`", 2)[-2]  # "Object missing required field `timestamp`"
+    if not field and problem.startswith("Object missing required field"):
+        field = problem.rsplit("`", 2)[-2]
     return field or "line", problem
 
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from io import TextIOWrapper
 from pathlib import Path
 
 from bytemlperf_llm.scenario import Trace
-from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, NS_PER_S, TraceRow, bad, echo, open_trace, seconds_ns
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, NS_PER_S, TraceRow, bad, echo, raw_lines, seconds_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AZURE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:(Z)|([+-])(\d\d):?(\d\d))?", re.ASCII)
 WHOLE_NUMBER = re.compile(r"(\d{1,12})(?:\.0*)?", re.ASCII)
+MEND = "mend the line, or remove it"
 AZURE_FORM = "2023-11-16 18:15:46.6805900"
 
 Cells = dict[str, str]
@@ -48,30 +48,34 @@ def burstgpt(path: Path, _trace: Trace) -> Iterator[TraceRow]:
 
 def _records(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Cells]]:
     """(line, cells by column name) of every row. Raises UserError."""
-    with open_trace(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            for name in needed:
-                if name not in header:
-                    raise bad(path, 1, name, "no such column in the header", f"give a CSV file whose first line names {', '.join(needed)}")
-            for values in reader:
-                if not values:
-                    continue
-                if len(values) != len(header):
-                    problem = f"{len(values)} cells where the header has {len(header)} columns"
-                    raise bad(path, reader.line_num, "line", problem, "mend the line, or remove it")
+    reader = csv.reader(_texts(path), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for name in needed:
+            if name not in header:
+                raise bad(path, 1, name, "no such column in the header", f"give a CSV file whose first line names {', '.join(needed)}")
+        for values in reader:
+            if values and len(values) != len(header):
+                problem = f"{len(values)} cells where the header has {len(header)} columns"
+                raise bad(path, reader.line_num, "line", problem, MEND)
+            if values:
                 yield reader.line_num, dict(zip(header, values, strict=True))
-        except csv.Error as error:
-            raise bad(path, reader.line_num, "line", f"not CSV: {error}", "mend the line, or remove it") from None
+    except csv.Error as error:
+        raise bad(path, reader.line_num, "line", f"not CSV: {error}", MEND) from None
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for number, raw in raw_lines(path):
+        try:
+            yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise bad(path, reader.line_num + 1, "line", f"not UTF-8 text: {error.reason}", "save the trace as UTF-8") from None
+            raise bad(path, number, "line", f"not UTF-8 text: {error.reason}", "save the trace as UTF-8") from None
 
 
 def _tokens(path: Path, line: int, field: str, cells: Cells) -> int:
     found = WHOLE_NUMBER.fullmatch(cells[field].strip())
     if found is None or int(found[1]) > MAX_ROW_TOKENS:
-        raise bad(path, line, field, f"{echo(cells[field])} is not a number of tokens", "mend the line, or remove it")
+        raise bad(path, line, field, f"{echo(cells[field])} is not a number of tokens", MEND)
     return int(found[1])
 
 
@@ -81,7 +85,7 @@ def _seconds_ns(path: Path, line: int, text: str) -> int:
     except InvalidOperation:
         seconds = Decimal("NaN")
     if not seconds.is_finite() or seconds < 0 or seconds > MAX_ROW_TOKENS * 1000:
-        raise bad(path, line, "Timestamp", f"{echo(text)} is not a time in seconds", "mend the line, or remove it")
+        raise bad(path, line, "Timestamp", f"{echo(text)} is not a time in seconds", MEND)
     return seconds_ns(seconds)
 
 

@@ -1,0 +1,23 @@
+"""Tokenizers for the tests of prompt lengths: the synthetic model's, written here, and SmolLM2's where it was built before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bytemlperf_llm.models import cache, synthetic
+
+
+def byte_tokenizer(folder: Path, template: str | None = synthetic.CHAT_TEMPLATE) -> str:
+    """The folder with the synthetic model's tokenizer, one token a byte, and a chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = synthetic._tokenizer_config(synthetic.Options()) | {"chat_template": template}
+    (folder / "tokenizer.json").write_text(json.dumps(synthetic._tokenizer()), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(folder)
+
+
+def smollm2_tokenizer() -> str | None:
+    """SmolLM2's checkpoint in the model cache; None where nobody has built it yet."""
+    found = sorted(cache.cache_root().glob("smollm2-*/checkpoint/tokenizer.json"))
+    return str(found[0].parent) if found else None
