@@ -7,7 +7,6 @@ computed from the records on disk, by the same code as `bmp-llm summarize`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import time
 from collections.abc import Callable
@@ -19,18 +18,21 @@ from bytemlperf_llm import preflight, schedule
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
-from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.loadgen.dealing import Share, dealt
+from bytemlperf_llm.loadgen.fleet import Fleet
+from bytemlperf_llm.loadgen.loops import loop_factory
+from bytemlperf_llm.loadgen.messages import MemberSpec
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
+from bytemlperf_llm.loadgen.processes import process_fleet
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worker_config
+from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.plan import Flags, Plan, plan_for, resolve
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.report.live import LiveView
 from bytemlperf_llm.runs.checksums import write_checksums
-from bytemlperf_llm.runs.describe import Part, describe_run, finished, resumed
+from bytemlperf_llm.runs.describe import Part, describe_run, finished, folder_of, resumed
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
-from bytemlperf_llm.runs.log import LogFull, RecordLog
-from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.runs.remainder import Remainder
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.stop_signals import Interrupted, draining
@@ -41,38 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NS_PER_S = 1_000_000_000
-START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 TICK_S = 1.0
-MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
-GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
-
-
-class _Sink:
-    """Where ended requests go: first into the log, then to the live metrics."""
-
-    def __init__(self, log: RecordLog, metrics: LlmMetrics, max_error_rate: float | None, stop: Callable[[], None]) -> None:
-        self._log, self._metrics = log, metrics
-        self._max_error_rate, self._stop = max_error_rate, stop
-        self.started = metrics.started
-        self.failure = ""
-
-    def ended(self, record: RequestRecord) -> None:
-        try:
-            self._log.append(record)
-        except LogFull as full:
-            self.fail(f"records can't be written any more ({full}); what was written is kept")
-        metrics, limit = self._metrics, self._max_error_rate
-        metrics.ended(record)
-        if limit is not None and metrics.ended_requests >= MIN_ENDED_FOR_ERROR_RATE:
-            failed, ended = metrics.failed_requests, metrics.ended_requests
-            if failed > limit * ended:
-                self.fail(f"{failed} of {ended} requests failed, more than --max-error-rate {limit:g} allows")
-
-    def fail(self, reason: str) -> None:
-        """End the run; the first reason counts."""
-        if not self.failure:
-            self.failure = reason
-            self._stop()
 
 
 class Ended(NamedTuple):
@@ -94,17 +65,9 @@ def resume(remainder: Remainder, flags: Flags, argv: list[str], console: Console
 
 def _run(plan: Plan, argv: list[str], console: Console, *, quiet: bool, remainder: Remainder | None = None) -> Ended:
     engine_type = engine_class(plan.flags.engine)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    check_splittable(engine_type, plan.flags.engine, plan.flags.workers, plan.flags.ray)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(Bench(plan, engine_type, argv, console, quiet=quiet, remainder=remainder).run())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 class Bench:
@@ -152,7 +115,7 @@ class Bench:
     async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
         """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
         plan, scenario, seed = self._plan, self._plan.scenario, self._plan.flags.seed
-        model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
+        self._model = model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
         started_s = time.monotonic()
         self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
         info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
@@ -193,49 +156,75 @@ class Bench:
         """The measured part; leaves run.json with how it ended."""
         left = self._remainder
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
-        log = _open_log(folder / "records.jsonl" if left is None else left.next_log())
         scheduled = self._schedule.requests
         with LiveView(self._console, self._title(), scheduled and scheduled - done, self._metrics, self._quiet) as view:
-            sink = _Sink(log, self._metrics, self._plan.flags.max_error_rate, lambda: worker.stop())
-            worker = Worker(engine, sink, pacer, _worker_config(self._plan, self._scenario), redact=self._redactor)
-            origin_ns = monotonic_ns() + START_DELAY_NS - begin_ns
-            (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
-            _write_run(folder, run_json)
-            background = [
-                asyncio.ensure_future(log.sync_forever(sink.fail)),
-                asyncio.ensure_future(self._tick(view, origin_ns + begin_ns)),
-            ]
-            _settle_garbage()
-            busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
+            crew = self._crew(engine, pacer, folder)
             try:
-                with draining(worker.stop, lambda: worker.stopped, self._say):
-                    await self._replay(worker, origin_ns)
+                await crew.start()
+                origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
+                (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
+                _write_run(folder, run_json)
+            except BaseException:
+                await crew.close()
+                raise
+            ticking = asyncio.ensure_future(self._tick(view, origin_ns + begin_ns))
+            try:
+                with draining(crew.stop, lambda: crew.stopped, self._say):
+                    await crew.replay(origin_ns)
             except Interrupted as interrupted:
                 interrupted.hint = f"the records so far are kept; go on with: bmp-llm resume {folder}"
                 raise
             finally:
-                busy = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
-                with suppress(OSError):
-                    log.close()
+                duration_ns = monotonic_ns() - origin_ns
+                ticking.cancel()
+                await asyncio.gather(ticking, return_exceptions=True)
+                await crew.close()
                 self._metrics.flush()
-                end = finished(run_json, done + worker.issued, busy, worker.stopped, sink.failure, monotonic_ns() - origin_ns)
+                end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)
+                if workers := crew.described():
+                    end["workers"] = workers
                 _keep(folder, end, self._say)
         return end
 
-    async def _replay(self, worker: Worker, origin_ns: int) -> None:
-        scenario, seed = self._scenario, self._plan.flags.seed
-        workload = Workload(scenario, seed)
-        left = self._remainder
-        if not self._plan.closed:
-            await worker.run_open(schedule.open_schedule(scenario, workload, seed) if left is None else left.planned(), origin_ns)
-            return
-        end_ns = None if scenario.duration_s is None else origin_ns + round(scenario.duration_s * NS_PER_S)
-        requests = (planned.request for planned in (schedule.closed_schedule(scenario, workload) if left is None else left.planned()))
-        assert scenario.arrival.max_concurrency is not None
-        await worker.run_closed(requests, scenario.arrival.max_concurrency, origin_ns, end_ns)
+    def _crew(self, engine: Engine, pacer: Pacer, folder: Path) -> Crew:
+        """One worker in this process, or a fleet. Raises UserError."""
+        scenario, flags, left = self._scenario, self._plan.flags, self._remainder
+        keep_output = flags.keep_output or flags.save_detailed
+        size = local_size(flags.workers, scenario, self._schedule.requests)
+        if size.why:
+            self._say(size.why)
+        if left is not None and size.workers > 1:
+            self._say("a resumed part has one worker")
+        elif size.workers > 1:
+            return self._fleet(folder, size.workers, keep_output=keep_output)
+        planned = dealt(scenario, flags.seed, Share()) if left is None else left.planned()
+        return Replay(
+            engine,
+            pacer,
+            open_log(folder / "records.jsonl" if left is None else left.next_log()),
+            self._metrics,
+            work_of(scenario, planned, Share()),
+            worker_config(scenario, Share(), keep_output=keep_output),
+            max_error_rate=flags.max_error_rate,
+            redact=self._redactor,
+        )
+
+    def _fleet(self, folder: Path, workers: int, *, keep_output: bool) -> Fleet:
+        plan = self._plan
+        common = MemberSpec(
+            engine=plan.flags.engine,
+            engine_options=plan.engine_options,
+            model=self._model,
+            scenario=self._scenario.model_dump(mode="json"),
+            scenario_folder=folder_of(self._scenario),
+            seed=plan.flags.seed,
+            worker=0,
+            workers=workers,
+            keep_output=keep_output,
+            live=not self._quiet,
+            log="",
+        )
+        return process_fleet(common, folder, self._metrics, self._say, plan.flags.max_error_rate)
 
     async def _tick(self, view: LiveView, origin_ns: int) -> None:
         while True:
@@ -251,13 +240,6 @@ class Bench:
             print(self._redactor(sentence), file=sys.stderr, flush=True)
 
 
-def _settle_garbage() -> None:
-    """What exists by now stays: keep the collector from walking it again in mid-run."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-
-
 def _load_text(scenario: Scenario) -> str:
     arrival = scenario.arrival
     if arrival.process == "closed":
@@ -267,17 +249,6 @@ def _load_text(scenario: Scenario) -> str:
     if arrival.process == "trace":
         return "at the trace's own times"
     return f"{arrival.process}, " + (f"{arrival.rate:g} requests/s" if arrival.rate else "ramp")
-
-
-def _worker_config(plan: Plan, scenario: Scenario) -> WorkerConfig:
-    limits = scenario.timeouts
-    seconds = (limits.connect_s, limits.first_token_s, limits.idle_s, limits.total_s)
-    return WorkerConfig(
-        timeouts=Timeouts(*(round(value * NS_PER_S) for value in seconds)),
-        max_concurrency=None if plan.closed else scenario.arrival.max_concurrency,
-        drain_ns=round(scenario.drain_s * NS_PER_S),
-        keep_output=plan.flags.keep_output or plan.flags.save_detailed,
-    )
 
 
 def _header_values(plan: Plan) -> list[str]:
@@ -291,13 +262,6 @@ def _write_run(folder: Path, run_json: dict[str, Any]) -> None:
         write_json(folder / "run.json", run_json)
     except OSError as error:
         raise UserError(f"can't write {folder}/run.json: {error.strerror}", "give a place with room with --runs-dir") from None
-
-
-def _open_log(path: Path) -> RecordLog:
-    try:
-        return RecordLog(path)
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "give a place with room with --runs-dir") from None
 
 
 def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -84,6 +84,8 @@ def serve_bench(
     tokenizer: Annotated[
         str | None, _in(_TRACE, "Folder with tokenizer.json, model name, or 'words': how prompt tokens are counted. Default: the model's.")
     ] = None,
+    workers: Annotated[str | None, _in(_LOAD, "Load workers, one process each; or 'auto'. Default: 1.")] = None,
+    ray: Annotated[str | None, _in(_LOAD, "Workers as actors of the Ray cluster at this address; 'auto', HOST:PORT.")] = None,
     connect_timeout: Annotated[float | None, _in(_LIMITS, "Seconds until a request must have left.")] = None,
     first_token_timeout: Annotated[float | None, _in(_LIMITS, "Seconds from sending to the first chunk.")] = None,
     idle_timeout: Annotated[float | None, _in(_LIMITS, "Seconds between chunks.")] = None,
@@ -141,6 +143,8 @@ def serve_bench(
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
+        workers=workers,
+        ray=ray,
         connect_timeout_s=connect_timeout,
         first_token_timeout_s=first_token_timeout,
         idle_timeout_s=idle_timeout,

@@ -11,6 +11,7 @@ from typing import Any
 from bytemlperf_llm import dataset_flags
 from bytemlperf_llm import scenario as scenarios
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen.sizing import parse_workers
 from bytemlperf_llm.scenario import Scenario
 
 OPEN_PROCESSES = ("poisson", "constant", "gamma")
@@ -65,6 +66,8 @@ class Flags:
     api_key_file: Path | None = None
     ready_check_timeout_s: float = 0.0
     engine_options: tuple[str, ...] = ()
+    workers: str | None = None
+    ray: str | None = None
     prometheus_port: int | None = None
     prometheus_host: str = "127.0.0.1"
     runs_dir: Path = Path("runs")
@@ -156,6 +159,8 @@ def _check_flags(flags: Flags) -> None:
     ):
         if value is not None and value < 0:
             raise UserError(f"{name} {value:g} is below 0", "give 0 or more")
+    if flags.workers is not None:
+        parse_workers(flags.workers)
     if flags.max_error_rate is not None and not 0 <= flags.max_error_rate <= 1:
         raise UserError(f"--max-error-rate {flags.max_error_rate:g} is not a share", "give a number from 0 to 1")
     if flags.prometheus_port is not None and not 0 <= flags.prometheus_port <= 65535:

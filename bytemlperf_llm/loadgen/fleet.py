@@ -1,0 +1,168 @@
+"""Several workers as one: start together, sum what they see, end together.
+
+A fleet doesn't know what its members are: `Seat` is a member somewhere (a process of this machine,
+`processes.py`; an actor of a Ray cluster, `ray_fleet.py`). It is a `Crew`, so the command's measured
+part is the same with one worker and with many.
+
+A member that dies takes its own requests along, and no one else's: the others go on, its requests
+without a record count as dropped, and the run is invalid with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.llm_metrics import LlmMetrics, MetricsDelta
+from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
+from bytemlperf_llm.loadgen.sink import too_many_failures
+
+
+class Seat(Protocol):
+    """A member somewhere."""
+
+    worker: int
+
+    async def start(self) -> None:
+        """Start it; returns when it is ready. Raises UserError."""
+
+    async def go(self, origin_ns: int) -> None:
+        """Let it begin; `origin_ns` is of this machine's clock."""
+
+    def stop(self) -> None:
+        """Let it drain."""
+
+    def messages(self) -> AsyncIterator[FromMember]:
+        """What it says after `go`, up to `Ended` or `Refused`. Raises MemberLost."""
+
+    def described(self) -> dict[str, Any]:
+        """For run.json: where it was, its log."""
+
+    async def close(self) -> None:
+        """End it."""
+
+
+class _Tally:
+    """What is known of one member."""
+
+    def __init__(self) -> None:
+        self.issued = 0
+        self.ended: Ended | None = None
+
+
+class Fleet:
+    """A crew of members. Logs are `records-<worker>.jsonl` in `folder`."""
+
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        folder: Path,
+        metrics: LlmMetrics,
+        *,
+        start_delay_ns: int,
+        max_error_rate: float | None,
+        note: Callable[[str], None],
+    ) -> None:
+        self._seats, self._folder, self._metrics = seats, folder, metrics
+        self._max_error_rate, self._note = max_error_rate, note
+        self._tallies = {seat.worker: _Tally() for seat in seats}
+        self.start_delay_ns = start_delay_ns
+        self.stopped = False
+        self.failure = ""
+
+    async def start(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_started(seat)) for seat in self._seats]
+        for task in tasks:
+            if (error := task.result()) is not None:
+                raise error
+
+    async def replay(self, origin_ns: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for seat in self._seats:
+                group.create_task(self._follow(seat, origin_ns))
+
+    async def _follow(self, seat: Seat, origin_ns: int) -> None:
+        """One member from "go" to its end."""
+        tally = self._tallies[seat.worker]
+        try:
+            await seat.go(origin_ns)
+            async for message in seat.messages():
+                self._hear(seat.worker, tally, message)
+        except MemberLost as lost:
+            self._metrics.absorb(MetricsDelta(), seat.worker)
+            tally.issued = max(tally.issued, _lines(self._folder / log_name(seat.worker)))
+            self._note(f"{lost}; the others go on")
+            self._fail(f"{lost}: its requests without a record count as dropped", stop=False)
+
+    def _hear(self, worker: int, tally: _Tally, message: FromMember) -> None:
+        match message:
+            case Seen(issued, delta):
+                tally.issued = issued
+                self._metrics.absorb(delta, worker)
+                if self._max_error_rate is not None and (reason := too_many_failures(self._metrics, self._max_error_rate)):
+                    self._fail(reason)
+            case Ended():
+                tally.issued, tally.ended = message.issued, message
+                if message.failure:
+                    self._fail(f"worker {worker}: {message.failure}")
+                elif message.stopped and not self.stopped:
+                    self._fail(f"worker {worker} was stopped by a signal from outside")
+            case Note(text):
+                self._note(text)
+            case Refused(cause, _):
+                self._fail(f"worker {worker}: {cause}")
+
+    def _fail(self, reason: str, *, stop: bool = True) -> None:
+        self.failure = self.failure or reason
+        if stop:
+            self.stop()
+
+    def stop(self) -> None:
+        self.stopped = True
+        for seat in self._seats:
+            seat.stop()
+
+    @property
+    def issued(self) -> int:
+        return sum(tally.issued for tally in self._tallies.values())
+
+    @property
+    def loop_utilisation(self) -> float:
+        return max((tally.ended.loop_utilisation for tally in self._tallies.values() if tally.ended), default=0.0)
+
+    def described(self) -> list[dict[str, Any]]:
+        return [self._describe(seat) for seat in self._seats]
+
+    def _describe(self, seat: Seat) -> dict[str, Any]:
+        tally = self._tallies[seat.worker]
+        busy = None if tally.ended is None else round(tally.ended.loop_utilisation, 4)
+        return {"worker": seat.worker, "issued_requests": tally.issued, "loop_utilisation": busy, **seat.described()}
+
+    async def close(self) -> None:
+        await asyncio.gather(*(seat.close() for seat in self._seats))
+
+
+async def _started(seat: Seat) -> UserError | None:
+    """As a value, so that every seat is done with starting before one of them ends the run."""
+    try:
+        await seat.start()
+    except UserError as error:
+        return error
+    return None
+
+
+def log_name(worker: int) -> str:
+    """Of a member's record log."""
+    return f"records-{worker}.jsonl"
+
+
+def _lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(line.endswith(b"\n") for line in file)
+    except OSError:
+        return 0

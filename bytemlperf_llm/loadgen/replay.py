@@ -1,0 +1,181 @@
+"""The measured part of one worker: its requests, its log, its event loop's busy share.
+
+The same code runs in the command's own process, when there is one worker, and in each member of a
+fleet. `Crew` is what the command needs of either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.loadgen.dealing import Share
+from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.sink import RecordSink
+from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
+from bytemlperf_llm.runs.log import RecordLog
+from bytemlperf_llm.scenario import Scenario
+from engines.contract import Engine
+
+NS_PER_S = 1_000_000_000
+START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
+GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
+
+
+class Crew(Protocol):
+    """Those who do the measured part."""
+
+    @property
+    def start_delay_ns(self) -> int:
+        """From the call of `replay` to the origin, so that the first request isn't late."""
+
+    async def start(self) -> None:
+        """Make ready; returns when `replay` can begin at once. Raises UserError."""
+
+    async def replay(self, origin_ns: int) -> None:
+        """Send everything, wait for the answers; `origin_ns` is zero of the schedule."""
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight may finish within the drain limit."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+
+    @property
+    def issued(self) -> int:
+        """Requests taken from the schedule so far."""
+
+    @property
+    def loop_utilisation(self) -> float:
+        """Busy share, 0 to 1, of the busiest event loop over the measured part."""
+
+    @property
+    def failure(self) -> str:
+        """Why the run is invalid; empty where nothing went wrong."""
+
+    def described(self) -> list[dict[str, Any]]:
+        """What run.json says of each worker; empty for a single one in this process."""
+
+    async def close(self) -> None:
+        """End everything that was started, and close logs."""
+
+
+class Work(NamedTuple):
+    """What one worker does. `concurrency` is None in open loop; `until_ns` (from the origin) ends a closed one."""
+
+    planned: Iterator[Planned]
+    concurrency: int | None = None
+    until_ns: int | None = None
+
+
+def work_of(scenario: Scenario, planned: Iterator[Planned], share: Share) -> Work:
+    """The work of one worker of a resolved scenario."""
+    if scenario.arrival.process != "closed":
+        return Work(planned)
+    assert scenario.arrival.max_concurrency is not None
+    until_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
+    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns)
+
+
+def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> WorkerConfig:
+    """Limits of one worker; a cap on concurrency is shared out."""
+    limits, cap = scenario.timeouts, scenario.arrival.max_concurrency
+    seconds = (limits.connect_s, limits.first_token_s, limits.idle_s, limits.total_s)
+    return WorkerConfig(
+        timeouts=Timeouts(*(round(value * NS_PER_S) for value in seconds)),
+        max_concurrency=None if cap is None or scenario.arrival.process == "closed" else share.of(cap),
+        drain_ns=round(scenario.drain_s * NS_PER_S),
+        keep_output=keep_output,
+        worker=share.worker,
+    )
+
+
+class Replay:
+    """One worker on this process's event loop; a `Crew` of one. Make it inside the running loop."""
+
+    start_delay_ns = START_DELAY_NS
+
+    def __init__(
+        self,
+        engine: Engine,
+        pacer: Pacer,
+        log: RecordLog,
+        metrics: LlmMetrics,
+        work: Work,
+        config: WorkerConfig,
+        *,
+        max_error_rate: float | None = None,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        self._log, self._work = log, work
+        self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
+        self._worker = Worker(engine, self._sink, pacer, config, redact=redact)
+        self.loop_utilisation = 0.0
+
+    async def start(self) -> None:
+        settle_garbage()
+
+    async def replay(self, origin_ns: int) -> None:
+        syncing = asyncio.ensure_future(self._log.sync_forever(self._sink.fail))
+        busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
+        try:
+            await self._send(origin_ns)
+        finally:
+            self.loop_utilisation = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
+            syncing.cancel()
+            await asyncio.gather(syncing, return_exceptions=True)
+
+    async def _send(self, origin_ns: int) -> None:
+        planned, concurrency, until_ns = self._work
+        if concurrency is None:
+            await self._worker.run_open(planned, origin_ns)
+            return
+        end_ns = None if until_ns is None else origin_ns + until_ns
+        await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns)
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    @property
+    def stopped(self) -> bool:
+        return self._worker.stopped
+
+    @property
+    def issued(self) -> int:
+        return self._worker.issued
+
+    @property
+    def failure(self) -> str:
+        return self._sink.failure
+
+    def described(self) -> list[dict[str, Any]]:
+        return []
+
+    async def close(self) -> None:
+        with suppress(OSError):
+            self._log.close()
+
+
+def open_log(path: Path) -> RecordLog:
+    """A new record log. Raises UserError."""
+    try:
+        return RecordLog(path)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}", "give a place with room with --runs-dir") from None
+
+
+def settle_garbage() -> None:
+    """What exists by now stays: keep the collector from walking it again in mid-run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)

@@ -1,0 +1,53 @@
+"""How many workers a run gets, out of what was asked and what can be split."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.scenario import Scenario
+from engines.contract import Engine
+
+AUTO = "auto"
+
+
+class Size(NamedTuple):
+    """`why` is a sentence where it's fewer than asked for."""
+
+    workers: int
+    why: str = ""
+
+
+def parse_workers(text: str) -> int | None:
+    """`--workers`: a number from 1, or None for `auto`. Raises UserError."""
+    if text == AUTO:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UserError(f"--workers {text} is not a number of workers", "give 1 or more, or 'auto'")
+    return int(text)
+
+
+def check_splittable(engine: type[Engine], name: str, workers: str | None, ray: str | None) -> None:
+    """Raises UserError where several workers would each load the model."""
+    if engine.weights == "local" and (ray is not None or workers not in (None, "1")):
+        flag = f"--workers {workers}" if ray is None else "--ray"
+        raise UserError(
+            f"{flag} makes a load worker of each process, and engine '{name}' runs inside the one that loads the model",
+            f"leave {flag.split()[0]} out, or serve the model and measure it with --engine openai",
+        )
+
+
+def local_size(workers: str | None, scenario: Scenario, scheduled: int | None) -> Size:
+    """Processes of this machine. `auto` leaves one core to the rest."""
+    asked = 1 if workers is None else parse_workers(workers)
+    return bounded(max(1, len(os.sched_getaffinity(0)) - 1) if asked is None else asked, scenario, scheduled)
+
+
+def bounded(asked: int, scenario: Scenario, scheduled: int | None) -> Size:
+    """No more workers than slots (a closed loop's, or a cap's) or requests."""
+    limits = [(scenario.arrival.max_concurrency, "requests in flight"), (scheduled, "requests")]
+    limit, what = min(((number, text) for number, text in limits if number is not None), default=(asked, ""))
+    if limit >= asked:
+        return Size(asked)
+    return Size(max(1, limit), f"{max(1, limit)} workers, not {asked}: there are {limit} {what} to share out")
