@@ -71,8 +71,8 @@ def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[st
         at_most = batch([value <= limit for value in values])
         return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
 
-    claims = {text: _claim(ordered, 0, parse_percentile(text)) for text in percentiles}
-    with_failures = None if infinite is None else {text: _claim(ordered, infinite, parse_percentile(text)) for text in percentiles}
+    claims = {text: claim(ordered, 0, parse_percentile(text)) for text in percentiles}
+    with_failures = None if infinite is None else {text: claim(ordered, infinite, parse_percentile(text)) for text in percentiles}
     return _metric(
         name,
         ordered,
@@ -130,7 +130,7 @@ def _metric(
     )
 
 
-def _claim(ordered: Sequence[int], infinite: int, share: Fraction) -> Claim:
+def claim(ordered: Sequence[int], infinite: int, share: Fraction) -> Claim:
     """The percentile over finite and infinite values together."""
     count = len(ordered) + infinite
     if count < needed_count(share):

@@ -8,18 +8,54 @@ come first served, so the i-th request to be sent took the slot of the (i − ca
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from operator import sub
 
 import msgspec
 
 from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.arrays import sort_values
+from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
+from bytemlperf_llm.metrics.statistics import parse_percentile
 
 NS_PER_S = 1_000_000_000
 ARRIVALS_PER_WINDOW = 10  # mean count of a window for the index of dispersion
 MIN_WINDOWS = 10
+
+MIN_TESTED_GAPS = 30
+"""Of fewer gaps Kolmogorov and Smirnov's test can't tell even a constant rate from a burst."""
+
+EVEN_SHARE = 0.1
+EVEN_FLOOR_NS = 1_000_000
+"""A gap of a constant rate is as asked within a tenth, or within a millisecond: the tick of coarse timers,
+and less than the step of any serving engine."""
+
+
+class ArrivalTest(msgspec.Struct, kw_only=True):
+    """Delivered gaps between sends against the gaps of the process asked for.
+
+    `distance` is Kolmogorov and Smirnov's D over `gaps` gaps, and `p_value` the probability of one as
+    large from the process itself. A constant rate has no randomness to test: there D is taken with
+    the asked gap widened to a tolerance (the share of gaps outside it), and `p_value` is None.
+    """
+
+    gaps: int
+    distance: float
+    p_value: float | None
+
+
+class Lateness(msgspec.Struct, kw_only=True):
+    """The client's own delay of sends, ns; p99 may be `insufficient`."""
+
+    p50: Claim
+    p99: Claim
+    max: int
 
 
 class Load(msgspec.Struct, kw_only=True):
@@ -39,6 +75,8 @@ class Load(msgspec.Struct, kw_only=True):
     expected_dispersion: float | None
     capped_requests: int
     loop_utilisation: float | None
+    arrival_test: ArrivalTest | None = None
+    lateness: Lateness | None = None
 
 
 def _starts(acc: Accumulator) -> list[tuple[int, int]]:
@@ -109,7 +147,38 @@ def dispersion_tolerance(expected: float, arrivals: int) -> float:
     return 0.1 + 4.0 * expected * math.sqrt(2.0 / (windows - 1))
 
 
-def measure_load(acc: Accumulator, facts: RunFacts, capped: int) -> Load:
+def arrival_test(times_ns: Sequence[int], facts: RunFacts) -> ArrivalTest | None:
+    """Test the gaps between sends (times in order) against the asked process; None where no single
+    rate was asked for, or there are too few. The rate is the asked one, so a wrong rate fails too."""
+    if not facts.open_loop or facts.requested_rate is None or len(times_ns) <= MIN_TESTED_GAPS:
+        return None
+    gaps = sort_values(array("q", map(sub, times_ns[1:], times_ns)))
+    per_gap = facts.requested_rate / NS_PER_S
+    if facts.process == "constant":
+        return ArrivalTest(gaps=len(gaps), distance=_uneven_share(gaps, 1 / per_gap), p_value=None)
+    asked: dict[str, Distribution] = {"poisson": exponential, "gamma": gamma(facts.burstiness)}
+    if facts.process not in asked:
+        return None
+    found = distance(gaps, per_gap, asked[facts.process])
+    return ArrivalTest(gaps=len(gaps), distance=found, p_value=p_value(len(gaps), found))
+
+
+def _uneven_share(ordered: Sequence[int], gap_ns: float) -> float:
+    tolerance = max(EVEN_SHARE * gap_ns, EVEN_FLOOR_NS)
+    inside = bisect_right(ordered, gap_ns + tolerance) - bisect_left(ordered, gap_ns - tolerance)
+    return rounded(1 - inside / len(ordered))
+
+
+def lateness(delays_ns: Sequence[int]) -> Lateness | None:
+    """p50, p99 and max of the client's own delays; None without any."""
+    if not delays_ns:
+        return None
+    ordered = sort_values(delays_ns)
+    p50, p99 = (claim(ordered, 0, parse_percentile(text)) for text in ("50", "99"))
+    return Lateness(p50=p50, p99=p99, max=int(ordered[-1]))
+
+
+def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequence[int] = ()) -> Load:
     """Everything of `Load`, from the requests that were sent."""
     columns = acc.columns
     rows = [row for row in range(len(acc)) if columns["sent"][row] != ABSENT]
@@ -124,4 +193,6 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int) -> Load:
         expected_dispersion=expected_dispersion(facts.process, facts.burstiness) if facts.open_loop else None,
         capped_requests=capped,
         loop_utilisation=facts.loop_utilisation,
+        arrival_test=arrival_test(sent, facts),
+        lateness=lateness(delays_ns),
     )

@@ -109,7 +109,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     scheduled = len(acc) if facts.scheduled_requests is None else facts.scheduled_requests
     unrecorded = max(0, scheduled - len(acc))
     delays, capped = client_lateness(acc, facts.max_concurrency)
-    load = measure_load(acc, facts, capped)
+    load = measure_load(acc, facts, capped, delays)
     metrics = _metrics(acc, facts, delays)
     steps = in_flight_steps(acc)
     whole = whole_window(acc) or Window(start_ns=facts.start_ns, end_ns=facts.start_ns)

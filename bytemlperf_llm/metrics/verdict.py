@@ -47,6 +47,17 @@ MAX_LOOP_UTILISATION = 0.5
 """A half-busy event loop already delays its stamps: at utilisation u an M/M/1 queue's mean wait
 equals u/(1 − u) service times, one whole service time at 0.5."""
 
+ARRIVAL_ALPHA = 0.01
+ARRIVAL_DISTANCE = 0.05
+"""Delivered gaps are noted as another process when one correct run in a hundred would look so *and* they are
+as far from the asked process as burstiness 0.8 or 1.25 is from Poisson, which moves the mean wait of a GI/M/1 queue at
+70 % use by +16 or −13 %. With many requests any difference is significant, however little it does."""
+
+ARRIVAL_INVALID_ALPHA = 1e-4
+ARRIVAL_INVALID_DISTANCE = 0.14
+"""... and make the run invalid where one correct run in ten thousand would, and they are as far off as burstiness
+0.5 or 2 is from Poisson, which moves that wait by +63 or −31 %."""
+
 WARN_FAILURE_SHARE = 0.01
 """With 1 % failures p99 over successes says nothing about the slowest hundredth of users."""
 
@@ -81,7 +92,7 @@ class Evidence(msgspec.Struct, kw_only=True):
 
 def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
     """Apply every limit."""
-    invalid = [*_records(evidence), *_answers(evidence), *_unsent(evidence), *_rate(facts, evidence)]
+    invalid = [*_records(evidence), *_answers(evidence), *_unsent(evidence), *_rate(facts, evidence), *_arrivals(facts, evidence.load)]
     limited = _loop(facts)
     late_invalid, late_limited = _lateness(evidence)
     invalid += late_invalid
@@ -137,6 +148,33 @@ def _rate(facts: RunFacts, evidence: Evidence) -> list[str]:
     ]
 
 
+def _arrivals(facts: RunFacts, load: Load) -> list[str]:
+    if not _other_process(load, ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE):
+        return []
+    return [
+        f"{arrival_text(facts, load)}: another load than asked for; use more workers, a lower rate, or give the client cores of its own"
+    ]
+
+
+def _other_process(load: Load, alpha: float, limit: float) -> bool:
+    test = load.arrival_test
+    if test is None or load.capped_requests:
+        return False
+    return test.distance > limit and (test.p_value is None or test.p_value < alpha)
+
+
+def arrival_text(facts: RunFacts, load: Load) -> str:
+    """What the test of the delivered arrivals found, as a sentence without its end."""
+    test = load.arrival_test
+    assert test is not None
+    if test.p_value is None:
+        return f"{test.distance:.1%} of delivered gaps are not the asked constant one, within a tenth or 1 ms"
+    return (
+        f"delivered gaps differ from those of {facts.process} arrivals at the asked rate by {test.distance:.3f} "
+        f"(Kolmogorov-Smirnov, {test.gaps} gaps, p = {test.p_value:.2g})"
+    )
+
+
 def _loop(facts: RunFacts) -> list[str]:
     if facts.loop_utilisation is None or facts.loop_utilisation <= MAX_LOOP_UTILISATION:
         return []
@@ -171,6 +209,8 @@ def _lateness(evidence: Evidence) -> tuple[list[str], list[str]]:
 def load_warnings(facts: RunFacts, load: Load, sent_requests: int) -> list[str]:
     """What a reader should know of the arrivals."""
     found = []
+    if _other_process(load, ARRIVAL_ALPHA, ARRIVAL_DISTANCE) and not _arrivals(facts, load):
+        found.append(f"{arrival_text(facts, load)}: they are not quite the process asked for")
     if load.capped_requests:
         found.append(
             f"{load.capped_requests} requests waited for a slot under the cap of {facts.max_concurrency} in flight: "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm.metrics.client_error import sentence
 from bytemlperf_llm.metrics.definitions import FORMULAS
-from bytemlperf_llm.metrics.describe import Metric
+from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.summary import Summary
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     rows = [("requests", f"{summary.scheduled:,}: {outcomes}")]
     if load.requested_rate is not None:
         rows.append(("rate asked / offered", f"{_number(load.requested_rate)} / {_number(load.offered_rate)} req/s"))
-    lateness = summary.metrics.get("client_lateness")
-    if lateness is not None:
-        rows.append(("client late p50 / max", f"{_ms(_median(lateness))} / {_ms(lateness.max)} ms"))
+    rows += _arrival_rows(load)
     if load.loop_utilisation is not None:
         rows.append(("client loop busy", f"{load.loop_utilisation:.1%}"))
     tokens = summary.tokens
@@ -147,8 +145,24 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _median(metric: Metric) -> Any:
-    return metric.percentiles.get("50", metric.mean)
+def _arrival_rows(load: Load) -> list[tuple[str, str]]:
+    rows = []
+    if load.count_dispersion is not None and load.expected_dispersion is not None:
+        rows.append(("dispersion asked / found", f"{load.expected_dispersion:.2f} / {load.count_dispersion:.2f}"))
+    test = load.arrival_test
+    if test is not None and test.p_value is None:
+        rows.append(("gaps not as asked", f"{test.distance:.1%}"))
+    elif test is not None:
+        rows.append(("arrivals, Kolmogorov-Smirnov", f"D {test.distance:.3f}, p {test.p_value:.2g}"))
+    late = load.lateness
+    if late is not None:
+        p50, p99 = (_late_ms(value) for value in (late.p50, late.p99))
+        rows.append(("client late p50 / p99 / max", f"{p50} / {p99} / {_ms(late.max)} ms"))
+    return rows
+
+
+def _late_ms(value: Any) -> str:
+    return "–" if value == "insufficient" else _ms(value)
 
 
 def _number(value: float | None) -> str:

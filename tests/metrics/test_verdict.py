@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import Load
+from bytemlperf_llm.metrics.load import ArrivalTest, Load
 from bytemlperf_llm.metrics.verdict import (
     Evidence,
     autocorrelation_warnings,
@@ -123,3 +123,25 @@ def test_tail_lateness_is_p99_and_at_least_the_third_largest():
     assert tail_lateness([9, 1, 5]) == 1
     assert tail_lateness([*range(60), 1000, 2000]) == 59
     assert tail_lateness(range(1, 1001)) == 990
+
+
+@pytest.mark.parametrize(
+    ("test", "verdict", "warned"),
+    [
+        ((500, 0.2, 1e-5), "invalid", False),
+        ((500, 0.2, 2e-4), "valid", True),  # too few to be sure
+        ((500, 0.13, 1e-9), "valid", True),  # sure, and not so far off
+        ((500, 0.04, 1e-9), "valid", False),  # sure, and of no effect
+        ((500, 0.2, 0.02), "valid", False),
+        ((500, 0.2, None), "invalid", False),
+        ((500, 0.1, None), "valid", True),
+        ((500, 0.02, None), "valid", False),
+    ],
+)
+def test_delivered_arrivals(test, verdict, warned):
+    gaps, distance, p_value = test
+    delivered = load(arrival_test=ArrivalTest(gaps=gaps, distance=distance, p_value=p_value))
+    assert judge(OPEN, evidence(load=delivered)).verdict == verdict
+    assert any("process asked for" in text for text in load_warnings(OPEN, delivered, 500)) == warned
+    capped = load(arrival_test=delivered.arrival_test, capped_requests=1)
+    assert judge(OPEN, evidence(load=capped)).verdict == "valid", "under a cap the arrivals are the system's"
