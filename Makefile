@@ -2,6 +2,7 @@
 # make test    set up, then lint, types and all tests
 # make check   set up, then lint and types
 # make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
+# make fuzz    a million inputs each through the stream and the HTTP parser; COUNT=n
 # make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
 # make clean   remove .venv and what tools left behind; never runs/
 
@@ -13,11 +14,12 @@ PY := .venv/bin/python
 ENGINE ?= $(or $(patsubst .venv/.setup-%,%,$(wildcard .venv/.setup-*)),auto)
 STAMP := .venv/.setup-$(ENGINE)
 ARGS ?=
+COUNT ?= 1000000
 
-.PHONY: help bench test check setup lock clean
+.PHONY: help bench test check fuzz setup lock clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup: $(STAMP)
 
@@ -34,6 +36,10 @@ check: setup
 
 test: check
 	$(PY) -m pytest $(ARGS)
+
+fuzz: setup
+	$(PY) -m tests.fuzz.fuzz_sse --count $(COUNT)
+	$(PY) -m tests.fuzz.fuzz_http --count $(COUNT)
 
 lock: setup
 	$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)

@@ -96,7 +96,7 @@ def _head(block: bytes) -> Head:
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon or not name or name != name.strip():
+        if not colon or not name or name != name.strip() or b"\n" in line:
             raise HttpParseError("malformed response header")
         headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
     status = int(match[2])

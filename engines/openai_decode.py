@@ -24,7 +24,12 @@ from engines.sse import SseParser
 MAX_DETAIL_CHARS = 300
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
-_EVENT = re.compile(rb"data: (\{[^\n]*\})\n\n")
+_EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
+_FRAMED_EVENT = re.compile(rb"[0-9a-f]+\r\ndata: (\{[^\n]*\})\n\n\r\n")
+_EVENT_END = b"}\n\n\r\n"
+_DONE_CHUNK = b"e\r\n" + DONE_EVENT + b"\r\n0\r\n\r\n"
+_FRAMING_BYTES = len(b"\r\ndata: \n\n\r\n")  # around each event, besides the digits of its size
+_HEX_DIGITS = tuple(len(f"{length + len(b'data: ') + 2:x}") for length in range(4096))
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
 
 
@@ -80,18 +85,62 @@ def decode(payloads: Sequence[Any]) -> Decoded:
 
 
 def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
-    """None unless every event was seen whole, in a read of its own end, and nothing is odd."""
-    cut = _EVENT.findall(joined)
-    if joined.count(DONE_EVENT) != 1 or joined.count(b"data:") != len(cut) + 1:
+    """None unless it is certain that every event was seen whole and nothing is odd."""
+    body = joined.find(b"\r\n\r\n") + 4
+    cut = _cut_one_a_chunk(joined, body)
+    if cut is None:
+        cut = _cut_counted(joined, body)
+    if cut is None:
         return None
-    events_per_read = [read.count(b"}\n\n") for read in reads] if len(reads) > 1 else [len(cut)]
-    if sum(events_per_read) != len(cut):
+    events_per_read = _events_per_read(reads, len(cut))
+    if events_per_read is None:
         return None
     try:
         events = _decode_events(b"[" + b",".join(cut) + b"]")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return _assemble(events, events_per_read, done=True) if _streams(joined[: joined.find(b"\r\n\r\n") + 4]) else None
+    return _assemble(events, events_per_read, done=True) if _streams(joined[:body]) else None
+
+
+def _cut_one_a_chunk(joined: bytes, body: int) -> list[bytes] | None:
+    """The events of a body of one event a chunk, `[DONE]` in the last; None when it is anything else.
+
+    Lengths prove it: the events, their framing, the head and the end make up every byte there is.
+    """
+    if not joined.endswith(_DONE_CHUNK):
+        return None
+    cut = _FRAMED_EVENT.findall(joined, body)
+    lengths = [len(event) for event in cut]
+    if not lengths or max(lengths) >= len(_HEX_DIGITS):
+        return None
+    framing = _FRAMING_BYTES * len(cut) + sum([_HEX_DIGITS[length] for length in lengths])
+    return cut if body + sum(lengths) + framing + len(_DONE_CHUNK) == len(joined) else None
+
+
+def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
+    """The events of a body whose chunks hold any number of whole events; None when that is not certain.
+
+    - Every `data:` belongs to an event that was cut out, or to the `[DONE]` that comes last.
+    - Every chunk of the framing ends where an event ends. CRLF stands in such a body only in the
+      framing (JSON has none): two a chunk and two at the end, so counting tells.
+    - Nothing but the end of an event looks like one.
+    """
+    cut = _EVENT.findall(joined)
+    if joined.count(b"data:") != len(cut) + 1 or joined.rfind(b"\n" + DONE_EVENT) + 1 != joined.rfind(b"data:"):
+        return None
+    line_ends = joined.count(b"\r\n", body)
+    if line_ends and (line_ends != 2 * joined.count(b"\n\n\r\n", body) + 2 or not joined.endswith(b"\n\n\r\n0\r\n\r\n")):
+        return None
+    return cut if joined.count(b"}\n\n") == len(cut) else None
+
+
+def _events_per_read(reads: Sequence[bytes], event_count: int) -> list[int] | None:
+    """How many events ended in each read; None when one ended across two."""
+    counts = [1 if read.endswith(_EVENT_END) else read.count(b"}\n\n") for read in reads]
+    if sum(counts) == event_count:
+        return counts
+    counts = [read.count(b"}\n\n") for read in reads]
+    return counts if sum(counts) == event_count else None
 
 
 @lru_cache(maxsize=256)
@@ -209,12 +258,16 @@ def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done:
     texts: list[str] = []
     token_events: list[int] = []
     for event in events:
-        text = ""
-        carries = 0
+        text, carries = "", 0
         if event.choices:
             choice = event.choices[0]
-            reason = choice.finish_reason or reason
-            text, carries = _text_of(choice)
+            delta = choice.delta
+            if choice.finish_reason is not None:
+                reason = choice.finish_reason
+            if delta is not None and delta.content:
+                text, carries = delta.content, 1
+            else:
+                text, carries = _text_of(choice)
         if event.usage is not None and event.usage.completion_tokens is not None:
             usage = Usage(prompt_tokens=event.usage.prompt_tokens, output_tokens=event.usage.completion_tokens)
         if event.error is not None or event.object == "error":

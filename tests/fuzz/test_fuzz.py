@@ -1,0 +1,9 @@
+"""A short run of each fuzz target, so that a broken invariant fails the tests; `make fuzz` runs a million."""
+
+from __future__ import annotations
+
+from tests.fuzz import fuzz_http
+
+
+def test_http_and_decode_hold_their_invariant():
+    assert fuzz_http.run(count=3000, seed=20261122) is None
