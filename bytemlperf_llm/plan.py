@@ -236,7 +236,7 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
 
 def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     arrival = scenario.arrival.model_dump()
-    if dataset_flags.replays_times(flags):
+    if dataset_flags.replays_times(flags) and flags.request_rate is None:
         arrival |= {"process": "trace", "rate": None, "ramp": None, "burstiness": 1.0}
     if flags.ramp_up_strategy is not None:
         arrival |= {"process": "poisson", "rate": None}
