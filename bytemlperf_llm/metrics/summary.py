@@ -18,6 +18,7 @@ from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load
+from bytemlperf_llm.metrics.outages import Outage, find_outages
 from bytemlperf_llm.metrics.rates import (
     Goodput,
     Rate,
@@ -77,6 +78,7 @@ class Summary(msgspec.Struct, kw_only=True):
     scheduled: int
     outcomes: dict[str, int]
     failures: dict[str, Failure]
+    outages: list[Outage]
     metrics: dict[str, Metric]
     rates: dict[str, Rate]
     goodput: Goodput | None
@@ -142,6 +144,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         scheduled=max(scheduled, len(acc)),
         outcomes={name: acc.outcomes[name] + (unrecorded if name == "dropped" else 0) for name in OUTCOMES},
         failures=acc.failures.table(),
+        outages=find_outages(acc),
         metrics=metrics,
         rates=throughput(acc, steady),
         goodput=goodput(acc, steady, facts.slo_ms),

@@ -140,6 +140,9 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     rows.append(
         ("tokens in / out", f"{'–' if tokens.prompt_tokens is None else format(tokens.prompt_tokens, ',')} / {tokens.output_tokens:,}")
     )
+    for outage in summary.outages:
+        length = "to the end" if outage.recovery_ns is None else f"{outage.recovery_ns / 1e9:.1f} s until answers came again"
+        rows.append((f"outage at {outage.began_ns / 1e9:.1f} s", f"{length}, {outage.failed_requests:,} requests lost"))
     for name, failure in summary.failures.items():
         rows.append((f"failed: {name}", f"{failure.count:,}"))
     return rows
