@@ -31,14 +31,15 @@ class SteadySettings(msgspec.Struct, frozen=True, kw_only=True):
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of one run. Times are ns from the run's origin, as in the records.
 
-    `requested_rate` is requests/s, None where no rate was asked for (closed loop, all at once).
+    `requested_rate` is requests/s, None where no rate was asked for (closed loop, all at once,
+    a trace at its own times).
     `scheduled_requests` is None where it isn't known before the end (a closed loop with a
     duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
     `engine_reports` is EngineInfo.reports.
     """
 
     open_loop: bool
-    process: str = "constant"  # constant, poisson, gamma, closed, all_at_once
+    process: str = "constant"  # constant, poisson, gamma, closed, at_once, trace
     burstiness: float = 1.0  # gamma's shape: 1 is Poisson, less is burstier
     requested_rate: float | None = None
     scheduled_requests: int | None = None

@@ -13,6 +13,9 @@ import pytest
 from bytemlperf_llm import scenario as scenarios
 from bytemlperf_llm import schedule
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen import dealing
+from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.load import arrival_test, expected_dispersion
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
@@ -260,6 +263,20 @@ def test_other_arrivals_take_the_rows_in_order_and_end_with_them(tmp_path, proce
     workload = Workload(scenario, 0)
     plan = schedule.closed_schedule(scenario, workload) if process["process"] == "closed" else schedule.open_schedule(scenario, workload, 0)
     assert [len(words(planned.request)) for planned in plan] == list(range(10, 40))
+
+
+def test_workers_share_a_trace_without_telling_each_other(tmp_path):
+    scenario = traced(tmp_path, [line(i, 90 + i, 2, ()) for i in range(25)], max_model_len=110, on_too_long="skip")
+    whole = list(schedule.open_schedule(scenario, Workload(scenario, 0), 0))
+    dealt = [planned for worker in range(3) for planned in dealing.dealt(scenario, 0, dealing.Share(worker, 3))]
+    assert len(whole) == 19
+    assert sorted(dealt, key=lambda planned: planned.request.index) == whole
+
+
+def test_no_process_is_expected_of_a_traces_arrivals():
+    assert expected_dispersion("trace", 1.0) is None
+    facts = RunFacts(open_loop=True, process="trace")
+    assert arrival_test(range(0, 1000 * SECOND, SECOND), facts) is None
 
 
 def test_a_session_goes_with_its_request(tmp_path):
