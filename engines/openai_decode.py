@@ -59,7 +59,7 @@ class _Event(msgspec.Struct, gc=False):
     message: Any = None
 
 
-_decode_events = msgspec.json.Decoder(list[_Event]).decode
+_decode_events = msgspec.json.Decoder(_Event).decode_lines
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
@@ -96,7 +96,7 @@ def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
     if events_per_read is None:
         return None
     try:
-        events = _decode_events(b"[" + b",".join(cut) + b"]")
+        events = _decode_events(b"\n".join(cut))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return _assemble(events, events_per_read, done=True) if _streams(joined[:body]) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bytemlperf_llm.metrics.client_error import sentence
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.load import Load
+from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NS_PER_MS = 1e6
+NS_PER_S = 1e9
 WIDE_COLUMNS = 118
 NARROW_PERCENTILES = ("50", "99")
 SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
@@ -140,9 +142,6 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     rows.append(
         ("tokens in / out", f"{'–' if tokens.prompt_tokens is None else format(tokens.prompt_tokens, ',')} / {tokens.output_tokens:,}")
     )
-    for outage in summary.outages:
-        length = "to the end" if outage.recovery_ns is None else f"{outage.recovery_ns / 1e9:.1f} s until answers came again"
-        rows.append((f"outage at {outage.began_ns / 1e9:.1f} s", f"{length}, {outage.failed_requests:,} requests lost"))
     for name, failure in summary.failures.items():
         rows.append((f"failed: {name}", f"{failure.count:,}"))
     return rows
@@ -177,7 +176,14 @@ def _number(value: float | None) -> str:
 def _remarks(summary: Summary, run: dict[str, Any]) -> list[str]:
     notes = [note for note in run.get("engine", {}).get("notes", []) if "random weights" in note]
     examples = [f"{name}: {detail}" for name, failure in summary.failures.items() for detail in failure.details[:1]]
-    return [*notes, *summary.warnings, *examples]
+    return [*notes, *(_outage(outage) for outage in summary.outages), *summary.warnings, *examples]
+
+
+def _outage(outage: Outage) -> str:
+    began, lost = f"outage from {outage.began_ns / NS_PER_S:.1f} s", f"{outage.failed_requests:,} requests lost"
+    if outage.recovery_ns is None:
+        return f"{began} to the end, {lost}"
+    return f"{began}: answers came again after {outage.recovery_ns / NS_PER_S:.1f} s, {lost}"
 
 
 def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:

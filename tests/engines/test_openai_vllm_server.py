@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -19,57 +15,32 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from engines.contract import EngineUnavailable, Message, Model, Request
 from engines.openai import OpenAIEngine
-from tests.cli.helpers import bmp, run_folder
+from tests.cli.helpers import bmp, run_folder, start
+from tests.engines.vllm_server import KEY, VllmServer
 from tests.virtual import Collected
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
-START_LIMIT_S = 240
 CONTEXT = 2048
 
 
 @pytest.fixture(scope="module")
-def server_url(synthetic: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_API_KEY": "sk-test-of-the-server",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(synthetic.path), "--served-model-name", "tiny", "--enforce-eager", "--max-model-len", str(CONTEXT)]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-        try:
-            _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def server(synthetic: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    running = VllmServer(str(synthetic.path), tmp_path_factory.mktemp("server") / "log", CONTEXT)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
 
 
-def _wait_until_up(url: str, process: subprocess.Popen[bytes], log) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"vLLM's server did not come up: {log.read_text()[-3000:]}")
+@pytest.fixture
+def server_url(server: VllmServer) -> str:
+    return server.url
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-of-the-server")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
 def chat(index: int, max_tokens: int = 16, text: str = "Say something.") -> Request:
@@ -165,3 +136,51 @@ def test_answers_too_long_for_the_context_end_before_the_first_request(server_ur
     assert "tokens of context" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_killed_and_started_again_in_mid_run(server, tmp_path):
+    """Last in this file: the run survives the server's crash and restart, and reports both."""
+    words = (
+        "serve-bench",
+        "--engine",
+        "openai",
+        "--base-url",
+        server.url,
+        "--scenario",
+        "smoke",
+        "--request-rate",
+        "4",
+        "--num-prompts",
+        "100000",
+    )
+    process = start(*words, "--output-len", "8", "--num-warmups", "0", "--connect-timeout", "5", cwd=tmp_path)
+    try:
+        log = _log_with(tmp_path, 12, process)
+        server.kill()
+        _log_with(tmp_path, log.read_bytes().count(b"\n") + 8, process)
+        server.start()
+        recovered_at = log.read_bytes().count(b"\n")
+        _log_with(tmp_path, recovered_at + 12, process)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    summary = msgspec.json.decode((run_folder(stdout, tmp_path) / "summary.json").read_bytes())
+    assert "Traceback" not in stderr
+    assert summary["failures"].keys() <= {"connection_refused", "connection_reset", "truncated_stream"}
+    (outage,) = summary["outages"]
+    assert outage["failed_requests"] == summary["outcomes"]["failed"] >= 8
+    assert outage["recovery_ns"] > 1_000_000_000
+    assert "requests lost" in stdout
+    assert summary["outcomes"]["ok"] >= 20
+
+
+def _log_with(place, count, process, limit_s=120):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        logs = list(place.glob("runs/*/records.jsonl"))
+        if logs and logs[0].read_bytes().count(b"\n") >= count:
+            return logs[0]
+        time.sleep(0.1)
+    raise AssertionError(f"no {count} records in {limit_s} s")
