@@ -52,7 +52,7 @@ SHUTDOWN_S = 15.0
 """A worker on a CPU takes 4 to 5 s to end by itself; vLLM's default of 5 s kills it midway, with warnings."""
 
 ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
