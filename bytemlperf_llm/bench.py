@@ -24,6 +24,7 @@ from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import MemberSpec
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.processes import process_fleet
+from bytemlperf_llm.loadgen.ray_fleet import cluster_size, connect, disconnect, ray_fleet
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
@@ -86,6 +87,9 @@ class Bench:
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             self._serve_metrics(stack)
+            if plan.flags.ray is not None and self._remainder is None:
+                connect(plan.flags.ray)
+                stack.callback(disconnect)
             folder = self._folder()
             stack.callback(_remove_if_empty, folder)
             engine = self._engine_type()
@@ -190,13 +194,8 @@ class Bench:
         """One worker in this process, or a fleet. Raises UserError."""
         scenario, flags, left = self._scenario, self._plan.flags, self._remainder
         keep_output = flags.keep_output or flags.save_detailed
-        size = local_size(flags.workers, scenario, self._schedule.requests)
-        if size.why:
-            self._say(size.why)
-        if left is not None and size.workers > 1:
-            self._say("a resumed part has one worker")
-        elif size.workers > 1:
-            return self._fleet(folder, size.workers, keep_output=keep_output)
+        if left is None and (fleet := self._fleet(folder, keep_output=keep_output)) is not None:
+            return fleet
         planned = dealt(scenario, flags.seed, Share()) if left is None else left.planned()
         return Replay(
             engine,
@@ -209,22 +208,28 @@ class Bench:
             redact=self._redactor,
         )
 
-    def _fleet(self, folder: Path, workers: int, *, keep_output: bool) -> Fleet:
-        plan = self._plan
+    def _fleet(self, folder: Path, *, keep_output: bool) -> Fleet | None:
+        """None where one worker in this process does it. Raises UserError."""
+        flags, scenario = self._plan.flags, self._scenario
+        chosen = local_size if flags.ray is None else cluster_size
+        workers, why = chosen(flags.workers, scenario, self._schedule.requests)
+        if why:
+            self._say(why)
+        if workers == 1 and flags.ray is None:
+            return None
         common = MemberSpec(
-            engine=plan.flags.engine,
-            engine_options=plan.engine_options,
+            engine=flags.engine,
+            engine_options=self._plan.engine_options,
             model=self._model,
-            scenario=self._scenario.model_dump(mode="json"),
-            scenario_folder=folder_of(self._scenario),
-            seed=plan.flags.seed,
-            worker=0,
+            scenario=scenario.model_dump(mode="json"),
+            scenario_folder=folder_of(scenario),
+            seed=flags.seed,
             workers=workers,
             keep_output=keep_output,
             live=not self._quiet,
-            log="",
         )
-        return process_fleet(common, folder, self._metrics, self._say, plan.flags.max_error_rate)
+        make = process_fleet if flags.ray is None else ray_fleet
+        return make(common, folder, self._metrics, self._say, flags.max_error_rate)
 
     async def _tick(self, view: LiveView, origin_ns: int) -> None:
         while True:

@@ -20,11 +20,11 @@ class MemberSpec(msgspec.Struct, kw_only=True):
     scenario: dict[str, Any]
     scenario_folder: str
     seed: int
-    worker: int
+    worker: int = 0
     workers: int
     keep_output: bool
     live: bool  # single TTFTs and TPOTs are wanted
-    log: str
+    log: str = ""  # where to write the records, on the member's machine
 
 
 class Go(msgspec.Struct, tag="go"):

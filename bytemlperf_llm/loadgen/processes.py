@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ START_DELAY_NS = 200_000_000  # members learn the origin through a pipe
 
 
 class ProcessSeat:
-    """One member process, from start to end. `note` gets the lines of its standard error."""
+    """One member process, from start to end. `note` gets the lines of its standard error;
+    `environment` is added to this process's own."""
 
-    def __init__(self, spec: MemberSpec, note: Callable[[str], None]) -> None:
+    def __init__(self, spec: MemberSpec, note: Callable[[str], None], environment: Mapping[str, str] | None = None) -> None:
         self.worker = spec.worker
-        self._spec, self._note = spec, note
+        self._spec, self._note, self._environment = spec, note, environment or {}
         self._process: asyncio.subprocess.Process | None = None
         self._noting: asyncio.Task[None] | None = None
         self._decode = msgspec.json.Decoder(FromMember).decode
@@ -50,7 +51,7 @@ class ProcessSeat:
             stderr=pipe,
             limit=MAX_LINE_BYTES,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": _import_path()},
+            env={**os.environ, "PYTHONPATH": _import_path(), **self._environment},
         )
         self._noting = asyncio.ensure_future(self._pass_on_notes())
         self._write(msgspec.json.encode(self._spec))

@@ -42,18 +42,30 @@ class RecordLog:
         buffer = self._buffer
         self._encode_into(record, buffer)
         buffer += b"\n"
+        self._write(buffer)
+        self.records += 1
+
+    def append_lines(self, lines: bytes) -> None:
+        """Whole records that another log has, as they are. Raises LogFull."""
+        self._write(lines)
+        self.records += lines.count(b"\n")
+
+    def _write(self, lines: bytes | bytearray) -> None:
         written = 0
         try:
-            written = os.write(self._fd, buffer)
-            if written != len(buffer):  # a disk that is nearly full: the next try says why
-                written += os.write(self._fd, memoryview(bytes(buffer))[written:])
+            written = os.write(self._fd, lines)
+            if written != len(lines):  # a disk that is nearly full: the next try says why
+                written += os.write(self._fd, memoryview(bytes(lines))[written:])
         except OSError as error:
             self._cut(written)
             raise LogFull(error.strerror or str(error)) from error
-        if written != len(buffer):
+        if written != len(lines):
             self._cut(written)
-            raise LogFull(f"only {written} of {len(buffer)} bytes of a record were written")
-        self.records += 1
+            raise LogFull(f"only {written} of {len(lines)} bytes of a record were written")
+
+    def sync(self) -> None:
+        """Wait until the disk has it all. Raises OSError."""
+        os.fdatasync(self._fd)
 
     def _cut(self, length_bytes: int) -> None:
         """Take the torn record off again, so that the next one begins a line."""
