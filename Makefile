@@ -3,6 +3,7 @@
 # make check   set up, then lint and types
 # make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
 # make fuzz    a million inputs each through the stream and the HTTP parser; COUNT=n
+# make benchmark  how fast and how true the client is; BMP_TOOLS=folder of mock_server.c and limit_client.c
 # make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
 # make clean   remove .venv and what tools left behind; never runs/
 
@@ -40,6 +41,12 @@ test: check
 fuzz: setup
 	$(PY) -m tests.fuzz.fuzz_sse --count $(COUNT)
 	$(PY) -m tests.fuzz.fuzz_http --count $(COUNT)
+
+benchmark: setup
+	$(PY) benchmarks/reference_rate.py --quick
+	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/cpu_per_token.py --quick
+	$(PY) benchmarks/truth_under_load.py --seconds 4
 
 lock: setup
 	$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)

@@ -1,0 +1,105 @@
+"""What a streamed token costs this client, against a C client that only reads.
+
+    BMP_TOOLS=folder python benchmarks/cpu_per_token.py [--rounds 3] [--quick]
+
+Shows, with client and server on a core each, alternating C and ours, medians of the rounds' ratios:
+
+- one token per chunk, 64 and 256 streams of 128 tokens: CPU-seconds per million tokens (bound: 1.6 × C);
+- a whole answer of 128 tokens per read: CPU-seconds per million tokens (bound: 2.5);
+- one-token answers: requests per second of one core (bound: 20,000).
+
+The pace is such that the server isn't saturated and a read brings one token; `tok/read` checks it.
+`loop` is the event loop's busy time while the load runs (reading, stamping, decoding, records on
+disk, live metrics); `whole` is everything the process used, its final summary included, less what a
+run of one request costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+from harness import Run, c_client, judged, median, mock_server, our_run, say_machine, start_up_cpu_s
+
+
+class Case(NamedTuple):
+    name: str
+    ttft_ms: float
+    itl_ms: float
+    events_per_write: int
+    streams: int
+    tokens: int
+    requests: int
+
+
+CASES = (
+    Case("one token per chunk, 64 streams", 1, 1, 1, 64, 128, 4_000),
+    Case("one token per chunk, 256 streams", 1, 4, 1, 256, 128, 4_000),
+    Case("whole answer per read", 1, 0, 1000, 64, 128, 20_000),
+    Case("one-token answers", 0, 0, 1, 64, 1, 60_000),
+)
+TOKEN_BOUND_OF_C, WHOLE_ANSWER_BOUND, REQUEST_BOUND = 1.6, 2.5, 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round with a quarter of the requests")
+    arguments = parser.parse_args()
+    say_machine()
+    for case in CASES:
+        if arguments.quick:
+            measure(case._replace(requests=case.requests // 4), 1)
+        else:
+            measure(case, arguments.rounds)
+
+
+def measure(case: Case, rounds: int) -> None:
+    """One case, alternating."""
+    print(f"\n{case.name}: {case.streams} streams, {case.requests} requests of {case.tokens} tokens")
+    ratios, loops = [], []
+    with mock_server(case.ttft_ms, case.itl_ms, case.events_per_write) as server:
+        start_s = start_up_cpu_s(server.url)
+        for _ in range(rounds):
+            floor = c_client(server.port, case.streams, case.requests, case.tokens)
+            ours = our_run(
+                server.url,
+                "--max-concurrency",
+                case.streams,
+                "--output-len",
+                case.tokens,
+                "--num-prompts",
+                case.requests,
+                keep_records=True,
+            )
+            c_cost, loop_cost = floor["cpu"] / floor["tokens"] * 1e6, ours.loop_cpu_s / ours.tokens * 1e6
+            whole_cost = (ours.ran.cpu_s - start_s) / ours.tokens * 1e6
+            ratios.append(loop_cost / c_cost)
+            loops.append(loop_cost)
+            show(case, floor, ours, c_cost, loop_cost, whole_cost)
+    verdict(case, ratios, loops)
+
+
+def show(case: Case, floor: dict[str, float], ours: Run, c_cost: float, loop_cost: float, whole_cost: float) -> None:
+    reads = sum(sum(1 for tokens in record["tokens_per_chunk"] if tokens) for record in ours.records)
+    print(
+        f"  C {c_cost:6.2f} s/Mtok, {floor['rps']:8,.0f} req/s | ours: loop {loop_cost:6.2f}, whole {whole_cost:6.2f} s/Mtok, "
+        f"{ours.ok / ours.duration_s:8,.0f} req/s, loop {ours.run['facts']['loop_utilisation']:.0%} busy, "
+        f"{ours.tokens / max(reads, 1):.2f} tok/read, {ours.ok} of {case.requests} ok, {ours.ran.peak_mb:.0f} MB",
+        flush=True,
+    )
+
+
+def verdict(case: Case, ratios: list[float], loops: list[float]) -> None:
+    ratio, loop = median(ratios), median(loops)
+    if case.tokens == 1:
+        per_core = 1e6 / loop
+        print(f"  {per_core:,.0f} requests/s per core of loop time: {judged(per_core, REQUEST_BOUND, at_least=True)}")
+    elif case.events_per_write > 1:
+        print(f"  {loop:.2f} CPU-s per million tokens: {judged(loop, WHOLE_ANSWER_BOUND)}")
+    else:
+        print(f"  {ratio:.2f} × C: {judged(ratio, TOKEN_BOUND_OF_C)}")
+
+
+if __name__ == "__main__":
+    main()
