@@ -43,6 +43,7 @@ from engines.openai_decode import DONE_EVENT, classify, decode, excerpt, model_l
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
 PROBE_TIMEOUT_S = 10.0
+CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -361,14 +362,15 @@ def _choose_model(model: Model | None, served: list[tuple[str, int | None]] | No
     return model.name, names.get(model.name)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _encode_messages(messages: tuple[Message, ...]) -> bytes:
     """Cached, since prompts come again."""
     return msgspec.json.encode(messages)
 
 
 def _encode_chat(request: Request) -> bytes:
-    return _encode_messages(request.messages or (Message(role="user", content=request.prompt or ""),))
+    messages = request.messages or (Message(role="user", content=request.prompt or ""),)
+    return _encode_messages(messages) if request.text_length() <= CACHED_PROMPT_CHARS else msgspec.json.encode(messages)
 
 
 def _encode_prompt(request: Request) -> bytes:
