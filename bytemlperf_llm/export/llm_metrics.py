@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from operator import sub
 from typing import get_args
 
 import msgspec
 
-from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family
+from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
 from bytemlperf_llm.runs.record import RequestRecord
 from engines.contract import ErrorClass
 
@@ -87,10 +88,10 @@ FAMILIES = (
     Family("bmp_prompt_tokens_total", "counter", "Prompt tokens sent, as the engine reports them."),
 )
 
+_ITL = "bmp_inter_token_latency_seconds"
 _HISTOGRAMS = (
     "bmp_time_to_first_token_seconds",
     "bmp_time_per_output_token_seconds",
-    "bmp_inter_token_latency_seconds",
     "bmp_e2e_request_latency_seconds",
     "bmp_schedule_lateness_seconds",
 )
@@ -110,12 +111,43 @@ class MetricsDelta(msgspec.Struct, kw_only=True):
     tpot_s: list[float] = []
 
 
+class _GapBins:
+    """A histogram of token gaps, in whole ns: one sort and a few bisections a request, and nothing
+    that gathers, since sorting the gaps of many requests at once would hold the event loop up."""
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self._bounds_ns = [round(bound * NS_PER_S) for bound in bounds_s]
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._total_ns = 0
+
+    def add(self, token_ns: list[int]) -> None:
+        """The gaps between these stamps."""
+        gaps = sorted(map(sub, token_ns[1:], token_ns))
+        if not gaps:
+            return
+        self._total_ns += token_ns[-1] - token_ns[0]
+        bounds, counts, count = self._bounds_ns, self._counts, len(gaps)
+        place, below = bisect_left(bounds, gaps[0]), 0
+        while below < count and place < len(bounds):
+            upto = bisect_right(gaps, bounds[place], below)
+            counts[place] += upto - below
+            below = upto
+            place += 1
+        counts[-1] += count - below
+
+    def drain(self) -> HistogramDelta:
+        """What was added since the last drain."""
+        delta = HistogramDelta(counts=self._counts, total=self._total_ns / NS_PER_S)
+        self._counts, self._total_ns = [0] * len(self._counts), 0
+        return delta
+
+
 class LlmMetrics:
     """A sink that feeds an exporter from started and ended requests.
 
-    Values wait in plain lists and go to the exporter together, once a second (`flush`) or when
-    `FLUSH_REQUESTS` have gathered: sorting hundreds at once costs a fraction of as many single
-    observations. `listener` gets the same TTFTs and TPOTs, for a live view.
+    Values of a request wait in plain lists and go to the exporter together, once a second (`flush`)
+    or when `FLUSH_REQUESTS` have gathered: sorting some hundreds at once costs a fraction of as many
+    single observations. `listener` gets the same TTFTs and TPOTs, for a live view.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:
@@ -123,8 +155,9 @@ class LlmMetrics:
         self.listener = listener
         self.in_flight = self.ended_requests = self.failed_requests = self.output_tokens = 0
         self.failures: dict[str, int] = {}
-        self._waiting: dict[str, list[float]] = {family.name: [] for family in FAMILIES if family.kind == "histogram"}
-        self._ttft, self._tpot, self._itl, self._e2e, self._late = (self._waiting[name] for name in _HISTOGRAMS)
+        self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
+        self._ttft, self._tpot, self._e2e, self._late = (self._waiting[name] for name in _HISTOGRAMS)
+        self._itl = _GapBins(_PER_TOKEN_S)
         self._ok = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
         self._levels: dict[int, int] = {}
@@ -159,7 +192,7 @@ class LlmMetrics:
         self._e2e.append((last_ns - start_ns) / NS_PER_S)
         if output_tokens > 1:
             self._tpot.append((last_ns - first_ns) / (output_tokens - 1) / NS_PER_S)
-            self._itl.extend([gap / NS_PER_S for gap in map(sub, token_ns[1:], token_ns)])
+        self._itl.add(token_ns)
 
     def _failed(self, record: RequestRecord) -> None:
         name = record.error_class or record.outcome
@@ -177,6 +210,7 @@ class LlmMetrics:
             if values:
                 export.observe(name, values)
                 values.clear()
+        export.absorb(ExportDelta(histograms={_ITL: self._itl.drain()}))
         for label, count in self._fresh_failures.items():
             export.count("bmp_request_failure_total", count, label)
         export.count("bmp_request_success_total", self._ok)
@@ -223,6 +257,9 @@ class LlmMetrics:
 def token_stamps(record: RequestRecord) -> list[int]:
     """A stamp for every token: a chunk's own for each of its tokens (batched tokens arrive together)."""
     counts = record.tokens_per_chunk
-    if counts and max(counts) == 1 and min(counts) == 1:
+    ones = counts.count(1)
+    if ones == len(counts):
         return record.chunk_ns
+    if ones == len(counts) - 1 and counts[0] == 0:  # a response head came by itself
+        return record.chunk_ns[1:]
     return [stamp for stamp, tokens in zip(record.chunk_ns, counts, strict=False) for _ in range(tokens)]

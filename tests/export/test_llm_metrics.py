@@ -1,0 +1,71 @@
+"""The live metrics equal what the records say, bucket by bucket."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bytemlperf_llm.export.llm_metrics import LlmMetrics, token_stamps
+from bytemlperf_llm.runs.record import RequestRecord
+
+MS = 1_000_000
+
+
+def make(index: int, rng: random.Random) -> RequestRecord:
+    chunks = rng.randrange(1, 30)
+    stamps = sorted(rng.randrange(index * 100 * MS, index * 100 * MS + 3_000 * MS) for _ in range(chunks))
+    counts = [rng.choice((1, 1, 1, 2)) for _ in range(chunks)]
+    counts[0] = rng.choice((0, 1)) if chunks > 1 else 1
+    return RequestRecord(
+        id=f"r{index}", index=index, planned_ns=index * 90 * MS, sent_ns=index * 95 * MS, chunk_ns=stamps, tokens_per_chunk=counts,
+        end_ns=stamps[-1], outcome="ok", output_tokens=sum(counts), prompt_tokens=7,
+    )  # fmt: skip
+
+
+def scrape(metrics: LlmMetrics) -> dict[str, dict[str, float]]:
+    metrics.flush()
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(metrics.exporter.text().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[sample.labels.get("le") or sample.labels.get("error_class") or ""] = sample.value
+    return found
+
+
+def test_buckets_counts_and_sums_equal_a_naive_count():
+    rng = random.Random(5)
+    records = [make(index, rng) for index in range(700)]
+    metrics = LlmMetrics()
+    for record in records:
+        metrics.started()
+        metrics.ended(record)
+    seen = scrape(metrics)
+    gaps, ttft = [], []
+    for record in records:
+        stamps = [stamp for stamp, tokens in zip(record.chunk_ns, record.tokens_per_chunk, strict=True) for _ in range(tokens)]
+        assert token_stamps(record) == stamps
+        gaps += [(b - a) / 1e9 for a, b in pairwise(stamps)]
+        ttft.append((stamps[0] - record.planned_ns) / 1e9)
+    for name, values in (("bmp_inter_token_latency_seconds", gaps), ("bmp_time_to_first_token_seconds", ttft)):
+        assert seen[f"{name}_count"][""] == len(values)
+        assert abs(seen[f"{name}_sum"][""] - sum(values)) < 1e-6
+        for bound, count in seen[f"{name}_bucket"].items():
+            assert count == sum(value <= float(bound) for value in values), (name, bound)
+    assert seen["bmp_request_success_total"][""] == 700
+    assert seen["bmp_prompt_tokens_total"][""] == 4900
+    assert seen["bmp_generation_tokens_total"][""] == sum(record.output_tokens for record in records)
+    assert seen["bmp_requests_in_flight"][""] == 0
+
+
+def test_failures_are_counted_by_class_and_nothing_else_becomes_a_label():
+    metrics = LlmMetrics()
+    for error_class in ("tls", "tls", "http_5xx"):
+        metrics.started()
+        metrics.ended(
+            RequestRecord(id="x", index=0, planned_ns=0, end_ns=1, outcome="failed", error_class=error_class, error_detail="http://secret")
+        )
+    metrics.exporter.count("bmp_request_failure_total", label="http://secret")
+    seen = scrape(metrics)["bmp_request_failure_total"]
+    assert (seen["tls"], seen["http_5xx"], seen["other"]) == (2, 1, 1)
+    assert "secret" not in metrics.exporter.text().decode()
