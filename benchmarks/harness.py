@@ -231,7 +231,7 @@ def our_run(
         fixed = ["serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0", "-q"]
         ran = run_pinned([*OURS, *fixed, "--runs-dir", folder, *map(str, flags)], core, **options)
         runs = list(Path(folder).iterdir())
-        if not runs:
+        if not runs or not (runs[0] / "summary.json").exists():
             sys.exit(f"error: the client did not run, status {ran.status}; its message is above")
         run = json.loads((runs[0] / "run.json").read_text())
         summary = json.loads((runs[0] / "summary.json").read_text())

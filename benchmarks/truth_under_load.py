@@ -81,7 +81,9 @@ def show(rate: float, floor: dict, c_truth: Truth, ours: Run, truth: Truth) -> N
     apart = tuple(percentile(reported, percent) - percentile(list(truth.ttft_ms.values()), percent) for percent in (50, 99))
     dispersion = truth.dispersion / c_truth.dispersion - 1 if c_truth.dispersion else float("nan")
     print(f"\n{rate:g} requests/s, {len(ours.records)} requests, {len(joined)} answered and known to the server")
-    print(f"  C      {c_error[0]:7.3f} / {c_error[1]:7.3f}   offered {c_truth.offered:7.1f}, dispersion {c_truth.dispersion:.2f}")
+    c_busy = floor["cpu"] / floor["wall"]
+    c_arrivals = f"offered {c_truth.offered:7.1f}, dispersion {c_truth.dispersion:.2f}, {c_busy:.0%} busy"
+    print(f"  C      {c_error[0]:7.3f} / {c_error[1]:7.3f}   {c_arrivals}")
     print(
         f"  ours   {percentile(sent, 50):7.3f} / {percentile(sent, 99):7.3f}   offered {truth.offered:7.1f}, "
         f"dispersion {truth.dispersion:.2f} ({dispersion:+.0%} of C's), loop {ours.run['facts']['loop_utilisation']:.0%} busy, "
