@@ -46,7 +46,7 @@ def main() -> None:
 
 def measure(server, streams: int, workers: int, seconds: float) -> None:
     tokens = round((seconds + RAMP_S) * TOKENS_PER_S)
-    flags = ["--request-rate", streams / RAMP_S, "--num-prompts", streams, "--output-len", tokens, "--total-timeout", 600]
+    flags = ["--request-rate", streams / RAMP_S, "--num-prompts", streams, "--output-len", tokens, "--total-timeout", 600, "--drain", 60]
     flags += ["--workers", workers] if workers > 1 else []
     usable = sorted(os.sched_getaffinity(0))
     core = cores()[0] if workers == 1 else usable if len(usable) < 3 else usable[:-1]

@@ -10,7 +10,6 @@ server did late is in its stamps too, so that it's not blamed on the client.
 from __future__ import annotations
 
 import asyncio
-import gc
 import http.client
 import os
 import subprocess
@@ -30,9 +29,11 @@ from bytemlperf_llm import arrivals
 from bytemlperf_llm.calibration_cache import machine
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
+from bytemlperf_llm.loadgen.replay import Replay, Work
+from bytemlperf_llm.loadgen.worker import Planned, WorkerConfig
 from bytemlperf_llm.metrics.client_error import Calibration, CalibrationStep, Spread, Timer, spread
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, divide_ns, token_gaps_ns, token_times
 from bytemlperf_llm.models.child import python_path
@@ -53,12 +54,10 @@ STEP_S = 5.0  # and under a second to drain: seven steps stay under a minute
 WARM_UP = (50.0, 1.0)  # requests/s and seconds: connections, caches and code paths
 MAX_BUSY = 0.9  # of a core: no higher step can be held
 MIN_OFFERED_SHARE = 0.95  # the verdict's own limit for a rate that was not held
-START_DELAY_NS = 50 * NS_PER_MS
-DRAIN_NS = 10 * NS_PER_S
+CONFIG = WorkerConfig(drain_ns=10 * NS_PER_S)
 SERVER_START_TIMEOUT_S = 30.0
 PACER_WAITS, PACER_WAIT_NS = 300, NS_PER_MS
 TICK_SAMPLES = 10_000
-GC_THRESHOLD = 50_000  # as in a run
 
 Say = Callable[[str], None]
 
@@ -85,17 +84,8 @@ class Errors(NamedTuple):
 
 def run_calibration(say: Say, rates: Sequence[float] = RATES, step_s: float = STEP_S) -> Calibration:
     """Measure. Raises UserError when the server can't be started."""
-    with reference_server() as port, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with reference_server() as port, asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_calibrate(port, say, rates, step_s))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _calibrate(port: int, say: Say, rates: Sequence[float], step_s: float) -> Calibration:
@@ -108,7 +98,6 @@ async def _calibrate(port: int, say: Say, rates: Sequence[float], step_s: float)
         timer = await measure_timer(pacer)
         rung = Rung(engine, pacer, port)
         await rung.measure(*WARM_UP)
-        _settle_garbage()
 
         async def measure(rate: float) -> CalibrationStep:
             say(f"{rate:g} requests/s for {step_s:g} s")
@@ -124,12 +113,6 @@ async def _calibrate(port: int, say: Say, rates: Sequence[float], step_s: float)
         timer=timer,
         steps=steps,
     )
-
-
-def _settle_garbage() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 # -- the ladder -----------------------------------------------------------------------------
@@ -159,18 +142,6 @@ def saturated(step: CalibrationStep) -> str:
 # -- one rung ----------------------------------------------------------------------------------
 
 
-class _Sink:
-    """As in a run: first the log, then the live metrics."""
-
-    def __init__(self, log: RecordLog, metrics: LlmMetrics) -> None:
-        self._log, self._metrics = log, metrics
-        self.started = metrics.started
-
-    def ended(self, record: RequestRecord) -> None:
-        self._log.append(record)
-        self._metrics.ended(record)
-
-
 class Rung:
     """Measures one step after another with the same engine, pacer and server."""
 
@@ -184,21 +155,18 @@ class Rung:
         ask_server(self._port, "/reset")
         with tempfile.TemporaryDirectory(prefix="bmp-calibrate-") as folder:
             log = RecordLog(Path(folder) / "records.jsonl")
-            origin_ns = monotonic_ns() + START_DELAY_NS
-            before = Usage.now()
-            await self._replay(log, rate, seconds, origin_ns)
+            metrics = LlmMetrics()
+            replay = Replay(self._engine, self._pacer, log, metrics, Work(self._schedule(rate, seconds)), CONFIG)
+            await replay.start()
+            origin_ns, before = monotonic_ns() + replay.start_delay_ns, Usage.now()
+            await replay.replay(origin_ns)
+            metrics.flush()
             used = Usage.now().since(before)
             stats = ask_server(self._port, "/stats")
             log.close()
             decode = msgspec.json.Decoder(RequestRecord).decode
             records = [decode(line) for line in (Path(folder) / "records.jsonl").read_bytes().splitlines()]
-        return step_of(rate, records, stats, origin_ns, used)
-
-    async def _replay(self, log: RecordLog, rate: float, seconds: float, origin_ns: int) -> None:
-        metrics = LlmMetrics()
-        worker = Worker(self._engine, _Sink(log, metrics), self._pacer, WorkerConfig(drain_ns=DRAIN_NS))
-        await worker.run_open(self._schedule(rate, seconds), origin_ns)
-        metrics.flush()
+        return step_of(rate, records, stats, origin_ns, used, replay.loop_utilisation)
 
     def _schedule(self, rate: float, seconds: float) -> Iterator[Planned]:
         offsets = arrivals.bounded(arrivals.offsets_ns("poisson", rate=rate, seed=self._count), duration_ns=round(seconds * NS_PER_S))
@@ -208,21 +176,20 @@ class Rung:
 
 
 class Usage(NamedTuple):
-    """Seconds on the wall, and of processor time: of the loop's thread, of this process, and of the whole
-    machine (None where the system doesn't tell)."""
+    """Seconds on the wall, and of processor time: of this process, and of the whole machine (None where
+    the system doesn't tell)."""
 
     wall_s: float
-    loop_s: float
     process_s: float
     machine_s: float | None
 
     @classmethod
     def now(cls) -> Usage:
-        return cls(time.monotonic(), time.thread_time(), time.process_time(), machine_busy_s())
+        return cls(time.monotonic(), time.process_time(), machine_busy_s())
 
     def since(self, before: Usage) -> Usage:
         machine_s = None if self.machine_s is None or before.machine_s is None else self.machine_s - before.machine_s
-        return Usage(self.wall_s - before.wall_s, self.loop_s - before.loop_s, self.process_s - before.process_s, machine_s)
+        return Usage(self.wall_s - before.wall_s, self.process_s - before.process_s, machine_s)
 
 
 def machine_busy_s(stat: str | None = None) -> float | None:
@@ -243,7 +210,9 @@ def others_share(used: Usage, server_s: float, cores: int) -> float | None:
     return round(min(1.0, max(0.0, used.machine_s - used.process_s - server_s) / (used.wall_s * cores)), 4)
 
 
-def step_of(rate: float, records: Sequence[RequestRecord], stats: dict[str, Any], origin_ns: int, used: Usage) -> CalibrationStep:
+def step_of(
+    rate: float, records: Sequence[RequestRecord], stats: dict[str, Any], origin_ns: int, used: Usage, loop_busy: float
+) -> CalibrationStep:
     """A step from its records, the server's account and what was used meanwhile."""
     accounts = msgspec.convert(stats["requests"], dict[str, Account])
     errors = join(records, accounts, origin_ns, ITL_MS * NS_PER_MS)
@@ -261,7 +230,7 @@ def step_of(rate: float, records: Sequence[RequestRecord], stats: dict[str, Any]
         streams=streaming_ns / NS_PER_S / whole_s,
         chunks_per_s=sum(sum(map(bool, record.tokens_per_chunk)) for record in ended) / whole_s,
         tokens_per_s=sum(record.output_tokens for record in ended) / whole_s,
-        loop_busy=round(used.loop_s / used.wall_s, 4),
+        loop_busy=round(loop_busy, 4),
         server_busy=round(stats["totals"]["cpu_s"] / used.wall_s, 4),
         others_busy=others_share(used, stats["totals"]["cpu_s"], os.cpu_count() or 1),
         lateness=spread(errors.lateness_ns),

@@ -102,7 +102,7 @@ def client_error_of(run: dict[str, Any], summary: Summary) -> ClientError:
         calibration = None if kept is None else msgspec.convert(kept, Calibration)
     except msgspec.ValidationError:
         return ClientError(note=f"the calibration in run.json is damaged: run `{COMMAND}`, and the run again")
-    workers = _workers(run)
+    workers = len(run.get("workers") or ()) or 1
     chunks, streams = _load_of(summary)
     return error_bar(
         calibration, client.get("note") or NOT_CALIBRATED, chunks and chunks / workers, streams if streams is None else streams / workers
@@ -115,12 +115,9 @@ def _not_comparable(run: dict[str, Any]) -> str:
         return f"not known: engine '{engine}' runs in the client's own process, and only the HTTP client is calibrated"
     if "aiohttp" in " ".join(run["engine"].get("notes", ())):
         return "not known: the aiohttp transport is not calibrated"
+    if any(worker.get("same_clock") is False for worker in run.get("workers") or ()):
+        return "not known: workers ran on other machines than the one that is calibrated"
     return ""
-
-
-def _workers(run: dict[str, Any]) -> int:
-    flags = run.get("config", {}).get("flags", {})
-    return max(1, int(flags.get("workers") or 1))
 
 
 def _load_of(summary: Summary) -> tuple[float | None, float | None]:

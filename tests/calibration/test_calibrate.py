@@ -64,7 +64,7 @@ def test_a_step_says_rates_streams_and_shares():
         "totals": {"cpu_s": 0.5},
         "write_error_us": {"count": 20, "p50": 1.5, "p99": 3.25, "max": 7.0},
     }
-    found = step_of(10.0, records, stats, ORIGIN_NS, Usage(wall_s=1.0, loop_s=0.25, process_s=0.3, machine_s=1.0))
+    found = step_of(10.0, records, stats, ORIGIN_NS, Usage(wall_s=1.0, process_s=0.3, machine_s=1.0), loop_busy=0.25)
     whole_s = 0.961
     assert (found.requests, found.unmatched, found.loop_busy, found.server_busy) == (10, 0, 0.25, 0.5)
     assert found.rate_offered == pytest.approx(10.0)
@@ -77,7 +77,7 @@ def test_a_step_says_rates_streams_and_shares():
 
 def test_a_step_whose_server_wrote_nothing_is_all_unmatched():
     stats = {"requests": {}, "totals": {"cpu_s": 0.0}, "write_error_us": {"count": 0}}
-    found = step_of(10.0, [failed(0, 0, 5)], stats, ORIGIN_NS, Usage(1.0, 0.1, 0.1, None))
+    found = step_of(10.0, [failed(0, 0, 5)], stats, ORIGIN_NS, Usage(1.0, 0.1, None), loop_busy=0.1)
     assert (found.unmatched, found.chunks_per_s, found.server_write.p99_ns, found.others_busy) == (1, 0.0, 0, None)
 
 
@@ -86,9 +86,9 @@ def test_what_the_machine_did_besides():
     ticks = os.sysconf("SC_CLK_TCK")
     assert machine_busy_s(stat) == (100 + 10 + 20 + 3 + 4 + 5) / ticks
     assert machine_busy_s("intr 5") is None
-    assert others_share(Usage(10.0, 1.0, 2.0, 9.0), server_s=3.0, cores=2) == 0.2
-    assert others_share(Usage(10.0, 1.0, 2.0, 4.0), server_s=3.0, cores=2) == 0.0
-    assert others_share(Usage(10.0, 1.0, 2.0, None), server_s=3.0, cores=2) is None
+    assert others_share(Usage(10.0, 2.0, 9.0), server_s=3.0, cores=2) == 0.2
+    assert others_share(Usage(10.0, 2.0, 4.0), server_s=3.0, cores=2) == 0.0
+    assert others_share(Usage(10.0, 2.0, None), server_s=3.0, cores=2) is None
 
 
 @pytest.mark.parametrize(

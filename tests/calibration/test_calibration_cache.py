@@ -99,7 +99,7 @@ def test_several_workers_share_the_load(tmp_path):
     folder = over_http(made_run(tmp_path / "run", requests=10))
     alone = summarise_folder(folder).client_error
     run = json.loads((folder / "run.json").read_text())
-    run["config"]["flags"]["workers"] = 2
+    run["workers"] = [{"worker": 0}, {"worker": 1, "same_clock": True}]
     (folder / "run.json").write_text(json.dumps(run))
     shared = summarise_folder(folder).client_error
     assert alone is not None
@@ -125,6 +125,17 @@ def test_engines_in_process_and_other_transports_have_no_error_bar(tmp_path):
     aiohttp = summarise_folder(folder).client_error
     assert aiohttp is not None
     assert aiohttp.note == "not known: the aiohttp transport is not calibrated"
+
+
+def test_workers_on_other_machines_have_no_error_bar(tmp_path):
+    keep(calibration(step(10), machine=HERE))
+    folder = over_http(made_run(tmp_path / "run"))
+    run = json.loads((folder / "run.json").read_text())
+    run["workers"] = [{"worker": 0, "same_clock": True}, {"worker": 1, "same_clock": False}]
+    (folder / "run.json").write_text(json.dumps(run))
+    found = summarise_folder(folder).client_error
+    assert found is not None
+    assert found.note == "not known: workers ran on other machines than the one that is calibrated"
 
 
 @pytest.mark.parametrize(
