@@ -12,30 +12,27 @@ from __future__ import annotations
 import copy
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 import msgspec
 
-from bytemlperf_llm.metrics.arrays import ClusteredColumn, sort_values
+from bytemlperf_llm.metrics.arrays import ABSENT as ABSENT
+from bytemlperf_llm.metrics.arrays import ClusteredColumn, order_of, sort_values
 from bytemlperf_llm.metrics.definitions import (
     STAGES,
     TokenTimes,
     chunk_gaps_ns,
     due_ns,
-    ntpot_ns,
     stage_times_ns,
     token_gaps_ns,
     token_times,
-    tpot_ns,
 )
+from bytemlperf_llm.metrics.request_metrics import REQUEST_METRICS, fast_request_values
 from bytemlperf_llm.metrics.statistics import parse_percentile, percentile
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
-ABSENT = -(1 << 63)
-"""Marks a missing value inside a column; it never leaves this package."""
-
 _REPORTED = ("usage",)
 MAX_DETAILS = 3
 MAX_DETAIL_CHARS = 200
@@ -93,6 +90,7 @@ class Accumulator:
         self.failures = _Failures()
         self.batched_tokens = 0
         self.stream_tokens = 0
+        self._rows: dict[str | None, array[int]] = {}
 
     def __len__(self) -> int:
         return len(self.columns["index"])
@@ -109,47 +107,60 @@ class Accumulator:
         if record.outcome == "failed":
             self.failures.add(record)
         times = token_times(record)
+        single = times.single
+        seen = len(times.tokens) if single else times.token_count
         gaps = chunk_gaps_ns(times)
-        self._add_row(record, times, max(gaps, default=ABSENT))
+        self._add_row(record, times, seen, max(gaps, default=ABSENT))
         if record.outcome == "ok" and times.stamps_ns:
-            self._add_gaps(len(self) - 1, times, gaps)
-            self.batched_tokens += times.batched_count
-            self.stream_tokens += times.token_count
+            self._add_gaps(len(self) - 1, times, gaps, single)
+            self.batched_tokens += 0 if single else times.batched_count
+            self.stream_tokens += seen
 
     @property
     def inter_chunk(self) -> ClusteredColumn:
         """Raw chunk gaps: the very column `itl` until a chunk of several tokens makes them differ."""
         return self.itl if self._inter_chunk is None else self._inter_chunk
 
-    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int]) -> None:
-        if self._inter_chunk is None and not times.single:
+    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int], single: bool) -> None:
+        if self._inter_chunk is None and not single:
             self._inter_chunk = copy.deepcopy(self.itl)
-        self.itl.add(row, token_gaps_ns(times, gaps))
+        span_ns = times.stamps_ns[-1] - times.stamps_ns[0]
+        self.itl.add(row, gaps if single else token_gaps_ns(times, gaps), span_ns)
         if self._inter_chunk is not None:
-            self._inter_chunk.add(row, gaps)
+            self._inter_chunk.add(row, gaps, span_ns)
 
-    def _add_row(self, record: RequestRecord, times: TokenTimes, max_gap: int) -> None:
+    def _add_row(self, record: RequestRecord, times: TokenTimes, seen: int, max_gap: int) -> None:
         first = times.stamps_ns[0] if times.stamps_ns else None
         last = times.stamps_ns[-1] if times.stamps_ns else None
         stages = stage_times_ns(record, last) if last is not None else (None,) * len(STAGES)
         row = (
             *(record.index, OUTCOMES.index(record.outcome), due_ns(record), record.planned_ns, record.sent_ns, record.end_ns),
-            *(first, last, record.prompt_tokens, record.output_tokens, times.token_count, max_gap),
+            *(first, last, record.prompt_tokens, record.output_tokens, seen, max_gap),
             *(int(record.token_source in _REPORTED), *stages),
         )
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(ABSENT if value is None else value)
 
-    def rows(self, outcome: str | None = None) -> list[int]:
+    def rows(self, outcome: str | None = None) -> array[int]:
         """Row numbers in canonical order, of one outcome or of all."""
-        due, index, end = self.columns["due"], self.columns["index"], self.columns["end"]
-        code = None if outcome is None else OUTCOMES.index(outcome)
-        chosen = [row for row, kind in enumerate(self.columns["outcome"]) if code is None or kind == code]
-        return sorted(chosen, key=lambda row: (due[row] if due[row] != ABSENT else end[row], index[row], end[row], row))
+        if None not in self._rows or len(self._rows[None]) != len(self):
+            self._rows = {None: self._ordered_rows()}
+        if outcome not in self._rows:
+            kinds, code = self.columns["outcome"], OUTCOMES.index(outcome or "")
+            self._rows[outcome] = array("q", (row for row in self._rows[None] if kinds[row] == code))
+        return self._rows[outcome]
 
-    def request_values(self, name: str, rows: list[int]) -> list[int]:
+    def _ordered_rows(self) -> array[int]:
+        due, index, end = self.columns["due"], self.columns["index"], self.columns["end"]
+        first = array("q", (start if start != ABSENT else stop for start, stop in zip(due, end, strict=True)))
+        return order_of(first, index, end)
+
+    def request_values(self, name: str, rows: Sequence[int]) -> Sequence[int]:
         """A per-request metric of these rows, in their order, without those that don't have it."""
-        compute = _REQUEST_METRICS[name]
+        fast = fast_request_values(self.columns, name, rows)
+        if fast is not None:
+            return fast
+        compute = REQUEST_METRICS[name]
         values = (compute(self.columns, row) for row in rows)
         return [value for value in values if value is not None]
 
@@ -161,46 +172,3 @@ class Accumulator:
             return None
         ordered = sort_values(values)
         return {text: percentile(ordered, parse_percentile(text)) for text in percentiles}
-
-
-_Columns = dict[str, "array[int]"]
-
-
-def _difference(later: str, earlier: str) -> Callable[[_Columns, int], int | None]:
-    def compute(columns: _Columns, row: int) -> int | None:
-        a, b = columns[later][row], columns[earlier][row]
-        return None if a == ABSENT or b == ABSENT else a - b
-
-    return compute
-
-
-def _value(name: str) -> Callable[[_Columns, int], int | None]:
-    def compute(columns: _Columns, row: int) -> int | None:
-        value = columns[name][row]
-        return None if value == ABSENT else value
-
-    return compute
-
-
-def _tpot(columns: _Columns, row: int) -> int | None:
-    first = columns["first"][row]
-    return None if first == ABSENT else tpot_ns(first, columns["last"][row], columns["output"][row])
-
-
-def _ntpot(columns: _Columns, row: int) -> int | None:
-    e2e = _E2E(columns, row)
-    return None if e2e is None else ntpot_ns(e2e, columns["output"][row])
-
-
-_E2E = _difference("last", "due")
-_REQUEST_METRICS: dict[str, Callable[[_Columns, int], int | None]] = {
-    "ttft": _difference("first", "due"),
-    "service_ttft": _difference("first", "sent"),
-    "tpot": _tpot,
-    "e2e": _E2E,
-    "service_e2e": _difference("last", "sent"),
-    "ntpot": _ntpot,
-    "max_stall": _value("max_gap"),
-    "schedule_lateness": _difference("sent", "planned"),
-    **{stage: _value(stage) for stage in STAGES},
-}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
 import msgspec
 
-from bytemlperf_llm.metrics.arrays import ClusteredColumn, sort_values, sum_of_squares
+from bytemlperf_llm.metrics.arrays import ClusteredColumn, order_of, sort_values, sum_of_squares
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.statistics import (
     INSUFFICIENT,
@@ -84,12 +85,12 @@ def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[st
     )
 
 
-def describe_tokens(name: str, column: ClusteredColumn, rank: dict[int, int], percentiles: Sequence[str]) -> Metric | None:
+def describe_tokens(name: str, column: ClusteredColumn, rank: Sequence[int], percentiles: Sequence[str]) -> Metric | None:
     """Summary of a per-token metric; `rank` gives a row's place in canonical order. A percentile
     is claimed when the effective sample carries it: tokens of one request aren't independent."""
     if not len(column):
         return None
-    ordered = sort_values(column.values)
+    ordered = column.ordered()
     claims: dict[str, Claim] = {}
     intervals: dict[str, Interval] = {}
     for text in percentiles:
@@ -98,9 +99,9 @@ def describe_tokens(name: str, column: ClusteredColumn, rank: dict[int, int], pe
         effective = effective_count(column.counts_at_most(value), column.lengths, share)
         intervals[text] = effective_interval(ordered, share, effective)
         claims[text] = INSUFFICIENT if intervals[text] == INSUFFICIENT else value
-    places = sorted(range(len(column.rows)), key=lambda place: rank[column.rows[place]])
-    sums, sizes = [column.sums[place] for place in places], [column.lengths[place] for place in places]
-    totals = (sum(sums), sum_of_squares(column.values))
+    places = order_of(array("q", (rank[row] for row in column.rows)))
+    sums, sizes = (array("q", (values[place] for place in places)) for values in (column.sums, column.lengths))
+    totals = (sum(sums), column.sum_of_squares())
     intervals = {"mean": mean_interval(sums, sizes), **intervals}
     return _metric(name, ordered, totals, claims, intervals, None, _clustered_count(sums, sizes, totals))
 

@@ -12,13 +12,12 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
 from operator import sub
 
 import msgspec
 
-from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.arrays import sort_values
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.arrays import ABSENT, ascending, order_of, sort_values, sum_of_squares
 from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
@@ -79,26 +78,28 @@ class Load(msgspec.Struct, kw_only=True):
     lateness: Lateness | None = None
 
 
-def _starts(acc: Accumulator) -> list[tuple[int, int]]:
-    """(start, row) of every request that took a slot, in order of start. One that failed before
+def _starts(acc: Accumulator) -> tuple[array[int], array[int]]:
+    """Start and row of every request that took a slot, in order of start. One that failed before
     it was sent (no such host) started when it ended."""
-    columns, failed = acc.columns, OUTCOMES.index("failed")
-    rows = range(len(acc))
-    sent = [(columns["sent"][row], row) for row in rows if columns["sent"][row] != ABSENT]
-    unsent = [(columns["end"][row], row) for row in rows if columns["sent"][row] == ABSENT and columns["outcome"][row] == failed]
-    return sorted(sent + unsent, key=lambda pair: (pair[0], columns["index"][pair[1]], pair[1]))
+    sent, end, outcome, index = (acc.columns[name] for name in ("sent", "end", "outcome", "index"))
+    failed = OUTCOMES.index("failed")
+    rows = array("q", (row for row in range(len(acc)) if sent[row] != ABSENT or outcome[row] == failed))
+    starts = array("q", (sent[row] if sent[row] != ABSENT else end[row] for row in rows))
+    places = order_of(starts, array("q", (index[row] for row in rows)))
+    return array("q", (starts[place] for place in places)), array("q", (rows[place] for place in places))
 
 
-def client_lateness(acc: Accumulator, cap: int | None) -> tuple[list[int], int]:
+def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Sequence[int], int]:
     """The client's own delay of each sent request (ns, in order of sending), and how many waited
     for a slot. Requests whose due time isn't known (the first of a closed loop) are left out."""
-    starts = _starts(acc)
-    ends = sorted(acc.columns["end"][row] for _, row in starts)
-    delays, capped = [], 0
-    for place, (start, row) in enumerate(starts):
-        planned = acc.columns["planned"][row]
-        free = ends[place - cap] if cap is not None and place >= cap else ABSENT
-        if max(planned, free) == ABSENT or acc.columns["sent"][row] == ABSENT:
+    starts, rows = _starts(acc)
+    end, plan, sent = (acc.columns[name] for name in ("end", "planned", "sent"))
+    ends = sort_values(array("q", (end[row] for row in rows)))
+    delays, capped = array("q"), 0
+    for place, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        planned = plan[row]
+        free = int(ends[place - cap]) if cap is not None and place >= cap else ABSENT
+        if max(planned, free) == ABSENT or sent[row] == ABSENT:
             continue
         capped += ABSENT != planned < free
         delays.append(max(0, start - max(planned, free)))
@@ -119,11 +120,11 @@ def rate_of(times_ns: Sequence[int]) -> float | None:
 
 def gap_cv2(times_ns: Sequence[int]) -> float | None:
     """Squared coefficient of variation of the gaps; None under three times or without a span."""
-    gaps = [later - earlier for earlier, later in pairwise(times_ns)]
+    gaps = array("q", map(sub, times_ns[1:], times_ns))
     total, count = sum(gaps), len(gaps)
     if count < 2 or total == 0:
         return None
-    squares = sum(gap * gap for gap in gaps)
+    squares = sum_of_squares(gaps)
     return float(Fraction(count * squares - total * total, count * (count - 1)) / Fraction(total, count) ** 2)
 
 
@@ -181,9 +182,9 @@ def lateness(delays_ns: Sequence[int]) -> Lateness | None:
 def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequence[int] = ()) -> Load:
     """Everything of `Load`, from the requests that were sent."""
     columns = acc.columns
-    rows = [row for row in range(len(acc)) if columns["sent"][row] != ABSENT]
-    sent = sorted(columns["sent"][row] for row in rows)
-    planned = sorted(columns["planned"][row] for row in rows if columns["planned"][row] != ABSENT)
+    sent = ascending(value for value in columns["sent"] if value != ABSENT)
+    pairs = zip(columns["sent"], columns["planned"], strict=True)
+    planned = ascending(plan for start, plan in pairs if start != ABSENT and plan != ABSENT)
     return Load(
         requested_rate=facts.requested_rate,
         planned_rate=rate_of(planned),

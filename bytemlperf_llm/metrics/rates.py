@@ -8,15 +8,19 @@ whose window would be under half of the run, is not cut, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import msgspec
 
-from bytemlperf_llm.metrics.accumulator import ABSENT, Accumulator
+from bytemlperf_llm.metrics.accumulator import Accumulator
+from bytemlperf_llm.metrics.arrays import ABSENT, ascending
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
 from bytemlperf_llm.metrics.load import NS_PER_S
+from bytemlperf_llm.metrics.request_metrics import REQUEST_METRICS
 
 NS_PER_MS = 1_000_000
 TREND_GROWTH = 1.5
@@ -69,24 +73,35 @@ class Goodput(msgspec.Struct, kw_only=True):
     requests_per_s: Rate
 
 
-Step = tuple[int, int, int]
-"""From ns, to ns, number in flight."""
+class Steps:
+    """The number in flight as a step function: iterates over (from ns, to ns, number)."""
+
+    def __init__(self, times_ns: array[int], levels: array[int]) -> None:
+        self._times_ns, self._levels = times_ns, levels
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self._times_ns, islice(self._times_ns, 1, None), self._levels, strict=False)
 
 
-def in_flight_steps(acc: Accumulator) -> list[Step]:
-    """The number in flight (sent and not ended) as a step function over the run."""
+def in_flight_steps(acc: Accumulator) -> Steps:
+    """The number in flight (sent and not ended) over the run."""
     columns = acc.columns
-    changes: dict[int, int] = {}
-    for sent, end in zip(columns["sent"], columns["end"], strict=True):
-        if sent != ABSENT:
-            changes[sent] = changes.get(sent, 0) + 1
-            changes[end] = changes.get(end, 0) - 1
-    times = sorted(changes)
-    levels = accumulate(changes[time] for time in times)
-    return [(start, end, level) for start, end, level in zip(times, times[1:], levels, strict=False)]
+    sent = ascending(value for value in columns["sent"] if value != ABSENT)
+    ends = ascending(end for start, end in zip(columns["sent"], columns["end"], strict=True) if start != ABSENT)
+    times, levels = array("q"), array("q")
+    started = ended = 0
+    while ended < len(ends) or started < len(sent):
+        now = min(sent[started] if started < len(sent) else ends[ended], ends[ended] if ended < len(ends) else sent[started])
+        while started < len(sent) and sent[started] == now:
+            started += 1
+        while ended < len(ends) and ends[ended] == now:
+            ended += 1
+        times.append(now)
+        levels.append(started - ended)
+    return Steps(times, levels)
 
 
-def median_in_flight(steps: Sequence[Step]) -> int:
+def median_in_flight(steps: Steps) -> int:
     """Median of the number in flight, weighted by time."""
     weights: dict[int, int] = {}
     for start, end, level in steps:
@@ -103,15 +118,15 @@ def whole_window(acc: Accumulator) -> Window | None:
     """From the first request due to the last end, over requests that were sent or failed; None
     when there are none."""
     columns = acc.columns
-    rows = [row for outcome in ("ok", "failed", "in_flight") for row in acc.rows(outcome)]
-    rows += [row for row in acc.rows("cancelled") if columns["sent"][row] != ABSENT]
+    rows = array("q", (row for outcome in ("ok", "failed", "in_flight") for row in acc.rows(outcome)))
+    rows.extend(row for row in acc.rows("cancelled") if columns["sent"][row] != ABSENT)
     if not rows:
         return None
-    due = [columns["due"][row] if columns["due"][row] != ABSENT else columns["end"][row] for row in rows]
-    return Window(start_ns=min(due), end_ns=max(columns["end"][row] for row in rows))
+    first_due = min(columns["due"][row] if columns["due"][row] != ABSENT else columns["end"][row] for row in rows)
+    return Window(start_ns=first_due, end_ns=max(columns["end"][row] for row in rows))
 
 
-def steady_state(acc: Accumulator, steps: Sequence[Step], whole: Window, settings: SteadySettings) -> SteadyState:
+def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: SteadySettings) -> SteadyState:
     """Find ramp-up and ramp-down by the rule in the module's text."""
 
     def uncut(note: str) -> SteadyState:
@@ -123,12 +138,13 @@ def steady_state(acc: Accumulator, steps: Sequence[Step], whole: Window, setting
     if len(ok_rows) < settings.min_ok_requests:
         return uncut(f"{len(ok_rows)} answers are too few to tell ramps from noise ({settings.min_ok_requests} needed)")
     level = settings.in_flight_share * median_in_flight(steps)
-    busy = [(start, end) for start, end, count in steps if count >= level]
-    if not busy:
+    first_busy = next((start for start, _, count in steps if count >= level), None)
+    if first_busy is None:
         return uncut("nothing was in flight for any time")
+    last_busy = deque((end for _, end, count in steps if count >= level), maxlen=1)[0]
     first_answer = min(acc.columns["end"][row] for row in ok_rows)
     last_sent = max(acc.columns["sent"])
-    start, end = max(first_answer, busy[0][0]), min(last_sent, busy[-1][1])
+    start, end = max(first_answer, first_busy), min(last_sent, last_busy)
     if end - start < settings.min_kept_share * whole.length_ns:
         return uncut("ramp-up and ramp-down fill more than half of the run; run longer for a steady state")
     window = Window(start_ns=start, end_ns=end)
@@ -153,7 +169,7 @@ def throughput(acc: Accumulator, steady: SteadyState) -> dict[str, Rate]:
     """Answers, prompt tokens of answers, and output tokens of answers, per second. An answer and
     its prompt count where it ends; output tokens count where each arrived."""
     columns, ok_rows = acc.columns, acc.rows("ok")
-    inside = [row for row in ok_rows if steady.window.holds(columns["end"][row])]
+    inside = array("q", (row for row in ok_rows if steady.window.holds(columns["end"][row])))
     rates = {"request_throughput": _rate("requests/s", len(inside), len(ok_rows), steady)}
     if ok_rows and all(columns["prompt"][row] != ABSENT for row in ok_rows):
         prompt_inside, prompt = (sum(columns["prompt"][row] for row in rows) for rows in (inside, ok_rows))
@@ -168,7 +184,6 @@ def _tokens_inside(acc: Accumulator, ok_rows: Sequence[int], window: Window) -> 
     """Output tokens that arrived inside the window. Only requests that straddle an edge are
     walked token by token; a batch's tokens count as spread over its gap."""
     columns = acc.columns
-    places = {row: place for place, row in enumerate(acc.itl.rows)}
     total = 0
     for row in ok_rows:
         first, last, output = columns["first"][row], columns["last"][row], columns["output"][row]
@@ -176,8 +191,8 @@ def _tokens_inside(acc: Accumulator, ok_rows: Sequence[int], window: Window) -> 
             continue
         if window.holds(first) and window.holds(last):
             total += output
-        elif first <= window.end_ns and last > window.start_ns and row in places:
-            stamps = accumulate(acc.itl.cluster(places[row]), initial=first)
+        elif first <= window.end_ns and last > window.start_ns and columns["stream"][row]:
+            stamps = accumulate(acc.itl.cluster_of(row), initial=first)
             total += output * sum(window.holds(stamp) for stamp in stamps) // columns["stream"][row]
     return total
 
@@ -186,7 +201,7 @@ def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None
     """Requests/s that met every target, from t0; None when no target was set."""
     if slo == SloMs():
         return None
-    good = [row for row in acc.rows("ok") if _meets(acc, row, slo)]
+    good = array("q", (row for row in acc.rows("ok") if _meets(acc, row, slo)))
     inside = sum(steady.window.holds(acc.columns["end"][row]) for row in good) if steady.cut else len(good)
     judged = sum(acc.outcomes[outcome] for outcome in ("ok", "failed", "dropped", "in_flight"))
     share = float(Fraction(len(good), judged)) if judged else None
@@ -198,16 +213,16 @@ def _meets(acc: Accumulator, row: int, slo: SloMs) -> bool:
     if acc.columns["first"][row] == ABSENT:
         return False
     for name, limit_ms in (("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e)):
-        values = acc.request_values(name, [row]) if limit_ms is not None else []
-        if limit_ms is not None and values and values[0] > limit_ms * NS_PER_MS:
+        value = REQUEST_METRICS[name](acc.columns, row) if limit_ms is not None else None
+        if limit_ms is not None and value is not None and value > limit_ms * NS_PER_MS:
             return False
     return True
 
 
-def queue_grows(acc: Accumulator, steps: Sequence[Step]) -> bool:
+def queue_grows(acc: Accumulator, steps: Steps) -> bool:
     """Whether the number in flight kept growing while requests arrived: more than the system can
     take. Compares mean numbers in flight over thirds of the time between first and last send."""
-    sent = sorted(value for value in acc.columns["sent"] if value != ABSENT)
+    sent = ascending(value for value in acc.columns["sent"] if value != ABSENT)
     if len(sent) < TREND_MIN_REQUESTS or sent[0] == sent[-1]:
         return False
     edges = [sent[0] + (sent[-1] - sent[0]) * third // 3 for third in range(4)]
@@ -215,6 +230,6 @@ def queue_grows(acc: Accumulator, steps: Sequence[Step]) -> bool:
     return late > TREND_GROWTH * middle and middle > TREND_GROWTH * early and late - early > TREND_MIN_EXCESS
 
 
-def _mean_level(steps: Sequence[Step], start_ns: int, end_ns: int) -> float:
+def _mean_level(steps: Steps, start_ns: int, end_ns: int) -> float:
     area = sum(level * max(0, min(end, end_ns) - max(start, start_ns)) for start, end, level in steps)
     return area / (end_ns - start_ns)

@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Literal
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.metrics.arrays import sum_of_squares
 from bytemlperf_llm.metrics.special import lower_tail_count, normal_quantile, t_quantile
 
 PERCENTILE_DEFINITION = "nearest-rank: the p-th percentile of n sorted values is value number ceil(p/100 * n), counted from 1"
@@ -159,7 +160,7 @@ def autocorrelation_factor(values: Sequence[int]) -> float:
         return 1.0
     sizes = batch([1] * count)
     mean = Fraction(sum(values), count)
-    total, squares = sum(values), sum(value * value for value in values)
+    total, squares = sum(values), sum_of_squares(values)
     plain = Fraction(count * squares - total * total, count * (count - 1))
     if not plain:
         return 1.0

@@ -7,12 +7,14 @@ in the same bytes.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import msgspec
 
-from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator, Failure
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, Failure
+from bytemlperf_llm.metrics.arrays import ABSENT, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
@@ -158,9 +160,11 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
 def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[str, Metric]:
     ok_rows, all_rows = acc.rows("ok"), acc.rows()
     censored = acc.outcomes["failed"] + acc.outcomes["cancelled"] + acc.outcomes["in_flight"]
-    rank = {row: place for place, row in enumerate(all_rows)}
+    rank = array("q", bytes(8 * len(all_rows)))
+    for place, row in enumerate(all_rows):
+        rank[row] = place
 
-    def of_requests(name: str, rows: list[int], infinite: int | None = None) -> Metric | None:
+    def of_requests(name: str, rows: Sequence[int], infinite: int | None = None) -> Metric | None:
         return describe_requests(name, acc.request_values(name, rows), facts.percentiles, infinite)
 
     itl = describe_tokens("itl", acc.itl, rank, facts.percentiles)
@@ -181,14 +185,14 @@ def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[s
     return {name: metric for name, metric in found.items() if metric is not None}
 
 
-def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: dict[int, int], facts: RunFacts) -> Metric | None:
+def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: array[int], facts: RunFacts) -> Metric | None:
     if itl is not None and acc.inter_chunk is acc.itl:
         return msgspec.structs.replace(itl, formula=FORMULAS["inter_chunk_latency"])
     return describe_tokens("inter_chunk_latency", acc.inter_chunk, rank, facts.percentiles)
 
 
 def _median(values: Sequence[int]) -> int | None:
-    return percentile(sorted(values), parse_percentile("50")) if values else None
+    return percentile(sort_values(values), parse_percentile("50")) if values else None
 
 
 def _contradictions(acc: Accumulator, facts: RunFacts) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from bytemlperf_llm.metrics.arrays import sort_values
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import Load, dispersion_tolerance
 
@@ -188,7 +189,7 @@ def tail_lateness(delays_ns: Sequence[int]) -> int | None:
     """The delay that one request in a hundred, and at least three, reach or exceed: p99 from 200
     requests on, the third largest before; None under three."""
     late = max(MIN_LATE_REQUESTS, len(delays_ns) // 100 + 1)
-    return sorted(delays_ns)[-late] if len(delays_ns) >= MIN_LATE_REQUESTS else None
+    return int(sort_values(delays_ns)[-late]) if len(delays_ns) >= MIN_LATE_REQUESTS else None
 
 
 def _lateness(evidence: Evidence) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ import pytest
 
 from bytemlperf_llm.metrics import arrays
 from bytemlperf_llm.metrics.arrays import ClusteredColumn, sort_values, sum_of_squares
+from bytemlperf_llm.metrics.selection import Selection
 
 
 @pytest.fixture(params=["numpy", "plain"])
@@ -42,16 +43,44 @@ def test_counts_per_cluster(way):
     assert list(column.cluster(2)) == [2, 2, 2, 8]
 
 
-def test_a_column_widens_at_the_first_long_interval(way):
+def test_values_beyond_32_bits_are_kept_aside_exactly(way):
     column = ClusteredColumn()
-    column.add(0, [1, 2])
-    assert (column.values.typecode, column.values.itemsize) == ("I", 4)
-    column.add(1, [3, 2**32])
-    assert column.values.typecode == "q"
-    assert list(column.values) == [1, 2, 3, 2**32]
-    assert column.counts_at_most(3) == [2, 1]
-    column.add(2, [-4])
-    assert sum_of_squares(column.values) == 1 + 4 + 9 + 2**64 + 16
+    clusters = [[1, 2], [3, 2**32], [-4], [2**32 - 1, 7, 2**40, 0], [2**32 + 5]]
+    for row, values in enumerate(clusters):
+        column.add(2 * row, values)
+    flat = sorted(value for values in clusters for value in values)
+    assert [list(cluster) for cluster in column.clusters()] == clusters
+    assert (list(column.cluster_of(2)), list(column.cluster_of(3))) == ([3, 2**32], [])
+    ordered = column.ordered()
+    assert [ordered[place] for place in range(len(flat))] == flat
+    assert (ordered[-1], ordered[-len(flat)]) == (2**40, -4)
+    assert column.sum_of_squares() == sum(value * value for value in flat)
+    for limit in (-5, -4, -1, 0, 3, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 4, 2**32 + 5, 2**41):
+        assert column.counts_at_most(limit) == [sum(value <= limit for value in values) for values in clusters]
+
+
+@pytest.mark.parametrize("top", [3, 70_000, 2**32 - 1])
+def test_a_selection_is_the_sorted_list(top):
+    numpy = pytest.importorskip("numpy")
+    draw = random.Random(top)
+    values = [draw.choice((draw.randrange(top + 1), top, 0, top // 2)) for _ in range(3_000)]
+    selection = Selection(numpy.array(values, dtype="u4"), numpy)
+    ordered = sorted(values)
+    assert [selection[place] for place in range(3_000)] == ordered
+    assert (selection[-1], selection[-3_000], len(selection)) == (ordered[-1], ordered[0], 3_000)
+    with pytest.raises(IndexError):
+        selection[3_000]
+
+
+def test_many_clusters_are_counted_by_blocks(monkeypatch):
+    pytest.importorskip("numpy")
+    monkeypatch.setattr(arrays, "LARGE", 1)
+    monkeypatch.setattr(arrays, "_BLOCK", 7)
+    draw, column, clusters = random.Random(2), ClusteredColumn(), []
+    for row in range(100):
+        clusters.append([draw.randrange(50) for _ in range(draw.randrange(1, 9))])
+        column.add(row, clusters[-1])
+    assert column.counts_at_most(20) == [sum(value <= 20 for value in values) for values in clusters]
 
 
 def test_small_columns_never_import_numpy(monkeypatch):

@@ -250,3 +250,15 @@ def test_live_and_final_share_one_accumulator():
 def test_a_bad_percentile_is_named():
     with pytest.raises(UserError, match="out of range"):
         summarize(poisson_run(5, 1), RunFacts(open_loop=True, percentiles=("0",)))
+
+
+@given(any_records(), st.none() | st.integers(0, 40), st.sampled_from([None, 1, 3]))
+def test_numpy_changes_no_byte_of_any_summary(records, scheduled, cap):
+    pytest.importorskip("numpy")
+    facts = RunFacts(open_loop=True, scheduled_requests=scheduled, slo_ms=SloMs(ttft=100, e2e=50), max_concurrency=cap, requested_rate=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(arrays, "LARGE", 1)
+        fast = summarize(records, facts).to_json()
+        patched.setattr(arrays, "load_numpy", lambda: None)
+        patched.setattr("bytemlperf_llm.metrics.request_metrics.load_numpy", lambda: None)
+        assert summarize(records, facts).to_json() == fast

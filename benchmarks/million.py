@@ -1,0 +1,117 @@
+"""How long does the summary of a million requests of 128 tokens take, and how much memory?
+
+Writes a synthetic run (a steady open loop, about 2.4 kB a record) into a temporary folder, computes its
+summary in a process of its own, and prints the time and the peak resident memory of that process.
+The folder is deleted afterwards; it needs 2.5 GB for a million.
+
+    python benchmarks/million.py [--requests 1000000] [--tokens 128] [--folder /tmp]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+
+from bytemlperf_llm.metrics.facts import RunFacts, SloMs
+from bytemlperf_llm.runs.folder import write_json
+from bytemlperf_llm.runs.reader import FORMAT_VERSION
+from bytemlperf_llm.runs.record import RequestRecord
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+RATE = 2_000.0
+GAPS_KEPT = 1 << 16
+BATCH = 1_000
+FREE_BYTES_PER_TOKEN = 24
+
+PROGRAM = """
+import resource, sys, time
+from pathlib import Path
+from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+started = time.monotonic()
+write_summary(Path(sys.argv[1]), summarise_folder(Path(sys.argv[1])))
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(f"summary: {time.monotonic() - started:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, peak {usage.ru_maxrss / 1024:.0f} MiB")
+"""
+
+
+def main() -> int:
+    """Print one line for each step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--folder", type=Path, default=None)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as place:
+        folder = Path(place)
+        if shutil.disk_usage(folder).free < asked.requests * (asked.tokens + 30) * FREE_BYTES_PER_TOKEN:
+            print(f"not enough room in {folder}: name another place with --folder", file=sys.stderr)
+            return 1
+        started = time.monotonic()
+        size = write_run(folder, asked.requests, asked.tokens)
+        print(f"{asked.requests} requests of {asked.tokens} tokens: {size / 1e6:.0f} MB, written in {time.monotonic() - started:.0f} s")
+        ended = subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, check=False)
+        print(ended.stdout.strip() or ended.stderr.strip())
+        print(f"summary.json: sha256 {hashlib.sha256((folder / 'summary.json').read_bytes()).hexdigest()[:16]}")
+        print(f"this process wrote with a peak of {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    return ended.returncode
+
+
+def write_run(folder: Path, requests: int, tokens: int) -> int:
+    """run.json and records.jsonl; returns the log's bytes."""
+    facts = RunFacts(
+        open_loop=True, process="poisson", requested_rate=RATE, scheduled_requests=requests, slo_ms=SloMs(ttft=200, tpot=30),
+        loop_utilisation=0.3, engine_reports=("usage",),
+    )  # fmt: skip
+    end = {"failure": "", "stopped_by_user": False}
+    write_json(folder / "run.json", {"format_version": FORMAT_VERSION, "kind": "llm", "facts": msgspec.to_builtins(facts), "end": end})
+    draw = random.Random(1)
+    gaps = [round(draw.expovariate(1 / 8) * NS_PER_MS) + 2 * NS_PER_MS for _ in range(GAPS_KEPT + tokens)]
+    encode, now_ns, size = msgspec.json.Encoder().encode, 0, 0
+    with (folder / "records.jsonl").open("wb") as file:
+        for first in range(0, requests, BATCH):
+            lines = []
+            for index in range(first, min(first + BATCH, requests)):
+                now_ns += round(draw.expovariate(RATE) * NS_PER_S)
+                lines.append(encode(_record(index, now_ns, tokens, gaps, draw)))
+            size += file.write(b"\n".join(lines) + b"\n")
+    return size
+
+
+def _record(index: int, planned_ns: int, tokens: int, gaps: list[int], draw: random.Random) -> RequestRecord:
+    sent_ns = planned_ns + round(draw.expovariate(1 / 0.1) * NS_PER_MS)
+    start = draw.randrange(GAPS_KEPT)
+    first_ns = sent_ns + 40 * NS_PER_MS + round(draw.expovariate(1 / 20) * NS_PER_MS)
+    stamps = list(accumulate(gaps[start : start + tokens - 1], initial=first_ns))
+    return RequestRecord(
+        id=f"0-{index:08d}",
+        index=index,
+        planned_ns=planned_ns,
+        sent_ns=sent_ns,
+        first_byte_ns=first_ns,
+        chunk_ns=stamps,
+        tokens_per_chunk=[1] * tokens,
+        end_ns=stamps[-1] + 30_000,
+        outcome="ok",
+        prompt_tokens=200,
+        output_tokens=tokens,
+        max_tokens=tokens,
+        token_source="usage",
+        finish_reason="length",
+        output_sha256="0123456789abcdef" * 4,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
