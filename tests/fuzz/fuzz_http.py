@@ -25,6 +25,7 @@ from engines import openai_decode
 from engines.contract import Decoded, ErrorClass
 from engines.http1 import Framing, HttpParseError, ResponseWatcher, parse_response
 from engines.openai_decode import DONE_EVENT
+from tests.fuzz.mutation import cut, damage
 
 CORPUS = Path(__file__).parent / "corpus" / "http"
 ERROR_CLASSES = {None, *get_args(ErrorClass)}
@@ -76,32 +77,11 @@ def answer(rng: random.Random) -> bytes:
     return HEAD + b"".join(chunks) + (b"0\r\n\r\n" if rng.random() < 0.9 else b"")
 
 
-def cut(stream: bytes, rng: random.Random) -> list[bytes]:
-    marks = sorted(rng.randrange(len(stream) + 1) for _ in range(rng.randrange(5)))
-    return [stream[a:b] for a, b in zip([0, *marks], [*marks, len(stream)], strict=True)]
-
-
 def natural_reads(stream: bytes, rng: random.Random) -> list[bytes]:
     """Reads as a socket gives them: mostly whole chunks."""
     if rng.random() < 0.5:
         return [piece for piece in cut(stream, rng) if piece]
     return [part for part in re.split(rb"(?<=\n\n\r\n)", stream) if part]
-
-
-def mutate(stream: bytes, rng: random.Random) -> bytes:
-    out = bytearray(stream)
-    for _ in range(rng.randrange(1, 4)):
-        at = rng.randrange(len(out) + 1)
-        match rng.randrange(4):
-            case 0:
-                out[at:at] = rng.choice(PIECES)
-            case 1:
-                del out[at : at + rng.randrange(1, 9)]
-            case 2:
-                out[at : at + 1] = bytes([rng.randrange(256)])
-            case _:
-                out[at:at] = out[: rng.randrange(1, 30)]
-    return bytes(out)
 
 
 def broken_rule(stream: bytes, reads: list[bytes]) -> str | None:
@@ -161,7 +141,7 @@ def run(count: int, seed: int) -> str | None:
     for _ in range(count):
         stream = rng.choice(corpus) if rng.random() < 0.3 else answer(rng)
         if rng.random() < 0.6:
-            stream = mutate(stream, rng)
+            stream = damage(stream, rng, PIECES)
         reads = natural_reads(stream, rng)
         try:
             broken = broken_rule(stream, reads)

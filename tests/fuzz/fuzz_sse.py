@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from engines.sse import End, Event, SseParser
+from tests.fuzz.mutation import cut, damage
 from tests.fuzz.sse_oracle import read_events
 
 CORPUS = Path(__file__).parent / "corpus" / "sse"
@@ -37,30 +38,13 @@ def outcome(pieces: list[bytes], cap: int) -> Outcome:
     return events, parser.close(), parser.retry_ms
 
 
-def cut(stream: bytes, rng: random.Random) -> list[bytes]:
-    marks = sorted(rng.randrange(len(stream) + 1) for _ in range(rng.randrange(1, 6)))
-    return [stream[a:b] for a, b in zip([0, *marks], [*marks, len(stream)], strict=True)]
-
-
 def generate(rng: random.Random) -> bytes:
     return b"".join(rng.choices(WORDS, k=rng.randrange(1, 24)))
 
 
 def mutate(stream: bytes, rng: random.Random) -> bytes:
     start = max(0, rng.randrange(-MAX_INPUT_BYTES, len(stream)))
-    out = bytearray(stream[start : start + MAX_INPUT_BYTES])
-    for _ in range(rng.randrange(1, 5)):
-        at = rng.randrange(len(out) + 1)
-        match rng.randrange(4):
-            case 0:
-                out[at:at] = rng.choice(WORDS)
-            case 1:
-                del out[at : at + rng.randrange(1, 9)]
-            case 2:
-                out[at : at + 1] = bytes([rng.randrange(256)])
-            case _:
-                out[at:at] = out[: rng.randrange(1, 30)]
-    return bytes(out)
+    return damage(stream[start : start + MAX_INPUT_BYTES], rng, WORDS)
 
 
 def broken_rule(stream: bytes, rng: random.Random) -> str | None:
