@@ -6,7 +6,7 @@ All times are integer nanoseconds of CLOCK_MONOTONIC, counted from the run's ori
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,11 @@ the user's stop; never sent; still running when the drain limit ended."""
 TokenSource = Literal["usage", "chunks"]
 """Where `output_tokens` comes from: what the engine reported, or the chunks counted."""
 
+Ns = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+"""A stamp that fits a column of 64 bits; a line with another is not a record."""
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
 
 class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
     """One request of the measured schedule."""
@@ -27,17 +32,17 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
     index: int
     session: str | None = None
     turn: int = 0
-    planned_ns: int | None  # None in closed loop, where a request is due when a slot is free
-    sent_ns: int | None = None
-    first_byte_ns: int | None = None
-    chunk_ns: list[int] = []
-    tokens_per_chunk: list[int] = []
-    end_ns: int
+    planned_ns: Ns | None  # None in closed loop, where a request is due when a slot is free
+    sent_ns: Ns | None = None
+    first_byte_ns: Ns | None = None
+    chunk_ns: list[Ns] = []
+    tokens_per_chunk: list[Tokens] = []
+    end_ns: Ns
     outcome: Outcome
     error_class: ErrorClass | None = None
     error_detail: str = ""
-    prompt_tokens: int | None = None
-    output_tokens: int = 0
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens = 0
     max_tokens: int = 0
     token_source: TokenSource = "chunks"  # noqa: S105
     finish_reason: str | None = None

@@ -102,6 +102,18 @@ def test_a_broken_line_in_the_middle_is_named_and_skipped(folder):
     assert [(damage.kind, damage.offset_bytes) for damage in reader.damages] == [("not a record", len(lines[0]))]
 
 
+def test_a_number_too_large_for_a_column_is_no_record(folder):
+    path = folder / "records.jsonl"
+    log = RecordLog(path)
+    log.append(record(0))
+    log.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.replace(b'"end_ns":1000000000', b'"end_ns":1' + b"0" * 30))
+    reader = RunReader(folder)
+    assert len(list(reader.records())) == 1
+    assert [damage.kind for damage in reader.damages] == ["not a record"]
+
+
 def test_a_killed_process_loses_no_counted_record(folder):
     program = (
         "import sys\n"
