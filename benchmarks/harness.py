@@ -24,13 +24,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 TOOLS = {"mock_server": "mock_server.c", "limit_client": "limit_client.c"}
 USER_AGENT_TIMEOUT_S = 60.0
 QUIET_LOAD = 0.3  # more runnable processes than this before a benchmark: its figures are noisy
+
+
+def fail(text: str) -> NoReturn:
+    """What is missing, on one line; ends the program as the command line does on bad input."""
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
 
 
 def cores() -> tuple[int, int]:
@@ -44,13 +50,13 @@ def tools() -> Path:
     """A folder with both C tools, built; ends the program with one line where they can't be."""
     named = os.environ.get("BMP_TOOLS")
     if not named:
-        sys.exit("error: BMP_TOOLS is not set; set it to the folder that holds mock_server.c and limit_client.c")
+        fail("BMP_TOOLS is not set; set it to the folder that holds mock_server.c and limit_client.c")
     source, compiler = Path(named), shutil.which("gcc") or shutil.which("cc")
     absent = [name for name in TOOLS.values() if not (source / name).is_file()]
     if absent:
-        sys.exit(f"error: {', '.join(absent)} not found in BMP_TOOLS={named}; name the folder that holds them")
+        fail(f"{', '.join(absent)} not found in BMP_TOOLS={named}; name the folder that holds them")
     if compiler is None:
-        sys.exit("error: there is no C compiler; install gcc")
+        fail("there is no C compiler; install gcc")
     folder = Path(tempfile.mkdtemp(prefix="bmp-tools-"))
     for name, file in TOOLS.items():
         subprocess.run([compiler, "-O2", "-w", "-o", str(folder / name), str(source / file), "-lm"], check=True)
@@ -135,7 +141,7 @@ def _serving(server: Server) -> Iterator[Server]:
             except OSError:
                 time.sleep(0.05)
         else:
-            sys.exit("error: the server did not come up within 10 s")
+            fail("the server did not come up within 10 s")
         yield server
     finally:
         server.process.terminate()
@@ -232,7 +238,7 @@ def our_run(
         ran = run_pinned([*OURS, *fixed, "--runs-dir", folder, *map(str, flags)], core, **options)
         runs = list(Path(folder).iterdir())
         if not runs or not (runs[0] / "summary.json").exists():
-            sys.exit(f"error: the client did not run, status {ran.status}; its message is above")
+            fail(f"the client did not run, status {ran.status}; its message is above")
         run = json.loads((runs[0] / "run.json").read_text())
         summary = json.loads((runs[0] / "summary.json").read_text())
         records: list[dict[str, Any]] = []
