@@ -165,12 +165,12 @@ class Bench:
             crew = self._crew(engine, pacer, folder)
             try:
                 await crew.start()
-                origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
-                (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
-                _write_run(folder, run_json)
             except BaseException:
                 await crew.close()
                 raise
+            origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
+            (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
+            writing = asyncio.ensure_future(asyncio.to_thread(_write_run, folder, run_json))  # a busy disk must not delay the first request
             ticking = asyncio.ensure_future(self._tick(view, origin_ns + begin_ns))
             try:
                 with draining(crew.stop, lambda: crew.stopped, self._say):
@@ -181,7 +181,7 @@ class Bench:
             finally:
                 duration_ns = monotonic_ns() - origin_ns
                 ticking.cancel()
-                await asyncio.gather(ticking, return_exceptions=True)
+                await asyncio.gather(ticking, writing, return_exceptions=True)
                 await crew.close()
                 self._metrics.flush()
                 end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)

@@ -282,3 +282,16 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
 
     with pytest.raises(UserError, match=r"can't write .*records-1\.jsonl: File exists"):
         asyncio.run(main())
+
+
+def test_a_stopped_run_of_two_goes_on_with_one(tmp_path):
+    process = start(*QUICK, "--request-rate", "100", "--num-prompts", "300", "--workers", "2", cwd=tmp_path)
+    folder = logs_of(tmp_path, 40, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    ended = bmp("resume", str(folder), cwd=tmp_path)
+    assert ended.returncode in RAN, ended.stderr
+    assert [path.name for path in RunReader(folder).logs()] == ["records-0.jsonl", "records-1.jsonl", "records-2.jsonl"]
+    assert sorted(record.index for record in RunReader(folder).records()) == list(range(300))
+    verified = bmp("verify", str(folder), cwd=tmp_path)
+    assert verified.returncode == 0, verified.stdout
