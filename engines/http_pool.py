@@ -17,6 +17,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, cast
 
 from engines.contract import EngineError, Recorder
@@ -40,7 +41,8 @@ class _Ignore:
 class Connection(asyncio.Protocol):
     """One TCP or TLS connection. Busy from `request` until the response's end."""
 
-    def __init__(self, max_response_bytes: int, ending: bytes) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_response_bytes: int, ending: bytes) -> None:
+        self._loop = loop
         self._ending = ending
         self.transport: asyncio.Transport | None = None
         self.reusable = True
@@ -49,8 +51,8 @@ class Connection(asyncio.Protocol):
         self._watcher: ResponseWatcher | None = None
         self._done: asyncio.Future[Head] | None = None
         self._received_bytes = 0
-        self._readable = select.poll()
-        self._idle_since_s = 0.0
+        self.readable = select.poll()
+        self.idle_since_s = 0.0
 
     # -- a request's life, in wire order ------------------------------------
 
@@ -60,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._watcher = ResponseWatcher(self._ending)
         self._received_bytes = 0
         self._chunk = recorder.chunk
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = self._loop.create_future()
         recorder.sent()
         self.transport.write(head_and_body)
         try:
@@ -105,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
-        self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self.readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     # -- ends -----------------------------------------------------------------
 
@@ -131,14 +133,6 @@ class Connection(asyncio.Protocol):
         """Whether it may be kept for a next request."""
         return self.reusable and self.transport is not None and not self.transport.is_closing()
 
-    def rest(self, now_s: float) -> None:
-        """It is idle from now on."""
-        self._idle_since_s = now_s
-
-    def fresh(self, now_s: float) -> bool:
-        """Whether a next request may use it now."""
-        return self.open and now_s - self._idle_since_s < MAX_IDLE_S and not self._readable.poll(0)
-
 
 class Pool:
     """Connections to one address, opened when needed, reused last-in first-out."""
@@ -149,6 +143,7 @@ class Pool:
         self._ending = ending
         self._host, self._port, self._tls = host, port, tls
         self._max_bytes = max_response_bytes
+        self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
@@ -161,26 +156,27 @@ class Pool:
             self._drop(connection)
             raise
         if connection.open:
-            connection.rest(asyncio.get_running_loop().time())
+            connection.idle_since_s = monotonic()
             self._idle.append(connection)
         else:
             self._drop(connection)
         return head
 
     def _take_idle(self) -> Connection | None:
-        now_s = asyncio.get_running_loop().time()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.fresh(now_s):
+        """An idle connection that the server has not closed, and is not about to close."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.open and monotonic() - connection.idle_since_s < MAX_IDLE_S and not connection.readable.poll(0):
                 return connection
             self._drop(connection)
         return None
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(self._max_bytes, self._ending), self._host, self._port, ssl=self._tls
+                lambda: Connection(loop, self._max_bytes, self._ending), self._host, self._port, ssl=self._tls
             )
         except Exception as error:
             raise connect_error(error, tls=self._tls is not None) from error

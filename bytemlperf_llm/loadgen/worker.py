@@ -81,6 +81,7 @@ class Worker:
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
         self._now, self._redact = now, redact
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchdog = Watchdog(config.timeouts, now, self._carries_token)
         self._stop = asyncio.Event()
@@ -140,7 +141,7 @@ class Worker:
         return self._stop.is_set()
 
     def _track(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(life)
+        task = self._loop.create_task(life)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -161,7 +162,7 @@ class Worker:
     async def _one(self, request: Request, planned_ns: int | None) -> None:
         """The life of a request, start to end."""
         recorder = RequestRecorder(self._now, planned_ns)
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         watch: Watch | None = None
         finish, ending = _NO_FINISH, _WELL

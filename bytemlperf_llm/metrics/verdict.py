@@ -181,7 +181,7 @@ def _loop(facts: RunFacts) -> list[str]:
         return []
     return [
         f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
-        "its own work delays the stamps; use more workers or a lower rate"
+        "its own work delays the stamps; send from more cores with --workers, or lower the rate"
     ]
 
 
