@@ -4,6 +4,7 @@
 # make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
 # make fuzz    a million inputs each through the stream and the HTTP parser; COUNT=n
 # make benchmark  how fast and how true the client is; BMP_TOOLS=folder of mock_server.c and limit_client.c
+# make compare-peers   ours beside guidellm, aiperf, vllm bench serve and others, into docs/compare.md; ARGS=--quick
 # make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
 # make clean   remove .venv and what tools left behind; never runs/
 
@@ -17,10 +18,10 @@ STAMP := .venv/.setup-$(ENGINE)
 ARGS ?=
 COUNT ?= 1000000
 
-.PHONY: help bench test check fuzz setup lock clean
+.PHONY: help bench test check fuzz setup compare-peers lock clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -8
 
 setup: $(STAMP)
 
@@ -47,6 +48,9 @@ benchmark: setup
 	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/cpu_per_token.py --quick
 	$(PY) benchmarks/truth_under_load.py --seconds 4
+
+compare-peers: setup
+	$(PY) -m benchmarks.peers $(ARGS)
 
 lock: setup
 	$(PY) scripts/lock.py $(if $(UPGRADE),--upgrade)

