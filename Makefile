@@ -18,10 +18,10 @@ STAMP := .venv/.setup-$(ENGINE)
 ARGS ?=
 COUNT ?= 1000000
 
-.PHONY: help bench test check fuzz setup compare-peers lock clean
+.PHONY: help bench test check fuzz setup benchmark compare-peers lock clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -9
 
 setup: $(STAMP)
 
