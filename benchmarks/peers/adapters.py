@@ -173,12 +173,12 @@ def inference_perf_config(place: Place, load: Load) -> dict[str, object]:
 CLIENTS = (
     Client("C client", _c_client, 60_000, 60_000, note="the floor: reads and stamps, parses nothing, keeps no records"),
     Client("bmp-llm", _ours, 60_000, 20_000, variables={"PYTHONPATH": str(ROOT)}),
-    Client("sglang (Rust)", _sglang, 60_000, 10_000, Needs("sglang==0.5.23", only_from_wheel="rust_extensions/_bench")),
-    Client("vllm bench serve", _vllm, 50_000, 1_000),
+    Client("sglang (Rust)", _sglang, 60_000, 14_000, Needs("sglang==0.5.23", only_from_wheel="rust_extensions/_bench")),
+    Client("vllm bench serve", _vllm, 45_000, 1_800),
     Client(
-        "inference-perf", _inference_perf, 25_000, 450, Needs("inference-perf==0.7.0", (3, 12), without_torch=True), note="/v1/completions"
+        "inference-perf", _inference_perf, 22_000, 450, Needs("inference-perf==0.7.0", (3, 12), without_torch=True), note="/v1/completions"
     ),
     # With HF_HUB_OFFLINE it looks for a folder on the hub; so it's left out, and the hub is a port that nobody listens on.
-    Client("aiperf", _aiperf, 9_000, 150, Needs("aiperf==0.13.0"), {"HF_ENDPOINT": NOWHERE}),
-    Client("guidellm", _guidellm, 6_500, 90, Needs("guidellm==0.8.1", first=("torch==2.13.0",))),
+    Client("aiperf", _aiperf, 16_000, 300, Needs("aiperf==0.13.0"), {"HF_ENDPOINT": NOWHERE}),
+    Client("guidellm", _guidellm, 9_000, 130, Needs("guidellm==0.8.1", first=("torch==2.13.0",))),
 )

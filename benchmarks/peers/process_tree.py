@@ -35,9 +35,11 @@ class Ended(NamedTuple):
 def run(command: Sequence[str], core: int, folder: Path, variables: Mapping[str, str], limit_s: float, memory: bool) -> Ended:
     """Run in `folder`, where `stdout` and `stderr` are left."""
     adopt(True)
+    strangers = set(descendants(os.getpid()))
     try:
-        return _run(command, core, folder, variables, limit_s, memory)
-    finally:
+        return _run(command, core, folder, variables, limit_s, memory, strangers)
+    finally:  # nothing is left to do but where this was interrupted
+        _reap(strangers, 0.0)
         adopt(False)
 
 
@@ -46,8 +48,9 @@ def adopt(orphans: bool) -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
 
 
-def _run(command: Sequence[str], core: int, folder: Path, variables: Mapping[str, str], limit_s: float, memory: bool) -> Ended:
-    strangers = set(descendants(os.getpid()))
+def _run(
+    command: Sequence[str], core: int, folder: Path, variables: Mapping[str, str], limit_s: float, memory: bool, strangers: set[int]
+) -> Ended:
     begin_s, next_memory_s, peak_mb = time.monotonic(), 0.0, 0.0
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
         process = subprocess.Popen(

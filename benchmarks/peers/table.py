@@ -22,19 +22,18 @@ def page(text: str, found: dict[str, Any]) -> str:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Put the comparison into the page at `path`."""
+    """Put the comparison into the page at `path`, and all its figures and commands into the JSON file beside it."""
     path.write_text(page(path.read_text(), found))
+    path.with_suffix(".json").write_text(json.dumps(_rounded(found), ensure_ascii=False, indent=1) + "\n")
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Tables, commands and the JSON. Every client has its row in every table, with a reason where there is no figure."""
+    """Tables and commands. Every client has its row in every table, with a reason where there is no figure."""
     clients = found["clients"]
     parts = [_head(found), "### Cost\n", _cost(clients)]
     for rate in found["rates"]:
         parts += [f"### Truth at {rate:g} requests/s\n", _truth(clients, rate)]
     parts += ["### Commands\n", _commands(clients)]
-    data = json.dumps(_rounded(found), ensure_ascii=False, indent=1)
-    parts.append(f"<details><summary>The same as JSON</summary>\n\n```json\n{data}\n```\n\n</details>\n")
     return "\n".join(parts)
 
 
@@ -48,8 +47,8 @@ def _head(found: dict[str, Any]) -> str:
 
 def _cost(clients: Sequence[dict[str, Any]]) -> str:
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("start-up, CPU-s", lambda row: _cell(row, "start_up", "cpu_s", "{:.2f}")),
-        ("CPU-s per million tokens", lambda row: _cell(row, "peak", "cpu_s_per_million_tokens", "{:.1f}")),
+        ("start-up, CPU-s", lambda row: _cell(row, "cost", "start_up_cpu_s", "{:.2f}")),
+        ("CPU-s per million tokens", lambda row: _cell(row, "cost", "cpu_s_per_million_tokens", "{:.1f}")),
         ("tokens/s, paced", lambda row: _cell(row, "peak", "tokens_per_s", "{:,.0f}")),
         ("tokens/s, unpaced", lambda row: _cell(row, "unpaced", "tokens_per_s", "{:,.0f}")),
         ("one-token answers/s", lambda row: _cell(row, "one_token", "requests_per_s", "{:,.0f}")),
@@ -102,7 +101,7 @@ def _pair(values: Sequence[float | None] | None) -> str:
 
 def _cell(row: dict[str, Any], part: str, key: str, form: str) -> str:
     run = row.get(part) or {}
-    if "failed" in row and part == "start_up":
+    if "failed" in row and key == "start_up_cpu_s":
         return str(row["failed"])
     return str(run["failed"]) if "failed" in run else _number(run.get(key), form)
 

@@ -81,12 +81,16 @@ def test_reported_is_held_against_the_servers_truth() -> None:
     assert measure.against(reported, seen(), {"p50": 10.1, "p99": 11.0}, results.PER_REQUEST)["true_itl_ms"] == pytest.approx([10, 10])
 
 
-def test_throughput_is_by_the_servers_clock_and_cpu_by_the_tokens_that_it_sent() -> None:
-    found = measure.throughput(seen(2, 140.0), cpu_s=0.032)
+def test_start_up_is_apart_from_what_a_token_costs() -> None:
+    small, large = {"cpu_s": 10.1, "tokens": 8_192}, {"cpu_s": 12.1, "tokens": 48_192}
+    assert measure.cost(small, large) == pytest.approx({"start_up_cpu_s": 10.1 - 0.4096, "cpu_s_per_million_tokens": 50.0})
+
+
+def test_throughput_is_by_the_servers_clock() -> None:
+    found = measure.throughput(seen(2, 140.0))
     assert found["tokens"] == 64
     assert found["tokens_per_s"] == pytest.approx(64 / 0.5)
     assert found["requests_per_s"] == pytest.approx(4)
-    assert found["cpu_s_per_million_tokens"] == pytest.approx(500)
 
 
 def comparison() -> dict:
@@ -94,8 +98,8 @@ def comparison() -> dict:
     good = {
         "name": "good",
         "note": "a note",
-        "start_up": {"cpu_s": 0.5},
-        "peak": {"cpu_s_per_million_tokens": 12.34, "tokens_per_s": 51234.5, "peak_mb": 41.2, "requests": 2344},
+        "cost": {"start_up_cpu_s": 0.5, "cpu_s_per_million_tokens": 12.34},
+        "peak": {"tokens_per_s": 51234.5, "peak_mb": 41.2, "requests": 2344},
         "one_token": {"failed": "did not finish in 120 s"},
         "truth": {"200": truth | {"command": "good --rate 200"}, "1000": truth},
     }
@@ -119,7 +123,6 @@ def test_the_page_shows_figures_reasons_and_what_was_not_delivered() -> None:
     assert "| good | 200.0 | 0.00 | +1.00 / – | – | +0.50 / +1.00 | gaps |" in text
     assert "| good | 200.0 **(short)** |" in text  # of 1,000
     assert "      good --rate 200" in text
-    assert json.loads(text.partition("```json\n")[2].partition("\n```")[0])["clients"][1]["name"] == "bad"
 
 
 def test_only_what_is_between_the_markers_is_replaced(tmp_path: Path) -> None:
@@ -127,6 +130,7 @@ def test_only_what_is_between_the_markers_is_replaced(tmp_path: Path) -> None:
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     table.write(page, comparison())
     table.write(page, comparison())
+    assert json.loads((tmp_path / "compare.json").read_text())["clients"][1]["name"] == "bad"
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -188,3 +192,18 @@ def test_a_run_past_its_limit_is_stopped_with_its_children(tmp_path: Path) -> No
     ended = run_tree(parent, tmp_path, 1.0)
     assert ended.status is None
     assert not Path(f"/proc/{int((tmp_path / 'stdout').read_text())}").exists()
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree, "_memory_mb", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tree("import time; time.sleep(600)", tmp_path, 30)
+    assert not set(process_tree.descendants(os.getpid())) & interrupted.seen
+
+
+def interrupted(pids: set[int]) -> float:
+    interrupted.seen = set(pids)
+    raise KeyboardInterrupt
+
+
+interrupted.seen = set()
