@@ -124,6 +124,7 @@ def against(reported: results.Reported, seen: list[dict[str, str]], gaps: dict[s
     errors = [ttft - by_id[rid] for rid, ttft in (reported.ttft_by_id or {}).items() if rid in by_id]
     return {
         "completed": reported.completed,
+        "verdict": reported.verdict,
         "ttft_ms": list(reported.ttft_ms),
         "true_ttft_ms": [percentile(true_ttft, 50), percentile(true_ttft, 99)],
         "itl_ms": list(reported.itl_ms),
@@ -147,7 +148,7 @@ def _run(bench: Bench, server: Server, load: Load, folder: Path, memory: bool = 
     seen = sorted(seen, key=lambda row: int(row["arr_ns"]))[-load.requests :]  # before them: is the server up?
     if ended.status is None:
         raise Failed(f"did not finish in {bench.spans.limit_s:g} s ({len(seen)} of {load.requests} requests seen)")
-    if ended.status or not seen:
+    if ended.status not in bench.client.good or not seen:
         raise Failed(f"{said(folder)} (status {ended.status})")
     row = {
         "command": plain(command, place),

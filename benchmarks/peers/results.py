@@ -21,12 +21,16 @@ P50AndP99 = tuple[float | None, float | None]
 
 
 class Reported(NamedTuple):
-    """Milliseconds; None: not reported. `ttft_by_id` by x-request-id, from send, where the client sends one and keeps it."""
+    """Milliseconds; None: not reported. `ttft_by_id` by x-request-id, from send, where the client sends one and keeps it.
+
+    `verdict`: what the client itself says of the run, where it says something.
+    """
 
     completed: int
     ttft_ms: P50AndP99
     itl_ms: P50AndP99
     ttft_by_id: dict[str, float] | None = None
+    verdict: str | None = None
 
 
 def vllm(folder: Path) -> Reported:
@@ -84,7 +88,9 @@ def ours(folder: Path) -> Reported:
                 first_ns = next(stamp for stamp, tokens in chunks if tokens)
                 by_id[record["id"]] = (first_ns - record["sent_ns"]) / NS_PER_MS
     ttft, itl = (summary["metrics"].get(name, {}).get("percentiles", {}) for name in ("ttft", "itl"))
-    return Reported(summary["outcomes"]["ok"], _pair(ttft, "50", "99", 1 / NS_PER_MS), _pair(itl, "50", "99", 1 / NS_PER_MS), by_id)
+    return Reported(
+        summary["outcomes"]["ok"], _pair(ttft, "50", "99", 1 / NS_PER_MS), _pair(itl, "50", "99", 1 / NS_PER_MS), by_id, summary["verdict"]
+    )
 
 
 def c_client(folder: Path) -> Reported:

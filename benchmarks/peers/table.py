@@ -85,7 +85,9 @@ def _offered(run: dict[str, Any], rate: float) -> str:
     if "failed" in run:
         return str(run["failed"])
     mark = " **(short)**" if run["offered_per_s"] < MISSED * rate else ""
-    return f"{run['offered_per_s']:,.1f}{mark}"
+    own = run.get("verdict")
+    said = f" ({own}, it says)" if own not in (None, "valid") else ""
+    return f"{run['offered_per_s']:,.1f}{mark}{said}"
 
 
 def _difference(run: dict[str, Any], reported: str, true: str) -> str:

@@ -56,6 +56,7 @@ def test_request_ids_join_ours_and_vllm_and_aiperf() -> None:
     assert read("bmp-llm").ttft_by_id == {"0-00000000": pytest.approx((87705026 - 37346271) / 1e6)}
     assert set(read("vllm bench serve").ttft_by_id or {}) == {"r0", "r1"}  # r2 failed
     assert len(read("aiperf").ttft_by_id or {}) == 2
+    assert read("bmp-llm").verdict == "valid"
     assert read("guidellm").ttft_by_id is None
 
 
@@ -123,6 +124,9 @@ def test_the_page_shows_figures_reasons_and_what_was_not_delivered() -> None:
     assert "| good | 200.0 | 0.00 | +1.00 / – | – | +0.50 / +1.00 | gaps |" in text
     assert "| good | 200.0 **(short)** |" in text  # of 1,000
     assert "      good --rate 200" in text
+    doubted = comparison()
+    doubted["clients"][0]["truth"]["200"]["verdict"] = "client-limited"
+    assert "| good | 200.0 (client-limited, it says) |" in table.markdown(doubted)
 
 
 def test_only_what_is_between_the_markers_is_replaced(tmp_path: Path) -> None:
