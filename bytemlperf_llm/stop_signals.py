@@ -38,6 +38,8 @@ def terminate_like_interrupt() -> None:
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     global _terminated
     _terminated = True
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,20 @@ def bmp(*words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: fl
 def start(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start; the caller ends it."""
     environment = os.environ | {"NO_COLOR": "1"} | (env or {})
-    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment)
+    return subprocess.Popen(
+        [*COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        preexec_fn=_hear_interrupts,
+    )
+
+
+def _hear_interrupts() -> None:
+    """As in a terminal, also where the tests run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_folder(stdout: str, cwd: Path) -> Path:
