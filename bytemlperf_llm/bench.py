@@ -119,6 +119,7 @@ class Bench:
     async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
         """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
         plan, scenario, seed = self._plan, self._plan.scenario, self._plan.flags.seed
+        preflight.check_available(self._engine_type, plan.flags.engine)
         self._model = model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
         started_s = time.monotonic()
         self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))

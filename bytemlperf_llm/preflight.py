@@ -41,6 +41,14 @@ _FIXES = {
 }
 
 
+def check_available(engine: type[Engine], name: str) -> None:
+    """Whether the engine could start at all, before anything is fetched for it. Raises UserError."""
+    ask = getattr(engine, "requirements", None)
+    missing = ask() if ask is not None else None
+    if missing is not None and missing.missing:
+        raise UserError(f"engine '{name}': {missing.missing}", missing.fix)
+
+
 def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
     """What `start` gets: weights on this machine, a served name, or nothing. Raises UserError."""
     if engine.weights == "none":
