@@ -15,6 +15,7 @@ import msgspec
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
+from bytemlperf_llm.plan import pairs
 from bytemlperf_llm.preflight import resolve_model, start_engine
 from bytemlperf_llm.redaction import Redactor
 from engines.contract import Decoded, Engine, EngineError, EngineInfo, Finish, Message, Request, Sampling
@@ -45,8 +46,7 @@ class Answer(NamedTuple):
 def run_engine_check(name: str, model_name: str | None, options: list[str]) -> int:
     """Print one line a check; 0 when all hold."""
     engine_type = engine_class(name)
-    pairs = dict(option.partition("=")[::2] for option in options)
-    results = asyncio.run(_check(engine_type, model_name, pairs))
+    results = asyncio.run(_check(engine_type, model_name, pairs("--engine-option", options)))
     for check, problem, seen in results:
         print(f"{'FAIL' if problem else 'ok  '} {check}: {problem or seen}")
     failed = sum(1 for _, problem, _ in results if problem)

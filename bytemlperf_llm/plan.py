@@ -4,6 +4,7 @@ anything starts is checked here; what a flag means is written once, in `_overrid
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
         flags=flags,
         scenario=scenario,
         engine_options=_engine_options(flags),
-        metadata=dict(_pair("--metadata", text) for text in flags.metadata),
+        metadata=pairs("--metadata", flags.metadata),
     )
 
 
@@ -280,7 +281,7 @@ def _slo(texts: tuple[str, ...]) -> dict[str, float]:
 
 
 def _engine_options(flags: Flags) -> dict[str, str]:
-    options = dict(_pair("--engine-option", text) for text in flags.engine_options)
+    options = pairs("--engine-option", flags.engine_options)
     named = {
         "base_url": flags.base_url,
         "endpoint": flags.endpoint,
@@ -311,6 +312,11 @@ def _headers(texts: tuple[str, ...]) -> str | None:
             raise UserError("a --header has no name or no value", "give it as 'NAME: VALUE'")
         headers[name.strip()] = value.strip()
     return json.dumps(headers) if headers else None
+
+
+def pairs(flag: str, texts: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE texts of a repeatable flag. Raises UserError for one that is none."""
+    return dict(_pair(flag, text) for text in texts)
 
 
 def _pair(flag: str, text: str) -> tuple[str, str]:

@@ -25,7 +25,6 @@ from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request, Usage
 
-DEFAULT_LOCAL_MODEL = "smollm2"
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
 Say = Callable[[str], None]
@@ -57,9 +56,9 @@ def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | N
         return None
     if engine.weights == "remote":
         return None if name is None else Model(name=name)
-    from bytemlperf_llm.models import resolve
+    from bytemlperf_llm.models import DEFAULT_MODEL, resolve
 
-    return resolve(name or DEFAULT_LOCAL_MODEL, say)
+    return resolve(name or DEFAULT_MODEL, say)
 
 
 async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:

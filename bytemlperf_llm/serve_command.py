@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.plan import Flags
+from bytemlperf_llm.plan import Flags, pairs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,9 +112,8 @@ def run_reference_server(host: str, port: int, options: list[str]) -> int:
     from engines.contract import EngineUnavailable
     from engines.reference_server import serve
 
-    pairs = dict(option.partition("=")[::2] for option in options)
     try:
-        serve(host, port, pairs)
+        serve(host, port, pairs("--engine-option", options))
     except EngineUnavailable as error:
         raise UserError(error.cause, error.fix) from None
     except OSError as error:

@@ -205,11 +205,10 @@ class Availability(msgspec.Struct, frozen=True, kw_only=True):
 class EngineError(Exception):
     """One request failed. Becomes fields of its record."""
 
-    def __init__(self, error_class: ErrorClass, detail: str = "", *, retry_after_s: float | None = None) -> None:
+    def __init__(self, error_class: ErrorClass, detail: str = "") -> None:
         super().__init__(f"{error_class}: {detail}")
         self.error_class = error_class
         self.detail = detail
-        self.retry_after_s = retry_after_s
 
 
 class EngineUnavailable(Exception):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm.metrics.client_error import sentence
-from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
@@ -199,11 +198,6 @@ def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
         rate = run["config"]["scenario"]["arrival"]["rate"]
         return f"{base} --request-rate {rate:g} --num-prompts 459   [dim]# enough for a p99[/]"
     return f"{base} --prometheus-port 9400   [dim]# watch it live[/]"
-
-
-def formulas() -> list[str]:
-    """Name and formula of every shown metric."""
-    return [f"{TITLES[name]} = {FORMULAS[name]}" for name in SHOWN]
 
 
 def _plain(text: str) -> str:

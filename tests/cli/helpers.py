@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
@@ -39,6 +40,17 @@ def _hear_interrupts() -> None:
 def run_folder(stdout: str, cwd: Path) -> Path:
     """The last line on standard output."""
     return cwd / stdout.strip().splitlines()[-1]
+
+
+def wait_for_records(place: Path, count: int, process: subprocess.Popen[str], timeout_s: float = 60) -> Path:
+    """The run folder, once its logs hold so many records together."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.poll() is None:
+        logs = sorted(place.glob("runs/*/records*.jsonl"))
+        if logs and sum(path.read_bytes().count(b"\n") for path in logs) >= count:
+            return logs[0].parent
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} records; exit status {process.poll()}")
 
 
 QUICK = (

@@ -17,7 +17,7 @@ import pytest
 
 from bytemlperf_llm.runs.reader import RunReader
 from engines.reference_server import ReferenceServer
-from tests.cli.helpers import QUICK, bmp, run_folder, start
+from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -139,7 +139,7 @@ def test_the_schedule_is_that_of_one_process(cluster, tmp_path):
 def test_an_actor_that_dies_takes_only_its_own_requests(cluster, tmp_path):
     words = (*QUICK, "--request-rate", "50", "--num-prompts", "500", "--workers", "2", "--ray", cluster.address)
     process = start(*words, cwd=tmp_path, env=cluster.env)
-    folder = _wait_for_records(tmp_path, 60, process)
+    folder = wait_for_records(tmp_path, 60, process, timeout_s=120)
     relay = _relays(cluster)[0]
     kept = {path.name: path.read_bytes() for path in folder.glob("records-*.jsonl")}
     os.kill(relay, signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_an_actor_that_dies_takes_only_its_own_requests(cluster, tmp_path):
 
 def test_an_interrupt_drains_the_actors(cluster, tmp_path):
     process = start(*QUICK, "--request-rate", "50", "--num-prompts", "100000", "--ray", cluster.address, cwd=tmp_path, env=cluster.env)
-    folder = _wait_for_records(tmp_path, 40, process)
+    folder = wait_for_records(tmp_path, 40, process, timeout_s=120)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     summary, run = json_of(folder, "summary.json"), json_of(folder, "run.json")
@@ -186,16 +186,6 @@ def test_bad_input_is_one_line(cluster, tmp_path, words, expected):
     assert ended.returncode == 2
     assert expected in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
-
-
-def _wait_for_records(place, count, process, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
-        logs = sorted(place.glob("runs/*/records-*.jsonl"))
-        if logs and sum(path.read_bytes().count(b"\n") for path in logs) >= count:
-            return logs[0].parent
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} records; exit status {process.poll()}")
 
 
 def _relays(cluster):

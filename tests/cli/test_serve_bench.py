@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.runs.reader import RunReader
-from tests.cli.helpers import QUICK, bmp, run_folder, start
+from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
 
 
 @pytest.fixture(scope="module")
@@ -165,19 +165,9 @@ def test_max_error_rate_stops_the_run_and_makes_it_invalid(tmp_path):
     assert sum(summary["outcomes"].values()) == 500
 
 
-def _wait_for_records(folder_of_runs, count, process, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
-        logs = list(folder_of_runs.glob("runs/*/records.jsonl"))
-        if logs and logs[0].read_bytes().count(b"\n") >= count:
-            return logs[0].parent
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} records; exit status {process.poll()}")
-
-
 def test_a_killed_run_can_be_summarised(tmp_path):
     process = start(*QUICK, "--request-rate", "100", "--num-prompts", "100000", cwd=tmp_path)
-    folder = _wait_for_records(tmp_path, 50, process)
+    folder = wait_for_records(tmp_path, 50, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     whole = (folder / "records.jsonl").read_bytes().count(b"\n")
@@ -191,7 +181,7 @@ def test_a_killed_run_can_be_summarised(tmp_path):
 
 def test_the_first_interrupt_drains_and_reports(tmp_path):
     process = start(*QUICK, "--request-rate", "100", "--num-prompts", "100000", cwd=tmp_path)
-    folder = _wait_for_records(tmp_path, 30, process)
+    folder = wait_for_records(tmp_path, 30, process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     summary = json.loads((folder / "summary.json").read_text())
@@ -208,7 +198,7 @@ def test_a_real_client_scrapes_a_run_in_its_middle(tmp_path):
         line = next(line for line in process.stderr if "metrics at " in line)
         url = line.split("metrics at ")[1].split()[0]
         assert url.startswith("http://127.0.0.1:")
-        _wait_for_records(tmp_path, 100, process)
+        wait_for_records(tmp_path, 100, process)
         time.sleep(1.5)  # token gaps are put into their buckets once a second
         with urllib.request.urlopen(url, timeout=10) as answer:
             families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.runs.reader import RunReader
 from engines.reference_server import ReferenceServer
-from tests.cli.helpers import QUICK, bmp, run_folder, start
+from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
 
 CANARY = "sk-canary-7f3a9d2e51"
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
@@ -37,17 +37,6 @@ def run_against_server(*words, cwd, env=None, **server_options):
 
 def json_of(folder, name):
     return json.loads((folder / name).read_text())
-
-
-def logs_of(place, count, process, timeout_s=60):
-    """The run folder once its logs hold so many records together."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
-        logs = sorted(place.glob("runs/*/records-*.jsonl"))
-        if logs and sum(path.read_bytes().count(b"\n") for path in logs) >= count:
-            return logs[0].parent
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} records; exit status {process.poll()}")
 
 
 def members_of(process):
@@ -129,7 +118,7 @@ def test_a_scrape_shows_the_sum_over_workers(tmp_path):
     try:
         line = next(line for line in process.stderr if "metrics at " in line)
         url = line.split("metrics at ")[1].split()[0]
-        folder = logs_of(tmp_path, 800, process)
+        folder = wait_for_records(tmp_path, 800, process)
         time.sleep(2.5)  # members report once a second
         with urllib.request.urlopen(url, timeout=10) as answer:
             families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
@@ -146,7 +135,7 @@ def test_a_scrape_shows_the_sum_over_workers(tmp_path):
 
 def test_a_killed_member_makes_the_run_invalid_and_the_others_go_on(tmp_path):
     process = start(*QUICK, "--request-rate", "100", "--num-prompts", "500", "--workers", "2", cwd=tmp_path)
-    folder = logs_of(tmp_path, 60, process)
+    folder = wait_for_records(tmp_path, 60, process)
     members = members_of(process)
     assert len(members) == 2
     os.kill(members[0], signal.SIGKILL)
@@ -168,7 +157,7 @@ def test_an_interrupt_drains_all_members(tmp_path):
     options = ("--engine-option", "ttft_ms=300", "--engine-option", "itl_ms=1")
     words = ("serve-bench", "--engine", "reference", "--scenario", "smoke", "--num-warmups", "0", *options)
     process = start(*words, "--request-rate", "100", "--num-prompts", "100000", "--workers", "2", cwd=tmp_path)
-    folder = logs_of(tmp_path, 60, process)
+    folder = wait_for_records(tmp_path, 60, process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     summary, run = json_of(folder, "summary.json"), json_of(folder, "run.json")
@@ -183,7 +172,7 @@ def test_an_interrupt_drains_all_members(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_members_do_not_outlive_the_command(tmp_path, number):
     process = start(*QUICK, "--request-rate", "50", "--num-prompts", "100000", "--workers", "2", cwd=tmp_path)
-    logs_of(tmp_path, 20, process)
+    wait_for_records(tmp_path, 20, process)
     members = members_of(process)
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -286,7 +275,7 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
 
 def test_a_stopped_run_of_two_goes_on_with_one(tmp_path):
     process = start(*QUICK, "--request-rate", "100", "--num-prompts", "300", "--workers", "2", cwd=tmp_path)
-    folder = logs_of(tmp_path, 40, process)
+    folder = wait_for_records(tmp_path, 40, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     ended = bmp("resume", str(folder), cwd=tmp_path)
