@@ -12,10 +12,9 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
-
-from bytemlperf_llm.runs.record import RequestRecord
 
 SYNC_EVERY_S = 1.0
 
@@ -37,8 +36,8 @@ class RecordLog:
         self._buffer = bytearray(4096)
         self.records = 0
 
-    def append(self, record: RequestRecord) -> None:
-        """Raises LogFull when the disk takes no more."""
+    def append(self, record: Any) -> None:
+        """One record, anything that msgspec encodes to one JSON object. Raises LogFull when the disk takes no more."""
         buffer = self._buffer
         self._encode_into(record, buffer)
         buffer += b"\n"

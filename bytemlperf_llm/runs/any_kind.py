@@ -1,0 +1,35 @@
+"""Commands on a run folder whatever its kind: LLM serving has its own code, the others share one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bytemlperf_llm.runs.folder import write_json
+from bytemlperf_llm.runs.reader import read_run_json
+from bytemlperf_llm.runs.suite import summarise_suite, verify_suite
+from bytemlperf_llm.serve_command import EXIT_INVALID, summarize_run, verify_run_folder
+from bytemlperf_llm.terminal_exit import one_line
+
+
+def summarize_any(folder: Path) -> int:
+    """Compute and keep the summary again; say the verdict."""
+    if read_run_json(folder).get("kind") == "llm":
+        return summarize_run(folder)
+    summary = summarise_suite(folder)
+    write_json(folder / "summary.json", summary)
+    for reason in (*summary.get("reasons", []), *summary.get("warnings", [])):
+        print(one_line(str(reason)))
+    print(f"{folder}: {str(summary.get('verdict', 'no verdict')).upper()}")
+    return EXIT_INVALID if summary.get("verdict") == "invalid" else 0
+
+
+def verify_any(folder: Path) -> int:
+    """One line for each finding."""
+    if read_run_json(folder).get("kind") == "llm":
+        return verify_run_folder(folder)
+    findings, count = verify_suite(folder)
+    for text in findings:
+        print(f"problem: {one_line(text)}")
+    if not findings:
+        print(f"{folder}: {count} records and the summary are as the run left them")
+    return EXIT_INVALID if findings else 0

@@ -1,0 +1,98 @@
+"""What a run folder of some kind can tell: the contract between the suites and what all of them share.
+
+A suite writes its runs with `runs.suite.SuiteRun` and describes them by one `RunKind`, found through
+the entry-point group `bytemlperf.run_kinds` (entry-point name = `kind` in run.json). Summary, verify,
+report, comparison, catalogue and site work on any kind through it, and know no suite by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+
+ENTRY_POINT_GROUP = "bytemlperf.run_kinds"
+
+Better = Literal["lower", "higher", "neither"]
+Verdict = Literal["valid", "client-limited", "invalid"]
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One published number, comparable between runs. `key` says what was measured (the case, without
+    the machine), `metric` which number of it; both together are equal where two runs can be compared.
+
+    `value` None is "not available", with the `reason`. `low` and `high` bound its 95 % interval; `count`
+    is how many samples it stands on. `samples` are raw values in the same unit, where a comparison may
+    resample them.
+    """
+
+    key: str
+    metric: str
+    unit: str
+    value: float | None
+    better: Better = "neither"
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    samples: tuple[float, ...] = ()
+    reason: str = ""
+    headline: bool = False
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A paragraph of a page. Plain text: the page escapes it."""
+
+    title: str = ""
+    body: str
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A table of a page. Cells are plain text or numbers; the page escapes and formats them."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | int | None]]
+    note: str = ""
+
+
+class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A plot of a page: Plotly's figure as plain JSON values (`data`, `layout`), already small enough
+    to be looked at (a few thousand points; say in `note` how it was thinned). `alt` says it in words."""
+
+    title: str
+    data: Sequence[dict[str, Any]]
+    layout: dict[str, Any] = {}
+    note: str = ""
+    alt: str = ""
+
+
+Section = Text | Table | Plot
+
+
+class RunKind(Protocol):
+    """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
+    written; `run` is run.json, `summary` what `summarise` gave."""
+
+    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+        """Every number that a comparison can use."""
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+        """The suite's part of the report page, most important first."""
+
+
+def run_kind(kind: str) -> RunKind:
+    """The description of a kind. Raises UserError for one that no installed package knows."""
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if kind not in found:
+        raise UserError(
+            f"runs of kind {kind!r} are unknown here", f"known kinds: {', '.join(sorted(found)) or 'none'}; update bytemlperf-llm"
+        )
+    loaded: RunKind = found[kind].load()
+    return loaded

@@ -1,0 +1,219 @@
+"""A run folder of the suites other than LLM serving: written record by record, resumed, summarised.
+
+run.json is there before the first record; each record is one `write()`, so that a killed sweep
+keeps every case that it counted; the summary is computed from the records on disk. What a record
+holds is the suite's own (FORMAT: one JSON object a line).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm import __version__
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hardware.discover import discover, git_state, package_versions
+from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
+from bytemlperf_llm.runs.checksums import write_checksums
+from bytemlperf_llm.runs.folder import create_run_folder, write_json
+from bytemlperf_llm.runs.kinds import run_kind
+from bytemlperf_llm.runs.log import LogFull, RecordLog
+from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
+
+LOG_NAME = "records.jsonl"
+
+
+class SuiteRun:
+    """An open run folder. Use as a context manager: leaving it writes how the run ended."""
+
+    def __init__(self, folder: Path, run: dict[str, Any], log: RecordLog) -> None:
+        self.folder, self.run = folder, run
+        self._log = log
+        self._failure = ""
+        self._ended = False
+
+    @classmethod
+    def begin(
+        cls,
+        runs_dir: Path,
+        kind: str,
+        label: str,
+        config: dict[str, Any],
+        *,
+        command: list[str],
+        seed: int,
+        packages: Iterable[str] = (),
+        more: dict[str, Any] | None = None,
+    ) -> SuiteRun:
+        """Make the folder and its run.json. `config` is fully resolved; `packages` are distributions whose
+        versions are kept; `more` are further top-level keys (`backend`, `trainer`, …). Raises UserError."""
+        folder = create_run_folder(runs_dir, kind, label)
+        redactor = Redactor()
+        run = {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "label": label,
+            "started_at": _now(),
+            "command": redactor.command(command),
+            "config": config,
+            "seed": seed,
+            "environment": {
+                "bytemlperf_llm": __version__,
+                "python": sys.version.split()[0],
+                "packages": package_versions(("bytemlperf-llm", *packages)),
+                "hardware": discover(),
+                "git": git_state(Path.cwd()),
+            },
+            **(more or {}),
+        }
+        described = redactor.deep(run)
+        assert isinstance(described, dict)
+        try:
+            write_json(folder / "run.json", described)
+            log = RecordLog(folder / LOG_NAME)
+        except OSError as error:
+            raise UserError(f"can't write into {folder}: {error.strerror}", "give a place with room with --runs-dir") from None
+        return cls(folder, described, log)
+
+    @classmethod
+    def resume(cls, folder: Path, *, command: list[str]) -> SuiteRun:
+        """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line
+        is cut off. Raises UserError where the folder is no run or is being written now."""
+        run = read_run_json(folder)
+        path = folder / LOG_NAME
+        _cut_torn_tail(path)
+        try:
+            log = RecordLog(path, resume=True)
+        except OSError as error:
+            raise UserError(f"can't go on with {folder}: {error.strerror}", "wait for the run to end, or make it writable") from None
+        for name in ("summary.json", CHECKSUMS):
+            (folder / name).unlink(missing_ok=True)
+        entry = {"at": _now(), "command": Redactor().command(command), "end_before": run.pop("end", None)}
+        run["resumed"] = [*run.get("resumed", []), entry]
+        write_json(folder / "run.json", run)
+        return cls(folder, run, log)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is on disk."""
+        return suite_records(self.folder)
+
+    def append(self, record: Any) -> None:
+        """Keep one record (a msgspec Struct or a dict). Raises UserError when the disk takes no more."""
+        try:
+            self._log.append(record)
+        except LogFull as error:
+            self._failure = f"the disk takes no more records: {error}"
+            raise UserError(f"the disk takes no more records: {error}", f"make room; what is there is kept in {self.folder}") from None
+
+    def fail(self, why: str) -> None:
+        """The run as a whole went wrong: its verdict becomes invalid."""
+        self._failure = self._failure or why
+
+    def __enter__(self) -> SuiteRun:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.end(stopped=kind is not None and not issubclass(kind, Exception))
+
+    def end(self, *, stopped: bool = False, **facts: Any) -> dict[str, Any]:
+        """Write how it ended, and the summary; returns the summary. Further calls change nothing."""
+        if not self._ended:
+            self._ended = True
+            with suppress(OSError):
+                self._log.close()
+            self.run["end"] = {"at": _now(), "stopped_by_user": stopped, "failure": self._failure, **facts}
+            with suppress(OSError):  # a full disk: the records are kept, and `summarise` works without
+                write_json(self.folder / "run.json", self.run)
+                write_checksums(self.folder)
+        summary = summarise_suite(self.folder, self.run)
+        with suppress(OSError):
+            write_json(self.folder / "summary.json", summary)
+        return summary
+
+
+def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Every whole record of every log as a dict, in the order written; a sentence for each line that is none."""
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    for path in sorted(folder.glob("records*.jsonl")):
+        offset = 0
+        with path.open("rb") as file:
+            for line in file:
+                record = None
+                if line.endswith(b"\n"):
+                    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                        record = decode(line)
+                if record is not None:
+                    yield record
+                elif damages is not None:
+                    damages.append(f"{path.name}: {len(line)} bytes at byte {offset} are no record, left out")
+                offset += len(line)
+
+
+def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The summary of a run of any suite but LLM serving, from what is on disk. Raises UserError."""
+    run = read_run_json(folder) if run is None else run
+    damages: list[str] = []
+    summary = run_kind(str(run.get("kind"))).summarise(run, suite_records(folder, damages))
+    warnings = [*summary.get("warnings", []), *damages]
+    end = run.get("end")
+    if end is None:
+        warnings.append("the run has no end: it was killed")
+    elif end.get("failure"):
+        summary["verdict"] = "invalid"
+        summary["reasons"] = [str(end["failure"]), *summary.get("reasons", [])]
+    elif end.get("stopped_by_user"):
+        warnings.append("stopped by the user: what is missing was not measured")
+    summary["warnings"] = warnings
+    return summary
+
+
+def verify_suite(folder: Path) -> tuple[list[str], int]:
+    """What is wrong with a run folder (nothing: an empty list), and how many records it has."""
+    from bytemlperf_llm.runs.checksums import check_checksums
+
+    run = read_run_json(folder)
+    damages: list[str] = []
+    count = sum(1 for _ in suite_records(folder, damages))
+    findings = [*check_checksums(folder), *damages]
+    try:
+        kept = json.loads((folder / "summary.json").read_bytes())
+    except FileNotFoundError:
+        return [*findings, f"there is no summary.json; write it with: bmp summarize {folder}"], count
+    except (OSError, ValueError) as error:
+        return [*findings, f"summary.json can't be read: {error}"], count
+    try:
+        computed = json.loads(json.dumps(summarise_suite(folder, run)))
+    except UserError as error:
+        return [*findings, f"the summary can't be computed: {error.cause}"], count
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [*findings, f"the summary can't be computed from the records as they are: {type(error).__name__}: {error}"], count
+    return [*findings, *_differences(kept, computed)], count
+
+
+def _differences(kept: dict[str, Any], computed: dict[str, Any]) -> list[str]:
+    names = [name for name in {**kept, **computed} if kept.get(name) != computed.get(name)]
+    return [f"summary.json: {name} is not what the records give" for name in names]
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """A log that was cut in a record goes on at a line's beginning. Raises UserError."""
+    try:
+        with path.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}", "make it readable and writable") from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

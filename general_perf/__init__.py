@@ -1,0 +1,1 @@
+"""Common models through compile, accuracy, numerics and speed."""

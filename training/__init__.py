@@ -1,0 +1,1 @@
+"""Training throughput, scaling, memory, communication and convergence."""
