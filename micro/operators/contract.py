@@ -1,0 +1,149 @@
+"""What an operator author writes: one `Operator` value, and a row in `registry.OPERATORS`.
+
+An operator says what is computed, never how fast a machine does it: the arguments of a case, random
+inputs for them, the analytic cost, a reference in higher precision and how far a result may be from
+it, and the plain torch expression that every torch-based provider starts from. A family module
+imports torch inside functions only, so that listing and validating stay quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from micro.dtypes import DTYPES, FLOATS, torch_dtype
+
+Args = Mapping[str, Any]
+"""A case's validated arguments: every declared argument is there."""
+Tensors = tuple[Any, ...]
+"""Inputs in the order that kernels take them, or outputs."""
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+class Argument(NamedTuple):
+    """One argument. Integers are bounded by `low` and `high`; dtypes and choices by `choices`.
+
+    Kinds: int, float, bool, dtype (aliases such as bf16 are resolved), choice (a text), ints (a list
+    of integers), any (the operator's own `check` looks at it).
+    """
+
+    name: str
+    kind: Literal["int", "float", "bool", "dtype", "choice", "ints", "any"]
+    help: str
+    default: Any = REQUIRED
+    low: int = 1
+    high: int = 1 << 40
+    choices: tuple[str, ...] = ()
+
+
+def dtype_argument(choices: tuple[str, ...] = FLOATS, *, name: str = "dtype", default: Any = "float32") -> Argument:
+    """The usual dtype argument."""
+    return Argument(name, "dtype", "number format", default, choices=choices)
+
+
+class Cost(NamedTuple):
+    """Analytic cost of one call. `flops` counts a multiply-add as two. `read_bytes` and `write_bytes` are
+    what a perfect cache would move; `footprint_bytes` what inputs and outputs occupy, where that is more
+    (an embedding table of which few rows are read); `flops_dtype` says whose peak the FLOPs count against."""
+
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    footprint_bytes: int = 0
+    flops_dtype: str = ""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that one set of inputs and outputs takes."""
+        return max(self.footprint_bytes, self.read_bytes + self.write_bytes)
+
+
+class Tolerance(NamedTuple):
+    """A value passes when |value − reference| ≤ absolute + relative·|reference|; (0, 0) asks for equality."""
+
+    relative: float
+    absolute: float
+
+
+class Sample(NamedTuple):
+    """A reference of some rows (first dimension) only, where all of them would cost too much."""
+
+    rows: Any  # int64 tensor
+    expected: Any
+
+
+class Maker:
+    """Seeded random inputs: the same values on every device. Never zeros, which some hardware adds faster."""
+
+    def __init__(self, seed: int, device: str) -> None:
+        import torch
+
+        self._torch, self._device = torch, device
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, dtype: str = "float32", scale: float = 1.0) -> Any:
+        """Standard normal values times `scale`."""
+        values = self._torch.randn(shape, generator=self._generator)
+        return self._to(values.mul_(scale) if scale != 1.0 else values, dtype)
+
+    def uniform(self, low: float, high: float, *shape: int, dtype: str = "float32") -> Any:
+        """Values in [low, high)."""
+        return self._to(self._torch.rand(shape, generator=self._generator).mul_(high - low).add_(low), dtype)
+
+    def integers(self, low: int, high: int, *shape: int, dtype: str = "int64") -> Any:
+        """Integers in [low, high)."""
+        return self._torch.randint(low, high, shape, generator=self._generator, dtype=torch_dtype(dtype)).to(self._device)
+
+    def permutation(self, count: int) -> Any:
+        """0 to count − 1 in random order, int64."""
+        return self._torch.randperm(count, generator=self._generator).to(self._device)
+
+    def _to(self, values: Any, dtype: str) -> Any:
+        return values.to(device=self._device, dtype=torch_dtype(dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One operator. `inputs(args, make)` gives the tensors in the order in which `kernel(args)(*inputs)`
+    takes them; a kernel returns a tensor or a tuple of them (one that writes in place returns what it
+    wrote). `reference(args, inputs)` returns the same in higher precision (a `Sample` of rows where all
+    would cost too much) and leaves the inputs as they are. `cost`, `check` and `tolerance` need no torch.
+
+    `check(args)` returns what is impossible about a combination of arguments, "" where nothing is.
+    `comparable(args, inputs, outputs)` makes outputs comparable that may differ and be right (the
+    order of equal values). `basic` are cases in the form of a workload file, seconds on a laptop in all.
+    `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
+    """
+
+    name: str
+    family: str
+    help: str
+    arguments: tuple[Argument, ...]
+    inputs: Callable[[Args, Maker], Tensors]
+    kernel: Callable[[Args], Callable[..., Any]]
+    reference: Callable[[Args, Tensors], Any]
+    cost: Callable[[Args], Cost]
+    tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]]
+    basic: tuple[dict[str, Any], ...]
+    check: Callable[[Args], str] = field(default=lambda _args: "")
+    comparable: Callable[[Args, Tensors, Any], Any] | None = None
+    runner: str = "worker"
+
+
+def rounding(dtype: str, *, units: float = 4.0, scale: float = 1.0) -> Tolerance:
+    """A tolerance of some rounding units of `dtype`, relative, and as much again of a typical value `scale`."""
+    unit = DTYPES[dtype].epsilon
+    return Tolerance(units * unit, units * unit * scale)
+
+
+def wide(tensors: Tensors) -> Tensors:
+    """float64 copies of floating tensors for a reference; others as they are."""
+    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors)

@@ -1,0 +1,28 @@
+"""The table of all operators. A new family adds its rows here and nowhere else."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from bytemlperf_llm.errors import UserError
+from micro.operators import convolution, elementwise, gemm, norm
+from micro.operators.contract import Operator
+
+OPERATORS: dict[str, Operator] = {
+    "gemm": gemm.GEMM,
+    "conv2d": convolution.CONV2D,
+    "softmax": norm.SOFTMAX,
+    "layer_norm": norm.LAYER_NORM,
+    "batch_norm": norm.BATCH_NORM,
+    **elementwise.ELEMENTWISE,
+}
+
+
+def find_operator(name: str) -> Operator:
+    """By name. Raises UserError with the nearest names."""
+    if name not in OPERATORS:
+        near = get_close_matches(name, OPERATORS, n=3)
+        raise UserError(
+            f"there is no operator '{name}'", f"did you mean {' or '.join(near)}?" if near else "list them with: bmp micro --list"
+        )
+    return OPERATORS[name]

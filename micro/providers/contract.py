@@ -1,0 +1,39 @@
+"""What a provider author writes: one function `build(operator, args, device) -> Kernel`, and a table row.
+
+Built-in rows are in `registry.PROVIDERS`; a package of its own names a `Provider` in the entry-point
+group `bytemlperf.micro_providers` (entry-point name = provider's name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from micro.operators.contract import Args, Operator, Tensors
+
+
+class Refused(Exception):
+    """A provider's answer to a case that it can't do (operator, shape, dtype, device), with the reason."""
+
+
+def as_they_are(inputs: Tensors) -> Tensors:
+    """No preparation."""
+    return inputs
+
+
+class Kernel(NamedTuple):
+    """`run(*prepare(inputs))` is one call; `run` is timed, `prepare` (packing weights, another library's
+    arrays) is not. Both must not keep results between calls. `note` is printed with the row: what is
+    emulated, prepacked or otherwise not what a reader would expect."""
+
+    run: Callable[..., Any]
+    prepare: Callable[[Tensors], Tensors] = as_they_are
+    note: str = ""
+
+
+class Provider(NamedTuple):
+    """`build` raises Refused for a case that it doesn't do. `packages` are distributions whose versions are kept."""
+
+    help: str
+    build: Callable[[Operator, Args, str], Kernel]
+    packages: tuple[str, ...] = ("torch",)

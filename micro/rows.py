@@ -1,0 +1,106 @@
+"""A row: one case's record. What the worker measured, and what follows from the analytic cost."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from micro.cases import Case
+from micro.check import Checked
+from micro.estimate import Estimate
+from micro.messages import Outcome
+from micro.operators.contract import Cost
+from micro.timing import Latency, Timed, latency_of, noise_of
+
+Status = Literal["ok", "failed", "refused", "skipped"]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of records.jsonl. Rates are at the median latency; None where there is none to give.
+
+    `bytes` is read and write together; `mem_bw_gbs` is that over the latency (10⁹ bytes/s), `tflops` the
+    FLOPs over it (10¹²/s), `intensity` FLOPs per byte. `alg_bw_gbs`, `bus_bw_gbs` and `ranks` are for
+    collectives and links, `efficiency` for shares of peaks by name ("measured flops": 0.8).
+    """
+
+    op: str
+    provider: str
+    args: dict[str, Any]
+    key: str
+    device: str
+    status: Status
+    reason: str = ""
+    note: str = ""
+    latency_us: Latency | None = None
+    noise: str = ""
+    flops: int | None = None
+    flops_dtype: str = ""
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    bytes: int | None = None
+    intensity: float | None = None
+    tflops: float | None = None
+    mem_bw_gbs: float | None = None
+    alg_bw_gbs: float | None = None
+    bus_bw_gbs: float | None = None
+    efficiency: dict[str, float] | None = None
+    buffers: str = ""
+    check: Checked | None = None
+    timed: Timed | None = None
+    estimate: Estimate | None = None
+    ranks: list[dict[str, Any]] | None = None
+    duration_s: float | None = None
+
+
+def plain_row(case: Case, device: str, status: Status, reason: str, estimate: Estimate | None = None) -> Row:
+    """A row of a case that was not run."""
+    return Row(
+        op=case.op, provider=case.provider, args=case.args, key=case.key, device=device, status=status, reason=reason, estimate=estimate
+    )
+
+
+def measured_row(
+    case: Case, device: str, outcome: Outcome, cost: Cost, *, estimate: Estimate, precision: float, cache_bytes: int, duration_s: float
+) -> Row:
+    """A row of a case that was given to a worker, however it ended."""
+    timed = outcome.timed
+    latency = latency_of(timed) if timed else None
+    io_bytes = cost.read_bytes + cost.write_bytes
+    nanoseconds = latency.p50 * 1000 if latency else 0.0
+    return Row(
+        op=case.op,
+        provider=case.provider,
+        args=case.args,
+        key=case.key,
+        device=device,
+        status=outcome.status,
+        reason=outcome.reason,
+        note=outcome.note,
+        latency_us=latency,
+        noise=noise_of(timed, precision) if timed else "",
+        flops=cost.flops,
+        flops_dtype=cost.flops_dtype,
+        read_bytes=cost.read_bytes,
+        write_bytes=cost.write_bytes,
+        bytes=io_bytes,
+        intensity=cost.flops / io_bytes if io_bytes else None,
+        tflops=cost.flops / nanoseconds / 1000 if nanoseconds and cost.flops else None,
+        mem_bw_gbs=io_bytes / nanoseconds if nanoseconds and io_bytes else None,
+        buffers=_buffers(timed, cost, cache_bytes),
+        check=outcome.checked,
+        timed=timed,
+        estimate=estimate,
+        duration_s=round(duration_s, 3),
+    )
+
+
+def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:
+    """What the caches held, in words: part of the figure's meaning."""
+    if timed is None:
+        return ""
+    if timed.buffer_sets == 1:
+        return "hot: one set of buffers"
+    total = timed.buffer_sets * cost.read_bytes
+    what = f"{timed.buffer_sets} sets of inputs in turn, {total / 2**20:.0f} MiB"
+    return f"cold: {what}" if total > cache_bytes else f"warm: {what}, fewer than the cache's {cache_bytes / 2**20:.0f} MiB"

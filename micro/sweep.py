@@ -1,0 +1,151 @@
+"""A sweep: every case becomes exactly one row, whatever happens to it.
+
+    for each case that has no row yet:
+        refuse what can't be asked, skip what is too large, too slow or past the budget
+        give it to the runner of its operator, make the row, keep it, show it
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from micro.cases import Case
+from micro.child import WorkerChild
+from micro.estimate import Estimate, Rates, estimate, rate_name
+from micro.messages import Hello, Job, Outcome
+from micro.operators.contract import Operator
+from micro.operators.registry import OPERATORS
+from micro.rows import Row, measured_row, plain_row
+from micro.timing import Rules
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sweep measures; kept in run.json. `cache_bytes` 0 is --hot. None is no limit."""
+
+    device: str = "cpu"
+    threads: int = 0
+    seed: int = 0
+    rules: Rules = Rules()
+    cache_bytes: int = 0
+    budget_s: float | None = None
+    max_case_s: float = 60.0
+    max_memory_bytes: int | None = None
+
+
+class CaseRunner(Protocol):
+    """Does a case somewhere else, so that its crash can't take the sweep along. `run` never raises for a case."""
+
+    def hello(self) -> Hello:
+        """Come up; what there is to know. Raises UserError."""
+
+    def run(self, job: Job, limit_s: float) -> Outcome:
+        """One case within a time."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+RUNNERS: dict[str, Callable[[Settings], CaseRunner]] = {
+    "worker": lambda settings: WorkerChild(settings.device, settings.threads),
+}
+"""By `Operator.runner`. A runner is started at the first case that needs it."""
+
+
+class Sweep:
+    """Runs cases. `keep` gets every row once, as soon as it is known; `begins` is told what comes next."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keep: Callable[[Row], None],
+        *,
+        begins: Callable[[Case, int], None] = lambda _case, _place: None,
+        runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._keep, self._begins, self._now_s = settings, keep, begins, now_s
+        self._makers = RUNNERS if runners is None else runners
+        self._runners: dict[str, CaseRunner] = {}
+        self._rates: dict[str, Rates] = {}
+        self.hellos: dict[str, Hello] = {}
+
+    def run(self, cases: Iterable[Case]) -> None:
+        """All of them, in order. Raises UserError when a runner doesn't come up, or the disk is full."""
+        began = self._now_s()
+        try:
+            for place, case in enumerate(cases):
+                self._begins(case, place)
+                self._keep(self._one(case, self._now_s() - began))
+        finally:
+            for runner in self._runners.values():
+                runner.close()
+
+    def _one(self, case: Case, spent_s: float) -> Row:
+        settings = self._settings
+        if case.refusal:
+            return plain_row(case, settings.device, "refused", case.refusal)
+        operator = OPERATORS[case.op]
+        runner, rates = self._runner(operator.runner)
+        expected = estimate(operator, case.args, case.provider, rates, settings.cache_bytes)
+        too_much = self._too_much(expected, spent_s)
+        if too_much:
+            return plain_row(case, settings.device, "skipped", too_much, expected)
+        return self._run(case, operator, runner, rates, expected)
+
+    def _run(self, case: Case, operator: Operator, runner: CaseRunner, rates: Rates, expected: Estimate) -> Row:
+        settings, cost, began = self._settings, operator.cost(case.args), self._now_s()
+        job = Job(
+            op=case.op,
+            provider=case.provider,
+            args=case.args,
+            device=settings.device,
+            seed=settings.seed,
+            rules=settings.rules,
+            cache_bytes=settings.cache_bytes,
+        )
+        outcome = runner.run(job, settings.max_case_s)
+        row = measured_row(
+            case,
+            settings.device,
+            outcome,
+            cost,
+            estimate=expected,
+            precision=settings.rules.precision,
+            cache_bytes=settings.cache_bytes,
+            duration_s=self._now_s() - began,
+        )
+        if row.latency_us is not None:
+            rates.learn(rate_name(operator, cost, case.provider), expected.call_s, row.latency_us.p50 / 1e6)
+        return row
+
+    def _runner(self, name: str) -> tuple[CaseRunner, Rates]:
+        if name not in self._runners:
+            runner = self._makers[name](self._settings)
+            hello = runner.hello()
+            self._runners[name], self.hellos[name] = runner, hello
+            self._rates[name] = Rates(flops_per_s=hello.flops_per_s, bytes_per_s=hello.bytes_per_s)
+        return self._runners[name], self._rates[name]
+
+    def _too_much(self, expected: Estimate, spent_s: float) -> str:
+        """Why a case is left out, "" where it isn't."""
+        settings = self._settings
+        if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
+            return f"needs about {_gib(expected.memory_bytes)}, more than --max-memory {_gib(settings.max_memory_bytes)}"
+        if expected.case_s > settings.max_case_s:
+            return f"would take about {expected.case_s:.3g} s, more than --max-case-seconds {settings.max_case_s:g}"
+        if settings.budget_s is not None and spent_s >= settings.budget_s:
+            return f"{BUDGET_SPENT}: --budget {settings.budget_s:g} s"
+        if settings.budget_s is not None and spent_s + expected.case_s > settings.budget_s:
+            return f"{BUDGET_SPENT} before its end: about {expected.case_s:.3g} s of --budget {settings.budget_s:g} s"
+        return ""
+
+
+BUDGET_SPENT = "the budget is spent"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"

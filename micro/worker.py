@@ -1,0 +1,140 @@
+"""The worker process: does one case after the other, so that torch is imported once.
+
+Run as `python -m micro.worker FD THREADS DEVICE`; jobs come on standard input, answers leave on file
+descriptor FD (standard output belongs to whatever libraries print). A case's own exception is a
+failed row; a crash or a hang ends this process, and the sweep starts another one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from micro.check import check_outputs
+from micro.estimate import buffer_sets
+from micro.messages import Hello, Job, Outcome, Stage
+from micro.operators.contract import Maker, Tensors
+from micro.operators.registry import find_operator
+from micro.providers.contract import Refused
+from micro.providers.registry import find_provider
+from micro.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
+
+PROBE_SIZE = 384
+PROBE_BYTES = 64 << 20
+REASON_LENGTH = 400
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers, threads, device = os.fdopen(int(sys.argv[1]), "wb", buffering=0), int(sys.argv[2]), sys.argv[3]
+    with suppress(OSError):  # memory that runs out takes this process, never the sweep
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    encode = msgspec.json.encode
+
+    def tell(message: Any) -> None:
+        answers.write(encode(message) + b"\n")
+
+    tell(_hello(threads, device))
+    stopwatch = _stopwatch(device)
+    for line in sys.stdin.buffer:
+        job = msgspec.json.decode(line, type=Job)
+        tell(do(job, stopwatch, lambda name: tell(Stage(name=name))))
+
+
+def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+    """One case: build, make inputs, check, time. Exceptions become the outcome here and nowhere else."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return _do(job, stopwatch, begins)
+    except Refused as refused:
+        return Outcome(status="refused", reason=str(refused))
+    except MemoryError:
+        return Outcome(status="failed", reason="out of memory")
+    except Exception as error:  # a kernel may raise anything; the row says what
+        text = " ".join(str(error).split())[:REASON_LENGTH]
+        return Outcome(status="failed", reason=f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+    begins("building")
+    operator = find_operator(job.op)
+    kernel = find_provider(job.provider).build(operator, job.args, job.device)
+    begins("making inputs")
+    inputs = operator.inputs(job.args, Maker(job.seed, job.device))
+    begins("computing the reference")
+    reference = operator.reference(job.args, inputs)
+    begins("running")
+    outputs = kernel.run(*kernel.prepare(_copy(inputs)))
+    begins("checking")
+    checked = check_outputs(operator, job.args, inputs, outputs, reference)
+    del reference, outputs
+    if checked.fault:
+        return Outcome(status="failed", reason=f"wrong result: {checked.fault}", note=kernel.note, checked=checked)
+    begins("timing")
+    count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
+    sets = [kernel.prepare(_copy(inputs)) for _ in range(count)]
+    timed = measure(kernel.run, sets, stopwatch, job.rules)
+    return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed)
+
+
+def _copy(inputs: Tensors) -> Tensors:
+    return tuple(part.clone() if hasattr(part, "clone") else part for part in inputs)
+
+
+def _stopwatch(device: str) -> Stopwatch:
+    if device == "cpu":
+        return CpuStopwatch()
+    import torch
+
+    return CudaStopwatch(torch.cuda)
+
+
+def _hello(threads: int, device: str) -> Hello:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    flops_per_s, bytes_per_s = _rates(device)
+    name, memory = "CPU", 0
+    if device != "cpu":
+        properties = torch.cuda.get_device_properties(device)
+        name, memory = properties.name, int(properties.total_memory)
+    return Hello(
+        flops_per_s=flops_per_s,
+        bytes_per_s=bytes_per_s,
+        threads=torch.get_num_threads(),
+        affinity=sorted(os.sched_getaffinity(0)),
+        device_name=name,
+        device_memory_bytes=memory,
+        timer_overhead_ns=_stopwatch(device).overhead_ns,
+        libraries={
+            "torch": str(torch.__version__),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "onednn": str(torch.backends.mkldnn.is_available()),
+            "mkl": str(torch.backends.mkl.is_available()),
+        },
+    )
+
+
+def _rates(device: str) -> tuple[float, float]:
+    """FLOP/s and byte/s of a small product and a copy, for estimates only: best of three."""
+    import torch
+
+    stopwatch = CudaStopwatch(torch.cuda, graphs=False) if device != "cpu" else CpuStopwatch()
+    a = torch.ones(PROBE_SIZE, PROBE_SIZE, device=device)
+    b = torch.ones(PROBE_BYTES // 4, device=device)
+    stopwatch.time_ns(torch.matmul, [(a, a)])
+    product_ns = min(stopwatch.time_ns(torch.matmul, [(a, a)]) for _ in range(3))
+    copy_ns = min(stopwatch.time_ns(torch.clone, [(b,)]) for _ in range(3))
+    return 2 * PROBE_SIZE**3 / max(1, product_ns) * 1e9, 2 * PROBE_BYTES / max(1, copy_ns) * 1e9
+
+
+if __name__ == "__main__":
+    main()
