@@ -26,8 +26,12 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     the machine), `metric` which number of it; both together are equal where two runs can be compared.
 
     `value` None is "not available", with the `reason`. `low` and `high` bound its 95 % interval; `count`
-    is how many samples it stands on. `samples` are raw values in the same unit, where a comparison may
-    resample them.
+    is how many samples it stands on. `label` is what a person reads in place of key and metric.
+
+    `samples` are raw values in the same unit and in the order of time, where a comparison may resample
+    them; `statistic` then says how `value` comes from them: `mean`, or a nearest-rank percentile
+    (`p50`, `p99.9`). `sample_ids` name what each sample was measured on (a request, a case), so that two
+    runs of one schedule can be paired. Figures may share one tuple.
     """
 
     key: str
@@ -38,36 +42,49 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     count: int | None = None
-    samples: tuple[float, ...] = ()
+    samples: Sequence[float] = ()
     reason: str = ""
     headline: bool = False
+    label: str = ""
+    statistic: str = ""
+    sample_ids: Sequence[str | int] = ()
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A paragraph of a page. Plain text: the page escapes it."""
+    """A paragraph of a page. Plain text: the page escapes it. `code` keeps its lines and offers to copy it."""
 
     title: str = ""
     body: str
+    style: Literal["plain", "note", "warning", "code"] = "plain"
+    folded: bool = False
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A table of a page. Cells are plain text or numbers; the page escapes and formats them."""
+    """A table of a page. Cells are plain text or numbers; the page escapes and formats them, sets numbers
+    right and dims a line after the first of a cell (an interval under its figure). `folded` tables wait
+    behind their title."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float | int | None]]
     note: str = ""
+    folded: bool = False
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A plot of a page: Plotly's figure as plain JSON values (`data`, `layout`), already small enough
-    to be looked at (a few thousand points; say in `note` how it was thinned). `alt` says it in words."""
+    to be looked at (a few thousand points; say in `note` how it was thinned). `alt` says it in words.
+
+    Trace types: scatter, bar, box, heatmap, contour, histogram, violin. Leave fonts, backgrounds and
+    colours to the page, which has them light, dark and for print (a colour by the number of a palette,
+    `"color": "@2"`, works wherever a trace takes one). Strings are shown as they are, without markup but `<br>`."""
 
     title: str
     data: Sequence[dict[str, Any]]
     layout: dict[str, Any] = {}
     note: str = ""
     alt: str = ""
+    height: int = 320
 
 
 Section = Text | Table | Plot
@@ -75,7 +92,8 @@ Section = Text | Table | Plot
 
 class RunKind(Protocol):
     """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
-    written; `run` is run.json, `summary` what `summarise` gave."""
+    written, and can be walked more than once; where they come from a folder they are a `suite.RunRecords`,
+    which knows it. `run` is run.json, `summary` what `summarise` gave."""
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""

@@ -139,6 +139,19 @@ class SuiteRun:
         return summary
 
 
+class RunRecords:
+    """The records of a run folder as dicts, read anew each time they are walked; `damages` then has a
+    sentence for each line that is no record."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damages: list[str] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.damages.clear()
+        return suite_records(self.folder, self.damages)
+
+
 def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Every whole record of every log as a dict, in the order written; a sentence for each line that is none."""
     decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -160,9 +173,9 @@ def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[di
 def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str, Any]:
     """The summary of a run of any suite but LLM serving, from what is on disk. Raises UserError."""
     run = read_run_json(folder) if run is None else run
-    damages: list[str] = []
-    summary = run_kind(str(run.get("kind"))).summarise(run, suite_records(folder, damages))
-    warnings = [*summary.get("warnings", []), *damages]
+    records = RunRecords(folder)
+    summary = run_kind(str(run.get("kind"))).summarise(run, records)
+    warnings = [*summary.get("warnings", []), *records.damages]
     end = run.get("end")
     if end is None:
         warnings.append("the run has no end: it was killed")
