@@ -68,4 +68,5 @@ def compare(value: Any, expected: Any, tolerance: Tolerance) -> Checked:
 
 
 def _several(outputs: Any) -> list[Any]:
-    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    several = isinstance(outputs, tuple | list) and not isinstance(outputs, Sample)  # a Sample is a tuple too
+    return list(outputs) if several else [outputs]

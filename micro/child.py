@@ -38,7 +38,7 @@ class WorkerChild:
         """Start the worker where it isn't up. Raises UserError when it doesn't come up."""
         self.close()
         reading, writing = os.pipe()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         command = [sys.executable, "-m", "micro.worker", str(writing), str(self._threads), self._device]
         self._process = subprocess.Popen(
             command,
@@ -91,7 +91,8 @@ class WorkerChild:
                 return self._death()
             self._rest += part
         line, _, self._rest = self._rest.partition(b"\n")
-        return msgspec.json.decode(line, type=Message)
+        message: Message = msgspec.json.decode(line, type=Message)
+        return message
 
     def _death(self) -> str:
         assert self._process is not None

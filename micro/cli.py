@@ -41,7 +41,7 @@ MaxMemory = Annotated[
     str | None, typer.Option("--max-memory", help="Such as 4GiB: skip what needs more. Default: 80 % of what is free.", show_default=False)
 ]
 Measure = Annotated[float, typer.Option("--measure-seconds", help="Sampling of one case ends then at the latest.", min=0.01)]
-Precision = Annotated[float, typer.Option(help="Sampling ends when the median's 95 % interval is narrower than this share of it.", min=1e-4)]
+Precision = Annotated[float, typer.Option(help="Sampling ends when the median's 95 % interval is this share of it.", min=1e-4)]
 RunsDir = Annotated[Path, typer.Option(help="Where run folders go.")]
 Label = Annotated[str | None, typer.Option(help="Name of the run.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the run folder's path.")]
@@ -61,7 +61,8 @@ def _root(list_all: Annotated[bool, typer.Option("--list", help="List operators,
 def op(
     name: Annotated[str, typer.Argument(help="An operator; see `bmp micro --list`.", show_default=False)],
     arg: Annotated[
-        list[str] | None, typer.Option("--arg", "-a", help="NAME=VALUE[,VALUE…], in place of the basic suite's; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option("--arg", "-a", help="NAME=VALUE[,VALUE…], in place of the basic suite's; repeatable.", show_default=False),
     ] = None,
     provider: Providers = None,
     device: Device = "cpu",

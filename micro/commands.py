@@ -24,6 +24,7 @@ from micro.timing import Rules
 from micro.workload import RawCase, expand, read_workloads
 
 EXIT_FAILED_ROWS = 1
+PIPED_WIDTH = 200
 SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -155,7 +156,9 @@ def _plain(text: str) -> str:
 def _show(run: SuiteRun, summary: dict[str, Any]) -> None:
     from rich.console import Console
 
-    console = Console(soft_wrap=False)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH  # a pipe has no width: cut nothing
     print_rows(last_rows(run.records()), console)
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
     console.print(f"{counts}; verdict: {summary['verdict']}", *summary["reasons"], markup=False, highlight=False)

@@ -1,8 +1,8 @@
 """A sweep: every case becomes exactly one row, whatever happens to it.
 
-    for each case that has no row yet:
-        refuse what can't be asked, skip what is too large, too slow or past the budget
-        give it to the runner of its operator, make the row, keep it, show it
+for each case that has no row yet:
+    refuse what can't be asked, skip what is too large, too slow or past the budget
+    give it to the runner of its operator, make the row, keep it, show it
 """
 
 from __future__ import annotations

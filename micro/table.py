@@ -57,14 +57,20 @@ def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
     common = " ".join(f"{name}={rows[0]['args'].get(name)}" for name in same)
     table = Table(title=Text(f"{op}  {common}".strip()), title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for name in varying:
-        table.add_column(Text(name), justify="right")
-    for column in COLUMNS[1:]:
-        numeric = column not in ("provider", "status", "remarks")
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for column in COLUMNS[1:-1]:
+        table.add_column(Text(column), justify="left" if column in ("provider", "status") else "right", no_wrap=True)
+    table.add_column("see")
+    remarks: dict[str, int] = {}
     for row in rows:
+        remark = _remarks(row)
+        see = str(remarks.setdefault(remark, len(remarks) + 1)) if remark else ""
         values = [Text(str(row["args"].get(name, ""))) for name in varying]
-        table.add_row(*values, *(Text(_text(cell)) for cell in cells(row)[1:]))
+        table.add_row(*values, *(Text(_text(cell)) for cell in cells(row)[1:-1]), see)
     console.print(table)
+    for remark, number in remarks.items():
+        console.print(Text(f"  {number}: {_text(remark)}", style="dim"), soft_wrap=True)
+    console.print()
 
 
 def _text(cell: Any) -> str:

@@ -67,7 +67,7 @@ class CpuStopwatch:
 
     def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
         """As the Protocol says."""
-        start = perf_counter_ns()
+        start: int = perf_counter_ns()
         for inputs in arguments:
             run(*inputs)
         return perf_counter_ns() - start
@@ -100,7 +100,8 @@ class CudaStopwatch:
                 run(*inputs)
         end.record()
         end.synchronize()
-        return round(start.elapsed_time(end) * 1e6)
+        elapsed_ns: int = round(start.elapsed_time(end) * 1e6)
+        return elapsed_ns
 
     @property
     def graph(self) -> bool:
@@ -194,10 +195,15 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
     ring = _Ring(sets)
     calls = _calibrate(run, ring, stopwatch)
     stationary, warm_up_samples, settled_in = Stationary(), 0, False
+    needed_ns = stopwatch.overhead_ns / TIMER_SHARE
     deadline = began + rules.warm_up_s * 1e9
     while not settled_in and stopwatch.now_ns() < deadline:
-        settled_in = stationary.feed(stopwatch.time_ns(run, ring.take(calls)))
+        sample_ns = stopwatch.time_ns(run, ring.take(calls))
         warm_up_samples += 1
+        if sample_ns < needed_ns and calls < MAX_CALLS:  # it was slow while calibrating: cold, or disturbed
+            calls, stationary = _more_calls(calls, sample_ns, needed_ns), Stationary()
+        else:
+            settled_in = stationary.feed(sample_ns)
     settled, samples, stopped_by = Settled(rules), list[int](), "budget"
     deadline = stopwatch.now_ns() + rules.budget_s * 1e9
     while not samples or stopwatch.now_ns() < deadline:
@@ -240,9 +246,14 @@ def _calibrate(run: Callable[..., Any], ring: _Ring, stopwatch: Stopwatch) -> in
         elapsed = min(stopwatch.time_ns(run, ring.take(calls)) for _ in range(3 if calls > 1 else 2))
         if elapsed >= needed_ns:
             break
-        wanted = calls * needed_ns / max(1, elapsed) * 1.2
-        calls = min(MAX_CALLS, max(calls + 1, min(int(wanted) + 1, calls * 16)))
+        calls = _more_calls(calls, elapsed, needed_ns)
     return calls
+
+
+def _more_calls(calls: int, elapsed_ns: int, needed_ns: float) -> int:
+    """A fifth more than seems needed, at most 16 times as many: the first try may be far off."""
+    wanted = int(calls * needed_ns / max(1, elapsed_ns) * 1.2) + 1
+    return min(MAX_CALLS, max(calls + 1, min(wanted, calls * 16)))
 
 
 def relative_width(interval: Interval, ordered: Sequence[int]) -> float:
@@ -305,6 +316,8 @@ def noise_of(timed: Timed, precision: float) -> str:
     interval = median_interval(samples)
     if interval == INSUFFICIENT:
         return f"too few: {len(samples)} samples carry no interval of the median"
+    if timed.timer_share > TIMER_SHARE:
+        return f"timer: reading it took {timed.timer_share:.2%} of a sample"
     third = len(samples) // 3
     first, last = samples[:third], samples[-third:]
     change = median(last) / median(first) - 1

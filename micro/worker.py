@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,8 +33,7 @@ def main() -> None:
     """Serve until standard input ends."""
     answers, threads, device = os.fdopen(int(sys.argv[1]), "wb", buffering=0), int(sys.argv[2]), sys.argv[3]
     with suppress(OSError):  # memory that runs out takes this process, never the sweep
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     encode = msgspec.json.encode
 
     def tell(message: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import size_bytes
-from micro.operators.contract import Argument, Args, Cost, Maker, Operator, Tensors, dtype_argument, wide
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, wide
 from micro.operators.gemm import gemm_tolerance
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from micro.dtypes import DTYPES, size_bytes
-from micro.operators.contract import Argument, Args, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
 
 REFERENCE_FLOPS = 2 * 10**9
 """A reference product larger than this takes evenly spread rows instead of all; float64, so about 0.1 s."""
@@ -28,7 +28,10 @@ def _inputs(args: Args, make: Maker) -> Tensors:
 def _kernel(_args: Args) -> Callable[..., Any]:
     import torch
 
-    return torch.matmul
+    def matmul(a: Any, b: Any) -> Any:
+        return torch.matmul(a, b)
+
+    return matmul
 
 
 def _reference(args: Args, inputs: Tensors) -> Any:

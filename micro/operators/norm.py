@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import size_bytes
-from micro.operators.contract import Argument, Args, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
 
 ROWS = (Argument("batch_size", "int", "rows"), Argument("dim_size", "int", "values in a row"), dtype_argument())
 IMAGE = (
