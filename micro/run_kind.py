@@ -90,6 +90,7 @@ def _figures(row: dict[str, Any]) -> list[Figure]:
             high=latency.ci95_high,
             count=latency.n,
             samples=tuple(sample / per_us for sample in timed["samples_ns"]),
+            statistic="p50",
             headline=True,
         )
     ]

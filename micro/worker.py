@@ -7,7 +7,9 @@ failed row; a crash or a hang ends this process, and the sweep starts another on
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ from micro.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
 PROBE_SIZE = 384
 PROBE_BYTES = 64 << 20
 REASON_LENGTH = 400
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -34,6 +37,7 @@ def main() -> None:
     answers, threads, device = os.fdopen(int(sys.argv[1]), "wb", buffering=0), int(sys.argv[2]), sys.argv[3]
     with suppress(OSError):  # memory that runs out takes this process, never the sweep
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _die_with_parent()
     encode = msgspec.json.encode
 
     def tell(message: Any) -> None:
@@ -44,6 +48,12 @@ def main() -> None:
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         tell(do(job, stopwatch, lambda name: tell(Stage(name=name))))
+
+
+def _die_with_parent() -> None:
+    """A sweep that was killed leaves nobody behind who goes on computing (Linux's PR_SET_PDEATHSIG)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:

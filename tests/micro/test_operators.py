@@ -1,0 +1,105 @@
+"""Every operator of the table keeps the contract: real kernels, real references, small shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from micro.cases import BadCase, validate
+from micro.check import check_outputs
+from micro.operators.contract import Maker, Operator, Sample, Tolerance
+from micro.operators.registry import OPERATORS
+from micro.workload import expand
+
+torch = pytest.importorskip("torch")
+
+SMALL = {"M": 33, "K": 65, "N": 17, "batch_size": 3, "dim_size": 37, "height": 9, "width": 7, "channels": 5}
+
+
+def cases() -> list[Any]:
+    """Each operator's basic cases, made small where that keeps them possible."""
+    found = {}
+    for operator in OPERATORS.values():
+        if operator.runner != "worker":
+            continue
+        for basic in operator.basic:
+            for args in expand(basic):
+                small = {name: min(value, SMALL[name]) if name in SMALL else value for name, value in args.items()}
+                checked = validate(operator, small)
+                found[operator.name, repr(checked)] = pytest.param(operator, checked, id=f"{operator.name}-{len(found)}")
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("operator", "args"), cases())
+def test_the_plain_kernel_is_within_tolerance_and_the_reference_leaves_inputs_alone(operator: Operator, args: dict[str, Any]) -> None:
+    inputs = operator.inputs(args, Maker(1, "cpu"))
+    again = operator.inputs(args, Maker(1, "cpu"))
+    reference = operator.reference(args, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, again, strict=True) if isinstance(a, torch.Tensor)), "seeded, unchanged"
+    assert all(bool(part.bool().any()) for part in inputs if isinstance(part, torch.Tensor) and part.numel() > 1), "never zeros"
+    copies = tuple(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs)
+    outputs = operator.kernel(args)(*copies)
+    assert check_outputs(operator, args, inputs, outputs, reference).fault == ""
+    cost = operator.cost(args)
+    assert cost.flops >= 0
+    assert cost.read_bytes > 0
+    held = sum(part.numel() * part.element_size() for part in inputs if isinstance(part, torch.Tensor))
+    assert cost.read_bytes <= held * 1.001 + 64, "reads no more than the inputs hold"
+
+
+@pytest.mark.parametrize(("operator", "args"), cases())
+def test_a_result_that_is_a_little_wrong_is_found(operator: Operator, args: dict[str, Any]) -> None:
+    inputs = operator.inputs(args, Maker(1, "cpu"))
+    reference = operator.reference(args, inputs)
+    outputs = operator.kernel(args)(*(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs))
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    spoilt = first.clone()
+    flat = spoilt.view(-1)
+    flat[0] = flat[0] + max(1.0, float(first.double().abs().max()))
+    wrong = (spoilt, *outputs[1:]) if isinstance(outputs, tuple) else spoilt
+    assert check_outputs(operator, args, inputs, wrong, reference).fault
+
+
+def test_gemm_cost_and_sampled_reference() -> None:
+    gemm = OPERATORS["gemm"]
+    cost = gemm.cost({"M": 2, "K": 3, "N": 5, "dtype": "bfloat16"})
+    assert (cost.flops, cost.read_bytes, cost.write_bytes) == (60, 42, 20)
+    args = {"M": 4096, "K": 1024, "N": 1024, "dtype": "float32"}
+    inputs = gemm.inputs(args, Maker(0, "cpu"))
+    reference = gemm.reference(args, inputs)
+    assert isinstance(reference, Sample)
+    assert check_outputs(gemm, args, inputs, inputs[0] @ inputs[1], reference).fault == ""
+
+
+def test_nan_and_a_wrong_shape_are_faults() -> None:
+    from micro.check import compare
+
+    exact = Tolerance(0, 0)
+    nan = torch.tensor([1.0, float("nan")])
+    assert compare(nan, nan, exact).fault == ""
+    assert compare(nan, torch.tensor([1.0, 2.0]), exact).fault.startswith("1 of 2 values are wrong")
+    assert compare(torch.ones(2), nan, exact).fault
+    assert compare(torch.ones(2), torch.ones(3), exact).fault == "shape [2] instead of [3]"
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "sentence"),
+    [
+        ("gemm", {"M": 1, "K": 1}, "N is missing"),
+        ("gemm", {"M": 1, "K": 1, "N": 0}, "N=0 is out of range"),
+        ("gemm", {"M": 1, "K": 1, "N": "x"}, "N='x' is no integer"),
+        ("gemm", {"M": 1, "K": 1, "N": 1, "dtyp": "float32"}, "did you mean dtype"),
+        ("gemm", {"M": 1, "K": 1, "N": 1, "dtype": "float33"}, "is none of float32"),
+        ("conv2d", {"batch_size": 1, "in_channels": 4, "out_channels": 6, "height": 4, "width": 4, "groups": 4}, "groups=4 divides not"),
+        ("conv2d", {"batch_size": 1, "in_channels": 1, "out_channels": 1, "height": 2, "width": 4}, "larger than the padded image"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(op: str, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadCase, match=sentence):
+        validate(OPERATORS[op], given)
+
+
+def test_aliases_of_dtypes_are_one_case() -> None:
+    given = {"M": 1, "K": 1, "N": 1, "arg_type": "default"}
+    assert validate(OPERATORS["gemm"], {**given, "dtype": "bf16"}) == validate(OPERATORS["gemm"], {**given, "dtype": "bfloat16"})

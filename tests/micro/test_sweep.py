@@ -1,0 +1,94 @@
+"""Every case becomes one row, with scripted runners on a virtual clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from micro.cases import Case
+from micro.messages import Job, Outcome
+from micro.operators.registry import OPERATORS
+from micro.rows import Row
+from micro.sweep import Settings, Sweep
+from tests.micro.fakes import ScriptedRunner
+
+
+def case(size: int = 64, **more: Any) -> Case:
+    return Case(op="gemm", provider="torch", args={"M": size, "K": size, "N": size, "dtype": "float32"}, **more)
+
+
+def swept(cases: list[Case], runner: ScriptedRunner | None = None, **settings: Any) -> list[Row]:
+    runner, rows = runner or ScriptedRunner(), list[Row]()
+    sweep = Sweep(Settings(**settings), rows.append, runners={"worker": lambda _: runner}, now_s=lambda: runner.now)
+    sweep.run(cases)
+    assert runner.closed or not runner.jobs
+    assert [row.key for row in rows] == [case.key for case in cases]
+    return rows
+
+
+def test_rates_follow_from_the_cost_and_the_median() -> None:
+    (row,) = swept([case(100)])
+    assert row.latency_us is not None
+    assert row.latency_us.p50 == 1000
+    assert (row.flops, row.bytes) == (2_000_000, 120_000)
+    assert row.tflops == 0.002
+    assert row.mem_bw_gbs == 0.12
+    assert row.intensity == 2_000_000 / 120_000
+
+
+def test_a_failed_case_is_a_row_and_the_next_one_runs() -> None:
+    def answer(job: Job) -> Outcome:
+        return (
+            Outcome(status="failed", reason="crashed while timing: killed by SIGSEGV")
+            if job.args["M"] == 1
+            else ScriptedRunner()._answer(job)
+        )
+
+    rows = swept([case(1), case(2)], ScriptedRunner(answer))
+    assert [row.status for row in rows] == ["failed", "ok"]
+    assert rows[0].latency_us is None
+    assert "SIGSEGV" in rows[0].reason
+
+
+def test_too_much_memory_is_known_beforehand() -> None:
+    runner = ScriptedRunner()
+    (row,) = swept([case(1 << 15)], runner, max_memory_bytes=1 << 30)
+    assert (row.status, runner.jobs) == ("skipped", [])
+    assert "more than --max-memory 1 GiB" in row.reason
+
+
+def test_rotating_buffers_count_as_memory() -> None:
+    (row,) = swept([case(64)], max_memory_bytes=1 << 20, cache_bytes=1 << 28)
+    assert row.status == "skipped"
+
+
+def test_a_case_that_would_take_too_long_is_skipped() -> None:
+    (row,) = swept([case(1 << 16)], max_case_s=5)
+    assert row.status == "skipped"
+    assert "more than --max-case-seconds 5" in row.reason
+
+
+def test_the_budget_ends_a_sweep_with_rows() -> None:
+    rows = swept([case(size) for size in (1, 2, 3, 4)], ScriptedRunner(took_s=1.0), budget_s=2)
+    assert [row.status for row in rows] == ["ok", "ok", "skipped", "skipped"]
+    assert rows[-1].reason == "the budget is spent: --budget 2 s"
+
+
+def test_a_refusal_needs_no_runner() -> None:
+    runner = ScriptedRunner()
+    (row,) = swept([Case(op="nope", provider="torch", args={}, refusal="there is no operator 'nope'")], runner)
+    assert (row.status, row.reason, runner.jobs) == ("refused", "there is no operator 'nope'", [])
+
+
+def test_estimates_learn_from_what_was_measured() -> None:
+    rows = swept([case(100), case(101)])
+    first, second = (row.estimate for row in rows)
+    assert first is not None
+    assert second is not None
+    assert first.call_s < 2e-5
+    assert 0.9e-3 < second.call_s < 1.1e-3
+
+
+def test_every_operator_has_an_estimate_and_a_runner() -> None:
+    from micro.sweep import RUNNERS
+
+    assert {operator.runner for operator in OPERATORS.values()} <= set(RUNNERS)

@@ -1,0 +1,122 @@
+"""Real worker processes: crashes, hangs and wrong results are rows, and the sweep goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot"]
+
+
+def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def rows(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(folder) / "records.jsonl").read_text().splitlines()]
+
+
+def test_whatever_a_kernel_does_is_a_row(hostile_provider: str, tmp_path: Path) -> None:
+    case = ["-a", "M=1,2,3,4,5,6,7,8", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
+    done = bmp("micro", "gemm", *case, *QUICK, "--max-case-seconds", "3", "--runs-dir", str(tmp_path), "-q", expect=1)
+    found = {row["args"]["M"]: (row["status"], row["reason"]) for row in rows(done.stdout.strip())}
+    assert found[1] == ("failed", "crashed while running: killed by SIGABRT")
+    assert found[2] == ("failed", "time limit: still running when it was over")
+    assert found[3][0] == "failed"
+    assert found[3][1].startswith("wrong result: ")
+    assert found[4] == ("failed", "RuntimeError: no such kernel")
+    assert found[5] == ("failed", "crashed while running: exit status 3")
+    assert found[6] == found[8] == ("ok", "")
+    assert found[7] == ("refused", "M must not be 7")
+
+
+def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
+    content = {"gemm": [{"arg_type": "default", "dtype": "bf16", "K.N": [[16, 16]], "M": [1, 2]}], "warp_drive": [{"M": 1}]}
+    workload = tmp_path / "ops.json"
+    workload.write_text(json.dumps(content))
+    done = bmp("micro", "run", str(workload), *QUICK, "--budget", "0", "--runs-dir", str(tmp_path / "runs"), "-q", expect=1)
+    folder = done.stdout.strip()
+    assert [row["status"] for row in rows(folder)] == ["skipped", "skipped", "refused"]
+    done = bmp("micro", "resume", folder)
+    assert "2 ok, 1 refused" in done.stdout
+    assert "there is no operator 'warp_drive'" in done.stdout
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    assert summary["counts"] == {"ok": 2, "failed": 0, "refused": 1, "skipped": 0, "missing": 0}
+    assert next(iter(summary["metrics"].values()))["percentiles"]["50"] > 0
+    bmp("verify", folder)
+    log = Path(folder) / "records.jsonl"
+    log.write_text(log.read_text().replace('"samples_ns":[', '"samples_ns":[9'))
+    bmp("verify", folder, expect=1)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["micro", "gem"], "error: there is no operator 'gem'; did you mean gemm"),
+        (["micro", "gemm", "-a", "Q=1"], "error: gemm has no argument 'Q'"),
+        (["micro", "gemm", "-a", "M"], "error: 'M' is not NAME=VALUE"),
+        (["micro", "gemm", "-p", "nobody"], "error: there is no provider 'nobody'"),
+        (["micro", "gemm", "--device", "tpu"], "error: there is no device 'tpu'"),
+        (["micro", "gemm", "--max-memory", "lots"], "error: 'lots' is no size"),
+        (["micro", "run", "/nowhere.json"], "error: workload /nowhere.json can't be read"),
+        (["micro", "all", "--suite", "huge"], "error: there is no suite 'huge'"),
+        (["micro", "resume", "/nowhere"], "error: /nowhere is not a run folder"),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], sentence: str) -> None:
+    done = bmp(*args, expect=2)
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_list_names_every_operator() -> None:
+    from micro.operators.registry import OPERATORS
+
+    shown = bmp("micro", "--list").stdout
+    assert all(name in shown for name in OPERATORS)
+
+
+def test_a_killed_sweep_leaves_no_worker_and_keeps_its_rows(hostile_provider: str, tmp_path: Path) -> None:
+    case = ["-a", "M=8,2", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
+    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
+    sweep = subprocess.Popen([*command, "--runs-dir", str(tmp_path / "runs"), "-q"])
+    try:
+        assert _soon(lambda: any(len(rows(str(folder))) == 1 for folder in (tmp_path / "runs").glob("*")))
+        assert _soon(lambda: bool(_children(sweep.pid)))
+        (worker,) = _children(sweep.pid)
+    finally:
+        sweep.kill()
+        sweep.wait()
+    assert _soon(lambda: not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes())
+    (folder,) = (tmp_path / "runs").glob("*")
+    assert [row["status"] for row in rows(str(folder))] == ["ok"]
+
+
+def _soon(done: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not done():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
