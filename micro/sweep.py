@@ -137,10 +137,8 @@ class Sweep:
             return f"needs about {_gib(expected.memory_bytes)}, more than --max-memory {_gib(settings.max_memory_bytes)}"
         if expected.case_s > settings.max_case_s:
             return f"would take about {expected.case_s:.3g} s, more than --max-case-seconds {settings.max_case_s:g}"
-        if settings.budget_s is not None and spent_s >= settings.budget_s:
-            return f"{BUDGET_SPENT}: --budget {settings.budget_s:g} s"
-        if settings.budget_s is not None and spent_s + expected.case_s > settings.budget_s:
-            return f"{BUDGET_SPENT} before its end: about {expected.case_s:.3g} s of --budget {settings.budget_s:g} s"
+        if settings.budget_s is not None and (spent_s >= settings.budget_s or spent_s + expected.case_s > settings.budget_s):
+            return f"{BUDGET_SPENT}: --budget {settings.budget_s:g} s has no room for the case"
         return ""
 
 

@@ -70,7 +70,7 @@ def test_a_case_that_would_take_too_long_is_skipped() -> None:
 def test_the_budget_ends_a_sweep_with_rows() -> None:
     rows = swept([case(size) for size in (1, 2, 3, 4)], ScriptedRunner(took_s=1.0), budget_s=2)
     assert [row.status for row in rows] == ["ok", "ok", "skipped", "skipped"]
-    assert rows[-1].reason == "the budget is spent: --budget 2 s"
+    assert rows[-1].reason == "the budget is spent: --budget 2 s has no room for the case"
 
 
 def test_a_refusal_needs_no_runner() -> None:
