@@ -134,6 +134,18 @@ class ClusteredColumn:
         self.sums.append(sum(values) if total is None else total)
         self._starts.append(len(self._values))
 
+    def add_many(self, rows: Any, values: Any, lengths: Any, sums: Any) -> None:
+        """Append clusters that have a value each, as numpy arrays of int64: their rows, lengths and
+        totals, and all their values one after the other."""
+        begin = len(self._values)
+        outside = ((values < 0) | (values > _TOP)).nonzero()[0]
+        if len(outside):
+            self._aside.update(zip((outside + begin).tolist(), values[outside].tolist(), strict=True))
+            values = values.clip(0, _TOP)
+        self._values.frombytes(values.astype("u4").tobytes())
+        for column, more in ((self.rows, rows), (self.lengths, lengths), (self.sums, sums), (self._starts, lengths.cumsum() + begin)):
+            column.frombytes(more.astype("i8").tobytes())
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -168,7 +180,7 @@ class ClusteredColumn:
         stand_ins = sum(_TOP * _TOP for value in self._aside.values() if value > _TOP)
         return sum_of_squares(self._values) + wide - stand_ins
 
-    def counts_at_most(self, limit: int) -> list[int]:
+    def counts_at_most(self, limit: int) -> Sequence[int]:
         """Per cluster, how many values are ≤ limit."""
         view = _fast(self._values)
         if view is None:
@@ -179,14 +191,14 @@ class ClusteredColumn:
             counts[bisect_right(self._starts, place) - 1] += (value <= limit) - (stored <= limit)
         return counts
 
-    def _counts_of_stored(self, view: Any, limit: int) -> list[int]:
+    def _counts_of_stored(self, view: Any, limit: int) -> array[int]:
         """`counts_at_most` with the stand-ins; a block of clusters at a time."""
         numpy = load_numpy()
         assert numpy is not None
         starts = numpy.frombuffer(self._starts, dtype="i8")
-        counts: list[int] = []
+        counts = array("q")
         for first in range(0, len(self.rows), _BLOCK):
             edges = starts[first : first + _BLOCK + 1]
             inside = view[edges[0] : edges[-1]] <= limit
-            counts += numpy.add.reduceat(inside, edges[:-1] - edges[0], dtype="i8").tolist()
+            counts.frombytes(numpy.add.reduceat(inside, edges[:-1] - edges[0], dtype="i8").tobytes())
         return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from bytemlperf_llm.metrics.arrays import ClusteredColumn, order_of, sort_values, sum_of_squares
+from bytemlperf_llm.metrics.columns import dot, ones_at_most, take
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.statistics import (
     INSUFFICIENT,
@@ -69,7 +69,7 @@ def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[st
         if factor == 1.0:
             return order_interval(ordered, share)
         limit = percentile(ordered, share)
-        at_most = batch([value <= limit for value in values])
+        at_most = batch(ones_at_most(values, limit))
         return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
 
     claims = {text: claim(ordered, 0, parse_percentile(text)) for text in percentiles}
@@ -99,8 +99,8 @@ def describe_tokens(name: str, column: ClusteredColumn, rank: Sequence[int], per
         effective = effective_count(column.counts_at_most(value), column.lengths, share)
         intervals[text] = effective_interval(ordered, share, effective)
         claims[text] = INSUFFICIENT if intervals[text] == INSUFFICIENT else value
-    places = order_of(array("q", (rank[row] for row in column.rows)))
-    sums, sizes = (array("q", (values[place] for place in places)) for values in (column.sums, column.lengths))
+    places = order_of(take(rank, column.rows))
+    sums, sizes = take(column.sums, places), take(column.lengths, places)
     totals = (sum(sums), column.sum_of_squares())
     intervals = {"mean": mean_interval(sums, sizes), **intervals}
     return _metric(name, ordered, totals, claims, intervals, None, _clustered_count(sums, sizes, totals))
@@ -151,7 +151,8 @@ def _clustered_count(sums: Sequence[int], sizes: Sequence[int], totals: tuple[in
     if clusters < 2:
         return clusters
     squares, total = totals[1], totals[0]
-    spread = sum((count * part - total * size) ** 2 for part, size in zip(sums, sizes, strict=True))  # times count²
+    parts, cross, shares = sum_of_squares(sums), dot(sums, sizes), sum_of_squares(sizes)
+    spread = count * count * parts - 2 * count * total * cross + total * total * shares  # Σ(count · part − total · size)²
     plain = Fraction(count * squares - total * total, count * (count - 1))
     variance = Fraction(clusters * spread, (clusters - 1) * count**4)
     return min(count, int(plain / variance)) if variance else count

@@ -18,6 +18,7 @@ import msgspec
 
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending, order_of, sort_values, sum_of_squares
+from bytemlperf_llm.metrics.columns import delays_from, either, gaps_of, present, rows_with, rows_without, take
 from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
@@ -83,27 +84,22 @@ def _starts(acc: Accumulator) -> tuple[array[int], array[int]]:
     it was sent (no such host) started when it ended."""
     sent, end, outcome, index = (acc.columns[name] for name in ("sent", "end", "outcome", "index"))
     failed = OUTCOMES.index("failed")
-    rows = array("q", (row for row in range(len(acc)) if sent[row] != ABSENT or outcome[row] == failed))
-    starts = array("q", (sent[row] if sent[row] != ABSENT else end[row] for row in rows))
-    places = order_of(starts, array("q", (index[row] for row in rows)))
-    return array("q", (starts[place] for place in places)), array("q", (rows[place] for place in places))
+    unsent = rows_with(acc.rows(), sent, ABSENT)
+    rows = rows_without(acc.rows(), sent, ABSENT) + rows_with(unsent, outcome, failed)
+    starts = either(take(sent, rows), take(end, rows))
+    places = order_of(starts, take(index, rows))
+    return take(starts, places), take(rows, places)
 
 
 def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Sequence[int], int]:
     """The client's own delay of each sent request (ns, in order of sending), and how many waited
     for a slot. Requests whose due time isn't known (the first of a closed loop) are left out."""
     starts, rows = _starts(acc)
-    end, plan, sent = (acc.columns[name] for name in ("end", "planned", "sent"))
-    ends = sort_values(array("q", (end[row] for row in rows)))
-    delays, capped = array("q"), 0
-    for place, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        planned = plan[row]
-        free = int(ends[place - cap]) if cap is not None and place >= cap else ABSENT
-        if max(planned, free) == ABSENT or sent[row] == ABSENT:
-            continue
-        capped += ABSENT != planned < free
-        delays.append(max(0, start - max(planned, free)))
-    return delays, capped
+    planned, sent = (take(acc.columns[name], rows) for name in ("planned", "sent"))
+    free = array("q", [ABSENT]) * len(rows)
+    if cap is not None and cap < len(rows):
+        free[cap:] = ascending(take(acc.columns["end"], rows))[: len(rows) - cap]
+    return delays_from(starts, planned, free, sent)
 
 
 def expected_dispersion(process: str, burstiness: float) -> float | None:
@@ -120,7 +116,7 @@ def rate_of(times_ns: Sequence[int]) -> float | None:
 
 def gap_cv2(times_ns: Sequence[int]) -> float | None:
     """Squared coefficient of variation of the gaps; None under three times or without a span."""
-    gaps = array("q", map(sub, times_ns[1:], times_ns))
+    gaps = gaps_of(times_ns)
     total, count = sum(gaps), len(gaps)
     if count < 2 or total == 0:
         return None
@@ -135,9 +131,9 @@ def count_dispersion(times_ns: Sequence[int]) -> float | None:
     if windows < MIN_WINDOWS or times_ns[0] == times_ns[-1]:
         return None
     origin, span = times_ns[0], times_ns[-1] - times_ns[0]
-    counts = [0] * windows
-    for time in times_ns:
-        counts[min(windows - 1, (time - origin) * windows // span)] += 1
+    edges = (origin - (-window * span // windows) for window in range(1, windows))  # the first time that falls behind window − 1
+    before = [0, *(bisect_left(times_ns, edge) for edge in edges), len(times_ns)]
+    counts = list(map(sub, before[1:], before))
     mean = Fraction(len(times_ns), windows)
     return float(sum((count - mean) ** 2 for count in counts) / (windows - 1) / mean)
 
@@ -153,7 +149,7 @@ def arrival_test(times_ns: Sequence[int], facts: RunFacts) -> ArrivalTest | None
     rate was asked for, or there are too few. The rate is the asked one, so a wrong rate fails too."""
     if not facts.open_loop or facts.requested_rate is None or len(times_ns) <= MIN_TESTED_GAPS:
         return None
-    gaps = sort_values(array("q", map(sub, times_ns[1:], times_ns)))
+    gaps = sort_values(gaps_of(times_ns))
     per_gap = facts.requested_rate / NS_PER_S
     if facts.process == "constant":
         return ArrivalTest(gaps=len(gaps), distance=_uneven_share(gaps, 1 / per_gap), p_value=None)
@@ -182,9 +178,8 @@ def lateness(delays_ns: Sequence[int]) -> Lateness | None:
 def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequence[int] = ()) -> Load:
     """Everything of `Load`, from the requests that were sent."""
     columns = acc.columns
-    sent = ascending(value for value in columns["sent"] if value != ABSENT)
-    pairs = zip(columns["sent"], columns["planned"], strict=True)
-    planned = ascending(plan for start, plan in pairs if start != ABSENT and plan != ABSENT)
+    sent = ascending(present(columns["sent"]))
+    planned = ascending(present(take(columns["planned"], rows_without(acc.rows(), columns["sent"], ABSENT))))
     return Load(
         requested_rate=facts.requested_rate,
         planned_rate=rate_of(planned),

@@ -11,6 +11,8 @@ from __future__ import annotations
 import msgspec
 
 from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.arrays import order_of
+from bytemlperf_llm.metrics.columns import take
 
 MIN_FAILURES = 3
 """Fewer in a row are single failures: with 1 % failing at random, three in a row are one in a million."""
@@ -33,11 +35,10 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
 def find_outages(acc: Accumulator) -> list[Outage]:
     """All outages, in order."""
     outcome, end = acc.columns["outcome"], acc.columns["end"]
-    ended = sorted(
-        (row for row in range(len(acc)) if outcome[row] in (_OK, _FAILED)), key=lambda row: (end[row], acc.columns["index"][row])
-    )
-    if sum(outcome[row] == _FAILED for row in ended) < MIN_FAILURES:
+    if acc.outcomes["failed"] < MIN_FAILURES:
         return []
+    rows = acc.rows("ok") + acc.rows("failed")
+    ended = take(rows, order_of(take(end, rows), take(acc.columns["index"], rows)))
     found: list[Outage] = []
     streak: list[int] = []
     for row in [*ended, None]:

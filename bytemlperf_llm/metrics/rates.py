@@ -8,6 +8,7 @@ whose window would be under half of the run, is not cut, and says so.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,23 @@ import msgspec
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending
+from bytemlperf_llm.metrics.columns import (
+    LARGEST,
+    area_between,
+    either,
+    present,
+    rows_at_most,
+    rows_with,
+    rows_within,
+    rows_without,
+    span_at_least,
+    steps_of,
+    take,
+    weights_of,
+)
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
 from bytemlperf_llm.metrics.load import NS_PER_S
-from bytemlperf_llm.metrics.request_metrics import REQUEST_METRICS
+from bytemlperf_llm.metrics.request_metrics import request_column
 
 NS_PER_MS = 1_000_000
 TREND_GROWTH = 1.5
@@ -82,12 +97,38 @@ class Steps:
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         return zip(self._times_ns, islice(self._times_ns, 1, None), self._levels, strict=False)
 
+    def weights_ns(self) -> dict[int, int]:
+        """Each number in flight to how long it lasted, over all."""
+        found = weights_of(self._times_ns, self._levels)
+        if found is not None:
+            return found
+        weights: dict[int, int] = {}
+        for start, end, level in self:
+            weights[level] = weights.get(level, 0) + end - start
+        return weights
+
+    def busy(self, level: float) -> tuple[int, int] | None:
+        """Where the number is at least `level` for the first time, and where for the last; None if never."""
+        if (found := span_at_least(self._times_ns, self._levels, level)) is not None:
+            return found
+        first = next((start for start, _, count in self if count >= level), None)
+        return None if first is None else (first, deque((end for _, end, count in self if count >= level), maxlen=1)[0])
+
+    def mean(self, start_ns: int, end_ns: int) -> float:
+        """Mean number in flight over a stretch."""
+        area = area_between(self._times_ns, self._levels, start_ns, end_ns)
+        if area is None:
+            area = sum(level * max(0, min(end, end_ns) - max(start, start_ns)) for start, end, level in self)
+        return area / (end_ns - start_ns)
+
 
 def in_flight_steps(acc: Accumulator) -> Steps:
     """The number in flight (sent and not ended) over the run."""
     columns = acc.columns
-    sent = ascending(value for value in columns["sent"] if value != ABSENT)
-    ends = ascending(end for start, end in zip(columns["sent"], columns["end"], strict=True) if start != ABSENT)
+    sent = ascending(present(columns["sent"]))
+    ends = ascending(take(columns["end"], rows_without(acc.rows(), columns["sent"], ABSENT)))
+    if (found := steps_of(sent, ends)) is not None:
+        return Steps(*found)
     times, levels = array("q"), array("q")
     started = ended = 0
     while ended < len(ends) or started < len(sent):
@@ -103,9 +144,7 @@ def in_flight_steps(acc: Accumulator) -> Steps:
 
 def median_in_flight(steps: Steps) -> int:
     """Median of the number in flight, weighted by time."""
-    weights: dict[int, int] = {}
-    for start, end, level in steps:
-        weights[level] = weights.get(level, 0) + end - start
+    weights = steps.weights_ns()
     half, passed = sum(weights.values()) / 2, 0
     for level in sorted(weights):
         passed += weights[level]
@@ -118,12 +157,11 @@ def whole_window(acc: Accumulator) -> Window | None:
     """From the first request due to the last end, over requests that were sent or failed; None
     when there are none."""
     columns = acc.columns
-    rows = array("q", (row for outcome in ("ok", "failed", "in_flight") for row in acc.rows(outcome)))
-    rows.extend(row for row in acc.rows("cancelled") if columns["sent"][row] != ABSENT)
+    rows = acc.rows("ok") + acc.rows("failed") + acc.rows("in_flight") + rows_without(acc.rows("cancelled"), columns["sent"], ABSENT)
     if not rows:
         return None
-    first_due = min(columns["due"][row] if columns["due"][row] != ABSENT else columns["end"][row] for row in rows)
-    return Window(start_ns=first_due, end_ns=max(columns["end"][row] for row in rows))
+    due, end = take(columns["due"], rows), take(columns["end"], rows)
+    return Window(start_ns=min(either(due, end)), end_ns=max(end))
 
 
 def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: SteadySettings) -> SteadyState:
@@ -138,11 +176,11 @@ def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: Steady
     if len(ok_rows) < settings.min_ok_requests:
         return uncut(f"{len(ok_rows)} answers are too few to tell ramps from noise ({settings.min_ok_requests} needed)")
     level = settings.in_flight_share * median_in_flight(steps)
-    first_busy = next((start for start, _, count in steps if count >= level), None)
-    if first_busy is None:
+    busy = steps.busy(level)
+    if busy is None:
         return uncut("nothing was in flight for any time")
-    last_busy = deque((end for _, end, count in steps if count >= level), maxlen=1)[0]
-    first_answer = min(acc.columns["end"][row] for row in ok_rows)
+    first_busy, last_busy = busy
+    first_answer = min(take(acc.columns["end"], ok_rows))
     last_sent = max(acc.columns["sent"])
     start, end = max(first_answer, first_busy), min(last_sent, last_busy)
     if end - start < settings.min_kept_share * whole.length_ns:
@@ -169,12 +207,12 @@ def throughput(acc: Accumulator, steady: SteadyState) -> dict[str, Rate]:
     """Answers, prompt tokens of answers, and output tokens of answers, per second. An answer and
     its prompt count where it ends; output tokens count where each arrived."""
     columns, ok_rows = acc.columns, acc.rows("ok")
-    inside = array("q", (row for row in ok_rows if steady.window.holds(columns["end"][row])))
+    inside = rows_within(ok_rows, columns["end"], steady.window.start_ns, steady.window.end_ns)
     rates = {"request_throughput": _rate("requests/s", len(inside), len(ok_rows), steady)}
-    if ok_rows and all(columns["prompt"][row] != ABSENT for row in ok_rows):
-        prompt_inside, prompt = (sum(columns["prompt"][row] for row in rows) for rows in (inside, ok_rows))
+    if ok_rows and not rows_with(ok_rows, columns["prompt"], ABSENT):
+        prompt_inside, prompt = (sum(take(columns["prompt"], rows)) for rows in (inside, ok_rows))
         rates["input_token_throughput"] = _rate("tokens/s", prompt_inside, prompt, steady)
-    output = sum(columns["output"][row] for row in ok_rows)
+    output = sum(take(columns["output"], ok_rows))
     output_inside = _tokens_inside(acc, ok_rows, steady.window) if steady.cut else output
     rates["output_token_throughput"] = _rate("tokens/s", output_inside, output, steady)
     return rates
@@ -184,16 +222,15 @@ def _tokens_inside(acc: Accumulator, ok_rows: Sequence[int], window: Window) -> 
     """Output tokens that arrived inside the window. Only requests that straddle an edge are
     walked token by token; a batch's tokens count as spread over its gap."""
     columns = acc.columns
-    total = 0
-    for row in ok_rows:
-        first, last, output = columns["first"][row], columns["last"][row], columns["output"][row]
-        if first == ABSENT:
-            continue
-        if window.holds(first) and window.holds(last):
-            total += output
-        elif first <= window.end_ns and last > window.start_ns and columns["stream"][row]:
-            stamps = accumulate(acc.itl.cluster_of(row), initial=first)
-            total += output * sum(window.holds(stamp) for stamp in stamps) // columns["stream"][row]
+    first, last, output, stream = (columns[name] for name in ("first", "last", "output", "stream"))
+    start_ns, end_ns = window.start_ns, window.end_ns
+    touching = rows_within(rows_within(ok_rows, first, ABSENT, end_ns), last, start_ns, LARGEST)
+    begun_inside = rows_within(touching, first, start_ns, LARGEST)
+    total = sum(take(output, rows_within(begun_inside, last, ABSENT, end_ns)))
+    for row in rows_within(touching, first, ABSENT, start_ns) + rows_within(begun_inside, last, end_ns, LARGEST):
+        if stream[row]:
+            stamps = accumulate(acc.itl.cluster_of(row), initial=first[row])
+            total += output[row] * sum(window.holds(stamp) for stamp in stamps) // stream[row]
     return total
 
 
@@ -201,35 +238,31 @@ def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None
     """Requests/s that met every target, from t0; None when no target was set."""
     if slo == SloMs():
         return None
-    good = array("q", (row for row in acc.rows("ok") if _meets(acc, row, slo)))
-    inside = sum(steady.window.holds(acc.columns["end"][row]) for row in good) if steady.cut else len(good)
+    good = _meeting(acc, slo)
+    window = steady.window
+    inside = len(rows_within(good, acc.columns["end"], window.start_ns, window.end_ns)) if steady.cut else len(good)
     judged = sum(acc.outcomes[outcome] for outcome in ("ok", "failed", "dropped", "in_flight"))
     share = float(Fraction(len(good), judged)) if judged else None
     return Goodput(slo_ms=slo, good_requests=len(good), share=share, requests_per_s=_rate("requests/s", inside, len(good), steady))
 
 
-def _meets(acc: Accumulator, row: int, slo: SloMs) -> bool:
-    """A single token has no TPOT and so can't miss its target, as in vLLM; no token misses all."""
-    if acc.columns["first"][row] == ABSENT:
-        return False
+def _meeting(acc: Accumulator, slo: SloMs) -> array[int]:
+    """Rows of answers that met every target. A single token has no TPOT and so can't miss its target,
+    as in vLLM; no token misses all."""
+    rows = rows_without(acc.rows("ok"), acc.columns["first"], ABSENT)
     for name, limit_ms in (("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e)):
-        value = REQUEST_METRICS[name](acc.columns, row) if limit_ms is not None else None
-        if limit_ms is not None and value is not None and value > limit_ms * NS_PER_MS:
-            return False
-    return True
+        if limit_ms is not None and math.isfinite(limit_ms):
+            limit_ns = min(math.floor(limit_ms * NS_PER_MS), LARGEST)  # what is not above it is not above the limit, being whole
+            rows = rows_at_most(rows, request_column(acc.columns, name, rows), limit_ns)
+    return rows
 
 
 def queue_grows(acc: Accumulator, steps: Steps) -> bool:
     """Whether the number in flight kept growing while requests arrived: more than the system can
     take. Compares mean numbers in flight over thirds of the time between first and last send."""
-    sent = ascending(value for value in acc.columns["sent"] if value != ABSENT)
+    sent = ascending(present(acc.columns["sent"]))
     if len(sent) < TREND_MIN_REQUESTS or sent[0] == sent[-1]:
         return False
     edges = [sent[0] + (sent[-1] - sent[0]) * third // 3 for third in range(4)]
-    early, middle, late = (_mean_level(steps, a, b) for a, b in pairwise(edges))
+    early, middle, late = (steps.mean(a, b) for a, b in pairwise(edges))
     return late > TREND_GROWTH * middle and middle > TREND_GROWTH * early and late - early > TREND_MIN_EXCESS
-
-
-def _mean_level(steps: Steps, start_ns: int, end_ns: int) -> float:
-    area = sum(level * max(0, min(end, end_ns) - max(start, start_ns)) for start, end, level in steps)
-    return area / (end_ns - start_ns)

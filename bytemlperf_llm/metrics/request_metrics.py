@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bytemlperf_llm.metrics.arrays import ABSENT, column_of, fast_columns, load_numpy
+from bytemlperf_llm.metrics.columns import present
 from bytemlperf_llm.metrics.definitions import STAGES, ntpot_ns, tpot_ns
 
 _Columns = dict[str, "array[int]"]
@@ -64,9 +65,24 @@ _DIFFERENCES = {
 }
 
 
-def fast_request_values(columns: _Columns, name: str, rows: Sequence[int]) -> array[int] | None:
-    """A metric of many rows, in their order, without those that don't have it; None where that has
-    to be done row by row."""
+def request_values(columns: _Columns, name: str, rows: Sequence[int]) -> Sequence[int]:
+    """A metric of these rows, in their order, without those that don't have it."""
+    values = request_column(columns, name, rows)
+    return present(values) if isinstance(values, array) else [value for value in values if value != ABSENT]
+
+
+def request_column(columns: _Columns, name: str, rows: Sequence[int]) -> Sequence[int]:
+    """A metric of these rows, ABSENT for those that don't have it."""
+    fast = _fast_column(columns, name, rows)
+    if fast is not None:
+        return fast
+    compute = REQUEST_METRICS[name]
+    values = (compute(columns, row) for row in rows)
+    return [ABSENT if value is None else value for value in values]
+
+
+def _fast_column(columns: _Columns, name: str, rows: Sequence[int]) -> array[int] | None:
+    """None where it has to be done row by row."""
     if not isinstance(rows, array):
         return None
     names = {"tpot": ("last", "first", "output"), "ntpot": ("last", "due", "output")}.get(name) or _DIFFERENCES.get(name) or (_plain(name),)
@@ -75,11 +91,12 @@ def fast_request_values(columns: _Columns, name: str, rows: Sequence[int]) -> ar
     if views is None or places is None or numpy is None:
         return None
     picked = [view[places[0]] for view in views]
-    present = numpy.logical_and.reduce([part != ABSENT for part in picked])
+    there = numpy.logical_and.reduce([part != ABSENT for part in picked])
     if name in ("tpot", "ntpot"):
-        present &= picked[2] > (1 if name == "tpot" else 0)
-    parts = [part[present] for part in picked]
-    return column_of(_computed(name, parts))
+        there &= picked[2] > (1 if name == "tpot" else 0)
+    values = numpy.full(len(there), ABSENT, "i8")
+    values[there] = _computed(name, [part[there] for part in picked])
+    return column_of(values)
 
 
 def _plain(name: str) -> str:

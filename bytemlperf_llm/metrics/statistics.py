@@ -19,6 +19,7 @@ from typing import Literal
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.arrays import sum_of_squares
+from bytemlperf_llm.metrics.columns import dot
 from bytemlperf_llm.metrics.special import lower_tail_count, normal_quantile, t_quantile
 
 PERCENTILE_DEFINITION = "nearest-rank: the p-th percentile of n sorted values is value number ceil(p/100 * n), counted from 1"
@@ -97,9 +98,7 @@ def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fractio
     if clusters < 2:
         return 0.0
     below = sum(at_most)
-    size_squares = sum(size * size for size in sizes)
-    cross = sum(count * size for count, size in zip(at_most, sizes, strict=True))
-    squares = sum(count * count for count in at_most)
+    size_squares, cross, squares = sum_of_squares(sizes), dot(at_most, sizes), sum_of_squares(at_most)
     spread = total * total * squares - 2 * total * below * cross + below * below * size_squares
     variance = Fraction(clusters * spread, (clusters - 1) * total**4)
     independent = float(share * (1 - share) / variance) if variance else math.inf

@@ -10,12 +10,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from operator import sub
 
 import msgspec
 
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, Failure
-from bytemlperf_llm.metrics.arrays import ABSENT, sort_values
+from bytemlperf_llm.metrics.arrays import ABSENT, ascending, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
+from bytemlperf_llm.metrics.columns import gaps_of, places_of, present, rows_with, rows_without, take
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
@@ -119,7 +121,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     whole = whole_window(acc) or Window(start_ns=facts.start_ns, end_ns=facts.start_ns)
     steady = steady_state(acc, steps, whole, facts.steady)
     tokens = _tokens(acc)
-    sent = sum(value != ABSENT for value in acc.columns["sent"])
+    sent = len(present(acc.columns["sent"]))
     evidence = Evidence(
         outcomes=acc.outcomes,
         scheduled=scheduled,
@@ -160,9 +162,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
 def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[str, Metric]:
     ok_rows, all_rows = acc.rows("ok"), acc.rows()
     censored = acc.outcomes["failed"] + acc.outcomes["cancelled"] + acc.outcomes["in_flight"]
-    rank = array("q", bytes(8 * len(all_rows)))
-    for place, row in enumerate(all_rows):
-        rank[row] = place
+    rank = places_of(all_rows)
 
     def of_requests(name: str, rows: Sequence[int], infinite: int | None = None) -> Metric | None:
         return describe_requests(name, acc.request_values(name, rows), facts.percentiles, infinite)
@@ -196,19 +196,19 @@ def _median(values: Sequence[int]) -> int | None:
 
 
 def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
-    repeated = len(acc) - len(set(acc.columns["index"]))
+    repeated = sum(gap == 0 for gap in gaps_of(ascending(acc.columns["index"])))
     return repeated if facts.scheduled_requests is None else max(repeated, len(acc) - facts.scheduled_requests)
 
 
 def _tokens(acc: Accumulator) -> Tokens:
     columns, ok_rows = acc.columns, acc.rows("ok")
-    reporting = [row for row in ok_rows if columns["counted"][row]]
-    reported = sum(columns["output"][row] for row in reporting)
-    apart = sum(abs(columns["output"][row] - columns["stream"][row]) for row in reporting)
-    unknown = sum(columns["prompt"][row] == ABSENT for row in ok_rows)
+    reporting = rows_with(ok_rows, columns["counted"], 1)
+    output, stream = (take(columns[name], reporting) for name in ("output", "stream"))
+    reported, apart = sum(output), sum(map(abs, map(sub, output, stream)))
+    unknown = len(rows_with(ok_rows, columns["prompt"], ABSENT))
     return Tokens(
-        prompt_tokens=None if unknown else sum(columns["prompt"][row] for row in ok_rows),
-        output_tokens=sum(columns["output"][row] for row in ok_rows),
+        prompt_tokens=None if unknown else sum(take(columns["prompt"], ok_rows)),
+        output_tokens=sum(take(columns["output"], ok_rows)),
         stream_tokens=acc.stream_tokens,
         answers_without_usage=len(ok_rows) - len(reporting),
         answers_without_prompt_count=unknown,
@@ -221,13 +221,10 @@ def _stage_shares(acc: Accumulator) -> dict[str, float] | None:
     """Share of each stage in the end-to-end time of the answers that have all stages, their wait
     to be sent included; the shares sum to 1."""
     columns = acc.columns
-    names = ("schedule", *STAGES)
-    totals = dict.fromkeys(names, 0)
-    for row in acc.rows("ok"):
-        stages = [columns[stage][row] for stage in STAGES]
-        if ABSENT in stages or columns["sent"][row] == ABSENT:
-            continue
-        for name, value in zip(names, (columns["sent"][row] - columns["due"][row], *stages), strict=True):
-            totals[name] += value
+    rows = acc.rows("ok")
+    for name in ("sent", *STAGES):
+        rows = rows_without(rows, columns[name], ABSENT)
+    totals = {name: sum(take(columns[name], rows)) for name in STAGES}
+    totals = {"schedule": sum(take(columns["sent"], rows)) - sum(take(columns["due"], rows)), **totals}
     whole = sum(totals.values())
     return {name: float(Fraction(value, whole)) for name, value in totals.items()} if whole > 0 else None

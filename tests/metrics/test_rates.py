@@ -36,7 +36,7 @@ def test_in_flight_is_a_step_function():
     acc = Accumulator().add_all([answered(0, 0, 0, [10]), answered(1, 5, 5, [20]), answered(2, 10, 10, [12]), failed(3, None, 11)])
     assert list(in_flight_steps(acc)) == [(0, 5 * MS, 1), (5 * MS, 10 * MS, 2), (10 * MS, 12 * MS, 2), (12 * MS, 20 * MS, 1)]
     assert median_in_flight(in_flight_steps(acc)) == 1
-    assert median_in_flight([]) == 0
+    assert median_in_flight(in_flight_steps(Accumulator())) == 0
 
 
 def test_steady_rates_are_the_true_rates():
