@@ -32,7 +32,7 @@ def _gelu(x: Any) -> Any:
 _TABLE = (
     _Row("add", "a + b", 2, lambda a, b: a + b),
     _Row("exp", "e**a", 1, lambda a: a.exp(), units=8),
-    _Row("gelu", "a · Φ(a), exact", 1, _gelu, units=8),
+    _Row("gelu", "a · Φ(a), exact", 1, _gelu, units=16),  # 1 + erf cancels where a is about −3
 )
 
 
