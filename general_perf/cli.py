@@ -2,11 +2,162 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-app = typer.Typer(help="Measure common models: compile, accuracy, numerics, speed.", no_args_is_help=True, pretty_exceptions_enable=False)
+from bytemlperf_llm.cli import PlainHelpGroup
+
+RUN = "run"
 
 
-@app.callback()
-def _root() -> None:
-    """Measure common models: compile, accuracy, numerics, speed."""
+class RunByDefault(PlainHelpGroup):
+    """`bmp general resnet50` is `bmp general run resnet50`: what isn't a command is a model."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = [RUN, *args]
+        return list(super().parse_args(ctx, args))
+
+
+app = typer.Typer(
+    cls=RunByDefault,
+    help="Measure common models: compile, accuracy, numerics, speed. `bmp general MODEL…` runs them; see `bmp general run --help`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_WHAT, _HOW, _LOAD, _LIMITS, _OUTPUT = "What", "How", "Load", "Limits", "Output"
+
+
+def _in(panel: str, help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False)
+
+
+@app.command(RUN, short_help="Measure models on backends.")
+def run(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Names, regular, business, sota, all; a card's YAML; a ByteMLPerf workload JSON.", show_default=False),
+    ],
+    backend: Annotated[
+        list[str] | None, _in(_WHAT, "torch-eager, torch-inductor, onnxruntime, openvino, all; repeatable. Default: onnxruntime.")
+    ] = None,
+    precision: Annotated[list[str] | None, _in(_WHAT, "fp32, bf16, fp16, int8; repeatable. Default: fp32.")] = None,
+    size: Annotated[str, _in(_WHAT, "published (default), or a variant of the card such as small.")] = "published",
+    weights: Annotated[Path | None, _in(_WHAT, "Other weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
+    random_weights: Annotated[bool, _in(_WHAT, "For a ByteMLPerf workload: our architecture, seeded.", "--random-weights")] = False,
+    dim: Annotated[list[str] | None, _in(_WHAT, "NAME=SIZE of the card's dims, such as sequence=64; repeatable.")] = None,
+    device: Annotated[str, _in(_HOW, "cpu (default) or cuda.")] = "cpu",
+    backend_option: Annotated[list[str] | None, _in(_HOW, "KEY=VALUE for the backend; repeatable.")] = None,
+    threads: Annotated[int | None, _in(_HOW, "Threads of one instance. Default: cores over instances.")] = None,
+    batch_size: Annotated[list[int] | None, _in(_LOAD, "Repeatable. Default: the card's.")] = None,
+    instances: Annotated[list[int] | None, _in(_LOAD, "Concurrent instances; repeatable. Default: 1.")] = None,
+    loop: Annotated[list[str] | None, _in(_LOAD, "closed (default), open; repeatable.")] = None,
+    seconds: Annotated[float, _in(_LOAD, "Duration of one point. Default: 3.")] = 3.0,
+    iterations: Annotated[int | None, _in(_LOAD, "Calls of each instance in the closed loop, instead of a duration.")] = None,
+    request_rate: Annotated[float | None, _in(_LOAD, "Open loop: calls per second.")] = None,
+    rate_share: Annotated[float, _in(_LOAD, "Without --request-rate: share of the closed loop's rate. Default: 0.7.")] = 0.7,
+    arrivals: Annotated[str, _in(_LOAD, "poisson (default), constant, gamma.")] = "poisson",
+    burstiness: Annotated[float, _in(_LOAD, "Shape of gamma arrivals. Default: 1.")] = 1.0,
+    seed: Annotated[int, _in(_LOAD, "Same seed, same inputs and arrivals. Default: 0.")] = 0,
+    stage: Annotated[list[str] | None, _in(_HOW, "numerics, accuracy, performance, coverage; repeatable. Default: all.")] = None,
+    numeric_samples: Annotated[int, _in(_HOW, "Samples compared with the reference. Default: 4.")] = 4,
+    accuracy_samples: Annotated[int, _in(_HOW, "Most samples of a dataset. Default: 200.")] = 200,
+    calibration_samples: Annotated[int, _in(_HOW, "Samples that int8 is calibrated on. Default: 16.")] = 16,
+    time_limit: Annotated[float, _in(_LIMITS, "Seconds for one job. Default: 600.")] = 600.0,
+    memory_limit_gib: Annotated[float | None, _in(_LIMITS, "Memory for one job. Default: 80 % of what is free.")] = None,
+    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there for the time of the run; 0 for any port.")] = None,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
+    keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep what was compiled in the run folder.", "--keep-artefacts")] = False,
+    bytemlperf_report: Annotated[bool, _in(_OUTPUT, "Also write reports as ByteMLPerf does.", "--bytemlperf-report")] = False,
+    pdf: Annotated[bool, _in(_OUTPUT, "Also write one page of PDF for each model and backend.", "--pdf")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Measure models on backends: a process and a row for each model, backend and precision."""
+    from bytemlperf_llm.plan import pairs
+    from general_perf.command import Output, run_general
+    from general_perf.pairs import numbers
+    from general_perf.plan import MEASURED, Flags
+
+    wanted = MEASURED if stage is None else tuple(dict.fromkeys(["compile", "load", *stage]))
+    flags = Flags(
+        models=models,
+        backends=backend or ["onnxruntime"],
+        precisions=precision or ["fp32"],
+        device=device,
+        size=size,
+        dims=numbers(dim or [], "--dim"),
+        batch_sizes=batch_size or [],
+        instances=tuple(instances or [1]),
+        threads=threads,
+        loops=tuple(loop or ["closed"]),
+        stages=wanted,
+        seconds=seconds,
+        iterations=iterations,
+        request_rate=request_rate,
+        rate_share=rate_share,
+        process=arrivals,
+        burstiness=burstiness,
+        seed=seed,
+        numeric_samples=numeric_samples,
+        accuracy_samples=accuracy_samples,
+        calibration_samples=calibration_samples,
+        backend_options=pairs("--backend-option", backend_option or []),
+        memory_limit_gib=memory_limit_gib,
+        time_limit_s=time_limit,
+        weights=str(weights) if weights else None,
+        random_weights=random_weights,
+    )
+    output = Output(
+        runs_dir=runs_dir,
+        label=label,
+        prometheus_port=prometheus_port,
+        keep_artefacts=keep_artefacts,
+        bytemlperf_report=bytemlperf_report,
+        pdf=pdf,
+        quiet=quiet,
+    )
+    raise typer.Exit(run_general(flags, output, sys.argv))
+
+
+@app.command(short_help="Go on with a sweep that was stopped or killed.")
+def resume(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Do the jobs that have no end yet, into the same folder."""
+    from general_perf.command import resume_general
+
+    raise typer.Exit(resume_general(folder, sys.argv, quiet=quiet))
+
+
+@app.command(short_help="Write reports of a run: ByteMLPerf's JSON, PDF.")
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    bytemlperf: Annotated[bool, _in(_OUTPUT, "ByteMLPerf's report JSON, one for each model and backend.", "--bytemlperf")] = False,
+    pdf: Annotated[bool, _in(_OUTPUT, "One page for each model and backend.", "--pdf")] = False,
+) -> None:
+    """Show a run's table again, and write its reports."""
+    from general_perf.command import report_general
+
+    raise typer.Exit(report_general(folder, bytemlperf=bytemlperf, pdf=pdf))
+
+
+@app.command()
+def models() -> None:
+    """List the zoo: class, task, weights, sizes, data."""
+    from general_perf.listings import print_models
+
+    print_models()
+
+
+@app.command()
+def backends() -> None:
+    """List the backends, with versions, or what is missing."""
+    from general_perf.listings import print_backends
+
+    print_backends()

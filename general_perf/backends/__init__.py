@@ -1,0 +1,1 @@
+"""Compile and runtime backends, found at the entry-point group `bytemlperf.backends`."""

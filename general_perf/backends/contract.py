@@ -1,0 +1,141 @@
+"""The backend contract: `compile`, `load`, `predict`. The benchmark loop is ours and the same for all.
+
+A backend is one class in one file, found at the entry-point group `bytemlperf.backends` (entry-point name
+= backend name). It never looks at a clock and never loops over iterations:
+
+- `describe()` says what it is and what it takes, without loading anything heavy that isn't needed for that;
+- `compile(model, options)` makes the artefact that would be deployed, at a precision, and says how;
+- `load(compiled, options)` makes one session ready to answer (called once per concurrent instance);
+- `session.predict(inputs)` answers: arrays in by input name, arrays out by output name;
+- `coverage(compiled, inputs)` measures which part of the graph the backend itself took.
+
+Anything that goes wrong is raised; `failures.classify` makes a row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import msgspec
+
+from general_perf.card import Card
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+SourceFormat = Literal["torch", "torchscript", "onnx"]
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model before any backend has touched it.
+
+    `module` is an eval-mode torch module that takes tensors in the order of `card.inputs` and returns a tuple
+    in the order of `card.outputs`; a model that exists only as ONNX has `onnx_path` and no module. `weights`
+    says where they come from: `random weights, seed 0`, or a package and its version.
+    """
+
+    card: Card
+    format: SourceFormat
+    weights: str
+    module: Any = None
+    onnx_path: Path | None = None
+    parameters: int = 0
+    parameter_bytes: int = 0
+
+    @property
+    def input_names(self) -> list[str]:
+        return [each.name for each in self.card.inputs]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What to compile for. `example` is one batch of realistic inputs; `calibration` are batches for
+    quantisation, with `calibration_source` in words. `extra` are the backend's own KEY=VALUE options."""
+
+    precision: Precision
+    device: str
+    work: Path
+    example: Arrays
+    batch_sizes: tuple[int, ...]
+    threads: int
+    calibration: Iterable[Arrays] = ()
+    calibration_source: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a session runs: on which device, with how many threads."""
+
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `compile` made. `payload` is the backend's own; `artefact` the file or folder to deploy, None where
+    the backend keeps none. `stages_s` are the parts of the duration where the backend has parts."""
+
+    payload: Any
+    artefact: Path | None = None
+    optimisations: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    precision_tool: str = "as the model is"
+    calibration: str | None = None
+    sparsity: str = "none"
+    notes: tuple[str, ...] = ()
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of the graph a backend took, measured. `graph_share` and `flops_share` are None with a `reason`
+    where nothing is partitioned. `fallback_operators` counts the ones left to something else, by name."""
+
+    method: str
+    nodes: int | None = None
+    taken_nodes: int | None = None
+    graph_share: float | None = None
+    flops: int | None = None
+    flops_share: float | None = None
+    partitions: int | None = None
+    fallback_operators: dict[str, int] = {}
+    details: dict[str, Any] = {}
+    reason: str = ""
+
+
+class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend is. `distributions` are the packages that it needs beside torch's export, whose installed
+    size is measured; `formats` the model formats that it compiles from."""
+
+    name: str
+    about: str
+    versions: dict[str, str]
+    distributions: tuple[str, ...]
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    formats: tuple[str, ...]
+
+
+class Session(Protocol):
+    """One loaded instance. Not shared between threads."""
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        """Arrays by output name; returns when they are there."""
+
+    def device_memory_bytes(self) -> int | None:
+        """Peak memory on the device, None where it is the host's or can't be told."""
+
+
+class Backend(Protocol):
+    """See the module's text."""
+
+    def describe(self) -> BackendInfo: ...
+    def compile(self, model: SourceModel, options: CompileOptions) -> Compiled: ...
+    def load(self, compiled: Compiled, options: LoadOptions) -> Session: ...
+    def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage: ...

@@ -1,0 +1,109 @@
+"""What both torch backends share: precision, devices, arrays to tensors and back.
+
+bf16 and fp16 cast weights and floating inputs; int8 is torch's own dynamic quantisation of linear layers
+(weights ahead of time, activations at run time, so no calibration set); outputs come back as fp32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
+from general_perf.failures import StageError
+
+
+def require_torch_model(model: SourceModel) -> None:
+    """Raise StageError for a model that torch can't run."""
+    if model.module is None:
+        raise StageError("unsupported_format", f"torch runs no {model.format.upper()} files", "take --backend onnxruntime or openvino")
+
+
+def require_device(device: str) -> None:
+    """Raise StageError where the device is not there."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise StageError("missing_device", f"device {device}: torch sees no CUDA device", "take --device cpu")
+
+
+def at_precision(model: SourceModel, options: CompileOptions) -> tuple[Any, str]:
+    """The module at the asked precision on the device, and by what tool. The source's own module stays as it was."""
+    import copy
+
+    import torch
+
+    module = model.module if model.format == "torchscript" else copy.deepcopy(model.module)
+    if options.precision == "fp32":
+        return module.to(options.device), "as the model is"
+    if model.format == "torchscript":
+        raise StageError("unsupported_precision", "a TorchScript file keeps its own precision", "take --precision fp32")
+    if options.precision == "int8":
+        return _dynamic_int8(module, options.device), "torch.ao.quantization.quantize_dynamic, linear layers"
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
+    return module.to(options.device, dtype), f"module.to({dtype})"
+
+
+def _dynamic_int8(module: Any, device: str) -> Any:
+    import warnings
+
+    import torch
+
+    if device != "cpu":
+        raise StageError("unsupported_precision", "torch's dynamic quantisation runs on the CPU alone", "take --device cpu, or bf16")
+    if not any(isinstance(each, torch.nn.Linear) for each in module.modules()):
+        raise StageError("unsupported_precision", "the model has no linear layer, which is all that torch quantises here", "take bf16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def save_weights(module: Any, work: Path) -> Path:
+    """What would be shipped: the state, written as torch writes it (read back with weights_only)."""
+    import torch
+
+    path = work / "model.pt"
+    if isinstance(module, torch.jit.ScriptModule):
+        module.save(str(path))
+    else:
+        torch.save(module.state_dict(), path)
+    return path
+
+
+class TorchSession:
+    """Runs a callable of tensors. `dtype` is what floating inputs are cast to."""
+
+    def __init__(self, call: Any, outputs: list[str], inputs: list[str], device: str, precision: str) -> None:
+        import torch
+
+        self._call, self._outputs, self._inputs, self._device = call, outputs, inputs, device
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+
+    def tensors(self, inputs: Arrays) -> tuple[Any, ...]:
+        """The inputs as tensors on the device, in the model's order."""
+        import torch
+
+        made = []
+        for name in self._inputs:
+            tensor = torch.from_numpy(inputs[name])
+            cast = self._dtype if self._dtype is not None and tensor.is_floating_point() else None
+            made.append(tensor.to(self._device, cast) if cast or self._device != "cpu" else tensor)
+        return tuple(made)
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        """See the contract. Copying the outputs to the host waits for the device."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._call(*self.tensors(inputs))
+            return {
+                name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+                for name, tensor in zip(self._outputs, outputs, strict=True)
+            }
+
+    def device_memory_bytes(self) -> int | None:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated()) if self._device.startswith("cuda") else None

@@ -1,0 +1,234 @@
+"""A task card: what a model is, what it eats, what it is judged by. Checked YAML, one file a model.
+
+`source` says where model and weights come from; `dims` names the sizes that shapes speak of; `sizes` holds
+variants under a name (`published` is what the top level says). Batch is the first axis of every input and
+always dynamic, unless `fixed_batch` says that the model can't have it so.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bytemlperf_llm.checked_yaml import load, nearest
+from bytemlperf_llm.errors import UserError
+
+CARDS = Path(__file__).parent / "cards"
+PUBLISHED = "published"
+BATCH = "batch"
+
+ModelClass = Literal["regular", "business", "sota"]
+CLASSES: tuple[ModelClass, ...] = ("regular", "business", "sota")
+InputKind = Literal[
+    "image", "audio", "features", "uniform", "token_ids", "attention_mask", "categories", "timestep", "file_bytes", "zeros", "constant"
+]
+Dtype = Literal["float32", "int64", "int32", "bool"]
+DistributionRule = Literal["softmax", "sigmoid", "none"]
+DecisionRule = Literal["argmax", "threshold", "none"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Architecture(_Strict):
+    """A class of a library with a configuration, and seeded random weights."""
+
+    kind: Literal["architecture"]
+    library: Literal["transformers", "diffusers", "own"]
+    model: str
+    config_class: str | None = None
+    config: dict[str, Any] = {}
+    seed: int = 0
+    method: str | None = None
+    """The method of the model to call, where it isn't the forward."""
+
+
+class Package(_Strict):
+    """Real weights that an installed package carries: a checkpoint folder, an ONNX or a TorchScript file."""
+
+    kind: Literal["package"]
+    package: str
+    module: str
+    path: str
+    format: Literal["checkpoint", "onnx", "torchscript"]
+    model: str | None = None
+    licence: str
+
+
+class Trained(_Strict):
+    """Weights trained here by `general_perf.zoo.train`, seeded, on data that a package carries."""
+
+    kind: Literal["trained"]
+    recipe: str
+
+
+class Local(_Strict):
+    """A file or checkpoint folder on this machine."""
+
+    kind: Literal["local"]
+    path: str
+    format: Literal["checkpoint", "onnx", "torchscript", "safetensors"]
+    model: str | None = None
+    architecture: str | None = None
+    """The card whose architecture the weights fit (safetensors)."""
+
+
+class LanguageModel(_Strict):
+    """A causal language model by the name that `bmp-llm --model` knows: `smollm2`, `synthetic`, a folder."""
+
+    kind: Literal["language_model"]
+    name: str
+
+
+Source = Annotated[Architecture | Package | Trained | Local | LanguageModel, Field(discriminator="kind")]
+
+
+class Input(_Strict):
+    """One input. `shape` holds numbers and names of `dims`; its first axis is `batch` unless `fixed`."""
+
+    name: str
+    shape: list[int | str]
+    dtype: Dtype = "float32"
+    kind: InputKind
+    high: int | list[int] | None = None
+    """Values are below this: vocabulary, categories (one for each column), timesteps."""
+    value: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Input:
+        if self.kind in ("token_ids", "categories", "timestep") and self.high is None:
+            raise ValueError(f"{self.name} is of kind {self.kind} without `high`; say what its values are below")
+        if self.kind == "constant" and self.value is None:
+            raise ValueError(f"{self.name} is constant without `value`; give it")
+        return self
+
+
+class Tolerance(_Strict):
+    """Pass when the largest difference is at most `scaled_max` times the reference's root mean square, and the
+    cosine is at least `cosine`."""
+
+    scaled_max: float = Field(gt=0)
+    cosine: float = Field(gt=0, le=1)
+
+
+DEFAULT_TOLERANCES = {
+    "fp32": Tolerance(scaled_max=1e-3, cosine=0.99999),
+    "bf16": Tolerance(scaled_max=0.25, cosine=0.995),
+    "fp16": Tolerance(scaled_max=0.05, cosine=0.9995),
+    "int8": Tolerance(scaled_max=1.0, cosine=0.98),
+}
+"""Ours, by what a mantissa of 24, 8, 11 and 7 bits leaves after some dozens of layers; a card may name its own."""
+
+
+class Size(_Strict):
+    """A variant: parts of the configuration and dims that differ from the published ones."""
+
+    config: dict[str, Any] = {}
+    dims: dict[str, int] = {}
+    high: dict[str, int | list[int]] = {}
+
+
+class Card(_Strict):
+    """One model of the zoo."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    model_class: ModelClass
+    task: str
+    about: str = ""
+    source: Source
+    dims: dict[str, int] = {}
+    inputs: list[Input] = Field(min_length=1)
+    outputs: list[str] = Field(min_length=1)
+    distribution: DistributionRule = "none"
+    decision: DecisionRule = "none"
+    fixed_batch: int | None = None
+    batch_sizes: list[int] = Field(default=[1, 4], min_length=1)
+    dataset: str | None = None
+    tolerances: dict[Literal["fp32", "bf16", "fp16", "int8"], Tolerance] = {}
+    sizes: dict[str, Size] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        for each in self.inputs:
+            for axis in each.shape:
+                if isinstance(axis, str) and axis != BATCH and axis not in self.dims:
+                    raise ValueError(f"input {each.name} speaks of '{axis}', which dims doesn't have; add it to dims")
+            if not each.shape or each.shape[0] != BATCH:
+                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …]")
+        for name, size in self.sizes.items():
+            unknown = sorted(set(size.dims) - set(self.dims))
+            if unknown:
+                raise ValueError(f"size {name} sets '{unknown[0]}', which dims doesn't have; {nearest(unknown[0], self.dims)}")
+        if any(size < 1 for size in self.batch_sizes):
+            raise ValueError("batch_sizes must be at least 1; give numbers such as [1, 8]")
+        return self
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """The tolerance at a precision: the card's own, else the default."""
+        own: Tolerance | None = dict(self.tolerances).get(precision)  # type: ignore[call-overload]
+        return own or DEFAULT_TOLERANCES[precision]
+
+    def at_size(self, size: str, dims: dict[str, int] | None = None) -> Card:
+        """The card with a variant's sizes, and dims given by the user, put in. Raises UserError."""
+        chosen = Size() if size == PUBLISHED else self.sizes.get(size)
+        if chosen is None:
+            raise UserError(f"model {self.name} has no size '{size}'", nearest(size, [PUBLISHED, *self.sizes]))
+        for name in dims or {}:
+            if name not in self.dims:
+                raise UserError(
+                    f"model {self.name} has no dimension '{name}'", nearest(name, self.dims) if self.dims else "leave --dim out"
+                )
+        source = self.source
+        if isinstance(source, Architecture) and chosen.config:
+            source = source.model_copy(update={"config": _merged(source.config, chosen.config)})
+        inputs = [each.model_copy(update={"high": chosen.high[each.name]}) if each.name in chosen.high else each for each in self.inputs]
+        return self.model_copy(update={"source": source, "inputs": inputs, "dims": {**self.dims, **chosen.dims, **(dims or {})}})
+
+    def shape(self, wanted: Input, batch: int) -> tuple[int, ...]:
+        """The shape of an input at a batch size."""
+        sizes = {**self.dims, BATCH: self.fixed_batch or batch}
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in wanted.shape)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in over.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+@cache
+def zoo() -> dict[str, Card]:
+    """Every card that comes with us by name, regular before business before sota."""
+    cards = [load_card(path) for path in sorted(CARDS.glob("*.yaml"))]
+    return {card.name: card for card in sorted(cards, key=lambda card: (CLASSES.index(card.model_class), card.name))}
+
+
+def load_card(path: Path) -> Card:
+    """A card from a file. Raises UserError that names line and key."""
+    return load(path, Card, shown_as=path.name if path.parent == CARDS else None)
+
+
+def find_cards(names: list[str]) -> list[Card]:
+    """Cards by name, by class, `all`, or a YAML file's path; each once, in the order given. Raises UserError."""
+    found: dict[str, Card] = {}
+    for name in names:
+        for card in _matching(name):
+            found.setdefault(card.name, card)
+    return list(found.values())
+
+
+def _matching(name: str) -> list[Card]:
+    if name == "all":
+        return list(zoo().values())
+    if name in CLASSES:
+        return [card for card in zoo().values() if card.model_class == name]
+    if name.endswith((".yaml", ".yml")):
+        return [load_card(Path(name))]
+    if name not in zoo():
+        raise UserError(f"model '{name}' is unknown", f"{nearest(name, [*zoo(), *CLASSES, 'all'])} (or a card's YAML file)")
+    return [zoo()[name]]

@@ -1,0 +1,120 @@
+"""What `bmp general` does: plan, sweep, table. No parsing and no measuring here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
+from bytemlperf_llm.terminal_exit import one_line
+from general_perf.job import Job
+from general_perf.plan import Flags, plan
+
+KIND = "general"
+EXIT_INVALID = 1
+PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy", "scikit-learn")
+
+
+class Output(msgspec.Struct, kw_only=True):
+    """Where results go."""
+
+    runs_dir: Path
+    label: str | None = None
+    prometheus_port: int | None = None
+    keep_artefacts: bool = False
+    bytemlperf_report: bool = False
+    pdf: bool = False
+    quiet: bool = False
+
+
+def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
+    """Plan everything, run it, show it. Exit status 1 where the run is invalid. Raises UserError."""
+    jobs = plan(flags)
+    label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
+    config = {
+        "jobs": [job.id for job in jobs],
+        "plan": [msgspec.to_builtins(job) for job in jobs],
+        "flags": msgspec.to_builtins(flags),
+        "time_limit_s": flags.time_limit_s,
+        "keep_artefacts": output.keep_artefacts,
+    }
+    run = SuiteRun.begin(output.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
+    return _swept(run, jobs, flags.time_limit_s, output)
+
+
+def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
+    """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
+    run = SuiteRun.resume(folder, command=argv)
+    if run.run.get("kind") != KIND:
+        run.end()
+        raise UserError(f"{folder} is a run of kind {run.run.get('kind')}", "name a run of bmp general")
+    config = run.run["config"]
+    jobs = [msgspec.convert(each, Job) for each in config["plan"]]
+    output = Output(runs_dir=folder.parent, keep_artefacts=bool(config["keep_artefacts"]), quiet=quiet)
+    return _swept(run, jobs, float(config["time_limit_s"]), output)
+
+
+def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
+    """The table of a run, and the reports asked for."""
+    from bytemlperf_llm.runs.reader import read_run_json
+    from general_perf.table import show
+
+    run = read_run_json(folder)
+    if run.get("kind") != KIND:
+        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
+    summary = summarise_suite(folder, run)
+    show(summary, folder)
+    for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
+        print(path)
+    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
+
+
+def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool, pdf: bool) -> list[Path]:
+    """ByteMLPerf's JSON and PDFs, as asked; their paths."""
+    written: list[Path] = []
+    if bytemlperf:
+        from general_perf.outputs.bytemlperf_report import write_bytemlperf
+
+        written += write_bytemlperf(folder, run, summary)
+    if pdf:
+        from general_perf.outputs.pdf import write_pdfs
+
+        written += write_pdfs(folder, run, summary)
+    return written
+
+
+def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output) -> int:
+    from general_perf.live import exporter
+    from general_perf.sweep import run_sweep
+    from general_perf.table import show
+
+    metrics = exporter()
+    say = _silent if output.quiet else _say
+    try:
+        if output.prometheus_port is not None:
+            say(f"metrics on http://127.0.0.1:{metrics.serve(output.prometheus_port)}/metrics")
+        with run:
+            run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
+    finally:
+        metrics.close()
+    summary = run.end()
+    written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report, pdf=output.pdf)
+    if output.quiet:
+        print(run.folder)
+    else:
+        show(summary, run.folder)
+        for path in written:
+            print(path)
+    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
+
+
+def _say(sentence: str) -> None:
+    print(one_line(sentence), file=sys.stderr, flush=True)
+
+
+def _silent(_sentence: str) -> None:
+    return None

@@ -1,0 +1,1 @@
+"""Real data that installed packages carry, with its pre- and post-processing."""

@@ -1,0 +1,105 @@
+"""Why a model failed on a backend: a closed list of classes, and one boundary that sorts exceptions into it.
+
+A stage that knows what is wrong raises `StageError` with class, cause and fix. Whatever a library raises
+is sorted by its type and text; what fits nothing is `compile_error` or `runtime_error` by stage, with
+the library's own first line. Nothing is swallowed: every failure becomes a row.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, get_args
+
+ErrorClass = Literal[
+    "missing_package",
+    "missing_weights",
+    "corrupt_weights",
+    "missing_dataset",
+    "shape_mismatch",
+    "unsupported_operator",
+    "unsupported_opset",
+    "unsupported_precision",
+    "unsupported_format",
+    "missing_device",
+    "out_of_memory",
+    "time_limit",
+    "crashed",
+    "compile_error",
+    "runtime_error",
+    "stopped",
+]
+ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
+REFUSALS = ("unsupported_precision", "unsupported_format", "missing_package", "missing_device")
+"""Classes of what a backend doesn't offer, as against what it tried and failed at."""
+
+MAX_REASON_CHARS = 400
+LIBRARY_LOG = "the library's own messages are in the run folder's logs/"
+
+
+class StageError(Exception):
+    """A failure whose class is known where it is raised."""
+
+    def __init__(self, error_class: ErrorClass, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}; {fix}")
+        self.error_class, self.cause, self.fix = error_class, cause, fix
+
+
+class Failure(NamedTuple):
+    """What a record says of a failure."""
+
+    status: Literal["failed", "refused"]
+    error_class: ErrorClass
+    reason: str
+    fix: str
+
+
+_BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
+    (r"opset", "unsupported_opset", "export with an older opset: --backend-option opset=N, or update the backend"),
+    (
+        r"out of memory|bad_alloc|can't allocate|cannot allocate|failed to allocate|not enough memory|insufficient memory",
+        "out_of_memory",
+        "take a smaller batch or --size small, or raise --memory-limit-gib",
+    ),
+    (
+        r"not implemented|NOT_IMPLEMENTED|could not find an implementation|unsupported operation|no conversion rule|not supported for|"
+        r"is not a registered (function|op)|UnsupportedOperator|Unsupported op|No ONNX function found|could not run 'aten|"
+        r"operations which were not converted",
+        "unsupported_operator",
+        "take another backend or precision; the operator is named in the reason",
+    ),
+    (
+        r"protobuf parsing failed|INVALID_PROTOBUF|not a ZIP archive|PytorchStreamReader|HeaderTooLarge|header too large|"
+        r"InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header|invalid magic number|Incomplete metadata",
+        "corrupt_weights",
+        "fetch or make the weight file again",
+    ),
+    (
+        r"size mismatch|shape mismatch|shapes? cannot be multiplied|Got invalid dimensions|invalid rank|Invalid Feed|"
+        r"incompatible with the corresponding|The expanded size|must match the size|same size as position|incompatible shape|"
+        r"doesn't match the config|doesn't match model|Sizes of tensors must match|Broadcast|broadcastable",
+        "shape_mismatch",
+        "give inputs of the shape that the card names, or mend the card",
+    ),
+)
+
+
+def classify(error: BaseException, stage: str) -> Failure:
+    """The failure of an exception raised in `stage`. Never raises."""
+    if isinstance(error, StageError):
+        return Failure("refused" if error.error_class in REFUSALS else "failed", error.error_class, _one_line(error.cause), error.fix)
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return Failure("failed", "out_of_memory", _one_line(text), _BY_TEXT[1][2])
+    if isinstance(error, ModuleNotFoundError):
+        return Failure("refused", "missing_package", _one_line(text), "pip install 'bytemlperf-llm[general]'")
+    for pattern, error_class, fix in _BY_TEXT:
+        if re.search(pattern, text, re.IGNORECASE):
+            return Failure("failed", error_class, _one_line(text), fix)
+    if stage in ("performance", "numerics", "accuracy", "load"):
+        return Failure("failed", "runtime_error", _one_line(text), LIBRARY_LOG)
+    return Failure("failed", "compile_error", _one_line(text), LIBRARY_LOG)
+
+
+def _one_line(text: str) -> str:
+    line = " ".join("".join(char if char.isprintable() or char.isspace() else "�" for char in text).split())
+    return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"

@@ -1,0 +1,87 @@
+"""Realistic random inputs, seeded: token ids over the vocabulary, real attention masks, normalised images.
+
+The same card, batch size, seed and index give the same arrays on every machine (numpy's PCG64).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from general_perf.card import Card, Input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHORTEST_SHARE = 0.25
+"""Texts of a batch fill between a quarter and all of the sequence, uniformly."""
+SAMPLE_RATE_HZ = 16_000
+
+
+def make_inputs(card: Card, batch: int, seed: int, index: int = 0) -> dict[str, Any]:
+    """Arrays by input name for one batch. `index` tells batches of one seed apart."""
+    import numpy as np
+
+    random = np.random.default_rng([seed, index, zlib.crc32(card.name.encode())])
+    made: dict[str, Any] = {}
+    mask = None
+    for wanted in sorted(card.inputs, key=lambda each: each.kind != "attention_mask"):  # masks first: ids follow them
+        shape = card.shape(wanted, batch)
+        array = _values(wanted, shape, random, mask)
+        if wanted.kind == "attention_mask":
+            mask = array
+        made[wanted.name] = np.ascontiguousarray(array.astype(wanted.dtype))
+    return {each.name: made[each.name] for each in card.inputs}
+
+
+def input_bytes(card: Card, batch: int) -> int:
+    """Bytes that the inputs of one batch take."""
+    import math
+
+    import numpy as np
+
+    return sum(math.prod(card.shape(each, batch)) * np.dtype(each.dtype).itemsize for each in card.inputs)
+
+
+def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, mask: Any) -> Any:
+    import numpy as np
+
+    kind = wanted.kind
+    if kind in ("image", "features"):
+        return random.standard_normal(shape, dtype=np.float32)
+    if kind == "uniform":
+        return random.random(shape, dtype=np.float32)
+    if kind == "audio":
+        return _audio(shape, random)
+    if kind == "attention_mask":
+        lengths = random.integers(max(1, int(shape[-1] * SHORTEST_SHARE)), shape[-1] + 1, size=shape[0])
+        lengths[0] = shape[-1]
+        return (np.arange(shape[-1])[None, :] < lengths[:, None]).astype(np.int64)
+    if kind == "token_ids":
+        ids = random.integers(min(5, _single(wanted) - 1), _single(wanted), size=shape)
+        return ids if mask is None or mask.shape != ids.shape else np.where(mask > 0, ids, 0)
+    if kind == "categories":
+        highs = wanted.high if isinstance(wanted.high, list) else [_single(wanted)] * shape[-1]
+        return np.stack([random.integers(0, high, size=shape[:-1]) for high in highs], axis=-1)
+    if kind == "timestep":
+        return random.integers(0, _single(wanted), size=shape)
+    if kind == "file_bytes":
+        return random.integers(0, 257, size=shape)
+    return np.full(shape, wanted.value if kind == "constant" else 0)
+
+
+def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Any:
+    """A few gliding tones over noise: with structure in time, as speech has, at a tenth of full scale."""
+    import numpy as np
+
+    time_s = np.arange(shape[-1], dtype=np.float64) / SAMPLE_RATE_HZ
+    signal = 0.02 * random.standard_normal(shape)
+    for _ in range(4):
+        start_hz, glide = random.uniform(80, 2000, size=(*shape[:-1], 1)), random.uniform(-200, 200, size=(*shape[:-1], 1))
+        signal += 0.05 * np.sin(2 * np.pi * (start_hz + glide * time_s) * time_s)
+    return signal
+
+
+def _single(wanted: Input) -> int:
+    high = wanted.high
+    return high[0] if isinstance(high, list) else int(high or 1)

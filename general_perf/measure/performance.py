@@ -1,0 +1,158 @@
+"""Speed of a loaded model: closed loop and open loop over concurrent instances. The same code for every backend.
+
+An instance is a thread with a session of its own. Closed loop: each instance calls as soon as it has its answer.
+Open loop: arrivals are planned beforehand (bytemlperf_llm.arrivals); a free instance takes the next one, waits until it
+is due, and calls; latency runs from when it was *due*, so that a busy model can't hide its queue. Inputs are made
+before the clock runs and a few different batches take turns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from general_perf.backends.contract import Arrays, Session
+
+WARMUPS = 3
+DIFFERENT_BATCHES = 4
+SPIN_NS = 200_000
+"""Sleep ends this long before a due time; the rest is spun, since a sleep wakes late."""
+REPORT_EVERY_S = 1.0
+MAX_SAMPLES = 20_000
+"""Latencies kept of one point; a closed loop ends there."""
+OVERTIME = 3.0
+"""An open loop that falls behind is cut at this many times its planned duration; what is left is dropped."""
+
+
+@dataclass
+class Timed:
+    """What one point gave; all ns."""
+
+    latency_ns: list[int] = field(default_factory=list)
+    service_ns: list[int] = field(default_factory=list)
+    window_ns: int = 0
+    planned: int | None = None
+    dropped: int = 0
+
+
+Progress = Callable[[list[int]], None]
+
+
+def warm_up(sessions: Sequence[Session], batch: Arrays) -> list[int]:
+    """Call every session a few times before anything counts; the first session's durations in ns (a backend that
+    compiles for a new shape does it here)."""
+    first: list[int] = []
+    for place, session in enumerate(sessions):
+        for _ in range(WARMUPS):
+            began = time.perf_counter_ns()
+            session.predict(batch)
+            if place == 0:
+                first.append(time.perf_counter_ns() - began)
+    return first
+
+
+def closed_loop(
+    sessions: Sequence[Session], batches: Sequence[Arrays], seconds: float, iterations: int | None, progress: Progress
+) -> Timed:
+    """Each instance calls back to back, for `seconds`, or `iterations` times. Raises what a session raises."""
+    limit = iterations if iterations is not None else MAX_SAMPLES // len(sessions)
+    duration_ns = None if iterations is not None else int(seconds * 1e9)
+
+    def call(place: int, session: Session, took: list[int], origin_ns: int) -> None:
+        for count in range(limit):
+            began = time.perf_counter_ns()
+            if count and duration_ns is not None and began - origin_ns >= duration_ns:
+                return
+            session.predict(batches[(place + count) % len(batches)])
+            took.append(time.perf_counter_ns() - began)
+
+    columns, window_ns = _together(sessions, call, progress)
+    return Timed(latency_ns=[value for column in columns for value in column], window_ns=window_ns)
+
+
+def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns: Sequence[int], progress: Progress) -> Timed:
+    """Requests come when they are due, whatever the model does. `offsets_ns` ascend from 0."""
+    lock = threading.Lock()
+    upcoming = iter(enumerate(offsets_ns))
+    served: list[list[int]] = [[] for _ in sessions]
+    dropped = 0
+    last_ns = int((offsets_ns[-1] if offsets_ns else 0) * OVERTIME) + 1_000_000_000
+
+    def call(place: int, session: Session, took: list[int], origin_ns: int) -> None:
+        nonlocal dropped
+        while True:
+            with lock:
+                index, offset = next(upcoming, (-1, 0))
+            if index < 0:
+                return
+            due = origin_ns + offset
+            if time.perf_counter_ns() - origin_ns > last_ns:
+                with lock:
+                    dropped += 1
+                continue
+            _wait_until(due)
+            began = time.perf_counter_ns()
+            session.predict(batches[index % len(batches)])
+            ended = time.perf_counter_ns()
+            took.append(ended - due)
+            served[place].append(ended - began)
+
+    columns, window_ns = _together(sessions, call, progress)
+    return Timed(
+        latency_ns=[value for column in columns for value in column],
+        service_ns=[value for column in served for value in column],
+        window_ns=window_ns,
+        planned=len(offsets_ns),
+        dropped=dropped,
+    )
+
+
+def _together(sessions: Sequence[Session], call: Any, progress: Progress) -> tuple[list[list[int]], int]:
+    """Run `call` for every session in a thread of its own, from one common start; its columns, and the window in ns."""
+    columns: list[list[int]] = [[] for _ in sessions]
+    errors: list[BaseException] = []
+    origin = [0]
+    start = threading.Barrier(len(sessions), action=lambda: origin.__setitem__(0, time.perf_counter_ns()))
+    ended = [0] * len(sessions)
+
+    def run(place: int) -> None:
+        try:
+            start.wait()
+            call(place, sessions[place], columns[place], origin[0])
+        except BaseException as error:
+            errors.append(error)
+            start.abort()
+        ended[place] = time.perf_counter_ns()
+
+    threads = [threading.Thread(target=run, args=(place,), name=f"instance-{place}") for place in range(len(sessions))]
+    for thread in threads:
+        thread.start()
+    seen = [0] * len(columns)
+    while any(thread.is_alive() for thread in threads):
+        threads[0].join(REPORT_EVERY_S) if threads[0].is_alive() else time.sleep(0.01)
+        _report(columns, seen, progress)
+    for thread in threads:
+        thread.join()
+    _report(columns, seen, progress)
+    if errors:
+        raise errors[0]
+    return columns, max(ended) - origin[0]
+
+
+def _report(columns: list[list[int]], seen: list[int], progress: Progress) -> None:
+    fresh: list[int] = []
+    for place, column in enumerate(columns):
+        upto = len(column)
+        fresh += column[seen[place] : upto]
+        seen[place] = upto
+    if fresh:
+        progress(fresh)
+
+
+def _wait_until(due_ns: int) -> None:
+    while (left := due_ns - time.perf_counter_ns()) > 0:
+        if left > SPIN_NS:
+            time.sleep((left - SPIN_NS) / 1e9)

@@ -1,0 +1,1 @@
+"""What leaves a run folder: table, page sections, ByteMLPerf's report, PDF."""

@@ -1,0 +1,181 @@
+"""From flags to jobs: everything is checked before the first process starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.checked_yaml import nearest
+from bytemlperf_llm.errors import UserError
+from general_perf.backends.contract import PRECISIONS
+from general_perf.backends.registry import check_names
+from general_perf.card import PUBLISHED, Card, find_cards
+from general_perf.job import MEASURED, Job, job_id
+from general_perf.measure.memory import available_bytes
+
+LOOPS = ("closed", "open")
+GIB = 1 << 30
+MEMORY_SHARE = 0.8
+"""Of the memory available at the start, what a job may take unless told otherwise."""
+
+
+class Flags(msgspec.Struct, kw_only=True):
+    """The command line, as typed."""
+
+    models: list[str]
+    backends: list[str]
+    precisions: list[str]
+    device: str = "cpu"
+    size: str = PUBLISHED
+    dims: dict[str, int] = {}
+    batch_sizes: list[int] = []
+    instances: tuple[int, ...] = (1,)
+    threads: int | None = None
+    loops: tuple[str, ...] = ("closed",)
+    stages: tuple[str, ...] = MEASURED
+    seconds: float = 3.0
+    iterations: int | None = None
+    request_rate: float | None = None
+    rate_share: float = 0.7
+    process: str = "poisson"
+    burstiness: float = 1.0
+    seed: int = 0
+    numeric_samples: int = 4
+    accuracy_samples: int = 200
+    calibration_samples: int = 16
+    backend_options: dict[str, str] = {}
+    memory_limit_gib: float | None = None
+    time_limit_s: float = 600.0
+    weights: str | None = None
+    random_weights: bool = False
+
+
+class Wanted(msgspec.Struct, kw_only=True):
+    """One card with what a workload file says of it beside the flags."""
+
+    card: Card
+    batch_sizes: tuple[int, ...]
+    weights: str | None
+
+
+def plan(flags: Flags) -> list[Job]:
+    """The jobs, model by model. Raises UserError for anything that can be told wrong now."""
+    _check(flags)
+    backends = check_names(flags.backends)
+    precisions = _known(flags.precisions, PRECISIONS, "precision")
+    jobs = [_job(flags, wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
+    names = [job.id for job in jobs]
+    if len(set(names)) != len(names):
+        raise UserError("two models have the same name", "rename one card")
+    return jobs
+
+
+def wanted_cards(flags: Flags) -> list[Wanted]:
+    """The cards at their sizes, zoo cards and ByteMLPerf's own files alike. Raises UserError."""
+    from general_perf.zoo.bytemlperf_files import is_workload, read_workload
+
+    found: list[Wanted] = []
+    for name in flags.models:
+        if is_workload(name):
+            read = read_workload(Path(name))
+            apply_workload(flags, read.workload)
+            sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
+            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=None if flags.random_weights else flags.weights or read.weights))
+            continue
+        for card in find_cards([name]):
+            size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
+            sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
+            sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
+            found.append(Wanted(card=sized, batch_sizes=sizes, weights=flags.weights))
+    return found
+
+
+_CLASS_NAMES = ("regular", "business", "sota")
+
+
+def apply_workload(flags: Flags, workload: Any) -> None:
+    """What ByteMLPerf's workload file says, where no flag says otherwise."""
+    if workload.iterations and flags.iterations is None:
+        flags.iterations = workload.iterations
+    if workload.clients and flags.instances == (1,):
+        flags.instances = (workload.clients,)
+    dropped = {"performance": not workload.test_perf, "accuracy": not workload.test_accuracy, "numerics": not workload.test_numeric}
+    if workload.compile_only:
+        dropped |= {"performance": True, "accuracy": True, "numerics": True}
+    flags.stages = tuple(each for each in flags.stages if not dropped.get(each))
+
+
+def _job(flags: Flags, wanted: Wanted, backend: str, precision: str) -> Job:
+    card = wanted.card
+    size = flags.size if flags.size in card.sizes else PUBLISHED
+    limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else available_bytes() * MEMORY_SHARE
+    return Job(
+        id=job_id(card.name, size, backend, precision),
+        attempt=1,
+        card=card.model_dump(),
+        size=size,
+        backend=backend,
+        precision=precision,
+        device=flags.device,
+        threads=flags.threads or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
+        instances=tuple(sorted(set(flags.instances))),
+        batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
+        stages=tuple(flags.stages),
+        loops=tuple(flags.loops),
+        seconds=flags.seconds,
+        iterations=flags.iterations,
+        rate=flags.request_rate,
+        rate_share=flags.rate_share,
+        process=flags.process,
+        burstiness=flags.burstiness,
+        seed=flags.seed,
+        numeric_samples=flags.numeric_samples,
+        accuracy_samples=flags.accuracy_samples,
+        calibration_samples=flags.calibration_samples,
+        backend_options=flags.backend_options,
+        memory_limit_bytes=int(limit),
+        weights=wanted.weights,
+        work="",
+        reference="",
+    )
+
+
+def _check(flags: Flags) -> None:
+    if not flags.models:
+        raise UserError("no model was named", "name some, or all; see `bmp general models`")
+    _known(flags.loops, LOOPS, "loop")
+    _known(flags.stages, MEASURED, "stage")
+    _known([flags.process], ("poisson", "constant", "gamma"), "arrival process")
+    if flags.loops == ("open",) and flags.request_rate is None:
+        raise UserError("an open loop alone has no rate", "give --request-rate, or --loop closed --loop open")
+    for name, values in (("batch-size", flags.batch_sizes), ("instances", flags.instances)):
+        if any(value < 1 for value in values):
+            raise UserError(f"--{name} {min(values)} is below 1", "give whole numbers from 1")
+    positive: tuple[tuple[str, Any], ...] = (
+        ("seconds", flags.seconds),
+        ("iterations", flags.iterations),
+        ("request-rate", flags.request_rate),
+        ("time-limit", flags.time_limit_s),
+        ("memory-limit-gib", flags.memory_limit_gib),
+        ("threads", flags.threads),
+        ("numeric-samples", flags.numeric_samples),
+        ("accuracy-samples", flags.accuracy_samples),
+    )
+    for option, value in positive:
+        if value is not None and not value > 0:
+            raise UserError(f"--{option} {value} is not above 0", "give a number above 0")
+    if flags.calibration_samples < 0:
+        raise UserError("--calibration-samples is below 0", "give 0 or more")
+    if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
+        raise UserError("--weights goes with one model", "name one model")
+
+
+def _known(values: Sequence[str], valid: tuple[str, ...], what: str) -> list[str]:
+    for value in values:
+        if value not in valid:
+            raise UserError(f"{what} '{value}' is unknown", nearest(value, valid))
+    return list(dict.fromkeys(values))

@@ -1,0 +1,157 @@
+"""What a run of kind `general` can tell: summary, comparable figures, page sections. A pure function of the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from bytemlperf_llm.runs.kinds import Figure, Section
+from general_perf.measure.latency import describe
+
+Records = Iterable[dict[str, Any]]
+
+
+class GeneralKind:
+    """See bytemlperf_llm.runs.kinds.RunKind."""
+
+    def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
+        """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
+        planned = [str(each) for each in run["config"]["jobs"]]
+        by_job = last_attempts(records)
+        rows = [row_of(name, by_job.get(name, [])) for name in planned]
+        metrics: dict[str, Any] = {}
+        for name in planned:
+            for record in by_job.get(name, []):
+                if record["stage"] == "performance" and record["status"] == "ok" and record["latency_ns"]:
+                    metrics |= _metrics(name, record)
+        counts = Counter(row["status"] for row in rows)
+        reasons, warnings = _reasons(rows, counts), _warnings(rows)
+        return {
+            "verdict": "invalid" if reasons else "valid",
+            "reasons": reasons,
+            "warnings": warnings,
+            "counts": dict(sorted(counts.items())),
+            "first_try": {"compiled": sum(row["compiled"] for row in rows), "of": len(rows)},
+            "errors": dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items())),
+            "rows": rows,
+            "metrics": metrics,
+        }
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
+        """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
+        from general_perf.outputs.figures import figures
+
+        return figures(summary, last_attempts(records))
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:
+        """Rows, speed, compile report, numerics with histograms, usability."""
+        from general_perf.outputs.sections import sections
+
+        return sections(run, summary, last_attempts(records))
+
+
+GENERAL = GeneralKind()
+
+
+def last_attempts(records: Records) -> dict[str, list[dict[str, Any]]]:
+    """Records by job, of each job's last attempt alone."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        kept = found.setdefault(str(record["job"]), [])
+        if kept and kept[0]["attempt"] != record["attempt"]:
+            kept.clear()
+        kept.append(record)
+    return found
+
+
+def point_of(record: dict[str, Any]) -> str:
+    """`batch 8, 2 instances, open`: what tells the points of a job apart."""
+    many = "" if record["instances"] == 1 else f", {record['instances']} instances"
+    return f"batch {record['batch_size']}{many}, {record['loop']}"
+
+
+def throughput(record: dict[str, Any]) -> float:
+    """Samples per second: answers × batch size over the window from the start to the last answer."""
+    return float(len(record["latency_ns"]) * record["batch_size"] / (record["window_ns"] / 1e9))
+
+
+def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One job in a line. A job without an end is `not run`."""
+    stages: dict[str, dict[str, Any]] = {}
+    for record in records:
+        stages.setdefault(record["stage"], record)
+    end = stages.get("job", {})
+    compiled, loaded = stages.get("compile", {}), stages.get("load", {})
+    coverage = stages.get("coverage", {}).get("coverage", {})
+    speed = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
+    model, backend, precision = name.split("/")
+    return {
+        "job": name,
+        "model": model,
+        "backend": backend,
+        "precision": precision,
+        "status": end.get("status", "not run"),
+        "error_class": end.get("error_class", ""),
+        "reason": end.get("reason", ""),
+        "fix": end.get("fix", ""),
+        "weights": compiled.get("weights", ""),
+        "compiled": bool(end.get("compiled_at_first_try")),
+        "compile_s": compiled.get("compile_s"),
+        "artefact_bytes": compiled.get("artefact_bytes"),
+        "first_answer_s": loaded.get("first_answer_s"),
+        "graph_share": coverage.get("graph_share"),
+        "flops_share": coverage.get("flops_share"),
+        "points": len(speed),
+        "best_samples_per_s": max(map(throughput, speed), default=None),
+        **_numerics(stages.get("numerics", {})),
+        **_accuracy(stages.get("accuracy", {})),
+    }
+
+
+def _numerics(record: dict[str, Any]) -> dict[str, Any]:
+    outputs = [each for each in record.get("outputs", {}).values() if each["scaled_max"] is not None]
+    return {
+        "numerics_passed": record.get("passed"),
+        "scaled_max": max((each["scaled_max"] for each in outputs), default=None),
+        "cosine": min((each["cosine"] for each in outputs if each["cosine"] is not None), default=None),
+        "nonfinite": sum(each["nonfinite"]["ours_nan"] + each["nonfinite"]["ours_inf"] for each in record.get("outputs", {}).values()),
+        "decisions": record.get("decisions"),
+        "decisions_changed": record.get("decisions_changed"),
+    }
+
+
+def _accuracy(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dataset": record.get("dataset", ""),
+        "accuracy": record.get("metrics", {}),
+        "reference_accuracy": record.get("reference_metrics", {}),
+    }
+
+
+def _metrics(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    point = f"{name} | {point_of(record)}"
+    rate = throughput(record)
+    found = {
+        f"{point} | latency": describe(record["latency_ns"]),
+        f"{point} | throughput": {"unit": "samples/s", "count": len(record["latency_ns"]), "mean": rate},
+    }
+    if record["service_ns"]:
+        found[f"{point} | service time"] = describe(record["service_ns"])
+    return found
+
+
+def _reasons(rows: list[dict[str, Any]], counts: Counter[str]) -> list[str]:
+    if counts["not run"]:
+        return [f"{counts['not run']} of {len(rows)} jobs were not run"]
+    if not any(row["compiled"] for row in rows):
+        return [f"none of {len(rows)} jobs compiled"]
+    return []
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
+    found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
+    if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
+        found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
+    return found

@@ -1,0 +1,226 @@
+"""The stages of a job that measure: each takes the worker and a session, and writes its records."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from general_perf.card import Card
+from general_perf.failures import StageError, classify
+from general_perf.inputs import input_bytes, make_inputs
+from general_perf.job import Job
+from general_perf.measure import memory, reference
+from general_perf.measure.accuracy import judge, predictions
+from general_perf.measure.numerics import compare, decide, verdict
+from general_perf.measure.performance import DIFFERENT_BATCHES, closed_loop, open_loop, warm_up
+from general_perf.records import AccuracyRecord, CoverageRecord, NumericsRecord, PerformanceRecord
+
+if TYPE_CHECKING:
+    from general_perf.worker import Worker
+
+NUMERICS_SEED = 1_000_003
+"""Added to the seed, so that numerics see other inputs than the timed loop and the calibration."""
+CALIBRATION_SEED = 2_000_003
+
+
+# --- the reference, in a process of its own --------------------------------------------------------
+
+
+def make_reference(job: Job, out: Callable[[Any], None]) -> None:
+    """Outputs of the model in its highest precision over the samples of numerics and accuracy, kept in files."""
+    from general_perf.zoo.source import build
+
+    card = Card.model_validate(job.card)
+    folder = Path(job.reference)
+    try:
+        model = build(card, Path(job.weights) if job.weights else None)
+        samples = _numeric_batches(card, job)
+        predict, kind = reference.reference_of(model, samples[0])
+        reference.save(folder / "numerics.npz", _stacked([predict(each) for each in samples]), kind)
+        if card.dataset and "accuracy" in job.stages:
+            _dataset_reference(card, job, model, folder)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exception(error)
+        failure = classify(error, "reference")
+        out({"stage": "reference", "error_class": failure.error_class, "reason": failure.reason, "fix": failure.fix})
+
+
+def _dataset_reference(card: Card, job: Job, model: Any, folder: Path) -> None:
+    from general_perf.datasets.contract import load_dataset
+
+    try:
+        data = load_dataset(card, job.accuracy_samples)
+    except StageError:
+        return  # the accuracy stage says so in its own record
+    predict = reference.plain_of(model)
+    made = predictions(predict, data, card.fixed_batch or 1).outputs
+    reference.save(folder / "dataset.npz", _stacked(made), "torch eager or plain ONNX Runtime, CPU, float32")
+
+
+def _numeric_batches(card: Card, job: Job) -> list[dict[str, Any]]:
+    batch = card.fixed_batch or job.batch_sizes[0]
+    count = max(1, math.ceil(job.numeric_samples / batch))
+    return [make_inputs(card, batch, job.seed + NUMERICS_SEED, index) for index in range(count)]
+
+
+def _stacked(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    import numpy as np
+
+    return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def numerics(worker: Worker, session: Any) -> None:
+    """Outputs over a few batches against the kept reference."""
+    card, job = worker.card, worker.job
+    try:
+        path = Path(job.reference) / "numerics.npz"
+        if not path.exists():
+            raise StageError("runtime_error", "there is no reference: see the reference's failure among the warnings", "mend that first")
+        expected, kind = reference.read(path)
+        batches = _numeric_batches(card, job)
+        ours = _stacked([session.predict(each) for each in batches])
+        compared = {
+            name: compare(ours[name], expected[name], card.distribution if name == card.outputs[0] else "none") for name in card.outputs
+        }
+        tolerance = card.tolerance(job.precision)
+        decided = [decide(each[card.outputs[0]], card.decision, card.distribution) for each in (ours, expected)]
+        changed = None if decided[0] is None or decided[1] is None else int((decided[0] != decided[1]).sum())
+        worker.say(
+            NumericsRecord(
+                **worker.facts,
+                stage="numerics",
+                reference=kind,
+                samples=len(batches) * (card.fixed_batch or job.batch_sizes[0]),
+                passed=verdict(compared, tolerance),
+                tolerance=tolerance.model_dump(),
+                outputs=compared,
+                decisions=None if decided[0] is None else int(decided[0].size),
+                decisions_changed=changed,
+            )
+        )
+    except Exception as error:
+        worker.failed("numerics", error)
+
+
+def accuracy(worker: Worker, session: Any) -> None:
+    """Metrics on the card's dataset, beside those of the reference on the same samples."""
+    from general_perf.datasets.contract import load_dataset
+
+    card, job = worker.card, worker.job
+    try:
+        data = load_dataset(card, job.accuracy_samples)
+        ours = predictions(session.predict, data, card.fixed_batch or job.batch_sizes[0])
+        path = Path(job.reference) / "dataset.npz"
+        theirs = judge(reference.read(path)[0], data) if path.exists() else None
+        changed = None if theirs is None else sum(not data.same(one, two) for one, two in zip(ours.answers, theirs, strict=True))
+        worker.say(
+            AccuracyRecord(
+                **worker.facts,
+                stage="accuracy",
+                dataset=data.name,
+                data_source=data.source,
+                samples=len(data.samples),
+                data_percent=100.0 * len(data.samples) / data.whole,
+                metrics=data.metrics(ours.answers, data.labels),
+                reference_metrics={} if theirs is None else data.metrics(theirs, data.labels),
+                decisions_changed=changed,
+                preprocess_ns=ours.preprocess_ns,
+                postprocess_ns=ours.postprocess_ns,
+            )
+        )
+    except Exception as error:
+        worker.failed("accuracy", error)
+
+
+def performance(worker: Worker, maker: Any, compiled: Any, session: Any) -> None:
+    """Every batch size × instances × loop, smallest first: the largest may end the process."""
+    for batch in sorted(worker.job.batch_sizes):
+        for instances in worker.job.instances:
+            _points(worker, maker, compiled, session, batch, instances)
+
+
+def _points(worker: Worker, maker: Any, compiled: Any, session: Any, batch: int, instances: int) -> None:
+    """Closed and open loop of one batch size and number of instances; the open loop's rate follows the closed one."""
+    from general_perf.backends.contract import LoadOptions
+
+    job = worker.job
+    facts: dict[str, Any] = {"batch_size": batch, "instances": instances, "threads": job.threads}
+    loop = job.loops[0]
+    try:
+        _check_room(worker.card, batch, job.memory_limit_bytes)
+        more = [maker.load(compiled, LoadOptions(device=job.device, threads=job.threads)) for _ in range(instances - 1)]
+        sessions = [session, *more]
+        batches = [make_inputs(worker.card, batch, job.seed, index) for index in range(DIFFERENT_BATCHES)]
+        warmup_ns = warm_up(sessions, batches[0])
+        reached: float | None = None
+        for loop in job.loops:
+            memory.reset_peak()
+            timed, rate = _timed(job, loop, sessions, batches, reached, worker.progress)
+            if loop == "closed" and timed.window_ns:
+                reached = len(timed.latency_ns) / (timed.window_ns / 1e9)
+            worker.say(
+                PerformanceRecord(
+                    **worker.facts,
+                    stage="performance",
+                    loop=loop,  # type: ignore[arg-type]
+                    **facts,
+                    **asdict(timed),
+                    requested_rate=rate,
+                    warmup_ns=warmup_ns,
+                    peak_host_bytes=memory.peak_bytes(),
+                    peak_device_bytes=session.device_memory_bytes(),
+                )
+            )
+    except Exception as error:
+        worker.failed("performance", error, loop=loop, **facts)
+
+
+def _timed(job: Job, loop: str, sessions: Any, batches: Any, reached: float | None, progress: Any) -> tuple[Any, float | None]:
+    from bytemlperf_llm.arrivals import bounded, offsets_ns
+
+    if loop == "closed":
+        return closed_loop(sessions, batches, job.seconds, job.iterations, progress), None
+    rate = job.rate if job.rate is not None else (reached or 0.0) * job.rate_share
+    if rate <= 0:
+        raise StageError("runtime_error", "the open loop has no rate: the closed loop gave none", "give --request-rate")
+    offsets = offsets_ns(job.process, rate=rate, burstiness=job.burstiness, seed=job.seed)  # type: ignore[arg-type]
+    planned = bounded(offsets, duration_ns=int(job.seconds * 1e9))
+    return open_loop(sessions, batches, list(planned), progress), rate
+
+
+def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
+    needed = input_bytes(card, batch) * DIFFERENT_BATCHES
+    if needed > limit_bytes - (memory.peak_bytes() or 0):
+        cause = f"batch {batch} takes {needed / 2**30:.1f} GiB for its inputs alone, the limit is {limit_bytes / 2**30:.1f} GiB"
+        raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit-gib")
+
+
+def coverage(worker: Worker, maker: Any, compiled: Any, example: Any) -> None:
+    """Which part of the graph the backend took."""
+    try:
+        began = time.perf_counter()
+        found = maker.coverage(compiled, example)
+        worker.say(
+            CoverageRecord(**worker.facts, stage="coverage", coverage=msgspec.to_builtins(found), analysis_s=time.perf_counter() - began)
+        )
+    except Exception as error:
+        worker.failed("coverage", error)
+
+
+def calibration(worker: Worker) -> tuple[list[Any], str]:
+    """Batches for quantisation, and in words what they are. Never the samples that accuracy is judged on."""
+    card, job = worker.card, worker.job
+    batch = card.fixed_batch or 1
+    made = [make_inputs(card, batch, job.seed + CALIBRATION_SEED, index) for index in range(job.calibration_samples)]
+    return made, f"{len(made)} seeded random samples"

@@ -1,0 +1,150 @@
+"""A sweep: jobs one after the other, each in a process of its own, each ending in a row. Resumable at any job."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.export.prometheus import Exporter
+from bytemlperf_llm.runs.suite import SuiteRun
+from general_perf import live
+from general_perf.failures import REFUSALS
+from general_perf.job import Job
+from general_perf.process import Ended, run_job
+from general_perf.records import JobRecord
+
+WORK = "work"
+Say = Callable[[str], None]
+
+
+def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exporter: Exporter, *, keep_artefacts: bool = False) -> None:
+    """Do every job that has no end yet, and keep its records. Raises UserError when the disk takes no more."""
+    done = {str(record["job"]) for record in run.records() if record["stage"] == "job"}
+    attempts = _attempts(run.records())
+    exporter.set(live.PLANNED, len(jobs))
+    left = [job for job in jobs if job.id not in done]
+    try:
+        for place, job in enumerate(left, len(jobs) - len(left) + 1):
+            placed = _placed(job, run.folder, attempts.get(job.id, 0) + 1)
+            say(f"[{place}/{len(jobs)}] {job.id}")
+            _reference(placed, time_limit_s, say)
+            ended = _Recorder(run, placed, exporter).run(time_limit_s)
+            say(f"[{place}/{len(jobs)}] {job.id}: {ended}")
+            if not keep_artefacts:
+                shutil.rmtree(placed.work, ignore_errors=True)
+    finally:
+        if not keep_artefacts:
+            shutil.rmtree(run.folder / WORK, ignore_errors=True)
+
+
+class _Recorder:
+    """Takes what a job's process says, and writes the end where the process can't."""
+
+    def __init__(self, run: SuiteRun, job: Job, exporter: Exporter) -> None:
+        self._run, self._job, self._exporter = run, job, exporter
+        self._worst: dict[str, Any] = {}
+        self._end: dict[str, Any] | None = None
+
+    def run(self, time_limit_s: float) -> str:
+        """Run the job; how it ended, in words."""
+        log = Path(self._job.work) / "stderr.log"
+        ended = run_job("job", self._job, time_limit_s, self._take, log)
+        record = self._ending(ended)
+        self._run.append(record)
+        self._count(record, ended)
+        if record["status"] != "ok":
+            _keep_log(log, self._run.folder, self._job)
+        return str(record["status"]) + (f", {record['error_class']}: {record['reason']}" if record["error_class"] else "")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        stage = message.get("stage")
+        if stage == "progress":
+            self._exporter.observe(live.LATENCY, [value / 1e9 for value in message["latency_ns"]])
+            return
+        if stage == "job":
+            self._end = message
+            return
+        if stage == "compile" and message.get("compile_s") is not None:
+            self._exporter.observe(live.COMPILE, [message["compile_s"]])
+        if message.get("status") != "ok" and not self._worst:
+            self._worst = message
+        self._run.append(message)
+
+    def _ending(self, ended: Ended) -> dict[str, Any]:
+        """The job's record: the process's own, with the first failure of its stages; or what ended the process."""
+        job = self._job
+        end = self._end or msgspec.to_builtins(
+            JobRecord(
+                job=job.id,
+                attempt=job.attempt,
+                model=str(job.card["name"]),
+                backend=job.backend,
+                precision=job.precision,
+                device=job.device,
+                stage="job",
+                wall_s=ended.wall_s,
+            )
+        )
+        end["peak_tree_bytes"] = ended.peak_tree_bytes
+        if ended.error_class:
+            end |= {"status": "failed", "error_class": ended.error_class, "reason": ended.reason, "fix": ended.fix}
+        elif self._worst:
+            end |= {key: self._worst[key] for key in ("status", "error_class", "reason", "fix")}
+        return dict(end)
+
+    def _count(self, record: dict[str, Any], ended: Ended) -> None:
+        self._exporter.count(live.DONE, label=str(record["status"]))
+        if record["error_class"]:
+            self._exporter.count(live.FAILED, label=str(record["error_class"]))
+        self._exporter.set(live.MEMORY, ended.peak_tree_bytes)
+
+
+def _reference(job: Job, time_limit_s: float, say: Say) -> None:
+    """Make the model's reference outputs unless they are there; a failure is said and shows in the job's numerics."""
+    folder = Path(job.reference)
+    if "numerics" not in job.stages or (folder / "done").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+    ended = run_job("reference", job, time_limit_s, lambda message: failures.append(str(message.get("reason"))), folder / "stderr.log")
+    if ended.error_class or failures:
+        say(f"the reference of {job.card['name']} was not made: {'; '.join([*failures, ended.reason]).strip('; ')}")
+    (folder / "done").touch()
+
+
+def _placed(job: Job, folder: Path, attempt: int) -> Job:
+    """The job with its folders, absolute; emptied of what an attempt before left."""
+    slug = re.sub(r"[^a-zA-Z0-9._-]+", "-", job.id)
+    work = (folder / WORK / slug).absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    model = re.sub(r"[^a-zA-Z0-9._-]+", "-", job.id.split("/")[0])
+    reference = (folder / WORK / f"reference-{model}").absolute()
+    return msgspec.structs.replace(job, attempt=attempt, work=str(work), reference=str(reference))
+
+
+def _attempts(records: Iterable[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for record in records:
+        found[str(record["job"])] = max(found.get(str(record["job"]), 0), int(record["attempt"]))
+    return found
+
+
+def _keep_log(log: Path, folder: Path, job: Job) -> None:
+    """What the libraries printed of a job that went wrong stays in the run folder."""
+    if job.backend and log.exists() and log.stat().st_size:
+        target = folder / "logs"
+        with suppress(OSError):
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(log, target / f"{log.parent.name}.log")
+
+
+def refused(record: dict[str, Any]) -> bool:
+    """Whether a job's end says that the backend doesn't offer it, as against failing at it."""
+    return str(record.get("error_class")) in REFUSALS

