@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from bytemlperf_llm.hardware.devices import accelerators, network_links, numa
 
 NVIDIA_SMI_TIMEOUT_S = 10
 GIT_TIMEOUT_S = 10
@@ -38,14 +41,18 @@ FLAGS = {
 
 
 def discover() -> dict[str, Any]:
-    """Hardware and operating system, JSON-ready. Keys: cpu, memory, numa_nodes, os, python, gpus."""
+    """Hardware and operating system, JSON-ready. Keys: cpu, memory, numa_nodes, numa, os, python, gpus,
+    accelerators, links. Of links and devices only what drivers declare; nothing is measured."""
     return {
         "cpu": cpu(),
         "memory": memory(),
         "numa_nodes": _count("/sys/devices/system/node", "node[0-9]*"),
+        "numa": numa(),
         "os": operating_system(),
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "gpus": nvidia_gpus(),
+        "accelerators": accelerators(),
+        "links": {"network": network_links(), "gpu_topology": nvidia_topology()},
     }
 
 
@@ -109,6 +116,15 @@ def parse_gpus(csv: str) -> list[dict[str, str]]:
     """nvidia-smi's CSV lines as dicts; lines of another shape (error texts) are left out."""
     rows = [[cell.strip() for cell in line.split(",")] for line in csv.splitlines()]
     return [dict(zip(GPU_FIELDS, row, strict=True)) for row in rows if len(row) == len(GPU_FIELDS)]
+
+
+def nvidia_topology() -> list[str]:
+    """The lines of nvidia-smi's matrix of links between GPUs and to network cards; empty without a driver."""
+    if not has_nvidia_driver():
+        return []
+    text = _output(["nvidia-smi", "topo", "-m"], NVIDIA_SMI_TIMEOUT_S) or ""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return [" ".join(line.split()) for line in plain.splitlines() if re.match(r"\s*(GPU|NIC|mlx)", line)]
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -87,13 +87,13 @@ def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
 
 
 def match(discovered: Mapping[str, Any], cards: Mapping[str, Card] | None = None) -> Card | None:
-    """The card of the device that a run on this machine uses: its first GPU, else its CPU; None where no
-    card is sure (a virtual machine that hides its CPU's model). `discovered` is `discover()`, or
-    `environment.hardware` of a run."""
-    gpus = discovered.get("gpus") or []
-    others = [device for device in discovered.get("accelerators") or [] if device.get("name")]
-    if gpus or others:
-        return match_name(str((gpus or others)[0].get("name", "")), cards)
+    """The card of the device that a run on this machine uses: its first GPU or accelerator, else its CPU.
+    None where no card is sure (an unknown accelerator, a virtual machine that hides its CPU's model).
+    `discovered` is `discover()`, or `environment.hardware` of a run."""
+    devices = [*(discovered.get("gpus") or ()), *(each for each in discovered.get("accelerators") or () if not each.get("integrated"))]
+    if devices:
+        found = (match_name(str(device.get("name", "")), cards) for device in devices)
+        return next((card for card in found if card is not None), None)
     return match_name(str((discovered.get("cpu") or {}).get("model") or ""), cards)
 
 
