@@ -25,11 +25,14 @@ def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json({name: card.model_dump(mode="json", exclude_defaults=True) for name, card in found.items()})
         return
-    table = _table("id", "name", "bf16 or fp16, TFLOPS", "memory, GB", "GB/s", "W", "price")
+    table = _table("id", "TFLOPS", "GB", "GB/s", "W", "price")
+    table.columns[0].no_wrap = True
     for name, card in sorted(found.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0])):
-        table.add_row(name, card.name, *(_number(each) for each in _line(card)), _price_text(card))
+        table.add_row(name, *(_number(each) for each in _line(card)), _price_text(card))
     _console().print(table)
-    _console().print("Peaks are dense. – is unknown: no public document gives it. Sources: bmp hardware show ID", style="dim")
+    _console().print(
+        "TFLOPS: bf16, else fp16, dense. – is unknown: no public document gives it. Sources: bmp hardware show ID", style="dim"
+    )
 
 
 def print_card(name: str, path: Path | None, as_json: bool) -> None:

@@ -10,6 +10,7 @@ file's stem is its id; one with a built-in's id replaces it) or a price list (`p
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm import checked_yaml
-from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.hardware.card import Card, Peak, Price, PriceList, Source
 
@@ -83,7 +83,9 @@ def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
     for each, card in known.items():
         if wanted in {_plain(each), _plain(card.name), *map(_plain, card.aliases)}:
             return each
-    raise UserError(f"there is no card of {name!r}", f"{nearest(name, known)} `bmp hardware list` shows them all")
+    names = [*known, *(alias for card in known.values() for alias in card.aliases)]
+    near = difflib.get_close_matches(name, names, n=3)
+    raise UserError(f"there is no card of {name!r}", f"did you mean {' or '.join(near)}?" if near else "`bmp hardware list` shows them all")
 
 
 def match(discovered: Mapping[str, Any], cards: Mapping[str, Card] | None = None) -> Card | None:
