@@ -26,7 +26,7 @@ InputKind = Literal[
     "image", "audio", "features", "uniform", "token_ids", "attention_mask", "categories", "timestep", "file_bytes", "zeros", "constant"
 ]
 Dtype = Literal["float32", "int64", "int32", "bool"]
-DistributionRule = Literal["softmax", "sigmoid", "none"]
+DistributionRule = Literal["softmax", "sigmoid", "probabilities", "none"]
 DecisionRule = Literal["argmax", "threshold", "none"]
 
 
@@ -157,8 +157,8 @@ class Card(_Strict):
             for axis in each.shape:
                 if isinstance(axis, str) and axis != BATCH and axis not in self.dims:
                     raise ValueError(f"input {each.name} speaks of '{axis}', which dims doesn't have; add it to dims")
-            if not each.shape or each.shape[0] != BATCH:
-                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …]")
+            if self.fixed_batch is None and (not each.shape or each.shape[0] != BATCH):
+                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …], or name fixed_batch")
         for name, size in self.sizes.items():
             unknown = sorted(set(size.dims) - set(self.dims))
             if unknown:

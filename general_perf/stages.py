@@ -16,7 +16,7 @@ from general_perf.failures import StageError, classify
 from general_perf.inputs import input_bytes, make_inputs
 from general_perf.job import Job
 from general_perf.measure import memory, reference
-from general_perf.measure.accuracy import judge, predictions
+from general_perf.measure.accuracy import answer_all
 from general_perf.measure.numerics import compare, decide, verdict
 from general_perf.measure.performance import DIFFERENT_BATCHES, closed_loop, open_loop, warm_up
 from general_perf.records import AccuracyRecord, CoverageRecord, NumericsRecord, PerformanceRecord
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NUMERICS_SEED = 1_000_003
 """Added to the seed, so that numerics see other inputs than the timed loop and the calibration."""
 CALIBRATION_SEED = 2_000_003
+ANSWERS = "answers"
 
 
 # --- the reference, in a process of its own --------------------------------------------------------
@@ -60,9 +61,8 @@ def _dataset_reference(card: Card, job: Job, model: Any, folder: Path) -> None:
         data = load_dataset(card, job.accuracy_samples)
     except StageError:
         return  # the accuracy stage says so in its own record
-    predict = reference.plain_of(model)
-    made = predictions(predict, data, card.fixed_batch or 1).outputs
-    reference.save(folder / "dataset.npz", _stacked(made), "torch eager or plain ONNX Runtime, CPU, float32")
+    answered = answer_all(reference.plain_of(model), data, card.fixed_batch or 1)
+    reference.save(folder / "dataset.npz", {ANSWERS: answered.answers}, "torch eager or plain ONNX Runtime, CPU, float32")
 
 
 def _numeric_batches(card: Card, job: Job) -> list[dict[str, Any]]:
@@ -120,10 +120,10 @@ def accuracy(worker: Worker, session: Any) -> None:
     card, job = worker.card, worker.job
     try:
         data = load_dataset(card, job.accuracy_samples)
-        ours = predictions(session.predict, data, card.fixed_batch or job.batch_sizes[0])
+        ours = answer_all(session.predict, data, card.fixed_batch or job.batch_sizes[0])
         path = Path(job.reference) / "dataset.npz"
-        theirs = judge(reference.read(path)[0], data) if path.exists() else None
-        changed = None if theirs is None else sum(not data.same(one, two) for one, two in zip(ours.answers, theirs, strict=True))
+        theirs = reference.read(path)[0][ANSWERS] if path.exists() else None
+        changed = None if theirs is None else int((data.decisions(ours.answers) != data.decisions(theirs)).sum())
         worker.say(
             AccuracyRecord(
                 **worker.facts,
@@ -219,8 +219,22 @@ def coverage(worker: Worker, maker: Any, compiled: Any, example: Any) -> None:
 
 
 def calibration(worker: Worker) -> tuple[list[Any], str]:
-    """Batches for quantisation, and in words what they are. Never the samples that accuracy is judged on."""
+    """Batches for quantisation, and in words what they are: real samples that accuracy isn't judged on, else random ones."""
+    import numpy as np
+
+    from general_perf.datasets.contract import load_dataset
+
     card, job = worker.card, worker.job
-    batch = card.fixed_batch or 1
-    made = [make_inputs(card, batch, job.seed + CALIBRATION_SEED, index) for index in range(job.calibration_samples)]
+    batch, count = card.fixed_batch or 1, job.calibration_samples
+    if card.dataset and batch == 1:
+        try:
+            data = load_dataset(card, job.accuracy_samples)
+            ready = [data.preprocess(sample) for sample in data.calibration[:count]]
+            if ready:
+                return [
+                    {name: np.asarray(array)[None] for name, array in each.items()} for each in ready
+                ], f"{len(ready)} samples of {data.name}"
+        except StageError:
+            pass  # the accuracy stage says so in its own record
+    made = [make_inputs(card, batch, job.seed + CALIBRATION_SEED, index) for index in range(count)]
     return made, f"{len(made)} seeded random samples"

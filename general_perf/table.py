@@ -15,28 +15,28 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     from rich import box
     from rich.table import Table
 
-    console = _console()
+    screen = console()
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for name, justify in _COLUMNS:
         table.add_column(name, justify=justify, no_wrap=name != "result")  # type: ignore[arg-type]
     for row in summary["rows"]:
         table.add_row(*_cells(row))
-    console.print(table)
+    screen.print(table)
     if len(summary["rows"]) <= FEW_JOBS:
-        _show_points(summary, console)
+        _show_points(summary, screen)
     for row in summary["rows"]:
         if row["error_class"]:
-            console.print(
+            screen.print(
                 f"{_plain(row['job'])}: {row['error_class']}: {_plain(row['reason'])}\n  mend: {_plain(row['fix'])}", soft_wrap=True
             )
     for line in (*summary["reasons"], *summary["warnings"]):
-        console.print(f"note: {_plain(line)}", soft_wrap=True)
+        screen.print(f"note: {_plain(line)}", soft_wrap=True)
     compiled = summary["first_try"]
-    console.print(f"compiled at first try: {compiled['compiled']} of {compiled['of']}   run: {folder}", soft_wrap=True)
-    console.print(str(summary["verdict"]).upper())
+    screen.print(f"compiled at first try: {compiled['compiled']} of {compiled['of']}   run: {folder}", soft_wrap=True)
+    screen.print(str(summary["verdict"]).upper())
 
 
-def _console() -> Any:
+def console() -> Any:
     """As wide as the terminal; wide enough not to break figures where the output is a file."""
     from rich.console import Console
 

@@ -1,6 +1,6 @@
 """A dataset: real samples with labels, how one becomes inputs, how outputs become an answer, how answers are judged.
 
-Metrics are scikit-learn's. A dataset that needs a package, or files that are not there, raises StageError.
+Metrics are scikit-learn's where it has them. A dataset whose files or package are not there raises StageError.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from general_perf.failures import StageError
 
 @dataclass(frozen=True)
 class Dataset:
-    """`samples` are raw; `preprocess(sample)` gives the inputs of one (without the batch axis); `postprocess(outputs)`
-    turns one sample's outputs into a prediction; `metrics(predictions, labels)` gives figures between 0 and 1 (or
-    said otherwise by the name). `whole` is how many samples the full set has."""
+    """`samples` are raw, `whole` is how many the full set has, `calibration` are others of the same kind, for int8.
+
+    `preprocess(sample)` gives the inputs of one, without the batch axis; `postprocess(sample, outputs)` its answer, an
+    array of the same shape for every sample. `metrics(answers, labels)` gives figures by name; `decisions(answers)` what
+    was decided, to be compared between two backends, item by item.
+    """
 
     name: str
     source: str
@@ -25,25 +28,31 @@ class Dataset:
     labels: Sequence[Any]
     whole: int
     preprocess: Callable[[Any], dict[str, Any]]
-    postprocess: Callable[[dict[str, Any]], Any]
-    metrics: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
-    same: Callable[[Any, Any], bool]
-    """Whether two predictions of one sample are the same decision."""
+    postprocess: Callable[[Any, dict[str, Any]], Any]
+    metrics: Callable[[Any, Any], dict[str, float]]
+    decisions: Callable[[Any], Any]
+    calibration: Sequence[Any] = ()
 
 
 def load_dataset(card: Card, limit: int) -> Dataset:
     """The card's dataset, at most `limit` samples. Raises StageError where it is not there."""
-    from general_perf.datasets import files, language, tabular, text
+    from general_perf.datasets import files, tabular, text
 
-    makers = {
+    makers: dict[str, Callable[[Card, int], Dataset]] = {
         "sklearn-digits": tabular.digits,
         "sklearn-breast-cancer": tabular.breast_cancer,
-        "python-docstrings": text.docstrings,
+        "docstring-retrieval": text.retrieval,
+        "docstring-next-token": text.next_token,
         "installed-files": files.installed_files,
-        "python-docstrings-next-token": language.next_token,
     }
     name = str(card.dataset)
     if name not in makers:
-        fix = f"take one of {', '.join(makers)}, or leave accuracy out"
-        raise StageError("missing_dataset", f"the dataset {name} is not among those that come with packages", fix)
+        fix = f"take one that packages carry ({', '.join(makers)}), or leave accuracy out with --stage"
+        raise StageError("missing_dataset", f"the dataset {name} is not here", fix)
     return makers[name](card, limit)
+
+
+def spread(items: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of the items, evenly over all of them."""
+    count = min(limit, len(items))
+    return [items[place * len(items) // count] for place in range(count)]

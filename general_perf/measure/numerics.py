@@ -101,11 +101,13 @@ def _share(flags: Any) -> float | None:
 
 
 def _kl(one: Any, two: Any, both: Any, distribution: str) -> dict[str, float] | None:
-    """Kullback-Leibler divergence of ours from the reference's distribution, nats: over the last axis with softmax,
-    of each value with sigmoid (Bernoulli). Rows with a value that isn't finite are left out; None without any."""
+    """Kullback-Leibler divergence of ours from the reference's distribution, nats: over the last axis with softmax
+    or probabilities, of each value with sigmoid (Bernoulli). Rows with a value that isn't finite are left out; None without any."""
     import numpy as np
 
-    if distribution == "softmax":
+    if distribution in ("softmax", "probabilities"):
+        if distribution == "probabilities":
+            one, two = (np.log(np.clip(each, TINY, None)) for each in (one, two))
         rows = both.reshape(-1, both.shape[-1]).all(axis=1)
         ours, reference = (_log_softmax(each.reshape(-1, each.shape[-1])[rows]) for each in (one, two))
         values = (np.exp(reference) * (reference - ours)).sum(axis=1)

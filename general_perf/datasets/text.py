@@ -1,0 +1,160 @@
+"""Real text that every Python carries: the docstrings of its standard library.
+
+Retrieval: the first line of a docstring is the query, the rest the document that should be found among all others.
+Next token: how well a language model foretells the running text of docstrings. Read from source, nothing is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from general_perf.card import Card, Package
+from general_perf.datasets.contract import Dataset, spread
+from general_perf.failures import StageError
+
+SHORTEST_QUERY, SHORTEST_DOCUMENT, LONGEST_DOCUMENT = 25, 120, 600
+"""Characters."""
+CALIBRATION_SAMPLES = 64
+
+
+def retrieval(card: Card, limit: int) -> Dataset:
+    """Queries and documents, embedded; recall@1 and recall@10 by cosine, half of `limit` of each."""
+    import numpy as np
+
+    pairs = docstring_pairs()
+    chosen = spread(pairs, max(1, limit // 2))
+    others = [text for pair in pairs if pair not in set(chosen) for text in pair]
+    encode = _tokenizer(card)
+    count = len(chosen)
+
+    def postprocess(text: str, outputs: dict[str, Any]) -> Any:
+        """Mean over the text's own tokens, at unit length."""
+        mask = encode(text)["attention_mask"][:, None]
+        mean = (outputs["last_hidden_state"] * mask).sum(axis=0) / mask.sum()
+        return mean / np.linalg.norm(mean)
+
+    def ranked(answers: Any) -> Any:
+        vectors = np.asarray(answers)
+        return np.argsort(-(vectors[:count] @ vectors[count:].T), axis=1, kind="stable")
+
+    def metrics(answers: Any, _labels: Any) -> dict[str, float]:
+        hits = ranked(answers) == np.arange(count)[:, None]
+        return {"recall@1": float(hits[:, :1].any(axis=1).mean()), "recall@10": float(hits[:, :10].any(axis=1).mean())}
+
+    return Dataset(
+        name="docstring-retrieval",
+        source=f"docstrings of Python {platform.python_version()}'s standard library: first line as query, rest as document",
+        samples=[query for query, _ in chosen] + [document for _, document in chosen],
+        labels=list(range(count)) * 2,
+        whole=2 * len(pairs),
+        preprocess=encode,
+        postprocess=postprocess,
+        metrics=metrics,
+        decisions=lambda answers: ranked(answers)[:, 0],
+        calibration=others[:CALIBRATION_SAMPLES],
+    )
+
+
+def next_token(card: Card, limit: int) -> Dataset:
+    """Windows of running text; next-token top-1 and perplexity."""
+    import numpy as np
+
+    length = card.dims["sequence"]
+    ids = _language_tokens(card, "\n\n".join(f"{query}\n{document}" for query, document in docstring_pairs()))
+    windows = [ids[start : start + length] for start in range(0, len(ids) - length, length)]
+    chosen = spread(windows, limit)
+
+    def postprocess(window: Any, outputs: dict[str, Any]) -> Any:
+        """For each token after the first: the one foretold, and the log probability of the one that came."""
+        logits = outputs["logits"][:-1].astype(np.float64)
+        top = logits.max(axis=1, keepdims=True)
+        logs = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        came = np.asarray(window[1:])
+        return np.stack([logits.argmax(axis=1), logs[np.arange(len(came)), came]], axis=1)
+
+    def metrics(answers: Any, truth: Any) -> dict[str, float]:
+        found = np.asarray(answers)
+        right = found[:, :, 0] == np.asarray(truth)
+        return {"next_token_top1": float(right.mean()), "perplexity": float(np.exp(-found[:, :, 1].mean()))}
+
+    return Dataset(
+        name="docstring-next-token",
+        source=f"docstrings of Python {platform.python_version()}'s standard library, windows of {length} tokens",
+        samples=chosen,
+        labels=[window[1:] for window in chosen],
+        whole=len(windows),
+        preprocess=lambda window: {
+            "input_ids": np.asarray(window, dtype=np.int64),
+            "attention_mask": np.ones(length, dtype=np.int64),
+        },
+        postprocess=postprocess,
+        metrics=metrics,
+        decisions=lambda answers: np.asarray(answers)[:, :, 0],
+        calibration=windows[1::2][:CALIBRATION_SAMPLES],
+    )
+
+
+@cache
+def docstring_pairs() -> tuple[tuple[str, str], ...]:
+    """(first line, rest) of every docstring of the standard library's top-level modules with enough of both."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.py")):
+        for text in _docstrings(path):
+            head, _, rest = text.strip().partition("\n")
+            document = " ".join(rest.split())
+            if len(head) >= SHORTEST_QUERY and len(document) >= SHORTEST_DOCUMENT:
+                found.setdefault(head.strip(), document[:LONGEST_DOCUMENT])
+    if not found:
+        raise StageError("missing_dataset", f"{folder} has no Python sources", "run a Python whose standard library is there as source")
+    return tuple(found.items())
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+            yield text
+
+
+def _tokenizer(card: Card) -> Any:
+    """From text to the card's inputs, filled up to its sequence; by the tokenizer beside the package's weights."""
+    import importlib.util
+
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    source = card.source
+    spec = importlib.util.find_spec(source.module) if isinstance(source, Package) else None
+    path = Path(str(spec.origin)).parent / source.path / "tokenizer.json" if spec and isinstance(source, Package) else None
+    if path is None or not path.is_file():
+        raise StageError("missing_dataset", f"{card.name} has no tokenizer to read text with", "leave accuracy out with --stage")
+    tokenizer = Tokenizer.from_file(str(path))
+    length = card.dims["sequence"]
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length)
+    names = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+    def encode(text: str) -> dict[str, Any]:
+        made = tokenizer.encode(text)
+        return {each.name: np.asarray(getattr(made, names[each.name]), dtype=np.int64) for each in card.inputs}
+
+    return encode
+
+
+def _language_tokens(card: Card, text: str) -> list[int]:
+    from tokenizers import Tokenizer
+
+    from bytemlperf_llm.models import resolve
+
+    folder = Path(str(resolve(card.source.name).path))  # type: ignore[union-attr]
+    return list(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)
