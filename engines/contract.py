@@ -160,7 +160,10 @@ class EngineInfo(msgspec.Struct, kw_only=True):
 
 
 class Recorder(Protocol):
-    """The only thing that stamps time. All calls are cheap and never raise."""
+    """The only thing that stamps time. All calls are cheap and never raise. `payloads` is what has
+    arrived so far, in order, for engines that need to look back; only `chunk` adds to it."""
+
+    payloads: list[Any]
 
     def sent(self) -> None:
         """The request is on its way: call right before the bytes, or the call, leave."""

@@ -8,7 +8,8 @@ Two rules for this file:
 1. Any bytes give a result or one `HttpParseError`, nothing else.
 2. The watcher looks at a read only if it could be the last one. A chunked body ends with CRLF CRLF
    over the whole stream, so a read that does not end so can't be the last (reads shorter than that
-   are looked at always, since the ending may lie across two reads).
+   are looked at always, since the ending may lie across two reads). A caller that knows this too
+   holds back reads that end as `quiet` says, and hands them in with the next one.
 
 Grammar: RFC 9112 sections 4, 6 and 7.
 """
@@ -16,6 +17,7 @@ Grammar: RFC 9112 sections 4, 6 and 7.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
@@ -191,6 +193,9 @@ def _chunk_size(data: bytes, start: int, line_end: int) -> int:
 
 
 _LAST_CHUNK = b"0\r\n\r\n"
+QUIET_READ = b"\n\n\r\n"
+"""How nearly every read of an event stream ends: an event's blank line, a chunk's CRLF. Not CRLF CRLF,
+so never the end of a chunked body."""
 
 
 class ResponseWatcher:
@@ -201,22 +206,25 @@ class ResponseWatcher:
     Were that ever wrong, the bytes that still came would meet a connection that expects none.
     """
 
-    __slots__ = ("_ending", "_length_left", "_pending", "_scanner", "_whole_ending", "head")
+    __slots__ = ("_ending", "_length_left", "_pending", "_scanner", "_whole_ending", "head", "quiet")
 
     def __init__(self, ending: bytes = b"") -> None:
         self.head: Head | None = None
+        self.quiet: bytes | tuple[()] = ()  # for bytes.endswith: nothing ends so
         self._pending: list[bytes] = []
         self._scanner: ChunkScanner | None = None
         self._length_left = 0
         self._ending = ending + CRLF
         self._whole_ending = ending + CRLF + _LAST_CHUNK if ending else b""
 
-    def feed(self, data: bytes) -> bool:
-        """True when `data` completed the response. Raises HttpParseError."""
+    def feed(self, data: bytes, held_back: Sequence[bytes] = ()) -> bool:
+        """True when `data` completed the response; `held_back` are quiet reads that came before it.
+        Raises HttpParseError."""
         head = self.head
         if head is None:
             return self._feed_head(data)
         if head.framing is Framing.CHUNKED:
+            self._pending += held_back
             if data.endswith(_END) or len(data) < len(_END):
                 return self._ends_surely(data) or self._scan(data)
             self._pending.append(data)
@@ -243,6 +251,7 @@ class ResponseWatcher:
         self.head, start = parsed
         self._pending.clear()
         if self.head.framing is Framing.CHUNKED:
+            self.quiet = QUIET_READ
             if self._whole_ending and joined.endswith(self._whole_ending):
                 return True
             self._scanner = ChunkScanner(0)

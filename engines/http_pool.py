@@ -1,7 +1,8 @@
 """A lean HTTP/1.1 client for streaming answers: one connection, one request, raw reads passed on.
 
-The order of `data_received` is the whole point: stamp first (`recorder.chunk`), then ask the
-watcher whether that was the end. Nothing is parsed, split or decoded while bytes arrive.
+The order of a read is the whole point (`Connection._reading`): stamp first (`recorder.chunk`), then
+ask the watcher whether that was the end, and only if it could be. Nothing is parsed, split or decoded
+while bytes arrive.
 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
 are kept alive and reused last-in first-out, unless the server has closed or is about to close them:
@@ -16,7 +17,7 @@ import asyncio
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Generator
 from time import monotonic
 from typing import Any, cast
 
@@ -25,14 +26,16 @@ from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,000 tokens at one event each
 
+READS_BETWEEN_SIZE_CHECKS = 64
+MAX_READS = MAX_RESPONSE_BYTES // 64  # of one answer: a read held in memory costs some 80 bytes besides its own
+
 MAX_IDLE_S = 4.0  # uvicorn, under most servers, closes after 5 s
 
 
-class _Ignore:
+class _Nobody:
     """Takes reads that nobody waits for."""
 
-    def sent(self) -> None:
-        """Nothing is sent."""
+    payloads: tuple[Any, ...] = ()
 
     def chunk(self, payload: Any) -> None:
         """Dropped."""
@@ -47,22 +50,28 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.reusable = True
         self._max_bytes = max_response_bytes
-        self._chunk: Callable[[Any], None] = _Ignore().chunk
-        self._watcher: ResponseWatcher | None = None
-        self._done: asyncio.Future[Head] | None = None
-        self._received_bytes = 0
         self.readable = select.poll()
         self.idle_since_s = 0.0
+        self._listen(_NOBODY, None)
+        reading = self._reading()
+        next(reading)
+        self.data_received = reading.send  # type: ignore[method-assign,assignment]  # a generator's step costs less than a method
+
+    def _listen(self, recorder: Recorder | _Nobody, watcher: ResponseWatcher | None) -> None:
+        """Whose reads these are from now on."""
+        self._chunk, self._reads = recorder.chunk, recorder.payloads
+        self._watcher = watcher
+        self._done: asyncio.Future[Head] | None = None if watcher is None else self._loop.create_future()
+        self._quiet: bytes | tuple[()] = ()
+        self._looked = self._sized = self._received_bytes = 0
 
     # -- a request's life, in wire order ------------------------------------
 
     async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
         """Send, pass every read to the recorder, return the head when the response is complete."""
         assert self.transport is not None
-        self._watcher = ResponseWatcher(self._ending)
-        self._received_bytes = 0
-        self._chunk = recorder.chunk
-        self._done = self._loop.create_future()
+        self._listen(recorder, ResponseWatcher(self._ending))
+        assert self._done is not None
         recorder.sent()
         self.transport.write(head_and_body)
         try:
@@ -71,23 +80,41 @@ class Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            self._watcher = self._done = None
-            self._chunk = _Ignore().chunk
+            self._listen(_NOBODY, None)
 
-    def data_received(self, data: bytes) -> None:
-        self._chunk(data)
-        watcher = self._watcher
+    def _reading(self) -> Generator[None, bytes, None]:
+        """One step a read. This runs once per token: what isn't needed for every read is in `_look`."""
+        while True:
+            for _ in range(READS_BETWEEN_SIZE_CHECKS):
+                data = yield
+                self._chunk(data)
+                if not data.endswith(self._quiet):
+                    self._look(data)
+            self._check_size()
+
+    def _look(self, data: bytes) -> None:
+        """Was this read the last one?"""
+        watcher, reads = self._watcher, self._reads
         if watcher is None:
             self.close()  # bytes that nobody asked for
             return
-        self._received_bytes += len(data)
+        held_back = reads[self._looked : -1]
+        self._looked = len(reads)
         try:
-            if watcher.feed(data):
+            if watcher.feed(data, held_back):
                 self._finish(watcher)
-            elif self._received_bytes > self._max_bytes:
-                self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
+            self._quiet = watcher.quiet
         except HttpParseError as error:
             self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
+
+    def _check_size(self) -> None:
+        reads = self._reads
+        self._received_bytes += sum(map(len, reads[self._sized :]))
+        self._sized = len(reads)
+        if self._received_bytes > self._max_bytes:
+            self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
+        elif len(reads) > MAX_READS:
+            self._fail(EngineError("too_large", f"answer came in over {MAX_READS} reads"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
@@ -132,6 +159,9 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         """Whether it may be kept for a next request."""
         return self.reusable and self.transport is not None and not self.transport.is_closing()
+
+
+_NOBODY = _Nobody()
 
 
 class Pool:

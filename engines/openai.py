@@ -194,7 +194,7 @@ class OpenAIEngine:
             fetched: tuple[Head, bytes] = await self._aiohttp.get(path)
             return fetched
         assert self._pool is not None
-        reads: list[bytes] = []
+        reads: list[Any] = []
         head = await self._pool.request(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._head_lines), _Collect(reads))
         joined = b"".join(reads)
         response = parse_response(joined)
@@ -270,7 +270,8 @@ _UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
 class _Collect:
     """A recorder that only keeps the bytes; for questions outside the measurement."""
 
-    def __init__(self, reads: list[bytes]) -> None:
+    def __init__(self, reads: list[Any]) -> None:
+        self.payloads = reads
         self.chunk = reads.append
 
     def sent(self) -> None:

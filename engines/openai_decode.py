@@ -1,8 +1,9 @@
 """What the reads of one OpenAI-style streaming answer mean. No I/O, no clock.
 
-Two paths with one result. The fast path cuts all events out of the joined reads with one regular
-expression and decodes them in one call; it is taken only when counting proves that it saw every
-event whole (`_cut_events`). Everything else goes through the HTTP and SSE parsers piece by piece.
+Two paths with one result. The fast path takes out the events that differ in their text alone
+(`openai_alike`), cuts the rest with one regular expression and decodes them in one call; it is taken
+only when counting proves that it saw every event whole. Everything else goes through the HTTP and SSE
+parsers piece by piece.
 
 A chunk is not a token: events are counted per read, and where the server's `usage` tells another
 sum, the tokens are spread over the events by the length of their text (`spread`).
@@ -13,54 +14,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import msgspec
 
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
+from engines.openai_alike import take_alike
+from engines.openai_events import Event, decode_event, decode_events, text_of
 from engines.sse import SseParser
 
 MAX_DETAIL_CHARS = 300
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
-_FRAMED_EVENT = re.compile(rb"[0-9a-f]+\r\ndata: (\{[^\n]*\})\n\n\r\n")
+_FRAMED_EVENT = re.compile(rb"[1-9a-f][0-9a-f]*\r\ndata: (\{[^\n]*\})\n\n\r\n")
 _EVENT_END = b"}\n\n\r\n"
 _DONE_CHUNK = b"e\r\n" + DONE_EVENT + b"\r\n0\r\n\r\n"
 _FRAMING_BYTES = len(b"\r\ndata: \n\n\r\n")  # around each event, besides the digits of its size
 _HEX_DIGITS = tuple(len(f"{length + len(b'data: ') + 2:x}") for length in range(4096))
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
-
-
-class _Delta(msgspec.Struct, gc=False):
-    role: str | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
-    object: str | None = None
-    message: Any = None
-
-
-_decode_events = msgspec.json.Decoder(_Event).decode_lines
-_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def decode(payloads: Sequence[Any]) -> Decoded:
@@ -86,20 +60,28 @@ def decode(payloads: Sequence[Any]) -> Decoded:
 
 def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
     """None unless it is certain that every event was seen whole and nothing is odd."""
-    body = joined.find(b"\r\n\r\n") + 4
-    cut = _cut_one_a_chunk(joined, body)
+    alike = take_alike(joined)
+    rest = joined if alike is None else alike.rest
+    body = rest.find(b"\r\n\r\n") + 4
+    cut = _cut_one_a_chunk(rest, body)
     if cut is None:
-        cut = _cut_counted(joined, body)
+        cut = _cut_counted(rest, body)
     if cut is None:
         return None
-    events_per_read = _events_per_read(reads, len(cut))
+    events_per_read = _events_per_read(reads, len(cut) + (len(alike.texts) if alike else 0))
     if events_per_read is None:
         return None
     try:
-        events = _decode_events(b"\n".join(cut))
+        events = decode_events(b"\n".join(cut))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return _assemble(events, events_per_read, done=True) if _streams(joined[:body]) else None
+    if len(events) != len(cut):  # two values on one line
+        return None
+    meaning = _read_events(events)
+    if alike is not None:
+        meaning.texts[alike.events_before : alike.events_before] = alike.texts
+        meaning.token_events[alike.events_before : alike.events_before] = [1] * len(alike.texts)
+    return _assemble(meaning, events_per_read, done=True) if _streams(rest[:body]) else None
 
 
 def _cut_one_a_chunk(joined: bytes, body: int) -> list[bytes] | None:
@@ -123,6 +105,7 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
     - Every `data:` belongs to an event that was cut out, or to the `[DONE]` that comes last.
     - Every chunk of the framing ends where an event ends. CRLF stands in such a body only in the
       framing (JSON has none): two a chunk and two at the end, so counting tells.
+    - No chunk but the last has a size that begins with 0, which would end the body.
     - Nothing but the end of an event looks like one.
     """
     cut = _EVENT.findall(joined)
@@ -131,14 +114,18 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
     line_ends = joined.count(b"\r\n", body)
     if line_ends and (line_ends != 2 * joined.count(b"\n\n\r\n", body) + 2 or not joined.endswith(b"\n\n\r\n0\r\n\r\n")):
         return None
+    if line_ends and joined.count(b"\r\n0", body - 2) != 1:
+        return None
     return cut if joined.count(b"}\n\n") == len(cut) else None
 
 
 def _events_per_read(reads: Sequence[bytes], event_count: int) -> list[int] | None:
     """How many events ended in each read; None when one ended across two."""
-    counts = [1 if read.endswith(_EVENT_END) else read.count(b"}\n\n") for read in reads]
-    if sum(counts) == event_count:
-        return counts
+    middle = reads[1:-1]
+    if middle and all(map(bytes.endswith, middle, repeat(_EVENT_END))):
+        first, last = reads[0].count(b"}\n\n"), reads[-1].count(b"}\n\n")
+        if first + len(middle) + last == event_count:
+            return [first, *repeat(1, len(middle)), last]
     counts = [read.count(b"}\n\n") for read in reads]
     return counts if sum(counts) == event_count else None
 
@@ -180,7 +167,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
     if refused is not None:
         return _failed(len(bodies), *refused)
     parser = SseParser()
-    events: list[_Event] = []
+    events: list[Event] = []
     events_per_read: list[int] = []
     done = False
     problem: tuple[ErrorClass, str] | None = None
@@ -191,7 +178,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
                 if sse_event.data.strip() == _DONE:
                     done = True
                 elif sse_event.data and not done:
-                    events.append(_decode_event(sse_event.data))
+                    events.append(decode_event(sse_event.data))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             problem = "malformed_stream", str(error)[:MAX_DETAIL_CHARS]
         if parser.fault is not None:
@@ -200,7 +187,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
         if problem is not None:
             break
     events_per_read += [0] * (len(bodies) - len(events_per_read))
-    decoded = _assemble(events, events_per_read, done=done)
+    decoded = _assemble(_read_events(events), events_per_read, done=done)
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem
     return decoded
@@ -251,7 +238,17 @@ def excerpt(body: bytes) -> str:
 # -- both ------------------------------------------------------------------------
 
 
-def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done: bool) -> Decoded:
+class _Meaning(NamedTuple):
+    """What events say together. `token_events` has 1 for each event that carries a token, else 0."""
+
+    texts: list[str]
+    token_events: list[int]
+    reason: str | None
+    usage: Usage | None
+    error: Any
+
+
+def _read_events(events: Sequence[Event]) -> _Meaning:
     reason: str | None = None
     usage: Usage | None = None
     error: Any = None
@@ -261,51 +258,39 @@ def _assemble(events: Sequence[_Event], events_per_read: Sequence[int], *, done:
         text, carries = "", 0
         if event.choices:
             choice = event.choices[0]
-            delta = choice.delta
             if choice.finish_reason is not None:
                 reason = choice.finish_reason
-            if delta is not None and delta.content:
-                text, carries = delta.content, 1
-            else:
-                text, carries = _text_of(choice)
+            text, carries = text_of(choice)
         if event.usage is not None and event.usage.completion_tokens is not None:
             usage = Usage(prompt_tokens=event.usage.prompt_tokens, output_tokens=event.usage.completion_tokens)
         if event.error is not None or event.object == "error":
             error = event.error if event.error is not None else event.message
         texts.append(text)
         token_events.append(carries)
+    return _Meaning(texts, token_events, reason, usage, error)
+
+
+def _assemble(meaning: _Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
+    texts, token_events, reason, usage, error = meaning
     if usage is not None and usage.output_tokens is not None and usage.output_tokens != sum(token_events):
         token_events = spread(usage.output_tokens, token_events, texts)
     decoded = Decoded(tokens_per_chunk=_per_read(token_events, events_per_read), text="".join(texts), reason=reason, usage=usage)
     if error is not None:
         decoded.error_class, decoded.error_detail = "error_in_stream", " ".join(str(error).split())[:MAX_DETAIL_CHARS]
-    elif not events and not done:
+    elif not texts and not done:
         decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
     return decoded
 
 
-def _text_of(choice: _Choice) -> tuple[str, int]:
-    """The text of an event and whether it carries a token.
-
-    An empty text is a token in mid-answer (a detokenizer that waits for the rest of a character),
-    but not in the event that announces the role, nor in one that only gives the finish reason.
-    """
-    delta = choice.delta
-    if delta is None:
-        text = choice.text or ""
-        return text, 1 if text or (choice.text is not None and choice.finish_reason is None) else 0
-    text = delta.content or delta.reasoning_content or delta.reasoning or ""
-    if text:
-        return text, 1
-    return "", 1 if delta.content is not None and delta.role is None and choice.finish_reason is None else 0
-
-
 def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:
     """Tokens of each read, from tokens of each event."""
-    if len(tokens_per_event) == len(events_per_read) and all(count == 1 for count in events_per_read):
-        return list(tokens_per_event)
+    middle = len(events_per_read) - 2
+    if middle > 0 and events_per_read[1:-1].count(1) == middle:
+        first = events_per_read[0]
+        last = first + middle
+        return [sum(tokens_per_event[:first]), *tokens_per_event[first:last], sum(tokens_per_event[last:])]
     result: list[int] = []
     start = 0
     for count in events_per_read:

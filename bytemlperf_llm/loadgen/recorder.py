@@ -19,7 +19,7 @@ monotonic_ns: ClockNs = time.monotonic_ns
 class RequestRecorder:
     """Stamps of one request. `planned_ns` is absolute, or None in closed loop."""
 
-    __slots__ = ("_now", "chunk_ns", "payloads", "planned_ns", "sent_ns")
+    __slots__ = ("_keep", "_now", "_stamp", "chunk_ns", "payloads", "planned_ns", "sent_ns")
 
     def __init__(self, now: ClockNs = monotonic_ns, planned_ns: int | None = None) -> None:
         self._now = now
@@ -27,6 +27,7 @@ class RequestRecorder:
         self.sent_ns: int | None = None
         self.chunk_ns: list[int] = []
         self.payloads: list[Any] = []
+        self._stamp, self._keep = self.chunk_ns.append, self.payloads.append
 
     def sent(self) -> None:
         """The request is on its way. Called again by a transport that had to start over: last one counts."""
@@ -34,5 +35,5 @@ class RequestRecorder:
 
     def chunk(self, payload: Any) -> None:
         """Something of the answer arrived."""
-        self.chunk_ns.append(self._now())
-        self.payloads.append(payload)
+        self._stamp(self._now())
+        self._keep(payload)

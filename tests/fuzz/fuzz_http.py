@@ -77,6 +77,28 @@ def answer(rng: random.Random) -> bytes:
     return HEAD + b"".join(chunks) + (b"0\r\n\r\n" if rng.random() < 0.9 else b"")
 
 
+TEXTS = (
+    *(b"a", b" the", b"", b"\xc3\xa9", b'\\"', b"\\\\", b"\\n", b"\\u00e9", b"\\ud83d\\ude00"),  # as servers have them
+    *(b"\\ud83d", b"\xc3", b'"', b'","', b"\\", b"x" * 40, b"data: {}"),  # as they should not be
+)
+MOULDS = (
+    b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"delta":{"role":"assistant","content":"%b"}}]}\n\n',
+    b'data: {"choices":[{"text":"%b","finish_reason":null}],"usage":null}\n\n',
+    b'data: {"choices":[{"delta":{"content":"%b"}}],"system_fingerprint":"' + b"f" * 184 + b'"}\n\n',
+)
+
+
+def alike_answer(rng: random.Random) -> bytes:
+    """A token stream as it is: events that differ in their text, now and then one that is odd."""
+    mould = rng.choice(MOULDS)
+    usual = rng.choice((TEXTS[:2], TEXTS[:9], TEXTS))
+    events = [mould % rng.choice(usual) for _ in range(rng.randrange(8, 24))]
+    for _ in range(rng.randrange(3)):
+        events.insert(rng.randrange(len(events)), rng.choice(EVENTS))
+    return HEAD + b"".join(framed(event) for event in [*events, *EVENTS[4:6], DONE_EVENT]) + b"0\r\n\r\n"
+
+
 def natural_reads(stream: bytes, rng: random.Random) -> list[bytes]:
     """Reads as a socket gives them: mostly whole chunks."""
     if rng.random() < 0.5:
@@ -139,7 +161,7 @@ def run(count: int, seed: int) -> str | None:
     rng = random.Random(seed)
     corpus = [path.read_bytes() for path in sorted(CORPUS.glob("*.bin"))]
     for _ in range(count):
-        stream = rng.choice(corpus) if rng.random() < 0.3 else answer(rng)
+        stream = rng.choice(corpus) if rng.random() < 0.3 else rng.choice((answer, alike_answer))(rng)
         if rng.random() < 0.6:
             stream = damage(stream, rng, PIECES)
         reads = natural_reads(stream, rng)
