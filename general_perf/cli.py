@@ -80,8 +80,9 @@ def run(
     """Measure models on backends: a process and a row for each model, backend and precision."""
     from bytemlperf_llm.plan import pairs
     from general_perf.command import Output, run_general
+    from general_perf.job import MEASURED
     from general_perf.pairs import numbers
-    from general_perf.plan import MEASURED, Flags
+    from general_perf.plan import Flags
 
     wanted = MEASURED if stage is None else tuple(dict.fromkeys(["compile", "load", *stage]))
     flags = Flags(

@@ -25,11 +25,12 @@ def print_models() -> None:
 def _weights(source: Any) -> str:
     if source.kind == "architecture":
         return "random weights"
-    return {
-        "package": "package " + getattr(source, "package", ""),
+    words = {
+        "package": f"package {getattr(source, 'package', '')}",
         "trained": "trained here",
         "language_model": getattr(source, "name", ""),
-    }.get(source.kind, source.kind)
+    }
+    return str(words.get(source.kind, source.kind))
 
 
 def print_backends() -> None:
