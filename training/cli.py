@@ -1,12 +1,134 @@
-"""bmp train: parse, wire, nothing else. Heavy imports stay inside the commands."""
+"""bmp train: parse, wire, nothing else. Heavy imports stay inside the commands.
+
+`bmp train gpt …` is `bmp train run gpt …`: a first word that is no command is a workload.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-app = typer.Typer(help="Measure training: throughput, scaling, memory, convergence.", no_args_is_help=True, pretty_exceptions_enable=False)
+from bytemlperf_llm.cli import PlainHelpGroup
+
+
+class WorkloadGroup(PlainHelpGroup):
+    """A first word that is no command goes to `run`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=WorkloadGroup,
+    help="Measure training: throughput, scaling, memory, convergence. `bmp train gpt` is `bmp train run gpt`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_RANKS, _RECIPE, _MEASURE, _FAULTS, _OUTPUT = "Ranks", "Recipe", "Measurement", "Checkpoints and faults", "Output"
+
+
+def _in(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False)
+    return option
 
 
 @app.callback()
 def _root() -> None:
     """Measure training: throughput, scaling, memory, convergence."""
+
+
+@app.command(short_help="Train a workload and measure it.")
+def run(
+    workload: Annotated[str, typer.Argument(help="Name or YAML file; see `bmp train workloads`.", show_default=False)],
+    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
+    nproc: Annotated[int, _in(_RANKS, "Ranks on this machine. Default: 1.")] = 1,
+    dp: Annotated[int | None, _in(_RANKS, "Data parallel size. Default: what the others leave.")] = None,
+    tp: Annotated[int, _in(_RANKS, "Tensor parallel size. Default: 1.")] = 1,
+    pp: Annotated[int, _in(_RANKS, "Pipeline stages (megatron). Default: 1.")] = 1,
+    ep: Annotated[int, _in(_RANKS, "Expert parallel size (megatron). Default: 1.")] = 1,
+    sharding: Annotated[str, _in(_RANKS, "ddp (default) or fsdp (torch).")] = "ddp",
+    threads: Annotated[int | None, _in(_RANKS, "CPU threads of a rank. Default: cores / ranks.")] = None,
+    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps. Default: the workload's.")] = None,
+    global_batch: Annotated[int | None, _in(_RECIPE, "Samples of a step.")] = None,
+    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples of a forward pass of a rank.")] = None,
+    seq_len: Annotated[int | None, _in(_RECIPE, "Tokens of a sample.")] = None,
+    learning_rate: Annotated[float | None, _in(_RECIPE, "AdamW's.")] = None,
+    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
+    recompute: Annotated[str | None, _in(_RECIPE, "none or full: layers' activations again in the backward pass.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Same seed, same weights and batches. Default: 0.")] = 0,
+    deterministic: Annotated[bool, _in(_MEASURE, "Only operators that give the same bits each time.", "--deterministic")] = False,
+    warmup: Annotated[int, _in(_MEASURE, "Steps that don't count, first. Default: 3.")] = 3,
+    trace_steps: Annotated[int, _in(_MEASURE, "Steps under the profiler then, which don't count either. Default: 2.")] = 2,
+    target_loss: Annotated[float | None, _in(_MEASURE, "Stop when the mean of 5 losses is there.")] = None,
+    loader_workers: Annotated[int, _in(_MEASURE, "Processes a rank that read data ahead. Default: 0.")] = 0,
+    peak_tflops: Annotated[float | None, _in(_MEASURE, "Peak of a device for MFU. Default: a measured matrix product.")] = None,
+    micro_run: Annotated[Path | None, _in(_MEASURE, "Run folder of `bmp micro` with collectives to stand beside ours.")] = None,
+    no_operator_check: Annotated[bool, _in(_MEASURE, "Don't compare operators with float64 first.", "--no-operator-check")] = False,
+    checkpoint_every: Annotated[int, _in(_FAULTS, "Save after so many steps. Default: never.")] = 0,
+    resume_from: Annotated[Path | None, _in(_FAULTS, "Go on from a checkpoint folder.")] = None,
+    max_restarts: Annotated[int, _in(_FAULTS, "Times that torchrun may start the ranks again. Default: 0.")] = 0,
+    step_timeout: Annotated[
+        float, _in(_FAULTS, "Seconds in which a step must end, else all ranks' stacks are kept. Default: 300.")
+    ] = 300.0,
+    fault: Annotated[str | None, _in(_FAULTS, "kill, hang or nan with rank and step, as kill:1:12: break on purpose.")] = None,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
+    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there; 0 for any port.")] = None,
+    prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve them on. Default: 127.0.0.1.")] = "127.0.0.1",
+    skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even when memory seems too small.", "--skip-memory-check")] = False,
+    dry_run: Annotated[bool, _in(_OUTPUT, "Only check, and print sizes and the memory estimate.", "--dry-run")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
+    from training.plan import Flags
+    from training.run_command import Output, checked_device, run_dry, run_train
+
+    flags = Flags(
+        workload=workload,
+        trainer=trainer,
+        nproc=nproc,
+        dp=dp,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        sharding=sharding,
+        steps=steps,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        seq_len=seq_len,
+        learning_rate=learning_rate,
+        precision=precision,
+        recompute=recompute,
+        seed=seed,
+        deterministic=deterministic,
+        warmup=warmup,
+        trace_steps=trace_steps,
+        checkpoint_every=checkpoint_every,
+        resume_from=resume_from,
+        max_restarts=max_restarts,
+        target_loss=target_loss,
+        step_timeout_s=step_timeout,
+        loader_workers=loader_workers,
+        threads=threads,
+        peak_tflops=peak_tflops,
+        check_operators=not no_operator_check,
+        micro_run=micro_run,
+        fault=fault,
+    )
+    output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
+    raise typer.Exit(run_dry(flags, output) if dry_run else run_train(flags, output, sys.argv))
+
+
+@app.command()
+def workloads() -> None:
+    """List the built-in workloads."""
+    from training.listing import print_workloads
+
+    print_workloads()

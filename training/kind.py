@@ -1,0 +1,33 @@
+"""What a training run can tell: the suite's RunKind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from bytemlperf_llm.runs.kinds import Figure, Section
+
+
+class TrainingKind:
+    """Runs, and scaling, drift and prediction studies over them: `config.study` says which."""
+
+    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """From the records alone."""
+        from training.summary import summarise
+
+        return summarise(run, records)
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+        """What a comparison can use."""
+        from training.figures import figures
+
+        return figures(run, summary, records)
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+        """The page."""
+        from training.sections import sections
+
+        return sections(summary, records)
+
+
+KIND = TrainingKind()

@@ -1,0 +1,161 @@
+"""What a training run keeps: one record a step, and one for everything else that happened.
+
+Rank 0 writes them into the run folder itself, each with one `write()` before the step counts, so that
+neither its death nor that of the process that started it loses one. Times are nanoseconds, sizes bytes;
+lists have one entry a rank. `record` tells the kinds apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+RANK_LOG = "records-rank0.jsonl"
+
+
+class StartRecord(msgspec.Struct, frozen=True, kw_only=True, tag="start", tag_field="record"):
+    """An attempt is ready: model built, checkpoint loaded. `start_ns` runs from the process's start.
+    `peak_flops` is one rank's; `peak_source` says where it comes from."""
+
+    attempt: int
+    at_ns: int
+    first_step: int
+    start_ns: list[int]
+    parameters: int
+    parameters_by_rank: list[int]
+    model_flops: int
+    recomputed_flops: int
+    peak_flops: list[float]
+    peak_source: str
+    device: str
+    devices: list[str]
+    hosts: list[str]
+    threads: int
+    packages: dict[str, str]
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", tag_field="record"):
+    """One step. `role` is `warmup`, `traced` (under the profiler) or `measured`. `at_ns` is rank 0's monotonic
+    clock at the end; `wall_ns` the time since the last step's end, with reporting and checkpoints in it.
+    `step_ns` runs from asking for data to the optimiser's end; of it `data_ns`, `forward_ns`, `backward_ns`,
+    `optimizer_ns`; `sync_ns` is waiting for gradients where the trainer can tell it apart (within `backward_ns`)."""
+
+    step: int
+    attempt: int
+    role: Literal["warmup", "traced", "measured"]
+    status: Literal["ok", "diverged"]
+    at_ns: int
+    wall_ns: int
+    samples: int
+    tokens: int
+    loss: float | None
+    grad_norm: float | None
+    learning_rate: float
+    step_ns: list[int]
+    data_ns: list[int]
+    forward_ns: list[int]
+    backward_ns: list[int]
+    optimizer_ns: list[int]
+    sync_ns: list[int | None]
+    peak_bytes: list[int]
+    held_bytes: list[int]
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """Collectives of one kind over groups of one size in one step, seen from one rank. `bytes` is the
+    full tensor's size summed over calls, `bus_bytes` that times the bus factor."""
+
+    op: str
+    group: int
+    calls: int
+    bytes: int
+    bus_bytes: int
+
+
+class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, tag="trace", tag_field="record"):
+    """A step under torch.profiler. `busy_ns` some operator computes, `communication_ns` some collective is
+    under way, `exposed_ns` of it nothing computes; lists have one entry a rank. `transfers` are rank 0's."""
+
+    step: int
+    attempt: int
+    step_ns: list[int]
+    busy_ns: list[int]
+    communication_ns: list[int]
+    exposed_ns: list[int]
+    transfers: list[Transfer]
+    analytic: list[Transfer]
+
+
+class CollectiveRecord(msgspec.Struct, frozen=True, kw_only=True, tag="collective", tag_field="record"):
+    """The run's largest collective again, alone: what it takes when nothing else runs. `ns` is the slowest rank's."""
+
+    op: str
+    group: int
+    bytes: int
+    ns: list[int]
+    bus_bytes: int
+
+
+class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True, tag="operator", tag_field="record"):
+    """An operator of the workload against the same in float64: largest difference over the largest value."""
+
+    op: str
+    direction: Literal["forward", "backward"]
+    shape: str
+    status: Literal["ok", "failed", "refused"]
+    error: float | None
+    limit: float
+    reason: str = ""
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint", tag_field="record"):
+    """A checkpoint saved or loaded; `step` is the first one that comes after it."""
+
+    action: Literal["save", "load"]
+    status: Literal["ok", "failed"]
+    step: int
+    attempt: int
+    ns: list[int]
+    bytes: int
+    reason: str = ""
+
+
+class EndRecord(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field="record"):
+    """The ranks have come to their end. `state_sha256` is over every rank's parameters, bit for bit."""
+
+    attempt: int
+    why: Literal["steps done", "target reached", "stopped", "diverged"]
+    next_step: int
+    state_sha256: str
+    at_ns: int
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, tag="event", tag_field="record"):
+    """What the starting process saw: a rank died, hung, the ranks were started again."""
+
+    event: Literal["failure", "hang", "restart"]
+    attempt: int
+    at_ns: int
+    detail: str
+    ranks: list[int] = []
+
+
+Record = StartRecord | StepRecord | TraceRecord | CollectiveRecord | OperatorRecord | CheckpointRecord | EndRecord | EventRecord
+
+
+def decode(record: dict[str, Any]) -> Record | None:
+    """A record as its struct, None for one that is none of these (an own record of a scaling run, or damaged)."""
+    try:
+        converted: Record = msgspec.convert(record, Record)
+        return converted
+    except msgspec.ValidationError:
+        return None
+
+
+def cut_torn_tail(path: Path) -> None:
+    """A log that was cut in a record goes on at a line's beginning."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
