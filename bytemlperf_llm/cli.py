@@ -105,6 +105,7 @@ def serve_bench(
     result_filename: Annotated[str | None, _in(_OUTPUT, "Its name. Default: vllm-bench.json.")] = None,
     percentile_metrics: Annotated[str, _in(_OUTPUT, "Its metrics. Default: ttft,tpot,itl.")] = "ttft,tpot,itl",
     metric_percentiles: Annotated[str, _in(_OUTPUT, "Its percentiles. Default: 99.")] = "99",
+    report: Annotated[bool, _in(_OUTPUT, "Write report.html into the run folder. Default: yes.", "--report/--no-report")] = True,
     csv: Annotated[bool, _in(_OUTPUT, "Also write records.csv.", "--csv")] = False,
     parquet: Annotated[bool, _in(_OUTPUT, "Also write records.parquet.", "--parquet")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
@@ -172,6 +173,7 @@ def serve_bench(
         result_filename=result_filename,
         percentile_metrics=percentile_metrics,
         metric_percentiles=metric_percentiles,
+        report=report,
         csv=csv,
         parquet=parquet,
     )
@@ -184,6 +186,18 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_def
     from bytemlperf_llm.serve_command import summarize_run
 
     raise typer.Exit(summarize_run(run))
+
+
+@app.command("report", short_help="Write a run's report: one HTML file, or md, json, pdf.")
+def report_(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    format_name: Annotated[str, typer.Option("--format", help="html, md, json or pdf.")] = "html",
+    out: Annotated[Path | None, typer.Option(help="Where to write it. Default: report.FORMAT in the run folder.")] = None,
+) -> None:
+    """Write a run's report: one file, to be read, printed or sent."""
+    from bytemlperf_llm.report.write import write_report
+
+    print(write_report(run, format_name, out))
 
 
 @app.command(short_help="Go on with a run that was stopped or killed.")

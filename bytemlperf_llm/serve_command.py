@@ -61,8 +61,19 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
         print_summary(console, summary, ended.run_json, folder)
     if unwritten:
         print(f"warning: {unwritten}", file=sys.stderr)
+    elif flags.report:
+        _write_report(folder, console, quiet=quiet)
     print(folder)
     return EXIT_INVALID if unwritten or summary.verdict == "invalid" else 0
+
+
+def _write_report(folder: Path, console: Console, *, quiet: bool) -> None:
+    from bytemlperf_llm.report.write import report_after_run
+
+    path = report_after_run(folder)
+    if path is not None and not quiet:
+        console.print("[dim]report:[/] ", end="")
+        console.print(path, markup=False, soft_wrap=True)
 
 
 def summarize_run(folder: Path) -> int:

@@ -57,6 +57,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     body: str
     style: Literal["plain", "note", "warning", "code"] = "plain"
     folded: bool = False
+    group: str = ""
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -69,6 +70,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     rows: Sequence[Sequence[str | float | int | None]]
     note: str = ""
     folded: bool = False
+    group: str = ""
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -85,9 +87,12 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     note: str = ""
     alt: str = ""
     height: int = 320
+    half: bool = False
+    group: str = ""
 
 
 Section = Text | Table | Plot
+"""Sections in a row with the same `group` stand together under that heading; `half` plots stand two abreast."""
 
 
 class RunKind(Protocol):

@@ -40,7 +40,8 @@ def test_the_last_line_is_the_run_folder_and_the_table_is_above(finished):
 def test_the_run_folder_holds_what_the_formats_page_says(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "records.jsonl", "summary.json", "checksums.json", "records.csv", "records.parquet", "vllm-bench.json"}
+    exports = {"records.csv", "records.parquet", "vllm-bench.json"}
+    assert names == {"run.json", "records.jsonl", "summary.json", "checksums.json", "report.html"} | exports
     run = json.loads((folder / "run.json").read_text())
     assert run["format_version"] == 1
     assert run["kind"] == "llm"

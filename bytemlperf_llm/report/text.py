@@ -1,0 +1,78 @@
+"""Text and numbers as a page, a Markdown file or a PDF shows them.
+
+What a run holds may come from a hostile server or a prompt. `visible` makes control and bidirectional
+marks visible instead of letting them act; escaping for a format is that format's own business.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+_ACTING_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, format marks (bidi among them), surrogates, separators
+_KEPT = "\n\t"
+_JOINERS = "\u200c\u200d"  # some scripts and emoji need them, and they move nothing
+
+UNAVAILABLE = "–"
+
+UNIT_NAMES = {"us": "µs"}
+
+
+def visible(text: str) -> str:
+    """The text with every character that would act on its surroundings shown as ‹U+202E›."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if _harmless(char) else f"‹U+{ord(char):04X}›" for char in text)
+
+
+def _harmless(char: str) -> bool:
+    return char in _KEPT or char in _JOINERS or unicodedata.category(char) not in _ACTING_CATEGORIES
+
+
+def cell(value: object) -> str:
+    """A table's cell."""
+    if value is None:
+        return UNAVAILABLE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return number(value) if isinstance(value, float) else visible(str(value))
+
+
+def number(value: float | int | None) -> str:
+    """Four significant digits, thousands apart; whole numbers without a fraction; no exponent between 0.001 and a billion."""
+    if value is None:
+        return UNAVAILABLE
+    size = abs(value)
+    if value != value or size == float("inf"):
+        return "∞" if size == float("inf") else "not a number"
+    if size >= 1e9 or 0 < size < 1e-3:
+        return f"{value:.3g}"
+    if value == int(value):
+        return f"{int(value):,}"
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    return f"{value:,.{digits}f}"
+
+
+def unit(name: str) -> str:
+    """How a unit is written."""
+    return UNIT_NAMES.get(name, name)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """A 95 % interval, or nothing."""
+    return "" if low is None or high is None else f"{number(low)} – {number(high)}"
+
+
+def flattened(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested configuration as rows of dotted key and text; what is unset (None, empty) is left out."""
+    if isinstance(value, dict):
+        return [row for key, item in value.items() for row in flattened(item, f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [row for place, item in enumerate(value) for row in flattened(item, f"{prefix}.{place}")]
+    if value is None or value in ("", []):
+        return []
+    if isinstance(value, list):
+        return [(visible(prefix), visible(", ".join(map(str, value))))]
+    return [(visible(prefix), "yes" if value is True else "no" if value is False else visible(str(value)))]

@@ -1,0 +1,53 @@
+"""Writing a run's report: which format, where to, and what to say where it can't be made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.report.gather import RunView, view_run
+from bytemlperf_llm.report.page import render
+from bytemlperf_llm.report.run_page import run_page
+from bytemlperf_llm.runs.folder import write_text
+
+
+def _html(view: RunView) -> str | bytes:
+    return render(run_page(view))
+
+
+FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html}
+"""Format name to what makes it; the name is the file's suffix."""
+
+
+def write_report(folder: Path, format_name: str = "html", out: Path | None = None) -> Path:
+    """Make the report of a run folder; returns where it is. Raises UserError."""
+    make = FORMATS.get(format_name)
+    if make is None:
+        raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
+    path = out or folder / f"report.{format_name}"
+    write_output(path, make(view_run(folder)))
+    return path
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all. Raises UserError where that can't be."""
+    try:
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror or error}", "give another place with --out") from None
+
+
+def report_after_run(folder: Path) -> Path | None:
+    """The page of a run that has just ended. Whatever goes wrong is one line: a page is no reason to lose a run."""
+    try:
+        return write_report(folder)
+    except UserError as error:
+        print(f"no report.html: {error.cause}; {error.fix}, then bmp report {folder}", file=sys.stderr)
+    except Exception as error:  # a mistake of ours in a page must not become the run's
+        print(f"no report.html: {type(error).__name__}: {error}; try bmp report {folder}", file=sys.stderr)
+    return None
