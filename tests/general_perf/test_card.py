@@ -1,0 +1,126 @@
+"""Cards: those that come with us are sound, and a bad one names its line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bytemlperf_llm.errors import UserError
+from general_perf.card import PUBLISHED, find_cards, load_card, zoo
+from general_perf.inputs import make_inputs
+
+GOOD = """\
+name: mine
+model_class: regular
+task: test
+source: {kind: architecture, library: own, model: WideDeep, config: {numbers: 2, cardinalities: [3]}}
+dims: {wide: 2}
+inputs:
+  - {name: dense, shape: [batch, wide], kind: uniform}
+outputs: [logits]
+"""
+
+NAMED = [
+    "resnet50",
+    "bert",
+    "albert",
+    "roberta",
+    "deberta",
+    "swin",
+    "wide-deep",
+    "yolos",
+    "conformer",
+    "roformer",
+    "videomae",
+    "clip",
+    "dlrm",
+    "minilm",
+    "unet",
+    "vae",
+    "vit",
+    "whisper-encoder",
+    "smollm2-prefill",
+]
+
+
+def test_every_model_of_the_three_classes_has_a_card():
+    assert set(NAMED) <= set(zoo())
+    assert {card.model_class for card in zoo().values()} == {"regular", "business", "sota"}
+
+
+@pytest.mark.parametrize("name", sorted(zoo()))
+def test_inputs_fit_the_card_at_every_size(name: str):
+    for size in (PUBLISHED, *zoo()[name].sizes):
+        card = zoo()[name].at_size(size)
+        made = make_inputs(card, 2, seed=0)
+        for wanted in card.inputs:
+            array = made[wanted.name]
+            assert array.shape == card.shape(wanted, 2)
+            assert str(array.dtype) == wanted.dtype
+            if wanted.kind == "categories":
+                highs = wanted.high if isinstance(wanted.high, list) else [wanted.high] * array.shape[-1]
+                assert (array < np.array(highs)).all()
+                assert (array >= 0).all()
+
+
+def test_inputs_are_seeded_and_batches_differ():
+    card = zoo()["bert"]
+    one, again, other = make_inputs(card, 4, 7), make_inputs(card, 4, 7), make_inputs(card, 4, 7, index=1)
+    assert np.array_equal(one["input_ids"], again["input_ids"])
+    assert not np.array_equal(one["input_ids"], other["input_ids"])
+
+
+def test_token_ids_are_within_the_vocabulary_and_zero_where_masked():
+    made = make_inputs(zoo()["bert"], 32, 0)
+    ids, mask = made["input_ids"], made["attention_mask"]
+    assert ids.max() < 30522
+    assert (ids[mask == 0] == 0).all()
+    assert (ids[mask == 1] > 0).all()
+    assert len({int(length) for length in mask.sum(axis=1)}) > 4  # texts of different length
+    assert (np.diff(mask, axis=1) <= 0).all()  # filled up at the end
+
+
+def test_a_size_changes_configuration_and_dims():
+    small = zoo()["swin"].at_size("small")
+    assert small.source.config["embed_dim"] == 32
+    assert small.source.config["num_labels"] == 1000
+    assert small.dims == {"image": 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("task: test", "taks: test"), r"card.yaml:3: 'taks' is not a key here; did you mean 'task'\?"),
+        (("kind: uniform", "kind: unifrom"), r"card.yaml:7: .*'unifrom'; did you mean 'uniform'\?"),
+        (("wide], kind", "tall], kind"), "speaks of 'tall', which dims doesn't have; add it to dims"),
+        (("shape: [batch, wide]", "shape: [wide, batch]"), "must begin with 'batch'"),
+        (("kind: uniform", "kind: token_ids"), "without `high`"),
+        (("library: own", "library: timm"), "'timm'"),
+        (("outputs: [logits]", "outputs: []"), "outputs"),
+    ],
+)
+def test_a_bad_card_names_its_line(tmp_path, change, said):
+    path = tmp_path / "card.yaml"
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(UserError, match=said):
+        load_card(path)
+
+
+def test_a_good_card_of_ones_own(tmp_path):
+    path = tmp_path / "card.yaml"
+    path.write_text(GOOD)
+    assert find_cards([str(path)])[0].name == "mine"
+
+
+def test_names_that_are_none():
+    with pytest.raises(UserError, match="did you mean 'resnet50'"):
+        find_cards(["resnet5"])
+    with pytest.raises(UserError, match="no size 'smal'; did you mean 'small'"):
+        zoo()["bert"].at_size("smal")
+    with pytest.raises(UserError, match="no dimension 'sequense'; did you mean 'sequence'"):
+        zoo()["bert"].at_size(PUBLISHED, {"sequense": 3})
+
+
+def test_classes_and_all():
+    assert {card.model_class for card in find_cards(["sota"])} == {"sota"}
+    assert [card.name for card in find_cards(["all", "bert"])] == list(zoo())
