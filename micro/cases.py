@@ -42,7 +42,7 @@ def case_text(op: str, args: Mapping[str, Any]) -> str:
 
 def validate(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every declared argument, checked, with defaults filled in. Raises BadCase."""
-    given = {name: value for name, value in given.items() if name not in FORMAT_ARGUMENTS}
+    given = {operator.aliases.get(name, name): value for name, value in given.items() if name not in FORMAT_ARGUMENTS}
     known = [argument.name for argument in operator.arguments]
     for name in given:
         if name not in known:

@@ -43,13 +43,17 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
-    """How the case ended. `timed` with status ok only; `checked` once the outputs were compared."""
+    """How the case ended. `timed` with status ok only; `checked` once the outputs were compared. Of collectives
+    also what every rank measured, the bytes of the full tensor, and what a link carries over those."""
 
     status: Literal["ok", "failed", "refused"]
     reason: str = ""
     note: str = ""
     checked: Checked | None = None
     timed: Timed | None = None
+    ranks: list[dict[str, Any]] | None = None
+    link_bytes: int | None = None
+    bus_factor: float | None = None
 
 
 Message = Hello | Stage | Outcome

@@ -121,6 +121,7 @@ class Operator:
     `comparable(args, inputs, outputs)` makes outputs comparable that may differ and be right (the
     order of equal values). `basic` are cases in the form of a workload file, seconds on a laptop in all.
     `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
+    `aliases` are other names of arguments in workload files (num_tokens for batch_size).
     """
 
     name: str
@@ -136,6 +137,7 @@ class Operator:
     check: Callable[[Args], str] = field(default=lambda _args: "")
     comparable: Callable[[Args, Tensors, Any], Any] | None = None
     runner: str = "worker"
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def rounding(dtype: str, *, units: float = 4.0, scale: float = 1.0) -> Tolerance:
