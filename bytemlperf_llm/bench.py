@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from bytemlperf_llm import preflight, schedule
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.errors import UserError
@@ -28,12 +30,14 @@ from bytemlperf_llm.loadgen.ray_fleet import cluster_size, connect, disconnect, 
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
+from bytemlperf_llm.metrics.recount import Counted, merged
 from bytemlperf_llm.plan import Flags, Plan, plan_for, resolve
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.report.live import LiveView
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.describe import Part, describe_run, finished, folder_of, resumed
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
+from bytemlperf_llm.runs.reader import RECOUNT, read_recount
 from bytemlperf_llm.runs.remainder import Remainder
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.stop_signals import Interrupted, draining
@@ -126,6 +130,7 @@ class Bench:
         info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
         self._plan = plan = preflight.fit_prompts(plan, model, info)
         scenario = plan.scenario
+        self._tokenizer = preflight.answer_tokenizer(scenario, model, info)
         longest = preflight.longest_request(scenario, seed)
         await preflight.ready_check(engine, info, longest, scenario.timeouts.first_token_s, self._redactor)
         self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
@@ -185,6 +190,7 @@ class Bench:
                 await asyncio.gather(ticking, writing, return_exceptions=True)
                 await crew.close()
                 self._metrics.flush()
+                _keep_recount(folder, crew.counted, self._say)
                 end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)
                 if workers := crew.described():
                     end["workers"] = workers
@@ -207,6 +213,7 @@ class Bench:
             worker_config(scenario, Share(), keep_output=keep_output),
             max_error_rate=flags.max_error_rate,
             redact=self._redactor,
+            tokenizer=self._tokenizer,
         )
 
     def _fleet(self, folder: Path, *, keep_output: bool) -> Fleet | None:
@@ -228,6 +235,7 @@ class Bench:
             workers=workers,
             keep_output=keep_output,
             live=not self._quiet,
+            tokenizer=self._tokenizer,
         )
         make = process_fleet if flags.ray is None else ray_fleet
         return make(common, folder, self._metrics, self._say, flags.max_error_rate)
@@ -279,6 +287,18 @@ def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) ->
         write_checksums(folder)
     except OSError as error:
         say(f"checksums.json could not be written: {error.strerror}; bmp-llm verify can't tell whether the run was changed later")
+
+
+def _keep_recount(folder: Path, counted: list[Counted], say: Callable[[str], None]) -> None:
+    """A resumed part's is added to what is there."""
+    if not counted:
+        return
+    before, _ = read_recount(folder)
+    whole = merged([*([before] if before is not None else []), *counted])
+    try:
+        write_json(folder / RECOUNT, msgspec.to_builtins(whole))
+    except OSError as error:
+        say(f"{RECOUNT} could not be written: {error.strerror}; the summary will have no recount")
 
 
 def _remove_if_empty(folder: Path) -> None:

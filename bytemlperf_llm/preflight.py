@@ -189,6 +189,11 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     return replace(plan, scenario=plan.scenario.override(changes))
 
 
+def answer_tokenizer(scenario: Scenario, model: Model | None, info: EngineInfo) -> str | None:
+    """By which answers can be counted again: what the user gave, else the model's own; None where none is known."""
+    return scenario.prompts.tokenizer or _tokenizer_of(model, info)
+
+
 def _tokenizer_of(model: Model | None, info: EngineInfo) -> str | None:
     """A folder with tokenizer.json, or the engine's own rule; None where none is known or the package isn't there."""
     if info.tokenizer == WORDS_RULE:

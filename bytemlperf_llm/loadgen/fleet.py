@@ -19,6 +19,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics, MetricsDelta
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
 from bytemlperf_llm.loadgen.sink import too_many_failures
+from bytemlperf_llm.metrics.recount import Counted
 
 
 class Seat(Protocol):
@@ -133,6 +134,10 @@ class Fleet:
     @property
     def loop_utilisation(self) -> float:
         return max((tally.ended.loop_utilisation for tally in self._tallies.values() if tally.ended), default=0.0)
+
+    @property
+    def counted(self) -> list[Counted]:
+        return [counted for tally in self._tallies.values() if tally.ended for counted in tally.ended.counted]
 
     def described(self) -> list[dict[str, Any]]:
         return [self._describe(seat) for seat in self._seats]

@@ -108,7 +108,8 @@ class Member:
         stack.callback(pacer.close)
         work = work_of(scenario, dealt(scenario, spec.seed, share), share)
         config = worker_config(scenario, share, keep_output=spec.keep_output)
-        self.replay = Replay(engine, pacer, open_log(Path(spec.log)), self._metrics, work, config, redact=redactor)
+        log = open_log(Path(spec.log))
+        self.replay = Replay(engine, pacer, log, self._metrics, work, config, redact=redactor, tokenizer=spec.tokenizer)
         stack.push_async_callback(self.replay.close)
         await self.replay.start()
 
@@ -125,7 +126,7 @@ class Member:
             await asyncio.gather(*tasks, return_exceptions=True)
             await replay.close()
         self._say_seen()
-        return Ended(replay.issued, replay.loop_utilisation, replay.stopped, replay.failure)
+        return Ended(replay.issued, replay.loop_utilisation, replay.stopped, replay.failure, replay.counted)
 
     async def _obey(self) -> None:
         while True:

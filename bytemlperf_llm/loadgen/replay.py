@@ -16,12 +16,14 @@ from typing import Any, NamedTuple, Protocol
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.dealing import Share
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.sink import RecordSink
 from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
+from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.runs.log import RecordLog
 from bytemlperf_llm.scenario import Scenario
 from engines.contract import Engine
@@ -62,6 +64,10 @@ class Crew(Protocol):
     @property
     def failure(self) -> str:
         """Why the run is invalid; empty where nothing went wrong."""
+
+    @property
+    def counted(self) -> list[Counted]:
+        """The answers whose tokens were counted again, of each worker; empty where no tokenizer is known."""
 
     def described(self) -> list[dict[str, Any]]:
         """What run.json says of each worker; empty for a single one in this process."""
@@ -116,8 +122,13 @@ class Replay:
         *,
         max_error_rate: float | None = None,
         redact: Callable[[str], str] = str,
+        tokenizer: str | None = None,
     ) -> None:
         self._log, self._work = log, work
+        self._tokenizer = tokenizer
+        self._sample = AnswerSample(engine, seed=config.worker) if tokenizer is not None else None
+        engine = engine if self._sample is None else self._sample.as_engine
+        self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
         self._worker = Worker(engine, self._sink, pacer, config, redact=redact)
         self.loop_utilisation = 0.0
@@ -134,6 +145,8 @@ class Replay:
             self.loop_utilisation = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
             syncing.cancel()
             await asyncio.gather(syncing, return_exceptions=True)
+        if self._sample is not None and self._tokenizer is not None:
+            self.counted = [self._sample.counted(self._tokenizer)]
 
     async def _send(self, origin_ns: int) -> None:
         planned, concurrency, until_ns = self._work

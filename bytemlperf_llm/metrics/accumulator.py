@@ -30,6 +30,7 @@ from bytemlperf_llm.metrics.definitions import (
     token_gaps_ns,
     token_times,
 )
+from bytemlperf_llm.metrics.recount import Counted, RecountTally
 from bytemlperf_llm.metrics.request_metrics import request_values
 from bytemlperf_llm.metrics.statistics import parse_percentile, percentile
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
@@ -84,7 +85,8 @@ class _Failures:
 class Accumulator:
     """Everything that a summary needs of the records added so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Counted | None = None) -> None:
+        self.recount = None if counted is None else RecountTally(counted)
         self.columns: dict[str, array[int]] = {name: array("q") for name in _FIELDS}
         self.itl = ClusteredColumn()
         self._inter_chunk: ClusteredColumn | None = None
@@ -132,6 +134,8 @@ class Accumulator:
         for record in records:
             if record.outcome == "failed":
                 self.failures.add(record)
+            elif self.recount is not None:
+                self.recount.add(record)
         fields: dict[str, list[int | None]] = {
             "index": [record.index for record in records],
             "outcome": [OUTCOMES.index(record.outcome) for record in records],
@@ -153,6 +157,8 @@ class Accumulator:
     def add(self, record: RequestRecord) -> None:
         """Take in one record. Cost: a few microseconds and about 0.1 more for each token."""
         self.outcomes[record.outcome] += 1
+        if self.recount is not None:
+            self.recount.add(record)
         if record.outcome == "failed":
             self.failures.add(record)
         times = token_times(record)

@@ -14,6 +14,7 @@ from operator import sub
 
 import msgspec
 
+from bytemlperf_llm.metrics import recount
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, Failure
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
@@ -35,6 +36,7 @@ from bytemlperf_llm.metrics.rates import (
     throughput,
     whole_window,
 )
+from bytemlperf_llm.metrics.recount import Counted, Recount
 from bytemlperf_llm.metrics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
 from bytemlperf_llm.metrics.verdict import (
     Evidence,
@@ -54,11 +56,12 @@ LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
 """Metrics of a whole request, given again with requests that never ended counted as infinite."""
 
 
-class Tokens(msgspec.Struct, kw_only=True):
+class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Token totals of answered requests. `prompt_tokens` is None while any answer lacks its count.
 
-    `stream_tokens` were seen in the stream. `usage_disagreement` is Σ|reported − seen| over
-    Σreported among the answers that report usage; None where none does.
+    `stream_tokens` were seen in the stream. `usage_disagreement` is Σ|reported − seen| over Σreported
+    among the answers that report usage; None where none does. `recount` is there where the model's
+    tokenizer is known.
     """
 
     prompt_tokens: int | None
@@ -68,6 +71,7 @@ class Tokens(msgspec.Struct, kw_only=True):
     answers_without_prompt_count: int
     usage_disagreement: float | None
     batched_token_share: float | None
+    recount: Recount | None = None
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -99,9 +103,9 @@ class Summary(msgspec.Struct, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-def summarize(records: Iterable[RequestRecord], facts: RunFacts) -> Summary:
-    """The summary of a run's records, in any order."""
-    return summary_of(Accumulator().add_all(records), facts)
+def summarize(records: Iterable[RequestRecord], facts: RunFacts, counted: Counted | None = None) -> Summary:
+    """The summary of a run's records, in any order, and of the answers that were recounted."""
+    return summary_of(Accumulator(counted).add_all(records), facts)
 
 
 def read_summary(data: bytes) -> Summary:
@@ -143,6 +147,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
             *load_warnings(facts, load, sent),
             *(growth if facts.open_loop and queue_grows(acc, steps) else []),
             *token_warnings(tokens.usage_disagreement, tokens.batched_token_share, tokens.answers_without_usage, acc.outcomes["ok"]),
+            *recount.warnings(tokens.recount, tokens.answers_without_usage),
             *autocorrelation_warnings(effective),
         ],
         scheduled=max(scheduled, len(acc)),
@@ -214,6 +219,7 @@ def _tokens(acc: Accumulator) -> Tokens:
         answers_without_prompt_count=unknown,
         usage_disagreement=float(Fraction(apart, reported)) if reported else None,
         batched_token_share=float(Fraction(acc.batched_tokens, acc.stream_tokens)) if acc.stream_tokens else None,
+        recount=None if acc.recount is None else acc.recount.result(),
     )
 
 

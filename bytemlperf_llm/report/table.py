@@ -141,6 +141,10 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     rows.append(
         ("tokens in / out", f"{'–' if tokens.prompt_tokens is None else format(tokens.prompt_tokens, ',')} / {tokens.output_tokens:,}")
     )
+    if tokens.recount is not None:
+        counts = tokens.recount
+        usage = f"{counts.usage_tokens:,}" if counts.usage_disagreement is not None else "–"
+        rows.append((f"usage / recount / chunks of {counts.answers:,}", f"{usage} / {counts.recounted_tokens:,} / {counts.chunks:,}"))
     for name, failure in summary.failures.items():
         rows.append((f"failed: {name}", f"{failure.count:,}"))
     return rows

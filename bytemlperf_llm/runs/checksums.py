@@ -1,4 +1,4 @@
-"""checksums.json: SHA-256 of run.json and of every record log, written when the run has ended.
+"""checksums.json: SHA-256 of run.json, of every record log and of recount.json, written when the run has ended.
 
 Figures don't depend on every byte of a record (an error text, a hash of an answer): these sums
 find a flipped byte there too. A run that was killed has none. summary.json isn't listed, since it
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.runs.folder import write_text
+from bytemlperf_llm.runs.reader import RECOUNT
 
 NAME = "checksums.json"
 FORMAT_VERSION = 1
@@ -54,8 +55,8 @@ def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> li
 
 
 def _covered(folder: Path) -> list[Path]:
-    run = folder / "run.json"
-    return [*([run] if run.exists() else []), *sorted(folder.glob(_LOGS))]
+    alone = [path for path in (folder / "run.json", folder / RECOUNT) if path.exists()]
+    return [*alone, *sorted(folder.glob(_LOGS))]
 
 
 def _sum(path: Path) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.runs.record import RequestRecord
 
 FORMAT_VERSION = 1
+RECOUNT = "recount.json"
 MAX_DAMAGES_KEPT = 100
 
 
@@ -67,6 +69,17 @@ class RunReader:
     def _damaged(self, path: Path, offset: int, line: bytes, kind: str) -> None:
         if len(self.damages) < MAX_DAMAGES_KEPT:
             self.damages.append(Damage(path.name, offset, len(line), kind))
+
+
+def read_recount(folder: Path) -> tuple[Counted | None, str]:
+    """What recount.json holds (None: there is none), and a sentence where it can't be used."""
+    try:
+        counted = msgspec.json.decode((folder / RECOUNT).read_bytes(), type=Counted)
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        return None, f"{RECOUNT} can't be used: {error}"
+    return counted, f"answers were not recounted: {counted.problem}" if counted.problem else ""
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import Summary, summarize
 from bytemlperf_llm.runs.folder import write_text
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.runs.reader import RunReader, read_recount
 
 
 def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, run: dict[str, Any] | None = None) -> Summary:
@@ -25,10 +25,13 @@ def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, r
     facts = facts_from(reader.run, folder)
     if percentiles is not None:
         facts = msgspec.structs.replace(facts, percentiles=percentiles)
-    summary = summarize(reader.records(), facts)
+    counted, problem = read_recount(folder)
+    summary = summarize(reader.records(), facts, counted)
     summary.client_error = client_error_of(reader.run, summary)
     for damage in reader.damages:
         summary.warnings.append(f"{damage.file}: {damage.kind} of {damage.length_bytes} bytes at byte {damage.offset_bytes}, left out")
+    if problem:
+        summary.warnings.append(problem)
     summary.warnings.extend(_resumptions(reader.run))
     end = reader.run.get("end")
     if end is None:

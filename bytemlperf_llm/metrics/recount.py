@@ -1,0 +1,124 @@
+"""Tokens counted three ways: as the server reports them, as its tokenizer splits the answer, and as chunks.
+
+`Counted` is what a run keeps of its recount (recount.json): SHA-256 of an answer to its tokens. A record
+knows its answer by the same sum, so what is compared here are records, and the texts need not be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import msgspec
+
+from bytemlperf_llm.runs.record import RequestRecord
+
+FORMAT_VERSION = 1
+WARN_DISAGREEMENT = 0.005
+"""Half a per cent: a token in two hundred."""
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of recount.json. `problem` says why nothing was counted."""
+
+    format_version: int = FORMAT_VERSION
+    tokenizer: str
+    tokens: dict[str, int]
+    problem: str = ""
+
+
+class Recount(msgspec.Struct, frozen=True, kw_only=True):
+    """Over the answers whose text was recounted, `answers` of them.
+
+    `usage_tokens` and the recount beside it, `usage_recounted`, are over those that report usage. `chunks` carried
+    at least one token. Disagreements are Σ|count − recount| / Σrecount, answer by answer, None without
+    any. An answer that ended by itself (`stop`) may count one token more than its text has: the one that
+    ended it.
+    """
+
+    tokenizer: str
+    answers: int
+    recounted_tokens: int
+    usage_tokens: int
+    usage_recounted: int
+    chunks: int
+    usage_disagreement: float | None
+    chunk_disagreement: float | None
+
+
+class RecountTally:
+    """Adds up records whose answer was recounted; the order changes nothing."""
+
+    def __init__(self, counted: Counted) -> None:
+        self._tokenizer, self._tokens = counted.tokenizer, counted.tokens
+        self._answers = self._recounted = self._usage = self._usage_recounted = self._usage_apart = self._chunks = self._chunks_apart = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Take in one record; one that failed, or whose answer isn't known, changes nothing."""
+        text_tokens = self._tokens.get(record.output_sha256 or "")
+        if text_tokens is None or record.outcome != "ok":
+            return
+        most = text_tokens + (record.finish_reason == "stop")
+        chunks = sum(count > 0 for count in record.tokens_per_chunk)
+        self._answers += 1
+        self._recounted += text_tokens
+        self._chunks += chunks
+        self._chunks_apart += _outside(chunks, text_tokens, most)
+        if record.token_source == "usage":  # noqa: S105
+            self._usage += record.output_tokens
+            self._usage_recounted += text_tokens
+            self._usage_apart += _outside(record.output_tokens, text_tokens, most)
+
+    def result(self) -> Recount | None:
+        """None without a single answer."""
+        if not self._answers:
+            return None
+        return Recount(
+            tokenizer=self._tokenizer,
+            answers=self._answers,
+            recounted_tokens=self._recounted,
+            usage_tokens=self._usage,
+            usage_recounted=self._usage_recounted,
+            chunks=self._chunks,
+            usage_disagreement=_share(self._usage_apart, self._usage_recounted),
+            chunk_disagreement=_share(self._chunks_apart, self._recounted),
+        )
+
+
+def _outside(count: int, least: int, most: int) -> int:
+    return max(0, least - count, count - most)
+
+
+def _share(apart: int, whole: int) -> float | None:
+    return float(Fraction(apart, whole)) if whole else None
+
+
+def merged(parts: Sequence[Counted]) -> Counted | None:
+    """One for the whole run, of what its workers and its resumed parts have counted; what was counted by another
+    tokenizer than the last is left out. None without any."""
+    if not parts:
+        return None
+    alike = [part for part in parts if part.tokenizer == parts[-1].tokenizer]
+    tokens = {text: count for part in alike for text, count in part.tokens.items()}
+    problem = "" if tokens else next((part.problem for part in alike if part.problem), "")
+    return Counted(tokenizer=parts[-1].tokenizer, tokens=dict(sorted(tokens.items())), problem=problem)
+
+
+def warnings(recount: Recount | None, answers_without_usage: int) -> list[str]:
+    """What a reader must know; empty where the counts agree."""
+    if recount is None:
+        return []
+    found = []
+    of_answers = f"a recount of {recount.answers:,} answers ({recount.tokenizer})"
+    if recount.usage_disagreement is not None and recount.usage_disagreement > WARN_DISAGREEMENT:
+        found.append(
+            f"the server's usage and {of_answers} differ by {recount.usage_disagreement:.2%}: {recount.usage_tokens:,} against "
+            f"{recount.usage_recounted:,} tokens (one in mid-answer that has no text is counted by the server alone). "
+            "TPOT, ITL and tokens/s are by usage; is it this model's tokenizer?"
+        )
+    if answers_without_usage and recount.chunk_disagreement is not None and recount.chunk_disagreement > WARN_DISAGREEMENT:
+        found.append(
+            f"chunks are counted as tokens, and {of_answers} finds {recount.recounted_tokens:,} tokens in {recount.chunks:,} chunks, "
+            f"{recount.chunk_disagreement:.2%} apart: TPOT, ITL and tokens/s are off by as much"
+        )
+    return found
