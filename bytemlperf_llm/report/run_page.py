@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from bytemlperf_llm import __version__
-from bytemlperf_llm.report.gather import RunView
+from bytemlperf_llm.report.gather import RunView, part
 from bytemlperf_llm.report.page import Page, Tile
 from bytemlperf_llm.report.text import UNAVAILABLE, flattened, interval, number, unit
 from bytemlperf_llm.runs.kinds import Figure, Section, Table, Text
@@ -16,7 +16,6 @@ VALID_MEANS = {"llm": "The load was the one asked for, and the client kept up wi
 MAX_TILES = 8
 MAX_FIGURE_ROWS = 400
 AGAIN = "To run it again"
-PLATFORM_KEYS = ("os", "python", "numa_nodes")
 
 
 def run_page(view: RunView) -> Page:
@@ -58,8 +57,7 @@ def tile_of(figure: Figure) -> Tile:
 
 def facts_of(view: RunView) -> list[tuple[str, str]]:
     """The line under the title: what was measured, where, when."""
-    subject, environment = view.subject, view.run.get("environment") or {}
-    versions = subject.get("versions") or {}
+    subject, versions = view.subject, part(view.subject, "versions")
     named = " ".join(str(part) for part in (subject.get("name"), versions.get(subject.get("name"))) if part)
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
     device = str(subject.get("device") or "")
@@ -67,18 +65,18 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
         ("measured", named),
         ("model", model),
         ("device", "" if device == "none" else device),
-        ("machine", _machine(environment.get("hardware") or {})),
+        ("machine", _machine(part(view.run, "environment", "hardware"))),
         ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
         ("took", _duration(view.run)),
         ("seed", str(view.run["seed"]) if view.run.get("seed") is not None else ""),
     ]
-    notes = subject.get("notes") or []
-    return [(name, text) for name, text in found if text] + [("note", str(note)) for note in notes]
+    notes = subject.get("notes")
+    return [(name, text) for name, text in found if text] + [("note", str(note)) for note in (notes if isinstance(notes, list) else [])]
 
 
 def _machine(hardware: dict[str, Any]) -> str:
-    cpu = hardware.get("cpu") or {}
-    gpus = hardware.get("gpus") or []
+    cpu, gpus = part(hardware, "cpu"), hardware.get("gpus")
+    gpus = gpus if isinstance(gpus, list) else []
     parts = [str(gpu.get("name") or gpu) if isinstance(gpu, dict) else str(gpu) for gpu in gpus]
     if cpu.get("model"):
         cores = cpu.get("usable_cores") or cpu.get("logical_cores")
@@ -87,8 +85,7 @@ def _machine(hardware: dict[str, Any]) -> str:
 
 
 def _duration(run: dict[str, Any]) -> str:
-    end = run.get("end") or {}
-    taken = end.get("duration_ns") if isinstance(end, dict) else None
+    taken = part(run, "end").get("duration_ns")
     return f"{number(taken / 1e9)} s" if isinstance(taken, int | float) else ""
 
 
@@ -115,19 +112,17 @@ def again_sections(view: RunView) -> list[Section]:
     if command:
         words = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
         sections.append(Text(body=words, style="code", group=AGAIN))
-    hashes = [(name, run.get(key)) for name, key in (("schedule", "schedule_sha256"), ("git commit", None)) if key]
-    git = (run.get("environment") or {}).get("git") or {}
-    told = [f"{name} {value}" for name, value in hashes if value]
+    git = part(run, "environment", "git")
+    told = [f"schedule {run['schedule_sha256']}"] if run.get("schedule_sha256") else []
     if git.get("commit"):
         told.append(f"git {git['commit']}" + (" with changes" if git.get("dirty") else ""))
     if told:
         sections.append(Text(body=", ".join(told), style="note", group=AGAIN))
-    environment = run.get("environment") or {}
     tables = (
         ("Configuration", run.get("config")),
         ("What was measured", view.subject),
-        ("Hardware", environment.get("hardware")),
-        ("Packages", environment.get("packages")),
+        ("Hardware", part(run, "environment", "hardware")),
+        ("Packages", part(run, "environment", "packages")),
     )
     for title, content in tables:
         rows = [list(row) for row in flattened(content or {})]

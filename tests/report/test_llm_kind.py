@@ -1,0 +1,118 @@
+"""The llm kind: figures equal the summary's, plots equal the records, and every section is valid Plotly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bytemlperf_llm.report.gather import view_run
+from bytemlperf_llm.report.llm.columns import columns_of
+from bytemlperf_llm.report.llm.timeline import tokens_in
+from bytemlperf_llm.report.page import data_block
+from bytemlperf_llm.runs.kinds import Plot, Table, run_kind
+from bytemlperf_llm.runs.suite import RunRecords, suite_records
+from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return llm_run(tmp_path_factory.mktemp("llm") / "run")
+
+
+@pytest.fixture(scope="module")
+def view(folder):
+    return view_run(folder)
+
+
+def figure(view, metric):
+    return next(each for each in view.figures if each.metric == metric)
+
+
+def test_figures_are_those_of_the_summary(folder, view):
+    summary = read(folder, "summary.json")
+    for name in ("ttft", "tpot", "e2e"):
+        found = figure(view, f"{name} p50")
+        assert found.value == pytest.approx(summary["metrics"][name]["percentiles"]["50"] / 1e6)
+        assert found.low <= found.value <= found.high
+        assert found.key == "chat"
+    assert figure(view, "output_token_throughput").value == summary["rates"]["output_token_throughput"]["value"]
+    assert figure(view, "ttft p99.9").value is None
+    assert "can't carry" in figure(view, "ttft p99.9").reason
+    assert figure(view, "not answered").value == pytest.approx(2.0)
+
+
+def test_a_value_comes_from_its_samples_by_its_statistic(view):
+    for metric in ("ttft p50", "e2e p90", "service_ttft p99"):
+        found = figure(view, metric)
+        ordered = sorted(found.samples)
+        rank = -(-int(found.statistic[1:]) * len(ordered) // 100)
+        assert found.value == pytest.approx(ordered[rank - 1])
+        assert len(found.sample_ids) == len(found.samples)
+    mean = figure(view, "tpot mean")
+    assert mean.value == pytest.approx(np.mean(mean.samples))
+    rate = figure(view, "output_token_throughput")
+    assert rate.value == pytest.approx(np.mean(rate.samples), rel=0.02)
+    assert rate.low < rate.value < rate.high
+
+
+def test_summaries_from_a_folder_and_from_plain_records_agree(folder):
+    kind, run = run_kind("llm"), read(folder, "run.json")
+    from_folder = kind.summarise(run, RunRecords(folder))
+    from_records = kind.summarise(run, list(suite_records(folder)))
+    assert json.loads(json.dumps(from_folder["metrics"])) == json.loads(json.dumps(from_records["metrics"]))
+
+
+def test_every_token_is_counted_where_it_arrived(folder):
+    records = llm_records()
+    columns = columns_of(read(folder, "run.json"), RunRecords(folder))
+    edges = np.linspace(0, columns.duration_s, 17)
+    stamps = np.array([(stamp - columns.origin_ns) / 1e9 for record in records if record.outcome == "ok" for stamp in record.chunk_ns])
+    assert tokens_in(columns, edges).tolist() == np.histogram(stamps, edges)[0].tolist()
+
+
+def test_stage_shares_add_up_and_name_the_queue(view):
+    table = next(each for each in view.sections if isinstance(each, Table) and each.title == "Stages in figures")
+    for row in table.rows:
+        shares = [float(cell.rstrip("%")) for cell in row[2:] if cell]
+        assert sum(shares) == pytest.approx(100, abs=0.3)
+    slowest = dict(zip(table.columns, table.rows[1], strict=True))
+    assert float(slowest["engine queue"].rstrip("%")) > 50, "one in forty waits a quarter of a second"
+
+
+def test_without_the_engines_stamps_the_clients_are_used(tmp_path):
+    view = view_run(llm_run(tmp_path / "run", stages=False))
+    table = next(each for each in view.sections if isinstance(each, Table) and each.title == "Stages in figures")
+    assert list(table.columns[2:]) == ["waiting to be sent", "to the first token", "decode"]
+    assert "no stamps of its own" in table.note
+
+
+def test_every_plot_is_valid_plotly(view):
+    plotly = pytest.importorskip("plotly.graph_objects")
+    plots = [each for each in view.sections if isinstance(each, Plot)]
+    assert len(plots) >= 12
+    for plot in plots:
+        text = data_block({"data": plot.data, "layout": plot.layout})
+        for colour in ("@0", "@1", "@2", "@3", "@4", "@5", "@6", "@7"):
+            for tone in ("/.12", "/.25", "/.4", "/.45", ""):
+                text = text.replace(f'"{colour}{tone}"', '"#123456"')
+        assert "@" not in text.replace("\\u0040", ""), f"{plot.title}: a colour that the page doesn't know"
+        plotly.Figure(json.loads(text))
+        assert plot.alt
+
+
+def test_a_run_without_answers_still_has_a_page(tmp_path):
+    records = [record for record in llm_records(100) if record.outcome == "failed"]
+    view = view_run(write_run(tmp_path / "run", llm_run_json(), records))
+    assert view.verdict == "invalid"
+    assert view.problems == []
+    assert any(getattr(each, "title", "") == "Failures" for each in view.sections)
+
+
+def test_one_answer_of_one_token_is_enough(tmp_path):
+    records = llm_records(1)
+    records[0].chunk_ns, records[0].tokens_per_chunk, records[0].output_tokens = records[0].chunk_ns[:1], [1], 1
+    view = view_run(write_run(tmp_path / "run", llm_run_json(), records))
+    assert view.problems == []
+    assert any(isinstance(each, Plot) for each in view.sections)
