@@ -116,7 +116,6 @@ class JobRecord(Record, kw_only=True):
     """The end of a job. Usability: what it took to get here with this backend."""
 
     wall_s: float = 0.0
-    compiled_at_first_try: bool = False
     peak_tree_bytes: int | None = None
     usability: dict[str, Any] = {}
 

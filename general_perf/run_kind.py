@@ -96,7 +96,7 @@ def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "reason": end.get("reason", ""),
         "fix": end.get("fix", ""),
         "weights": compiled.get("weights", ""),
-        "compiled": bool(end.get("compiled_at_first_try")),
+        "compiled": compiled.get("status") == "ok",
         "compile_s": compiled.get("compile_s"),
         "artefact_bytes": compiled.get("artefact_bytes"),
         "first_answer_s": loaded.get("first_answer_s"),

@@ -68,19 +68,17 @@ class Worker:
 
     def run(self) -> None:
         """All stages; the job's own record at the end."""
-        first_try = False
         usability: dict[str, Any] = {}
         try:
             self.at("compile")
             prepared = self._compile()
             if prepared is not None:
-                first_try = True
                 self._measure(*prepared)
             self.at("usability")
             usability = self._usability()
         finally:
             wall_s = (time.monotonic_ns() - self.began_ns) / 1e9
-            self.say(JobRecord(**self.facts, stage="job", wall_s=wall_s, compiled_at_first_try=first_try, usability=usability))
+            self.say(JobRecord(**self.facts, stage="job", wall_s=wall_s, usability=usability))
 
     def _compile(self) -> tuple[Any, Any, Any, Any] | None:
         """Source, compile, load, first answer; None where one of them failed, which is then said."""

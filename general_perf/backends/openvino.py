@@ -18,8 +18,9 @@ from general_perf.failures import StageError
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 NEEDED = {"bf16": "BF16", "fp16": "FP16"}
 NOT_COUNTED = ("Parameter", "Result", "Constant")
-PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
-WITHOUT_FORMULA = ("LSTMSequence", "LSTMCell", "GRUSequence", "RNNSequence", "ScaledDotProductAttention", "Loop", "TensorIterator", "If")
+ATTENTION = "ScaledDotProductAttention"
+PRODUCTS = (ATTENTION, "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
+WITHOUT_FORMULA = ("LSTMSequence", "LSTMCell", "GRUSequence", "RNNSequence", "Loop", "TensorIterator", "If")
 
 
 class OpenVino:
@@ -160,6 +161,8 @@ def _flops(node: Any) -> int | None:
     if any(each.get_partial_shape().is_dynamic for each in (*node.inputs(), *node.outputs())):
         return None
     output, first, second = list(node.output(0).get_shape()), list(node.input(0).get_shape()), list(node.input(1).get_shape())
+    if kind == ATTENTION:  # scores, then their product with the values
+        return int(2 * math.prod(first[:-1]) * second[-2] * (first[-1] + list(node.input(2).get_shape())[-1]))
     if kind == "MatMul":
         depth = first[-2] if node.get_attributes().get("transpose_a") and len(first) > 1 else first[-1]
         return int(2 * math.prod(output) * depth)

@@ -166,7 +166,7 @@ def _accuracy(record: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _usability(row: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    facts = next((each["usability"] for each in records if each["stage"] == "job"), {})
+    facts: dict[str, Any] = next((each["usability"] for each in records if each["stage"] == "job"), {})
     if "packages" not in facts:
         return [("", "not measured")]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

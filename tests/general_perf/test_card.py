@@ -21,25 +21,9 @@ outputs: [logits]
 """
 
 NAMED = [
-    "resnet50",
-    "bert",
-    "albert",
-    "roberta",
-    "deberta",
-    "swin",
-    "wide-deep",
-    "yolos",
-    "conformer",
-    "roformer",
-    "videomae",
-    "clip",
-    "dlrm",
-    "minilm",
-    "unet",
-    "vae",
-    "vit",
-    "whisper-encoder",
-    "smollm2-prefill",
+    *("resnet50", "bert", "albert", "roberta", "deberta", "swin", "wide-deep"),
+    *("yolos", "conformer", "roformer", "videomae", "clip", "dlrm", "minilm"),
+    *("unet", "vae", "vit", "whisper-encoder", "smollm2-prefill"),
 ]
 
 

@@ -1,0 +1,160 @@
+"""A sweep over real processes and a vendor's backend that crashes, hangs, hoards memory and answers wrongly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bytemlperf_llm.runs.suite import suite_records, verify_suite
+from tests.general_perf.vendor import install, relu_card
+
+BMP = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "general"]
+QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit-gib", "4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("vendor")
+    install(folder)
+    relu_card(folder)
+    return folder
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+
+
+def bmp(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BMP, *arguments], capture_output=True, text=True, env=environment(place), cwd=place, timeout=120, check=False)
+
+
+def only_run(runs: Path) -> Path:
+    (folder,) = runs.iterdir()
+    return folder
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    summary = json.loads((folder / "summary.json").read_text())
+    return {row["job"]: row for row in summary["rows"]}
+
+
+def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
+    done = bmp(place, "relu.yaml", *QUICK, "--runs-dir", str(tmp_path), "--instances", "2", "--loop", "closed", "--loop", "open")
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    row = rows(folder)["relu/vendor/fp32"]
+    assert row["status"] == "ok"
+    assert row["numerics_passed"] is True
+    assert row["graph_share"] == 1.0
+    assert row["artefact_bytes"] == 1000
+    records = list(suite_records(folder))
+    points = [(each["batch_size"], each["instances"], each["loop"]) for each in records if each["stage"] == "performance"]
+    assert points == [(1, 2, "closed"), (1, 2, "open"), (4, 2, "closed"), (4, 2, "open")]
+    opened = next(each for each in records if each["stage"] == "performance" and each["loop"] == "open")
+    assert opened["planned"] == len(opened["latency_ns"]) + opened["dropped"]
+    usability = records[-1]["usability"]
+    assert usability["packages"] == 1
+    assert usability["install_bytes"] > 1000
+    assert usability["adapter_lines"] > 20
+    assert verify_suite(folder) == ([], len(records))
+    assert not (folder / "work").exists()  # nothing large stays
+    assert "VALID" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("do", "error_class", "reason"),
+    [
+        ("abort", "crashed", "in compile: killed by SIGABRT"),
+        ("exit", "crashed", "in compile: the licence server is away"),
+        ("raise", "unsupported_operator", "operator Foo is not implemented"),
+        ("hang", "time_limit", "in compile after 6 s"),
+        ("hoard", "out_of_memory", "over the limit of 1.0 GiB"),
+        ("die-later", "crashed", "in performance: killed by SIGABRT"),
+    ],
+)
+def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason):
+    limits = {"hang": ["--time-limit", "6"], "hoard": ["--memory-limit-gib", "1"]}.get(do, [])
+    stages = ["--stage", "performance"]  # no reference: one process less
+    done = bmp(place, "relu.yaml", *QUICK, *limits, *stages, "--backend-option", f"do={do}", "--runs-dir", str(tmp_path))
+    row = rows(only_run(tmp_path))["relu/vendor/fp32"]
+    assert (row["status"], row["error_class"]) == ("failed", error_class)
+    assert reason in row["reason"]
+    assert row["fix"]
+    assert row["reason"] in done.stdout
+    compiled = do == "die-later"
+    assert done.returncode == (0 if compiled else 1)  # a run in which nothing compiled is invalid
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("do", "nonfinite"), [("wrong", 0), ("nan", 32)])
+def test_wrong_answers_fail_the_numerics(place, tmp_path, do, nonfinite):
+    stages = ["--stage", "numerics", "--batch-size", "4"]
+    done = bmp(place, "relu.yaml", *QUICK, *stages, "--backend-option", f"do={do}", "--runs-dir", str(tmp_path))
+    row = rows(only_run(tmp_path))["relu/vendor/fp32"]
+    assert row["numerics_passed"] is False
+    assert row["nonfinite"] == nonfinite
+    assert "outputs are not within the tolerance" in done.stdout
+
+
+def test_a_killed_sweep_goes_on_where_it_was(place, tmp_path):
+    relu_card(place, "other")
+    command = ["relu.yaml", "other.yaml", *QUICK, "--stage", "performance", "--runs-dir", str(tmp_path)]
+    sweep = subprocess.Popen([*BMP, *command], env=environment(place), cwd=place, stderr=subprocess.PIPE, text=True)
+    assert sweep.stderr is not None
+    for line in sweep.stderr:
+        if line.startswith("[2/2]"):  # the first job is done, the second has begun
+            break
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    sweep.stderr.close()
+    folder = only_run(tmp_path)
+    before = [each for each in suite_records(folder) if each["job"].startswith("relu/")]
+    with (folder / "records.jsonl").open("ab") as log:
+        log.write(b'{"job":"other/vendor/fp32","att')  # a torn tail, as power loss leaves it
+    done = bmp(place, "resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    after = list(suite_records(folder))
+    assert after[: len(before)] == before  # what was done is not done again
+    assert {row["status"] for row in rows(folder).values()} == {"ok"}
+    assert verify_suite(folder)[0] == []
+
+
+def test_a_job_that_was_cut_short_counts_once(place, tmp_path):
+    done = bmp(place, "relu.yaml", *QUICK, "--stage", "performance", "--runs-dir", str(tmp_path))
+    assert done.returncode == 0
+    folder = only_run(tmp_path)
+    lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[:-1]))  # as if killed before the job's end
+    assert bmp(place, "resume", str(folder)).returncode == 0
+    attempts = [each["attempt"] for each in suite_records(folder)]
+    assert set(attempts) == {1, 2}
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert len([name for name in metrics if name.endswith("latency")]) == 2
+
+
+def test_an_interrupt_leaves_no_process_behind(place, tmp_path):
+    command = [*BMP, "relu.yaml", *QUICK, "--stage", "performance", "--backend-option", "do=hang", "--runs-dir", str(tmp_path)]
+    sweep = subprocess.Popen(command, env=environment(place), cwd=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (workers := _workers_of(sweep.pid)):
+        assert sweep.poll() is None
+        time.sleep(0.02)
+    sweep.send_signal(signal.SIGINT)
+    _, said = sweep.communicate(timeout=30)
+    assert sweep.returncode == 130
+    assert "Traceback" not in said
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    run = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert run["end"]["stopped_by_user"] is True
+
+
+def _workers_of(pid: int) -> list[int]:
+    """Children of the sweep that are its workers (at its start it runs git as well)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"general_perf.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
