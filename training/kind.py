@@ -23,7 +23,7 @@ class TrainingKind:
 
         return figures(run, summary, records)
 
-    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+    def sections(self, _run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """The page."""
         from training.sections import sections
 

@@ -17,7 +17,6 @@ from training.trainers.contract import StepResult
 from training.trainers.native import BETAS, EPSILON
 from training.workload import Workload
 
-
 TIMED: dict[str, Phase] = {"forward-compute": "forward", "backward-compute": "backward", "all-grads-sync": "sync"}
 """Megatron-Core's names of what it times, and ours."""
 

@@ -161,10 +161,17 @@ def _mesh(plan: Plan) -> Any:
 
 
 def _split_tensors(model: Any, mesh: Any, parts: int) -> None:
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, PrepareModuleInput, RowwiseParallel, parallelize_module
 
+    # The inputs are marked as whole once, so that q, k and v (gate and up) share one sum of their input's gradients.
+    whole = Replicate()
+    attention = PrepareModuleInput(input_kwarg_layouts={"hidden_states": whole}, desired_input_kwarg_layouts={"hidden_states": whole})
+    feed_forward = PrepareModuleInput(input_layouts=(whole,), desired_input_layouts=(whole,))
     for layer in _layers(model):
-        styles: dict[str, Any] = {}
+        styles: dict[str, Any] = {"self_attn": attention}
+        if hasattr(layer, "mlp"):
+            styles["mlp"] = feed_forward
         for name, _ in layer.named_modules():
             leaf = name.rpartition(".")[2]
             if leaf in COLUMNS:
