@@ -101,7 +101,7 @@ def serving(*arguments, **options):
 
 
 def run(url, folder, *words, cwd):
-    fixed = ("serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0", "--quiet")
+    fixed = ("serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0")
     lengths = ("--output-len", "40", "--max-concurrency", "2", "--num-prompts", "30")
     ended = bmp(*fixed, *lengths, "--tokenizer", str(folder), *words, cwd=cwd, env={"OPENAI_API_KEY": CANARY})
     assert ended.returncode in RAN, ended.stderr
