@@ -15,6 +15,7 @@ import msgspec
 
 from micro.cases import Case
 from micro.child import WorkerChild
+from micro.collectives.runner import RanksRunner
 from micro.estimate import Estimate, Rates, estimate, rate_name
 from micro.messages import Hello, Job, Outcome
 from micro.operators.contract import Operator
@@ -51,6 +52,7 @@ class CaseRunner(Protocol):
 
 RUNNERS: dict[str, Callable[[Settings], CaseRunner]] = {
     "worker": lambda settings: WorkerChild(settings.device, settings.threads),
+    "ranks": lambda settings: RanksRunner(settings.device, settings.threads),
 }
 """By `Operator.runner`. A runner is started at the first case that needs it."""
 

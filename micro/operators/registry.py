@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from bytemlperf_llm.errors import UserError
+from micro.collectives.operators import COLLECTIVES
 from micro.operators import convolution, elementwise, gemm, norm
 from micro.operators.contract import Operator
 
@@ -15,6 +16,7 @@ OPERATORS: dict[str, Operator] = {
     "layer_norm": norm.LAYER_NORM,
     "batch_norm": norm.BATCH_NORM,
     **elementwise.ELEMENTWISE,
+    **COLLECTIVES,
 }
 
 

@@ -1,0 +1,1 @@
+"""Collectives and links: operators that several ranks do together, under torchrun."""

@@ -1,0 +1,26 @@
+"""The inputs of all ranks, made again from their seeds on each rank: a reference needs nothing sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from micro.operators.contract import Args, Maker, Tensors
+
+SEEDS_APART = 1_000_003
+"""So that rank 1 of seed 0 has other values than rank 0 of seed 1."""
+
+
+def rank_maker(seed: int, rank: int, device: str) -> Maker:
+    """The random values of one rank."""
+    return Maker(seed * SEEDS_APART + rank, device)
+
+
+class AllInputs:
+    """`[rank]` makes that rank's inputs (nothing is kept); `rank` is whose result is wanted."""
+
+    def __init__(self, inputs: Callable[[Args, Maker], Tensors], args: Args, *, seed: int, rank: int, device: str) -> None:
+        self._inputs, self._args, self._seed, self._device = inputs, args, seed, device
+        self.rank = rank
+
+    def __getitem__(self, rank: int) -> Tensors:
+        return self._inputs(self._args, rank_maker(self._seed, rank, self._device))

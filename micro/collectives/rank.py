@@ -1,0 +1,248 @@
+"""One rank: started by torchrun, does case after case with the others, so that groups are made once.
+
+Run as `-m micro.collectives.rank SOCKET DEVICE BACKEND THREADS STACKS` under torchrun. Jobs and answers
+go over the Unix socket; a rank ends when the socket does. On SIGUSR1 it writes where it is into STACKS,
+which tells a rank that hangs from those that wait for it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from micro.check import Checked, check_outputs
+from micro.collectives.agent import die_with_parent
+from micro.collectives.inputs import AllInputs, rank_maker
+from micro.collectives.messages import RankDone, RankHello
+from micro.collectives.operators import SUMS_IN_PLACE
+from micro.collectives.timing import Control, follow, lead, start_skew_ns
+from micro.estimate import buffer_sets
+from micro.messages import Job, Stage
+from micro.operators.contract import Operator, Tensors
+from micro.operators.registry import find_operator
+from micro.providers.contract import Kernel, Refused
+from micro.providers.registry import find_provider
+from micro.timing import CpuStopwatch, CudaStopwatch, Stopwatch
+
+REASON_LENGTH = 400
+PROBE_VALUES = 1 << 18
+GROUP_TIMEOUT_S = 3600
+"""The sweep's time limit ends a case; the group's own must not come before it."""
+
+
+class Stopped(Exception):
+    """Another rank ended the case."""
+
+
+class Ended(Exception):
+    """This rank ended the case: status and reason."""
+
+    def __init__(self, status: str, reason: str, checked: Checked | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.checked = status, reason, checked
+
+
+def main() -> None:
+    """Join the group, and serve until the socket ends."""
+    path, device, backend, threads, stacks = sys.argv[1:6]
+    die_with_parent(signal.SIGKILL)
+    with suppress(OSError):  # memory that runs out takes a rank, never the sweep
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    rank = int(os.environ["RANK"])
+    with Path(stacks, f"{rank}.txt").open("w", encoding="utf-8") as where:
+        faulthandler.register(signal.SIGUSR1, file=where, all_threads=False)
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(path)
+        serve(link, _Rank(rank, device, backend, int(threads)))
+    os._exit(0)  # no farewell between ranks: the others may be gone
+
+
+def serve(link: socket.socket, rank: _Rank) -> None:
+    """Hello, then an answer for each job."""
+
+    def tell(message: Any) -> None:
+        link.sendall(msgspec.json.encode(message) + b"\n")
+
+    tell(rank.hello())
+    with link.makefile("rb") as jobs:
+        for line in jobs:
+            job = msgspec.json.decode(line, type=Job)
+            tell(rank.do(job, lambda name: tell(Stage(name=name))))
+
+
+class _Rank:
+    def __init__(self, rank: int, device: str, backend: str, threads: int) -> None:
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(threads)
+        local, kind = int(os.environ["LOCAL_RANK"]), device.partition(":")[0]
+        self.device = "cpu" if kind == "cpu" else f"{kind}:{local}"
+        if kind != "cpu":
+            getattr(torch, kind).set_device(local)
+        dist.init_process_group(backend, timeout=timedelta(seconds=GROUP_TIMEOUT_S))
+        self.control = Control(dist.new_group(backend="gloo"))
+        self.rank, self.backend = rank, backend
+        self.stopwatch: Stopwatch = CpuStopwatch() if kind == "cpu" else CudaStopwatch(getattr(torch, kind), graphs=False)
+        self.skew_ns = start_skew_ns(self.control, self.stopwatch.now_ns)
+
+    def hello(self) -> RankHello:
+        import torch
+        import torch.distributed as dist
+
+        sum_ns = 0
+        if self.control.ranks > 1:
+            values = torch.ones(PROBE_VALUES, device=self.device)
+            sum_ns = min(self.stopwatch.time_ns(dist.all_reduce, [(values,)]) for _ in range(4))
+        name, memory = "CPU", 0
+        if self.device.startswith("cuda"):
+            properties = torch.cuda.get_device_properties(self.device)
+            name, memory = properties.name, int(properties.total_memory)
+        return RankHello(
+            rank=self.rank,
+            pid=os.getpid(),
+            threads=torch.get_num_threads(),
+            affinity=sorted(os.sched_getaffinity(0)),
+            device_name=name,
+            device_memory_bytes=memory,
+            timer_overhead_ns=self.stopwatch.overhead_ns,
+            start_skew_ns=self.skew_ns,
+            bytes_per_s=8 * PROBE_VALUES / sum_ns * 1e9 if sum_ns else 0.0,
+            libraries={"torch": str(torch.__version__), "backend": self.backend},
+        )
+
+    def do(self, job: Job, begins: Callable[[Any], None]) -> RankDone:
+        """This rank's part of a case. Exceptions become the answer here and nowhere else."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                return self._do(job, begins)
+        except Stopped:
+            return RankDone(status="stopped", agreed=True)
+        except Ended as ended:
+            status: Any = ended.status
+            return RankDone(status=status, reason=ended.reason, checked=ended.checked, agreed=True)
+        except Exception as error:  # the others may wait for this rank: nothing is agreed
+            return RankDone(status="failed", reason=_sentence(error))
+
+    def _do(self, job: Job, begins: Callable[[Any], None]) -> RankDone:
+        operator = find_operator(job.op)
+        begins("building")
+        kernel: Kernel = self._agreed(lambda: find_provider(job.provider).build(operator, job.args, self.device))
+        begins("making inputs")
+        inputs: Tensors = self._agreed(lambda: operator.inputs(job.args, rank_maker(job.seed, self.rank, self.device)))
+        checked = self._check(operator, job, kernel, inputs, begins)
+        begins("timing")
+        sets = self._agreed(lambda: _sets(operator, job, kernel, inputs))
+        return self._time(job, kernel, sets, inputs, checked)
+
+    def _check(self, operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, begins: Callable[[Any], None]) -> Checked:
+        """One call, whose result every rank compares with what it must hold."""
+        begins("computing the reference")
+        every: Any = AllInputs(operator.inputs, job.args, seed=job.seed, rank=self.rank, device=self.device)
+        reference = self._agreed(lambda: operator.reference(job.args, every))
+        begins("running")
+        outputs = self._run(kernel, inputs)
+        begins("checking")
+        checked: Checked = self._agreed(lambda: _right(operator, job, inputs, outputs, reference))
+        return checked
+
+    def _run(self, kernel: Kernel, inputs: Tensors) -> Any:
+        """A backend that lacks the operation says so on every rank before anything is sent."""
+        lacking = ""
+        try:
+            outputs = kernel.run(*kernel.prepare(_copy(inputs)))
+        except (RuntimeError, NotImplementedError) as error:
+            if not _lacks(error):
+                raise
+            outputs, lacking = None, f"{self.backend}: {_sentence(error)}"
+        if self.device != "cpu":
+            import torch
+
+            torch.accelerator.synchronize()
+        return self._agreed(lambda: _refuse(lacking) if lacking else outputs)
+
+    def _time(self, job: Job, kernel: Kernel, sets: list[Tensors], inputs: Tensors, checked: Checked) -> RankDone:
+        restore = _restore(inputs[0]) if job.op in SUMS_IN_PLACE else _nothing
+        if self.rank == 0:
+            timed, by_rank = lead(self.control, self.stopwatch, restore, self.skew_ns, kernel.run, sets, job.rules)
+            return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked, timed=timed, by_rank=by_rank)
+        follow(self.control, self.stopwatch, restore, kernel.run, sets)
+        return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked)
+
+    def _agreed(self, step: Callable[[], Any]) -> Any:
+        """`step`'s result, once it has gone well on every rank. Raises Ended where it went wrong here, Stopped elsewhere."""
+        result, wrong = None, None
+        try:
+            result = step()
+        except Refused as refused:
+            wrong = Ended("refused", str(refused))
+        except Ended as ended:
+            wrong = ended
+        except Exception as error:
+            wrong = Ended("failed", _sentence(error))
+        answers = self.control.texts(wrong.status if wrong else "ok")
+        if wrong:
+            raise wrong
+        if any(answer != "ok" for answer in answers):
+            raise Stopped
+        return result
+
+
+def _right(operator: Operator, job: Job, inputs: Tensors, outputs: Any, reference: Any) -> Checked:
+    checked = check_outputs(operator, job.args, inputs, outputs, reference)
+    if checked.fault:
+        raise Ended("failed", f"wrong result: {checked.fault}", checked)
+    return checked
+
+
+def _refuse(reason: str) -> Any:
+    raise Refused(reason)
+
+
+def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors) -> list[Tensors]:
+    count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
+    return [kernel.prepare(_copy(inputs)) for _ in range(count)]
+
+
+def _copy(inputs: Tensors) -> Tensors:
+    return tuple(part.clone() if not part.is_pinned() else part.clone().pin_memory() for part in inputs)
+
+
+def _restore(source: Any) -> Callable[[Sequence[Any]], None]:
+    """Sums pile up in place until they overflow: put the values back that the calls of a sample begin with."""
+
+    def restore(arguments: Sequence[Any]) -> None:
+        for inputs in {id(each): each for each in arguments}.values():
+            inputs[0].copy_(source)
+
+    return restore
+
+
+def _nothing(_arguments: Sequence[Any]) -> None:
+    return None
+
+
+def _lacks(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(words in text for words in ("not support", "unsupported", "not implement", "invalid scalar type"))
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())[:REASON_LENGTH]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The case runner "ranks": keeps a group of ranks up, starts another where a case asks for another, and makes
+one outcome of what the ranks say."""
+
+from __future__ import annotations
+
+import os
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from micro.collectives.messages import RankDone, RankHello
+from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
+from micro.collectives.world import World
+from micro.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S
+from micro.messages import Hello, Job, Outcome
+from micro.timing import Timed, latency_of
+
+RANKS_PER_CORE = 2
+MAX_RANKS_VARIABLE = "BMP_MAX_RANKS"
+"""Most ranks on a CPU, where the default, two a core, is not what is wanted."""
+
+CONTROL_BACKEND = "gloo"
+
+
+class RanksRunner:
+    """A `micro.sweep.CaseRunner`."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._kind, self._threads = device.partition(":")[0], threads
+        self._world: World | None = None
+
+    def hello(self) -> Hello:
+        """Two ranks where there can be two. Raises UserError when they don't come up."""
+        world = self._group(min(2, most_ranks(self._kind)), default_backend(self._kind))
+        return _hello(world, world.hellos[0])
+
+    def run(self, job: Job, limit_s: float) -> Outcome:
+        """One case. Groups are made before its time begins."""
+        refusal = self._refusal(job)
+        if refusal:
+            return Outcome(status="refused", reason=refusal)
+        ranks, backend = int(job.args["world_size"]), self._backend(job)
+        try:
+            world = self._group(ranks, backend)
+        except UserError as error:
+            return Outcome(status="failed", reason=error.cause)
+        ending = world.run(job, limit_s)
+        if ending.lost:
+            self.close()
+            return Outcome(status="failed", reason=ending.lost)
+        return _outcome(job, ending.done, self._note(ranks))
+
+    def _group(self, ranks: int, backend: str) -> World:
+        """The one that is up where it fits, else a new one."""
+        if self._world is None or (self._world.ranks, self._world.backend) != (ranks, backend):
+            self.close()
+            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+            world = World(ranks, backend, self._kind, threads)
+            world.start()
+            self._world = world
+        return self._world
+
+    def _backend(self, job: Job) -> str:
+        return default_backend(self._kind) if job.args["backend"] == "auto" else str(job.args["backend"])
+
+    def _refusal(self, job: Job) -> str:
+        if job.op in NEEDS_DEVICE and self._kind == "cpu":
+            return f"{job.op} is a link between host and device memory; the device is cpu"
+        most = most_ranks(self._kind)
+        if job.args["world_size"] > most:
+            if self._kind != "cpu":
+                return f"there are {most} devices for {job.args['world_size']} ranks"
+            cores = len(os.sched_getaffinity(0))
+            return f"{job.args['world_size']} ranks on {cores} cores; at most {most} (more with {MAX_RANKS_VARIABLE}=N)"
+        return backend_fault(self._backend(job), self._kind)
+
+    def _note(self, ranks: int) -> str:
+        cores = len(os.sched_getaffinity(0))
+        return f"{ranks} ranks share {cores} cores" if self._kind == "cpu" and ranks > cores else ""
+
+    def close(self) -> None:
+        """End the ranks."""
+        world, self._world = self._world, None
+        if world is not None:
+            world.close()
+
+
+def most_ranks(kind: str) -> int:
+    """Ranks that this machine has room for: one a device, two a core on a CPU."""
+    if kind != "cpu":
+        import torch
+
+        return int(getattr(torch, kind).device_count())
+    asked = os.environ.get(MAX_RANKS_VARIABLE, "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(2, RANKS_PER_CORE * len(os.sched_getaffinity(0)))
+
+
+def default_backend(kind: str) -> str:
+    """torch.distributed's own choice for a kind of device."""
+    import torch.distributed as dist
+
+    return str(dist.get_default_backend_for_device(kind))
+
+
+def backend_fault(name: str, kind: str) -> str:
+    """Why a backend can't be used here, "" where it can."""
+    import torch.distributed as dist
+
+    known = [each for each in dist.Backend.backend_list if each not in ("undefined", "fake")]
+    if name not in known:
+        return f"torch.distributed has no backend '{name}'; it knows {', '.join(known)}"
+    if not dist.is_backend_available(name):
+        return f"this torch was built without {name}"
+    if kind not in dist.Backend.backend_capability.get(name, [kind]):
+        return f"{name} does not work on {kind}"
+    return ""
+
+
+def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
+    first = next((rank for rank in sorted(done) if done[rank].status not in ("ok", "stopped")), None)
+    if first is not None:
+        ended = done[first]
+        status: Any = ended.status
+        alike = all(each.reason == ended.reason for each in done.values())
+        return Outcome(status=status, reason=ended.reason if alike else f"rank {first}: {ended.reason}", checked=ended.checked)
+    lead = done[0]
+    assert lead.timed is not None
+    skew, slowest, share = skew_of(lead.by_rank)
+    said = f"skew {skew:.1%}" + (f", rank {slowest} slowest in {share:.0%} of samples" if skew > 0 else "")
+    ranks = [_rank_row(lead.timed, rank, [each[rank] for each in lead.by_rank]) for rank in sorted(done)]
+    worst = max((each.checked for each in done.values() if each.checked), key=lambda checked: checked.max_absolute_error, default=None)
+    return Outcome(
+        status="ok",
+        note="; ".join(part for part in (lead.note, said, shared) if part),
+        checked=worst,
+        timed=lead.timed,
+        ranks=ranks,
+        link_bytes=link_bytes(job.op, job.args),
+        bus_factor=bus_factor(job.op, int(job.args["world_size"])),
+    )
+
+
+def _rank_row(timed: Timed, rank: int, samples_ns: list[int]) -> dict[str, Any]:
+    latency = latency_of(msgspec.structs.replace(timed, samples_ns=samples_ns))
+    return {"rank": rank, "latency_us": msgspec.to_builtins(latency), "samples_ns": samples_ns}
+
+
+def skew_of(by_rank: list[list[int]]) -> tuple[float, int, float]:
+    """The median sample's (slowest − fastest) / slowest, the rank that is most often slowest, and in what share."""
+    skew = float(median((max(each) - min(each)) / max(1, max(each)) for each in by_rank))
+    slowest = [each.index(max(each)) for each in by_rank]
+    most = max(set(slowest), key=slowest.count)
+    return skew, most, slowest.count(most) / len(slowest)
+
+
+def _hello(world: World, lead: RankHello) -> Hello:
+    return Hello(
+        flops_per_s=DEFAULT_FLOPS_PER_S,
+        bytes_per_s=lead.bytes_per_s or DEFAULT_BYTES_PER_S,
+        threads=lead.threads,
+        affinity=lead.affinity,
+        device_name=f"{lead.device_name}, {world.ranks} ranks, {world.backend}",
+        device_memory_bytes=lead.device_memory_bytes,
+        timer_overhead_ns=lead.timer_overhead_ns,
+        libraries={**lead.libraries, "start_skew_ns": f"{lead.start_skew_ns:.0f}"},
+    )
