@@ -33,7 +33,7 @@ def begin(
     """Measure and record. Every rank takes part."""
     ready = time.perf_counter_ns() - started_ns
     if plan.peak_tflops:
-        peak, source = plan.peak_tflops * TERAFLOPS, "given with --peak-tflops"
+        peak, source = plan.peak_tflops * TERAFLOPS, plan.peak_source
     else:
         peak, source = measured_peak(device, workload.training.precision)
     own = sum(tensor.numel() for _, tensor in trainer.parameters())

@@ -70,6 +70,7 @@ def run(
     loader_workers: Annotated[int, _in(_MEASURE, "Processes a rank that read data ahead. Default: 0.")] = 0,
     peak_tflops: Annotated[float | None, _in(_MEASURE, "Peak of a device for MFU. Default: a measured matrix product.")] = None,
     micro_run: Annotated[Path | None, _in(_MEASURE, "Run folder of `bmp micro` with collectives to stand beside ours.")] = None,
+    reference: Annotated[Path | None, _in(_MEASURE, "Stored loss curve to compare with. Default: a built-in one that fits.")] = None,
     no_operator_check: Annotated[bool, _in(_MEASURE, "Don't compare operators with float64 first.", "--no-operator-check")] = False,
     checkpoint_every: Annotated[int, _in(_FAULTS, "Save after so many steps. Default: never.")] = 0,
     resume_from: Annotated[Path | None, _in(_FAULTS, "Go on from a checkpoint folder.")] = None,
@@ -120,6 +121,7 @@ def run(
         peak_tflops=peak_tflops,
         check_operators=not no_operator_check,
         micro_run=micro_run,
+        reference=reference,
         fault=fault,
     )
     output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
@@ -132,3 +134,14 @@ def workloads() -> None:
     from training.listing import print_workloads
 
     print_workloads()
+
+
+@app.command("keep-reference")
+def keep_reference(
+    run: Annotated[Path, typer.Argument(help="A training run of 50 steps or more.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The JSON file to write.", show_default=False)],
+) -> None:
+    """Keep a run's loss curve as a reference for others of the same workload and seed."""
+    from training.reference import keep_reference as keep
+
+    keep(run, file)

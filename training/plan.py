@@ -57,6 +57,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     peak_tflops: float | None = None
     check_operators: bool = True
     micro_run: Path | None = None
+    reference: Path | None = None
     fault: str | None = None
 
 
@@ -94,6 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     nnodes: int
     check_operators: bool
     peak_tflops: float | None = None
+    peak_source: str = ""
     fault: Fault | None = None
 
     def read_workload(self) -> Workload:

@@ -21,7 +21,8 @@ from training.follow import Follower
 from training.layout import Layout
 from training.loop import STOP_FILE
 from training.memory_estimate import Estimate, check_memory, estimate
-from training.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload
+from training.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
+from training.reference import find_reference
 from training.workload import Workload
 
 if TYPE_CHECKING:
@@ -44,14 +45,23 @@ class Output(NamedTuple):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class Device(NamedTuple):
+    """What the ranks run on; of a GPU its name and memory."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str = ""
+    memory_bytes: int | None = None
+
+
 class Prepared(NamedTuple):
     """A checked run that hasn't begun."""
 
     flags: Flags
     workload: Workload
     layout: Layout
-    device: str
+    device: Device
     needed: Estimate
+    micro: list[dict[str, Any]]
 
 
 def prepare(flags: Flags, output: Output) -> Prepared:
@@ -60,8 +70,8 @@ def prepare(flags: Flags, output: Output) -> Prepared:
 
     workload = resolve_workload(flags)
     layout = check_flags(flags, workload)
-    device, gpu_bytes = choose_device(output.device, flags.nproc)
-    _check_precision(flags, workload, device)
+    device = choose_device(output.device, flags.nproc)
+    _check_precision(flags, workload, device.kind)
     _check_packages(flags.trainer, workload)
     if flags.resume_from is not None:
         from training.checkpoint import examine
@@ -70,10 +80,15 @@ def prepare(flags: Flags, output: Output) -> Prepared:
     from training.corpus import resolve_tokenizer
 
     words = vocabulary(resolve_tokenizer(workload.data.tokenizer))
-    needed = estimate(workload, layout, flags.trainer, flags.sharding, words, device)  # type: ignore[arg-type]
+    needed = estimate(workload, layout, flags.trainer, flags.sharding, words, device.kind)  # type: ignore[arg-type]
     if not output.skip_memory_check:
-        check_memory(needed, flags.nproc, device, gpu_bytes)
-    return Prepared(flags, workload, layout, device, needed)
+        check_memory(needed, flags.nproc, device.kind, device.memory_bytes)
+    micro = []
+    if flags.micro_run is not None:
+        from training.micro_reference import micro_collectives
+
+        micro = micro_collectives(flags.micro_run)
+    return Prepared(flags, workload, layout, device, needed, micro)
 
 
 def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -102,14 +117,20 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
     tokens = None if workload.family == "resnet" else prepare_corpus(workload.data)
     layout = prepared.layout
     label = output.label or f"{workload.name}-{flags.trainer}-dp{layout.dp}tp{layout.tp}pp{layout.pp}"
-    draft = make_plan(flags, workload, layout, tokens, output.runs_dir, prepared.device)
+    draft = _with_peak(make_plan(flags, workload, layout, tokens, output.runs_dir, prepared.device.kind), prepared.device)
     described = msgspec.to_builtins(draft)
     described.pop("folder")
+    described |= {
+        "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
+        "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed),
+        "micro_collectives": prepared.micro,
+        "cores": usable_cores(),
+    }
     run = SuiteRun.begin(
         output.runs_dir,
         "training",
         label,
-        {**described, "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes}},
+        described,
         command=argv,
         seed=flags.seed,
         packages=PACKAGES,
@@ -167,19 +188,33 @@ def checked_device(wish: str) -> Literal["auto", "cpu", "cuda"]:
     raise UserError(f"--device can't be '{wish}'", f"give one of {', '.join(DEVICES)}")
 
 
-def choose_device(wish: str, ranks_here: int) -> tuple[str, int | None]:
-    """`cpu` or `cuda`, and the bytes of the smallest GPU. Raises UserError."""
+def _with_peak(plan: Plan, device: Device) -> Plan:
+    """The peak that MFU is of: the user's, else the spec card's of a known GPU, else none: the ranks measure one."""
+    if plan.peak_tflops is not None:
+        return msgspec.structs.replace(plan, peak_source="given with --peak-tflops")
+    from bytemlperf_llm.hardware import cards
+
+    card = cards.match_name(device.name)
+    precision = str(plan.workload["training"]["precision"])
+    peak = cards.peak_flops(card, precision) if card else None
+    if card is None or peak is None:
+        return plan
+    return msgspec.structs.replace(plan, peak_tflops=peak / 1e12, peak_source=f"dense {precision} of the spec card {card.name}")
+
+
+def choose_device(wish: str, ranks_here: int) -> Device:
+    """What the ranks will run on. Raises UserError."""
     from bytemlperf_llm.hardware.discover import nvidia_gpus
 
     gpus = [] if wish == "cpu" else nvidia_gpus()
     if not gpus:
         if wish == "cuda":
             raise UserError("no CUDA device is here", "take --device cpu, or see: nvidia-smi")
-        return "cpu", None
+        return Device("cpu")
     if len(gpus) < ranks_here:
         raise UserError(f"{ranks_here} ranks, but {len(gpus)} CUDA devices", f"give --nproc {len(gpus)} or --device cpu")
     sizes = [float(gpu["memory.total"].split()[0]) * (1 << 20) for gpu in gpus if gpu["memory.total"].split()[0].isdigit()]
-    return "cuda", int(min(sizes)) if sizes else None
+    return Device("cuda", gpus[0]["name"], int(min(sizes)) if sizes else None)
 
 
 def _check_precision(flags: Flags, workload: Workload, device: str) -> None:
@@ -238,7 +273,7 @@ def run_dry(flags: Flags, output: Output) -> int:
     layout, needed = prepared.layout, prepared.needed
     console = Console()
     console.print(
-        f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} ranks on {prepared.device}", highlight=False
+        f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} ranks on {prepared.device.kind}", highlight=False
     )
     console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}", highlight=False)
     for name, size in msgspec.to_builtins(needed).items():
