@@ -21,7 +21,7 @@ from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
 from bytemlperf_llm.loadgen.dealing import Share, dealt
-from bytemlperf_llm.loadgen.fleet import Fleet
+from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import MemberSpec
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
@@ -91,7 +91,7 @@ class Bench:
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             self._serve_metrics(stack)
-            if plan.flags.ray is not None and self._remainder is None:
+            if plan.flags.ray is not None:
                 connect(plan.flags.ray)
                 stack.callback(disconnect)
             folder = self._folder()
@@ -147,6 +147,7 @@ class Bench:
             raise preflight.empty_schedule(self._scenario)
         for sentence in self._schedule.sentences(self._scenario.num_requests):
             self._say(sentence)
+        self._workers = self._crew_size()
         command = self._redactor.command(self._argv)
         if self._remainder is not None:
             return self._go_on(self._remainder, info, command)
@@ -158,7 +159,8 @@ class Bench:
             raise UserError(
                 f"{left.folder} has another schedule than its configuration makes here", "its prompt files have changed; run again"
             )
-        part = Part(left.next_log().name, left.shift_ns, left.begin_ns, len(left.done))
+        logs = [log_name(left.next_log() + worker) for worker in range(self._workers)]
+        part = Part(logs, left.shift_ns, left.begin_ns, len(left.done))
         left.forget_ending()
         return resumed(left.run, info, part, command, self._redactor)
 
@@ -193,7 +195,9 @@ class Bench:
                 _keep_recount(folder, crew.counted, self._say)
                 end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)
                 if workers := crew.described():
-                    end["workers"] = workers
+                    end.setdefault("workers", workers)
+                    if left is not None:
+                        end["resumed"][-1]["workers"] = workers
                 _keep(folder, end, self._say)
         return end
 
@@ -201,13 +205,13 @@ class Bench:
         """One worker in this process, or a fleet. Raises UserError."""
         scenario, flags, left = self._scenario, self._plan.flags, self._remainder
         keep_output = flags.keep_output or flags.save_detailed
-        if left is None and (fleet := self._fleet(folder, keep_output=keep_output)) is not None:
-            return fleet
-        planned = dealt(scenario, flags.seed, Share()) if left is None else left.planned()
+        if self._workers > 1 or flags.ray is not None:
+            return self._fleet(folder, keep_output=keep_output)
+        planned = dealt(scenario, flags.seed, Share(), None if left is None else left.left())
         return Replay(
             engine,
             pacer,
-            open_log(folder / "records.jsonl" if left is None else left.next_log()),
+            open_log(folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
             self._metrics,
             work_of(scenario, planned, Share()),
             worker_config(scenario, Share(), keep_output=keep_output),
@@ -216,15 +220,19 @@ class Bench:
             tokenizer=self._tokenizer,
         )
 
-    def _fleet(self, folder: Path, *, keep_output: bool) -> Fleet | None:
-        """None where one worker in this process does it. Raises UserError."""
-        flags, scenario = self._plan.flags, self._scenario
+    def _crew_size(self) -> int:
+        """How many workers; of a run that goes on, by what is left. Raises UserError."""
+        flags, scheduled = self._plan.flags, self._schedule.requests
         chosen = local_size if flags.ray is None else cluster_size
-        workers, why = chosen(flags.workers, scenario, self._schedule.requests)
+        requests = scheduled if scheduled is None or self._remainder is None else scheduled - len(self._remainder.done)
+        workers, why = chosen(flags.workers, self._scenario, requests)
         if why:
             self._say(why)
-        if workers == 1 and flags.ray is None:
-            return None
+        return workers
+
+    def _fleet(self, folder: Path, *, keep_output: bool) -> Fleet:
+        """Raises UserError."""
+        flags, scenario, workers, left = self._plan.flags, self._scenario, self._workers, self._remainder
         common = MemberSpec(
             engine=flags.engine,
             engine_options=self._plan.engine_options,
@@ -235,10 +243,11 @@ class Bench:
             workers=workers,
             keep_output=keep_output,
             live=not self._quiet,
+            left=None if left is None else left.left(),
             tokenizer=self._tokenizer,
         )
         make = process_fleet if flags.ray is None else ray_fleet
-        return make(common, folder, self._metrics, self._say, flags.max_error_rate)
+        return make(common, folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
 
     async def _tick(self, view: LiveView, origin_ns: int) -> None:
         while True:

@@ -7,10 +7,12 @@ between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, islice
 from typing import NamedTuple
+
+import msgspec
 
 from bytemlperf_llm import schedule
 from bytemlperf_llm.loadgen.worker import Planned
@@ -30,9 +32,39 @@ class Share(NamedTuple):
         return total // self.workers + (self.worker < total % self.workers)
 
 
-def dealt(scenario: Scenario, seed: int, share: Share) -> Iterator[Planned]:
-    """This worker's requests in the order of the schedule. May raise UserError, from prompt files."""
-    return _planned(Workload(scenario, seed), _due(scenario, seed, share))
+class Left(msgspec.Struct, frozen=True):
+    """What a stopped run has left of its schedule: all but `done`, ranges [from, to) in order, and later
+    by `shift_ns`. Ranges, since it goes to other processes: a run has done nearly all up to some place."""
+
+    done: tuple[tuple[int, int], ...]
+    shift_ns: int
+
+    @classmethod
+    def without(cls, done: Collection[int], shift_ns: int) -> Left:
+        """All but these places in the schedule."""
+        ranges: list[tuple[int, int]] = []
+        for index in sorted(done):
+            if ranges and ranges[-1][1] == index:
+                ranges[-1] = (ranges[-1][0], index + 1)
+            else:
+                ranges.append((index, index + 1))
+        return cls(tuple(ranges), shift_ns)
+
+    def of(self, due: Iterable[tuple[int, int | None]]) -> Iterator[tuple[int, int | None]]:
+        """What is left of these (place, time), whose places ascend."""
+        ranges = iter(self.done)
+        begin, end = next(ranges, (0, 0))
+        for index, offset_ns in due:
+            while index >= end > begin:
+                begin, end = next(ranges, (0, 0))
+            if not begin <= index < end:
+                yield index, None if offset_ns is None else offset_ns + self.shift_ns
+
+
+def dealt(scenario: Scenario, seed: int, share: Share, left: Left | None = None) -> Iterator[Planned]:
+    """This worker's requests in the order of the schedule, or what is left of them. May raise UserError, from prompt files."""
+    due = _due(scenario, seed, share)
+    return _planned(Workload(scenario, seed), due if left is None else left.of(due))
 
 
 def _due(scenario: Scenario, seed: int, share: Share) -> Iterable[tuple[int, int | None]]:

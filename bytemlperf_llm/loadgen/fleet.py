@@ -55,7 +55,7 @@ class _Tally:
 
 
 class Fleet:
-    """A crew of members. Logs are `records-<worker>.jsonl` in `folder`."""
+    """A crew of members. Logs are in `folder`: see `log_name`."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Fleet:
                 self._hear(seat.worker, tally, message)
         except MemberLost as lost:
             self._metrics.absorb(MetricsDelta(), seat.worker)
-            tally.issued = max(tally.issued, _lines(self._folder / log_name(seat.worker)))
+            tally.issued = max(tally.issued, _lines(self._folder / seat.described()["log"]))
             self._note(f"{lost}; the others go on")
             self._fail(f"{lost}: its requests without a record count as dropped", stop=False)
 
@@ -160,9 +160,9 @@ async def _started(seat: Seat) -> UserError | None:
     return None
 
 
-def log_name(worker: int) -> str:
-    """Of a member's record log."""
-    return f"records-{worker}.jsonl"
+def log_name(number: int) -> str:
+    """Of a member's record log; in a run's first part its number is the worker's."""
+    return f"records-{number}.jsonl"
 
 
 def _lines(path: Path) -> int:

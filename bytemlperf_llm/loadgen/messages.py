@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.export.llm_metrics import MetricsDelta
+from bytemlperf_llm.loadgen.dealing import Left
 from bytemlperf_llm.metrics.recount import Counted
 from engines.contract import Model
 
@@ -25,6 +26,7 @@ class MemberSpec(msgspec.Struct, kw_only=True):
     workers: int
     keep_output: bool
     live: bool  # single TTFTs and TPOTs are wanted
+    left: Left | None = None  # of a run that goes on
     tokenizer: str | None = None  # by which answers are counted again: a folder, or `words`
     log: str = ""  # where to write the records, on the member's machine
 

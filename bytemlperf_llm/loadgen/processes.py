@@ -121,10 +121,12 @@ class ProcessSeat:
             self._note(f"worker {self.worker}: {line.decode(errors='replace').rstrip()}")
 
 
-def process_fleet(common: MemberSpec, folder: Path, metrics: LlmMetrics, say: Callable[[str], None], max_error_rate: float | None) -> Fleet:
-    """`common.workers` members on this machine, which write their logs into the run folder."""
+def process_fleet(
+    common: MemberSpec, folder: Path, metrics: LlmMetrics, say: Callable[[str], None], max_error_rate: float | None, first_log: int = 0
+) -> Fleet:
+    """`common.workers` members on this machine, which write their logs into the run folder, numbered from `first_log`."""
     seats = [
-        ProcessSeat(msgspec.structs.replace(common, worker=worker, log=str((folder / log_name(worker)).absolute())), say)
+        ProcessSeat(msgspec.structs.replace(common, worker=worker, log=str((folder / log_name(first_log + worker)).absolute())), say)
         for worker in range(common.workers)
     ]
     return Fleet(seats, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)

@@ -96,11 +96,15 @@ def cluster_size(workers: str | None, scenario: Scenario, scheduled: int | None)
 # -- the fleet ---------------------------------------------------------------------------
 
 
-def ray_fleet(common: MemberSpec, folder: Path, metrics: LlmMetrics, say: Callable[[str], None], max_error_rate: float | None) -> Fleet:
-    """`common.workers` actors of the cluster that this process is connected to."""
+def ray_fleet(
+    common: MemberSpec, folder: Path, metrics: LlmMetrics, say: Callable[[str], None], max_error_rate: float | None, first_log: int = 0
+) -> Fleet:
+    """`common.workers` actors of the cluster that this process is connected to; their logs are numbered from `first_log`."""
     options, environment = portable(common.engine_options)
     seats = [
-        RaySeat(msgspec.structs.replace(common, worker=worker, engine_options=options), environment, folder / log_name(worker), say)
+        RaySeat(
+            msgspec.structs.replace(common, worker=worker, engine_options=options), environment, folder / log_name(first_log + worker), say
+        )
         for worker in range(common.workers)
     ]
     return Fleet(seats, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
@@ -125,7 +129,7 @@ class RaySeat:
     def __init__(self, spec: MemberSpec, environment: dict[str, str], log: Path, say: Callable[[str], None]) -> None:
         self.worker = spec.worker
         self._spec, self._environment, self._say = spec, environment, say
-        self._log = open_log(log)
+        self._log, self._log_name = open_log(log), log.name
         self._actor: Any = None
         self._place: Place | None = None
         self._before: Offset | None = None
@@ -196,7 +200,7 @@ class RaySeat:
     def described(self) -> dict[str, Any]:
         """For run.json."""
         return {
-            "log": log_name(self.worker),
+            "log": self._log_name,
             "host": None if self._place is None else self._place.host,
             "same_clock": self._same_clock,
             "clock_before": None if self._before is None else self._before._asdict(),

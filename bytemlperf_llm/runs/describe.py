@@ -75,9 +75,9 @@ def describe_run(
 
 
 class Part(NamedTuple):
-    """What a resumed part adds: its log's name, what is added to planned times, where the time axis goes on."""
+    """What a resumed part adds: its logs' names, what is added to planned times, where the time axis goes on."""
 
-    log: str
+    logs: list[str]
     shift_ns: int
     begin_ns: int
     records_before: int
@@ -88,7 +88,7 @@ def resumed(run_json: dict[str, Any], info: EngineInfo, part: Part, command: lis
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "command": command,
-        "logs": [part.log],
+        "logs": part.logs,
         "shift_ns": part.shift_ns,
         "begin_ns": part.begin_ns,
         "records_before": part.records_before,

@@ -9,7 +9,7 @@ makes the first of them due at `until_ns`. It is kept in run.json, so that `veri
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.loadgen.worker import Planned
+from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
 from bytemlperf_llm.plan import Flags
 from bytemlperf_llm.redaction import REDACTED
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.runs.rebuild import planned_requests, scenario_of, seed_of
+from bytemlperf_llm.runs.rebuild import scenario_of, seed_of
 from bytemlperf_llm.runs.summarise import facts_from
 from bytemlperf_llm.scenario import Scenario
 
 NS_PER_S = 1_000_000_000
+_NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
 
 
 class Remainder(msgspec.Struct, kw_only=True):
@@ -50,19 +51,14 @@ class Remainder(msgspec.Struct, kw_only=True):
         """Where the run's time axis goes on."""
         return self.until_ns if self.first_offset_ns is None else self.first_offset_ns + self.shift_ns
 
-    def planned(self) -> Iterator[Planned]:
-        """What is left of the schedule, shifted."""
-        shift_ns = self.shift_ns
-        for planned in planned_requests(self.scenario, self.seed):
-            if planned.request.index not in self.done:
-                yield planned if planned.offset_ns is None else Planned(planned.request, planned.offset_ns + shift_ns)
+    def left(self) -> Left:
+        """What is left of the schedule, shifted; for every number of workers."""
+        return Left.without(self.done, self.shift_ns)
 
-    def next_log(self) -> Path:
-        """The first free name among records-1.jsonl, records-2.jsonl, …"""
-        number = 1
-        while (path := self.folder / f"records-{number}.jsonl").exists():
-            number += 1
-        return path
+    def next_log(self) -> int:
+        """The next free number of a log: records-1.jsonl, records-2.jsonl, …"""
+        numbers = [int(found[1]) for path in self.folder.glob("records-*.jsonl") if (found := _NUMBER.search(path.name))]
+        return 1 + max(numbers, default=0)
 
     def forget_ending(self) -> None:
         """The run goes on: what was summed up at its first end holds no longer."""
@@ -88,7 +84,7 @@ def read_remainder(folder: Path) -> Remainder:
         until_ns=until_ns,
         first_offset_ns=None,
     )
-    first = None if _over(remainder) else next(remainder.planned(), None)
+    first = None if _over(remainder) else next(dealt(remainder.scenario, remainder.seed, Share(), remainder.left()), None)
     if first is None:
         raise UserError(f"{folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {folder}")
     remainder.first_offset_ns = first.offset_ns

@@ -200,3 +200,21 @@ def _relays(cluster):
         if member and cluster.env["RAY_AUTH_TOKEN_PATH"].encode() in environment:
             found.append(int(next(line for line in (path / "status").read_text().splitlines() if line.startswith("PPid")).split()[1]))
     return found
+
+
+def test_a_killed_run_goes_on_with_its_actors(cluster, tmp_path):
+    words = (*QUICK, "--request-rate", "50", "--num-prompts", "200", "--ray", cluster.address, "--workers", "2")
+    process = start(*words, cwd=tmp_path, env=cluster.env)
+    folder = wait_for_records(tmp_path, 40, process)
+    process.kill()
+    process.communicate()
+    before = len(list(RunReader(folder).records()))
+    ended = bmp("resume", str(folder), cwd=tmp_path, env=cluster.env)
+    assert ended.returncode in RAN, ended.stderr
+    assert [path.name for path in RunReader(folder).logs()] == [f"records-{log}.jsonl" for log in range(4)]
+    assert sorted(record.index for record in RunReader(folder).records()) == list(range(200))
+    part = json_of(folder, "run.json")["resumed"][0]
+    assert (part["logs"], part["records_before"]) == (["records-2.jsonl", "records-3.jsonl"], before)
+    assert [worker["log"] for worker in part["workers"]] == part["logs"]
+    verified = bmp("verify", str(folder), cwd=tmp_path)
+    assert verified.returncode == 0, verified.stdout

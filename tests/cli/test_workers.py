@@ -273,14 +273,71 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
         asyncio.run(main())
 
 
-def test_a_stopped_run_of_two_goes_on_with_one(tmp_path):
-    process = start(*QUICK, "--request-rate", "100", "--num-prompts", "300", "--workers", "2", cwd=tmp_path)
+def logs_of(folder):
+    return [path.name for path in RunReader(folder).logs()]
+
+
+def resumed_when_unlocked(folder, cwd, **more):
+    """`resume`, once the members of a killed command have seen that it's gone."""
+    for _ in range(100):
+        ended = bmp("resume", str(folder), cwd=cwd, **more)
+        if "still being written" not in ended.stderr:
+            return ended
+        time.sleep(0.1)
+    raise AssertionError(ended.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_stopped_run_of_several_goes_on_with_as_many(tmp_path, number, workers):
+    process = start(*QUICK, "--request-rate", "100", "--num-prompts", "300", "--workers", str(workers), cwd=tmp_path)
     folder = wait_for_records(tmp_path, 40, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    ended = bmp("resume", str(folder), cwd=tmp_path)
+    ended = resumed_when_unlocked(folder, tmp_path)
     assert ended.returncode in RAN, ended.stderr
-    assert [path.name for path in RunReader(folder).logs()] == ["records-0.jsonl", "records-1.jsonl", "records-2.jsonl"]
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(300))
+    names = [f"records-{log}.jsonl" for log in range(2 * workers)]
+    assert logs_of(folder) == names
+    reader, run = RunReader(folder), json_of(folder, "run.json")
+    assert sorted(record.index for record in reader.records()) == list(range(300)), "each request once"
+    part = run["resumed"][0]
+    assert part["logs"] == names[workers:] == [worker["log"] for worker in part["workers"]]
+    assert sum(worker["issued_requests"] for worker in part["workers"]) == 300 - part["records_before"]
+    before_ns = max(record.end_ns for name in names[:workers] for record in reader.records_of(folder / name))
+    for worker, name in enumerate(names[workers:]):
+        added = list(reader.records_of(folder / name))
+        assert added
+        assert all(record.worker == record.index % workers == worker for record in added)
+        assert min(record.planned_ns for record in added) >= before_ns, "one time axis"
+    assert json_of(folder, "summary.json")["outcomes"]["ok"] == 300
     verified = bmp("verify", str(folder), cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout
+
+
+def test_several_workers_of_a_closed_loop_get_the_rest_of_its_time(tmp_path):
+    words = ("--max-concurrency", "4", "--duration", "3", "--workers", "2")
+    process = start(*QUICK, *words, cwd=tmp_path)
+    folder = wait_for_records(tmp_path, 60, process)
+    process.kill()
+    process.communicate()
+    until_ns = max(record.end_ns for record in RunReader(folder).records())
+    assert until_ns < 3e9
+    assert resumed_when_unlocked(folder, tmp_path).returncode in RAN
+    records = list(RunReader(folder).records())
+    assert len({record.index for record in records}) == len(records) == json_of(folder, "run.json")["facts"]["scheduled_requests"]
+    assert until_ns < 2.9e9 < max(record.end_ns for record in records) < 5e9
+    assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
+
+
+def test_what_is_left_may_be_too_little_for_as_many(tmp_path):
+    process = start(*QUICK, "--request-rate", "100", "--num-prompts", "100", "--workers", "2", cwd=tmp_path)
+    folder = wait_for_records(tmp_path, 100, process)
+    process.communicate(timeout=60)
+    log = folder / "records-1.jsonl"
+    whole = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(whole[:-1]))  # as a disk may lose the last one
+    ended = bmp("resume", str(folder), cwd=tmp_path)
+    assert ended.returncode in RAN, ended.stderr
+    assert "1 workers, not 2" in ended.stderr
+    assert logs_of(folder) == ["records-0.jsonl", "records-1.jsonl", "records-2.jsonl"]
+    assert sorted(record.index for record in RunReader(folder).records()) == list(range(100))

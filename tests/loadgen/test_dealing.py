@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 
+import msgspec
 import pytest
 
 from bytemlperf_llm import scenario as scenarios
 from bytemlperf_llm import schedule
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.loadgen.dealing import Share, dealt
+from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
 from bytemlperf_llm.loadgen.replay import work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size, parse_workers
 from bytemlperf_llm.workload import ScheduleHash, Workload
@@ -45,6 +46,25 @@ def test_the_parts_are_the_whole_each_once_at_the_same_time(name, workers):
         assert all(planned.request.index % workers == worker for planned in part)
     together = sorted((planned for part in parts for planned in part), key=lambda planned: planned.request.index)
     assert together == expected
+
+
+@pytest.mark.parametrize("name", LOADS)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("done", [(), (0,), range(7), (1, 2, 3, 9, 11, 12), range(200)])
+def test_what_is_left_is_all_but_what_is_done_and_later(name, workers, done):
+    scenario = load_named(name)
+    left = Left.without(set(done), 5)
+    sent = msgspec.json.decode(msgspec.json.encode(left), type=Left)
+    parts = [list(dealt(scenario, 3, Share(worker, workers), sent)) for worker in range(workers)]
+    together = sorted((planned for part in parts for planned in part), key=lambda planned: planned.request.index)
+    expected = [planned for planned in whole(scenario, 3) if planned.request.index not in done]
+    assert [planned.request for planned in together] == [planned.request for planned in expected]
+    shifts = [(a.offset_ns, b.offset_ns) for a, b in zip(together, expected, strict=True)]
+    assert all((a, b) == (None, None) or a - b == 5 for a, b in shifts)
+
+
+def test_what_is_done_travels_as_ranges():
+    assert Left.without({5, 0, 1, 2, 7, 8}, 0).done == ((0, 3), (5, 6), (7, 9))
 
 
 @pytest.mark.parametrize("name", LOADS)
