@@ -48,6 +48,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     kicker: str = ""
     verdict: str = ""
+    verdict_word: str = ""
     verdict_says: str = ""
     reasons: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()

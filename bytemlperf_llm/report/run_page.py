@@ -58,7 +58,7 @@ def tile_of(figure: Figure) -> Tile:
 def facts_of(view: RunView) -> list[tuple[str, str]]:
     """The line under the title: what was measured, where, when."""
     subject, versions = view.subject, part(view.subject, "versions")
-    named = " ".join(str(part) for part in (subject.get("name"), versions.get(subject.get("name"))) if part)
+    named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
     device = str(subject.get("device") or "")
     found = [

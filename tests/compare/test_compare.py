@@ -1,0 +1,197 @@
+"""`bmp compare` as a user runs it: who is faster, gates and their status, bad input, formats."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bytemlperf_llm.compare.comparison import compare_all, gather, short_names
+from bytemlperf_llm.compare.show import escape_markdown
+from bytemlperf_llm.runs.suite import SuiteRun
+from tests.report.browser import Opened, chromium, have_chromium
+from tests.report.made import HOSTILE, llm_run, read
+from tests.report.test_bad_folders import bmp
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    return {
+        "base": llm_run(place / "base", label="base"),
+        "slow": llm_run(place / "slow", label="slow", slower=1.1, seed=2),
+        "again": llm_run(place / "again", label="again", seed=6),
+    }
+
+
+@pytest.fixture(scope="module")
+def compared(runs):
+    views, problems = gather(list(runs.values()))
+    assert problems == []
+    return compare_all(views, views[0])[0]
+
+
+def side(compared, metric, name):
+    return compared.row(metric)[0].sides[compared.names.index(name)]
+
+
+def test_a_slower_engine_is_worse_and_the_same_one_is_not(compared):
+    slow, again = side(compared, "tpot p50", "slow"), side(compared, "tpot p50", "again")
+    assert slow.judgement == "worse"
+    assert slow.change.low < 1.1 < slow.change.high
+    assert again.judgement == "same"
+    assert side(compared, "tpot p50", "base").change is None
+    assert {row.sides[2].judgement for row in compared.rows} <= {"same", "unknown"}
+
+
+def test_runs_of_one_schedule_are_paired_and_others_are_not(compared, runs, tmp_path):
+    assert "paired" in side(compared, "tpot p50", "slow").change.method
+    other = llm_run(tmp_path / "other", label="other", seed=3, schedule_sha256="b" * 64)
+    views, _ = gather([runs["base"], other])
+    apart = compare_all(views, views[0])[0]
+    assert "paired" not in side(apart, "tpot p50", "other").change.method
+    assert any("schedule" in row[0] for row in apart.settings)
+
+
+def test_what_the_sample_cannot_carry_is_not_compared(compared):
+    found = side(compared, "ttft p99.9", "slow")
+    assert found.judgement == "unknown"
+    assert "can't carry" in found.change.method
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("tpot p50 > 5%", 1),
+        ("tpot p50 > 50%", 0),
+        ("tpot p50 < -5%", 0),
+        ("any worse > 5%", 1),
+        ("any worse > 60%", 0),
+        ("TPOT p50 > 5%", 1),
+        ("tpot p50 > 3", 1),
+        ("tpot p50 > 3000", 0),
+        ("ttft p99.9 > 5%", 1),  # can't be judged: must not pass
+    ],
+)
+def test_a_gate_fails_with_status_1_and_says_why(runs, condition, status):
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), "--fail-if", condition)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    assert ("FAIL" in ended.stdout) == bool(status)
+    assert ("gate passed" in ended.stdout) == (not status)
+
+
+def test_chance_does_not_fail_a_gate(runs):
+    assert (
+        bmp("compare", str(runs["base"]), str(runs["again"]), "--fail-if", "ttft p50 > 0%", "--fail-if", "any worse > 0%").returncode == 0
+    )
+
+
+def test_an_invalid_run_does_not_pass_a_gate(runs, tmp_path):
+    broken = llm_run(tmp_path / "broken", label="broken")
+    (broken / "summary.json").write_text(json.dumps(read(broken, "summary.json") | {"verdict": "invalid", "reasons": ["too late"]}))
+    ended = bmp("compare", str(runs["base"]), str(broken), "--fail-if", "tpot p50 > 50%")
+    assert ended.returncode == 1
+    assert "too late" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--fail-if", "nonsense"),
+        ("--fail-if", "no such figure > 5%"),
+        ("--fail-if", "any worse > 5"),
+        ("--baseline", "nobody"),
+        ("--metric", "nothing"),
+        ("--format", "docx"),
+        ("--format", "html"),
+        ("--card", "no-such-card"),
+        ("--card", "nobody=nvidia-t4"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(runs, words):
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), *words)
+    assert ended.returncode == 2, ended.stdout
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_no_run_at_all_is_one_line(tmp_path):
+    ended = bmp("compare", str(tmp_path), str(tmp_path / "missing"))
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_named_and_the_others_are_compared(runs, tmp_path):
+    ended = bmp("compare", str(runs["base"]), str(tmp_path), str(runs["slow"]))
+    assert ended.returncode == 0
+    assert "is not a run folder" in ended.stdout
+    assert "worse in" in ended.stdout
+
+
+def test_runs_of_different_kinds_are_named_and_each_kind_is_shown(runs, tmp_path):
+    with SuiteRun.begin(tmp_path, "micro", "ops", {"cases": []}, command=["bmp", "micro"], seed=0) as run:
+        pass
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), str(run.folder))
+    assert ended.returncode == 0, ended.stderr
+    assert "different kinds" in ended.stdout
+    assert "worse in" in ended.stdout
+
+
+def test_a_baseline_by_name_turns_the_comparison_round(runs):
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), "--baseline", "slow", "--metric", "tpot p50", "--format", "json")
+    content = json.loads(ended.stdout)
+    comparison = content["comparisons"][0]
+    assert comparison["baseline"] == "slow"
+    (row,) = comparison["rows"]
+    assert row["sides"][0]["judgement"] == "better"
+    assert row["sides"][0]["change"]["ratio"] < 1
+    assert row["sides"][1]["change"] is None
+
+
+def test_rates_are_normalised_by_a_card_and_a_users_own_price(runs, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    rows = [f"  {name}: {{amount: {amount}, currency: EUR, date: 2026-01-01}}" for name, amount in (("nvidia-t4", 2000), ("nvidia-l4", 4000))]
+    prices.write_text("
+".join(["prices:", *rows]))
+    cards = ("--card", "base=nvidia-t4", "--card", "slow=nvidia-l4", "--prices", str(prices))
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), *cards, "--format", "md")
+    assert ended.returncode == 0, ended.stderr
+    rates = [read(runs[name], "summary.json")["rates"]["output_token_throughput"]["value"] for name in ("base", "slow")]
+    (line,) = [line for line in ended.stdout.splitlines() if "per 1,000 EUR" in line and line.startswith("| output tokens")]
+    shown = [float(cell) for cell in line.split("|")[2:4]]
+    assert shown == pytest.approx([rates[0] / 2000 * 1000, rates[1] / 4000 * 1000], rel=1e-3)
+    (line,) = [line for line in ended.stdout.splitlines() if "per watt" in line and line.startswith("| output tokens")]
+    assert float(line.split("|")[2]) == pytest.approx(rates[0] / 70, rel=1e-3), "a T4 is rated 70 W"
+
+
+def test_markdown_is_a_table_in_which_nothing_acts(tmp_path):
+    hostile = "|".join(HOSTILE) + "`code` **bold** [x](https://example.org)"
+    one, other = llm_run(tmp_path / "one", 100, label=hostile), llm_run(tmp_path / "other", 100, label="other")
+    ended = bmp("compare", str(one), str(other), "--format", "md")
+    assert ended.returncode == 0, ended.stderr
+    table = [line for line in ended.stdout.splitlines() if line.startswith("|")]
+    assert len({line.count("|") - line.count("\\|") for line in table[:4]}) == 1, "no cell was split"
+    without_ours = ended.stdout.replace("<br>", "").replace("<details><summary>", "").replace("</summary>", "").replace("</details>", "")
+    assert "<" not in without_ours.replace("\\<", "")
+    assert "](" not in ended.stdout.replace("\\](", "")
+    assert escape_markdown("a\nb|c") == "a b\\|c"
+
+
+def test_names_are_distinct(runs, tmp_path):
+    views, _ = gather([runs["base"], llm_run(tmp_path / "20260101T000000Z-llm-base-abc123", 60, label="base"), runs["base"]])
+    assert len(set(short_names(views))) == 3
+
+
+@pytest.mark.skipif(not have_chromium(), reason="no chromium here: apt-get install chromium")
+def test_the_page_of_a_comparison_is_inert_and_drawn(tmp_path):
+    pytest.importorskip("playwright")
+    one, other = llm_run(tmp_path / "one", 200, label=" ".join(HOSTILE)), llm_run(tmp_path / "other", 200, label=HOSTILE[0], slower=1.2)
+    out = tmp_path / "comparison.html"
+    assert bmp("compare", str(one), str(other), "--format", "html", "--out", str(out), "--fail-if", "tpot p50 > 1%").returncode == 1
+    with chromium() as browser:
+        opened = Opened(browser.new_page())
+        page = opened.open(out.as_uri())
+        assert page.locator(".canvas.js-plotly-plot svg.main-svg").count() >= page.locator(".canvas").count() >= 4
+        assert "GATE FAILED" in page.locator(".verdict").inner_text()
+        assert opened.complaints(out.as_uri()) == []
+        assert page.locator("a[href^='http'], main img").count() == 0
