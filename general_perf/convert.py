@@ -22,7 +22,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.child import OFFLINE
 from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
 from general_perf.card import Card, find_cards
-from general_perf.failures import StageError, classify
+from general_perf.failures import LIBRARY_LOG, StageError, classify
 
 FORMATS = ("onnx", "openvino", "torch-export", "engine")
 ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
@@ -63,7 +63,7 @@ def run_convert(wanted: Wanted) -> int:
             raise
         except Exception as error:
             failure = classify(error, "compile")
-            raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", failure.fix) from None
+            raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", _fix(failure.fix)) from None
 
 
 def _checked(wanted: Wanted) -> tuple[Card, Path]:
@@ -127,6 +127,11 @@ def _convert(wanted: Wanted, card: Card, target: Path, scratch: Path) -> int:
     return 0 if passed else EXIT_DIFFERS
 
 
+def _fix(fix: str) -> str:
+    """There is no run folder here whose log could say more."""
+    return "the reason is the library's own; try another --to, --precision or --backend-option" if fix == LIBRARY_LOG else fix
+
+
 def _calibration(card: Card, wanted: Wanted) -> list[Any]:
     from general_perf.inputs import make_inputs
 
@@ -169,7 +174,7 @@ def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine:
     core, config = openvino.Core(), compiled.payload[3]
     if engine:
         made = core.compile_model(str(compiled.artefact), "CPU", config)
-        target.write_bytes(made.export_model())
+        target.write_bytes(made.export_model().getvalue())
         loaded = core.import_model(target.read_bytes(), "CPU", config)
         return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, "for this CPU and this OpenVINO"
     if target.suffix != ".xml":

@@ -18,7 +18,7 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     screen = console()
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for name, justify in _COLUMNS:
-        table.add_column(name, justify=justify, no_wrap=name != "result")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=name != "accuracy")  # type: ignore[arg-type]
     for row in summary["rows"]:
         table.add_row(*_cells(row))
     screen.print(table)

@@ -64,14 +64,20 @@ def to_onnx(module: Any, model: SourceModel, options: CompileOptions, path: Path
             output_names=[f"out_{name}" for name in model.card.outputs],
         )
         made.save(str(path), external_data=model.parameter_bytes > ONNX_BYTES_LIMIT)
+    written = next(each.version for each in made.model_proto.opset_import if each.domain in ("", "ai.onnx"))
+    if "opset" in options.extra and written != opset(options):
+        raise StageError("unsupported_opset", f"torch's exporter wrote opset {written}, not {opset(options)}", f"give opset={written}")
     return path
 
 
 def opset(options: CompileOptions) -> int:
-    """The opset asked for with `opset=N`. Raises StageError for one that is no number."""
-    asked = options.extra.get("opset", str(DEFAULT_OPSET))
-    if not asked.isdigit():
-        raise StageError("unsupported_opset", f"opset '{asked}' is not a number", "give --backend-option opset=20")
+    """The opset asked for with `opset=N`. Raises StageError for one that this ONNX doesn't know: the exporter would
+    look for a way to it without end."""
+    from onnx.defs import onnx_opset_version
+
+    asked, newest = options.extra.get("opset", str(DEFAULT_OPSET)), onnx_opset_version()
+    if not asked.isdigit() or not 0 < int(asked) <= newest:
+        raise StageError("unsupported_opset", f"opset {asked} is not one that ONNX knows here", f"give opset=N up to {newest}")
     return int(asked)
 
 

@@ -132,14 +132,16 @@ def trained(recipe: str) -> tuple[Any, str]:
 
     if recipe not in RECIPES:
         raise StageError("missing_weights", f"there is no training recipe '{recipe}'", f"take one of {', '.join(RECIPES)}")
-    folder = built_folder(
-        f"general-{recipe}", {"recipe": recipe, "version": RECIPE_VERSION, "seed": SEED}, lambda made: _build(recipe, made)
-    )
+    folder = built_folder(f"general-{recipe}", _recipe(recipe), lambda made: _build(recipe, made))
     model = RECIPES[recipe][1]()
     model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     reached = ", ".join(f"{name} {value:.4f}" for name, value in facts["test"].items())
     return model.eval(), f"{recipe}, seed {SEED}, {reached} on the test half"
+
+
+def _recipe(recipe: str) -> dict[str, Any]:
+    return {"recipe": recipe, "version": RECIPE_VERSION, "seed": SEED, "epochs": [DIGITS_EPOCHS, CANCER_EPOCHS]}
 
 
 def _build(recipe: str, folder: Path) -> dict[str, str]:
