@@ -150,9 +150,9 @@ def test_a_baseline_by_name_turns_the_comparison_round(runs):
 
 def test_rates_are_normalised_by_a_card_and_a_users_own_price(runs, tmp_path):
     prices = tmp_path / "prices.yaml"
-    rows = [f"  {name}: {{amount: {amount}, currency: EUR, date: 2026-01-01}}" for name, amount in (("nvidia-t4", 2000), ("nvidia-l4", 4000))]
-    prices.write_text("
-".join(["prices:", *rows]))
+    amounts = {"nvidia-t4": 2000, "nvidia-l4": 4000}
+    rows = [f"  {name}: {{amount: {amount}, currency: EUR, date: 2026-01-01}}" for name, amount in amounts.items()]
+    prices.write_text("\n".join(["prices:", *rows]))
     cards = ("--card", "base=nvidia-t4", "--card", "slow=nvidia-l4", "--prices", str(prices))
     ended = bmp("compare", str(runs["base"]), str(runs["slow"]), *cards, "--format", "md")
     assert ended.returncode == 0, ended.stderr
