@@ -102,6 +102,10 @@ class Maker:
         """Integers in [low, high)."""
         return self._torch.randint(low, high, shape, generator=self._generator, dtype=torch_dtype(dtype)).to(self._device)
 
+    def values(self, values: Any, dtype: str = "int64") -> Any:
+        """These very values, a list or nested lists."""
+        return self._to(self._torch.as_tensor(values), dtype)
+
     def permutation(self, count: int) -> Any:
         """0 to count − 1 in random order, int64."""
         return self._torch.randperm(count, generator=self._generator).to(self._device)
@@ -122,6 +126,8 @@ class Operator:
     order of equal values). `basic` are cases in the form of a workload file, seconds on a laptop in all.
     `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
     `aliases` are other names of arguments in workload files (num_tokens for batch_size).
+    `emulation(args, device)` says what `kernel` computes in another number format than the arguments
+    name, because torch has no kernel for it on that device; the row's note repeats it. "" where nothing is.
     """
 
     name: str
@@ -138,6 +144,7 @@ class Operator:
     comparable: Callable[[Args, Tensors, Any], Any] | None = None
     runner: str = "worker"
     aliases: Mapping[str, str] = field(default_factory=dict)
+    emulation: Callable[[Args, str], str] = field(default=lambda _args, _device: "")
 
 
 def rounding(dtype: str, *, units: float = 4.0, scale: float = 1.0) -> Tolerance:

@@ -7,7 +7,7 @@ from typing import Any
 
 from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, wide
-from micro.operators.gemm import gemm_tolerance
+from micro.operators.product import gemm_tolerance
 
 
 def _output_size(args: Args) -> tuple[int, int]:

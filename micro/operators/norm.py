@@ -13,6 +13,9 @@ from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
 
 ROWS = (Argument("batch_size", "int", "rows"), Argument("dim_size", "int", "values in a row"), dtype_argument())
+ROWS_ALIASES = {"num_tokens": "batch_size", "hidden_size": "dim_size"}
+"""What the same arguments are called where a workload's `arg_type` is llm."""
+
 IMAGE = (
     Argument("batch_size", "int", "images"),
     Argument("channels", "int", "channels"),
@@ -71,6 +74,27 @@ def _layer_norm_reference(_args: Args, inputs: Tensors) -> Any:
     return (x - mean) / (variance + EPSILON).sqrt() * weight + bias
 
 
+def _rms_norm_inputs(args: Args, make: Maker) -> Tensors:
+    dim, dtype = args["dim_size"], args["dtype"]
+    return make.normal(args["batch_size"], dim, dtype=dtype), make.uniform(0.5, 1.5, dim, dtype=dtype)
+
+
+def _rms_norm_kernel(args: Args) -> Callable[..., Any]:
+    from torch.nn.functional import rms_norm
+
+    shape = (args["dim_size"],)
+
+    def normalise(x: Any, weight: Any) -> Any:
+        return rms_norm(x, shape, weight, EPSILON)
+
+    return normalise
+
+
+def rms_normalised(x: Any, weight: Any, epsilon: float = EPSILON) -> Any:
+    """The reference's formula over the last dimension: x / √(mean(x²) + ε) · weight."""
+    return x / ((x * x).mean(-1, keepdim=True) + epsilon).sqrt() * weight
+
+
 def _batch_norm_inputs(args: Args, make: Maker) -> Tensors:
     channels, dtype = args["channels"], args["dtype"]
     x = make.normal(args["batch_size"], channels, args["height"], args["width"], dtype=dtype)
@@ -110,6 +134,7 @@ SOFTMAX = Operator(
     # exp's argument (up to about 10) is rounded too, hence more units; values are about 1/dim large
     tolerance=lambda args: rounding(args["dtype"], units=16, scale=1 / args["dim_size"]),
     basic=_ROWS_BASIC,
+    aliases=ROWS_ALIASES,
 )
 LAYER_NORM = Operator(
     name="layer_norm",
@@ -122,6 +147,20 @@ LAYER_NORM = Operator(
     cost=rows_cost(8, vectors=2),
     tolerance=lambda args: rounding(args["dtype"], units=8),
     basic=_ROWS_BASIC,
+    aliases=ROWS_ALIASES,
+)
+RMS_NORM = Operator(
+    name="rms_norm",
+    family="norm",
+    help="x / √(mean(x²) + ε) · weight over the last dimension of [batch_size, dim_size]",
+    arguments=ROWS,
+    inputs=_rms_norm_inputs,
+    kernel=_rms_norm_kernel,
+    reference=lambda _args, inputs: rms_normalised(*wide(inputs)),
+    cost=rows_cost(4, vectors=1),  # square, add, multiply by the root's inverse, multiply by the weight
+    tolerance=lambda args: rounding(args["dtype"], units=4),
+    basic=_ROWS_BASIC,
+    aliases=ROWS_ALIASES,
 )
 BATCH_NORM = Operator(
     name="batch_norm",

@@ -6,16 +6,21 @@ from difflib import get_close_matches
 
 from bytemlperf_llm.errors import UserError
 from micro.collectives.operators import COLLECTIVES
-from micro.operators import convolution, elementwise, gemm, norm
+from micro.operators import convolution, elementwise, gemm, index, norm, reduction
 from micro.operators.contract import Operator
+from micro.stream import STREAM
 
 OPERATORS: dict[str, Operator] = {
-    "gemm": gemm.GEMM,
+    **gemm.GEMMS,
     "conv2d": convolution.CONV2D,
     "softmax": norm.SOFTMAX,
     "layer_norm": norm.LAYER_NORM,
+    "rms_norm": norm.RMS_NORM,
     "batch_norm": norm.BATCH_NORM,
     **elementwise.ELEMENTWISE,
+    **reduction.REDUCTIONS,
+    **index.INDEXING,
+    **STREAM,
     **COLLECTIVES,
 }
 

@@ -13,7 +13,7 @@ TF32_FIRST_CAPABILITY = (8, 0)
 def eager(operator: Operator, args: Args, device: str) -> Kernel:
     """The operator's own torch expression, as torch dispatches it."""
     allow_dtypes(args, device)
-    return Kernel(operator.kernel(args))
+    return Kernel(operator.kernel(args), note=operator.emulation(args, device))
 
 
 def compiled(operator: Operator, args: Args, device: str) -> Kernel:
@@ -22,7 +22,7 @@ def compiled(operator: Operator, args: Args, device: str) -> Kernel:
 
     allow_dtypes(args, device)
     torch._dynamo.reset()
-    return Kernel(torch.compile(operator.kernel(args), dynamic=False))
+    return Kernel(torch.compile(operator.kernel(args), dynamic=False), note=operator.emulation(args, device))
 
 
 def onednn(operator: Operator, args: Args, device: str) -> Kernel:

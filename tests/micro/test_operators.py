@@ -54,9 +54,11 @@ def test_a_result_that_is_a_little_wrong_is_found(operator: Operator, args: dict
     reference = operator.reference(args, inputs)
     outputs = operator.kernel(args)(*(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs))
     first = outputs[0] if isinstance(outputs, tuple) else outputs
-    spoilt = first.clone()
+    spoilt = first.double()
     flat = spoilt.view(-1)
-    flat[0] = flat[0] + max(1.0, float(first.double().abs().max()))
+    step = max(1.0, float(spoilt.abs().max()))
+    flat[0] += step if flat[0] <= 0 else -step  # stays in the range of small integers
+    spoilt = spoilt.to(first.dtype)
     wrong = (spoilt, *outputs[1:]) if isinstance(outputs, tuple) else spoilt
     assert check_outputs(operator, args, inputs, wrong, reference).fault
 

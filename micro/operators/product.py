@@ -1,0 +1,119 @@
+"""Products of matrices in every number format: what torch has a kernel for, and what it must emulate.
+
+int8 is torch._int_mm (int32 sums, exact). float8 is torch._scaled_mm on GPUs that have it, elsewhere float32
+products of the converted values. int4 weights lie two to a byte and are unpacked to int8 first; torch has no
+int4 product on any device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from micro.dtypes import DTYPES, torch_dtype
+from micro.operators.contract import Args, Maker, Tolerance
+
+FLOAT8_CAPABILITY = (8, 9)
+INT_MM_ROWS = 17
+"""torch._int_mm on CUDA takes no fewer rows."""
+
+INT8_SPREAD = 73.6
+"""Standard deviation of integers in [−127, 127]; scales divide by it, so that real values are about 1."""
+
+INT4_SPREAD = 4.3
+"""The same for [−7, 7]."""
+
+
+def gemm_tolerance(dtype: str, depth: int) -> Tolerance:
+    """Products of standard normals are about sqrt(depth) large. Each of `depth` additions in float32 may
+    lose half a unit of that (Higham, Accuracy and Stability, 2nd ed., 3.1, statistically sqrt(depth) of
+    them), inputs and output of lower precision lose theirs once."""
+    unit, sum_unit = DTYPES[dtype].epsilon, DTYPES["float64" if dtype == "float64" else "float32"].epsilon
+    return Tolerance(2 * unit, 4 * sum_unit * depth + 2 * unit * depth**0.5)
+
+
+def matrix(make: Maker, dtype: str, *shape: int) -> Any:
+    """Random operands: standard normal floats, integers over the whole range, packed int4 pairs."""
+    if dtype == "int8":
+        return make.integers(-127, 128, *shape, dtype="int8")
+    if dtype == "int4":
+        return pack_int4(make.integers(-7, 8, *shape, dtype="int8"))
+    return make.normal(*shape, dtype=dtype)
+
+
+def scales(make: Maker, dtype: str, *shape: int) -> Any:
+    """float32 scales that differ by up to three times, for values of about 1 after them."""
+    spread = {"int8": INT8_SPREAD, "int4": INT4_SPREAD}.get(dtype, 1.0)
+    return make.uniform(0.5 / spread, 1.5 / spread, *shape)
+
+
+def pack_int4(values: Any) -> Any:
+    """int8 in [−8, 7] to uint8 of half the last dimension; the even column is the low half."""
+    import torch
+
+    low, high = values[..., 0::2].to(torch.int16) & 15, values[..., 1::2].to(torch.int16) & 15
+    return (low | (high << 4)).to(torch.uint8)
+
+
+def unpack_int4(packed: Any) -> Any:
+    """The inverse of `pack_int4`."""
+    import torch
+
+    signed = packed.view(torch.int8)
+    low, high = (signed << 4) >> 4, signed >> 4  # shifts of signed integers keep the sign
+    return torch.stack((low, high), dim=-1).flatten(-2)
+
+
+def product(a: Any, b: Any) -> Any:
+    """a[M,K] · b[K,N] of equal dtypes: int32 for int8, float32 for float8, else the inputs' dtype."""
+    import torch
+
+    if a.dtype == torch.int8:
+        if not a.is_cuda or a.shape[0] >= INT_MM_ROWS:
+            return torch._int_mm(a, b)
+        return torch._int_mm(torch.nn.functional.pad(a, (0, 0, 0, INT_MM_ROWS - a.shape[0])), b)[: a.shape[0]]
+    if a.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        if has_float8(str(a.device)):
+            one = torch.ones((), device=a.device)
+            return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.float32)
+        return a.float() @ b.float()
+    return torch.matmul(a, b)
+
+
+def scaled_product(a: Any, a_scale: Any, weight: Any, weight_scale: Any, dst_dtype: str) -> Any:
+    """(a[M,K] · weight[N,K]ᵀ) · a_scale[M] · weight_scale[N], to `dst_dtype`. Scales of None are 1."""
+    import torch
+
+    if weight.dtype == torch.uint8:
+        weight = unpack_int4(weight)
+    result = product(a, weight.t())
+    if a_scale is not None:
+        result = result.float() * a_scale[:, None] * weight_scale
+    return result.to(torch_dtype(dst_dtype))
+
+
+def exact_scaled_product(a: Any, a_scale: Any, weight: Any, weight_scale: Any) -> Any:
+    """The reference of `scaled_product`, in float64."""
+    import torch
+
+    if weight.dtype == torch.uint8:
+        weight = unpack_int4(weight)
+    result = a.double() @ weight.double().t()
+    return result if a_scale is None else result * a_scale.double()[:, None] * weight_scale.double()
+
+
+def has_float8(device: str) -> bool:
+    """Whether torch multiplies float8 there."""
+    import torch
+
+    return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
+
+
+def emulation(args: Args, device: str) -> str:
+    """What of the case's dtypes `product` emulates on the device."""
+    used = {value for value in args.values() if isinstance(value, str)}
+    said = []
+    if used & {"float8_e4m3", "float8_e5m2"} and not has_float8(device):
+        said.append("float8 products are emulated in float32")
+    if "int4" in used:
+        said.append("int4 is emulated: unpacked to int8 in each call")
+    return "; ".join(said)
