@@ -61,6 +61,8 @@ def start(plan: Plan) -> subprocess.Popen[bytes]:
         "MKL_NUM_THREADS": str(plan.threads),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONUNBUFFERED": "1",
+        # A store that outlives an attempt still holds the dead ranks' addresses, and gloo waits for them (torch 2.13).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     if plan.device == "cpu" and sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
