@@ -158,7 +158,7 @@ class World:
                     done[rank] = message
                     if not message.agreed and message.status == "failed":
                         waiting_ends = min(waiting_ends, time.monotonic() + GRACE_S)
-            if time.monotonic() >= waiting_ends:
+            if time.monotonic() >= until and waiting_ends < float("inf"):
                 return Ending(done, _failure(done))
             if time.monotonic() >= deadline:
                 return Ending(done, f"time limit: {self._hang(set(self._links) - set(done))}")
