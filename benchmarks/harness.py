@@ -230,12 +230,18 @@ class Run(NamedTuple):
 
 
 def our_run(
-    url: str, *flags: str | int | float, keep_records: bool = False, core: int | Sequence[int] | None = None, **options: Any
+    url: str,
+    *flags: str | int | float,
+    keep_records: bool = False,
+    report: bool = False,
+    core: int | Sequence[int] | None = None,
+    **options: Any,
 ) -> Run:
-    """`bmp-llm serve-bench --engine openai` with these flags, quiet, its folder read and removed."""
+    """`bmp-llm serve-bench --engine openai` with these flags, quiet, its folder read and removed. Without `report`
+    there is no page at its end, which is no part of a load."""
     with tempfile.TemporaryDirectory(prefix="bmp-benchmark-") as folder:
         fixed = ["serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0", "-q"]
-        ran = run_pinned([*OURS, *fixed, "--runs-dir", folder, *map(str, flags)], core, **options)
+        ran = run_pinned([*OURS, *fixed, "--runs-dir", folder, *([] if report else ["--no-report"]), *map(str, flags)], core, **options)
         runs = list(Path(folder).iterdir())
         if not runs or not (runs[0] / "summary.json").exists():
             fail(f"the client did not run, status {ran.status}; its message is above")

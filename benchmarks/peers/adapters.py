@@ -66,7 +66,7 @@ def _c_client(place: Place, load: Load) -> list[str]:
 
 def _ours(place: Place, load: Load) -> list[str]:
     pace = ["--request-rate", f"{load.rate:g}", "--burstiness", "1.0"] if load.rate else ["--max-concurrency", str(load.streams)]
-    fixed = ["serve-bench", "--engine", "openai", "--base-url", place.url, "--scenario", "smoke", "--num-warmups", "0", "-q"]
+    fixed = ["serve-bench", "--engine", "openai", "--base-url", place.url, "--scenario", "smoke", "--num-warmups", "0", "-q", "--no-report"]
     return [
         *OURS,
         *fixed,
