@@ -2,8 +2,9 @@
 
     BMP_TOOLS=folder python benchmarks/startup.py [--rounds 7]
 
-Shows the CPU-seconds of `bmp-llm serve-bench` with one request against a server that is up (bound: 0.6), without the
-page that it writes at its end and with it, and of `bmp-llm --help` against `python -c "import typer"` (bound: 2.5 times), alternating, medians.
+Shows the CPU-seconds of `bmp-llm serve-bench` with one request against a server that is up (bound: 0.6),
+without the page that it writes at its end and with it, and of `bmp-llm --help` against
+`python -c "import typer"` (bound: 2.5 times), alternating, medians.
 """
 
 from __future__ import annotations
