@@ -47,7 +47,7 @@ def print_card(name: str, path: Path | None, as_json: bool) -> None:
     if card.note:
         console.print(card.note, markup=False)
     table = _table("figure", "value", "where", "source")
-    for label, value, figure in _figures(card):
+    for label, value, figure in figure_lines(card):
         remark = "; ".join(each for each in (figure.where, figure.derived, figure.note) if each)
         table.add_row(label, value, remark, figure.source)
     console.print(table)
@@ -101,7 +101,8 @@ def _line(card: Card) -> Iterable[float | None]:
     )
 
 
-def _figures(card: Card) -> Iterable[tuple[str, str, Sourced]]:
+def figure_lines(card: Card) -> Iterable[tuple[str, str, Sourced]]:
+    """Every figure of a card: what it is, its value with the unit, and where it is from."""
     for peak in card.peaks:
         yield f"{peak.dtype} peak, {peak.engine}", _peak_text(peak), peak
     single: dict[str, tuple[Figure | None, str]] = {

@@ -1,0 +1,3 @@
+from tests.report.conftest import browser, opened
+
+__all__ = ["browser", "opened"]

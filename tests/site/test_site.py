@@ -1,0 +1,213 @@
+"""What the site is made of: rows, normalisation, devices, links, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hardware import cards
+from bytemlperf_llm.runs.kinds import Figure
+from bytemlperf_llm.site.build import MARK, build_site
+from bytemlperf_llm.site.devices import device_of, parse_assignments
+from bytemlperf_llm.site.gather import board, find_runs, read_runs
+from tests.report.made import HOSTILE, llm_run
+from tests.submit.made import general_run
+
+KNOWN = cards.load()
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attributes if name in ("href", "src")]
+
+
+def runs_of(folder: Path) -> Path:
+    """Three LLM runs of two speeds, one of them invalid, and a general run."""
+    llm_run(folder / "a-fast", label="fast")
+    llm_run(folder / "b-slow", label="slow", slower=2.0, started_at="2026-11-25T12:00:00.000+00:00")
+    llm_run(
+        folder / "c-broken",
+        label="broken",
+        end={"issued_requests": 0, "stopped_by_user": False, "failure": "engine died", "duration_ns": 10**10},
+    )
+    general_run(folder, ["bert", "resnet50"])
+    return folder
+
+
+def test_rows_are_ranked_among_valid_runs_only(tmp_path: Path):
+    runs, unread = read_runs(find_runs([runs_of(tmp_path)]), KNOWN, [])
+    assert unread == []
+    rows = [row for row in board(runs, KNOWN, "USD") if row.figure.metric == "tpot p50"]
+    assert {row.run.view.label: row.rank for row in rows} == {"fast": 1, "slow": 2, "broken": None}
+
+
+def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_path: Path):
+    llm_run(tmp_path / "runs/a", label="one")
+    (tmp_path / "prices.yaml").write_text("prices:\n  gaudi3: {amount: 3.0, currency: USD, basis: hour, date: 2026-10}\n")
+    known = cards.load(tmp_path / "prices.yaml")
+    runs, _ = read_runs(find_runs([tmp_path / "runs"]), known, parse_assignments(["on*=gaudi3*8"], known))
+    rows = {row.figure.metric: row for row in board(runs, known, "USD")}
+    row = rows["output_token_throughput"]
+    assert row.per_currency == pytest.approx(row.figure.value / (8 * 15.625))
+    assert row.per_watt == pytest.approx(row.figure.value / (8 * 900))
+    assert row.per_rent == pytest.approx(row.figure.value * 3600 / (8 * 3.0))
+    latency = rows["ttft p50"]
+    assert (latency.per_currency, latency.per_watt, latency.per_rent) == (None, None, None)
+    assert all(each.per_currency is None for each in board(runs, known, "EUR")), "no currency is converted"
+
+
+def test_a_figure_of_one_device_is_divided_by_one(tmp_path: Path):
+    llm_run(tmp_path / "a", label="one")
+    (run,), _ = read_runs(find_runs([tmp_path]), KNOWN, parse_assignments(["*=gaudi3*8"], KNOWN))
+    run.view.figures = [
+        Figure(key="k", metric=metric, unit="TFLOP/s", value=90.0, better="higher", headline=True)
+        for metric in ("tflops_per_device", "tflops")
+    ]
+    assert [row.per_watt for row in board([run], KNOWN, "USD")] == [90 / 900, 90 / 7200]
+
+
+CPU = {
+    "model": "AMD EPYC 9654 96-Core Processor",
+    "sockets": 2,
+    "logical_cores": 384,
+    "usable_cores": 384,
+    "virtual": False,
+    "quota_cores": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "name", "used"),
+    [
+        ({"gpus": [{"name": "Tesla T4"}]}, "NVIDIA T4", 1),
+        ({"gpus": [{"name": "Tesla T4"}] * 4}, "NVIDIA T4", None),
+        ({"gpus": [], "cpu": CPU}, "AMD EPYC 9654", 2),
+        ({"gpus": [], "cpu": CPU | {"virtual": True}}, "AMD EPYC 9654", None),
+        ({"gpus": [], "cpu": CPU | {"usable_cores": 8}}, "AMD EPYC 9654", None),
+        ({"gpus": [], "cpu": CPU | {"sockets": None}}, "AMD EPYC 9654", None),
+        ({"gpus": [], "cpu": {"model": "some CPU", "usable_cores": 2}}, "some CPU, 2 cores", None),
+        ({"gpus": "torn"}, "unknown", None),
+        ({}, "unknown", None),
+    ],
+)
+def test_devices_are_counted_only_where_they_are_sure(hardware: dict, name: str, used: int | None):
+    found = device_of("folder", "label", {"environment": {"hardware": hardware}}, KNOWN, [])
+    assert (found.name, found.used) == (name, used)
+    assert bool(found.why) == (used is None)
+
+
+@pytest.mark.parametrize("text", ["h100", "=h100", "*=", "*=h100*0", "*=h100*x", "*=h100*"])
+def test_a_wrong_assignment_is_named(text: str):
+    if text == "*=h100*":
+        assert parse_assignments([text], KNOWN)[0].used == 1
+        return
+    with pytest.raises(UserError, match="PATTERN=CARD"):
+        parse_assignments([text], KNOWN)
+    with pytest.raises(UserError, match="there is no card"):
+        parse_assignments(["*=nothing"], KNOWN)
+
+
+def test_every_link_leads_somewhere(tmp_path: Path):
+    out = tmp_path / "site"
+    built = build_site([runs_of(tmp_path / "runs")], out, assigned=["fast=gaudi3"])
+    assert built.problems == []
+    pages = sorted(out.rglob("*.html"))
+    assert len(pages) == built.pages
+    reached = set()
+    for page in pages:
+        links = Links()
+        links.feed(page.read_text())
+        for link in links.found:
+            path, _, anchor = unquote(link).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file(), (page.name, link)
+            reached.add(target)
+            if anchor and target.name != "compare.html":
+                assert f'id="{anchor}"' in target.read_text(), (page.name, link)
+    assert set(pages) <= reached, "a page that nothing leads to"
+
+
+def test_a_folder_that_is_no_run_and_a_damaged_one_are_told_and_the_rest_is_there(tmp_path: Path):
+    runs = runs_of(tmp_path / "runs")
+    (runs / "broken-json").mkdir()
+    (runs / "broken-json/run.json").write_text("{")
+    log = runs / "a-fast/records.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    built = build_site([runs], tmp_path / "site")
+    assert [text.split(":")[0] for text in built.problems] == ["broken-json", "a-fast"]
+    index = (tmp_path / "site/index.html").read_text()
+    assert "broken-json" in index
+    assert (tmp_path / "site/runs/a-fast/report.html").exists()
+
+
+def test_a_site_is_written_anew_and_nothing_else_is(tmp_path: Path):
+    llm_run(tmp_path / "runs/a")
+    out = tmp_path / "site"
+    build_site([tmp_path / "runs"], out)
+    (out / "stale.html").write_text("old")
+    first = (out / "index.html").read_bytes()
+    build_site([tmp_path / "runs"], out)
+    assert not (out / "stale.html").exists()
+    assert (out / "index.html").read_bytes() == first
+    (out / MARK).unlink()
+    with pytest.raises(UserError, match="no site made by this command"):
+        build_site([tmp_path / "runs"], out)
+    with pytest.raises(UserError, match="is no folder"):
+        build_site([tmp_path / "runs"], tmp_path / "runs/a/run.json")
+
+
+def test_names_that_are_the_same_or_hostile_get_pages_of_their_own(tmp_path: Path):
+    for place, name in enumerate(HOSTILE):
+        llm_run(tmp_path / f"runs{place}/same", count=60, engine={"name": name, "model": name, "versions": {}})
+    build_site([tmp_path / f"runs{place}" for place in range(len(HOSTILE))], tmp_path / "site")
+    assert len(list((tmp_path / "site/runs").iterdir())) == len(HOSTILE)
+    models = list((tmp_path / "site/models").iterdir())
+    assert len(models) == len(HOSTILE)
+    assert all(re.fullmatch(r"[a-z0-9-]+\.html", path.name) for path in models)
+
+
+def test_the_command(tmp_path: Path):
+    def site(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "site", "build", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, timeout=120, check=False
+        )
+
+    llm_run(tmp_path / "runs/a")
+    done = site("runs", "--out", "out", "--title", "Ours")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("open out/index.html\n")
+    assert "<title>Ours</title>" in (tmp_path / "out/index.html").read_text()
+    for words, says in (
+        (("gone", "--out", "x"), "gone is no run folder"),
+        (("runs", "--out", "runs"), "is not empty"),
+        (("runs", "--out", "x", "--device", "a"), "PATTERN=CARD"),
+        (("runs",), "--out"),
+    ):
+        done = site(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert says in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_data_of_the_comparison_is_the_boards(tmp_path: Path):
+    build_site([runs_of(tmp_path / "runs")], tmp_path / "site", assigned=["fast=gaudi3", "slow=gaudi2"])
+    text = (tmp_path / "site/compare.html").read_text()
+    data = json.loads(re.search(r'id="compare-data">(.*?)</script>', text, re.DOTALL)[1])
+    devices = {device["id"]: device for device in data["devices"]}
+    assert len(devices) == len(KNOWN) + 1, "every card, and the machine of the general run"
+    cases = [{row["case"] for row in devices[name]["measured"]} for name in ("intel-gaudi2", "intel-gaudi3")]
+    assert cases[0] == cases[1] != set()
