@@ -11,13 +11,8 @@ import pytest
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.report.gather import view_run
 from bytemlperf_llm.report.write import report_after_run, write_report
+from tests.report.inside import bmp
 from tests.report.made import llm_run, read
-
-BMP = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()"]
-
-
-def bmp(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BMP, *words], capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -30,6 +25,13 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "has no run.json" in ended.stderr
+
+
+def test_a_process_ends_the_same_way(tmp_path):
+    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "report", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == bmp("report", str(tmp_path)).stderr
 
 
 def test_an_unknown_format_is_one_line(run):
