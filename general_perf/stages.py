@@ -147,6 +147,7 @@ def performance(worker: Worker, maker: Any, compiled: Any, session: Any) -> None
     """Every batch size × instances × loop, smallest first: the largest may end the process."""
     for batch in sorted(worker.job.batch_sizes):
         for instances in worker.job.instances:
+            worker.at(f"performance at batch {batch}")
             _points(worker, maker, compiled, session, batch, instances)
 
 

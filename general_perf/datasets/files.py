@@ -27,14 +27,12 @@ PACKAGES = (
     "silero-vad",
     "torch",
     "transformers",
-    "mkdocs-material",
 )
 TYPES = {
     ".py": "python",
     ".json": "json",
     ".css": "css",
     ".js": "javascript",
-    ".html": "html",
     ".md": "markdown",
     ".csv": "csv",
     ".png": "png",
@@ -77,7 +75,7 @@ def installed_files(card: Card, limit: int) -> Dataset:
     def metrics(answers: Any, truth: Any) -> dict[str, float]:
         return {
             "top1": float(accuracy_score(truth, answers)),
-            "f1_macro": float(f1_score(truth, answers, average="macro", zero_division=0)),
+            "f1_macro": float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0)),
         }
 
     return Dataset(

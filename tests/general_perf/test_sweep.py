@@ -76,7 +76,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
         ("raise", "unsupported_operator", "operator Foo is not implemented"),
         ("hang", "time_limit", "in compile after 6 s"),
         ("hoard", "out_of_memory", "over the limit of 1.0 GiB"),
-        ("die-later", "crashed", "in performance: killed by SIGABRT"),
+        ("die-later", "crashed", "in performance at batch 1: killed by SIGABRT"),
     ],
 )
 def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason):
