@@ -13,6 +13,7 @@ from typing import Any
 from micro.dtypes import DTYPES, size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
 from micro.operators.norm import ROWS, ROWS_ALIASES
+from micro.operators.reduction import at
 
 INDEX = "int64"
 _MOVED = ("float32", "float16", "bfloat16", "float64", "int8")
@@ -181,7 +182,7 @@ def _sort_reference(args: Args, inputs: Tensors) -> Any:
 
 def _sort_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
     values, indices = outputs
-    return values, inputs[0].gather(-1, indices.long()), indices.sort(-1).values
+    return values, at(inputs[0], indices), indices.sort(-1).values
 
 
 def _sort_cost(args: Args) -> Cost:

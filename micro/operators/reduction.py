@@ -45,10 +45,19 @@ def _extreme_reference(name: str) -> Callable[[Args, Tensors], Any]:
     return reference
 
 
+def at(x: Any, indices: Any) -> Any:
+    """x's values at indices of the last dimension, float64; NaN, which equals no value, where there is none."""
+    import torch
+
+    indices = indices.long().to(x.device)
+    inside = (indices >= 0) & (indices < x.shape[-1])
+    return torch.where(inside, x.gather(-1, indices.where(inside, 0)).double(), torch.nan)
+
+
 def _values_at_indices(_args: Args, inputs: Tensors, outputs: Any) -> Any:
     """Equal values may be found at any of their places: what lies at an index is compared, not the index."""
     values, indices = outputs
-    return values, inputs[0].gather(-1, indices.long())
+    return values, at(inputs[0], indices)
 
 
 def _reduced_cost(index_bytes: int) -> Callable[[Args], Cost]:
@@ -121,7 +130,7 @@ def distinct(indices: Any) -> Any:
 
 def _topk_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
     values, indices = outputs
-    found = inputs[0].gather(-1, indices.long())
+    found = at(inputs[0], indices)
     return values.sort(-1, descending=True).values, found.sort(-1, descending=True).values, distinct(indices)
 
 

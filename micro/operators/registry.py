@@ -6,7 +6,21 @@ from difflib import get_close_matches
 
 from bytemlperf_llm.errors import UserError
 from micro.collectives.operators import COLLECTIVES
-from micro.operators import convolution, elementwise, gemm, index, norm, reduction
+from micro.operators import (
+    attention,
+    convolution,
+    elementwise,
+    gemm,
+    index,
+    kv_cache,
+    llm_norm,
+    llm_quant,
+    moe,
+    moe_gemm,
+    norm,
+    quant_gemm,
+    reduction,
+)
 from micro.operators.contract import Operator
 from micro.stream import STREAM
 
@@ -20,6 +34,13 @@ OPERATORS: dict[str, Operator] = {
     **elementwise.ELEMENTWISE,
     **reduction.REDUCTIONS,
     **index.INDEXING,
+    **llm_norm.LLM_NORMS,
+    **llm_quant.LLM_QUANTS,
+    **quant_gemm.QUANT_GEMMS,
+    **kv_cache.KV_CACHE,
+    **attention.ATTENTION,
+    **moe.MOE,
+    **moe_gemm.MOE_GEMMS,
     **STREAM,
     **COLLECTIVES,
 }

@@ -15,6 +15,7 @@ from micro.workload import expand
 torch = pytest.importorskip("torch")
 
 SMALL = {"M": 33, "K": 65, "N": 17, "batch_size": 3, "dim_size": 37, "height": 9, "width": 7, "channels": 5}
+SMALL |= {"num_tokens": 48, "hidden_size": 64, "new_hidden_size": 48, "q_len": 40, "cache_len": 70}
 
 
 def cases() -> list[Any]:

@@ -1,0 +1,292 @@
+"""Causal attention of new tokens over a key and value cache that holds them already.
+
+Token i of q_len sees cache_len + i + 1 keys. With p = q·kᵀ/√head_dim and softmax(p)·v, FLOPs are
+4 · q_head_num · head_dim · Σ q_len·(2·cache_len + q_len + 1)/2 over sequences (ByteMLPerf counts the same); with
+is_causal false q_len·kv_len. Bytes are q, every sequence's keys and values once, and the result.
+
+The plain expression keeps the scores of some rows at a time, so that long prompts fit into memory. Compute
+dtypes other than the activations' say whose peak the FLOPs count against and how far a result may be
+off; torch itself multiplies in the dtype of `compute_type` and the row's note says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from micro.dtypes import DTYPES, size_bytes, torch_dtype
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.gemm import spread_rows
+from micro.operators.kv_cache import (
+    ACTIVATIONS,
+    BLOCK_SIZE,
+    CACHE_SPREAD,
+    CACHES,
+    HEADS,
+    SEQUENCES,
+    Sequences,
+    cache_scale,
+    cache_values,
+    check_sequences,
+    random_cache,
+)
+from micro.operators.quantise import LARGEST
+
+SCORES_BYTES = 64 << 20
+"""Scores that the plain expression holds at a time, in float32."""
+
+SPLIT_KEYS = 256
+"""Keys of a part in flash_decoding."""
+
+
+class One(NamedTuple):
+    """One sequence of a case: q [q heads, q_len, head_dim], k and v [kv heads, kv_len, head_dim], all of one dtype."""
+
+    q: Any
+    k: Any
+    v: Any
+    cached: int
+
+
+def compute_type(args: Args) -> str:
+    """In what the plain expression multiplies: the activations' dtype, the result's where those are quantised."""
+    return str(args["dst_dtype"] if args["dtype"] in LARGEST else args["dtype"])
+
+
+def make_inputs(args: Args, make: Maker) -> Tensors:
+    """q, k_cache, v_cache, block_table, then k_scale and v_scale of a quantised cache, q_scale of quantised q."""
+    sequences, dtype = Sequences.of(args), args["dtype"]
+    shape = (sequences.tokens, args["q_head_num"], args["head_dim"])
+    largest = LARGEST.get(dtype)
+    if largest:
+        q = make.normal(*shape, scale=largest / CACHE_SPREAD).clamp_(-largest, largest).to(torch_dtype(dtype))
+    else:
+        q = make.normal(*shape, dtype=dtype)
+    caches = random_cache(args, make, sequences), random_cache(args, make, sequences)
+    scales = [cache_scale(args, make), cache_scale(args, make)] if args["cache_dtype"] in LARGEST else []
+    if largest:
+        scales.append(make.uniform(0.5 * CACHE_SPREAD / largest, 1.5 * CACHE_SPREAD / largest, *shape[:2]))
+    return (q, *caches, sequences.block_table(make), *scales)
+
+
+def each_sequence(args: Args, tensors: Tensors, dtype: Any) -> Iterator[One]:
+    """The case's sequences with real values of `dtype`: gathered from the blocks, scaled where quantised."""
+    sequences = Sequences.of(args)
+    q, k_cache, v_cache, table, *scales = tensors
+    q_scale = scales.pop() if args["dtype"] in LARGEST else None
+    for row, (start, new, length) in enumerate(zip(sequences.starts, sequences.query, sequences.lengths, strict=True)):
+        mine = q[start : start + new].transpose(0, 1)
+        if q_scale is not None:
+            mine = mine.to(q_scale.dtype) * q_scale[start : start + new].t()[..., None]
+        used = -(-length // sequences.block_size)
+        if sequences.blocks_per_sequence == 1:  # its block's number is its own: a view, no gather
+            kept = [cache[row, :, :length] for cache in (k_cache, v_cache)]
+        else:
+            kept = [cache[table[row, :used]].transpose(0, 1).flatten(1, 2)[:, :length] for cache in (k_cache, v_cache)]
+        if scales:
+            kept = [part.to(scale.dtype) * scale[:, None] for part, scale in zip(kept, scales, strict=True)]
+        yield One(mine.to(dtype), kept[0].to(dtype), kept[1].to(dtype), length - new)
+
+
+def _check(args: Args) -> str:
+    if args["q_lens"] == [] and args["attn_mode"] == "decode" and args["q_len"] > 64:
+        return f"q_len={args['q_len']} is no decode step"
+    if args["dtype"] in LARGEST and args["cache_dtype"] != args["dtype"]:
+        return f"dtype={args['dtype']} needs a cache of the same, not {args['cache_dtype']}"
+    if args["cache_dtype"] in ACTIVATIONS and args["cache_dtype"] != args["dtype"]:
+        return f"cache_dtype={args['cache_dtype']} is neither dtype={args['dtype']} nor one of {', '.join(LARGEST)}"
+    if args["dtype"] in ACTIVATIONS and args["dst_dtype"] != args["dtype"]:
+        return f"dst_dtype={args['dst_dtype']} is not dtype={args['dtype']}"
+    return check_sequences(args)
+
+
+def rows_attended(one: One, first: int, last: int, causal: bool) -> Any:
+    """Plain attention of q rows first to last − 1: [q heads, rows, head_dim]. Scores and softmax in float32 or better."""
+    import torch
+
+    kv_heads, length, dim = one.k.shape
+    q = one.q[:, first:last].reshape(kv_heads, -1, dim)  # heads of a group share their keys: one product
+    scores = (q @ one.k.transpose(1, 2)) * dim**-0.5
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if causal:
+        limit = one.cached + torch.arange(first, last, device=q.device)
+        hidden = torch.arange(length, device=q.device) > limit[:, None]
+        scores = scores.unflatten(1, (-1, last - first)).masked_fill(hidden, float("-inf")).flatten(1, 2)
+    return (scores.softmax(-1).to(one.v.dtype) @ one.v).reshape(one.q.shape[0], last - first, dim)
+
+
+def _plain(one: One, causal: bool) -> Any:
+    """[q_len, q heads, head_dim], some rows at a time."""
+    import torch
+
+    heads, rows, _ = one.q.shape
+    step = max(1, SCORES_BYTES // (4 * heads * one.k.shape[1]))
+    parts = [rows_attended(one, first, min(first + step, rows), causal) for first in range(0, rows, step)]
+    return torch.cat(parts, 1).transpose(0, 1)
+
+
+def _kernel(args: Args) -> Callable[..., Any]:
+    import torch
+
+    causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
+
+    def attention(*tensors: Any) -> Any:
+        return torch.cat([_plain(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
+
+    return attention
+
+
+def _reference(args: Args, inputs: Tensors) -> Any:
+    """float64, of evenly spread tokens where all would cost too much."""
+    import torch
+
+    sequences = Sequences.of(args)
+    per_row = 4 * args["q_head_num"] * args["head_dim"] * max(sequences.lengths)
+    chosen = spread_rows(sequences.tokens, per_row)
+    chosen = torch.arange(sequences.tokens) if chosen is None else chosen
+    parts = []
+    for start, new, one in zip(sequences.starts, sequences.query, each_sequence(args, _scales_wide(inputs), torch.float64), strict=True):
+        rows = chosen[(chosen >= start) & (chosen < start + new)] - start
+        step = max(1, SCORES_BYTES // (8 * one.q.shape[0] * one.k.shape[1]))
+        if len(rows) == new:
+            spans = [(first, min(first + step, new)) for first in range(0, new, step)]
+        else:
+            spans = [(row, row + 1) for row in rows.tolist()]
+        parts += [rows_attended(one, first, last, args["is_causal"]).transpose(0, 1) for first, last in spans]
+    return Sample(chosen, torch.cat(parts))
+
+
+def _scales_wide(inputs: Tensors) -> Tensors:
+    return (*inputs[:4], *(scale.double() for scale in inputs[4:]))
+
+
+def pairs(args: Args) -> int:
+    """Pairs of a new token and a key that it sees, over all sequences."""
+    sequences = Sequences.of(args)
+    both = list(zip(sequences.query, sequences.cached, strict=True))
+    if args["is_causal"]:
+        return sum(new * (2 * old + new + 1) // 2 for new, old in both)
+    return sum(new * (old + new) for new, old in both)
+
+
+def _cost(args: Args) -> Cost:
+    sequences, width = Sequences.of(args), args["kv_head_num"] * args["head_dim"]
+    values = sequences.tokens * args["q_head_num"] * args["head_dim"]
+    table = size_bytes("int32", sum(-(-length // sequences.block_size) for length in sequences.lengths))
+    scales = size_bytes("float32", 2 * width if args["cache_dtype"] in LARGEST else 0)
+    scales += size_bytes("float32", sequences.tokens * args["q_head_num"] if args["dtype"] in LARGEST else 0)
+    fixed = size_bytes(args["dtype"], values) + table + scales
+    read = fixed + size_bytes(args["cache_dtype"], 2 * sum(sequences.lengths) * width)
+    written = size_bytes(args["dst_dtype"], values)
+    held = fixed + written + size_bytes(args["cache_dtype"], 2 * cache_values(args, sequences))
+    return Cost(4 * args["q_head_num"] * args["head_dim"] * pairs(args), read, written, held, flops_dtype=args["qk_compute_dtype"])
+
+
+def _tolerance(args: Args) -> Tolerance:
+    """Results are averages of values of about 1 (2 with scales), so that errors are absolute: some units of the
+    result's dtype, which p and v are rounded to as well; sums of head_dim products in float32; and where scores or
+    weights are quantised, at most half of 1/127 of the largest, or float8's half unit, on both sides."""
+    unit = DTYPES[args["dst_dtype"]].epsilon
+    lossy = max(_loss(args["qk_compute_dtype"]), _loss(args["pv_compute_dtype"]))
+    return Tolerance(4 * unit + lossy, 4 * unit + 2 * DTYPES["float32"].epsilon * args["head_dim"] + lossy)
+
+
+def _loss(dtype: str) -> float:
+    return {"int8": 4 / 127, "float8_e4m3": 2.0**-3}.get(dtype, 0.0)
+
+
+def _emulation(args: Args, _device: str) -> str:
+    used, real = {args["qk_compute_dtype"], args["pv_compute_dtype"]}, compute_type(args)
+    emulated = sorted(used - {real})
+    return f"{' and '.join(emulated)} products are emulated in {real}" if emulated else ""
+
+
+# --- flash_decoding -------------------------------------------------------------------------------------------
+
+
+def _split(one: One, causal: bool) -> Any:
+    """Parts of the keys apart, merged by their log-sum-exp: [q_len, q heads, head_dim]."""
+    import torch
+
+    heads, rows, dim = one.q.shape
+    kv_heads, length, _ = one.k.shape
+    q = one.q.reshape(kv_heads, -1, dim)
+    limit = one.cached + torch.arange(rows, device=q.device).repeat(heads // kv_heads)
+    parts, weights = [], []
+    for first in range(0, length, SPLIT_KEYS):
+        last = min(first + SPLIT_KEYS, length)
+        scores = (q @ one.k[:, first:last].transpose(1, 2)).float() * dim**-0.5
+        if causal:
+            scores = scores.masked_fill(torch.arange(first, last, device=q.device) > limit[:, None], -1e30)
+        top = scores.amax(-1, keepdim=True)
+        exponents = (scores - top).exp()
+        total = exponents.sum(-1, keepdim=True)
+        parts.append((exponents.to(one.v.dtype) @ one.v[:, first:last]).float() / total)
+        weights.append(top + total.log())
+    share = torch.stack(weights).softmax(0)
+    merged = (torch.stack(parts) * share).sum(0)
+    return merged.reshape(heads, rows, dim).transpose(0, 1)
+
+
+def _split_kernel(args: Args) -> Callable[..., Any]:
+    import torch
+
+    causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
+
+    def flash_decoding(*tensors: Any) -> Any:
+        return torch.cat([_split(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
+
+    return flash_decoding
+
+
+_ARGUMENTS = (
+    *HEADS,
+    *SEQUENCES,
+    BLOCK_SIZE,
+    Argument("is_causal", "bool", "a token sees no later one", True),
+    dtype_argument(CACHES, default="bfloat16"),
+    dtype_argument(CACHES, name="cache_dtype", default="bfloat16"),
+    dtype_argument(CACHES, name="qk_compute_dtype", default="bfloat16"),
+    dtype_argument(CACHES, name="pv_compute_dtype", default="bfloat16"),
+    dtype_argument(ACTIVATIONS, name="dst_dtype", default="bfloat16"),
+)
+_DTYPES = "dtype.cache_dtype.qk_compute_dtype.pv_compute_dtype.dst_dtype"
+_PLAIN, _CACHE8, _ALL8 = ["bfloat16"] * 5, ["bfloat16", "int8", "bfloat16", "bfloat16", "bfloat16"], ["int8"] * 4 + ["bfloat16"]
+_HEADS: dict[str, Any] = {"q_head_num.kv_head_num.head_dim": [[8, 2, 64]]}
+_LAYOUT = "attn_mode.batch_size.cache_len.q_len.block_size"
+
+FLASH_ATTENTION = Operator(
+    name="flash_attention",
+    family="attention",
+    help="causal attention of packed q over a linear or paged cache, of prefill or decode",
+    arguments=_ARGUMENTS,
+    inputs=make_inputs,
+    kernel=_kernel,
+    reference=_reference,
+    cost=_cost,
+    tolerance=_tolerance,
+    check=_check,
+    basic=(
+        {_DTYPES: [_PLAIN, _CACHE8], **_HEADS, _LAYOUT: [["prefill", 1, 128, 256, 64], ["decode", 4, 512, 1, 64]]},
+        {_DTYPES: [["float32"] * 5], **_HEADS, _LAYOUT: [["prefill", 1, 0, 512, 0]]},
+        {_DTYPES: [_ALL8], **_HEADS, _LAYOUT: [["prefill", 1, 0, 256, 0]]},
+    ),
+    aliases={"q_seq_len": "q_len"},
+    emulation=_emulation,
+)
+FLASH_DECODING = Operator(
+    name="flash_decoding",
+    family="attention",
+    help="attention of a few new tokens with the keys in parts, merged by their log-sum-exp",
+    arguments=(SEQUENCES[0]._replace(default="decode"), *(argument for argument in _ARGUMENTS if argument.name != "attn_mode")),
+    inputs=make_inputs,
+    kernel=_split_kernel,
+    reference=_reference,
+    cost=_cost,
+    tolerance=_tolerance,
+    check=_check,
+    basic=({_DTYPES: [_PLAIN, _CACHE8], **_HEADS, "batch_size.cache_len.block_size": [[4, 1023, 0]]},),
+    aliases={"q_seq_len": "q_len"},
+    emulation=_emulation,
+)
+ATTENTION = {operator.name: operator for operator in (FLASH_ATTENTION, FLASH_DECODING)}
