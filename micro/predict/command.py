@@ -1,0 +1,65 @@
+"""`bmp predict`: parse, wire, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    model: Annotated[
+        str, typer.Option(help="A checkpoint folder, a config.json, or a name such as smollm2, synthetic or org/name.", show_default=False)
+    ],
+    batch: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 1,
+    input_len: Annotated[int, typer.Option(help="Tokens of every prompt.", min=1)] = 512,
+    output_len: Annotated[int, typer.Option(help="Tokens of every answer.", min=1)] = 128,
+    tp: Annotated[int, typer.Option("--tp", help="Tensor parallel ranks.", min=1)] = 1,
+    hardware: Annotated[
+        str | None, typer.Option(help="A spec card (see `bmp hardware list`): model it by roofline, measure nothing.", show_default=False)
+    ] = None,
+    cards: Annotated[Path | None, typer.Option(help="Your own spec cards, for --hardware.", show_default=False)] = None,
+    from_run: Annotated[
+        Path | None, typer.Option(help="A run folder of bmp micro: take times from it, interpolate, measure nothing.", show_default=False)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16, float32, or auto: as an engine would choose here.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to measure: cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of CPU kernels; 0: as many as an engine takes, all cores but one.", min=0)] = 0,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider", "-p", help="Whose kernels; repeatable, the fastest counts. Default: torch and sdpa.", show_default=False
+        ),
+    ] = None,
+    measure_seconds: Annotated[float, typer.Option(help="Sampling of one operator ends then at the latest.", min=0.01)] = 1.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is kept from before.")] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(help="Run this engine (transformers or vllm) here with the same work, and print the error.", show_default=False),
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option(help="Where --check's run folder goes.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Predict TTFT, TPOT and throughput of a model from its operators."""
+    from micro.predict.run import Wish, run
+
+    wish = Wish(
+        model=model,
+        batch=batch,
+        input_len=input_len,
+        output_len=output_len,
+        tp=tp,
+        hardware=hardware,
+        cards=cards,
+        from_run=from_run,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        providers=tuple(provider or ()),
+        measure_s=measure_seconds,
+        fresh=fresh,
+        check=check,
+        runs_dir=runs_dir,
+    )
+    run(wish, as_json=as_json)

@@ -1,0 +1,100 @@
+"""Prices from a sweep's run folder: the same case, or between two that differ from it in one number.
+
+Between two neighbours the time is interpolated on logarithmic axes (a straight line there is a power of the
+argument: 1 where bytes or FLOPs decide, 0 where the call itself does). Nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.reader import read_run_json
+from bytemlperf_llm.runs.suite import suite_records
+from micro.predict.costs import Answers, Ask, Price
+from micro.run_kind import last_rows
+
+
+class Known(NamedTuple):
+    """A measured row. `hot` as its buffers say."""
+
+    op: str
+    args: dict[str, Any]
+    provider: str
+    hot: bool
+    call_us: float
+
+
+class FromRun:
+    """A `micro.predict.costs.Pricing`. Raises UserError where the folder is no run of operators."""
+
+    def __init__(self, folder: Path) -> None:
+        kind = read_run_json(folder).get("kind")
+        if kind != "micro":
+            raise UserError(f"{folder} is a run of kind {kind}, not micro", "give a run folder of bmp micro")
+        self._rows = [_known(row) for row in last_rows(suite_records(folder)) if row["status"] == "ok"]
+        if not self._rows:
+            raise UserError(f"{folder} has no measured row", "give a run folder of bmp micro with measured cases")
+
+    def __call__(self, asks: Sequence[Ask]) -> Answers:
+        found: dict[str, Price] = {}
+        reasons: dict[str, str] = {}
+        for ask in asks:
+            answer = price_from(ask, [row for row in self._rows if row.op == ask.op])
+            if isinstance(answer, Price):
+                found[ask.text] = answer
+            else:
+                reasons[ask.text] = answer
+        return found, reasons
+
+
+def price_from(ask: Ask, rows: list[Known]) -> Price | str:
+    """The fastest provider's; a sentence where the rows don't carry one."""
+    if not rows:
+        return f"the run has no {ask.op}"
+    priced = [price for provider in sorted({row.provider for row in rows}) if (price := _of_provider(ask, provider, rows))]
+    if priced:
+        return min(priced, key=lambda price: price.call_us)
+    return f"the run's {len(rows)} {ask.op} cases have neither this one nor two around it that differ in one number"
+
+
+def _of_provider(ask: Ask, provider: str, rows: list[Known]) -> Price | None:
+    own = [row for row in rows if row.provider == provider]
+    same = [row for row in own if row.args == ask.args]
+    if same:
+        chosen = next((row for row in same if row.hot == ask.hot), same[0])
+        return Price(chosen.call_us, "run", provider, _buffers(chosen, ask))
+    for name, wanted in ask.args.items():
+        if isinstance(wanted, int) and not isinstance(wanted, bool):
+            price = _between(ask, name, wanted, provider, [row for row in own if _differs_in(row.args, ask.args) == [name]])
+            if price:
+                return price
+    return None
+
+
+def _between(ask: Ask, name: str, wanted: int, provider: str, rows: list[Known]) -> Price | None:
+    fitting = [row for row in rows if row.hot == ask.hot] or rows
+    below = max((row for row in fitting if 0 < row.args[name] < wanted), key=lambda row: row.args[name], default=None)
+    above = min((row for row in fitting if row.args[name] > wanted), key=lambda row: row.args[name], default=None)
+    if below is None or above is None:
+        return None
+    low, high = below.args[name], above.args[name]
+    share = log(wanted / low) / log(high / low)
+    call_us = exp((1 - share) * log(below.call_us) + share * log(above.call_us))
+    buffers = _buffers(below, ask)
+    return Price(call_us, "interpolated", provider, f"between {name}={low} and {high}" + (f"; {buffers}" if buffers else ""))
+
+
+def _differs_in(args: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [name for name in wanted if args.get(name) != wanted[name]] if args.keys() == wanted.keys() else ["", ""]
+
+
+def _buffers(row: Known, ask: Ask) -> str:
+    return "" if row.hot == ask.hot else f"measured {'hot' if row.hot else 'cold'}"
+
+
+def _known(row: dict[str, Any]) -> Known:
+    return Known(row["op"], row["args"], row["provider"], str(row["buffers"]).startswith("hot"), float(row["latency_us"]["p50"]))

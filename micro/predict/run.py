@@ -1,0 +1,187 @@
+"""What `bmp predict` does: check what was asked for, find prices, predict, print; with --check also measure and compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from micro.dtypes import canonical, size_bytes
+from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
+from micro.predict.check import ENGINES, Checked, check
+from micro.predict.costs import Pricing
+from micro.predict.model import ModelShape, read_shape
+from micro.predict.prediction import Load, Prediction, as_json, predict
+from micro.predict.tables import print_check, print_prediction
+from micro.providers.registry import find_provider, provider_names
+
+DEFAULT_PROVIDERS = ("torch", "sdpa")
+DTYPES = ("float32", "float16", "bfloat16")
+FITS_SHARE = 0.5
+"""Weights that fill more of the last-level cache than this don't stay in it beside everything else."""
+
+
+class Wish(NamedTuple):
+    """The command line, as typed."""
+
+    model: str
+    batch: int
+    input_len: int
+    output_len: int
+    tp: int
+    hardware: str | None
+    cards: Path | None
+    from_run: Path | None
+    dtype: str
+    device: str
+    threads: int
+    providers: tuple[str, ...]
+    measure_s: float
+    fresh: bool
+    check: str | None
+    runs_dir: Path
+
+
+class Basis(NamedTuple):
+    """Where prices come from, in words too. `all_hot`: everything stays in the cache."""
+
+    pricing: Pricing
+    text: str
+    all_hot: bool
+
+
+def run(wish: Wish, *, as_json: bool) -> None:
+    """Everything is checked before anything is measured. Raises UserError."""
+    shape = read_shape(wish.model)
+    load = Load(wish.batch, wish.input_len, wish.output_len, wish.tp)
+    _possible(wish, shape, load)
+    dtype, threads = _dtype(wish, shape), wish.threads or engine_threads()
+    with _Status(quiet=as_json) as status:
+        basis = _basis(wish, shape, dtype, threads, status)
+        prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
+        if wish.check:
+            status.say(f"running {wish.check}: {load.batch} streams")
+        checked = check(wish.check, wish.model, prediction, threads, wish.runs_dir) if wish.check else None
+    if as_json:
+        print(json.dumps(_document(prediction, basis, checked), indent=1))
+        return
+    print_prediction(prediction, basis.text)
+    if checked:
+        print_check(checked)
+
+
+def engine_threads() -> int:
+    """What the engines here take: all cores but the one that is left to the event loop."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _possible(wish: Wish, shape: ModelShape, load: Load) -> None:
+    total = load.input_len + load.output_len
+    if shape.context and total > shape.context:
+        raise UserError(f"{total} tokens are more than the {shape.context} that {shape.name} was made for", "give fewer")
+    if shape.window and total > shape.window:
+        raise UserError(
+            f"{shape.name} attends to {shape.window} tokens only, and {total} are asked for",
+            "sliding windows are not known here; give fewer",
+        )
+    if wish.hardware and wish.from_run:
+        raise UserError("--hardware and --from-run are two different sources", "give one of them")
+    if wish.check and wish.check not in ENGINES:
+        raise UserError(f"--check {wish.check}: there is no such engine to compare with", f"give {' or '.join(ENGINES)}")
+    if wish.check and wish.hardware:
+        raise UserError("--check compares with an engine on this machine", "leave out --hardware")
+    if wish.check and load.tp > 1 and wish.check == "transformers":
+        raise UserError("transformers runs on one rank", "leave out --tp, or check with vllm")
+    if wish.check == "vllm" and wish.threads and wish.threads != engine_threads():
+        raise UserError(f"vllm binds {engine_threads()} threads here, not {wish.threads}", "leave out --threads")
+
+
+def _dtype(wish: Wish, shape: ModelShape) -> str:
+    """Auto: a card's and a GPU's is the configuration's own; on a CPU bfloat16 where it multiplies that, as engines do."""
+    if wish.dtype != "auto":
+        name = canonical(wish.dtype)
+        if name not in DTYPES:
+            raise UserError(f"there is no dtype '{wish.dtype}' here", f"give auto, {', '.join(DTYPES)}")
+        return str(name)
+    if wish.hardware or wish.device != "cpu":
+        return shape.dtype
+    from engines.inprocess import cpu_bfloat16_flag
+
+    return "bfloat16" if cpu_bfloat16_flag() else "float32"
+
+
+def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Status) -> Basis:
+    if wish.hardware:
+        from bytemlperf_llm.hardware import cards
+        from micro.predict.modelled import Modelled
+
+        card = cards.find(wish.hardware, cards.load(wish.cards))
+        return Basis(Modelled(card), f"roofline of {card.name}: a bound, from its data sheet alone", all_hot=False)
+    weights_bytes = size_bytes(dtype, shape.pass_values // wish.tp)
+    all_hot = weights_bytes <= FITS_SHARE * (last_level_cache_bytes() if wish.device == "cpu" else GPU_CACHE_BYTES)
+    if wish.from_run:
+        from micro.predict.from_run import FromRun
+
+        return Basis(FromRun(wish.from_run), f"times of {wish.from_run}", all_hot)
+    from micro.predict.measured import Measuring
+
+    device = _device(wish.device)
+    pricing = Measuring(device, threads, _providers(wish), measure_s=wish.measure_s, fresh=wish.fresh, say=status.say)
+    place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
+    memory = f"{weights_bytes / 2**20:.0f} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
+    return Basis(pricing, f"measured on {place}; {memory}", all_hot)
+
+
+def _device(text: str) -> str:
+    device = "cuda:0" if text == "cuda" else text
+    if device == "cpu":
+        return device
+    if not re.fullmatch(r"cuda:\d+", device):
+        raise UserError(f"there is no device '{text}'", "give cpu, cuda or cuda:N")
+    import torch
+
+    if int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {device}: torch sees {torch.cuda.device_count()} GPUs", "give --device cpu")
+    return device
+
+
+def _providers(wish: Wish) -> list[str]:
+    if wish.providers:
+        for name in wish.providers:
+            find_provider(name)
+        return list(wish.providers)
+    known = provider_names()
+    return [name for name in DEFAULT_PROVIDERS if name in known]
+
+
+def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> dict[str, Any]:
+    document = {**as_json(prediction), "basis": basis.text, "shape": msgspec.to_builtins(prediction.shape)}
+    if checked:
+        figures = [{**figure._asdict(), "error": figure.error} for figure in checked.figures]
+        document["check"] = {**checked._asdict(), "run": str(checked.run), "figures": figures}
+    return document
+
+
+class _Status:
+    """A line on standard error that says what goes on."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+
+        self._status = Console(stderr=True, quiet=quiet).status("reading")
+
+    def say(self, sentence: str) -> None:
+        """Takes the place of the sentence before."""
+        self._status.update(sentence.replace("[", "\\["))
+
+    def __enter__(self) -> _Status:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
