@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urljoin
 
 from engines.contract import EngineError, Recorder
@@ -26,7 +27,10 @@ class AiohttpTransport:
         import aiohttp
 
         self._url = url
+        leaving = aiohttp.TraceConfig()
+        leaving.on_request_headers_sent.append(_stamp_first)
         self._session = aiohttp.ClientSession(
+            trace_configs=[leaving],
             connector=aiohttp.TCPConnector(limit=0, ssl=tls if tls is not None else True),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=None),
             headers=dict(headers),
@@ -36,10 +40,13 @@ class AiohttpTransport:
         )
 
     async def request(self, body: bytes, headers: Mapping[str, str], recorder: Recorder) -> None:
-        """POST one body; everything that arrives goes to the recorder. Raises EngineError."""
+        """POST one body; everything that arrives goes to the recorder. Raises EngineError.
+
+        It counts as sent when its head leaves, which is after connecting: until then the limit on that holds.
+        """
         received_bytes = 0
-        recorder.sent()
-        async with self._errors_named(), self._session.post(self._url, data=body, headers=headers) as response:
+        leaves = [recorder]
+        async with self._errors_named(), self._session.post(self._url, data=body, headers=headers, trace_request_ctx=leaves) as response:
             recorder.chunk(_head(response.status, response.headers))
             async for data in response.content.iter_any():
                 recorder.chunk(data)
@@ -75,6 +82,13 @@ class AiohttpTransport:
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+
+async def _stamp_first(_session: Any, context: Any, _params: Any) -> None:
+    """The first head that leaves; not those that follow redirects, nor those of other questions."""
+    leaves: list[Recorder] | None = context.trace_request_ctx
+    if leaves:
+        leaves.pop().sent()
 
 
 def _head(status: int, headers: Mapping[str, str]) -> Head:
