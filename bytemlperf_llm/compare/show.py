@@ -11,9 +11,10 @@ import msgspec
 from bytemlperf_llm import __version__
 from bytemlperf_llm.compare.comparison import Comparison, Row, Side, geometric_mean
 from bytemlperf_llm.compare.gate import percent
+from bytemlperf_llm.report.markdown import escape_markdown, markdown_table
 from bytemlperf_llm.report.page import Page, Tile, render, short
 from bytemlperf_llm.report.run_page import KIND_NAMES
-from bytemlperf_llm.report.text import UNAVAILABLE, interval, number, unit, visible
+from bytemlperf_llm.report.text import UNAVAILABLE, interval, number, unit
 from bytemlperf_llm.report.thin import distribution
 from bytemlperf_llm.runs.kinds import Plot, Section, Table, Text
 
@@ -157,32 +158,6 @@ def _lines(comparison: Comparison) -> list[str]:
 def _title(comparison: Comparison) -> str:
     base = comparison.names[comparison.baseline]
     return " and ".join(comparison.names[place] for place in others(comparison)) + f" against {base}" if others(comparison) else base
-
-
-def markdown_table(table: Table) -> str:
-    """GitHub's tables; a line break inside a cell is one tag."""
-    heads = [escape_markdown(str(name)) or " " for name in table.columns]
-    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join([' :--- '] + [' ---: '] * (len(heads) - 1))}|"]
-    for row in table.rows:
-        cells = ["<br>".join(escape_markdown(line) for line in _cell(value).split("\n")) for value in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    title = [f"**{escape_markdown(table.title)}**", ""] if table.title else []
-    return "\n".join([*title, *lines, "", *([escape_markdown(table.note), ""] if table.note else [])])
-
-
-def _cell(value: object) -> str:
-    from bytemlperf_llm.report.text import cell
-
-    return cell(value)
-
-
-_MARKDOWN_ACTING = "\\`*_{}[]<>#|~!$"
-
-
-def escape_markdown(text: str) -> str:
-    """Nothing in it is markup, HTML or a link."""
-    flat = " ".join(visible(text).split())
-    return "".join(f"\\{char}" if char in _MARKDOWN_ACTING else "&amp;" if char == "&" else char for char in flat)
 
 
 def as_json(shown: Shown) -> str:

@@ -100,11 +100,11 @@ def content_security_policy(scripts: Sequence[str], styles: Sequence[str]) -> st
 
 def data_block(value: Any) -> str:
     """JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 and lone surrogates are escaped
+    text = json.dumps(plain_json(value), allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 and lone surrogates are escaped
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """The same with visible strings and short numbers; what JSON has no number for is a gap."""
     if isinstance(value, str):
         return visible(value)
@@ -113,11 +113,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return short(value)
     if isinstance(value, dict):
-        return {visible(str(key)): _plain(item) for key, item in value.items()}
+        return {visible(str(key)): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if hasattr(value, "tolist"):  # numpy
-        return _plain(value.tolist())
+        return plain_json(value.tolist())
     return visible(str(value))
 
 

@@ -17,7 +17,25 @@ def _html(view: RunView) -> str | bytes:
     return render(run_page(view))
 
 
-FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html}
+def _markdown(view: RunView) -> str:
+    from bytemlperf_llm.report.plain import markdown_report
+
+    return markdown_report(view)
+
+
+def _json(view: RunView) -> str:
+    from bytemlperf_llm.report.plain import json_report
+
+    return json_report(view)
+
+
+def _pdf(view: RunView) -> bytes:
+    from bytemlperf_llm.report.pdf import pdf_report
+
+    return pdf_report(view)
+
+
+FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _markdown, "json": _json, "pdf": _pdf}
 """Format name to what makes it; the name is the file's suffix."""
 
 

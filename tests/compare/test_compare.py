@@ -8,7 +8,7 @@ import pytest
 
 from bytemlperf_llm.compare.comparison import compare_all, gather, short_names
 from bytemlperf_llm.compare.gate import failures, parse
-from bytemlperf_llm.compare.show import escape_markdown
+from bytemlperf_llm.report.markdown import escape_markdown
 from bytemlperf_llm.runs.suite import SuiteRun
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
