@@ -145,3 +145,84 @@ def keep_reference(
     from training.reference import keep_reference as keep
 
     keep(run, file)
+
+
+@app.command(short_help="The same workload on more and more ranks.")
+def scale(
+    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
+    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks, as 1,2 (default).")] = "1,2",
+    mode: Annotated[str, _in(_RANKS, "strong (default: the same global batch) or weak (the same share of a rank).")] = "strong",
+    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
+    sharding: Annotated[str, _in(_RANKS, "ddp (default) or fsdp (torch).")] = "ddp",
+    threads: Annotated[int | None, _in(_RANKS, "CPU threads of a rank. Default: cores / most ranks.")] = None,
+    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
+    global_batch: Annotated[int | None, _in(_RECIPE, "Samples of a step; with weak scaling of the first run.")] = None,
+    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples of a forward pass of a rank.")] = None,
+    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
+    from training.plan import Flags
+    from training.run_command import Output, checked_device, publish_folder
+    from training.studies.scale import run_scale
+
+    flags = Flags(
+        workload=workload,
+        trainer=trainer,
+        sharding=sharding,
+        threads=threads,
+        steps=steps,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        precision=precision,
+        seed=seed,
+        check_operators=False,
+    )
+    output = Output(runs_dir, label, quiet, device=checked_device(device))
+    raise typer.Exit(publish_folder(*run_scale(flags, nproc, mode, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
+
+
+@app.command(short_help="What more ranks would reach, from a scaling study.")
+def predict(
+    study: Annotated[Path, typer.Argument(help="Folder of `bmp train scale` over 1, 2 and perhaps more ranks.", show_default=False)],
+    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks to predict, as 2,4,8.")] = "2,4,8",
+    cores: Annotated[int | None, _in(_RANKS, "Cores of the machine to predict for; 0: every rank has its own.")] = None,
+    bandwidth_gbs: Annotated[float | None, _in(_RANKS, "Bus bandwidth there, 10^9 bytes/s. Default: as measured.")] = None,
+    latency_us: Annotated[float | None, _in(_RANKS, "Latency of a message there. Default: as measured.")] = None,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
+    from training.run_command import publish_folder
+    from training.studies.predict import run_predict
+
+    made = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, runs_dir, ["bmp", *sys.argv[1:]])
+    raise typer.Exit(publish_folder(*made, quiet=quiet))
+
+
+@app.command(short_help="What a precision does to the loss.")
+def drift(
+    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
+    precision: Annotated[str, _in(_RECIPE, "Two or more, the one to compare with first. Default: fp32,bf16.")] = "fp32,bf16",
+    nproc: Annotated[int, _in(_RANKS, "Ranks. Default: 1.")] = 1,
+    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
+    sharding: Annotated[str, _in(_RANKS, "ddp (default) or fsdp (torch).")] = "ddp",
+    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Train in each precision from the same weights on the same batches, and compare losses and speed."""
+    from training.plan import Flags
+    from training.run_command import Output, checked_device, publish_folder
+    from training.studies.drift import run_drift
+
+    flags = Flags(workload=workload, trainer=trainer, nproc=nproc, sharding=sharding, steps=steps, seed=seed, check_operators=False)
+    output = Output(runs_dir, label, quiet, device=checked_device(device))
+    raise typer.Exit(publish_folder(*run_drift(flags, precision, output, ["bmp", *sys.argv[1:]]), quiet=quiet))

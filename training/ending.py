@@ -15,6 +15,8 @@ from training.trainers.contract import Trainer
 
 ALONE_REPEATS = 10
 MOST_BYTES = 64 << 20
+SMALL_PART = 16
+"""A second, smaller size tells the latency of a call from the bandwidth."""
 MEASURED_OPS = ("all_reduce", "all_gather", "reduce_scatter")
 
 
@@ -31,7 +33,8 @@ def _alone(plan: Plan, device: Any) -> list[CollectiveRecord]:
     found = []
     for each in analytic(plan):
         if each.op in MEASURED_OPS and each.group == plan.layout.world:
-            found.append(_timed(each.op, each.group, min(each.bytes, MOST_BYTES), device))
+            size = min(each.bytes, MOST_BYTES)
+            found += [_timed(each.op, each.group, part, device) for part in (size, size // SMALL_PART)]
     return found
 
 

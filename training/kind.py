@@ -13,20 +13,29 @@ class TrainingKind:
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """From the records alone."""
+        from training.studies.summary import summarise_study
         from training.summary import summarise
 
+        if "study" in run["config"]:
+            return summarise_study(run, records)
         return summarise(run, records)
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
         """What a comparison can use."""
         from training.figures import figures
+        from training.studies.page import study_figures
 
+        if "study" in run["config"]:
+            return study_figures(run, summary)
         return figures(run, summary, records)
 
-    def sections(self, _run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """The page."""
         from training.sections import sections
+        from training.studies.page import study_sections
 
+        if "study" in run["config"]:
+            return study_sections(summary)
         return sections(summary, records)
 
 

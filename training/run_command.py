@@ -247,19 +247,24 @@ def publish(folder: Path, summary: dict[str, Any], run: dict[str, Any], *, quiet
     if not quiet:
         from rich.console import Console
 
+        from training.studies.table import print_study
         from training.table import print_summary
 
-        print_summary(Console(), run, summary)
+        (print_study if "study" in run["config"] else print_summary)(Console(), run, summary)
     print(folder, flush=True)
     return EXIT_INVALID if summary["verdict"] == "invalid" else 0
 
 
-def run_train(flags: Flags, output: Output, argv: list[str]) -> int:
-    """`bmp train WORKLOAD`."""
+def publish_folder(folder: Path, summary: dict[str, Any], *, quiet: bool) -> int:
+    """`publish` for a folder whose run.json is to be read."""
     from bytemlperf_llm.runs.reader import read_run_json
 
-    folder, summary = train(flags, output, ["bmp", *argv[1:]])
-    return publish(folder, summary, read_run_json(folder), quiet=output.quiet)
+    return publish(folder, summary, read_run_json(folder), quiet=quiet)
+
+
+def run_train(flags: Flags, output: Output, argv: list[str]) -> int:
+    """`bmp train WORKLOAD`."""
+    return publish_folder(*train(flags, output, ["bmp", *argv[1:]]), quiet=output.quiet)
 
 
 def run_dry(flags: Flags, output: Output) -> int:

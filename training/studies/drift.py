@@ -1,0 +1,55 @@
+"""`bmp train drift`: the same workload and seed in several precisions, against the first of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.suite import SuiteRun, suite_records
+from training.history import History
+from training.plan import Flags
+from training.run_command import PACKAGES, Output, err_console, prepare, train
+from training.studies.records import CurveRecord
+
+
+def run_drift(flags: Flags, precisions: str, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Run the study; its folder and summary. Raises UserError."""
+    names = [name.strip() for name in precisions.split(",")]
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise UserError(f"--precision '{precisions}' compares nothing", "give two or more, the one to compare with first: fp32,bf16")
+    runs = [msgspec.structs.replace(flags, precision=name) for name in names]
+    prepared = [prepare(each, output) for each in runs]
+    config = {
+        "study": "drift",
+        "workload": prepared[0].workload.model_dump(),
+        "trainer": flags.trainer,
+        "sharding": flags.sharding,
+        "precisions": names,
+        "layout": msgspec.to_builtins(prepared[0].layout),
+        "device": prepared[0].device.kind,
+    }
+    label = output.label or f"drift-{prepared[0].workload.name}-{flags.trainer}"
+    more = {"trainer": flags.trainer}
+    study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
+    console = err_console()
+    with study:
+        for each, name in zip(runs, names, strict=True):
+            if not output.quiet:
+                console.print(f"[bold]{name}[/]", highlight=False)
+            folder, summary = train(each, output._replace(runs_dir=study.folder / "runs", label=name, prometheus_port=None), argv)
+            history = History(suite_records(folder))
+            study.append(
+                CurveRecord(
+                    precision=name,
+                    run=folder.name,
+                    verdict=summary["verdict"],
+                    losses=history.losses,
+                    step_ns=history.step_times_ns,
+                    reasons=summary["reasons"],
+                )
+            )
+        summary = study.end()
+    return study.folder, summary

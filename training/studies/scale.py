@@ -1,0 +1,109 @@
+"""`bmp train scale`: the same workload on more and more ranks. `strong` keeps the global batch, `weak` a rank's share.
+
+Each run has its own run folder inside the study's; all use as many threads a rank as the largest one
+can have, so that a rank does the same work everywhere.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.reader import read_run_json
+from bytemlperf_llm.runs.suite import SuiteRun, suite_records
+from training.history import History
+from training.plan import Flags, check_flags, resolve_workload, usable_cores
+from training.run_command import PACKAGES, Output, err_console, prepare, train
+from training.studies.records import PointRecord
+from training.summary import PHASES
+
+Mode = Literal["weak", "strong"]
+
+
+def parse_counts(text: str) -> list[int]:
+    """ "1,2,4" to numbers in order. Raises UserError."""
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise UserError(f"--nproc '{text}' can't be read", "give numbers of ranks, as 1,2,4") from None
+    if not counts or counts[0] < 1:
+        raise UserError(f"--nproc '{text}' has a number below 1", "give numbers of ranks, as 1,2,4")
+    return counts
+
+
+def point_flags(flags: Flags, counts: list[int], mode: str, device_threads: int) -> list[Flags]:
+    """Each run's flags. Raises UserError before anything starts."""
+    if mode not in get_args(Mode):
+        raise UserError(f"--mode can't be '{mode}'", "give weak or strong")
+    workload = resolve_workload(flags)
+    batch = workload.training.global_batch
+    found = []
+    for ranks in counts:
+        share = batch * ranks if mode == "weak" else batch
+        micro = flags.micro_batch or min(workload.training.micro_batch, max(1, share // ranks))
+        each = msgspec.structs.replace(flags, nproc=ranks, dp=ranks, global_batch=share, micro_batch=micro, threads=device_threads)
+        check_flags(each, resolve_workload(each))
+        found.append(each)
+    return found
+
+
+def run_scale(flags: Flags, nproc: str, mode: str, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Run the study; its folder and summary. Raises UserError."""
+    counts = parse_counts(nproc)
+    threads = flags.threads or max(1, usable_cores() // max(counts))
+    runs = point_flags(flags, counts, mode, threads)
+    prepared = [prepare(each, output) for each in runs]
+    device = prepared[0].device.kind
+    config = {
+        "study": "scale",
+        "mode": mode,
+        "workload": prepared[0].workload.model_dump(),
+        "trainer": flags.trainer,
+        "sharding": flags.sharding,
+        "ranks": counts,
+        "threads": threads,
+        "cores": usable_cores() if device == "cpu" else None,
+        "device": device,
+    }
+    label = output.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
+    more = {"trainer": flags.trainer}
+    study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
+    console = err_console()
+    with study:
+        for each in runs:
+            if not output.quiet:
+                console.print(f"[bold]{each.nproc} rank(s)[/], global batch {each.global_batch}", highlight=False)
+            folder, _ = train(
+                each, output._replace(runs_dir=study.folder / "runs", label=f"{each.nproc}-ranks", prometheus_port=None), argv
+            )
+            study.append(point_of(folder, each.nproc))
+        summary = study.end()
+    return study.folder, summary
+
+
+def point_of(folder: Path, ranks: int) -> PointRecord:
+    """A finished run as a point."""
+    from bytemlperf_llm.runs.suite import summarise_suite
+
+    run = read_run_json(folder)
+    summary, history = summarise_suite(folder, run), History(suite_records(folder))
+    measured = history.measured
+    parts = {name: statistics.fmean(ns for step in measured for ns in getattr(step, f"{name}_ns")) for name in PHASES} if measured else {}
+    traffic = [] if not history.traces else [(each.op, each.calls, each.bytes) for each in history.traces[-1].transfers]
+    return PointRecord(
+        ranks=ranks,
+        run=folder.name,
+        verdict=summary["verdict"],
+        samples=run["config"]["workload"]["training"]["global_batch"],
+        tokens=measured[0].tokens if measured else 0,
+        step_ns=history.step_times_ns,
+        parts_ns=parts,
+        hidden_share=summary["split"].get("hidden_share"),
+        traffic=traffic,
+        alone=[(each.op, each.bytes, each.bus_bytes, statistics.median(each.ns)) for each in history.collectives],
+        reasons=summary["reasons"],
+    )
