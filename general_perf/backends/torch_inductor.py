@@ -1,13 +1,14 @@
 """torch.compile with inductor. Compiles for each batch size as torch.compile does it: the first fixed, later ones dynamic.
 
 Coverage comes from a second capture by TorchDynamo whose graphs count their operators and FLOPs while they run:
-what the whole call does beside that is what Python and eager mode kept.
+what the whole call does beside that is what Python and eager mode kept. Where one graph holds the whole call (TorchDynamo
+proves it, or refuses), operators that eager mode has beside it were resolved while tracing: they are no fallback.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.torch_common import TorchSession, at_precision, require_device, require_torch_model
@@ -61,47 +62,83 @@ class TorchInductor:
         return TorchSession(call, model.card.outputs, model.input_names, options.device, compile_options.precision)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
-        import torch
-        from torch._dynamo.utils import counters
-
         from general_perf.backends.torch_counting import count_call
 
         _, module, model, options = compiled.payload
         tensors = TorchSession(module, model.card.outputs, model.input_names, options.device, options.precision).tensors(inputs)
-        captured: Counter[str] = Counter()
-        flops, graphs = 0, 0
-
-        def counting_backend(graph: Any, _example: Any) -> Any:
-            nonlocal graphs
-            graphs += 1
-
-            @torch._dynamo.disable  # type: ignore[untyped-decorator]
-            def run(*given: Any) -> Any:
-                nonlocal flops
-                answers = []
-                counted = count_call(lambda *each: answers.append(graph.forward(*each)), given)
-                captured.update(counted.names)
-                flops += counted.flops
-                return answers[0]
-
-            return run
-
-        torch._dynamo.reset()
-        counters.clear()
-        with torch.no_grad():
-            torch.compile(module, backend=counting_backend)(*tensors)
-        breaks = {str(reason)[:200]: int(count) for reason, count in counters["graph_break"].items()}
-        torch._dynamo.reset()
+        caught = _capture(module, tensors)
         whole = count_call(module, tensors)
-        taken = sum((captured & whole.names).values())
+        outside = Counter() if caught.whole else whole.names - caught.names
+        nodes = caught.names if caught.whole else whole.names
+        taken = sum(nodes.values()) - sum(outside.values())
         return Coverage(
             method="operators and FLOPs of one call inside the graphs that TorchDynamo captured, against the same call in eager mode",
-            nodes=whole.operators,
+            nodes=sum(nodes.values()),
             taken_nodes=taken,
-            graph_share=taken / whole.operators if whole.operators else None,
+            graph_share=taken / sum(nodes.values()) if nodes else None,
             flops=whole.flops,
-            flops_share=min(flops, whole.flops) / whole.flops if whole.flops else None,
-            partitions=graphs,
-            fallback_operators=dict(sorted((whole.names - captured).items())),
-            details={"graph_breaks": sum(breaks.values()), "break_reasons": dict(list(breaks.items())[:MAX_REASONS])},
+            flops_share=min(caught.flops, whole.flops) / whole.flops if whole.flops else None,
+            partitions=caught.graphs,
+            fallback_operators=dict(sorted(outside.items())),
+            details={
+                "graph_breaks": sum(caught.breaks.values()),
+                "break_reasons": dict(list(caught.breaks.items())[:MAX_REASONS]),
+                "resolved_while_tracing": dict(sorted((whole.names - caught.names).items())) if caught.whole else {},
+            },
         )
+
+
+class Caught(NamedTuple):
+    """What TorchDynamo captured of one call. `whole`: one graph that left nothing to Python."""
+
+    names: Counter[str]
+    flops: int
+    graphs: int
+    breaks: dict[str, int]
+    whole: bool
+
+
+def _capture(module: Any, tensors: tuple[Any, ...]) -> Caught:
+    """First as one whole graph, which TorchDynamo proves or refuses; then with breaks allowed."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    for whole in (True, False):
+        count = _Counting()
+        torch._dynamo.reset()
+        counters.clear()
+        try:
+            with torch.no_grad():
+                torch.compile(module, backend=count.backend, fullgraph=whole)(*tensors)
+        except torch._dynamo.exc.Unsupported:
+            continue
+        finally:
+            breaks = {str(reason)[:200]: int(times) for reason, times in counters["graph_break"].items()}
+            torch._dynamo.reset()
+        return Caught(count.names, count.flops, count.graphs, breaks, whole)
+    return Caught(Counter(), 0, 0, breaks, False)
+
+
+class _Counting:
+    """A backend for torch.compile whose graphs count their operators and FLOPs while they run."""
+
+    def __init__(self) -> None:
+        self.names: Counter[str] = Counter()
+        self.flops = self.graphs = 0
+
+    def backend(self, graph: Any, _example: Any) -> Any:
+        import torch
+
+        from general_perf.backends.torch_counting import count_call
+
+        self.graphs += 1
+
+        @torch._dynamo.disable  # type: ignore[untyped-decorator]
+        def run(*given: Any) -> Any:
+            answers = []
+            counted = count_call(lambda *each: answers.append(graph.forward(*each)), given)
+            self.names.update(counted.names)
+            self.flops += counted.flops
+            return answers[0]
+
+        return run
