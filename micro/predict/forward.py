@@ -72,7 +72,7 @@ def _check_split(shape: ModelShape, tp: int) -> None:
 
 def _embedding(shape: ModelShape, tokens: int, dtype: str) -> Step:
     args = {"src_batch_size": shape.vocabulary, "dst_batch_size": tokens, "dim_size": shape.hidden, "dtype": dtype}
-    return Step("embedding", "embedding", args, 1, streams=True)
+    return Step("embedding", "embedding", args, 1)  # few rows of a large table: many tables would be needed to keep them cold
 
 
 def _gemm(part: str, m: int, k: int, n: int, dtype: str, calls: int) -> Step:

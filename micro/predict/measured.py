@@ -1,7 +1,7 @@
 """Prices measured on this machine, by `bmp micro`'s own sweep, kept by machine and case.
 
 A case is measured with each provider; the fastest one that is right counts, since an engine would use it.
-The cache is one small JSON file a case, under the folder of `models.cache`, whose name is the hash of
+The cache is one small JSON file a case and provider, under the folder of `models.cache`, whose name is the hash of
 everything that the time depends on: CPU, caches, device, threads, library versions, case, hot or cold.
 """
 
@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bytemlperf_llm.hardware.discover import cpu, nvidia_gpus, package_versions
 from bytemlperf_llm.models.cache import cache_root
+from micro.cases import Case
 from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, available_memory_bytes, last_level_cache_bytes
 from micro.predict.costs import Answers, Ask, Price, case_of
 from micro.rows import Row
@@ -32,14 +33,26 @@ MAX_CASE_S = 300.0
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A measurement in the cache, readable by itself."""
+    """What one provider made of one case, in the cache: a time, or why it refused."""
 
     case: str
     provider: str
-    call_us: float
-    ci95_us: tuple[float, float] | None
-    noise: str
+    call_us: float | None
+    ci95_us: tuple[float, float] | None = None
+    noise: str = ""
+    refusal: str = ""
     conditions: dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """An ask, and whose kernel answers it."""
+
+    ask: Ask
+    provider: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.ask.text} [{self.provider}]"
 
 
 class Measuring:
@@ -60,50 +73,54 @@ class Measuring:
         self._machine = machine(device, threads)
 
     def __call__(self, asks: Sequence[Ask]) -> Answers:
+        pairs = [Pair(ask, provider) for ask in asks for provider in self._providers]
+        known = {} if self._fresh else {pair.key: kept for pair in pairs if (kept := self._read(pair))}
+        before, wrong = set(known), dict[str, str]()
+        for hot in (False, True):
+            self._measure([pair for pair in pairs if pair.key not in known and pair.ask.hot == hot], hot, known, wrong)
         found: dict[str, Price] = {}
         reasons: dict[str, str] = {}
-        for hot in (False, True):
-            wanted = [ask for ask in asks if ask.hot == hot]
-            open_asks = wanted if self._fresh else [ask for ask in wanted if not self._known(ask, found)]
-            self._measure(open_asks, hot, found, reasons)
+        for ask in asks:
+            own = [Pair(ask, provider).key for provider in self._providers]
+            timed = {key: known[key].call_us or 0.0 for key in own if key in known and not known[key].refusal}
+            if timed:
+                best = min(timed, key=timed.__getitem__)
+                found[ask.text] = _price(known[best], "measured before" if best in before else "measured")
+            else:
+                said = (wrong.get(key) or known[key].refusal for key in own)
+                reasons[ask.text] = "; ".join(f"{name} {reason}" for name, reason in zip(self._providers, said, strict=True))
         return found, reasons
 
-    def _known(self, ask: Ask, found: dict[str, Price]) -> bool:
-        kept = self._read(ask)
-        if kept is not None:
-            found[ask.text] = Price(kept.call_us, "measured before", kept.provider, _remark(kept.noise))
-        return kept is not None
+    def _measure(self, pairs: list[Pair], hot: bool, known: dict[str, Kept], wrong: dict[str, str]) -> None:
+        """Rows of a sweep over the cases: what is timed or refused is kept, what failed or was skipped has a reason."""
+        by_case = {case_of(*pair).key: pair for pair in pairs}
 
-    def _measure(self, asks: list[Ask], hot: bool, found: dict[str, Price], reasons: dict[str, str]) -> None:
-        if not asks:
-            return
-        rows: dict[str, list[Row]] = {}
-        texts = {case_of(ask, provider).key: ask.text for ask in asks for provider in self._providers}
-        cases = [case_of(ask, provider) for ask in asks for provider in self._providers]
-        sweep = Sweep(
-            self._settings(hot),
-            lambda row: rows.setdefault(texts[row.key], []).append(row),
-            begins=lambda case, place: self._say(f"measuring {place + 1}/{len(cases)}: {case.key}"),
-        )
-        sweep.run(cases)
-        for ask in asks:
-            self._settle(ask, rows[ask.text], found, reasons)
+        def keep(row: Row) -> None:
+            pair = by_case[row.key]
+            if row.status in ("ok", "refused"):
+                known[pair.key] = self._kept(pair, row)
+                self._write(pair, known[pair.key])
+            else:
+                wrong[pair.key] = f"{row.status}: {row.reason}"
 
-    def _settle(self, ask: Ask, rows: list[Row], found: dict[str, Price], reasons: dict[str, str]) -> None:
-        """The fastest row; a reason where none was measured."""
-        measured = [row for row in rows if row.status == "ok" and row.latency_us is not None]
-        if not measured:
-            reasons[ask.text] = "; ".join(f"{row.provider} {row.status}: {row.reason}" for row in rows)
-            return
-        best = min(measured, key=lambda row: row.latency_us.p50 if row.latency_us else 0.0)
-        assert best.latency_us is not None
-        found[ask.text] = Price(best.latency_us.p50, "measured", best.provider, _remark(best.noise))
-        low, high = best.latency_us.ci95_low, best.latency_us.ci95_high
-        interval = None if low is None or high is None else (low, high)
-        kept = Kept(
-            case=ask.text, provider=best.provider, call_us=best.latency_us.p50, ci95_us=interval, noise=best.noise, conditions=self._machine
+        def begins(case: Case, place: int) -> None:
+            self._say(f"measuring {place + 1}/{len(pairs)}: {case.key}")
+
+        if pairs:
+            Sweep(self._settings(hot), keep, begins=begins).run(case_of(*pair) for pair in pairs)
+
+    def _kept(self, pair: Pair, row: Row) -> Kept:
+        latency = row.latency_us
+        low, high = (latency.ci95_low, latency.ci95_high) if latency else (None, None)
+        return Kept(
+            case=pair.ask.text,
+            provider=pair.provider,
+            call_us=latency.p50 if latency else None,
+            ci95_us=None if low is None or high is None else (low, high),
+            noise=row.noise,
+            refusal=f"refused: {row.reason}" if row.status == "refused" else "",
+            conditions=self._machine,
         )
-        self._write(ask, kept)
 
     def _settings(self, hot: bool) -> Settings:
         cache = last_level_cache_bytes() if self._device == "cpu" else GPU_CACHE_BYTES
@@ -117,21 +134,21 @@ class Measuring:
             max_memory_bytes=None if free is None or self._device != "cpu" else int(free * MEMORY_SHARE),
         )
 
-    def _path(self, ask: Ask) -> Path:
-        what = json.dumps([FORMAT, self._machine, ask.text, sorted(self._providers)], sort_keys=True)
-        return cache_root() / FOLDER / f"{ask.op}-{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
+    def _path(self, pair: Pair) -> Path:
+        what = json.dumps([FORMAT, self._machine, pair.key], sort_keys=True)
+        return cache_root() / FOLDER / f"{pair.ask.op}-{pair.provider}-{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
 
-    def _read(self, ask: Ask) -> Kept | None:
+    def _read(self, pair: Pair) -> Kept | None:
         """None where nothing is kept, or what is kept is damaged."""
-        with suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
-            kept = msgspec.json.decode(self._path(ask).read_bytes(), type=Kept)
-            if kept.case == ask.text and kept.call_us > 0:
+        with suppress(OSError, msgspec.DecodeError):
+            kept = msgspec.json.decode(self._path(pair).read_bytes(), type=Kept)
+            if kept.case == pair.ask.text and (kept.refusal or (kept.call_us or 0) > 0):
                 return kept
         return None
 
-    def _write(self, ask: Ask, kept: Kept) -> None:
+    def _write(self, pair: Pair, kept: Kept) -> None:
         """Whole or not at all; a cache that can't be written only costs time."""
-        path = self._path(ask)
+        path = self._path(pair)
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
@@ -153,5 +170,6 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _remark(noise: str) -> str:
-    return "" if noise == "steady" else noise
+def _price(kept: Kept, source: str) -> Price:
+    assert kept.call_us is not None
+    return Price(kept.call_us, source, kept.provider, "" if kept.noise == "steady" else kept.noise)

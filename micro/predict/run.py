@@ -133,7 +133,7 @@ def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Sta
     device = _device(wish.device)
     pricing = Measuring(device, threads, _providers(wish), measure_s=wish.measure_s, fresh=wish.fresh, say=status.say)
     place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
-    memory = f"{weights_bytes / 2**20:.0f} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
+    memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
     return Basis(pricing, f"measured on {place}; {memory}", all_hot)
 
 
