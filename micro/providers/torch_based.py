@@ -1,11 +1,12 @@
-"""torch's own kernels: eager, torch.compile, oneDNN's linear."""
+"""torch's own kernels: eager, torch.compile, and that with Triton's products."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator
 from micro.providers.contract import Kernel, Refused
+from micro.providers.installed import need_gpu, need_package
 
 TF32_FIRST_CAPABILITY = (8, 0)
 
@@ -25,28 +26,16 @@ def compiled(operator: Operator, args: Args, device: str) -> Kernel:
     return Kernel(torch.compile(operator.kernel(args), dynamic=False), note=operator.emulation(args, device))
 
 
-def onednn(operator: Operator, args: Args, device: str) -> Kernel:
-    """oneDNN's matrix product with B packed beforehand, as inference servers hold weights; AMX where the CPU has it."""
+def triton(operator: Operator, args: Args, device: str) -> Kernel:
+    """torch.compile that writes every product as a Triton kernel too, the best of several configurations."""
     import torch
 
-    if operator.name != "gemm":
-        raise Refused(f"oneDNN's packed linear computes gemm, not {operator.name}")
-    if device != "cpu" or not torch.backends.mkldnn.is_available():
-        raise Refused("oneDNN is for CPUs, in a torch that was built with it")
-    if args["dtype"] not in ("float32", "bfloat16", "float16"):
-        raise Refused(f"oneDNN's linear has no {args['dtype']}")
-    if args["dtype"] == "float16" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        raise Refused("this CPU has no float16 instructions that oneDNN uses")
-    linear = torch.ops.mkldnn._linear_pointwise
-
-    def prepare(inputs: Tensors) -> Tensors:
-        a, b = inputs
-        return a, torch.ops.mkldnn._reorder_linear_weight(b.t().contiguous(), args["M"])
-
-    def run(a: Any, packed: Any) -> Any:
-        return linear(a, packed, None, "none", [], "")
-
-    return Kernel(run, prepare, "B packed beforehand")
+    need_package("triton", "Triton")
+    need_gpu(device, "Triton")
+    allow_dtypes(args, device)
+    torch._dynamo.reset()
+    options: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "TRITON"}
+    return Kernel(torch.compile(operator.kernel(args), dynamic=False, options=options), note=operator.emulation(args, device))
 
 
 def allow_dtypes(args: Args, device: str) -> None:
