@@ -25,7 +25,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml requirements/cpu.lock scripts/setup.sh
+$(STAMP): pyproject.toml requirements/cpu.lock scripts/setup.sh hatch_build.py engines/_stream.c
 	@PYTHON="$(PYTHON)" scripts/setup.sh "$(ENGINE)"
 
 bench: setup

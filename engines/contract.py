@@ -171,6 +171,10 @@ class Recorder(Protocol):
     def chunk(self, payload: Any) -> None:
         """Something of the answer arrived: call first, before looking at it."""
 
+    def lists(self) -> tuple[list[int], list[Any]] | None:
+        """Where `chunk` keeps stamps and payloads, for a transport that is compiled and does just that
+        with the same clock (CLOCK_MONOTONIC, ns); None where `chunk` must be called."""
+
 
 class Engine(Protocol):
     """The whole interface. `generate` may run many times at once on one event loop."""

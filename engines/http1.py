@@ -9,7 +9,7 @@ Two rules for this file:
 2. The watcher looks at a read only if it could be the last one. A chunked body ends with CRLF CRLF
    over the whole stream, so a read that does not end so can't be the last (reads shorter than that
    are looked at always, since the ending may lie across two reads). A caller that knows this too
-   holds back reads that end as `quiet` says, and hands them in with the next one.
+   holds back reads that end with `QUIET_READ` once `quiet` is set, and hands them in with the next one.
 
 Grammar: RFC 9112 sections 4, 6 and 7.
 """
@@ -210,7 +210,7 @@ class ResponseWatcher:
 
     def __init__(self, ending: bytes = b"") -> None:
         self.head: Head | None = None
-        self.quiet: bytes | tuple[()] = ()  # for bytes.endswith: nothing ends so
+        self.quiet = False
         self._pending: list[bytes] = []
         self._scanner: ChunkScanner | None = None
         self._length_left = 0
@@ -251,7 +251,7 @@ class ResponseWatcher:
         self.head, start = parsed
         self._pending.clear()
         if self.head.framing is Framing.CHUNKED:
-            self.quiet = QUIET_READ
+            self.quiet = True
             if self._whole_ending and joined.endswith(self._whole_ending):
                 return True
             self._scanner = ChunkScanner(0)

@@ -1,7 +1,7 @@
 """A lean HTTP/1.1 client for streaming answers: one connection, one request, raw reads passed on.
 
-The order of a read is the whole point (`Connection._reading`): stamp first (`recorder.chunk`), then
-ask the watcher whether that was the end, and only if it could be. Nothing is parsed, split or decoded
+The order of a read is the whole point (`tap.py`): stamp first, then ask the watcher whether that was
+the end, and only if it could be. Nothing is parsed, split or decoded
 while bytes arrive.
 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
@@ -17,28 +17,18 @@ import asyncio
 import select
 import socket
 import ssl
-from collections.abc import Generator
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
 from engines.contract import EngineError, Recorder
 from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
+from engines.tap import make_tap
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,000 tokens at one event each
 
-READS_BETWEEN_SIZE_CHECKS = 64
 MAX_READS = MAX_RESPONSE_BYTES // 64  # of one answer: a read held in memory costs some 80 bytes besides its own
 
 MAX_IDLE_S = 4.0  # uvicorn, under most servers, closes after 5 s
-
-
-class _Nobody:
-    """Takes reads that nobody waits for."""
-
-    payloads: tuple[Any, ...] = ()
-
-    def chunk(self, payload: Any) -> None:
-        """Dropped."""
 
 
 class Connection(asyncio.Protocol):
@@ -52,26 +42,26 @@ class Connection(asyncio.Protocol):
         self._max_bytes = max_response_bytes
         self.readable = select.poll()
         self.idle_since_s = 0.0
-        self._listen(_NOBODY, None)
-        reading = self._reading()
-        next(reading)
-        self.data_received = reading.send  # type: ignore[method-assign,assignment]  # a generator's step costs less than a method
+        self._watcher: ResponseWatcher | None = None
+        self._done: asyncio.Future[Head] | None = None
+        self._tap = make_tap(self._look)
+        self.data_received = self._tap.feed  # type: ignore[method-assign,assignment]
 
-    def _listen(self, recorder: Recorder | _Nobody, watcher: ResponseWatcher | None) -> None:
-        """Whose reads these are from now on."""
-        self._chunk, self._reads = recorder.chunk, recorder.payloads
-        self._watcher = watcher
-        self._done: asyncio.Future[Head] | None = None if watcher is None else self._loop.create_future()
-        self._quiet: bytes | tuple[()] = ()
-        self._looked = self._sized = self._received_bytes = 0
+    def _listen(self, recorder: Recorder) -> None:
+        """Reads are the recorder's from now on."""
+        stamps, payloads = recorder.lists() or (None, None)
+        self._tap.listen(recorder.chunk, stamps, payloads, self._max_bytes, MAX_READS)
+        self._reads = recorder.payloads
+        self._looked = 0
+        self._watcher = ResponseWatcher(self._ending)
 
     # -- a request's life, in wire order ------------------------------------
 
     async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
         """Send, pass every read to the recorder, return the head when the response is complete."""
         assert self.transport is not None
-        self._listen(recorder, ResponseWatcher(self._ending))
-        assert self._done is not None
+        self._listen(recorder)
+        self._done = self._loop.create_future()
         recorder.sent()
         self.transport.write(head_and_body)
         try:
@@ -80,41 +70,28 @@ class Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            self._listen(_NOBODY, None)
-
-    def _reading(self) -> Generator[None, bytes, None]:
-        """One step a read. This runs once per token: what isn't needed for every read is in `_look`."""
-        while True:
-            for _ in range(READS_BETWEEN_SIZE_CHECKS):
-                data = yield
-                self._chunk(data)
-                if not data.endswith(self._quiet):
-                    self._look(data)
-            self._check_size()
+            self._watcher = self._done = None
+            self._tap.listen(None, None, None, 0, 0)
 
     def _look(self, data: bytes) -> None:
-        """Was this read the last one?"""
-        watcher, reads = self._watcher, self._reads
+        """Was this read the last one? Called by the tap, for those that could be."""
+        watcher, tap = self._watcher, self._tap
         if watcher is None:
             self.close()  # bytes that nobody asked for
             return
+        reads = self._reads
         held_back = reads[self._looked : -1]
         self._looked = len(reads)
         try:
             if watcher.feed(data, held_back):
                 self._finish(watcher)
-            self._quiet = watcher.quiet
+            elif tap.left_bytes < 0:
+                self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
+            elif tap.left_reads < 0:
+                self._fail(EngineError("too_large", f"answer came in over {MAX_READS} reads"))
+            tap.quiet = watcher.quiet
         except HttpParseError as error:
             self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
-
-    def _check_size(self) -> None:
-        reads = self._reads
-        self._received_bytes += sum(map(len, reads[self._sized :]))
-        self._sized = len(reads)
-        if self._received_bytes > self._max_bytes:
-            self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
-        elif len(reads) > MAX_READS:
-            self._fail(EngineError("too_large", f"answer came in over {MAX_READS} reads"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
@@ -159,9 +136,6 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         """Whether it may be kept for a next request."""
         return self.reusable and self.transport is not None and not self.transport.is_closing()
-
-
-_NOBODY = _Nobody()
 
 
 class Pool:

@@ -277,6 +277,9 @@ class _Collect:
     def sent(self) -> None:
         """Not timed."""
 
+    def lists(self) -> None:
+        """Nor compiled."""
+
 
 # -- options -------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """Events that differ in their text alone, as nearly all of a token stream do.
 
 One event from the middle of an answer is taken as the mould: what stands before and after its text.
-The others are shown to be cast from it by comparing bytes in C, and only their texts are decoded, in
-one call; that costs a fifth of parsing each event. What comes before the first and after the last such
-event (head, role, finish reason, usage, `[DONE]`) is left over as a short stream of its own, for a
-parser that knows more.
+The others are shown to be cast from it by comparing bytes (`cast`, compiled where it could be), and only
+their texts are decoded, in one call; that costs a fraction of parsing each event. What comes before the
+first and after the last such event (head, role, finish reason, usage, `[DONE]`) is left over as a short
+stream of its own, for a parser that knows more.
 
 The one rule of this file: when anything is odd, answer None, and the whole stream is parsed.
 """
@@ -24,8 +24,12 @@ from engines.openai_events import decode_event, text_of
 MIN_EVENTS = 8
 """Fewer alike events than this aren't worth the mould."""
 
+MAX_ODD_READS = 4
+"""So many reads at either end may hold something else."""
+
 _EVENT_BEGIN = b"\r\ndata: {"
 _EVENT_END = b"}\n\n\r\n"
+_DONE = b"[DONE]"
 _TEXT = re.compile(rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"')
 _FRAMING_BYTES = 4  # CR LF behind a chunk's size and behind its data
 _MAX_DIGITS = 6
@@ -33,11 +37,12 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 class Alike(NamedTuple):
-    """`texts` of the alike events; `rest` is the stream without them, `events_before` how many of its events
-    come before them."""
+    """`texts` of the alike events. `rest` are the reads without them: what came before them in the first
+    `reads_before`. `counts` are the alike events in each of the reads between."""
 
-    rest: bytes
-    events_before: int
+    rest: list[bytes]
+    reads_before: int
+    counts: list[int]
     texts: list[str]
 
 
@@ -50,29 +55,52 @@ class Mould(NamedTuple):
     empty_is_token: bool
 
 
-def take_alike(stream: bytes) -> Alike | None:
-    """The alike events of a response with one event a chunk; None where that is not certain."""
-    mould = _mould(stream)
+def take_alike(reads: Sequence[bytes]) -> Alike | None:
+    """The alike events of a response whose reads hold whole events, one event a chunk; None where that
+    is not certain."""
+    if len(reads) < MIN_EVENTS:
+        return _take_from_one(reads[0]) if len(reads) == 1 else None
+    mould = _mould(reads[len(reads) // 2])
     if mould is None:
         return None
-    first, *middle, last = stream.split(mould.after)
-    if len(middle) < MIN_EVENTS:
+    reads = list(reads)
+    first = next((place for place in range(MAX_ODD_READS) if _is_cast(reads, place, mould)), None)
+    last = next((place for place in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, place, mould)), None)
+    if first is None or last is None:
         return None
-    texts = _cast(middle, mould)
-    if texts is None or not (mould.empty_is_token or all(texts)):
+    found = cast(reads, first, last + 1, mould.before, mould.after)
+    texts = None if found is None else _texts(found, mould)
+    if found is None or texts is None or any(_DONE in read for read in reads[:first]):
         return None
-    leading = first + mould.after
-    return Alike(leading + last, leading.count(_EVENT_END), texts)
+    return Alike(reads[:first] + reads[last + 1 :], first, found[0], texts)
 
 
-def _mould(stream: bytes) -> Mould | None:
-    """From the event in the middle, which must be nothing but a token."""
-    start = stream.rfind(_EVENT_BEGIN, 0, len(stream) // 2)
-    end = stream.find(_EVENT_END, start)
+def _take_from_one(read: bytes) -> Alike | None:
+    """The same where the whole answer came at once: its head and first event count as a read of their own."""
+    middle = read.find(_EVENT_BEGIN, len(read) // 2)
+    mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
+    if mould is None:
+        return None
+    begin, end = read.find(mould.after) + len(mould.after), read.rfind(mould.after) + len(mould.after)
+    found = cast([read[begin:end]], 0, 1, mould.before, mould.after)
+    texts = None if found is None else _texts(found, mould)
+    if found is None or texts is None or _DONE in read[:begin]:
+        return None
+    return Alike([read[:begin], read[end:]], 1, found[0], texts)
+
+
+def _is_cast(reads: list[bytes], place: int, mould: Mould) -> bool:
+    return cast(reads, place, place + 1, mould.before, mould.after) is not None
+
+
+def _mould(read: bytes) -> Mould | None:
+    """From the first event of a read, which must be nothing but a token."""
+    start = read.find(_EVENT_BEGIN)
+    end = read.find(_EVENT_END, start)
     if start < 0 or end < 0:
         return None
     begin = start + len(_EVENT_BEGIN) - 1
-    event = stream[begin : end + 1]
+    event = read[begin : end + 1]
     found = _TEXT.search(event)
     if found is None:
         return None
@@ -87,24 +115,53 @@ def _mould(stream: bytes) -> Mould | None:
     if choice.finish_reason is not None or not text or text_of(choice) != (text, 1):
         return None
     empty_is_token = choice.delta is None or choice.delta.role is None
-    return Mould(stream[start : begin + found.start(1)], stream[begin + found.end(1) : end + len(_EVENT_END)], empty_is_token)
+    return Mould(read[start : begin + found.start(1)], read[begin + found.end(1) : end + len(_EVENT_END)], empty_is_token)
 
 
-def _cast(pieces: Sequence[bytes], mould: Mould) -> list[str] | None:
-    """The texts of events, given without what stands behind their texts; None unless all are of the mould."""
-    after, before = len(mould.after), len(mould.before)
+def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> list[str] | None:
+    """The texts of a cast; None where one is no JSON string, or no token.
+
+    A quote in one of them would make the list longer, and none can swallow the quote behind it (`cast`
+    sees to that): so a list of the right length has them one by one.
+    """
+    try:
+        texts = _decode_texts(found[2])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return texts if len(texts) == found[1] and (mould.empty_is_token or all(texts)) else None
+
+
+# -- cast, for where engines/_stream.c could not be compiled -----------------------------------------
+
+
+def python_cast(reads: list[bytes], first: int, last: int, before: bytes, after: bytes) -> tuple[list[int], int, bytes] | None:
+    """Events in each of `reads[first:last]`, their number, and their texts as a JSON list; None unless
+    those reads hold whole events and nothing else."""
+    counts, pieces = list[int](), list[bytes]()
+    for read in reads[first:last]:
+        *events, rest = read.split(after)
+        if rest:
+            return None
+        counts.append(len(events))
+        pieces += events
+    raw = _raw_texts(pieces, before, len(after)) if pieces else []
+    return None if raw is None else (counts, len(raw), b'["%b"]' % b'","'.join(raw) if raw else b"[]")
+
+
+def _raw_texts(pieces: list[bytes], before: bytes, after: int) -> list[bytes] | None:
     lengths = list(map(len, pieces))
-    places = [_digits(length + after) + before for length in {min(lengths), max(lengths)}]
+    places = [_digits(length + after) + len(before) for length in {min(lengths), max(lengths)}]
     if places[0] == places[-1]:
         place = places[0]
         heads = {piece[:place] for piece in pieces}
         raw = [piece[place:] for piece in pieces]
     else:
-        places = [_digits(length + after) + before for length in lengths]
+        places = [_digits(length + after) + len(before) for length in lengths]
         heads = {piece[:place] for piece, place in zip(pieces, places, strict=True)}
         raw = [piece[place:] for piece, place in zip(pieces, places, strict=True)]
-    expected = {_size_digits(length + after) + mould.before for length in set(lengths)}
-    return _texts(raw) if heads == expected else None
+    if heads != {_size_digits(length + after) + before for length in set(lengths)} or any(map(bytes.endswith, raw, repeat(b"\\"))):
+        return None
+    return raw
 
 
 @lru_cache(maxsize=4096)
@@ -122,17 +179,7 @@ def _digits(chunk_bytes: int) -> int:
     return len(_size_digits(chunk_bytes))
 
 
-def _texts(raw: Sequence[bytes]) -> list[str] | None:
-    """Insides of JSON strings as texts; None where one is no such thing.
-
-    They are decoded as one list. A quote in one of them makes the list longer, and none can swallow the
-    quote behind it, since none ends in a backslash: so a list of the right length has them one by one.
-    """
-    joined = b'["%b"]' % b'","'.join(raw)
-    if b"\\" in joined and any(map(bytes.endswith, raw, repeat(b"\\"))):
-        return None
-    try:
-        texts = _decode_texts(joined)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return texts if len(texts) == len(raw) else None
+try:
+    from engines._stream import cast
+except ImportError:  # no compiler where this was installed
+    cast = python_cast

@@ -21,7 +21,7 @@ import msgspec
 
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
-from engines.openai_alike import take_alike
+from engines.openai_alike import Alike, take_alike
 from engines.openai_events import Event, decode_event, decode_events, text_of
 from engines.sse import SseParser
 
@@ -42,10 +42,10 @@ def decode(payloads: Sequence[Any]) -> Decoded:
     if payloads and isinstance(payloads[0], Head):
         return _decode_body(payloads[0], [b"", *payloads[1:]])
     reads: Sequence[bytes] = payloads
-    joined = b"".join(reads)
-    fast = _decode_fast(joined, reads)
+    fast = _decode_fast(reads)
     if fast is not None:
         return fast
+    joined = b"".join(reads)
     try:
         response = parse_response(joined)
     except HttpParseError as error:
@@ -58,30 +58,43 @@ def decode(payloads: Sequence[Any]) -> Decoded:
 # -- fast path -------------------------------------------------------------------
 
 
-def _decode_fast(joined: bytes, reads: Sequence[bytes]) -> Decoded | None:
+def _decode_fast(reads: Sequence[bytes]) -> Decoded | None:
     """None unless it is certain that every event was seen whole and nothing is odd."""
-    alike = take_alike(joined)
-    rest = joined if alike is None else alike.rest
-    body = rest.find(b"\r\n\r\n") + 4
-    cut = _cut_one_a_chunk(rest, body)
+    if not reads:
+        return None
+    alike = take_alike(reads)
+    rest = reads if alike is None else alike.rest
+    joined = b"".join(rest)
+    body = joined.find(b"\r\n\r\n") + 4
+    cut = _cut_one_a_chunk(joined, body)
     if cut is None:
-        cut = _cut_counted(rest, body)
+        cut = _cut_counted(joined, body)
     if cut is None:
         return None
-    events_per_read = _events_per_read(reads, len(cut) + (len(alike.texts) if alike else 0))
+    events_per_read = _events_per_read(rest, len(cut))
     if events_per_read is None:
         return None
     try:
         events = decode_events(b"\n".join(cut))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if len(events) != len(cut):  # two values on one line
+    if len(events) != len(cut) or not _streams(joined[:body]):  # two values on one line; no stream
         return None
     meaning = _read_events(events)
     if alike is not None:
-        meaning.texts[alike.events_before : alike.events_before] = alike.texts
-        meaning.token_events[alike.events_before : alike.events_before] = [1] * len(alike.texts)
-    return _assemble(meaning, events_per_read, done=True) if _streams(rest[:body]) else None
+        _put_back(alike, meaning, events_per_read)
+    decoded = _assemble(meaning, events_per_read, done=True)
+    if len(decoded.tokens_per_chunk) != len(reads):  # the one read of a whole answer was looked at in parts
+        decoded.tokens_per_chunk = [sum(decoded.tokens_per_chunk)]
+    return decoded
+
+
+def _put_back(alike: Alike, meaning: _Meaning, events_per_read: list[int]) -> None:
+    """The alike events in their place among the rest."""
+    place = sum(events_per_read[: alike.reads_before])
+    meaning.texts[place:place] = alike.texts
+    meaning.token_events[place:place] = repeat(1, len(alike.texts))
+    events_per_read[alike.reads_before : alike.reads_before] = alike.counts
 
 
 def _cut_one_a_chunk(joined: bytes, body: int) -> list[bytes] | None:
@@ -121,11 +134,6 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
 
 def _events_per_read(reads: Sequence[bytes], event_count: int) -> list[int] | None:
     """How many events ended in each read; None when one ended across two."""
-    middle = reads[1:-1]
-    if middle and all(map(bytes.endswith, middle, repeat(_EVENT_END))):
-        first, last = reads[0].count(b"}\n\n"), reads[-1].count(b"}\n\n")
-        if first + len(middle) + last == event_count:
-            return [first, *repeat(1, len(middle)), last]
     counts = [read.count(b"}\n\n") for read in reads]
     return counts if sum(counts) == event_count else None
 

@@ -63,6 +63,9 @@ class _CountingRecorder(RequestRecorder):
         super().chunk(payload)
         self._probe.chunks += 1
 
+    def lists(self) -> None:
+        """None: every chunk is to be counted."""
+
 
 class Probe:
     """One probe of one engine; `find` runs it."""

@@ -5,12 +5,15 @@ queues them here, and that queueing counts, since latency runs from the planned 
 a fixed number of requests is kept in flight.
 
 A request's life is `_one`. Whatever happens in it becomes fields of a record at one boundary,
-`_ended`; only a bug in this program raises.
+`_ended`; only a bug in this program raises. What an answer means is worked out a little later, between
+reads and sends (`_settle`): a lane sends its next request first, and no backlog of decoding makes a
+stamp late.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +26,8 @@ from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, R
 
 NS_PER_S = 1_000_000_000
 MAX_ERROR_DETAIL_CHARS = 400
+SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
+SETTLE_BACKLOG = 64  # ended requests; with each so many more waiting, as long again
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
 
 
@@ -61,6 +66,17 @@ class _Ending(NamedTuple):
     detail: str = ""
 
 
+class _Ended(NamedTuple):
+    """A request that is over and has no record yet."""
+
+    request: Request
+    recorder: RequestRecorder
+    finish: Finish
+    ending: _Ending
+    end_ns: int
+    sent_to_engine: bool
+
+
 _WELL = _Ending()
 _NO_FINISH = Finish()
 
@@ -86,6 +102,7 @@ class Worker:
         self._watchdog = Watchdog(config.timeouts, now, self._carries_token)
         self._stop = asyncio.Event()
         self._drained = False
+        self._unsettled: deque[_Ended] = deque()
         self.origin_ns = 0
         self.issued = 0
 
@@ -155,6 +172,8 @@ class Worker:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        while self._unsettled:
+            self._ended(self._unsettled.popleft())
         self._watchdog.close()
 
     # -- one request ------------------------------------------------------------------
@@ -187,7 +206,22 @@ class Worker:
             ending = _Ending("failed", "engine_failed", f"{type(error).__name__}: {error}")
         if watch is not None:
             self._watchdog.end(watch)
-        self._ended(request, recorder, finish, ending, sent_to_engine=watch is not None)
+        unsettled = self._unsettled
+        unsettled.append(_Ended(request, recorder, finish, ending, self._now(), watch is not None))
+        if len(unsettled) == 1:
+            self._loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """Records of requests that have ended, for a while."""
+        unsettled, now = self._unsettled, self._now
+        until_ns = now() + SETTLE_NS * (1 + len(unsettled) // SETTLE_BACKLOG)
+        while unsettled:
+            self._ended(unsettled[0])
+            unsettled.popleft()
+            if now() >= until_ns:
+                break
+        if unsettled:
+            self._loop.call_soon(self._settle)
 
     def _carries_token(self, payloads: list[Any]) -> bool:
         return any(self._engine.decode(payloads).tokens_per_chunk)
@@ -199,8 +233,8 @@ class Worker:
             return _Ending("failed", watch.expired, "no progress within the time limit")
         return _Ending("in_flight", None, "still running when the drain limit ended")
 
-    def _ended(self, request: Request, recorder: RequestRecorder, finish: Finish, ending: _Ending, *, sent_to_engine: bool) -> None:
-        end_ns = self._now()
+    def _ended(self, ended: _Ended) -> None:
+        request, recorder, finish, ending, end_ns, sent_to_engine = ended
         decoded = self._engine.decode(recorder.payloads) if recorder.payloads else _NOTHING
         if ending is _WELL:
             ending = _judged(decoded, recorder)

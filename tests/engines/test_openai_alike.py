@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from engines.openai_alike import MIN_EVENTS, take_alike
+from engines import openai_alike
+from engines.openai_alike import MIN_EVENTS, python_cast, take_alike
 from engines.openai_decode import decode
+
+try:
+    from engines._stream import cast as compiled_cast
+except ImportError:
+    compiled_cast = None
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PLAIN = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'
@@ -13,6 +19,15 @@ ROLE = b'data: {"id":"x","choices":[{"index":0,"delta":{"role":"assistant","cont
 LAST = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"."},"finish_reason":"length"}]}\n\n'
 TAIL = (b"data: [DONE]\n\n",)
 WORDS = [b" w%d" % place for place in range(40)]
+
+
+@pytest.fixture(autouse=True, params=["compiled", "python"])
+def _cast(request, monkeypatch):
+    """Every test here with the inner loop in C and in Python."""
+    chosen = compiled_cast if request.param == "compiled" else python_cast
+    if chosen is None:
+        pytest.skip("engines/_stream.c was not compiled here")
+    monkeypatch.setattr(openai_alike, "cast", chosen)
 
 
 def framed(event: bytes) -> bytes:
@@ -27,10 +42,9 @@ def stream(texts, *, mould=PLAIN, first=(ROLE,), last=(LAST,)) -> list[bytes]:
 
 def test_texts_and_counts():
     reads = stream(WORDS)
-    alike = take_alike(b"".join(reads))
+    alike = take_alike(reads)
     assert alike is not None
-    # The role's event ends as the others do: it stays with what comes before.
-    assert (alike.events_before, len(alike.texts)) == (1, 40)
+    assert (alike.reads_before, len(alike.texts), len(alike.rest)) == (2, 40, 4)
     decoded = decode(reads)
     assert decoded.text == b"".join(WORDS).decode() + "."
     assert decoded.tokens_per_chunk == [0, 0, *[1] * 41, 0]
@@ -45,7 +59,7 @@ def test_texts_and_counts():
 def test_any_json_string_is_a_text(text):
     texts = [*WORDS[:9], text, *WORDS[9:]]
     reads = stream(texts)
-    assert take_alike(b"".join(reads)) is not None
+    assert take_alike(reads) is not None
     assert decode(reads).text == json_text(b"".join(texts)) + "."
 
 
@@ -55,7 +69,7 @@ def test_sizes_of_two_and_of_three_digits_in_one_stream():
     texts[30] = b"t"
     assert len({len(b"%x" % len(filler % text)) for text in texts}) == 2
     reads = stream(texts, mould=filler)
-    assert take_alike(b"".join(reads)) is not None
+    assert take_alike(reads) is not None
     assert decode(reads).tokens_per_chunk == [0, 0, *[1] * 61, 0]
 
 
@@ -74,23 +88,23 @@ def test_sizes_of_two_and_of_three_digits_in_one_stream():
 def test_an_odd_event_leaves_all_to_the_parser(odd):
     texts = [framed(PLAIN % word) for word in WORDS]
     reads = [HEAD, framed(ROLE), *texts[:10], framed(odd), *texts[10:], framed(LAST), framed(TAIL[0]) + b"0\r\n\r\n"]
-    assert take_alike(b"".join(reads)) is None
+    assert take_alike(reads) is None
 
 
 def test_a_wrong_chunk_size_leaves_all_to_the_parser():
     reads = stream(WORDS)
     reads[12] = b"ff" + reads[12][2:]
-    assert take_alike(b"".join(reads)) is None
+    assert take_alike(reads) is None
 
 
 def test_empty_texts_beside_a_role_are_no_tokens():
     mould = b'data: {"choices":[{"delta":{"role":"assistant","content":"%b"}}]}\n\n'
-    assert take_alike(b"".join(stream([*WORDS, b"", *WORDS], mould=mould))) is None
+    assert take_alike(stream([*WORDS, b"", *WORDS], mould=mould)) is None
     assert decode(stream([*WORDS, b"", *WORDS], mould=mould)).tokens_per_chunk.count(1) == 81
 
 
 def test_few_events_are_not_worth_it():
-    assert take_alike(b"".join(stream(WORDS[: MIN_EVENTS - 2], first=()))) is None
+    assert take_alike(stream(WORDS[: MIN_EVENTS - 4], first=())) is None
 
 
 def test_events_in_one_read_are_counted_in_it():
@@ -104,3 +118,9 @@ def json_text(raw: bytes) -> str:
     import json
 
     return json.loads(b'"' + raw + b'"')
+
+
+def test_tokens_behind_the_end_are_left_to_the_parser():
+    reads = [HEAD, framed(TAIL[0]), *(framed(PLAIN % word) for word in WORDS), b"0\r\n\r\n"]
+    assert take_alike(reads) is None
+    assert sum(decode(reads).tokens_per_chunk) == 0

@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 from typing import get_args
+from unittest import mock
 
-from engines import openai_decode
+from engines import openai_alike, openai_decode
 from engines.contract import Decoded, ErrorClass
 from engines.http1 import Framing, HttpParseError, ResponseWatcher, parse_response
 from engines.openai_decode import DONE_EVENT
@@ -110,16 +111,26 @@ def broken_rule(stream: bytes, reads: list[bytes]) -> str | None:
     """Which part of the invariant the input breaks, None when it holds."""
     if broken := _framing_rule(stream, reads):
         return broken
-    fast = openai_decode._decode_fast(stream, reads)
+    fasts = _fast_by_each(reads)
     whole = openai_decode.decode(reads)
     if len(whole.tokens_per_chunk) != len(reads):
         return "decode does not count one number a read"
     if whole.error_class not in ERROR_CLASSES:
         return f"decode names an unknown class {whole.error_class}"
     slow = _slow(stream, reads)
-    if fast is not None and slow is not None and not _same(fast, slow):
-        return f"the fast path and the slow path differ: {fast} {slow}"
+    for fast in fasts:
+        if fast is not None and slow is not None and not _same(fast, slow):
+            return f"the fast path and the slow path differ: {fast} {slow}"
     return None
+
+
+def _fast_by_each(reads: list[bytes]) -> list[Decoded | None]:
+    """What the fast path says, with its inner loop compiled and in Python."""
+    found = []
+    for cast in {openai_alike.cast, openai_alike.python_cast}:
+        with mock.patch.object(openai_alike, "cast", cast):
+            found.append(openai_decode._decode_fast(reads))
+    return found
 
 
 def _framing_rule(stream: bytes, reads: list[bytes]) -> str | None:
