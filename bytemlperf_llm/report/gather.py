@@ -71,11 +71,11 @@ def part(value: Any, *keys: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def view_run(folder: Path, *, sections: bool = True, figures: bool = True) -> RunView:
-    """Gather one run. Raises UserError where the folder is no run."""
+def view_run(folder: Path, *, sections: bool = True, figures: bool = True, samples: bool = True) -> RunView:
+    """Gather one run; without `samples` figures may come from the summary alone. Raises UserError where the folder is no run."""
     run, problems = _read_run(folder)
     view = RunView(folder=folder, run=run, problems=problems)
-    records = RunRecords(folder)
+    records = RunRecords(folder, samples=samples)
     try:
         kind: RunKind | None = run_kind(view.kind)
     except UserError as error:

@@ -141,10 +141,11 @@ class SuiteRun:
 
 class RunRecords:
     """The records of a run folder as dicts, read anew each time they are walked; `damages` then has a
-    sentence for each line that is no record."""
+    sentence for each line that is no record. Without `samples` the caller takes figures without them,
+    and a kind that has its figures in the summary need not read the records."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, samples: bool = True) -> None:
+        self.folder, self.samples = folder, samples
         self.damages: list[str] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -52,7 +52,7 @@ class LlmKind:
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
         """Latencies, rates, goodput and failures; `key` is the scenario, so that engines and machines compare."""
-        columns = columns_of(run, records)
+        columns = None if isinstance(records, RunRecords) and not records.samples else columns_of(run, records)
         key = str(run.get("config", {}).get("scenario", {}).get("name") or "llm")
         figures = [
             figure
@@ -80,8 +80,8 @@ class LlmKind:
 KIND = LlmKind()
 
 
-def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns) -> list[Figure]:
-    samples, ids = _samples(name, columns) if name in SAMPLED else ((), ())
+def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+    samples, ids = _samples(name, columns) if name in SAMPLED and columns is not None else ((), ())
     statistics: list[tuple[str, str, Any]] = [("mean", "mean", metric["mean"])]
     statistics += [(f"p{percent}", percent, value) for percent, value in metric["percentiles"].items()]
     return [
@@ -123,11 +123,11 @@ def _bound(interval: Any, side: int) -> float | None:
     return None if interval is None or isinstance(interval, str) else interval[side] / NS_PER_MS
 
 
-def _rates(key: str, summary: dict[str, Any], columns: RunColumns) -> list[Figure]:
+def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
     rates = {name: rate for name, rate in summary.get("rates", {}).items() if name in RATE_LABELS}
     figures = []
     for name, rate in rates.items():
-        stretches = _stretches(name, summary, columns)
+        stretches = () if columns is None else _stretches(name, summary, columns)
         low, high = mean_bounds(stretches)
         figures.append(
             Figure(

@@ -1,0 +1,1 @@
+"""Many run folders as one table: what is there, filtered, sorted, tagged, exported. The folders are the truth."""
