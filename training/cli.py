@@ -48,6 +48,7 @@ def run(
     workload: Annotated[str, typer.Argument(help="Name or YAML file; see `bmp train workloads`.", show_default=False)],
     trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
     nproc: Annotated[int, _in(_RANKS, "Ranks on this machine. Default: 1.")] = 1,
+    nnodes: Annotated[int, _in(_RANKS, "Machines, with --prepare. Default: 1.")] = 1,
     dp: Annotated[int | None, _in(_RANKS, "Data parallel size. Default: what the others leave.")] = None,
     tp: Annotated[int, _in(_RANKS, "Tensor parallel size. Default: 1.")] = 1,
     pp: Annotated[int, _in(_RANKS, "Pipeline stages (megatron). Default: 1.")] = 1,
@@ -85,6 +86,7 @@ def run(
     prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve them on. Default: 127.0.0.1.")] = "127.0.0.1",
     skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even when memory seems too small.", "--skip-memory-check")] = False,
     dry_run: Annotated[bool, _in(_OUTPUT, "Only check, and print sizes and the memory estimate.", "--dry-run")] = False,
+    prepare: Annotated[bool, _in(_OUTPUT, "Only check and write the plan, for torchrun on several machines.", "--prepare")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
@@ -95,6 +97,7 @@ def run(
         workload=workload,
         trainer=trainer,
         nproc=nproc,
+        nnodes=nnodes,
         dp=dp,
         tp=tp,
         pp=pp,
@@ -125,6 +128,10 @@ def run(
         fault=fault,
     )
     output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
+    if prepare:
+        from training.cluster import run_prepare
+
+        raise typer.Exit(run_prepare(flags, output, sys.argv))
     raise typer.Exit(run_dry(flags, output) if dry_run else run_train(flags, output, sys.argv))
 
 
@@ -154,6 +161,7 @@ def scale(
     mode: Annotated[str, _in(_RANKS, "strong (default: the same global batch) or weak (the same share of a rank).")] = "strong",
     trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
     sharding: Annotated[str, _in(_RANKS, "ddp (default) or fsdp (torch).")] = "ddp",
+    repeats: Annotated[int, _in(_MEASURE, "Runs of each size, back and forth. Default: 2.")] = 2,
     threads: Annotated[int | None, _in(_RANKS, "CPU threads of a rank. Default: cores / most ranks.")] = None,
     device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
     steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
@@ -183,7 +191,7 @@ def scale(
         check_operators=False,
     )
     output = Output(runs_dir, label, quiet, device=checked_device(device))
-    raise typer.Exit(publish_folder(*run_scale(flags, nproc, mode, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
+    raise typer.Exit(publish_folder(*run_scale(flags, nproc, mode, repeats, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
 
 
 @app.command(short_help="What more ranks would reach, from a scaling study.")
@@ -226,3 +234,14 @@ def drift(
     flags = Flags(workload=workload, trainer=trainer, nproc=nproc, sharding=sharding, steps=steps, seed=seed, check_operators=False)
     output = Output(runs_dir, label, quiet, device=checked_device(device))
     raise typer.Exit(publish_folder(*run_drift(flags, precision, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
+
+
+@app.command(short_help="End a run that a cluster's torchrun has done.")
+def finish(
+    run: Annotated[Path, typer.Argument(help="Folder that --prepare made.", show_default=False)],
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Sum up a run that was prepared with --prepare and done by torchrun on several machines."""
+    from training.cluster import run_finish
+
+    raise typer.Exit(run_finish(run, sys.argv, quiet=quiet))

@@ -73,6 +73,8 @@ def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sha
         raise UserError(
             f"trainer torch has no tensor parallel for a {family}", "take --tp 1" + (", or --trainer megatron" * (family == "moe"))
         )
+    if layout.tp > 1 and layout.dp > 1 and sharding == "ddp":
+        raise UserError("trainer torch joins tensor and data parallel through fsdp only", "add --sharding fsdp, or take --trainer megatron")
     if sharding == "fsdp" and family == "resnet":
         raise UserError("a resnet is trained with ddp here", "leave --sharding out")
 

@@ -116,7 +116,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"{path} is no training plan: {error}", "write one with: bmp train prepare WORKLOAD …") from None
+        raise UserError(f"{path} is no training plan: {error}", "write one with: bmp train WORKLOAD --prepare") from None
 
 
 def resolve_workload(flags: Flags) -> Workload:

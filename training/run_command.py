@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,8 @@ def prepare(flags: Flags, output: Output) -> Prepared:
 
 def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run; the folder and the summary. Raises UserError for bad input, Interrupted at the second signal."""
+    if flags.nnodes > 1:
+        raise UserError(f"{flags.nnodes} machines need a rendezvous", "add --prepare, then start torchrun on each: see docs/training.md")
     prepared = prepare(flags, output)
     run, plan = begin(prepared, output, argv)
     console = err_console()
@@ -125,6 +128,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
         "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed),
         "micro_collectives": prepared.micro,
         "cores": usable_cores(),
+        "load_before": round(os.getloadavg()[0], 2),
     }
     run = SuiteRun.begin(
         output.runs_dir,

@@ -19,6 +19,7 @@ from training.workload import Workload
 
 NS_PER_S = 1e9
 PHASES = ("data", "forward", "backward", "optimizer")
+BUSY_SHARE = 0.5
 STALL_SHARE = 0.05
 """A step stalls when it waits for data longer than this share of the median step."""
 
@@ -75,7 +76,9 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
         found.append(f"the loss did not come down to {target}")
     if history.unknown:
         found.append(f"{history.unknown} records are of no kind that is known here")
-    cores = config.get("cores")
+    cores, load = config.get("cores"), config.get("load_before")
+    if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
+        found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are longer than they need be")
     ranks = config["layout"]["world"] // config["nnodes"]
     if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
         found.append(f"{ranks} ranks of {config['threads']} thread(s) share {cores} cores: they slow each other down")

@@ -13,6 +13,7 @@ from bytemlperf_llm.runs.suite import SuiteRun, suite_records
 from training.studies.model import Parts, measured_parts, predict
 from training.studies.records import PointRecord, decode
 from training.studies.scale import parse_counts
+from training.studies.summary import pooled
 
 
 def run_predict(
@@ -24,7 +25,7 @@ def run_predict(
     config = run["config"]
     if run.get("kind") != "training" or config.get("study") != "scale":
         raise UserError(f"{study} is no scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
-    points = [record for each in suite_records(study) if isinstance(record := decode(each), PointRecord) and record.step_ns]
+    points = pooled([record for each in suite_records(study) if isinstance(record := decode(each), PointRecord) and record.step_ns])
     if not points:
         raise UserError(f"{study} has no run that was measured", "run bmp train scale again")
     parts = measured_parts(points, config["cores"], config["threads"])
@@ -34,7 +35,7 @@ def run_predict(
         parts = msgspec.structs.replace(parts, latency_ns=latency_us * 1e3)
     if cores is not None:
         parts = msgspec.structs.replace(parts, cores=cores or None)
-    kept = {**config, "study": "predict", "ranks": counts, "parts": msgspec.to_builtins(parts), "from_run": study.name}
+    kept = {**config, "study": "predict", "repeats": 1, "ranks": counts, "parts": msgspec.to_builtins(parts), "from_run": study.name}
     label = f"predict-{config['workload']['name']}"
     with SuiteRun.begin(output_dir, "training", label, kept, command=argv, seed=run["seed"], more={"trainer": config["trainer"]}) as made:
         for ranks in counts:

@@ -1,7 +1,7 @@
 """`bmp train scale`: the same workload on more and more ranks. `strong` keeps the global batch, `weak` a rank's share.
 
 Each run has its own run folder inside the study's; all use as many threads a rank as the largest one
-can have, so that a rank does the same work everywhere.
+can have, so that a rank does the same work everywhere. Runs are repeated back and forth, and their steps pooled.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ def point_flags(flags: Flags, counts: list[int], mode: str, device_threads: int)
     return found
 
 
-def run_scale(flags: Flags, nproc: str, mode: str, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run the study; its folder and summary. Raises UserError."""
     counts = parse_counts(nproc)
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats} is below 1", "give 1 or more")
     threads = flags.threads or max(1, usable_cores() // max(counts))
     runs = point_flags(flags, counts, mode, threads)
     prepared = [prepare(each, output) for each in runs]
@@ -65,6 +67,7 @@ def run_scale(flags: Flags, nproc: str, mode: str, output: Output, argv: list[st
         "trainer": flags.trainer,
         "sharding": flags.sharding,
         "ranks": counts,
+        "repeats": repeats,
         "threads": threads,
         "cores": usable_cores() if device == "cpu" else None,
         "device": device,
@@ -74,7 +77,7 @@ def run_scale(flags: Flags, nproc: str, mode: str, output: Output, argv: list[st
     study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
     console = err_console()
     with study:
-        for each in runs:
+        for each in there_and_back(runs, repeats):
             if not output.quiet:
                 console.print(f"[bold]{each.nproc} rank(s)[/], global batch {each.global_batch}", highlight=False)
             folder, _ = train(
@@ -83,6 +86,11 @@ def run_scale(flags: Flags, nproc: str, mode: str, output: Output, argv: list[st
             study.append(point_of(folder, each.nproc))
         summary = study.end()
     return study.folder, summary
+
+
+def there_and_back(runs: list[Flags], repeats: int) -> list[Flags]:
+    """Each run `repeats` times, in an order that a machine which grows slower or faster favours none: 1 2 4 4 2 1 1 2 4."""
+    return [each for time in range(repeats) for each in (runs if time % 2 == 0 else runs[::-1])]
 
 
 def point_of(folder: Path, ranks: int) -> PointRecord:

@@ -19,8 +19,9 @@ def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> d
     found = [record for each in records if (record := decode(each)) is not None]
     kind = config["study"]
     rows = {"scale": _scale, "predict": _predictions, "drift": _drift}[kind](found)
-    wanted = len(config["precisions" if kind == "drift" else "ranks"])
-    reasons = [f"{len(rows)} of {wanted} runs are there"] if len(rows) < wanted else []
+    wanted = len(config["precisions" if kind == "drift" else "ranks"]) * config.get("repeats", 1)
+    there = sum(isinstance(record, PredictionRecord) or record.verdict == "valid" for record in found)
+    reasons = [f"{there} of {wanted} runs are there and valid"] if there < wanted else []
     for record in found:
         if not isinstance(record, PredictionRecord) and record.verdict == "invalid":
             reasons += [f"{record.run}: {reason}" for reason in record.reasons[:1]]
@@ -29,7 +30,7 @@ def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> d
         "reasons": reasons,
         "warnings": _warnings(config),
         "metrics": {},
-        "counts": {"ok": len(rows)},
+        "counts": {"ok": there, "failed": len(found) - there},
         "study": kind,
         "rows": rows,
     }
@@ -44,11 +45,22 @@ def _warnings(config: dict[str, Any]) -> list[str]:
 
 
 def _scale(found: list[Any]) -> list[dict[str, Any]]:
-    points = sorted((record for record in found if isinstance(record, PointRecord) and record.step_ns), key=lambda point: point.ranks)
+    points = pooled([record for record in found if isinstance(record, PointRecord) and record.step_ns])
     if not points:
         return []
     base = points[0]
     return [_scale_row(point, base) for point in points]
+
+
+def pooled(points: list[PointRecord]) -> list[PointRecord]:
+    """One point for each number of ranks, with the steps of all its runs, in order of ranks; the rest is the first run's."""
+    import msgspec
+
+    found: dict[int, PointRecord] = {}
+    for point in points:
+        first = found.get(point.ranks)
+        found[point.ranks] = point if first is None else msgspec.structs.replace(first, step_ns=[*first.step_ns, *point.step_ns])
+    return [point for _, point in sorted(found.items())]
 
 
 def _scale_row(point: PointRecord, base: PointRecord) -> dict[str, Any]:

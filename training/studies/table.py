@@ -21,7 +21,7 @@ def print_study(console: Console, run: dict[str, Any], summary: dict[str, Any]) 
     mode = f" · {config['mode']}" if "mode" in config else ""
     console.print(f"\n[bold]{plain(config['workload']['name'])}[/] · {config['trainer']} · {summary['study']}{mode} · {config['device']}")
     columns, rows = cells(summary)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -37,12 +37,12 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None]]]:
     """Columns and rows as text."""
     rows = summary["rows"]
     if summary["study"] == "scale":
-        columns = ["ranks", "batch", "step, ms", "steps", "samples/s", "tokens/s", "speed-up", "95 %", "efficiency", "95 %"]
+        columns = ["ranks", "batch", "step, ms", "steps", "tokens/s", "speed-up", "95 %", "efficiency", "95 %"]
         return columns, [_scale(row) for row in rows]
     if summary["study"] == "predict":
-        columns = ["ranks", "predicted, ms", "compute", "fixed", "exposed comm.", "crowding", "tokens/s", "measured, ms", "error"]
+        columns = ["ranks", "step, ms", "compute", "fixed", "comm.", "crowd", "tokens/s", "measured", "error"]
         return columns, [_prediction(row) for row in rows]
-    columns = ["precision", "steps", "last loss", "largest drift", "drift at the end", "speed-up", "95 %"]
+    columns = ["precision", "steps", "last loss", "largest drift", "last drift", "speed-up", "95 %"]
     return columns, [_drift(row) for row in rows]
 
 
@@ -53,8 +53,7 @@ def _scale(row: dict[str, Any]) -> list[str | None]:
         str(row["samples"]),
         f"{row['step_ns'] / NS_PER_MS:,.2f}",
         str(row["count"]),
-        f"{row['samples_per_second']:,.1f}",
-        f"{row['tokens_per_second']:,.0f}",
+        f"{row['tokens_per_second'] or row['samples_per_second']:,.0f}",
         f"{speed['value']:.2f}",
         _between(speed, 1, ".2f"),
         f"{efficiency['value']:.0%}",
