@@ -46,6 +46,7 @@ class WorkerChild:
             stdout=self._errors,
             stderr=self._errors,
             pass_fds=(writing,),
+            env=_environment(self._threads),
             start_new_session=True,  # an interrupt is the sweep's to handle
         )
         os.close(writing)
@@ -136,6 +137,13 @@ class WorkerChild:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """As many threads in every library's own pool, so that a control runs on as many as what it controls."""
+    if not threads:
+        return dict(os.environ)
+    return {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
 
 
 def _signal_name(number: int) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from micro.flags import Flags, with_flags
+
 
 class OperatorGroup(typer.core.TyperGroup):
     """A first word that is no command is an operator's name: `bmp micro gemm` is `bmp micro op gemm`."""
@@ -28,119 +30,99 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Providers = Annotated[
-    list[str] | None, typer.Option("--provider", "-p", help="Whose kernels; repeatable, or 'all'. Default: torch.", show_default=False)
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Threads = Annotated[int, typer.Option(help="Threads of CPU kernels; 0 leaves it to the library.", min=0)]
-Hot = Annotated[bool, typer.Option("--hot", help="One set of buffers, warm in the caches, instead of turns through more than they hold.")]
-Seed = Annotated[int, typer.Option(help="Of the random inputs.", min=0)]
-Budget = Annotated[float | None, typer.Option(help="Seconds for the whole sweep; what is left out is a row.", show_default=False, min=0)]
-MaxCase = Annotated[float, typer.Option("--max-case-seconds", help="Skip a case that would take longer; end one that does.", min=0.1)]
-MaxMemory = Annotated[
-    str | None, typer.Option("--max-memory", help="Such as 4GiB: skip what needs more. Default: 80 % of what is free.", show_default=False)
-]
-Measure = Annotated[float, typer.Option("--measure-seconds", help="Sampling of one case ends then at the latest.", min=0.01)]
-Precision = Annotated[float, typer.Option(help="Sampling ends when the median's 95 % interval is this share of it.", min=1e-4)]
-RunsDir = Annotated[Path, typer.Option(help="Where run folders go.")]
-Label = Annotated[str | None, typer.Option(help="Name of the run.", show_default=False)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the run folder's path.")]
-
 
 @app.callback()
 def _root(list_all: Annotated[bool, typer.Option("--list", help="List operators, their arguments, and providers.")] = False) -> None:
     """Measure operators and collectives."""
     if list_all:
-        from micro.commands import print_lists
+        from micro.lists import print_lists
 
         print_lists()
         raise typer.Exit(0)
 
 
 @app.command("op", hidden=True)
+@with_flags
 def op(
     name: Annotated[str, typer.Argument(help="An operator; see `bmp micro --list`.", show_default=False)],
+    flags: Flags,
     arg: Annotated[
         list[str] | None,
         typer.Option("--arg", "-a", help="NAME=VALUE[,VALUE…], in place of the basic suite's; repeatable.", show_default=False),
     ] = None,
-    provider: Providers = None,
-    device: Device = "cpu",
-    threads: Threads = 0,
-    hot: Hot = False,
-    seed: Seed = 0,
-    budget: Budget = None,
-    max_case_seconds: MaxCase = 60.0,
-    max_memory: MaxMemory = None,
-    measure_seconds: Measure = 2.0,
-    precision: Precision = 0.01,
-    runs_dir: RunsDir = Path("runs"),
-    label: Label = None,
-    quiet: Quiet = False,
 ) -> None:
     """Sweep one operator."""
-    from micro.commands import Flags, operator_cases, run_cases
+    from micro.commands import run_cases
+    from micro.selection import operator_cases
 
-    flags = Flags(provider or [], device, threads, hot, seed, budget, max_case_seconds, max_memory, measure_seconds, precision)
-    cases = operator_cases(name, arg or [], flags)
-    raise typer.Exit(run_cases(cases, flags, runs_dir, label or name, sys.argv, quiet=quiet))
+    raise typer.Exit(run_cases(operator_cases(name, arg or [], flags.provider), flags, flags.label or name, sys.argv))
 
 
 @app.command("run")
+@with_flags
 def run(
     workload: Annotated[Path, typer.Argument(help="A workload file (.json, .csv), or a folder of them.", show_default=False)],
-    provider: Providers = None,
-    device: Device = "cpu",
-    threads: Threads = 0,
-    hot: Hot = False,
-    seed: Seed = 0,
-    budget: Budget = None,
-    max_case_seconds: MaxCase = 60.0,
-    max_memory: MaxMemory = None,
-    measure_seconds: Measure = 2.0,
-    precision: Precision = 0.01,
-    runs_dir: RunsDir = Path("runs"),
-    label: Label = None,
-    quiet: Quiet = False,
+    flags: Flags,
 ) -> None:
     """Run ByteMLPerf's or xpu-perf's workload files."""
-    from micro.commands import Flags, run_cases, workload_cases
+    from micro.commands import run_cases
+    from micro.selection import workload_cases
 
-    flags = Flags(provider or [], device, threads, hot, seed, budget, max_case_seconds, max_memory, measure_seconds, precision)
-    raise typer.Exit(run_cases(workload_cases(workload, flags), flags, runs_dir, label or workload.stem, sys.argv, quiet=quiet))
+    raise typer.Exit(run_cases(workload_cases(workload, flags.provider), flags, flags.label or workload.stem, sys.argv))
 
 
 @app.command("all")
+@with_flags
 def run_all(
+    flags: Flags,
     suite: Annotated[str, typer.Option(help="Which cases; 'basic' are seconds an operator on a laptop.")] = "basic",
-    provider: Providers = None,
-    device: Device = "cpu",
-    threads: Threads = 0,
-    hot: Hot = False,
-    seed: Seed = 0,
-    budget: Budget = None,
-    max_case_seconds: MaxCase = 60.0,
-    max_memory: MaxMemory = None,
-    measure_seconds: Measure = 2.0,
-    precision: Precision = 0.01,
-    runs_dir: RunsDir = Path("runs"),
-    label: Label = None,
-    quiet: Quiet = False,
 ) -> None:
     """Sweep every operator."""
-    from micro.commands import Flags, run_cases, suite_cases
+    from micro.commands import run_cases
+    from micro.selection import suite_cases
 
-    flags = Flags(provider or [], device, threads, hot, seed, budget, max_case_seconds, max_memory, measure_seconds, precision)
-    raise typer.Exit(run_cases(suite_cases(suite, flags), flags, runs_dir, label or suite, sys.argv, quiet=quiet))
+    raise typer.Exit(run_cases(suite_cases(suite, flags.provider), flags, flags.label or suite, sys.argv))
 
 
 @app.command()
 def resume(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    budget: Budget = None,
-    quiet: Quiet = False,
+    budget: Annotated[float | None, typer.Option(help="Seconds for the rest of the sweep.", show_default=False, min=0)] = None,
+    prometheus_port: Annotated[
+        int | None, typer.Option(help="Serve live metrics on this port of the loopback.", min=0, max=65535, show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run folder's path.")] = False,
 ) -> None:
     """Go on with a sweep: cases without a row, and those that a budget left out."""
     from micro.commands import resume_run
 
-    raise typer.Exit(resume_run(run_folder, budget, sys.argv, quiet=quiet))
+    raise typer.Exit(resume_run(run_folder, budget, prometheus_port, sys.argv, quiet=quiet))
+
+
+@app.command()
+def check(
+    provider: Annotated[str, typer.Argument(help="A provider; see `bmp micro --list`.", show_default=False)],
+    operator: Annotated[
+        list[str] | None, typer.Option("--operator", "-o", help="Only this one; repeatable. Default: all.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
+    max_case_seconds: Annotated[float, typer.Option("--max-case-seconds", help="End a case that takes longer.", min=0.1)] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Every case as a line of JSON.", show_default=False)] = None,
+) -> None:
+    """Check a provider's results, over every operator and awkward shapes; nothing is timed. Status 1 on a wrong one."""
+    from micro.provider_check import check_provider
+
+    raise typer.Exit(check_provider(provider, operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file here.", show_default=False)] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Write a JSONL file here.", show_default=False)] = None,
+) -> None:
+    """Write a run in xpu-perf's field names."""
+    from micro.exports import export_run
+
+    export_run(run_folder, csv, jsonl)

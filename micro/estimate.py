@@ -19,18 +19,24 @@ CHECK_COPIES = 3
 MIN_CALLS = 40
 """Calls that a case makes at least: the check, calibration, ten of warm-up, twenty samples."""
 
+MIN_SAMPLE_S = 5e-4
+"""A sample is at least that long (a timer of 50 ns, at most 1e-4 of it)."""
+
 DEFAULT_FLOPS_PER_S = 20e9
 DEFAULT_BYTES_PER_S = 5e9
-MAKE_BYTES_PER_S = 400e6
-"""Random values, copied into buffers: about a hundred million float32 a second."""
+SETUP_S_PER_BYTE = 1 / 400e6
+"""Random values, their copies, the reference and the comparison; until the sweep has seen what they take."""
 
 
 class Rates(msgspec.Struct):
-    """What this machine does, roughly. `learned` holds measured over estimated, by operator and dtype."""
+    """What this machine does, roughly. `learned` holds measured over estimated, by operator and dtype;
+    `timing_s` is how long warm-up and sampling last, `setup_s_per_byte` what comes before them."""
 
     flops_per_s: float = DEFAULT_FLOPS_PER_S
     bytes_per_s: float = DEFAULT_BYTES_PER_S
     learned: dict[str, float] = {}
+    timing_s: float = 0.0
+    setup_s_per_byte: float = SETUP_S_PER_BYTE
 
     def learn(self, name: str, estimated_s: float, measured_s: float) -> None:
         """Half of what is new, so that one odd case doesn't rule."""
@@ -39,13 +45,24 @@ class Rates(msgspec.Struct):
             ratio = measured_s / estimated_s * (before or 1.0)
             self.learned[name] = ratio if before is None else (before * ratio) ** 0.5
 
+    def learn_case(self, *, timing_s: float, setup_s: float, setup_bytes: int) -> None:
+        """How long a whole case took: half of what is new. Small cases say nothing about bytes."""
+        self.timing_s = (self.timing_s + timing_s) / 2
+        if setup_bytes >= TELLING_BYTES:
+            self.setup_s_per_byte = (self.setup_s_per_byte + setup_s / setup_bytes) / 2
+
+
+TELLING_BYTES = 16 << 20
+
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """`call_s` of one call, `case_s` of the whole case with set-up and check, `memory_bytes` at its highest."""
+    """`call_s` of one call, `case_s` of the whole case with set-up and check, `memory_bytes` at its highest,
+    `setup_bytes` what is made and compared before the timing."""
 
     call_s: float
     case_s: float
     memory_bytes: int
+    setup_bytes: int = 0
 
 
 def rate_name(operator: Operator, cost: Cost, provider: str) -> str:
@@ -68,5 +85,11 @@ def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_
     call_s = (cost.flops / rates.flops_per_s + (cost.read_bytes + cost.write_bytes) / rates.bytes_per_s) * rates.learned.get(
         rate_name(operator, cost, provider), 1.0
     )
-    make_s = (inputs + rotated) / MAKE_BYTES_PER_S + check / rates.bytes_per_s
-    return Estimate(call_s=call_s, case_s=MIN_CALLS * call_s + make_s, memory_bytes=inputs + max(rotated, check) + cost.write_bytes)
+    setup_bytes = inputs + rotated + check
+    timing_s = max(MIN_CALLS * max(call_s, MIN_SAMPLE_S), rates.timing_s)
+    return Estimate(
+        call_s=call_s,
+        case_s=timing_s + setup_bytes * rates.setup_s_per_byte,
+        memory_bytes=inputs + max(rotated, check) + cost.write_bytes,
+        setup_bytes=setup_bytes,
+    )

@@ -1,10 +1,14 @@
-"""What of the machine bounds a sweep: its last-level cache and its free memory."""
+"""What of the machine bounds a sweep: its last-level cache, its free memory, its cores."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Set
 from pathlib import Path
 
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CPUS = Path("/sys/devices/system/cpu")
+NODES = Path("/sys/devices/system/node")
+CACHES = CPUS / "cpu0/cache"
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -36,6 +40,41 @@ def available_memory_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> in
     except (OSError, ValueError):
         pass
     return min(bounds) if bounds else None
+
+
+def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Path = NODES, cgroup: Path = CGROUP) -> tuple[int, str]:
+    """Threads of CPU kernels when none are asked for, and where the number comes from.
+
+    `$OMP_NUM_THREADS` where it is set; else one for each physical core that this process may use, within the
+    container's quota: a second thread on a core shares its arithmetic units, and one beyond the quota is stopped.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked):
+        return int(asked), "OMP_NUM_THREADS"
+    usable = os.sched_getaffinity(0) if usable is None else usable
+    cores = {_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in usable}
+    quota, _, period = _text(cgroup / "cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit() and int(quota) < len(cores) * int(period):
+        return max(1, int(quota) // int(period)), "the container's quota"
+    on = sum(1 for node in nodes.glob("node[0-9]*") if _cpu_list(_text(node / "cpulist")) & usable)
+    return max(1, len(cores)), "physical cores" + (f", on {on} NUMA nodes" if on > 1 else "")
+
+
+def _cpu_list(text: str) -> set[int]:
+    """ "0-3,8" as numbers."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _size(path: Path) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from micro.check import Checked
+from micro.conditions import Conditions
 from micro.timing import Rules, Timed
 
 
@@ -34,6 +35,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     device_memory_bytes: int
     timer_overhead_ns: float
     libraries: dict[str, str]
+    pinning: dict[str, str] = {}
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
@@ -51,6 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     note: str = ""
     checked: Checked | None = None
     timed: Timed | None = None
+    conditions: Conditions | None = None
     ranks: list[dict[str, Any]] | None = None
     link_bytes: int | None = None
     bus_factor: float | None = None

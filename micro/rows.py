@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from micro.cases import Case
 from micro.check import Checked
+from micro.conditions import Conditions
 from micro.estimate import Estimate
 from micro.messages import Outcome
 from micro.operators.contract import Cost
+from micro.roofline import Roof, efficiency
 from micro.timing import Latency, Timed, latency_of, noise_of
 
 Status = Literal["ok", "failed", "refused", "skipped"]
@@ -21,7 +24,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     `bytes` is read and write together; `mem_bw_gbs` is that over the latency (10⁹ bytes/s), `tflops` the
     FLOPs over it (10¹²/s), `intensity` FLOPs per byte. `alg_bw_gbs`, `bus_bw_gbs` and `ranks` are for
-    collectives and links, `efficiency` for shares of peaks by name ("measured flops": 0.8).
+    collectives and links. `efficiency` holds shares of peaks (micro/roofline.py): mfu, mbu, cbu and roof, each
+    with _measured (this machine's own peaks) or _sheet (the data sheet's). `threads` are a worker's, or each
+    rank's; `conditions` what else went on while it was timed.
     """
 
     op: str
@@ -50,6 +55,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     timed: Timed | None = None
     estimate: Estimate | None = None
     ranks: list[dict[str, Any]] | None = None
+    threads: int | None = None
+    conditions: Conditions | None = None
     duration_s: float | None = None
 
 
@@ -61,14 +68,24 @@ def plain_row(case: Case, device: str, status: Status, reason: str, estimate: Es
 
 
 def measured_row(
-    case: Case, device: str, outcome: Outcome, cost: Cost, *, estimate: Estimate, precision: float, cache_bytes: int, duration_s: float
+    case: Case,
+    device: str,
+    outcome: Outcome,
+    cost: Cost,
+    *,
+    estimate: Estimate,
+    precision: float,
+    cache_bytes: int,
+    duration_s: float,
+    threads: int | None = None,
+    roofs: Mapping[str, Roof] | None = None,
 ) -> Row:
     """A row of a case that was given to a worker, however it ended."""
     timed = outcome.timed
     latency = latency_of(timed) if timed else None
     io_bytes = cost.read_bytes + cost.write_bytes
     nanoseconds = latency.p50 * 1000 if latency else 0.0
-    return Row(
+    row = Row(
         op=case.op,
         provider=case.provider,
         args=case.args,
@@ -94,8 +111,11 @@ def measured_row(
         check=outcome.checked,
         timed=timed,
         estimate=estimate,
+        threads=threads,
+        conditions=outcome.conditions,
         duration_s=round(duration_s, 3),
     )
+    return msgspec.structs.replace(row, efficiency=efficiency(roofs or {}, msgspec.to_builtins(row))) if timed else row
 
 
 def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.runs.kinds import Figure, Section, Table
-from micro.table import COLUMNS, cells
+from bytemlperf_llm.runs.kinds import Figure, Section
+from micro.roofline import MEASURED
 from micro.timing import Latency, Timed, latency_of
 
 STATUSES = ("ok", "failed", "refused", "skipped")
 MAX_WARNINGS = 20
+RATES = (
+    ("FLOP rate", "TFLOP/s", "tflops"),
+    ("memory bandwidth", "GB/s", "mem_bw_gbs"),
+    ("algorithm bandwidth", "GB/s", "alg_bw_gbs"),
+    ("bus bandwidth", "GB/s", "bus_bw_gbs"),
+)
+BUSY_CPUS = 0.1
 
 
 def last_rows(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -41,19 +48,59 @@ class MicroKind:
             "warnings": [*_few("failed", failed), *_few("not steady", noisy)],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": max(0, asked - len(rows))},
             "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
+            "conditions": conditions(run, ok),
         }
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
-        """Latency, FLOP rate and memory bandwidth of every case; a case that wasn't measured says why."""
+        """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
         return [figure for row in last_rows(records) for figure in _figures(row)]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
-        """A table of all rows."""
-        note = "Latency is of one call; p50 with its 95 % interval from order statistics. GB/s and TFLOP/s are at p50."
-        return [Table(title="Operators", columns=COLUMNS, rows=[cells(row) for row in last_rows(records)], note=note)]
+        """Rooflines, heat maps, curves, and a table of all rows."""
+        from micro.sections import sections
+
+        return sections(run, last_rows(records))
 
 
 KIND = MicroKind()
+
+
+def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
+    """Under what conditions the rows were measured, in sentences."""
+    sentences = []
+    settings = run["config"]["settings"]
+    if settings.get("device") == "cpu":
+        threads = settings.get("threads")
+        sentences.append(f"threads: {threads or 'the library decides'} ({settings.get('threads_from') or 'as asked'})")
+    peaks = run.get("peaks")
+    if peaks:
+        sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))
+        sentences += [f"no measured peak of {what}: {reason}" for what, reason in (peaks.get("missing") or {}).items()]
+    if run.get("sheet"):
+        sentences.append(f"data sheet: {run['sheet'].get('source')}")
+    timed = [row["timed"] for row in ok]
+    if timed:
+        sampling = sum(each.get("sampling_s", 0.0) for each in timed)
+        warm_up = sum(each.get("warm_up_s", 0.0) for each in timed)
+        total = sum(row.get("duration_s") or 0.0 for row in ok)
+        sentences.append(f"{sampling:.1f} s of sampling and {warm_up:.1f} s of warm-up in {total:.1f} s of measured cases")
+    busy = [row for row in ok if ((row.get("conditions") or {}).get("others_cpus") or 0.0) > BUSY_CPUS]
+    if busy:
+        most = max(row["conditions"]["others_cpus"] for row in busy)
+        sentences.append(f"other processes were busy in {len(busy)} of {len(ok)} measured cases, with up to {most:.1f} CPUs")
+    return sentences
+
+
+def peaks_sentence(peaks: Mapping[str, Any]) -> str:
+    """ "float32 0.35 TFLOP/s, stream_triad 12 GB/s, link 4.6 GB/s, of 2026-11-24"."""
+    parts = [f"{dtype} {peak['per_s'] / 1e12:.3g} TFLOP/s" for dtype, peak in sorted((peaks.get("flops") or {}).items())]
+    parts += [f"{name} {peak['per_s'] / 1e9:.3g} GB/s" for name, peak in (peaks.get("memory") or {}).items()]
+    found = [*(peaks.get("flops") or {}).values(), *(peaks.get("memory") or {}).values()]
+    if peaks.get("link"):
+        parts.append(f"link {peaks['link']['per_s'] / 1e9:.3g} GB/s")
+        found.append(peaks["link"])
+    days = sorted({str(peak["measured_at"])[:16].replace("T", " ") for peak in found})
+    return ", ".join(parts) + (f"; of {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else "")
 
 
 def _latency(row: dict[str, Any]) -> Latency:
@@ -94,10 +141,21 @@ def _figures(row: dict[str, Any]) -> list[Figure]:
             headline=True,
         )
     ]
-    for metric, unit, name in (("FLOP rate", "TFLOP/s", "tflops"), ("memory bandwidth", "GB/s", "mem_bw_gbs")):
+    for metric, unit, name in RATES:
         if row.get(name) is not None:
-            figures.append(Figure(key=key, metric=metric, unit=unit, value=row[name], better="higher", count=latency.n))
+            low, high = _turned(latency, row[name])
+            figures.append(Figure(key=key, metric=metric, unit=unit, value=row[name], better="higher", low=low, high=high, count=latency.n))
+    for name, share in (row.get("efficiency") or {}).items():
+        if name in (f"roof_{MEASURED}", f"cbu_{MEASURED}"):
+            figures.append(Figure(key=key, metric="of the measured peak", unit="%", value=share * 100, better="higher", count=latency.n))
     return figures
+
+
+def _turned(latency: Latency, rate: float) -> tuple[float | None, float | None]:
+    """The interval of a rate at the median: the latency's, upside down."""
+    if latency.ci95_low is None or latency.ci95_high is None or not latency.ci95_low:
+        return None, None
+    return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
 
 
 def _few(what: str, sentences: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ for each case that has no row yet:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -20,21 +20,27 @@ from micro.estimate import Estimate, Rates, estimate, rate_name
 from micro.messages import Hello, Job, Outcome
 from micro.operators.contract import Operator
 from micro.operators.registry import OPERATORS
+from micro.roofline import Roof
 from micro.rows import Row, measured_row, plain_row
 from micro.timing import Rules
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sweep measures; kept in run.json. `cache_bytes` 0 is --hot. None is no limit."""
+    """How a sweep measures; kept in run.json. `cache_bytes` 0 is --hot. None is no limit. `threads_from` says
+    where their number comes from; 0 is the library's own."""
 
     device: str = "cpu"
     threads: int = 0
+    threads_from: str = ""
     seed: int = 0
     rules: Rules = Rules()
     cache_bytes: int = 0
     budget_s: float | None = None
     max_case_s: float = 60.0
     max_memory_bytes: int | None = None
+
+
+ASKED = "--threads"
 
 
 class CaseRunner(Protocol):
@@ -52,7 +58,7 @@ class CaseRunner(Protocol):
 
 RUNNERS: dict[str, Callable[[Settings], CaseRunner]] = {
     "worker": lambda settings: WorkerChild(settings.device, settings.threads),
-    "ranks": lambda settings: RanksRunner(settings.device, settings.threads),
+    "ranks": lambda settings: RanksRunner(settings.device, settings.threads if settings.threads_from == ASKED else 0),
 }
 """By `Operator.runner`. A runner is started at the first case that needs it."""
 
@@ -67,10 +73,12 @@ class Sweep:
         *,
         begins: Callable[[Case, int], None] = lambda _case, _place: None,
         runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
+        roofs: Mapping[str, Roof] | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._keep, self._begins, self._now_s = settings, keep, begins, now_s
         self._makers = RUNNERS if runners is None else runners
+        self._roofs = roofs or {}
         self._runners: dict[str, CaseRunner] = {}
         self._rates: dict[str, Rates] = {}
         self.hellos: dict[str, Hello] = {}
@@ -119,9 +127,13 @@ class Sweep:
             precision=settings.rules.precision,
             cache_bytes=settings.cache_bytes,
             duration_s=self._now_s() - began,
+            threads=self.hellos[operator.runner].threads,
+            roofs=self._roofs,
         )
-        if row.latency_us is not None:
+        if row.latency_us is not None and outcome.timed is not None and row.duration_s is not None:
             rates.learn(rate_name(operator, cost, case.provider), expected.call_s, row.latency_us.p50 / 1e6)
+            timing_s = outcome.timed.warm_up_s + outcome.timed.sampling_s
+            rates.learn_case(timing_s=timing_s, setup_s=max(0.0, row.duration_s - timing_s), setup_bytes=expected.setup_bytes)
         return row
 
     def _runner(self, name: str) -> tuple[CaseRunner, Rates]:
@@ -129,7 +141,9 @@ class Sweep:
             runner = self._makers[name](self._settings)
             hello = runner.hello()
             self._runners[name], self.hellos[name] = runner, hello
-            self._rates[name] = Rates(flops_per_s=hello.flops_per_s, bytes_per_s=hello.bytes_per_s)
+            rules = self._settings.rules
+            usual_s = (rules.warm_up_s + rules.budget_s) / 2
+            self._rates[name] = Rates(flops_per_s=hello.flops_per_s, bytes_per_s=hello.bytes_per_s, timing_s=usual_s)
         return self._runners[name], self._rates[name]
 
     def _too_much(self, expected: Estimate, spent_s: float) -> str:

@@ -6,25 +6,76 @@ from collections.abc import Sequence
 from typing import Any
 
 from micro.cases import case_text
+from micro.roofline import MEASURED, SHEET, bound
 
-COLUMNS = ("case", "provider", "status", "p50 µs", "± %", "p90 µs", "p99 µs", "GB/s", "TFLOP/s", "remarks")
+COLUMNS = (
+    "case",
+    "provider",
+    "status",
+    "p50 µs",
+    "± %",
+    "p10",
+    "p90",
+    "p99",
+    "noise",
+    "GB/s",
+    "TFLOP/s",
+    "FLOP/B",
+    "alg GB/s",
+    "bus GB/s",
+    "MFU %",
+    "MBU %",
+    "CBU %",
+    "% of roof",
+    "by",
+    "% of sheet",
+    "buffers",
+    "threads",
+    "remarks",
+)
+WORDS = ("provider", "status", "noise", "by", "buffers")
+LATENCIES = {"p50 µs": "p50", "p10": "p10", "p90": "p90", "p99": "p99"}
+RATES = {"GB/s": "mem_bw_gbs", "TFLOP/s": "tflops", "FLOP/B": "intensity", "alg GB/s": "alg_bw_gbs", "bus GB/s": "bus_bw_gbs"}
+SHARES = {"MFU %": "mfu", "MBU %": "mbu", "CBU %": "cbu", "% of roof": "roof"}
+LEGEND = (
+    "Latency is of one call; p50 with its 95 % interval from order statistics (half its width in %). Rates are at p50. MFU, MBU and CBU "
+    "are shares of this machine's measured peaks, '% of roof' of what the arithmetic intensity allows, 'by' what binds; '% of sheet' "
+    "is the same against the data sheet. Buffers: cold from memory, warm or hot from a cache."
+)
 
 
 def cells(row: dict[str, Any]) -> list[str | float | int | None]:
     """One row's cells under COLUMNS, numbers as numbers."""
-    latency = row.get("latency_us") or {}
-    return [
-        case_text(row["op"], row["args"]),
-        row["provider"],
-        row["status"],
-        latency.get("p50"),
-        _half_width(latency),
-        latency.get("p90"),
-        latency.get("p99"),
-        row.get("mem_bw_gbs"),
-        row.get("tflops"),
-        _remarks(row),
-    ]
+    latency, shares = row.get("latency_us") or {}, row.get("efficiency") or {}
+    values: dict[str, str | float | int | None] = {
+        "case": case_text(row["op"], row["args"]),
+        "provider": row["provider"],
+        "status": row["status"],
+        "± %": _half_width(latency),
+        "noise": str(row.get("noise") or "").partition(":")[0],
+        "by": bound(row),
+        "% of sheet": _percent(shares.get(f"roof_{SHEET}", shares.get(f"cbu_{SHEET}"))),
+        "buffers": str(row.get("buffers") or "").partition(":")[0],
+        "threads": row.get("threads") if latency else None,
+        "remarks": _remarks(row),
+    }
+    values |= {column: latency.get(name) for column, name in LATENCIES.items()}
+    values |= {column: row.get(name) if latency else None for column, name in RATES.items()}
+    values |= {column: _percent(shares.get(f"{name}_{MEASURED}")) for column, name in SHARES.items()}
+    if row.get("alg_bw_gbs") is not None:
+        values["GB/s"] = values["FLOP/B"] = values["TFLOP/s"] = None  # a link's bytes say more
+    return [values[column] for column in COLUMNS]
+
+
+def filled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float | int | None]]]:
+    """Columns that at least one row fills, and the rows under them."""
+    table = [cells(row) for row in rows]
+    used = [place for place in range(len(COLUMNS)) if any(line[place] not in (None, "") for line in table)]
+    return [COLUMNS[place] for place in used], [[line[place] for place in used] for line in table]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else share * 100
 
 
 def _half_width(latency: dict[str, Any]) -> float | None:
@@ -34,8 +85,20 @@ def _half_width(latency: dict[str, Any]) -> float | None:
 
 
 def _remarks(row: dict[str, Any]) -> str:
-    noise = row.get("noise") or ""
-    return "; ".join(part for part in (row["reason"], row.get("note") or "", "" if noise == "steady" else noise) if part)
+    noise, conditions = row.get("noise") or "", row.get("conditions") or {}
+    said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "± %"
+    parts = (row["reason"], row.get("note") or "", said, _conditions_remark(conditions))
+    return "; ".join(part for part in parts if part)
+
+
+def _conditions_remark(conditions: dict[str, Any]) -> str:
+    if not conditions:
+        return ""
+    import msgspec
+
+    from micro.conditions import Conditions
+
+    return msgspec.convert(conditions, Conditions).remark()
 
 
 def print_rows(rows: Sequence[dict[str, Any]], console: Any) -> None:
@@ -54,23 +117,39 @@ def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row["args"]))
     same = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) == 1]
     varying = [name for name in names if name not in same]
+    columns, lines = filled(rows)
     common = " ".join(f"{name}={rows[0]['args'].get(name)}" for name in same)
-    table = Table(title=Text(f"{op}  {common}".strip()), title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    shown, said = _same_columns(columns, lines)
+    title = Text(" ".join(part for part in (f"{op} ", common, *said) if part).strip())
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for name in varying:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for column in COLUMNS[1:-1]:
-        table.add_column(Text(column), justify="left" if column in ("provider", "status") else "right", no_wrap=True)
+    for place in shown:
+        table.add_column(Text(columns[place]), justify="left" if columns[place] in WORDS else "right", no_wrap=True)
     table.add_column("see")
     remarks: dict[str, int] = {}
-    for row in rows:
+    for row, line in zip(rows, lines, strict=True):
         remark = _remarks(row)
         see = str(remarks.setdefault(remark, len(remarks) + 1)) if remark else ""
         values = [Text(str(row["args"].get(name, ""))) for name in varying]
-        table.add_row(*values, *(Text(_text(cell)) for cell in cells(row)[1:-1]), see)
+        table.add_row(*values, *(Text(_text(line[place])) for place in shown), see)
     console.print(table)
     for remark, number in remarks.items():
         console.print(Text(f"  {number}: {_text(remark)}", style="dim"), soft_wrap=True)
     console.print()
+
+
+def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int], list[str]]:
+    """Columns to show, and those of words or threads that say the same in every row, for the title."""
+    shown, said = [], []
+    for place, column in enumerate(columns):
+        if column in ("case", "remarks"):
+            continue
+        if column in ("provider", "buffers", "threads") and len({line[place] for line in lines}) == 1:
+            said.append(f"· {lines[0][place]} {column if column != 'provider' else ''}".strip())
+        else:
+            shown.append(place)
+    return shown, said
 
 
 def _text(cell: Any) -> str:

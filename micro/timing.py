@@ -8,7 +8,8 @@
 
 A sample's latency is its time over its calls. Decisions are classes that are fed samples; the clock
 is a `Stopwatch`, so that tests feed both. On GPUs the same code runs on CUDA events around the calls,
-captured as a CUDA graph where the kernel allows it.
+captured as a CUDA graph where the kernel allows it; a graph has its buffers built in, so that one
+sample is then a whole number of turns through all of them.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class CudaStopwatch:
 
     def __init__(self, cuda: Any, *, graphs: bool = True) -> None:
         self._cuda, self._graphs = cuda, graphs
-        self._captured: dict[tuple[int, int], Any] = {}
+        self._captured: tuple[Callable[..., Any], list[tuple[Any, ...]], Any] | None = None
         self.overhead_ns = self.EVENT_TICK_NS
         self.now_ns = perf_counter_ns
 
@@ -109,22 +110,28 @@ class CudaStopwatch:
         return self._graphs
 
     def _graph(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Any | None:
-        """The graph of so many calls; made at their first time, from then on with those buffers."""
-        key = id(run), len(arguments)
-        if key not in self._captured:
-            self._captured.clear()  # a graph holds its memory
-            run(*arguments[0])  # what a kernel allocates or compiles at its first call can't be captured
-            self._cuda.synchronize()
-            graph = self._cuda.CUDAGraph()
-            try:
-                with self._cuda.graph(graph):
-                    for inputs in arguments:
-                        run(*inputs)
-            except RuntimeError:  # it synchronises, or its shapes depend on data
-                self._graphs = False
-                return None
-            self._captured[key] = graph
-        return self._captured[key]
+        """The graph of these very calls on these very buffers; the last one is kept."""
+        if self._captured is not None and _same_calls(self._captured[0], self._captured[1], run, arguments):
+            return self._captured[2]
+        self._captured = None  # a graph holds its memory
+        run(*arguments[0])  # what a kernel allocates or compiles at its first call can't be captured
+        self._cuda.synchronize()
+        graph = self._cuda.CUDAGraph()
+        try:
+            with self._cuda.graph(graph):
+                for inputs in arguments:
+                    run(*inputs)
+        except RuntimeError:  # it synchronises, or its shapes depend on data
+            self._graphs = False
+            return None
+        self._captured = run, list(arguments), graph
+        return graph
+
+
+def _same_calls(
+    run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], other: Callable[..., Any], others: Sequence[tuple[Any, ...]]
+) -> bool:
+    return run == other and len(arguments) == len(others) and all(one is two for one, two in zip(arguments, others, strict=True))
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,13 +194,15 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: str  # "precision", "samples" or "budget"
     buffer_sets: int = 1
     graph: bool = False
+    warm_up_s: float = 0.0  # with calibration
+    sampling_s: float = 0.0
 
 
 def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch, rules: Rules) -> Timed:
     """Time `run` on the sets of arguments in turn. What `run` raises passes through."""
     began = stopwatch.now_ns()
     ring = _Ring(sets)
-    calls = _calibrate(run, ring, stopwatch)
+    calls = _whole_turns(_calibrate(run, ring, stopwatch), sets, stopwatch)
     stationary, warm_up_samples, settled_in = Stationary(), 0, False
     needed_ns = stopwatch.overhead_ns / TIMER_SHARE
     deadline = began + rules.warm_up_s * 1e9
@@ -201,11 +210,12 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
         sample_ns = stopwatch.time_ns(run, ring.take(calls))
         warm_up_samples += 1
         if sample_ns < needed_ns and calls < MAX_CALLS:  # it was slow while calibrating: cold, or disturbed
-            calls, stationary = _more_calls(calls, sample_ns, needed_ns), Stationary()
+            calls, stationary = _whole_turns(_more_calls(calls, sample_ns, needed_ns), sets, stopwatch), Stationary()
         else:
             settled_in = stationary.feed(sample_ns)
     settled, samples, stopped_by = Settled(rules), list[int](), "budget"
-    deadline = stopwatch.now_ns() + rules.budget_s * 1e9
+    warm = stopwatch.now_ns()
+    deadline = warm + rules.budget_s * 1e9
     while not samples or stopwatch.now_ns() < deadline:
         samples.append(stopwatch.time_ns(run, ring.take(calls)))
         if settled.feed(samples[-1]):
@@ -220,7 +230,14 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
         stopped_by=stopped_by,
         buffer_sets=len(sets),
         graph=getattr(stopwatch, "graph", False),
+        warm_up_s=(warm - began) / 1e9,
+        sampling_s=(stopwatch.now_ns() - warm) / 1e9,
     )
+
+
+def _whole_turns(calls: int, sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch) -> int:
+    """As many calls, or the next multiple of the sets where a graph would else replay some of them only."""
+    return -(-calls // len(sets)) * len(sets) if getattr(stopwatch, "graph", False) else calls
 
 
 class _Ring:

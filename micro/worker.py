@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from micro.check import check_outputs
+from micro.conditions import between, pinning, snapshot
 from micro.estimate import buffer_sets
 from micro.messages import Hello, Job, Outcome, Stage
 from micro.operators.contract import Maker, Tensors
@@ -44,10 +45,9 @@ def main() -> None:
         answers.write(encode(message) + b"\n")
 
     tell(_hello(threads, device))
-    stopwatch = _stopwatch(device)
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
-        tell(do(job, stopwatch, lambda name: tell(Stage(name=name))))
+        tell(do(job, _stopwatch(device), lambda name: tell(Stage(name=name))))
 
 
 def _die_with_parent() -> None:
@@ -90,8 +90,10 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     begins("timing")
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
     sets = [kernel.prepare(_copy(inputs)) for _ in range(count)]
+    before = snapshot(job.device)
     timed = measure(kernel.run, sets, stopwatch, job.rules)
-    return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed)
+    conditions = between(before, snapshot(job.device))
+    return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed, conditions=conditions)
 
 
 def _copy(inputs: Tensors) -> Tensors:
@@ -130,6 +132,7 @@ def _hello(threads: int, device: str) -> Hello:
             "onednn": str(torch.backends.mkldnn.is_available()),
             "mkl": str(torch.backends.mkl.is_available()),
         },
+        pinning=pinning(),
     )
 
 

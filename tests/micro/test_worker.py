@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot"]
+QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot", "--peaks", "off"]
 
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -69,7 +70,7 @@ def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["micro", "gem"], "error: there is no operator 'gem'; did you mean gemm"),
+        (["micro", "sofmax"], "error: there is no operator 'sofmax'; did you mean softmax"),
         (["micro", "gemm", "-a", "Q=1"], "error: gemm has no argument 'Q'"),
         (["micro", "gemm", "-a", "M"], "error: 'M' is not NAME=VALUE"),
         (["micro", "gemm", "-p", "nobody"], "error: there is no provider 'nobody'"),
@@ -78,12 +79,38 @@ def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
         (["micro", "run", "/nowhere.json"], "error: workload /nowhere.json can't be read"),
         (["micro", "all", "--suite", "huge"], "error: there is no suite 'huge'"),
         (["micro", "resume", "/nowhere"], "error: /nowhere is not a run folder"),
+        (["micro", "gemm", "--peaks", "guessed"], "error: --peaks 'guessed' is none of auto, fresh, off"),
+        (["micro", "gemm", "--card", "h1000"], "error: there is no card of 'h1000'; did you mean"),
+        (["micro", "gemm", "-a", "M=0"], "error: gemm: M=0 is out of range, 1 to"),
+        (["micro", "gemm", "-a", "dtype=fp5"], "error: gemm: dtype='fp5' is none of float32"),
+        (["micro", "gemm", "--device", "cuda:9"], "error: there is no device cuda:9: torch sees 0 GPUs; give --device cpu"),
+        (["micro", "gemm", "-a", "M.K=[[1]]"], "error: 'M.K' needs lists of 2 values"),
+        (["micro", "all_reduce", "-a", "world_size=1"], "error: all_reduce: world_size=1 is out of range, 2 to"),
+        (["micro", "check", "nobody"], "error: there is no provider 'nobody'"),
+        (["micro", "check", "torch", "-o", "sofmax"], "error: there is no operator 'sofmax'; did you mean softmax"),
+        (["micro", "check", "torch", "--out", "/nowhere/x.jsonl"], "error: can't write /nowhere/x.jsonl"),
+        (["micro", "export", "/nowhere", "--csv", "x.csv"], "error: /nowhere is not a run folder"),
+        (["micro", "export", "/nowhere"], "error: nothing to write; give --csv FILE or --jsonl FILE"),
     ],
 )
-def test_bad_input_is_one_line(args: list[str], sentence: str) -> None:
-    done = bmp(*args, expect=2)
-    assert done.stderr.startswith(sentence)
-    assert len(done.stderr.splitlines()) == 1
+def test_bad_input_is_one_line(
+    args: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from bytemlperf_llm.bmp import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bmp", *args])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(sentence)
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_list_names_every_operator() -> None:
@@ -98,7 +125,7 @@ def test_a_killed_sweep_leaves_no_worker_and_keeps_its_rows(hostile_provider: st
     command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
     sweep = subprocess.Popen([*command, "--runs-dir", str(tmp_path / "runs"), "-q"])
     try:
-        assert _soon(lambda: any(len(rows(str(folder))) == 1 for folder in (tmp_path / "runs").glob("*")))
+        assert _soon(lambda: any(len(rows(str(log.parent))) == 1 for log in (tmp_path / "runs").glob("*/records.jsonl")))
         assert _soon(lambda: bool(_children(sweep.pid)))
         (worker,) = _children(sweep.pid)
     finally:

@@ -1,0 +1,204 @@
+"""`bmp micro check PROVIDER`: the correctness suite for whoever writes kernels.
+
+Every operator's basic cases, then each of their sizes changed, one at a time, to what kernels get wrong: one,
+and values that no tile divides; in every number format that the operator takes. Each case runs in the worker
+like any other, is compared with the reference and not timed. A refusal is an answer, a wrong or crashed case
+is not: the exit status is 1 then, and also when nothing at all was computed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf_llm.errors import UserError
+from micro.cases import BadCase, Case, case_text, validate
+from micro.estimate import Rates, estimate
+from micro.live import SweepView
+from micro.machine import default_threads
+from micro.messages import Job, Outcome
+from micro.operators.contract import Argument, Operator
+from micro.operators.registry import OPERATORS, find_operator
+from micro.providers.registry import find_provider
+from micro.rows import Row, plain_row
+from micro.settings import device_of, memory_limit
+from micro.sweep import RUNNERS, CaseRunner, Settings
+from micro.timing import Rules
+from micro.workload import expand
+
+ODD_SIZES = (1, 3, 17, 129)
+MOST_CASES = 24
+"""Of one operator and number format, beside its basic ones."""
+
+SMALL = 256
+"""Sizes of the awkward cases, at most: a mistake shows as well in a small one."""
+
+ONCE = Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=1)
+SHOWN_FAULTS = 20
+EXIT_WRONG = 1
+
+
+def check_provider(provider: str, only: Sequence[str], *, device: str, seed: int, limit_s: float, out: Path | None) -> int:
+    """Run the suite, show it, and return the exit status. Raises UserError for bad input."""
+    from rich.console import Console
+
+    find_provider(provider)
+    operators = [find_operator(name) for name in only] or list(OPERATORS.values())
+    threads, threads_from = default_threads()
+    place = device_of(device)
+    settings = Settings(
+        device=place,
+        threads=threads,
+        threads_from=threads_from,
+        seed=seed,
+        rules=ONCE,
+        max_case_s=limit_s,
+        max_memory_bytes=memory_limit(None, place),
+    )
+    cases = [Case(op=operator.name, provider=provider, args=args) for operator in operators for args in check_cases(operator)]
+    rows: list[Row] = []
+    with SweepView(Console(stderr=True), quiet=False) as view, _Writer(out) as writer:
+        view.plan(len(cases))
+        for number, (case, outcome) in enumerate(_run(cases, settings, view)):
+            row = plain_row(case, place, outcome.status, outcome.reason)
+            rows.append(msgspec.structs.replace(row, note=outcome.note, check=outcome.checked))
+            writer.add(rows[-1])
+            view.add(rows[-1])
+            assert number < len(cases)
+    _show(rows, provider)
+    counts = Counter(row.status for row in rows)
+    return 0 if counts["ok"] and not counts["failed"] else EXIT_WRONG
+
+
+def check_cases(operator: Operator) -> list[dict[str, Any]]:
+    """The basic cases, and awkward ones: validated, each once."""
+    basic = [validate(operator, args) for case in operator.basic for args in expand(case)]
+    found = {case_text(operator.name, args): args for args in basic}
+    for args in _every_format(operator, basic[0]):
+        awkward = list(_awkward(operator, args))
+        for each in awkward[:MOST_CASES]:
+            found.setdefault(case_text(operator.name, each), each)
+    return list(found.values())
+
+
+def _every_format(operator: Operator, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The case with each of its first number format's choices, where it is possible."""
+    formats = [argument for argument in operator.arguments if argument.kind == "dtype"]
+    for choice in formats[0].choices if formats else ():
+        changed = _possible(operator, args | {formats[0].name: choice})
+        if changed is not None:
+            yield changed
+    if not formats:
+        yield args
+
+
+def _awkward(operator: Operator, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Everything small, then one size after the other odd."""
+    sizes = [argument for argument in operator.arguments if argument.kind == "int" and argument.name != "world_size"]
+    small = _possible(operator, args | {size.name: _within(size, min(args[size.name], SMALL)) for size in sizes}) or args
+    yield small
+    for odd in ODD_SIZES:
+        for size in sizes:
+            changed = _possible(operator, small | {size.name: _within(size, odd)})
+            if changed is not None:
+                yield changed
+
+
+def _within(argument: Argument, value: int) -> int:
+    return max(argument.low, min(argument.high, value))
+
+
+def _possible(operator: Operator, args: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return validate(operator, args)
+    except BadCase:
+        return None
+
+
+def _run(cases: Sequence[Case], settings: Settings, view: SweepView) -> Iterator[tuple[Case, Outcome | Any]]:
+    runners: dict[str, CaseRunner] = {}
+    try:
+        for place, case in enumerate(cases):
+            view.begins(case, place)
+            yield case, _one(case, settings, runners)
+    finally:
+        for runner in runners.values():
+            runner.close()
+
+
+def _one(case: Case, settings: Settings, runners: dict[str, CaseRunner]) -> Any:
+    operator = OPERATORS[case.op]
+    expected = estimate(operator, case.args, case.provider, Rates(), 0)
+    if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
+        return _Skipped(f"needs about {expected.memory_bytes / 2**30:.3g} GiB, more than is free")
+    if operator.runner not in runners:
+        runner = RUNNERS[operator.runner](settings)
+        runner.hello()
+        runners[operator.runner] = runner
+    job = Job(
+        op=case.op, provider=case.provider, args=case.args, device=settings.device, seed=settings.seed, rules=settings.rules, cache_bytes=0
+    )
+    return runners[operator.runner].run(job, settings.max_case_s)
+
+
+class _Skipped:
+    """Stands for an outcome where there was none."""
+
+    status, note, checked = "skipped", "", None
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class _Writer:
+    def __init__(self, path: Path | None) -> None:
+        self._file = None
+        if path is not None:
+            try:
+                self._file = path.open("wb", buffering=0)
+            except OSError as error:
+                raise UserError(f"can't write {path}: {error.strerror}", "give --out a file in a folder that you can write") from None
+
+    def add(self, row: Row) -> None:
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(row) + b"\n")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _show(rows: Sequence[Row], provider: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    by_op: dict[str, list[Row]] = {}
+    for row in rows:
+        by_op.setdefault(row.op, []).append(row)
+    table = Table(title=f"{provider}: results against the reference", title_justify="left", box=None, header_style="bold")
+    for column in ("operator", "right", "wrong", "refused", "skipped", "largest error", "refused because"):
+        table.add_column(column, justify="left" if column in ("operator", "refused because") else "right", overflow="fold")
+    for op, group in by_op.items():
+        counts = Counter(row.status for row in group)
+        errors = [row.check.max_absolute_error for row in group if row.status == "ok" and row.check]
+        why = next((row.reason for row in group if row.status == "refused"), "")
+        cells = [str(counts[status] or "–") for status in ("ok", "failed", "refused", "skipped")]
+        style = "red" if counts["failed"] else ""
+        table.add_row(op, *cells, f"{max(errors):.2g}" if errors else "–", Text(why), style=style)
+    console.print(table)
+    faults = [row for row in rows if row.status == "failed"]
+    for row in faults[:SHOWN_FAULTS]:
+        console.print(Text(f"wrong: {row.key}: {row.reason}"), soft_wrap=True)
+    if len(faults) > SHOWN_FAULTS:
+        console.print(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out", markup=False)
+    counts = Counter(row.status for row in rows)
+    console.print(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped", markup=False)

@@ -1,0 +1,131 @@
+"""The roofline: what a case could reach, and the share of it that it reached.
+
+A roof is a machine's peaks: FLOP/s by number format, bytes/s of memory, bytes/s of a link. With the
+analytic FLOPs F and bytes B of a call that took t at the median (Williams, Waterman and Patterson,
+Roofline, CACM 52(4), 2009):
+
+    MFU  = F / t / peak FLOP/s of the format the FLOPs are counted in
+    MBU  = B / t / peak bytes/s of memory           only where the buffers come from memory ("cold"); measured
+                                                    peaks are those of the case's own share of writes
+    CBU  = bus bandwidth / peak bytes/s of a link
+    roof = max(F / peak FLOP/s, B / peak bytes/s) / t = max(MFU, MBU)
+
+`roof` is the share of what this arithmetic intensity allows; which of the two is larger says what binds.
+Each is given against two roofs, the peaks measured here and those of the data sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from micro.dtypes import DTYPES
+
+MEASURED, SHEET = "measured", "sheet"
+
+
+class Roof(msgspec.Struct, frozen=True, kw_only=True):
+    """Peaks of one device. FLOP/s by our dtype names; bytes/s one way. None and absent: unknown. `source` says whose.
+    `bytes_per_s` is the headline (the triad's, or the data sheet's); `by_writes` are pairs of a share of writes and
+    the bytes/s of memory at it, where they were measured: on many machines writing is far slower than reading."""
+
+    flops_per_s: dict[str, float] = {}
+    bytes_per_s: float | None = None
+    by_writes: list[tuple[float, float]] = []
+    link_bytes_per_s: float | None = None
+    source: str = ""
+
+    def memory_bytes_per_s(self, write_share: float) -> float | None:
+        """For a mix of reads and writes: seconds per byte, linear between the measured mixes, constant beyond them."""
+        points = sorted(self.by_writes)
+        if not points:
+            return self.bytes_per_s
+        for (low, slow), (high, fast) in pairwise(points):
+            if low <= write_share <= high:
+                part = (write_share - low) / (high - low)
+                return 1 / ((1 - part) / slow + part / fast)
+        return points[0][1] if write_share < points[0][0] else points[-1][1]
+
+    def attainable_flops_per_s(self, dtype: str, intensity: float) -> float | None:
+        """The roof over an arithmetic intensity (FLOPs per byte); None where the peaks aren't known."""
+        flops = self.flops_per_s.get(dtype)
+        if flops is None or self.bytes_per_s is None:
+            return None
+        return min(flops, intensity * self.bytes_per_s)
+
+    def ridge(self, dtype: str) -> float | None:
+        """Intensity from which on arithmetic binds and no longer memory."""
+        flops = self.flops_per_s.get(dtype)
+        return flops / self.bytes_per_s if flops is not None and self.bytes_per_s else None
+
+
+def shares(roof: Roof, row: Mapping[str, Any]) -> dict[str, float]:
+    """`mfu`, `mbu`, `cbu` and `roof` of a record against one roof; only what can be told.
+
+    `row` has flops, flops_dtype, bytes, write_bytes, latency_us (with p50), buffers and bus_bw_gbs as in records.jsonl.
+    """
+    latency = row.get("latency_us")
+    if not latency:
+        return {}
+    seconds, found = latency["p50"] / 1e6, dict[str, float]()
+    peak = roof.flops_per_s.get(row.get("flops_dtype") or "")
+    if row.get("bus_bw_gbs") is not None:
+        if roof.link_bytes_per_s:
+            found["cbu"] = row["bus_bw_gbs"] * 1e9 / roof.link_bytes_per_s
+        return found
+    if peak and row.get("flops"):
+        found["mfu"] = row["flops"] / seconds / peak
+    memory = roof.memory_bytes_per_s((row.get("write_bytes") or 0) / row["bytes"]) if row.get("bytes") else None
+    if memory and from_memory(row):
+        found["mbu"] = row["bytes"] / seconds / memory
+    if "mbu" in found and ("mfu" in found or not row.get("flops")):
+        found["roof"] = max(found["mbu"], found.get("mfu", 0.0))
+    elif "mfu" in found and _bound_by_flops(roof, row):
+        found["roof"] = found["mfu"]
+    return found
+
+
+def efficiency(roofs: Mapping[str, Roof], row: Mapping[str, Any]) -> dict[str, float] | None:
+    """Against every roof: {"mfu_measured": 0.8, "mfu_sheet": 0.6, …}; None where there is nothing to say."""
+    found = {f"{share}_{name}": value for name, roof in roofs.items() for share, value in shares(roof, row).items()}
+    return found or None
+
+
+def bound(row: Mapping[str, Any], name: str = MEASURED) -> str:
+    """ "compute", "memory" or "link": what binds a record by a roof; "" where that's not known."""
+    found = row.get("efficiency") or {}
+    if f"cbu_{name}" in found:
+        return "link"
+    if f"roof_{name}" not in found:
+        return ""
+    return "compute" if found.get(f"mfu_{name}", 0.0) >= found.get(f"mbu_{name}", 0.0) else "memory"
+
+
+def from_memory(row: Mapping[str, Any]) -> bool:
+    """Whether the buffers of a record came from memory and not from a cache."""
+    return str(row.get("buffers") or "").startswith("cold")
+
+
+def sheet_roof(card: Any) -> Roof:
+    """A spec card's peaks (bytemlperf_llm.hardware.card.Card), dense. A link's bandwidth is taken one way;
+    where the card doesn't say which way it counts, it is left out."""
+    from bytemlperf_llm.hardware import cards
+
+    flops = {dtype: peak for dtype in DTYPES if (peak := cards.peak_flops(card, dtype)) is not None}
+    ways = {"one way": 1.0, "both ways": 0.5}
+    links = [link.gbytes_per_s * ways[link.direction] * cards.GIGA for link in card.links if link.direction in ways]
+    return Roof(
+        flops_per_s=flops,
+        bytes_per_s=cards.memory_bandwidth(card),
+        link_bytes_per_s=max(links, default=None),
+        source=f"{card.name}, per {card.per}",
+    )
+
+
+def _bound_by_flops(roof: Roof, row: Mapping[str, Any]) -> bool:
+    """Warm buffers have no MBU; far right of the ridge memory can't bind even if they were cold."""
+    ridge, intensity = roof.ridge(row["flops_dtype"]), row.get("intensity")
+    return ridge is not None and intensity is not None and intensity >= ridge
