@@ -1,0 +1,88 @@
+"""`bmp predict` from end to end: real operators on this machine, kept, and a real engine beside them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--measure-seconds", "0.02", "--threads", "1"]
+
+
+def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *args],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def predicted(*args: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(bmp("predict", *QUICK, *args, "--json").stdout)
+    return document
+
+
+@pytest.mark.slow
+def test_operators_are_measured_kept_and_compared_with_a_real_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("BMP_CACHE", str(tmp_path / "cache"))
+    first = predicted("--dtype", "float32")
+    for name, pass_ms in (("prefill", first["ttft_ms"]), ("decode", first["tpot_ms"])):
+        assert all(part["call_us"] > 0 for part in first[name])
+        assert sum(part["calls"] * part["call_us"] for part in first[name]) == pytest.approx(pass_ms * 1000)
+        assert {part["source"] for part in first[name]} == {"measured"}
+    again = predicted("--dtype", "float32", "--check", "transformers", "--runs-dir", str(tmp_path / "runs"))
+    assert {part["source"] for part in again["prefill"]} == {"measured before"}
+    assert again["ttft_ms"] == first["ttft_ms"]
+    summary = json.loads((Path(again["check"]["run"]) / "summary.json").read_text())
+    figures = {figure["name"]: figure for figure in again["check"]["figures"]}
+    assert figures["TTFT"]["measured"] == summary["metrics"]["ttft"]["mean"] / 1e6
+    assert figures["TPOT"]["error"] == pytest.approx(again["tpot_ms"] / (summary["metrics"]["tpot"]["mean"] / 1e6) - 1)
+    assert again["check"]["dtype"] == "float32"
+    assert summary["outcomes"]["ok"] == 8
+
+
+@pytest.mark.slow
+def test_times_are_taken_from_a_sweep(tmp_path: Path) -> None:
+    """A sweep of gemm alone lacks the rest, which is an error that names it."""
+    case = ["-a", "M=1,64", "-a", "K.N=[[64,192]]", "-a", "dtype=float32", "--hot", "--measure-seconds", "0.02", "-q"]
+    folder = bmp("micro", "gemm", *case, "--runs-dir", str(tmp_path)).stdout.strip()
+    done = bmp("predict", *QUICK, "--dtype", "float32", "--from-run", folder, expect=2)
+    assert done.stderr.startswith("error: no time for embedding(")
+    assert "the run has no embedding" in done.stderr
+
+
+def test_a_card_needs_no_torch_and_prints_both_passes() -> None:
+    done = bmp("predict", *QUICK[:6], "--hardware", "h100", "--dtype", "bfloat16")
+    assert "roofline of NVIDIA H100" in done.stdout
+    assert "prefill: 1 x 32 tokens" in done.stdout
+    assert "decode: a token each over 33 in the cache" in done.stdout
+    assert "predicted: TTFT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--model", "/nowhere"], "error: model folder '/nowhere' does not exist"),
+        (["--model", "synthetic", "--input-len", "4000"], "error: 4128 tokens are more than the 2048 that synthetic was made for"),
+        (["--model", "synthetic", "--hardware", "h1000"], "error: there is no card of 'h1000'"),
+        (["--model", "synthetic", "--check", "sglang"], "error: --check sglang: there is no such engine to compare with"),
+        (["--model", "synthetic", "--dtype", "int3"], "error: there is no dtype 'int3' here"),
+        (["--model", "synthetic", "--from-run", "/nowhere"], "error: /nowhere is not a run folder"),
+        (["--model", "synthetic", "--device", "tpu"], "error: there is no device 'tpu'"),
+        (["--model", "synthetic", "--tp", "3"], "error: --tp 3 does not divide synthetic's 2 attention heads"),
+        (["--model", "synthetic", "-p", "nobody"], "error: there is no provider 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], sentence: str) -> None:
+    done = bmp("predict", *args, expect=2)
+    assert done.stderr.startswith(sentence), done.stderr
+    assert len(done.stderr.splitlines()) == 1
