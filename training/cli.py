@@ -217,6 +217,7 @@ def drift(
     workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
     precision: Annotated[str, _in(_RECIPE, "Two or more, the one to compare with first. Default: fp32,bf16.")] = "fp32,bf16",
     nproc: Annotated[int, _in(_RANKS, "Ranks. Default: 1.")] = 1,
+    threads: Annotated[int | None, _in(_RANKS, "CPU threads of a rank. Default: cores / ranks.")] = None,
     trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
     sharding: Annotated[str, _in(_RANKS, "ddp (default) or fsdp (torch).")] = "ddp",
     device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
@@ -231,7 +232,9 @@ def drift(
     from training.run_command import Output, checked_device, publish_folder
     from training.studies.drift import run_drift
 
-    flags = Flags(workload=workload, trainer=trainer, nproc=nproc, sharding=sharding, steps=steps, seed=seed, check_operators=False)
+    flags = Flags(
+        workload=workload, trainer=trainer, nproc=nproc, threads=threads, sharding=sharding, steps=steps, seed=seed, check_operators=False
+    )
     output = Output(runs_dir, label, quiet, device=checked_device(device))
     raise typer.Exit(publish_folder(*run_drift(flags, precision, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
 

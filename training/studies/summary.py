@@ -53,14 +53,18 @@ def _scale(found: list[Any]) -> list[dict[str, Any]]:
 
 
 def pooled(points: list[PointRecord]) -> list[PointRecord]:
-    """One point for each number of ranks, with the steps of all its runs, in order of ranks; the rest is the first run's."""
+    """One point for each number of ranks, in order: the steps of all its runs, the means of their parts; the rest is the first run's."""
+    groups: dict[int, list[PointRecord]] = {}
+    for point in points:
+        groups.setdefault(point.ranks, []).append(point)
+    return [_joined(group) for _, group in sorted(groups.items())]
+
+
+def _joined(group: list[PointRecord]) -> PointRecord:
     import msgspec
 
-    found: dict[int, PointRecord] = {}
-    for point in points:
-        first = found.get(point.ranks)
-        found[point.ranks] = point if first is None else msgspec.structs.replace(first, step_ns=[*first.step_ns, *point.step_ns])
-    return [point for _, point in sorted(found.items())]
+    parts = {name: statistics.fmean(point.parts_ns[name] for point in group) for name in group[0].parts_ns}
+    return msgspec.structs.replace(group[0], step_ns=[ns for point in group for ns in point.step_ns], parts_ns=parts)
 
 
 def _scale_row(point: PointRecord, base: PointRecord) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""What is counted on paper: parameters and FLOPs against torch's own counts, volumes, memory, statistics."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from training import flops, workload
+from training.checks import MEMORY_GROWTH_LIMIT, growth_of
+from training.communication import bus_factor
+from training.convergence import largest_relative_error, reached, spikes
+from training.layout import Layout
+from training.memory_estimate import estimate
+from training.step_statistics import describe, rate, ratio
+from training.trace import length, overlap, spans, union
+
+
+@pytest.mark.slow
+def test_parameters_and_flops_are_what_torch_counts() -> None:
+    torch = pytest.importorskip("torch")
+    from training.architectures import build_model, forward_flops_of_a_sample
+
+    for name in ("gpt-tiny", "llama", "bert"):
+        each = workload.load(name)
+        assert flops.forward_flops(each, 256) == forward_flops_of_a_sample(each, 256, "cpu")
+        with torch.device("meta"):
+            counted = sum(parameter.numel() for parameter in build_model(each, 256).parameters())
+        padding = 2 * each.model.hidden if each.family == "gpt" else 0  # OPT's positions begin at 2
+        assert flops.parameters(each, 256) == counted - padding
+
+
+def test_the_large_ones_have_the_size_of_their_name() -> None:
+    assert flops.parameters(workload.load("gpt-345m"), 50_257) == pytest.approx(355e6, rel=0.01)
+    assert flops.parameters(workload.load("gpt-857m"), 50_257) == pytest.approx(884e6, rel=0.01)
+    assert flops.parameters(workload.load("llama-1b"), 128_256) == pytest.approx(1.24e9 + 128_256 * 2048, rel=0.01)
+
+
+def test_recomputation_is_counted_apart() -> None:
+    plain = workload.load("llama")
+    again = plain.model_copy(update={"training": plain.training.model_copy(update={"recompute": "full"})})
+    assert flops.recomputed_flops(plain) == 0
+    assert flops.recomputed_flops(again) == 4 * flops.layer_forward_flops(plain)
+    assert flops.model_flops(again, 256) == flops.model_flops(plain, 256)
+
+
+def test_memory_shrinks_where_it_is_shared() -> None:
+    large = workload.load("gpt-857m")
+    one = estimate(large, Layout(world=1), "torch", "ddp", 49_152, "cuda")
+    sharded = estimate(large, Layout(world=8, dp=8), "torch", "fsdp", 49_152, "cuda")
+    split = estimate(large, Layout(world=8, tp=8), "megatron", "ddp", 49_152, "cuda")
+    assert one.optimizer_bytes == flops.parameters(large, 49_152) * 8
+    assert sharded.optimizer_bytes == pytest.approx(one.optimizer_bytes / 8, rel=0.01)
+    assert split.optimizer_bytes == pytest.approx(one.optimizer_bytes / 8, rel=0.01)
+    assert split.activations_bytes < one.activations_bytes
+
+
+def test_bus_factors() -> None:
+    assert [bus_factor("all_reduce", ranks) for ranks in (1, 2, 4)] == [0.0, 1.0, 1.5]
+    assert bus_factor("all_gather", 4) == bus_factor("reduce_scatter", 4) == bus_factor("all_to_all", 4) == 0.75
+    assert bus_factor("broadcast", 4) == bus_factor("p2p", 4) == 1.0
+
+
+# --- convergence and growth ---------------------------------------------------------------------
+
+
+def test_a_target_needs_five_losses() -> None:
+    assert not reached([1.0, 1.0, 1.0, 1.0], 2.0)
+    assert reached([9.0, 1.0, 1.0, 1.0, 1.0, 1.0], 1.0)
+    assert not reached([9.0, 1.0, 1.0, 1.0, 1.0], 1.0)
+    assert not reached([0.0] * 9, None)
+
+
+def test_spikes_stand_out_and_a_fall_does_not() -> None:
+    falling = [5.0 - 0.05 * step for step in range(60)]
+    assert spikes(falling) == []
+    falling[40] = 9.0
+    assert spikes(falling) == [40]
+
+
+def test_the_loss_error_is_the_largest_one() -> None:
+    assert largest_relative_error([1.0, 2.02, 3.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.01)
+
+
+def test_growth_tells_a_leak_from_a_warm_up() -> None:
+    warm = [400_000 + min(step, 60) * 100 for step in range(200)]
+    leak = [400_000 + step * 40 for step in range(200)]
+    assert growth_of(warm) < MEMORY_GROWTH_LIMIT < growth_of(leak)
+
+
+# --- statistics ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_claimed_without_samples() -> None:
+    few = describe([5, 6, 7], "ns", "")
+    assert few is not None
+    assert set(few["percentiles"].values()) == {"insufficient"}
+    assert describe([], "ns", "") is None
+    assert rate(10, [], "1/s", "") is None
+
+
+def test_a_rate_is_work_over_mean_time() -> None:
+    metric = rate(100, [10**9, 3 * 10**9], "1/s", "")
+    assert metric is not None
+    assert metric["mean"] == 50.0
+
+
+def test_the_interval_of_a_ratio_covers_it() -> None:
+    """Nominal 95 %: of 2,000 simulated pairs at least 94 % hold the truth, and not all of them."""
+    draw = random.Random(7)
+    held = 0
+    for _ in range(2000):
+        above = [round(draw.lognormvariate(0, 0.2) * 1e6) for _ in range(15)]
+        below = [round(draw.lognormvariate(0, 0.3) * 5e5) for _ in range(20)]
+        truth = 2.0 * pytest.importorskip("math").exp((0.2**2 - 0.3**2) / 2)
+        _, low, high = ratio(above, below)
+        assert low is not None
+        assert high is not None
+        held += low <= truth <= high
+    assert 0.94 <= held / 2000 < 0.99
+
+
+def test_equal_times_have_an_exact_ratio() -> None:
+    assert ratio([4, 4], [2, 2]) == (2.0, 2.0, 2.0)
+    assert ratio([4], [2])[1:] == (None, None)
+
+
+# --- traces -----------------------------------------------------------------------------------------
+
+
+class FakeEvent:
+    def __init__(self, name: str, start: int, end: int, thread: int = 1) -> None:
+        self._all = name, start, end, thread
+
+    def name(self) -> str:
+        return self._all[0]
+
+    def start_ns(self) -> int:
+        return self._all[1]
+
+    def duration_ns(self) -> int:
+        return self._all[2] - self._all[1]
+
+    def start_thread_id(self) -> int:
+        return self._all[3]
+
+
+def test_only_leaves_compute_and_collectives_overlap() -> None:
+    events = [
+        FakeEvent("aten::linear", 0, 100),  # holds the next one: no leaf
+        FakeEvent("aten::addmm", 10, 40),
+        FakeEvent("aten::gelu", 60, 70),
+        FakeEvent("aten::mm", 200, 260, thread=2),
+        FakeEvent("gloo:all_reduce", 30, 65, thread=3),
+        FakeEvent("gloo:all_reduce", 50, 120, thread=4),
+        FakeEvent("c10d::allreduce_", 29, 31),
+    ]
+    computing, sending = spans(events, "cpu")
+    assert computing == [(10, 40), (60, 70), (200, 260)]
+    assert sending == [(30, 120)]
+    assert length(sending) - length(overlap(sending, computing)) == 90 - 10 - 10
+
+
+def test_unions_and_overlaps() -> None:
+    assert union([(5, 9), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 9)]
+    assert overlap([(0, 10)], [(2, 3), (5, 20)]) == [(2, 3), (5, 10)]
+    assert overlap([], [(1, 2)]) == []
