@@ -34,6 +34,10 @@ class WorkerChild:
         self._rest = b""
         self.stage = "starting"
 
+    def refusal(self, _job: Job) -> str:
+        """One device does every case; what a provider lacks, it says itself."""
+        return ""
+
     def hello(self) -> Hello:
         """Start the worker where it isn't up. Raises UserError when it doesn't come up."""
         self.close()

@@ -55,6 +55,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     timed: Timed | None = None
     conditions: Conditions | None = None
     ranks: list[dict[str, Any]] | None = None
+    skew: float | None = None
     link_bytes: int | None = None
     bus_factor: float | None = None
 

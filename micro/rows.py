@@ -24,9 +24,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     `bytes` is read and write together; `mem_bw_gbs` is that over the latency (10⁹ bytes/s), `tflops` the
     FLOPs over it (10¹²/s), `intensity` FLOPs per byte. `alg_bw_gbs`, `bus_bw_gbs` and `ranks` are for
-    collectives and links. `efficiency` holds shares of peaks (micro/roofline.py): mfu, mbu, cbu and roof, each
-    with _measured (this machine's own peaks) or _sheet (the data sheet's). `threads` are a worker's, or each
-    rank's; `conditions` what else went on while it was timed.
+    collectives and links, `skew` the median sample's (slowest − fastest rank) / slowest. `efficiency` holds
+    shares of peaks (micro/roofline.py): mfu, mbu, cbu and roof, each with _measured (this machine's own peaks)
+    or _sheet (the data sheet's). `threads` are a worker's, or each rank's; `conditions` what else went on
+    while it was timed.
     """
 
     op: str
@@ -55,6 +56,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     timed: Timed | None = None
     estimate: Estimate | None = None
     ranks: list[dict[str, Any]] | None = None
+    skew: float | None = None
     threads: int | None = None
     conditions: Conditions | None = None
     duration_s: float | None = None
@@ -107,6 +109,7 @@ def measured_row(
         alg_bw_gbs=outcome.link_bytes / nanoseconds if nanoseconds and outcome.link_bytes else None,
         bus_bw_gbs=outcome.link_bytes * (outcome.bus_factor or 1.0) / nanoseconds if nanoseconds and outcome.link_bytes else None,
         ranks=outcome.ranks,
+        skew=outcome.skew,
         buffers=_buffers(timed, cost, cache_bytes),
         check=outcome.checked,
         timed=timed,

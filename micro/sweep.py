@@ -46,6 +46,9 @@ ASKED = "--threads"
 class CaseRunner(Protocol):
     """Does a case somewhere else, so that its crash can't take the sweep along. `run` never raises for a case."""
 
+    def refusal(self, job: Job) -> str:
+        """Why this machine can't do a case, "" where it may; asked before it comes up and before anything is estimated."""
+
     def hello(self) -> Hello:
         """Come up; what there is to know. Raises UserError."""
 
@@ -79,7 +82,7 @@ class Sweep:
         self._settings, self._keep, self._begins, self._now_s = settings, keep, begins, now_s
         self._makers = RUNNERS if runners is None else runners
         self._roofs = roofs or {}
-        self._runners: dict[str, CaseRunner] = {}
+        self._runners: dict[str, CaseRunner] = {}  # up or not: see hellos
         self._rates: dict[str, Rates] = {}
         self.hellos: dict[str, Hello] = {}
 
@@ -99,7 +102,10 @@ class Sweep:
         if case.refusal:
             return plain_row(case, settings.device, "refused", case.refusal)
         operator = OPERATORS[case.op]
-        runner, rates = self._runner(operator.runner)
+        refusal = self._runner(operator.runner).refusal(self._job(case))
+        if refusal:
+            return plain_row(case, settings.device, "refused", refusal)
+        runner, rates = self._come_up(operator.runner)
         expected = estimate(operator, case.args, case.provider, rates, settings.cache_bytes)
         too_much = self._too_much(expected, spent_s)
         if too_much:
@@ -108,16 +114,7 @@ class Sweep:
 
     def _run(self, case: Case, operator: Operator, runner: CaseRunner, rates: Rates, expected: Estimate) -> Row:
         settings, cost, began = self._settings, operator.cost(case.args), self._now_s()
-        job = Job(
-            op=case.op,
-            provider=case.provider,
-            args=case.args,
-            device=settings.device,
-            seed=settings.seed,
-            rules=settings.rules,
-            cache_bytes=settings.cache_bytes,
-        )
-        outcome = runner.run(job, settings.max_case_s)
+        outcome = runner.run(self._job(case), settings.max_case_s)
         row = measured_row(
             case,
             settings.device,
@@ -136,11 +133,26 @@ class Sweep:
             rates.learn_case(timing_s=timing_s, setup_s=max(0.0, row.duration_s - timing_s), setup_bytes=expected.setup_bytes)
         return row
 
-    def _runner(self, name: str) -> tuple[CaseRunner, Rates]:
+    def _job(self, case: Case) -> Job:
+        settings = self._settings
+        return Job(
+            op=case.op,
+            provider=case.provider,
+            args=case.args,
+            device=settings.device,
+            seed=settings.seed,
+            rules=settings.rules,
+            cache_bytes=settings.cache_bytes,
+        )
+
+    def _runner(self, name: str) -> CaseRunner:
         if name not in self._runners:
-            runner = self._makers[name](self._settings)
-            hello = runner.hello()
-            self._runners[name], self.hellos[name] = runner, hello
+            self._runners[name] = self._makers[name](self._settings)
+        return self._runners[name]
+
+    def _come_up(self, name: str) -> tuple[CaseRunner, Rates]:
+        if name not in self.hellos:
+            hello = self.hellos[name] = self._runner(name).hello()
             rules = self._settings.rules
             usual_s = (rules.warm_up_s + rules.budget_s) / 2
             self._rates[name] = Rates(flops_per_s=hello.flops_per_s, bytes_per_s=hello.bytes_per_s, timing_s=usual_s)

@@ -23,6 +23,7 @@ COLUMNS = (
     "FLOP/B",
     "alg GB/s",
     "bus GB/s",
+    "skew %",
     "MFU %",
     "MBU %",
     "CBU %",
@@ -53,6 +54,7 @@ def cells(row: dict[str, Any]) -> list[str | float | int | None]:
         "status": row["status"],
         "± %": _half_width(latency),
         "noise": str(row.get("noise") or "").partition(":")[0],
+        "skew %": _percent(row.get("skew")),
         "by": bound(row),
         "% of sheet": _percent(shares.get(f"roof_{SHEET}", shares.get(f"cbu_{SHEET}"))),
         "buffers": str(row.get("buffers") or "").partition(":")[0],
@@ -110,13 +112,18 @@ def print_rows(rows: Sequence[dict[str, Any]], console: Any) -> None:
         _print_operator(op, group, console)
 
 
+def common_arguments(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Names of arguments that have one value in all rows, and of the others."""
+    names = list(dict.fromkeys(name for row in rows for name in row["args"]))
+    same = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) == 1]
+    return same, [name for name in names if name not in same]
+
+
 def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    names = list(dict.fromkeys(name for row in rows for name in row["args"]))
-    same = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) == 1]
-    varying = [name for name in names if name not in same]
+    same, varying = common_arguments(rows)
     columns, lines = filled(rows)
     common = " ".join(f"{name}={rows[0]['args'].get(name)}" for name in same)
     shown, said = _same_columns(columns, lines)

@@ -21,7 +21,8 @@ RANKS_PER_CORE = 2
 MAX_RANKS_VARIABLE = "BMP_MAX_RANKS"
 """Most ranks on a CPU, where the default, two a core, is not what is wanted."""
 
-CONTROL_BACKEND = "gloo"
+TELLING_SKEW = 0.1
+"""From here on the slowest rank is named beside its row."""
 
 
 class RanksRunner:
@@ -38,9 +39,6 @@ class RanksRunner:
 
     def run(self, job: Job, limit_s: float) -> Outcome:
         """One case. Groups are made before its time begins."""
-        refusal = self._refusal(job)
-        if refusal:
-            return Outcome(status="refused", reason=refusal)
         ranks, backend = int(job.args["world_size"]), self._backend(job)
         try:
             world = self._group(ranks, backend)
@@ -65,7 +63,8 @@ class RanksRunner:
     def _backend(self, job: Job) -> str:
         return default_backend(self._kind) if job.args["backend"] == "auto" else str(job.args["backend"])
 
-    def _refusal(self, job: Job) -> str:
+    def refusal(self, job: Job) -> str:
+        """No memory to copy from, more ranks than there is room for, or a backend that isn't there."""
         if job.op in NEEDS_DEVICE and self._kind == "cpu":
             return f"{job.op} is a link between host and device memory; the device is cpu"
         most = most_ranks(self._kind)
@@ -128,7 +127,7 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
     lead = done[0]
     assert lead.timed is not None
     skew, slowest, share = skew_of(lead.by_rank)
-    said = f"skew {skew:.1%}" + (f", rank {slowest} slowest in {share:.0%} of samples" if skew > 0 else "")
+    said = f"rank {slowest} is the slowest in {share:.0%} of samples" if skew > TELLING_SKEW else ""
     ranks = [_rank_row(lead.timed, rank, [each[rank] for each in lead.by_rank]) for rank in sorted(done)]
     worst = max((each.checked for each in done.values() if each.checked), key=lambda checked: checked.max_absolute_error, default=None)
     return Outcome(
@@ -137,6 +136,7 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
         checked=worst,
         timed=lead.timed,
         ranks=ranks,
+        skew=skew,
         link_bytes=link_bytes(job.op, job.args),
         bus_factor=bus_factor(job.op, int(job.args["world_size"])),
     )

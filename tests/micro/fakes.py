@@ -51,6 +51,9 @@ class ScriptedRunner:
         self._took_s = took_s
         self._answer = answer or (lambda job: Outcome(status="ok", checked=Checked(), timed=timed([1_000_000] * 40)))
 
+    def refusal(self, job: Job) -> str:
+        return ""
+
     def hello(self) -> Hello:
         return Hello(
             flops_per_s=1e12,

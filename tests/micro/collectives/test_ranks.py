@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -113,7 +114,7 @@ def _check_measured(row: dict[str, Any]) -> None:
     assert row["status"] == "ok", row["reason"]
     first, second = (rank["samples_ns"] for rank in row["ranks"])
     assert [max(pair) for pair in zip(first, second, strict=True)] == row["timed"]["samples_ns"], "a sample is its slowest rank's"
-    assert "skew" in row["note"]
+    assert row["skew"] == pytest.approx(statistics.median((max(a, b) - min(a, b)) / max(a, b) for a, b in zip(first, second, strict=True)))
     full = row["args"]["batch_size"] * row["args"]["dim_size"] * 2
     assert row["alg_bw_gbs"] == pytest.approx(full / row["latency_us"]["p50"] / 1000)
     factor = {"all_reduce": 1.0, "broadcast": 1.0, "p2p": 1.0}.get(row["op"], 0.5)  # 2(n−1)/n, 1, 1, (n−1)/n of two ranks
