@@ -24,7 +24,7 @@ from micro.cases import Case
 from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, available_memory_bytes, last_level_cache_bytes
 from micro.predict.costs import Answers, Ask, Price, case_of
 from micro.rows import Row
-from micro.sweep import Settings, Sweep
+from micro.sweep import ASKED, Settings, Sweep
 from micro.timing import Rules
 
 FOLDER = "measured-operators"
@@ -128,6 +128,7 @@ class Measuring:
         return Settings(
             device=self._device,
             threads=self._threads,
+            threads_from=ASKED,
             rules=Rules(budget_s=self._measure_s, warm_up_s=max(0.2, self._measure_s / 2)),
             cache_bytes=0 if hot else cache,
             max_case_s=MAX_CASE_S,
@@ -172,4 +173,5 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 def _price(kept: Kept, source: str) -> Price:
     assert kept.call_us is not None
-    return Price(kept.call_us, source, kept.provider, "" if kept.noise == "steady" else kept.noise)
+    remark = "" if kept.noise == "steady" else kept.noise.removeprefix("noisy: the median's ")
+    return Price(kept.call_us, source, kept.provider, remark)
