@@ -117,7 +117,7 @@ class Tolerance(_Strict):
 
 DEFAULT_TOLERANCES = {
     "fp32": Tolerance(scaled_max=1e-3, cosine=0.99999),
-    "bf16": Tolerance(scaled_max=0.25, cosine=0.995),
+    "bf16": Tolerance(scaled_max=0.5, cosine=0.995),
     "fp16": Tolerance(scaled_max=0.05, cosine=0.9995),
     "int8": Tolerance(scaled_max=1.0, cosine=0.98),
 }

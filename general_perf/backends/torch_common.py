@@ -6,6 +6,7 @@ bf16 and fp16 cast weights and floating inputs; int8 is torch's own dynamic quan
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,32 @@ def _dynamic_int8(module: Any, device: str) -> Any:
 
 
 def save_weights(module: Any, work: Path) -> Path:
-    """What would be shipped: the state, written as torch writes it (read back with weights_only)."""
+    """What would be shipped: the state as plain tensors, written as torch writes them (read back with weights_only)."""
     import torch
 
     path = work / "model.pt"
     if isinstance(module, torch.jit.ScriptModule):
         module.save(str(path))
     else:
-        torch.save(module.state_dict(), path)
+        torch.save(dict(_plain_tensors(module.state_dict())), path)
     return path
+
+
+def _plain_tensors(state: Any) -> Iterator[tuple[str, Any]]:
+    """Quantised weights as integers and scales. (Pickled as they are, they make Python look through every
+    module for the name of their dtype, which imports whatever is lazy.)"""
+    import torch
+
+    for name, value in state.items():
+        for place, each in enumerate(value if isinstance(value, tuple) else (value,)):
+            if not isinstance(each, torch.Tensor):
+                continue
+            if each.is_quantized:
+                yield f"{name}.{place}.int", each.int_repr()
+                alike = each.qscheme() == torch.per_tensor_affine
+                yield f"{name}.{place}.scale", torch.as_tensor(each.q_scale()) if alike else each.q_per_channel_scales()
+            else:
+                yield f"{name}.{place}" if isinstance(value, tuple) else name, each.detach()
 
 
 class TorchSession:

@@ -110,13 +110,15 @@ def _capture(module: Any, tensors: tuple[Any, ...]) -> Caught:
         try:
             with torch.no_grad():
                 torch.compile(module, backend=count.backend, fullgraph=whole)(*tensors)
-        except torch._dynamo.exc.Unsupported:
+        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError):
+            if not whole:
+                raise
             continue
         finally:
             breaks = {str(reason)[:200]: int(times) for reason, times in counters["graph_break"].items()}
             torch._dynamo.reset()
         return Caught(count.names, count.flops, count.graphs, breaks, whole)
-    return Caught(Counter(), 0, 0, breaks, False)
+    raise AssertionError("a capture that allows breaks ends or raises")
 
 
 class _Counting:

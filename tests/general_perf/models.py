@@ -1,0 +1,48 @@
+"""Small torch models as the backends get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from general_perf.backends.contract import CompileOptions, SourceModel
+from general_perf.card import Card, zoo
+from general_perf.inputs import make_inputs
+
+
+def source(name: str, size: str = "small") -> SourceModel:
+    """A model of the zoo."""
+    from general_perf.zoo.source import build
+
+    return build(zoo()[name].at_size(size))
+
+
+def own(module: Any, width: int = 8) -> SourceModel:
+    """A module of one input [batch, width] and one output."""
+    card = Card.model_validate(
+        {
+            "name": "own",
+            "model_class": "regular",
+            "task": "test",
+            "source": {"kind": "architecture", "library": "own", "model": "none"},
+            "inputs": [{"name": "x", "shape": ["batch", width], "kind": "features"}],
+            "outputs": ["y"],
+        }
+    )
+    return SourceModel(card=card, format="torch", weights="random weights", module=module.eval())
+
+
+def options(model: SourceModel, work: Path, precision: str = "fp32", batch: int = 2, **extra: str) -> CompileOptions:
+    """What a job would ask for."""
+    calibration = [make_inputs(model.card, 1, 5, index) for index in range(4)] if precision == "int8" else []
+    return CompileOptions(
+        precision=precision,  # type: ignore[arg-type]
+        device="cpu",
+        work=work,
+        example=make_inputs(model.card, batch, 0),
+        batch_sizes=(batch,),
+        threads=1,
+        calibration=calibration,
+        calibration_source="4 seeded random samples" if calibration else "",
+        extra=extra,
+    )

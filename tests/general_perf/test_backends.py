@@ -1,0 +1,241 @@
+"""The real backends on real graphs: answers, precisions, and coverage that is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from general_perf.backends.contract import LoadOptions
+from general_perf.backends.registry import backend, backend_names
+from general_perf.failures import StageError, classify
+from general_perf.inputs import make_inputs
+from general_perf.measure.numerics import compare, verdict
+from general_perf.measure.reference import reference_of
+from tests.general_perf.models import options, own, source
+
+ALL = ("torch-eager", "torch-inductor", "onnxruntime", "openvino")
+LOAD = LoadOptions(device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return source("resnet50")
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return source("bert")
+
+
+def worst(model, session, batch: int = 3) -> dict:
+    inputs = make_inputs(model.card, batch, 99)
+    predict, kind = reference_of(model, inputs)
+    assert "float64" in kind
+    name = model.card.outputs[0]
+    return compare(session.predict(inputs)[name], predict(inputs)[name], model.card.distribution)
+
+
+def test_four_backends_come_with_us():
+    assert set(ALL) <= set(backend_names())
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        *[(which, name) for which in ("resnet", "bert") for name in ("torch-eager", "onnxruntime", "openvino")],
+        pytest.param("bert", "torch-inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_answers_are_those_of_the_model_at_any_batch(name, which, request, tmp_path):
+    model = request.getfixturevalue(which)
+    maker = backend(name)
+    compiled = maker.compile(model, options(model, tmp_path))
+    session = maker.load(compiled, LOAD)
+    for batch in (1, 3):
+        found = worst(model, session, batch)
+        assert verdict({"logits": found}, model.card.tolerance("fp32")), found
+    if name != "torch-inductor":
+        assert compiled.artefact is not None
+        assert compiled.artefact.stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_a_lower_precision_is_lower_and_says_by_what(name, precision, bert, tmp_path):
+    """Either it computes, differs from fp32 and stays within its tolerance; or it's refused or fails with its class."""
+    maker = backend(name)
+    try:
+        compiled = maker.compile(bert, options(bert, tmp_path, precision))
+        session = maker.load(compiled, LOAD)
+    except Exception as error:
+        failure = classify(error, "compile")
+        assert (name, precision, failure.error_class) in {
+            ("onnxruntime", "bf16", "unsupported_operator"),  # ONNX Runtime's CPU kernels know no bf16
+            ("openvino", "bf16", "unsupported_precision"),  # a CPU without it
+            ("openvino", "fp16", "unsupported_precision"),
+        }, failure
+        return
+    found = worst(bert, session)
+    assert found["abs"]["max"] > 1e-7
+    assert verdict({"logits": found}, bert.card.tolerance(precision)), found
+    assert compiled.precision_tool != "as the model is"
+    assert (compiled.calibration is not None) == (precision == "int8" and name != "torch-eager")
+
+
+def test_onnxruntimes_flops_are_torchs(resnet, tmp_path):
+    """Two ways that know nothing of each other: shapes in ONNX Runtime's profile, and torch's own counter."""
+    counted = {}
+    for name in ("torch-eager", "onnxruntime", "openvino"):
+        maker = backend(name)
+        (tmp_path / name).mkdir()
+        compiled = maker.compile(resnet, options(resnet, tmp_path / name))
+        counted[name] = maker.coverage(compiled, make_inputs(resnet.card, 2, 0))
+    flops = counted["torch-eager"].flops
+    assert flops > 1e6
+    assert counted["onnxruntime"].flops == pytest.approx(flops, rel=0.1)  # its blocked kernels fill channels up
+    assert counted["openvino"].flops == pytest.approx(flops, rel=0.001)
+    assert counted["onnxruntime"].graph_share == counted["onnxruntime"].flops_share == 1.0
+    assert counted["openvino"].flops_share == 1.0
+    assert counted["torch-eager"].graph_share is None
+    assert "no graph" in counted["torch-eager"].reason
+
+
+def test_nodes_of_another_provider_are_fallback():
+    from general_perf.backends.onnxruntime import coverage_of
+
+    def event(operator: str, provider: str, inputs: list, output: list) -> dict:
+        shapes = {"input_type_shape": [{"float": each} for each in inputs], "output_type_shape": [{"float": output}]}
+        return {"args": {"op_name": operator, "provider": provider, **shapes}}
+
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    events = [
+        event("Conv", gpu, [[1, 3, 8, 8], [16, 3, 3, 3]], [1, 16, 8, 8]),
+        event("MatMul", cpu, [[4, 10], [10, 6]], [4, 6]),
+        event("Relu", gpu, [[4, 6]], [4, 6]),
+        event("LSTM", gpu, [[4, 6]], [4, 6]),
+    ]
+    found = coverage_of(events, gpu)
+    conv, matmul = 2 * 16 * 64 * 27, 2 * 24 * 10
+    assert (found.nodes, found.taken_nodes, found.partitions) == (4, 3, 3)
+    assert found.fallback_operators == {"MatMul": 1}
+    assert found.flops == conv + matmul
+    assert found.flops_share == pytest.approx(conv / (conv + matmul))
+    assert found.details["operators_without_flops_formula"] == {"LSTM": 1}
+
+
+def test_operators_that_openvino_does_not_name_are_fallback(tmp_path, resnet):
+    import openvino
+
+    from general_perf.backends.openvino import coverage_of
+
+    maker = backend("openvino")
+    compiled = maker.compile(resnet, options(resnet, tmp_path))
+    core = openvino.Core()
+    graph = core.read_model(str(compiled.artefact))
+    graph.reshape([2, 3, 64, 64])
+    supported = set(core.query_model(graph, "CPU"))
+    convolutions = {node.get_friendly_name() for node in graph.get_ops() if node.get_type_name() == "Convolution"}
+    executed = core.compile_model(graph, "CPU").get_runtime_model()
+    found = coverage_of(graph, supported - convolutions, "CPU", executed)
+    assert found.fallback_operators["Convolution"] == len(convolutions)
+    assert found.flops_share < 0.2
+    assert found.graph_share < 1.0
+
+
+class Breaks(torch.nn.Module):
+    """Asks Python about a tensor's value between two layers: TorchDynamo has to break the graph there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        hidden = self.one(x)
+        if hidden.sum().item() > 1e9:
+            hidden = hidden * 2
+        return (self.two(hidden),)
+
+
+def test_graph_breaks_are_found(tmp_path):
+    model = own(Breaks())
+    maker = backend("torch-inductor")
+    found = maker.coverage(maker.compile(model, options(model, tmp_path)), make_inputs(model.card, 2, 0))
+    assert found.details["graph_breaks"] >= 1
+    assert found.partitions == 2
+    assert found.graph_share < 1.0
+    assert "aten::_local_scalar_dense" in found.fallback_operators
+    assert found.flops_share == 1.0
+
+
+class Outside(torch.nn.Module):
+    """A layer that TorchDynamo is told to leave alone: half of the arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    @torch._dynamo.disable
+    def aside(self, x):
+        return self.one(x)
+
+    def forward(self, x):
+        return (self.two(torch.relu(self.aside(x) + 1)),)
+
+
+def test_arithmetic_outside_the_graphs_is_not_covered(tmp_path):
+    model = own(Outside())
+    maker = backend("torch-inductor")
+    found = maker.coverage(maker.compile(model, options(model, tmp_path)), make_inputs(model.card, 2, 0))
+    assert found.flops_share == pytest.approx(0.5)
+    assert found.fallback_operators["aten::addmm"] == 1
+
+
+class Layers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return (self.two(torch.relu(self.one(x))),)
+
+
+def test_one_whole_graph_is_all_of_it(tmp_path):
+    model = own(Layers())
+    maker = backend("torch-inductor")
+    compiled = maker.compile(model, options(model, tmp_path))
+    inputs = make_inputs(model.card, 2, 0)
+    ours = maker.load(compiled, LOAD).predict(inputs)["y"]
+    assert np.allclose(ours, model.module(torch.from_numpy(inputs["x"]))[0].detach().numpy(), atol=1e-6)
+    found = maker.coverage(compiled, inputs)
+    assert (found.partitions, found.graph_share, found.flops_share) == (1, 1.0, 1.0)
+    assert found.details["graph_breaks"] == 0
+
+
+def test_int8_is_smaller(bert, tmp_path):
+    maker = backend("onnxruntime")
+    sizes = {}
+    for precision in ("fp32", "int8"):
+        (tmp_path / precision).mkdir()
+        compiled = maker.compile(bert, options(bert, tmp_path / precision, precision))
+        sizes[precision] = compiled.artefact.stat().st_size
+    assert sizes["int8"] < sizes["fp32"]
+
+
+def test_what_a_backend_does_not_read_is_refused(tmp_path):
+    model = source("magika", "published")
+    for name in ("torch-eager", "torch-inductor"):
+        with pytest.raises(StageError, match="torch runs no ONNX files"):
+            backend(name).compile(model, options(model, tmp_path))
+
+
+def test_real_weights_answer_alike_on_onnxruntime_and_openvino(tmp_path):
+    model = source("magika", "published")
+    inputs = make_inputs(model.card, 2, 1)
+    answers = []
+    for name in ("onnxruntime", "openvino"):
+        (tmp_path / name).mkdir()
+        maker = backend(name)
+        answers.append(maker.load(maker.compile(model, options(model, tmp_path / name)), LOAD).predict(inputs)["target_label"])
+    assert np.allclose(answers[0].sum(axis=1), 1.0, atol=1e-4)
+    assert np.allclose(*answers, atol=1e-4)
