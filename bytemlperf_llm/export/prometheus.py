@@ -84,6 +84,9 @@ class _Histogram:
         self.total += delta.total
 
 
+IN_BUCKETS = "Counted in buckets: a quantile of it is an estimate; exact ones are in summary.json."
+
+
 class Exporter:
     """Holds the families' values; thread safe between the feeder and the scraping thread."""
 
@@ -154,7 +157,7 @@ class Exporter:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         if family.kind == "histogram":
-            histogram = HistogramMetricFamily(family.name, family.help)
+            histogram = HistogramMetricFamily(family.name, f"{family.help} {IN_BUCKETS}")
             held = self._histograms[family.name]
             histogram.add_metric([], _cumulative(held), sum_value=held.total)
             return histogram

@@ -65,7 +65,8 @@ def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
     percents = list(summary.metrics[shown[0]].percentiles) if shown else []
     if width < WIDE_COLUMNS:
         percents = [percent for percent in percents if percent in NARROW_PERCENTILES]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="latency, ms  [dim](95 % interval below each figure)[/]", title_justify="left")
+    title = "latency, ms  [dim](percentiles by nearest rank; 95 % interval below each figure)[/]"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
     for percent in percents:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.export.llm_metrics import LlmMetrics, token_stamps
+from bytemlperf_llm.export.prometheus import IN_BUCKETS
 from bytemlperf_llm.runs.record import RequestRecord
 
 MS = 1_000_000
@@ -69,3 +70,11 @@ def test_failures_are_counted_by_class_and_nothing_else_becomes_a_label():
     seen = scrape(metrics)["bmp_request_failure_total"]
     assert (seen["tls"], seen["http_5xx"], seen["other"]) == (2, 1, 1)
     assert "secret" not in metrics.exporter.text().decode()
+
+
+def test_histograms_say_that_they_are_buckets():
+    families = list(text_string_to_metric_families(LlmMetrics().exporter.text().decode()))
+    histograms = [family for family in families if family.type == "histogram"]
+    assert len(histograms) >= 5
+    assert all(family.documentation.endswith(IN_BUCKETS) for family in histograms)
+    assert not any(IN_BUCKETS in family.documentation for family in families if family.type != "histogram")
