@@ -47,6 +47,8 @@ from engines.contract import Engine, EngineInfo
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bytemlperf_llm.report.live_page import LivePage
+
 NS_PER_S = 1_000_000_000
 TICK_S = 1.0
 
@@ -91,6 +93,7 @@ class Bench:
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             self._serve_metrics(stack)
+            self._page = self._serve_dashboard(stack)
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
                 stack.callback(disconnect)
@@ -119,6 +122,19 @@ class Bench:
         port = self._metrics.exporter.serve(flags.prometheus_port, flags.prometheus_host)
         stack.callback(self._metrics.exporter.close)
         self._say(f"metrics at http://{flags.prometheus_host}:{port}/metrics until the run ends")
+
+    def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:
+        """The live page, where it is asked for: at once, so that a port in use is known before an engine starts. Raises UserError."""
+        flags = self._plan.flags
+        if flags.dashboard_port is None:
+            return None
+        from bytemlperf_llm.report.live_page import LivePage
+
+        page = LivePage(self._metrics, f"{flags.engine} · {self._plan.scenario.name}")
+        port = page.serve(flags.dashboard_port)
+        stack.callback(page.close)
+        self._say(f"dashboard at http://127.0.0.1:{port}/ until the run ends")
+        return page
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
         """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
@@ -169,7 +185,8 @@ class Bench:
         left = self._remainder
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
         scheduled = self._schedule.requests
-        with LiveView(self._console, self._title(), scheduled and scheduled - done, self._metrics, self._quiet) as view:
+        view = LiveView(self._console, self._title(), scheduled and scheduled - done, self._metrics, self._quiet, self._page)
+        with view:
             crew = self._crew(engine, pacer, folder)
             try:
                 await crew.start()
@@ -242,7 +259,7 @@ class Bench:
             seed=flags.seed,
             workers=workers,
             keep_output=keep_output,
-            live=not self._quiet,
+            live=not self._quiet or flags.dashboard_port is not None,
             left=None if left is None else left.left(),
             tokenizer=self._tokenizer,
         )

@@ -81,6 +81,7 @@ class Flags:
     result_filename: str | None = None
     percentile_metrics: str = "ttft,tpot,itl"
     metric_percentiles: str = "99"
+    dashboard_port: int | None = None
     report: bool = True
     csv: bool = False
     parquet: bool = False

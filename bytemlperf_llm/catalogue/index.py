@@ -114,11 +114,14 @@ class Catalogue:
         names = {str(folder.relative_to(self.runs_dir)): folder for folder in folders}
         gone = [name for name in known if name not in names]
         fresh = {name: folder for name, folder in names.items() if known.get(name) != signature(folder)}
-        for name in (*gone, *fresh):
-            for table in ("runs", "figures"):
-                self.connection.execute(f"DELETE FROM {table} WHERE folder = ?", [name])  # noqa: S608  # our own two names
-        for name, folder in fresh.items():
-            self._add(name, folder)
+        if gone or fresh:
+            self.connection.begin()  # one write to the disk, not one a row
+            for name in (*gone, *fresh):
+                for table in ("runs", "figures"):
+                    self.connection.execute(f"DELETE FROM {table} WHERE folder = ?", [name])  # noqa: S608  # our own two names
+            for name, folder in fresh.items():
+                self._add(name, folder)
+            self.connection.commit()
         return Update(read=len(fresh), kept=len(names) - len(fresh), removed=len(gone), strangers=strangers, note=self.note)
 
     def _add(self, name: str, folder: Path) -> None:

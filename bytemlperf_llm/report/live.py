@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bytemlperf_llm.export.llm_metrics import LlmMetrics
+    from bytemlperf_llm.report.live_page import LivePage
 
 NS_PER_S = 1e9
 SKETCH_STEP = 0.02  # buckets of the live percentiles are 2 % wide; the final ones are exact
@@ -46,14 +47,25 @@ class Sketch:
 class LiveView:
     """Shows a run while it goes on, from the live metrics. `tick` is called about once a second."""
 
-    def __init__(self, console: Console, title: str, scheduled: int | None, metrics: LlmMetrics, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        scheduled: int | None,
+        metrics: LlmMetrics,
+        quiet: bool = False,
+        page: LivePage | None = None,
+    ) -> None:
         self._console, self._title, self._scheduled, self._metrics, self._quiet = console, title, scheduled, metrics, quiet
+        self._page = page
+        if page is not None:
+            page.scheduled = scheduled
         self._live: Any = None
         self._ticks = 0
         self._ttft, self._tpot = Sketch(), Sketch()
 
     def __enter__(self) -> LiveView:
-        if not self._quiet:
+        if not self._quiet or self._page is not None:
             self._metrics.listener = self._listen
         if self._console.is_terminal and not self._quiet:
             from rich.live import Live
@@ -68,6 +80,8 @@ class LiveView:
             self._live.stop()
 
     def _listen(self, ttft_s: list[float], tpot_s: list[float]) -> None:
+        if self._page is not None:
+            self._page.listen(ttft_s, tpot_s)
         for sketch, values in ((self._ttft, ttft_s), (self._tpot, tpot_s)):
             for value_s in values:
                 sketch.add(value_s * NS_PER_S)
@@ -75,6 +89,8 @@ class LiveView:
     def tick(self, elapsed_s: float) -> None:
         """Draw once."""
         self._ticks += 1
+        if self._page is not None:
+            self._page.tick(elapsed_s)
         if self._live is not None:
             self._live.update(self._table(elapsed_s), refresh=True)
         elif not self._quiet and self._ticks % PLAIN_EVERY_TICKS == 0:

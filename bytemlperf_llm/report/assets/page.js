@@ -73,12 +73,11 @@
   }
   var CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, plotlyServerURL: "", doubleClick: "reset" };
 
-  function draw(canvas) {
-    var plot = plots[Number(canvas.getAttribute("data-plot"))];
-    Plotly.react(canvas, prepared(plot.data), layoutOf(plot), CONFIG);
-  }
+  function drawPlot(canvas, plot) { Plotly.react(canvas, prepared(plot.data), layoutOf(plot), CONFIG); }
+  function draw(canvas) { drawPlot(canvas, plots[Number(canvas.getAttribute("data-plot"))]); }
+  window.bmp = { draw: drawPlot, redraw: [] };
   function canvases() { return Array.prototype.slice.call(document.querySelectorAll(".canvas[data-plot]")); }
-  function drawAll() { canvases().forEach(draw); }
+  function drawAll() { canvases().forEach(draw); window.bmp.redraw.forEach(function (again) { again(); }); }
 
   // -- the values behind a plot, for reading without a pointer: made when asked for
   var MOST_ROWS = 500;
