@@ -63,7 +63,7 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
     (
         r"not implemented|NOT_IMPLEMENTED|could not find an implementation|unsupported operation|no conversion rule|not supported for|"
         r"is not a registered (function|op)|UnsupportedOperator|Unsupported op|No ONNX function found|could not run 'aten|"
-        r"operations which were not converted",
+        r"operations which were not converted|Type Error: Type 'tensor",
         "unsupported_operator",
         "take another backend or precision; the operator is named in the reason",
     ),

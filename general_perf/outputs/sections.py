@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     """Most important first."""
-    made: list[Section] = [_rows(summary), *_speed(summary, jobs), *_compile(jobs), *_numerics(jobs), *_accuracy(jobs)]
+    made: list[Section] = [_rows(summary), *_failures(summary), *_speed(summary, jobs), *_compile(jobs), *_numerics(jobs), *_accuracy(jobs)]
     return [*made, *_usability(summary, jobs), _method(run)]
 
 
@@ -30,7 +30,6 @@ def _rows(summary: dict[str, Any]) -> Table:
         "decisions changed",
         "accuracy",
         "samples/s",
-        "reason",
     )
     rows = [
         (
@@ -44,13 +43,17 @@ def _rows(summary: dict[str, Any]) -> Table:
             None if row["decisions_changed"] is None else f"{row['decisions_changed']} of {row['decisions']}",
             ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or None,
             row["best_samples_per_s"],
-            f"{row['reason']} – {row['fix']}" if row["reason"] else None,
         )
         for row in summary["rows"]
     ]
     first = summary["first_try"]
     note = f"{first['compiled']} of {first['of']} compiled at first try. Every job has a process of its own; a failed one is a row."
     return Table(title="Models and backends", columns=columns, rows=rows, note=note)
+
+
+def _failures(summary: dict[str, Any]) -> list[Section]:
+    rows = [(row["job"], row["error_class"], row["reason"], row["fix"]) for row in summary["rows"] if row["error_class"]]
+    return [Table(title="What failed, and the mend", columns=("job", "class", "reason", "mend"), rows=rows)] if rows else []
 
 
 def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
