@@ -103,6 +103,62 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "heatmap",
         ),
     ),
+    "Operators": (
+        Panel(
+            "Cases",
+            "short",
+            (Query(f"sum by (status) (bmp_micro_cases_total{{{PICK}}})", "{{status}}"), Query(level("bmp_micro_cases_planned"), "planned")),
+            "Planned, and ended by status.",
+        ),
+        Panel(
+            "Efficiency",
+            "percentunit",
+            (Query(f"bmp_micro_operator_efficiency_ratio{{{PICK}}} >= 0", "{{operator}}"),),
+            "Share of what the measured peaks allow, in each operator's last case.",
+        ),
+        Panel(
+            "Latency of an operator's last case",
+            "s",
+            (Query(f"bmp_micro_operator_latency_seconds{{{PICK}}} >= 0", "{{operator}}"),),
+            "Median. Operators that were not measured are left out.",
+        ),
+        Panel(
+            "Operations",
+            "flops",
+            (Query(f"bmp_micro_operator_flops_per_second{{{PICK}}} >= 0", "{{operator}}"),),
+            "FLOP/s of the last case, at its median.",
+        ),
+        Panel(
+            "Memory bandwidth",
+            "Bps",
+            (
+                Query(f"bmp_micro_operator_memory_bytes_per_second{{{PICK}}} >= 0", "{{operator}}"),
+                Query(f"max(bmp_micro_peak_memory_bytes_per_second{{{PICK}}}) >= 0", "measured peak"),
+            ),
+            "Bytes read and written a second in the last case, and this machine's measured peak.",
+        ),
+        Panel(
+            "Bus bandwidth of collectives",
+            "Bps",
+            (
+                Query(f"bmp_micro_operator_bus_bytes_per_second{{{PICK}}} >= 0", "{{operator}}"),
+                Query(f"max(bmp_micro_peak_link_bytes_per_second{{{PICK}}}) >= 0", "measured link"),
+            ),
+            "Of the last case, and the measured bandwidth between two ranks.",
+        ),
+        Panel(
+            "Median latencies of cases",
+            "s",
+            quantiles("bmp_micro_case_latency_seconds"),
+            f"Over the cases that ended in the window. {BUCKETS}",
+        ),
+        Panel(
+            "Time spent sampling",
+            "percentunit",
+            (Query(rate("bmp_micro_sampling_seconds_total"), "sampling"),),
+            "Share of the time in which samples are taken; the rest is starting, compiling, warming up and checking.",
+        ),
+    ),
     "General models": (
         Panel(
             "Jobs",
@@ -226,7 +282,9 @@ def _instances() -> Any:
     from grafana_foundation_sdk.models.dashboard import VariableRefresh
 
     # Whatever suite runs, one of these is there from its first scrape on.
-    query = 'label_values({__name__=~"bmp_requests_in_flight|bmp_general_jobs_planned|bmp_training_loss"}, instance)'
+    query = (
+        'label_values({__name__=~"bmp_requests_in_flight|bmp_micro_cases_planned|bmp_general_jobs_planned|bmp_training_loss"}, instance)'
+    )
     variable = QueryVariable("instance").label("Run").query(query).datasource(_source()).multi(True).include_all(True).all_value(".*")
     return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
 

@@ -14,8 +14,10 @@ import yaml
 from bytemlperf_llm.export.llm_metrics import FAMILIES as LLM
 from bytemlperf_llm.export.prometheus import Exporter
 from general_perf.live import FAMILIES as GENERAL
+from micro.live import families as micro_families
 from training.exporter import FAMILIES as TRAINING
 
+ALL = (*LLM, *micro_families(), *GENERAL, *TRAINING)
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"
 DASHBOARD = DEPLOY / "grafana/bytemlperf.json"
@@ -28,19 +30,16 @@ def promtool(*words: str) -> subprocess.CompletedProcess[str]:
 
 def exported() -> set[str]:
     """Every series name that a scrape of any suite gives."""
-    text = b"".join(Exporter(families).text() for families in (LLM, GENERAL, TRAINING)).decode()
+    text = b"".join(Exporter(families).text() for families in (LLM, micro_families(), GENERAL, TRAINING)).decode()
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and not line.startswith("#")} | {
-        f"{family.name}{suffix}"
-        for family in (*LLM, *GENERAL, *TRAINING)
-        if family.kind == "histogram"
-        for suffix in ("_bucket", "_sum", "_count")
+        f"{family.name}{suffix}" for family in ALL if family.kind == "histogram" for suffix in ("_bucket", "_sum", "_count")
     }
 
 
 def labels() -> dict[str, str]:
     """The label of each series that has one."""
     found = {}
-    for family in (*LLM, *GENERAL, *TRAINING):
+    for family in ALL:
         if family.label:
             name = family.name if family.kind != "counter" or family.name.endswith("_total") else f"{family.name}_total"
             found[name] = family.label
@@ -98,7 +97,7 @@ def test_every_series_asked_for_is_exported_and_every_family_is_shown():
         assert asked, text
         assert asked <= names | recorded, (asked - names, text)
     shown = " ".join(dashboard_expressions())
-    for family in (*LLM, *GENERAL, *TRAINING):
+    for family in ALL:
         if family.name != "bmp_training_steps" and family.name != "bmp_training_tokens":  # their rates are shown as gauges
             assert family.name in shown, f"{family.name} is on no panel"
 
