@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,7 @@ class LivePage:
         self._tpot: list[float] = []
         self._all = {"ttft": Sketch(), "tpot": Sketch()}
         self._before = (0.0, 0, 0)
+        self._ticked_at = time.monotonic()
         self._history: deque[bytes] = deque(maxlen=HISTORY_TICKS)
         self._count = 0
         self._fresh = threading.Condition()
@@ -67,9 +69,12 @@ class LivePage:
         """Hand a snapshot to the pages."""
         self._publish("tick", self._snapshot(elapsed_s))
         self._ttft, self._tpot = [], []
+        self._ticked_at = time.monotonic()
 
     def end(self, sentence: str) -> None:
-        """Tell the pages that the run is over."""
+        """Tell the pages that the run is over, after what the last part of a second brought."""
+        if self._history:
+            self.tick(self._before[0] + time.monotonic() - self._ticked_at)
         self._publish("end", {"says": visible(sentence)})
         with self._fresh:
             self._ended = True

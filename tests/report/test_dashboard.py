@@ -41,7 +41,7 @@ def test_a_late_page_gets_what_was_before_it_and_then_the_end(page):
     page.tick(2.0)
     threading.Timer(0.3, page.end, ["over"]).start()
     text = answer(page, "/events").read().decode()
-    first, second = events(text)
+    first, second, _last = events(text)
     assert first["ttft"] == [30.0, 50.0, 50.0]
     assert first["scheduled"] == 10
     assert second["ttft"] is None, "a second without answers has no percentile, and no zero"
@@ -54,7 +54,9 @@ def test_after_a_lost_connection_nothing_comes_twice(page):
     page.end("over")
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     connection.request("GET", "/events", headers={"Last-Event-ID": "3"})
-    assert [each["t"] for each in events(connection.getresponse().read().decode())] == [3.0]
+    times = [each["t"] for each in events(connection.getresponse().read().decode())]
+    assert times[0] == 3.0
+    assert len(times) == 2, "the last full second, and what came after it"
 
 
 def test_only_this_machine_and_only_get(page):
@@ -97,6 +99,8 @@ def test_a_run_is_watched_from_start_to_end(tmp_path, opened):
         assert "engine_failed" in page.locator("#failures").inner_text()
         page.wait_for_selector("html[data-ended]", state="attached", timeout=60_000)
         assert "ended" in page.locator("#state").inner_text()
+        assert page.locator("#done").inner_text() == "150", "the last part of a second is shown too"
+        assert page.locator("main").bounding_box()["width"] > 800
         assert opened.complaints(address) == []
     finally:
         out, _ = process.communicate(timeout=60)
