@@ -17,7 +17,9 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.child import python_path
 from micro.predict.prediction import Prediction
 
-ENGINES = ("transformers", "vllm")
+ENGINES = {"transformers": ("torch", "sdpa"), "vllm": ("torch", "sdpa", "onednn", "vllm")}
+"""Those that run in this process's machine, and the providers whose kernels they use."""
+
 ROUNDS = 4
 FEWEST_PROMPTS = 8
 NS_PER_MS = 1e6
@@ -54,7 +56,7 @@ class Checked(NamedTuple):
 def serve_bench_arguments(engine: str, model: str, prediction: Prediction, threads: int, runs_dir: Path) -> list[str]:
     """`bmp-llm`'s arguments for the same work as the prediction's."""
     load = prediction.load
-    options = [f"dtype={prediction.dtype}"]
+    options = [f"dtype={prediction.dtype}", "enable_prefix_caching=false"]
     if engine == "transformers":
         options.append(f"threads={threads}")
     elif load.tp > 1:

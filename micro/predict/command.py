@@ -29,7 +29,10 @@ def predict(
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            "--provider", "-p", help="Whose kernels; repeatable, the fastest counts. Default: torch and sdpa.", show_default=False
+            "--provider",
+            "-p",
+            help="Whose kernels; repeatable, the fastest counts. Default: torch and sdpa; for vllm also onednn and vllm.",
+            show_default=False,
         ),
     ] = None,
     measure_seconds: Annotated[float, typer.Option(help="Sampling of one operator ends then at the latest.", min=0.01)] = 1.0,

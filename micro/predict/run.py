@@ -20,7 +20,9 @@ from micro.predict.prediction import Load, Prediction, as_json, predict
 from micro.predict.tables import print_check, print_prediction
 from micro.providers.registry import find_provider, provider_names
 
-DEFAULT_PROVIDERS = ("torch", "sdpa")
+DEFAULT_ENGINE = "transformers"
+"""Whose kernels are measured where no engine and no provider is named."""
+
 DTYPES = ("float32", "float16", "bfloat16")
 FITS_SHARE = 0.5
 """Weights that fill more of the last-level cache than this don't stay in it beside everything else."""
@@ -156,7 +158,7 @@ def _providers(wish: Wish) -> list[str]:
             find_provider(name)
         return list(wish.providers)
     known = provider_names()
-    return [name for name in DEFAULT_PROVIDERS if name in known]
+    return [name for name in ENGINES[wish.check or DEFAULT_ENGINE] if name in known]
 
 
 def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> dict[str, Any]:
