@@ -148,6 +148,8 @@ class Card(_Strict):
     fixed_batch: int | None = None
     batch_sizes: list[int] = Field(default=[1, 4], min_length=1)
     dataset: str | None = None
+    dataset_samples: int | None = Field(default=None, ge=1)
+    """At most so many samples of the dataset, for a model that is slow."""
     tolerances: dict[Literal["fp32", "bf16", "fp16", "int8"], Tolerance] = {}
     sizes: dict[str, Size] = {}
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+NO_REFERENCE = "failure.txt"
+"""In a model's reference folder: why its reference was not made."""
 MEASURED = ("compile", "load", "numerics", "accuracy", "performance", "coverage")
 
 

@@ -134,7 +134,7 @@ def _job(flags: Flags, wanted: Wanted, backend: str, precision: str) -> Job:
         burstiness=flags.burstiness,
         seed=flags.seed,
         numeric_samples=flags.numeric_samples,
-        accuracy_samples=flags.accuracy_samples,
+        accuracy_samples=min(flags.accuracy_samples, card.dataset_samples or flags.accuracy_samples),
         calibration_samples=flags.calibration_samples,
         backend_options=flags.backend_options,
         memory_limit_bytes=int(limit),

@@ -14,7 +14,7 @@ import msgspec
 from general_perf.card import Card
 from general_perf.failures import StageError, classify
 from general_perf.inputs import input_bytes, make_inputs
-from general_perf.job import Job
+from general_perf.job import NO_REFERENCE, Job
 from general_perf.measure import memory, reference
 from general_perf.measure.accuracy import answer_all
 from general_perf.measure.numerics import compare, decide, verdict
@@ -39,6 +39,7 @@ def make_reference(job: Job, out: Callable[[Any], None]) -> None:
 
     card = Card.model_validate(job.card)
     folder = Path(job.reference)
+    out({"stage": "begin", "name": "the reference"})
     try:
         model = build(card, Path(job.weights) if job.weights else None)
         samples = _numeric_batches(card, job)
@@ -86,7 +87,11 @@ def numerics(worker: Worker, session: Any) -> None:
     try:
         path = Path(job.reference) / "numerics.npz"
         if not path.exists():
-            raise StageError("runtime_error", "there is no reference: see the reference's failure among the warnings", "mend that first")
+            note = path.with_name(NO_REFERENCE)
+            why = note.read_text(encoding="utf-8") if note.exists() else "it was not made"
+            raise StageError(
+                "runtime_error", f"there is no reference to compare with: {why}", "mend that, or leave numerics out with --stage"
+            )
         expected, kind = reference.read(path)
         batches = _numeric_batches(card, job)
         ours = _stacked([session.predict(each) for each in batches])

@@ -15,7 +15,7 @@ from bytemlperf_llm.export.prometheus import Exporter
 from bytemlperf_llm.runs.suite import SuiteRun
 from general_perf import live
 from general_perf.failures import REFUSALS
-from general_perf.job import Job
+from general_perf.job import NO_REFERENCE, Job
 from general_perf.process import Ended, run_job
 from general_perf.records import JobRecord
 
@@ -114,7 +114,9 @@ def _reference(job: Job, time_limit_s: float, say: Say) -> None:
     failures: list[str] = []
     ended = run_job("reference", job, time_limit_s, lambda message: failures.append(str(message.get("reason"))), folder / "stderr.log")
     if ended.error_class or failures:
-        say(f"the reference of {job.card['name']} was not made: {'; '.join([*failures, ended.reason]).strip('; ')}")
+        why = "; ".join(filter(None, [*failures, ended.reason]))
+        say(f"the reference of {job.card['name']} was not made: {why}")
+        (folder / NO_REFERENCE).write_text(why, encoding="utf-8")
     (folder / "done").touch()
 
 

@@ -1,0 +1,191 @@
+"""What a run tells, from records alone: summary, figures, sections, ByteMLPerf's report, PDF, table."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from general_perf.measure.latency import describe
+from general_perf.measure.numerics import compare
+from general_perf.outputs.bytemlperf_report import report_of
+from general_perf.outputs.pdf import write_pdfs
+from general_perf.records import STAGES
+from general_perf.run_kind import GENERAL, last_attempts
+from general_perf.table import show
+
+GOOD, BAD = "resnet50/onnxruntime/int8", "bert/openvino/fp32"
+HOSTILE = "no <script>alert(1)</script>\u2028 [red]kernel[/red] \x1b[31m"
+LATENCIES_NS = [1_000_000 + 1000 * (37 * place % 500) for place in range(500)]
+
+
+def record(job: str, stage: str, attempt: int = 1, **fields) -> dict:
+    model, backend, precision = job.split("/")
+    made = STAGES[stage](job=job, attempt=attempt, model=model, backend=backend, precision=precision, device="cpu", stage=stage, **fields)
+    return msgspec.to_builtins(made)
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    reference = np.linspace(-1, 1, 40).reshape(4, 10)
+    failed = {"status": "failed", "error_class": "unsupported_operator", "reason": HOSTILE, "fix": "take another"}
+    return [
+        record(
+            GOOD, "compile", weights="random weights, seed 0", compile_s=2.5, artefact_bytes=4096, calibration="16 samples", parameters=12
+        ),
+        record(GOOD, "load", load_s=0.1, first_call_s=0.01, first_answer_s=6.0),
+        record(
+            GOOD,
+            "numerics",
+            passed=True,
+            samples=4,
+            outputs={"logits": compare(reference + 0.01, reference, "softmax")},
+            decisions=4,
+            decisions_changed=1,
+        ),
+        record(GOOD, "accuracy", dataset="d", data_source="real", samples=8, metrics={"top1": 0.75}, reference_metrics={"top1": 0.8}),
+        record(GOOD, "performance", batch_size=4, latency_ns=LATENCIES_NS, window_ns=1_000_000_000, peak_host_bytes=1 << 20),
+        record(GOOD, "performance", batch_size=8, status="failed", error_class="out_of_memory", reason="too large"),
+        record(
+            GOOD,
+            "coverage",
+            coverage={"method": "m", "nodes": 10, "graph_share": 0.9, "flops_share": 0.5, "fallback_operators": {"Sin": 1}},
+        ),
+        record(GOOD, "job", usability={"packages": 3, "install_bytes": 1 << 20, "adapter_lines": 90, "versions": {"onnxruntime": "1"}}),
+        record(BAD, "compile", **failed),
+        record(BAD, "job", **failed),
+    ]
+
+
+def run_json(*jobs: str) -> dict:
+    return {
+        "kind": "general",
+        "label": "test",
+        "started_at": "2026-01-01T00:00:00.000+00:00",
+        "config": {"jobs": list(jobs), "flags": {"iterations": None, "seconds": 3.0, "seed": 0}},
+        "environment": {"bytemlperf_llm": "0", "hardware": {"cpu": {"model": "a CPU"}}},
+    }
+
+
+def test_every_planned_job_has_a_row(records):
+    summary = GENERAL.summarise(run_json(GOOD, BAD, "vit/openvino/fp32"), records)
+    assert [row["status"] for row in summary["rows"]] == ["ok", "failed", "not run"]
+    assert summary["verdict"] == "invalid"
+    assert summary["reasons"] == ["1 of 3 jobs were not run"]
+    assert summary["errors"] == {"unsupported_operator": 1}
+    assert summary["first_try"] == {"compiled": 1, "of": 3}
+
+
+def test_a_failed_row_beside_a_good_one_is_valid(records):
+    summary = GENERAL.summarise(run_json(GOOD, BAD), records)
+    assert summary["verdict"] == "valid"
+    assert GENERAL.summarise(run_json(BAD), records)["verdict"] == "invalid"
+    assert any("random weights" in warning for warning in summary["warnings"])
+
+
+def test_figures_of_speed_are_those_of_the_records(records):
+    run = run_json(GOOD, BAD)
+    summary = GENERAL.summarise(run, records)
+    metric = summary["metrics"][f"{GOOD} | batch 4, closed | latency"]
+    ordered = sorted(LATENCIES_NS)
+    assert metric["percentiles"] == {"50": ordered[249], "90": ordered[449], "99": ordered[494]}
+    assert metric["mean"] == pytest.approx(sum(LATENCIES_NS) / 500)
+    figures = {(each.key, each.metric): each for each in GENERAL.figures(run, summary, records)}
+    throughput = figures[f"{GOOD} | batch 4, closed", "throughput"]
+    assert throughput.value == 500 * 4 / 1.0
+    assert figures[f"{GOOD} | batch 4, closed", "latency p50"].value == ordered[249] / 1e9
+    assert figures[GOOD, "accuracy: top1"].value == 0.75
+    failed = figures[BAD, "result"]
+    assert failed.value is None
+    assert failed.reason.startswith("unsupported_operator")
+
+
+def test_only_the_last_attempt_counts(records):
+    again = [record(GOOD, "compile", attempt=2, compile_s=9.0), record(GOOD, "job", attempt=2)]
+    kept = last_attempts([*records[:5], *again])[GOOD]
+    assert [each["stage"] for each in kept] == ["compile", "job"]
+    row = GENERAL.summarise(run_json(GOOD), [*records[:5], *again])["rows"][0]
+    assert (row["compile_s"], row["points"]) == (9.0, 0)
+
+
+def test_too_few_calls_claim_no_p99():
+    found = describe([5, 6, 7, 8, 9, 10, 11])
+    assert found["percentiles"] == {"50": 8, "90": "insufficient", "99": "insufficient"}
+    assert found["ci95"]["99"] == "insufficient"
+
+
+def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
+    records[2]["passed"] = False
+    records[2]["outputs"]["logits"]["nonfinite"]["ours_nan"] = 3
+    warnings = GENERAL.summarise(run_json(GOOD), records)["warnings"]
+    assert f"{GOOD}: outputs are not within the tolerance" in warnings
+    assert f"{GOOD}: 3 outputs are NaN or infinite" in warnings
+
+
+def test_sections_are_plain_and_small(records):
+    run = run_json(GOOD, BAD)
+    made = GENERAL.sections(run, GENERAL.summarise(run, records), records)
+    titles = [each.title for each in made]
+    for wanted in (
+        "Models and backends",
+        "What failed, and the mend",
+        "Speed",
+        "Compile report",
+        "Numerics",
+        "Accuracy on real data",
+        "Usability",
+    ):
+        assert wanted in titles
+    for section in made:
+        for row in getattr(section, "rows", ()):
+            assert len(row) == len(section.columns)
+    assert len(msgspec.json.encode(made)) < 20_000
+
+
+def test_summary_and_figures_are_json(records):
+    run = run_json(GOOD, BAD)
+    summary = GENERAL.summarise(run, records)
+    json.dumps(summary, allow_nan=False)
+    assert summary == GENERAL.summarise(run, iter(records))
+
+
+def test_bytemlperfs_report_has_its_keys(records):
+    run = run_json(GOOD, BAD)
+    rows = GENERAL.summarise(run, records)["rows"]
+    jobs = last_attempts(records)
+    report = report_of(run, rows[0], jobs[GOOD])
+    assert set(report) == {
+        *("Model", "Backend", "Host Info", "Dataset", "Version", "Execution Date", "Graph Compile", "Accuracy", "Performance")
+    }
+    assert {"Compile Duration", "Compile Precision", "Subgraph Coverage", "Optimizations"} <= set(report["Graph Compile"])
+    assert {"Data Percent", "Top-1", "Mean Diff", "Std Diff", "Max Diff", "Max Rel-Diff", "Mean Rel-Diff", "Diff Dist"} <= set(
+        report["Accuracy"]
+    )
+    (point,) = report["Performance"]
+    assert (point["BS"], point["QPS"]) == (4, 2000.0)
+    assert point["P99 Latency"] == sorted(LATENCIES_NS)[494] / 1e6
+    failed = report_of(run, rows[1], jobs[BAD])
+    assert failed["Error"]["Class"] == "unsupported_operator"
+    assert failed["Graph Compile"] == {}
+
+
+def test_a_page_of_pdf_for_every_job(records, tmp_path):
+    run = run_json(GOOD, BAD)
+    (tmp_path / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in records))
+    written = write_pdfs(tmp_path, run, GENERAL.summarise(run, records))
+    assert len(written) == 2
+    for path in written:
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF-")
+        assert content.count(b"/Type /Page\n") == 1
+
+
+def test_the_table_shows_hostile_text_as_text(records, tmp_path, capsys):
+    show(GENERAL.summarise(run_json(GOOD, BAD), records), tmp_path)
+    shown = capsys.readouterr().out
+    assert "[red]kernel[/red]" in shown
+    assert "\x1b" not in shown
+    assert "unsupported_operator" in shown
+    assert "VALID" in shown
