@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from bytemlperf_llm.hardware.discover import discover, package_versions
 from bytemlperf_llm.models.cache import cache_root
 from bytemlperf_llm.runs.folder import write_text
 from micro.cases import BadCase, Case, case_text, validate
+from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.messages import Job, Outcome
 from micro.operators.registry import OPERATORS
 from micro.roofline import Roof
@@ -49,14 +49,17 @@ ENOUGH_S = 0.05
 
 FIRST_SIZE = {"cpu": 512, "cuda": 2048}
 LAST_SIZE = 16384
-STREAM_VALUES = {"cpu": 1 << 24, "cuda": 1 << 26}
+STREAM_VALUES = {"cpu": (1 << 20, 1 << 22), "cuda": (1 << 24, 1 << 26)}
+"""Small ones give short samples, some of which nothing disturbs; large ones keep many cores busy."""
+
 HEADLINE = "stream_triad"
 WRITE_SHARES = {"stream_triad": 1 / 3, "stream_copy": 1 / 2, "stream_read": 0.0}
 LINK_VALUES = (1 << 18, 1 << 20, 1 << 22)
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
-    """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when."""
+    """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when. `others_cpus` is how many
+    CPUs other processes kept busy meanwhile."""
 
     per_s: float
     case: str
@@ -64,6 +67,7 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     measured_at: str
     note: str = ""
+    others_cpus: float | None = None
 
 
 class Wanted(NamedTuple):
@@ -178,7 +182,7 @@ def peaks_for(
             _keep_best(peaks.flops, dtype, _gemms(bench, dtype), peaks.missing, dtype)
         if lacking.memory:
             for name in WRITE_SHARES:
-                _keep_best(peaks.memory, name, [_stream(bench, name)], peaks.missing, "memory")
+                _keep_best(peaks.memory, name, _streams(bench, name), peaks.missing, "memory")
         if lacking.link:
             found = dict[str, Peak]()
             _keep_best(found, "link", _links(bench), peaks.missing, "link")
@@ -235,6 +239,7 @@ class _Bench:
             samples=len(outcome.timed.samples_ns),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
             note=outcome.note,
+            others_cpus=outcome.conditions.others_cpus if outcome.conditions else None,
         )
         return _Tried(peak, call_s, "")
 
@@ -256,13 +261,11 @@ def _gemms(bench: _Bench, dtype: str) -> Iterator[_Tried]:
             size *= 2
 
 
-def _stream(bench: _Bench, name: str) -> _Tried:
-    from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
-
+def _streams(bench: _Bench, name: str) -> Iterator[_Tried]:
     cache = last_level_cache_bytes() if bench.kind == "cpu" else GPU_CACHE_BYTES
-    size = STREAM_VALUES.get(bench.kind, STREAM_VALUES["cuda"])
-    given = {"size": size, "dtype": "float32"}
-    return bench.tried(name, "torch", given, lambda cost, _: cost.read_bytes + cost.write_bytes, cache_bytes=cache)
+    for size in STREAM_VALUES.get(bench.kind, STREAM_VALUES["cuda"]):
+        given = {"size": size, "dtype": "float32"}
+        yield bench.tried(name, "torch", given, lambda cost, _: cost.read_bytes + cost.write_bytes, cache_bytes=cache)
 
 
 def _links(bench: _Bench) -> Iterator[_Tried]:
@@ -280,9 +283,3 @@ def _keep_best(found: dict[str, Peak], name: str, tries: Iterable[_Tried], missi
             found[name] = tried.peak
     if name not in found:
         missing[what] = "; ".join(reasons) or "nothing fits into memory"
-
-
-def age_s(peaks: Peaks) -> float | None:
-    """Of the oldest peak."""
-    stamps = [peak.measured_at for peak in [*peaks.flops.values(), *peaks.memory.values(), *([peaks.link] if peaks.link else [])]]
-    return time.time() - min(datetime.fromisoformat(stamp).timestamp() for stamp in stamps) if stamps else None

@@ -37,7 +37,10 @@ MOST_CASES = 24
 SMALL = 256
 """Sizes of the awkward cases, at most: a mistake shows as well in a small one."""
 
-ONCE = Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=1)
+RULES = {"worker": Rules(max_samples=0), "ranks": Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=1)}
+"""Nothing is timed; ranks take one sample, which is how they leave a case together."""
+
+PIPED_WIDTH = 160
 SHOWN_FAULTS = 20
 EXIT_WRONG = 1
 
@@ -55,7 +58,6 @@ def check_provider(provider: str, only: Sequence[str], *, device: str, seed: int
         threads=threads,
         threads_from=threads_from,
         seed=seed,
-        rules=ONCE,
         max_case_s=limit_s,
         max_memory_bytes=memory_limit(None, place),
     )
@@ -140,7 +142,13 @@ def _one(case: Case, settings: Settings, runners: dict[str, CaseRunner]) -> Any:
         runner.hello()
         runners[operator.runner] = runner
     job = Job(
-        op=case.op, provider=case.provider, args=case.args, device=settings.device, seed=settings.seed, rules=settings.rules, cache_bytes=0
+        op=case.op,
+        provider=case.provider,
+        args=case.args,
+        device=settings.device,
+        seed=settings.seed,
+        rules=RULES[operator.runner],
+        cache_bytes=0,
     )
     return runners[operator.runner].run(job, settings.max_case_s)
 
@@ -181,6 +189,8 @@ def _show(rows: Sequence[Row], provider: str) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     by_op: dict[str, list[Row]] = {}
     for row in rows:
         by_op.setdefault(row.op, []).append(row)

@@ -14,6 +14,8 @@ from micro.timing import Latency, Timed, latency_of
 
 STATUSES = ("ok", "failed", "refused", "skipped")
 MAX_WARNINGS = 20
+MAX_NOISY = 5
+MAX_HEADLINES = 8
 RATES = (
     ("FLOP rate", "TFLOP/s", "tflops"),
     ("memory bandwidth", "GB/s", "mem_bw_gbs"),
@@ -21,6 +23,9 @@ RATES = (
     ("bus bandwidth", "GB/s", "bus_bw_gbs"),
 )
 BUSY_CPUS = 0.1
+BUSY_PEAK_CPUS = 0.5
+ABOVE_PEAK = 1.05
+FRESH = "measure them again on a quiet machine with --peaks fresh"
 
 
 def last_rows(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -45,7 +50,11 @@ class MicroKind:
         return {
             "verdict": "valid" if ok else "invalid",
             "reasons": [] if ok else ["no case was measured"],
-            "warnings": [*_few("failed", failed), *_few("not steady", noisy)],
+            "warnings": [
+                *_few("failed", failed),
+                *_few("not steady", noisy, MAX_NOISY),
+                *_few("above the measured peak", _above_peak(ok), 3),
+            ],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": max(0, asked - len(rows))},
             "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
             "conditions": conditions(run, ok),
@@ -53,7 +62,9 @@ class MicroKind:
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
         """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
-        return [figure for row in last_rows(records) for figure in _figures(row)]
+        rows = last_rows(records)
+        headlines = _headlines(rows)
+        return [figure for row in rows for figure in _figures(row, headline=row["key"] in headlines)]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Rooflines, heat maps, curves, and a table of all rows."""
@@ -75,6 +86,9 @@ def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
     peaks = run.get("peaks")
     if peaks:
         sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))
+        busy = [peak for peak in _peaks_of(peaks) if (peak.get("others_cpus") or 0.0) > BUSY_PEAK_CPUS]
+        if busy:
+            sentences.append(f"{len(busy)} of {len(_peaks_of(peaks))} peaks were measured beside busy processes and may be low: {FRESH}")
         sentences += [f"no measured peak of {what}: {reason}" for what, reason in (peaks.get("missing") or {}).items()]
     if run.get("sheet"):
         sentences.append(f"data sheet: {run['sheet'].get('source')}")
@@ -95,12 +109,25 @@ def peaks_sentence(peaks: Mapping[str, Any]) -> str:
     """ "float32 0.35 TFLOP/s, stream_triad 12 GB/s, link 4.6 GB/s, of 2026-11-24"."""
     parts = [f"{dtype} {peak['per_s'] / 1e12:.3g} TFLOP/s" for dtype, peak in sorted((peaks.get("flops") or {}).items())]
     parts += [f"{name} {peak['per_s'] / 1e9:.3g} GB/s" for name, peak in (peaks.get("memory") or {}).items()]
-    found = [*(peaks.get("flops") or {}).values(), *(peaks.get("memory") or {}).values()]
     if peaks.get("link"):
         parts.append(f"link {peaks['link']['per_s'] / 1e9:.3g} GB/s")
-        found.append(peaks["link"])
-    days = sorted({str(peak["measured_at"])[:16].replace("T", " ") for peak in found})
+    days = sorted({str(peak["measured_at"])[:16].replace("T", " ") for peak in _peaks_of(peaks)})
     return ", ".join(parts) + (f"; of {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else "")
+
+
+def _peaks_of(peaks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    link = peaks.get("link")
+    return [*(peaks.get("flops") or {}).values(), *(peaks.get("memory") or {}).values(), *([link] if link else [])]
+
+
+def _above_peak(rows: list[dict[str, Any]]) -> list[str]:
+    """A case that is faster than the measured peak says that the peak is low, or that a cache answered."""
+    found = []
+    for row in rows:
+        most = max(((share, name) for name, share in (row.get("efficiency") or {}).items() if name.endswith(f"_{MEASURED}")), default=None)
+        if most is not None and most[0] > ABOVE_PEAK:
+            found.append(f"{row['key']}: {most[0]:.0%} of it ({most[1].partition('_')[0].upper()}); {FRESH}")
+    return found
 
 
 def _latency(row: dict[str, Any]) -> Latency:
@@ -120,7 +147,7 @@ def _metric(latency: Latency) -> dict[str, Any]:
     }
 
 
-def _figures(row: dict[str, Any]) -> list[Figure]:
+def _figures(row: dict[str, Any], *, headline: bool) -> list[Figure]:
     key = str(row["key"])
     if row["status"] != "ok":
         return [Figure(key=key, metric="latency", unit="us", value=None, better="lower", reason=f"{row['status']}: {row['reason']}")]
@@ -138,7 +165,7 @@ def _figures(row: dict[str, Any]) -> list[Figure]:
             count=latency.n,
             samples=tuple(sample / per_us for sample in timed["samples_ns"]),
             statistic="p50",
-            headline=True,
+            headline=headline,
         )
     ]
     for metric, unit, name in RATES:
@@ -158,6 +185,19 @@ def _turned(latency: Latency, rate: float) -> tuple[float | None, float | None]:
     return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
 
 
-def _few(what: str, sentences: list[str]) -> list[str]:
-    listed = [f"{what}: {sentence}" for sentence in sentences[:MAX_WARNINGS]]
-    return [*listed, *([f"{what}: {len(sentences) - MAX_WARNINGS} more"] if len(sentences) > MAX_WARNINGS else [])]
+def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]:
+    listed = [f"{what}: {sentence}" for sentence in sentences[:most]]
+    return [*listed, *([f"{what}: {len(sentences) - most} more"] if len(sentences) > most else [])]
+
+
+def _headlines(rows: list[dict[str, Any]]) -> set[str]:
+    """Keys of the cases that stand first: all of a few, else each operator's largest."""
+    ok = [row for row in rows if row["status"] == "ok"]
+    if len(ok) <= MAX_HEADLINES:
+        return {str(row["key"]) for row in ok}
+    largest: dict[str, dict[str, Any]] = {}
+    for row in ok:
+        held = largest.get(row["op"])
+        if held is None or (row.get("bytes") or 0) > (held.get("bytes") or 0):
+            largest[row["op"]] = row
+    return {str(row["key"]) for row in largest.values()}

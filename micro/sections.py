@@ -10,13 +10,15 @@ import msgspec
 
 from bytemlperf_llm.runs.kinds import Plot, Section, Table, Text
 from micro.cases import case_text
-from micro.operators.registry import OPERATORS
 from micro.peaks import Peaks
 from micro.roofline import MEASURED, SHEET, Roof, from_memory
-from micro.table import LEGEND, filled
+from micro.table import LEGEND, common_arguments, filled
 
 ROOFLINES, SHAPES, LINKS, ROWS = "Rooflines", "Latency over shapes", "Bandwidth over size", "Every case"
 MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
+NOT_ON_PAGE = ("case", "p10", "p90", "FLOP/B", "alg GB/s", "MFU %", "MBU %", "threads")
+"""Columns that would make a page's table too wide; all figures are in the record."""
+
 MAX_HEAT_MAPS = 24
 MAX_HEAT_SIDE = 40
 
@@ -64,7 +66,7 @@ def _roofline(device: str, dtype: str, rows: Sequence[dict[str, Any]], roofs: di
                 "marker": {
                     "symbol": [MARKS[number % len(MARKS)] + ("" if from_memory(row) else "-open") for row in group],
                     "size": 9,
-                    "color": f"@{number % 8}",
+                    "color": f"@{(number + len(roofs)) % 8}",
                 },
             }
         )
@@ -265,14 +267,25 @@ def _link_bytes(row: dict[str, Any]) -> float:
 
 def _tables(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
     found: list[Section] = [Text(body=line, style="note", group=ROWS) for line in _conditions(run, rows)]
-    families: dict[str, list[dict[str, Any]]] = {}
+    by_op: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        operator = OPERATORS.get(row["op"])
-        families.setdefault(operator.family if operator else "unknown", []).append(row)
-    for place, (family, group) in enumerate(families.items()):
+        by_op.setdefault(row["op"], []).append(row)
+    for place, (op, group) in enumerate(by_op.items()):
+        same, varying = common_arguments(group)
         columns, lines = filled(group)
-        found.append(Table(title=family, columns=columns, rows=lines, note=LEGEND if place == 0 else "", group=ROWS))
+        shown = [number for number, column in enumerate(columns) if column not in NOT_ON_PAGE]
+        table = [
+            [_argument(row, name) for name in varying] + [line[number] for number in shown] for row, line in zip(group, lines, strict=True)
+        ]
+        title = " ".join([op, *(f"{name}={group[0]['args'].get(name)}" for name in same)])
+        names = [*varying, *(columns[number] for number in shown)]
+        found.append(Table(title=title, columns=names, rows=table, note=LEGEND if place == 0 else "", group=ROWS))
     return found
+
+
+def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
+    value = row["args"].get(name)
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None if value is None else str(value)
 
 
 def _conditions(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -128,7 +128,8 @@ def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
     common = " ".join(f"{name}={rows[0]['args'].get(name)}" for name in same)
     shown, said = _same_columns(columns, lines)
     title = Text(" ".join(part for part in (f"{op} ", common, *said) if part).strip())
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    console.print(title, style="bold", soft_wrap=True)
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     for name in varying:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for place in shown:

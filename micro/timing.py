@@ -135,7 +135,7 @@ def _same_calls(
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to look. `precision` is the interval's width over the median."""
+    """How long to look. `precision` is the interval's width over the median; `max_samples` 0 only checks the result."""
 
     warm_up_s: float = 1.0
     budget_s: float = 2.0

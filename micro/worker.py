@@ -87,6 +87,8 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     del reference, outputs
     if checked.fault:
         return Outcome(status="failed", reason=f"wrong result: {checked.fault}", note=kernel.note, checked=checked)
+    if not job.rules.max_samples:
+        return Outcome(status="ok", note=kernel.note, checked=checked)
     begins("timing")
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
     sets = [kernel.prepare(_copy(inputs)) for _ in range(count)]

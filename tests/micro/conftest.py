@@ -30,16 +30,48 @@ PROVIDER = Provider("misbehaves", build, ())
 """
 
 
+ACME = """
+import os
+from micro.providers.contract import Kernel, Provider, Refused
+
+def build(operator, args, device):
+    right = operator.kernel(args)
+    if operator.name != "gemm":
+        raise Refused(f"acme computes gemm, not {operator.name}")
+    if args["dtype"] not in ("float32", "float64"):
+        raise Refused(f"acme has no {args['dtype']}")
+    def tiled(a, b):  # forgets the last column where 16 does not divide N
+        if args["dtype"] == "float64" and args["M"] == 17:
+            os.abort()
+        result = right(a, b)
+        if args["N"] % 16 and args["N"] > 1:
+            result[:, -1] = 0
+        return result
+    return Kernel(tiled)
+
+PROVIDER = Provider("acme's kernels", build, ())
+"""
+
+
 @pytest.fixture
 def hostile_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Its name; it can be found by this process's children."""
+    return _installed("hostile", MODULE, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def acme_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A vendor's package with one operator, right for shapes that are multiples of its tile."""
+    return _installed("acme", ACME, tmp_path, monkeypatch)
+
+
+def _installed(name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     place = tmp_path / "site"
-    (place / "hostile_kernels-1.0.dist-info").mkdir(parents=True)
-    (place / "hostile_kernels.py").write_text(MODULE)
-    (place / "hostile_kernels-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile-kernels\nVersion: 1.0\n")
-    (place / "hostile_kernels-1.0.dist-info" / "entry_points.txt").write_text(
-        "[bytemlperf.micro_providers]\nhostile = hostile_kernels:PROVIDER\n"
-    )
+    info = place / f"{name}_kernels-1.0.dist-info"
+    info.mkdir(parents=True)
+    (place / f"{name}_kernels.py").write_text(module)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-kernels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[bytemlperf.micro_providers]\n{name} = {name}_kernels:PROVIDER\n")
     monkeypatch.setenv("PYTHONPATH", f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return "hostile"
+    return name

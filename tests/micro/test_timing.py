@@ -150,6 +150,68 @@ def test_cuda_calls_are_captured_once_and_replayed() -> None:
     assert (cuda.replays, watch.graph) == (2, True)
 
 
+class RecordingCuda(FakeCuda):
+    """Keeps which buffers a replay touches: those of the calls that were captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: list[int] = []
+        recorded: list[int] = []
+        fake, Graph, capture = self, self.CUDAGraph, self.graph
+
+        class CUDAGraph(Graph):  # type: ignore[valid-type, misc]
+            buffers: tuple[int, ...] = ()
+
+            def replay(self) -> None:
+                super().replay()
+                fake.touched.extend(self.buffers)
+
+        class graph(capture):  # type: ignore[valid-type, misc]
+            def __enter__(self) -> None:
+                recorded.clear()
+                super().__enter__()
+
+            def __exit__(self, *error: object) -> None:
+                super().__exit__(*error)
+                self.target.buffers = tuple(recorded)
+
+        self.recorded = recorded
+        self.CUDAGraph, self.graph = CUDAGraph, graph
+
+    def use(self, buffer: int) -> None:
+        self.call()
+        if self.capturing:
+            self.recorded.append(buffer)
+
+
+@pytest.mark.parametrize("sets", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize("call_ms", [0.001, 0.4, 1.0, 6.0])
+def test_a_graph_goes_through_all_buffers_in_every_sample(sets: int, call_ms: float) -> None:
+    cuda = RecordingCuda()
+    watch = CudaStopwatch(cuda)
+    watch.EVENT_TICK_NS = 500.0
+    watch.overhead_ns = 500.0 / call_ms  # a call takes 1 ms on the fake: as if it took call_ms
+    result = measure(cuda.use, [(place,) for place in range(sets)], watch, Rules(budget_s=0.01, warm_up_s=0.01, max_samples=20))
+    assert result.graph
+    assert result.calls % sets == 0
+    sample = cuda.touched[-result.calls :]
+    assert sample == [(sample[0] + place) % sets for place in range(result.calls)]
+
+
+def test_another_kernel_of_the_same_name_and_length_is_captured_anew() -> None:
+    cuda = RecordingCuda()
+    watch = CudaStopwatch(cuda)
+    watch.time_ns(cuda.use, [(1,), (2,)])
+    watch.time_ns(cuda.use, [(3,), (4,)])
+    assert cuda.touched == [1, 2, 3, 4]
+
+
+def test_sampling_time_is_kept() -> None:
+    result = measure(nothing, [()], VirtualStopwatch(lambda _: 1_000_000), Rules())
+    assert result.sampling_s == pytest.approx(len(result.samples_ns) * 1e-3)
+    assert result.warm_up_s > 0
+
+
 def test_a_kernel_that_cannot_be_captured_is_timed_by_events() -> None:
     cuda = FakeCuda(capturable=False)
     watch = CudaStopwatch(cuda)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -134,6 +135,51 @@ def test_a_killed_sweep_leaves_no_worker_and_keeps_its_rows(hostile_provider: st
     assert _soon(lambda: not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes())
     (folder,) = (tmp_path / "runs").glob("*")
     assert [row["status"] for row in rows(str(folder))] == ["ok"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_case_keeps_the_rest_and_resume_goes_on(
+    number: signal.Signals, status: int, hostile_provider: str, tmp_path: Path
+) -> None:
+    case = ["-a", "M=8,2,9", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
+    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
+    runs = tmp_path / "runs"
+    limits = ["--max-case-seconds", "3"] if number == signal.SIGINT else []  # M=2 hangs: the resumed run ends it
+    sweep = subprocess.Popen([*command, *limits, "--runs-dir", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert _soon(lambda: any(len(rows(str(log.parent))) == 1 for log in runs.glob("*/records.jsonl")))
+    sweep.send_signal(number)
+    out, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == status, out + err
+    (folder,) = runs.glob("*")
+    assert f"interrupted: go on with: bmp micro resume {folder}" in err
+    assert "1 ok, 2 missing" in out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "stopped by the user: what is missing was not measured" in summary["warnings"]
+    assert not _children(os.getpid()) or sweep.pid not in _children(os.getpid())
+    if number == signal.SIGINT:
+        done = bmp("micro", "resume", str(folder), "-q", expect=1)
+        assert done.stdout.strip() == str(folder)
+        assert [(row["args"]["M"], row["status"]) for row in rows(str(folder))] == [(8, "ok"), (2, "failed"), (9, "ok")]
+        bmp("verify", str(folder))
+
+
+def test_a_vendor_checks_a_package(acme_provider: str, tmp_path: Path) -> None:
+    out = tmp_path / "cases.jsonl"
+    done = bmp("micro", "check", acme_provider, "-o", "gemm", "-o", "softmax", "--out", str(out), expect=1)
+    assert "N=129 dtype=float32) [acme]: wrong result:" in done.stdout.replace("K=256 M=256 ", "")
+    assert "crashed while running: killed by SIGABRT" in done.stdout
+    assert "acme computes gemm, not softmax" in done.stdout
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    wrong = [row for row in found if row["status"] == "failed"]
+    assert {row["args"]["N"] for row in wrong if "wrong result" in row["reason"]} == {3, 17, 129}
+    assert {row["args"]["M"] for row in found if row["status"] == "ok"} >= {1, 3, 129}
+
+
+def test_a_right_provider_passes_and_one_that_computes_nothing_does_not() -> None:
+    right = bmp("micro", "check", "numpy", "-o", "gemm")
+    assert "0 wrong" in right.stdout
+    nothing = bmp("micro", "check", "numpy", "-o", "softmax", expect=1)
+    assert "0 right, 0 wrong" in nothing.stdout
 
 
 def _soon(done: Callable[[], bool]) -> bool:

@@ -1,0 +1,160 @@
+"""What a run becomes: table, figures, page, xpu-perf's files, live metrics."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bytemlperf_llm.runs.kinds import Figure, Plot, Table
+from micro.exports import write_csv, write_jsonl, xpu_perf_row
+from micro.live import MicroMetrics
+from micro.rows import Row
+from micro.run_kind import KIND
+from micro.table import filled
+from tests.micro.made import cases, peaks, run_and_records
+
+RUN, RECORDS = run_and_records()
+XPU_PERF_TARGETS = {
+    "latency(us)",
+    "read_bytes(B)",
+    "write_bytes(B)",
+    "io_bytes(B)",
+    "mem_bw(GB/s)",
+    "calc_flops",
+    "calc_flops_power(tflops)",
+    "calc_mem_ratio",
+}
+XPU_PERF_LINK_TARGETS = {
+    "latency(us)",
+    "algo_size(B)",
+    "bus_size(B)",
+    "algo_bw(GB/s)",
+    "bus_bw(GB/s)",
+    "algo_bw_sum(GB/s)",
+    "bus_bw_sum(GB/s)",
+    "latency_list(us)",
+    "algo_bw_list(GB/s)",
+    "bus_bw_list(GB/s)",
+}
+
+
+def figures() -> list[Figure]:
+    return KIND.figures(RUN, KIND.summarise(RUN, RECORDS), RECORDS)
+
+
+def sections() -> list[Any]:
+    return KIND.sections(RUN, KIND.summarise(RUN, RECORDS), RECORDS)
+
+
+def test_the_table_shows_what_was_warm_and_what_binds() -> None:
+    columns, lines = filled(RECORDS)
+    by_buffers = {str(line[columns.index("buffers")]) for line in lines}
+    assert by_buffers >= {"hot", "warm", "cold"}
+    large = lines[5]  # 1024 x 256 x 64: 2e-9 s a thousand FLOPs are 20 GFLOP/s of 1 TFLOP/s
+    assert large[columns.index("MFU %")] == pytest.approx(2.0, rel=0.01)
+    assert large[columns.index("noise")] == "steady"
+    link = lines[6]
+    assert link[columns.index("CBU %")] == pytest.approx(100 * 1.024 / 4, rel=0.01)
+    assert link[columns.index("GB/s")] is None
+
+
+def test_a_case_without_a_result_is_a_figure_with_its_reason() -> None:
+    lost = [figure for figure in figures() if figure.value is None]
+    assert [figure.reason for figure in lost] == ["failed: crashed while timing: killed by SIGSEGV", "refused: =1+1 there is no operator"]
+
+
+def test_figures_carry_samples_that_give_the_value() -> None:
+    from statistics import median_low
+
+    for figure in figures():
+        if figure.samples:
+            assert figure.statistic == "p50"
+            assert figure.value == pytest.approx(median_low(figure.samples))
+    rates = [figure for figure in figures() if figure.metric == "FLOP rate"]
+    assert all(figure.low is not None and figure.value is not None and figure.low <= figure.value for figure in rates)
+
+
+def test_a_page_has_a_roofline_a_heat_map_and_a_curve() -> None:
+    plots = {plot.group: plot for plot in sections() if isinstance(plot, Plot)}
+    roof = plots["Rooflines"]
+    assert roof.title == "float32 on cpu"
+    line = roof.data[0]
+    assert (line["name"], max(line["y"])) == ("measured peaks", 1.0)
+    ridge = line["x"][1]
+    assert ridge == pytest.approx(100.0)  # 1e12 over the triad's 1e10
+    assert {name.endswith("-open") for name in roof.data[1]["marker"]["symbol"]} == {True, False}
+    heat = plots["Latency over shapes"].data[0]
+    assert (heat["y"], heat["x"]) == (["64", "256"], ["1", "64", "1024"])
+    assert heat["text"][1][2] == "1,678"[:0] + f"{(1024 * 256 * 64 // 10 + 1019) / 1000:,.3g}"
+    curve = plots["Bandwidth over size"]
+    assert curve.data[0]["x"] == pytest.approx([4096, 65536, 1048576], rel=1e-3)
+    assert curve.data[1]["y"] == [4.0, 4.0]
+
+
+def test_every_row_is_in_a_table_of_the_page() -> None:
+    tables = [table for table in sections() if isinstance(table, Table)]
+    assert sum(len(table.rows) for table in tables) == len(cases())
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+
+
+def test_a_page_can_be_rendered_and_hostile_names_are_inert() -> None:
+    from bytemlperf_llm.report.page import Page, render
+
+    html = render(Page(title="made", sections=sections()))
+    assert '</script>"' not in html
+    assert "float32 on cpu" in html
+
+
+def test_a_run_without_peaks_has_a_page_too() -> None:
+    bare = {**RUN, "peaks": None}
+    plots = [plot for plot in KIND.sections(bare, {}, RECORDS) if isinstance(plot, Plot)]
+    assert any("--peaks off" in plot.note for plot in plots)
+
+
+def test_xpu_perf_has_its_own_names_back() -> None:
+    gemm = xpu_perf_row(RECORDS[5], "sku")
+    assert set(gemm["targets"]) == XPU_PERF_TARGETS
+    assert gemm["arguments"] == {"arg_type": "default", "M": 1024, "K": 256, "N": 64, "dtype": "float32"}
+    assert gemm["targets"]["calc_flops"] == 2 * 1024 * 256 * 64
+    assert gemm["targets"]["calc_mem_ratio"] == pytest.approx(gemm["targets"]["calc_flops"] / gemm["targets"]["io_bytes(B)"], rel=1e-3)
+    link = xpu_perf_row(RECORDS[6], "sku")["targets"]
+    assert set(link) == XPU_PERF_LINK_TARGETS
+    assert link["algo_size(B)"] == 4096
+    assert link["algo_bw_sum(GB/s)"] == pytest.approx(2 * 1.024)
+    assert xpu_perf_row(RECORDS[-2], "sku")["targets"] == {}
+
+
+def test_files_hold_every_case_and_no_formula(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "x.jsonl", RUN, RECORDS)
+    write_csv(tmp_path / "x.csv", RUN, RECORDS)
+    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert [line["op_name"] for line in lines] == [case.op for case in cases()]
+    assert {line["sku_name"] for line in lines} == {"Made CPU"}
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(cases())
+    assert rows[-1]["op_name"] == "'=cmd()"
+    assert rows[-1]["reason"].startswith("'=1+1")
+    assert rows[5]["latency(us)"] == str(lines[5]["targets"]["latency(us)"])
+
+
+def test_live_metrics_are_in_base_units_with_closed_labels() -> None:
+    metrics = MicroMetrics(len(RECORDS), peaks())
+    for record in RECORDS:
+        metrics.add(msgspec.convert(record, Row))
+    text = metrics.exporter.text().decode()
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
+    assert found['bmp_micro_cases_total{status="ok"}'] == 9
+    assert found['bmp_micro_cases_total{status="failed"}'] == 1
+    assert found["bmp_micro_case_latency_seconds_count"] == 9
+    assert found['bmp_micro_operator_latency_seconds{operator="gemm"}'] == pytest.approx(RECORDS[5]["latency_us"]["p50"] / 1e6)
+    assert found['bmp_micro_operator_bus_bytes_per_second{operator="all_reduce"}'] == pytest.approx(1.024e9, rel=0.01)
+    assert math.isnan(found['bmp_micro_operator_latency_seconds{operator="softmax"}'])
+    assert found["bmp_micro_peak_memory_bytes_per_second"] == 10e9
+    assert "cmd" not in text

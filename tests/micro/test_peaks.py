@@ -1,0 +1,86 @@
+"""Peaks from scripted workers: what is measured, what is kept, what is said where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from micro.cases import Case
+from micro.check import Checked
+from micro.messages import Job, Outcome
+from micro.peaks import Peaks, Wanted, kept, path_for, peaks_for, wanted_by
+from micro.sweep import Settings
+from tests.micro.fakes import ScriptedRunner, timed
+
+ALL = Wanted(frozenset({"float32"}), memory=True, link=True)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMP_CACHE", str(tmp_path))
+
+
+def answer(job: Job) -> Outcome:
+    """gemm: 2 TFLOP/s with oneDNN, half of it with torch, at any size; memory 100 GB/s for reads; a link of 5 GB/s."""
+    if job.op == "gemm":
+        seconds = 2 * job.args["M"] ** 3 / (2e12 if job.provider == "onednn" else 1e12)
+    elif job.op == "p2p":
+        return Outcome(status="ok", checked=Checked(), timed=timed([10**6] * 20), link_bytes=5 * 10**6)
+    else:
+        seconds = job.args["size"] * 4 / 100e9
+    return Outcome(status="ok", checked=Checked(), timed=timed([round(seconds * 2e9), round(seconds * 1e9)]))
+
+
+def measure(wanted: Wanted, runner: ScriptedRunner, **more: bool) -> Peaks:
+    settings = Settings(max_memory_bytes=8 << 30)
+    return peaks_for(wanted, settings, runners={"worker": lambda _: runner, "ranks": lambda _: runner}, **more)
+
+
+def test_the_fastest_sample_of_the_fastest_provider_is_the_peak() -> None:
+    peaks = measure(ALL, ScriptedRunner(answer))
+    assert peaks.flops["float32"].per_s == pytest.approx(2e12, rel=1e-4)
+    assert peaks.flops["float32"].provider == "onednn"
+    roof = peaks.roof()
+    assert roof.bytes_per_s == pytest.approx(300e9, rel=1e-4)  # the triad moves three arrays in that time
+    assert roof.memory_bytes_per_s(0.0) == pytest.approx(100e9, rel=1e-4)
+    assert roof.link_bytes_per_s == 5e9
+
+
+def test_products_grow_until_a_call_takes_long_enough() -> None:
+    runner = ScriptedRunner(answer)
+    measure(Wanted(frozenset({"float32"})), runner)
+    sizes = [job.args["M"] for job in runner.jobs if job.provider == "torch"]
+    assert sizes == [512, 1024, 2048, 4096]  # 4096: 0.137 s
+
+
+def test_peaks_are_kept_and_measured_once() -> None:
+    first = measure(ALL, ScriptedRunner(answer))
+    again = ScriptedRunner(answer)
+    assert measure(ALL, again) == first
+    assert not again.jobs
+    assert measure(Wanted(frozenset({"bfloat16"})), again).flops.keys() == {"float32", "bfloat16"}
+    assert {job.args["dtype"] for job in again.jobs} == {"bfloat16"}
+    fresh = ScriptedRunner(answer)
+    measure(ALL, fresh, fresh=True)
+    assert fresh.jobs
+
+
+def test_a_damaged_cache_is_measured_anew() -> None:
+    peaks = measure(ALL, ScriptedRunner(answer))
+    path_for(peaks.identity).write_bytes(b'{"identity": 3')
+    assert kept(peaks.identity) == Peaks(identity=peaks.identity)
+
+
+def test_a_format_that_the_machine_lacks_says_why() -> None:
+    runner = ScriptedRunner(lambda _: Outcome(status="refused", reason="no such format"))
+    peaks = measure(ALL, runner)
+    assert peaks.missing["float32"] == "torch: no such format; onednn: no such format"
+    assert (peaks.memory, peaks.link) == ({}, None)
+    assert peaks.roof().flops_per_s == {}
+
+
+def test_a_sweep_wants_the_peaks_that_its_cases_are_held_against() -> None:
+    gemm = Case(op="gemm", provider="torch", args={"M": 1, "K": 1, "N": 1, "dtype": "bfloat16"})
+    assert wanted_by([gemm]) == Wanted(frozenset({"bfloat16"}), memory=True, link=False)
+    assert wanted_by([Case(op="nope", provider="torch", args={}, refusal="unknown")]) == Wanted()
