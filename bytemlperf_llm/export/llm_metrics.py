@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from array import array
 from collections.abc import Callable
-from operator import sub
 from typing import get_args
 
 import msgspec
 
 from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
 from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.stamps import bin_gaps
 from engines.contract import ErrorClass
 
 NS_PER_S = 1e9
@@ -112,33 +112,26 @@ class MetricsDelta(msgspec.Struct, kw_only=True):
 
 
 class _GapBins:
-    """A histogram of token gaps, in whole ns: one sort and a few bisections a request, and nothing
-    that gathers, since sorting the gaps of many requests at once would hold the event loop up."""
+    """A histogram of token gaps, in whole ns, added to request by request: sorting the gaps of many at
+    once would hold the event loop up."""
 
     def __init__(self, bounds_s: tuple[float, ...]) -> None:
-        self._bounds_ns = [round(bound * NS_PER_S) for bound in bounds_s]
-        self._counts = [0] * (len(bounds_s) + 1)
+        self._bounds_ns = array("q", (round(bound * NS_PER_S) for bound in bounds_s))
+        self._counts = array("q", bytes(8 * (len(bounds_s) + 1)))
         self._total_ns = 0
 
-    def add(self, token_ns: list[int]) -> None:
-        """The gaps between these stamps."""
-        gaps = sorted(map(sub, token_ns[1:], token_ns))
-        if not gaps:
-            return
-        self._total_ns += token_ns[-1] - token_ns[0]
-        bounds, counts, count = self._bounds_ns, self._counts, len(gaps)
-        place, below = bisect_left(bounds, gaps[0]), 0
-        while below < count and place < len(bounds):
-            upto = bisect_right(gaps, bounds[place], below)
-            counts[place] += upto - below
-            below = upto
-            place += 1
-        counts[-1] += count - below
+    def add(self, record: RequestRecord) -> tuple[int, int] | None:
+        """The gaps of an answer; its first and its last token's stamps, None without tokens."""
+        ends = bin_gaps(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts)
+        if ends is not None:
+            self._total_ns += ends[1] - ends[0]
+        return ends
 
     def drain(self) -> HistogramDelta:
         """What was added since the last drain."""
-        delta = HistogramDelta(counts=self._counts, total=self._total_ns / NS_PER_S)
-        self._counts, self._total_ns = [0] * len(self._counts), 0
+        delta = HistogramDelta(counts=self._counts.tolist(), total=self._total_ns / NS_PER_S)
+        self._counts = array("q", bytes(8 * len(delta.counts)))
+        self._total_ns = 0
         return delta
 
 
@@ -178,21 +171,19 @@ class LlmMetrics:
         if record.outcome == "ok":
             self._ok += 1
             start_ns = sent_ns if planned_ns is None else planned_ns
-            token_ns = token_stamps(record)
-            if token_ns and start_ns is not None:
-                self._observe(start_ns, token_ns, record.output_tokens)
+            ends = self._itl.add(record)
+            if ends is not None and start_ns is not None:
+                self._observe(start_ns, *ends, record.output_tokens)
         else:
             self._failed(record)
         if len(self._e2e) >= FLUSH_REQUESTS:
             self.flush()
 
-    def _observe(self, start_ns: int, token_ns: list[int], output_tokens: int) -> None:
-        first_ns, last_ns = token_ns[0], token_ns[-1]
+    def _observe(self, start_ns: int, first_ns: int, last_ns: int, output_tokens: int) -> None:
         self._ttft.append((first_ns - start_ns) / NS_PER_S)
         self._e2e.append((last_ns - start_ns) / NS_PER_S)
         if output_tokens > 1:
             self._tpot.append((last_ns - first_ns) / (output_tokens - 1) / NS_PER_S)
-        self._itl.add(token_ns)
 
     def _failed(self, record: RequestRecord) -> None:
         name = record.error_class or record.outcome
@@ -252,14 +243,3 @@ class LlmMetrics:
         self.exporter.absorb(delta.exported)
         if self.listener is not None:
             self.listener(delta.ttft_s, delta.tpot_s)
-
-
-def token_stamps(record: RequestRecord) -> list[int]:
-    """A stamp for every token: a chunk's own for each of its tokens (batched tokens arrive together)."""
-    counts = record.tokens_per_chunk
-    ones = counts.count(1)
-    if ones == len(counts):
-        return record.chunk_ns
-    if ones == len(counts) - 1 and counts[0] == 0:  # a response head came by itself
-        return record.chunk_ns[1:]
-    return [stamp for stamp, tokens in zip(record.chunk_ns, counts, strict=False) for _ in range(tokens)]

@@ -6,6 +6,7 @@ import hashlib
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.stamps import since
 from engines.contract import Decoded, Finish, Request, Stages
 
 
@@ -18,7 +19,7 @@ def make_record(
     """
     usage = finish.usage or decoded.usage
     reported_tokens = usage.output_tokens if usage is not None else None
-    chunk_ns = [stamp - origin_ns for stamp in recorder.chunk_ns]
+    chunk_ns = since(recorder.chunk_ns, origin_ns)
     return RequestRecord(
         id=request.id,
         index=request.index,

@@ -1,0 +1,86 @@
+/* Loops over the stamps of one answer, for machines where this package could be compiled. Their twins in
+ * Python, with the same results, are in stamps.py. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+static PyObject *since(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *stamps;
+    long long origin;
+    if (!PyArg_ParseTuple(args, "O!L", &PyList_Type, &stamps, &origin)) return NULL;
+    Py_ssize_t count = PyList_GET_SIZE(stamps);
+    PyObject *result = PyList_New(count);
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        long long stamp = PyLong_AsLongLong(PyList_GET_ITEM(stamps, i));
+        PyObject *moved = stamp == -1 && PyErr_Occurred() ? NULL : PyLong_FromLongLong(stamp - origin);
+        if (moved == NULL) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, i, moved);
+    }
+    return result;
+}
+
+static void add(int64_t *counts, Py_ssize_t at, int64_t more) { /* through memcpy: a buffer may be unaligned */
+    int64_t count;
+    memcpy(&count, counts + at, sizeof count);
+    count += more;
+    memcpy(counts + at, &count, sizeof count);
+}
+
+/* The first bucket whose bound is not below the gap; `bounds` itself where none is. */
+static Py_ssize_t bucket_of(const int64_t *bounds, Py_ssize_t size, int64_t gap) {
+    Py_ssize_t low = 0, high = size;
+    while (low < high) {
+        Py_ssize_t middle = (low + high) / 2;
+        if (bounds[middle] < gap) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static PyObject *bin_gaps(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *stamps, *tokens;
+    Py_buffer bounds, counts;
+    if (!PyArg_ParseTuple(args, "O!O!y*w*", &PyList_Type, &stamps, &PyList_Type, &tokens, &bounds, &counts)) return NULL;
+    Py_ssize_t size = bounds.len / (Py_ssize_t)sizeof(int64_t), chunks = Py_MIN(PyList_GET_SIZE(stamps), PyList_GET_SIZE(tokens));
+    PyObject *result = NULL;
+    long long first = 0, last = 0;
+    int seen = 0;
+    if (counts.len != bounds.len + (Py_ssize_t)sizeof(int64_t)) {
+        PyErr_SetString(PyExc_ValueError, "one count more than bounds");
+        goto done;
+    }
+    Py_ssize_t zero = bucket_of(bounds.buf, size, 0);
+    for (Py_ssize_t i = 0; i < chunks; i++) {
+        long long many = PyLong_AsLongLong(PyList_GET_ITEM(tokens, i));
+        long long stamp = PyLong_AsLongLong(PyList_GET_ITEM(stamps, i));
+        if (PyErr_Occurred()) goto done;
+        if (many <= 0) continue;
+        if (seen) add(counts.buf, bucket_of(bounds.buf, size, stamp - last), 1);
+        else first = stamp;
+        if (many > 1) add(counts.buf, zero, many - 1);
+        last = stamp;
+        seen = 1;
+    }
+    result = seen ? Py_BuildValue("(LL)", first, last) : Py_NewRef(Py_None);
+done:
+    PyBuffer_Release(&bounds);
+    PyBuffer_Release(&counts);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"since", since, METH_VARARGS, "since(stamps, origin_ns): stamps counted from an origin."},
+    {"bin_gaps", bin_gaps, METH_VARARGS,
+     "bin_gaps(stamps, tokens, bounds, counts): add an answer's token gaps to `counts`; its first and last token's stamps, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, .m_name = "bytemlperf_llm._stamps", .m_doc = "Loops over stamps.", .m_size = -1, .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__stamps(void) { return PyModule_Create(&module); }
