@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,24 @@ def test_a_job_that_was_cut_short_counts_once(place, tmp_path):
     assert set(attempts) == {1, 2}
     metrics = json.loads((folder / "summary.json").read_text())["metrics"]
     assert len([name for name in metrics if name.endswith("latency")]) == 2
+
+
+def test_live_metrics_tell_what_is_done_and_how_long_calls_took(place, tmp_path):
+    relu_card(place, "second")
+    command = [*BMP, "relu.yaml", "second.yaml", *QUICK, "--stage", "performance", "--prometheus-port", "0", "--runs-dir", str(tmp_path)]
+    sweep = subprocess.Popen(command, env=environment(place), cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert sweep.stderr is not None
+    address = next(line.split()[-1] for line in sweep.stderr if line.startswith("metrics on"))
+    assert address.startswith("http://127.0.0.1:")
+    next(line for line in sweep.stderr if line.startswith("[2/2]"))
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        text = answer.read().decode()
+    sweep.communicate(timeout=60)
+    assert sweep.returncode == 0
+    assert 'bmp_general_jobs_total{status="ok"} 1.0' in text
+    assert "bmp_general_jobs_planned 2.0" in text
+    assert "bmp_general_inference_latency_seconds_count 6.0" in text  # two batch sizes, three calls each
+    assert "bmp_general_compile_duration_seconds_count 1.0" in text
 
 
 def test_an_interrupt_leaves_no_process_behind(place, tmp_path):
