@@ -1,7 +1,7 @@
 """The calibration of this machine, kept in the cache folder, and what a run takes from it.
 
 The file's name is a hash of what the client's speed depends on: processor, cores, kernel, Python,
-uvloop and this program's version. When one of them changes, the old calibration is no longer found.
+uvloop, this program's version and whether its loops are compiled. When one of them changes, the old calibration is no longer found.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bytemlperf_llm.metrics.client_error import COMMAND, Calibration, ClientErro
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.models.cache import cache_root
 from bytemlperf_llm.runs.folder import write_text
+from bytemlperf_llm.stamps import compiled
 
 NS_PER_S = 1_000_000_000
 PREFIX = "calibration-"
@@ -46,6 +47,7 @@ def machine() -> dict[str, str]:
         "python": sys.version.split()[0],
         "loop": loop,
         "bytemlperf_llm": __version__,
+        "token_loops": "compiled" if compiled() else "python",
     }
 
 

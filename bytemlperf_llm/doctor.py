@@ -26,6 +26,7 @@ from bytemlperf_llm.engine_registry import engine_entry_points
 from bytemlperf_llm.hardware import discover
 from bytemlperf_llm.models import child, smollm2
 from bytemlperf_llm.models.cache import cache_root, is_sound
+from bytemlperf_llm.stamps import compiled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,7 +158,15 @@ def core_findings(probe: Probe) -> list[Finding]:
         cause = "not installed, only found as a folder: no engine can be found"
         return [Finding(area="core", name=DISTRIBUTION, status="broken", detail=cause, fix=f"{pip_command()} install -e .")]
     findings = [Finding(area="core", name=DISTRIBUTION, status="ok", detail=metadata.version)]
-    return [*findings, *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
+    return [*findings, _token_loops(), *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
+
+
+def _token_loops() -> Finding:
+    if compiled():
+        return Finding(area="core", name="token loops", status="ok", detail="compiled")
+    detail = "in Python, as there was no C compiler: right, but a token costs the client more"
+    fix = f"install gcc and Python's headers, then {pip_command()} install --force-reinstall --no-deps {DISTRIBUTION}"
+    return Finding(area="core", name="token loops", status="note", detail=detail, fix=fix)
 
 
 def plain_dependencies(requires: list[str]) -> list[str]:

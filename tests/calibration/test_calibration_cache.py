@@ -44,7 +44,7 @@ def test_another_state_of_the_machine_is_another_file(key):
 
 def test_the_key_names_all_that_speed_depends_on(monkeypatch):
     monkeypatch.undo()
-    assert set(calibration_cache.machine()) == {"cpu", "cores", "kernel", "python", "loop", "bytemlperf_llm"}
+    assert set(calibration_cache.machine()) == {"cpu", "cores", "kernel", "python", "loop", "bytemlperf_llm", "token_loops"}
 
 
 def test_no_calibration():
