@@ -68,8 +68,9 @@ def _softmax_reference(args: Args, inputs: Tensors) -> Any:
 
 def _softmax_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
     chosen, weights = outputs
-    order = weights.argsort(-1, descending=True)
-    return weights.gather(-1, order), at(inputs[0], chosen.gather(-1, order)), distinct(chosen)
+    gates = at(inputs[0], chosen)
+    order = gates.argsort(-1, descending=True)  # by gate: where two are equal their weights are too
+    return weights.gather(-1, order), gates.gather(-1, order), distinct(chosen)
 
 
 def _softmax_cost(args: Args) -> Cost:
