@@ -1,6 +1,6 @@
 """Our client and its peers side by side, against the same independent server.
 
-    BMP_TOOLS=folder python -m benchmarks.peers [--only NAME] [--rates 50,200,1000] [--quick] [--output FILE]
+    BMP_TOOLS=folder python -m benchmarks.peers [--only NAME,…] [--add] [--rates 50,200,1000] [--quick] [--output FILE]
 
 Each peer is installed once into an environment of its own (`.peers/`, see install.py), and run as a
 process of its own, pinned to one core; the C server is pinned to another. For each client: 64 streams in
@@ -43,7 +43,8 @@ def main() -> None:
     begin_s, load = time.monotonic(), os.getloadavg()[0]
     spans = (QUICK if arguments.quick else FULL)._replace(**({"limit_s": arguments.limit} if arguments.limit else {}))
     tokenizer = str(resolve("smollm2").path)
-    chosen = [client for client in CLIENTS if not arguments.only or arguments.only in client.name]
+    wanted = arguments.only.split(",") if arguments.only else [""]
+    chosen = [client for client in CLIENTS if any(name in client.name for name in wanted)]
     if not chosen:
         sys.exit(f"error: no client is named {arguments.only}; there are {', '.join(client.name for client in CLIENTS)}")
     rates = [float(text) for text in arguments.rates.split(",")]
@@ -59,9 +60,9 @@ def main() -> None:
         "clients": rows,
     }
     print(table.markdown(found))
-    output = arguments.output or (PAGE if is_full(arguments) else None)
+    output = arguments.output or (PAGE if is_full(arguments) or arguments.add else None)
     if output:
-        table.write(output, found)
+        (table.add if arguments.add else table.write)(output, found)
         print(f"written to {output}")
 
 
@@ -124,7 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", metavar="NAME", help="clients with this in their names")
+    parser.add_argument("--only", metavar="NAME", help="clients with this in their names; several with commas between")
+    parser.add_argument("--add", action="store_true", help="put what is measured below what the page has, instead of in its place")
     parser.add_argument("--rates", default=RATES, help="requests per second, with commas between")
     parser.add_argument("--quick", action="store_true", help="runs of a second or two: shows that everything works, no more")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help=f"of one run (default {FULL.limit_s:g})")

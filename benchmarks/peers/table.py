@@ -27,14 +27,29 @@ def write(path: Path, found: dict[str, Any]) -> None:
     path.with_suffix(".json").write_text(json.dumps(_rounded(found), ensure_ascii=False, indent=1) + "\n")
 
 
+def add(path: Path, found: dict[str, Any]) -> None:
+    """Put a comparison of some clients below the one that the page has; an earlier one of the same clients goes."""
+    whole: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    names = [row["name"] for row in found["clients"]]
+    others = [each for each in whole.get("further", []) if [row["name"] for row in each["clients"]] != names]
+    write(path, whole | {"further": [*others, found]})
+
+
 def markdown(found: dict[str, Any]) -> str:
     """Tables and commands. Every client has its row in every table, with a reason where there is no figure."""
-    clients = found["clients"]
-    parts = [_head(found), "### Cost\n", _cost(clients)]
-    for rate in found["rates"]:
-        parts += [f"### Truth at {rate:g} requests/s\n", _truth(clients, rate)]
-    parts += ["### Commands\n", _commands(clients)]
+    parts = _tables(found, "###")
+    for further in found.get("further", []):
+        names = ", ".join(row["name"] for row in further["clients"])
+        parts += [f"### Measured by themselves: {names}\n", *_tables(further, "####")]
     return "\n".join(parts)
+
+
+def _tables(found: dict[str, Any], level: str) -> list[str]:
+    clients = found["clients"]
+    parts = [_head(found), f"{level} Cost\n", _cost(clients)]
+    for rate in found["rates"]:
+        parts += [f"{level} Truth at {rate:g} requests/s\n", _truth(clients, rate)]
+    return [*parts, f"{level} Commands\n", _commands(clients)]
 
 
 def _head(found: dict[str, Any]) -> str:
@@ -42,6 +57,7 @@ def _head(found: dict[str, Any]) -> str:
     return (
         f"Measured {found['date']} on {found['cpu']}, {found['cores']} cores (client on one, server on another), "
         f"load {found['load_before']:.1f} before the start, in {found['took_s'] / 60:.0f} minutes. {versions}.\n"
+        + (f"{found['note']}\n" if found.get("note") else "")
     )
 
 

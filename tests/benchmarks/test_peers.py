@@ -211,3 +211,25 @@ def interrupted(pids: set[int]) -> float:
 
 
 interrupted.seen = set()
+
+
+def a_comparison(*names: str, **more: object) -> dict[str, object]:
+    clients = [{"name": name, "note": "", "failed": "not installed: here"} for name in names]
+    fixed = {"date": "2026-01-02", "cpu": "A CPU", "cores": 2, "load_before": 0.1, "took_s": 60.0, "versions": {}, "rates": [50.0]}
+    return {**fixed, "clients": clients, **more}
+
+
+def test_some_clients_are_added_below_and_take_the_place_of_an_earlier_time(tmp_path: Path) -> None:
+    path = tmp_path / "compare.md"
+    path.write_text(f"before\n{table.BEGIN}\n{table.END}\nafter\n")
+    table.write(path, a_comparison("one", "two", note="A note."))
+    table.add(path, a_comparison("two", "three", date="2026-02-03"))
+    table.add(path, a_comparison("two", "three", date="2026-03-04"))
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert ("A note." in text, "2026-01-02" in text, "2026-02-03" in text, "2026-03-04" in text) == (True, True, False, True)
+    assert text.index("### Cost") < text.index("### Measured by themselves: two, three") < text.index("#### Cost")
+    kept = json.loads(path.with_suffix(".json").read_text())
+    assert [row["name"] for row in kept["clients"]] == ["one", "two"]
+    assert [each["date"] for each in kept["further"]] == ["2026-03-04"]
