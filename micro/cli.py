@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,9 @@ import typer
 import typer.core
 
 from micro.flags import Flags, with_flags
+
+SUITE_MEASURE_S = 0.5
+"""Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
 
 
 class OperatorGroup(typer.core.TyperGroup):
@@ -81,6 +85,8 @@ def run_all(
     from micro.commands import run_cases
     from micro.selection import suite_cases
 
+    if flags.measure_seconds is None:
+        flags = replace(flags, measure_seconds=SUITE_MEASURE_S)
     raise typer.Exit(run_cases(suite_cases(suite, flags.provider), flags, flags.label or suite, sys.argv))
 
 

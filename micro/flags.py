@@ -42,7 +42,12 @@ class Flags:
         _option("--hot", help="One set of buffers, warm in the caches, instead of turns through more than they hold.", panel=_MEASURING),
     ] = False
     seed: Annotated[int, _option(help="Of the random inputs.", panel=_MEASURING, min=0)] = 0
-    measure_seconds: Annotated[float, _option(help="Sampling of one case ends then at the latest.", panel=_MEASURING, min=0.01)] = 2.0
+    measure_seconds: Annotated[
+        float | None,
+        _option(
+            help="Sampling of one case ends then at the latest. Default: 2, in `all` 0.5.", panel=_MEASURING, min=0.01, show_default=False
+        ),
+    ] = None
     precision: Annotated[
         float, _option(help="Sampling ends when the median's 95 % interval is this share of it.", panel=_MEASURING, min=1e-4)
     ] = 0.01

@@ -15,6 +15,7 @@ SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SAMPLING_SHARE = 0.25
 """Of --max-case-seconds, at most: the rest is for set-up, the check and warm-up."""
 
+MEASURE_S = 2.0
 PEAK_CHOICES = ("auto", "fresh", "off")
 
 
@@ -25,7 +26,7 @@ def settings_of(flags: Flags) -> Settings:
     device = device_of(flags.device)
     threads, threads_from = (flags.threads, ASKED) if flags.threads is not None else default_threads()
     cache = 0 if flags.hot else (last_level_cache_bytes() if device == "cpu" else GPU_CACHE_BYTES)
-    budget_s = min(flags.measure_seconds, flags.max_case_seconds * SAMPLING_SHARE)
+    budget_s = min(MEASURE_S if flags.measure_seconds is None else flags.measure_seconds, flags.max_case_seconds * SAMPLING_SHARE)
     return Settings(
         device=device,
         threads=threads,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -145,8 +146,14 @@ def test_a_signal_ends_the_case_keeps_the_rest_and_resume_goes_on(
     command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
     runs = tmp_path / "runs"
     limits = ["--max-case-seconds", "3"] if number == signal.SIGINT else []  # M=2 hangs: the resumed run ends it
-    sweep = subprocess.Popen([*command, *limits, "--runs-dir", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += [*limits, "--runs-dir", str(runs), "--prometheus-port", "0"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert sweep.stderr is not None
+    where = sweep.stderr.readline()
+    assert where.startswith("metrics: http://127.0.0.1:")
     assert _soon(lambda: any(len(rows(str(log.parent))) == 1 for log in runs.glob("*/records.jsonl")))
+    with urlopen(where.split()[1], timeout=10) as answer:
+        assert 'bmp_micro_cases_total{status="ok"} 1.0' in answer.read().decode()
     sweep.send_signal(number)
     out, err = sweep.communicate(timeout=60)
     assert sweep.returncode == status, out + err
