@@ -37,6 +37,10 @@ def predict(
     ] = None,
     measure_seconds: Annotated[float, typer.Option(help="Sampling of one operator ends then at the latest.", min=0.01)] = 1.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is kept from before.")] = False,
+    workload: Annotated[
+        Path | None,
+        typer.Option(help="Write the operators there as a workload file for `bmp micro run`, and measure nothing.", show_default=False),
+    ] = None,
     check: Annotated[
         str | None,
         typer.Option(help="Run this engine (transformers or vllm) here with the same work, and print the error.", show_default=False),
@@ -62,6 +66,7 @@ def predict(
         providers=tuple(provider or ()),
         measure_s=measure_seconds,
         fresh=fresh,
+        workload=workload,
         check=check,
         runs_dir=runs_dir,
     )

@@ -77,6 +77,11 @@ class Prediction(NamedTuple):
         return self.load.batch * self.load.output_len / self.e2e_ms * 1000
 
 
+def steps_of(shape: ModelShape, load: Load, dtype: str) -> list[Step]:
+    """The operators of both passes. Raises UserError."""
+    return [step for each in (load.prefill, load.decode) if each for step in forward(shape, each, dtype, load.tp)]
+
+
 def predict(shape: ModelShape, load: Load, dtype: str, pricing: Pricing, *, all_hot: bool) -> Prediction:
     """Raises UserError where an operator has no time."""
     prefill = forward(shape, load.prefill, dtype, load.tp)

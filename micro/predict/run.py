@@ -15,8 +15,9 @@ from micro.dtypes import canonical, size_bytes
 from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.predict.check import ENGINES, Checked, check
 from micro.predict.costs import Pricing
+from micro.predict.forward import Step
 from micro.predict.model import ModelShape, read_shape
-from micro.predict.prediction import Load, Prediction, as_json, predict
+from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
 from micro.predict.tables import print_check, print_prediction
 from micro.providers.registry import find_provider, provider_names
 
@@ -45,6 +46,7 @@ class Wish(NamedTuple):
     providers: tuple[str, ...]
     measure_s: float
     fresh: bool
+    workload: Path | None
     check: str | None
     runs_dir: Path
 
@@ -63,6 +65,9 @@ def run(wish: Wish, *, as_json: bool) -> None:
     load = Load(wish.batch, wish.input_len, wish.output_len, wish.tp)
     _possible(wish, shape, load)
     dtype, threads = _dtype(wish, shape), wish.threads or engine_threads()
+    if wish.workload:
+        print(write_workload(wish.workload, steps_of(shape, load, dtype)))
+        return
     with _Status(quiet=as_json) as status:
         basis = _basis(wish, shape, dtype, threads, status)
         prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
@@ -75,6 +80,20 @@ def run(wish: Wish, *, as_json: bool) -> None:
     print_prediction(prediction, basis.text)
     if checked:
         print_check(checked)
+
+
+def write_workload(path: Path, steps: list[Step]) -> Path:
+    """Each distinct operator once, as `bmp micro run` reads it; for a sweep elsewhere and --from-run. Raises UserError."""
+    content: dict[str, list[dict[str, Any]]] = {}
+    for step in steps:
+        cases = content.setdefault(step.op, [])
+        if step.args not in cases:
+            cases.append(step.args)
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}", "give another place with --workload") from None
+    return path
 
 
 def engine_threads() -> int:

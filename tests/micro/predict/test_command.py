@@ -51,13 +51,19 @@ def test_operators_are_measured_kept_and_compared_with_a_real_engine(tmp_path: P
 
 
 @pytest.mark.slow
-def test_times_are_taken_from_a_sweep(tmp_path: Path) -> None:
-    """A sweep of gemm alone lacks the rest, which is an error that names it."""
-    case = ["-a", "M=1,64", "-a", "K.N=[[64,192]]", "-a", "dtype=float32", "--hot", "--measure-seconds", "0.02", "-q"]
-    folder = bmp("micro", "gemm", *case, "--runs-dir", str(tmp_path)).stdout.strip()
-    done = bmp("predict", *QUICK, "--dtype", "float32", "--from-run", folder, expect=2)
-    assert done.stderr.startswith("error: no time for embedding(")
-    assert "the run has no embedding" in done.stderr
+def test_times_are_taken_from_a_sweep_of_the_operators_that_it_writes_down(tmp_path: Path) -> None:
+    model = [*QUICK[:6], "--dtype", "float32"]
+    workload = bmp("predict", *model, "--workload", str(tmp_path / "cases.json")).stdout.strip()
+    sweep = ["--hot", "--threads", "1", "--measure-seconds", "0.02", "--runs-dir", str(tmp_path), "-q"]
+    folder = bmp("micro", "run", workload, *sweep).stdout.strip()
+    document = json.loads(bmp("predict", *model, "--from-run", folder, "--json").stdout)
+    assert {part["source"] for part in document["prefill"] + document["decode"]} == {"run"}
+    rows = [json.loads(line) for line in (Path(folder) / "records.jsonl").read_text().splitlines()]
+    gemms = {row["latency_us"]["p50"] for row in rows if row["op"] == "gemm"}
+    assert {part["call_us"] for part in document["prefill"] if part["op"] == "gemm"} <= gemms
+    longer = bmp("predict", *QUICK[:2], "--input-len", "64", "--output-len", "4", "--dtype", "float32", "--from-run", folder, expect=2)
+    assert longer.stderr.startswith("error: no time for ")
+    assert "have neither this one nor two around it" in longer.stderr
 
 
 def test_a_card_needs_no_torch_and_prints_both_passes() -> None:
