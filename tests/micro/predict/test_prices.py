@@ -38,6 +38,15 @@ def test_ttft_tpot_and_throughput_follow_from_the_calls() -> None:
     assert next(part.step.args["cache_len"] for part in found.decode if part.step.op == "flash_attention") == 32 + 3  # 32 to 39, the middle
 
 
+def test_the_operators_intervals_add_up() -> None:
+    def pricing(asks: Sequence[Ask]) -> Answers:
+        return {ask.text: Price(10.0, "a test", half_us=1.0) for ask in asks}, {}
+
+    found = predict(shape(), Load(1, 32, 9), "bfloat16", pricing, all_hot=True)
+    assert found.ttft_half_ms == pytest.approx(found.ttft_ms / 10)
+    assert predict(shape(), Load(1, 32, 9), "bfloat16", every_call_takes(10.0), all_hot=True).tpot_half_ms is None
+
+
 def test_one_token_has_no_decode() -> None:
     found = predict(shape(), Load(1, 32, 1), "bfloat16", every_call_takes(10.0), all_hot=True)
     assert found.tpot_ms is None
