@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.prometheus import LOOPBACK
 from bytemlperf_llm.hardware import cards
 from bytemlperf_llm.hardware.discover import discover
 from bytemlperf_llm.runs.suite import SuiteRun
@@ -35,7 +37,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     """A new run folder with a row for each case; 1 where one failed. Raises Interrupted after the first signal."""
     settings = settings_of(flags)
     sheet = _sheet(flags.card, settings.device)
-    with SweepView(_errors(), quiet=flags.quiet) as view:
+    with _serving(flags.prometheus_port, quiet=flags.quiet) as metrics, SweepView(_errors(), quiet=flags.quiet) as view:
         peaks = None
         if flags.peaks != "off":
             peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.says)
@@ -52,7 +54,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             packages=sorted({"torch", *packages}),
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
-        return _sweep(run, cases, settings, view, flags.prometheus_port, quiet=flags.quiet)
+        return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
 
 
 def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
@@ -69,13 +71,17 @@ def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None
             raise
         raise UserError(f"{folder}/run.json can't be gone on with: {error}", "begin a new run") from None
     done = {row["key"] for row in run.records() if not str(row["reason"]).startswith(BUDGET_SPENT)}
-    with SweepView(_errors(), quiet=quiet) as view:
-        return _sweep(run, [case for case in cases if case.key not in done], settings, view, prometheus_port, quiet=quiet)
+    left = [case for case in cases if case.key not in done]
+    try:
+        with _serving(prometheus_port, quiet=quiet) as metrics, SweepView(_errors(), quiet=quiet) as view:
+            return _sweep(run, left, settings, view, metrics, quiet=quiet)
+    finally:
+        run.end()
 
 
-def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, port: int | None, *, quiet: bool) -> int:
+def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:
     peaks = msgspec.convert(run.run["peaks"], Peaks) if run.run.get("peaks") else None
-    metrics = MicroMetrics(len(cases), peaks)
+    metrics.plan(len(cases), peaks)
     interrupted = False
 
     def keep(row: Row) -> None:
@@ -86,14 +92,11 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     sweep = Sweep(settings, keep, begins=view.begins, roofs=roofs_of(run.run))
     with run:
         try:
-            if port is not None:
-                _say_where(metrics.exporter.serve(port), quiet=quiet)
             view.plan(len(cases))
             sweep.run(cases)
         except KeyboardInterrupt:  # the case under way is ended; every row so far is kept
             interrupted = True
         finally:
-            metrics.exporter.close()
             runners = {name: msgspec.to_builtins(hello) for name, hello in sweep.hellos.items()}
             summary = run.end(stopped=interrupted, runners=runners)
     view.__exit__()
@@ -127,9 +130,18 @@ def _sheet(name: str | None, device: str) -> Roof | None:
     return sheet_roof(card) if card else None
 
 
-def _say_where(port: int, *, quiet: bool) -> None:
-    if not quiet:
-        print(f"metrics: http://127.0.0.1:{port}/metrics", file=sys.stderr, flush=True)
+@contextmanager
+def _serving(port: int | None, *, quiet: bool) -> Iterator[MicroMetrics]:
+    """Live metrics, served where a port is asked for. Raises UserError where it is in use."""
+    metrics = MicroMetrics()
+    try:
+        if port is not None:
+            bound = metrics.exporter.serve(port)
+            if not quiet:
+                print(f"metrics: http://{LOOPBACK}:{bound}/metrics", file=sys.stderr, flush=True)
+        yield metrics
+    finally:
+        metrics.exporter.close()
 
 
 def _write_exports(run: SuiteRun) -> None:
@@ -156,4 +168,5 @@ def _show(run: SuiteRun, summary: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
     for line in summary["conditions"]:
         console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
-    console.print(f"{counts}; verdict: {summary['verdict']}", *summary["reasons"], markup=False, highlight=False)
+    verdict = ": ".join([summary["verdict"], *summary["reasons"]])
+    console.print(f"{counts}; verdict: {verdict}", markup=False, highlight=False)

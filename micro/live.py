@@ -15,6 +15,7 @@ from bytemlperf_llm.export.prometheus import Exporter, Family
 from micro.cases import Case
 from micro.operators.registry import OPERATORS
 from micro.peaks import Peaks
+from micro.roofline import Roof
 from micro.rows import Row
 from micro.run_kind import STATUSES
 
@@ -46,15 +47,20 @@ def families() -> tuple[Family, ...]:
 class MicroMetrics:
     """Feeds an exporter with rows."""
 
-    def __init__(self, planned: int, peaks: Peaks | None) -> None:
+    def __init__(self) -> None:
         self.exporter = Exporter(families())
         for name in _BY_OPERATOR:
             for operator in OPERATORS:
                 self.exporter.set(name, math.nan, operator)
-        roof = peaks.roof() if peaks else None
+        for name in ("bmp_micro_peak_memory_bytes_per_second", "bmp_micro_peak_link_bytes_per_second"):
+            self.exporter.set(name, math.nan)
+
+    def plan(self, planned: int, peaks: Peaks | None) -> None:
+        """What is to come, and the peaks that it is held against."""
+        roof = peaks.roof() if peaks else Roof()
         self.exporter.set("bmp_micro_cases_planned", planned)
-        self.exporter.set("bmp_micro_peak_memory_bytes_per_second", roof.bytes_per_s or math.nan if roof else math.nan)
-        self.exporter.set("bmp_micro_peak_link_bytes_per_second", roof.link_bytes_per_s or math.nan if roof else math.nan)
+        self.exporter.set("bmp_micro_peak_memory_bytes_per_second", roof.bytes_per_s or math.nan)
+        self.exporter.set("bmp_micro_peak_link_bytes_per_second", roof.link_bytes_per_s or math.nan)
 
     def add(self, row: Row) -> None:
         """One row."""

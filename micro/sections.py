@@ -175,6 +175,8 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]],
                 "texttemplate": "%{text}",
                 "hovertemplate": f"{axes[0]} %{{x}}, {axes[1]} %{{y}}: %{{text}} µs<extra></extra>",
                 "showscale": False,
+                "xgap": 2,  # without gaps plotly sets an inline style, which the page's policy forbids
+                "ygap": 2,
             }
         ],
         layout={

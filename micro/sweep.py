@@ -16,6 +16,7 @@ import msgspec
 from micro.cases import Case
 from micro.child import WorkerChild
 from micro.collectives.runner import RanksRunner
+from micro.conditions import Conditions, Snapshot, between, snapshot
 from micro.estimate import Estimate, Rates, estimate, rate_name
 from micro.messages import Hello, Job, Outcome
 from micro.operators.contract import Operator
@@ -170,8 +171,15 @@ class Sweep:
         return ""
 
 
+def _whole_case(before: Snapshot, device: str) -> Conditions:
+    """For a runner that takes no readings of its own (several ranks): from set-up to end. Which CPU time was
+    the ranks' and which was others' can't be told from here."""
+    return msgspec.structs.replace(between(before, snapshot(device)), others_cpus=None)
+
+
 BUDGET_SPENT = "the budget is spent"
 
 
 def _gib(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB"
+    size = count / 2**30
+    return f"{size:,.0f} GiB" if size >= 100 else f"{size:.3g} GiB"

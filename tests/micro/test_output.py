@@ -145,7 +145,8 @@ def test_files_hold_every_case_and_no_formula(tmp_path: Path) -> None:
 
 
 def test_live_metrics_are_in_base_units_with_closed_labels() -> None:
-    metrics = MicroMetrics(len(RECORDS), peaks())
+    metrics = MicroMetrics()
+    metrics.plan(len(RECORDS), peaks())
     for record in RECORDS:
         metrics.add(msgspec.convert(record, Row))
     text = metrics.exporter.text().decode()

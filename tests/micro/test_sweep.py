@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from micro.cases import Case
+from micro.estimate import SETUP_S_PER_BYTE, Rates, estimate
 from micro.messages import Job, Outcome
 from micro.operators.registry import OPERATORS
+from micro.roofline import Roof
 from micro.rows import Row
 from micro.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner
@@ -92,3 +94,28 @@ def test_every_operator_has_an_estimate_and_a_runner() -> None:
     from micro.sweep import RUNNERS
 
     assert {operator.runner for operator in OPERATORS.values()} <= set(RUNNERS)
+
+
+def test_a_row_says_threads_and_conditions_even_of_ranks() -> None:
+    (row,) = swept([case(100)])
+    assert row.threads == 1
+    assert row.conditions is not None
+    assert row.conditions.others_cpus is None
+
+
+def test_estimates_learn_how_long_set_up_and_timing_take() -> None:
+    rates = Rates(timing_s=1.5)
+    rates.learn_case(timing_s=0.5, setup_s=9.0, setup_bytes=1 << 10)  # so few bytes tell nothing of a byte's cost
+    assert (rates.timing_s, rates.setup_s_per_byte) == (1.0, SETUP_S_PER_BYTE)
+    rates.learn_case(timing_s=1.0, setup_s=1.0, setup_bytes=10**9)
+    assert rates.setup_s_per_byte == (SETUP_S_PER_BYTE + 1e-9) / 2
+    operator, args = OPERATORS["gemm"], case(64).args
+    assert estimate(operator, args, "torch", rates, 0).case_s >= rates.timing_s
+
+
+def test_efficiency_is_in_the_row() -> None:
+    runner, rows = ScriptedRunner(), list[Row]()
+    roofs = {"measured": Roof(flops_per_s={"float32": 4e9}, bytes_per_s=1e9)}
+    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=roofs, now_s=lambda: runner.now).run([case(100)])
+    assert rows[0].efficiency is not None
+    assert rows[0].efficiency["mfu_measured"] == 0.5  # 2e6 FLOPs in 1 ms

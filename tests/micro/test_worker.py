@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,14 @@ def test_a_killed_sweep_leaves_no_worker_and_keeps_its_rows(hostile_provider: st
     assert _soon(lambda: not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes())
     (folder,) = (tmp_path / "runs").glob("*")
     assert [row["status"] for row in rows(str(folder))] == ["ok"]
+
+
+def test_a_port_in_use_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = bmp("micro", "gemm", *QUICK, "--prometheus-port", port, "--runs-dir", str(tmp_path / "runs"), expect=2)
+    assert done.stderr.startswith(f"error: can't serve metrics on 127.0.0.1:{port}")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
