@@ -115,7 +115,10 @@ class Sweep:
 
     def _run(self, case: Case, operator: Operator, runner: CaseRunner, rates: Rates, expected: Estimate) -> Row:
         settings, cost, began = self._settings, operator.cost(case.args), self._now_s()
+        before = snapshot(settings.device)
         outcome = runner.run(self._job(case), settings.max_case_s)
+        if outcome.timed is not None and outcome.conditions is None:
+            outcome = msgspec.structs.replace(outcome, conditions=_whole_case(before, settings.device))
         row = measured_row(
             case,
             settings.device,
