@@ -15,7 +15,7 @@ from general_perf.job import Job
 from general_perf.plan import Flags, plan
 
 KIND = "general"
-EXIT_INVALID = 1
+EXIT_FAILED = 1
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy", "scikit-learn")
 
 
@@ -32,7 +32,7 @@ class Output(msgspec.Struct, kw_only=True):
 
 
 def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
-    """Plan everything, run it, show it. Exit status 1 where the run is invalid. Raises UserError."""
+    """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
     jobs = plan(flags)
     label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
     config = {
@@ -70,7 +70,13 @@ def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
     show(summary, folder)
     for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
         print(path)
-    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
+    return _status(summary)
+
+
+def _status(summary: dict[str, Any]) -> int:
+    """1 where the run is invalid or a row failed; a refusal is no failure."""
+    failed = any(row["status"] == "failed" for row in summary["rows"])
+    return EXIT_FAILED if failed or summary["verdict"] == "invalid" else 0
 
 
 def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool, pdf: bool) -> list[Path]:
@@ -109,7 +115,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output) 
         show(summary, run.folder)
         for path in written:
             print(path)
-    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
+    return _status(summary)
 
 
 def _say(sentence: str) -> None:
