@@ -16,7 +16,7 @@ from micro.table import LEGEND, common_arguments, filled
 
 ROOFLINES, SHAPES, LINKS, ROWS = "Rooflines", "Latency over shapes", "Bandwidth over size", "Every case"
 MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
-NOT_ON_PAGE = ("case", "p10", "p90", "FLOP/B", "alg GB/s", "MFU %", "MBU %", "threads")
+NOT_ON_PAGE = ("case", "p10", "p90", "FLOP/B", "alg GB/s", "MFU %", "MBU %", "by", "threads")
 """Columns that would make a page's table too wide; all figures are in the record."""
 
 MAX_HEAT_MAPS = 24
@@ -147,10 +147,23 @@ def _axes(rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
     return (ranked[0], ranked[1]) if len(ranked) > 1 else None
 
 
+def _bound_to(rows: Sequence[dict[str, Any]], axis: str) -> list[str]:
+    """Arguments that vary, but with the axis alone: the N of a zipped "K.N"."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row["args"]) if name != axis]
+    varying = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) > 1]
+    values = len({row["args"].get(axis) for row in rows})
+    return [name for name in varying if len({(row["args"].get(axis), repr(row["args"].get(name))) for row in rows}) == values]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _by_rest(rows: Sequence[dict[str, Any]], axes: tuple[str, str]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
+    told = {*axes, *(name for axis in axes for name in _bound_to(rows, axis))}
     for row in rows:
-        rest = " ".join(f"{name}={value}" for name, value in row["args"].items() if name not in axes)
+        rest = " ".join(f"{name}={value}" for name, value in row["args"].items() if name not in told)
         groups.setdefault(rest, []).append(row)
     return groups.items()
 
@@ -160,6 +173,7 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]],
     if len(across) < 2 or len(up) < 2 or max(len(across), len(up)) > MAX_HEAT_SIDE:
         return None
     median_us = {(row["args"][axes[0]], row["args"][axes[1]]): row["latency_us"]["p50"] for row in rows}
+    titles = [" and ".join([axis, *_bound_to(rows, axis)]) for axis in axes]
     grid = [[median_us.get((x, y)) for x in across] for y in up]
     return Plot(
         title=f"{op} [{provider}] {rest}".strip(),
@@ -171,7 +185,7 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]],
                 "x": [str(value) for value in across],
                 "y": [str(value) for value in up],
                 "z": [[None if value is None else math.log10(value) for value in line] for line in grid],
-                "text": [["" if value is None else f"{value:,.3g}" for value in line] for line in grid],
+                "text": [["" if value is None else _short(value) for value in line] for line in grid],
                 "texttemplate": "%{text}",
                 "hovertemplate": f"{axes[0]} %{{x}}, {axes[1]} %{{y}}: %{{text}} µs<extra></extra>",
                 "showscale": False,
@@ -180,8 +194,8 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]],
             }
         ],
         layout={
-            "xaxis": {"title": {"text": axes[0]}, "type": "category"},
-            "yaxis": {"title": {"text": axes[1]}, "type": "category"},
+            "xaxis": {"title": {"text": titles[0]}, "type": "category"},
+            "yaxis": {"title": {"text": titles[1]}, "type": "category"},
         },
         height=90 + 44 * len(up) if len(up) < 8 else 420,
         alt=f"median latency of {op} over {axes[0]} and {axes[1]}",

@@ -91,7 +91,7 @@ def test_a_page_has_a_roofline_a_heat_map_and_a_curve() -> None:
     assert {name.endswith("-open") for name in roof.data[1]["marker"]["symbol"]} == {True, False}
     heat = plots["Latency over shapes"].data[0]
     assert (heat["y"], heat["x"]) == (["64", "256"], ["1", "64", "1024"])
-    assert heat["text"][1][2] == "1,678"[:0] + f"{(1024 * 256 * 64 // 10 + 1019) / 1000:,.3g}"
+    assert heat["text"][1][2] == "1,679"  # 1024 · 256 · 64 / 10 ns, 1 µs and the median place
     curve = plots["Bandwidth over size"]
     assert curve.data[0]["x"] == pytest.approx([4096, 65536, 1048576], rel=1e-3)
     assert curve.data[1]["y"] == [4.0, 4.0]
@@ -159,3 +159,10 @@ def test_live_metrics_are_in_base_units_with_closed_labels() -> None:
     assert math.isnan(found['bmp_micro_operator_latency_seconds{operator="softmax"}'])
     assert found["bmp_micro_peak_memory_bytes_per_second"] == 10e9
     assert "cmd" not in text
+
+
+def test_zipped_arguments_are_one_axis() -> None:
+    zipped = [{**record, "args": {**record["args"], "N": record["args"]["K"]}} for record in RECORDS[:6]]
+    (plot,) = [plot for plot in KIND.sections(RUN, {}, zipped) if isinstance(plot, Plot) and plot.group == "Latency over shapes"]
+    assert (plot.layout["xaxis"]["title"]["text"], plot.layout["yaxis"]["title"]["text"]) == ("M", "K and N")
+    assert len(plot.data[0]["z"]) == 2
