@@ -166,3 +166,12 @@ def test_zipped_arguments_are_one_axis() -> None:
     (plot,) = [plot for plot in KIND.sections(RUN, {}, zipped) if isinstance(plot, Plot) and plot.group == "Latency over shapes"]
     assert (plot.layout["xaxis"]["title"]["text"], plot.layout["yaxis"]["title"]["text"]) == ("M", "K and N")
     assert len(plot.data[0]["z"]) == 2
+
+
+def test_a_case_faster_than_the_peak_is_a_warning_and_a_busy_peak_is_said() -> None:
+    fast = {**RECORDS[5], "efficiency": {"mfu_measured": 1.2, "mfu_sheet": 3.0}}
+    summary = KIND.summarise(RUN, [fast])
+    assert any(warning.startswith("above the measured peak: gemm(") and "120% of it (MFU)" in warning for warning in summary["warnings"])
+    assert not any("above" in warning for warning in KIND.summarise(RUN, RECORDS)["warnings"])
+    held = {**RUN["peaks"], "link": {**RUN["peaks"]["link"], "others_cpus": 1.5}}
+    assert "1 of 5 peaks were measured beside busy processes" in " ".join(KIND.summarise({**RUN, "peaks": held}, RECORDS)["conditions"])
