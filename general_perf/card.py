@@ -77,6 +77,15 @@ class Local(_Strict):
     """The card whose architecture the weights fit (safetensors)."""
 
 
+class Hub(_Strict):
+    """A checkpoint of the Hugging Face hub that is in its local cache already: nothing is fetched in a run."""
+
+    kind: Literal["hub"]
+    id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: str | None = None
+    model: str | None = None
+
+
 class LanguageModel(_Strict):
     """A causal language model by the name that `bmp-llm --model` knows: `smollm2`, `synthetic`, a folder."""
 
@@ -84,7 +93,7 @@ class LanguageModel(_Strict):
     name: str
 
 
-Source = Annotated[Architecture | Package | Trained | Local | LanguageModel, Field(discriminator="kind")]
+Source = Annotated[Architecture | Package | Trained | Local | Hub | LanguageModel, Field(discriminator="kind")]
 
 
 class Input(_Strict):

@@ -32,11 +32,15 @@ class Record(msgspec.Struct, kw_only=True):
 
 
 class CompileRecord(Record, kw_only=True):
-    """Source and artefact. Durations are of `Backend.compile` alone; building the source is apart."""
+    """Source and artefact. Durations are of `Backend.compile` alone; building the source is apart.
+
+    `zero_weights_share` is measured over the source's parameters; None for a file without them.
+    """
 
     weights: str = ""
     parameters: int = 0
     parameter_bytes: int = 0
+    zero_weights_share: float | None = None
     build_s: float | None = None
     compile_s: float | None = None
     artefact_bytes: int | None = None

@@ -108,7 +108,8 @@ class _Recorder:
 def _reference(job: Job, time_limit_s: float, say: Say) -> None:
     """Make the model's reference outputs unless they are there; a failure is said and shows in the job's numerics."""
     folder = Path(job.reference)
-    if "numerics" not in job.stages or (folder / "done").exists():
+    wanted = "numerics" in job.stages or ("accuracy" in job.stages and job.card["dataset"])
+    if not wanted or (folder / "done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []

@@ -96,6 +96,7 @@ class Worker:
             model = build(self.card, Path(job.weights) if job.weights else None)
             known = {"weights": model.weights, "parameters": model.parameters, "parameter_bytes": model.parameter_bytes}
             known["build_s"] = time.perf_counter() - began
+            known["zero_weights_share"] = _zero_share(model)
             example = make_inputs(self.card, job.batch_sizes[0], job.seed)
             calibration, source = self._calibration()
             options = CompileOptions(
@@ -214,6 +215,14 @@ class Worker:
             return measure(self.job.backend)
         except Exception as error:
             return {"not_measured": f"{type(error).__name__}: {error}"}
+
+
+def _zero_share(model: Any) -> float | None:
+    """Share of the source's parameters that are exactly 0: sparsity that was there before any backend."""
+    if model.module is None or not model.parameters:
+        return None
+    zeros = sum(int((each == 0).sum()) for each in model.module.parameters())
+    return zeros / int(model.parameters)
 
 
 def _bytes_of(artefact: Path | None) -> int | None:

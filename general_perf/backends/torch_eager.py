@@ -26,21 +26,21 @@ class TorchEager:
         require_torch_model(model)
         require_device(options.device)
         module, tool = at_precision(model, options)
-        return Compiled(payload=(module, model, options.precision), artefact=save_weights(module, options.work), precision_tool=tool)
+        return Compiled(payload=(module, model, options), artefact=save_weights(module, options.work), precision_tool=tool)
 
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
         import torch
 
         torch.set_num_threads(options.threads)
-        module, model, precision = compiled.payload
-        return TorchSession(module, model.card.outputs, model.input_names, options.device, precision)
+        module, model, asked = compiled.payload
+        return TorchSession(module, model.card.outputs, model.input_names, options.device, asked.precision)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""
         from general_perf.backends.torch_counting import count_call
 
-        module, model, precision = compiled.payload
-        session = TorchSession(module, model.card.outputs, model.input_names, "cpu", precision)
+        module, model, asked = compiled.payload
+        session = TorchSession(module, model.card.outputs, model.input_names, asked.device, asked.precision)
         counted = count_call(module, session.tensors(inputs))
         return Coverage(
             method="operators of one call, counted at torch's dispatcher",

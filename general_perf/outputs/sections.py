@@ -104,6 +104,7 @@ def _compile(jobs: Jobs) -> list[Section]:
             (
                 record["job"],
                 record["weights"],
+                record["zero_weights_share"],
                 record["compile_s"],
                 None if size is None else size / MIB,
                 found.get("graph_share"),
@@ -118,6 +119,7 @@ def _compile(jobs: Jobs) -> list[Section]:
     columns = (
         "job",
         "weights",
+        "zero weights",
         "compile s",
         "artefact MiB",
         "graph share",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from general_perf.backends.contract import SourceModel
-from general_perf.card import Architecture, Card, LanguageModel, Local, Package, Trained, zoo
+from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
 
 
@@ -34,6 +34,8 @@ def build(card: Card, weights: Path | None = None) -> SourceModel:
         return _trained(card, source)
     if isinstance(source, LanguageModel):
         return _language_model(card, source)
+    if isinstance(source, Hub):
+        return _described(card, _wrapped(card, _checkpoint(_cached(source), source.model)), f"hub checkpoint {source.id}")
     return _local(card, source)
 
 
@@ -107,6 +109,18 @@ def _language_model(card: Card, source: LanguageModel) -> SourceModel:
     model.config.use_cache = False
     kind = "random weights" if source.name.startswith("synthetic") else "checkpoint"
     return _described(card, _wrapped(card, model), f"{kind} {source.name}")
+
+
+def _cached(source: Hub) -> Path:
+    """The checkpoint's folder in the hub's local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.id, revision=source.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        fix = f"fetch it beforehand where the hub can be reached: hf download {source.id}"
+        raise StageError("missing_weights", f"the hub checkpoint {source.id} is not in the local cache", fix) from None
 
 
 def _local(card: Card, source: Local) -> SourceModel:
