@@ -35,7 +35,7 @@ from micro.messages import Job, Outcome
 from micro.operators.registry import OPERATORS
 from micro.roofline import Roof
 from micro.sweep import RUNNERS, CaseRunner, Settings
-from micro.timing import Rules
+from micro.timing import Rules, Timed
 
 PREFIX = "micro-peaks-"
 NAME_DIGITS = 16
@@ -43,6 +43,8 @@ RULES = Rules(warm_up_s=0.3, budget_s=1.0)
 LIMIT_S = 30.0
 """Of one case: a format that the device lacks may be emulated a thousand times slower."""
 
+BUSY_CPUS = 0.5
+BUSY_TRIES = 3
 GEMM_PROVIDERS = ("torch", "onednn")
 ENOUGH_S = 0.05
 """A product of that long keeps every core busy; a larger one would not be faster."""
@@ -203,6 +205,10 @@ class _Tried(NamedTuple):
     reason: str
 
 
+def _fastest_s(timed: Timed) -> float:
+    return min(timed.samples_ns) / timed.calls / 1e9
+
+
 class _Bench:
     def __init__(self, settings: Settings, makers: dict[str, Callable[[Settings], CaseRunner]], says: Callable[[str], None]) -> None:
         self.settings, self.kind = settings, settings.device.partition(":")[0]
@@ -227,10 +233,10 @@ class _Bench:
         job = Job(
             op=op, provider=provider, args=args, device=self.settings.device, seed=self.settings.seed, rules=RULES, cache_bytes=cache_bytes
         )
-        outcome = self._runners[operator.runner].run(job, LIMIT_S)
+        outcome = self._undisturbed(self._runners[operator.runner], job)
         if outcome.timed is None:
             return _Tried(None, 0.0, f"{provider}: {outcome.reason}")
-        call_s = min(outcome.timed.samples_ns) / outcome.timed.calls / 1e9
+        call_s = _fastest_s(outcome.timed)
         per_s = counted(operator.cost(args), outcome) / call_s
         peak = Peak(
             per_s=per_s,
@@ -242,6 +248,17 @@ class _Bench:
             others_cpus=outcome.conditions.others_cpus if outcome.conditions else None,
         )
         return _Tried(peak, call_s, "")
+
+    def _undisturbed(self, runner: CaseRunner, job: Job) -> Outcome:
+        """The best of some tries where other processes are busy; one where they aren't."""
+        best = runner.run(job, LIMIT_S)
+        for _ in range(BUSY_TRIES - 1):
+            if best.timed is None or best.conditions is None or (best.conditions.others_cpus or 0.0) < BUSY_CPUS:
+                break
+            again = runner.run(job, LIMIT_S)
+            if again.timed is not None and _fastest_s(again.timed) < _fastest_s(best.timed):
+                best = again
+        return best
 
     def close(self) -> None:
         for runner in self._runners.values():

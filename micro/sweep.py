@@ -109,6 +109,9 @@ class Sweep:
         runner, rates = self._come_up(operator.runner)
         expected = estimate(operator, case.args, case.provider, rates, settings.cache_bytes)
         too_much = self._too_much(expected, spent_s)
+        if too_much and settings.cache_bytes and "--max-memory" in too_much:
+            hot = estimate(operator, case.args, case.provider, rates, 0)
+            too_much += "" if self._too_much(hot, spent_s) else f"; --hot needs {_size(hot.memory_bytes)}"
         if too_much:
             return plain_row(case, settings.device, "skipped", too_much, expected)
         return self._run(case, operator, runner, rates, expected)
@@ -166,7 +169,7 @@ class Sweep:
         """Why a case is left out, "" where it isn't."""
         settings = self._settings
         if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
-            return f"needs about {_gib(expected.memory_bytes)}, more than --max-memory {_gib(settings.max_memory_bytes)}"
+            return f"needs about {_size(expected.memory_bytes)}, more than --max-memory {_size(settings.max_memory_bytes)}"
         if expected.case_s > settings.max_case_s:
             return f"would take about {expected.case_s:.3g} s, more than --max-case-seconds {settings.max_case_s:g}"
         if settings.budget_s is not None and (spent_s >= settings.budget_s or spent_s + expected.case_s > settings.budget_s):
@@ -183,6 +186,8 @@ def _whole_case(before: Snapshot, device: str) -> Conditions:
 BUDGET_SPENT = "the budget is spent"
 
 
-def _gib(count: int) -> str:
+def _size(count: int) -> str:
     size = count / 2**30
+    if size < 0.1:
+        return f"{count / 2**20:.3g} MiB"
     return f"{size:,.0f} GiB" if size >= 100 else f"{size:.3g} GiB"

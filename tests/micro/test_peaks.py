@@ -8,6 +8,7 @@ import pytest
 
 from micro.cases import Case
 from micro.check import Checked
+from micro.conditions import Conditions
 from micro.messages import Job, Outcome
 from micro.peaks import Peaks, Wanted, kept, path_for, peaks_for, wanted_by
 from micro.sweep import Settings
@@ -84,3 +85,17 @@ def test_a_sweep_wants_the_peaks_that_its_cases_are_held_against() -> None:
     gemm = Case(op="gemm", provider="torch", args={"M": 1, "K": 1, "N": 1, "dtype": "bfloat16"})
     assert wanted_by([gemm]) == Wanted(frozenset({"bfloat16"}), memory=True, link=False)
     assert wanted_by([Case(op="nope", provider="torch", args={}, refusal="unknown")]) == Wanted()
+
+
+def test_beside_busy_processes_the_best_of_three_tries_counts() -> None:
+    takes_ns = iter([3000, 1000, 2000] * 100)
+
+    def busy(job: Job) -> Outcome:
+        took = timed([next(takes_ns) * 10**6] * 3)
+        return Outcome(status="ok", checked=Checked(), timed=took, conditions=Conditions(seconds=1.0, others_cpus=1.0))
+
+    runner = ScriptedRunner(busy)
+    peaks = measure(Wanted(frozenset({"float32"})), runner)
+    assert len(runner.jobs) == 6  # torch and oneDNN, one size: a call takes a second
+    assert peaks.flops["float32"].per_s == 2 * 512**3
+    assert peaks.flops["float32"].others_cpus == 1.0
