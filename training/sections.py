@@ -89,7 +89,7 @@ def _throughput_plot(history: History) -> Plot | None:
 
 
 def _split_plot(history: History) -> Plot | None:
-    steps, note = thinned(history.measured)
+    steps, note = thinned([step for step in history.curve if step.role == "measured"])  # steps done twice would run back
     if not steps:
         return None
     data = []
