@@ -11,6 +11,7 @@ from bytemlperf_llm.runs.kinds import Better, Figure
 from training.history import History
 
 NS_PER_MS = 1e6
+PERCENT = 100.0
 MS_METRICS = ("step_time", "data_time", "forward_time", "backward_time", "optimizer_time", "wall_time")
 RATE_METRICS = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", "hfu")
 HEADLINES = ("step_time", "tokens_per_second", "mfu")
@@ -58,12 +59,14 @@ def _rate(key: str, name: str, metric: dict[str, Any] | None) -> Figure | None:
     if metric is None:
         return None
     bounds = metric["ci95"]["mean"]
-    low, high = (None, None) if isinstance(bounds, str) else bounds
+    share = metric["unit"] == "1"
+    scale = PERCENT if share else 1.0
+    low, high = (None, None) if isinstance(bounds, str) else (bounds[0] * scale, bounds[1] * scale)
     return Figure(
         key=key,
         metric=name,
-        unit=metric["unit"],
-        value=metric["mean"],
+        unit="%" if share else metric["unit"],
+        value=metric["mean"] * scale,
         better="higher",
         low=low,
         high=high,
@@ -79,7 +82,8 @@ def _sizes(key: str, summary: dict[str, Any]) -> list[Figure]:
     split = summary["split"]
     if split:
         why = "" if split["exposed_share"] is not None else "no step was traced"
-        found.append(_plain(key, "exposed_communication", "1", split["exposed_share"], "lower", why))
+        exposed = None if split["exposed_share"] is None else split["exposed_share"] * PERCENT
+        found.append(_plain(key, "exposed_communication", "%", exposed, "lower", why))
     for action in ("save", "load"):
         part = summary["checkpoints"][action]
         if part["count"]:
