@@ -154,7 +154,9 @@ def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int]
         if column in ("case", "remarks"):
             continue
         if column in ("provider", "buffers", "threads") and len({line[place] for line in lines}) == 1:
-            said.append(f"· {lines[0][place]} {column if column != 'provider' else ''}".strip())
+            value = lines[0][place]
+            word = "" if column == "provider" else "thread" if (column, value) == ("threads", 1) else column
+            said.append(f"· {value} {word}".strip())
         else:
             shown.append(place)
     return shown, said
