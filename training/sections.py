@@ -73,7 +73,7 @@ def _loss_plot(history: History, summary: dict[str, Any]) -> Plot | None:
         data=data,
         layout=layout,
         note=note,
-        alt=f"The loss goes from {convergence['first_loss']:.4f} to {convergence['last_loss']:.4f}.",
+        alt=f"The loss goes from {convergence['first_loss']:.4f} to {convergence['last_loss']:.4f}",
     )
 
 
@@ -84,7 +84,7 @@ def _throughput_plot(history: History) -> Plot | None:
     rates: list[float | None] = [step.tokens * 1e9 / max(step.step_ns) for step in steps]
     note = "; ".join(filter(None, [note, "warm-up and traced steps are shown, and don't count"]))
     return Plot(
-        title="Throughput", data=[_line(steps, rates, "tokens/s")], layout=_axes("tokens/s"), note=note, alt="Tokens a second of each step."
+        title="Throughput", data=[_line(steps, rates, "tokens/s")], layout=_axes("tokens/s"), note=note, alt="Tokens a second of each step"
     )
 
 
@@ -96,7 +96,7 @@ def _split_plot(history: History) -> Plot | None:
     for phase in PHASES:
         values: list[float | None] = [sum(getattr(step, f"{phase}_ns")) / len(step.step_ns) / NS_PER_MS for step in steps]
         data.append({**_line(steps, values, {"data": "data wait", "optimizer": "optimiser"}.get(phase, phase)), "stackgroup": "one"})
-    return Plot(title="Where a step's time goes", data=data, layout=_axes("ms, mean of the ranks"), note=note, alt="Stacked times.")
+    return Plot(title="Where a step's time goes", data=data, layout=_axes("ms, mean of the ranks"), note=note, alt="Stacked times")
 
 
 def _memory_plot(history: History) -> Plot | None:
@@ -106,7 +106,7 @@ def _memory_plot(history: History) -> Plot | None:
     data = []
     for rank in range(len(steps[0].held_bytes)):
         data.append(_line(steps, [step.held_bytes[rank] / (1 << 20) for step in steps], f"rank {rank} held"))
-    return Plot(title="Memory", data=data, layout=_axes("MiB"), note=note, alt="Memory that each rank holds after a step.")
+    return Plot(title="Memory", data=data, layout=_axes("MiB"), note=note, alt="Memory that each rank holds after a step")
 
 
 def _rates(summary: dict[str, Any]) -> Table | None:

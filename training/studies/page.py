@@ -7,6 +7,7 @@ from typing import Any
 from bytemlperf_llm.runs.kinds import Figure, Plot, Section, Table
 from training.studies.table import cells
 
+PERCENT = 100.0
 TITLES = {"scale": "Scaling", "predict": "Prediction from measured parts", "drift": "Precisions"}
 
 
@@ -19,27 +20,29 @@ def study_figures(run: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
         if summary["study"] == "scale":
             key = f"{name} {config['mode']} scaling, {row['ranks']} ranks"
             found += [
-                _bounded(key, "speed_up", row["speed_up"], row["count"]),
-                _bounded(key, "efficiency", row["efficiency"], row["count"]),
+                _bounded(key, "speed_up", "x", row["speed_up"], row["count"]),
+                _bounded(key, "efficiency", "%", row["efficiency"], row["count"], PERCENT),
             ]
             rate = row["tokens_per_second"] or row["samples_per_second"]
             found.append(Figure(key=key, metric="tokens_per_second", unit="tokens/s", value=rate, better="higher", count=row["count"]))
         elif summary["study"] == "drift":
             key = f"{name} {row['precision']} against {config['precisions'][0]}"
-            found.append(Figure(key=key, metric="largest_drift", unit="1", value=row["largest_drift"], better="lower", count=row["steps"]))
-            found.append(_bounded(key, "speed_up", row["speed_up"], row["steps"]))
+            found.append(
+                Figure(key=key, metric="largest_drift", unit="%", value=row["largest_drift"] * PERCENT, better="lower", count=row["steps"])
+            )
+            found.append(_bounded(key, "speed_up", "x", row["speed_up"], row["steps"]))
     return found
 
 
-def _bounded(key: str, metric: str, bounds: dict[str, Any], count: int) -> Figure:
+def _bounded(key: str, metric: str, unit: str, bounds: dict[str, Any], count: int, scale: float = 1.0) -> Figure:
     return Figure(
         key=key,
         metric=metric,
-        unit="1",
-        value=bounds["value"],
+        unit=unit,
+        value=bounds["value"] * scale,
         better="higher",
-        low=bounds["low"],
-        high=bounds["high"],
+        low=None if bounds["low"] is None else bounds["low"] * scale,
+        high=None if bounds["high"] is None else bounds["high"] * scale,
         count=count,
         headline=metric == "speed_up",
     )
@@ -79,7 +82,7 @@ def _scale_plot(rows: list[dict[str, Any]]) -> Plot | None:
         "line": {"dash": "dot"},
     }
     layout = {"xaxis": {"title": {"text": "ranks"}}, "yaxis": {"title": {"text": "speed-up"}, "rangemode": "tozero"}}
-    return Plot(title="Speed-up", data=[measured, ideal], layout=layout, alt="Speed-up over the number of ranks, with 95 % intervals.")
+    return Plot(title="Speed-up", data=[measured, ideal], layout=layout, alt="Speed-up over the number of ranks, with 95 % intervals")
 
 
 def _prediction_plot(rows: list[dict[str, Any]]) -> Plot | None:
@@ -92,4 +95,4 @@ def _prediction_plot(rows: list[dict[str, Any]]) -> Plot | None:
         {"type": "scatter", "mode": "markers", "name": "measured", "x": [x for x, _ in measured], "y": [y for _, y in measured]},
     ]
     layout = {"xaxis": {"title": {"text": "ranks"}, "type": "log"}, "yaxis": {"title": {"text": "step, ms"}, "rangemode": "tozero"}}
-    return Plot(title="Predicted step time", data=data, layout=layout, alt="Step time over the number of ranks, predicted and measured.")
+    return Plot(title="Predicted step time", data=data, layout=layout, alt="Step time over the number of ranks, predicted and measured")

@@ -11,6 +11,8 @@ from training.step_statistics import ratio
 from training.studies.records import CurveRecord, PointRecord, PredictionRecord, decode
 
 NS_PER_S = 1e9
+SUPERLINEAR = 1.05
+"""An efficiency above 105 % with all of its interval is named."""
 
 
 def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> d
     return {
         "verdict": "invalid" if reasons else "valid",
         "reasons": reasons,
-        "warnings": _warnings(config),
+        "warnings": _warnings(config) + _superlinear(kind, rows),
         "metrics": {},
         "counts": {"ok": there, "failed": len(found) - there},
         "study": kind,
@@ -42,6 +44,12 @@ def _warnings(config: dict[str, Any]) -> list[str]:
     if config["study"] != "scale" or not crowded:
         return []
     return [f"{', '.join(map(str, crowded))} ranks of {threads} thread(s) share {cores} cores: they can't scale"]
+
+
+def _superlinear(kind: str, rows: list[dict[str, Any]]) -> list[str]:
+    """More than ranks can give: caches, or a machine that was not the same all the time."""
+    places = [row["ranks"] for row in rows if kind == "scale" and (row["efficiency"]["low"] or 0.0) > SUPERLINEAR]
+    return [f"{ranks} ranks scale better than they can: other work slowed the smaller runs, or caches help" for ranks in places]
 
 
 def _scale(found: list[Any]) -> list[dict[str, Any]]:
