@@ -175,3 +175,17 @@ def test_a_case_faster_than_the_peak_is_a_warning_and_a_busy_peak_is_said() -> N
     assert not any("above" in warning for warning in KIND.summarise(RUN, RECORDS)["warnings"])
     held = {**RUN["peaks"], "link": {**RUN["peaks"]["link"], "others_cpus": 1.5}}
     assert "1 of 5 peaks were measured beside busy processes" in " ".join(KIND.summarise({**RUN, "peaks": held}, RECORDS)["conditions"])
+
+
+def test_two_runs_compare_from_their_samples() -> None:
+    from bytemlperf_llm.compare.statistics import change
+
+    timed = RECORDS[5]["timed"]
+    slower = {**RECORDS[5], "timed": {**timed, "samples_ns": [round(sample * 1.1) for sample in timed["samples_ns"]]}}
+    before, after = (KIND.figures(RUN, {}, [record])[0] for record in (RECORDS[5], slower))
+    found = change(before, after, paired=False)
+    assert (before.key, before.metric) == (after.key, after.metric)
+    assert found.method.startswith("bootstrap")
+    assert found.ratio == pytest.approx(1.1, rel=1e-3)
+    assert found.low is not None
+    assert found.low > 1.05
