@@ -210,7 +210,7 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
             "bytes": each.bytes,
             "median_ns": statistics.median(each.ns),
             "bus_bandwidth": each.bus_bytes * NS_PER_S / statistics.median(each.ns),
-            "micro": _micro(config, each.op, each.group, each.bytes),
+            "micro": micro_point(config, each.op, each.group, each.bytes),
         }
         for each in history.collectives
     ]
@@ -218,7 +218,7 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
     return {"transfers": rows, "bus_bandwidth_in_step": total * NS_PER_S / under_way if under_way else None, "alone": alone}
 
 
-def _micro(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
+def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
     """What `bmp micro` measured for the same collective and ranks at the nearest size."""
     points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"]) == (op, ranks)]
     return min(points, key=lambda point: abs(point["bytes"] - size)) if points else None

@@ -150,6 +150,8 @@ def _communication_lines(summary: dict[str, Any]) -> list[str]:
             f"[bold]communication[/] under way {split['communication_share']:.0%} of a traced step, "
             f"exposed {split['exposed_share']:.0%}, hidden behind computing {split['hidden_share']:.0%} of it"
         )
+    if split and split["gradient_wait_share"] is not None:
+        found.append(f"  waiting for gradients {split['gradient_wait_share']:.1%} of a measured step, by hooks")
     for each in sent["transfers"]:
         paper = f", on paper {gib_fine(each['analytic_bytes'])}" if each["analytic_bytes"] is not None else ""
         found.append(f"  {each['op']} x {each['calls']} over {each['group']} ranks: {gib_fine(each['bytes'])} a step{paper}")

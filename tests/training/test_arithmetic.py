@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
+from bytemlperf_llm.errors import UserError
 from training import flops, workload
 from training.checks import MEMORY_GROWTH_LIMIT, growth_of
 from training.communication import bus_factor
 from training.convergence import largest_relative_error, reached, spikes
 from training.layout import Layout
 from training.memory_estimate import estimate
+from training.micro_reference import micro_collectives
 from training.step_statistics import describe, rate, ratio
+from training.summary import micro_point as communication_of
 from training.trace import length, overlap, spans, union
 
 
@@ -123,6 +128,32 @@ def test_the_interval_of_a_ratio_covers_it() -> None:
 def test_equal_times_have_an_exact_ratio() -> None:
     assert ratio([4, 4], [2, 2]) == (2.0, 2.0, 2.0)
     assert ratio([4], [2])[1:] == (None, None)
+
+
+def micro_row(**changes: object) -> dict[str, object]:
+    values = {
+        "op": "all_reduce",
+        "status": "ok",
+        "args": {"world_size": 2},
+        "alg_bw_gbs": 0.5,
+        "bus_bw_gbs": 0.5,
+        "latency_us": {"p50": 2000.0},
+    }
+    return values | changes
+
+
+def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
+    rows = [micro_row(), micro_row(status="failed"), micro_row(op="gemm"), micro_row(latency_us={"p50": 4.0})]
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": 1, "kind": "micro"}))
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    points = micro_collectives(tmp_path)
+    assert [(point["bytes"], point["ranks"]) for point in points] == [(1_000_000, 2), (2_000, 2)]
+    nearest = communication_of({"micro_collectives": points}, "all_reduce", 2, 900_000)
+    assert nearest == points[0]
+    assert communication_of({"micro_collectives": points}, "all_reduce", 4, 900_000) is None
+    (tmp_path / "records.jsonl").write_text(json.dumps(micro_row(op="gemm")) + "\n")
+    with pytest.raises(UserError, match="no measured collective"):
+        micro_collectives(tmp_path)
 
 
 # --- traces -----------------------------------------------------------------------------------------

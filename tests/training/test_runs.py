@@ -125,3 +125,28 @@ def test_a_damaged_checkpoint_is_named_before_anything_starts(ddp_run: Ran, tmp_
     assert (ran.status, len(ran.err.strip().splitlines())) == (2, 1)
     assert victim.name in ran.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_sharded_llama_recomputes_reads_ahead_and_stops_at_its_target(train: Callable[..., Ran]) -> None:
+    flags = ("--sharding", "fsdp", "--recompute", "full", "--precision", "bf16", "--loader-workers", "1", "--target-loss", "5.2")
+    run = train("llama", "--nproc", "2", *flags, "--steps", "30", "--no-operator-check")
+    assert run.status == 0, run.out + run.err
+    metrics, convergence = run.summary["metrics"], run.summary["convergence"]
+    start = run.only("start")[0]
+    assert metrics["hfu"]["mean"] / metrics["mfu"]["mean"] == pytest.approx(1 + start["recomputed_flops"] / start["model_flops"])
+    assert 1.2 < metrics["hfu"]["mean"] / metrics["mfu"]["mean"] < 4 / 3
+    for transfer in run.summary["communication"]["transfers"]:
+        assert transfer["bytes"] == pytest.approx(transfer["analytic_bytes"], rel=0.01), transfer
+    assert run.only("end")[0]["why"] == "target reached"
+    assert len(run.steps) == convergence["steps_to_target"] < 30
+    assert convergence["tokens_to_target"] == len(run.steps) * 8 * 128
+    assert statistics.fmean(step["loss"] for step in run.steps[-5:]) <= 5.2
+    assert start["parameters_by_rank"][0] == pytest.approx(start["parameters"] / 2, rel=0.01)
+
+
+def test_bert_fills_in_its_holes(train: Callable[..., Ran]) -> None:
+    run = train("bert", "--nproc", "2", "--steps", "10", "--no-operator-check")
+    assert run.status == 0, run.out + run.err
+    assert run.summary["convergence"]["last_loss"] < 0.9 * run.summary["convergence"]["first_loss"]
+    (transfer,) = run.summary["communication"]["transfers"]
+    assert transfer["bytes"] == transfer["analytic_bytes"]
