@@ -30,6 +30,7 @@ COLUMNS = (
     "% of roof",
     "by",
     "% of sheet",
+    "MBU % sheet",
     "buffers",
     "threads",
     "remarks",
@@ -57,6 +58,7 @@ def cells(row: dict[str, Any]) -> list[str | float | int | None]:
         "skew %": _percent(row.get("skew")),
         "by": bound(row),
         "% of sheet": _percent(shares.get(f"roof_{SHEET}", shares.get(f"cbu_{SHEET}"))),
+        "MBU % sheet": None if f"roof_{SHEET}" in shares else _percent(shares.get(f"mbu_{SHEET}")),  # a CPU's sheet has no FLOP/s
         "buffers": str(row.get("buffers") or "").partition(":")[0],
         "threads": row.get("threads") if latency else None,
         "remarks": _remarks(row),

@@ -189,3 +189,9 @@ def test_two_runs_compare_from_their_samples() -> None:
     assert found.ratio == pytest.approx(1.1, rel=1e-3)
     assert found.low is not None
     assert found.low > 1.05
+
+
+def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
+    for shares, column in (({"mbu_sheet": 0.5}, "MBU % sheet"), ({"mbu_sheet": 0.5, "mfu_sheet": 0.2, "roof_sheet": 0.5}, "% of sheet")):
+        columns, (line,) = filled([{**RECORDS[5], "efficiency": shares}])
+        assert [(name, value) for name, value in zip(columns, line, strict=True) if "sheet" in name] == [(column, 50.0)]
