@@ -118,6 +118,7 @@ def test_nodes_of_another_provider_are_fallback():
     found = coverage_of(events, gpu)
     conv, matmul = 2 * 16 * 64 * 27, 2 * 24 * 10
     assert (found.nodes, found.taken_nodes, found.partitions) == (4, 3, 3)
+    assert found.graph_share == 0.75
     assert found.fallback_operators == {"MatMul": 1}
     assert found.flops == conv + matmul
     assert found.flops_share == pytest.approx(conv / (conv + matmul))

@@ -17,6 +17,8 @@ from bytemlperf_llm.runs.suite import suite_records, verify_suite
 from tests.general_perf.vendor import install, relu_card
 
 BMP = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "general"]
+ROOT = Path(__file__).resolve().parents[2]
+"""So that the child runs this very copy."""
 QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit-gib", "4"]
 
 
@@ -29,7 +31,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def environment(place: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]), "OMP_NUM_THREADS": "1"}
 
 
 def bmp(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,7 +124,7 @@ def test_a_killed_sweep_goes_on_where_it_was(place, tmp_path):
     done = bmp(place, "resume", str(folder))
     assert done.returncode == 0, done.stderr
     after = list(suite_records(folder))
-    assert after[: len(before)] == before  # what was done is not done again
+    assert [each for each in after if each["job"].startswith("relu/")] == before  # what was done is not done again
     assert {row["status"] for row in rows(folder).values()} == {"ok"}
     assert verify_suite(folder)[0] == []
 
