@@ -270,7 +270,7 @@ def _link_plot(op: str, curves: dict[str, list[dict[str, Any]]], peak_gbs: float
             "yaxis": {"title": {"text": "bus bandwidth, GB/s"}, "rangemode": "tozero"},
         },
         alt=f"bus bandwidth of {op} over the tensor's size, {len(curves)} curves",
-        note="Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/micro.md.",
+        note="Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/collectives.md.",
     )
 
 
