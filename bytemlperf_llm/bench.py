@@ -99,6 +99,7 @@ class Bench:
                 stack.callback(disconnect)
             folder = self._folder()
             stack.callback(_remove_if_empty, folder)
+            self._push_metrics(stack, folder)
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
@@ -122,6 +123,18 @@ class Bench:
         port = self._metrics.exporter.serve(flags.prometheus_port, flags.prometheus_host)
         stack.callback(self._metrics.exporter.close)
         self._say(f"metrics at http://{flags.prometheus_host}:{port}/metrics until the run ends")
+
+    def _push_metrics(self, stack: AsyncExitStack, folder: Path) -> None:
+        """Push live metrics to whoever was named. Raises UserError."""
+        flags = self._plan.flags
+        if not (flags.push_gateway or flags.remote_write or flags.otlp):
+            return
+        from bytemlperf_llm.export.push import Pusher, receivers_for
+
+        receivers = receivers_for(flags.push_gateway, flags.remote_write, flags.otlp, folder.name)
+        pusher = Pusher(self._metrics.exporter, receivers, self._warn, flags.push_interval_s)
+        pusher.start()
+        stack.callback(pusher.close)
 
     def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:
         """The live page, where it is asked for: at once, so that a port in use is known before an engine starts. Raises UserError."""
@@ -274,6 +287,9 @@ class Bench:
 
     def _title(self) -> str:
         return f"{self._plan.flags.engine} · {self._scenario.name} · {_load_text(self._scenario)}"
+
+    def _warn(self, sentence: str) -> None:
+        print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)
 
     def _say(self, sentence: str) -> None:
         if not self._quiet:

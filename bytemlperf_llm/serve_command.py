@@ -61,10 +61,30 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
         print_summary(console, summary, ended.run_json, folder)
     if unwritten:
         print(f"warning: {unwritten}", file=sys.stderr)
-    elif flags.report:
-        _write_report(folder, console, quiet=quiet)
+    else:
+        _after_run(ended, flags, console, quiet=quiet)
     print(folder)
     return EXIT_INVALID if unwritten or summary.verdict == "invalid" else 0
+
+
+def _after_run(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> None:
+    """What is made of a run that is whole on disk: neither can fail it."""
+    if flags.otlp is not None:
+        _send_traces(ended, flags.otlp, console, quiet=quiet)
+    if flags.report:
+        _write_report(ended.folder, console, quiet=quiet)
+
+
+def _send_traces(ended: Ended, url: str, console: Console, *, quiet: bool) -> None:
+    from bytemlperf_llm.export.otlp_traces import run_traces
+
+    try:
+        said = run_traces(url, ended.folder, ended.run_json)
+    except UserError as error:
+        print(f"warning: {error.cause}; {error.fix}", file=sys.stderr)
+        return
+    if not quiet:
+        console.print(f"[dim]traces:[/] {said}")
 
 
 def _write_report(folder: Path, console: Console, *, quiet: bool) -> None:

@@ -1,0 +1,166 @@
+"""A run's requests as traces by OTLP, under OpenTelemetry's conventions for generative AI: made from the records
+when the run has ended, so that no span is ever in the way of a stamp.
+
+A request is one trace: a client span `chat MODEL` from sent to end, and below it, where the engine gives its
+own stamps, spans for its queue, prefill and decode. Very many requests are thinned evenly, failures all kept
+first; the number left out is said. Prompts and answers are never sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
+from bytemlperf_llm.export.push import TIMEOUT_S, authorization
+from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.runs.record import RequestRecord
+
+MAX_TRACES = 10_000
+BATCH = 500
+STAGES = (
+    ("queue", "queued_ns", "scheduled_ns"),
+    ("prefill", "scheduled_ns", "first_token_ns"),
+    ("decode", "first_token_ns", "last_token_ns"),
+)
+
+
+class TraceFacts(NamedTuple):
+    """What the spans of a run share. `epoch_ns` is the wall-clock time of the run's origin."""
+
+    run: str
+    provider: str
+    model: str
+    epoch_ns: int
+    server: str | None = None
+
+
+def epoch_of_origin(clock_origin_ns: int) -> int:
+    """Wall-clock time of a run's origin, from the same boot's monotonic clock."""
+    return time.time_ns() - time.monotonic_ns() + clock_origin_ns
+
+
+def chosen(records: Iterable[RequestRecord], count: int, most: int = MAX_TRACES) -> Iterator[RequestRecord]:
+    """The records to send: all, or failures as long as there is room and an even choice of the rest."""
+    step = max(1, -(-count // most))
+    failures = 0
+    for record in records:
+        failed = record.outcome == "failed" and failures < most // 10
+        failures += failed
+        if record.sent_ns is not None and (failed or record.index % step == 0):
+            yield record
+
+
+def send_traces(url: str, facts: TraceFacts, records: Iterable[RequestRecord]) -> int:
+    """Send the spans of these records; returns how many requests that were. Raises UserError."""
+    endpoint = endpoint_of(url, "traces")
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import SpanExportResult
+    except ImportError:
+        raise UserError("--otlp needs OpenTelemetry's exporter, which is not installed", INSTALL_COMMAND) from None
+    quiet_exporter()
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT_S, headers=authorization() or None)
+    sent, spans = 0, []
+    for record in records:
+        spans += spans_of(record, facts)
+        sent += 1
+        if len(spans) >= BATCH:
+            if exporter.export(spans) is not SpanExportResult.SUCCESS:
+                raise UserError("the OTLP receiver did not take the traces", "see what it says; the run's own records are whole")
+            spans = []
+    if spans and exporter.export(spans) is not SpanExportResult.SUCCESS:
+        raise UserError("the OTLP receiver did not take the traces", "see what it says; the run's own records are whole")
+    exporter.shutdown()  # type: ignore[no-untyped-call]
+    return sent
+
+
+def run_traces(url: str, folder: Path, run: dict[str, Any]) -> str:
+    """Send a run's requests and say how many. Raises UserError."""
+    engine, end = run.get("engine", {}), run.get("end") or {}
+    origin_ns = run.get("clock_origin_ns")
+    if not isinstance(origin_ns, int):
+        raise UserError("the run has no clock origin, so its requests have no time of day", "it never began to send")
+    base = run.get("config", {}).get("engine_options", {}).get("base_url")
+    model = str(engine.get("model") or "none")
+    facts = TraceFacts(
+        folder.name, str(engine.get("name")), model, epoch_of_origin(origin_ns), urlsplit(str(base)).hostname if base else None
+    )
+    count = int(end.get("issued_requests") or 0)
+    sent = send_traces(url, facts, chosen(RunReader(folder).records(), count))
+    return f"{sent:,} requests" + (f" of {count:,}" if sent < count else "")
+
+
+def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:
+    """The spans of one request that was sent."""
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+    assert record.sent_ns is not None
+    resource, scope = Resource(resource_attributes(facts.run)), InstrumentationScope(SERVICE)
+    trace_id = _id(facts.run, record.id, 16)
+
+    def span(name: str, part: str, kind: Any, start_ns: int, end_ns: int, attributes: dict[str, Any], parent: Any = None) -> Any:
+        failed = record.outcome != "ok" and parent is None
+        return ReadableSpan(
+            name=name,
+            context=SpanContext(
+                trace_id, _id(facts.run, f"{record.id}/{part}", 8), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+            ),
+            parent=parent,
+            kind=kind,
+            resource=resource,
+            instrumentation_scope=scope,
+            attributes=attributes,
+            status=Status(StatusCode.ERROR) if failed else Status(StatusCode.UNSET),
+            start_time=facts.epoch_ns + start_ns,
+            end_time=facts.epoch_ns + max(start_ns, end_ns),
+        )
+
+    whole = span(f"chat {facts.model}", "", SpanKind.CLIENT, record.sent_ns, record.end_ns, _attributes(record, facts))
+    stages = record.stages
+    below = [] if stages is None else [(name, getattr(stages, start), getattr(stages, end)) for name, start, end in STAGES]
+    return [
+        whole,
+        *(
+            span(name, name, SpanKind.INTERNAL, start, end, {}, whole.context)
+            for name, start, end in below
+            if start is not None and end is not None
+        ),
+    ]
+
+
+def _attributes(record: RequestRecord, facts: TraceFacts) -> dict[str, Any]:
+    """By the conventions; what has no name there begins with `bmp.`. Absent values are left out."""
+    assert record.sent_ns is not None
+    first = next(iter(record.chunk_ns), None)
+    found: dict[str, Any] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": facts.provider,
+        "gen_ai.request.model": facts.model,
+        "gen_ai.request.max_tokens": record.max_tokens or None,
+        "gen_ai.request.stream": True,
+        "gen_ai.usage.input_tokens": record.prompt_tokens,
+        "gen_ai.usage.output_tokens": record.output_tokens,
+        "gen_ai.response.finish_reasons": None if record.finish_reason is None else (record.finish_reason,),
+        "gen_ai.response.time_to_first_chunk": None if first is None else (first - record.sent_ns) / 1e9,
+        "gen_ai.conversation.id": record.session,
+        "server.address": facts.server,
+        "error.type": record.error_class,
+        "bmp.outcome": record.outcome,
+        "bmp.request.index": record.index,
+        "bmp.schedule.lateness": None if record.planned_ns is None else (record.sent_ns - record.planned_ns) / 1e9,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _id(run: str, text: str, size: int) -> int:
+    """The same run and request always have the same id, never 0."""
+    return int.from_bytes(hashlib.sha256(f"{run}/{text}".encode()).digest()[:size]) or 1
