@@ -20,7 +20,7 @@ from bytemlperf_llm.models.child import OFFLINE, last_line, python_path
 from general_perf.failures import ErrorClass
 from general_perf.job import Job
 from general_perf.measure.memory import tree_bytes
-from general_perf.worker import STARTED_ENV
+from general_perf.worker import PARENT_ENV, STARTED_ENV
 
 POLL_S = 0.25
 STDERR_TAIL_BYTES = 20_000
@@ -119,6 +119,7 @@ def _environment(job: Job) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "DO_NOT_TRACK": "1",
+        PARENT_ENV: str(os.getpid()),
         STARTED_ENV: str(time.monotonic_ns()),
     }
 

@@ -11,6 +11,7 @@ boundary, and becomes a record. What kills the process (memory, a crash, a hang)
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from general_perf.failures import classify
 from general_perf.job import Job
 from general_perf.records import STAGES, CompileRecord, JobRecord, LoadRecord, Record
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PARENT_ENV = "BMP_WORKER_PARENT"
 STARTED_ENV = "BMP_WORKER_STARTED_NS"
 """CLOCK_MONOTONIC of the moment the parent started this process."""
 
@@ -234,8 +237,18 @@ def _bytes_of(artefact: Path | None) -> int | None:
     return sum(each.stat().st_size for each in artefact.parent.glob(f"{artefact.stem}.*"))
 
 
+def _die_with_parent() -> None:
+    """End when the sweep ends, however it ends: a worker left behind would slow down whatever is measured next."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(PARENT_ENV, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)  # it was gone before we asked
+
+
 def main() -> int:
     """Run the job on standard input."""
+    _die_with_parent()
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

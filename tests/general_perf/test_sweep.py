@@ -160,17 +160,23 @@ def test_live_metrics_tell_what_is_done_and_how_long_calls_took(place, tmp_path)
     assert "bmp_general_compile_duration_seconds_count 1.0" in text
 
 
-def test_an_interrupt_leaves_no_process_behind(place, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_leaves_no_process_behind(place, tmp_path, number, status):
     command = [*BMP, "relu.yaml", *QUICK, "--stage", "performance", "--backend-option", "do=hang", "--runs-dir", str(tmp_path)]
     sweep = subprocess.Popen(command, env=environment(place), cwd=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not (workers := _workers_of(sweep.pid)):
         assert sweep.poll() is None
         time.sleep(0.02)
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(number)
     _, said = sweep.communicate(timeout=30)
-    assert sweep.returncode == 130
+    assert sweep.returncode == status
     assert "Traceback" not in said
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "the worker lives on"
+        time.sleep(0.05)
+    if number == signal.SIGKILL:
+        return
     run = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert run["end"]["stopped_by_user"] is True
 
