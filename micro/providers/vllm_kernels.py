@@ -132,10 +132,10 @@ def _quant(args: Args, _kind: str) -> Kernel:
 
     def run(x: Any, smooth: Any) -> Any:
         result, scale = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], 1, dtype=torch.float32)
-        quantise(result, (x * smooth).to(x.dtype), scale, None)
+        quantise(result, x.float() * smooth, scale, None)
         return result, scale[:, 0]
 
-    return Kernel(run, note="smooth factors multiplied by torch first")
+    return Kernel(run, note="smooth factors multiplied by torch first, in float32")
 
 
 def _scaled_matmul(args: Args, kind: str) -> Kernel:
@@ -152,9 +152,10 @@ def _scaled_on_cpu(args: Args) -> Kernel:
     shape, result_dtype = (tokens_of_rank(args), args["new_hidden_size"]), torch_dtype(args["dst_dtype"])
 
     class Packed:
-        """Owns a packed weight."""
+        """Owns a packed weight, and the tensors whose memory it points to."""
 
         def __init__(self, weight: Any, scale: Any) -> None:
+            self.kept = weight, scale
             self.address = pack(weight.t(), scale, result_dtype, True, False, 128)
             self.handle = torch.tensor(self.address, dtype=torch.int64)
 
