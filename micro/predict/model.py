@@ -49,6 +49,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
     dtype: str
     qk_norm: bool = False
+    tied: bool = False
     experts: int = 0
     experts_per_token: int = 0
     context: int | None = None
@@ -65,6 +66,15 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def pass_values(self) -> int:
         """Weights that one pass reads: every layer and the head (the embedding's rows are few)."""
         return self.layers * self.layer_values + self.hidden * self.vocabulary
+
+    @property
+    def held_values(self) -> int:
+        """Weights that are kept: also the embedding, where it is not the head's matrix."""
+        return self.pass_values + (0 if self.tied else self.hidden * self.vocabulary)
+
+    def cache_values(self, tokens: int) -> int:
+        """Keys and values of so many tokens."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * tokens
 
 
 def read_shape(name: str) -> ModelShape:
@@ -115,6 +125,7 @@ def shape_of(name: str, config: dict[str, Any]) -> ModelShape:
         vocabulary=_count(name, config, "vocab_size"),
         dtype=_dtype(config),
         qk_norm=architecture.qk_norm,
+        tied=config.get("tie_word_embeddings") is True,
         experts=experts,
         experts_per_token=_count(name, config, "num_experts_per_tok") if experts else 0,
         context=_count(name, config, "max_position_embeddings", 0) or None,

@@ -25,6 +25,7 @@ DEFAULT_ENGINE = "transformers"
 """Whose kernels are measured where no engine and no provider is named."""
 
 DTYPES = ("float32", "float16", "bfloat16")
+GIGA = 1e9
 FITS_SHARE = 0.5
 """Weights that fill more of the last-level cache than this don't stay in it beside everything else."""
 
@@ -142,6 +143,7 @@ def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Sta
         from micro.predict.modelled import Modelled
 
         card = cards.find(wish.hardware, cards.load(wish.cards))
+        _fits(wish, shape, dtype, card.name, cards.memory_bytes(card))
         return Basis(Modelled(card), f"roofline of {card.name}: a bound, from its data sheet alone", all_hot=False)
     weights_bytes = size_bytes(dtype, shape.pass_values // wish.tp)
     all_hot = weights_bytes <= FITS_SHARE * (last_level_cache_bytes() if wish.device == "cpu" else GPU_CACHE_BYTES)
@@ -156,6 +158,17 @@ def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Sta
     place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
     return Basis(pricing, f"measured on {place}; {memory}", all_hot)
+
+
+def _fits(wish: Wish, shape: ModelShape, dtype: str, device: str, memory_bytes: float | None) -> None:
+    """Raises UserError where weights and KV cache are more than the devices' memory: nobody could run that."""
+    cached = shape.cache_values(wish.batch * (wish.input_len + wish.output_len))
+    weights_gb, cache_gb = (size_bytes(dtype, values) / wish.tp / GIGA for values in (shape.held_values, cached))
+    if memory_bytes is not None and (weights_gb + cache_gb) * GIGA > memory_bytes:
+        needs = f"{weights_gb:.3g} GB of weights and {cache_gb:.3g} GB of KV cache a rank"
+        raise UserError(
+            f"{needs} are more than the {memory_bytes / GIGA:.3g} GB of {device}", "give more ranks with --tp, or a smaller batch"
+        )
 
 
 def _device(text: str) -> str:

@@ -74,6 +74,17 @@ def test_a_card_needs_no_torch_and_prints_both_passes() -> None:
     assert "predicted: TTFT" in done.stdout
 
 
+def test_what_no_device_could_hold_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256}
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "torch_dtype": "bfloat16", **sizes, **heads}))
+    model = ["--model", str(tmp_path), "--input-len", "1024", "--output-len", "128", "--hardware", "h100"]
+    assert bmp("predict", *model, expect=2).stderr.startswith(
+        "error: 141 GB of weights and 0.377 GB of KV cache a rank are more than the 80"
+    )
+    assert "8 ranks" in bmp("predict", *model, "--tp", "8").stdout
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
