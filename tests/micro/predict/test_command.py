@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from bytemlperf_llm.errors import UserError
+from micro.predict.run import Wish, run
+
 QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--measure-seconds", "0.02", "--threads", "1"]
 
 
@@ -85,21 +88,50 @@ def test_what_no_device_could_hold_is_refused(tmp_path: Path) -> None:
     assert "8 ranks" in bmp("predict", *model, "--tp", "8").stdout
 
 
+WISH = Wish(
+    model="synthetic",
+    batch=1,
+    input_len=512,
+    output_len=128,
+    tp=1,
+    hardware=None,
+    cards=None,
+    from_run=None,
+    dtype="auto",
+    device="cpu",
+    threads=0,
+    providers=(),
+    measure_s=0.02,
+    fresh=False,
+    workload=None,
+    check=None,
+    runs_dir=Path("runs"),
+)
+
+
 @pytest.mark.parametrize(
-    ("args", "sentence"),
+    ("wish", "cause"),
     [
-        (["--model", "/nowhere"], "error: model folder '/nowhere' does not exist"),
-        (["--model", "synthetic", "--input-len", "4000"], "error: 4128 tokens are more than the 2048 that synthetic was made for"),
-        (["--model", "synthetic", "--hardware", "h1000"], "error: there is no card of 'h1000'"),
-        (["--model", "synthetic", "--check", "sglang"], "error: --check sglang: there is no such engine to compare with"),
-        (["--model", "synthetic", "--dtype", "int3"], "error: there is no dtype 'int3' here"),
-        (["--model", "synthetic", "--from-run", "/nowhere"], "error: /nowhere is not a run folder"),
-        (["--model", "synthetic", "--device", "tpu"], "error: there is no device 'tpu'"),
-        (["--model", "synthetic", "--tp", "3"], "error: --tp 3 does not divide synthetic's 2 attention heads"),
-        (["--model", "synthetic", "-p", "nobody"], "error: there is no provider 'nobody'"),
+        (WISH._replace(input_len=4000), "4128 tokens are more than the 2048 that synthetic was made for"),
+        (WISH._replace(hardware="h1000"), "there is no card of 'h1000'"),
+        (WISH._replace(check="sglang"), "--check sglang: there is no such engine to compare with"),
+        (WISH._replace(check="vllm", threads=7), "vllm binds \\d+ threads here, not 7"),
+        (WISH._replace(check="vllm", hardware="h100"), "--check compares with an engine on this machine"),
+        (WISH._replace(from_run=Path("/nowhere"), hardware="h100"), "--hardware and --from-run are two different sources"),
+        (WISH._replace(dtype="int3"), "there is no dtype 'int3' here"),
+        (WISH._replace(from_run=Path("/nowhere")), "/nowhere is not a run folder"),
+        (WISH._replace(device="tpu"), "there is no device 'tpu'"),
+        (WISH._replace(tp=3), "--tp 3 does not divide synthetic's 2 attention heads"),
+        (WISH._replace(providers=("nobody",)), "there is no provider 'nobody'"),
+        (WISH._replace(workload=Path("/nowhere/cases.json")), "/nowhere/cases.json can't be written"),
     ],
 )
-def test_bad_input_is_one_line(args: list[str], sentence: str) -> None:
-    done = bmp("predict", *args, expect=2)
-    assert done.stderr.startswith(sentence), done.stderr
+def test_what_cant_be_is_said_before_anything_is_measured(wish: Wish, cause: str) -> None:
+    with pytest.raises(UserError, match=cause):
+        run(wish, as_json=True)
+
+
+def test_bad_input_is_one_line() -> None:
+    done = bmp("predict", "--model", "/nowhere", expect=2)
+    assert done.stderr.startswith("error: model folder '/nowhere' does not exist"), done.stderr
     assert len(done.stderr.splitlines()) == 1
