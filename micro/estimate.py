@@ -39,10 +39,10 @@ class Rates(msgspec.Struct):
     setup_s_per_byte: float = SETUP_S_PER_BYTE
 
     def learn(self, name: str, estimated_s: float, measured_s: float) -> None:
-        """Half of what is new, so that one odd case doesn't rule."""
+        """Half of what is new, within bounds, so that one odd case (a small one on a busy machine) doesn't rule."""
         if estimated_s > 0:
             before = self.learned.get(name)
-            ratio = measured_s / estimated_s * (before or 1.0)
+            ratio = min(MOST_LEARNED, max(1 / MOST_LEARNED, measured_s / estimated_s * (before or 1.0)))
             self.learned[name] = ratio if before is None else (before * ratio) ** 0.5
 
     def learn_case(self, *, timing_s: float, setup_s: float, setup_bytes: int) -> None:
@@ -53,6 +53,9 @@ class Rates(msgspec.Struct):
 
 
 TELLING_BYTES = 16 << 20
+MOST_LEARNED = 100.0
+ROTATED_CACHES = 4
+"""All sets together take at most so many caches, also where a call touches little of what it holds (a row of a table)."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +74,13 @@ def rate_name(operator: Operator, cost: Cost, provider: str) -> str:
 
 
 def buffer_sets(cost: Cost, cache_bytes: int, most: int = 1024) -> int:
-    """Sets of inputs whose rotation leaves nothing in a cache of that size (1 where `cache_bytes` is 0)."""
-    return max(1, min(most, -(-cache_bytes // max(1, cost.read_bytes)) + 1)) if cache_bytes else 1
+    """Sets of inputs whose rotation leaves nothing in a cache of that size, or as many as there is room for
+    (the row then says "warm"); 1 where `cache_bytes` is 0."""
+    if not cache_bytes:
+        return 1
+    needed = -(-cache_bytes // max(1, cost.read_bytes)) + 1
+    room = max(2, ROTATED_CACHES * cache_bytes // max(1, cost.resident_bytes))
+    return max(1, min(most, needed, room))
 
 
 def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_bytes: int, max_sets: int = 1024) -> Estimate:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from micro.cases import Case
-from micro.estimate import SETUP_S_PER_BYTE, Rates, estimate
+from micro.check import Checked
+from micro.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
 from micro.messages import Job, Outcome
+from micro.operators.contract import Cost
 from micro.operators.registry import OPERATORS
 from micro.roofline import Roof
 from micro.rows import Row
 from micro.sweep import Settings, Sweep
-from tests.micro.fakes import ScriptedRunner
+from tests.micro.fakes import ScriptedRunner, timed
 
 
 def case(size: int = 64, **more: Any) -> Case:
@@ -120,3 +124,19 @@ def test_efficiency_is_in_the_row() -> None:
     Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=roofs, now_s=lambda: runner.now).run([case(100)])
     assert rows[0].efficiency is not None
     assert rows[0].efficiency["mfu_measured"] == 0.5  # 2e6 FLOPs in 1 ms
+
+
+def test_one_odd_case_does_not_rule_the_estimates() -> None:
+    def answer(job: Job) -> Outcome:
+        return Outcome(status="ok", checked=Checked(), timed=timed([10**9 if job.args["M"] == 1 else 10**6] * 40))  # a stall of a second
+
+    rows = swept([case(1), case(256)], ScriptedRunner(answer))
+    assert [row.status for row in rows] == ["ok", "ok"]
+    second = rows[1].estimate
+    assert second is not None
+    assert second.call_s < 0.1
+
+
+@pytest.mark.parametrize(("read", "footprint", "sets"), [(1 << 20, 0, 65), (1 << 30, 0, 2), (1 << 10, 32 << 20, 8), (1 << 10, 0, 1024)])
+def test_rotation_leaves_the_cache_or_ends_at_four_of_it(read: int, footprint: int, sets: int) -> None:
+    assert buffer_sets(Cost(0, read, 0, footprint_bytes=footprint), 64 << 20) == sets
