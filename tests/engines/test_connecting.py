@@ -32,7 +32,8 @@ async def started(url, transport, model="honest"):
 async def one_record(engine, timeouts=None):
     sink = Collected()
     worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts or Timeouts()))
-    await worker.run_closed(iter([make_request(0)]), 1, monotonic_ns())
+    async with asyncio.timeout(60):
+        await worker.run_closed(iter([make_request(0)]), 1, monotonic_ns())
     await engine.close()
     (record,) = sink.records
     return record
