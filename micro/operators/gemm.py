@@ -15,6 +15,9 @@ from micro.operators.routing import ROUTING_HELP, check_routing, spread
 REFERENCE_FLOPS = 2 * 10**9
 """A reference product larger than this takes evenly spread rows instead of all; float64, so about 0.1 s."""
 
+REFERENCE_VALUES = 1 << 23
+"""Where a row costs little but there are many, values that a reference holds: 64 MiB in float64."""
+
 RESULT: dict[str, str] = {"int8": "int32", "float8_e4m3": "float32"}
 """The result's dtype where it is not the inputs'."""
 

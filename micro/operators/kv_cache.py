@@ -17,7 +17,8 @@ from itertools import accumulate
 from typing import Any
 
 from micro.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, rounding
+from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.quantise import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
 
 ACTIVATIONS = ("bfloat16", "float16", "float32")
@@ -171,11 +172,15 @@ def _rope_kernel(args: Args) -> Callable[..., Any]:
 
 
 def _rope_reference(args: Args, inputs: Tensors) -> Any:
+    """Of evenly spread tokens where all are many: each is turned by itself."""
     packed, positions, cos, sin = inputs
+    rows = spread_rows(packed.shape[0], packed[0].numel(), REFERENCE_VALUES)
+    if rows is not None:
+        packed, positions = packed[rows.to(packed.device)], positions[rows.to(packed.device)]
     result = packed.double()
     turned = result[:, : args["q_head_num"] + args["kv_head_num"], args["rope_offset"] : args["rope_offset"] + args["rope_dim"]]
-    turned.copy_(_rotated(turned.clone(), cos.double()[positions], sin.double()[positions]))
-    return result
+    turned.copy_(_rotated(turned.clone(), cos[positions].double(), sin[positions].double()))
+    return result if rows is None else Sample(rows, result)
 
 
 def different_positions(sequences: Sequences) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, wide
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, wide
+from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, factors, swiglu, tokens_of_rank
 from micro.operators.llm_quant import quant_bytes
 from micro.operators.quantise import QUANT_FLOPS, exact_quotients, half_precision, quant_argument, quant_tolerances, quantise
@@ -233,10 +234,14 @@ def _scatter_kernel(args: Args) -> Callable[..., Any]:
 
 
 def _scatter_reference(args: Args, inputs: Tensors) -> Any:
+    import torch
+
     x, smooth, selected, weights = inputs
     token, weight, counts, offsets, expert = _plan(args, selected, weights)
-    quotients = exact_quotients(x[token.to(x.device)], smooth[expert.to(x.device)], args["dst_dtype"])
-    return (*quotients, token, weight, counts, offsets)
+    rows = spread_rows(len(token), args["hidden_size"], REFERENCE_VALUES)
+    rows = torch.arange(len(token)) if rows is None else rows
+    quotients = exact_quotients(x[token[rows].to(x.device)], smooth[expert[rows].to(x.device)], args["dst_dtype"])
+    return (*(Sample(rows, part) for part in quotients), token, weight, counts, offsets)
 
 
 def _scatter_comparable(args: Args, _inputs: Tensors, outputs: Any) -> Any:
