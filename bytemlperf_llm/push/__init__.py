@@ -1,5 +1,5 @@
-"""Carry a run's live metrics on: to a Pushgateway, to Prometheus by remote write, to OpenTelemetry; and its requests as traces.
+"""`bmp push`: carry the live metrics of a run of any suite on, where Prometheus can't come to scrape it.
 
-One way for all suites: a run serves its metrics (`--prometheus-port`), and `bmp push` reads them there as Prometheus
-would. The run itself waits for nobody.
+It reads the page that a run serves (`--prometheus-port`) as a scrape does, and hands it to the receivers of
+`export.push`; the run itself waits for nobody. `bmp-llm serve-bench` has the same receivers as flags of its own.
 """

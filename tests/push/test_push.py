@@ -1,4 +1,4 @@
-"""`bmp push` and `bmp traces` against the real thing: a Pushgateway, a Prometheus that takes remote writes, an OTLP endpoint."""
+"""`bmp push` carries a served page to a real Pushgateway and a real Prometheus, and ends with the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.export.llm_metrics import FAMILIES
 from bytemlperf_llm.export.prometheus import Exporter
-from tests.report.made import llm_run
+from bytemlperf_llm.push.page import NoPage, Page
+from training.exporter import FAMILIES
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 40
@@ -28,17 +28,17 @@ LIMIT_S = 40
 
 @pytest.fixture
 def exporter() -> Iterator[Exporter]:
-    """What a run serves in its middle."""
+    """What a training run serves in its middle."""
     made = Exporter(FAMILIES)
-    made.observe("bmp_time_to_first_token_seconds", [0.03] * 90 + [0.9] * 10)
-    made.count("bmp_request_success_total", 100)
-    made.count("bmp_request_failure_total", 2, "idle_timeout")
+    made.observe("bmp_training_step_seconds", [0.02] * 90 + [0.2] * 10)
+    made.count("bmp_training_steps", 100, "measured")
+    made.set("bmp_training_loss", 2.5)
     yield made
     made.close()
 
 
-def command(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    program = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *map(str, words)]
+def command(*words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    program = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "push", *words]
     return subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"} | (env or {})
     )
@@ -89,10 +89,10 @@ def server(tmp_path: Path) -> Iterator[Callable[..., int]]:
 def test_a_pushgateway_keeps_a_runs_last_state(exporter: Exporter, server: Callable[..., int]):
     port = server("prometheus-pushgateway")
     source = f"http://127.0.0.1:{exporter.serve(0)}/metrics"
-    pushing = command("push", source, "--pushgateway", f"http://127.0.0.1:{port}", "--every", "0.2", "--label", "run=a/b ü")
-    line = 'bmp_request_success_total{instance="",job="bytemlperf",run="a/b ü"}'
+    pushing = command(source, "--push-gateway", f"http://127.0.0.1:{port}", "--push-interval", "0.2", "--instance", "a/b ü")
+    line = 'bmp_training_steps_total{instance="a/b ü",job="bmp",role="measured"}'
     until(lambda: f"{line} 100" in get(f"http://127.0.0.1:{port}/metrics"))
-    exporter.count("bmp_request_success_total", 1)
+    exporter.count("bmp_training_steps", 1, "measured")
     until(lambda: f"{line} 101" in get(f"http://127.0.0.1:{port}/metrics"))
     exporter.close()
     stdout, stderr = pushing.communicate(timeout=LIMIT_S)
@@ -100,10 +100,10 @@ def test_a_pushgateway_keeps_a_runs_last_state(exporter: Exporter, server: Calla
     assert stdout.startswith("the run has ended; pushed ")
     page = get(f"http://127.0.0.1:{port}/metrics")
     assert f"{line} 101" in page
-    assert 'bmp_time_to_first_token_seconds_bucket{instance="",job="bytemlperf",run="a/b ü",le="0.04"} 90' in page
+    assert 'bmp_training_step_seconds_bucket{instance="a/b ü",job="bmp",le="0.03"} 90' in page
 
 
-def test_prometheus_takes_remote_writes_and_knows_when_the_run_has_ended(exporter: Exporter, server: Callable[..., int], tmp_path: Path):
+def test_prometheus_takes_remote_writes(exporter: Exporter, server: Callable[..., int], tmp_path: Path):
     (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1h}\n")
     port = server(
         "prometheus", "--config.file=prometheus.yml", f"--storage.tsdb.path={tmp_path / 'db'}", "--web.enable-remote-write-receiver"
@@ -115,19 +115,16 @@ def test_prometheus_takes_remote_writes_and_knows_when_the_run_has_ended(exporte
         return float(result[0]["value"][1]) if result else None
 
     source = f"http://127.0.0.1:{exporter.serve(0)}/metrics"
-    pushing = command("push", source, "--remote-write", f"http://127.0.0.1:{port}/api/v1/write", "--every", "0.2", "--label", "run=friday")
-    assert until(lambda: value('bmp_request_success_total{job="bytemlperf", run="friday"}')) == 100
-    assert value('bmp_request_failure_total{error_class="idle_timeout"}') == 2
-    assert 0.02 < (value("histogram_quantile(0.5, bmp_time_to_first_token_seconds_bucket)") or 0) <= 0.04
+    pushing = command(source, "--remote-write", f"http://127.0.0.1:{port}", "--push-interval", "0.2", "--instance", "friday")
+    assert until(lambda: value('bmp_training_loss{instance="friday"}')) == 2.5
+    assert 0.01 < (value("histogram_quantile(0.5, bmp_training_step_seconds_bucket)") or 0) <= 0.03
     exporter.close()
     _, stderr = pushing.communicate(timeout=LIMIT_S)
     assert (pushing.returncode, stderr) == (0, "")
-    until(lambda: value("bmp_request_success_total") is None)  # a stale series answers nothing
-    assert value("last_over_time(bmp_request_success_total[5m])") == 100
 
 
 class Collector(ThreadingHTTPServer):
-    """An OTLP endpoint: keeps every request's path, header and body; refuses while `status` says so."""
+    """Keeps every request's path, header and body, and answers `status`."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, str, bytes]] = []
@@ -164,11 +161,10 @@ def collector() -> Iterator[Collector]:
     made.server_close()
 
 
-def test_metrics_by_otlp(exporter: Exporter, collector: Collector):
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-
+def test_the_same_by_otlp(exporter: Exporter, collector: Collector):
+    messages = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
     source = f"http://127.0.0.1:{exporter.serve(0)}/metrics"
-    pushing = command("push", source, "--otlp", collector.url, "--every", "0.2", env={"BMP_PUSH_AUTHORIZATION": "Bearer canary-51"})
+    pushing = command(source, "--otlp", collector.url, "--push-interval", "0.2", env={"BMP_PUSH_AUTHORIZATION": "Bearer canary-51"})
     until(lambda: collector.got)
     exporter.close()
     stdout, stderr = pushing.communicate(timeout=LIMIT_S)
@@ -176,41 +172,15 @@ def test_metrics_by_otlp(exporter: Exporter, collector: Collector):
     path, authorization, body = collector.got[0]
     assert (path, authorization) == ("/v1/metrics", "Bearer canary-51")
     assert "canary" not in stdout
-    request = ExportMetricsServiceRequest.FromString(body)
+    request = messages.ExportMetricsServiceRequest.FromString(body)
     metrics = {metric.name: metric for metric in request.resource_metrics[0].scope_metrics[0].metrics}
-    (point,) = metrics["gen_ai.client.operation.time_to_first_chunk"].histogram.data_points
-    assert point.count == 100
-    assert dict(zip(point.explicit_bounds, point.bucket_counts, strict=False))[0.04] == 90
-    assert metrics["bmp.request_success"].sum.is_monotonic
+    (point,) = metrics["bmp_training_step_seconds"].histogram.data_points
+    assert dict(zip(point.explicit_bounds, point.bucket_counts, strict=False))[0.03] == 90
 
 
-def test_requests_as_traces(collector: Collector, tmp_path: Path):
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    run = llm_run(tmp_path / "run", count=100, label="traced")
-    done = command("traces", run, "--otlp", collector.url)
-    stdout, stderr = done.communicate(timeout=LIMIT_S)
-    assert (done.returncode, stdout, stderr) == (0, "100 spans\n", "")
-    spans = [
-        span
-        for path, _, body in collector.got
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-        if path == "/v1/traces"
-    ]
-    assert len(spans) == 100
-    assert {span.name for span in spans} == {"chat tiny"}
-    bad = [span for span in spans if span.status.code == 2]
-    assert len(bad) == 2
-    assert all(span.end_time_unix_nano >= span.start_time_unix_nano for span in spans)
-    begun_s = min(span.start_time_unix_nano for span in spans) / 1e9
-    assert 1_795_521_600 <= begun_s < 1_795_521_700, "run.json's started_at"
-
-
-def test_a_target_that_fails_is_said_once_and_recovers(exporter: Exporter, collector: Collector):
+def test_a_receiver_that_fails_is_said_once_and_recovers(exporter: Exporter, collector: Collector):
     collector.status = 503
-    pushing = command("push", f"http://127.0.0.1:{exporter.serve(0)}/metrics", "--pushgateway", collector.url, "--every", "0.1")
+    pushing = command(f"http://127.0.0.1:{exporter.serve(0)}/metrics", "--push-gateway", collector.url, "--push-interval", "0.1")
     until(lambda: len(collector.got) > 3)
     collector.status = 200
     until(lambda: len(collector.got) > 8)
@@ -219,13 +189,13 @@ def test_a_target_that_fails_is_said_once_and_recovers(exporter: Exporter, colle
     assert pushing.returncode == 0
     lines = stderr.splitlines()
     assert len(lines) == 2
-    assert "answers 503; trying on" in lines[0]
-    assert lines[1] == "pushes are taken again"
+    assert "503" in lines[0]
+    assert lines[1] == "the Pushgateway takes pushes again"
 
 
-def test_a_redirect_is_not_followed(exporter: Exporter, collector: Collector):
+def test_a_redirect_is_not_followed_and_a_last_push_that_failed_is_status_1(exporter: Exporter, collector: Collector):
     collector.status = 302
-    pushing = command("push", f"http://127.0.0.1:{exporter.serve(0)}/metrics", "--pushgateway", collector.url, "--every", "0.1")
+    pushing = command(f"http://127.0.0.1:{exporter.serve(0)}/metrics", "--push-gateway", collector.url, "--push-interval", "0.1")
     until(lambda: len(collector.got) > 1)
     exporter.close()
     stdout, _ = pushing.communicate(timeout=LIMIT_S)
@@ -233,18 +203,17 @@ def test_a_redirect_is_not_followed(exporter: Exporter, collector: Collector):
     assert "the last push failed: " in stdout
 
 
-def test_bad_input_is_one_line(tmp_path: Path):
+def test_bad_input_is_one_line():
     port = free_port()
     cases = (
-        (("push", "http://127.0.0.1:1/metrics"), 2, "nowhere to push to"),
-        (("push", "nonsense", "--otlp", "http://h"), 2, "no http or https address"),
-        (("push", "http://127.0.0.1:1", "--pushgateway", "http://a:secret@h"), 2, "BMP_PUSH_AUTHORIZATION"),
+        (("http://127.0.0.1:1/metrics",), 2, "nowhere to push to"),
+        (("nonsense", "--otlp", "http://h"), 2, "takes an http:// or https:// address"),
+        (("http://127.0.0.1:1", "--push-gateway", "http://a:secret@h"), 2, "BMP_PUSH_AUTHORIZATION"),
         (
-            ("push", f"http://127.0.0.1:{port}/metrics", "--pushgateway", "http://127.0.0.1:1", "--wait", "0"),
+            (f"http://127.0.0.1:{port}/metrics", "--push-gateway", "http://127.0.0.1:1", "--wait", "0"),
             1,
             "start a run with --prometheus-port",
         ),
-        (("traces", str(tmp_path), "--otlp", "http://h"), 2, "is not a run folder"),
     )
     for words, status, says in cases:
         done = command(*words)
@@ -252,3 +221,9 @@ def test_bad_input_is_one_line(tmp_path: Path):
         assert (done.returncode, stderr.count("\n")) == (status, 1), stderr
         assert says in stderr
         assert "secret" not in stderr
+
+
+@pytest.mark.parametrize("content", [b"<html>hello</html>", b"\xff\xfe"])
+def test_what_is_no_metrics_page_is_said(content: bytes):
+    with pytest.raises(NoPage, match="no metrics page"):
+        Page(content)
