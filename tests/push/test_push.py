@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from bytemlperf_llm.export.prometheus import Exporter
-from bytemlperf_llm.push.page import NoPage, Page
+from bytemlperf_llm.push import page as page_module
+from bytemlperf_llm.push.page import NoPage, Page, read_page
 from training.exporter import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -227,3 +228,11 @@ def test_bad_input_is_one_line():
 def test_what_is_no_metrics_page_is_said(content: bytes):
     with pytest.raises(NoPage, match="no metrics page"):
         Page(content)
+
+
+def test_a_page_without_end_is_not_kept(exporter: Exporter, monkeypatch: pytest.MonkeyPatch):
+    source = f"http://127.0.0.1:{exporter.serve(0)}/metrics"
+    read_page(source)
+    monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", 100)
+    with pytest.raises(NoPage, match="more than 100 bytes"):
+        read_page(source)
