@@ -31,8 +31,8 @@ from micro.timing import Rules
 from micro.workload import expand
 
 ODD_SIZES = (1, 3, 17, 129)
-MOST_CASES = 24
-"""Of one operator and number format, beside its basic ones."""
+MOST_CASES, MOST_PER_FORMAT = 24, 8
+"""Of one operator in its first number format, and in each other one, beside its basic cases."""
 
 SMALL = 256
 """Sizes of the awkward cases, at most: a mistake shows as well in a small one."""
@@ -80,9 +80,10 @@ def check_cases(operator: Operator) -> list[dict[str, Any]]:
     """The basic cases, and awkward ones: validated, each once."""
     basic = [validate(operator, args) for case in operator.basic for args in expand(case)]
     found = {case_text(operator.name, args): args for args in basic}
-    for args in _every_format(operator, basic[0]):
+    for number, args in enumerate(_every_format(operator, max(basic, key=lambda args: operator.cost(args).resident_bytes))):
         awkward = list(_awkward(operator, args))
-        for each in awkward[:MOST_CASES]:
+        step = -(-len(awkward) // (MOST_PER_FORMAT if number else MOST_CASES))
+        for each in awkward[number % step :: step]:  # each format others
             found.setdefault(case_text(operator.name, each), each)
     return list(found.values())
 

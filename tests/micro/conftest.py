@@ -41,7 +41,7 @@ def build(operator, args, device):
     if args["dtype"] not in ("float32", "float64"):
         raise Refused(f"acme has no {args['dtype']}")
     def tiled(a, b):  # forgets the last column where 16 does not divide N
-        if args["dtype"] == "float64" and args["M"] == 17:
+        if args["dtype"] == "float64" and args["M"] == 129:
             os.abort()
         result = right(a, b)
         if args["N"] % 16 and args["N"] > 1:
