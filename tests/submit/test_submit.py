@@ -15,8 +15,10 @@ import pytest
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.submit.check import check_submission
-from bytemlperf_llm.submit.rules import MIN_MODELS, REGULAR_MODELS, locked
+from bytemlperf_llm.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, job_rows, locked
 from general_perf.card import zoo
+from general_perf.job import Job, job_id
+from general_perf.records import CompileRecord
 from tests.submit.made import DECLARATION, accepted, general_run, submission  # noqa: F401
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "submit"]
@@ -38,6 +40,17 @@ def test_the_regular_models_are_the_zoos():
     """A model that is trained here on a small data set is regular in kind, and no stand-in for ByteMLPerf's."""
     regular = {name for name, card in zoo().items() if card.model_class == "regular" and card.source.kind == "architecture"}
     assert set(REGULAR_MODELS) == regular
+
+
+def test_what_the_rules_read_is_what_a_sweep_writes():
+    """Names of fields, and how a job's name is made: the rules read run.json and records, not the suite's code."""
+    assert {"id", "size"} <= set(Job.__struct_fields__)
+    assert {"job", "stage", "status", "reason", "sparsity"} <= set(CompileRecord.__struct_fields__)
+    run = {"config": {"plan": [{"id": job_id("bert", size, "onnxruntime", "bf16"), "size": size} for size in (PUBLISHED_SIZE, "small")]}}
+    assert [(row["model"], row["precision"], row["size"]) for row in job_rows(run, [])] == [
+        ("bert", "bf16", PUBLISHED_SIZE),
+        ("bert", "bf16", "small"),
+    ]
 
 
 def test_a_whole_submission_is_accepted(accepted: Path):  # noqa: F811
