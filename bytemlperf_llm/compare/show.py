@@ -21,6 +21,8 @@ from bytemlperf_llm.runs.kinds import Plot, Section, Table, Text
 JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference seen", "unknown": ""}
 MAX_CURVES, MAX_CURVE_SAMPLES, MIN_CURVE_SAMPLES = 6, 200_000, 30
 MAX_FOREST_ROWS = 40
+MAX_HEADLINES = 60
+MAX_FOLDED_ROWS = 2_000
 METHOD = (
     "A change is this run over the baseline, with its 95 % interval. better, worse: chance doesn't explain it (Benjamini and Hochberg "
     "over all figures, 5 % false alarms); otherwise no difference was seen, which is not the same as none."
@@ -60,9 +62,17 @@ def others(comparison: Comparison) -> list[int]:
 
 
 def shown_rows(comparison: Comparison, *, everything: bool) -> list[Row]:
-    """Headline figures; all where that's asked for, or where there are no headlines."""
-    headlines = [row for row in comparison.rows if row.headline]
-    return comparison.rows if everything or not headlines else headlines
+    """All rows where that's asked for; else the headlines (all, where there are none), first those that can be compared, not too many."""
+    if everything:
+        return comparison.rows
+    headlines = [row for row in comparison.rows if row.headline] or comparison.rows
+    return sorted(headlines, key=lambda row: not any(side.change is not None and side.change.ratio for side in row.sides))[:MAX_HEADLINES]
+
+
+def left_out(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """How many rows are not shown, and how to see them; nothing where all are."""
+    left = len(comparison.rows) - len(rows)
+    return f"{left:,} more figures: --all" if left > 0 else ""
 
 
 def value_text(side: Side) -> str:
@@ -276,7 +286,11 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     overall = overall_table(comparison)
     sections += [msgspec.structs.replace(overall, group=group)] if overall else []
     if len(rows) < len(comparison.rows):
-        sections.append(figure_table(comparison, comparison.rows, f"All {len(comparison.rows)} figures", folded=True, group=group))
+        every = comparison.rows[:MAX_FOLDED_ROWS]
+        title = (
+            f"All {len(every):,} figures" if len(every) == len(comparison.rows) else f"{len(every):,} of {len(comparison.rows):,} figures"
+        )
+        sections.append(figure_table(comparison, every, title, folded=True, group=group))
     sections += _curves(comparison, f"{prefix}Distributions")
     if comparison.settings:
         sections.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bytemlperf_llm.compare.show import METHOD, Shown, figure_table, others, overall_table, sentence, shown_rows
+from bytemlperf_llm.compare.show import METHOD, Shown, figure_table, left_out, others, overall_table, sentence, shown_rows
 from bytemlperf_llm.report.text import cell
 from bytemlperf_llm.runs.kinds import Table
 from bytemlperf_llm.terminal_exit import one_line
@@ -24,7 +24,9 @@ def print_comparison(shown: Shown) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
     for comparison in shown.comparisons:
-        _print_table(console, figure_table(comparison, shown_rows(comparison, everything=shown.everything)))
+        rows = shown_rows(comparison, everything=shown.everything)
+        _print_table(console, figure_table(comparison, rows))
+        console.print(left_out(comparison, rows), style="dim")
         overall = overall_table(comparison)
         if overall is not None:
             _print_table(console, overall)

@@ -27,6 +27,7 @@ from bytemlperf_llm.runs.kinds import Plot, Section, Table, Text
 
 ASSETS = Path(__file__).parent / "assets"
 INSTALL_COMMAND = "pip install 'bytemlperf-llm[report]'"
+MAX_OPEN_ROWS = 80  # a longer table waits behind its title
 SLIM_COLUMNS = 3  # a table of so few is not stretched over the page
 SIGNIFICANT_DIGITS = 6  # of a number in a plot: a screen has four
 
@@ -158,7 +159,8 @@ def _block(section: Section, heading: str, plots: list[dict[str, Any]]) -> dict[
     if isinstance(section, Text):
         return {"type": "text", "title": title, "body": visible(section.body), "style": section.style, "folded": section.folded}
     if isinstance(section, Table):
-        return {"type": "table", "title": title or (heading if section.folded else ""), **_table(section)}
+        table = _table(section)
+        return {"type": "table", "title": title or (heading if table["folded"] else ""), **table}
     assert isinstance(section, Plot)
     plots.append({"data": section.data, "layout": section.layout, "height": section.height, "title": section.title})
     alt = visible(section.alt or section.title)

@@ -29,7 +29,7 @@ def run_page(view: RunView) -> Page:
         facts=facts_of(view),
         problems=view.problems,
         warnings=view.warnings,
-        tiles=[tile_of(figure) for figure in headlines(view.figures)],
+        tiles=_tiles(view.figures),
         sections=[*view.sections, *_figure_sections(view), *again_sections(view)],
         footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network. {view.folder.name}",
     )
@@ -41,18 +41,29 @@ def headlines(figures: list[Figure]) -> list[Figure]:
     return sorted(chosen, key=lambda figure: figure.value is None)[:MAX_TILES]
 
 
+def _tiles(figures: list[Figure]) -> list[Tile]:
+    """The headlines; none where there are so many that they are a table, which the suite's own part has."""
+    chosen = [figure for figure in figures if figure.headline]
+    if len(chosen) > MAX_TILES:
+        return []
+    one_case = len({figure.key for figure in chosen}) == 1
+    return [
+        tile_of(figure, figure.label or figure.metric.replace("_", " ") if one_case else name_of(figure)) for figure in headlines(chosen)
+    ]
+
+
 def name_of(figure: Figure) -> str:
     """What a person reads."""
     return figure.label or f"{figure.key} {figure.metric}"
 
 
-def tile_of(figure: Figure) -> Tile:
+def tile_of(figure: Figure, name: str) -> Tile:
     """A headline figure with its interval, or why there is none."""
     if figure.value is None:
-        return Tile(label=name_of(figure), value=UNAVAILABLE, detail=figure.reason or "not measured")
+        return Tile(label=name, value=UNAVAILABLE, detail=figure.reason or "not measured")
     between = interval(figure.low, figure.high)
     detail = " · ".join(part for part in (between, f"n {figure.count:,}" if figure.count else "") if part)
-    return Tile(label=name_of(figure), value=number(figure.value), unit=unit(figure.unit), detail=detail)
+    return Tile(label=name, value=number(figure.value), unit=unit(figure.unit), detail=detail)
 
 
 def facts_of(view: RunView) -> list[tuple[str, str]]:

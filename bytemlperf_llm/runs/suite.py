@@ -124,8 +124,9 @@ class SuiteRun:
         self.end(stopped=kind is not None and not issubclass(kind, Exception))
 
     def end(self, *, stopped: bool = False, **facts: Any) -> dict[str, Any]:
-        """Write how it ended, and the summary; returns the summary. Further calls change nothing."""
-        if not self._ended:
+        """Write how it ended, the summary and the page; returns the summary. Further calls change nothing."""
+        first = not self._ended
+        if first:
             self._ended = True
             with suppress(OSError):
                 self._log.close()
@@ -136,6 +137,10 @@ class SuiteRun:
         summary = summarise_suite(self.folder, self.run)
         with suppress(OSError):
             write_json(self.folder / "summary.json", summary)
+        if first:
+            from bytemlperf_llm.report.write import report_after_run
+
+            report_after_run(self.folder)
         return summary
 
 

@@ -73,9 +73,19 @@
   }
   var CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false, plotlyServerURL: "", doubleClick: "reset" };
 
-  function drawPlot(canvas, plot) { Plotly.react(canvas, prepared(plot.data), layoutOf(plot), CONFIG); }
+  function drawPlot(canvas, plot) {
+    var layout = layoutOf(plot);
+    var named = plot.data.filter(function (trace) { return trace.name && trace.showlegend !== false; }).length;
+    if (named > MOST_NAMES && layout.showlegend !== false) {  // a long legend gets room of its own
+      var room = LEGEND_LINE * Math.ceil(named / Math.max(1, Math.floor(canvas.clientWidth / LEGEND_WIDTH)));
+      layout.height += room;
+      layout.legend = merged(layout.legend, { maxheight: room + LEGEND_LINE });
+    }
+    Plotly.react(canvas, prepared(plot.data), layout, CONFIG);
+  }
   function draw(canvas) { drawPlot(canvas, plots[Number(canvas.getAttribute("data-plot"))]); }
   window.bmp = { draw: drawPlot, redraw: [] };
+  var MOST_NAMES = 12, LEGEND_LINE = 20, LEGEND_WIDTH = 200;
   function canvases() { return Array.prototype.slice.call(document.querySelectorAll(".canvas[data-plot]")); }
   function drawAll() { canvases().forEach(draw); window.bmp.redraw.forEach(function (again) { again(); }); }
 
