@@ -9,7 +9,6 @@ import pytest
 from bytemlperf_llm.compare.comparison import compare_all, gather, short_names
 from bytemlperf_llm.compare.gate import failures, parse
 from bytemlperf_llm.report.markdown import escape_markdown
-from bytemlperf_llm.runs.suite import SuiteRun
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read
@@ -138,11 +137,14 @@ def test_a_folder_that_is_no_run_is_named_and_the_others_are_compared(runs, tmp_
 
 
 def test_runs_of_different_kinds_are_named_and_each_kind_is_shown(runs, tmp_path):
-    with SuiteRun.begin(tmp_path, "micro", "ops", {"cases": []}, command=["bmp", "micro"], seed=0) as run:
-        pass
-    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), str(run.folder))
+    other = tmp_path / "ops"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({"format_version": 1, "kind": "quantum", "label": "ops", "end": {}}))
+    (other / "summary.json").write_text(json.dumps({"verdict": "valid"}))
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), str(other))
     assert ended.returncode == 0, ended.stderr
     assert "different kinds" in ended.stdout
+    assert "quantum (ops)" in ended.stdout
     assert "worse in" in ended.stdout
 
 
