@@ -103,7 +103,8 @@ class Pages:
 
     def compare(self, known: Mapping[str, Card], board: Sequence[BoardRow]) -> str:
         """Pick two devices or more in the page; published and measured figures side by side."""
-        data = {"currency": self.currency, "devices": _compared(known, board, self.currency)}
+        order = [row.label for row in rows(list(known.values()), currency=self.currency)]
+        data = {"currency": self.currency, "order": order, "devices": _compared(known, board, self.currency)}
         return self._page("compare.html.j2", "Compare devices", "", "compare", data=data_block(data))
 
     def _card_line(self, name: str, card: Card, runs: int) -> tuple[Cell, ...]:

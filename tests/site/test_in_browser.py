@@ -130,12 +130,16 @@ def test_two_devices_are_picked_and_compared(opened: Opened, site: Path):
     bf16 = page.locator("#published tbody tr", has_text="bf16 dense")
     assert bf16.locator("td").all_inner_texts() == ["1,835", "4320.24×"]
     assert bf16.locator("td.best").inner_text() == "1,835"
+    price = page.locator("#published tbody tr", has=page.locator("bdi", has_text="price"))
+    assert price.first.locator("td").first.inner_text() == "15,625", "a published figure keeps its digits"
     assert page.locator("#measured tbody tr", has_text="TPOT p50").locator("td a").count() == 2
     page.get_by_label("Add a device").select_option(label="NVIDIA T4")
     page.wait_for_selector("html[data-chosen='3']", state="attached")
     page.get_by_label("remove Intel Gaudi 3").click()
     page.wait_for_selector("html[data-chosen='2']", state="attached")
     assert page.locator("#published thead th").all_inner_texts()[1:] == ["Intel Gaudi 2", "NVIDIA T4"]
+    labels = page.locator("#published tbody th bdi").all_inner_texts()
+    assert labels.index("fp32 dense") < labels.index("bf16 dense") < labels.index("memory"), "one order whatever comes first"
     assert opened.complaints(site.as_uri()) == []
 
 

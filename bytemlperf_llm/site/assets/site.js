@@ -166,6 +166,9 @@
           rows[key].values[place] = row;
         });
       });
+      if (part === "published") {
+        keys.sort(function (a, b) { return data.order.indexOf(rows[a].row.case) - data.order.indexOf(rows[b].row.case); });
+      }
       table.textContent = "";
       if (!chosen.length) { return; }
       var head = made("tr", undefined, made("thead", undefined, table));
@@ -193,7 +196,10 @@
         if (value.watt) { made("small", said(value.watt) + " per watt", cell); }
       });
     }
-    function said(value) { return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }); }
+    function said(value) {
+      var large = Math.abs(value) >= 1000;
+      return value.toLocaleString("en", large ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 });
+    }
   }
   root.setAttribute("data-drawn", "yes");
 })();
