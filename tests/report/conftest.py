@@ -8,7 +8,7 @@ import pytest
 from tests.report.browser import Opened, chromium, have_chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not have_chromium():
         pytest.skip("no chromium here: apt-get install chromium")
