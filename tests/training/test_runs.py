@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_named_before_anything_starts(ddp_run: Ran, tmp_
 
 
 def test_sharded_llama_recomputes_reads_ahead_and_stops_at_its_target(train: Callable[..., Ran]) -> None:
-    flags = ("--sharding", "fsdp", "--recompute", "full", "--precision", "bf16", "--loader-workers", "1", "--target-loss", "5.2")
+    flags = ("--sharding", "fsdp", "--recompute", "full", "--precision", "bf16", "--loader-workers", "1", "--target-loss", "4.4")
     run = train("llama", "--nproc", "2", *flags, "--steps", "30", "--no-operator-check")
     assert run.status == 0, run.out + run.err
     metrics, convergence = run.summary["metrics"], run.summary["convergence"]
@@ -140,7 +140,7 @@ def test_sharded_llama_recomputes_reads_ahead_and_stops_at_its_target(train: Cal
     assert run.only("end")[0]["why"] == "target reached"
     assert len(run.steps) == convergence["steps_to_target"] < 30
     assert convergence["tokens_to_target"] == len(run.steps) * 8 * 128
-    assert statistics.fmean(step["loss"] for step in run.steps[-5:]) <= 5.2
+    assert statistics.fmean(step["loss"] for step in run.steps[-5:]) <= 4.4
     assert start["parameters_by_rank"][0] == pytest.approx(start["parameters"] / 2, rel=0.01)
 
 

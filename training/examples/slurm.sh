@@ -13,7 +13,8 @@ runs=${BMP_RUNS:-$HOME/runs}
 ranks_per_node=${BMP_RANKS_PER_NODE:-8}
 nodes=${SLURM_JOB_NUM_NODES:-1}
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*}
 
 # Everything is checked here, before a node waits for another one.
 run=$(bmp train "$@" --nnodes "$nodes" --nproc "$ranks_per_node" --runs-dir "$runs" --prepare --quiet)

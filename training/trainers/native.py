@@ -58,7 +58,8 @@ class NativeTrainer:
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [device.index] if device.type == "cuda" else None
-        ddp = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        statistics = self._workload.family == "resnet"  # the only buffers that change: batch norm's
+        ddp = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=statistics)
 
         def stamped(state, bucket):  # type: ignore[no-untyped-def]  # torch looks at the annotations, and wants its own or none
             if self._phases is not None:
