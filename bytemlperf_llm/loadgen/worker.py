@@ -27,7 +27,7 @@ from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, R
 NS_PER_S = 1_000_000_000
 MAX_ERROR_DETAIL_CHARS = 400
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
-SETTLE_BACKLOG = 64  # ended requests; with each so many more waiting, as long again
+MAX_UNSETTLED = 16  # ended requests without a record: with more, one is written before the next is sent
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
 
 
@@ -103,6 +103,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._drained = False
         self._unsettled: deque[_Ended] = deque()
+        self._settling = False
         self.origin_ns = 0
         self.issued = 0
 
@@ -208,18 +209,21 @@ class Worker:
             self._watchdog.end(watch)
         unsettled = self._unsettled
         unsettled.append(_Ended(request, recorder, finish, ending, self._now(), watch is not None))
-        if len(unsettled) == 1:
+        if not self._settling:
+            self._settling = True
             self._loop.call_soon(self._settle)
+        if len(unsettled) > MAX_UNSETTLED:  # an answer isn't safe before its record
+            self._ended(unsettled.popleft())
 
     def _settle(self) -> None:
         """Records of requests that have ended, for a while."""
         unsettled, now = self._unsettled, self._now
-        until_ns = now() + SETTLE_NS * (1 + len(unsettled) // SETTLE_BACKLOG)
+        until_ns = now() + SETTLE_NS
         while unsettled:
-            self._ended(unsettled[0])
-            unsettled.popleft()
+            self._ended(unsettled.popleft())
             if now() >= until_ns:
                 break
+        self._settling = bool(unsettled)
         if unsettled:
             self._loop.call_soon(self._settle)
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.worker import Planned
+from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED, Planned
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from engines.contract import Finish
@@ -131,6 +131,35 @@ def test_closed_loop_keeps_the_asked_number_in_flight():
     records = run(main).by_index()
     assert [record.sent_ns for record in records] == [(i // 3) * 75 * MS for i in range(10)]
     assert all(record.planned_ns is None for record in records)
+
+
+class SlowToDecode(ScriptedEngine):
+    """An engine that answers at once and whose answers take long to decode."""
+
+    def __init__(self, loop, sink_of):
+        super().__init__([Script(((0, 1),))])
+        self._loop, self.sink_of, self.most_waiting, self.answered = loop, sink_of, 0, 0
+
+    async def generate(self, request, recorder):
+        self.most_waiting = max(self.most_waiting, self.answered - len(self.sink_of().records))
+        finish = await super().generate(request, recorder)
+        self.answered += 1
+        return finish
+
+    def decode(self, payloads):
+        self._loop.jumping.now_s += 0.001
+        return super().decode(payloads)
+
+
+def test_answers_that_wait_for_their_records_are_few_however_long_decoding_takes():
+    async def main(loop):
+        engine = SlowToDecode(loop, lambda: sink)
+        worker, sink = make_worker(loop, engine)
+        await worker.run_closed(iter([make_request(i) for i in range(2_000)]), 64, 0)
+        assert len(sink.records) == 2_000
+        return engine.most_waiting
+
+    assert run(main) <= MAX_UNSETTLED + 1
 
 
 def test_closed_loop_ends_with_its_time_and_drains():
