@@ -27,7 +27,7 @@ from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, R
 NS_PER_S = 1_000_000_000
 MAX_ERROR_DETAIL_CHARS = 400
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
-MAX_UNSETTLED = 16  # ended requests without a record: with more, one is written before the next is sent
+MAX_UNSETTLED = 32  # ended requests without a record: with more, some are written before the next is sent
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
 
 
@@ -213,19 +213,22 @@ class Worker:
             self._settling = True
             self._loop.call_soon(self._settle)
         if len(unsettled) > MAX_UNSETTLED:  # an answer isn't safe before its record
-            self._ended(unsettled.popleft())
+            self._settle_some()
 
     def _settle(self) -> None:
-        """Records of requests that have ended, for a while."""
+        """Records of requests that have ended, for as long as there are any, with reads and sends in between."""
+        self._settle_some()
+        self._settling = bool(self._unsettled)
+        if self._settling:
+            self._loop.call_soon(self._settle)
+
+    def _settle_some(self) -> None:
         unsettled, now = self._unsettled, self._now
         until_ns = now() + SETTLE_NS
         while unsettled:
             self._ended(unsettled.popleft())
             if now() >= until_ns:
-                break
-        self._settling = bool(unsettled)
-        if unsettled:
-            self._loop.call_soon(self._settle)
+                return
 
     def _carries_token(self, payloads: list[Any]) -> bool:
         return any(self._engine.decode(payloads).tokens_per_chunk)
