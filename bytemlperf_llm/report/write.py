@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +62,6 @@ def write_output(path: Path, content: str | bytes) -> None:
 
 def report_after_run(folder: Path) -> Path | None:
     """The page of a run that has just ended. Whatever goes wrong is one line: a page is no reason to lose a run."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a page needs no BLAS; numpy's threads would cost a tenth of a short run
     try:
         return write_report(folder)
     except UserError as error:
