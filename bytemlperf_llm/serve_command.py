@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
     from bytemlperf_llm.export.choose import write_exports
     from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
 
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs BLAS, and its threads cost a tenth of a short run
     folder, unwritten = ended.folder, ""
     summary = summarise_folder(folder, run=ended.run_json)
     try:
