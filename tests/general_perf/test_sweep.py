@@ -184,4 +184,11 @@ def test_a_signal_leaves_no_process_behind(place, tmp_path, number, status):
 def _workers_of(pid: int) -> list[int]:
     """Children of the sweep that are its workers (at its start it runs git as well)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"general_perf.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in children if b"general_perf.worker" in _command_of(child)]
+
+
+def _command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return b""
