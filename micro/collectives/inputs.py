@@ -10,9 +10,12 @@ SEEDS_APART = 1_000_003
 """So that rank 1 of seed 0 has other values than rank 0 of seed 1."""
 
 
-def rank_maker(seed: int, rank: int, device: str) -> Maker:
-    """The random values of one rank."""
-    return Maker(seed * SEEDS_APART + rank, device)
+class RankMaker(Maker):
+    """The random values of one rank, which its inputs may ask for."""
+
+    def __init__(self, seed: int, rank: int, device: str) -> None:
+        super().__init__(seed * SEEDS_APART + rank, device)
+        self.rank = rank
 
 
 class AllInputs:
@@ -23,4 +26,8 @@ class AllInputs:
         self.rank = rank
 
     def __getitem__(self, rank: int) -> Tensors:
-        return self._inputs(self._args, rank_maker(self._seed, rank, self._device))
+        return self._inputs(self._args, self.maker(rank))
+
+    def maker(self, rank: int) -> RankMaker:
+        """That rank's values from the first on, where its inputs are only made of them."""
+        return RankMaker(self._seed, rank, self._device)

@@ -1,7 +1,8 @@
 """Collectives and links as operators of the table: what they move, and what every rank must hold afterwards.
 
 The full tensor has batch_size · dim_size values; it is what each rank holds (all_reduce, broadcast,
-all_to_all), gives (reduce_scatter) or gets (all_gather), as in nccl-tests and xpu-perf. Bus factors are
+all_to_all), gives (reduce_scatter) or gets (all_gather), as in nccl-tests and xpu-perf; moe_dispatch_tokens, an
+all_to_all of uneven parts, is `dispatch`'s. Bus factors are
 nccl-tests' (doc/PERFORMANCE.md): bytes on the busiest link over bytes of the full tensor, n ranks.
 
 `inputs` are one rank's; `kernel` calls torch.distributed on the default group, whatever its backend;
@@ -13,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from micro.collectives.arguments import BACKEND, MAX_RANKS, world_size
+from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
 from micro.collectives.inputs import AllInputs
 from micro.dtypes import DTYPES, size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding
 
-MAX_RANKS = 4096
 SUMMED = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
 MOVED = (*SUMMED, "int8", "uint8")
 LLM_NAMES = {"num_tokens": "batch_size", "hidden_size": "dim_size"}
@@ -37,11 +39,14 @@ def bus_factor(op: str, ranks: int) -> float:
         return 2 * (ranks - 1) / ranks
     if op == "all_reduce_h2d":  # of both tensors together, which are equally large
         return (2 * (ranks - 1) / ranks + 1) / 2
-    return (ranks - 1) / ranks if op in ("reduce_scatter", "all_gather", "all_to_all") else 1.0
+    return (ranks - 1) / ranks if op in ("reduce_scatter", "all_gather", "all_to_all", "moe_dispatch_tokens") else 1.0
 
 
 def link_bytes(op: str, args: Args) -> int:
-    """Bytes of the full tensor (of both, where a host transfer runs beside the sum)."""
+    """Bytes of the full tensor (of both, where a host transfer runs beside the sum; what comes to a rank where parts
+    are uneven)."""
+    if op == "moe_dispatch_tokens":
+        return received_bytes(args)
     return full_bytes(args) * (2 if op == "all_reduce_h2d" else 1)
 
 
@@ -57,11 +62,11 @@ def count(args: Args) -> int:
 
 def _arguments(dtypes: tuple[str, ...], *more: Argument, ranks: Any = 2, fewest: int = 2) -> tuple[Argument, ...]:
     return (
-        Argument("world_size", "int", "ranks", ranks, low=fewest, high=MAX_RANKS),
+        world_size(ranks, fewest),
         Argument("batch_size", "int", "rows of the full tensor", 1024),
         Argument("dim_size", "int", "values in a row", 1024),
         dtype_argument(dtypes),
-        Argument("backend", "any", "torch.distributed's backend; auto: the device's own (gloo, nccl, xccl, …)", "auto"),
+        BACKEND,
         *more,
     )
 
@@ -321,6 +326,7 @@ COLLECTIVES: dict[str, Operator] = {
         tolerance=_exact,
         check=_divisible,
     ),
+    "moe_dispatch_tokens": MOE_DISPATCH_TOKENS,
     "broadcast": _collective(
         "broadcast",
         "rank 0's tensor, to all",

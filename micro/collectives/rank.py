@@ -22,7 +22,7 @@ import msgspec
 
 from micro.check import Checked, check_outputs
 from micro.collectives.agent import die_with_parent
-from micro.collectives.inputs import AllInputs, rank_maker
+from micro.collectives.inputs import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import SUMS_IN_PLACE
 from micro.collectives.timing import Control, follow, lead, start_skew_ns
@@ -141,7 +141,7 @@ class _Rank:
         begins("building")
         kernel: Kernel = self._agreed(lambda: find_provider(job.provider).build(operator, job.args, self.device))
         begins("making inputs")
-        inputs: Tensors = self._agreed(lambda: operator.inputs(job.args, rank_maker(job.seed, self.rank, self.device)))
+        inputs: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(job.seed, self.rank, self.device)))
         checked = self._check(operator, job, kernel, inputs, begins)
         begins("timing")
         sets = self._agreed(lambda: _sets(operator, job, kernel, inputs))

@@ -2,8 +2,8 @@
 
 Who gets which token is `routing`'s. Rows of a rank lie expert after expert; experts_token_count and
 experts_token_offset say where. Bytes count weights of experts that got a token, and tokens that came to the rank.
-moe_dispatch_tokens is the local half of a dispatch: what this rank takes of all tokens, without the network
-(ByteMLPerf's is an all-to-all of already sorted tokens: see all_to_all).
+moe_dispatch_local is what this rank takes of all tokens, without the network; moe_dispatch_tokens, which ByteMLPerf
+has too, is an all-to-all of sorted tokens between ranks (`micro.collectives.dispatch`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ MOE_SOFTMAX_TOPK = Operator(
 )
 
 
-# --- dispatch: moe_dispatch_tokens, moe_scatter_dynamic_quant --------------------------------------------------
+# --- dispatch: moe_dispatch_local, moe_scatter_dynamic_quant ---------------------------------------------------
 
 
 def _selected(args: Args, make: Maker) -> Tensors:
@@ -139,11 +139,11 @@ def _dispatch_inputs(args: Args, make: Maker) -> Tensors:
 def _dispatch_kernel(args: Args) -> Callable[..., Any]:
     routing = Routing.of(args)
 
-    def moe_dispatch_tokens(x: Any, selected: Any, weights: Any) -> Any:
+    def moe_dispatch_local(x: Any, selected: Any, weights: Any) -> Any:
         token, weight, counts, offsets = dispatched(routing, selected, weights)
         return x[token], token, weight, counts, offsets
 
-    return moe_dispatch_tokens
+    return moe_dispatch_local
 
 
 def _row_order(args: Args, counts: Any, token: Any) -> Any:
@@ -200,8 +200,8 @@ def _dispatch_cost(args: Args) -> Cost:
     return Cost(0, size_bytes(dtype, routing.used_tokens * width) + plan_read, written, held, flops_dtype=dtype)
 
 
-MOE_DISPATCH_TOKENS = Operator(
-    name="moe_dispatch_tokens",
+MOE_DISPATCH_LOCAL = Operator(
+    name="moe_dispatch_local",
     family="moe",
     help="of [num_tokens, hidden_size] the rows for this rank's experts, expert after expert, with ids, weights, counts",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, dtype_argument(("bfloat16", "float16", "float32", "int8"), default="bfloat16")),
@@ -264,7 +264,7 @@ def _scatter_cost(args: Args) -> Cost:
 MOE_SCATTER_DYNAMIC_QUANT = Operator(
     name="moe_scatter_dynamic_quant",
     family="moe",
-    help="moe_dispatch_tokens with each row times its expert's smooth factors, quantised",
+    help="moe_dispatch_local with each row times its expert's smooth factors, quantised",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
     inputs=_scatter_inputs,
     kernel=_scatter_kernel,
@@ -348,5 +348,5 @@ MOE_SWIGLU_DYNAMIC_QUANT = Operator(
 )
 MOE = {
     operator.name: operator
-    for operator in (MOE_SOFTMAX_TOPK, MOE_DISPATCH_TOKENS, MOE_SCATTER_DYNAMIC_QUANT, MOE_SWIGLU, MOE_SWIGLU_DYNAMIC_QUANT)
+    for operator in (MOE_SOFTMAX_TOPK, MOE_DISPATCH_LOCAL, MOE_SCATTER_DYNAMIC_QUANT, MOE_SWIGLU, MOE_SWIGLU_DYNAMIC_QUANT)
 }

@@ -180,7 +180,7 @@ def test_experts_that_swap_weights_or_tokens_are_found(routing: str) -> None:
 
 
 def test_rows_of_an_expert_may_come_in_another_order() -> None:
-    operator = OPERATORS["moe_dispatch_tokens"]
+    operator = OPERATORS["moe_dispatch_local"]
     args = validate(operator, MOE)
     kernel = operator.kernel(args)
 
@@ -259,6 +259,11 @@ def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> Non
         ("moe_swiglu", {**MOE, "num_tokens": 1, "topk": 1, "ep_rank": 1}, "no token comes to rank 1"),
         ("moe_swiglu", {**MOE, "routing": "zipf:99"}, "exponent"),
         ("moe_swiglu", {**MOE, "routing": "/nowhere"}, "neither balanced, zipf nor a file"),
+        ("moe_dispatch_tokens", {**MOE, "ep_size": 3}, "world_size=3 does not divide num_experts=8"),
+        ("moe_dispatch_tokens", {**MOE, "num_tokens": 25}, "num_tokens=25 can't be dealt to 2 ranks"),
+        ("moe_dispatch_tokens", {**MOE, "topk": 9}, "topk=9 is more than"),
+        ("moe_dispatch_tokens", {**TOKENS, "topk": 2, "world_size": 1}, "world_size=1 is out of range"),
+        ("moe_dispatch_tokens", {**MOE, "routing": "/nowhere"}, "neither balanced, zipf nor a file"),
         ("quant_matmul", {**TOKENS, "new_hidden_size": 8, "w_dtype": "float8"}, "does not go with dtype=int8"),
         ("quant_matmul", {**TOKENS, "new_hidden_size": 8, "dtype": "mxfloat8"}, "'mxfloat8' is none of"),
         ("quant_matmul", {**TOKENS, "num_tokens": 1, "sp_size": 2, "new_hidden_size": 8}, "sp_size=2 ranks share num_tokens=1"),
@@ -323,6 +328,7 @@ BYTEMLPERF = {
         "sp_size.num_tokens": [[1, 10240]],
         "hidden_size.new_hidden_size": [[1536, 4096]],
     },
+    "moe_dispatch_tokens": {"dtype": ["bfloat16", "int8"], "world_size": 8, "topk": 8, "num_tokens": 10240, "hidden_size": 4096},
     "moe_scatter_dynamic_quant": {
         "dtype.dst_dtype": [["bfloat16", "int8"]],
         "num_experts.topk.ep_size": [[128, 8, 8]],

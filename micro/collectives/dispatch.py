@@ -1,0 +1,158 @@
+"""moe_dispatch_tokens: the all-to-all that brings tokens to the ranks of their experts.
+
+Tokens are dealt to the ranks in order, num_tokens / world_size each; a rank holds experts
+rank · num_experts / world_size and on. A rank's rows lie ready by expert, a token's once for each of its topk
+experts, so that what is measured is the exchange; each rank gets the rows of rank 0, then of rank 1, …, of each
+rank by expert, then by token. Who chooses which expert is the same in every run and known to every rank
+beforehand, as it is where counts were exchanged before; the rows' values come from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from micro.collectives.arguments import BACKEND, world_size
+from micro.collectives.inputs import AllInputs, RankMaker
+from micro.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
+from micro.operators.llm_norm import HIDDEN, TOKENS
+from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_routing
+
+SELECTION_SEED = 7
+"""Not the case's: sizes of what is sent must be known when a kernel is built, which is told no seed."""
+
+
+def experts_of(args: Args) -> int:
+    """num_experts; 0 stands for topk on each rank, since xpu-perf names none."""
+    return int(args["num_experts"] or args["topk"] * args["world_size"])
+
+
+def received_rows(args: Args) -> list[int]:
+    """Rows that come to each rank, its own ones among them."""
+    here, counts = experts_of(args) // args["world_size"], _routing(args).all_counts
+    return [sum(counts[first : first + here]) for first in range(0, len(counts), here)]
+
+
+def received_bytes(args: Args) -> int:
+    """Of the rank that gets most. All send equally much, so none moves more."""
+    return size_bytes(args["dtype"], max(received_rows(args)) * args["hidden_size"])
+
+
+def split_sizes(args: Args) -> list[list[int]]:
+    """[from][to] rows."""
+    import torch
+
+    ranks = args["world_size"]
+    target = _selection(args).long() // (experts_of(args) // ranks)
+    return [torch.bincount(share.flatten(), minlength=ranks).tolist() for share in target.chunk(ranks)]
+
+
+def _routing(args: Args) -> Routing:
+    return Routing.of({**args, "num_experts": experts_of(args), "ep_size": args["world_size"], "ep_rank": 0})
+
+
+def _selection(args: Args) -> Any:
+    """[num_tokens, topk] int32 on the CPU: all ranks' tokens."""
+    return _routing(args).selection(Maker(SELECTION_SEED, "cpu"))
+
+
+def _share(args: Args, make: Maker) -> Any:
+    """A rank's tokens [num_tokens / world_size, hidden_size]: the first values that its maker makes."""
+    return _values(args, make, args["num_tokens"] // args["world_size"])
+
+
+def _values(args: Args, make: Maker, rows: int) -> Any:
+    if args["dtype"] == "int8":
+        return make.integers(-127, 128, rows, args["hidden_size"], dtype="int8")
+    return make.normal(rows, args["hidden_size"], dtype=args["dtype"])
+
+
+def _inputs(args: Args, make: Maker) -> Tensors:
+    """The rows to send, by expert; and a buffer of random values, so that doing nothing is found out."""
+    rank, x = cast(RankMaker, make).rank, _share(args, make)
+    chosen = _selection(args).chunk(args["world_size"])[rank]
+    token = chosen.flatten().argsort(stable=True) // args["topk"]
+    return x[token.to(x.device)], _values(args, make, received_rows(args)[rank])
+
+
+def _kernel(args: Args) -> Callable[..., Any]:
+    import torch.distributed as dist
+
+    splits, rank = split_sizes(args), dist.get_rank()
+    sent, got = splits[rank], [row[rank] for row in splits]
+
+    def moe_dispatch_tokens(rows: Any, result: Any) -> Any:
+        dist.all_to_all_single(result, rows, got, sent)
+        return result
+
+    return moe_dispatch_tokens
+
+
+def _reference(args: Args, every: Any) -> Any:
+    """From all ranks' tokens, expert by expert: another way than `_inputs` and `split_sizes` go."""
+    import numpy
+    import torch
+
+    ranks, inputs = args["world_size"], cast(AllInputs, every)
+    here, share, chosen = experts_of(args) // ranks, args["num_tokens"] // ranks, _selection(args).numpy()
+    parts = []
+    for source in range(ranks):
+        x, theirs = _share(args, inputs.maker(source)), chosen[source * share : (source + 1) * share]
+        for expert in range(inputs.rank * here, (inputs.rank + 1) * here):
+            parts.append(x[torch.from_numpy(numpy.nonzero(theirs == expert)[0]).to(x.device)])
+    return torch.cat(parts)
+
+
+def _cost(args: Args) -> Cost:
+    """Bytes of a rank, of the one that gets most; the footprint is all ranks', which share a CPU's memory."""
+    dtype, width = args["dtype"], args["hidden_size"]
+    slots = args["num_tokens"] * args["topk"]
+    sent = size_bytes(dtype, slots // args["world_size"] * width)
+    return Cost(0, sent, received_bytes(args), footprint_bytes=2 * size_bytes(dtype, slots * width), flops_dtype=dtype)
+
+
+def _check(args: Args) -> str:
+    experts, ranks = experts_of(args), args["world_size"]
+    if args["topk"] > experts:
+        return f"topk={args['topk']} is more than num_experts={experts}"
+    if experts % ranks:
+        return f"world_size={ranks} does not divide num_experts={experts}"
+    if args["num_tokens"] % ranks:
+        return f"num_tokens={args['num_tokens']} can't be dealt to {ranks} ranks; it must be a multiple of world_size"
+    return check_routing(args["routing"], experts)
+
+
+MOE_DISPATCH_TOKENS = Operator(
+    name="moe_dispatch_tokens",
+    family="collective",
+    help="each rank's [num_tokens/world_size, hidden_size] to the ranks of their experts, an all-to-all of uneven parts",
+    arguments=(
+        world_size(2, 2),
+        TOKENS,
+        HIDDEN,
+        Argument("num_experts", "int", "experts on all ranks; 0: topk on each", 0, low=0, high=1 << 16),
+        Argument("topk", "int", "experts of a token", high=1 << 16),
+        Argument("routing", "any", ROUTING_HELP, BALANCED),
+        dtype_argument(("bfloat16", "float16", "float32", "int8"), default="bfloat16"),
+        BACKEND,
+    ),
+    inputs=_inputs,
+    kernel=_kernel,
+    reference=_reference,
+    cost=_cost,
+    tolerance=lambda _args: Tolerance(0.0, 0.0),
+    check=_check,
+    runner="ranks",
+    aliases={"ep_size": "world_size"},
+    basic=(
+        {
+            "world_size": 2,
+            "num_experts.topk": [[32, 4]],
+            "num_tokens": [16, 256],
+            "hidden_size": 1024,
+            "dtype": ["bfloat16", "int8"],
+            "routing": ["balanced", "zipf"],
+        },
+    ),
+)
