@@ -104,8 +104,9 @@ def _watched(
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
-    for line in stream:
-        lines.put(line)
+    with suppress(ValueError):  # closed under this thread's hands, when the process was killed
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 

@@ -5,6 +5,7 @@ engine subclasses `InProcessSuite` and brings a module-scoped fixture `engine`, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,6 +43,14 @@ class Watched(RequestRecorder):
 def chat(index: int, max_tokens: int, content: str = "", sampling: Sampling | None = None) -> Request:
     message = Message(role="user", content=content or f"Tell me about the number {index}.")
     return Request(index=index, id=f"q{index}", max_tokens=max_tokens, messages=(message,), sampling=sampling or Sampling())
+
+
+async def settled(holds: Callable[[], bool], within_s: float = 10) -> None:
+    """Wait for what an engine's own thread does a moment after the answer."""
+    until = monotonic_ns() + int(within_s * 1e9)
+    while not holds():
+        assert monotonic_ns() < until, f"not so within {within_s} s"
+        await asyncio.sleep(0.02)
 
 
 async def ask(engine: Any, request: Request) -> Answer:
@@ -120,7 +129,7 @@ class InProcessSuite:
         assert after.tokens == 16
         assert seen == len(recorder.chunk_ns) < LONG_TOKENS
         if hasattr(engine, "stats"):
-            assert engine.stats()["running"] == 0
+            await settled(lambda: engine.stats()["running"] == 0)
 
     async def test_a_prompt_longer_than_the_context_is_its_own_error(self, engine: Any) -> None:
         recorder = RequestRecorder()
