@@ -1,8 +1,7 @@
 """A lean HTTP/1.1 client for streaming answers: one connection, one request, raw reads passed on.
 
 The order of a read is the whole point (`tap.py`): stamp first, then ask the watcher whether that was
-the end, and only if it could be. Nothing is parsed, split or decoded
-while bytes arrive.
+the end, and only if it could be. Nothing is parsed, split or decoded while bytes arrive.
 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
 are kept alive and reused last-in first-out, unless the server has closed or is about to close them:

@@ -86,7 +86,8 @@ class SuiteRun:
     @classmethod
     def resume(cls, folder: Path, *, command: list[str]) -> SuiteRun:
         """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line
-        is cut off. Raises UserError where the folder is no run or is being written now."""
+        is cut off. Raises UserError where the folder is no run or can't be written. Whether another process is
+        still writing it is not looked at."""
         run = read_run_json(folder)
         path = folder / LOG_NAME
         _cut_torn_tail(path)
