@@ -48,7 +48,7 @@ def compile_into(source: Path, target: Path) -> str:
         return "it is written for POSIX systems"
     compiler = shlex.split(str(sysconfig.get_config_var("CC") or "cc"))
     linking = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    command = [*compiler, "-O2", "-fPIC", *linking, f"-I{sysconfig.get_path('include')}", str(source), "-o", str(target)]
+    command = [*compiler, "-O2", "-fPIC", "-pthread", *linking, f"-I{sysconfig.get_path('include')}", str(source), "-o", str(target)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

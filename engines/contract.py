@@ -13,7 +13,7 @@ Engines are classes without constructor arguments, found through the entry-point
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
@@ -161,9 +161,13 @@ class EngineInfo(msgspec.Struct, kw_only=True):
 
 class Recorder(Protocol):
     """The only thing that stamps time. All calls are cheap and never raise. `payloads` is what has
-    arrived so far, in order, for engines that need to look back; only `chunk` adds to it."""
+    arrived so far, in order, for engines that need to look back; only `chunk` adds to it.
+
+    A transport that reads on a thread of its own sets `catch_up` while the request runs: call it before
+    looking at what has arrived so far."""
 
     payloads: list[Any]
+    catch_up: Callable[[], None]
 
     def sent(self) -> None:
         """The request is on its way: call right before the bytes, or the call, leave."""
@@ -197,6 +201,7 @@ class Engine(Protocol):
 
 # Optional methods, looked up by name:
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
+#   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
 #   requirements() -> Availability (a static or class method) whether it could start on this machine
 

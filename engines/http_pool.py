@@ -1,7 +1,8 @@
 """A lean HTTP/1.1 client for streaming answers: one connection, one request, raw reads passed on.
 
 The order of a read is the whole point (`tap.py`): stamp first, then ask the watcher whether that was
-the end, and only if it could be. Nothing is parsed, split or decoded while bytes arrive.
+the end, and only if it could be. Nothing is parsed, split or decoded while bytes arrive. Answers of
+many reads are read by a thread (`reader.py`) where there is one, all others by the event loop.
 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
 are kept alive and reused last-in first-out, unless the server has closed or is about to close them:
@@ -13,6 +14,7 @@ TLS is the event loop's.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import ssl
@@ -21,6 +23,7 @@ from typing import cast
 
 from engines.contract import EngineError, Recorder
 from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
+from engines.reader import AnyReader, start_reader
 from engines.tap import make_tap
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,000 tokens at one event each
@@ -45,10 +48,29 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[Head] | None = None
         self._tap = make_tap(self._look)
         self.data_received = self._tap.feed  # type: ignore[method-assign,assignment]
+        self._reader: AnyReader | None = None
+        self._reading = 0  # the reader's name for this connection
+
+    def read_by(self, reader: AnyReader) -> None:
+        """The reader reads from now on, and the event loop no more."""
+        if self._reader is None and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._reading = reader.add(self.transport.get_extra_info("socket").fileno(), self._tap, self._reading_ended)
+            self._reader = reader
+
+    def catch_up(self) -> None:
+        """What the reader has read so far goes where the event loop would have put it."""
+        if self._reader is not None:
+            self._reader.take(self._reading)
+
+    def _reading_ended(self, errno: int) -> None:
+        self._ended(OSError(errno, os.strerror(errno)) if errno else None)
+        self.close()
 
     def _listen(self, recorder: Recorder) -> None:
         """Reads are the recorder's from now on."""
         stamps, payloads = recorder.lists() or (None, None)
+        recorder.catch_up = self.catch_up
         self._tap.listen(recorder.chunk, stamps, payloads, self._max_bytes, MAX_READS)
         self._reads = recorder.payloads
         self._looked = 0
@@ -66,9 +88,11 @@ class Connection(asyncio.Protocol):
         try:
             return await self._done
         except BaseException:
+            self.catch_up()
             self.close()
             raise
         finally:
+            recorder.catch_up = _nothing_to_catch_up
             self._watcher = self._done = None
             self._tap.listen(None, None, None, 0, 0)
 
@@ -93,6 +117,12 @@ class Connection(asyncio.Protocol):
             self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.catch_up()
+        self._leave_reader()
+        self._ended(exc)
+
+    def _ended(self, exc: Exception | None) -> None:
+        """No more will come."""
         self.reusable = False
         watcher = self._watcher
         if watcher is None or self._done is None:
@@ -128,8 +158,15 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Drop the connection at once; what was still to be sent is not."""
         self.reusable = False
+        self._leave_reader()
         if self.transport is not None:
             self.transport.abort()
+
+    def _leave_reader(self) -> None:
+        """Before the socket is closed, since its number may be given to another."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.remove(self._reading)
 
     @property
     def open(self) -> bool:
@@ -149,10 +186,14 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
+        self._reader: AnyReader | None = None
 
-    async def request(self, head_and_body: bytes, recorder: Recorder) -> Head:
-        """One exchange. Raises EngineError; cancelling it drops the connection."""
+    async def request(self, head_and_body: bytes, recorder: Recorder, *, many_reads: bool = False) -> Head:
+        """One exchange; `many_reads` where the answer will come in many. Raises EngineError; cancelling it
+        drops the connection."""
         connection = self._take_idle() or await self._connect()
+        if many_reads and self._tls is None:
+            self._read_by_thread(connection)
         try:
             head = await connection.request(head_and_body, recorder)
         except BaseException:
@@ -165,11 +206,22 @@ class Pool:
             self._drop(connection)
         return head
 
+    def _read_by_thread(self, connection: Connection) -> None:
+        if self._reader is None:
+            self._reader = start_reader(self._loop)
+        if self._reader is not None:
+            connection.read_by(self._reader)
+
+    def reading_ns(self) -> int:
+        """Processor time of the reading thread so far."""
+        return 0 if self._reader is None else self._reader.cpu_ns()
+
     def _take_idle(self) -> Connection | None:
         """An idle connection that the server has not closed, and is not about to close."""
         idle = self._idle
         while idle:
             connection = idle.pop()
+            connection.catch_up()
             if connection.open and monotonic() - connection.idle_since_s < MAX_IDLE_S and not connection.readable.poll(0):
                 return connection
             self._drop(connection)
@@ -196,7 +248,14 @@ class Pool:
             connection.close()
         self._all.clear()
         self._idle.clear()
+        if self._reader is not None:
+            self._loop.remove_reader(self._reader.fileno())
+            self._reader.close()
         await asyncio.sleep(0)
+
+
+def _nothing_to_catch_up() -> None:
+    """A recorder whose answer is over has all of it."""
 
 
 def connect_error(error: Exception, *, tls: bool) -> EngineError:

@@ -43,6 +43,7 @@ from engines.openai_decode import DONE_EVENT, classify, decode, excerpt, model_l
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
 PROBE_TIMEOUT_S = 10.0
+MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
 
@@ -230,7 +231,7 @@ class OpenAIEngine:
             return _UNKNOWN_FINISH
         assert self._pool is not None
         whole = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (self._post_head, request.id.encode(), len(body), body)
-        await self._pool.request(whole, recorder)
+        await self._pool.request(whole, recorder, many_reads=request.max_tokens >= MANY_READS)
         return _UNKNOWN_FINISH
 
     def _body(self, request: Request) -> bytes:
@@ -257,6 +258,10 @@ class OpenAIEngine:
     def decode(self, payloads: Sequence[Any]) -> Decoded:
         return decode(payloads)
 
+    def reading_ns(self) -> int:
+        """Processor time of the thread that reads answers."""
+        return 0 if self._pool is None else self._pool.reading_ns()
+
     async def close(self) -> None:
         if self._aiohttp is not None:
             await self._aiohttp.close()
@@ -273,12 +278,17 @@ class _Collect:
     def __init__(self, reads: list[Any]) -> None:
         self.payloads = reads
         self.chunk = reads.append
+        self.catch_up = _nothing
 
     def sent(self) -> None:
         """Not timed."""
 
     def lists(self) -> None:
         """Nor compiled."""
+
+
+def _nothing() -> None:
+    """All is there."""
 
 
 # -- options -------------------------------------------------------------------------

@@ -38,12 +38,14 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 class Alike(NamedTuple):
     """`texts` of the alike events. `rest` are the reads without them: what came before them in the first
-    `reads_before`. `counts` are the alike events in each of the reads between."""
+    `reads_before`. `counts` are the alike events in each of the reads between. `parted` is the place of a
+    read that was looked at in three parts: before them, they, and after."""
 
     rest: list[bytes]
     reads_before: int
     counts: list[int]
     texts: list[str]
+    parted: int | None = None
 
 
 class Mould(NamedTuple):
@@ -59,7 +61,7 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
     """The alike events of a response whose reads hold whole events, one event a chunk; None where that
     is not certain."""
     if len(reads) < MIN_EVENTS:
-        return _take_from_one(reads[0]) if len(reads) == 1 else None
+        return _take_from_largest(list(reads)) if reads else None
     mould = _mould(reads[len(reads) // 2])
     if mould is None:
         return None
@@ -75,8 +77,10 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
     return Alike(reads[:first] + reads[last + 1 :], first, found[0], texts)
 
 
-def _take_from_one(read: bytes) -> Alike | None:
-    """The same where the whole answer came at once: its head and first event count as a read of their own."""
+def _take_from_largest(reads: list[bytes]) -> Alike | None:
+    """The same where nearly the whole answer came in one read."""
+    place = max(range(len(reads)), key=lambda place: len(reads[place]))
+    read = reads[place]
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
     mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
     if mould is None:
@@ -84,9 +88,10 @@ def _take_from_one(read: bytes) -> Alike | None:
     begin, end = read.find(mould.after) + len(mould.after), read.rfind(mould.after) + len(mould.after)
     found = cast([read[begin:end]], 0, 1, mould.before, mould.after)
     texts = None if found is None else _texts(found, mould)
-    if found is None or texts is None or _DONE in read[:begin]:
+    before = [*reads[:place], read[:begin]]
+    if found is None or texts is None or any(_DONE in part for part in before):
         return None
-    return Alike([read[:begin], read[end:]], 1, found[0], texts)
+    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, found[0], texts, parted=place)
 
 
 def _is_cast(reads: list[bytes], place: int, mould: Mould) -> bool:

@@ -84,8 +84,9 @@ def _decode_fast(reads: Sequence[bytes]) -> Decoded | None:
     if alike is not None:
         _put_back(alike, meaning, events_per_read)
     decoded = _assemble(meaning, events_per_read, done=True)
-    if len(decoded.tokens_per_chunk) != len(reads):  # the one read of a whole answer was looked at in parts
-        decoded.tokens_per_chunk = [sum(decoded.tokens_per_chunk)]
+    if alike is not None and alike.parted is not None:
+        parts = slice(alike.parted, alike.parted + 3)
+        decoded.tokens_per_chunk[parts] = [sum(decoded.tokens_per_chunk[parts])]
     return decoded
 
 

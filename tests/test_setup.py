@@ -91,8 +91,8 @@ def clone(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     for name in ("engines", "bytemlperf_llm"):
         (tmp_path / name).mkdir()
-    sources = ("hatch_build.py", "engines/_stream.c", "bytemlperf_llm/_stamps.c")
-    for name in ("Makefile", "pyproject.toml", "scripts/setup.sh", "requirements/cpu.lock", *sources):
+    compiled = [str(path.relative_to(ROOT)) for folder in ("engines", "bytemlperf_llm") for path in (ROOT / folder).glob("*.[ch]")]
+    for name in ("Makefile", "pyproject.toml", "scripts/setup.sh", "requirements/cpu.lock", "hatch_build.py", *compiled):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "scripts" / "setup.sh").chmod(0o755)
     body = f"""echo "$*" >> {tmp_path}/calls

@@ -112,6 +112,7 @@ class Watchdog:
         recorder, task = watch.recorder, watch.task
         if recorder is None or task is None:
             return
+        recorder.catch_up()
         if not watch.token_seen and recorder.payloads:
             watch.token_seen = self._carries_token(recorder.payloads)
         last_chunk_ns = recorder.chunk_ns[-1] if watch.token_seen else None

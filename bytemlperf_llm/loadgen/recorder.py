@@ -19,7 +19,7 @@ monotonic_ns: ClockNs = time.monotonic_ns
 class RequestRecorder:
     """Stamps of one request. `planned_ns` is absolute, or None in closed loop."""
 
-    __slots__ = ("_keep", "_now", "_stamp", "chunk_ns", "payloads", "planned_ns", "sent_ns")
+    __slots__ = ("_keep", "_now", "_stamp", "catch_up", "chunk_ns", "payloads", "planned_ns", "sent_ns")
 
     def __init__(self, now: ClockNs = monotonic_ns, planned_ns: int | None = None) -> None:
         self._now = now
@@ -27,6 +27,7 @@ class RequestRecorder:
         self.sent_ns: int | None = None
         self.chunk_ns: list[int] = []
         self.payloads: list[Any] = []
+        self.catch_up: Callable[[], None] = _nothing
         self._stamp, self._keep = self.chunk_ns.append, self.payloads.append
 
     def sent(self) -> None:
@@ -41,3 +42,7 @@ class RequestRecorder:
     def lists(self) -> tuple[list[int], list[Any]] | None:
         """Stamps and payloads, for one who keeps them as `chunk` does, with the real clock; else None."""
         return (self.chunk_ns, self.payloads) if self._now is monotonic_ns else None
+
+
+def _nothing() -> None:
+    """All that has arrived is in the lists."""

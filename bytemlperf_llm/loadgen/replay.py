@@ -59,7 +59,7 @@ class Crew(Protocol):
 
     @property
     def loop_utilisation(self) -> float:
-        """Busy share, 0 to 1, of the busiest event loop over the measured part."""
+        """Busy share of the busiest event loop over the measured part, with the thread that reads for it."""
 
     @property
     def failure(self) -> str:
@@ -126,6 +126,7 @@ class Replay:
     ) -> None:
         self._log, self._work = log, work
         self._tokenizer = tokenizer
+        self._reading_ns: Callable[[], int] = getattr(engine, "reading_ns", _no_thread_reads)
         self._sample = AnswerSample(engine, seed=config.worker) if tokenizer is not None else None
         engine = engine if self._sample is None else self._sample.as_engine
         self.counted: list[Counted] = []
@@ -138,15 +139,19 @@ class Replay:
 
     async def replay(self, origin_ns: int) -> None:
         syncing = asyncio.ensure_future(self._log.sync_forever(self._sink.fail))
-        busy_ns, wall_ns = time.thread_time_ns(), monotonic_ns()
+        busy_ns, wall_ns = self._busy_ns(), monotonic_ns()
         try:
             await self._send(origin_ns)
         finally:
-            self.loop_utilisation = (time.thread_time_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
+            self.loop_utilisation = (self._busy_ns() - busy_ns) / max(monotonic_ns() - wall_ns, 1)
             syncing.cancel()
             await asyncio.gather(syncing, return_exceptions=True)
         if self._sample is not None and self._tokenizer is not None:
             self.counted = [self._sample.counted(self._tokenizer)]
+
+    def _busy_ns(self) -> int:
+        """Processor time that sending and reading have taken."""
+        return time.thread_time_ns() + self._reading_ns()
 
     async def _send(self, origin_ns: int) -> None:
         planned, concurrency, until_ns = self._work
@@ -177,6 +182,10 @@ class Replay:
     async def close(self) -> None:
         with suppress(OSError):
             self._log.close()
+
+
+def _no_thread_reads() -> int:
+    return 0
 
 
 def open_log(path: Path) -> RecordLog:

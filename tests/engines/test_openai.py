@@ -12,9 +12,12 @@ from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.runs.record import RequestRecord
+from engines import http_pool, openai
 from engines.contract import BadOption, EngineUnavailable, Model, Sampling
 from engines.openai import OpenAIEngine, parse_target
+from engines.reader import can_read_on_a_thread
 from engines.reference_server import ReferenceServer
+from engines.tap import PythonTap
 from tests.hostile.server import BEHAVIOURS, TLS_OUTCOMES, HostileServer, Settings
 from tests.virtual import Collected, make_request
 
@@ -30,6 +33,18 @@ LIMITS = {
 SMALL = Settings(pace_s=0.0005, long_line_bytes=80 * 1024 * 1024, bomb_bytes=16 * 1024 * 1024, header_bomb_bytes=1024 * 1024)
 ONLY_LEAN = {"header_bomb", "header_line_bomb", "not_http", "bad_chunk_size", "redirect_302", "redirect_307"}
 """Cases whose class differs over aiohttp: it follows redirects, and names its own parser's errors otherwise."""
+
+
+READINGS = pytest.mark.parametrize("reading", ["loop", "thread", "python"])
+
+
+def read_by(reading: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer is read by the event loop, by the reading thread, or by the event loop in Python alone."""
+    monkeypatch.setattr(openai, "MANY_READS", 0 if reading == "thread" else 1 << 30)
+    if reading == "thread" and not can_read_on_a_thread():
+        pytest.skip("there is no reading thread where engines/_stream.c isn't compiled")
+    if reading == "python":
+        monkeypatch.setattr(http_pool, "make_tap", PythonTap)
 
 
 async def ask(
@@ -61,8 +76,10 @@ def check(record: RequestRecord, name: str) -> None:
     assert len(record.error_detail) <= 400
 
 
+@READINGS
 @pytest.mark.parametrize("name", BEHAVIOURS)
-async def test_every_behaviour_ends_as_the_table_says(name):
+async def test_every_behaviour_ends_as_the_table_says(name, reading, monkeypatch):
+    read_by(reading, monkeypatch)
     async with HostileServer(SMALL) as server:
         (record,) = await ask(server.url, name, timeouts=LIMITS[BEHAVIOURS[name].limit])
     check(record, name)
@@ -99,13 +116,17 @@ async def test_retry_after_is_told():
     assert "Retry-After: 7" in record.error_detail
 
 
-async def test_a_close_after_the_answer_costs_the_next_request_nothing():
+@READINGS
+async def test_a_close_after_the_answer_costs_the_next_request_nothing(reading, monkeypatch):
+    read_by(reading, monkeypatch)
     async with HostileServer(SMALL) as server:
         records = await ask(server.url, "closes_after_answer", count=5)
     assert {record.outcome for record in records} == {"ok"}
 
 
-async def test_nothing_is_retried_in_secret():
+@READINGS
+async def test_nothing_is_retried_in_secret(reading, monkeypatch):
+    read_by(reading, monkeypatch)
     async with HostileServer(SMALL) as server:
         first, second = await ask(server.url, "drops_second_request", count=2)
         posts = [seen for seen in server.seen if seen.method == "POST"]
@@ -113,14 +134,18 @@ async def test_nothing_is_retried_in_secret():
     assert len(posts) == 2
 
 
-async def test_the_same_connection_serves_request_after_request():
+@READINGS
+async def test_the_same_connection_serves_request_after_request(reading, monkeypatch):
+    read_by(reading, monkeypatch)
     async with HostileServer(SMALL) as server:
         await ask(server.url, "honest", count=20)
         assert server.connections == 1
 
 
-async def test_bad_company_changes_nothing_for_the_others():
+@READINGS
+async def test_bad_company_changes_nothing_for_the_others(reading, monkeypatch):
     """Failing requests among honest ones: each counted once, the honest ones whole."""
+    read_by(reading, monkeypatch)
     names = [name for name, behaviour in BEHAVIOURS.items() if behaviour.limit is None and name not in ("long_line", "bomb", "drip")]
     async with HostileServer(SMALL) as server:
         engines = {name: OpenAIEngine() for name in names}

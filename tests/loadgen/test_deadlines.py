@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from bytemlperf_llm.loadgen.deadlines import Deadline, Timeouts, next_deadline
+from bytemlperf_llm.loadgen.deadlines import Deadline, Timeouts, Watchdog, next_deadline
 from bytemlperf_llm.loadgen.pacer import LoopPacer, TimerfdPacer, real_pacer
-from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.recorder import RequestRecorder, monotonic_ns
 from tests.virtual import MS, run
 
 LIMITS = Timeouts(connect_ns=10, first_token_ns=100, idle_ns=50, total_ns=300)
@@ -32,6 +32,39 @@ def test_the_virtual_pacer_is_exact_and_can_be_interrupted():
     first, second = run(main)
     assert first == 1_234_567
     assert second == first + 5 * MS
+
+
+def test_tokens_that_another_thread_holds_are_fetched_before_a_request_is_judged():
+    """Without `catch_up` the watchdog would see no token for longer than the idle limit."""
+    limits = Timeouts(connect_ns=100 * MS, first_token_ns=100 * MS, idle_ns=100 * MS, total_ns=1000 * MS)
+
+    async def main(loop):
+        recorder = RequestRecorder(loop.now_ns)
+        held: list[int] = []
+
+        def catch_up():
+            recorder.chunk_ns.extend(held)
+            recorder.payloads.extend(held)
+            held.clear()
+
+        async def life():
+            recorder.sent()
+            recorder.catch_up = catch_up
+            for _ in range(8):
+                await asyncio.sleep(0.06)
+                held.append(loop.now_ns())
+            await asyncio.sleep(0.5)
+
+        task = asyncio.ensure_future(life())
+        dog = Watchdog(limits, loop.now_ns, lambda payloads: bool(payloads))
+        watch = dog.watch(recorder, task)
+        await asyncio.wait([task])
+        dog.close()
+        return watch.expired, loop.now_ns() // MS
+
+    expired, end_ms = run(main)
+    assert expired == "idle_timeout"
+    assert end_ms == 8 * 60 + 100
 
 
 async def test_the_real_pacer_never_wakes_early():

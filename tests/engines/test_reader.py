@@ -1,0 +1,341 @@
+"""The reading thread gives a connection's tap what the event loop would have given it, and rings when it must."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bytemlperf_llm.loadgen.recorder import RequestRecorder, monotonic_ns
+from engines.http_pool import Pool
+from engines.tap import make_tap
+from tests.virtual import MS
+
+try:
+    from engines._stream import Reader
+except ImportError:
+    pytest.skip("there is no reading thread where engines/_stream.c isn't compiled", allow_module_level=True)
+
+HEAD = b"HTTP/1.1 200 OK\r\nServer: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+DATA = b'data: {"choices": [{"delta":1}]}\n\n'
+EVENT = b"%x\r\n%b\r\n" % (len(DATA), DATA)
+LAST = b"0\r\n\r\n"
+PATIENCE_S = 30.0
+
+
+class Peer:
+    """A connected pair: the reader reads one end, the test writes the other."""
+
+    def __init__(self, reader: Reader, kind: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair) -> None:
+        self.reader = reader
+        self.server, self.client = kind()
+        self.looked: list[bytes] = []
+        self.ends: list[int] = []
+        self.stamps: list[int] = []
+        self.reads: list[bytes] = []
+        self.tap = make_tap(self.looked.append)
+        self.listen()
+        self.name = reader.add(self.client.fileno(), self.tap, self.ends.append)
+
+    def listen(self) -> None:
+        self.stamps, self.reads = [], []
+        self.tap.listen(None, self.stamps, self.reads, 1 << 30, 1 << 30)
+
+    def send(self, *reads: bytes) -> None:
+        """One after the other, each read before the next is sent: what was read is in no test left to chance."""
+        for data in reads:
+            self.server.sendall(data)
+            until(lambda: unread(self.client) == 0)
+
+    def close(self) -> None:
+        self.reader.remove(self.name)
+        self.server.close()
+        self.client.close()
+
+
+def unread(client: socket.socket) -> int:
+    """Bytes that the kernel still holds."""
+    import fcntl
+    import termios
+
+    return int(struct.unpack("i", fcntl.ioctl(client, termios.FIONREAD, b"\0\0\0\0"))[0])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < limit_s, "waited in vain"
+        time.sleep(0.0005)
+
+
+def rang(reader: Reader, wait_s: float = 0.0) -> bool:
+    poll = select.poll()
+    poll.register(reader.fileno(), select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
+
+
+def dispatch(reader: Reader) -> None:
+    assert rang(reader, PATIENCE_S), "the reader did not ring"
+    reader.dispatch()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peer(reader: Reader) -> Iterator[Peer]:
+    made = Peer(reader)
+    yield made
+    made.close()
+
+
+def test_an_answer_is_handed_over_once_when_it_could_be_whole(reader, peer):
+    before_ns = monotonic_ns()
+    peer.send(HEAD + EVENT, *[EVENT] * 50)
+    assert not rang(reader)
+    assert peer.reads == []
+    peer.send(EVENT + LAST)
+    dispatch(reader)
+    assert peer.reads == [HEAD + EVENT, *[EVENT] * 50, EVENT + LAST]
+    assert peer.stamps == sorted(peer.stamps)
+    assert before_ns <= peer.stamps[0]
+    assert peer.stamps[-1] <= monotonic_ns()
+    assert len(peer.stamps) == len(peer.reads)
+    assert peer.looked[0] == HEAD + EVENT
+    assert peer.looked[-1] == EVENT + LAST
+    assert not rang(reader)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n" + EVENT,
+        b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n" + EVENT,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + EVENT,
+        b"HTTP/1.1 200 OK\r\nX-Transfer-Encoding: chunked\r\n\r\n" + EVENT,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n" + EVENT,
+        b"HTTP/1.1 200 OK\r\n\r\n\r\nTransfer-Encoding: chunked\r\n" + EVENT,
+        b"HTTP/1.1 200 OK\r\nServer: x\r\n",
+        HEAD[:40],
+        HEAD,
+        EVENT,
+        b"\n\n\r\n",
+        b"x",
+    ],
+)
+def test_what_does_not_begin_plainly_is_looked_at_at_once(reader, peer, first):
+    peer.send(first)
+    dispatch(reader)
+    assert peer.looked == peer.reads == [first]
+
+
+@pytest.mark.parametrize("coding", [b"transfer-encoding: chunked", b"Transfer-Encoding: Chunked", b"TRANSFER-ENCODING: CHUNKED"])
+def test_header_names_may_be_written_in_any_case(reader, peer, coding):
+    peer.send(b"HTTP/1.1 200 OK\r\n" + coding + b"\r\nA: b\r\n\r\n" + EVENT)
+    assert not rang(reader)
+
+
+def test_reads_after_a_look_are_quiet_only_where_python_says_so(reader, peer):
+    peer.send(HEAD)
+    dispatch(reader)
+    peer.send(EVENT)
+    dispatch(reader)
+    peer.tap.quiet = True
+    peer.send(EVENT)
+    assert not rang(reader)
+    peer.listen()  # the next answer: nothing is known of it
+    peer.send(b"x\n\n\r\n")
+    dispatch(reader)
+    assert peer.reads == [EVENT, b"x\n\n\r\n"]
+
+
+def test_what_has_arrived_can_be_taken_at_any_time(reader, peer):
+    peer.send(HEAD + EVENT, EVENT)
+    reader.take(peer.name)
+    assert peer.reads == [HEAD + EVENT, EVENT]
+    reader.take(peer.name)
+    assert len(peer.reads) == 2
+
+
+def test_a_long_quiet_answer_is_handed_over_in_parts(reader, peer):
+    peer.send(HEAD + EVENT)
+    for _ in range(4200):
+        peer.send(EVENT)
+    assert rang(reader, PATIENCE_S)
+    reader.dispatch()
+    reader.take(peer.name)
+    assert len(peer.reads) == 4201
+
+
+def test_a_reader_that_nobody_empties_lets_the_server_wait(reader):
+    peer = Peer(reader, tcp_pair)
+    peer.server.setblocking(False)
+    block, sent = b"x" * (1 << 16), 0
+    silent_since = time.monotonic()
+    while time.monotonic() - silent_since < 0.5:
+        try:
+            sent += peer.server.send(block)
+            silent_since = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.01)
+        assert sent < 1 << 28, "the reader keeps whatever comes"
+    while sum(map(len, peer.reads)) < sent:
+        dispatch(reader)
+    assert sum(map(len, peer.reads)) == sent
+    peer.close()
+
+
+def test_the_peers_end_is_told_after_the_last_read(reader, peer):
+    peer.server.sendall(HEAD + EVENT)
+    peer.server.close()
+    until(lambda: rang(reader))
+    while not peer.ends:
+        dispatch(reader)
+    assert peer.reads == [HEAD + EVENT]
+    assert peer.ends == [0]
+    reader.take(peer.name)
+    assert peer.ends == [0]
+
+
+def test_a_reset_is_told_with_its_errno(reader):
+    peer = Peer(reader, tcp_pair)
+    peer.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.server.close()
+    dispatch(reader)
+    assert peer.ends == [errno.ECONNRESET]
+    peer.close()
+
+
+def test_a_removed_connection_is_forgotten_and_its_place_taken(reader, peer):
+    peer.send(HEAD + EVENT, b"a read that rings")
+    reader.remove(peer.name)
+    second = Peer(reader)
+    assert second.name & 0xFFFFFFFF == peer.name & 0xFFFFFFFF
+    dispatch(reader)
+    reader.take(peer.name)
+    assert (peer.reads, second.reads) == ([], [])
+    second.send(b"hello")
+    dispatch(reader)
+    assert second.reads == [b"hello"]
+    second.close()
+
+
+def test_a_look_that_removes_the_connection_gets_no_more(reader):
+    peer = Peer(reader)
+    peer.tap = tap = make_tap(lambda data: reader.remove(peer.name))
+    reader.remove(peer.name)
+    tap.listen(None, peer.stamps, peer.reads, 1 << 20, 1 << 20)
+    peer.name = reader.add(peer.client.fileno(), tap, peer.ends.append)
+    peer.send(HEAD + EVENT, EVENT, b"x")
+    dispatch(reader)
+    assert peer.reads == [HEAD + EVENT]
+    peer.server.close()
+    peer.client.close()
+
+
+def test_many_connections_at_once(reader):
+    peers = [Peer(reader) for _ in range(300)]
+    for place, peer in enumerate(peers):
+        peer.server.sendall(b"answer %d" % place)
+    while not all(peer.reads for peer in peers):
+        dispatch(reader)
+    assert [peer.reads for peer in peers] == [[b"answer %d" % place] for place in range(300)]
+    for peer in peers:
+        peer.close()
+
+
+def test_bad_sockets_and_a_closed_reader_are_errors(reader, tmp_path):
+    tap = make_tap(lambda data: None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reader.add(10_000_000, tap, print)
+    with open(tmp_path / "file", "w") as file, pytest.raises(OSError, match="not permitted"):
+        reader.add(file.fileno(), tap, print)
+    reader.close()
+    reader.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reader.add(0, tap, print)
+    reader.take(1)
+    reader.remove(1)
+
+
+def test_the_thread_has_a_name_and_a_clock(reader, peer):
+    until(lambda: "bmp-reader\n" in {task.read_text() for task in Path("/proc/self/task").glob("*/comm")})
+    before_ns = reader.cpu_ns()
+    for _ in range(200):
+        peer.send(EVENT)
+    assert reader.cpu_ns() > before_ns
+
+
+# -- through the pool ------------------------------------------------------------------------------
+
+
+async def served(*reads: bytes, then: Callable[[], None] = lambda: None) -> tuple[asyncio.Server, int]:
+    """A server that answers anything with these, each flushed alone, and then says nothing more."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for data in reads:
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        then()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def test_who_looks_in_mid_answer_catches_up_first():
+    quiet = asyncio.Event()
+    server, port = await served(HEAD + EVENT, EVENT, EVENT, then=quiet.set)
+    pool = Pool("127.0.0.1", port, None)
+    recorder = RequestRecorder()
+    asking = asyncio.ensure_future(pool.request(b"GET / HTTP/1.1\r\n\r\n", recorder, many_reads=True))
+    await quiet.wait()
+    assert recorder.payloads == []
+    async with asyncio.timeout(PATIENCE_S):
+        while b"".join(recorder.payloads) != HEAD + EVENT * 3:
+            recorder.catch_up()
+            await asyncio.sleep(0.01)
+    assert len(recorder.chunk_ns) == len(recorder.payloads)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await pool.close()
+    server.close()
+
+
+async def test_a_cancelled_request_keeps_what_has_arrived():
+    quiet = asyncio.Event()
+    server, port = await served(HEAD + EVENT, EVENT, then=quiet.set)
+    pool = Pool("127.0.0.1", port, None)
+    recorder = RequestRecorder()
+    asking = asyncio.ensure_future(pool.request(b"GET / HTTP/1.1\r\n\r\n", recorder, many_reads=True))
+    await quiet.wait()
+    await asyncio.sleep(20 * MS / 1e9)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert b"".join(recorder.payloads) == HEAD + EVENT * 2
+    recorder.catch_up()
+    assert pool.reading_ns() > 0
+    await pool.close()
+    server.close()
