@@ -193,6 +193,7 @@ def _start(command: Sequence[str], core: int | Sequence[int], **options: Any) ->
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once, not at every start
     return subprocess.Popen(list(command), preexec_fn=prepare, env=environment, **options)
 
 
