@@ -49,10 +49,14 @@ def can_read_on_a_thread() -> bool:
 
 
 def start_reader(loop: asyncio.AbstractEventLoop) -> AnyReader | None:
-    """A reader whose `dispatch` runs on this loop, with a thread of its own; None where it isn't compiled."""
+    """A reader whose `dispatch` runs on this loop, with a thread of its own; None where it isn't compiled, or where
+    the system gives no thread or no more files."""
     if _reader_type is None:
         return None
-    reader = _reader_type()
+    try:
+        reader = _reader_type()
+    except OSError:
+        return None
     loop.add_reader(reader.fileno(), reader.dispatch)
     return reader
 

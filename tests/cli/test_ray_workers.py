@@ -18,6 +18,7 @@ import pytest
 from bytemlperf_llm.runs.reader import RunReader
 from engines.reference_server import ReferenceServer
 from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
+from tests.cli.test_recount import serving, tokenizer_folder
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -134,6 +135,33 @@ def test_the_schedule_is_that_of_one_process(cluster, tmp_path):
     assert [path.name for path in RunReader(actor).logs()] == ["records-0.jsonl"]
     planned = [{record.index: record.planned_ns for record in RunReader(folder).records()} for folder in folders]
     assert planned[0] == planned[1]
+
+
+def test_actors_count_their_answers_again(cluster, tmp_path):
+    """With the tokenizer of the served model, each actor a sample of its own answers."""
+    tokenizer = tokenizer_folder()
+    with serving(tokenizer, lambda count: count - 1) as url:  # a server that tells one token less than it sends
+        words = (
+            "serve-bench",
+            "--engine",
+            "openai",
+            "--base-url",
+            url,
+            "--scenario",
+            "smoke",
+            "--num-warmups",
+            "0",
+            "--ray",
+            cluster.address,
+        )
+        words += ("--max-concurrency", "2", "--num-prompts", "30", "--output-len", "40", "--tokenizer", str(tokenizer))
+        ended = bmp(*words, cwd=tmp_path, env=cluster.env)
+    assert ended.returncode in RAN, ended.stderr
+    folder = run_folder(ended.stdout, tmp_path)
+    recount = json_of(folder, "summary.json")["tokens"]["recount"]
+    assert len(json_of(folder, "run.json")["workers"]) == 2
+    assert (recount["answers"], recount["usage_tokens"], recount["recounted_tokens"]) == (30, 30 * 39, 30 * 40)
+    assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
 
 
 def test_an_actor_that_dies_takes_only_its_own_requests(cluster, tmp_path):

@@ -26,6 +26,10 @@ RAN = (0, 1)  # a machine that is busy with something else may make a run invali
 
 @pytest.fixture(scope="module")
 def tokenizer():
+    return tokenizer_folder()
+
+
+def tokenizer_folder():
     """SmolLM2's folder."""
     try:
         model = resolve("smollm2")
