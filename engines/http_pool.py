@@ -52,11 +52,17 @@ class Connection(asyncio.Protocol):
         self._reading = 0  # the reader's name for this connection
 
     def read_by(self, reader: AnyReader) -> None:
-        """The reader reads from now on, and the event loop no more."""
-        if self._reader is None and self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self._reading = reader.add(self.transport.get_extra_info("socket").fileno(), self._tap, self._reading_ended)
-            self._reader = reader
+        """The reader reads from now on, and the event loop no more; it goes on where the reader can't."""
+        transport = self.transport
+        if self._reader is not None or transport is None or transport.is_closing():
+            return
+        transport.pause_reading()
+        try:
+            self._reading = reader.add(transport.get_extra_info("socket").fileno(), self._tap, self._reading_ended)
+        except OSError:
+            transport.resume_reading()
+            return
+        self._reader = reader
 
     def catch_up(self) -> None:
         """What the reader has read so far goes where the event loop would have put it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder, monotonic_ns
+from engines import http_pool
 from engines.http_pool import Pool
 from engines.tap import make_tap
 from tests.virtual import MS
@@ -337,5 +338,27 @@ async def test_a_cancelled_request_keeps_what_has_arrived():
     assert b"".join(recorder.payloads) == HEAD + EVENT * 2
     recorder.catch_up()
     assert pool.reading_ns() > 0
+    await pool.close()
+    server.close()
+
+
+async def test_the_event_loop_reads_where_the_reader_can_not(monkeypatch):
+    class Full:
+        def fileno(self) -> int:
+            return 0
+
+        def add(self, *_: object) -> int:
+            raise OSError(errno.ENOSPC, "no room for another watch")
+
+        def close(self) -> None:
+            """Nothing was opened."""
+
+    monkeypatch.setattr(http_pool, "start_reader", lambda loop: Full())
+    server, port = await served(HEAD + EVENT + LAST)
+    pool = Pool("127.0.0.1", port, None)
+    recorder = RequestRecorder()
+    async with asyncio.timeout(PATIENCE_S):
+        await pool.request(b"GET / HTTP/1.1\r\n\r\n", recorder, many_reads=True)
+    assert b"".join(recorder.payloads) == HEAD + EVENT + LAST
     await pool.close()
     server.close()
