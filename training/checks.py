@@ -3,6 +3,7 @@
     loss error       under 0.2 % over 50 steps, against a stored run of the same seed
     operator error   under 1e-5 against float64
     memory           within 0.2 % over a long run
+    repeated run     in deterministic mode, the same bits as an earlier run (`--rerun-of RUN`)
     repeated steps   a restart does them again with the same loss
 
 A check whose measurement is missing is `not available`, with the reason, and never passes silently.
@@ -41,7 +42,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_checks(config: dict[str, Any], history: History) -> list[Check]:
     """All of them, in the order above."""
-    return [_loss_error(config.get("reference"), history), _operators(history), _memory(history), *_repeated(history)]
+    return [
+        _loss_error(config.get("reference"), history),
+        _operators(history),
+        _memory(history),
+        *_rerun(config.get("rerun_of"), history),
+        *_repeated(history),
+    ]
 
 
 def _judge(name: str, value: float, limit: float, detail: str) -> Check:
@@ -99,6 +106,20 @@ def growth_of(sizes: list[int]) -> float:
     quarter = len(sizes) // 4
     early, late = statistics.median(sizes[-2 * quarter : -quarter]), statistics.median(sizes[-quarter:])
     return max(0.0, late / early - 1.0)
+
+
+def _rerun(earlier: Any, history: History) -> list[Check]:
+    """Only where an earlier run was named. The value is the number of losses, and parameter hashes, that differ."""
+    if not isinstance(earlier, dict):
+        return []
+    if history.end is None:
+        return [_missing("repeated run", 1, "this run did not come to its end")]
+    pairs = list(zip(history.losses, earlier["losses"], strict=False))
+    differing = sum(now != then for now, then in pairs) + abs(len(history.losses) - len(earlier["losses"]))
+    differing += history.end.state_sha256 != earlier["state_sha256"]
+    return [
+        _judge("repeated run", differing, 1, f"of {len(pairs)} losses and the parameters' SHA-256, other bits than in {earlier['name']}")
+    ]
 
 
 def _repeated(history: History) -> list[Check]:

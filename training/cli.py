@@ -72,6 +72,7 @@ def run(
     peak_tflops: Annotated[float | None, _in(_MEASURE, "Peak of a device for MFU. Default: a measured matrix product.")] = None,
     micro_run: Annotated[Path | None, _in(_MEASURE, "Run folder of `bmp micro` with collectives to stand beside ours.")] = None,
     reference: Annotated[Path | None, _in(_MEASURE, "Stored loss curve to compare with. Default: a built-in one that fits.")] = None,
+    rerun_of: Annotated[Path | None, _in(_MEASURE, "A run that this one repeats: with --deterministic all bits must be the same.")] = None,
     no_operator_check: Annotated[bool, _in(_MEASURE, "Don't compare operators with float64 first.", "--no-operator-check")] = False,
     checkpoint_every: Annotated[int, _in(_FAULTS, "Save after so many steps. Default: never.")] = 0,
     resume_from: Annotated[Path | None, _in(_FAULTS, "Go on from a checkpoint folder.")] = None,
@@ -125,6 +126,7 @@ def run(
         check_operators=not no_operator_check,
         micro_run=micro_run,
         reference=reference,
+        rerun_of=rerun_of,
         fault=fault,
     )
     output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
@@ -141,6 +143,31 @@ def workloads() -> None:
     from training.listing import print_workloads
 
     print_workloads()
+
+
+@app.command(short_help="Make a loss curve that later runs must follow.")
+def reference(
+    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
+    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
+    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
+    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    into: Annotated[Path | None, _in(_OUTPUT, "The JSON file to write. Default: WORKLOAD-TRAINER-seedN.json here.")] = None,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Where the run's folder goes. Default: runs.")] = Path("runs"),
+    quiet: Annotated[bool, _in(_OUTPUT, "Only the file's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Train 50 steps on one rank and one thread, deterministic, and keep the losses as a reference (--reference FILE)."""
+    from training.plan import Flags
+    from training.reference import make_reference
+    from training.run_command import EXIT_INVALID, Output, checked_device, publish_folder
+
+    flags = Flags(workload=workload, trainer=trainer, precision=precision, seed=seed)
+    output = Output(runs_dir, quiet=quiet, device=checked_device(device))
+    path, folder, summary = make_reference(flags, output, into, ["bmp", *sys.argv[1:]])
+    if summary["verdict"] == "invalid":
+        publish_folder(folder, summary, quiet=quiet)
+        raise typer.Exit(EXIT_INVALID)
+    print(path)
 
 
 @app.command("keep-reference")

@@ -58,6 +58,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     check_operators: bool = True
     micro_run: Path | None = None
     reference: Path | None = None
+    rerun_of: Path | None = None
     fault: str | None = None
 
 

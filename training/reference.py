@@ -1,8 +1,11 @@
 """Stored loss curves: what a run of the same workload and seed must follow within 0.2 %.
 
-A reference is made from a run (`bmp train keep-reference RUN FILE`) and found by what decides a loss
-curve: model, data, recipe, precision, seed and trainer (their random weights differ). Layout and
-micro-batch don't decide it: that's what the check is for.
+A reference is made by `bmp train reference WORKLOAD` (one rank, one thread, deterministic), or from any run
+by `bmp train keep-reference RUN FILE`, and found by what decides a loss curve: model, data, recipe,
+precision, seed and trainer (their random weights differ). Layout and micro-batch don't decide it: that's
+what the check is for.
+
+`earlier_run` is the other comparison: the same run a second time, which in deterministic mode must have the same bits.
 """
 
 from __future__ import annotations
@@ -10,14 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bytemlperf_llm.errors import UserError
 from training.checks import REFERENCE_STEPS
 from training.corpus import TokenFile
 from training.workload import Workload
 
+if TYPE_CHECKING:
+    from training.layout import Layout
+    from training.plan import Flags
+    from training.run_command import Output
+
 BUILTIN_FOLDER = Path(__file__).parent / "references"
+LOCAL_FLAGS = ("--runs-dir", "--label", "--into")
 DECIDING = ("global_batch", "learning_rate", "warmup_steps", "weight_decay", "clip", "precision")
 
 
@@ -59,6 +70,16 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _portable(command: list[str]) -> list[str]:
+    """A command without the folders of the machine that it ran on."""
+    kept, skip = [], False
+    for word in command:
+        if not skip and word not in LOCAL_FLAGS:
+            kept.append(word)
+        skip = word in LOCAL_FLAGS
+    return kept
+
+
 def keep_reference(run_folder: Path, into: Path) -> None:
     """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
     from bytemlperf_llm.runs.folder import write_json
@@ -81,10 +102,55 @@ def keep_reference(run_folder: Path, into: Path) -> None:
         "trainer": plan.trainer,
         "seed": plan.seed,
         "text_sha256": plan.tokens.text_sha256 if plan.tokens else None,
-        "made_with": {"command": run["command"], "packages": history.starts[0].packages, "layout": run["config"]["layout"]},
+        "made_with": {"command": _portable(run["command"]), "packages": history.starts[0].packages, "layout": run["config"]["layout"]},
         "losses": losses,
     }
     try:
         write_json(into, content)
     except OSError as error:
         raise UserError(f"{into} can't be written: {error.strerror}", "name a file in a writable folder") from None
+
+
+def make_reference(flags: Flags, output: Output, into: Path | None, argv: list[str]) -> tuple[Path, Path, dict[str, Any]]:
+    """`bmp train reference`: train the reference's steps, and keep their losses. The file, the run's folder and its
+    summary; the file is not written when the run is invalid. Raises UserError."""
+    from training.run_command import train
+
+    path = into or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
+    if path.exists():
+        raise UserError(f"{path} is there already", "name another file with --into, or move it away")
+    once = msgspec.structs.replace(flags, nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS)
+    folder, summary = train(once, output, argv)
+    if summary["verdict"] != "invalid":
+        keep_reference(folder, path)
+    return path, folder, summary
+
+
+def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
+    """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
+    from bytemlperf_llm.runs.reader import read_run_json
+    from bytemlperf_llm.runs.suite import suite_records
+    from training.history import History
+    from training.plan import PLAN_NAME, read_plan
+
+    if read_run_json(folder).get("kind") != "training":
+        raise UserError(f"{folder} is no training run", "give a run folder of: bmp train WORKLOAD --deterministic")
+    plan, history = read_plan(folder / PLAN_NAME), History(suite_records(folder))
+    then, now = plan.read_workload(), workload
+    differing = [
+        name
+        for name, same in (
+            ("workload", then.model_dump(exclude={"description"}) == now.model_dump(exclude={"description"})),
+            ("trainer", plan.trainer == flags.trainer),
+            ("sharding", plan.sharding == flags.sharding),
+            ("layout", plan.layout == layout),
+            ("seed", plan.seed == flags.seed),
+            ("deterministic mode", plan.deterministic and flags.deterministic),
+        )
+        if not same
+    ]
+    if differing:
+        raise UserError(f"{folder.name} differs in {', '.join(differing)}", "repeat it with its own flags and --deterministic")
+    if history.end is None:
+        raise UserError(f"{folder.name} did not come to its end", "repeat a whole run")
+    return {"name": folder.name, "threads": plan.threads, "losses": history.losses, "state_sha256": history.end.state_sha256}

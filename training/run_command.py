@@ -23,7 +23,7 @@ from training.layout import Layout
 from training.loop import STOP_FILE
 from training.memory_estimate import Estimate, check_memory, estimate
 from training.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
-from training.reference import find_reference
+from training.reference import earlier_run, find_reference
 from training.workload import Workload
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
     device: Device
     needed: Estimate
     micro: list[dict[str, Any]]
+    rerun_of: dict[str, Any] | None = None
 
 
 def prepare(flags: Flags, output: Output) -> Prepared:
@@ -89,7 +90,8 @@ def prepare(flags: Flags, output: Output) -> Prepared:
         from training.micro_reference import micro_collectives
 
         micro = micro_collectives(flags.micro_run)
-    return Prepared(flags, workload, layout, device, needed, micro)
+    earlier = None if flags.rerun_of is None else earlier_run(flags.rerun_of, flags, workload, layout)
+    return Prepared(flags, workload, layout, device, needed, micro, earlier)
 
 
 def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -126,6 +128,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
     described |= {
         "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
         "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed),
+        "rerun_of": prepared.rerun_of,
         "micro_collectives": prepared.micro,
         "cores": usable_cores(),
         "load_before": round(os.getloadavg()[0], 2),
