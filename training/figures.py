@@ -21,7 +21,8 @@ def key_of(config: dict[str, Any]) -> str:
     """The case: equal keys can be compared."""
     layout, recipe = config["layout"], config["workload"]["training"]
     sizes = " ".join(f"{name}{layout[name]}" for name in ("dp", "tp", "pp", "ep") if layout[name] > 1) or "1 rank"
-    return f"{config['workload']['name']} {recipe['precision']} {sizes} batch {recipe['global_batch']}/{recipe['micro_batch']}"
+    length = "" if config["workload"]["family"] == "resnet" else f" seq {config['workload']['model']['seq_len']}"
+    return f"{config['workload']['name']} {recipe['precision']} {sizes}{length} batch {recipe['global_batch']}/{recipe['micro_batch']}"
 
 
 def figures(run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:

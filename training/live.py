@@ -53,7 +53,7 @@ class LiveView:
             self._step(record)
 
     def _step(self, record: dict[str, Any]) -> None:
-        said = line(record)
+        said = line(record, "images/s" if self._plan.tokens is None else "tokens/s")
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"] + 1, said=said)
         elif time.monotonic() - self._said_s > PLAIN_EVERY_S:
@@ -61,7 +61,7 @@ class LiveView:
             self._console.print(f"step {record['step'] + 1}/{self._plan.steps} {said}", highlight=False)
 
 
-def line(record: dict[str, Any]) -> str:
+def line(record: dict[str, Any], unit: str = "tokens/s") -> str:
     """A step in a few words."""
     loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
-    return f"loss {loss}, {record['tokens'] / (max(record['step_ns']) / NS_PER_S):,.0f} tokens/s"
+    return f"loss {loss}, {record['tokens'] / (max(record['step_ns']) / NS_PER_S):,.0f} {unit}"

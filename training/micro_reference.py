@@ -12,7 +12,8 @@ NS_PER_US = 1000
 
 
 def micro_collectives(folder: Path) -> list[dict[str, Any]]:
-    """One dict a measured collective: op, ranks, bytes, bus_bw_gbs. Raises UserError for another kind of run, or none of them."""
+    """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
+    another kind of run, or one that holds none."""
     from bytemlperf_llm.runs.reader import read_run_json
     from bytemlperf_llm.runs.suite import suite_records
 
@@ -29,4 +30,11 @@ def _point(record: dict[str, Any]) -> dict[str, Any] | None:
     if record.get("op") not in COLLECTIVES or record.get("status") != "ok" or not record.get("bus_bw_gbs"):
         return None
     size = record["alg_bw_gbs"] * record["latency_us"]["p50"] * NS_PER_US
-    return {"op": record["op"], "ranks": record["args"]["world_size"], "bytes": round(size), "bus_bw_gbs": record["bus_bw_gbs"]}
+    args = record["args"]
+    return {
+        "op": record["op"],
+        "ranks": args["world_size"],
+        "dtype": args["dtype"],
+        "bytes": round(size),
+        "bus_bw_gbs": record["bus_bw_gbs"],
+    }

@@ -81,11 +81,10 @@ def _throughput_plot(history: History) -> Plot | None:
     steps, note = thinned(history.curve)
     if not steps:
         return None
+    unit = "images/s" if all(step.tokens == step.samples for step in steps) else "tokens/s"
     rates: list[float | None] = [step.tokens * 1e9 / max(step.step_ns) for step in steps]
     note = "; ".join(filter(None, [note, "warm-up and traced steps are shown, and don't count"]))
-    return Plot(
-        title="Throughput", data=[_line(steps, rates, "tokens/s")], layout=_axes("tokens/s"), note=note, alt="Tokens a second of each step"
-    )
+    return Plot(title="Throughput", data=[_line(steps, rates, unit)], layout=_axes(unit), note=note, alt=f"{unit} of each step")
 
 
 def _split_plot(history: History) -> Plot | None:
@@ -144,13 +143,21 @@ def _communication(summary: dict[str, Any]) -> Table | None:
     if not rows:
         return None
     split = summary["split"]
-    parts = [f"{each['op']} of {each['bytes']:,} bytes alone: {each['bus_bandwidth'] / 1e9:.3f} GB/s" for each in sent["alone"]]
+    parts = [
+        f"{each['op']} of {each['bytes']:,} bytes alone: {each['bus_bandwidth'] / 1e9:.3f} GB/s{_micro(each)}" for each in sent["alone"]
+    ]
     if sent["bus_bandwidth_in_step"]:
         parts.insert(0, f"bus bandwidth in the step {sent['bus_bandwidth_in_step'] / 1e9:.3f} GB/s")
     if split.get("exposed_share") is not None:
         parts.insert(0, f"exposed {split['exposed_share']:.1%} of a traced step")
     columns = ["collective", "ranks", "calls a step", "bytes a step", "bytes on paper"]
     return Table(title="Communication of rank 0", columns=columns, rows=rows, note="; ".join(parts))
+
+
+def _micro(alone: dict[str, Any]) -> str:
+    """What `bmp micro` measured beside it."""
+    point = alone["micro"]
+    return f" (bmp micro: {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
 
 
 def _checks(summary: dict[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -219,9 +220,10 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
 
 
 def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
-    """What `bmp micro` measured for the same collective and ranks at the nearest size."""
-    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"]) == (op, ranks)]
-    return min(points, key=lambda point: abs(point["bytes"] - size)) if points else None
+    """What `bmp micro` measured for the same collective and ranks, in float32 as ours, at the size with the nearest ratio."""
+    wanted = op, ranks, "float32"
+    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"], point["dtype"]) == wanted]
+    return min(points, key=lambda point: abs(math.log(point["bytes"] / size))) if points else None
 
 
 def _memory(config: dict[str, Any], history: History) -> dict[str, Any]:

@@ -71,9 +71,18 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
-def ddp_run(train: Callable[..., Ran]) -> Ran:
-    """Two data parallel ranks, 50 steps, bit for bit, with checkpoints."""
-    return train("gpt-tiny", "--nproc", "2", "--dp", "2", "--steps", str(STEPS), "--deterministic", "--checkpoint-every", "20")
+def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """`bmp micro` of a collective, over two ranks in two sizes and types."""
+    sizes = ("-a", "world_size=2", "-a", "batch_size=16,256", "-a", "dim_size=1024", "-a", "dtype=float32,bfloat16")
+    quickly = ("--peaks", "off", "--measure-seconds", "0.2")
+    return bmp("micro", "all_reduce", *sizes, *quickly, runs_dir=tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def ddp_run(train: Callable[..., Ran], micro_run: Ran) -> Ran:
+    """Two data parallel ranks, 50 steps, bit for bit, with checkpoints, beside what `bmp micro` measured."""
+    flags = ("--deterministic", "--checkpoint-every", "20", "--micro-run", str(micro_run.folder))
+    return train("gpt-tiny", "--nproc", "2", "--dp", "2", "--steps", str(STEPS), *flags)
 
 
 @pytest.fixture(scope="session")

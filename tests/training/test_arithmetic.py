@@ -134,7 +134,7 @@ def micro_row(**changes: object) -> dict[str, object]:
     values = {
         "op": "all_reduce",
         "status": "ok",
-        "args": {"world_size": 2},
+        "args": {"world_size": 2, "dtype": "float32"},
         "alg_bw_gbs": 0.5,
         "bus_bw_gbs": 0.5,
         "latency_us": {"p50": 2000.0},

@@ -63,6 +63,18 @@ def test_communication_is_what_the_textbook_says(ddp_run: Ran, tensor_run: Ran, 
             assert transfer["bytes"] == pytest.approx(transfer["analytic_bytes"], rel=0.01), transfer
 
 
+def test_bus_bandwidth_stands_beside_that_of_a_micro_run(ddp_run: Ran, micro_run: Ran) -> None:
+    assert micro_run.status == 0, micro_run.out + micro_run.err
+    floats = [row for row in micro_run.records if row["args"]["dtype"] == "float32"]
+    measured = {row["args"]["batch_size"] * row["args"]["dim_size"] * 4: row for row in floats}
+    large, small = sorted(ddp_run.summary["communication"]["alone"], key=lambda each: -each["bytes"])
+    for ours, size in ((large, 256 * 1024 * 4), (small, 16 * 1024 * 4)):
+        row = measured[size]
+        assert ours["micro"]["bytes"] == size  # the nearest of both sizes
+        assert ours["micro"]["bus_bw_gbs"] == row["bus_bw_gbs"] > 0
+        assert f"bmp micro measured {row['bus_bw_gbs']:.3f} GB/s" in ddp_run.out
+
+
 def test_exposed_communication_is_a_part_of_all(ddp_run: Ran) -> None:
     split = ddp_run.summary["split"]
     assert 0 < split["exposed_share"] <= split["communication_share"] < 1
@@ -90,7 +102,7 @@ def test_a_comparison_gets_figures_and_a_page_its_sections(ddp_run: Ran) -> None
     figures = kind.figures(run, ddp_run.summary, suite_records(ddp_run.folder))
     by_name = {figure.metric: figure for figure in figures}
     assert {"step_time", "tokens_per_second", "mfu", "peak_memory", "exposed_communication", "smoothed_loss"} <= by_name.keys()
-    assert by_name["step_time"].key == "gpt-tiny fp32 dp2 batch 8/4"
+    assert by_name["step_time"].key == "gpt-tiny fp32 dp2 seq 64 batch 8/4"
     assert len(by_name["step_time"].samples) == STEPS - 5
     sections = kind.sections(run, ddp_run.summary, suite_records(ddp_run.folder))
     assert {"Loss", "Throughput", "Where a step's time goes", "Memory", "Communication of rank 0", "Checks"} <= {
