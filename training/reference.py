@@ -3,7 +3,8 @@
 A reference is made by `bmp train reference WORKLOAD` (one rank, one thread, deterministic), or from any run
 by `bmp train keep-reference RUN FILE`, and found by what decides a loss curve: model, data, recipe,
 precision, seed and trainer (their random weights differ). Layout and micro-batch don't decide it: that's
-what the check is for.
+what the check is for. Two exceptions: batch norm makes a ResNet's loss depend on the micro-batch, and
+Megatron-Core draws other weights with another number of pipeline stages or expert parallel ranks.
 
 `earlier_run` is the other comparison: the same run a second time, which in deterministic mode must have the same bits.
 """
@@ -32,9 +33,9 @@ LOCAL_FLAGS = ("--runs-dir", "--label", "--into")
 DECIDING = ("global_batch", "learning_rate", "warmup_steps", "weight_decay", "clip", "precision")
 
 
-def recipe_hash(workload: Workload, tokens: TokenFile | None, trainer: str, seed: int) -> str:
+def recipe_hash(workload: Workload, tokens: TokenFile | None, trainer: str, seed: int, layout: Layout) -> str:
     """SHA-256 over what decides the loss curve."""
-    deciding = {
+    deciding: dict[str, Any] = {
         "family": workload.family,
         "model": workload.model.model_dump(),
         "text": tokens.text_sha256 if tokens else workload.data.corpus,
@@ -43,19 +44,31 @@ def recipe_hash(workload: Workload, tokens: TokenFile | None, trainer: str, seed
         "trainer": trainer,
         "seed": seed,
     }
+    if workload.family == "resnet":
+        deciding["micro_batch"] = workload.training.micro_batch
+    if _own_weights(trainer, layout):
+        deciding["drawn_for"] = [layout.pp, layout.ep]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def find_reference(path: Path | None, workload: Workload, tokens: TokenFile | None, trainer: str, seed: int) -> dict[str, Any] | None:
+def _own_weights(trainer: str, layout: Layout) -> bool:
+    return trainer == "megatron" and (layout.pp > 1 or layout.ep > 1)
+
+
+def find_reference(
+    path: Path | None, workload: Workload, tokens: TokenFile | None, trainer: str, seed: int, layout: Layout
+) -> dict[str, Any] | None:
     """The stored curve that fits, `{why_not}` when the one that was asked for doesn't, None when there is none.
     Raises UserError for a file that is no reference."""
-    wanted = recipe_hash(workload, tokens, trainer, seed)
+    wanted = recipe_hash(workload, tokens, trainer, seed, layout)
     for each in [path] if path else sorted(BUILTIN_FOLDER.glob("*.json")):
         reference = _read(each)
         if reference["recipe_sha256"] == wanted:
             return {"name": each.stem, "losses": reference["losses"]}
         if path:
             return {"why_not": f"{path.name} was made with another workload, text, recipe, seed or trainer"}
+    if _own_weights(trainer, layout):
+        return {"why_not": f"Megatron-Core draws other weights with pp {layout.pp} and ep {layout.ep}, and no reference is stored for them"}
     return None
 
 
@@ -97,7 +110,7 @@ def keep_reference(run_folder: Path, into: Path) -> None:
             f"{run_folder} has {len(losses)} losses, a reference needs {REFERENCE_STEPS}", f"run with --steps {REFERENCE_STEPS}"
         )
     content = {
-        "recipe_sha256": recipe_hash(plan.read_workload(), plan.tokens, plan.trainer, plan.seed),
+        "recipe_sha256": recipe_hash(plan.read_workload(), plan.tokens, plan.trainer, plan.seed, plan.layout),
         "workload": plan.workload["name"],
         "trainer": plan.trainer,
         "seed": plan.seed,

@@ -127,7 +127,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
     described.pop("folder")
     described |= {
         "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
-        "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed),
+        "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed, layout),
         "rerun_of": prepared.rerun_of,
         "micro_collectives": prepared.micro,
         "cores": usable_cores(),
@@ -279,7 +279,7 @@ def run_dry(flags: Flags, output: Output) -> int:
     from rich.console import Console
 
     from training.flops import forward_formula
-    from training.memory_estimate import gib
+    from training.memory_estimate import ESTIMATE_BAND, gib
 
     prepared = prepare(flags, output)
     layout, needed = prepared.layout, prepared.needed
@@ -290,5 +290,5 @@ def run_dry(flags: Flags, output: Output) -> int:
     console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}", highlight=False)
     for name, size in msgspec.to_builtins(needed).items():
         console.print(f"  {name.removesuffix('_bytes'):<12} {gib(size):>10}", highlight=False)
-    console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10}", highlight=False)
+    console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10} (± {ESTIMATE_BAND:.0%})", highlight=False)
     return 0

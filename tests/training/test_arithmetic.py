@@ -196,3 +196,42 @@ def test_unions_and_overlaps() -> None:
     assert union([(5, 9), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 9)]
     assert overlap([(0, 10)], [(2, 3), (5, 20)]) == [(2, 3), (5, 10)]
     assert overlap([], [(1, 2)]) == []
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        ("gpt", {}),
+        ("bert", {}),
+        ("llama", {"ffn": 172, "kv_heads": 2}),
+        ("moe", {"ffn": 128, "kv_heads": 4, "experts": 4}),
+        ("moe", {"ffn": 256, "kv_heads": 2, "experts": 8, "top_k": 3}),
+    ],
+)
+def test_activations_are_what_autograd_keeps(family: str, sizes: dict[str, int]) -> None:
+    import torch
+
+    from training.architectures import build_model
+    from training.memory_estimate import kept_bytes, kept_elements
+
+    def sized(layers: int) -> workload.Workload:
+        model = {"layers": layers, "hidden": 64, "heads": 4, "seq_len": 64, **sizes}
+        content = {"name": "own", "family": family, "model": model, "training": {"global_batch": 2, "micro_batch": 2}}
+        return workload.Workload.model_validate(content)
+
+    torch.manual_seed(0)
+    one, three = (kept_bytes(sized(layers), build_model(sized(layers), 256)) for layers in (1, 3))
+    layer = 2 * 64 * kept_elements(sized(1), Layout(world=1), "torch") * 4
+    assert (three - one) / 2 == pytest.approx(layer, rel=0.03)
+
+
+def test_a_resnet_is_counted_without_memory() -> None:
+    from training.architectures import build_model
+
+    each = workload.load("resnet-tiny")
+    needed = estimate(each, Layout(world=1), "torch", "ddp", 0, "cuda")
+    assert needed.weights_bytes == 4 * sum(parameter.numel() for parameter in build_model(each, 0).parameters())
+    assert 1.5e6 < needed.activations_bytes < 4e6
