@@ -65,7 +65,8 @@ class PerformanceRecord(Record, kw_only=True):
     """One batch size × instances × loop. Latencies in ns, in the order of completion within each instance.
 
     Closed loop: from the call to its answer. Open loop: `latency_ns` from when the request was due, `service_ns`
-    from the call. `window_ns` runs from the first due time to the last answer.
+    from the call. `window_ns` runs from the first due time to the last answer. `device_memory` says what
+    `peak_device_bytes` is, or why there is none.
     """
 
     loop: Loop = "closed"
@@ -81,6 +82,7 @@ class PerformanceRecord(Record, kw_only=True):
     warmup_ns: list[int] = []
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
+    device_memory: str = ""
 
 
 class NumericsRecord(Record, kw_only=True):
@@ -117,9 +119,15 @@ class CoverageRecord(Record, kw_only=True):
 
 
 class JobRecord(Record, kw_only=True):
-    """The end of a job. Usability: what it took to get here with this backend."""
+    """The end of a job. Usability: what it took to get here with this backend.
+
+    `stages_s` is where the time went, by stage (building the source belongs to compile, `start` is the process's own);
+    `reference_s` what the reference's own process took, 0 where its outputs were there already.
+    """
 
     wall_s: float = 0.0
+    stages_s: dict[str, float] = {}
+    reference_s: float = 0.0
     peak_tree_bytes: int | None = None
     usability: dict[str, Any] = {}
 

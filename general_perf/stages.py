@@ -185,11 +185,21 @@ def _points(worker: Worker, maker: Any, compiled: Any, session: Any, batch: int,
                     requested_rate=rate,
                     warmup_ns=warmup_ns,
                     peak_host_bytes=memory.peak_bytes(),
-                    peak_device_bytes=session.device_memory_bytes(),
+                    **device_memory(job, session),
                 )
             )
     except Exception as error:
         worker.failed("performance", error, loop=loop, **facts)
+
+
+def device_memory(job: Job, session: Any) -> dict[str, Any]:
+    """Peak bytes on the device with what they are; where there are none, why."""
+    held = session.device_memory_bytes()
+    if held is not None:
+        return {"peak_device_bytes": held, "device_memory": "peak of the device's own memory, as the backend tells it"}
+    if job.device == "cpu":
+        return {"device_memory": "the device is the CPU: its memory is the host's, whose peak stands beside"}
+    return {"device_memory": f"{job.backend} does not tell what it holds on {job.device}"}
 
 
 def _timed(job: Job, loop: str, sessions: Any, batches: Any, reached: float | None, progress: Any) -> tuple[Any, float | None]:

@@ -33,8 +33,8 @@ def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exp
         for place, job in enumerate(left, len(jobs) - len(left) + 1):
             placed = _placed(job, run.folder, attempts.get(job.id, 0) + 1)
             say(f"[{place}/{len(jobs)}] {job.id}")
-            _reference(placed, time_limit_s, say)
-            ended = _Recorder(run, placed, exporter).run(time_limit_s)
+            reference_s = _reference(placed, time_limit_s, say)
+            ended = _Recorder(run, placed, exporter, reference_s).run(time_limit_s)
             say(f"[{place}/{len(jobs)}] {job.id}: {ended}")
             if not keep_artefacts:
                 shutil.rmtree(placed.work, ignore_errors=True)
@@ -46,8 +46,9 @@ def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exp
 class _Recorder:
     """Takes what a job's process says, and writes the end where the process can't."""
 
-    def __init__(self, run: SuiteRun, job: Job, exporter: Exporter) -> None:
+    def __init__(self, run: SuiteRun, job: Job, exporter: Exporter, reference_s: float) -> None:
         self._run, self._job, self._exporter = run, job, exporter
+        self._reference_s = reference_s
         self._worst: dict[str, Any] = {}
         self._end: dict[str, Any] | None = None
 
@@ -92,6 +93,7 @@ class _Recorder:
             )
         )
         end["peak_tree_bytes"] = ended.peak_tree_bytes
+        end["reference_s"] = self._reference_s
         if ended.error_class:
             end |= {"status": "failed", "error_class": ended.error_class, "reason": ended.reason, "fix": ended.fix}
         elif self._worst:
@@ -105,12 +107,13 @@ class _Recorder:
         self._exporter.set(live.MEMORY, ended.peak_tree_bytes)
 
 
-def _reference(job: Job, time_limit_s: float, say: Say) -> None:
-    """Make the model's reference outputs unless they are there; a failure is said and shows in the job's numerics."""
+def _reference(job: Job, time_limit_s: float, say: Say) -> float:
+    """Make the model's reference outputs unless they are there, and say what it took, s; a failure is said and shows in
+    the job's numerics."""
     folder = Path(job.reference)
     wanted = "numerics" in job.stages or ("accuracy" in job.stages and job.card["dataset"])
     if not wanted or (folder / "done").exists():
-        return
+        return 0.0
     folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     ended = run_job("reference", job, time_limit_s, lambda message: failures.append(str(message.get("reason"))), folder / "stderr.log")
@@ -119,6 +122,7 @@ def _reference(job: Job, time_limit_s: float, say: Say) -> None:
         say(f"the reference of {job.card['name']} was not made: {why}")
         (folder / NO_REFERENCE).write_text(why, encoding="utf-8")
     (folder / "done").touch()
+    return ended.wall_s
 
 
 def _placed(job: Job, folder: Path, attempt: int) -> Job:

@@ -38,7 +38,9 @@ class Worker:
 
         self.job, self._out = job, out
         self.card = Card.model_validate(job.card)
-        self.began_ns = int(os.environ.get(STARTED_ENV, time.monotonic_ns()))
+        self.began_ns = self._since_ns = int(os.environ.get(STARTED_ENV, time.monotonic_ns()))
+        self.stages_s: dict[str, float] = {}
+        self._current = "start"
         self.facts: dict[str, Any] = {"job": job.id, "attempt": job.attempt, "model": self.card.name, "backend": job.backend}
         self.facts |= {"precision": job.precision, "device": job.device}
 
@@ -53,6 +55,14 @@ class Worker:
     def at(self, stage: str) -> None:
         """Say which stage begins, so that the parent can name it when the process dies."""
         self._out({"stage": "begin", "name": stage})
+        self._ended()
+        self._current = stage
+
+    def _ended(self) -> None:
+        """Add the time since the last stage began to the stage that ran."""
+        now = time.monotonic_ns()
+        self.stages_s[self._current] = self.stages_s.get(self._current, 0.0) + (now - self._since_ns) / 1e9
+        self._since_ns = now
 
     def record(self, stage: str, **fields: Any) -> Record:
         """A record of this job."""
@@ -80,8 +90,9 @@ class Worker:
             self.at("usability")
             usability = self._usability()
         finally:
+            self._ended()
             wall_s = (time.monotonic_ns() - self.began_ns) / 1e9
-            self.say(JobRecord(**self.facts, stage="job", wall_s=wall_s, usability=usability))
+            self.say(JobRecord(**self.facts, stage="job", wall_s=wall_s, stages_s=self.stages_s, usability=usability))
 
     def _compile(self) -> tuple[Any, Any, Any, Any] | None:
         """Source, compile, load, first answer; None where one of them failed, which is then said."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
+from general_perf.backends.contract import Arrays, CompileOptions, LoadOptions, SourceModel
 from general_perf.failures import StageError
 
 
@@ -88,6 +88,14 @@ def _plain_tensors(state: Any) -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{place}" if isinstance(value, tuple) else name, each.detach()
 
 
+def opened(call: Any, model: SourceModel, asked: CompileOptions, options: LoadOptions) -> TorchSession:
+    """A session of what `compile` made, with the threads that it is to have."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    return TorchSession(call, model.card.outputs, model.input_names, options.device, asked.precision)
+
+
 class TorchSession:
     """Runs a callable of tensors. `dtype` is what floating inputs are cast to."""
 
@@ -122,6 +130,7 @@ class TorchSession:
             }
 
     def device_memory_bytes(self) -> int | None:
+        """Peak of what torch's allocator held on the GPU."""
         import torch
 
         return int(torch.cuda.max_memory_allocated()) if self._device.startswith("cuda") else None

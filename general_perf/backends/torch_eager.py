@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
-from general_perf.backends.torch_common import TorchSession, at_precision, require_device, require_torch_model, save_weights
+from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model, save_weights
 
 
 class TorchEager:
@@ -29,11 +29,8 @@ class TorchEager:
         return Compiled(payload=(module, model, options), artefact=save_weights(module, options.work), precision_tool=tool)
 
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
-        import torch
-
-        torch.set_num_threads(options.threads)
         module, model, asked = compiled.payload
-        return TorchSession(module, model.card.outputs, model.input_names, options.device, asked.precision)
+        return opened(module, model, asked, options)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
-from general_perf.backends.torch_common import TorchSession, at_precision, require_device, require_torch_model
+from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 MAX_REASONS = 5
@@ -55,11 +55,8 @@ class TorchInductor:
         )
 
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
-        import torch
-
-        torch.set_num_threads(options.threads)
-        call, _, model, compile_options = compiled.payload
-        return TorchSession(call, model.card.outputs, model.input_names, options.device, compile_options.precision)
+        call, _, model, asked = compiled.payload
+        return opened(call, model, asked, options)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         from general_perf.backends.torch_counting import count_call

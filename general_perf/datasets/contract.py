@@ -19,7 +19,8 @@ class Dataset:
 
     `preprocess(sample)` gives the inputs of one, without the batch axis; `postprocess(sample, outputs)` its answer, an
     array of the same shape for every sample. `metrics(answers, labels)` gives figures by name; `decisions(answers)` what
-    was decided, to be compared between two backends, item by item.
+    was decided, to be compared between two backends, item by item. `respond(predict, sample, batch)`, where there is one,
+    gives a sample's answer by as many calls as it takes (generation), in place of the one call.
     """
 
     name: str
@@ -32,11 +33,12 @@ class Dataset:
     metrics: Callable[[Any, Any], dict[str, float]]
     decisions: Callable[[Any], Any]
     calibration: Sequence[Any] = ()
+    respond: Callable[[Any, Any, int], Any] | None = None
 
 
 def load_dataset(card: Card, limit: int) -> Dataset:
     """The card's dataset, at most `limit` samples. Raises StageError where it is not there."""
-    from general_perf.datasets import files, tabular, text
+    from general_perf.datasets import files, pages, questions, tabular, text
 
     makers: dict[str, Callable[[Card, int], Dataset]] = {
         "sklearn-digits": tabular.digits,
@@ -44,8 +46,12 @@ def load_dataset(card: Card, limit: int) -> Dataset:
         "docstring-retrieval": text.retrieval,
         "docstring-next-token": text.next_token,
         "installed-files": files.installed_files,
+        "text-pages": pages.text_pages,
+        "python-questions": questions.questions,
     }
     name = str(card.dataset)
+    if name.startswith(questions.PREFIX):
+        return questions.questions(card, limit)
     if name not in makers:
         fix = f"take one that packages carry ({', '.join(makers)}), or leave accuracy out with --stage"
         raise StageError("missing_dataset", f"the dataset {name} is not here", fix)

@@ -25,6 +25,8 @@ def answer_all(predict: Callable[[Arrays], dict[str, Any]], data: Dataset, batch
     backend sees whole batches; what the filling gives is left out."""
     import numpy as np
 
+    if data.respond is not None:
+        return Answered(np.stack([data.respond(predict, sample, batch) for sample in data.samples]), [], [])
     answers: list[Any] = []
     before: list[int] = []
     after: list[int] = []

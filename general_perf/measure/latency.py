@@ -9,15 +9,12 @@ from typing import Any
 from bytemlperf_llm.metrics.statistics import (
     INSUFFICIENT,
     autocorrelation_factor,
-    batch,
     deviation,
-    effective_count,
-    effective_interval,
     mean_interval,
     needed_count,
-    order_interval,
     parse_percentile,
     percentile,
+    sample_interval,
 )
 
 PERCENTILES = ("50", "90", "99")
@@ -34,7 +31,7 @@ def describe(values_ns: Sequence[int]) -> dict[str, Any]:
     for text in PERCENTILES:
         share = parse_percentile(text)
         claims[text] = percentile(ordered, share) if count >= needed_count(share) else INSUFFICIENT
-        intervals[text] = _interval(values_ns, ordered, share, factor) if claims[text] != INSUFFICIENT else INSUFFICIENT
+        intervals[text] = _listed(sample_interval(values_ns, ordered, share)) if claims[text] != INSUFFICIENT else INSUFFICIENT
     return {
         "unit": "ns",
         "count": count,
@@ -46,14 +43,6 @@ def describe(values_ns: Sequence[int]) -> dict[str, Any]:
         "ci95": intervals,
         "effective_count": int(count / factor),
     }
-
-
-def _interval(values: Sequence[int], ordered: Sequence[int], share: Fraction, factor: float) -> Any:
-    if factor == 1.0:
-        return _listed(order_interval(ordered, share))
-    limit = percentile(ordered, share)
-    at_most = batch([value <= limit for value in values])
-    return _listed(effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share)))
 
 
 def _listed(interval: Any) -> Any:

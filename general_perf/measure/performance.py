@@ -17,6 +17,7 @@ from typing import Any
 from general_perf.backends.contract import Arrays, Session
 
 WARMUPS = 3
+WARMUP_LIMIT_S = 10.0
 DIFFERENT_BATCHES = 4
 SPIN_NS = 200_000
 """Sleep ends this long before a due time; the rest is spun, since a sleep wakes late."""
@@ -43,10 +44,14 @@ Progress = Callable[[list[int]], None]
 
 def warm_up(sessions: Sequence[Session], batch: Arrays) -> list[int]:
     """Call every session a few times before anything counts; the first session's durations in ns (a backend that
-    compiles for a new shape does it here)."""
+    compiles for a new shape does it here). A session whose calls took WARMUP_LIMIT_S together gets no more of them: how
+    many there were is in the record."""
     first: list[int] = []
     for place, session in enumerate(sessions):
-        for _ in range(WARMUPS):
+        started = time.perf_counter()
+        for count in range(WARMUPS):
+            if count and time.perf_counter() - started > WARMUP_LIMIT_S:
+                break
             began = time.perf_counter_ns()
             session.predict(batch)
             if place == 0:

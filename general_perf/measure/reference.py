@@ -2,7 +2,7 @@
 
 A torch model runs in float64 where it can (its code casts nothing to float32 by hand, memory suffices), else in
 float32. An ONNX file runs in ONNX's own reference evaluator, plain numpy in the file's precision; where that lacks an
-operator, in ONNX Runtime with every optimisation off. What was taken is kept beside the outputs.
+operator or would take minutes, in ONNX Runtime with every optimisation off. What was taken is kept beside the outputs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from general_perf.measure.memory import available_bytes
 KIND_KEY = "reference_kind"
 DOUBLE_FACTOR = 4
 """A model in float64 needs twice its bytes for weights, as much again while it is converted, and activations."""
+
+EVALUATOR_BYTES = 1 << 20
+"""ONNX's reference evaluator is plain Python: a convolution over more than this takes minutes."""
 
 Predict = Callable[[Arrays], dict[str, Any]]
 
@@ -78,6 +81,8 @@ def _torch(model: SourceModel, module: Any, dtype: Any) -> Predict:
 def _onnx(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
     from onnx.reference import ReferenceEvaluator
 
+    if sum(each.nbytes for each in probe.values()) > EVALUATOR_BYTES:
+        return _ort(model), "ONNX Runtime, CPU, every optimisation off (ONNX's reference evaluator is too slow for inputs so large)"
     try:
         evaluator = ReferenceEvaluator(str(model.onnx_path))
         names = dict(zip(evaluator.input_names, model.input_names, strict=True))

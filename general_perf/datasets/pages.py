@@ -1,0 +1,160 @@
+"""Pages of text drawn here, so that the true boxes are known to the pixel: for text detection, judged by COCO's mAP.
+
+Words come from the docstrings of Python's standard library, the font is the one that Pillow carries; sizes, places and
+colours are seeded. Drawn pages are cleaner than scans: figures compare backends and precisions, not OCR products.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from general_perf.card import Card
+from general_perf.datasets.contract import Dataset
+from general_perf.datasets.text import docstring_pairs
+from general_perf.failures import StageError
+
+PAGES = 24
+SEED = 7
+CALIBRATION_SEED = 8
+MARGIN = 16
+MOST_BOXES = 100
+TEXT_AT, SCORE_AT, UNCLIP = 0.3, 0.5, 1.6
+"""Probability from which a pixel is text, mean probability from which an area counts, growth of an area: the settings
+that rapidocr-onnxruntime ships for this model (its config.yaml)."""
+SMALLEST_SIDE = 3
+
+Box = tuple[float, float, float, float]
+
+
+def text_pages(card: Card, limit: int) -> Dataset:
+    """Drawn pages; mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, and recall of 100 boxes a page."""
+    import numpy as np
+
+    side = card.dims["image"]
+    drawn = [page(SEED, index, side) for index in range(min(limit, PAGES))]
+    wanted, answer = card.inputs[0].name, card.outputs[0]
+    return Dataset(
+        name="text-pages",
+        source=f"pages drawn with Pillow's own font, words of Python's docstrings, seed {SEED}: true boxes known exactly",
+        samples=[picture for picture, _ in drawn],
+        labels=[boxes for _, boxes in drawn],
+        whole=PAGES,
+        preprocess=lambda picture: {wanted: normalised(picture)},
+        postprocess=lambda _picture, outputs: as_rows(boxes_of(outputs[answer][0])),
+        metrics=lambda answers, truth: mean_average_precision(answers, truth, side),
+        decisions=lambda answers: np.round(np.asarray(answers)[:, :, 4]) > 0,
+        calibration=[page(CALIBRATION_SEED, index, side)[0] for index in range(PAGES)] if limit else [],
+    )
+
+
+def page(seed: int, index: int, side: int) -> tuple[Any, list[Box]]:
+    """A page as RGB bytes [side, side, 3], and its lines' boxes (left, top, right, bottom)."""
+    import numpy as np
+
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise StageError("missing_dataset", "pages are drawn with Pillow, which is not installed", "pip install pillow") from None
+    random = np.random.default_rng([seed, index])
+    image = Image.new("RGB", (side, side), _colour(random, 215, 256))
+    draw = ImageDraw.Draw(image)
+    boxes: list[Box] = []
+    top = MARGIN
+    while top < side - 4 * MARGIN:
+        font = ImageFont.load_default(int(random.integers(14, 40)))
+        left, count, start = (
+            int(random.integers(MARGIN, side // 5)),
+            int(random.integers(2, 7)),
+            int(random.integers(0, len(_words()) - 10)),
+        )
+        words = _words()[start : start + count]
+        while len(words) > 1 and draw.textbbox((left, top), " ".join(words), font=font)[2] > side - MARGIN:
+            words = words[:-1]
+        box = draw.textbbox((left, top), " ".join(words), font=font)
+        if box[2] <= side - MARGIN:
+            draw.text((left, top), " ".join(words), font=font, fill=_colour(random, 0, 110))
+            boxes.append(box)
+        top = int(box[3]) + int(random.integers(14, 34))
+    return np.asarray(image), boxes
+
+
+def normalised(picture: Any) -> Any:
+    """[3, height, width] in blue, green, red, from −1 to 1, as the model was trained."""
+    import numpy as np
+
+    return ((picture[:, :, ::-1] / 255 - 0.5) / 0.5).transpose(2, 0, 1).astype(np.float32)
+
+
+def boxes_of(chance: Any) -> list[tuple[float, float, float, float, float]]:
+    """Boxes with scores from a map of text probabilities [height, width]: connected areas, grown by area × UNCLIP /
+    perimeter (Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020, for upright boxes)."""
+    import numpy as np
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    areas, _ = ndimage.label(chance > TEXT_AT, structure=np.ones((3, 3)))
+    found = []
+    for rows, columns in ndimage.find_objects(areas):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        score = float(chance[rows, columns].mean())
+        if min(height, width) < SMALLEST_SIDE or score < SCORE_AT:
+            continue
+        grow = height * width * UNCLIP / (2 * (height + width))
+        found.append((columns.start - grow, rows.start - grow, columns.stop + grow, rows.stop + grow, score))
+    return sorted(found, key=lambda each: -each[4])[:MOST_BOXES]
+
+
+def as_rows(boxes: list[Any]) -> Any:
+    """[MOST_BOXES, 5], zeros where there is no box: an answer of one shape."""
+    import numpy as np
+
+    rows = np.zeros((MOST_BOXES, 5))
+    if boxes:
+        rows[: len(boxes)] = boxes
+    return rows
+
+
+def mean_average_precision(answers: Any, truth: list[list[Box]], side: int) -> dict[str, float]:
+    """COCO's figures by faster-coco-eval; 0 where nothing was found."""
+    from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
+
+    boxes = [(place, box) for place, boxes in enumerate(truth) for box in boxes]
+    marks = [
+        {"id": number, "image_id": place, "category_id": 1, "bbox": _sized(box), "area": _area(box), "iscrowd": 0}
+        for number, (place, box) in enumerate(boxes, 1)
+    ]
+    images = [{"id": place, "width": side, "height": side} for place in range(len(truth))]
+    known = COCO({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "text"}]})
+    found = [
+        {"image_id": place, "category_id": 1, "bbox": _sized(row[:4]), "score": float(row[4])}
+        for place, rows in enumerate(answers)
+        for row in rows
+        if row[4] > 0
+    ]
+    names = {"map": "AP_all", "map_50": "AP_50", "map_75": "AP_75", "recall_100": "AR_third"}
+    if not found:
+        return dict.fromkeys(names, 0.0)
+    judged = COCOeval_faster(known, known.loadRes(found), "bbox", print_function=lambda *_: None)
+    judged.evaluate()
+    judged.accumulate()
+    judged.summarize()
+    return {ours: float(judged.stats_as_dict[theirs]) for ours, theirs in names.items()}
+
+
+@cache
+def _words() -> tuple[str, ...]:
+    return tuple(word for _, document in docstring_pairs() for word in document.split())
+
+
+def _colour(random: Any, low: int, high: int) -> tuple[int, ...]:
+    return tuple(int(value) for value in random.integers(low, high, 3))
+
+
+def _sized(box: Any) -> list[float]:
+    left, top, right, bottom = (float(each) for each in box)
+    return [left, top, right - left, bottom - top]
+
+
+def _area(box: Any) -> float:
+    _, _, width, height = _sized(box)
+    return width * height
