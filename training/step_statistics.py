@@ -11,16 +11,13 @@ from bytemlperf_llm.metrics.arrays import sum_of_squares
 from bytemlperf_llm.metrics.special import normal_quantile, t_quantile
 from bytemlperf_llm.metrics.statistics import (
     INSUFFICIENT,
-    autocorrelation_factor,
     batch,
     deviation,
-    effective_count,
-    effective_interval,
     mean_interval,
     needed_count,
-    order_interval,
     parse_percentile,
     percentile,
+    sample_interval,
 )
 
 PERCENTILES = ("50", "90", "99")
@@ -50,17 +47,9 @@ def describe(values: Sequence[int], unit: str, formula: str) -> dict[str, Any] |
         "percentiles": {text: percentile(ordered, share) if text in carried else INSUFFICIENT for text, share in shares.items()},
         "ci95": {
             "mean": mean_interval(values, [1] * len(values)),
-            **{text: _interval(values, ordered, share) if text in carried else INSUFFICIENT for text, share in shares.items()},
+            **{text: sample_interval(values, ordered, share) if text in carried else INSUFFICIENT for text, share in shares.items()},
         },
     }
-
-
-def _interval(values: Sequence[int], ordered: Sequence[int], share: Fraction) -> Any:
-    if autocorrelation_factor(values) == 1.0:
-        return order_interval(ordered, share)
-    limit = percentile(ordered, share)
-    at_most = batch([value <= limit for value in values])
-    return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
 
 
 def rate(amount: int, times_ns: Sequence[int], unit: str, formula: str) -> dict[str, Any] | None:

@@ -166,3 +166,13 @@ def autocorrelation_factor(values: Sequence[int]) -> float:
     spread = sum((part - mean * size) ** 2 / size for part, size in zip(batch(values), sizes, strict=True))
     factor = float(spread / (BATCHES - 1) / plain)
     return factor if factor > AUTOCORRELATED else 1.0
+
+
+def sample_interval(values: Sequence[int], ordered: Sequence[int], share: Fraction) -> Interval:
+    """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics, at the effective
+    sample size of batches where batch means show autocorrelation. `ordered` is the sample sorted."""
+    if autocorrelation_factor(values) == 1.0:
+        return order_interval(ordered, share)
+    limit = percentile(ordered, share)
+    at_most = batch([value <= limit for value in values])
+    return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
