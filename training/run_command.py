@@ -125,7 +125,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
     draft = _with_peak(make_plan(flags, workload, layout, tokens, output.runs_dir, prepared.device.kind), prepared.device)
     described = msgspec.to_builtins(draft)
     described.pop("folder")
-    described |= {
+    beside = {
         "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
         "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed, layout),
         "rerun_of": prepared.rerun_of,
@@ -141,7 +141,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
         command=argv,
         seed=flags.seed,
         packages=PACKAGES,
-        more={"trainer": flags.trainer},
+        more={"trainer": flags.trainer, "beside": beside},
     )
     plan = msgspec.structs.replace(draft, folder=str(run.folder.absolute()))
     try:

@@ -20,6 +20,11 @@ TITLES = {
     "backward_time": "backward",
     "optimizer_time": "optimiser",
     "wall_time": "step to step",
+    "tokens_per_second": "tokens/s",
+    "samples_per_second": "samples/s",
+    "tflops_per_device": "TFLOP/s a device",
+    "mfu": "MFU",
+    "hfu": "HFU",
 }
 RATES = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", "hfu")
 
@@ -92,9 +97,14 @@ def _split_plot(history: History) -> Plot | None:
     if not steps:
         return None
     data = []
+    rest: list[float | None] = [
+        max(0, sum(step.step_ns) - sum(sum(getattr(step, f"{phase}_ns")) for phase in PHASES)) / len(step.step_ns) / NS_PER_MS
+        for step in steps
+    ]
     for phase in PHASES:
         values: list[float | None] = [sum(getattr(step, f"{phase}_ns")) / len(step.step_ns) / NS_PER_MS for step in steps]
         data.append({**_line(steps, values, {"data": "data wait", "optimizer": "optimiser"}.get(phase, phase)), "stackgroup": "one"})
+    data.append({**_line(steps, rest, "rest: waiting for gradients (megatron), bookkeeping"), "stackgroup": "one"})
     return Plot(title="Where a step's time goes", data=data, layout=_axes("ms, mean of the ranks"), note=note, alt="Stacked times")
 
 
@@ -114,8 +124,9 @@ def _rates(summary: dict[str, Any]) -> Table | None:
         metric = summary["metrics"].get(name)
         if metric is not None:
             bounds = metric["ci95"]["mean"]
-            low, high = (None, None) if isinstance(bounds, str) else bounds
-            rows.append([name.replace("_", " "), metric["mean"], low, high, metric["unit"], metric["count"]])
+            scale, unit = (100.0, "%") if metric["unit"] == "1" else (1.0, metric["unit"])
+            low, high = (None, None) if isinstance(bounds, str) else (bound * scale for bound in bounds)
+            rows.append([TITLES.get(name, name.replace("_", " ")), metric["mean"] * scale, low, high, unit, metric["count"]])
     if not rows:
         return None
     return Table(title="What was reached", columns=["", "mean", "95 % from", "to", "unit", "steps"], rows=rows)
@@ -124,6 +135,8 @@ def _rates(summary: dict[str, Any]) -> Table | None:
 def _times(summary: dict[str, Any]) -> Table | None:
     rows: list[list[str | float | int | None]] = []
     for name, title in TITLES.items():
+        if name in RATES:
+            continue
         metric = summary["metrics"].get(name)
         if metric is None:
             continue
@@ -150,6 +163,10 @@ def _communication(summary: dict[str, Any]) -> Table | None:
         parts.insert(0, f"bus bandwidth in the step {sent['bus_bandwidth_in_step'] / 1e9:.3f} GB/s")
     if split.get("exposed_share") is not None:
         parts.insert(0, f"exposed {split['exposed_share']:.1%} of a traced step")
+    if split.get("gradient_wait_share") is not None:
+        parts.append(f"waiting for gradients {split['gradient_wait_share']:.1%} of a measured step, by hooks")
+    if split.get("unseen"):
+        parts.append(split["unseen"])
     columns = ["collective", "ranks", "calls a step", "bytes a step", "bytes on paper"]
     return Table(title="Communication of rank 0", columns=columns, rows=rows, note="; ".join(parts))
 

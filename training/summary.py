@@ -27,7 +27,7 @@ STALL_SHARE = 0.05
 
 def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Verdict, reasons, metrics, counts, and what is particular to training."""
-    config, history = run["config"], History(records)
+    config, history = run["config"] | run.get("beside", {}), History(records)
     checks = run_checks(config, history)
     reasons = _reasons(config, history) + [
         f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
@@ -169,7 +169,17 @@ def split(history: History) -> dict[str, Any]:
         "loader_stalled_ns": sum(stalled),
         "loader_wait_ns": sum(waits),
         **_exposed(history.traces),
+        "unseen": _unseen(history, bool(synced)),
     }
+
+
+def _unseen(history: History, hooked: bool) -> str:
+    """What of the exposed communication no stamp can tell here; empty where a traced step tells all of it."""
+    if history.traces or len(history.measured[0].step_ns) == 1:
+        return ""
+    if hooked:
+        return "no step was traced: only the wait for gradients is seen, by hooks; give --trace-steps 2"
+    return "no step was traced, and this sharding has no hook: waiting for collectives lies in forward and backward; give --trace-steps 2"
 
 
 def _exposed(traces: list[TraceRecord]) -> dict[str, float | None]:

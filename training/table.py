@@ -152,6 +152,8 @@ def _communication_lines(summary: dict[str, Any]) -> list[str]:
         )
     if split and split["gradient_wait_share"] is not None:
         found.append(f"  waiting for gradients {split['gradient_wait_share']:.1%} of a measured step, by hooks")
+    if split and split.get("unseen"):
+        found.append(f"  {plain(split['unseen'])}")
     for each in sent["transfers"]:
         paper = f", on paper {gib_fine(each['analytic_bytes'])}" if each["analytic_bytes"] is not None else ""
         found.append(f"  {each['op']} x {each['calls']} over {each['group']} ranks: {gib_fine(each['bytes'])} a step{paper}")
