@@ -23,7 +23,18 @@ BATCH = "batch"
 ModelClass = Literal["regular", "business", "sota"]
 CLASSES: tuple[ModelClass, ...] = ("regular", "business", "sota")
 InputKind = Literal[
-    "image", "audio", "features", "uniform", "token_ids", "attention_mask", "categories", "timestep", "file_bytes", "zeros", "constant"
+    "image",
+    "audio",
+    "features",
+    "uniform",
+    "token_ids",
+    "attention_mask",
+    "categories",
+    "timestep",
+    "file_bytes",
+    "text_page",
+    "zeros",
+    "constant",
 ]
 Dtype = Literal["float32", "int64", "int32", "bool"]
 DistributionRule = Literal["softmax", "sigmoid", "probabilities", "none"]

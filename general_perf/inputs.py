@@ -65,9 +65,21 @@ def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, 
         return np.stack([random.integers(0, high, size=shape[:-1]) for high in highs], axis=-1)
     if kind == "timestep":
         return random.integers(0, _single(wanted), size=shape)
+    if kind == "text_page":
+        return _pages(shape, random)
     if kind == "file_bytes":
         return random.integers(0, 257, size=shape)
     return np.full(shape, wanted.value if kind == "constant" else 0)
+
+
+def _pages(shape: tuple[int, ...], random: np.random.Generator) -> Any:
+    """Drawn pages of text: on noise, a detector of text has nothing to say but zeros."""
+    import numpy as np
+
+    from general_perf.datasets.pages import normalised, page
+
+    seed = int(random.integers(1 << 31))
+    return np.stack([normalised(page(seed, place, shape[-1])[0]) for place in range(shape[0])])
 
 
 def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Any:
