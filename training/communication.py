@@ -30,6 +30,7 @@ NAMES = {
     "all_gather_into_tensor": "all_gather",
     "_reduce_scatter_base_": "reduce_scatter",
     "reduce_scatter_": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
     "reduce_scatter_tensor": "reduce_scatter",
     "alltoall_base_": "all_to_all",
     "alltoall_": "all_to_all",
@@ -91,7 +92,8 @@ _IN_PLACE = ("allreduce_", "allreduce_coalesced_", "broadcast_", "send")
 
 
 def _input(name: str, args: Any) -> Any:
-    return args[1] if name in ("_reduce_scatter_base_", "reduce_scatter_", "alltoall_base_", "alltoall_") else args[0]
+    second = ("_reduce_scatter_base_", "reduce_scatter_", "reduce_scatter_tensor_coalesced_", "alltoall_base_", "alltoall_")
+    return args[1] if name in second else args[0]
 
 
 def _bytes(value: Any, torch: Any) -> int:
@@ -155,6 +157,9 @@ def analytic(plan: Plan) -> list[Transfer]:
         layer_weights = layers * layer_parameters(workload) // layout.tp
         gathered = micro_batches * (2 * layer_weights + (weights - layer_weights))
         found["all_gather", layout.dp] += gathered * element
+        found["reduce_scatter", layout.dp] += weights * 4
+    elif layout.dp > 1 and plan.sharding == "zero1":
+        found["all_gather", layout.dp] += weights * element
         found["reduce_scatter", layout.dp] += weights * 4
     elif layout.dp > 1:
         found["all_reduce", layout.dp] += weights * 4

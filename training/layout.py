@@ -14,7 +14,9 @@ from bytemlperf_llm.errors import UserError
 from training.workload import Workload
 
 TrainerName = Literal["torch", "megatron"]
-Sharding = Literal["ddp", "fsdp"]
+Sharding = Literal["ddp", "fsdp", "zero1"]
+"""What data parallel ranks share out: nothing, weights with gradients and optimiser (FSDP2), or the optimiser alone
+(Megatron-Core's distributed optimiser, the first stage of ZeRO)."""
 TRAINERS: tuple[TrainerName, ...] = ("torch", "megatron")
 
 
@@ -64,9 +66,11 @@ def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sha
     if trainer == "megatron":
         if family not in ("gpt", "llama", "moe"):
             raise UserError(f"trainer megatron doesn't train a {family} here", "take --trainer torch")
-        if sharding != "ddp":
-            raise UserError("trainer megatron has no --sharding fsdp here", "take --trainer torch, or leave --sharding out")
+        if sharding == "fsdp":
+            raise UserError("trainer megatron has no --sharding fsdp here", "take --sharding zero1, or --trainer torch")
         return
+    if sharding == "zero1":
+        raise UserError("trainer torch has no --sharding zero1", "take --sharding fsdp, or --trainer megatron")
     if layout.pp > 1 or layout.ep > 1:
         raise UserError("trainer torch has no pipeline or expert parallel", "take --trainer megatron")
     if family in ("bert", "resnet", "moe") and layout.tp > 1:
@@ -96,7 +100,9 @@ def _check_transformer(workload: Workload, layout: Layout) -> None:
     if model.experts and model.experts % layout.ep:
         raise UserError(f"ep {layout.ep} doesn't divide the {model.experts} experts", _divisors(model.experts, "--ep"))
     if model.experts and layout.tp > 1:
-        raise UserError("experts with tensor parallel need sequence parallel, which isn't here", "take --tp 1 and --ep")
+        raise UserError(
+            "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "take --tp 1 and --ep"
+        )
 
 
 def _divisors(number: int, flag: str) -> str:

@@ -65,7 +65,7 @@ def estimate(workload: Workload, layout: Layout, trainer: TrainerName, sharding:
     return Estimate(
         weights_bytes=kept * (6 if half else 4) + extra,  # bf16 keeps a float32 copy
         gradients_bytes=kept * 4,
-        optimizer_bytes=kept * ADAM_BYTES,
+        optimizer_bytes=kept * ADAM_BYTES // (layout.dp if sharding == "zero1" else 1),
         activations_bytes=int(activations * (HOLES if device == "cpu" else 1.0)),
         temporary_bytes=temporary // (layout.dp if sharding == "fsdp" else 1),
         process_bytes=CUDA_CONTEXT_BYTES if device == "cuda" else CPU_PROCESS_BYTES[trainer],

@@ -73,7 +73,6 @@ def prepare(flags: Flags, output: Output) -> Prepared:
     workload = resolve_workload(flags)
     layout = check_flags(flags, workload)
     device = choose_device(output.device, flags.nproc)
-    _check_precision(flags, workload, device.kind)
     _check_packages(flags.trainer, workload)
     if flags.resume_from is not None:
         from training.checkpoint import examine
@@ -222,11 +221,6 @@ def choose_device(wish: str, ranks_here: int) -> Device:
         raise UserError(f"{ranks_here} ranks, but {len(gpus)} CUDA devices", f"give --nproc {len(gpus)} or --device cpu")
     sizes = [float(gpu["memory.total"].split()[0]) * (1 << 20) for gpu in gpus if gpu["memory.total"].split()[0].isdigit()]
     return Device("cuda", gpus[0]["name"], int(min(sizes)) if sizes else None)
-
-
-def _check_precision(flags: Flags, workload: Workload, device: str) -> None:
-    if flags.trainer == "megatron" and device == "cpu" and workload.training.precision != "fp32":
-        raise UserError("trainer megatron runs in fp32 on a CPU", "take --precision fp32, or --trainer torch")
 
 
 def _check_packages(trainer: str, workload: Workload) -> None:

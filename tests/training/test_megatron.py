@@ -78,3 +78,21 @@ def test_experts_are_shared_out(train: Callable[..., Ran]) -> None:
     for transfer in run.summary["communication"]["transfers"]:
         assert transfer["bytes"] == pytest.approx(transfer["analytic_bytes"], rel=0.01)
     assert {transfer["op"] for transfer in run.summary["communication"]["transfers"]} == {"all_gather", "all_reduce", "reduce_scatter"}
+
+
+def test_a_shared_out_optimiser_learns_the_same_in_bf16_and_goes_on_from_its_checkpoint(
+    train: Callable[..., Ran], megatron_run: Ran
+) -> None:
+    flags = ("--trainer", "megatron", "--nproc", "2", "--sharding", "zero1", "--no-operator-check", "--deterministic")
+    run = train(
+        "gpt-tiny", *flags, "--steps", "12", "--checkpoint-every", "8", "--max-restarts", "1", "--fault", "kill:1:10", "--precision", "bf16"
+    )
+    assert run.status == 0, run.out + run.err
+    losses = [step["loss"] for step in run.steps]
+    wanted = [step["loss"] for step in megatron_run.steps]
+    assert losses[:10] == pytest.approx(wanted[:10], rel=0.01)
+    assert losses[0] != wanted[0]  # bf16 it is
+    assert run.check("repeated steps")["value"] == 0.0
+    for transfer in run.summary["communication"]["transfers"]:
+        assert transfer["bytes"] == pytest.approx(transfer["analytic_bytes"], rel=0.01), transfer
+    assert {transfer["op"] for transfer in run.summary["communication"]["transfers"]} == {"all_gather", "reduce_scatter"}

@@ -39,7 +39,7 @@ class MegatronTrainer:
             expert_model_parallel_size=layout.ep,
         )
         self._seed(plan)
-        bf16 = recipe.precision == "bf16"
+        bf16, shared = recipe.precision == "bf16", plan.sharding == "zero1"
         with self._standing_in():
             model = _model(plan, self._workload, bf16).to(device)
             if bf16:
@@ -48,7 +48,7 @@ class MegatronTrainer:
                 model = Float16Module(model.config, model)
             self._config = model.config
             settings = DistributedDataParallelConfig(
-                grad_reduce_in_fp32=True, overlap_grad_reduce=False, use_distributed_optimizer=False, check_for_nan_in_grad=False
+                grad_reduce_in_fp32=True, overlap_grad_reduce=False, use_distributed_optimizer=shared, check_for_nan_in_grad=False
             )
             self._model = DistributedDataParallel(self._config, settings, model)
             self._optimizer = get_megatron_optimizer(
@@ -61,6 +61,7 @@ class MegatronTrainer:
                     adam_eps=EPSILON,
                     clip_grad=recipe.clip,
                     bf16=bf16,
+                    use_distributed_optimizer=shared,
                     params_dtype=torch.bfloat16 if bf16 else torch.float32,
                 ),
                 [self._model],
