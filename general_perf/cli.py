@@ -162,3 +162,22 @@ def backends() -> None:
     from general_perf.listings import print_backends
 
     print_backends()
+
+
+@app.command(short_help="Install backends afresh, and say what it took.")
+def usability(
+    backend: Annotated[list[str], typer.Argument(help="Backends, or all.", show_default=False)],
+    no_cache: Annotated[bool, _in(_HOW, "Fetch anew what pip's cache holds.", "--no-cache")] = False,
+    output: Annotated[Path | None, _in(_OUTPUT, "Also write it there as JSON.", "--output", "-o")] = None,
+    folder: Annotated[Path | None, _in(_OUTPUT, "Where the environments are made and thrown away. Default: the system's.")] = None,
+) -> None:
+    """A fresh virtual environment for each backend, with its packages: time, size, number. Needs a package index."""
+    import json
+
+    from general_perf.backends.registry import check_names
+    from general_perf.install import install, show, to_json
+
+    found = [install(name, folder=folder, no_cache=no_cache) for name in check_names(backend)]
+    show(found)
+    if output is not None:
+        output.write_text(json.dumps(to_json(found), indent=2) + "\n", encoding="utf-8")
