@@ -86,9 +86,20 @@ def ddp_run(train: Callable[..., Ran], micro_run: Ran) -> Ran:
 
 
 @pytest.fixture(scope="session")
-def killed_run(train: Callable[..., Ran]) -> Ran:
+def killed_run(train: Callable[..., Ran], ddp_run: Ran) -> Ran:
     """The same, with rank 1 killed in step 33: torchrun starts the ranks again."""
-    flags = ("--deterministic", "--checkpoint-every", "20", "--max-restarts", "1", "--fault", "kill:1:33", "--no-operator-check")
+    flags = (
+        "--rerun-of",
+        str(ddp_run.folder),
+        "--deterministic",
+        "--checkpoint-every",
+        "20",
+        "--max-restarts",
+        "1",
+        "--fault",
+        "kill:1:33",
+        "--no-operator-check",
+    )
     return train("gpt-tiny", "--nproc", "2", "--dp", "2", "--steps", str(STEPS), *flags)
 
 

@@ -156,6 +156,23 @@ def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
         micro_collectives(tmp_path)
 
 
+def test_a_repeated_run_must_have_the_same_bits() -> None:
+    from training.checks import run_checks
+    from training.history import History
+
+    end = {"record": "end", "attempt": 0, "why": "steps done", "next_step": 2, "state_sha256": "a", "at_ns": 1}
+    history = History([end])
+    earlier = {"name": "first", "losses": [], "state_sha256": "a"}
+
+    def verdict(**changes: object) -> tuple[str, float | None]:
+        check = next(each for each in run_checks({"rerun_of": {**earlier, **changes}}, history) if each.name == "repeated run")
+        return check.status, check.value
+
+    assert verdict() == ("passed", 0)
+    assert verdict(state_sha256="b") == ("failed", 1)
+    assert verdict(losses=[1.0]) == ("failed", 1)
+
+
 # --- traces -----------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit_of_the_re
     assert [event["event"] for event in killed_run.only("event")] == ["failure", "restart"]
     assert killed_run.only("event")[0]["detail"] == "rank 1 was killed by SIGKILL"
     assert killed_run.check("repeated steps")["value"] == 0.0
+    assert (killed_run.check("repeated run")["status"], killed_run.check("repeated run")["value"]) == ("passed", 0)
     assert "13 steps lost" in killed_run.out
 
 

@@ -37,7 +37,8 @@ def run_predict(
         parts = msgspec.structs.replace(parts, cores=cores or None)
     kept = {**config, "study": "predict", "repeats": 1, "ranks": counts, "parts": msgspec.to_builtins(parts), "from_run": study.name}
     label = f"predict-{config['workload']['name']}"
-    with SuiteRun.begin(output_dir, "training", label, kept, command=argv, seed=run["seed"], more={"trainer": config["trainer"]}) as made:
+    more = {"trainer": config["trainer"], "beside": run.get("beside", {})}
+    with SuiteRun.begin(output_dir, "training", label, kept, command=argv, seed=run["seed"], more=more) as made:
         for ranks in counts:
             samples, tokens = _work(points, config["mode"], ranks)
             measured = next((point for point in points if point.ranks == ranks), None)

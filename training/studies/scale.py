@@ -6,6 +6,7 @@ can have, so that a rank does the same work everywhere. Runs are repeated back a
 
 from __future__ import annotations
 
+import os
 import statistics
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -73,7 +74,7 @@ def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output,
         "device": device,
     }
     label = output.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
-    more = {"trainer": flags.trainer}
+    more = {"trainer": flags.trainer, "beside": {"load_before": round(os.getloadavg()[0], 2)}}
     study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
     console = err_console()
     with study:

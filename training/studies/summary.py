@@ -11,6 +11,7 @@ from training.step_statistics import ratio
 from training.studies.records import CurveRecord, PointRecord, PredictionRecord, decode
 
 NS_PER_S = 1e9
+BUSY_SHARE = 0.5
 SUPERLINEAR = 1.05
 """An efficiency above 105 % with all of its interval is named."""
 
@@ -30,7 +31,7 @@ def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> d
     return {
         "verdict": "invalid" if reasons else "valid",
         "reasons": reasons,
-        "warnings": _warnings(config) + _superlinear(kind, rows),
+        "warnings": _warnings(config) + _busy(config, run.get("beside", {}).get("load_before")) + _superlinear(kind, rows),
         "metrics": {},
         "counts": {"ok": there, "failed": len(found) - there},
         "study": kind,
@@ -44,6 +45,14 @@ def _warnings(config: dict[str, Any]) -> list[str]:
     if config["study"] != "scale" or not crowded:
         return []
     return [f"{', '.join(map(str, crowded))} ranks of {threads} thread(s) share {cores} cores: they can't scale"]
+
+
+def _busy(config: dict[str, Any], load: float | None) -> list[str]:
+    """Ranks that had to share their cores with other programs: the more ranks, the more they lose, and no model knows it."""
+    cores = config.get("cores")
+    if not cores or load is None or load <= BUSY_SHARE * cores:
+        return []
+    return [f"the machine was busy before the study (load average {load:g} on {cores} cores): scaling is worse than it need be"]
 
 
 def _superlinear(kind: str, rows: list[dict[str, Any]]) -> list[str]:
