@@ -102,4 +102,7 @@ def classify(error: BaseException, stage: str) -> Failure:
 
 def _one_line(text: str) -> str:
     line = " ".join("".join(char if char.isprintable() or char.isspace() else "�" for char in text).split())
-    return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"
+    if len(line) <= MAX_REASON_CHARS:
+        return line
+    head = MAX_REASON_CHARS // 3  # the rest from the end: long messages begin with paths and signatures, and end with the fact
+    return line[:head] + "…" + line[head + 1 - MAX_REASON_CHARS :]

@@ -21,6 +21,8 @@ from general_perf.failures import StageError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LEVELS = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+PER_CHANNEL_OPSET = 13
+"""The first whose DequantizeLinear has scales for each channel."""
 WEIGHT_INPUT = {"Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
 MATMULS = (
     *("MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat"),
@@ -236,6 +238,16 @@ def _at_precision(model: SourceModel, options: CompileOptions, plain: Path) -> t
     return plain, "as the model is", None
 
 
+def _at_least_opset(path: Path, wanted: int) -> None:
+    """Write the file anew at the opset where its own is older, by ONNX's converter."""
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(str(path))
+    if next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), wanted) < wanted:
+        onnx.save(version_converter.convert_version(model, wanted), str(path))
+
+
 def _quantised(options: CompileOptions, plain: Path) -> Path:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -254,6 +266,7 @@ def _quantised(options: CompileOptions, plain: Path) -> Path:
 
     prepared, quantised = options.work / "prepared.onnx", options.work / "int8.onnx"
     with quiet():
+        _at_least_opset(plain, PER_CHANNEL_OPSET)
         quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
