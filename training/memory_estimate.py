@@ -191,7 +191,7 @@ def check_memory(needed: Estimate, ranks_here: int, device: str, gpu_bytes: int 
     there = available_bytes(device, gpu_bytes)
     total = needed.total_bytes * (1 if device == "cuda" else ranks_here)
     if there is not None and total > there:
-        each = "" if device == "cuda" else f" for {ranks_here} ranks of {gib(needed.total_bytes)}"
+        each = "" if device == "cuda" or ranks_here == 1 else f" for {ranks_here} ranks of {gib(needed.total_bytes)}"
         raise UserError(
             f"not enough memory: about {gib(total)} (± {ESTIMATE_BAND:.0%}) needed{each}, {gib(there)} there",
             "lower --micro-batch, take --recompute full, --sharding fsdp or more ranks; --skip-memory-check tries all the same",

@@ -37,7 +37,7 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None]]]:
     """Columns and rows as text."""
     rows = summary["rows"]
     if summary["study"] == "scale":
-        columns = ["ranks", "batch", "step, ms", "steps", "tokens/s", "speed-up", "95 %", "efficiency", "95 %"]
+        columns = ["ranks", "batch", "step, ms", "steps", "tokens/s", "speed-up", "95 %", "eff.", "95 %"]
         return columns, [_scale(row) for row in rows]
     if summary["study"] == "predict":
         columns = ["ranks", "step, ms", "compute", "fixed", "comm.", "crowd", "tokens/s", "measured", "error"]
