@@ -37,6 +37,7 @@ from bytemlperf_llm.report.live import LiveView
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.describe import Part, describe_run, finished, folder_of, resumed
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
+from bytemlperf_llm.runs.gauges import GaugeLog
 from bytemlperf_llm.runs.reader import RECOUNT, read_recount
 from bytemlperf_llm.runs.remainder import Remainder
 from bytemlperf_llm.scenario import Scenario
@@ -209,7 +210,8 @@ class Bench:
             origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
             (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
             writing = asyncio.ensure_future(asyncio.to_thread(_write_run, folder, run_json))  # a busy disk must not delay the first request
-            ticking = asyncio.ensure_future(self._tick(view, origin_ns + begin_ns))
+            gauges = GaugeLog(engine if isinstance(crew, Replay) else None, folder, self._say)
+            ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
             try:
                 with draining(crew.stop, lambda: crew.stopped, self._say):
                     await crew.replay(origin_ns)
@@ -221,6 +223,7 @@ class Bench:
                 ticking.cancel()
                 await asyncio.gather(ticking, writing, return_exceptions=True)
                 await crew.close()
+                gauges.close()
                 self._metrics.flush()
                 _keep_recount(folder, crew.counted, self._say)
                 end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)
@@ -279,11 +282,13 @@ class Bench:
         make = process_fleet if flags.ray is None else ray_fleet
         return make(common, folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
 
-    async def _tick(self, view: LiveView, origin_ns: int) -> None:
+    async def _tick(self, view: LiveView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            now_ns = monotonic_ns() - origin_ns
+            gauges.sample(now_ns)
             self._metrics.flush()
-            view.tick(max(0.0, (monotonic_ns() - origin_ns) / NS_PER_S))
+            view.tick(max(0.0, (now_ns - begin_ns) / NS_PER_S))
 
     def _title(self) -> str:
         return f"{self._plan.flags.engine} · {self._scenario.name} · {_load_text(self._scenario)}"

@@ -1,4 +1,4 @@
-"""checksums.json: SHA-256 of run.json, of every record log and of recount.json, written when the run has ended.
+"""checksums.json: SHA-256 of run.json, of every record log, of recount.json and gauges.jsonl, written when the run has ended.
 
 Figures don't depend on every byte of a record (an error text, a hash of an answer): these sums
 find a flipped byte there too. A run that was killed has none. summary.json isn't listed, since it
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.runs.folder import write_text
+from bytemlperf_llm.runs.gauges import NAME as GAUGES
 from bytemlperf_llm.runs.reader import RECOUNT
 
 NAME = "checksums.json"
@@ -55,7 +56,7 @@ def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> li
 
 
 def _covered(folder: Path) -> list[Path]:
-    alone = [path for path in (folder / "run.json", folder / RECOUNT) if path.exists()]
+    alone = [path for path in (folder / "run.json", folder / RECOUNT, folder / GAUGES) if path.exists()]
     return [*alone, *sorted(folder.glob(_LOGS))]
 
 

@@ -16,7 +16,22 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf_llm.errors import UserError
+
 SYNC_EVERY_S = 1.0
+
+
+def refuse_running(folder: Path) -> None:
+    """A run goes on only when no process writes it: that one holds a lock on its log. Raises UserError. Where
+    the file system has no locks, nothing can be told."""
+    for path in sorted(folder.glob("records*.jsonl")):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder} is still being written", "wait for its end, or stop that process") from None
+            except OSError:
+                return
 
 
 class LogFull(Exception):

@@ -8,7 +8,6 @@ makes the first of them due at `until_ns`. It is kept in run.json, so that `veri
 
 from __future__ import annotations
 
-import fcntl
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
 from bytemlperf_llm.plan import Flags
 from bytemlperf_llm.redaction import REDACTED
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
+from bytemlperf_llm.runs.log import refuse_running
 from bytemlperf_llm.runs.reader import RunReader
 from bytemlperf_llm.runs.rebuild import scenario_of, seed_of
 from bytemlperf_llm.runs.summarise import facts_from
@@ -70,7 +70,7 @@ def read_remainder(folder: Path) -> Remainder:
     """Read what there is. Raises UserError when the run is complete, still going on, or damaged."""
     reader = RunReader(folder)
     facts_from(reader.run, folder)
-    _refuse_running(reader)
+    refuse_running(folder)
     done, until_ns = set[int](), 0
     for record in reader.records():
         done.add(record.index)
@@ -96,18 +96,6 @@ def _over(remainder: Remainder) -> bool:
     scenario = remainder.scenario
     limited = scenario.arrival.process == "closed" and scenario.duration_s is not None
     return limited and remainder.until_ns >= round((scenario.duration_s or 0) * NS_PER_S)
-
-
-def _refuse_running(reader: RunReader) -> None:
-    """A running process holds a lock on its log."""
-    for path in reader.logs():
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{reader.folder} is still being written", "wait for its end, or stop that process") from None
-            except OSError:
-                return  # this file system has no locks
 
 
 # -- flags ---------------------------------------------------------------------------------

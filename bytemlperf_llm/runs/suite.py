@@ -25,7 +25,7 @@ from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.kinds import run_kind
-from bytemlperf_llm.runs.log import LogFull, RecordLog
+from bytemlperf_llm.runs.log import LogFull, RecordLog, refuse_running
 from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
 
 LOG_NAME = "records.jsonl"
@@ -86,10 +86,10 @@ class SuiteRun:
     @classmethod
     def resume(cls, folder: Path, *, command: list[str]) -> SuiteRun:
         """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line
-        is cut off. Raises UserError where the folder is no run or can't be written. Whether another process is
-        still writing it is not looked at."""
+        is cut off. Raises UserError where the folder is no run, can't be written, or is still written by another process."""
         run = read_run_json(folder)
         path = folder / LOG_NAME
+        refuse_running(folder)
         _cut_torn_tail(path)
         try:
             log = RecordLog(path, resume=True)

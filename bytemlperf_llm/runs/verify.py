@@ -21,6 +21,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
 from bytemlperf_llm.runs.checksums import check_checksums
 from bytemlperf_llm.runs.describe import facts_of
+from bytemlperf_llm.runs.gauges import read_gauges
 from bytemlperf_llm.runs.reader import RunReader
 from bytemlperf_llm.runs.rebuild import planned_requests, scenario_of, seed_of, shifts_ns
 from bytemlperf_llm.runs.record import RequestRecord
@@ -52,6 +53,7 @@ def verify_run(folder: Path) -> Verified:
         return Verified([*findings, error.cause], unchecked, 0)
     seen = _Seen(reader)
     findings += _limited([*seen.damages, *seen.repeated])
+    findings += _limited(read_gauges(folder).damages)
     try:
         scenario, seed = scenario_of(reader.run), seed_of(reader.run)
         findings += _check_description(reader.run, facts, scenario, seed)

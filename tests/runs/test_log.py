@@ -18,6 +18,7 @@ from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.log import LogFull, RecordLog
 from bytemlperf_llm.runs.reader import FORMAT_VERSION, RunReader, read_run_json
 from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.runs.suite import SuiteRun
 from engines.contract import Stages
 
 
@@ -246,3 +247,22 @@ def _killed_writer(path, after_s):
         counted += len(told_now)
     os.close(told)
     return counted
+
+
+# -- a run that another process writes -----------------------------------------------------
+
+
+def test_a_suites_run_that_is_still_written_is_not_resumed_and_not_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("bytemlperf_llm.runs.suite.summarise_suite", lambda *_: {"verdict": "valid"})
+    with SuiteRun.begin(tmp_path, "micro", "busy", {}, command=["bmp", "micro"], seed=0) as run:
+        log = run.folder / "records.jsonl"
+        with log.open("ab") as file:
+            file.write(b'{"half')  # what the writing process is in the middle of
+        with pytest.raises(UserError, match="still being written"):
+            SuiteRun.resume(run.folder, command=["bmp", "micro", "resume"])
+        assert log.read_bytes() == b'{"half', "the line under way stays whole"
+    resumed = SuiteRun.resume(run.folder, command=["bmp", "micro", "resume"])
+    assert log.read_bytes() == b""
+    resumed.append({"case": 1})
+    resumed.end()
+    assert [record["case"] for record in resumed.records()] == [1]

@@ -16,6 +16,7 @@ from bytemlperf_llm.report.llm.columns import NS_PER_MS, RunColumns, columns_of
 from bytemlperf_llm.report.llm.latency import latency_sections
 from bytemlperf_llm.report.llm.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.report.llm.timeline import timeline_sections, tokens_in, waterfall_sections
+from bytemlperf_llm.runs.gauges import Sample, read_gauges
 from bytemlperf_llm.runs.kinds import Figure, Section
 from bytemlperf_llm.runs.suite import RunRecords
 from bytemlperf_llm.runs.summarise import facts_from, summarise_folder
@@ -68,7 +69,7 @@ class LlmKind:
         return [
             *cause_sections(columns),
             *latency_sections(summary, columns),
-            *timeline_sections(summary, columns),
+            *timeline_sections(summary, columns, _gauges(records)),
             *length_sections(columns),
             *error_sections(summary, columns),
             *schedule_sections(summary, columns),
@@ -78,6 +79,15 @@ class LlmKind:
 
 
 KIND = LlmKind()
+
+
+def _gauges(records: Iterable[dict[str, Any]]) -> Sequence[Sample]:
+    """The engine's own gauges, where the run kept some; what is no sample is named with the other damages."""
+    if not isinstance(records, RunRecords):
+        return ()
+    kept = read_gauges(records.folder)
+    records.damages += kept.damages
+    return kept.samples
 
 
 def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:

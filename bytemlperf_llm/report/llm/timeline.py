@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bytemlperf_llm.report.llm.cause import COLOURS, Stage, stages_of
 from bytemlperf_llm.report.llm.columns import RunColumns
+from bytemlperf_llm.report.llm.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table, thinned
 from bytemlperf_llm.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
+from bytemlperf_llm.runs.gauges import Sample
 from bytemlperf_llm.runs.kinds import Plot, Section
 
 GROUP = "Over time"
 WATERFALL_GROUP = "Request by request"
 WATERFALL_REQUESTS = 60
 PANEL_GAP = 0.6  # in the unit of a panel's weight
+PANEL_HEIGHT = 152
+ENGINE_COLOURS = ("@5", "@3", "@6", "@1")
 
 
-def timeline_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
-    """Five panels over one time axis; nothing where nothing was answered."""
+def timeline_sections(summary: dict[str, Any], columns: RunColumns, samples: Sequence[Sample] = ()) -> list[Section]:
+    """Panels over one time axis, the engine's own gauges below ours; nothing where nothing was answered."""
+    lines = gauge_lines(samples, columns.origin_ns)
+    table: list[Section] = [gauge_table(lines, GROUP)] if lines else []
     if not columns.answered.any():
-        return []
+        return table
     due = columns.when("due")[columns.answered]
     ttft, tpot = (columns.latencies[name][columns.answered] for name in ("ttft", "tpot"))
     panels = [
@@ -26,8 +33,9 @@ def timeline_sections(summary: dict[str, Any], columns: RunColumns) -> list[Sect
         Panel("TPOT, ms", 3, _latency_traces(due, tpot, columns)),
         *_rate_panels(columns),
         Panel("in flight", 2, [_in_flight(columns)]),
+        *(Panel(title, 2, _gauge_traces(members), legend=True) for title, members in gauge_panels(lines)),
     ]
-    return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(ttft))]
+    return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(ttft), told=bool(lines)), *table]
 
 
 class Panel(NamedTuple):
@@ -36,9 +44,10 @@ class Panel(NamedTuple):
     title: str
     weight: int
     traces: list[dict[str, Any]]
+    legend: bool = False
 
 
-def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, count: int) -> Plot:
+def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, count: int, *, told: bool) -> Plot:
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s]}}
     whole = sum(panel.weight for panel in panels) + PANEL_GAP * (len(panels) - 1)
@@ -47,17 +56,20 @@ def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, 
         bottom = max(0.0, top - panel.weight / whole)
         suffix = "" if place == 1 else str(place)
         layout[f"yaxis{suffix}"] = {"title": panel.title, "domain": [bottom, top], "rangemode": "tozero", "nticks": 5, "anchor": "x"}
-        data += [trace | {"yaxis": f"y{suffix}", "xaxis": "x", "showlegend": place == 1} for trace in panel.traces]
+        data += [trace | {"yaxis": f"y{suffix}", "xaxis": "x", "showlegend": place == 1 or panel.legend} for trace in panel.traces]
         top = bottom - PANEL_GAP / whole
     layout["xaxis"]["anchor"] = f"y{len(panels)}" if len(panels) > 1 else "y"
     shapes = _steady_shapes(summary, columns)
     many = count > DOTS
     note = "Latencies stand at the time the request was due; tokens count where each arrived, answers where each ended."
     note += f" Dots: {DOTS:,} of {count:,} requests, the fastest and slowest ones among them; lines: of all." if many else ""
+    note += f" {SAMPLED}" if told else ""
     note += " Shaded: ramp-up and ramp-down, which the rates leave out." if shapes else ""
     alt = "TTFT, TPOT, output tokens per second, answers per second and the number in flight over the run"
+    alt += "; the engine's own gauges below" if told else ""
+    height = PANEL_HEIGHT * len(panels)
     return Plot(
-        title="The run from start to end", data=data, layout=layout | {"shapes": shapes}, note=note, alt=alt, height=760, group=GROUP
+        title="The run from start to end", data=data, layout=layout | {"shapes": shapes}, note=note, alt=alt, height=height, group=GROUP
     )
 
 
@@ -98,6 +110,16 @@ def _line(name: str, x: Any, y: Any, hover: str, **line: Any) -> dict[str, Any]:
 def _in_flight(columns: RunColumns) -> dict[str, Any]:
     times, levels = thinned_steps(*columns.in_flight)
     return _line("in flight", times, levels, "%{y} in flight", shape="hv", width=1.2, color="@7")
+
+
+def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
+    """Steps between the moments when the engine was asked."""
+    traces = []
+    for place, line in enumerate(lines):
+        times, values = thinned(line)
+        hover = f"%{{y:.4~g}}{' %' if line.is_share else ''} {line.label}"
+        traces.append(_line(line.label, times, values, hover, shape="hv", width=1.4, color=ENGINE_COLOURS[place % len(ENGINE_COLOURS)]))
+    return traces
 
 
 def _latency_traces(due: Any, values: Any, columns: RunColumns) -> list[dict[str, Any]]:
