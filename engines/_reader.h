@@ -5,6 +5,9 @@
  * arrived into the connection's Tap, stamps and all, as if it had been fed read by read. The thread
  * holds no Python object and never asks for the interpreter's lock.
  *
+ * Sockets are watched for edges, which spares the kernel a look at each of them at every wait: so what is
+ * ready is read until a read comes back short, and until its end where the peer has closed.
+ *
  * One lock guards the slots. The thread holds it while it reads what is ready, Python while it takes
  * pointers over. A slot's id carries a generation, so that events of a closed slot find nothing.
  *
@@ -30,6 +33,8 @@
 #define HOLD_BYTES (1024 * 1024)    /* kept in the thread before it stops reading, so that the server waits */
 #define MAX_EVENTS 256
 #define STOP_ID UINT64_MAX
+#define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define AT_END (EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 #define ENDED_BY_PEER (-1)
 
 typedef struct {
@@ -120,17 +125,19 @@ static int is_quiet(Slot *slot, const char *data, size_t size) {
     return slot->plain || slot->tap->quiet;
 }
 
-/* Read once. Whether the event loop must know. */
-static int read_slot(Reader *self, Slot *slot) {
+/* Read once. Whether the event loop must know; `more` is set where there may be more to read now: `at_end` says
+ * that the end itself is still to be read, of which no edge will tell. */
+static int read_once(Reader *self, Slot *slot, int at_end, int *more) {
     ssize_t got = recv(slot->fd, self->scratch, SCRATCH_BYTES, MSG_DONTWAIT);
     int64_t now = monotonic_ns();
+    *more = got == SCRATCH_BYTES || (got > 0 && at_end) || (got < 0 && errno == EINTR);
     if (got > 0 && !keep_read(&slot->kept, self->scratch, (size_t)got, now)) {
         end_slot(self, slot, ENOMEM);
         return 1;
     }
     if (got > 0) {
         if (slot->kept.size >= HOLD_BYTES && !slot->held) {
-            struct epoll_event nothing = {.events = 0, .data.u64 = slot->id};
+            struct epoll_event nothing = {.events = EPOLLET, .data.u64 = slot->id};
             slot->held = epoll_ctl(self->epoll, EPOLL_CTL_MOD, slot->fd, &nothing) == 0;
         }
         return !is_quiet(slot, self->scratch, (size_t)got) || slot->kept.size >= RING_BYTES || slot->kept.count >= RING_READS;
@@ -138,6 +145,12 @@ static int read_slot(Reader *self, Slot *slot) {
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return 0;
     end_slot(self, slot, got == 0 ? ENDED_BY_PEER : errno);
     return 1;
+}
+
+static int read_slot(Reader *self, Slot *slot, uint32_t events) {
+    int must_ring = 0, more = 1;
+    while (more && !slot->ended && !slot->held) must_ring |= read_once(self, slot, (events & AT_END) != 0, &more);
+    return must_ring;
 }
 
 static void ring_for(Reader *self, Slot *slot) { /* room for every slot was made when it was added */
@@ -162,7 +175,7 @@ static void *read_all(void *argument) {
         for (int i = 0; i < ready; i++) {
             stopped |= events[i].data.u64 == STOP_ID;
             Slot *slot = slot_of(self, events[i].data.u64);
-            if (slot != NULL && !slot->ended && read_slot(self, slot)) ring_for(self, slot);
+            if (slot != NULL && !slot->ended && read_slot(self, slot, events[i].events)) ring_for(self, slot);
         }
         if (self->rings_count && !self->rung) must_ring = self->rung = 1;
         pthread_mutex_unlock(&self->lock);
@@ -214,7 +227,7 @@ static int take(Reader *self, uint64_t id) {
     slot->kept = (Kept){0};
     slot->ringing = slot->plain = 0;
     if (slot->held && !ended) {
-        struct epoll_event readable = {.events = EPOLLIN, .data.u64 = id};
+        struct epoll_event readable = {.events = EDGES, .data.u64 = id}; /* tells of what is there already, too */
         slot->held = epoll_ctl(self->epoll, EPOLL_CTL_MOD, slot->fd, &readable) != 0;
     }
     slot->told = ended != 0;
@@ -289,7 +302,7 @@ static PyObject *reader_add(Reader *self, PyObject *args) {
     int problem = index < 0 ? (self->running ? ENOMEM : EBADF) : 0;
     if (!problem) {
         *slot = (Slot){.id = (uint64_t)++self->generations[index] << 32 | (uint32_t)index, .fd = fd, .tap = (Tap *)tap, .lost = lost};
-        struct epoll_event readable = {.events = EPOLLIN, .data.u64 = slot->id};
+        struct epoll_event readable = {.events = EDGES, .data.u64 = slot->id};
         problem = epoll_ctl(self->epoll, EPOLL_CTL_ADD, fd, &readable) ? errno : 0;
     }
     if (!problem) {

@@ -215,6 +215,23 @@ def test_the_peers_end_is_told_after_the_last_read(reader, peer):
     assert peer.ends == [0]
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 10, 1 << 16, 3 << 16, (1 << 20) + 5])
+def test_an_end_that_comes_with_the_last_bytes_is_seen(reader, kept_bytes):
+    """Whatever was there before the reader: one edge tells of both."""
+    peer = Peer(reader, tcp_pair)
+    reader.remove(peer.name)
+    peer.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    peer.server.setblocking(False)
+    sent = sum(peer.server.send(b"x" * (1 << 15)) for _ in range(kept_bytes >> 15)) + peer.server.send(b"x" * (kept_bytes & 0x7FFF))
+    peer.server.close()
+    peer.name = reader.add(peer.client.fileno(), peer.tap, peer.ends.append)
+    while not peer.ends:
+        dispatch(reader)
+    assert sum(map(len, peer.reads)) == sent == kept_bytes
+    assert peer.ends == [0]
+    peer.client.close()
+
+
 def test_a_reset_is_told_with_its_errno(reader):
     peer = Peer(reader, tcp_pair)
     peer.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
