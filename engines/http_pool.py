@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import ssl
+from contextlib import suppress
 from time import monotonic
 from typing import cast
 
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[Head] | None = None
         self._tap = make_tap(self._look)
         self.data_received = self._tap.feed  # type: ignore[method-assign,assignment]
+        self._plain_fd = -1  # of a connection without TLS
         self._reader: AnyReader | None = None
         self._reading = 0  # the reader's name for this connection
 
@@ -58,7 +60,7 @@ class Connection(asyncio.Protocol):
             return
         transport.pause_reading()
         try:
-            self._reading = reader.add(transport.get_extra_info("socket").fileno(), self._tap, self._reading_ended)
+            self._reading = reader.add(self._plain_fd, self._tap, self._reading_ended)
         except OSError:
             transport.resume_reading()
             return
@@ -90,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._listen(recorder)
         self._done = self._loop.create_future()
         recorder.sent()
-        self.transport.write(head_and_body)
+        self._write(head_and_body)
         try:
             return await self._done
         except BaseException:
@@ -101,6 +103,17 @@ class Connection(asyncio.Protocol):
             recorder.catch_up = _nothing_to_catch_up
             self._watcher = self._done = None
             self._tap.listen(None, None, None, 0, 0)
+
+    def _write(self, data: bytes) -> None:
+        """At once, where the event loop would first run what else is ready: the stamp is of now. What the kernel
+        does not take, and any error, is the event loop's."""
+        assert self.transport is not None
+        written = 0
+        if self._plain_fd >= 0 and not self.transport.is_closing():
+            with suppress(OSError):
+                written = os.write(self._plain_fd, data)
+        if written < len(data):
+            self.transport.write(data[written:])
 
     def _look(self, data: bytes) -> None:
         """Was this read the last one? Called by the tap, for those that could be."""
@@ -146,7 +159,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
-        self.readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        fd = transport.get_extra_info("socket").fileno()
+        self.readable.register(fd, select.POLLIN)
+        if transport.get_extra_info("sslcontext") is None:
+            self._plain_fd = fd
 
     # -- ends -----------------------------------------------------------------
 

@@ -379,3 +379,27 @@ async def test_the_event_loop_reads_where_the_reader_can_not(monkeypatch):
     assert b"".join(recorder.payloads) == HEAD + EVENT + LAST
     await pool.close()
     server.close()
+
+
+async def test_a_request_larger_than_the_kernel_takes_at_once_arrives_whole():
+    body = bytes(range(256)) * (20 << 12)
+    arrived = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)
+        while len(arrived) < len(body):
+            arrived.extend(await reader.read(1 << 16))
+        writer.write(HEAD + EVENT + LAST)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    for many_reads in (False, True):
+        arrived.clear()
+        async with asyncio.timeout(PATIENCE_S):
+            await pool.request(body, RequestRecorder(), many_reads=many_reads)
+        assert arrived == body
+        await pool.close()
+        pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    server.close()
