@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from bytemlperf_llm.report.gather import RunView
 
 EXIT_GATE = 1
-FORMATS = ("table", "md", "html", "json")
+FORMATS = ("table", "md", "html", "json", "pdf")
+FILES_ONLY = ("html", "pdf")
 
 
 def compare(
@@ -29,7 +31,7 @@ def compare(
         list[str] | None, typer.Option(help="CARD, or RUN=CARD: the hardware, for price and power; see bmp hardware list.")
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own cards or price list (YAML file or folder).")] = None,
-    format_name: Annotated[str, typer.Option("--format", help="table, md, html or json.")] = "table",
+    format_name: Annotated[str, typer.Option("--format", help="table, md, html, json or pdf.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
     """Compare runs: differences with intervals, and whether chance explains them."""
@@ -39,8 +41,8 @@ def compare(
 
     if format_name not in FORMATS:
         raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
-    if format_name == "html" and out is None:
-        raise UserError("a page needs a file", "add --out comparison.html")
+    if format_name in FILES_ONLY and out is None:
+        raise UserError("a page needs a file", f"add --out comparison.{format_name}")
     conditions = [parse(text) for text in fail_if or []]
     views, problems = gather(runs)
     comparisons = compare_all(views, _baseline(views, baseline), metric or ())
@@ -100,8 +102,14 @@ def _show(shown: Shown, format_name: str, out: Path | None) -> None:
 
         print_comparison(shown)
         return
-    make = {"md": show.markdown, "table": show.markdown, "json": show.as_json, "html": show.page}[format_name]
-    content = make(shown)
+    makers: dict[str, Callable[[Shown], str | bytes]] = {
+        "md": show.markdown,
+        "table": show.markdown,
+        "json": show.as_json,
+        "html": show.page,
+        "pdf": show.as_pdf,
+    }
+    content = makers[format_name](shown)
     if out is None:
         print(content, end="")
         return

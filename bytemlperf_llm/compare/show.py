@@ -228,6 +228,18 @@ def settings_table(comparison: Comparison) -> Table:
 
 def page(shown: Shown) -> str:
     """HTML, self-contained. Raises UserError without jinja2."""
+    return render(page_of(shown))
+
+
+def as_pdf(shown: Shown) -> bytes:
+    """The same page as a PDF. Raises UserError without fpdf2."""
+    from bytemlperf_llm.report.pdf import pdf_page
+
+    return pdf_page(page_of(shown))
+
+
+def page_of(shown: Shown) -> Page:
+    """What the page says."""
     first = shown.comparisons[0]
     sections: list[Section] = []
     for comparison in shown.comparisons:
@@ -236,20 +248,18 @@ def page(shown: Shown) -> str:
     sections.append(Text(body=METHOD, style="note", group="How it was compared"))
     sections.append(_method_table(first))
     verdict = "" if not shown.gated else "invalid" if shown.failures else "valid"
-    return render(
-        Page(
-            title=_title(first),
-            kicker=f"Comparison, {', '.join(KIND_NAMES.get(each.kind, each.kind) for each in shown.comparisons)}",
-            verdict=verdict,
-            verdict_word="" if not shown.gated else "GATE FAILED" if shown.failures else "GATE PASSED",
-            reasons=shown.failures,
-            facts=[(name, _run_fact(view)) for each in shown.comparisons for name, view in zip(each.names, each.views, strict=True)],
-            problems=shown.problems,
-            warnings=[note for each in shown.comparisons for note in each.notes],
-            tiles=_tiles(first),
-            sections=sections,
-            footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network.",
-        )
+    return Page(
+        title=_title(first),
+        kicker=f"Comparison, {', '.join(KIND_NAMES.get(each.kind, each.kind) for each in shown.comparisons)}",
+        verdict=verdict,
+        verdict_word="" if not shown.gated else "GATE FAILED" if shown.failures else "GATE PASSED",
+        reasons=shown.failures,
+        facts=[(name, _run_fact(view)) for each in shown.comparisons for name, view in zip(each.names, each.views, strict=True)],
+        problems=shown.problems,
+        warnings=[note for each in shown.comparisons for note in each.notes],
+        tiles=_tiles(first),
+        sections=sections,
+        footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network.",
     )
 
 

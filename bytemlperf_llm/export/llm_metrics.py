@@ -68,6 +68,8 @@ _WHOLE_S = (
     480.0,
 )
 _LATENESS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+_TOKENS = tuple(float(4**power) for power in range(14))
+"""Bounds of token counts: those of gen_ai.client.token.usage in OpenTelemetry's conventions, 1 to 4^13."""
 
 FAMILIES = (
     Family(
@@ -85,6 +87,8 @@ FAMILIES = (
     Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
     Family("bmp_requests_in_flight", "gauge", "Requests sent and not ended."),
     Family("bmp_generation_tokens_total", "counter", "Output tokens received."),
+    Family("bmp_request_prompt_tokens", "histogram", "Prompt tokens of an answered request, as the engine reports them.", buckets=_TOKENS),
+    Family("bmp_request_generation_tokens", "histogram", "Output tokens of an answered request.", buckets=_TOKENS),
     Family("bmp_prompt_tokens_total", "counter", "Prompt tokens sent, as the engine reports them."),
 )
 
@@ -94,6 +98,8 @@ _HISTOGRAMS = (
     "bmp_time_per_output_token_seconds",
     "bmp_e2e_request_latency_seconds",
     "bmp_schedule_lateness_seconds",
+    "bmp_request_prompt_tokens",
+    "bmp_request_generation_tokens",
 )
 
 
@@ -149,7 +155,7 @@ class LlmMetrics:
         self.in_flight = self.ended_requests = self.failed_requests = self.output_tokens = 0
         self.failures: dict[str, int] = {}
         self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
-        self._ttft, self._tpot, self._e2e, self._late = (self._waiting[name] for name in _HISTOGRAMS)
+        self._ttft, self._tpot, self._e2e, self._late, self._prompt, self._output = (self._waiting[name] for name in _HISTOGRAMS)
         self._itl = _GapBins(_PER_TOKEN_S)
         self._ok = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
@@ -170,6 +176,9 @@ class LlmMetrics:
             self._late.append((sent_ns - planned_ns) / NS_PER_S)
         if record.outcome == "ok":
             self._ok += 1
+            self._output.append(record.output_tokens)
+            if record.prompt_tokens is not None:
+                self._prompt.append(record.prompt_tokens)
             start_ns = sent_ns if planned_ns is None else planned_ns
             ends = self._itl.add(record)
             if ends is not None and start_ns is not None:

@@ -24,7 +24,9 @@ GEN_AI_NAMES = {
     "bmp_time_to_first_token_seconds": "gen_ai.client.operation.time_to_first_chunk",
     "bmp_inter_token_latency_seconds": "gen_ai.client.operation.time_per_output_chunk",
 }
-UNITS = {"_seconds": "s", "_bytes": "By", "_watts": "W", "_celsius": "Cel", "_ratio": "1"}
+TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105
+TOKEN_TYPES = {"bmp_request_prompt_tokens": "input", "bmp_request_generation_tokens": "output"}
+UNITS = {"_tokens": "{token}", "_seconds": "s", "_bytes": "By", "_watts": "W", "_celsius": "Cel", "_ratio": "1"}
 
 
 class OtlpMetrics:
@@ -81,7 +83,9 @@ def metrics_data(exporter: Exporter, attributes: Mapping[str, str], start_ns: in
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    metrics = [metric for family in exporter.collect() for metric in _metrics(family, start_ns, now_ns)]
+    families = list(exporter.collect())
+    metrics = [metric for family in families for metric in _metrics(family, start_ns, now_ns)]
+    metrics += _token_usage(families, start_ns, now_ns)
     scope = ScopeMetrics(scope=InstrumentationScope(SERVICE), metrics=metrics, schema_url="")
     return MetricsData(resource_metrics=[ResourceMetrics(resource=Resource(dict(attributes)), scope_metrics=[scope], schema_url="")])
 
@@ -105,7 +109,22 @@ def _metrics(family: Any, start_ns: int, now_ns: int) -> Iterator[Any]:
     yield Metric(name=family.name, description=family.documentation, unit=unit, data=held)
 
 
-def _histogram_point(family: Any, start_ns: int, now_ns: int) -> Any:
+def _token_usage(families: list[Any], start_ns: int, now_ns: int) -> list[Any]:
+    """One histogram with a point for each type of token, as the conventions have it; nothing where no family counts tokens."""
+    from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram, Metric
+
+    points = [
+        _histogram_point(family, start_ns, now_ns, {"gen_ai.token.type": TOKEN_TYPES[family.name]})
+        for family in families
+        if family.name in TOKEN_TYPES
+    ]
+    if not points:
+        return []
+    data = Histogram(data_points=points, aggregation_temporality=AggregationTemporality.CUMULATIVE)
+    return [Metric(name=TOKEN_USAGE, description="Input and output tokens of an answered request.", unit="{token}", data=data)]
+
+
+def _histogram_point(family: Any, start_ns: int, now_ns: int, more: Mapping[str, str] | None = None) -> Any:
     from opentelemetry.sdk.metrics.export import HistogramDataPoint
 
     bounds = [(sample.labels["le"], int(sample.value)) for sample in family.samples if sample.name.endswith("_bucket")]
@@ -113,7 +132,7 @@ def _histogram_point(family: Any, start_ns: int, now_ns: int) -> Any:
     upto = [count for _, count in bounds]
     counts = [later - earlier for earlier, later in zip([0, *upto], upto, strict=False)]
     return HistogramDataPoint(
-        attributes={"gen_ai.operation.name": "chat"},
+        attributes={"gen_ai.operation.name": "chat", **(more or {})},
         start_time_unix_nano=start_ns,
         time_unix_nano=now_ns,
         count=upto[-1],

@@ -47,7 +47,12 @@ PLOT_HEIGHT_MM_PER_PX = 0.19
 
 def pdf_report(view: RunView) -> bytes:
     """The report as a PDF. Raises UserError without fpdf2."""
-    return _Document(view.label).page(run_page(view))
+    return pdf_page(run_page(view))
+
+
+def pdf_page(page: Page) -> bytes:
+    """Any page as a PDF. Raises UserError without fpdf2."""
+    return _Document(page.title).page(page)
 
 
 class _Document:
@@ -74,7 +79,7 @@ class _Document:
         self._text("   ".join(f"{name} {text}" for name, text in page.facts), size=8, colour=SOFT)
         if page.verdict:
             colour = VERDICT_COLOURS.get(page.verdict, INK)
-            self._text(" ".join((page.verdict.upper(), page.verdict_says)), size=10, bold=True, colour=colour)
+            self._text(" ".join((page.verdict_word or page.verdict.upper(), page.verdict_says)), size=10, bold=True, colour=colour)
         for text in (*page.reasons, *page.problems, *page.warnings):
             self._text(f"- {text}", size=8.5)
         if page.tiles:

@@ -89,6 +89,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Inter-token latency", "s", quantiles("bmp_inter_token_latency_seconds"), f"Gaps between tokens. {BUCKETS}"),
         Panel("End-to-end latency", "s", quantiles("bmp_e2e_request_latency_seconds"), BUCKETS),
+        Panel("Prompt tokens of a request", "short", quantiles("bmp_request_prompt_tokens"), BUCKETS),
+        Panel("Output tokens of a request", "short", quantiles("bmp_request_generation_tokens"), BUCKETS),
         Panel(
             "Client lateness",
             "s",

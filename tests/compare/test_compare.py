@@ -206,3 +206,12 @@ def test_the_page_of_a_comparison_is_inert_and_drawn(tmp_path):
         assert "GATE FAILED" in page.locator(".verdict").inner_text()
         assert opened.complaints(out.as_uri()) == []
         assert page.locator("a[href^='http'], main img").count() == 0
+
+
+def test_a_comparison_is_a_pdf_too(runs, tmp_path):
+    out = tmp_path / "comparison.pdf"
+    done = bmp("compare", str(runs["base"]), str(runs["slow"]), "--format", "pdf", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().startswith(b"%PDF-")
+    assert len(out.read_bytes()) > 10_000
+    assert bmp("compare", str(runs["base"]), "--format", "pdf").returncode == 2

@@ -111,6 +111,12 @@ def test_otlp_has_every_family_and_the_conventions_names():
     assert point.sum == pytest.approx(sum(0.071 + each / 1000 for each in range(20)))
     assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
     assert named["gen_ai.client.operation.time_to_first_chunk"].histogram.data_points[0].count == 20
+    usage = named["gen_ai.client.token.usage"]
+    tokens = {each.value.string_value: point for point in usage.histogram.data_points for each in point.attributes if "token" in each.key}
+    assert usage.unit == "{token}"
+    assert (tokens["output"].count, tokens["output"].sum) == (20, 60), "three tokens each"
+    assert list(tokens["output"].explicit_bounds) == [4.0**power for power in range(14)]
+    assert tokens.keys() == {"input", "output"}
 
 
 def test_a_run_sends_metrics_and_a_trace_of_every_request(tmp_path):

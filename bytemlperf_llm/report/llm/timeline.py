@@ -17,7 +17,7 @@ WATERFALL_GROUP = "Request by request"
 WATERFALL_REQUESTS = 60
 PANEL_GAP = 0.6  # in the unit of a panel's weight
 PANEL_HEIGHT = 152
-ENGINE_COLOURS = ("@5", "@3", "@6", "@1")
+ENGINE_COLOURS = {"running": "@5", "waiting": "@1", "kv_cache_usage": "@6", "prefix_cache_hit_rate": "@4", "preemptions": "@3"}
 
 
 def timeline_sections(summary: dict[str, Any], columns: RunColumns, samples: Sequence[Sample] = ()) -> list[Section]:
@@ -115,10 +115,10 @@ def _in_flight(columns: RunColumns) -> dict[str, Any]:
 def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
     """Steps between the moments when the engine was asked."""
     traces = []
-    for place, line in enumerate(lines):
+    for line in lines:
         times, values = thinned(line)
         hover = f"%{{y:.4~g}}{' %' if line.is_share else ''} {line.label}"
-        traces.append(_line(line.label, times, values, hover, shape="hv", width=1.4, color=ENGINE_COLOURS[place % len(ENGINE_COLOURS)]))
+        traces.append(_line(line.label, times, values, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(line.name, "@2")))
     return traces
 
 
