@@ -6,7 +6,12 @@ A change is the ratio of the new value to the baseline's. Its 95 % interval come
   so that what a request costs on any engine (its length) cancels;
 - **block bootstrap** of both samples apart, for other samples: percentile intervals of the ratio of
   the statistic (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3);
-- **the values' own intervals**, where there are no samples or too many: on the logarithm, by the square-and-add
+- **bootstrap of stretches**, paired or not, where either sample has more than `MAX_RESAMPLED` values: it is cut into
+  `STRETCHES` of equal length in the order of time, and stretches are drawn (blocks of them, where their means are
+  autocorrelated). A mean is that of the drawn stretches. For a percentile the share of values at or below it is
+  drawn, and its deviation is carried back through the sample's own distribution (Bahadur's representation, Annals of
+  Mathematical Statistics 37, 1966): no value is sorted twice;
+- **the values' own intervals**, where there are no samples: on the logarithm, by the square-and-add
   rule (Zou and Donner, Statistics in Medicine 27, 2008: MOVER).
 
 Blocks are circular (Politis and Romano, 1992). Their length is that of Politis and White (Econometric
@@ -29,7 +34,8 @@ from bytemlperf_llm.runs.kinds import Figure
 
 RESAMPLES = 1_000
 MIN_SAMPLES = 8
-MAX_RESAMPLED = 20_000  # samples; beyond it the order statistics' own intervals are narrow and far cheaper
+MAX_RESAMPLED = 20_000  # values; beyond it stretches are drawn
+STRETCHES = 200  # of at least 100 values each
 FALSE_ALARMS = 0.05
 SEED = 20_261_124
 _FIXED_POINT = 1e6  # autocorrelation is computed in integers: a millionth of the unit is far below any timer
@@ -76,9 +82,13 @@ def _resampled(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Any, str
     if paired and len(baseline.sample_ids) == len(baseline.samples) and len(new.sample_ids) == len(new.samples):
         pairs = _pairs(baseline, new)
         if pairs is not None:
-            return _paired_ratios(*pairs, baseline.statistic)
-    if not all(MIN_SAMPLES <= len(figure.samples) <= MAX_RESAMPLED for figure in (baseline, new)):
+            by = _paired_ratios if len(pairs[0]) <= MAX_RESAMPLED else _paired_stretches
+            return by(*pairs, baseline.statistic)
+    sizes = len(baseline.samples), len(new.samples)
+    if min(sizes) < MIN_SAMPLES:
         return None
+    if max(sizes) > MAX_RESAMPLED:
+        return _stretches_apart(_array(baseline.samples), _array(new.samples), baseline.statistic)
     return _apart_ratios(_array(baseline.samples), _array(new.samples), baseline.statistic)
 
 
@@ -90,7 +100,7 @@ def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
     order = numpy.argsort(before, kind="stable")
     before, after = before[order], after[order]
     enough = len(before) >= max(MIN_SAMPLES, 0.8 * max(len(baseline.samples), len(new.samples)))
-    if not enough or len(before) > MAX_RESAMPLED:
+    if not enough:
         return None
     return _array(baseline.samples)[before], _array(new.samples)[after]
 
@@ -121,6 +131,54 @@ def _apart_ratios(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
 
     blocks = f", blocks of {max(lengths)}" if max(lengths) > 1 else ""
     return _chunked(draw, max(len(before), len(after))), f"bootstrap{blocks}"
+
+
+class _Stretches:
+    """A large sample as stretches of time: `levels` are their means, or shares of values at or below the percentile."""
+
+    def __init__(self, samples: Any, statistic: str) -> None:
+        import numpy
+
+        count = min(STRETCHES, len(samples))
+        edges = numpy.linspace(0, len(samples), count + 1).astype("i8")
+        self._sizes = numpy.diff(edges)
+        self._ordered = None if statistic == "mean" else numpy.sort(samples)
+        values = samples
+        if self._ordered is not None:
+            self._share = max(1, math.ceil(float(statistic[1:]) / 100 * len(samples) - 1e-9)) / len(samples)
+            at = self._ordered[round(self._share * len(samples)) - 1]
+            values = (samples <= at).astype("f8")
+        self._sums = numpy.add.reduceat(values, edges[:-1])
+        self._whole = float(values.mean())
+        self.levels = self._sums / self._sizes
+
+    def drawn(self, generator: Any, length: int) -> Any:
+        """Indices of stretches for every resample."""
+        return _places(generator, len(self.levels), length, RESAMPLES)
+
+    def resampled(self, places: Any) -> Any:
+        """The statistic of each resample."""
+        import numpy
+
+        means = self._sums[places].sum(axis=1) / self._sizes[places].sum(axis=1)
+        if self._ordered is None:
+            return means
+        size = len(self._ordered)
+        ranks: Any = numpy.ceil((self._share + self._whole - means) * size - 1e-6).astype("i8")
+        return self._ordered[numpy.clip(ranks, 1, size) - 1]
+
+
+def _paired_stretches(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
+    one, other = _Stretches(before, statistic), _Stretches(after, statistic)
+    length = max(block_length(one.levels), block_length(other.levels))
+    places = one.drawn(_generator(), length)
+    return other.resampled(places) / one.resampled(places), f"paired bootstrap of {len(one.levels)} stretches"
+
+
+def _stretches_apart(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
+    one, other, generator = _Stretches(before, statistic), _Stretches(after, statistic), _generator()
+    ratios = [each.resampled(each.drawn(generator, block_length(each.levels))) for each in (one, other)]
+    return ratios[1] / ratios[0], f"bootstrap of {max(len(one.levels), len(other.levels))} stretches"
 
 
 def _chunked(draw: Any, size: int) -> Any:
