@@ -65,14 +65,18 @@ class Unread(NamedTuple):
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
-    """Run folders among and directly below `places`. Raises UserError for a place without any."""
+    """Run folders among and directly below `places`. A place without any is kept, so that reading it says what it
+    is instead. Raises UserError where no place has one."""
     found: list[Path] = []
+    empty: list[Path] = []
     for place in places:
         below = [place] if (place / "run.json").exists() else sorted(path.parent for path in place.glob("*/run.json"))
-        if not below:
-            raise UserError(f"{place} is no run folder and holds none", "name run folders, or a folder of them")
+        empty += [] if below else [place]
         found += [path for path in below if path not in found]
-    return found
+    if not found:
+        named = ", ".join(map(str, empty)) or "nothing"
+        raise UserError(f"{named} is no run folder and holds none", "name run folders, or a folder of them")
+    return [*found, *empty]
 
 
 def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequence[Assignment]) -> tuple[list[SiteRun], list[Unread]]:

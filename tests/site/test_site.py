@@ -191,6 +191,10 @@ def test_the_command(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("open out/index.html\n")
     assert "<title>Ours</title>" in (tmp_path / "out/index.html").read_text()
+    (tmp_path / "empty").mkdir()
+    done = site("empty", "runs", "--out", "with-empty")
+    assert done.returncode == 0, "what can be read is shown"
+    assert "problem: empty: empty is not a run folder" in done.stdout
     for words, says in (
         (("gone", "--out", "x"), "gone is no run folder"),
         (("runs", "--out", "runs"), "is not empty"),
