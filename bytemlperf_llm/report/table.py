@@ -29,6 +29,8 @@ TITLES = {
     "schedule_lateness": "sent late by",
 }
 VERDICT_STYLES = {"valid": "bold green", "client-limited": "bold yellow", "invalid": "bold red"}
+ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
+"""The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
 
 
 def print_summary(console: Console, summary: Summary, run: dict[str, Any], folder: Path) -> None:
@@ -196,12 +198,12 @@ def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     base = f"bmp-llm serve-bench --engine {flags['engine']} --scenario {flags['scenario']}"
     if summary.verdict == "invalid":
         return f"bmp-llm summarize {folder}"
-    insufficient = any(
-        claim == "insufficient" for name in SHOWN[:1] if name in summary.metrics for claim in summary.metrics[name].percentiles.values()
-    )
-    if insufficient and run["config"]["scenario"]["arrival"]["rate"]:
-        rate = run["config"]["scenario"]["arrival"]["rate"]
-        return f"{base} --request-rate {rate:g} --num-prompts 459   [dim]# enough for a p99[/]"
+    rate = run["config"]["scenario"]["arrival"]["rate"]
+    claims = summary.metrics[SHOWN[0]].percentiles if SHOWN[0] in summary.metrics else {}
+    missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]
+    if missing and rate:
+        percent, requests = missing[0]
+        return f"{base} --request-rate {rate:g} --num-prompts {requests}   [dim]# enough for a p{percent}[/]"
     return f"{base} --prometheus-port 9400   [dim]# watch it live[/]"
 
 
