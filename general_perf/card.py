@@ -152,6 +152,10 @@ class Size(_Strict):
     high: dict[str, int | list[int]] = {}
 
 
+SQUAD_FILE = "squad:"
+"""Begins a dataset that is a file of questions."""
+
+
 class Card(_Strict):
     """One model of the zoo."""
 
@@ -231,8 +235,22 @@ def zoo() -> dict[str, Card]:
 
 
 def load_card(path: Path) -> Card:
-    """A card from a file. Raises UserError that names line and key."""
-    return load(path, Card, shown_as=path.name if path.parent == CARDS else None)
+    """A card from a file; files that it names by relative paths lie beside it. Raises UserError that names line and key."""
+    return _beside(path.parent, load(path, Card, shown_as=path.name if path.parent == CARDS else None))
+
+
+def _beside(folder: Path, card: Card) -> Card:
+    """The card with its file of weights and its file of questions as seen from anywhere: a run may be resumed elsewhere."""
+    source, data = card.source, card.dataset
+    if isinstance(source, Local):
+        source = source.model_copy(update={"path": _absolute(folder, source.path)})
+    if data and data.startswith(SQUAD_FILE):
+        data = SQUAD_FILE + _absolute(folder, data.removeprefix(SQUAD_FILE))
+    return card.model_copy(update={"source": source, "dataset": data})
+
+
+def _absolute(folder: Path, path: str) -> str:
+    return str((folder / Path(path).expanduser()).absolute())
 
 
 def find_cards(names: list[str]) -> list[Card]:

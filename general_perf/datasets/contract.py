@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from general_perf.card import Card
+from general_perf.card import SQUAD_FILE, Card
 from general_perf.failures import StageError
 
 
@@ -50,7 +50,7 @@ def load_dataset(card: Card, limit: int) -> Dataset:
         "python-questions": questions.questions,
     }
     name = str(card.dataset)
-    if name.startswith(questions.PREFIX):
+    if name.startswith(SQUAD_FILE):
         return questions.questions(card, limit)
     if name not in makers:
         fix = f"take one that packages carry ({', '.join(makers)}), or leave accuracy out with --stage"

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from general_perf.card import Card
+from general_perf.card import SQUAD_FILE, Card
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
 
 OWN = Path(__file__).parent / "python_questions.json"
-PREFIX = "squad:"
 MOST_TOKENS = 8
 PASSAGE_TOKENS = 140
 """Of a window; the rest is for the question, the examples and the answer."""
@@ -45,7 +44,7 @@ def questions(card: Card, limit: int) -> Dataset:
     """At most `limit` questions, each with all of its features."""
     import numpy as np
 
-    path = Path(_named(card)).expanduser() if str(card.dataset).startswith(PREFIX) else OWN
+    path = Path(_named(card)).expanduser() if str(card.dataset).startswith(SQUAD_FILE) else OWN
     every = read_squad(path)
     chosen = spread(every, limit)
     tokenizer = _tokenizer(card)
@@ -170,7 +169,7 @@ def stop_tokens(tokenizer: Any) -> frozenset[int]:
 
 
 def _named(card: Card) -> str:
-    return str(card.dataset).removeprefix(PREFIX)
+    return str(card.dataset).removeprefix(SQUAD_FILE)
 
 
 def _tokenizer(card: Card) -> Any:

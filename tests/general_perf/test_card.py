@@ -96,6 +96,17 @@ def test_a_good_card_of_ones_own(tmp_path):
     assert find_cards([str(path)])[0].name == "mine"
 
 
+def test_files_that_a_card_names_lie_beside_it_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "cards").mkdir()
+    lines = GOOD.splitlines()
+    lines[3] = "source: {kind: local, path: mine.onnx, format: onnx}"
+    (tmp_path / "cards" / "card.yaml").write_text("\n".join([*lines, "dataset: squad:asked.json"]))
+    monkeypatch.chdir(tmp_path)
+    card = find_cards(["cards/card.yaml"])[0]
+    assert card.source.path == str(tmp_path / "cards" / "mine.onnx")
+    assert card.dataset == f"squad:{tmp_path / 'cards' / 'asked.json'}"
+
+
 def test_names_that_are_none():
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         find_cards(["resnet5"])
