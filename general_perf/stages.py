@@ -217,8 +217,12 @@ def _timed(job: Job, loop: str, sessions: Any, batches: Any, reached: float | No
 
 def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
     needed = input_bytes(card, batch) * DIFFERENT_BATCHES
-    if needed > limit_bytes - (memory.peak_bytes() or 0):
-        cause = f"batch {batch} takes {needed / 2**30:.1f} GiB for its inputs alone, the limit is {limit_bytes / 2**30:.1f} GiB"
+    held = memory.peak_bytes() or 0
+    if needed > limit_bytes - held:
+        cause = (
+            f"{DIFFERENT_BATCHES} batches of {batch}, which take turns, take {needed / 2**30:.1f} GiB for their inputs alone; "
+            f"{held / 2**30:.1f} GiB of the limit of {limit_bytes / 2**30:.1f} GiB are taken"
+        )
         raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit-gib")
 
 

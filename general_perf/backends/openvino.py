@@ -192,6 +192,7 @@ def _converted(model: SourceModel, options: CompileOptions) -> Any:
     from general_perf.backends.export import example_for, exported, quiet
 
     if model.onnx_path is not None:
+        _require_known_opset(model.onnx_path)
         with quiet():
             return openvino.convert_model(str(model.onnx_path))
     if model.format == "torchscript":
@@ -203,6 +204,19 @@ def _converted(model: SourceModel, options: CompileOptions) -> Any:
     program = exported(model.module, model, example_for(model, options), options.extra)
     with quiet():
         return openvino.convert_model(program)
+
+
+def _require_known_opset(path: Path) -> None:
+    """Raise StageError for an opset that isn't published: OpenVINO reads one that it doesn't know by the rules of an older
+    one, and says nothing."""
+    import onnx
+
+    wanted = onnx.load(str(path), load_external_data=False).opset_import
+    asked = max((each.version for each in wanted if each.domain in ("", "ai.onnx")), default=1)
+    newest = onnx.defs.onnx_opset_version()
+    if asked > newest:
+        fix = "export with an older opset, or update onnx and the backend"
+        raise StageError("unsupported_opset", f"{path.name} wants opset {asked}, the newest that is known here is {newest}", fix)
 
 
 def _quantised(converted: Any, model: SourceModel, options: CompileOptions) -> Any:

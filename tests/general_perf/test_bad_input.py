@@ -44,21 +44,22 @@ def nothing(_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "flags", "error_class", "reason", "fix"),
+    ("backend", "spoil", "flags", "error_class", "reason", "fix"),
     [
-        (lambda folder: (folder / "relu.onnx").unlink(), [], "missing_weights", "relu.onnx is not there", "put the"),
-        (cut, [], "corrupt_weights", "relu.onnx is no ONNX", "fetch or make it again"),
-        (newer_opset, [], "unsupported_opset", "opset", "older opset"),
-        (other_shape, [], "shape_mismatch", "takes x as [None, 8], the card gives x as [1, 16]", "mend the card's shape"),
-        (nothing, ["--batch-size", "2000000000"], "out_of_memory", "59.6 GiB for its inputs alone", "smaller --batch-size"),
-        (absent_dataset, ["--stage", "accuracy"], "missing_dataset", "the dataset imagenet is not here", "sklearn-digits"),
+        ("onnxruntime", lambda folder: (folder / "relu.onnx").unlink(), [], "missing_weights", "relu.onnx is not there", "put the"),
+        ("openvino", cut, [], "corrupt_weights", "relu.onnx is no ONNX", "fetch or make it again"),
+        ("onnxruntime", newer_opset, [], "unsupported_opset", "opset", "older opset"),
+        ("openvino", newer_opset, [], "unsupported_opset", "relu.onnx wants opset 99", "older opset"),
+        ("openvino", other_shape, [], "shape_mismatch", "takes x as [None, 8], the card gives x as [1, 16]", "mend the card's shape"),
+        ("onnxruntime", nothing, ["--batch-size", "2000000000"], "out_of_memory", "59.6 GiB for its inputs alone", "smaller --batch-size"),
+        ("openvino", absent_dataset, ["--stage", "accuracy"], "missing_dataset", "the dataset imagenet is not here", "sklearn-digits"),
     ],
 )
-def test_a_row_with_the_reason_and_the_mend(tmp_path, spoil, flags, error_class, reason, fix):
+def test_a_row_with_the_reason_and_the_mend(tmp_path, backend, spoil, flags, error_class, reason, fix):
     relu_card(tmp_path)
     spoil(tmp_path)
     stages = [] if "--stage" in flags else ["--stage", "performance"]
-    command = [*BMP, "relu.yaml", "--backend", "onnxruntime", "--iterations", "2", "--memory-limit-gib", "4", *stages, *flags]
+    command = [*BMP, "relu.yaml", "--backend", backend, "--iterations", "2", "--memory-limit-gib", "4", *stages, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--runs-dir", "runs"], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False
