@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,39 @@ def test_kustomizations_name_what_is_there():
         assert {image["name"] for image in kustomization["images"]} == {"bytemlperf-llm"}
     pods = [JOB["spec"]["template"], *ray_pods().values()]
     assert {container["image"] for pod in pods for container in pod["spec"]["containers"]} == {"bytemlperf-llm"}
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send to the cluster; skips where there is no kubectl."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl here (Debian: kubernetes-client)")
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_what_kustomize_renders_is_accepted_and_has_the_image_that_the_kustomization_says():
+    documents = rendered(KUBERNETES)
+    kinds = {document["kind"]: document for document in documents}
+    assert len(documents) == 2
+    for version in VERSIONS:
+        for document in documents:
+            check(document, version)
+    volumes = {volume["name"]: volume for volume in kinds["Job"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["runs"]["persistentVolumeClaim"]["claimName"] == kinds["PersistentVolumeClaim"]["metadata"]["name"]
+    (image,) = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["images"]
+    (container,) = kinds["Job"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"{image['newName']}:{image['newTag']}"
+    assert {**container, "image": "bytemlperf-llm"} == JOB["spec"]["template"]["spec"]["containers"][0], "nothing else is changed"
+
+
+def test_kustomize_renders_the_ray_job_with_its_image_in_every_pod():
+    """Kustomize looks for images in kinds that it does not know too; were it not so, the pods' image would be no registry's."""
+    (job,) = rendered(KUBERNETES / "ray")
+    (image,) = yaml.safe_load((KUBERNETES / "ray/kustomization.yaml").read_text())["images"]
+    before, after = json.dumps(RAY, sort_keys=True), json.dumps(job, sort_keys=True)
+    assert before.count('"image": "bytemlperf-llm"') == len(ray_pods()) == 3
+    assert after == before.replace('"image": "bytemlperf-llm"', f'"image": "{image["newName"]}:{image["newTag"]}"')
 
 
 def test_every_container_has_whole_cores_and_limits():
