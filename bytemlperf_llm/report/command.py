@@ -1,4 +1,4 @@
-"""`bmp report` and `bmp-llm report`: parse, wire, nothing else."""
+"""`bmp report`, `bmp-llm report` and `bmp watch`: parse, wire, nothing else."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ def report(
     from bytemlperf_llm.report.write import write_report
 
     print(write_report(run, format_name, out))
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="The folder of a run of any kind, which may still go on.", show_default=False)],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on the loopback; 0 is any free one.")] = 0,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the folder.")] = 5.0,
+) -> None:
+    """Show a run in the browser while it goes on: its report, made anew when records were added."""
+    from bytemlperf_llm.report.watch import watch_run
+
+    raise typer.Exit(watch_run(run, port, every))

@@ -106,6 +106,13 @@ def render_live(title: str) -> tuple[str, str]:
     return str(html), f"{content_security_policy(scripts, styles)}; connect-src 'self'; frame-ancestors 'none'"
 
 
+def render_watch(title: str) -> tuple[str, str]:
+    """The page around the report of a run that goes on, and the policy to serve it with. Raises UserError without jinja2."""
+    style, script = _asset("watch.css"), _asset("watch.js")
+    html = _template("watch.html.j2").render(title=title, style=style, script=script)
+    return str(html), f"{content_security_policy([script], [style])}; connect-src 'self'; frame-src 'self'; frame-ancestors 'none'"
+
+
 def content_security_policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
     """Nothing is allowed but these inline scripts and styles, named by their hashes, and pictures made in the page."""
     parts = (
