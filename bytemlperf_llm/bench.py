@@ -210,7 +210,8 @@ class Bench:
             origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
             (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
             writing = asyncio.ensure_future(asyncio.to_thread(_write_run, folder, run_json))  # a busy disk must not delay the first request
-            gauges = GaugeLog(engine if isinstance(crew, Replay) else None, folder, self._say)
+            asked = engine if isinstance(crew, Replay) or engine.weights == "remote" else None
+            gauges = GaugeLog(asked, folder, self._say)
             ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
             try:
                 with draining(crew.stop, lambda: crew.stopped, self._say):
@@ -283,6 +284,7 @@ class Bench:
         return make(common, folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
 
     async def _tick(self, view: LiveView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
+        gauges.sample(begin_ns)  # an engine that asks a server has its first answer later
         while True:
             await asyncio.sleep(TICK_S)
             now_ns = monotonic_ns() - origin_ns

@@ -39,6 +39,7 @@ from engines.contract import (
 from engines.http1 import Head, parse_response
 from engines.http_pool import Pool
 from engines.openai_decode import DONE_EVENT, classify, decode, excerpt, model_list
+from engines.server_gauges import ServerGauges
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
@@ -88,6 +89,7 @@ class OpenAIEngine:
 
     def __init__(self) -> None:
         self._pool: Pool | None = None
+        self._gauges: ServerGauges | None = None
         self._aiohttp: Any = None
         self._secrets: list[str] = []
         self._rest_by_sampling: dict[Sampling, bytes] = {}
@@ -120,6 +122,9 @@ class OpenAIEngine:
 
             self._aiohttp = AiohttpTransport(target.url, headers, tls)
         self._pool = Pool(target.host, target.port, tls, ending=DONE_EVENT)
+        if transport == "lean":
+            scheme = "https" if target.tls else "http"
+            self._gauges = ServerGauges(f"{scheme}://{target.authority}{target.prefix}/metrics", tls)
         self._head_lines = _head_lines(headers)
         self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
         names = await self._wait_for_models(parsed.ready_timeout_s)
@@ -258,6 +263,10 @@ class OpenAIEngine:
     def decode(self, payloads: Sequence[Any]) -> Decoded:
         return decode(payloads)
 
+    def stats(self) -> dict[str, float]:
+        """What the server says of itself on its /metrics page; nothing where it has none."""
+        return {} if self._gauges is None else self._gauges.latest()
+
     def reading_ns(self) -> int:
         """Processor time of the thread that reads answers."""
         return 0 if self._pool is None else self._pool.reading_ns()
@@ -265,6 +274,8 @@ class OpenAIEngine:
     async def close(self) -> None:
         if self._aiohttp is not None:
             await self._aiohttp.close()
+        if self._gauges is not None:
+            self._gauges.close()
         if self._pool is not None:
             await self._pool.close()
 

@@ -13,6 +13,7 @@ import pytest
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.runs.gauges import read_gauges
 from engines.contract import EngineUnavailable, Message, Model, Request
 from engines.openai import OpenAIEngine
 from tests.cli.helpers import bmp, run_folder, start
@@ -125,8 +126,12 @@ def test_serve_bench_against_it(server_url, tmp_path):
     )
     ended = bmp(*words, "--output-len", "8", "--drain", "60", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    summary = msgspec.json.decode((run_folder(ended.stdout, tmp_path) / "summary.json").read_bytes())
+    folder = run_folder(ended.stdout, tmp_path)
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes())
     assert summary["outcomes"]["ok"] == 16, summary["failures"]
+    gauges = read_gauges(folder)
+    assert {"running", "waiting", "kv_cache_usage", "preemptions"} <= gauges.samples[0].gauges.keys()
+    assert not gauges.damages
 
 
 def test_answers_too_long_for_the_context_end_before_the_first_request(server_url, tmp_path):
