@@ -37,7 +37,7 @@ check: setup
 	$(PY) -m mypy
 
 test: check
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 fuzz: setup
 	$(PY) -m tests.fuzz.fuzz_sse --count $(COUNT)
