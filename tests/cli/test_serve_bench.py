@@ -42,7 +42,8 @@ def test_the_run_folder_holds_what_the_formats_page_says(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     exports = {"records.csv", "records.parquet", "vllm-bench.json"}
-    assert names == {"run.json", "records.jsonl", "summary.json", "checksums.json", "recount.json", "report.html"} | exports
+    kept = {"run.json", "records.jsonl", "summary.json", "checksums.json", "recount.json", "gauges.jsonl", "report.html"}
+    assert names == kept | exports
     run = json.loads((folder / "run.json").read_text())
     assert run["format_version"] == 1
     assert run["kind"] == "llm"
