@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from training.batches import RankBatches, loader, samples_of
 from training.plan import Plan
-from training.records import RANK_LOG, StepRecord, TraceRecord, cut_torn_tail
+from training.records import RANK_LOG, StepRecord, TraceRecord
 from training.trainers.contract import StepResult, Trainer
 from training.watchdog import Watchdog
 
@@ -213,7 +213,7 @@ class Loop:
             self._log.append(record)
 
     def _open_log(self) -> Any:
-        from bytemlperf_llm.runs.log import RecordLog
+        from bytemlperf_llm.runs.log import RecordLog, cut_torn_tail
 
         path = self._folder / RANK_LOG
         cut_torn_tail(path)

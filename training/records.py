@@ -7,7 +7,6 @@ lists have one entry a rank. `record` tells the kinds apart.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -152,10 +151,3 @@ def decode(record: dict[str, Any]) -> Record | None:
         return converted
     except msgspec.ValidationError:
         return None
-
-
-def cut_torn_tail(path: Path) -> None:
-    """A log that was cut in a record goes on at a line's beginning."""
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.runs.log import RecordLog
+from bytemlperf_llm.runs.log import RecordLog, cut_torn_tail
 
 NAME = "gauges.jsonl"
 NS_PER_S = 1_000_000_000
@@ -79,16 +79,6 @@ def usable(stats: dict[str, float]) -> dict[str, float]:
     """The finite numbers under names that can be gauges, at most `MAX_GAUGES`."""
     chosen = {name: float(value) for name, value in stats.items() if _GAUGE_NAME.fullmatch(name) and isinstance(value, int | float)}
     return dict([(name, value) for name, value in chosen.items() if math.isfinite(value)][:MAX_GAUGES])
-
-
-def cut_torn_tail(path: Path) -> None:
-    """A log that was cut in a line goes on at a line's beginning. Raises OSError."""
-    try:
-        with path.open("r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-    except FileNotFoundError:
-        return
 
 
 class Gauges(NamedTuple):

@@ -34,6 +34,16 @@ def refuse_running(folder: Path) -> None:
                 return
 
 
+def cut_torn_tail(path: Path) -> None:
+    """A log that was cut in a line goes on at a line's beginning. Raises OSError."""
+    try:
+        with path.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+
+
 class LogFull(Exception):
     """The record could not be written; what is in the log so far is whole."""
 

@@ -25,7 +25,7 @@ from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.kinds import run_kind
-from bytemlperf_llm.runs.log import LogFull, RecordLog, refuse_running
+from bytemlperf_llm.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
 from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
 
 LOG_NAME = "records.jsonl"
@@ -90,7 +90,10 @@ class SuiteRun:
         run = read_run_json(folder)
         path = folder / LOG_NAME
         refuse_running(folder)
-        _cut_torn_tail(path)
+        try:
+            cut_torn_tail(path)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror}", "make it readable and writable") from None
         try:
             log = RecordLog(path, resume=True)
         except OSError as error:
@@ -221,18 +224,6 @@ def verify_suite(folder: Path) -> tuple[list[str], int]:
 def _differences(kept: dict[str, Any], computed: dict[str, Any]) -> list[str]:
     names = [name for name in {**kept, **computed} if kept.get(name) != computed.get(name)]
     return [f"summary.json: {name} is not what the records give" for name in names]
-
-
-def _cut_torn_tail(path: Path) -> None:
-    """A log that was cut in a record goes on at a line's beginning. Raises UserError."""
-    try:
-        with path.open("r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}", "make it readable and writable") from None
 
 
 def _now() -> str:
