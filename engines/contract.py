@@ -159,6 +159,10 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
+def caught_up() -> None:
+    """A recorder's `catch_up` while no thread reads for it: all that has arrived is there."""
+
+
 class Recorder(Protocol):
     """The only thing that stamps time. All calls are cheap and never raise. `payloads` is what has
     arrived so far, in order, for engines that need to look back; only `chunk` adds to it.

@@ -22,7 +22,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import cast
 
-from engines.contract import EngineError, Recorder
+from engines.contract import EngineError, Recorder, caught_up
 from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
 from engines.reader import AnyReader, start_reader
 from engines.tap import make_tap
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            recorder.catch_up = _nothing_to_catch_up
+            recorder.catch_up = caught_up
             self._watcher = self._done = None
             self._tap.listen(None, None, None, 0, 0)
 
@@ -274,10 +274,6 @@ class Pool:
             self._loop.remove_reader(self._reader.fileno())
             self._reader.close()
         await asyncio.sleep(0)
-
-
-def _nothing_to_catch_up() -> None:
-    """A recorder whose answer is over has all of it."""
 
 
 def connect_error(error: Exception, *, tls: bool) -> EngineError:

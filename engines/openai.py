@@ -34,6 +34,7 @@ from engines.contract import (
     Request,
     Sampling,
     WeightsKind,
+    caught_up,
     parse_options,
 )
 from engines.http1 import Head, parse_response
@@ -289,17 +290,13 @@ class _Collect:
     def __init__(self, reads: list[Any]) -> None:
         self.payloads = reads
         self.chunk = reads.append
-        self.catch_up = _nothing
+        self.catch_up = caught_up
 
     def sent(self) -> None:
         """Not timed."""
 
     def lists(self) -> None:
         """Nor compiled."""
-
-
-def _nothing() -> None:
-    """All is there."""
 
 
 # -- options -------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from engines.contract import caught_up
+
 ClockNs = Callable[[], int]
 """Integer nanoseconds of one monotonic clock. The real one is CLOCK_MONOTONIC, as engines use it."""
 
@@ -27,7 +29,7 @@ class RequestRecorder:
         self.sent_ns: int | None = None
         self.chunk_ns: list[int] = []
         self.payloads: list[Any] = []
-        self.catch_up: Callable[[], None] = _nothing
+        self.catch_up: Callable[[], None] = caught_up
         self._stamp, self._keep = self.chunk_ns.append, self.payloads.append
 
     def sent(self) -> None:
@@ -42,7 +44,3 @@ class RequestRecorder:
     def lists(self) -> tuple[list[int], list[Any]] | None:
         """Stamps and payloads, for one who keeps them as `chunk` does, with the real clock; else None."""
         return (self.chunk_ns, self.payloads) if self._now is monotonic_ns else None
-
-
-def _nothing() -> None:
-    """All that has arrived is in the lists."""

@@ -163,7 +163,7 @@ class _Rank:
         lacking = ""
         try:
             outputs = kernel.run(*kernel.prepare(_copy(inputs)))
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # NotImplementedError is one
             if not _lacks(error):
                 raise
             outputs, lacking = None, f"{self.backend}: {_sentence(error)}"
