@@ -5,6 +5,9 @@
  * arrived into the connection's Tap, stamps and all, as if it had been fed read by read. The thread
  * holds no Python object and never asks for the interpreter's lock.
  *
+ * A read's stamp is the kernel's, of when its last packet came in (_arrival.h), so that a late read isn't a late
+ * stamp. Where much arrives, the thread therefore naps between its turns: one wake-up then serves many tokens.
+ *
  * Sockets are watched for edges, which spares the kernel a look at each of them at every wait: so what is
  * ready is read until a read comes back short, and until its end where the peer has closed.
  *
@@ -55,6 +58,7 @@ typedef struct {
     Tap *tap;       /* owned */
     PyObject *lost; /* owned; told of the end */
     Kept kept;
+    int64_t stamp_ns; /* of the last read */
     int ended;      /* 0, ENDED_BY_PEER or an errno */
     char ringing, held, told;
     char plain; /* the answer began as most do, so that nothing needs a look until it could end */
@@ -72,6 +76,9 @@ typedef struct {
     uint64_t *rings;
     size_t rings_count, rings_room;
     char *scratch;
+    KernelClock clock; /* this and the next are the thread's own */
+    Pace pace;
+    int64_t reads, arrivals, naps; /* arrivals: reads with the kernel's stamp; written by the thread alone */
 } Reader;
 
 /* -- on the thread ---------------------------------------------------------------------------------- */
@@ -93,12 +100,23 @@ static int grow(void **array, size_t *room, size_t needed, size_t item, size_t f
     return 1;
 }
 
-static int keep_read(Kept *kept, const char *data, size_t size, int64_t now) {
+/* The kernel's stamp where it lies between the connection's read before and now, else now. */
+static int64_t stamp_of(Reader *self, Slot *slot, int64_t arrived_ns) {
+    int64_t now = monotonic_ns(), before = slot->stamp_ns;
+    int stamped = arrived_ns > 0 && arrived_ns >= before - CLOCKS_APART_NS && arrived_ns <= now;
+    slot->stamp_ns = !stamped ? now : arrived_ns > before ? arrived_ns : before;
+    count_read(&self->pace, stamped, slot->kept.count ? slot->stamp_ns - before : 0);
+    self->reads += 1;
+    self->arrivals += stamped;
+    return slot->stamp_ns;
+}
+
+static int keep_read(Kept *kept, const char *data, size_t size, int64_t stamp_ns) {
     if (!grow((void **)&kept->bytes, &kept->room, kept->size + size, 1, 16 * 1024)) return 0;
     if (!grow((void **)&kept->reads, &kept->reads_room, kept->count + 1, sizeof(Read), 64)) return 0;
     memcpy(kept->bytes + kept->size, data, size);
     kept->size += size;
-    kept->reads[kept->count++] = (Read){now, size};
+    kept->reads[kept->count++] = (Read){stamp_ns, size};
     return 1;
 }
 
@@ -128,10 +146,10 @@ static int is_quiet(Slot *slot, const char *data, size_t size) {
 /* Read once. Whether the event loop must know; `more` is set where there may be more to read now: `at_end` says
  * that the end itself is still to be read, of which no edge will tell. */
 static int read_once(Reader *self, Slot *slot, int at_end, int *more) {
-    ssize_t got = recv(slot->fd, self->scratch, SCRATCH_BYTES, MSG_DONTWAIT);
-    int64_t now = monotonic_ns();
+    int64_t arrived_ns;
+    ssize_t got = receive(slot->fd, self->scratch, SCRATCH_BYTES, &self->clock, &arrived_ns);
     *more = got == SCRATCH_BYTES || (got > 0 && at_end) || (got < 0 && errno == EINTR);
-    if (got > 0 && !keep_read(&slot->kept, self->scratch, (size_t)got, now)) {
+    if (got > 0 && !keep_read(&slot->kept, self->scratch, (size_t)got, stamp_of(self, slot, arrived_ns))) {
         end_slot(self, slot, ENOMEM);
         return 1;
     }
@@ -165,12 +183,20 @@ static void ring(int bell) {
     }
 }
 
+static void let_gather(Reader *self) {
+    int64_t ns = nap_ns(&self->pace, monotonic_ns());
+    if (ns <= 0) return;
+    self->naps += 1;
+    nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+}
+
 static void *read_all(void *argument) {
     Reader *self = argument;
     struct epoll_event events[MAX_EVENTS];
     for (int stopped = 0; !stopped;) {
         int ready = epoll_wait(self->epoll, events, MAX_EVENTS, -1), must_ring = 0;
         if (ready < 0 && errno != EINTR) break;
+        compare_clocks(&self->clock);
         pthread_mutex_lock(&self->lock);
         for (int i = 0; i < ready; i++) {
             stopped |= events[i].data.u64 == STOP_ID;
@@ -180,6 +206,7 @@ static void *read_all(void *argument) {
         if (self->rings_count && !self->rung) must_ring = self->rung = 1;
         pthread_mutex_unlock(&self->lock);
         if (must_ring) ring(self->bell);
+        if (!stopped) let_gather(self);
     }
     return NULL;
 }
@@ -301,6 +328,7 @@ static PyObject *reader_add(Reader *self, PyObject *args) {
     Py_ssize_t index = self->running ? free_index(self) : -1;
     int problem = index < 0 ? (self->running ? ENOMEM : EBADF) : 0;
     if (!problem) {
+        ask_for_stamps(fd);
         *slot = (Slot){.id = (uint64_t)++self->generations[index] << 32 | (uint32_t)index, .fd = fd, .tap = (Tap *)tap, .lost = lost};
         struct epoll_event readable = {.events = EDGES, .data.u64 = slot->id};
         problem = epoll_ctl(self->epoll, EPOLL_CTL_ADD, fd, &readable) ? errno : 0;
@@ -344,6 +372,10 @@ static PyObject *reader_cpu_ns(Reader *self, PyObject *Py_UNUSED(none)) {
     struct timespec used = {0};
     if (self->running && pthread_getcpuclockid(self->thread, &clock) == 0) clock_gettime(clock, &used);
     return PyLong_FromLongLong((long long)used.tv_sec * 1000000000 + used.tv_nsec);
+}
+
+static PyObject *reader_counts(Reader *self, PyObject *Py_UNUSED(none)) {
+    return Py_BuildValue("{sLsLsL}", "reads", (long long)self->reads, "kernel_stamped_reads", (long long)self->arrivals, "naps", (long long)self->naps);
 }
 
 static void stop_thread(Reader *self) {
@@ -393,6 +425,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
     self->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     self->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     self->scratch = malloc(SCRATCH_BYTES);
+    compare_clocks(&self->clock);
     struct epoll_event stop = {.events = EPOLLIN, .data.u64 = STOP_ID};
     if (self->epoll < 0 || self->bell < 0 || self->stop < 0 || self->scratch == NULL ||
         epoll_ctl(self->epoll, EPOLL_CTL_ADD, self->stop, &stop) < 0 || start_thread(self) < 0) {
@@ -436,6 +469,7 @@ static PyMethodDef reader_methods[] = {
     {"take", (PyCFunction)reader_take, METH_O, "take(id): feed the tap with what has arrived."},
     {"remove", (PyCFunction)reader_remove, METH_O, "remove(id): read it no more; what was not taken is dropped."},
     {"cpu_ns", (PyCFunction)reader_cpu_ns, METH_NOARGS, "cpu_ns(): processor time of the thread so far."},
+    {"counts", (PyCFunction)reader_counts, METH_NOARGS, "counts(): reads, those with the kernel's stamp, and naps so far."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "close(): end the thread and forget all connections."},
     {NULL, NULL, 0, NULL},
 };

@@ -9,6 +9,7 @@
 #include "_tap.h"
 #include "_cast.h"
 #ifdef __linux__
+#include "_arrival.h"
 #include "_reader.h"
 #endif
 

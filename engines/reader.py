@@ -2,6 +2,10 @@
 
 `_stream.Reader` does for a token what the kernel makes it do and little more; it holds no interpreter
 lock, so that a stamp waits neither for Python nor for the other answers of the same turn of the loop.
+A stamp is the kernel's, of when the read's last packet came in (SO_TIMESTAMPNS), where the kernel gives it: a
+late read isn't a late stamp then. So where much arrives (some 20,000 reads a second), the thread naps
+between its turns for up to 0.4 ms and at most 0.4 of the time between two reads of one connection: one wake-up
+then serves many tokens, and the tokens keep their times. An answer's end is heard of that much later.
 The event loop hears of a connection when a read could have been an answer's last (`tap.py` says
 which), and then gets all reads since, with their stamps, as if it had made them itself.
 
@@ -38,6 +42,9 @@ class AnyReader(Protocol):
 
     def cpu_ns(self) -> int:
         """Processor time of the thread so far."""
+
+    def counts(self) -> dict[str, int]:
+        """`reads`, `kernel_stamped_reads` among them, and `naps`, so far."""
 
     def close(self) -> None:
         """End the thread."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import select
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -299,6 +303,127 @@ def test_the_thread_has_a_name_and_a_clock(reader, peer):
     for _ in range(200):
         peer.send(EVENT)
     assert reader.cpu_ns() > before_ns
+
+
+# -- stamps of the kernel ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stamped_peer(reader: Reader) -> Iterator[Peer]:
+    """A TCP connection whose arrivals the kernel has begun to stamp."""
+    made = Peer(reader, tcp_pair)
+    for _ in range(200):
+        made.send(EVENT)
+        if reader.counts()["kernel_stamped_reads"]:
+            break
+        time.sleep(0.005)
+    else:
+        pytest.skip("this kernel stamps no TCP reads")
+    reader.take(made.name)
+    made.listen()
+    yield made
+    made.close()
+
+
+def test_a_late_read_keeps_the_time_of_its_arrival(reader, stamped_peer):
+    peer = stamped_peer
+    reader.remove(peer.name)
+    before_ns = monotonic_ns()
+    peer.server.sendall(HEAD + EVENT)
+    until(lambda: unread(peer.client) == len(HEAD + EVENT))
+    there_ns = monotonic_ns()
+    time.sleep(0.05)
+    peer.name = reader.add(peer.client.fileno(), peer.tap, peer.ends.append)
+    until(lambda: unread(peer.client) == 0)
+    reader.take(peer.name)
+    assert len(peer.stamps) == 1
+    assert before_ns <= peer.stamps[0] <= there_ns
+
+
+def test_where_much_arrives_the_thread_naps_and_no_stamp_suffers(reader, stamped_peer):
+    peers = [Peer(reader, tcp_pair) for _ in range(40)]
+    sends: dict[int, list[tuple[int, int]]] = {peer.name: [] for peer in peers}
+    until_s = time.monotonic() + PATIENCE_S
+    while reader.counts()["naps"] < 20:
+        assert time.monotonic() < until_s, "the thread never napped"
+        for peer in peers:
+            before_ns = monotonic_ns()
+            peer.server.sendall(EVENT)
+            sends[peer.name].append((before_ns, monotonic_ns()))
+        time.sleep(0.001)
+    for peer in peers:
+        until(lambda peer=peer: unread(peer.client) == 0)
+        reader.take(peer.name)
+    assert [sum(map(len, peer.reads)) for peer in peers] == [len(EVENT) * len(sends[peer.name]) for peer in peers]
+    in_its_send = []
+    for peer in peers:
+        read = 0
+        for stamp_ns, data in zip(peer.stamps, peer.reads, strict=True):
+            read += len(data)
+            before_ns, after_ns = sends[peer.name][read // len(EVENT) - 1]  # of the last event that the read brought
+            in_its_send.append(before_ns <= stamp_ns <= after_ns)
+    assert sum(in_its_send) >= 0.9 * len(in_its_send)
+    for peer in peers:
+        peer.close()
+
+
+def test_without_stamps_of_the_kernel_it_never_naps(reader):
+    peers = [Peer(reader) for _ in range(40)]
+    for _ in range(200):
+        for peer in peers:
+            peer.server.sendall(EVENT)
+    for peer in peers:
+        until(lambda peer=peer: unread(peer.client) == 0)
+    counts = reader.counts()
+    assert counts["reads"] > 0
+    assert (counts["kernel_stamped_reads"], counts["naps"]) == (0, 0)
+    for peer in peers:
+        peer.close()
+
+
+CLOCK_SET = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (clock == CLOCK_REALTIME && access(AHEAD, F_OK) == 0) now->tv_sec += 3600;
+    return failed;
+}
+"""
+
+READ_ON = """
+import sys
+from pathlib import Path
+from engines._stream import Reader
+from tests.engines.test_reader import EVENT, Peer, monotonic_ns, tcp_pair, until
+reader = Reader()
+peer = Peer(reader, tcp_pair)
+until(lambda: peer.send(EVENT) or reader.counts()["kernel_stamped_reads"])
+reader.take(peer.name)
+peer.listen()
+before_ns = monotonic_ns()
+Path(sys.argv[1]).touch()
+peer.send(EVENT)
+reader.take(peer.name)
+assert len(peer.stamps) == 1 and before_ns <= peer.stamps[0] <= monotonic_ns(), (before_ns, peer.stamps)
+"""
+
+
+def test_a_clock_that_is_set_moves_no_stamp(tmp_path):
+    """The machine's clock is not touched: a process of its own sees another, an hour ahead from some point on."""
+    compiler, ahead, library = shutil.which("cc"), tmp_path / "ahead", tmp_path / "clock.so"
+    if compiler is None:
+        pytest.skip("no C compiler")
+    (tmp_path / "clock.c").write_text(CLOCK_SET.replace("AHEAD", f'"{ahead}"'))
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "clock.c", "-ldl"], check=True)
+    env = {**os.environ, "LD_PRELOAD": str(library)}
+    done = subprocess.run([sys.executable, "-c", READ_ON, ahead], env=env, capture_output=True, text=True, timeout=PATIENCE_S * 2)
+    assert done.returncode == 0, done.stderr
+    assert ahead.exists()
 
 
 # -- through the pool ------------------------------------------------------------------------------
