@@ -65,8 +65,9 @@ class PerformanceRecord(Record, kw_only=True):
     """One batch size × instances × loop. Latencies in ns, in the order of completion within each instance.
 
     Closed loop: from the call to its answer. Open loop: `latency_ns` from when the request was due, `service_ns`
-    from the call. `window_ns` runs from the first due time to the last answer. `device_memory` says what
-    `peak_device_bytes` is, or why there is none.
+    from the call, `due_ns` is when it was due after the start, `late_ns` the client's own delay with a free instance;
+    `process` and `burstiness` are those of the arrivals asked for. `window_ns` runs from the first due time to the last
+    answer. `device_memory` says what `peak_device_bytes` is, or why there is none.
     """
 
     loop: Loop = "closed"
@@ -79,6 +80,10 @@ class PerformanceRecord(Record, kw_only=True):
     requested_rate: float | None = None
     planned: int | None = None
     dropped: int = 0
+    due_ns: list[int] = []
+    late_ns: list[int] = []
+    process: str = ""
+    burstiness: float = 1.0
     warmup_ns: list[int] = []
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bytemlperf_llm.runs.kinds import Figure, Section
+from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
 
 Records = Iterable[dict[str, Any]]
@@ -21,12 +22,17 @@ class GeneralKind:
         by_job = last_attempts(records)
         rows = [row_of(name, by_job.get(name, [])) for name in planned]
         metrics: dict[str, Any] = {}
+        opened: dict[str, Any] = {}
         for name in planned:
             for record in by_job.get(name, []):
-                if record["stage"] == "performance" and record["status"] == "ok" and record["latency_ns"]:
+                if record["stage"] != "performance" or record["status"] != "ok":
+                    continue
+                if record["latency_ns"]:
                     metrics |= _metrics(name, record)
+                if (facts := offered(record)) is not None:
+                    opened[f"{name} | {point_of(record)}"] = facts
         counts = Counter(row["status"] for row in rows)
-        reasons, warnings = _reasons(rows, counts), _warnings(rows)
+        reasons, warnings = _reasons(rows, counts), _warnings(rows) + _load_warnings(opened, metrics)
         return {
             "verdict": "invalid" if reasons else "valid",
             "reasons": reasons,
@@ -36,6 +42,7 @@ class GeneralKind:
             "errors": dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items())),
             "rows": rows,
             "metrics": metrics,
+            **({"open_loop": opened} if opened else {}),
         }
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
@@ -154,4 +161,12 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
         found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
+    return found
+
+
+def _load_warnings(opened: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    found = []
+    for point, facts in opened.items():
+        median = metrics.get(f"{point} | latency", {}).get("percentiles", {}).get("50")
+        found += [f"{point}: {each}" for each in faults(facts, median if isinstance(median, int | float) else None)]
     return found

@@ -24,6 +24,7 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     screen.print(table)
     if len(summary["rows"]) <= FEW_JOBS:
         _show_points(summary, screen)
+        _show_open(summary, screen)
     for row in summary["rows"]:
         if row["error_class"]:
             screen.print(
@@ -93,10 +94,46 @@ def _show_points(summary: dict[str, Any], console: Any) -> None:
         console.print(table)
 
 
+def _show_open(summary: dict[str, Any], console: Any) -> None:
+    """What each open loop offered, and who was late: the model's queue is in the latency, the client's delay stands here."""
+    from rich import box
+    from rich.table import Table
+
+    if not summary.get("open_loop"):
+        return
+    table = Table(box=box.SIMPLE_HEAD, title="open loop: calls per second, ms", title_justify="left", pad_edge=False)
+    for name in ("job", "point", "asked/s", "offered/s", "due", "dropped", "arrivals", "client late p50", "1 in 100", "service p50"):
+        left = name in ("job", "point", "arrivals")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name == "job")
+    for key, facts in summary["open_loop"].items():
+        service = summary["metrics"].get(f"{key} | service time", {}).get("percentiles", {}).get("50")
+        late = facts["late_ns"]
+        table.add_row(
+            *key.split(" | "),
+            _number(facts["requested_rate"]),
+            _number(facts["offered_rate"]),
+            str(facts["planned"]),
+            str(facts["dropped"]),
+            arrivals_text(facts),
+            "–" if late is None else _ms(late["p50"]),
+            "–" if late is None or late["tail"] is None else _ms(late["tail"]),
+            "–" if service is None else service if isinstance(service, str) else _ms(service),
+        )
+    console.print(table)
+
+
+def arrivals_text(facts: dict[str, Any]) -> str:
+    """The arrival test in words: D of Kolmogorov and Smirnov, with its p where the process is random."""
+    if facts["distance"] is None:
+        return f"{facts['process']}, too few to test"
+    claim = f"D {facts['distance']:.3f}" + ("" if facts["p_value"] is None else f", p {facts['p_value']:.2g}")
+    return f"{facts['process']}: {claim}"
+
+
 def _with_interval(value: Any, bounds: Any) -> str:
     if value == "insufficient":
         return "insufficient"
-    below = "" if bounds == "insufficient" else f"\n[dim]{_ms(bounds[0])} – {_ms(bounds[1])}[/]"
+    below = "\n[dim]no interval[/]" if bounds == "insufficient" else f"\n[dim]{_ms(bounds[0])} – {_ms(bounds[1])}[/]"
     return f"{_ms(value)}{below}"
 
 

@@ -30,13 +30,15 @@ OVERTIME = 3.0
 
 @dataclass
 class Timed:
-    """What one point gave; all ns."""
+    """What one point gave; all ns. An open loop's columns belong together: `due_ns` from the start, `late_ns` the client's own delay."""
 
     latency_ns: list[int] = field(default_factory=list)
     service_ns: list[int] = field(default_factory=list)
     window_ns: int = 0
     planned: int | None = None
     dropped: int = 0
+    due_ns: list[int] = field(default_factory=list)
+    late_ns: list[int] = field(default_factory=list)
 
 
 Progress = Callable[[list[int]], None]
@@ -82,7 +84,7 @@ def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns
     """Requests come when they are due, whatever the model does. `offsets_ns` ascend from 0."""
     lock = threading.Lock()
     upcoming = iter(enumerate(offsets_ns))
-    served: list[list[int]] = [[] for _ in sessions]
+    columns_of: list[list[tuple[int, int, int]]] = [[] for _ in sessions]
     dropped = 0
     last_ns = int((offsets_ns[-1] if offsets_ns else 0) * OVERTIME) + 1_000_000_000
 
@@ -93,8 +95,8 @@ def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns
                 index, offset = next(upcoming, (-1, 0))
             if index < 0:
                 return
-            due = origin_ns + offset
-            if time.perf_counter_ns() - origin_ns > last_ns:
+            due, free = origin_ns + offset, time.perf_counter_ns()
+            if free - origin_ns > last_ns:
                 with lock:
                     dropped += 1
                 continue
@@ -103,15 +105,18 @@ def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns
             session.predict(batches[index % len(batches)])
             ended = time.perf_counter_ns()
             took.append(ended - due)
-            served[place].append(ended - began)
+            columns_of[place].append((ended - began, offset, began - max(due, free)))
 
     columns, window_ns = _together(sessions, call, progress)
+    kept = [each for column in columns_of for each in column]
     return Timed(
         latency_ns=[value for column in columns for value in column],
-        service_ns=[value for column in served for value in column],
+        service_ns=[served for served, _, _ in kept],
         window_ns=window_ns,
         planned=len(offsets_ns),
         dropped=dropped,
+        due_ns=[due for _, due, _ in kept],
+        late_ns=[late for _, _, late in kept],
     )
 
 

@@ -85,7 +85,36 @@ def _speed(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     plot = Plot(
         title="Throughput, samples/s", data=[bars], layout={"xaxis": {"title": {"text": "samples/s"}}}, alt="Throughput of every point"
     )
-    return [Table(title="Speed", columns=columns, rows=rows, note=note), plot]
+    return [Table(title="Speed", columns=columns, rows=rows, note=note), *_open(summary), plot]
+
+
+def _open(summary: dict[str, Any]) -> list[Section]:
+    from general_perf.table import arrivals_text
+
+    rows = []
+    for key, facts in summary.get("open_loop", {}).items():
+        late = facts["late_ns"] or {}
+        service = summary["metrics"].get(f"{key} | service time", {}).get("percentiles", {}).get("50")
+        rows.append(
+            (
+                *key.split(" | "),
+                facts["requested_rate"],
+                facts["offered_rate"],
+                facts["planned"],
+                facts["dropped"],
+                arrivals_text(facts),
+                facts["dispersion"],
+                facts["expected_dispersion"],
+                *(None if late.get(each) is None else late[each] / 1e6 for each in ("p50", "tail", "max")),
+                service / 1e6 if isinstance(service, int | float) else service,
+            )
+        )
+    columns = (
+        *("job", "point", "asked calls/s", "offered calls/s", "calls", "dropped", "arrivals, Kolmogorov-Smirnov", "dispersion", "expected"),
+        *("client late p50 ms", "1 in 100 ms", "max ms", "service time p50 ms"),
+    )
+    note = "A call arrives when it is due plus the client's own delay. The wait for a free instance is in the latency, not in that delay."
+    return [Table(title="Open loop: what was offered", columns=columns, rows=rows, note=note)] if rows else []
 
 
 def _bounds(metric: dict[str, Any]) -> str:

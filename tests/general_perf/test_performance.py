@@ -90,3 +90,21 @@ def test_warm_up_calls_every_session():
     sessions = [Session(), Session()]
     assert len(warm_up(sessions, "a")) == WARMUPS
     assert [len(each.asked) for each in sessions] == [WARMUPS, WARMUPS]
+
+
+def test_open_loop_tells_the_clients_delay_from_the_models_queue():
+    """Four calls due at once and one instance: the last three waited for the model, which isn't the client's delay."""
+    timed = open_loop([Session(0.02)], ["a"], [0, 0, 0, 0], nothing)
+    assert timed.due_ns == [0, 0, 0, 0]
+    assert len(timed.late_ns) == 4
+    assert all(each >= 0 for each in timed.late_ns)
+    assert sum(timed.late_ns) < timed.latency_ns[3]
+    assert timed.latency_ns[3] >= 3 * 20_000_000
+
+
+def test_columns_of_an_open_loop_belong_together_with_several_instances():
+    offsets = [place * 1_000_000 for place in range(40)]
+    timed = open_loop([Session(0.001), Session(0.003)], ["a"], offsets, nothing)
+    assert sorted(timed.due_ns) == offsets
+    pairs = zip(timed.latency_ns, timed.service_ns, timed.late_ns, strict=True)
+    assert all(latency >= service + late for latency, service, late in pairs)
