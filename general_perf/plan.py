@@ -159,6 +159,8 @@ def _check(flags: Flags) -> None:
         ("seconds", flags.seconds),
         ("iterations", flags.iterations),
         ("request-rate", flags.request_rate),
+        ("rate-share", flags.rate_share),
+        ("burstiness", flags.burstiness),
         ("time-limit", flags.time_limit_s),
         ("memory-limit-gib", flags.memory_limit_gib),
         ("threads", flags.threads),

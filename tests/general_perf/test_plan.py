@@ -29,6 +29,8 @@ def flags(**changes) -> Flags:
         ({"process": "uniform"}, "arrival process 'uniform' is unknown"),
         ({"seconds": 0.0}, "--seconds 0.0 is not above 0"),
         ({"request_rate": float("nan")}, "--request-rate nan is not above 0"),
+        ({"rate_share": -1.0}, "--rate-share -1.0 is not above 0"),
+        ({"burstiness": 0.0}, "--burstiness 0.0 is not above 0"),
         ({"memory_limit_gib": -1.0}, "--memory-limit-gib -1.0"),
         ({"calibration_samples": -1}, "--calibration-samples is below 0"),
         ({"models": ["all"], "weights": "x.onnx"}, "--weights goes with one model"),
