@@ -1,7 +1,10 @@
-"""ByteMLPerf's general report, one JSON for each model and backend (and precision), under `bytemlperf/` in the run folder.
+"""ByteMLPerf's general report: `bytemlperf/<backend>/<model>/result-<precision>.json` in the run folder, as its reports lie.
 
-Keys are those of its `result.json`. What was not measured is left out, never filled in: `Subgraph Coverage` comes from
-the measured graph share, QPS are calls per second × batch size, latencies are milliseconds.
+Keys, types and units are those of its `result-<precision>.json`: `Subgraph Coverage` is a percentage (the measured share of
+operators), `QPS` samples per second, latencies milliseconds, `Exact Match` and `F1 Score` percentages, `Top-1` a share,
+`Diff Dist` the name of a picture beside the file. A point of `Performance` has its four keys and no more, and is a closed
+loop, as there. What was not measured is left out, never filled in; a p99 that the sample can't carry is null. What its
+format has no place for stands under `Bmp`.
 """
 
 from __future__ import annotations
@@ -13,20 +16,28 @@ from bytemlperf_llm.runs.folder import write_json
 from bytemlperf_llm.runs.suite import suite_records
 
 FOLDER = "bytemlperf"
-WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "f1": "F1", "f1_macro": "F1 macro"}
+WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
+PERCENTAGES = ("Exact Match", "F1 Score")
 
 
 def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
-    """Write the reports; their paths."""
+    """Write the reports, and the picture of each that compared its outputs; their paths."""
+    from general_perf.outputs.picture import write_histogram
     from general_perf.run_kind import last_attempts
 
     jobs = last_attempts(suite_records(folder))
-    target = folder / FOLDER
-    target.mkdir(exist_ok=True)
     written = []
     for row in summary["rows"]:
-        path = target / f"result-{row['job'].replace('/', '-')}.json"
-        write_json(path, report_of(run, row, jobs.get(row["job"], [])))
+        target = folder / FOLDER / row["backend"] / row["model"]
+        target.mkdir(parents=True, exist_ok=True)
+        report, held = report_of(run, row, jobs.get(row["job"], [])), _histogram(jobs.get(row["job"], []))
+        if held is not None:
+            picture = target / f"{row['model']}-to-{row['precision']}.png"
+            write_histogram(held, picture)
+            report["Accuracy"]["Diff Dist"] = picture.name
+            written.append(picture)
+        path = target / f"result-{row['precision']}.json"
+        write_json(path, report)
         written.append(path)
     return written
 
@@ -38,19 +49,23 @@ def report_of(run: dict[str, Any], row: dict[str, Any], records: list[dict[str, 
         if record["status"] == "ok":
             stages.setdefault(record["stage"], record)
     hardware = run["environment"]["hardware"]
+    points = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
     report: dict[str, Any] = {
         "Model": row["model"].upper(),
         "Backend": row["backend"].upper(),
         "Host Info": hardware["cpu"]["model"],
-        "Dataset": row["dataset"] or None,
+        "Dataset": row["dataset"].upper() or None,
         "Version": run["environment"]["bytemlperf_llm"],
         "Execution Date": run["started_at"],
         "Graph Compile": _compile(row, stages),
         "Accuracy": _accuracy(stages),
-        "Performance": _performance(records),
+        "Performance": [_point(each) for each in points if each["loop"] == "closed"],
+        "Bmp": _ours(stages, points),
     }
+    if clients := {each["instances"] for each in points if each["loop"] == "closed"}:
+        report |= {"Instance Count": max(clients), "Device Count": 1}  # a job has one device
     if row["error_class"]:
-        report["Error"] = {"Class": row["error_class"], "Reason": row["reason"]}
+        report["Error"] = {"Class": row["error_class"], "Reason": row["reason"], "Fix": row["fix"]}
     return report
 
 
@@ -58,16 +73,11 @@ def _compile(row: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str
     compiled = stages.get("compile")
     if compiled is None:
         return {}
-    found = {
-        "Compile Duration": compiled["compile_s"],
-        "Compile Precision": row["precision"].upper(),
-        "Optimizations": {name: name for name in compiled["optimisations"]},
-        "Precision Tool": compiled["precision_tool"],
-    }
-    coverage = stages.get("coverage", {}).get("coverage", {})
-    if coverage.get("graph_share") is not None:
-        found["Subgraph Coverage"] = {"Graph": coverage["graph_share"], "FLOPs": coverage["flops_share"], "Method": coverage["method"]}
-    return found
+    found = {"Compile Duration": round(compiled["compile_s"], 5), "Compile Precision": row["precision"].upper()}
+    share = stages.get("coverage", {}).get("coverage", {}).get("graph_share")
+    if share is not None:
+        found["Subgraph Coverage"] = round(100 * share, 2)
+    return {**found, "Optimizations": {name: name for name in compiled["optimisations"]}}
 
 
 def _accuracy(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -75,34 +85,65 @@ def _accuracy(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     judged, compared = stages.get("accuracy"), stages.get("numerics")
     if judged is not None:
         found["Data Percent"] = judged["data_percent"]
-        found |= {WORDS.get(name, name): value for name, value in judged["metrics"].items()}
+        found |= dict(_metric(name, value, judged["metrics"]) for name, value in judged["metrics"].items())
     if compared is not None:
         first = next(iter(compared["outputs"].values()))
         difference, relative = first["abs"] or {}, first["rel"] or {}
         found |= {"Mean Diff": difference.get("mean"), "Std Diff": difference.get("std"), "Max Diff": difference.get("max")}
         found |= {"Max Rel-Diff": relative.get("max"), "Mean Rel-Diff": relative.get("mean")}
-        found["Diff Dist"] = first["histogram"]
     return found
 
 
-def _performance(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _metric(name: str, value: float, beside: dict[str, float]) -> tuple[str, float]:
+    """F1 of answers is `F1 Score` there, in percent; F1 of classes is none of its metrics and keeps its name."""
+    word = "F1 Score" if name == "f1" and "exact_match" in beside else WORDS.get(name, name)
+    return word, 100 * value if word in PERCENTAGES else value
+
+
+def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Both distributions of the first output, where it was compared."""
+    compared = next((each for each in records if each["stage"] == "numerics" and each["status"] == "ok"), None)
+    held = next(iter(compared["outputs"].values()))["histogram"] if compared else None
+    return held if held is None else dict(held)
+
+
+def _point(record: dict[str, Any]) -> dict[str, Any]:
     from general_perf.measure.latency import describe
     from general_perf.run_kind import throughput
 
-    points = []
-    for record in records:
-        if record["stage"] != "performance" or record["status"] != "ok" or not record["latency_ns"]:
-            continue
-        metric = describe(record["latency_ns"])
-        p99 = metric["percentiles"]["99"]
-        points.append(
+    metric = describe(record["latency_ns"])
+    p99 = metric["percentiles"]["99"]
+    return {
+        "BS": record["batch_size"],
+        "QPS": throughput(record),
+        "AVG Latency": metric["mean"] / 1e6,
+        "P99 Latency": None if p99 == "insufficient" else p99 / 1e6,
+    }
+
+
+def _ours(stages: dict[str, dict[str, Any]], points: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ByteMLPerf's format has no place for."""
+    found: dict[str, Any] = {
+        "Points": [
             {
-                "BS": record["batch_size"],
-                "QPS": throughput(record),
-                "AVG Latency": metric["mean"] / 1e6,
-                "P99 Latency": p99 if p99 == "insufficient" else p99 / 1e6,
-                "Loop": record["loop"],
-                "Clients": record["instances"],
+                **_point(each),
+                "Loop": each["loop"],
+                "Clients": each["instances"],
+                "Requested Rate": each["requested_rate"],
+                "Dropped": each["dropped"],
             }
-        )
-    return points
+            for each in points
+        ]
+    }
+    if "compile" in stages:
+        compiled = stages["compile"]
+        found |= {
+            each: compiled[key] for each, key in (("Weights", "weights"), ("Precision Tool", "precision_tool"), ("Sparsity", "sparsity"))
+        }
+    coverage = stages.get("coverage", {}).get("coverage", {})
+    if coverage.get("graph_share") is not None:
+        found["Coverage"] = {"FLOPs": coverage["flops_share"], "Method": coverage["method"], "Fell Back": coverage["fallback_operators"]}
+    if "numerics" in stages:
+        first = next(iter(stages["numerics"]["outputs"].values()))
+        found["Numerics"] = {"Passed": stages["numerics"]["passed"], "Cosine": first["cosine"], "Histogram": first["histogram"]}
+    return found

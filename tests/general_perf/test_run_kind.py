@@ -10,7 +10,7 @@ import pytest
 
 from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
-from general_perf.outputs.bytemlperf_report import report_of
+from general_perf.outputs.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.outputs.pdf import write_pdfs
 from general_perf.records import STAGES
 from general_perf.run_kind import GENERAL, last_attempts
@@ -151,24 +151,70 @@ def test_summary_and_figures_are_json(records):
     assert summary == GENERAL.summarise(run, iter(records))
 
 
-def test_bytemlperfs_report_has_its_keys(records):
+THEIRS = {
+    "Model": str,
+    "Backend": str,
+    "Host Info": str,
+    "Dataset": str,
+    "Instance Count": int,
+    "Device Count": int,
+    "Graph Compile": {"Compile Duration": float, "Compile Precision": str, "Subgraph Coverage": float, "Optimizations": dict},
+    "Accuracy": {
+        "Data Percent": float,
+        "Top-1": float,
+        **dict.fromkeys(("Mean Diff", "Std Diff", "Max Diff", "Max Rel-Diff", "Mean Rel-Diff"), float),
+        "Diff Dist": str,
+    },
+    "Performance": list,
+}
+"""Keys and types of the reports that ByteMLPerf publishes (reports/HPU/resnet50-torch-fp32/result-fp32.json)."""
+
+
+def same_kinds(report: dict, wanted: dict) -> None:
+    for key, kind in wanted.items():
+        if isinstance(kind, dict):
+            same_kinds(report[key], kind)
+        else:
+            assert isinstance(report[key], kind), key
+
+
+def test_bytemlperfs_report_has_its_keys_types_and_units(records, tmp_path):
     run = run_json(GOOD, BAD)
-    rows = GENERAL.summarise(run, records)["rows"]
-    jobs = last_attempts(records)
-    report = report_of(run, rows[0], jobs[GOOD])
-    assert set(report) == {
-        *("Model", "Backend", "Host Info", "Dataset", "Version", "Execution Date", "Graph Compile", "Accuracy", "Performance")
-    }
-    assert {"Compile Duration", "Compile Precision", "Subgraph Coverage", "Optimizations"} <= set(report["Graph Compile"])
-    assert {"Data Percent", "Top-1", "Mean Diff", "Std Diff", "Max Diff", "Max Rel-Diff", "Mean Rel-Diff", "Diff Dist"} <= set(
-        report["Accuracy"]
-    )
+    (tmp_path / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in records))
+    written = write_bytemlperf(tmp_path, run, GENERAL.summarise(run, records))
+    names = [str(each.relative_to(tmp_path / "bytemlperf")) for each in written]
+    assert names == [
+        "onnxruntime/resnet50/resnet50-to-int8.png",
+        "onnxruntime/resnet50/result-int8.json",
+        "openvino/bert/result-fp32.json",
+    ]
+    report = json.loads(written[1].read_bytes())
+    same_kinds(report, THEIRS)
+    assert report["Graph Compile"]["Subgraph Coverage"] == 90.0
+    assert written[0].with_name(report["Accuracy"]["Diff Dist"]).read_bytes().startswith(b"\x89PNG")
     (point,) = report["Performance"]
-    assert (point["BS"], point["QPS"]) == (4, 2000.0)
-    assert point["P99 Latency"] == sorted(LATENCIES_NS)[494] / 1e6
-    failed = report_of(run, rows[1], jobs[BAD])
+    assert point == {"BS": 4, "QPS": 2000.0, "AVG Latency": pytest.approx(1.2495), "P99 Latency": sorted(LATENCIES_NS)[494] / 1e6}
+    failed = json.loads(written[2].read_bytes())
     assert failed["Error"]["Class"] == "unsupported_operator"
-    assert failed["Graph Compile"] == {}
+    assert (failed["Graph Compile"], failed["Performance"]) == ({}, [])
+    assert "Instance Count" not in failed
+
+
+def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
+    run = run_json(GOOD)
+    records[3]["metrics"] = {"exact_match": 0.5, "f1": 0.75}
+    row = GENERAL.summarise(run, records)["rows"][0]
+    found = report_of(run, row, last_attempts(records)[GOOD])["Accuracy"]
+    assert (found["Exact Match"], found["F1 Score"]) == (50.0, 75.0)
+
+
+def test_an_open_loop_is_no_point_of_bytemlperfs(records):
+    run = run_json(GOOD)
+    records[4]["loop"] = "open"
+    row = GENERAL.summarise(run, records)["rows"][0]
+    report = report_of(run, row, last_attempts(records)[GOOD])
+    assert report["Performance"] == []
+    assert report["Bmp"]["Points"][0]["Loop"] == "open"
 
 
 def test_a_page_of_pdf_for_every_job(records, tmp_path):
