@@ -24,6 +24,9 @@ from engines.openai_events import decode_event, text_of
 MIN_EVENTS = 8
 """Fewer alike events than this aren't worth the mould."""
 
+MIN_BYTES = 2048
+"""Nor is a whole answer shorter than this."""
+
 MAX_ODD_READS = 4
 """So many reads at either end may hold something else."""
 
@@ -81,6 +84,8 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     """The same where nearly the whole answer came in one read."""
     place = max(range(len(reads)), key=lambda place: len(reads[place]))
     read = reads[place]
+    if len(read) < MIN_BYTES:
+        return None
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
     mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
     if mould is None:

@@ -135,6 +135,8 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
 
 def _events_per_read(reads: Sequence[bytes], event_count: int) -> list[int] | None:
     """How many events ended in each read; None when one ended across two."""
+    if len(reads) == 1:
+        return [event_count]
     counts = [read.count(b"}\n\n") for read in reads]
     return counts if sum(counts) == event_count else None
 

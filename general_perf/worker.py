@@ -261,6 +261,7 @@ def main() -> int:
     """Run the job on standard input."""
     _die_with_parent()
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
+    sys.modules["torchao"] = None  # type: ignore[assignment]  # transformers would import it unasked, in seconds; int8 takes the None away
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     encode = msgspec.json.Encoder().encode

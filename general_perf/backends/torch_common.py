@@ -1,7 +1,7 @@
 """What both torch backends share: precision, devices, arrays to tensors and back.
 
-bf16 and fp16 cast weights and floating inputs; int8 is torch's own dynamic quantisation of linear layers
-(weights ahead of time, activations at run time, so no calibration set); outputs come back as fp32.
+bf16 and fp16 cast weights and floating inputs; int8 is quantised on the calibration set (torch_int8); outputs come
+back as fp32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from general_perf.backends.contract import Arrays, CompileOptions, LoadOptions, SourceModel
+from general_perf.backends.torch_int8 import AtPrecision, quantised
 from general_perf.failures import StageError
 
 
@@ -28,7 +29,7 @@ def require_device(device: str) -> None:
         raise StageError("missing_device", f"device {device}: torch sees no CUDA device", "take --device cpu")
 
 
-def at_precision(model: SourceModel, options: CompileOptions) -> tuple[Any, str]:
+def at_precision(model: SourceModel, options: CompileOptions) -> AtPrecision:
     """The module at the asked precision on the device, and by what tool. The source's own module stays as it was."""
     import copy
 
@@ -36,27 +37,13 @@ def at_precision(model: SourceModel, options: CompileOptions) -> tuple[Any, str]
 
     module = model.module if model.format == "torchscript" else copy.deepcopy(model.module)
     if options.precision == "fp32":
-        return module.to(options.device), "as the model is"
+        return AtPrecision(module.to(options.device), "as the model is")
     if model.format == "torchscript":
         raise StageError("unsupported_precision", "a TorchScript file keeps its own precision", "take --precision fp32")
     if options.precision == "int8":
-        return _dynamic_int8(module, options.device), "torch.ao.quantization.quantize_dynamic, linear layers"
+        return quantised(module, model, options)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
-    return module.to(options.device, dtype), f"module.to({dtype})"
-
-
-def _dynamic_int8(module: Any, device: str) -> Any:
-    import warnings
-
-    import torch
-
-    if device != "cpu":
-        raise StageError("unsupported_precision", "torch's dynamic quantisation runs on the CPU alone", "take --device cpu, or bf16")
-    if not any(isinstance(each, torch.nn.Linear) for each in module.modules()):
-        raise StageError("unsupported_precision", "the model has no linear layer, which is all that torch quantises here", "take bf16")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
+    return AtPrecision(module.to(options.device, dtype), f"module.to({dtype})")
 
 
 def save_weights(module: Any, work: Path) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model, save_weights
+from general_perf.backends.torch_int8 import int8_details
+
+ROUNDED = "eager mode runs the converted graph as it stands: values rounded to int8, products in fp32; inductor makes int8 kernels of it"
 
 
 class TorchEager:
@@ -25,23 +28,30 @@ class TorchEager:
     def compile(self, model: SourceModel, options: CompileOptions) -> Compiled:
         require_torch_model(model)
         require_device(options.device)
-        module, tool = at_precision(model, options)
-        return Compiled(payload=(module, model, options), artefact=save_weights(module, options.work), precision_tool=tool)
+        made = at_precision(model, options)
+        return Compiled(
+            payload=(made, model, options),
+            artefact=save_weights(made.module, options.work),
+            precision_tool=made.tool,
+            calibration=made.calibration,
+            notes=(made.products.in_words(), ROUNDED) if made.products else (),
+        )
 
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
-        module, model, asked = compiled.payload
-        return opened(module, model, asked, options)
+        made, model, asked = compiled.payload
+        return opened(made.module, model, asked, options)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""
         from general_perf.backends.torch_counting import count_call
 
-        module, model, asked = compiled.payload
-        session = TorchSession(module, model.card.outputs, model.input_names, asked.device, asked.precision)
-        counted = count_call(module, session.tensors(inputs))
+        made, model, asked = compiled.payload
+        session = TorchSession(made.module, model.card.outputs, model.input_names, asked.device, asked.precision)
+        counted = count_call(made.module, session.tensors(inputs))
         return Coverage(
             method="operators of one call, counted at torch's dispatcher",
             nodes=counted.operators,
             flops=counted.flops,
+            details=int8_details(made.products),
             reason="eager mode has no graph to partition: every operator is the framework's own",
         )

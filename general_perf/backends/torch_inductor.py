@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model
+from general_perf.backends.torch_int8 import Products, int8_details
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 MAX_REASONS = 5
+NO_ARTEFACT = "no artefact is kept: inductor's kernels live in its cache"
 
 
 class TorchInductor:
@@ -39,19 +41,21 @@ class TorchInductor:
         require_torch_model(model)
         require_device(options.device)
         torch.set_num_threads(options.threads)
-        module, tool = at_precision(model, options)
+        made = at_precision(model, options)
         mode = options.extra.get("mode", "default")
-        compiled = torch.compile(module, mode=mode)
+        compiled = torch.compile(made.module, mode=mode) if made.products is None else _with_int8_kernels(made.module, mode)
         session = TorchSession(compiled, model.card.outputs, model.input_names, options.device, options.precision)
+        before = _int8_kernels()
         session.predict(options.example)
         return Compiled(
-            payload=(compiled, module, model, options),
+            payload=(compiled, made, model, options),
             options={"mode": mode, "dynamic": "automatic"},
             optimisations=(
                 "inductor: fusion, memory planning, generated C++ kernels" if options.device == "cpu" else "inductor: Triton kernels",
             ),
-            precision_tool=tool,
-            notes=("no artefact is kept: inductor's kernels live in its cache",),
+            precision_tool=made.tool,
+            calibration=made.calibration,
+            notes=(NO_ARTEFACT, *_about_int8(made.products, _int8_kernels() - before)),
         )
 
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
@@ -61,7 +65,8 @@ class TorchInductor:
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         from general_perf.backends.torch_counting import count_call
 
-        _, module, model, options = compiled.payload
+        _, made, model, options = compiled.payload
+        module = made.module
         tensors = TorchSession(module, model.card.outputs, model.input_names, options.device, options.precision).tensors(inputs)
         caught = _capture(module, tensors)
         whole = count_call(module, tensors)
@@ -81,8 +86,29 @@ class TorchInductor:
                 "graph_breaks": sum(caught.breaks.values()),
                 "break_reasons": dict(list(caught.breaks.items())[:MAX_REASONS]),
                 "resolved_while_tracing": dict(sorted((whole.names - caught.names).items())) if caught.whole else {},
+                **int8_details(made.products),
             },
         )
+
+
+def _with_int8_kernels(module: Any, mode: str) -> Any:
+    """torch.compile with weights taken as constants, without which inductor finds no int8 kernels."""
+    import torch
+
+    return torch.compile(module, options={**torch._inductor.list_mode_options(mode), "freezing": True})
+
+
+def _int8_kernels() -> int:
+    """How many int8 products (oneDNN's qconv and qlinear) inductor has lowered in this process so far."""
+    from torch._dynamo.utils import counters
+
+    return sum(int(times) for name, times in counters["inductor"].items() if name.startswith("q") and name.endswith("_lower_count"))
+
+
+def _about_int8(products: Products | None, kernels: int) -> tuple[str, ...]:
+    if products is None:
+        return ()
+    return (products.in_words(), f"{kernels} int8 kernels of oneDNN for the first batch size, by inductor's own count (freezing)")
 
 
 class Caught(NamedTuple):
