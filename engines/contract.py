@@ -84,7 +84,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def text_length(self) -> int:
         """Characters of prompt text, roles apart."""
         if self.messages is not None:
-            return sum(len(message.content) for message in self.messages)
+            return sum([len(message.content) for message in self.messages])
         return len(self.prompt or "")
 
 

@@ -32,6 +32,7 @@ class TorchEager:
         return Compiled(
             payload=(made, model, options),
             artefact=save_weights(made.module, options.work),
+            options=dict(made.options),
             precision_tool=made.tool,
             calibration=made.calibration,
             notes=(made.products.in_words(), ROUNDED) if made.products else (),

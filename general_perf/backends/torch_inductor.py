@@ -49,7 +49,7 @@ class TorchInductor:
         session.predict(options.example)
         return Compiled(
             payload=(compiled, made, model, options),
-            options={"mode": mode, "dynamic": "automatic"},
+            options={"mode": mode, "dynamic": "automatic", **made.options},
             optimisations=(
                 "inductor: fusion, memory planning, generated C++ kernels" if options.device == "cpu" else "inductor: Triton kernels",
             ),
@@ -92,10 +92,12 @@ class TorchInductor:
 
 
 def _with_int8_kernels(module: Any, mode: str) -> Any:
-    """torch.compile with weights taken as constants, without which inductor finds no int8 kernels."""
+    """torch.compile with weights taken as constants (freezing), without which inductor finds no int8 kernels. For the
+    whole process, which is the job's: TorchDynamo looks at it whenever it traces, and an option of one call comes later."""
     import torch
 
-    return torch.compile(module, options={**torch._inductor.list_mode_options(mode), "freezing": True})
+    torch._inductor.config.freezing = True
+    return torch.compile(module, mode=mode)
 
 
 def _int8_kernels() -> int:
