@@ -77,6 +77,8 @@ def test_answers_are_those_of_the_model_at_any_batch(name, which, request, tmp_p
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
 def test_a_lower_precision_is_lower_and_says_by_what(name, precision, tmp_path):
     """Either it computes, differs from fp32 and stays within its tolerance; or it's refused or fails with its class."""
+    if (name, precision) == ("torch-eager", "int8"):
+        pytest.importorskip("torchao", reason="the extra general-int8 is not installed")
     model = own(Layers(WIDTH), WIDTH)
     maker = backend(name)
     try:
@@ -94,7 +96,7 @@ def test_a_lower_precision_is_lower_and_says_by_what(name, precision, tmp_path):
     assert found["abs"]["max"] > 1e-7
     assert verdict({"y": found}, model.card.tolerance(precision)), found
     assert compiled.precision_tool != "as the model is"
-    assert (compiled.calibration is not None) == (precision == "int8" and name != "torch-eager")
+    assert (compiled.calibration is not None) == (precision == "int8")
 
 
 def test_onnxruntimes_flops_are_torchs(resnet, tmp_path):

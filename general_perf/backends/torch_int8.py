@@ -1,0 +1,184 @@
+"""int8 of both torch backends: static by default, dynamic only where `int8=dynamic` asks for it.
+
+Static is PT2E by torchao: torch.export takes the graph, `prepare_pt2e` puts observers before the layers that
+X86InductorQuantizer quantises (convolutions, linear layers; activations uint8 per tensor, weights int8 per
+channel), the calibration set runs through them, `convert_pt2e` writes the scales into the graph. Inductor makes
+int8 kernels of that; eager mode runs it as it stands: values rounded to int8, products in fp32.
+
+Dynamic is `torch.ao.quantization.quantize_dynamic`: linear layers alone, activations at run time, no calibration set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
+from general_perf.backends.export import example_for, exported, is_dynamic, quiet
+from general_perf.failures import StageError
+
+KINDS = ("static", "dynamic")
+PRODUCTS = frozenset(
+    {
+        *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "linear", "matmul", "bmm", "mm", "addmm", "baddbmm"),
+        *("einsum", "scaled_dot_product_attention", "lstm", "gru"),
+    }
+)
+"""Operators of torch.export's graph that multiply: what int8 is for."""
+DYNAMIC_INSTEAD = "take --backend-option int8=dynamic (linear layers, no calibration set), or bf16"
+
+
+@dataclass(frozen=True)
+class AtPrecision:
+    """A module at a precision, by what tool, calibrated on what. `products`, of static int8: what it quantised."""
+
+    module: Any
+    tool: str
+    calibration: str | None = None
+    products: Products | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Products(NamedTuple):
+    """The operators of a converted graph that multiply, by name: with int8 on both sides, and without."""
+
+    int8: Counter[str]
+    float: Counter[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.int8.values()) + sum(self.float.values())
+
+    def in_words(self) -> str:
+        """`36 of 42 products in int8 (36 linear); in float: 6 scaled_dot_product_attention`."""
+        taken = f"{sum(self.int8.values())} of {self.total} products in int8 ({_listed(self.int8)})"
+        return f"{taken}; in float: {_listed(self.float)}" if self.float else taken
+
+
+def quantised(module: Any, model: SourceModel, options: CompileOptions) -> AtPrecision:
+    """The module in int8, of the kind that `int8=static|dynamic` asks for. Raises StageError where it can't be had."""
+    kind = options.extra.get("int8", "static")
+    if kind not in KINDS:
+        raise StageError("compile_error", f"int8={kind} is unknown", f"give one of {', '.join(KINDS)}")
+    if options.device != "cpu":
+        raise StageError("unsupported_precision", "torch's int8 runs on the CPU alone here", "take --device cpu, or bf16")
+    return _dynamic(module) if kind == "dynamic" else _static(module, model, options)
+
+
+def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPrecision:
+    """PT2E: export, observe the calibration set, convert."""
+    import torch
+
+    if not options.calibration:
+        raise StageError("missing_dataset", "static int8 needs a calibration set and there is none", "raise --calibration-samples")
+    tool = _torchao()
+    example = example_for(model, options)
+    try:
+        graph = exported(module, model, example, options.extra).module()
+    except Exception as error:
+        cause = f"torch.export does not take the model, which static int8 needs: {type(error).__name__}: {error}"
+        raise StageError("compile_error", cause, DYNAMIC_INSTEAD) from error
+    graph.graph.eliminate_dead_code()  # the quantizer trips over a layer whose answer nobody reads
+    graph.recompile()
+    size = None if is_dynamic(model, options.extra) else len(next(iter(example.values())))
+    with torch.no_grad(), quiet():
+        observed = tool.prepare(graph)
+        for batch in _of_size(list(options.calibration), size):
+            observed(*(torch.from_numpy(batch[name]) for name in model.input_names))
+        converted = _without_leftovers(tool.convert(observed))
+    products = products_of(converted.graph)
+    if not products.int8:
+        what = f"none of the model's products ({_listed(products.float) or 'there are none'}) is one that torchao quantises"
+        raise StageError("unsupported_precision", what, "take bf16")
+    return AtPrecision(converted, tool.name, options.calibration_source, products, {"int8": "static"})
+
+
+class _Tool(NamedTuple):
+    name: str
+    prepare: Any
+    convert: Any
+
+
+def _torchao() -> _Tool:
+    """PT2E of torchao, imported here alone: transformers and diffusers would import all of it wherever they find it."""
+    if sys.modules.get("torchao", ...) is None:  # the worker hides it from them
+        del sys.modules["torchao"]
+    try:
+        with quiet():
+            import torchao
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+            from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    except ImportError as error:
+        cause = f"static int8 of torch takes torchao, which is not here ({error})"
+        fix = f"pip install 'bytemlperf-llm[general-int8]'; or {DYNAMIC_INSTEAD}"
+        raise StageError("missing_package", cause, fix) from error
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    name = f"torchao {torchao.__version__}, PT2E static, X86InductorQuantizer"
+    return _Tool(name, lambda graph: prepare_pt2e(graph, quantizer), convert_pt2e)
+
+
+def _of_size(batches: list[Arrays], size: int | None) -> Iterator[Arrays]:
+    """The batches as they are; for a graph of one batch size, joined to that size, the last filled up from the first."""
+    import numpy as np
+
+    if size is None:
+        yield from batches
+        return
+    joined = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+    count = len(next(iter(joined.values())))
+    for start in range(0, count, size):
+        places: Any = np.arange(start, start + size) % count
+        yield {name: array[places] for name, array in joined.items()}
+
+
+def _without_leftovers(converted: Any) -> Any:
+    """The graph's module without the float weights that its int8 ones took the place of: they are not what is shipped."""
+    used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
+        owner, _, leaf = name.rpartition(".")
+        delattr(converted.get_submodule(owner), leaf)
+    return converted
+
+
+def products_of(graph: Any) -> Products:
+    """Which multiplying operators of a converted graph take int8 on both sides (what `dequantize` hands them)."""
+    found = Products(Counter(), Counter())
+    for node in graph.nodes:
+        name = node.target.__name__.split(".")[0] if node.op == "call_function" else ""
+        if name in PRODUCTS:
+            sides = [each for each in node.args[:2] if hasattr(each, "target")]
+            whole = len(sides) == 2 and all("dequantize" in str(each.target) for each in sides)
+            (found.int8 if whole else found.float)[name] += 1
+    return found
+
+
+def int8_details(products: Products | None) -> dict[str, Any]:
+    """For a coverage record: which of the graph's products are in int8, as a share and by name."""
+    if products is None:
+        return {}
+    return {
+        "int8_share_of_products": sum(products.int8.values()) / products.total,
+        "int8_products": dict(sorted(products.int8.items())),
+        "float_products": dict(sorted(products.float.items())),
+    }
+
+
+def _listed(names: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+
+
+def _dynamic(module: Any) -> AtPrecision:
+    import warnings
+
+    import torch
+
+    if not any(isinstance(each, torch.nn.Linear) for each in module.modules()):
+        raise StageError("unsupported_precision", "the model has no linear layer, which is all that dynamic int8 quantises", "take bf16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
+    tool = f"torch {torch.__version__}, quantize_dynamic: linear layers, no calibration set"
+    return AtPrecision(made, tool, options={"int8": "dynamic"})
