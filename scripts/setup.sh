@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
 readonly LOCK=requirements/cpu.lock
+readonly APART=requirements/apart.txt # where others would import it unasked
 
 fail() { # cause, fix
     echo "setup: $1; $2" >&2
@@ -69,6 +70,7 @@ install_cpu() {
     [ "$(uname -sm)" = "Linux x86_64" ] || fail "the pinned CPU environment is for Linux x86_64, this is $(uname -sm)" "make setup ENGINE=none"
     install_cpu_torch
     pip install --quiet --no-deps -r "$LOCK"
+    pip install --quiet --no-deps --upgrade --target "$VENV/apart" -r "$APART"
     pip install --quiet --no-deps --no-build-isolation -e .
 }
 

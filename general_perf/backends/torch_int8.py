@@ -10,16 +10,21 @@ Dynamic is `torch.ao.quantization.quantize_dynamic`: linear layers alone, activa
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
 from general_perf.backends.export import example_for, exported, is_dynamic, quiet
 from general_perf.failures import StageError
 
+APART = Path(sys.prefix) / "apart"
+"""Where `make setup` puts the packages of requirements/apart.txt."""
 KINDS = ("static", "dynamic")
 PRODUCTS = frozenset(
     {
@@ -96,6 +101,25 @@ def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPreci
     return AtPrecision(converted, tool.name, options.calibration_source, products, {"int8": "static"})
 
 
+def torchao_is_here() -> bool:
+    """Whether static int8 can be had, without importing anything."""
+    with _in_sight():
+        return importlib.util.find_spec("torchao") is not None
+
+
+@contextlib.contextmanager
+def _in_sight() -> Iterator[None]:
+    """Let torchao be found: transformers, diffusers and vLLM import all of it wherever they see it, which takes seconds
+    and warns. So the worker hides it from them, and `make setup` puts it into a folder of its own."""
+    if sys.modules.get("torchao", ...) is None:
+        del sys.modules["torchao"]
+    sys.path.append(str(APART))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(APART))
+
+
 class _Tool(NamedTuple):
     name: str
     prepare: Any
@@ -103,11 +127,9 @@ class _Tool(NamedTuple):
 
 
 def _torchao() -> _Tool:
-    """PT2E of torchao, imported here alone: transformers and diffusers would import all of it wherever they find it."""
-    if sys.modules.get("torchao", ...) is None:  # the worker hides it from them
-        del sys.modules["torchao"]
+    """PT2E of torchao, imported here alone."""
     try:
-        with quiet():
+        with quiet(), _in_sight():
             import torchao
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86

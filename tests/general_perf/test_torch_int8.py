@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
 
@@ -12,13 +11,14 @@ import torch
 
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend
+from general_perf.backends.torch_int8 import torchao_is_here
 from general_perf.datasets.contract import load_dataset
 from general_perf.failures import StageError, classify
 from general_perf.inputs import make_inputs
 from general_perf.measure.accuracy import answer_all
 from tests.general_perf.models import options, own, source
 
-needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao (the extra general-int8) is not installed")
+needs_torchao = pytest.mark.skipif(not torchao_is_here(), reason="torchao (the extra general-int8) is not installed")
 BOTH = ("torch-eager", "torch-inductor")
 LOAD = LoadOptions(device="cpu", threads=1)
 WIDTH = 128
