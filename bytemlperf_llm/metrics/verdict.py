@@ -45,7 +45,7 @@ MIN_LATE_REQUESTS = 3
 """One or two late sends are the machine's hiccup, whatever their share of a short run."""
 
 MAX_LOOP_UTILISATION = 0.5
-"""A half-busy event loop already delays its stamps: at utilisation u an M/M/1 queue's mean wait
+"""A half-busy event loop already delays its sends and stamps: at utilisation u an M/M/1 queue's mean wait
 equals u/(1 − u) service times, one whole service time at 0.5."""
 
 ARRIVAL_ALPHA = 0.01
@@ -181,7 +181,7 @@ def _loop(facts: RunFacts) -> list[str]:
         return []
     return [
         f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
-        "its own work delays the stamps; send from more cores with --workers, or lower the rate"
+        "its own work delays sends and stamps; send from more cores with --workers, or lower the rate"
     ]
 
 
