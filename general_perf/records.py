@@ -1,6 +1,6 @@
 """What a run of kind `general` keeps: one record for each stage of a job (model × backend × precision).
 
-A job writes `compile`, `load`, `numerics`, `accuracy`, one `performance` for each batch size, number of instances and
+A job writes `compile`, `load`, `sparsity`, `numerics`, `accuracy`, one `performance` for each batch size, number of instances and
 loop, `coverage`, and at its end `job`. A resumed sweep does a job without its `job` record again, under the next
 `attempt`; only the last attempt counts. Latencies are kept raw, so that every figure comes from here.
 """
@@ -34,13 +34,13 @@ class Record(msgspec.Struct, kw_only=True):
 class CompileRecord(Record, kw_only=True):
     """Source and artefact. Durations are of `Backend.compile` alone; building the source is apart.
 
-    `zero_weights_share` is measured over the source's parameters; None for a file without them.
+    `sparsified` says what `--sparsity` did to the source, by what tool; empty without it.
     """
 
     weights: str = ""
     parameters: int = 0
     parameter_bytes: int = 0
-    zero_weights_share: float | None = None
+    sparsified: str = ""
     build_s: float | None = None
     compile_s: float | None = None
     artefact_bytes: int | None = None
@@ -49,7 +49,6 @@ class CompileRecord(Record, kw_only=True):
     optimisations: list[str] = []
     precision_tool: str = ""
     calibration: str | None = None
-    sparsity: str = "none"
     notes: list[str] = []
 
 
@@ -59,6 +58,20 @@ class LoadRecord(Record, kw_only=True):
     load_s: float | None = None
     first_call_s: float | None = None
     first_answer_s: float | None = None
+
+
+class SparsityRecord(Record, kw_only=True):
+    """What the result declares: `sparsity` is `none`, `unstructured`, or a pattern such as `2:4`.
+
+    Measured over the weights as compiled, with the source's beside (`values`, `zero_share`, `patterns`: see
+    measure.sparsity). Of a backend that doesn't show its weights, `compiled` is None and `sparsity` is the backend's own
+    word, which `backend_says` keeps.
+    """
+
+    sparsity: str = ""
+    backend_says: str = ""
+    source: dict[str, Any] = {}
+    compiled: dict[str, Any] | None = None
 
 
 class PerformanceRecord(Record, kw_only=True):
@@ -103,7 +116,10 @@ class NumericsRecord(Record, kw_only=True):
 
 
 class AccuracyRecord(Record, kw_only=True):
-    """Metrics on real data, ours and the reference's (the model in fp32 on the CPU) on the same samples."""
+    """Metrics on real data, ours and the reference's (the model in fp32 on the CPU) on the same samples.
+
+    `samples` counts what the metrics count: questions and not the windows of their texts, queries and not documents.
+    """
 
     dataset: str = ""
     data_source: str = ""
@@ -140,6 +156,7 @@ class JobRecord(Record, kw_only=True):
 STAGES: dict[str, type[Record]] = {
     "compile": CompileRecord,
     "load": LoadRecord,
+    "sparsity": SparsityRecord,
     "performance": PerformanceRecord,
     "numerics": NumericsRecord,
     "accuracy": AccuracyRecord,

@@ -19,7 +19,7 @@ from general_perf.measure import memory, reference
 from general_perf.measure.accuracy import answer_all
 from general_perf.measure.numerics import compare, decide, verdict
 from general_perf.measure.performance import DIFFERENT_BATCHES, closed_loop, open_loop, warm_up
-from general_perf.records import AccuracyRecord, CoverageRecord, NumericsRecord, PerformanceRecord
+from general_perf.records import AccuracyRecord, CoverageRecord, NumericsRecord, PerformanceRecord, SparsityRecord
 
 if TYPE_CHECKING:
     from general_perf.worker import Worker
@@ -135,8 +135,8 @@ def accuracy(worker: Worker, session: Any) -> None:
                 stage="accuracy",
                 dataset=data.name,
                 data_source=data.source,
-                samples=len(data.samples),
-                data_percent=100.0 * len(data.samples) / data.whole,
+                samples=data.count,
+                data_percent=100.0 * data.count / data.whole,
                 metrics=data.metrics(ours.answers, data.labels),
                 reference_metrics={} if theirs is None else data.metrics(theirs, data.labels),
                 decisions_changed=changed,
@@ -146,6 +146,29 @@ def accuracy(worker: Worker, session: Any) -> None:
         )
     except Exception as error:
         worker.failed("accuracy", error)
+
+
+def sparsity(worker: Worker, maker: Any, compiled: Any, model: Any) -> None:
+    """What is sparse in the weights as compiled, with the source's beside."""
+    from general_perf.backends.contract import ShowsWeights
+    from general_perf.backends.weights import of_source
+    from general_perf.measure.sparsity import measure
+
+    try:
+        before = measure(of_source(model))
+        after = measure(maker.weights(compiled)) if isinstance(maker, ShowsWeights) else None
+        worker.say(
+            SparsityRecord(
+                **worker.facts,
+                stage="sparsity",
+                sparsity=after.verdict if after is not None else compiled.sparsity,
+                backend_says=compiled.sparsity,
+                source=msgspec.to_builtins(before),
+                compiled=None if after is None else msgspec.to_builtins(after),
+            )
+        )
+    except Exception as error:
+        worker.failed("sparsity", error)
 
 
 def performance(worker: Worker, maker: Any, compiled: Any, session: Any) -> None:

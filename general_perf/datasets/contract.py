@@ -15,7 +15,8 @@ from general_perf.failures import StageError
 
 @dataclass(frozen=True)
 class Dataset:
-    """`samples` are raw, `whole` is how many the full set has, `calibration` are others of the same kind, for int8.
+    """`samples` are raw, `calibration` are others of the same kind, for int8. `judged` is how many items the metrics count
+    (questions, queries), where that is not every sample; `whole` is how many of these the full set has.
 
     `preprocess(sample)` gives the inputs of one, without the batch axis; `postprocess(sample, outputs)` its answer, an
     array of the same shape for every sample. `metrics(answers, labels)` gives figures by name; `decisions(answers)` what
@@ -34,6 +35,12 @@ class Dataset:
     decisions: Callable[[Any], Any]
     calibration: Sequence[Any] = ()
     respond: Callable[[Any, Any, int], Any] | None = None
+    judged: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many items the metrics count."""
+        return len(self.samples) if self.judged is None else self.judged
 
 
 def load_dataset(card: Card, limit: int) -> Dataset:

@@ -68,7 +68,8 @@ def questions(card: Card, limit: int) -> Dataset:
         source=f"{len(chosen)} questions, {len(features)} features, from {path.name}; greedy, at most {MOST_TOKENS} tokens",
         samples=features,
         labels=[truth[feature.question] for feature in features],
-        whole=sum(len(features_of(asked, tokenizer, length)) for asked in every),
+        whole=len(every),
+        judged=len(chosen),
         preprocess=lambda feature: filled(feature.ids, length),
         postprocess=lambda _feature, outputs: outputs,
         metrics=metrics,
@@ -81,8 +82,13 @@ def read_squad(path: Path) -> list[dict[str, Any]]:
     """`id`, `context`, `question`, `answers` (texts) of every question. Raises StageError."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            {"id": asked["id"], "context": each["context"], "question": asked["question"], "answers": [a["text"] for a in asked["answers"]]}
+        found = [
+            {
+                "id": str(asked["id"]),
+                "context": _text(each, "context"),
+                "question": _text(asked, "question"),
+                "answers": [_text(a, "text") for a in asked["answers"]],
+            }
             for article in held["data"]
             for each in article["paragraphs"]
             for asked in each["qas"]
@@ -92,8 +98,20 @@ def read_squad(path: Path) -> list[dict[str, Any]]:
         raise StageError(
             "missing_dataset", f"{path} can't be read: {error.strerror}", "give the path of a file in SQuAD's format"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StageError("missing_dataset", f"{path.name} is not in SQuAD's format: {error}", "give a SQuAD 1.1 or 2.0 JSON") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        cause = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise StageError("missing_dataset", f"{path.name} is not in SQuAD's format: {cause}", "give a SQuAD 1.1 or 2.0 JSON") from None
+    if len({asked["id"] for asked in found}) != len(found):
+        raise StageError("missing_dataset", f"{path.name} has two questions with one id", "give every question an id of its own")
+    if not found:
+        raise StageError("missing_dataset", f"{path.name} has no question with an answer", "give a SQuAD 1.1 or 2.0 JSON with some")
+    return found
+
+
+def _text(held: dict[str, Any], key: str) -> str:
+    if not isinstance(held[key], str):
+        raise TypeError(f"{key} is {held[key]!r:.40}, not text")
+    return str(held[key])
 
 
 def features_of(asked: dict[str, Any], tokenizer: Any, length: int) -> list[Feature]:

@@ -63,7 +63,7 @@ def test_test_samples_were_never_trained_on():
     twice = sum(image.tobytes() in seen for image in test_images)
     assert twice == 0
     data = load_dataset(zoo()["digits-resnet"], 50)
-    assert len(data.samples) == 50
+    assert len(data.samples) == data.count == 50
     assert data.whole == len(test_images)
     assert all(sample.tobytes() not in seen for sample in data.samples)
     assert all(sample.tobytes() in seen for sample in data.calibration)
@@ -79,7 +79,8 @@ def test_perfect_and_reversed_scores_have_the_auc_they_should():
 def test_retrieval_finds_what_is_nearest():
     data = load_dataset(zoo()["minilm"], 40)
     count = len(data.samples) // 2
-    assert count == 20
+    assert data.count == count == 20
+    assert data.whole > 100
     perfect = np.concatenate([np.eye(count), np.eye(count)])
     assert data.metrics(perfect, data.labels) == {"recall@1": 1.0, "recall@10": 1.0}
     shifted = np.concatenate([np.eye(count), np.roll(np.eye(count), 1, axis=0)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from general_perf import stages
 from general_perf.card import zoo
 from general_perf.datasets import pages, questions
 from general_perf.datasets.contract import load_dataset
@@ -91,13 +93,47 @@ def test_who_says_the_truth_is_exactly_right_and_who_says_nothing_is_not():
     data = load_dataset(card, 5)
     answered = answer_all(Perfect(tokenizer, card.dims["sequence"]), data, 1)
     assert len(data.samples) > 5  # a long passage has more features than questions
+    assert (data.count, data.whole) == (5, len(questions.read_squad(questions.OWN)))
     assert data.metrics(answered.answers, data.labels) == {"exact_match": 1.0, "f1": 1.0}
     nothing = np.full_like(answered.answers, NOTHING)
     assert data.metrics(nothing, data.labels) == {"exact_match": 0.0, "f1": 0.0}
     assert (data.decisions(answered.answers) != data.decisions(nothing)).sum() == 5
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "can't be read"), ("{", "SQuAD's format"), ('{"data": [{}]}', "SQuAD's format")])
+def test_the_record_counts_questions_and_not_their_features(tmp_path):
+    card = zoo()["smollm2-qa"]
+    said: list = []
+    worker = SimpleNamespace(
+        card=card,
+        job=SimpleNamespace(accuracy_samples=5, batch_sizes=(1,), reference=str(tmp_path)),
+        facts=dict.fromkeys(("job", "model", "backend", "precision", "device"), "x") | {"attempt": 1},
+        say=said.append,
+    )
+    stages.accuracy(worker, SimpleNamespace(predict=Perfect(questions._tokenizer(card), card.dims["sequence"])))
+    (record,) = said
+    assert record.samples == 5
+    assert record.data_percent == pytest.approx(100 * 5 / len(questions.read_squad(questions.OWN)))
+
+
+def squad(*asked: dict, context: object = "This is a mat.") -> str:
+    return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(asked)}]}]})
+
+
+ASKED = {"id": "x", "question": "What is it?", "answers": [{"text": "a mat", "answer_start": 8}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "can't be read"),
+        ("{", "SQuAD's format"),
+        ("[" * 100_000, "SQuAD's format"),
+        ('{"data": [{}]}', "SQuAD's format: no 'paragraphs'"),
+        (squad(ASKED, context=7), "SQuAD's format: context is 7, not text"),
+        (squad({**ASKED, "answers": []}), "no question with an answer"),
+        (squad(ASKED, ASKED), "two questions with one id"),
+    ],
+)
 def test_a_question_file_that_is_no_such_is_named(tmp_path, text, reason):
     path = tmp_path / "mine.json"
     if text is not None:
@@ -110,8 +146,7 @@ def test_a_question_file_that_is_no_such_is_named(tmp_path, text, reason):
 
 def test_another_file_of_questions_is_read(tmp_path):
     path = tmp_path / "mine.json"
-    asked = {"id": "x", "question": "What is it?", "answers": [{"text": "a mat", "answer_start": 8}]}
-    path.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "This is a mat.", "qas": [asked]}]}]}))
+    path.write_text(squad(ASKED))
     data = load_dataset(zoo()["smollm2-qa"].model_copy(update={"dataset": f"squad:{path}"}), 5)
     assert data.labels == [["a mat"]]
 
