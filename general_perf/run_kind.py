@@ -109,6 +109,7 @@ def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "first_answer_s": loaded.get("first_answer_s"),
         "graph_share": coverage.get("graph_share"),
         "flops_share": coverage.get("flops_share"),
+        "int8_share": coverage.get("details", {}).get("int8_share_of_products"),
         "points": len(speed),
         "best_samples_per_s": max(map(throughput, speed), default=None),
         **_numerics(stages.get("numerics", {})),

@@ -17,10 +17,11 @@ def show(summary: dict[str, Any], folder: Path) -> None:
 
     screen = console()
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name, justify in _COLUMNS:
+    shares = any(row["int8_share"] is not None for row in summary["rows"])
+    for name, justify in _columns(shares):
         table.add_column(name, justify=justify, no_wrap=name != "accuracy")  # type: ignore[arg-type]
     for row in summary["rows"]:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, shares))
     screen.print(table)
     if len(summary["rows"]) <= FEW_JOBS:
         _show_points(summary, screen)
@@ -59,7 +60,16 @@ _COLUMNS = (
 )
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+INT8_COLUMN = ("products in int8 %", "right")
+
+
+def _columns(int8_shares: bool) -> list[tuple[str, str]]:
+    """With a column for the share of products in int8 where a backend told one."""
+    return [*_COLUMNS[:6], *([INT8_COLUMN] if int8_shares else []), *_COLUMNS[6:]]
+
+
+def _cells(row: dict[str, Any], int8_shares: bool) -> list[str]:
+    share = row["int8_share"]
     return [
         row["model"],
         row["backend"],
@@ -67,6 +77,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         _number(row["compile_s"]),
         _number(row["first_answer_s"]),
         _coverage(row),
+        *(["–" if share is None else f"{100 * share:.3g}"] if int8_shares else []),
         _numerics(row),
         ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or "–",
         _number(row["best_samples_per_s"]),

@@ -1,7 +1,7 @@
-"""One page of PDF for each model and backend (and precision), under `pdf/` in the run folder. Drawn by fpdf2, text only.
+"""One page of PDF for each model and backend (and precision), under `pdf/` in the run folder.
 
-The page holds what decides: result, compile report, speed, numerics with both histograms, accuracy, usability. The
-built-in fonts know Latin-1; what they don't know becomes `?`.
+The page holds what decides: result, compile report, speed with intervals, what open loops offered, numerics with both
+histograms, accuracy, usability. Where a page is too full it is drawn smaller, and then with fewer points, which it says.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ from typing import Any
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.runs.suite import suite_records
+from general_perf.outputs.paper import Layout, Paper
 
 FOLDER = "pdf"
-MARGIN_MM, LINE_MM = 14, 4.6
-MAX_POINTS = 10
 MIB = 1 << 20
-GREY, BLUE, ORANGE = (110, 110, 110), (70, 110, 180), (225, 140, 50)
+MOST_OUTPUTS = 2
+LAYOUTS = (
+    Layout(scale=1.0, points=10, bars_mm=16, characters=450),
+    Layout(scale=0.93, points=10, bars_mm=14, characters=450),
+    Layout(scale=0.85, points=10, bars_mm=12, characters=450),
+    Layout(scale=0.75, points=10, bars_mm=8, characters=450),
+    Layout(scale=0.7, points=6, bars_mm=6, characters=300),
+    Layout(scale=0.65, points=4, bars_mm=5, characters=200),
+)
+"""The first at which all of a page fits is taken."""
+SPEED_MM = (40, 15, 29, 29, 29, 11, 15, 14)
+OPEN_MM = (40, 16, 16, 12, 14, 36, 16, 16, 16)
 
 
 def write_pdfs(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
@@ -40,26 +50,27 @@ def write_pdfs(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> li
 
 
 def _page(run: dict[str, Any], row: dict[str, Any], records: list[dict[str, Any]]) -> Any:
-    from fpdf import FPDF
+    for layout in LAYOUTS:
+        paper = Paper(layout)
+        _draw(paper, run, row, records)
+        if paper.fits():
+            break
+    return paper.pdf
 
-    pdf = FPDF(format="A4")
-    pdf.set_margins(MARGIN_MM, MARGIN_MM)
-    pdf.set_auto_page_break(False)
-    pdf.add_page()
+
+def _draw(paper: Paper, run: dict[str, Any], row: dict[str, Any], records: list[dict[str, Any]]) -> None:
     stages: dict[str, dict[str, Any]] = {}
     for record in records:
         if record["status"] == "ok":
             stages.setdefault(record["stage"], record)
-    pdf.set_font("helvetica", "B", 17)
-    _line(pdf, f"{row['model']} on {row['backend']}, {row['precision']}", 8)
-    _grey(pdf, f"{run['environment']['hardware']['cpu']['model']} | {run['started_at'][:19]}Z | run {run['label']}")
-    _section(pdf, "Result", _result(row))
-    _section(pdf, "Compile", _compile(row, stages))
-    _speed(pdf, records)
-    _numerics(pdf, stages.get("numerics"))
-    _section(pdf, "Accuracy on real data", _accuracy(stages.get("accuracy")))
-    _section(pdf, "Usability", _usability(row, records))
-    return pdf
+    paper.head(f"{row['model']} on {row['backend']}, {row['precision']}")
+    paper.grey(f"{run['environment']['hardware']['cpu']['model']} | {run['started_at'][:19]}Z | run {run['label']}")
+    paper.section("Result", _result(row))
+    paper.section("Compile", [*_compile(row, stages), *_int8(row)])
+    _speed(paper, records)
+    _numerics(paper, stages.get("numerics"))
+    paper.section("Accuracy on real data", _accuracy(stages.get("accuracy")))
+    paper.section("Usability", _usability(row, records))
 
 
 def _result(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -93,66 +104,92 @@ def _shares(coverage: dict[str, Any]) -> str:
     return f"{coverage['graph_share']:.1%} of {coverage['nodes']} operators, {'no' if flops is None else f'{flops:.1%} of the'} FLOPs"
 
 
-def _speed(pdf: Any, records: list[dict[str, Any]]) -> None:
+def _int8(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which part of the products is in int8, where the backend tells it."""
+    share = row["int8_share"]
+    return [] if share is None else [("products in int8", f"{share:.1%} of those in the graph")]
+
+
+def _speed(paper: Paper, records: list[dict[str, Any]]) -> None:
+    points = [each for each in records if each["stage"] == "performance" and each["status"] == "ok"]
+    shown = points[: paper.layout.points]
+    paper.title("Speed")
+    if not shown:
+        paper.line("not measured")
+        return
+    closed = [("latency, ms", "mean", "p50 (95 %)", "p90 (95 %)", "p99 (95 %)", "calls", "samples/s", "peak MiB")]
+    paper.table([*closed, *(_latency(each) for each in shown if each["latency_ns"])], SPEED_MM)
+    opened = [cells for each in shown if (cells := _offered(each)) is not None]
+    if opened:
+        head = ("open loop, ms", "asked/s", "offered/s", "due", "dropped", "arrivals", "late p50", "1 in 100", "service p50")
+        paper.table([head, *opened], OPEN_MM)
+        paper.grey("open loop: latency runs from when a call was due; late: the client's own delay with an instance free")
+    if len(points) > len(shown):
+        paper.grey(f"{len(points) - len(shown)} more points are in the run's page and table")
+
+
+def _latency(record: dict[str, Any]) -> Sequence[str]:
     from general_perf.measure.latency import describe
     from general_perf.run_kind import point_of, throughput
 
-    rows: list[Sequence[str]] = [("point", "mean ms", "p50 ms", "p90 ms", "p99 ms", "calls", "samples/s", "peak MiB")]
-    for record in records:
-        if record["stage"] == "performance" and record["status"] == "ok" and record["latency_ns"] and len(rows) <= MAX_POINTS:
-            metric = describe(record["latency_ns"])
-            claims = [value if value == "insufficient" else _number(value / 1e6) for value in metric["percentiles"].values()]
-            peak = record["peak_host_bytes"]
-            last = [str(metric["count"]), _number(throughput(record)), "-" if peak is None else f"{peak / MIB:.0f}"]
-            rows.append((point_of(record), _number(metric["mean"] / 1e6), *claims, *last))
-    _title(pdf, "Speed")
-    if len(rows) == 1:
-        _line(pdf, "not measured")
-        return
-    widths = (46, 19, 19, 19, 21, 16, 22, 20)
-    for place, row in enumerate(rows):
-        pdf.set_font("helvetica", "B" if place == 0 else "", 8.5)
-        for text, width in zip(row, widths, strict=True):
-            pdf.cell(width, LINE_MM, _latin(text))
-        pdf.ln(LINE_MM)
+    metric = describe(record["latency_ns"])
+    claims = [_with_interval(value, metric["ci95"][name]) for name, value in metric["percentiles"].items()]
+    peak = record["peak_host_bytes"]
+    last = [str(metric["count"]), _number(throughput(record)), "-" if peak is None else f"{peak / MIB:.0f}"]
+    return (point_of(record), _ms(metric["mean"]), *claims, *last)
 
 
-def _numerics(pdf: Any, record: dict[str, Any] | None) -> None:
-    _title(pdf, "Numerics")
+def _offered(record: dict[str, Any]) -> Sequence[str] | None:
+    """What an open loop offered, and who was late; None of a closed one."""
+    from general_perf.measure.arrived import offered
+    from general_perf.measure.latency import describe
+    from general_perf.run_kind import point_of
+    from general_perf.table import arrivals_text
+
+    facts = offered(record)
+    if facts is None:
+        return None
+    late = facts["late_ns"] or {"p50": None, "tail": None}
+    service = describe(record["service_ns"])["percentiles"]["50"] if record["service_ns"] else None
+    rates = (_number(facts["requested_rate"]), _number(facts["offered_rate"]))
+    return (
+        *(point_of(record), *rates, str(facts["planned"]), str(facts["dropped"]), arrivals_text(facts)),
+        *(_ms(each) for each in (late["p50"], late["tail"], service)),
+    )
+
+
+def _with_interval(value: Any, bounds: Any) -> str:
+    if value == "insufficient":
+        return "insufficient"
+    return f"{_ms(value)} ({'no interval' if bounds == 'insufficient' else f'{_ms(bounds[0])} - {_ms(bounds[1])}'})"
+
+
+def _ms(value_ns: Any) -> str:
+    return value_ns if isinstance(value_ns, str) else _number(None if value_ns is None else value_ns / 1e6)
+
+
+def _numerics(paper: Paper, record: dict[str, Any] | None) -> None:
+    paper.title("Numerics")
     if record is None:
-        _line(pdf, "not compared")
+        paper.line("not compared")
         return
     word = "pass" if record["passed"] else "FAIL"
     limit = ", ".join(f"{key} {value:g}" for key, value in record["tolerance"].items())
-    _line(pdf, f"{word} ({limit}); reference: {record['reference']}; {record['samples']} samples")
+    paper.line(f"{word} ({limit}); reference: {record['reference']}; {record['samples']} samples")
     if record["decisions"]:
-        _line(pdf, f"decisions changed: {record['decisions_changed']} of {record['decisions']}")
-    for name, each in list(record["outputs"].items())[:2]:
+        paper.line(f"decisions changed: {record['decisions_changed']} of {record['decisions']}")
+    for name, each in list(record["outputs"].items())[:MOST_OUTPUTS]:
         wrong, difference = each["nonfinite"], each["abs"] or {}
         parts = [f"{key} {_small(difference.get(key))}" for key in ("max", "mean", "std")]
         relative = (each["rel"] or {}).get("mean")
-        _line(
-            pdf,
+        paper.line(
             f"{name}: abs difference {', '.join(parts)}; relative mean {_small(relative)}; cosine {_small(each['cosine'], 8)}; "
             f"NaN {wrong['ours_nan']}, Inf {wrong['ours_inf']}",
         )
         if each["histogram"]:
-            _histogram(pdf, each["histogram"])
-
-
-def _histogram(pdf: Any, held: dict[str, Any]) -> None:
-    """Both distributions, bar beside bar, 18 mm high."""
-    left, top, width, height = MARGIN_MM, pdf.get_y() + 1, 182.0, 16.0
-    bins = len(held["ours"])
-    largest = max(*held["ours"], *held["reference"], 1)
-    step = width / bins
-    for place in range(bins):
-        for shift, key, colour in ((0.1, "reference", BLUE), (0.5, "ours", ORANGE)):
-            tall = height * held[key][place] / largest
-            pdf.set_fill_color(*colour)
-            pdf.rect(left + step * (place + shift), top + height - tall, step * 0.4, tall, style="F")
-    pdf.set_y(top + height)
-    _grey(pdf, f"values from {held['edges'][0]:.4g} to {held['edges'][-1]:.4g}; blue: reference, orange: backend")
+            paper.histogram(each["histogram"])
+    if len(record["outputs"]) > MOST_OUTPUTS:
+        paper.grey(f"{len(record['outputs']) - MOST_OUTPUTS} more outputs are in the run's page")
 
 
 def _accuracy(record: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -175,38 +212,6 @@ def _usability(row: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple
         ("adapter", f"{facts['adapter_lines']} lines of code"),
         ("compiled at first try", "yes" if row["compiled"] else "no"),
     ]
-
-
-# --- drawing ------------------------------------------------------------------------------------
-
-
-def _section(pdf: Any, title: str, lines: list[tuple[str, str]]) -> None:
-    _title(pdf, title)
-    for name, text in lines:
-        _line(pdf, f"{name}: {text}" if name else text)
-
-
-def _title(pdf: Any, text: str) -> None:
-    pdf.ln(2.5)
-    pdf.set_font("helvetica", "B", 11)
-    _line(pdf, text, 6)
-    pdf.set_font("helvetica", "", 8.5)
-
-
-def _line(pdf: Any, text: str, height: float = LINE_MM) -> None:
-    pdf.multi_cell(0, height, _latin(text), new_x="LMARGIN", new_y="NEXT")
-
-
-def _grey(pdf: Any, text: str) -> None:
-    pdf.set_font("helvetica", "", 7.5)
-    pdf.set_text_color(*GREY)
-    _line(pdf, text)
-    pdf.set_text_color(0, 0, 0)
-    pdf.set_font("helvetica", "", 8.5)
-
-
-def _latin(text: str) -> str:
-    return text.replace("–", "-").replace("×", "x").encode("latin-1", "replace").decode("latin-1")
 
 
 def _number(value: float | None) -> str:
