@@ -47,12 +47,13 @@ def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: lis
 def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> int:
     """Summary and exports. What can't be written is printed all the same, and said."""
     from bytemlperf_llm.export.choose import write_exports
-    from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+    from bytemlperf_llm.runs.summarise import keep_load, summarise_folder, write_summary
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs BLAS, and its threads cost a tenth of a short run
     folder, unwritten = ended.folder, ""
     summary = summarise_folder(folder, run=ended.run_json)
     try:
+        keep_load(folder, ended.run_json, summary)
         write_summary(folder, summary)
         write_exports(folder, flags)
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,41 @@ def test_a_cause_is_one_line_without_escapes(text):
     line = one_line(text)
     assert not set(FORBIDDEN + "\n\r\t") & set(line)
     assert line
+
+
+def printed(records, facts, command=()):
+    """What a run's summary looks like in a terminal of 140 columns."""
+    run = {
+        "command": ["bmp-llm", "serve-bench", *command],
+        "config": {"scenario": {"name": "smoke", "arrival": {"rate": facts.requested_rate}}, "flags": {}},
+        "engine": {"name": "openai"},
+        "seed": 0,
+        "schedule_sha256": "0" * 64,
+    }
+    shown = io.StringIO()
+    print_summary(Console(file=shown, width=140, highlight=False), summarize(records, facts), run, Path("runs/x"))
+    return shown.getvalue()
+
+
+def test_failures_as_infinite_stand_below_the_successes():
+    lost = [failed(1000 + i, 10 * i, 10 * i + 100) for i in range(50)]
+    text = printed([*poisson_run(450, 50), *lost], RunFacts(open_loop=True, scheduled_requests=500))
+    row = next(line for line in text.splitlines() if "TTFT, failures as ∞" in line)
+    assert row.split()[-5] != "∞", "p90 is among the successes"
+    assert row.split()[-4:] == ["∞", "∞", "insufficient", "500"], "p95, p99, p99.9, n"
+    assert "failures as ∞" not in printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
+
+
+def test_what_was_cut_from_the_rates_is_printed():
+    text = printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
+    assert re.search(r"steady state: rates leave out [0-9.]+ s of ramp-up and [0-9.]+ s of ramp-down of [0-9.]+ s", text)
+    short = printed(poisson_run(10, 50), RunFacts(open_loop=True, scheduled_requests=10))
+    assert "steady state: nothing cut: 10 answers are too few" in short
+
+
+def test_the_next_command_is_the_runs_own():
+    asked = ("--base-url", "http://box:1", "--num-prompts=450", "--request-rate", "auto", "--header", "X-Team: [redacted]")
+    facts = RunFacts(open_loop=True, process="poisson", requested_rate=50.0, scheduled_requests=450)
+    line = printed(poisson_run(450, 50), facts, asked).splitlines()[-1]
+    expected = "bmp-llm serve-bench --base-url http://box:1 --header 'X-Team: [redacted]' --request-rate 50 --num-prompts 459"
+    assert line.startswith(f"next: {expected} ")

@@ -65,6 +65,9 @@ WARN_FAILURE_SHARE = 0.01
 WARN_TOKEN_DISAGREEMENT = 0.005
 """Reported usage against tokens seen in the stream."""
 
+SMALL_SHARE = 0.001
+"""Less is not printed as 0.0 %."""
+
 WARN_EFFECTIVE_SHARE = 0.5
 """A mean worth less than half of its values is noted: neighbouring requests share their queue."""
 
@@ -254,7 +257,8 @@ def token_warnings(disagreement: float | None, batched_share: float | None, coun
             "TPOT and throughput use the reported count, ITL the stream's"
         )
     if batched_share:
-        found.append(f"{batched_share:.1%} of tokens came in chunks of several: their ITL is their chunk's gap, shared evenly")
+        share = f"{batched_share:.1%}" if batched_share >= SMALL_SHARE else f"under {SMALL_SHARE:.1%}"
+        found.append(f"{share} of tokens came in chunks of several: their ITL is their chunk's gap, shared evenly")
     if counted_chunks:
         found.append(f"{counted_chunks} of {answers} answers reported no usage: their output tokens are counted chunks")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ NS_PER_S = 1e9
 WIDE_COLUMNS = 118
 NARROW_PERCENTILES = ("50", "99")
 SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
+WITH_FAILURES = ("ttft", "e2e")
 TITLES = {
     "ttft": "TTFT",
     "service_ttft": "TTFT from sent",
@@ -38,6 +40,7 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     _print_head(console, run)
     console.print(latency_table(summary, console.width))
     console.print(throughput_table(summary, console.width))
+    console.print(f"[dim]steady state:[/] {_plain(summary.steady_state.note)}", highlight=False)
     if summary.client_error is not None:
         console.print(f"[dim]client's own error:[/] {_plain(sentence(summary.client_error))}", highlight=False)
     for text in _remarks(summary, run):
@@ -59,12 +62,14 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
 
 
 def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
-    """Percentiles in ms with their 95 % intervals; a narrow terminal gets fewer of them."""
+    """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any; a narrow
+    terminal gets fewer of them."""
     from rich import box
     from rich.table import Table
 
     shown = [name for name in SHOWN if name in summary.metrics]
     percents = list(summary.metrics[shown[0]].percentiles) if shown else []
+    unanswered = sum(summary.outcomes[name] for name in ("failed", "cancelled", "in_flight"))
     if width < WIDE_COLUMNS:
         percents = [percent for percent in percents if percent in NARROW_PERCENTILES]
     title = "latency, ms  [dim](percentiles by nearest rank; 95 % interval below each figure)[/]"
@@ -79,6 +84,9 @@ def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
         cells = [_cell(metric.mean, metric.ci95.get("mean"))]
         cells += [_cell(metric.percentiles[percent], metric.ci95.get(percent)) for percent in percents]
         table.add_row(TITLES[name], *cells, f"{metric.count:,}")
+        if name in WITH_FAILURES and metric.percentiles_with_failures is not None and unanswered:
+            infinite = [_cell(metric.percentiles_with_failures[percent], None) for percent in percents]
+            table.add_row(f"{TITLES[name]}, failures as ∞", "", *infinite, f"{metric.count + unanswered:,}")
     return table
 
 
@@ -193,18 +201,36 @@ def _outage(outage: Outage) -> str:
 
 
 def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
-    """One thing worth trying, by what the run showed."""
-    flags = run["config"]["flags"]
-    base = f"bmp-llm serve-bench --engine {flags['engine']} --scenario {flags['scenario']}"
+    """One thing worth trying, by what the run showed: its own command with something more."""
     if summary.verdict == "invalid":
-        return f"bmp-llm summarize {folder}"
+        return _plain(f"bmp-llm summarize {shlex.quote(str(folder))}")
+    command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
     rate = run["config"]["scenario"]["arrival"]["rate"]
     claims = summary.metrics[SHOWN[0]].percentiles if SHOWN[0] in summary.metrics else {}
     missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]
     if missing and rate:
         percent, requests = missing[0]
-        return f"{base} --request-rate {rate:g} --num-prompts {requests}   [dim]# enough for a p{percent}[/]"
-    return f"{base} --prometheus-port 9400   [dim]# watch it live[/]"
+        longer = _without(command, "--request-rate", "--num-prompts", "--duration")
+        return _command([*longer, "--request-rate", f"{rate:g}", "--num-prompts", str(requests)], f"enough for a p{percent}")
+    if "--prometheus-port" in command:
+        return _command(["bmp-llm", "verify", str(folder)], "is it as it was left?")
+    return _command([*command, "--prometheus-port", "9400"], "watch it live")
+
+
+def _without(command: list[str], *flags: str) -> list[str]:
+    """The command without these flags and their values."""
+    kept: list[str] = []
+    words = iter(command)
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif word.partition("=")[0] not in flags:
+            kept.append(word)
+    return kept
+
+
+def _command(words: list[str], why: str) -> str:
+    return f"{_plain(shlex.join(words))}   [dim]# {why}[/]"
 
 
 def _plain(text: str) -> str:

@@ -26,6 +26,14 @@ def write_checksums(folder: Path) -> None:
     write_text(folder / NAME, _text({path.name: _sum(path) for path in _covered(folder)}))
 
 
+def renew_checksum(folder: Path, name: str) -> None:
+    """Sum up one file again that the program itself has completed, where there are sums: logs may be large. Raises OSError."""
+    if not (folder / NAME).exists():
+        return
+    files = json.loads((folder / NAME).read_bytes())["files"]
+    write_text(folder / NAME, _text(files | {name: _sum(folder / name)}))
+
+
 def check_checksums(folder: Path) -> list[str]:
     """One sentence for each difference."""
     try:

@@ -12,7 +12,8 @@ from bytemlperf_llm.calibration_cache import client_error_of
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import Summary, summarize
-from bytemlperf_llm.runs.folder import write_text
+from bytemlperf_llm.runs.checksums import renew_checksum
+from bytemlperf_llm.runs.folder import write_json, write_text
 from bytemlperf_llm.runs.reader import RunReader, read_recount
 
 
@@ -63,6 +64,22 @@ def facts_from(run: dict[str, Any], folder: Path) -> RunFacts:
         return msgspec.convert(run.get("facts"), RunFacts)
     except msgspec.ValidationError as error:
         raise UserError(f"{folder}/run.json is damaged: {error}", "the run can't be summarised without it") from None
+
+
+def load_of(summary: Summary) -> dict[str, Any]:
+    """The load as it was delivered: what run.json says beside what was asked for."""
+    found: dict[str, Any] = msgspec.to_builtins(summary.load)
+    return found
+
+
+def keep_load(folder: Path, run: dict[str, Any], summary: Summary) -> None:
+    """Complete run.json by the delivered load. Raises UserError when the folder can't be written."""
+    run["end"]["load"] = load_of(summary)
+    try:
+        write_json(folder / "run.json", run)
+        renew_checksum(folder, "run.json")
+    except OSError as error:
+        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "make room, or make the folder writable") from None
 
 
 def write_summary(folder: Path, summary: Summary) -> None:

@@ -19,13 +19,14 @@ import msgspec
 from bytemlperf_llm import schedule
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.runs.checksums import check_checksums
 from bytemlperf_llm.runs.describe import facts_of
 from bytemlperf_llm.runs.gauges import read_gauges
 from bytemlperf_llm.runs.reader import RunReader
 from bytemlperf_llm.runs.rebuild import planned_requests, scenario_of, seed_of, shifts_ns
 from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.runs.summarise import facts_from, summarise_folder
+from bytemlperf_llm.runs.summarise import facts_from, load_of, summarise_folder
 from bytemlperf_llm.scenario import Scenario
 from engines.contract import EngineInfo
 
@@ -62,7 +63,7 @@ def verify_run(folder: Path) -> Verified:
         unchecked.append(f"the schedule can't be made again: {error.cause}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         findings.append(f"run.json is damaged: {type(error).__name__}: {error}")
-    return Verified([*findings, *_check_summary(folder)], unchecked, len(seen.records))
+    return Verified([*findings, *_check_summary(folder, reader.run)], unchecked, len(seen.records))
 
 
 # -- the logs --------------------------------------------------------------------------
@@ -137,8 +138,8 @@ def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario,
 # -- summary.json -------------------------------------------------------------------------
 
 
-def _check_summary(folder: Path) -> list[str]:
-    """summary.json against the one computed now."""
+def _check_summary(folder: Path, run: dict[str, Any]) -> list[str]:
+    """summary.json, and what run.json has of it, against the one computed now."""
     try:
         kept = (folder / "summary.json").read_bytes()
     except FileNotFoundError:
@@ -146,11 +147,28 @@ def _check_summary(folder: Path) -> list[str]:
     except OSError as error:
         return [f"summary.json can't be read: {error.strerror}"]
     try:
-        computed = summarise_folder(folder).to_json()
+        summary = summarise_folder(folder)
     except UserError as error:
         return [f"the summary can't be computed: {error.cause}"]
     except (ArithmeticError, ValueError, TypeError, AttributeError) as error:
         return [f"the summary can't be computed from run.json as it is: {type(error).__name__}: {error}"]
+    return [*_check_load(run, summary), *_compare(kept, summary.to_json())]
+
+
+def _check_load(run: dict[str, Any], summary: Summary) -> list[str]:
+    """The delivered load that run.json has, if it has one: a killed run doesn't."""
+    end = run.get("end")
+    if not isinstance(end, dict) or "load" not in end:
+        return []
+    kept, computed = dict(_leaves(end["load"])), dict(_leaves(load_of(summary)))
+    return [
+        f"run.json: end.load.{path} is {kept.get(path, _ABSENT)}, the records give {computed.get(path, _ABSENT)}"
+        for path in {**kept, **computed}
+        if kept.get(path) != computed.get(path)
+    ]
+
+
+def _compare(kept: bytes, computed: bytes) -> list[str]:
     if kept == computed:
         return []
     try:

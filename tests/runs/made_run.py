@@ -14,7 +14,7 @@ from bytemlperf_llm.runs.folder import write_json
 from bytemlperf_llm.runs.log import RecordLog
 from bytemlperf_llm.runs.rebuild import planned_requests
 from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+from bytemlperf_llm.runs.summarise import keep_load, summarise_folder, write_summary
 from bytemlperf_llm.schedule import describe
 from engines.contract import EngineInfo
 
@@ -58,9 +58,12 @@ def made_run(folder: Path, requests: int = 4, records: int | None = None, **flag
         log.append(record_of(each))
     log.close()
     if records is None:
-        write_json(folder / "run.json", finished(run, requests, 0.1, False, "", 2 * 10**9))
+        run = finished(run, requests, 0.1, False, "", 2 * 10**9)
+        write_json(folder / "run.json", run)
         write_checksums(folder)
-        write_summary(folder, summarise_folder(folder))
+        summary = summarise_folder(folder)
+        keep_load(folder, run, summary)
+        write_summary(folder, summary)
     return folder
 
 

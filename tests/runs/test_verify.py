@@ -53,6 +53,15 @@ def test_a_flipped_byte_is_found_at_every_offset(folder, monkeypatch):
     assert _unseen_flips(folder, 1, ("summary.json",)) == []
 
 
+def test_a_load_in_run_json_that_the_records_do_not_give_is_found(folder):
+    run = json.loads((folder / "run.json").read_text())
+    run["end"]["load"]["lateness"]["max"] += 1
+    write_json(folder / "run.json", run)
+    write_checksums(folder)
+    (finding,) = verify_run(folder).findings
+    assert finding.startswith("run.json: end.load.lateness.max is ")
+
+
 def test_a_cut_log_is_found_at_any_length(folder):
     whole = (folder / "records.jsonl").read_bytes()
     for length in range(0, len(whole), 37):
