@@ -324,7 +324,7 @@ def _write_run(folder: Path, run_json: dict[str, Any]) -> None:
     try:
         write_json(folder / "run.json", run_json)
     except OSError as error:
-        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "give a place with room with --runs-dir") from None
+        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "make room, or give another place with --runs-dir") from None
 
 
 def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -288,6 +288,7 @@ def _slo(texts: tuple[str, ...]) -> dict[str, float]:
 
 def _engine_options(flags: Flags) -> dict[str, str]:
     options = pairs("--engine-option", flags.engine_options)
+    _check_headers(options.get("headers", "{}"))
     named = {
         "base_url": flags.base_url,
         "endpoint": flags.endpoint,
@@ -318,6 +319,18 @@ def _headers(texts: tuple[str, ...]) -> str | None:
             raise UserError("a --header has no name or no value", "give it as 'NAME: VALUE'")
         headers[name.strip()] = value.strip()
     return json.dumps(headers) if headers else None
+
+
+def _check_headers(text: str) -> None:
+    """Before anything looks for secrets in them. Their text is in no message. Raises UserError."""
+    import json
+
+    try:
+        headers = json.loads(text)
+    except ValueError:
+        headers = None
+    if not isinstance(headers, dict):
+        raise UserError("--engine-option headers is not a JSON object", "give headers as --header 'NAME: VALUE'")
 
 
 def pairs(flag: str, texts: Iterable[str]) -> dict[str, str]:

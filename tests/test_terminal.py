@@ -13,7 +13,7 @@ from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.report.table import print_summary
 from bytemlperf_llm.terminal_exit import one_line
-from tests.metrics.records import failed, poisson_run
+from tests.metrics.records import answered, failed, poisson_run
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x1b[0m\x9b31m\u202edlrow\u2028end"
 FORBIDDEN = "\x1b\x07\x9b\u202e\u2028"
@@ -47,7 +47,7 @@ def test_a_cause_is_one_line_without_escapes(text):
     assert line
 
 
-def printed(records, facts, command=()):
+def printed(records, facts, command=(), **more):
     """What a run's summary looks like in a terminal of 140 columns."""
     run = {
         "command": ["bmp-llm", "serve-bench", *command],
@@ -55,6 +55,7 @@ def printed(records, facts, command=()):
         "engine": {"name": "openai"},
         "seed": 0,
         "schedule_sha256": "0" * 64,
+        **more,
     }
     shown = io.StringIO()
     print_summary(Console(file=shown, width=140, highlight=False), summarize(records, facts), run, Path("runs/x"))
@@ -83,3 +84,16 @@ def test_the_next_command_is_the_runs_own():
     line = printed(poisson_run(450, 50), facts, asked).splitlines()[-1]
     expected = "bmp-llm serve-bench --base-url http://box:1 --header 'X-Team: [redacted]' --request-rate 50 --num-prompts 459"
     assert line.startswith(f"next: {expected} ")
+
+
+def test_a_run_that_was_cut_short_is_to_be_resumed():
+    facts = RunFacts(open_loop=True, scheduled_requests=900)
+    for end in ({}, {"stopped_by_user": True}, {"failure": "disk full"}):
+        assert "next: bmp-llm resume runs/x " in printed(poisson_run(450, 50), facts, end=end)
+
+
+def test_a_client_that_could_not_keep_its_load_is_to_be_calibrated():
+    late = [answered(i, 10 * i, 10 * i + 200, [10 * i + 250, 10 * i + 260]) for i in range(100)]
+    text = printed(late, RunFacts(open_loop=True, scheduled_requests=100), end={"stopped_by_user": False})
+    assert "INVALID" in text
+    assert "next: bmp-llm doctor --calibrate " in text

@@ -203,7 +203,7 @@ def _outage(outage: Outage) -> str:
 def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     """One thing worth trying, by what the run showed: its own command with something more."""
     if summary.verdict == "invalid":
-        return _plain(f"bmp-llm summarize {shlex.quote(str(folder))}")
+        return _after_invalid(summary, run, folder)
     command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
     rate = run["config"]["scenario"]["arrival"]["rate"]
     claims = summary.metrics[SHOWN[0]].percentiles if SHOWN[0] in summary.metrics else {}
@@ -215,6 +215,15 @@ def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     if "--prometheus-port" in command:
         return _command(["bmp-llm", "verify", str(folder)], "is it as it was left?")
     return _command([*command, "--prometheus-port", "9400"], "watch it live")
+
+
+def _after_invalid(summary: Summary, run: dict[str, Any], folder: Path) -> str:
+    end = run.get("end") or {}
+    if summary.outcomes["dropped"] and (not end or end.get("stopped_by_user") or end.get("failure")):
+        return _command(["bmp-llm", "resume", str(folder)], "send the rest")
+    if summary.outcomes["ok"]:
+        return _command(["bmp-llm", "doctor", "--calibrate"], "what this client can do on this machine")
+    return _command(["bmp-llm", "doctor"], "what is installed, and what is broken")
 
 
 def _without(command: list[str], *flags: str) -> list[str]:

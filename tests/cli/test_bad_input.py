@@ -34,6 +34,8 @@ CASES = [
     ((*QUICK, "--prometheus-port", "70000"), "--prometheus-port 70000", "65535"),
     ((*QUICK, "--engine-option", "ttf_ms=3"), "'ttf_ms' is unknown", "did you mean 'ttft_ms'"),
     ((*QUICK, "--engine-option", "itl_ms"), "not KEY=VALUE", "KEY=VALUE"),
+    ((*QUICK, "--engine-option", 'headers={"X-Key": "secret"'), "headers is not a JSON object", "--header"),
+    ((*QUICK, "--engine-option", "headers=[1]"), "headers is not a JSON object", "--header"),
     ((*QUICK, "--base-url", "http://127.0.0.1:1"), "--base-url is for servers", "--engine openai"),
     ((*QUICK, "--result-dir", "x"), "do nothing alone", "--save-result"),
     ((*QUICK, "--save-result", "--metric-percentiles", "150"), "150", "between 0 and 100"),
