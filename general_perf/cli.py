@@ -49,6 +49,7 @@ def run(
     size: Annotated[str, _in(_WHAT, "published (default), or a variant of the card such as small.")] = "published",
     weights: Annotated[Path | None, _in(_WHAT, "Other weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
     random_weights: Annotated[bool, _in(_WHAT, "For a ByteMLPerf workload: our architecture, seeded.", "--random-weights")] = False,
+    sparsity: Annotated[str, _in(_WHAT, "Prune linear layers before compiling: a pattern such as 2:4, or a share of 0, such as 0.8.")] = "",
     dim: Annotated[list[str] | None, _in(_WHAT, "NAME=SIZE of the card's dims, such as sequence=64; repeatable.")] = None,
     device: Annotated[str, _in(_HOW, "cpu (default) or cuda.")] = "cpu",
     backend_option: Annotated[list[str] | None, _in(_HOW, "KEY=VALUE for the backend; repeatable.")] = None,
@@ -112,6 +113,7 @@ def run(
         time_limit_s=time_limit,
         weights=str(weights) if weights else None,
         random_weights=random_weights,
+        sparsity=sparsity,
     )
     output = Output(
         runs_dir=runs_dir,

@@ -16,7 +16,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `stages` are those of MEASURED that are wanted. `loops` are `closed` and `open`; the open loop sends at `rate`
     requests/s, or at `rate_share` of what the closed loop reached. A closed loop ends after `seconds`, or after
-    `iterations` calls of each instance where given.
+    `iterations` calls of each instance where given. `sparsity` prunes the source before it is compiled; empty leaves it.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     backend_options: dict[str, str]
     memory_limit_bytes: int
     weights: str | None
+    sparsity: str
     work: str
     reference: str
 

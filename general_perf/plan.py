@@ -16,6 +16,7 @@ from general_perf.backends.registry import check_names
 from general_perf.card import PUBLISHED, Card, find_cards
 from general_perf.job import MEASURED, Job, job_id
 from general_perf.measure.memory import available_bytes
+from general_perf.zoo.sparsify import kind_of
 
 LOOPS = ("closed", "open")
 GIB = 1 << 30
@@ -52,6 +53,7 @@ class Flags(msgspec.Struct, kw_only=True):
     time_limit_s: float = 600.0
     weights: str | None = None
     random_weights: bool = False
+    sparsity: str = ""
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -139,6 +141,7 @@ def _job(flags: Flags, wanted: Wanted, backend: str, precision: str) -> Job:
         backend_options=flags.backend_options,
         memory_limit_bytes=int(limit),
         weights=wanted.weights,
+        sparsity=flags.sparsity,
         work="",
         reference="",
     )
@@ -170,6 +173,8 @@ def _check(flags: Flags) -> None:
     for option, value in positive:
         if value is not None and not value > 0:
             raise UserError(f"--{option} {value} is not above 0", "give a number above 0")
+    if flags.sparsity:
+        kind_of(flags.sparsity)
     if flags.calibration_samples < 0:
         raise UserError("--calibration-samples is below 0", "give 0 or more")
     if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):

@@ -106,6 +106,7 @@ def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "compiled": compiled.get("status") == "ok",
         "compile_s": compiled.get("compile_s"),
         "artefact_bytes": compiled.get("artefact_bytes"),
+        "sparsity": stages.get("sparsity", {}).get("sparsity", ""),
         "first_answer_s": loaded.get("first_answer_s"),
         "graph_share": coverage.get("graph_share"),
         "flops_share": coverage.get("flops_share"),
@@ -160,6 +161,7 @@ def _reasons(rows: list[dict[str, Any]], counts: Counter[str]) -> list[str]:
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
     found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
+    found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
         found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
     return found

@@ -1,4 +1,4 @@
-"""The process of one job: build, compile, load, first answer, numerics, accuracy, speed, coverage.
+"""The process of one job: build, compile, load, first answer, sparsity, numerics, accuracy, speed, coverage.
 
 Reads a job as JSON from standard input; writes one JSON object a line to the file descriptor that was standard
 output, which libraries no longer reach: their prints go to standard error. Each stage fails on its own, at one
@@ -96,6 +96,7 @@ class Worker:
 
     def _compile(self) -> tuple[Any, Any, Any, Any] | None:
         """Source, compile, load, first answer; None where one of them failed, which is then said."""
+        from general_perf import stages
         from general_perf.backends.contract import CompileOptions, LoadOptions
         from general_perf.backends.registry import backend
         from general_perf.inputs import make_inputs
@@ -110,7 +111,10 @@ class Worker:
             model = build(self.card, Path(job.weights) if job.weights else None)
             known = {"weights": model.weights, "parameters": model.parameters, "parameter_bytes": model.parameter_bytes}
             known["build_s"] = time.perf_counter() - began
-            known["zero_weights_share"] = _zero_share(model)
+            if job.sparsity:
+                from general_perf.zoo.sparsify import sparsified
+
+                model, known["sparsified"] = sparsified(model, job.sparsity)
             example = make_inputs(self.card, job.batch_sizes[0], job.seed)
             calibration, source = self._calibration()
             options = CompileOptions(
@@ -148,6 +152,8 @@ class Worker:
         except Exception as error:
             self.failed(stage, error, **(known if stage == "compile" else {}))
             return None
+        self.at("sparsity")
+        stages.sparsity(self, maker, compiled, model)
         return maker, compiled, session, example
 
     def _compile_record(self, compiled: Any, compile_s: float, known: dict[str, Any]) -> CompileRecord:
@@ -164,7 +170,6 @@ class Worker:
             optimisations=list(compiled.optimisations),
             precision_tool=compiled.precision_tool,
             calibration=compiled.calibration,
-            sparsity=compiled.sparsity,
             notes=list(compiled.notes),
         )
 
@@ -229,14 +234,6 @@ class Worker:
             return measure(self.job.backend)
         except Exception as error:
             return {"not_measured": f"{type(error).__name__}: {error}"}
-
-
-def _zero_share(model: Any) -> float | None:
-    """Share of the source's parameters that are exactly 0: sparsity that was there before any backend."""
-    if model.module is None or not model.parameters:
-        return None
-    zeros = sum(int((each == 0).sum()) for each in model.module.parameters())
-    return zeros / int(model.parameters)
 
 
 def _bytes_of(artefact: Path | None) -> int | None:

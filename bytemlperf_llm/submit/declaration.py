@@ -23,7 +23,7 @@ def _below(text: str) -> str:
 
 
 RelativePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_below)]
-SPARSITY = r"^(none|\d+:\d+|\d+x)$"
+SPARSITY = r"^(none|unstructured|\d+:[1-9]\d*|[1-9]\d*x)$"
 
 
 class Environment(BaseModel):
@@ -45,7 +45,8 @@ class Environment(BaseModel):
 
 
 class Declaration(BaseModel):
-    """A vendor's submission. `sparsity` is `none`, `2:4` (n of m kept) or `32x`; precisions are what was asked for."""
+    """A vendor's submission. `sparsity` is `none`, `2:4` (n of m kept), `32x` (1 of 32) or `unstructured`; precisions are
+    what was asked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -162,11 +162,21 @@ def as_declared(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]
         Finding("problem", "declared", "submission.yaml", f"the precision {each} is declared and never ran") for each in sorted(names - ran)
     ]
     for name, job in jobs:
-        if job["sparsity"] not in ("", declared.sparsity):
+        if job["status"] == "ok" and not job["sparsity"]:
+            found.append(Finding("problem", "declared", name, f"{job['job']} has no record of its sparsity; run it again"))
+        elif job["sparsity"] and not _as_sparse(job["sparsity"], declared.sparsity):
             found.append(
                 Finding("problem", "declared", name, f"{job['job']} ran with sparsity {job['sparsity']}, declared is {declared.sparsity}")
             )
     return found or [Finding("ok", "declared", "runs/", f"precisions {', '.join(sorted(ran))}, sparsity {declared.sparsity}")]
+
+
+def _as_sparse(ran: str, declared: str) -> bool:
+    """Whether both are the same sparsity: `32x` is 1:32, and says nothing of where the 32 lie (2:64 is it as well)."""
+    if declared.endswith("x") and ":" in ran:
+        kept, group = map(int, ran.split(":"))
+        return group == kept * int(declared[:-1])
+    return ran == declared
 
 
 def on_the_device(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]:
@@ -220,7 +230,7 @@ def job_rows(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[dic
         row = rows.get(str(record.get("job")))
         if row is None:
             continue
-        if record.get("stage") == "compile":
+        if record.get("stage") == "sparsity":
             row["sparsity"] = str(record.get("sparsity") or "")
         if record.get("stage") == "job":
             row |= {"status": str(record.get("status")), "reason": str(record.get("reason") or "")}

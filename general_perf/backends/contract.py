@@ -7,17 +7,19 @@ A backend is one class in one file, found at the entry-point group `bytemlperf.b
 - `compile(model, options)` makes the artefact that would be deployed, at a precision, and says how;
 - `load(compiled, options)` makes one session ready to answer (called once per concurrent instance);
 - `session.predict(inputs)` answers: arrays in by input name, arrays out by output name;
-- `coverage(compiled, inputs)` measures which part of the graph the backend itself took.
+- `coverage(compiled, inputs)` measures which part of the graph the backend itself took;
+- `weights(compiled)` shows the weights as compiled, so that their sparsity is measured. Of a backend that leaves it out,
+  `Compiled.sparsity` is taken at its word, and the result says so.
 
 Anything that goes wrong is raised; `failures.classify` makes a row of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
 
@@ -81,7 +83,7 @@ class LoadOptions:
 @dataclass(frozen=True)
 class Compiled:
     """What `compile` made. `payload` is the backend's own; `artefact` the file or folder to deploy, None where
-    the backend keeps none. `stages_s` are the parts of the duration where the backend has parts."""
+    the backend keeps none. `sparsity` is what the backend itself makes use of: `none`, `unstructured` or `n:m`."""
 
     payload: Any
     artefact: Path | None = None
@@ -139,3 +141,11 @@ class Backend(Protocol):
     def compile(self, model: SourceModel, options: CompileOptions) -> Compiled: ...
     def load(self, compiled: Compiled, options: LoadOptions) -> Session: ...
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage: ...
+
+
+@runtime_checkable
+class ShowsWeights(Protocol):
+    """The part of a backend that may be left out."""
+
+    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+        """Every weight as it was compiled; integers as they are, quantised symmetrically."""

@@ -14,10 +14,14 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
+from general_perf.backends.weights import of_onnx
 from general_perf.failures import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LEVELS = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
@@ -85,6 +89,10 @@ class OnnxRuntime:
                 "missing_device", f"{provider} did not start, ONNX Runtime took {session.get_providers()[0]}", "check the driver"
             )
         return OrtSession(session, model.card.outputs, model.input_names)
+
+    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+        """See the contract: of the file to deploy."""
+        return of_onnx(compiled.payload[0])
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         artefact, model, provider, _ = compiled.payload
@@ -248,6 +256,19 @@ def _at_least_opset(path: Path, wanted: int) -> None:
         onnx.save(version_converter.convert_version(model, wanted), str(path))
 
 
+def _flat_biases(path: Path) -> None:
+    """Write Gemm's biases of shape [1, n] as [n], which is the same to Gemm: `quantize_static` trips over the former."""
+    import onnx
+
+    model = onnx.load(str(path))
+    biases = {node.input[2] for node in model.graph.node if node.op_type == "Gemm" and len(node.input) > 2}
+    wide = [each for each in model.graph.initializer if each.name in biases and len(each.dims) == 2 and each.dims[0] == 1]
+    for tensor in wide:
+        tensor.dims[:] = [tensor.dims[1]]
+    if wide:
+        onnx.save(model, str(path))
+
+
 def _quantised(options: CompileOptions, plain: Path) -> Path:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -268,6 +289,7 @@ def _quantised(options: CompileOptions, plain: Path) -> Path:
     with quiet():
         _at_least_opset(plain, PER_CHANNEL_OPSET)
         quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+        _flat_biases(prepared)
         quantize_static(
             str(prepared),
             str(quantised),

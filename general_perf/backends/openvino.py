@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.failures import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 NEEDED = {"bf16": "BF16", "fp16": "FP16"}
@@ -68,6 +72,14 @@ class OpenVino:
 
         _, model, _, _, _ = compiled.payload
         return OpenVinoSession(_compile(openvino.Core(), compiled, options.threads), model.card.outputs, model.input_names)
+
+    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+        """See the contract: the constants of the file to deploy."""
+        import openvino
+
+        for node in openvino.Core().read_model(str(compiled.payload[0])).get_ops():
+            if node.get_type_name() == "Constant":
+                yield node.get_data()
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         import openvino

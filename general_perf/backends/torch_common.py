@@ -6,12 +6,12 @@ back as fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from general_perf.backends.contract import Arrays, CompileOptions, LoadOptions, SourceModel
 from general_perf.backends.torch_int8 import AtPrecision, quantised
+from general_perf.backends.weights import plain_tensors
 from general_perf.failures import StageError
 
 
@@ -54,25 +54,8 @@ def save_weights(module: Any, work: Path) -> Path:
     if isinstance(module, torch.jit.ScriptModule):
         module.save(str(path))
     else:
-        torch.save(dict(_plain_tensors(module.state_dict())), path)
+        torch.save(dict(plain_tensors(module.state_dict())), path)
     return path
-
-
-def _plain_tensors(state: Any) -> Iterator[tuple[str, Any]]:
-    """Quantised weights as integers and scales. (Pickled as they are, they make Python look through every
-    module for the name of their dtype, which imports whatever is lazy.)"""
-    import torch
-
-    for name, value in state.items():
-        for place, each in enumerate(value if isinstance(value, tuple) else (value,)):
-            if not isinstance(each, torch.Tensor):
-                continue
-            if each.is_quantized:
-                yield f"{name}.{place}.int", each.int_repr()
-                alike = each.qscheme() == torch.per_tensor_affine
-                yield f"{name}.{place}.scale", torch.as_tensor(each.q_scale()) if alike else each.q_per_channel_scales()
-            else:
-                yield f"{name}.{place}" if isinstance(value, tuple) else name, each.detach()
 
 
 def opened(call: Any, model: SourceModel, asked: CompileOptions, options: LoadOptions) -> TorchSession:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model, save_weights
 from general_perf.backends.torch_int8 import int8_details
+from general_perf.backends.weights import of_module
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROUNDED = "eager mode runs the converted graph as it stands: values rounded to int8, products in fp32; inductor makes int8 kernels of it"
 
@@ -41,6 +48,10 @@ class TorchEager:
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
         made, model, asked = compiled.payload
         return opened(made.module, model, asked, options)
+
+    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+        """See the contract."""
+        return of_module(compiled.payload[0].module)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""

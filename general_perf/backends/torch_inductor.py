@@ -8,11 +8,16 @@ proves it, or refuses), operators that eager mode has beside it were resolved wh
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model
 from general_perf.backends.torch_int8 import Products, int8_details
+from general_perf.backends.weights import of_module
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 MAX_REASONS = 5
@@ -61,6 +66,10 @@ class TorchInductor:
     def load(self, compiled: Compiled, options: LoadOptions) -> TorchSession:
         call, _, model, asked = compiled.payload
         return opened(call, model, asked, options)
+
+    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+        """See the contract: of the module that was compiled."""
+        return of_module(compiled.payload[1].module)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         from general_perf.backends.torch_counting import count_call

@@ -137,9 +137,9 @@ def _ours(stages: dict[str, dict[str, Any]], points: list[dict[str, Any]]) -> di
     }
     if "compile" in stages:
         compiled = stages["compile"]
-        found |= {
-            each: compiled[key] for each, key in (("Weights", "weights"), ("Precision Tool", "precision_tool"), ("Sparsity", "sparsity"))
-        }
+        found |= {each: compiled[key] for each, key in (("Weights", "weights"), ("Precision Tool", "precision_tool"))}
+    if "sparsity" in stages:
+        found["Sparsity"] = stages["sparsity"]["sparsity"]
     coverage = stages.get("coverage", {}).get("coverage", {})
     if coverage.get("graph_share") is not None:
         found["Coverage"] = {"FLOPs": coverage["flops_share"], "Method": coverage["method"], "Fell Back": coverage["fallback_operators"]}

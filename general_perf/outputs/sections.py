@@ -124,6 +124,7 @@ def _bounds(metric: dict[str, Any]) -> str:
 
 def _compile(jobs: Jobs) -> list[Section]:
     coverage = {each["job"]: each["coverage"] for each in _records(jobs, "coverage")}
+    sparse = {each["job"]: each for each in _records(jobs, "sparsity")}
     rows = []
     for record in _records(jobs, "compile"):
         found = coverage.get(record["job"], {})
@@ -133,7 +134,7 @@ def _compile(jobs: Jobs) -> list[Section]:
             (
                 record["job"],
                 record["weights"],
-                record["zero_weights_share"],
+                *sparsity_texts(sparse.get(record["job"])),
                 record["compile_s"],
                 None if size is None else size / MIB,
                 found.get("graph_share"),
@@ -148,7 +149,9 @@ def _compile(jobs: Jobs) -> list[Section]:
     columns = (
         "job",
         "weights",
-        "zero weights",
+        "sparsity",
+        "weights as compiled",
+        "weights of the source",
         "compile s",
         "artefact MiB",
         "graph share",
@@ -161,6 +164,17 @@ def _compile(jobs: Jobs) -> list[Section]:
     )
     methods = sorted({each["method"] for each in coverage.values()})
     return [Table(title="Compile report", columns=columns, rows=rows, note="Coverage is measured: " + "; ".join(methods))] if rows else []
+
+
+def sparsity_texts(record: dict[str, Any] | None) -> tuple[str, str, str]:
+    """A sparsity record in words: the verdict, what was measured of the compiled weights, and of the source's."""
+    from general_perf.measure.sparsity import in_words
+
+    if record is None:
+        return "not measured", "", ""
+    if record["compiled"] is None:
+        return f"{record['sparsity']}, by the backend's own word", "not shown", in_words(record["source"])
+    return record["sparsity"], in_words(record["compiled"]), in_words(record["source"])
 
 
 def _numerics(jobs: Jobs) -> list[Section]:

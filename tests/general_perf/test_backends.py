@@ -249,3 +249,11 @@ def test_real_weights_answer_alike_on_onnxruntime_and_openvino(tmp_path):
         answers.append(maker.load(maker.compile(model, options(model, tmp_path / name)), LOAD).predict(inputs)["target_label"])
     assert np.allclose(answers[0].sum(axis=1), 1.0, atol=1e-4)
     assert np.allclose(*answers, atol=1e-4)
+
+
+def test_a_bias_of_two_axes_is_quantised_by_onnxruntime(tmp_path):
+    """magika's last layer has one, which ONNX Runtime's tool can't scale."""
+    model = source("magika", "published")
+    maker = backend("onnxruntime")
+    session = maker.load(maker.compile(model, options(model, tmp_path, "int8", batch=1)), LOAD)
+    assert np.isfinite(session.predict(make_inputs(model.card, 1, 0))[model.card.outputs[0]]).all()

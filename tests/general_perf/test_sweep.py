@@ -71,6 +71,24 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     assert "VALID" in done.stdout
 
 
+def test_pruning_is_a_row_that_says_so(place, tmp_path):
+    """A file is refused; a torch model's result declares what was measured in its weights."""
+    done = bmp(place, "relu.yaml", *QUICK, "--sparsity", "2:4", "--runs-dir", str(tmp_path / "file"))
+    assert rows(only_run(tmp_path / "file"))["relu/vendor/fp32"]["error_class"] == "unsupported_format", done.stderr
+    flags = ["--size", "small", "--backend", "torch-eager", "--iterations", "2", "--batch-size", "1", "--bytemlperf-report", "--pdf"]
+    done = bmp(place, "vit", *flags, "--sparsity", "2:4", "--runs-dir", str(tmp_path / "torch"))
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path / "torch")
+    assert rows(folder)["vit@small/torch-eager/fp32"]["sparsity"] == "2:4"
+    assert "the weights are sparse, 2:4" in done.stdout
+    compiled = next(each for each in suite_records(folder) if each["stage"] == "compile")
+    assert "linear layers by torch.ao.pruning.WeightNormSparsifier" in compiled["sparsified"]
+    (report,) = folder.glob("bytemlperf/*/*/result-*.json")
+    assert json.loads(report.read_text())["Bmp"]["Sparsity"] == "2:4"
+    done = bmp(place, "vit", *flags, "--sparsity", "4:2", "--runs-dir", str(tmp_path / "none"))
+    assert (done.returncode, "neither a pattern nor a share" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("do", "error_class", "reason"),
     [

@@ -18,7 +18,7 @@ from bytemlperf_llm.submit.check import check_submission
 from bytemlperf_llm.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, job_rows, locked
 from general_perf.card import zoo
 from general_perf.job import Job, job_id
-from general_perf.records import CompileRecord
+from general_perf.records import SparsityRecord
 from tests.submit.made import DECLARATION, accepted, general_run, submission  # noqa: F401
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "submit"]
@@ -45,7 +45,7 @@ def test_the_regular_models_are_the_zoos():
 def test_what_the_rules_read_is_what_a_sweep_writes():
     """Names of fields, and how a job's name is made: the rules read run.json and records, not the suite's code."""
     assert {"id", "size"} <= set(Job.__struct_fields__)
-    assert {"job", "stage", "status", "reason", "sparsity"} <= set(CompileRecord.__struct_fields__)
+    assert {"job", "stage", "status", "reason", "sparsity"} <= set(SparsityRecord.__struct_fields__)
     run = {"config": {"plan": [{"id": job_id("bert", size, "onnxruntime", "bf16"), "size": size} for size in (PUBLISHED_SIZE, "small")]}}
     assert [(row["model"], row["precision"], row["size"]) for row in job_rows(run, [])] == [
         ("bert", "bf16", PUBLISHED_SIZE),
@@ -130,6 +130,20 @@ def test_what_makes_a_run_again_must_be_there(accepted: Path, change: dict, says
 )
 def test_the_declaration_is_held_against_the_runs(tmp_path: Path, old: str, new: str, says: str):
     assert any(says in each for each in problems(submission(tmp_path / "s", DECLARATION.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("ran", "declared", "holds"),
+    [("2:4", '"2:4"', True), ("1:32", "32x", True), ("2:4", "32x", False), ("unstructured", "unstructured", True), ("2:4", "none", False)],
+)
+def test_the_sparsity_that_was_measured_is_the_one_declared(tmp_path: Path, ran: str, declared: str, holds: bool):
+    folder = submission(tmp_path / "s", DECLARATION.replace("sparsity: none", f"sparsity: {declared}"), sparsity=ran)
+    assert (problems(folder) == []) == holds
+
+
+def test_a_run_without_a_record_of_its_sparsity(tmp_path: Path):
+    found = problems(submission(tmp_path / "s", sparsity=""))
+    assert any("has no record of its sparsity" in each for each in found), found
 
 
 def test_runs_on_another_device_than_declared(accepted: Path):  # noqa: F811

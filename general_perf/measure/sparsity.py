@@ -1,0 +1,103 @@
+"""Sparsity of weights as they are: the share that is exactly 0, and whether the zeros keep a pattern that hardware can use.
+
+Looked at are the weights with two axes or more, of the source and of what was compiled. A tensor is n:m sparse where, along
+one of its axes, no m neighbours have more than n values that aren't 0, with n at most half of m, and nearly as many as that are
+kept (2:4 is what NVIDIA's sparse tensor cores take; a 32-fold sparsity is 1:32). Along which axis a product runs needn't
+be known for that: values that were not pruned keep no such pattern along any.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NONE, UNSTRUCTURED = "none", "unstructured"
+GROUPS = (4, 8, 16, 32)
+"""The m of n:m that are looked for, smallest first."""
+HALF = 0.5
+"""Share of zeros from which weights without a pattern are called sparse: less comes from rounding to int8 alone."""
+FLOATS = "fV"
+"""Kinds of numpy's dtypes: floats, and those that numpy doesn't know itself, such as bfloat16."""
+LEAST_VALUES = 256
+"""A smaller tensor may keep a pattern by chance."""
+LEAST_KEPT = 0.75
+"""Of what n:m lets stay, for it to be the pattern: a few zeros more come from rounding, many more from zeros at random."""
+LEAST_SHARE = 0.01
+"""Of all values, for a pattern to be the verdict: a mask or an identity among the constants is none."""
+
+
+class Sparsity(msgspec.Struct, frozen=True, kw_only=True):
+    """Of `values` weights, what share is 0; and what share lies in tensors of each pattern."""
+
+    values: int
+    zero_share: float
+    patterns: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """The most frequent pattern; `unstructured` where half and more are zeros without one; else `none`."""
+        pattern = max(self.patterns, key=self.patterns.__getitem__, default=NONE)
+        if self.patterns.get(pattern, 0.0) >= LEAST_SHARE:
+            return pattern
+        return UNSTRUCTURED if self.zero_share >= HALF else NONE
+
+
+def measure(weights: Iterable[np.ndarray[Any, Any]]) -> Sparsity:
+    """Sparsity over the arrays of floats and of bytes with two axes or more. A byte counts as 0 where it is 0: weights are
+    quantised symmetrically."""
+    import numpy as np
+
+    values = zeros = 0
+    found: Counter[str] = Counter()
+    for array in weights:
+        if array.ndim < 2 or not array.size or not (array.dtype.kind in FLOATS or array.dtype.itemsize == 1):
+            continue
+        filled = int(np.count_nonzero(array))
+        values += array.size
+        zeros += array.size - filled
+        pattern = pattern_of(array) if filled and array.size >= LEAST_VALUES else NONE
+        if pattern != NONE:
+            found[pattern] += array.size
+    return Sparsity(
+        values=values,
+        zero_share=zeros / values if values else 0.0,
+        patterns={pattern: size / values for pattern, size in sorted(found.items())},
+    )
+
+
+def in_words(kept: dict[str, Any]) -> str:
+    """A kept Sparsity: `38.2% of 133,472 are 0; 2:4 in 76.3%`."""
+    patterns = "".join(f"; {pattern} in {share:.1%}" for pattern, share in kept["patterns"].items())
+    return f"{kept['zero_share']:.1%} of {kept['values']:,} are 0{patterns}"
+
+
+def pattern_of(array: np.ndarray[Any, Any]) -> str:
+    """`n:m`, the sparsest that holds along an axis, of equally sparse ones that of the smallest m; `none` without one."""
+    import numpy as np
+
+    filled = array != 0
+    share = float(filled.mean())
+    found = []
+    if share > HALF + 1 / min(GROUPS):  # a last group may be cut short; more than that keeps no pattern
+        return NONE
+    for axis in range(array.ndim):
+        rows = np.moveaxis(filled, axis, -1).reshape(-1, array.shape[axis])
+        for group in GROUPS:
+            most = _most_in_a_group(rows, group) if rows.shape[1] >= group else group
+            if most <= HALF * group and share >= LEAST_KEPT * most / group:
+                found.append((most / group, group, f"{most}:{group}"))
+    return min(found)[2] if found else NONE
+
+
+def _most_in_a_group(rows: np.ndarray[Any, Any], group: int) -> int:
+    import numpy as np
+
+    missing = -rows.shape[1] % group
+    whole = np.pad(rows, ((0, 0), (0, missing)))
+    return int(whole.reshape(len(rows), -1, group).sum(axis=2).max())
