@@ -115,6 +115,7 @@ class Worker:
                 from general_perf.zoo.sparsify import sparsified
 
                 model, known["sparsified"] = sparsified(model, job.sparsity)
+                known["weights"] += f"; pruned to {known['sparsified']}"
             example = make_inputs(self.card, job.batch_sizes[0], job.seed)
             calibration, source = self._calibration()
             options = CompileOptions(

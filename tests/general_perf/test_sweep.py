@@ -83,6 +83,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     assert "the weights are sparse, 2:4" in done.stdout
     compiled = next(each for each in suite_records(folder) if each["stage"] == "compile")
     assert "linear layers by torch.ao.pruning.WeightNormSparsifier" in compiled["sparsified"]
+    assert compiled["weights"].startswith("random weights, seed 0; pruned to 2:4, ")
     (report,) = folder.glob("bytemlperf/*/*/result-*.json")
     assert json.loads(report.read_text())["Bmp"]["Sparsity"] == "2:4"
     done = bmp(place, "vit", *flags, "--sparsity", "4:2", "--runs-dir", str(tmp_path / "none"))
