@@ -103,7 +103,8 @@ class Worker:
         from general_perf.measure import memory
         from general_perf.zoo.source import build
 
-        job, stage, known = self.job, "compile", {}
+        job, stage = self.job, "compile"
+        known: dict[str, Any] = {}
         try:
             self._check_batches()
             maker = backend(job.backend)
@@ -114,8 +115,8 @@ class Worker:
             if job.sparsity:
                 from general_perf.zoo.sparsify import sparsified
 
-                model, known["sparsified"] = sparsified(model, job.sparsity)
-                known["weights"] += f"; pruned to {known['sparsified']}"
+                model, how = sparsified(model, job.sparsity)
+                known |= {"sparsified": how, "weights": f"{model.weights}; pruned to {how}"}
             example = make_inputs(self.card, job.batch_sizes[0], job.seed)
             calibration, source = self._calibration()
             options = CompileOptions(

@@ -29,6 +29,8 @@ ASSETS = Path(__file__).parent / "assets"
 INSTALL_COMMAND = "pip install 'bytemlperf-llm[report]'"
 MAX_OPEN_ROWS = 80  # a longer table waits behind its title
 SLIM_COLUMNS = 3  # a table of so few is not stretched over the page
+SHORT_CHARS, LONG_CHARS = 16, 48
+"""Texts up to so long wrap as they like; longer ones get room in a wide table."""
 SIGNIFICANT_DIGITS = 6  # of a number in a plot: a screen has four
 
 _NUMERIC = re.compile(r"^\s*(?:[-−+≈±<>≤≥×]\s*)*(?:\d|∞|insufficient|–|not measured)", re.ASCII)
@@ -179,8 +181,9 @@ def _table(table: Table) -> dict[str, Any]:
     width = len(columns)
     rows = [[cell(value) for value in row][:width] for row in table.rows]
     right = [_mostly_numbers([row[place] for row in rows if place < len(row)]) for place in range(width)]
-    shown = [[{"lines": text.split("\n"), "right": right[place]} for place, text in enumerate(row)] for row in rows]
-    heads = [{"text": name, "right": right[place]} for place, name in enumerate(columns)]
+    style = ["n" if right[place] else _room([row[place] for row in rows if place < len(row)]) for place in range(width)]
+    shown = [[{"lines": text.split("\n"), "style": style[place]} for place, text in enumerate(row)] for row in rows]
+    heads = [{"text": name, "style": "n" if right[place] else ""} for place, name in enumerate(columns)]
     blank = not any(columns)
     return {
         "columns": [] if blank else heads,
@@ -193,6 +196,12 @@ def _table(table: Table) -> dict[str, Any]:
 
 def _mostly_numbers(texts: Sequence[str]) -> bool:
     return bool(texts) and sum(bool(_NUMERIC.match(text)) for text in texts) > len(texts) * 0.6
+
+
+def _room(texts: Sequence[str]) -> str:
+    """The class of a column of texts: one of long texts keeps a width that can be read, however many columns there are."""
+    longest = max((len(line) for text in texts for line in text.split("\n")), default=0)
+    return "w2" if longest > LONG_CHARS else "w1" if longest > SHORT_CHARS else ""
 
 
 def _hash_source(text: str) -> str:

@@ -73,8 +73,13 @@ def measure(weights: Iterable[np.ndarray[Any, Any]]) -> Sparsity:
 
 def in_words(kept: dict[str, Any]) -> str:
     """A kept Sparsity: `38.2% of 133,472 are 0; 2:4 in 76.3%`."""
-    patterns = "".join(f"; {pattern} in {share:.1%}" for pattern, share in kept["patterns"].items())
+    patterns = f"; {patterns_in_words(kept)}" if kept["patterns"] else ""
     return f"{kept['zero_share']:.1%} of {kept['values']:,} are 0{patterns}"
+
+
+def patterns_in_words(kept: dict[str, Any]) -> str:
+    """`2:4 in 76.3%`, or `none`."""
+    return ", ".join(f"{pattern} in {share:.1%}" for pattern, share in kept["patterns"].items()) or NONE
 
 
 def pattern_of(array: np.ndarray[Any, Any]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.runs.suite import suite_records
 from general_perf.outputs.paper import Layout, Paper
-from general_perf.outputs.sections import sparsity_texts
 
 FOLDER = "pdf"
 MIB = 1 << 20
@@ -92,11 +91,21 @@ def _compile(row: dict[str, Any], stages: dict[str, dict[str, Any]]) -> list[tup
         ("duration, first answer", f"{compiled['compile_s']:.2f} s, {_number(row['first_answer_s'])} s after the process began"),
         ("artefact", "none kept" if size is None else f"{size / MIB:.1f} MiB; {compiled['parameters']:,} parameters"),
         ("precision by", compiled["precision_tool"] + (f"; calibrated on {compiled['calibration']}" if compiled["calibration"] else "")),
-        ("sparsity", "; ".join(text for text in sparsity_texts(stages.get("sparsity"))[:2] if text)),
+        ("sparsity", _sparsity(stages.get("sparsity"))),
         ("options", ", ".join(f"{key}={value}" for key, value in compiled["options"].items()) or "none"),
         ("share taken", _shares(coverage)),
         ("fell back", fell_back or ("none" if coverage.get("graph_share") is not None else "not applicable")),
     ]
+
+
+def _sparsity(record: dict[str, Any] | None) -> str:
+    from general_perf.measure.sparsity import in_words
+
+    if record is None:
+        return "not measured"
+    if record["compiled"] is None:
+        return f"{record['sparsity']}, by the backend's own word; of the source's weights {in_words(record['source'])}"
+    return f"{record['sparsity']}; of the compiled weights {in_words(record['compiled'])}"
 
 
 def _shares(coverage: dict[str, Any]) -> str:

@@ -14,7 +14,15 @@ MIB = 1 << 20
 
 def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     """Most important first."""
-    made: list[Section] = [_rows(summary), *_failures(summary), *_speed(summary, jobs), *_compile(jobs), *_numerics(jobs), *_accuracy(jobs)]
+    made: list[Section] = [
+        _rows(summary),
+        *_failures(summary),
+        *_speed(summary, jobs),
+        *_compile(jobs),
+        *_sparsity(jobs),
+        *_numerics(jobs),
+        *_accuracy(jobs),
+    ]
     return [*made, *_usability(summary, jobs), _method(run)]
 
 
@@ -124,7 +132,6 @@ def _bounds(metric: dict[str, Any]) -> str:
 
 def _compile(jobs: Jobs) -> list[Section]:
     coverage = {each["job"]: each["coverage"] for each in _records(jobs, "coverage")}
-    sparse = {each["job"]: each for each in _records(jobs, "sparsity")}
     rows = []
     for record in _records(jobs, "compile"):
         found = coverage.get(record["job"], {})
@@ -134,7 +141,6 @@ def _compile(jobs: Jobs) -> list[Section]:
             (
                 record["job"],
                 record["weights"],
-                *sparsity_texts(sparse.get(record["job"])),
                 record["compile_s"],
                 None if size is None else size / MIB,
                 found.get("graph_share"),
@@ -149,9 +155,6 @@ def _compile(jobs: Jobs) -> list[Section]:
     columns = (
         "job",
         "weights",
-        "sparsity",
-        "weights as compiled",
-        "weights of the source",
         "compile s",
         "artefact MiB",
         "graph share",
@@ -166,15 +169,18 @@ def _compile(jobs: Jobs) -> list[Section]:
     return [Table(title="Compile report", columns=columns, rows=rows, note="Coverage is measured: " + "; ".join(methods))] if rows else []
 
 
-def sparsity_texts(record: dict[str, Any] | None) -> tuple[str, str, str]:
-    """A sparsity record in words: the verdict, what was measured of the compiled weights, and of the source's."""
-    from general_perf.measure.sparsity import in_words
+def _sparsity(jobs: Jobs) -> list[Section]:
+    from general_perf.measure.sparsity import patterns_in_words
 
-    if record is None:
-        return "not measured", "", ""
-    if record["compiled"] is None:
-        return f"{record['sparsity']}, by the backend's own word", "not shown", in_words(record["source"])
-    return record["sparsity"], in_words(record["compiled"]), in_words(record["source"])
+    rows = []
+    for record in _records(jobs, "sparsity"):
+        sides = [record["compiled"], record["source"]]
+        facts = [fact for side in sides for fact in ((None, None) if side is None else (side["zero_share"], patterns_in_words(side)))]
+        how = "measured" if record["compiled"] is not None else "the backend's own word"
+        rows.append((record["job"], record["sparsity"], how, (record["compiled"] or record["source"])["values"], *facts))
+    columns = ("job", "sparsity", "known by", "weights", "zeros, compiled", "patterns", "zeros, source", "patterns")
+    note = "Of the weights with two axes or more. A pattern n:m: no m neighbours along an axis keep more than n."
+    return [Table(title="Sparsity of the weights", columns=columns, rows=rows, note=note)] if rows else []
 
 
 def _numerics(jobs: Jobs) -> list[Section]:

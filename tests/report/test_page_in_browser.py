@@ -152,3 +152,16 @@ def test_a_narrow_screen_does_not_scroll_sideways(report, browser):
     page.wait_for_selector("html[data-drawn]", state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def test_texts_keep_their_room_in_a_wide_table(tmp_path, opened):
+    """A dozen columns of figures don't squeeze the others to a letter a line."""
+    words = "a sentence of some length that says why a model was refused"
+    row = ("resnet50@small/torch-inductor/fp32", *[123_456_789.5] * 12, words)
+    path = tmp_path / "page.html"
+    table = Table(title="wide", columns=[f"a column {place}" for place in range(len(row))], rows=[row])
+    path.write_text(render(Page(title="t", sections=[table])))
+    cells = opened.open(path.as_uri()).locator("tbody tr").first
+    letter = cells.evaluate("row => parseFloat(getComputedStyle(row).fontSize) / 2")
+    assert cells.locator("th").bounding_box()["width"] > 14 * letter
+    assert cells.locator("td").last.bounding_box()["width"] > 24 * letter
