@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.export.prometheus import Exporter
 from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
+from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.terminal_exit import one_line
 from general_perf.job import Job
+from general_perf.limits import check_numbers
 from general_perf.plan import Flags, plan
 
 KIND = "general"
@@ -33,6 +38,7 @@ class Output(msgspec.Struct, kw_only=True):
 
 def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
     """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
+    check_numbers([("prometheus-port", output.prometheus_port)])
     jobs = plan(flags)
     label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
     config = {
@@ -42,20 +48,31 @@ def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
         "time_limit_s": flags.time_limit_s,
         "keep_artefacts": output.keep_artefacts,
     }
-    run = SuiteRun.begin(output.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
-    return _swept(run, jobs, flags.time_limit_s, output)
+    with _serving(output) as metrics:
+        run = SuiteRun.begin(output.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
+        return _swept(run, jobs, flags.time_limit_s, output, metrics)
 
 
 def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
-    run = SuiteRun.resume(folder, command=argv)
-    if run.run.get("kind") != KIND:
-        run.end()
-        raise UserError(f"{folder} is a run of kind {run.run.get('kind')}", "name a run of bmp general")
-    config = run.run["config"]
-    jobs = [msgspec.convert(each, Job) for each in config["plan"]]
-    output = Output(runs_dir=folder.parent, keep_artefacts=bool(config["keep_artefacts"]), quiet=quiet)
-    return _swept(run, jobs, float(config["time_limit_s"]), output)
+    jobs, time_limit_s, keep_artefacts = _planned(folder)
+    output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
+    with _serving(output) as metrics:
+        return _swept(SuiteRun.resume(folder, command=argv), jobs, time_limit_s, output, metrics)
+
+
+def _planned(folder: Path) -> tuple[list[Job], float, bool]:
+    """The jobs of a run, its time limit and whether it keeps artefacts; nothing is written. Raises UserError."""
+    from bytemlperf_llm.runs.reader import read_run_json
+
+    run = read_run_json(folder)
+    if run.get("kind") != KIND:
+        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
+    try:
+        config = run["config"]
+        return [msgspec.convert(each, Job) for each in config["plan"]], float(config["time_limit_s"]), bool(config["keep_artefacts"])
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError):
+        raise UserError(f"the plan in {folder / 'run.json'} is not one of this version", "run it anew") from None
 
 
 def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
@@ -93,20 +110,31 @@ def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *,
     return written
 
 
-def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output) -> int:
+@contextmanager
+def _serving(output: Output) -> Iterator[Exporter]:
+    """Live metrics, from before the run folder is made: a port that is taken leaves no run behind."""
     from general_perf.live import exporter
+
+    metrics = exporter()
+    try:
+        if output.prometheus_port is not None:
+            port = metrics.serve(output.prometheus_port)
+            (_silent if output.quiet else _say)(f"metrics on http://127.0.0.1:{port}/metrics")
+        yield metrics
+    finally:
+        metrics.close()
+
+
+def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
     from general_perf.sweep import run_sweep
     from general_perf.table import show
 
-    metrics = exporter()
     say = _silent if output.quiet else _say
     try:
-        if output.prometheus_port is not None:
-            say(f"metrics on http://127.0.0.1:{metrics.serve(output.prometheus_port)}/metrics")
         with run:
             run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
-    finally:
-        metrics.close()
+    except KeyboardInterrupt:
+        raise Interrupted(interrupt_status() - 128, f"go on with: bmp general resume {run.folder}") from None
     summary = run.end()
     written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report, pdf=output.pdf)
     if output.quiet:

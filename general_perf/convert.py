@@ -21,12 +21,16 @@ from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.child import OFFLINE
 from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
+from general_perf.backends.registry import check_options
 from general_perf.card import Card, find_cards
 from general_perf.failures import LIBRARY_LOG, StageError, classify
+from general_perf.limits import check_numbers
 
 FORMATS = ("onnx", "openvino", "torch-export", "engine")
 ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+OPTIONS_OF = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch-export"}
+"""Whose options a format takes; an engine takes its backend's."""
 CHECK_SEED = 3_000_003
 EXIT_DIFFERS = 1
 
@@ -62,6 +66,8 @@ def run_convert(wanted: Wanted) -> int:
         except UserError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.filename == str(target):
+                raise UserError(f"can't write {target}: {error.strerror}", "give another --output") from None
             failure = classify(error, "compile")
             raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", _fix(failure.fix)) from None
 
@@ -75,8 +81,8 @@ def _checked(wanted: Wanted) -> tuple[Card, Path]:
         raise UserError(f"backend '{wanted.backend}' has no engine files", nearest(wanted.backend, ENGINES))
     if wanted.precision != "fp32" and (wanted.to == "torch-export" or (wanted.to == "engine" and wanted.backend == "torch-inductor")):
         raise UserError(f"{wanted.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
-    if wanted.batch_size is not None and wanted.batch_size < 1:
-        raise UserError(f"--batch-size {wanted.batch_size} is below 1", "give a whole number from 1")
+    check_numbers([("batch-size", wanted.batch_size), ("calibration-samples", wanted.calibration_samples)])
+    check_options([wanted.backend if wanted.to == "engine" else OPTIONS_OF[wanted.to]], wanted.extra)
     found = find_cards([wanted.model])
     if len(found) != 1:
         raise UserError(f"'{wanted.model}' names {len(found)} models", "name one")

@@ -54,7 +54,11 @@ class Failure(NamedTuple):
 
 
 _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
-    (r"opset", "unsupported_opset", "export with an older opset: --backend-option opset=N, or update the backend"),
+    (
+        r"opset|Unsupported model IR version",
+        "unsupported_opset",
+        "export with an older opset (--backend-option opset=N where it is exported here), or update the backend",
+    ),
     (
         r"out of memory|bad_alloc|can't allocate|cannot allocate|failed to allocate|not enough memory|insufficient memory",
         "out_of_memory",
@@ -63,22 +67,24 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
     (
         r"not implemented|NOT_IMPLEMENTED|could not find an implementation|unsupported operation|no conversion rule|not supported for|"
         r"is not a registered (function|op)|UnsupportedOperator|Unsupported op|No ONNX function found|could not run 'aten|"
-        r"operations which were not converted|Type Error: Type 'tensor",
+        r"operations which were not converted|Type Error: Type 'tensor|No Op registered for",
         "unsupported_operator",
         "take another backend or precision; the operator is named in the reason",
     ),
     (
         r"protobuf parsing failed|INVALID_PROTOBUF|not a ZIP archive|PytorchStreamReader|HeaderTooLarge|header too large|"
-        r"InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header|invalid magic number|Incomplete metadata",
+        r"InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header|invalid magic number|Incomplete metadata|"
+        r"INVALID_GRAPH|This is an invalid model|is not a valid JSON file",
         "corrupt_weights",
         "fetch or make the weight file again",
     ),
     (
         r"size mismatch|shape mismatch|shapes? cannot be multiplied|Got invalid dimensions|invalid rank|Invalid Feed|"
         r"incompatible with the corresponding|The expanded size|must match the size|same size as position|incompatible shape|"
-        r"doesn't match the config|doesn't match model|Sizes of tensors must match|Broadcast|broadcastable",
+        r"doesn't match the config|doesn't match model|Sizes of tensors must match|Broadcast|broadcastable|"
+        r"attempting to expand a dimension|Can't set the input tensor|ignore_mismatched_sizes|Unexpected input data type",
         "shape_mismatch",
-        "give inputs of the shape that the card names, or mend the card",
+        "give the shapes that the model takes with --dim and --batch-size, or mend the card",
     ),
 )
 

@@ -12,9 +12,10 @@ import msgspec
 from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
 from general_perf.backends.contract import PRECISIONS
-from general_perf.backends.registry import check_names
+from general_perf.backends.registry import check_names, check_options
 from general_perf.card import PUBLISHED, Card, find_cards
 from general_perf.job import MEASURED, Job, job_id
+from general_perf.limits import check_calls, check_numbers
 from general_perf.measure.memory import available_bytes
 from general_perf.zoo.sparsify import kind_of
 
@@ -68,6 +69,7 @@ def plan(flags: Flags) -> list[Job]:
     """The jobs, model by model. Raises UserError for anything that can be told wrong now."""
     _check(flags)
     backends = check_names(flags.backends)
+    check_options(backends, flags.backend_options)
     precisions = _known(flags.precisions, PRECISIONS, "precision")
     jobs = [_job(flags, wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
     names = [job.id for job in jobs]
@@ -86,14 +88,22 @@ def wanted_cards(flags: Flags) -> list[Wanted]:
             read = read_workload(Path(name))
             apply_workload(flags, read.workload)
             sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
-            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=None if flags.random_weights else flags.weights or read.weights))
+            weights = None if flags.random_weights else _absolute(flags.weights or read.weights)
+            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=weights))
             continue
         for card in find_cards([name]):
             size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
             sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
             sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
-            found.append(Wanted(card=sized, batch_sizes=sizes, weights=flags.weights))
+            wanted = Wanted(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights))
+            if wanted not in found:  # `bert regular` names bert twice
+                found.append(wanted)
     return found
+
+
+def _absolute(path: str | None) -> str | None:
+    """A run may be resumed from another folder."""
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 _CLASS_NAMES = ("regular", "business", "sota")
@@ -148,6 +158,8 @@ def _job(flags: Flags, wanted: Wanted, backend: str, precision: str) -> Job:
 
 
 def _check(flags: Flags) -> None:
+    from general_perf.zoo.bytemlperf_files import is_workload
+
     if not flags.models:
         raise UserError("no model was named", "name some, or all; see `bmp general models`")
     _known(flags.loops, LOOPS, "loop")
@@ -155,28 +167,29 @@ def _check(flags: Flags) -> None:
     _known([flags.process], ("poisson", "constant", "gamma"), "arrival process")
     if flags.loops == ("open",) and flags.request_rate is None:
         raise UserError("an open loop alone has no rate", "give --request-rate, or --loop closed --loop open")
-    for name, values in (("batch-size", flags.batch_sizes), ("instances", flags.instances)):
-        if any(value < 1 for value in values):
-            raise UserError(f"--{name} {min(values)} is below 1", "give whole numbers from 1")
-    positive: tuple[tuple[str, Any], ...] = (
-        ("seconds", flags.seconds),
-        ("iterations", flags.iterations),
-        ("request-rate", flags.request_rate),
-        ("rate-share", flags.rate_share),
-        ("burstiness", flags.burstiness),
-        ("time-limit", flags.time_limit_s),
-        ("memory-limit-gib", flags.memory_limit_gib),
-        ("threads", flags.threads),
-        ("numeric-samples", flags.numeric_samples),
-        ("accuracy-samples", flags.accuracy_samples),
+    check_numbers(
+        (
+            ("seconds", flags.seconds),
+            ("iterations", flags.iterations),
+            ("request-rate", flags.request_rate),
+            ("rate-share", flags.rate_share),
+            ("burstiness", flags.burstiness),
+            ("time-limit", flags.time_limit_s),
+            ("memory-limit-gib", flags.memory_limit_gib),
+            ("threads", flags.threads),
+            ("numeric-samples", flags.numeric_samples),
+            ("accuracy-samples", flags.accuracy_samples),
+            ("calibration-samples", flags.calibration_samples),
+            ("seed", flags.seed),
+            *(("batch-size", value) for value in flags.batch_sizes),
+            *(("instances", value) for value in flags.instances),
+        )
     )
-    for option, value in positive:
-        if value is not None and not value > 0:
-            raise UserError(f"--{option} {value} is not above 0", "give a number above 0")
+    check_calls(flags.request_rate, flags.seconds)
     if flags.sparsity:
         kind_of(flags.sparsity)
-    if flags.calibration_samples < 0:
-        raise UserError("--calibration-samples is below 0", "give 0 or more")
+    if flags.random_weights and not any(is_workload(name) for name in flags.models):
+        raise UserError("--random-weights goes with a ByteMLPerf workload", "leave it out: cards say what weights they take")
     if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
         raise UserError("--weights goes with one model", "name one model")
 

@@ -49,7 +49,7 @@ def run_job(what: str, job: Job, time_limit_s: float, on_message: Callable[[Mess
     began = time.monotonic()
     with stderr.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "general_perf.worker", what],
+            [sys.executable, "-X", "faulthandler", "-m", "general_perf.worker", what],  # a crash leaves its stack in the log
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -100,7 +100,8 @@ def _watched(
     wall_s = time.monotonic() - began
     if status == 0:
         return Ended("", "", "", peak, stage, wall_s)
-    return Ended("crashed", f"in {stage}: {_death(status, stderr)}", "see the run folder's log of this job", peak, stage, wall_s)
+    cause, fix = _death(status, stderr)
+    return Ended("crashed", f"in {stage}: {cause}", fix, peak, stage, wall_s)
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
@@ -134,9 +135,18 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _death(status: int, stderr: Path) -> str:
+def _death(status: int, stderr: Path) -> tuple[str, str]:
+    """What ended the process, and the mend. Only a process that printed something leaves a log."""
     tail = stderr.read_bytes()[-STDERR_TAIL_BYTES:].decode("utf-8", "replace")
-    if status < 0:
-        hint = " (the kernel does so when memory runs out)" if -status == signal.SIGKILL else ""
-        return f"killed by {signal.Signals(-status).name}{hint}"
-    return last_line(tail)
+    if -status == signal.SIGKILL:
+        fix = "if memory ran out, take a smaller batch or --size small; if somebody killed it, run it again"
+        return "killed by SIGKILL (the kernel does so when memory runs out)", fix
+    fix = "see the run folder's log of this job" if tail.strip() else "take another backend or precision, or run it again"
+    return f"killed by {_signal_name(-status)}" if status < 0 else last_line(tail), fix
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

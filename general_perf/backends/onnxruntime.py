@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.weights import of_onnx
 from general_perf.failures import StageError
+from general_perf.zoo.onnx_files import copy_onnx
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ class OnnxRuntime:
         provider = _provider(options)
         plain = options.work / "exported.onnx"
         if model.onnx_path is not None:
-            shutil.copyfile(model.onnx_path, plain)
+            copy_onnx(model.onnx_path, plain)
         elif model.format == "torchscript":
             raise StageError("unsupported_format", "torch exports no TorchScript file to ONNX", "give the ONNX file with --weights")
         else:

@@ -9,6 +9,16 @@ from bytemlperf_llm.errors import UserError
 from general_perf.backends.contract import Backend
 
 GROUP = "bytemlperf.backends"
+YES_OR_NO = ("true", "false")
+INT8 = ("static", "dynamic")
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "onnxruntime": {"provider": (), "optimization": ("disable", "basic", "extended", "all"), "opset": (), "dynamic": YES_OR_NO},
+    "openvino": {"hint": ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT"), "dynamic": YES_OR_NO},
+    "torch-eager": {"int8": INT8, "dynamic": YES_OR_NO},
+    "torch-inductor": {"mode": (), "int8": INT8, "dynamic": YES_OR_NO},
+    "torch-export": {"dynamic": YES_OR_NO},
+}
+"""Options of ours with their values, none where any may be; `torch-export` is a format of `bmp convert`."""
 
 
 def backend_names() -> list[str]:
@@ -33,6 +43,18 @@ def check_names(names: list[str]) -> list[str]:
             raise UserError(f"backend '{name}' is unknown", nearest(name, [*found, "all"]))
     spelled = [each for name in names for each in (sorted(found) if name == "all" else [name])]
     return list(dict.fromkeys(spelled))
+
+
+def check_options(backends: list[str], given: dict[str, str]) -> None:
+    """Every --backend-option is one that a backend of the run knows. Raises UserError. A vendor's backend checks its own."""
+    if any(name not in OPTIONS for name in backends):
+        return
+    known = {key: values for name in backends for key, values in OPTIONS[name].items()}
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f"--backend-option {key} is unknown to {', '.join(backends)}", nearest(key, known))
+        if known[key] and value not in known[key]:
+            raise UserError(f"--backend-option {key}={value} is unknown", nearest(value, known[key]))
 
 
 def _found() -> dict[str, EntryPoint]:

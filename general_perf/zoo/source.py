@@ -15,6 +15,7 @@ from typing import Any
 from general_perf.backends.contract import SourceModel
 from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
+from general_perf.zoo.onnx_files import beside
 
 
 def build(card: Card, weights: Path | None = None) -> SourceModel:
@@ -24,7 +25,7 @@ def build(card: Card, weights: Path | None = None) -> SourceModel:
     """
     source = card.source
     if weights is not None:
-        return _local(card, _with_weights(weights))
+        return _local(card, _with_weights(card, weights))
     if isinstance(source, Architecture):
         module = _wrapped(card, _architecture(source), source.method)
         return _described(card, module, f"random weights, seed {source.seed}")
@@ -135,32 +136,38 @@ def _local(card: Card, source: Local) -> SourceModel:
         _fill(model, path)
         return _described(card, _wrapped(card, model, base.method), f"file {path.name}")
     if source.format == "checkpoint":
-        return _described(card, _wrapped(card, _checkpoint(path, source.model)), f"checkpoint {path.name}")
+        own = card.source if isinstance(card.source, Architecture) and card.source.model == source.model else None
+        model = _checkpoint(path, source.model, own.library if own else "transformers")
+        return _described(card, _wrapped(card, model, own.method if own else None), f"checkpoint {path.name}")
     return _file(card, path, source.format, f"file {path.name}")
 
 
-def _with_weights(weights: Path) -> Local:
+def _with_weights(card: Card, weights: Path) -> Local:
+    """The file or folder in place of the card's own source; a checkpoint is read by the class that the card names."""
     formats = {".safetensors": "safetensors", ".onnx": "onnx", ".pt": "torchscript", ".pth": "torchscript", ".jit": "torchscript"}
     found = "checkpoint" if weights.is_dir() else formats.get(weights.suffix)
     if found is None:
         raise StageError("unsupported_format", f"{weights.name} has no known ending", f"give one of {', '.join(formats)}")
-    return Local(kind="local", path=str(weights), format=found)  # type: ignore[arg-type]
+    return Local(kind="local", path=str(weights), format=found, model=getattr(card.source, "model", None))  # type: ignore[arg-type]
 
 
 # --- files --------------------------------------------------------------------------------------
 
 
-def _checkpoint(path: Path, model: str | None) -> Any:
+def _checkpoint(path: Path, model: str | None, library: str = "transformers") -> Any:
     """A Hugging Face checkpoint folder; code in it is never run, pickles are never read."""
-    import transformers
-
+    if library == "own":
+        raise StageError("unsupported_format", f"{model} is a module of ours, which has no checkpoint folders", "give safetensors")
     if not (path / "config.json").is_file():
         raise StageError("missing_weights", f"{path} has no config.json", "give a checkpoint folder")
     if not any(path.glob("*.safetensors")):
         raise StageError("missing_weights", f"{path} has no *.safetensors", "save the checkpoint as safetensors")
     import torch
 
-    loader = getattr(transformers, model or "AutoModel")
+    if library == "diffusers":
+        loader = _class(importlib.import_module(library), model or "ModelMixin")
+        return loader.from_pretrained(path, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32)
+    loader = _class(importlib.import_module(library), model or "AutoModel")
     return loader.from_pretrained(path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
 
 
@@ -204,15 +211,25 @@ def _onnx_facts(card: Card, path: Path) -> dict[str, int]:
     inputs = [each for each in model.graph.input if each.name not in weights]
     _check_onnx_inputs(card, path, inputs)
     sizes = [math.prod(each.dims) for each in model.graph.initializer]
-    return {"parameters": sum(sizes), "parameter_bytes": path.stat().st_size}
+    return {"parameters": sum(sizes), "parameter_bytes": sum(each.stat().st_size for each in (path, *beside(path, model)))}
 
 
 def _check_onnx_inputs(card: Card, path: Path, inputs: Any) -> None:
+    import onnx
+
     if len(inputs) != len(card.inputs):
         raise StageError(
             "shape_mismatch", f"{path.name} has {len(inputs)} inputs, the card {len(card.inputs)}", "name the file's inputs in the card"
         )
     for wanted, found in zip(card.inputs, inputs, strict=True):
+        number = found.type.tensor_type.elem_type
+        kind = onnx.helper.tensor_dtype_to_np_dtype(number).name if number else "no tensor"
+        if kind != wanted.dtype:
+            raise StageError(
+                "shape_mismatch",
+                f"{path.name} takes {found.name} as {kind}, the card gives {wanted.name} as {wanted.dtype}",
+                "mend the dtype in the card",
+            )
         sizes = [axis.dim_value or None for axis in found.type.tensor_type.shape.dim]
         ours = card.shape(wanted, card.batch_sizes[0])
         fits = len(sizes) == len(ours) and all(size in (None, our) for size, our in list(zip(sizes, ours, strict=False))[1:])

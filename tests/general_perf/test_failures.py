@@ -6,6 +6,8 @@ import pytest
 
 from general_perf.failures import ERROR_CLASSES, MAX_REASON_CHARS, StageError, classify
 
+COMPILE = ("compile", "failed")
+
 
 @pytest.mark.parametrize(
     ("error", "stage", "status", "error_class"),
@@ -39,6 +41,17 @@ from general_perf.failures import ERROR_CLASSES, MAX_REASON_CHARS, StageError, c
         (RuntimeError("Protobuf parsing failed."), "compile", "failed", "corrupt_weights"),
         (ValueError("shape mismatch: the backend answered [2], the reference [3]"), "numerics", "failed", "shape_mismatch"),
         (RuntimeError("The expanded size of the tensor (9) must match the existing size (8)"), "load", "failed", "shape_mismatch"),
+        (
+            RuntimeError("This is an invalid model. Error No Op registered for Frob with domain_version of 17"),
+            *COMPILE,
+            "unsupported_operator",
+        ),
+        (RuntimeError("INVALID_GRAPH : Unrecognized attribute: ceil_mode for operator MaxPool"), *COMPILE, "corrupt_weights"),
+        (RuntimeError("Unsupported model IR version: 99, max supported IR version: 14"), *COMPILE, "unsupported_opset"),
+        (OSError("the config file at 'x/config.json' is not a valid JSON file."), *COMPILE, "corrupt_weights"),
+        (RuntimeError("You set `ignore_mismatched_sizes` to `False`, thus raising an error."), *COMPILE, "shape_mismatch"),
+        (RuntimeError("expand: attempting to expand a dimension of length 512 -> 1000!"), *COMPILE, "shape_mismatch"),
+        (RuntimeError("Can't set the input tensor with index: 0, because the shapes are incompatible"), *COMPILE, "shape_mismatch"),
         (ModuleNotFoundError("No module named 'openvino'"), "compile", "refused", "missing_package"),
         (StageError("unsupported_format", "cause", "fix"), "compile", "refused", "unsupported_format"),
         (StageError("missing_weights", "cause", "fix"), "compile", "failed", "missing_weights"),

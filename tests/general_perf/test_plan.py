@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bytemlperf_llm.errors import UserError
+from general_perf.backends.registry import check_options
+from general_perf.pairs import numbers
 from general_perf.plan import Flags, plan
 
 
@@ -21,8 +23,8 @@ def flags(**changes) -> Flags:
         ({"precisions": ["fp8"]}, "precision 'fp8' is unknown; valid: bf16, fp16, fp32, int8"),
         ({"size": "smal"}, "no size 'smal'; did you mean 'small'"),
         ({"dims": {"sequense": 4}}, "no dimension 'sequense'; did you mean 'sequence'"),
-        ({"batch_sizes": [4, 0]}, "--batch-size 0 is below 1"),
-        ({"instances": (0,)}, "--instances 0 is below 1"),
+        ({"batch_sizes": [4, 0]}, "--batch-size 0 is not above 0"),
+        ({"instances": (0,)}, "--instances 0 is not above 0"),
         ({"loops": ("opened",)}, "loop 'opened' is unknown; did you mean 'open'"),
         ({"loops": ("open",)}, "an open loop alone has no rate; give --request-rate"),
         ({"stages": ("speed",)}, "stage 'speed' is unknown"),
@@ -32,15 +34,35 @@ def flags(**changes) -> Flags:
         ({"rate_share": -1.0}, "--rate-share -1.0 is not above 0"),
         ({"burstiness": 0.0}, "--burstiness 0.0 is not above 0"),
         ({"memory_limit_gib": -1.0}, "--memory-limit-gib -1.0"),
-        ({"calibration_samples": -1}, "--calibration-samples is below 0"),
+        ({"calibration_samples": -1}, "--calibration-samples -1 is below 0"),
+        ({"seed": -1}, "--seed -1 is below 0; give 0 or more"),
+        ({"seconds": float("inf")}, "--seconds inf is too large; give a number up to 86400"),
+        ({"request_rate": float("inf")}, "--request-rate inf is too large"),
+        ({"request_rate": 1e6, "seconds": 20.0}, "--request-rate 1e+06 for --seconds 20 are more than 10,000,000 calls"),
+        ({"rate_share": 1e300}, "--rate-share 1e+300 is too large"),
+        ({"time_limit_s": float("inf")}, "--time-limit inf is too large"),
+        ({"memory_limit_gib": 1e300}, "--memory-limit-gib 1e+300 is too large"),
+        ({"iterations": 10**20}, "--iterations 100000000000000000000 is too large; give a number up to 10000000"),
+        ({"instances": (1, 10**20)}, "--instances 100000000000000000000 is too large"),
+        ({"threads": 10**400}, "is too large"),
         ({"models": ["all"], "weights": "x.onnx"}, "--weights goes with one model"),
         ({"models": ["none.yaml"]}, "none.yaml can't be read"),
+        ({"random_weights": True}, "--random-weights goes with a ByteMLPerf workload"),
+        ({"backend_options": {"opsett": "17"}}, "--backend-option opsett is unknown to onnxruntime; did you mean 'opset'"),
+        ({"backend_options": {"int8": "dynamic"}}, "--backend-option int8 is unknown to onnxruntime"),
+        ({"backend_options": {"dynamic": "maybe"}}, "--backend-option dynamic=maybe is unknown; valid: false, true"),
     ],
 )
 def test_bad_flags_are_one_sentence_with_the_mend(changes, said):
     with pytest.raises(UserError) as raised:
         plan(flags(**changes))
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("size", ["abc", "0", "-4", "1.5", "", "²", "1" * 5000, str(1 << 31)])
+def test_a_dim_that_is_no_size_is_named(size):
+    with pytest.raises(UserError, match="the size is no number from 1 to 2147483647; write --dim sequence=64"):
+        numbers([f"sequence={size}"], "--dim")
 
 
 def test_jobs_are_models_by_backends_by_precisions():
@@ -51,6 +73,23 @@ def test_jobs_are_models_by_backends_by_precisions():
         for backend in ("openvino", "onnxruntime")
         for precision in ("fp32", "int8")
     ]
+
+
+def test_an_option_of_one_backend_may_stand_beside_another_and_a_vendors_are_its_own():
+    plan(flags(backends=["onnxruntime", "torch-eager"], backend_options={"int8": "dynamic", "opset": "17"}))
+    check_options(["onnxruntime", "somebody"], {"their": "own"})
+
+
+def test_a_model_that_is_named_twice_is_one():
+    jobs = plan(flags(models=["bert", "regular", "bert"]))
+    assert [job.id.split("/")[0] for job in jobs].count("bert") == 1
+    assert len(jobs) == len(plan(flags(models=["regular"])))
+
+
+def test_weights_are_found_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (job,) = plan(flags(weights="x.onnx"))
+    assert job.weights == str(tmp_path / "x.onnx")
 
 
 def test_a_size_goes_where_the_card_has_it():

@@ -78,6 +78,51 @@ def test_an_onnx_file_of_another_shape_than_the_card(tmp_path):
     assert "has 1 inputs, the card 2" in refused(load_card(path)).cause
 
 
+def test_an_onnx_file_of_another_dtype_than_the_card(tmp_path):
+    path = relu_card(tmp_path)
+    path.write_text(path.read_text().replace("kind: features", "kind: features, dtype: int64"))
+    error = refused(load_card(path))
+    assert (error.error_class, "takes x as float32, the card gives x as int64" in error.cause) == ("shape_mismatch", True)
+
+
+def test_weights_beside_an_onnx_file_are_taken_along_or_missed(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    card = load_card(relu_card(tmp_path))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8]) for name in ("x", "y"))
+    weights = numpy_helper.from_array(np.full(8, 3.0, dtype=np.float32), "w")
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, str(tmp_path / "mul.onnx"), save_as_external_data=True, location="mul.weights", size_threshold=0)
+    source, inputs = build(card, tmp_path / "mul.onnx"), make_inputs(card, 2, 0)
+    for name in ("onnxruntime", "openvino"):
+        (tmp_path / name).mkdir()
+        maker = backend(name)
+        session = maker.load(maker.compile(source, options(source, tmp_path / name)), LoadOptions(device="cpu", threads=1))
+        assert np.allclose(session.predict(inputs)["y"], inputs["x"] * 3)
+    beside = tmp_path / "mul.weights"
+    beside.write_bytes(beside.read_bytes()[:20])
+    error = refused(card, tmp_path / "mul.onnx")
+    assert (error.error_class, "mul.weights is shorter" in error.cause) == ("corrupt_weights", True)
+    beside.unlink()
+    error = refused(card, tmp_path / "mul.onnx")
+    assert (error.error_class, "mul.weights, which is not beside it" in error.cause) == ("missing_weights", True)
+
+
+def test_a_checkpoint_folder_is_read_by_the_class_that_the_card_names(tmp_path):
+    model = build(resnet())
+    model.module.model.classifier[1].bias.fill_(7.0)
+    model.module.model.save_pretrained(tmp_path / "mine")
+    mine = build(resnet(), tmp_path / "mine")
+    assert mine.weights == "checkpoint mine"
+    assert (mine.module.model.classifier[1].bias == 7.0).all()
+    (tmp_path / "mine" / "config.json").write_text("{broken")
+    with pytest.raises(OSError, match="not a valid JSON") as raised:
+        build(resnet(), tmp_path / "mine")
+    assert classify(raised.value, "compile").error_class == "corrupt_weights"
+
+
 def test_an_opset_that_onnx_runtime_lacks(tmp_path):
     import onnx
 

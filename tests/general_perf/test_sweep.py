@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
         ("hang", "time_limit", "in compile after 6 s"),
         ("hoard", "out_of_memory", "over the limit of 1.0 GiB"),
         ("die-later", "crashed", "in performance at batch 1: killed by SIGABRT"),
+        ("kill", "crashed", "in compile: killed by SIGKILL"),
     ],
 )
 def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason):
@@ -113,6 +115,11 @@ def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason
     assert done.returncode == 1
     assert ("INVALID" in done.stdout) == (do != "die-later")  # a run in which nothing compiled is invalid
     assert "Traceback" not in done.stderr
+    log = only_run(tmp_path) / "logs" / "relu-vendor-fp32.log"
+    if "log" in row["fix"]:  # a fix that sends somebody to a log sends him to one that is there
+        assert log.stat().st_size
+    if "ABRT" in reason:
+        assert "vendor_backend.py" in log.read_text()  # where it crashed
 
 
 @pytest.mark.parametrize(("do", "nonfinite"), [("wrong", 0), ("nan", 32)])
@@ -146,6 +153,31 @@ def test_a_killed_sweep_goes_on_where_it_was(place, tmp_path):
     assert [each for each in after if each["job"].startswith("relu/")] == before  # what was done is not done again
     assert {row["status"] for row in rows(folder).values()} == {"ok"}
     assert verify_suite(folder)[0] == []
+
+
+def test_a_run_of_another_kind_is_not_resumed_and_not_touched(place, tmp_path):
+    (tmp_path / "records.jsonl").write_bytes(b'{"torn')
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": 1, "kind": "micro", "config": {}}))
+    (tmp_path / "summary.json").write_text("{}")
+    held = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    done = bmp(place, "resume", str(tmp_path))
+    assert (done.returncode, "is a run of kind micro; name a run of bmp general" in done.stderr) == (2, True), done.stderr
+    (tmp_path / "run.json").write_text(held["run.json"].decode().replace("micro", "general"))
+    done = bmp(place, "resume", str(tmp_path))
+    assert (done.returncode, "is not one of this version; run it anew" in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "records.jsonl").read_bytes() == held["records.jsonl"]
+    assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("port", ["taken", "-1", "99999999999999999999"])
+def test_a_port_that_can_not_be_had_leaves_no_run_behind(place, tmp_path, port):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1]) if port == "taken" else port
+        done = bmp(place, "relu.yaml", *QUICK, "--prometheus-port", number, "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_job_that_was_cut_short_counts_once(place, tmp_path):
@@ -196,8 +228,10 @@ def test_a_signal_leaves_no_process_behind(place, tmp_path, number, status):
         time.sleep(0.05)
     if number == signal.SIGKILL:
         return
-    run = json.loads((only_run(tmp_path) / "run.json").read_text())
+    folder = only_run(tmp_path)
+    run = json.loads((folder / "run.json").read_text())
     assert run["end"]["stopped_by_user"] is True
+    assert f"interrupted: go on with: bmp general resume {folder}" in said
 
 
 def _workers_of(pid: int) -> list[int]:
