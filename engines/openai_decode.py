@@ -14,18 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import accumulate, islice, repeat, takewhile
 from typing import Any, NamedTuple
 
 import msgspec
 
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
+from engines.http_pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.openai_alike import Alike, take_alike
 from engines.openai_events import Event, decode_event, decode_events, text_of
 from engines.sse import SseParser
 
 MAX_DETAIL_CHARS = 300
+MAX_READ_BYTES = 1 << 18  # of any event loop's, and the reading thread's
+LOOKED_AT_BYTES, LOOKED_AT_READS = 1 << 20, 1 << 14  # of an answer that was given up as too large
+CLASSIFIED_BYTES = 1 << 16
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
@@ -39,6 +43,10 @@ _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max
 
 def decode(payloads: Sequence[Any]) -> Decoded:
     """Reads of the lean transport (head included), or a `Head` followed by body reads."""
+    if len(payloads) * MAX_READ_BYTES > MAX_RESPONSE_BYTES and (first := _beginning(payloads)) < len(payloads):
+        decoded = decode(payloads[:first])
+        decoded.tokens_per_chunk += repeat(0, len(payloads) - first)
+        return decoded
     if payloads and isinstance(payloads[0], Head):
         return _decode_body(payloads[0], [b"", *payloads[1:]])
     reads: Sequence[bytes] = payloads
@@ -53,6 +61,15 @@ def decode(payloads: Sequence[Any]) -> Decoded:
     if response is None:
         return _failed(len(reads), "empty_response", "no response head")
     return _decode_body(response.head, _body_of_reads(response, joined, reads))
+
+
+def _beginning(payloads: Sequence[Any]) -> int:
+    """How many reads are looked at: all, but for an answer that the transport gave up since it is too large. Decoding that
+    whole would hold up every other request for a second."""
+    sizes = [0 if isinstance(read, Head) else len(read) for read in payloads]
+    if sum(sizes) <= MAX_RESPONSE_BYTES and len(sizes) <= MAX_READS:
+        return len(sizes)
+    return sum(1 for _ in takewhile(LOOKED_AT_BYTES.__ge__, accumulate(islice(sizes, LOOKED_AT_READS))))
 
 
 # -- fast path -------------------------------------------------------------------
@@ -122,8 +139,10 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
     - No chunk but the last has a size that begins with 0, which would end the body.
     - Nothing but the end of an event looks like one.
     """
+    if joined.rfind(b"\n" + DONE_EVENT) + 1 != joined.rfind(b"data:"):
+        return None  # before the search: it takes long where a long line has no end
     cut = _EVENT.findall(joined)
-    if joined.count(b"data:") != len(cut) + 1 or joined.rfind(b"\n" + DONE_EVENT) + 1 != joined.rfind(b"data:"):
+    if joined.count(b"data:") != len(cut) + 1:
         return None
     line_ends = joined.count(b"\r\n", body)
     if line_ends and (line_ends != 2 * joined.count(b"\n\n\r\n", body) + 2 or not joined.endswith(b"\n\n\r\n0\r\n\r\n")):
@@ -174,7 +193,7 @@ def _body_of_reads(response: Response, joined: bytes, reads: Sequence[bytes]) ->
 
 
 def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
-    refused = classify(head, b"".join(bodies)[: 64 * 1024])
+    refused = classify(head, b"".join(_up_to(bodies, CLASSIFIED_BYTES))[:CLASSIFIED_BYTES])
     if refused is not None:
         return _failed(len(bodies), *refused)
     parser = SseParser()
@@ -202,6 +221,12 @@ def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem
     return decoded
+
+
+def _up_to(bodies: Sequence[bytes], most_bytes: int) -> Sequence[bytes]:
+    """The first ones that have so many bytes together."""
+    before = accumulate(map(len, bodies), initial=0)
+    return bodies[: sum(1 for _ in takewhile(most_bytes.__gt__, islice(before, len(bodies))))]
 
 
 def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:

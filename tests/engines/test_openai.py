@@ -104,6 +104,22 @@ async def test_tls(kind):
             await ask(server.url, "honest", options=options)
 
 
+@pytest.mark.parametrize("transport", ["lean", "aiohttp"])
+@pytest.mark.parametrize("kind", [kind for kind in TLS_OUTCOMES if kind != "good"])
+async def test_tls_that_fails_in_mid_run_has_its_class(kind, transport, monkeypatch):
+    """A certificate that runs out after the start: the start's own question is left out."""
+
+    async def not_asked(*_arguments):
+        return None
+
+    monkeypatch.setattr(OpenAIEngine, "_wait_for_models", not_asked)
+    async with HostileServer(SMALL, tls=kind) as server:
+        options = {"transport": transport} | ({"ca_file": str(server.ca_file)} if server.ca_file else {})
+        records = await ask(server.url, "honest", count=2, options=options)
+    for record in records:
+        assert (record.outcome, record.error_class) == ("failed", TLS_OUTCOMES[kind].error_class), record.error_detail
+
+
 async def test_insecure_takes_any_certificate():
     async with HostileServer(SMALL, tls="expired") as server:
         (record,) = await ask(server.url, "honest", options={"insecure": "true"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,7 @@ from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED, Planned
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
-from engines.contract import Finish
+from engines.contract import ErrorClass, Finish
 from tests.virtual import MS, NS_PER_S, Collected, Script, ScriptedEngine, make_request, make_worker, run
 
 THREE_TOKENS = Script(((50 * MS, 1), (60 * MS, 1), (75 * MS, 1)), reported_tokens=3)
@@ -212,6 +213,24 @@ def test_failures_are_records_and_the_run_goes_on():
     assert [record.outcome for record in sink.by_index()] == ["failed", "ok"] * 10
     failed = sink.by_index()[0]
     assert (failed.error_class, failed.error_detail, failed.output_tokens) == ("connection_reset", "as scripted", 1)
+
+
+def test_bad_company_changes_no_figure_of_the_others():
+    """Requests that fail in every way, between those of a clean run: its percentiles stay as they are, to the nanosecond."""
+    honest = [Script(((first * MS, 1), (first * MS + 7 * MS, 1)), reported_tokens=2) for first in (20, 31, 45, 52, 77)]
+    bad = [Script((), error=error) for error in get_args(ErrorClass)]
+    bad += [Script(((5 * MS, 1),), error="truncated_stream"), Script((), hang=True), Script(((5 * MS, 1),), hang=True), Script(())]
+    mixed = [each for index in range(600) for each in (honest[index % len(honest)], bad[index % len(bad)])]
+    at = [i * 5 * MS for i in range(1200)]
+    limits = Timeouts(first_token_ns=900 * MS, idle_ns=300 * MS)
+    _, clean, _ = replay_open(honest, at[::2], timeouts=limits)
+    _, sink, _ = replay_open(mixed, at, timeouts=limits)
+    outcomes = [record.outcome for record in sink.by_index()]
+    assert outcomes == ["ok", "failed"] * 600
+    among, alone = (summarize(found.records, RunFacts(open_loop=True)).metrics for found in (sink, clean))
+    for name in ("ttft", "service_ttft", "tpot", "itl", "e2e"):
+        assert among[name].percentiles == alone[name].percentiles
+        assert (among[name].count, among[name].mean) == (alone[name].count, alone[name].mean)
 
 
 def test_a_bug_in_an_engine_is_a_failed_request():
