@@ -127,7 +127,7 @@ def _cached(source: Hub) -> Path:
 def _local(card: Card, source: Local) -> SourceModel:
     path = Path(source.path).expanduser()
     if not path.exists():
-        raise StageError("missing_weights", f"{path} is not there", "put the weights there, or give others with --weights")
+        raise StageError("missing_weights", f"{path} is not there", _where_else(card))
     if source.format == "safetensors":
         base = zoo()[source.architecture].source if source.architecture else card.source
         if not isinstance(base, Architecture):
@@ -140,6 +140,11 @@ def _local(card: Card, source: Local) -> SourceModel:
         model = _checkpoint(path, source.model, own.library if own else "transformers")
         return _described(card, _wrapped(card, model, own.method if own else None), f"checkpoint {path.name}")
     return _file(card, path, source.format, f"file {path.name}")
+
+
+def _where_else(card: Card) -> str:
+    other = "put the weights there, or give others with --weights"
+    return f"{other}; a workload file takes --random-weights" if isinstance(card.source, Architecture) else other
 
 
 def _with_weights(card: Card, weights: Path) -> Local:
@@ -155,20 +160,29 @@ def _with_weights(card: Card, weights: Path) -> Local:
 
 
 def _checkpoint(path: Path, model: str | None, library: str = "transformers") -> Any:
-    """A Hugging Face checkpoint folder; code in it is never run, pickles are never read."""
+    """A Hugging Face checkpoint folder, whole; code in it is never run, pickles are never read."""
+    import torch
+
     if library == "own":
         raise StageError("unsupported_format", f"{model} is a module of ours, which has no checkpoint folders", "give safetensors")
     if not (path / "config.json").is_file():
         raise StageError("missing_weights", f"{path} has no config.json", "give a checkpoint folder")
     if not any(path.glob("*.safetensors")):
         raise StageError("missing_weights", f"{path} has no *.safetensors", "save the checkpoint as safetensors")
-    import torch
-
-    if library == "diffusers":
-        loader = _class(importlib.import_module(library), model or "ModelMixin")
-        return loader.from_pretrained(path, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32)
     loader = _class(importlib.import_module(library), model or "AutoModel")
-    return loader.from_pretrained(path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
+    asked: dict[str, Any] = (
+        {"torch_dtype": torch.float32} if library == "diffusers" else {"trust_remote_code": False, "dtype": torch.float32}
+    )
+    made, found = loader.from_pretrained(
+        path, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **asked
+    )
+    if found["mismatched_keys"]:  # the libraries would fill these, and the missing ones, with random numbers
+        name, theirs, ours = min(found["mismatched_keys"])
+        cause = f"{path.name} has {name} as {list(theirs)}, the model of its config.json as {list(ours)}"
+        raise StageError("shape_mismatch", cause, "give the checkpoint whole, with its own config.json")
+    if found["missing_keys"]:
+        raise StageError("corrupt_weights", f"{path.name} lacks {min(found['missing_keys'])}", "give the checkpoint whole")
+    return made
 
 
 def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel:

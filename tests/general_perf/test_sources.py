@@ -111,12 +111,22 @@ def test_weights_beside_an_onnx_file_are_taken_along_or_missed(tmp_path):
 
 
 def test_a_checkpoint_folder_is_read_by_the_class_that_the_card_names(tmp_path):
+    from safetensors.torch import load_file, save_file
+
     model = build(resnet())
     model.module.model.classifier[1].bias.fill_(7.0)
     model.module.model.save_pretrained(tmp_path / "mine")
     mine = build(resnet(), tmp_path / "mine")
     assert mine.weights == "checkpoint mine"
     assert (mine.module.model.classifier[1].bias == 7.0).all()
+    part = load_file(tmp_path / "mine" / "model.safetensors")
+    lost = part.pop("classifier.1.weight")
+    save_file(part, tmp_path / "mine" / "model.safetensors")
+    error = refused(resnet(), tmp_path / "mine")
+    assert (error.error_class, error.cause) == ("corrupt_weights", "mine lacks classifier.1.weight")
+    save_file({**part, "classifier.1.weight": lost[:7].clone()}, tmp_path / "mine" / "model.safetensors")
+    error = refused(resnet(), tmp_path / "mine")
+    assert (error.error_class, "has classifier.1.weight as [7, 64]" in error.cause) == ("shape_mismatch", True)
     (tmp_path / "mine" / "config.json").write_text("{broken")
     with pytest.raises(OSError, match="not a valid JSON") as raised:
         build(resnet(), tmp_path / "mine")
