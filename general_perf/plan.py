@@ -63,6 +63,7 @@ class Wanted(msgspec.Struct, kw_only=True):
     card: Card
     batch_sizes: tuple[int, ...]
     weights: str | None
+    flags: Flags
 
 
 def plan(flags: Flags) -> list[Job]:
@@ -71,7 +72,7 @@ def plan(flags: Flags) -> list[Job]:
     backends = check_names(flags.backends)
     check_options(backends, flags.backend_options)
     precisions = _known(flags.precisions, PRECISIONS, "precision")
-    jobs = [_job(flags, wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
+    jobs = [_job(wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
     names = [job.id for job in jobs]
     if len(set(names)) != len(names):
         raise UserError("two models have the same name", "rename one card")
@@ -86,16 +87,15 @@ def wanted_cards(flags: Flags) -> list[Wanted]:
     for name in flags.models:
         if is_workload(name):
             read = read_workload(Path(name))
-            apply_workload(flags, read.workload)
             sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
             weights = None if flags.random_weights else _absolute(flags.weights or read.weights)
-            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=weights))
+            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=weights, flags=apply_workload(flags, read.workload)))
             continue
         for card in find_cards([name]):
             size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
             sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
             sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
-            wanted = Wanted(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights))
+            wanted = Wanted(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights), flags=flags)
             if wanted not in found:  # `bert regular` names bert twice
                 found.append(wanted)
     return found
@@ -109,20 +109,21 @@ def _absolute(path: str | None) -> str | None:
 _CLASS_NAMES = ("regular", "business", "sota")
 
 
-def apply_workload(flags: Flags, workload: Any) -> None:
-    """What ByteMLPerf's workload file says, where no flag says otherwise."""
-    if workload.iterations and flags.iterations is None:
-        flags.iterations = workload.iterations
-    if workload.clients and flags.instances == (1,):
-        flags.instances = (workload.clients,)
+def apply_workload(flags: Flags, workload: Any) -> Flags:
+    """The flags with what ByteMLPerf's workload file says, where no flag says otherwise. They are that model's alone."""
     dropped = {"performance": not workload.test_perf, "accuracy": not workload.test_accuracy, "numerics": not workload.test_numeric}
     if workload.compile_only:
         dropped |= {"performance": True, "accuracy": True, "numerics": True}
-    flags.stages = tuple(each for each in flags.stages if not dropped.get(each))
+    return msgspec.structs.replace(
+        flags,
+        iterations=workload.iterations if flags.iterations is None else flags.iterations,
+        instances=(workload.clients,) if workload.clients and flags.instances == (1,) else flags.instances,
+        stages=tuple(each for each in flags.stages if not dropped.get(each)),
+    )
 
 
-def _job(flags: Flags, wanted: Wanted, backend: str, precision: str) -> Job:
-    card = wanted.card
+def _job(wanted: Wanted, backend: str, precision: str) -> Job:
+    card, flags = wanted.card, wanted.flags
     size = flags.size if flags.size in card.sizes else PUBLISHED
     limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else available_bytes() * MEMORY_SHARE
     return Job(

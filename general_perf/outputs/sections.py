@@ -299,7 +299,9 @@ def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
 
 def _method(run: dict[str, Any]) -> Text:
     flags = run["config"]["flags"]
-    body = f"Each point ran {flags['iterations']} calls an instance." if flags["iterations"] else f"Each point ran {flags['seconds']:g} s."
+    jobs = run["config"].get("plan") or [flags]
+    ran = {f"{each['iterations']} calls an instance" if each["iterations"] else f"{each['seconds']:g} s" for each in jobs}
+    body = f"Each point ran {' or '.join(sorted(ran))}."
     return Text(
         title="How it was measured",
         body=f"{body} One benchmark loop for every backend; inputs are seeded and realistic, seed {flags['seed']}.",

@@ -10,29 +10,31 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
 from general_perf.card import Card, zoo
+from general_perf.limits import ABOVE_0
 
 MAX_FILE_BYTES = 1 << 20
 
 
 class Workload(BaseModel):
-    """ByteMLPerf's workload. Unknown keys are left alone, as it does."""
+    """ByteMLPerf's workload. Unknown keys are left alone, as it does. `data_percent` is checked, and not applied: how much of
+    a dataset is taken is --accuracy-samples', and the report says what share that was."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model: str
+    model: str = Field(min_length=1)
     test_perf: bool = True
     test_accuracy: bool = True
     test_numeric: bool = True
-    clients: int | None = Field(default=None, ge=1)
-    iterations: int | None = Field(default=None, ge=1)
-    batch_sizes: list[int] = Field(default=[1], min_length=1)
+    clients: int | None = Field(default=None, ge=1, le=int(ABOVE_0["instances"]))
+    iterations: int | None = Field(default=None, ge=1, le=int(ABOVE_0["iterations"]))
+    batch_sizes: list[Annotated[int, Field(ge=1, le=int(ABOVE_0["batch-size"]))]] = Field(default=[1], min_length=1)
     data_percent: float = Field(default=100, gt=0, le=100)
     compile_only: bool = False
 
@@ -121,8 +123,13 @@ def _load(path: Path, model: Any) -> Any:
     if len(raw) > MAX_FILE_BYTES:
         raise UserError(f"{path.name} is larger than {MAX_FILE_BYTES} bytes", "give a workload JSON")
     try:
-        return model.model_validate(json.loads(raw))
-    except ValueError as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"not valid JSON: {error}"
-        raise UserError(f"{path.name}: {cause}", "mend the file") from None
+        held = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} is not valid JSON: {error}", "mend the file") from None
+    if not isinstance(held, dict):
+        raise UserError(f"{path.name} holds no JSON object", "mend the file")
+    try:
+        return model.model_validate(held)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "mend the file") from None

@@ -56,7 +56,7 @@ def test_the_workload_becomes_jobs(tmp_path):
     assert job.batch_sizes == (4, 8, 16, 32, 64)
     assert job.instances == (3,)
     assert job.iterations == 100
-    assert job.weights == MODEL["model_path"]
+    assert job.weights == str(Path(MODEL["model_path"]).absolute())
     assert job.card["dataset"] == "open_imagenet"
 
 
@@ -71,6 +71,14 @@ def test_parts_switched_off(tmp_path):
     assert not {"performance", "accuracy"} & set(job.stages)
 
 
+def test_a_workload_speaks_for_its_own_model_alone(tmp_path):
+    given = flags(pair(tmp_path, {"test_accuracy": False}))
+    given.models.append("magika")
+    theirs, ours = plan(given)
+    assert (theirs.iterations, theirs.instances, "accuracy" in theirs.stages) == (100, (3,), False)
+    assert (ours.iterations, ours.instances, "accuracy" in ours.stages) == (None, (1,), True)
+
+
 def test_weights_beside_the_card_are_found(tmp_path):
     (tmp_path / "resnet50.pt").write_bytes(b"")
     assert read_workload(pair(tmp_path, model={"model_path": "resnet50.pt"})).weights == str(tmp_path / "resnet50.pt")
@@ -82,7 +90,12 @@ def test_weights_beside_the_card_are_found(tmp_path):
         ({}, {"input_shape": {"input_1.1": [1, 3, 299, 299]}}, r"\[1, 3, 299, 299\], our card resnet50 takes \[1, 3, 224, 224\]"),
         ({}, {"max_batch_size": 8}, "asks for batch 16, .* allows 8"),
         ({"batch_sizes": []}, {}, "batch_sizes"),
+        ({"batch_sizes": [4, 0]}, {}, "batch_sizes.1: Input should be greater than or equal to 1"),
+        ({"batch_sizes": [10**20]}, {}, "batch_sizes.0: Input should be less than"),
+        ({"clients": 10**20}, {}, "clients: Input should be less than or equal to 1024"),
         ({"iterations": "many"}, {}, "iterations"),
+        ({"iterations": 10**20}, {}, "iterations: Input should be less than"),
+        ({"model": ""}, {}, "model: String should have at least 1 character"),
         ({"model": "lenet"}, {}, "names the model lenet, whose card is not beside it; put model-lenet.json there"),
     ],
 )
@@ -91,10 +104,14 @@ def test_what_does_not_fit_is_named(tmp_path, workload, model, said):
         plan(flags(pair(tmp_path, workload, model)))
 
 
-def test_no_json(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "is not valid JSON"), ("", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"), ("[1]", "holds no JSON object")],
+)
+def test_no_json(tmp_path, text, said):
     path = tmp_path / "w.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"w.json: not valid JSON"):
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"w.json {said}"):
         read_workload(path)
     with pytest.raises(UserError, match="can't be read"):
         read_workload(tmp_path / "none.json")
