@@ -54,19 +54,25 @@ def report_of(run: dict[str, Any], row: dict[str, Any], records: list[dict[str, 
         "Model": row["model"].upper(),
         "Backend": row["backend"].upper(),
         "Host Info": hardware["cpu"]["model"],
-        "Dataset": row["dataset"].upper() or None,
-        "Version": run["environment"]["bytemlperf_llm"],
-        "Execution Date": run["started_at"],
-        "Graph Compile": _compile(row, stages),
-        "Accuracy": _accuracy(stages),
-        "Performance": [_point(each) for each in points if each["loop"] == "closed"],
-        "Bmp": _ours(stages, points),
+        "Dataset": _dataset(run, row),
     }
     if clients := {each["instances"] for each in points if each["loop"] == "closed"}:
         report |= {"Instance Count": max(clients), "Device Count": 1}  # a job has one device
+    report["Graph Compile"] = _compile(row, stages)
+    if accuracy := _accuracy(stages):
+        report["Accuracy"] = accuracy
+    report["Performance"] = [_point(each) for each in points if each["loop"] == "closed"]
+    report |= {"Version": run["environment"]["bytemlperf_llm"], "Execution Date": run["started_at"], "Bmp": _ours(stages, points)}
     if row["error_class"]:
         report["Error"] = {"Class": row["error_class"], "Reason": row["reason"], "Fix": row["fix"]}
     return report
+
+
+def _dataset(run: dict[str, Any], row: dict[str, Any]) -> str | None:
+    """The dataset that was judged on; the card's where it was not, as there."""
+    cards = {job["id"]: job["card"] for job in run["config"].get("plan", [])}
+    name = row["dataset"] or cards.get(row["job"], {}).get("dataset")
+    return str(name).upper() if name else None
 
 
 def _compile(row: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, Any]:

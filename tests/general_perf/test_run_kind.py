@@ -194,6 +194,7 @@ def test_bytemlperfs_report_has_its_keys_types_and_units(records, tmp_path):
     ]
     report = json.loads(written[1].read_bytes())
     same_kinds(report, THEIRS)
+    assert [each for each in report if each in THEIRS] == list(THEIRS)
     assert report["Graph Compile"]["Subgraph Coverage"] == 90.0
     assert written[0].with_name(report["Accuracy"]["Diff Dist"]).read_bytes().startswith(b"\x89PNG")
     (point,) = report["Performance"]
@@ -201,7 +202,16 @@ def test_bytemlperfs_report_has_its_keys_types_and_units(records, tmp_path):
     failed = json.loads(written[2].read_bytes())
     assert failed["Error"]["Class"] == "unsupported_operator"
     assert (failed["Graph Compile"], failed["Performance"]) == ({}, [])
+    assert "Accuracy" not in failed
     assert "Instance Count" not in failed
+
+
+def test_bytemlperfs_report_names_the_dataset_that_was_not_there(records):
+    run = run_json(GOOD)
+    run["config"]["plan"] = [{"id": GOOD, "card": {"dataset": "open_imagenet"}}]
+    left = [each for each in records if each["stage"] != "accuracy"]
+    row = GENERAL.summarise(run, left)["rows"][0]
+    assert report_of(run, row, last_attempts(left)[GOOD])["Dataset"] == "OPEN_IMAGENET"
 
 
 def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
