@@ -206,7 +206,7 @@ def _numerics(paper: Paper, record: dict[str, Any] | None) -> None:
 def _accuracy(record: dict[str, Any] | None) -> list[tuple[str, str]]:
     if record is None:
         return [("", "no real data for this model, or not measured")]
-    lines = [("data", f"{record['data_source']}; judged by {record['samples']}, {record['data_percent']:.1f} % of what there is")]
+    lines = [("data", f"{record['data_source']}; judged on {record['samples']}, {record['data_percent']:.1f} % of what there is")]
     for name, value in record["metrics"].items():
         before = record["reference_metrics"].get(name)
         lines.append((name, f"{value:.4f}" + ("" if before is None else f" (reference {before:.4f})")))
