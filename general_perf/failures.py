@@ -78,6 +78,7 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
         "corrupt_weights",
         "fetch or make the weight file again",
     ),
+    (r"at start of device string", "missing_device", "take --device cpu or cuda"),
     (
         r"size mismatch|shape mismatch|shapes? cannot be multiplied|Got invalid dimensions|invalid rank|Invalid Feed|"
         r"incompatible with the corresponding|The expanded size|must match the size|same size as position|incompatible shape|"
@@ -100,7 +101,7 @@ def classify(error: BaseException, stage: str) -> Failure:
         return Failure("refused", "missing_package", _one_line(text), "pip install 'bytemlperf-llm[general]'")
     for pattern, error_class, fix in _BY_TEXT:
         if re.search(pattern, text, re.IGNORECASE):
-            return Failure("failed", error_class, _one_line(text), fix)
+            return Failure("refused" if error_class in REFUSALS else "failed", error_class, _one_line(text), fix)
     if stage in ("performance", "numerics", "accuracy", "load"):
         return Failure("failed", "runtime_error", _one_line(text), LIBRARY_LOG)
     return Failure("failed", "compile_error", _one_line(text), LIBRARY_LOG)

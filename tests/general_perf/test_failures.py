@@ -52,6 +52,7 @@ COMPILE = ("compile", "failed")
         (RuntimeError("You set `ignore_mismatched_sizes` to `False`, thus raising an error."), *COMPILE, "shape_mismatch"),
         (RuntimeError("expand: attempting to expand a dimension of length 512 -> 1000!"), *COMPILE, "shape_mismatch"),
         (RuntimeError("Can't set the input tensor with index: 0, because the shapes are incompatible"), *COMPILE, "shape_mismatch"),
+        (RuntimeError("Expected one of cpu, cuda device type at start of device string: tpu"), "compile", "refused", "missing_device"),
         (ModuleNotFoundError("No module named 'openvino'"), "compile", "refused", "missing_package"),
         (StageError("unsupported_format", "cause", "fix"), "compile", "refused", "unsupported_format"),
         (StageError("missing_weights", "cause", "fix"), "compile", "failed", "missing_weights"),
