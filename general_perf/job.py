@@ -16,7 +16,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `stages` are those of MEASURED that are wanted. `loops` are `closed` and `open`; the open loop sends at `rate`
     requests/s, or at `rate_share` of what the closed loop reached. A closed loop ends after `seconds`, or after
-    `iterations` calls of each instance where given. `sparsity` prunes the source before it is compiled; empty leaves it.
+    `iterations` calls of each instance where given. Accuracy takes at most `accuracy_samples`, and at most `data_percent` of the data.
+    `sparsity` prunes the source before it is compiled; empty leaves it.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int
     weights: str | None
     sparsity: str
+    data_percent: float = 100.0
     work: str
     reference: str
 

@@ -55,6 +55,7 @@ class Flags(msgspec.Struct, kw_only=True):
     weights: str | None = None
     random_weights: bool = False
     sparsity: str = ""
+    data_percent: float = 100.0
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -119,6 +120,7 @@ def apply_workload(flags: Flags, workload: Any) -> Flags:
         iterations=workload.iterations if flags.iterations is None else flags.iterations,
         instances=(workload.clients,) if workload.clients and flags.instances == (1,) else flags.instances,
         stages=tuple(each for each in flags.stages if not dropped.get(each)),
+        data_percent=workload.data_percent,
     )
 
 
@@ -153,6 +155,7 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
         memory_limit_bytes=int(limit),
         weights=wanted.weights,
         sparsity=flags.sparsity,
+        data_percent=flags.data_percent,
         work="",
         reference="",
     )

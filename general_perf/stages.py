@@ -59,7 +59,7 @@ def _dataset_reference(card: Card, job: Job, model: Any, folder: Path) -> None:
     from general_perf.datasets.contract import load_dataset
 
     try:
-        data = load_dataset(card, job.accuracy_samples)
+        data = load_dataset(card, job.accuracy_samples, job.data_percent)
     except StageError:
         return  # the accuracy stage says so in its own record
     answered = answer_all(reference.plain_of(model), data, card.fixed_batch or 1)
@@ -124,7 +124,7 @@ def accuracy(worker: Worker, session: Any) -> None:
 
     card, job = worker.card, worker.job
     try:
-        data = load_dataset(card, job.accuracy_samples)
+        data = load_dataset(card, job.accuracy_samples, job.data_percent)
         ours = answer_all(session.predict, data, card.fixed_batch or job.batch_sizes[0])
         path = Path(job.reference) / "dataset.npz"
         theirs = reference.read(path)[0][ANSWERS] if path.exists() else None
@@ -273,7 +273,7 @@ def calibration(worker: Worker) -> tuple[list[Any], str]:
     batch, count = card.fixed_batch or 1, job.calibration_samples
     if card.dataset and batch == 1:
         try:
-            data = load_dataset(card, job.accuracy_samples)
+            data = load_dataset(card, job.accuracy_samples, job.data_percent)
             ready = [data.preprocess(sample) for sample in data.calibration[:count]]
             if ready:
                 return [

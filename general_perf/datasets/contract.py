@@ -5,6 +5,7 @@ Metrics are scikit-learn's where it has them. A dataset whose files or package a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +44,18 @@ class Dataset:
         return len(self.samples) if self.judged is None else self.judged
 
 
-def load_dataset(card: Card, limit: int) -> Dataset:
-    """The card's dataset, at most `limit` samples. Raises StageError where it is not there."""
+def load_dataset(card: Card, limit: int, percent: float = 100.0) -> Dataset:
+    """The card's dataset, at most `limit` samples, and of what is judged at most `percent` of what there is. Raises
+    StageError where it is not there."""
+    data = _loaded(card, limit)
+    most = max(1, math.ceil(data.whole * percent / 100))
+    if data.count <= most:
+        return data
+    taken = data.count if data.respond else len(data.samples)  # what a limit counts: questions, else samples
+    return _loaded(card, max(1, taken * most // data.count))
+
+
+def _loaded(card: Card, limit: int) -> Dataset:
     from general_perf.datasets import files, pages, questions, tabular, text
 
     makers: dict[str, Callable[[Card, int], Dataset]] = {

@@ -72,6 +72,9 @@ def installed_files(card: Card, limit: int) -> Dataset:
     each = max(1, limit // len(by_type))
     chosen = [(path, label) for label in sorted(by_type) for path in _evenly(by_type[label], each)]
 
+    judged = {path for path, _ in chosen}
+    others = {label: [path for path in by_type[label] if path not in judged] for label in sorted(by_type)}
+
     def metrics(answers: Any, truth: Any) -> dict[str, float]:
         return {
             "top1": float(accuracy_score(truth, answers)),
@@ -88,7 +91,7 @@ def installed_files(card: Card, limit: int) -> Dataset:
         postprocess=lambda _path, outputs: np.int64(outputs[card.outputs[0]].argmax()),
         metrics=metrics,
         decisions=np.asarray,
-        calibration=[path for label in sorted(by_type) for path in by_type[label][1::2][:4]],
+        calibration=[paths[turn] for turn in range(0, 8, 2) for paths in others.values() if turn < len(paths)],  # type after type
     )
 
 

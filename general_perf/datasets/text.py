@@ -69,7 +69,8 @@ def next_token(card: Card, limit: int) -> Dataset:
     length = card.dims["sequence"]
     ids = _language_tokens(card, "\n\n".join(f"{query}\n{document}" for query, document in docstring_pairs()))
     windows = [ids[start : start + length] for start in range(0, len(ids) - length, length)]
-    chosen = spread(windows, limit)
+    places = spread(range(len(windows)), limit)
+    chosen, others = [windows[place] for place in places], sorted(set(range(len(windows))) - set(places))
 
     def postprocess(window: Any, outputs: dict[str, Any]) -> Any:
         """For each token after the first: the one foretold, and the log probability of the one that came."""
@@ -97,7 +98,7 @@ def next_token(card: Card, limit: int) -> Dataset:
         postprocess=postprocess,
         metrics=metrics,
         decisions=lambda answers: np.asarray(answers)[:, :, 0],
-        calibration=windows[1::2][:CALIBRATION_SAMPLES],
+        calibration=[windows[place] for place in others[::2][:CALIBRATION_SAMPLES]],
     )
 
 

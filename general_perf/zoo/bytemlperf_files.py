@@ -23,8 +23,7 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class Workload(BaseModel):
-    """ByteMLPerf's workload. Unknown keys are left alone, as it does. `data_percent` is checked, and not applied: how much of
-    a dataset is taken is --accuracy-samples', and the report says what share that was."""
+    """ByteMLPerf's workload. Unknown keys are left alone, as it does."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

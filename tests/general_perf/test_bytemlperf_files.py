@@ -56,6 +56,7 @@ def test_the_workload_becomes_jobs(tmp_path):
     assert job.batch_sizes == (4, 8, 16, 32, 64)
     assert job.instances == (3,)
     assert job.iterations == 100
+    assert job.data_percent == 100
     assert job.weights == str(Path(MODEL["model_path"]).absolute())
     assert job.card["dataset"] == "open_imagenet"
 
@@ -77,6 +78,11 @@ def test_a_workload_speaks_for_its_own_model_alone(tmp_path):
     theirs, ours = plan(given)
     assert (theirs.iterations, theirs.instances, "accuracy" in theirs.stages) == (100, (3,), False)
     assert (ours.iterations, ours.instances, "accuracy" in ours.stages) == (None, (1,), True)
+
+
+def test_a_part_of_the_data_is_taken_where_the_workload_says_so(tmp_path):
+    (job,) = plan(flags(pair(tmp_path, {"data_percent": 12.5})))
+    assert job.data_percent == 12.5
 
 
 def test_weights_beside_the_card_are_found(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_test_samples_were_never_trained_on():
     assert data.whole == len(test_images)
     assert all(sample.tobytes() not in seen for sample in data.samples)
     assert all(sample.tobytes() in seen for sample in data.calibration)
+
+
+@pytest.mark.parametrize("limit", [7, 200])
+@pytest.mark.parametrize("name", [name for name, card in zoo().items() if card.dataset and name != "smollm2-qa"])
+def test_nothing_is_judged_that_int8_was_calibrated_on(name, limit):
+    data = load_dataset(zoo()[name], limit)
+    judged, others = (
+        {each.tobytes() if hasattr(each, "tobytes") else str(each) for each in part} for part in (data.samples, data.calibration)
+    )
+    assert others
+    assert not judged & others
+
+
+@pytest.mark.parametrize(("name", "percent"), [("digits-resnet", 10), ("digits-resnet", 100), ("minilm", 1), ("minilm", 0.001)])
+def test_a_percentage_is_of_what_is_judged(name, percent):
+    most = load_dataset(zoo()[name], 200)
+    assert load_dataset(zoo()[name], 200, percent).count == min(most.count, math.ceil(most.whole * percent / 100))
 
 
 def test_perfect_and_reversed_scores_have_the_auc_they_should():

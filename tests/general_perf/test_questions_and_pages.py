@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_the_record_counts_questions_and_not_their_features(tmp_path):
     said: list = []
     worker = SimpleNamespace(
         card=card,
-        job=SimpleNamespace(accuracy_samples=5, batch_sizes=(1,), reference=str(tmp_path)),
+        job=SimpleNamespace(accuracy_samples=5, data_percent=100.0, batch_sizes=(1,), reference=str(tmp_path)),
         facts=dict.fromkeys(("job", "model", "backend", "precision", "device"), "x") | {"attempt": 1},
         say=said.append,
     )
@@ -113,6 +114,12 @@ def test_the_record_counts_questions_and_not_their_features(tmp_path):
     (record,) = said
     assert record.samples == 5
     assert record.data_percent == pytest.approx(100 * 5 / len(questions.read_squad(questions.OWN)))
+
+
+def test_a_percentage_of_questions_is_of_questions():
+    every = len(questions.read_squad(questions.OWN))
+    data = load_dataset(zoo()["smollm2-qa"], every, percent=10)
+    assert data.count == math.ceil(every / 10) == len({feature.question for feature in data.samples})
 
 
 def squad(*asked: dict, context: object = "This is a mat.") -> str:
