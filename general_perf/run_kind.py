@@ -162,6 +162,7 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
     found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
     found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
+    found += [f"{row['job']}: no reference stands beside the accuracy" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
         found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
     return found

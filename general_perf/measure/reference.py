@@ -50,10 +50,12 @@ def plain_of(model: SourceModel) -> Predict:
 
 
 def save(path: Path, arrays: dict[str, Any], kind: str) -> None:
-    """Keep outputs (plain arrays, read back without pickles)."""
+    """Keep outputs (plain arrays, read back without pickles), whole or not at all."""
     import numpy as np
 
-    np.savez(path, **arrays, **{KIND_KEY: np.array(kind)})
+    part = path.with_name(f"part-{path.name}")
+    np.savez(part, **arrays, **{KIND_KEY: np.array(kind)})
+    part.replace(path)
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:

@@ -128,6 +128,13 @@ def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
     assert f"{GOOD}: 3 outputs are NaN or infinite" in warnings
 
 
+def test_an_accuracy_without_the_references_is_warned_of(records):
+    warning = f"{GOOD}: no reference stands beside the accuracy"
+    assert warning not in GENERAL.summarise(run_json(GOOD), records)["warnings"]
+    records[3]["reference_metrics"] = {}
+    assert warning in GENERAL.summarise(run_json(GOOD), records)["warnings"]
+
+
 def test_sections_are_plain_and_small(records):
     run = run_json(GOOD, BAD)
     made = GENERAL.sections(run, GENERAL.summarise(run, records), records)
