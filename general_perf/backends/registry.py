@@ -10,12 +10,13 @@ from general_perf.backends.contract import Backend
 
 GROUP = "bytemlperf.backends"
 YES_OR_NO = ("true", "false")
+MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 INT8 = ("static", "dynamic")
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "onnxruntime": {"provider": (), "optimization": ("disable", "basic", "extended", "all"), "opset": (), "dynamic": YES_OR_NO},
     "openvino": {"hint": ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT"), "dynamic": YES_OR_NO},
     "torch-eager": {"int8": INT8, "dynamic": YES_OR_NO},
-    "torch-inductor": {"mode": (), "int8": INT8, "dynamic": YES_OR_NO},
+    "torch-inductor": {"mode": MODES, "int8": INT8, "dynamic": YES_OR_NO},
     "torch-export": {"dynamic": YES_OR_NO},
 }
 """Options of ours with their values, none where any may be; `torch-export` is a format of `bmp convert`."""

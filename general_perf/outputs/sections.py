@@ -148,8 +148,10 @@ def _compile(jobs: Jobs) -> list[Section]:
                 found.get("partitions"),
                 fell_back or found.get("reason") or "none",
                 record["precision_tool"],
+                found.get("details", {}).get("int8_share_of_products"),
                 record["calibration"],
                 ", ".join(f"{key}={value}" for key, value in record["options"].items()),
+                "; ".join((*record["optimisations"], *record["notes"])) or None,
             )
         )
     columns = (
@@ -162,8 +164,10 @@ def _compile(jobs: Jobs) -> list[Section]:
         "parts",
         "fell back",
         "precision by",
+        "products in int8",
         "calibration",
         "options",
+        "optimisations, notes",
     )
     methods = sorted({each["method"] for each in coverage.values()})
     return [Table(title="Compile report", columns=columns, rows=rows, note="Coverage is measured: " + "; ".join(methods))] if rows else []

@@ -51,6 +51,7 @@ def flags(**changes) -> Flags:
         ({"backend_options": {"opsett": "17"}}, "--backend-option opsett is unknown to onnxruntime; did you mean 'opset'"),
         ({"backend_options": {"int8": "dynamic"}}, "--backend-option int8 is unknown to onnxruntime"),
         ({"backend_options": {"dynamic": "maybe"}}, "--backend-option dynamic=maybe is unknown; valid: false, true"),
+        ({"backends": ["torch-inductor"], "backend_options": {"mode": "max"}}, "--backend-option mode=max is unknown"),
     ],
 )
 def test_bad_flags_are_one_sentence_with_the_mend(changes, said):
