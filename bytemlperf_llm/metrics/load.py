@@ -176,10 +176,9 @@ def lateness(delays_ns: Sequence[int]) -> Lateness | None:
 
 
 def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequence[int] = ()) -> Load:
-    """Everything of `Load`, from the requests that were sent."""
-    columns = acc.columns
-    sent = ascending(present(columns["sent"]))
-    planned = ascending(present(take(columns["planned"], rows_without(acc.rows(), columns["sent"], ABSENT))))
+    """Everything of `Load`, from the requests that were offered: a server that takes no connection was offered them all the same."""
+    sent, rows = _starts(acc)
+    planned = ascending(present(take(acc.columns["planned"], rows)))
     return Load(
         requested_rate=facts.requested_rate,
         planned_rate=rate_of(planned),
@@ -192,3 +191,9 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequ
         arrival_test=arrival_test(sent, facts),
         lateness=lateness(delays_ns),
     )
+
+
+def offered_requests(acc: Accumulator) -> int:
+    """How many requests left the client's schedule, whether or not a server took them."""
+    unsent = rows_with(acc.rows(), acc.columns["sent"], ABSENT)
+    return len(acc) - len(unsent) + len(rows_with(unsent, acc.columns["outcome"], OUTCOMES.index("failed")))

@@ -18,11 +18,11 @@ from bytemlperf_llm.metrics import recount
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, Failure
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
-from bytemlperf_llm.metrics.columns import gaps_of, places_of, present, rows_with, rows_without, take
+from bytemlperf_llm.metrics.columns import gaps_of, places_of, rows_with, rows_without, take
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
-from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load
+from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
 from bytemlperf_llm.metrics.outages import Outage, find_outages
 from bytemlperf_llm.metrics.rates import (
     Goodput,
@@ -125,7 +125,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     whole = whole_window(acc) or Window(start_ns=facts.start_ns, end_ns=facts.start_ns)
     steady = steady_state(acc, steps, whole, facts.steady)
     tokens = _tokens(acc)
-    sent = len(present(acc.columns["sent"]))
+    sent = offered_requests(acc)
     evidence = Evidence(
         outcomes=acc.outcomes,
         scheduled=scheduled,

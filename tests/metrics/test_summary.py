@@ -92,6 +92,19 @@ def test_autocorrelation_widens_intervals_and_is_said():
     assert e2e.ci95["99"] == "insufficient"  # one freeze is one event, however many requests it met
 
 
+def test_a_server_that_takes_no_connection_was_offered_its_load_all_the_same():
+    """The outage is the server's: its requests count as failed, and the client's verdict isn't that it sent too few."""
+    records = poisson_run(600, 100)
+    for place in range(200, 350):
+        due_ms = records[place].planned_ns / MS
+        records[place] = failed(place, due_ms, due_ms + 0.3, sent_ns=None, error_class="connection_refused")
+    summary = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=100.0, scheduled_requests=600))
+    assert (summary.verdict, summary.reasons) == ("valid", [])
+    assert summary.load.offered_rate == pytest.approx(summary.load.planned_rate, rel=0.001)
+    assert summary.load.arrival_test.gaps == 599
+    assert summary.outcomes["failed"] == 150
+
+
 def test_failures_count_as_infinite():
     records = [answered(index, index, index, [index + 10]) for index in range(90)]
     records += [failed(90 + index, 90 + index, 100 + index) for index in range(6)]
