@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bytemlperf_llm.metrics.verdict import LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE
+
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
@@ -119,13 +121,18 @@ def spread(values_ns: Sequence[int]) -> Spread:
 
 def holds(step: CalibrationStep, calibration: Calibration) -> bool:
     """Whether figures at this step may be believed: every request answered and kept to its time, the
-    loop at most half busy, median error at most 0.5 ms and p99 at most 2 ms or 1 %."""
+    loop at most half busy, sent late by no more than the verdict allows, median error at most 0.5 ms and p99 at most 2 ms or 1 %."""
     e2e_ns = calibration.ttft_ns + (calibration.tokens - 1) * calibration.itl_ns
     judged = ((step.ttft, calibration.ttft_ns), (step.tpot, calibration.itl_ns), (step.e2e, e2e_ns))
     exact = all(
         error.p50_ns <= MEDIAN_LIMIT_NS and error.p99_ns <= max(P99_LIMIT_NS, P99_LIMIT_SHARE * latency_ns) for error, latency_ns in judged
     )
-    return exact and step.loop_busy <= MAX_LOOP_BUSY and not step.unmatched and not step.saturated
+    return exact and in_time(step, calibration) and step.loop_busy <= MAX_LOOP_BUSY and not step.unmatched and not step.saturated
+
+
+def in_time(step: CalibrationStep, calibration: Calibration) -> bool:
+    """Whether a run that sends so late would be valid: its figures may be exact, its load isn't the one asked for."""
+    return step.lateness.p99_ns <= max(LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE * calibration.ttft_ns)
 
 
 def others_busy(calibration: Calibration) -> float:

@@ -17,6 +17,7 @@ from bytemlperf_llm.metrics.client_error import (
     Spread,
     ceiling,
     holds,
+    in_time,
     others_busy,
 )
 
@@ -79,6 +80,8 @@ def _state(step: CalibrationStep, calibration: Calibration) -> str:
         return f"[red]{step.saturated} full[/]"
     if step.unmatched:
         return f"[red]{step.unmatched} lost[/]"
+    if not in_time(step, calibration):
+        return "[yellow]sent late[/]"
     return "[yellow]loop busy[/]" if step.loop_busy > MAX_LOOP_BUSY else "[yellow]too far off[/]"
 
 

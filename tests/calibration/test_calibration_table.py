@@ -27,10 +27,12 @@ def test_every_step_has_its_figures_and_its_state():
             step(100, e2e=errors(3.0, 30.0)),
             step(200, unmatched=3),
             step(500, saturated="server"),
+            step(700, lateness=errors(0.2, 872.5)),
         )
     )
     for expected in ("0.123", "1.456", "30.0", "16,000", "70%", "holds", "loop busy", "too far off", "3 lost", "server full"):
         assert expected in text, expected
+    assert next(line for line in text.splitlines() if line.strip().startswith("700 ")).rstrip().endswith("sent late")
     assert "TTFT 50 ms, ITL 10 ms, 32 tokens" in text
     assert "against the gap asked for" in text
     assert "ceiling of one worker here: 320 tokens/s in 320 chunks/s" in text

@@ -28,6 +28,8 @@ def test_a_spread_is_of_magnitudes_by_nearest_rank():
         ({"tpot": errors(0.6, 0.7)}, False),
         ({"itl": errors(9.0, 9.0)}, True),  # the server's own unevenness is in it
         ({"server_write": errors(9.0, 90.0)}, True),
+        ({"lateness": errors(0.1, 5.0)}, True),
+        ({"lateness": errors(0.1, 5.001)}, False),  # a run that sends so late is client-limited
         ({"loop_busy": 0.5}, True),
         ({"loop_busy": 0.51}, False),
         ({"unmatched": 1}, False),
