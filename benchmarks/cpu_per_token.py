@@ -16,7 +16,7 @@ once, so its streams stay in step and one wake-up brings ten tokens; let it star
 it costs a quarter more. With the same arrivals both wake up about as often.
 `loop` is the busy time of the event loop and of the thread that reads for it, while the load runs (reading, stamping, decoding, records on
 disk, live metrics); `whole` is everything the process used, its final summary included, less what a
-run of one request costs.
+run of one request costs. Both are held against the bound.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(case: Case, rounds: int) -> None:
     """One case, alternating."""
     load = f"{case.rate:g} requests/s" if case.rate else f"{case.streams} streams"
     print(f"\n{case.name}: {load}, {case.requests} requests of {case.tokens} tokens")
-    ratios, loops = [], []
+    ratios, whole_ratios, loops = [], [], []
     with mock_server(case.ttft_ms, case.itl_ms, case.events_per_write) as server:
         start_s = start_up_cpu_s(server.url)
         for _ in range(rounds):
@@ -77,9 +77,10 @@ def measure(case: Case, rounds: int) -> None:
             c_cost, loop_cost = floor["cpu"] / floor["tokens"] * 1e6, ours.loop_cpu_s / ours.tokens * 1e6
             whole_cost = (ours.ran.cpu_s - start_s) / ours.tokens * 1e6
             ratios.append(loop_cost / c_cost)
+            whole_ratios.append(whole_cost / c_cost)
             loops.append(loop_cost)
             show(case, floor, ours, c_cost, loop_cost, whole_cost)
-    verdict(case, ratios, loops)
+    verdict(case, ratios, whole_ratios, loops)
 
 
 def show(case: Case, floor: dict[str, float], ours: Run, c_cost: float, loop_cost: float, whole_cost: float) -> None:
@@ -92,15 +93,15 @@ def show(case: Case, floor: dict[str, float], ours: Run, c_cost: float, loop_cos
     )
 
 
-def verdict(case: Case, ratios: list[float], loops: list[float]) -> None:
-    ratio, loop = median(ratios), median(loops)
+def verdict(case: Case, ratios: list[float], whole_ratios: list[float], loops: list[float]) -> None:
+    ratio, whole, loop = median(ratios), median(whole_ratios), median(loops)
     if case.tokens == 1:
         per_core = 1e6 / loop
         print(f"  {per_core:,.0f} requests/s per core of loop time: {judged(per_core, REQUEST_BOUND, at_least=True)}")
     elif case.events_per_write > 1:
         print(f"  {loop:.2f} CPU-s per million tokens: {judged(loop, WHOLE_ANSWER_BOUND)}")
     else:
-        print(f"  {ratio:.2f} × C: {judged(ratio, TOKEN_BOUND_OF_C)}")
+        print(f"  under load {ratio:.2f} × C: {judged(ratio, TOKEN_BOUND_OF_C)}; whole {whole:.2f} × C: {judged(whole, TOKEN_BOUND_OF_C)}")
 
 
 if __name__ == "__main__":
