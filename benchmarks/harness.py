@@ -254,11 +254,6 @@ def our_run(
     return Run(ran, run, summary, records)
 
 
-def start_up_cpu_s(url: str) -> float:
-    """What a run costs before and after the load: the CPU of a run of one request, the least of three."""
-    return min(our_run(url, "--num-prompts", 1, "--request-rate", 100, "--output-len", 1).ran.cpu_s for _ in range(3))
-
-
 # -- figures ----------------------------------------------------------------------------------
 
 
