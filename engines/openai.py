@@ -162,9 +162,8 @@ class OpenAIEngine:
         return headers
 
     def _notes(self, transport: str) -> list[str]:
-        notes = [
-            f"token counts from the server's usage{'' if self._options.usage else ' are off: chunks are counted'}; no tokenizer needed"
-        ]
+        counted = "the server's usage, chunks where it sends none" if self._options.usage else "chunks (usage is off)"
+        notes = [f"token counts from {counted}; no tokenizer needed"]
         if transport == "aiohttp":
             notes.append("aiohttp transport: stamps are taken after its HTTP parser")
         return notes
