@@ -304,7 +304,7 @@ async def test_without_usage_chunks_are_counted_and_said():
     record = sink.records[0]
     assert (record.output_tokens, record.token_source, record.prompt_tokens) == (7, "chunks", None)
     assert "usage" not in info.reports
-    assert any("chunks are counted" in note for note in info.notes)
+    assert any("token counts from chunks (usage is off)" in note for note in info.notes)
 
 
 @pytest.mark.parametrize(
