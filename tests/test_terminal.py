@@ -47,8 +47,8 @@ def test_a_cause_is_one_line_without_escapes(text):
     assert line
 
 
-def printed(records, facts, command=(), **more):
-    """What a run's summary looks like in a terminal of 140 columns."""
+def printed(records, facts, command=(), columns=140, **more):
+    """What a run's summary looks like in a terminal."""
     run = {
         "command": ["bmp-llm", "serve-bench", *command],
         "config": {"scenario": {"name": "smoke", "arrival": {"rate": facts.requested_rate}}, "flags": {}},
@@ -58,8 +58,17 @@ def printed(records, facts, command=(), **more):
         **more,
     }
     shown = io.StringIO()
-    print_summary(Console(file=shown, width=140, highlight=False), summarize(records, facts), run, Path("runs/x"))
+    print_summary(Console(file=shown, width=columns, highlight=False), summarize(records, facts), run, Path("runs/x"))
     return shown.getvalue()
+
+
+@pytest.mark.parametrize(("columns", "last"), [(160, "p99.9"), (118, "p99"), (100, "p99"), (80, "p99")])
+def test_a_narrow_terminal_gets_fewer_percentiles_and_no_cut_figure(columns, last):
+    slow = [answered(i, 10 * i, 10 * i + 0.2, [10 * i + 4000 + 7 * i, 10 * i + 9000 + 7 * i]) for i in range(2000)]
+    text = printed(slow, RunFacts(open_loop=True, scheduled_requests=2000), columns=columns)
+    head = next(line for line in text.splitlines() if "mean" in line)
+    assert head.split()[-2] == last
+    assert "…" not in text
 
 
 def test_failures_as_infinite_stand_below_the_successes():

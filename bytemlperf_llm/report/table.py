@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
 WIDE_COLUMNS = 118
-NARROW_PERCENTILES = ("50", "99")
+WIDEST_COLUMNS = 1000
+LEFT_OUT = ((), ("95",), ("95", "99.9"), ("90", "95", "99.9"))
+"""Percentiles that a terminal does without, the wider ones first."""
 SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
 WITH_FAILURES = ("ttft", "e2e")
 TITLES = {
@@ -62,17 +64,28 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
 
 
 def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
-    """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any; a narrow
-    terminal gets fewer of them."""
+    """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any. A narrow terminal
+    gets fewer percentiles, at last without intervals, and never cut figures."""
+    from rich.console import Console
+
+    known = next((list(summary.metrics[name].percentiles) for name in SHOWN if name in summary.metrics), [])
+    ruler = Console(width=WIDEST_COLUMNS)
+    for left_out in LEFT_OUT:
+        percents = [percent for percent in known if percent not in left_out]
+        table = _latency_table(summary, percents, intervals=True)
+        if ruler.measure(table).maximum <= width:
+            return table
+    return _latency_table(summary, percents, intervals=False)
+
+
+def _latency_table(summary: Summary, percents: list[str], intervals: bool) -> Table:
     from rich import box
     from rich.table import Table
 
     shown = [name for name in SHOWN if name in summary.metrics]
-    percents = list(summary.metrics[shown[0]].percentiles) if shown else []
     unanswered = sum(summary.outcomes[name] for name in ("failed", "cancelled", "in_flight"))
-    if width < WIDE_COLUMNS:
-        percents = [percent for percent in percents if percent in NARROW_PERCENTILES]
-    title = "latency, ms  [dim](percentiles by nearest rank; 95 % interval below each figure)[/]"
+    below = "; 95 % interval below each figure" if intervals else ""
+    title = f"latency, ms  [dim](percentiles by nearest rank{below})[/]"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
@@ -81,8 +94,9 @@ def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
     table.add_column("n", justify="right", style="dim", no_wrap=True)
     for name in shown:
         metric = summary.metrics[name]
-        cells = [_cell(metric.mean, metric.ci95.get("mean"))]
-        cells += [_cell(metric.percentiles[percent], metric.ci95.get(percent)) for percent in percents]
+        bounds = metric.ci95 if intervals else {}
+        cells = [_cell(metric.mean, bounds.get("mean"))]
+        cells += [_cell(metric.percentiles[percent], bounds.get(percent)) for percent in percents]
         table.add_row(TITLES[name], *cells, f"{metric.count:,}")
         if name in WITH_FAILURES and metric.percentiles_with_failures is not None and unanswered:
             infinite = [_cell(metric.percentiles_with_failures[percent], None) for percent in percents]

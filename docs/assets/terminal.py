@@ -18,7 +18,7 @@ from bytemlperf_llm.report.table import print_summary
 from bytemlperf_llm.runs.reader import read_run_json
 from bytemlperf_llm.runs.summarise import summarise_folder
 
-COLUMNS = 128
+COLUMNS = 132
 OUTPUT = Path(__file__).with_name("terminal.svg")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 FONT_FACE = re.compile(r"@font-face\s*\{.*?\}\s*", re.DOTALL)
