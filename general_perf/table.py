@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-FILE_WIDTH = 160
+FILE_WIDTH, WIDEST = 160, 220
+TEXTS, TEXT_WIDTH = ("model", "backend", "accuracy", "result"), 7
+"""Columns that are folded where there is little room, so that no figure is cut, and their least width."""
 FEW_JOBS = 6
 """Up to so many jobs, every point of speed is shown."""
 
 
 def show(summary: dict[str, Any], folder: Path) -> None:
     """Print rows, points and verdict."""
-    from rich import box
-    from rich.table import Table
-
     screen = console()
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    shares = any(row["int8_share"] is not None for row in summary["rows"])
-    for name, justify in _columns(shares):
-        table.add_column(name, justify=justify, no_wrap=name != "accuracy")  # type: ignore[arg-type]
-    for row in summary["rows"]:
-        table.add_row(*_cells(row, shares))
-    screen.print(table)
+    if not screen.is_terminal:
+        screen.width = WIDEST
+    screen.print(_rows_table(summary["rows"], screen.width))
     if len(summary["rows"]) <= FEW_JOBS:
         _show_points(summary, screen)
         _show_open(summary, screen)
@@ -46,43 +41,66 @@ def console() -> Any:
     return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
-_COLUMNS = (
-    ("model", "left"),
-    ("backend", "left"),
-    ("precision", "left"),
-    ("compile s", "right"),
-    ("answer s", "right"),
-    ("graph, FLOPs %", "right"),
-    ("numerics", "left"),
-    ("accuracy", "left"),
-    ("samples/s", "right"),
-    ("result", "left"),
-)
+_COLUMNS: dict[str, Literal["left", "right"]] = {
+    "model": "left",
+    "backend": "left",
+    "precision": "left",
+    "compile s": "right",
+    "answer s": "right",
+    "graph, FLOPs %": "right",
+    "int8 %": "right",
+    "numerics": "left",
+    "accuracy": "left",
+    "samples/s": "right",
+    "result": "left",
+}
+LEFT_OUT = ((), ("answer s",), ("answer s", "graph, FLOPs %"), ("answer s", "graph, FLOPs %", "compile s", "int8 %"))
+"""Columns that a narrow terminal does without; the page has them all."""
 
 
-INT8_COLUMN = ("products in int8 %", "right")
+def _rows_table(rows: list[dict[str, Any]], width: int) -> Any:
+    """A row for each job, in as many columns as there is room for; at last texts are folded, and no figure is ever cut."""
+    from rich.console import Console
+
+    ruler = Console(width=WIDEST)
+    unknown = () if any(row["int8_share"] is not None for row in rows) else ("int8 %",)
+    for left_out in LEFT_OUT:
+        table = _table_of(rows, [name for name in _COLUMNS if name not in (*left_out, *unknown)])
+        if ruler.measure(table).maximum <= width:
+            return table
+    table.width = width
+    return table
 
 
-def _columns(int8_shares: bool) -> list[tuple[str, str]]:
-    """With a column for the share of products in int8 where a backend told one."""
-    return [*_COLUMNS[:6], *([INT8_COLUMN] if int8_shares else []), *_COLUMNS[6:]]
+def _table_of(rows: list[dict[str, Any]], columns: list[str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in columns:
+        text = name in TEXTS
+        table.add_column(name, justify=_COLUMNS[name], no_wrap=not text, overflow="fold", min_width=TEXT_WIDTH if text else None)
+    for row in rows:
+        cells = _cells(row)
+        table.add_row(*(cells[name] for name in columns))
+    return table
 
 
-def _cells(row: dict[str, Any], int8_shares: bool) -> list[str]:
+def _cells(row: dict[str, Any]) -> dict[str, str]:
     share = row["int8_share"]
-    return [
-        row["model"],
-        row["backend"],
-        row["precision"],
-        _number(row["compile_s"]),
-        _number(row["first_answer_s"]),
-        _coverage(row),
-        *(["–" if share is None else f"{100 * share:.3g}"] if int8_shares else []),
-        _numerics(row),
-        ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or "–",
-        _number(row["best_samples_per_s"]),
-        row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
-    ]
+    return {
+        "model": row["model"],
+        "backend": row["backend"],
+        "precision": row["precision"],
+        "compile s": _number(row["compile_s"]),
+        "answer s": _number(row["first_answer_s"]),
+        "graph, FLOPs %": _coverage(row),
+        "int8 %": "–" if share is None else f"{100 * share:.3g}",
+        "numerics": _numerics(row),
+        "accuracy": ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or "–",
+        "samples/s": _number(row["best_samples_per_s"]),
+        "result": row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
+    }
 
 
 def _show_points(summary: dict[str, Any], console: Any) -> None:

@@ -90,7 +90,7 @@ def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPreci
     graph.recompile()
     size = None if is_dynamic(model, options.extra) else len(next(iter(example.values())))
     with torch.no_grad(), quiet():
-        observed = tool.prepare(graph)
+        observed = _without_observers_of_integers(tool.prepare(graph))
         for batch in _of_size(list(options.calibration), size):
             observed(*(torch.from_numpy(batch[name]) for name in model.input_names))
         converted = _without_leftovers(tool.convert(observed))
@@ -154,6 +154,19 @@ def _of_size(batches: list[Arrays], size: int | None) -> Iterator[Arrays]:
     for start in range(0, count, size):
         places: Any = np.arange(start, start + size) % count
         yield {name: array[places] for name, array in joined.items()}
+
+
+def _without_observers_of_integers(observed: Any) -> Any:
+    """The graph without the observers that the quantizer put at integers, such as positions that are counted and added: there
+    is nothing to round there, and they can't look at them."""
+    for node in list(observed.graph.nodes):
+        if node.op == "call_module" and node.target.startswith("activation_post_process_"):
+            value = node.args[0].meta.get("val")
+            if value is not None and not value.is_floating_point():
+                node.replace_all_uses_with(node.args[0])
+                observed.graph.erase_node(node)
+    observed.recompile()
+    return observed
 
 
 def _without_leftovers(converted: Any) -> Any:

@@ -10,6 +10,7 @@ import subprocess
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from general_perf.measure.arrived import offered
 from general_perf.measure.latency import describe
@@ -340,12 +341,25 @@ def test_a_page_tells_intervals_the_offered_load_and_the_share_of_int8(records, 
 
 def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, capsys):
     show(GENERAL.summarise(run_json(GOOD), records), tmp_path)
-    assert "in int8" not in capsys.readouterr().out
+    assert "int8 %" not in capsys.readouterr().out
     records[6]["coverage"]["details"] = {"int8_share_of_products": 0.875}
     show(GENERAL.summarise(run_json(GOOD, BAD), records), tmp_path)
     shown = capsys.readouterr().out
-    assert "products in int8 %" in shown
+    assert "int8 %" in shown
     assert "87.5" in shown
+
+
+@pytest.mark.parametrize("columns", [200, 120, 80])
+def test_a_narrow_terminal_gets_fewer_columns_and_every_figure_whole(columns, records, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("general_perf.table.console", lambda: Console(width=columns, force_terminal=True, color_system=None))
+    summary = GENERAL.summarise(run_json(GOOD, BAD), records)
+    show(summary, tmp_path)
+    rows = capsys.readouterr().out.split("latency, ms")[0]
+    assert "…" not in rows
+    good = next(row for row in summary["rows"] if row["status"] == "ok")
+    assert f"pass {good['scaled_max']:.1e}" in rows
+    assert max(map(len, rows.splitlines())) <= columns
+    assert ("answer s" in rows) == (columns == 200)
 
 
 def test_the_table_shows_hostile_text_as_text(records, tmp_path, capsys):

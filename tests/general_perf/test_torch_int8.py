@@ -47,6 +47,19 @@ class Layers(torch.nn.Module):
         return (self.two(hidden),)
 
 
+class Positions(torch.nn.Module):
+    """Counts positions in integers, which are multiplied, as roberta does; then a layer that is quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places, self.one = torch.nn.Embedding(WIDTH + 1, 16), torch.nn.Linear(16, 16)
+
+    def forward(self, x):
+        there = (x > 0).to(torch.int64)
+        return (self.one(self.places(there.cumsum(1) * there) + x[..., None]),)
+
+
 class Product(torch.nn.Module):
     """Multiplies activations alone: nothing there that the quantizer takes."""
 
@@ -183,3 +196,17 @@ def test_a_model_that_does_not_export_says_so(tmp_path):
     with pytest.raises(StageError, match=r"torch\.export does not take the model") as told:
         backend("torch-eager").compile(model, options(model, tmp_path, "int8"))
     assert "int8=dynamic" in told.value.fix
+
+
+@needs_torchao
+def test_integers_are_left_as_they_are(tmp_path):
+    """Torchao's quantizer would look at whatever is multiplied."""
+    model = own(Positions(), WIDTH)
+    maker = backend("torch-eager")
+    session = maker.load(maker.compile(model, options(model, tmp_path, "int8")), LOAD)
+    inputs = make_inputs(model.card, 3, 7)
+    with torch.no_grad():
+        (wanted,) = model.module(torch.from_numpy(inputs["x"]))
+    found = session.predict(inputs)["y"]
+    assert np.abs(found - wanted.numpy()).max() < 0.1
+    assert not np.array_equal(found, wanted.numpy())
