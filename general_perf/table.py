@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from bytemlperf_llm.report.fitting import first_that_fits
+
 FILE_WIDTH, WIDEST = 160, 220
 TEXTS, TEXT_WIDTH = ("model", "backend", "accuracy", "result"), 7
 """Columns that are folded where there is little room, so that no figure is cut, and their least width."""
@@ -17,7 +19,7 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     screen = console()
     if not screen.is_terminal:
         screen.width = WIDEST
-    screen.print(_rows_table(summary["rows"], screen.width))
+    screen.print(_rows_table(summary["rows"], screen.width if screen.is_terminal else None))
     if len(summary["rows"]) <= FEW_JOBS:
         _show_points(summary, screen)
         _show_open(summary, screen)
@@ -58,18 +60,18 @@ LEFT_OUT = ((), ("answer s",), ("answer s", "graph, FLOPs %"), ("answer s", "gra
 """Columns that a narrow terminal does without; the page has them all."""
 
 
-def _rows_table(rows: list[dict[str, Any]], width: int) -> Any:
-    """A row for each job, in as many columns as there is room for; at last texts are folded, and no figure is ever cut."""
-    from rich.console import Console
-
-    ruler = Console(width=WIDEST)
+def _rows_table(rows: list[dict[str, Any]], width: int | None) -> Any:
+    """A row for each job, in as many columns as a terminal has room for (all where `width` is None); at last texts are folded,
+    and no figure is ever cut."""
     unknown = () if any(row["int8_share"] is not None for row in rows) else ("int8 %",)
-    for left_out in LEFT_OUT:
-        table = _table_of(rows, [name for name in _COLUMNS if name not in (*left_out, *unknown)])
-        if ruler.measure(table).maximum <= width:
-            return table
-    table.width = width
-    return table
+    choices = [[name for name in _COLUMNS if name not in (*left_out, *unknown)] for left_out in LEFT_OUT]
+    if width is None:
+        return _table_of(rows, choices[0])
+    fitting = first_that_fits((_table_of(rows, columns) for columns in choices), width)
+    if fitting is None:
+        fitting = _table_of(rows, choices[-1])
+        fitting.width = width
+    return fitting
 
 
 def _table_of(rows: list[dict[str, Any]], columns: list[str]) -> Any:

@@ -82,10 +82,8 @@ class Load(msgspec.Struct, kw_only=True):
 def _starts(acc: Accumulator) -> tuple[array[int], array[int]]:
     """Start and row of every request that took a slot, in order of start. One that failed before
     it was sent (no such host) started when it ended."""
-    sent, end, outcome, index = (acc.columns[name] for name in ("sent", "end", "outcome", "index"))
-    failed = OUTCOMES.index("failed")
-    unsent = rows_with(acc.rows(), sent, ABSENT)
-    rows = rows_without(acc.rows(), sent, ABSENT) + rows_with(unsent, outcome, failed)
+    sent, end, index = (acc.columns[name] for name in ("sent", "end", "index"))
+    rows = _offered_rows(acc)
     starts = either(take(sent, rows), take(end, rows))
     places = order_of(starts, take(index, rows))
     return take(starts, places), take(rows, places)
@@ -195,5 +193,11 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequ
 
 def offered_requests(acc: Accumulator) -> int:
     """How many requests left the client's schedule, whether or not a server took them."""
-    unsent = rows_with(acc.rows(), acc.columns["sent"], ABSENT)
-    return len(acc) - len(unsent) + len(rows_with(unsent, acc.columns["outcome"], OUTCOMES.index("failed")))
+    return len(_offered_rows(acc))
+
+
+def _offered_rows(acc: Accumulator) -> array[int]:
+    """Those that were sent, and those that failed before they could be."""
+    sent, outcome = acc.columns["sent"], acc.columns["outcome"]
+    unsent = rows_with(acc.rows(), sent, ABSENT)
+    return rows_without(acc.rows(), sent, ABSENT) + rows_with(unsent, outcome, OUTCOMES.index("failed"))

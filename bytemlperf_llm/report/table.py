@@ -10,6 +10,7 @@ from bytemlperf_llm.metrics.client_error import sentence
 from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
+from bytemlperf_llm.report.fitting import first_that_fits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
 WIDE_COLUMNS = 118
-WIDEST_COLUMNS = 1000
 LEFT_OUT = ((), ("95",), ("95", "99.9"), ("90", "95", "99.9"))
 """Percentiles that a terminal does without, the wider ones first."""
 SHOWN = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "schedule_lateness")
@@ -66,16 +66,10 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
 def latency_table(summary: Summary, width: int = WIDE_COLUMNS) -> Table:
     """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any. A narrow terminal
     gets fewer percentiles, at last without intervals, and never cut figures."""
-    from rich.console import Console
-
     known = next((list(summary.metrics[name].percentiles) for name in SHOWN if name in summary.metrics), [])
-    ruler = Console(width=WIDEST_COLUMNS)
-    for left_out in LEFT_OUT:
-        percents = [percent for percent in known if percent not in left_out]
-        table = _latency_table(summary, percents, intervals=True)
-        if ruler.measure(table).maximum <= width:
-            return table
-    return _latency_table(summary, percents, intervals=False)
+    choices = [[percent for percent in known if percent not in left_out] for left_out in LEFT_OUT]
+    fitting = first_that_fits((_latency_table(summary, percents, intervals=True) for percents in choices), width)
+    return fitting or _latency_table(summary, choices[-1], intervals=False)
 
 
 def _latency_table(summary: Summary, percents: list[str], intervals: bool) -> Table:

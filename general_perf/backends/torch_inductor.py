@@ -44,9 +44,9 @@ class TorchInductor:
 
         require_torch_model(model)
         require_device(options.device)
-        mode = options.extra.get("mode", "default")
         torch.set_num_threads(options.threads)
         made = at_precision(model, options)
+        mode = options.extra.get("mode", "default")
         compiled = torch.compile(made.module, mode=mode) if made.products is None else _with_int8_kernels(made.module, mode)
         session = TorchSession(compiled, model.card.outputs, model.input_names, options.device, options.precision)
         before = _int8_kernels()

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
 from general_perf.backends.export import example_for, exported, is_dynamic, quiet
+from general_perf.backends.registry import INT8
 from general_perf.failures import StageError
 
 APART = Path(sys.prefix) / "apart"
 """Where `make setup` puts the packages of requirements/apart.txt."""
-KINDS = ("static", "dynamic")
 PRODUCTS = frozenset(
     {
         *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "linear", "matmul", "bmm", "mm", "addmm", "baddbmm"),
@@ -66,8 +66,8 @@ class Products(NamedTuple):
 def quantised(module: Any, model: SourceModel, options: CompileOptions) -> AtPrecision:
     """The module in int8, of the kind that `int8=static|dynamic` asks for. Raises StageError where it can't be had."""
     kind = options.extra.get("int8", "static")
-    if kind not in KINDS:
-        raise StageError("compile_error", f"int8={kind} is unknown", f"give one of {', '.join(KINDS)}")
+    if kind not in INT8:
+        raise StageError("compile_error", f"int8={kind} is unknown", f"give one of {', '.join(INT8)}")
     if options.device != "cpu":
         raise StageError("unsupported_precision", "torch's int8 runs on the CPU alone here", "take --device cpu, or bf16")
     return _dynamic(module) if kind == "dynamic" else _static(module, model, options)
