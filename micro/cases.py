@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from micro.dtypes import canonical
-from micro.operators.contract import REQUIRED, Argument, Operator
+from micro.operators.contract import REQUIRED, Argument, Operator, SameAs
 
-FORMAT_ARGUMENTS = ("arg_type",)
+FORMAT_ARGUMENTS = ("arg_type", "args_type")
 """Arguments that workload files carry for the tool, not for the operator."""
 
 
@@ -49,11 +49,20 @@ def validate(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise BadCase(f"{operator.name} has no argument '{name}'; {hint}")
-    args = {argument.name: _checked(operator, argument, given.get(argument.name, argument.default)) for argument in operator.arguments}
+    args: dict[str, Any] = {}
+    for argument in operator.arguments:
+        args[argument.name] = _checked(operator, argument, given.get(argument.name, _default(argument, args)))
     impossible = operator.check(args)
     if impossible:
         raise BadCase(f"{operator.name}: {impossible}")
     return args
+
+
+def _default(argument: Argument, args: Mapping[str, Any]) -> Any:
+    if not isinstance(argument.default, SameAs):
+        return argument.default
+    same = args[argument.default.argument]
+    return same if same in argument.choices else argument.default.otherwise
 
 
 def _checked(operator: Operator, argument: Argument, value: Any) -> Any:

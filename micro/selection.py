@@ -9,6 +9,7 @@ from typing import Any
 
 from bytemlperf_llm.errors import UserError
 from micro.cases import BadCase, Case, validate
+from micro.dialect import translated
 from micro.operators.registry import OPERATORS, find_operator
 from micro.providers.registry import find_provider, provider_names
 from micro.workload import RawCase, expand, read_workloads
@@ -31,11 +32,8 @@ def operator_cases(name: str, given: Sequence[str], providers: Sequence[str] | N
 
 
 def workload_cases(path: Path, providers: Sequence[str] | None) -> list[Case]:
-    """A file's or folder's cases. What is unknown or impossible is a refused case; raises UserError when all are."""
-    cases = [_checked(raw) for raw in read_workloads(path)]
-    if all(refusal for _, _, refusal in cases):
-        raise UserError(f"nothing in {path} can be run: {cases[0][2]}", "list what there is with: bmp micro --list")
-    return for_providers(cases, providers)
+    """A file's or folder's cases. What is unknown or impossible is a refused case. Raises UserError for a file that can't be read."""
+    return for_providers([_checked(raw) for raw in read_workloads(path)], providers)
 
 
 def suite_cases(suite: str, providers: Sequence[str] | None) -> list[Case]:
@@ -56,10 +54,12 @@ def for_providers(cases: Iterable[Checked], providers: Sequence[str] | None) -> 
 
 
 def _checked(raw: RawCase) -> Checked:
+    if raw.refusal:
+        return raw.op, raw.args, f"{raw.source}: {raw.refusal}"
     if raw.op not in OPERATORS:
         return raw.op, raw.args, f"{raw.source}: there is no operator '{raw.op}'"
     try:
-        return raw.op, validate(OPERATORS[raw.op], raw.args), ""
+        return raw.op, validate(OPERATORS[raw.op], translated(OPERATORS[raw.op], raw.args)), ""
     except BadCase as bad:
         return raw.op, raw.args, f"{raw.source}: {bad}"
 

@@ -2,7 +2,11 @@
 
 Old JSON: the file's stem is the operator, `{"cases": [case, …]}`. New: `{"op": [case, …], …}`. A case's
 lists expand to their Cartesian product; a dotted key (`"K.N": [[a, b], …]`) zips its arguments; a key
-that begins `__` is a comment. CSV: one case a row, the operator in `task_name` or else the file's stem.
+that begins `__` is a comment. A case whose `arg_type` is a batch (`batch_llm`) is one case as it stands: its lists
+are lengths by sequence. CSV: one case a row, the operator in `task_name` or else the file's stem.
+
+What can't be asked is a case with a refusal: one that doesn't expand, a placeholder (`{"to_be_implemented": true}`),
+ByteMLPerf's layout of 2024 (`{"operator": …, "input_shape_groups": …}`), and below a folder a file that can't be read.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ MAX_CASES = 100_000
 
 
 class RawCase(NamedTuple):
-    """Not yet validated. `source` is the file's name."""
+    """Not yet validated. `source` is the file's name; `refusal` why it is no case that could be tried."""
 
     op: str
     args: dict[str, Any]
     source: str
+    refusal: str = ""
 
 
 def read_workloads(path: Path) -> list[RawCase]:
@@ -37,20 +42,32 @@ def read_workloads(path: Path) -> list[RawCase]:
         files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".csv") and file.is_file())
         if not files:
             raise UserError(f"{path} holds no .json or .csv workload", "name a workload file, or a folder of them")
-        return [case for file in files for case in read_workloads(file)]
+        return [case for file in files for case in _of_folder(file, path)]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"workload {path} can't be read: {reason}", "name a .json or .csv file, or a folder of them") from None
+    if not text.strip():
+        return [RawCase(path.stem, {}, path.name, "the file is empty")]
     cases = list(_csv_cases(path, text) if path.suffix == ".csv" else _json_cases(path, text))
     if not cases:
         raise UserError(f"workload {path} has no cases", 'give {"cases": [{…}]} or {"operator": [{…}]}')
     return cases
 
 
+def _of_folder(file: Path, folder: Path) -> list[RawCase]:
+    try:
+        return read_workloads(file)
+    except UserError as error:
+        return [RawCase(file.stem, {"file": str(file.relative_to(folder))}, file.name, error.cause)]
+
+
 def expand(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of a case's lists, dotted keys zipped. Raises ValueError with a sentence."""
+    """Every combination of a case's lists, dotted keys zipped; a batch as it stands. Raises ValueError with a sentence."""
+    if "batch" in str(case.get("arg_type", "")):
+        yield {key: value for key, value in case.items() if not key.startswith(COMMENT)}
+        return
     axes: list[list[dict[str, Any]]] = []
     for key, value in case.items():
         if not key.startswith(COMMENT):
@@ -83,8 +100,13 @@ def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
         raise UserError(f"workload {path} is not JSON: {error}", "mend the file") from None
     if not isinstance(content, dict):
         raise UserError(f"workload {path} is not a JSON object", 'give {"cases": [{…}]} or {"operator": [{…}]}')
-    for name, cases in content.items():
-        if name.startswith(COMMENT):
+    parts = {name: part for name, part in content.items() if not name.startswith(COMMENT)}
+    placeholder = _placeholder(parts)
+    if placeholder:
+        yield RawCase(path.stem, {}, path.name, placeholder)
+        return
+    for name, cases in parts.items():
+        if name == "type" and "cases" in parts:
             continue
         op = path.stem if name == "cases" else name
         if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
@@ -93,7 +115,16 @@ def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
             try:
                 yield from (RawCase(op, args, path.name) for args in expand(case))
             except ValueError as error:
-                raise UserError(f"workload {path}, {op}: {error}", "mend the file") from None
+                yield RawCase(op, case, path.name, str(error))
+
+
+def _placeholder(parts: Mapping[str, Any]) -> str:
+    """Why a file of that format holds no case, "" where it may hold some."""
+    if isinstance(parts.get("operator"), str):
+        return f"its layout is ByteMLPerf's before 2025 ('operator': '{parts['operator']}'), which is not read; write {{\"cases\": […]}}"
+    if parts and all(isinstance(part, bool | str) for part in parts.values()):
+        return f"a placeholder without cases ('{next(iter(parts))}')"
+    return ""
 
 
 def _csv_cases(path: Path, text: str) -> Iterator[RawCase]:

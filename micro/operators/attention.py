@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from micro.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument
 from micro.operators.gemm import spread_rows
 from micro.operators.kv_cache import (
     ACTIVATIONS,
@@ -245,10 +245,10 @@ _ARGUMENTS = (
     BLOCK_SIZE,
     Argument("is_causal", "bool", "a token sees no later one", True),
     dtype_argument(CACHES, default="bfloat16"),
-    dtype_argument(CACHES, name="cache_dtype", default="bfloat16"),
-    dtype_argument(CACHES, name="qk_compute_dtype", default="bfloat16"),
-    dtype_argument(CACHES, name="pv_compute_dtype", default="bfloat16"),
-    dtype_argument(ACTIVATIONS, name="dst_dtype", default="bfloat16"),
+    dtype_argument(CACHES, name="cache_dtype", default=SameAs("dtype", "bfloat16")),
+    dtype_argument(CACHES, name="qk_compute_dtype", default=SameAs("dtype", "bfloat16")),
+    dtype_argument(CACHES, name="pv_compute_dtype", default=SameAs("dtype", "bfloat16")),
+    dtype_argument(ACTIVATIONS, name="dst_dtype", default=SameAs("dtype", "bfloat16")),
 )
 _DTYPES = "dtype.cache_dtype.qk_compute_dtype.pv_compute_dtype.dst_dtype"
 _PLAIN, _CACHE8, _ALL8 = ["bfloat16"] * 5, ["bfloat16", "int8", "bfloat16", "bfloat16", "bfloat16"], ["int8"] * 4 + ["bfloat16"]

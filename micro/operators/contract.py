@@ -28,6 +28,16 @@ class _Required:
 REQUIRED = _Required()
 
 
+class SameAs(NamedTuple):
+    """A default: the value of an argument declared before, where this one's choices have it; else `otherwise`."""
+
+    argument: str
+    otherwise: Any
+
+    def __repr__(self) -> str:
+        return f"{self.argument}'s"
+
+
 class Argument(NamedTuple):
     """One argument. Integers are bounded by `low` and `high`; dtypes and choices by `choices`.
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any
 
 from micro.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, rounding
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument, rounding
 from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.quantise import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
 
@@ -323,7 +323,7 @@ STORE_KV_CACHE = Operator(
         BLOCK_SIZE,
         Argument("store_mode", "choice", "which caches", "both", choices=("both", "k", "v")),
         dtype_argument(ACTIVATIONS, default="bfloat16"),
-        dtype_argument(CACHES, name="cache_dtype", default="bfloat16"),
+        dtype_argument(CACHES, name="cache_dtype", default=SameAs("dtype", "bfloat16")),
     ),
     inputs=_store_inputs,
     kernel=_store_kernel,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument
 from micro.operators.gemm import spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, check_tokens, tokens_of_rank
 from micro.operators.product import (
@@ -28,8 +28,8 @@ OPERANDS = (*SCALED, *OUTPUTS)
 NEW_HIDDEN = Argument("new_hidden_size", "int", "values of a resulting token")
 QUANT_DTYPES = (
     dtype_argument(OPERANDS, default="int8"),
-    dtype_argument((*OPERANDS, "int4"), name="w_dtype", default="int8"),
-    dtype_argument(OPERANDS, name="compute_dtype", default="int8"),
+    dtype_argument((*OPERANDS, "int4"), name="w_dtype", default=SameAs("dtype", "int8")),
+    dtype_argument(OPERANDS, name="compute_dtype", default=SameAs("dtype", "int8")),
     dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
 )
 SCALE = "float32"
@@ -207,7 +207,7 @@ MOE_GATING_GEMM = Operator(
         Argument("num_experts", "int", "experts"),
         SP_SIZE,
         dtype_argument(OUTPUTS),
-        dtype_argument(OUTPUTS, name="compute_dtype"),
+        dtype_argument(OUTPUTS, name="compute_dtype", default=SameAs("dtype", "float32")),
         dtype_argument(OUTPUTS, name="dst_dtype"),
     ),
     inputs=_gating_inputs,
