@@ -15,6 +15,7 @@ import msgspec
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.scenario import Lengths, Prompts, Scenario
 from bytemlperf_llm.workload import seeded
+from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.words import WORDS
@@ -63,19 +64,12 @@ def source(scenario: Scenario, seed: int) -> PromptSource:
 
 def read(path: Path) -> list[Prompt]:
     """All prompts of a JSONL file, empty lines passed over. Raises UserError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"prompt file {path} can't be read: {error.strerror}", "give its path relative to the scenario file") from None
-    decoder = msgspec.json.Decoder(Prompt)
-    return [_parse(decoder, line, f"{path}:{number}") for number, line in enumerate(raw.split(b"\n"), start=1) if line.strip()]
+    decoder = msgspec.json.Decoder(Prompt, strict=False)
+    fix = "give its path relative to the scenario file"
+    return [_checked(decode(decoder, line, path, number, LINE_FORMS), f"{path}:{number}") for number, line in lines(path, fix)]
 
 
-def _parse(decoder: msgspec.json.Decoder[Prompt], line: bytes, where: str) -> Prompt:
-    try:
-        prompt = decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: {error}", f"give each line as {LINE_FORMS}") from None
+def _checked(prompt: Prompt, where: str) -> Prompt:
     if (prompt.messages is None) == (prompt.prompt is None):
         raise UserError(f"{where}: exactly one of messages and prompt is needed", f"give each line as {LINE_FORMS}")
     text = prompt.prompt if prompt.messages is None else "".join(message.content for message in prompt.messages)

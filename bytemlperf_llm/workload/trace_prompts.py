@@ -16,12 +16,13 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.scenario import Prompts, Trace
+from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt
 from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.token_counter import counter_for, cut
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
-from bytemlperf_llm.workload.traces.rows import NS_PER_S, TraceRow, bad
+from bytemlperf_llm.workload.traces.rows import NS_PER_S, TraceRow
 from engines.contract import Message
 
 
@@ -32,8 +33,8 @@ class TraceEnded(LookupError):
 class TraceReport(msgspec.Struct, kw_only=True):
     """What became of a trace's rows, as far as the run reads it. `requests` is what is sent;
     `truncated` and `lengthened` are among them (lengthened: the template alone is longer than the
-    row's prompt). Rows before the window, `too_long` ones that were skipped, and those that ask for no
-    tokens or hold no prompt (`empty`) are left out."""
+    row's prompt). Rows before the window, `too_long` ones that were skipped, those that ask for no
+    tokens or hold no prompt (`empty`) and those that aren't of the form (`unusable`) are left out."""
 
     format: str
     file: str
@@ -44,6 +45,8 @@ class TraceReport(msgspec.Struct, kw_only=True):
     truncated: int = 0
     lengthened: int = 0
     empty: int = 0
+    unusable: int = 0
+    first_unusable: str = ""
     max_model_len: int | None = None
     on_too_long: str = "fail"
     lengths: str = ""
@@ -58,6 +61,7 @@ class TraceReport(msgspec.Struct, kw_only=True):
             (self.truncated, f"cut to fit {limit}"),
             (self.lengthened, "longer than in the trace: the chat template alone has more tokens"),
             (self.empty, "left out: no prompt, or no token asked for"),
+            (self.unusable, f"left out: not of the form; the first is {self.first_unusable}"),
         ]
         return [head, *(f"{count} of {self.rows} trace rows {what}" for count, what in counts if count)]
 
@@ -87,8 +91,11 @@ class TracePrompts:
         self.report = self._new_report()
         self._measured = _Cursor(self._rows_measured)
         self._aside = _Cursor(lambda: self._kept(self._new_report()))
-        if next(read_rows(self._path, self._trace), None) is None:
-            raise UserError(f"trace {self._path} has no request", "give another file with --dataset-path")
+        rows = read_rows(self._path, self._trace)
+        first = next(rows, None)
+        if first is None or (first.unusable and all(row.unusable for row in rows)):
+            which = f": {first.unusable}" if first else ""
+            raise UserError(f"trace {self._path} has no request{which}", "give another file with --dataset-path")
 
     @property
     def lengths(self) -> str:
@@ -141,6 +148,10 @@ class TracePrompts:
     def _kept(self, report: TraceReport) -> Iterator[_Kept]:
         """The rows that are sent, in order; `report` counts along."""
         for row, offset_ns in _in_window(self._path, self._trace, report):
+            if row.unusable:
+                report.unusable += 1
+                report.first_unusable = report.first_unusable or row.unusable
+                continue
             messages = row.messages
             output_tokens = self._output_tokens(row, report.requests)
             empty = row.prompt_tokens == 0 if messages is None else not any(message.content.strip() for message in messages)

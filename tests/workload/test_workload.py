@@ -113,13 +113,13 @@ def test_lines_of_both_forms_and_their_own_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("{", "Input data was truncated"),
-        ("[]", "Expected `object`, got `array`"),
+        ("{", "line: not JSON"),
+        ("[]", "line: Expected `object`, got `array`"),
         ('{"text": "x"}', "exactly one of messages and prompt is needed"),
         ('{"prompt": "x", "messages": []}', "exactly one of messages and prompt is needed"),
         ('{"messages": []}', "the prompt is empty"),
         ('{"prompt": ""}', "the prompt is empty"),
-        ('{"messages": [{"role": "boss", "content": "x"}]}', "Invalid enum value 'boss'"),
+        ('{"messages": [{"role": "boss", "content": "x"}]}', "messages[0].role: Invalid enum value 'boss'"),
         ('{"prompt": "x", "output_tokens": 0}', "output_tokens is 0"),
     ],
 )

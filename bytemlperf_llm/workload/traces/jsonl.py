@@ -14,7 +14,8 @@ from typing import Annotated
 import msgspec
 
 from bytemlperf_llm.scenario import Trace
-from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, TraceRow, bad, decode, lines, seconds_ns
+from bytemlperf_llm.workload.data_files import bad, decode, echo, lines
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, TraceRow, seconds_ns
 from engines.contract import Message
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROW_TOKENS)]
@@ -30,7 +31,7 @@ class _Timed(msgspec.Struct, frozen=True):
     timestamp: Decimal
     input_length: Tokens
     output_length: Tokens
-    hash_ids: tuple[int, ...] = ()
+    hash_ids: tuple[int, ...] | None = None
 
 
 class _Custom(msgspec.Struct, frozen=True):
@@ -56,23 +57,23 @@ def timed_trace(path: Path, trace: Trace) -> Iterator[TraceRow]:
 
 
 def _timed(path: Path, unit_s: Decimal) -> Iterator[TraceRow]:
-    decoder = msgspec.json.Decoder(_Timed)
+    decoder = msgspec.json.Decoder(_Timed, strict=False)  # 8.0 is 8
     for number, raw in lines(path):
         row: _Timed = decode(decoder, raw, path, number, TIMED_FORM)
-        if not row.timestamp.is_finite() or row.timestamp < 0:
-            raise bad(path, number, "timestamp", f"{row.timestamp} is not a time", f"give each line as {TIMED_FORM}")
+        if not row.timestamp.is_finite() or not 0 <= row.timestamp * unit_s <= MAX_TIME_S:
+            raise bad(path, number, "timestamp", f"{echo(row.timestamp)} is not a time", f"give each line as {TIMED_FORM}")
         yield TraceRow(
             line=number,
             at_ns=seconds_ns(row.timestamp, unit_s),
             prompt_tokens=row.input_length,
             output_tokens=row.output_length,
-            hash_ids=row.hash_ids,
+            hash_ids=row.hash_ids or (),
         )
 
 
 def custom(path: Path, _trace: Trace) -> Iterator[TraceRow]:
     """vLLM's custom prompts: texts without times; `messages` in place of `prompt` works, too."""
-    decoder = msgspec.json.Decoder(_Custom)
+    decoder = msgspec.json.Decoder(_Custom, strict=False)
     for number, raw in lines(path):
         row: _Custom = decode(decoder, raw, path, number, CUSTOM_FORM)
         if (row.prompt is None) == (row.messages is None):

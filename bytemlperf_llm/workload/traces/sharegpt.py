@@ -1,7 +1,8 @@
 """ShareGPT: one JSON list of conversations, often of hundreds of megabytes, read object by object.
 
 As in `vllm bench serve`, a conversation's first question is the prompt and the first answer tells
-the output length. Conversations without both are rows without a prompt, which are counted as empty.
+the output length. Conversations without both are rows without a prompt, which are counted as empty;
+those that aren't of the form are left out and counted, the first of them named by number and id.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from io import TextIOWrapper
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.scenario import Trace
-from bytemlperf_llm.workload.traces.rows import TraceRow, bad, field_of, open_trace
+from bytemlperf_llm.workload.data_files import HALF_A_PAIR, NESTED, bad, echo, field_of, is_text, open_data
+from bytemlperf_llm.workload.traces.rows import TraceRow
 from engines.contract import Message
 
 READ_CHARS = 1 << 20
 MAX_OBJECT_CHARS = 64 << 20
 FORM = '[{"id": "...", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}]'
-ROLES: dict[str, Literal["user", "assistant", "system"]] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+ASKING = ("human", "user")
+ANSWERING = ("gpt", "assistant", "chatgpt", "bing", "bard")
 
 
 class _Turn(msgspec.Struct, frozen=True):
@@ -31,40 +34,57 @@ class _Turn(msgspec.Struct, frozen=True):
 
 
 class _Conversation(msgspec.Struct, frozen=True):
-    conversations: tuple[_Turn, ...]
+    conversations: tuple[Any, ...]
 
 
 def sharegpt(path: Path, _trace: Trace) -> Iterator[TraceRow]:
     """The first question of every conversation, with the first answer's text."""
-    for line, value in _objects(path):
+    for number, (line, value) in enumerate(_objects(path), start=1):
         try:
-            conversation = msgspec.convert(value, _Conversation)
-        except msgspec.ValidationError as error:
-            field, problem = field_of(error)
-            raise bad(path, line, field, problem, f"give a JSON list: {FORM}") from None
-        question, answer = _first_pair(conversation)
+            question, answer = _first_pair(value)
+        except ValueError as error:
+            yield TraceRow(line=line, unusable=f"{_name(number, value)}: {_problem(error)}")
+            continue
         messages = None if question is None else (Message(role="user", content=question),)
         yield TraceRow(line=line, messages=messages, answer=answer)
 
 
-def _first_pair(conversation: _Conversation) -> tuple[str | None, str | None]:
-    turns = conversation.conversations
-    for asked, answered in pairwise(turns):
-        if ROLES.get(asked.source) == "user" and ROLES.get(answered.source) == "assistant" and asked.value.strip():
-            return asked.value, answered.value
+def _name(number: int, value: Any) -> str:
+    key = value.get("id") if isinstance(value, dict) else None
+    return f"conversation {number}" + ("" if key is None else f" (id {echo(key)})")
+
+
+def _problem(error: ValueError) -> str:
+    return ": ".join(field_of(error)).removeprefix("line: ") if isinstance(error, msgspec.ValidationError) else str(error)
+
+
+def _first_pair(value: Any) -> tuple[str | None, str | None]:
+    """Later turns aren't looked at. Raises ValueError for a turn before that isn't one."""
+    before: _Turn | None = None
+    for place, item in enumerate(msgspec.convert(value, _Conversation).conversations, start=1):
+        try:
+            turn = msgspec.convert(item, _Turn)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"turn {place}: {': '.join(field_of(error))}") from None
+        if before is not None and before.source in ASKING and turn.source in ANSWERING and before.value.strip():
+            if not is_text(before.value, turn.value):
+                raise ValueError(HALF_A_PAIR)
+            return before.value, turn.value
+        before = turn
     return None, None
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     """(line it starts on, value) of each element of the list. Raises UserError."""
-    with open_trace(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+    with open_data(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
         window = _Window(path, file)
         if window.next_char(" \t\r\n") != "[":
             raise bad(path, window.line, "file", "not a JSON list", f"give {FORM}")
         window.skip()
         while (char := window.next_char(" \t\r\n,")) != "]":
             if not char:
-                raise bad(path, window.line, "file", "the list does not end", "the file is cut short: fetch it again")
+                problem = f"the list does not end, after {window.count} conversations"
+                raise bad(path, window.line, "file", problem, "the file is cut short: fetch it again")
             line = window.line
             yield line, window.value()
 
@@ -77,6 +97,7 @@ class _Window:
         self._text, self._at = "", 0
         self._decode = json.JSONDecoder().raw_decode
         self.line = 1
+        self.count = 0
 
     def next_char(self, passed_over: str) -> str:
         """The next character that isn't `passed_over`, still unread; empty at the end of the file."""
@@ -102,17 +123,23 @@ class _Window:
                 # Perhaps only cut in the middle: as much again as there is keeps the work linear.
                 if len(self._text) - self._at < MAX_OBJECT_CHARS and self._read_more():
                     continue
-                problem = f"not JSON: {getattr(error, 'msg', error)}"
-                raise bad(self._path, self.line, "conversation", problem, f"give a JSON list: {FORM}") from None
+                raise self._not_json(error) from None
+            self.count += 1
             self.line += self._text.count("\n", self._at, end)
             self._at = end
             return value
+
+    def _not_json(self, error: ValueError | RecursionError) -> UserError:
+        problem = NESTED if isinstance(error, RecursionError) else f"not JSON: {getattr(error, 'msg', error)}"
+        where = max(self._at, min(getattr(error, "pos", self._at), len(self._text)))
+        near = echo(self._text[max(self._at, where - 30) : where + 20])
+        return bad(self._path, self.line, f"conversation {self.count + 1}", f"{problem}, near {near}", f"give a JSON list: {FORM}")
 
     def _read_more(self) -> bool:
         rest = self._text[self._at :]
         try:
             more = self._file.read(max(READ_CHARS, len(rest)))
         except UnicodeDecodeError as error:
-            raise bad(self._path, self.line, "file", f"not UTF-8 text: {error.reason}", "save the trace as UTF-8") from None
+            raise bad(self._path, self.line, "file", f"not UTF-8 text: {error.reason}", "save the file as UTF-8") from None
         self._text, self._at = rest + more, 0
         return bool(more)

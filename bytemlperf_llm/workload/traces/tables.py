@@ -12,12 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from bytemlperf_llm.scenario import Trace
-from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, NS_PER_S, TraceRow, bad, echo, raw_lines, seconds_ns
+from bytemlperf_llm.workload.data_files import bad, echo, raw_lines
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, NS_PER_S, TraceRow, seconds_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AZURE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:(Z)|([+-])(\d\d):?(\d\d))?", re.ASCII)
 WHOLE_NUMBER = re.compile(r"(\d{1,12})(?:\.0*)?", re.ASCII)
-MEND = "mend the line, or remove it"
+FIX = "fix the line, or remove it"
 AZURE_FORM = "2023-11-16 18:15:46.6805900"
 
 Cells = dict[str, str]
@@ -53,15 +54,17 @@ def _records(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Cells]]
         header = [name.strip() for name in next(reader, [])]
         for name in needed:
             if name not in header:
-                raise bad(path, 1, name, "no such column in the header", f"give a CSV file whose first line names {', '.join(needed)}")
+                problem = f"no such column in the header {echo(','.join(header))}"
+                raise bad(path, 1, name, problem, f"give a CSV file whose first line names {', '.join(needed)}")
         for values in reader:
-            if values and len(values) != len(header):
+            if not any(map(str.strip, values)):
+                continue
+            if len(values) < len(header) or any(map(str.strip, values[len(header) :])):
                 problem = f"{len(values)} cells where the header has {len(header)} columns"
-                raise bad(path, reader.line_num, "line", problem, MEND)
-            if values:
-                yield reader.line_num, dict(zip(header, values, strict=True))
+                raise bad(path, reader.line_num, "line", problem, FIX)
+            yield reader.line_num, dict(zip(header, values, strict=False))
     except csv.Error as error:
-        raise bad(path, reader.line_num, "line", f"not CSV: {error}", MEND) from None
+        raise bad(path, reader.line_num, "line", f"not CSV: {error}", FIX) from None
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -75,7 +78,7 @@ def _texts(path: Path) -> Iterator[str]:
 def _tokens(path: Path, line: int, field: str, cells: Cells) -> int:
     found = WHOLE_NUMBER.fullmatch(cells[field].strip())
     if found is None or int(found[1]) > MAX_ROW_TOKENS:
-        raise bad(path, line, field, f"{echo(cells[field])} is not a number of tokens", MEND)
+        raise bad(path, line, field, f"{echo(cells[field])} is not a number of tokens", FIX)
     return int(found[1])
 
 
@@ -84,8 +87,8 @@ def _seconds_ns(path: Path, line: int, text: str) -> int:
         seconds = Decimal(text.strip())
     except InvalidOperation:
         seconds = Decimal("NaN")
-    if not seconds.is_finite() or seconds < 0 or seconds > MAX_ROW_TOKENS * 1000:
-        raise bad(path, line, "Timestamp", f"{echo(text)} is not a time in seconds", MEND)
+    if not seconds.is_finite() or seconds < 0 or seconds > MAX_TIME_S:
+        raise bad(path, line, "Timestamp", f"{echo(text)} is not a time in seconds", FIX)
     return seconds_ns(seconds)
 
 

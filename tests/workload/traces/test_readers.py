@@ -140,13 +140,18 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Request tokens,Response tokens\n"
 BAD = [
     ("mooncake", MOONCAKE + "{", "F:2: line: not JSON"),
-    ("mooncake", MOONCAKE + '{"timestamp": 0, "input_length": "7", "output_length": 6}', "F:2: input_length: Expected `int`"),
+    ("mooncake", MOONCAKE + '{"timestamp": 0, "input_length": 7.5, "output_length": 6}', "F:2: input_length: Expected `int`"),
     ("mooncake", MOONCAKE + '{"timestamp": 0, "input_length": -7, "output_length": 6}', "F:2: input_length: Expected `int` >= 0"),
     ("mooncake", MOONCAKE + '{"timestamp": 0, "input_length": 7}', "F:2: output_length: Object missing required field"),
     ("mooncake", '{"timestamp": 0, "input_length": 99999999, "output_length": 6}', "F:1: input_length: Expected `int` <="),
-    ("mooncake", '{"timestamp": -1, "input_length": 9, "output_length": 6}', "F:1: timestamp: -1 is not a time"),
+    ("mooncake", '{"timestamp": -1, "input_length": 9, "output_length": 6}', "F:1: timestamp: '-1' is not a time"),
     ("mooncake", '{"timestamp": 0, "input_length": 9, "output_length": 6, "hash_ids": [1, "a"]}', "F:1: hash_ids[1]: Expected `int`"),
-    ("mooncake", b'{"timestamp": \xff}', "F:1: line: not JSON"),
+    ("mooncake", b'{"timestamp": \xff}', "F:1: line: not UTF-8 text"),
+    ("mooncake", MOONCAKE.replace("0,", "1e999999,", 1), "F:1: timestamp: '1E+999999' is not a time"),
+    ("mooncake", MOONCAKE.replace("0,", "NaN,", 1), "F:1: timestamp: 'NaN' is not a time"),
+    ("mooncake", MOONCAKE.replace("0,", "null,", 1), "F:1: timestamp: Expected"),
+    ("custom", '{"prompt": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "F:1: line: nested too deep"),
+    ("custom", '{"prompt": "ok"}\n{"prompt": "\\ud83d"}', "F:2: line: half of a surrogate pair"),
     ("bailian", "[1]", "F:1: line: Expected `object`, got `array`"),
     ("timed_trace", '{"timestamp": null, "input_length": 1, "output_length": 1}', "F:1: timestamp: Expected"),
     ("azure", "TIMESTAMP,ContextTokens\n", "F:1: GeneratedTokens: no such column in the header"),
@@ -167,10 +172,13 @@ BAD = [
     ("custom", '{"prompt": "a", "output_tokens": -3}', "F:1: output_tokens: Expected `int` >= 0"),
     ("custom", '{"messages": [{"role": "boss", "content": "x"}]}', "F:1: messages[0].role: Invalid enum value 'boss'"),
     ("sharegpt", '{"id": 1}', "F:1: file: not a JSON list"),
-    ("sharegpt", '[\n{"id": 1}\n]', "F:2: conversations: Object missing required field"),
-    ("sharegpt", '[\n{"conversations": [}]', "F:2: conversation: not JSON"),
-    ("sharegpt", '[{"conversations": []}\n', "F:2: file: the list does not end"),
-    ("sharegpt", '[{"conversations": [{"from": "human", "value": 3}]}]', "F:1: conversations[0].value: Expected `str`, got `int`"),
+    (
+        "sharegpt",
+        '[{"conversations": []},\n{"conversations": [}]',
+        "F:2: conversation 2: not JSON: Expecting value, near '{\"conversations\": [}]'",
+    ),
+    ("sharegpt", "[" * 100_000, "F:1: conversation 1: nested too deep"),
+    ("sharegpt", '[{"conversations": []}\n', "F:2: file: the list does not end, after 1 conversations"),
     ("sharegpt", b'[{"conversations": "\xff"}]', "F:1: file: not UTF-8 text"),
 ]
 
@@ -182,10 +190,10 @@ def test_a_bad_line_is_named(tmp_path, form, content, cause):
 
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_a_missing_file_is_named(tmp_path, form):
-    with pytest.raises(UserError, match=r"trace .*none can't be read: No such file"):
+    with pytest.raises(UserError, match=r"none can't be read: No such file"):
         next(read_rows(tmp_path / "none", Trace(format=form, file="none")))
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("bytemlperf_llm.workload.traces.rows.MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("bytemlperf_llm.workload.data_files.MAX_LINE_BYTES", 1 << 20)
     assert error_of(tmp_path, "custom", b'{"prompt": "' + b"x" * (1 << 20)).startswith("F:1: line: longer than 1 MiB")
