@@ -269,7 +269,7 @@ def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> Non
         ("quant_matmul", {**TOKENS, "num_tokens": 1, "sp_size": 2, "new_hidden_size": 8}, "sp_size=2 ranks share num_tokens=1"),
         ("flash_attention", {**HEADS, "kv_head_num": 3}, "kv_head_num=3 does not divide"),
         ("flash_attention", {**HEADS, "q_lens": [1, 2], "cache_lens": [1]}, "2 q_lens and 1 cache_lens"),
-        ("flash_attention", {**HEADS, "dtype": "int8"}, "needs a cache of the same"),
+        ("flash_attention", {**HEADS, "dtype": "int8", "cache_dtype": "bfloat16"}, "needs a cache of the same"),
         ("rotary_embedding", {**HEADS, "rope_dim": 31}, "is odd"),
         ("head_rms_norm", {**TOKENS, "total_head_num": 4, "head_dim": 8, "norm_head_start": 3, "norm_head_num": 2}, "hidden_size"),
         ("cast", {"batch_size": 1, "dim_size": 1, "dtype": "float32", "dst_dtype": "float32"}, "to itself"),
