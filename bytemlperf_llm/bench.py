@@ -97,6 +97,7 @@ class Bench:
             self._page = self._serve_dashboard(stack)
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
+                self._say("WARNING: Ray listens on every interface, in this process too: use a network that you trust")
                 stack.callback(disconnect)
             folder = self._folder()
             stack.callback(_remove_if_empty, folder)

@@ -36,7 +36,7 @@ from bytemlperf_llm.loadgen.replay import Replay, Work
 from bytemlperf_llm.loadgen.worker import Planned, WorkerConfig
 from bytemlperf_llm.metrics.client_error import Calibration, CalibrationStep, Spread, Timer, spread
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, divide_ns, token_gaps_ns, token_times
-from bytemlperf_llm.models.child import python_path
+from bytemlperf_llm.models.child import own_modules
 from bytemlperf_llm.runs.log import RecordLog
 from bytemlperf_llm.runs.record import RequestRecord
 from engines.contract import Message, Request
@@ -312,7 +312,7 @@ def reference_server() -> Iterator[int]:
     """The reference server as a child, on the last core where there are several; gives its port."""
     command = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()", "reference-server", "--port", "0"]
     command += ["--engine-option", f"ttft_ms={TTFT_MS}", "--engine-option", f"itl_ms={ITL_MS}"]
-    environment = os.environ | {"PYTHONPATH": python_path()}
+    environment = os.environ | own_modules()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None
         assert child.stderr is not None

@@ -127,7 +127,7 @@ def inspect(probe: Probe | None = None) -> list[Finding]:
 
 def run_python(arguments: list[str]) -> Outcome:
     """Run this Python; killed, failed and hanging children are told apart in `error`."""
-    environment = {**os.environ, **child.OFFLINE, "PYTHONPATH": child.python_path()}
+    environment = {**os.environ, **child.OFFLINE, **child.own_modules()}
     try:
         done = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment, check=False

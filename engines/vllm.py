@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -51,12 +52,17 @@ GIB = 1 << 30
 SHUTDOWN_S = 15.0
 """A worker on a CPU takes 4 to 5 s to end by itself; vLLM's default of 5 s kills it midway, with warnings."""
 
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
+"""What a user has set stays: quiet, no telemetry, every port on loopback."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]

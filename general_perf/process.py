@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.models.child import OFFLINE, last_line, python_path
+from bytemlperf_llm.models.child import OFFLINE, last_line, own_modules
 from general_perf.failures import ErrorClass
 from general_perf.job import Job
 from general_perf.measure.memory import tree_bytes
@@ -116,7 +116,7 @@ def _environment(job: Job) -> dict[str, str]:
     return {
         **os.environ,
         **OFFLINE,
-        "PYTHONPATH": python_path(),
+        **own_modules(),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",

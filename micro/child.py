@@ -15,6 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.models.child import own_modules
 from micro.messages import Hello, Job, Message, Outcome, Stage
 
 START_TIMEOUT_S = 180.0
@@ -146,8 +147,8 @@ class WorkerChild:
 def _environment(threads: int) -> dict[str, str]:
     """As many threads in every library's own pool, so that a control runs on as many as what it controls."""
     if not threads:
-        return dict(os.environ)
-    return {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+        return {**os.environ, **own_modules()}
+    return {**os.environ, **own_modules(), **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
 
 
 def _signal_name(number: int) -> str:

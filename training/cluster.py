@@ -27,6 +27,7 @@ def run_prepare(flags: Flags, output: Output, argv: list[str]) -> int:
         command = f"torchrun --nnodes={plan.nnodes} --nproc-per-node={plan.ranks_per_node} --rdzv-backend=c10d --rdzv-endpoint=HOST:29500"
         err_console().print(f"on every machine: {command} -m training.worker {run.folder / PLAN_NAME}", highlight=False, soft_wrap=True)
         err_console().print(f"afterwards: bmp train finish {run.folder}", highlight=False, soft_wrap=True)
+    err_console().print("WARNING: torchrun's store listens on every interface and unpickles what any peer writes: trust that network")
     print(run.folder)
     return 0
 

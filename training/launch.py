@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bytemlperf_llm.models.child import OFFLINE, last_line, python_path
+from bytemlperf_llm.models.child import OFFLINE, last_line, own_modules
 from training.plan import PLAN_NAME, Plan
 from training.watchdog import EXIT_HUNG, RANKS_FOLDER, stacks
 
@@ -37,7 +37,6 @@ class Death(NamedTuple):
 def torchrun_arguments(plan: Plan) -> list[str]:
     """torchrun's own arguments for one machine."""
     return [
-        "--standalone",
         f"--nproc-per-node={plan.ranks_per_node}",
         f"--max-restarts={plan.max_restarts}",
         f"--monitor-interval={MONITOR_S}",
@@ -56,19 +55,15 @@ def start(plan: Plan) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         **OFFLINE,
-        "PYTHONPATH": python_path(),
+        **own_modules(),
         "OMP_NUM_THREADS": str(plan.threads),
         "MKL_NUM_THREADS": str(plan.threads),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONUNBUFFERED": "1",
-        # A store that outlives an attempt still holds the dead ranks' addresses, and gloo waits for them (torch 2.13).
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
-    if plan.device == "cpu" and sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
     with (folder / AGENT_LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "training.agent", *torchrun_arguments(plan)],
+            [sys.executable, "-m", "bytemlperf_llm.ranks", *torchrun_arguments(plan)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -32,7 +32,7 @@ GROUP_PATIENCE_S = 120
 def main(plan_path: str) -> None:
     """Train this rank's part."""
     plan = read_plan(Path(plan_path))
-    from training.agent import die_with_parent
+    from bytemlperf_llm.ranks import die_with_parent
     from training.watchdog import Watchdog
 
     die_with_parent()
@@ -56,6 +56,8 @@ def _prepare(plan: Plan) -> Any:
     import torch
     import torch.distributed as dist
 
+    from bytemlperf_llm.ranks import join_group
+
     torch.set_num_threads(plan.threads)
     if plan.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -65,7 +67,7 @@ def _prepare(plan: Plan) -> Any:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     limit = timedelta(seconds=max(plan.step_timeout_s, START_TIMEOUT_S) + GROUP_PATIENCE_S)
-    dist.init_process_group("nccl" if plan.device == "cuda" else "gloo", timeout=limit)
+    join_group("nccl" if plan.device == "cuda" else "gloo", limit)
     if dist.get_world_size() != plan.layout.world:
         raise SystemExit(f"torchrun started {dist.get_world_size()} ranks, the plan is for {plan.layout.world}")
     return device

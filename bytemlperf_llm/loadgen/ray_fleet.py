@@ -73,8 +73,10 @@ def _check_listening(address: str) -> None:
     except ValueError:
         port = None
     if port is None:
-        if address in ("auto", "local"):
+        if address == "auto":
             return
+        if address == "local":  # every one of its ports would be open on every interface
+            raise UserError("--ray local would start a cluster that other machines can reach", "on this machine take --workers")
         raise UserError(f"--ray {address} is not an address", "give HOST:PORT of the cluster's head, or 'auto'")
     try:
         socket.create_connection((parts.hostname or "", port), CONNECT_TIMEOUT_S).close()

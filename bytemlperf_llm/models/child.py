@@ -31,7 +31,7 @@ def run(module: str, *arguments: str, what: str) -> dict[str, str]:
 
     Raises UserError with the last line of its errors, or the signal that killed it.
     """
-    environment = {**os.environ, **OFFLINE, "PYTHONPATH": python_path()}
+    environment = {**os.environ, **OFFLINE, **own_modules()}
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise UserError(f"{what} failed: {death(done.returncode, done.stderr)}", "see what is broken: bmp-llm doctor")
@@ -39,9 +39,9 @@ def run(module: str, *arguments: str, what: str) -> dict[str, str]:
     return versions
 
 
-def python_path() -> str:
-    """PYTHONPATH with which a child finds this very copy of the package, installed or not."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+def own_modules() -> dict[str, str]:
+    """Environment with which a child finds this very copy of the package, installed or not, and nothing of the current folder."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])), "PYTHONSAFEPATH": "1"}
 
 
 def death(returncode: int, stderr: str) -> str:

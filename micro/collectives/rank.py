@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf_llm.ranks import die_with_parent, join_group
 from micro.check import Checked, check_outputs
-from micro.collectives.agent import die_with_parent
 from micro.collectives.inputs import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import SUMS_IN_PLACE
@@ -90,7 +90,7 @@ class _Rank:
         self.device = "cpu" if kind == "cpu" else f"{kind}:{local}"
         if kind != "cpu":
             getattr(torch, kind).set_device(local)
-        dist.init_process_group(backend, timeout=timedelta(seconds=GROUP_TIMEOUT_S))
+        join_group(backend, timedelta(seconds=GROUP_TIMEOUT_S))
         self.control = Control(dist.new_group(backend="gloo"))
         self.rank, self.backend = rank, backend
         self.stopwatch: Stopwatch = CpuStopwatch() if kind == "cpu" else CudaStopwatch(getattr(torch, kind), graphs=False)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models.child import python_path
+from bytemlperf_llm.models.child import own_modules
 from micro.collectives.messages import RankDone, RankHello, RankMessage
 from micro.collectives.places import Place, place_of
 from micro.messages import Job, Stage
@@ -79,7 +79,6 @@ class World:
     def _torchrun(self, path: Path) -> subprocess.Popen[bytes]:
         folder = self._folder
         arguments = [
-            "--standalone",
             f"--nproc-per-node={self.ranks}",
             "--max-restarts=0",
             f"--monitor-interval={MONITOR_S}",
@@ -92,15 +91,14 @@ class World:
         threads = str(self.threads)
         environment = {
             **os.environ,
-            "PYTHONPATH": python_path(),
+            **own_modules(),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TORCH_CPP_LOG_LEVEL": "ERROR",
-            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),  # all ranks are on this machine
         }
         with (folder / "torchrun.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "micro.collectives.agent", *arguments],
+                [sys.executable, "-m", "bytemlperf_llm.ranks", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models.child import python_path
+from bytemlperf_llm.models.child import own_modules
 from micro.predict.prediction import Prediction
 
 ENGINES = {"transformers": ("torch", "sdpa"), "vllm": ("torch", "sdpa", "onednn", "vllm")}
@@ -76,7 +76,7 @@ def check(engine: str, model: str, prediction: Prediction, threads: int, runs_di
     arguments = serve_bench_arguments(engine, model, prediction, threads, runs_dir)
     before = set(runs_dir.glob("*")) if runs_dir.is_dir() else set()
     code = "from bytemlperf_llm.cli import main; main()"
-    environment = {**os.environ, "PYTHONPATH": python_path()}
+    environment = {**os.environ, **own_modules()}
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False)
     folders = sorted(set(runs_dir.glob("*")) - before) if runs_dir.is_dir() else []
     if not folders or not (folders[-1] / "summary.json").is_file():

@@ -15,6 +15,7 @@ from engines.contract import BadOption, EngineError, EngineInfo, EngineUnavailab
 from engines.vllm import CPU_KV_CACHE_GIB, VllmEngine, VllmOptions, engine_arguments
 from engines.vllm_metrics import LatestStats, stages_of
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_stages, check_unknown_option
+from tests.listeners import beyond_loopback, listeners
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -65,6 +66,10 @@ class TestVllm(InProcessSuite):
             await asyncio.sleep(0.001)
         assert most >= 1
         assert set(engine.stats()) == {"running", "waiting", "kv_cache_usage", "prefix_cache_hit_rate", "preemptions"}
+
+    async def test_listens_on_loopback_alone(self, engine: Started) -> None:
+        await ask(engine, chat(1, 4))
+        assert beyond_loopback(listeners(os.getpid())) == set()
 
     async def test_nothing_reaches_standard_output(self, engine: Started, capfd: pytest.CaptureFixture[str]) -> None:
         assert engine.start_stdout == b""
