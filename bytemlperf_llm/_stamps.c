@@ -41,30 +41,48 @@ static Py_ssize_t bucket_of(const int64_t *bounds, Py_ssize_t size, int64_t gap)
     return low;
 }
 
+/* A burst's intervals share its time, the remainder going one ns each to the first: definitions.token_runs_ns. */
+static void add_burst(int64_t *counts, const int64_t *bounds, Py_ssize_t size, long long shared, long long intervals) {
+    if (intervals <= 0) return;
+    long long share = shared / intervals, rest = shared % intervals;
+    if (rest < 0) share--, rest += intervals; /* floor, as in Python */
+    if (rest > 0) add(counts, bucket_of(bounds, size, share + 1), rest);
+    add(counts, bucket_of(bounds, size, share), intervals - rest);
+}
+
 static PyObject *bin_gaps(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *stamps, *tokens;
     Py_buffer bounds, counts;
-    if (!PyArg_ParseTuple(args, "O!O!y*w*", &PyList_Type, &stamps, &PyList_Type, &tokens, &bounds, &counts)) return NULL;
+    long long burst_ns;
+    if (!PyArg_ParseTuple(args, "O!O!y*w*L", &PyList_Type, &stamps, &PyList_Type, &tokens, &bounds, &counts, &burst_ns)) return NULL;
     Py_ssize_t size = bounds.len / (Py_ssize_t)sizeof(int64_t), chunks = Py_MIN(PyList_GET_SIZE(stamps), PyList_GET_SIZE(tokens));
     PyObject *result = NULL;
-    long long first = 0, last = 0;
+    long long first = 0, last = 0, shared = 0, intervals = 0;
     int seen = 0;
     if (counts.len != bounds.len + (Py_ssize_t)sizeof(int64_t)) {
         PyErr_SetString(PyExc_ValueError, "one count more than bounds");
         goto done;
     }
-    Py_ssize_t zero = bucket_of(bounds.buf, size, 0);
     for (Py_ssize_t i = 0; i < chunks; i++) {
         long long many = PyLong_AsLongLong(PyList_GET_ITEM(tokens, i));
         long long stamp = PyLong_AsLongLong(PyList_GET_ITEM(stamps, i));
         if (PyErr_Occurred()) goto done;
         if (many <= 0) continue;
-        if (seen) add(counts.buf, bucket_of(bounds.buf, size, stamp - last), 1);
-        else first = stamp;
-        if (many > 1) add(counts.buf, zero, many - 1);
+        if (!seen) {
+            first = stamp;
+            intervals = many - 1;
+        } else if (stamp - last > burst_ns) {
+            add_burst(counts.buf, bounds.buf, size, shared, intervals);
+            shared = stamp - last;
+            intervals = many;
+        } else {
+            shared += stamp - last;
+            intervals += many;
+        }
         last = stamp;
         seen = 1;
     }
+    add_burst(counts.buf, bounds.buf, size, shared, intervals);
     result = seen ? Py_BuildValue("(LL)", first, last) : Py_NewRef(Py_None);
 done:
     PyBuffer_Release(&bounds);
@@ -75,7 +93,8 @@ done:
 static PyMethodDef methods[] = {
     {"since", since, METH_VARARGS, "since(stamps, origin_ns): stamps counted from an origin."},
     {"bin_gaps", bin_gaps, METH_VARARGS,
-     "bin_gaps(stamps, tokens, bounds, counts): add an answer's token gaps to `counts`; its first and last token's stamps, or None."},
+     "bin_gaps(stamps, tokens, bounds, counts, burst_ns): add an answer's intervals between tokens to `counts`; its first and\n"
+     "last token's stamps, or None."},
     {NULL, NULL, 0, NULL},
 };
 

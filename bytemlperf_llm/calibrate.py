@@ -35,7 +35,7 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Replay, Work
 from bytemlperf_llm.loadgen.worker import Planned, WorkerConfig
 from bytemlperf_llm.metrics.client_error import Calibration, CalibrationStep, Spread, Timer, spread
-from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, divide_ns, token_gaps_ns, token_times
+from bytemlperf_llm.metrics.definitions import bursts_of, chunk_gaps_ns, divide_ns, token_runs_ns, token_times
 from bytemlperf_llm.models.child import own_modules
 from bytemlperf_llm.runs.log import RecordLog
 from bytemlperf_llm.runs.record import RequestRecord
@@ -265,7 +265,8 @@ def join(records: Iterable[RequestRecord], accounts: dict[str, Account], origin_
         found.e2e_ns.append(last)
         if record.output_tokens > 1:
             found.tpot_ns.append(divide_ns(last - first, record.output_tokens - 1))
-        found.itl_ns.extend(gap - itl_ns for gap in token_gaps_ns(times, chunk_gaps_ns(times)))
+        for gap, count in zip(*token_runs_ns(bursts_of(times, chunk_gaps_ns(times))), strict=True):
+            found.itl_ns.extend([gap - itl_ns] * count)
     return found._replace(unmatched=unmatched)
 
 

@@ -124,12 +124,11 @@ def _not_comparable(run: dict[str, Any]) -> str:
 
 def _load_of(summary: Summary) -> tuple[float | None, float | None]:
     """Token-carrying chunks per second and mean streams (Little's law), over the whole run."""
-    first, gaps, whole_s = summary.metrics.get("ttft"), summary.metrics.get("inter_chunk_latency"), _whole_s(summary)
+    first, chunks, whole_s = summary.metrics.get("ttft"), summary.tokens.stream_chunks, _whole_s(summary)
     service = summary.metrics.get("service_e2e")
     if first is None or service is None or whole_s is None:
         return None, None
-    chunks = first.count + (gaps.count if gaps is not None else 0)
-    return chunks / whole_s, service.mean * service.count / NS_PER_S / whole_s
+    return None if chunks is None else chunks / whole_s, service.mean * service.count / NS_PER_S / whole_s
 
 
 def _whole_s(summary: Summary) -> float | None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from importlib.util import find_spec
-from itertools import chain, repeat
-from operator import sub
+
+from bytemlperf_llm.metrics.definitions import TokenTimes, bursts_of, chunk_gaps_ns, token_runs_ns
 
 COMPILED_MODULES = ("engines._stream", "bytemlperf_llm._stamps")
 
@@ -22,23 +22,17 @@ def python_since(stamps: list[int], origin_ns: int) -> list[int]:
     return [stamp - origin_ns for stamp in stamps]
 
 
-def python_bin_gaps(stamps: list[int], tokens: list[int], bounds: array[int], counts: array[int]) -> tuple[int, int] | None:
-    """Add the gaps between an answer's tokens (ns; 0 between those of one chunk) to a histogram with
-    these upper bounds, the last count being for what is beyond them all. The first and the last token's
-    stamps; None without tokens."""
-    token_ns = list(chain.from_iterable(map(repeat, stamps, tokens)))
-    if not token_ns:
+def python_bin_gaps(stamps: list[int], tokens: list[int], bounds: array[int], counts: array[int], burst_ns: int) -> tuple[int, int] | None:
+    """Add an answer's intervals between tokens (`definitions.token_runs_ns`: chunks at most `burst_ns` apart share
+    their time) to a histogram with these upper bounds, ns, the last count being for what is beyond them all. The
+    first and the last token's stamps; None without tokens."""
+    kept = [(stamp, many) for stamp, many in zip(stamps, tokens, strict=False) if many > 0]
+    if not kept:
         return None
-    gaps = sorted(map(sub, token_ns[1:], token_ns))
-    below = 0
-    for place, bound in enumerate(bounds):
-        if below == len(gaps):
-            break
-        upto = bisect_left(gaps, bound + 1, below)
-        counts[place] += upto - below
-        below = upto
-    counts[-1] += len(gaps) - below
-    return token_ns[0], token_ns[-1]
+    times = TokenTimes(stamps_ns=[stamp for stamp, _ in kept], tokens=[many for _, many in kept])
+    for gap, count in zip(*token_runs_ns(bursts_of(times, chunk_gaps_ns(times), burst_ns)), strict=True):
+        counts[bisect_left(bounds, gap)] += count
+    return times.stamps_ns[0], times.stamps_ns[-1]
 
 
 try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -88,13 +88,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.prompt or "")
 
 
+Ns = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=(1 << 62) - 1)]
+"""A stamp whose difference to any other fits a column of 64 bits; a line with another is not a record."""
+
+
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's own stamps of one request, ns of CLOCK_MONOTONIC; None where it has none."""
 
-    queued_ns: int | None = None
-    scheduled_ns: int | None = None
-    first_token_ns: int | None = None
-    last_token_ns: int | None = None
+    queued_ns: Ns | None = None
+    scheduled_ns: Ns | None = None
+    first_token_ns: Ns | None = None
+    last_token_ns: Ns | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ except ImportError:
     compiled = None
 
 BOUNDS = array("q", [0, 5, 10, 100])
+BURST = 3
 
 
 @pytest.fixture(params=["compiled", "python"])
@@ -34,21 +35,41 @@ def test_since(loops):
 
 def test_gaps_fall_into_the_bucket_whose_bound_they_reach(loops):
     counts = array("q", [0] * 5)
-    assert loops[1]([1, 1, 6, 7, 17, 200, 300], [0, 1, 1, 1, 1, 1, 1], BOUNDS, counts) == (1, 300)
+    assert loops[1]([1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BOUNDS, counts, BURST) == (1, 303)
     assert counts.tolist() == [0, 2, 1, 1, 1]
 
 
-def test_tokens_of_one_chunk_arrive_together(loops):
+def test_tokens_of_one_burst_share_its_time_however_they_were_read(loops):
+    whole, split = array("q", [0] * 5), array("q", [0] * 5)
+    assert loops[1]([10, 40], [3, 4], BOUNDS, whole, BURST) == (10, 40)
+    assert loops[1]([10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BOUNDS, split, BURST) == (10, 40)
+    assert whole.tolist() == split.tolist() == [2, 0, 4, 0, 0]
+
+
+def test_a_chunk_of_very_many_tokens_takes_no_longer(loops):
     counts = array("q", [0] * 5)
-    assert loops[1]([10, 20], [3, 2], BOUNDS, counts) == (10, 20)
-    assert counts.tolist() == [3, 0, 1, 0, 0]
+    assert loops[1]([10, 20], [1, 1 << 40], BOUNDS, counts, BURST) == (10, 20)
+    assert counts.tolist() == [(1 << 40) - 10, 10, 0, 0, 0]
 
 
 def test_no_tokens(loops):
     counts = array("q", [0] * 5)
-    assert loops[1]([10, 20], [0, 0], BOUNDS, counts) is None
-    assert loops[1]([], [], BOUNDS, counts) is None
+    assert loops[1]([10, 20], [0, 0], BOUNDS, counts, BURST) is None
+    assert loops[1]([], [], BOUNDS, counts, BURST) is None
     assert counts.tolist() == [0] * 5
+
+
+def naive_intervals(times, tokens):
+    """Token by token: who came at most BURST after the one before is of its burst; each burst's time is dealt out ns by ns."""
+    each = [stamp for stamp, many in zip(times, tokens, strict=True) for _ in range(many)]
+    bursts = []
+    for before, stamp in pairwise(each):
+        if bursts and stamp - before <= BURST:
+            bursts[-1][0] += stamp - before
+            bursts[-1][1] += 1
+        else:
+            bursts.append([stamp - before, 1])
+    return each, [(time + many - 1 - place) // many for time, many in bursts for place in range(many)]
 
 
 def test_any_answer_equals_a_naive_count(loops):
@@ -57,10 +78,9 @@ def test_any_answer_equals_a_naive_count(loops):
         chunks = draw.randrange(30)
         times = sorted(draw.randrange(400) for _ in range(chunks))
         tokens = [draw.choice((0, 1, 1, 2, 5)) for _ in range(chunks)]
-        each = [stamp for stamp, many in zip(times, tokens, strict=True) for _ in range(many)]
-        gaps = [b - a for a, b in pairwise(each)]
-        expected = [sum(low < gap <= high for gap in gaps) for low, high in pairwise([-1, *BOUNDS, 1 << 40])]
+        each, intervals = naive_intervals(times, tokens)
+        expected = [sum(low < gap <= high for gap in intervals) for low, high in pairwise([-1, *BOUNDS, 1 << 40])]
         counts = array("q", [0] * 5)
-        ends = loops[1](times, tokens, BOUNDS, counts)
+        ends = loops[1](times, tokens, BOUNDS, counts, BURST)
         assert counts.tolist() == expected
         assert ends == ((each[0], each[-1]) if each else None)

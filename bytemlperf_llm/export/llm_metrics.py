@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 
 from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
+from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.stamps import bin_gaps
 from engines.contract import ErrorClass
@@ -78,7 +79,12 @@ FAMILIES = (
     Family(
         "bmp_time_per_output_token_seconds", "histogram", "TPOT: (last - first token) / (tokens - 1) of a request.", buckets=_PER_TOKEN_S
     ),
-    Family("bmp_inter_token_latency_seconds", "histogram", "ITL: gaps between the tokens of a request.", buckets=_PER_TOKEN_S),
+    Family(
+        "bmp_inter_token_latency_seconds",
+        "histogram",
+        "ITL: gaps between the tokens of a request; a burst shares its time.",
+        buckets=_PER_TOKEN_S,
+    ),
     Family(
         "bmp_e2e_request_latency_seconds", "histogram", "From the planned time (open loop) or sending to the last token.", buckets=_WHOLE_S
     ),
@@ -128,7 +134,7 @@ class _GapBins:
 
     def add(self, record: RequestRecord) -> tuple[int, int] | None:
         """The gaps of an answer; its first and its last token's stamps, None without tokens."""
-        ends = bin_gaps(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts)
+        ends = bin_gaps(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts, BURST_NS)
         if ends is not None:
             self._total_ns += ends[1] - ends[0]
         return ends

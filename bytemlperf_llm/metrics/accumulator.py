@@ -1,7 +1,7 @@
 """Records in, columns out: what the live view and the final summary are both computed from.
 
-`Accumulator.add` takes one record and keeps a few integers of it, plus four bytes for each token
-interval; the record itself isn't kept, so a million requests of 128 tokens fit in memory. Nothing
+`Accumulator.add` takes one record and keeps a few integers of it, plus four bytes for each run of equal token
+intervals; the record itself isn't kept, so a million requests of 128 tokens fit in memory. Nothing
 is averaged on the way. Rows are put into one canonical order (due time, then index) before
 anything is computed, so that the order in which records arrived, or workers' files were read,
 changes no bit of a result.
@@ -22,12 +22,14 @@ from bytemlperf_llm.metrics.arrays import LARGE, ClusteredColumn, load_numpy, or
 from bytemlperf_llm.metrics.blocks import Block, add_clusters, block_of, blocks_of, extend, stage_columns
 from bytemlperf_llm.metrics.columns import either, rows_with
 from bytemlperf_llm.metrics.definitions import (
+    BURST_NS,
     STAGES,
     TokenTimes,
+    bursts_of,
     chunk_gaps_ns,
     due_ns,
     stage_times_ns,
-    token_gaps_ns,
+    token_runs_ns,
     token_times,
 )
 from bytemlperf_llm.metrics.recount import Counted, RecountTally
@@ -94,6 +96,7 @@ class Accumulator:
         self.failures = _Failures()
         self.batched_tokens = 0
         self.stream_tokens = 0
+        self.stream_chunks = 0
         self._rows: dict[str | None, array[int]] = {}
 
     def __len__(self) -> int:
@@ -119,14 +122,14 @@ class Accumulator:
                 self.add(record)
             return
         row, ok = len(self), numpy.array([record.outcome == "ok" for record in records], bool)
-        spans = block.last - block.first
         if self._inter_chunk is None and block.several:
             self._inter_chunk = copy.deepcopy(self.itl)
-        add_clusters(self.itl, row, ok, block.intervals, block.interval_counts, spans, numpy)
+        add_clusters(self.itl, row, ok, block.intervals, numpy)
         if self._inter_chunk is not None:
-            add_clusters(self._inter_chunk, row, ok, block.gaps, block.gap_counts, spans, numpy)
+            add_clusters(self._inter_chunk, row, ok, block.silences, numpy)
         self.batched_tokens += int(block.batched[ok].sum())
         self.stream_tokens += int(block.seen[ok].sum())
+        self.stream_chunks += int(block.chunks[ok].sum())
         self._add_block_rows(records, block)
 
     def _add_block_rows(self, records: Sequence[RequestRecord], block: Block) -> None:
@@ -162,27 +165,31 @@ class Accumulator:
         if record.outcome == "failed":
             self.failures.add(record)
         times = token_times(record)
-        single = times.single
-        seen = len(times.tokens) if single else times.token_count
+        seen = len(times.tokens) if times.single else times.token_count
         gaps = chunk_gaps_ns(times)
         self._add_row(record, times, seen, max(gaps, default=ABSENT))
         if record.outcome == "ok" and times.stamps_ns:
-            self._add_gaps(len(self) - 1, times, gaps, single)
-            self.batched_tokens += 0 if single else times.batched_count
+            self._add_gaps(len(self) - 1, times, gaps)
             self.stream_tokens += seen
+            self.stream_chunks += len(times.tokens)
 
     @property
     def inter_chunk(self) -> ClusteredColumn:
-        """Raw chunk gaps: the very column `itl` until a chunk of several tokens makes them differ."""
+        """Gaps between bursts: the very column `itl` until a burst of several tokens makes them differ."""
         return self.itl if self._inter_chunk is None else self._inter_chunk
 
-    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int], single: bool) -> None:
-        if self._inter_chunk is None and not single:
-            self._inter_chunk = copy.deepcopy(self.itl)
+    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int]) -> None:
         span_ns = times.stamps_ns[-1] - times.stamps_ns[0]
-        self.itl.add(row, gaps if single else token_gaps_ns(times, gaps), span_ns)
+        if times.single and min(gaps, default=BURST_NS + 1) > BURST_NS:
+            self.itl.add(row, gaps, total=span_ns)
+        else:
+            bursts = bursts_of(times, gaps)
+            if self._inter_chunk is None and bursts.batched_count:
+                self._inter_chunk = copy.deepcopy(self.itl)
+            self.batched_tokens += bursts.batched_count
+            self.itl.add(row, *token_runs_ns(bursts), span_ns)
         if self._inter_chunk is not None:
-            self._inter_chunk.add(row, gaps, span_ns)
+            self._inter_chunk.add(row, [gap for gap in gaps if gap > BURST_NS])
 
     def _add_row(self, record: RequestRecord, times: TokenTimes, seen: int, max_gap: int) -> None:
         first = times.stamps_ns[0] if times.stamps_ns else None

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import mul
 from typing import Any
 
-from bytemlperf_llm.metrics.selection import Selection, Spliced
+from bytemlperf_llm.metrics.selection import Runs, Selection, Spliced
 
 LARGE = 100_000
 ABSENT = -(1 << 63)
@@ -23,6 +24,8 @@ _TOP = (1 << 32) - 1
 _SAFE = 1 << 60
 _BLOCK = 1 << 14
 _SPLIT_BITS = 24
+_EXACT_FLOAT = 1 << 53
+_WEIGHT_LIMIT = 1 << 16  # times 32 bits of a square times a block of them: under 2**62
 _SQUARE_LIMIT = 1 << 48  # two halves of 24 bits: sums of a block of products stay under 2**62
 
 
@@ -42,6 +45,13 @@ def _fast(values: Sequence[int]) -> Any | None:
         return None
     numpy = load_numpy()
     return None if numpy is None else numpy.frombuffer(values, dtype=f"{'u' if values.typecode == 'I' else 'i'}{values.itemsize}")
+
+
+def _view(values: array[int]) -> Any:
+    """`values` as a numpy array of int64, whatever their number."""
+    numpy = load_numpy()
+    assert numpy is not None
+    return numpy.frombuffer(values, dtype="i8")
 
 
 def sort_values(values: Sequence[int]) -> Sequence[int]:
@@ -102,27 +112,31 @@ def sum_of_squares(values: Sequence[int]) -> int:
 
 
 class ClusteredColumn:
-    """Values that come in clusters (the intervals of one request), stored flat, four bytes each.
+    """Values that come in clusters (the intervals of one request), as runs: a value and how often it comes in a row.
+    Four bytes a run, and eight more for its count once some run is longer than one.
 
-    `rows` holds the row number of each cluster's request, ascending, `lengths` and `sums` its size
-    and total. Empty clusters are not kept. A value outside 0 to 2**32 − 1 (a stall of 4.3 s and
+    `rows` holds the row number of each cluster's request, ascending, `lengths` and `sums` how many values it
+    has and their total. Empty clusters are not kept. A value outside 0 to 2**32 − 1 (a stall of 4.3 s and
     more) is kept aside exactly, and the nearest bound stands in its place.
     """
 
-    __slots__ = ("_aside", "_starts", "_values", "lengths", "rows", "sums")
+    __slots__ = ("_aside", "_counts", "_starts", "_values", "lengths", "rows", "sums")
 
     def __init__(self) -> None:
         self._values = array("I")
+        self._counts: array[int] | None = None  # every run is one value
         self._aside: dict[int, int] = {}
         self.rows = array("q")
         self.lengths = array("q")
         self.sums = array("q")
         self._starts = array("q", [0])
 
-    def add(self, row: int, values: Sequence[int], total: int | None = None) -> None:
-        """Append one cluster of integer nanoseconds; `total` is their sum where it is known."""
+    def add(self, row: int, values: Sequence[int], counts: Sequence[int] | None = None, total: int | None = None) -> None:
+        """Append one cluster of integer nanoseconds, each value as often as `counts` say (once without); `total` is
+        their sum where it is known."""
         if not values:
             return
+        self._count(None if counts is None else array("q", counts), len(values))
         try:
             self._values.extend(array("I", values))
         except OverflowError:
@@ -130,65 +144,83 @@ class ClusteredColumn:
             self._aside.update((begin + place, value) for place, value in enumerate(values) if not 0 <= value <= _TOP)
             self._values.extend(array("I", [min(max(value, 0), _TOP) for value in values]))
         self.rows.append(row)
-        self.lengths.append(len(values))
-        self.sums.append(sum(values) if total is None else total)
+        self.lengths.append(len(values) if counts is None else sum(counts))
+        self.sums.append(total if total is not None else sum(values) if counts is None else sum(map(mul, values, counts)))
         self._starts.append(len(self._values))
 
-    def add_many(self, rows: Any, values: Any, lengths: Any, sums: Any) -> None:
-        """Append clusters that have a value each, as numpy arrays of int64: their rows, lengths and
-        totals, and all their values one after the other."""
+    def add_many(self, rows: Any, values: Any, counts: Any | None, runs: Any, lengths: Any, sums: Any) -> None:
+        """Append clusters that have a value each, as numpy arrays of int64: their rows, all their values one after
+        the other with their counts, and how many runs, values and what total each cluster has."""
         begin = len(self._values)
+        self._count(None if counts is None else column_of(counts), len(values))
         outside = ((values < 0) | (values > _TOP)).nonzero()[0]
         if len(outside):
             self._aside.update(zip((outside + begin).tolist(), values[outside].tolist(), strict=True))
             values = values.clip(0, _TOP)
         self._values.frombytes(values.astype("u4").tobytes())
-        for column, more in ((self.rows, rows), (self.lengths, lengths), (self.sums, sums), (self._starts, lengths.cumsum() + begin)):
+        for column, more in ((self.rows, rows), (self.lengths, lengths), (self.sums, sums), (self._starts, runs.cumsum() + begin)):
             column.frombytes(more.astype("i8").tobytes())
 
+    def _count(self, counts: array[int] | None, runs: int) -> None:
+        """Note the counts of runs that are about to be appended."""
+        if counts is None and self._counts is None:
+            return
+        if self._counts is None:
+            self._counts = array("q", [1]) * len(self._values)
+        self._counts.extend(array("q", [1]) * runs if counts is None else counts)
+
     def __len__(self) -> int:
-        return len(self._values)
+        """How many values, all runs counted out."""
+        return len(self._values) if self._counts is None else sum(self.lengths)
 
-    def cluster(self, position: int) -> Sequence[int]:
-        """The values of the cluster that was added as number `position`."""
+    def runs(self, position: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Values and their counts of the cluster that was added as number `position`."""
         begin, end = self._starts[position], self._starts[position + 1]
-        values = self._values[begin:end]
-        if not self._aside:
-            return values
-        return [self._aside.get(begin + place, value) for place, value in enumerate(values)]
+        values: Sequence[int] = self._values[begin:end]
+        if self._aside:
+            values = [self._aside.get(begin + place, value) for place, value in enumerate(values)]
+        return values, array("q", [1]) * (end - begin) if self._counts is None else self._counts[begin:end]
 
-    def cluster_of(self, row: int) -> Sequence[int]:
-        """The values of that row's cluster; none where it has none."""
+    def runs_of(self, row: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Values and counts of that row's cluster; none where it has none."""
         position = bisect_left(self.rows, row)
-        return self.cluster(position) if position < len(self.rows) and self.rows[position] == row else ()
-
-    def clusters(self) -> Iterator[Sequence[int]]:
-        """Every cluster, in the order of adding."""
-        return (self.cluster(position) for position in range(len(self.rows)))
+        return self.runs(position) if position < len(self.rows) and self.rows[position] == row else ((), ())
 
     def ordered(self) -> Sequence[int]:
         """All values as if sorted: indexable, not to be iterated."""
-        view = _fast(self._values)
-        base = sorted(self._values) if view is None else Selection(view, load_numpy())
-        low = sorted(value for value in self._aside.values() if value < 0)
-        high = sorted(value for value in self._aside.values() if value > _TOP)
-        return Spliced(base, low, high) if self._aside else base
+        view, counts = _fast(self._values), self._counts
+        base: Sequence[int]
+        if view is not None and (counts is None or len(self) < _EXACT_FLOAT):
+            base = Selection(view, load_numpy(), None if counts is None else _view(counts))
+        else:
+            base = sorted(self._values) if counts is None else Runs(zip(self._values, counts, strict=True))
+        aside = [(value, self._count_at(place)) for place, value in self._aside.items()]
+        low, high = Runs(pair for pair in aside if pair[0] < 0), Runs(pair for pair in aside if pair[0] > _TOP)
+        return Spliced(base, low, high) if aside else base
+
+    def _count_at(self, place: int) -> int:
+        return 1 if self._counts is None else self._counts[place]
 
     def sum_of_squares(self) -> int:
         """Exact sum of squares of all values."""
-        wide = sum(value * value for value in self._aside.values())
-        stand_ins = sum(_TOP * _TOP for value in self._aside.values() if value > _TOP)
-        return sum_of_squares(self._values) + wide - stand_ins
+        aside = [(value, self._count_at(place)) for place, value in self._aside.items()]
+        wide = sum(count * value * value for value, count in aside)
+        stand_ins = sum(count * _TOP * _TOP for value, count in aside if value > _TOP)
+        stored = sum_of_squares(self._values) if self._counts is None else _weighted_squares(self._values, self._counts)
+        return stored + wide - stand_ins
 
     def counts_at_most(self, limit: int) -> Sequence[int]:
         """Per cluster, how many values are ≤ limit."""
         view = _fast(self._values)
         if view is None:
-            return [sum(value <= limit for value in cluster) for cluster in self.clusters()]
+            return [
+                sum(count for value, count in zip(*self.runs(position), strict=True) if value <= limit)
+                for position in range(len(self.rows))
+            ]
         counts = self._counts_of_stored(view, min(max(limit, -1), _TOP))
         for place, value in self._aside.items():
             stored = 0 if value < 0 else _TOP
-            counts[bisect_right(self._starts, place) - 1] += (value <= limit) - (stored <= limit)
+            counts[bisect_right(self._starts, place) - 1] += ((value <= limit) - (stored <= limit)) * self._count_at(place)
         return counts
 
     def _counts_of_stored(self, view: Any, limit: int) -> array[int]:
@@ -196,9 +228,27 @@ class ClusteredColumn:
         numpy = load_numpy()
         assert numpy is not None
         starts = numpy.frombuffer(self._starts, dtype="i8")
+        weights = None if self._counts is None else numpy.frombuffer(self._counts, dtype="i8")
         counts = array("q")
         for first in range(0, len(self.rows), _BLOCK):
             edges = starts[first : first + _BLOCK + 1]
             inside = view[edges[0] : edges[-1]] <= limit
+            if weights is not None:
+                inside = inside * weights[edges[0] : edges[-1]]
             counts.frombytes(numpy.add.reduceat(inside, edges[:-1] - edges[0], dtype="i8").tobytes())
         return counts
+
+
+def _weighted_squares(values: array[int], counts: array[int]) -> int:
+    """Exact Σ count · value²; values are 32 bits wide."""
+    view = _fast(values)
+    weights = None if view is None else _view(counts)
+    if view is None or weights is None or int(weights.max()) >= _WEIGHT_LIMIT:
+        return sum(count * value * value for value, count in zip(values, counts, strict=True))
+    total = 0
+    for start in range(0, len(view), _BLOCK):
+        squares = view[start : start + _BLOCK].astype("u8") ** 2
+        weight = weights[start : start + _BLOCK]
+        high, low = (squares >> 32).astype("i8"), (squares & _TOP).astype("i8")
+        total += (int(high.dot(weight)) << 32) + int(low.dot(weight))
+    return total

@@ -13,7 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 
 import msgspec
 
@@ -220,7 +220,7 @@ def throughput(acc: Accumulator, steady: SteadyState) -> dict[str, Rate]:
 
 def _tokens_inside(acc: Accumulator, ok_rows: Sequence[int], window: Window) -> int:
     """Output tokens that arrived inside the window. Only requests that straddle an edge are
-    walked token by token; a batch's tokens count as spread over its gap."""
+    walked; a batch's tokens count as spread over its gap."""
     columns = acc.columns
     first, last, output, stream = (columns[name] for name in ("first", "last", "output", "stream"))
     start_ns, end_ns = window.start_ns, window.end_ns
@@ -229,9 +229,21 @@ def _tokens_inside(acc: Accumulator, ok_rows: Sequence[int], window: Window) -> 
     total = sum(take(output, rows_within(begun_inside, last, ABSENT, end_ns)))
     for row in rows_within(touching, first, ABSENT, start_ns) + rows_within(begun_inside, last, end_ns, LARGEST):
         if stream[row]:
-            stamps = accumulate(acc.itl.cluster_of(row), initial=first[row])
-            total += output[row] * sum(window.holds(stamp) for stamp in stamps) // stream[row]
+            total += output[row] * _stamps_inside(first[row], acc.itl.runs_of(row), window) // stream[row]
     return total
+
+
+def _stamps_inside(first_ns: int, runs: tuple[Sequence[int], Sequence[int]], window: Window) -> int:
+    """How many tokens of a request arrived inside the window; a run of equal intervals is counted, not walked."""
+    found, now = int(window.holds(first_ns)), first_ns
+    for gap, count in zip(*runs, strict=True):
+        if gap > 0 and count > 1:
+            upto, before = ((edge - now) // gap for edge in (window.end_ns, window.start_ns))
+            found += min(max(upto, 0), count) - min(max(before, 0), count)
+        else:
+            found += count * window.holds(now + gap)
+        now += gap * count
+    return found
 
 
 def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None:

@@ -59,7 +59,8 @@ LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
 class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Token totals of answered requests. `prompt_tokens` is None while any answer lacks its count.
 
-    `stream_tokens` were seen in the stream. `usage_disagreement` is Σ|reported − seen| over Σreported
+    `stream_tokens` were seen in the stream, in `stream_chunks` reads that brought any (None in older
+    summaries). `usage_disagreement` is Σ|reported − seen| over Σreported
     among the answers that report usage; None where none does. `recount` is there where the model's
     tokenizer is known.
     """
@@ -71,6 +72,7 @@ class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
     answers_without_prompt_count: int
     usage_disagreement: float | None
     batched_token_share: float | None
+    stream_chunks: int | None = None
     recount: Recount | None = None
 
 
@@ -219,6 +221,7 @@ def _tokens(acc: Accumulator) -> Tokens:
         answers_without_prompt_count=unknown,
         usage_disagreement=float(Fraction(apart, reported)) if reported else None,
         batched_token_share=float(Fraction(acc.batched_tokens, acc.stream_tokens)) if acc.stream_tokens else None,
+        stream_chunks=acc.stream_chunks,
         recount=None if acc.recount is None else acc.recount.result(),
     )
 

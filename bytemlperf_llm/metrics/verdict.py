@@ -258,7 +258,7 @@ def token_warnings(disagreement: float | None, batched_share: float | None, coun
         )
     if batched_share:
         share = f"{batched_share:.1%}" if batched_share >= SMALL_SHARE else f"under {SMALL_SHARE:.1%}"
-        found.append(f"{share} of tokens came in chunks of several: their ITL is their chunk's gap, shared evenly")
+        found.append(f"{share} of tokens came in bursts of several: their ITL is the time since the burst before, shared evenly")
     if counted_chunks:
         found.append(f"{counted_chunks} of {answers} answers reported no usage: their output tokens are counted chunks")
     return found

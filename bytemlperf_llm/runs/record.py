@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from engines.contract import ErrorClass, Stages
+from engines.contract import ErrorClass, Ns, Stages
 
 Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
 """Every scheduled request ends in exactly one: answered; failed (see error_class); cancelled by
@@ -18,9 +18,6 @@ the user's stop; never sent; still running when the drain limit ended."""
 
 TokenSource = Literal["usage", "chunks"]
 """Where `output_tokens` comes from: what the engine reported, or the chunks counted."""
-
-Ns = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-"""A stamp that fits a column of 64 bits; a line with another is not a record."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 

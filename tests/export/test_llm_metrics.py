@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
 from bytemlperf_llm.export.prometheus import IN_BUCKETS
+from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.runs.record import RequestRecord
+from tests.metrics.test_arrays import flat
 
 MS = 1_000_000
 
 
 def make(index: int, rng: random.Random) -> RequestRecord:
     chunks = rng.randrange(1, 30)
-    stamps = sorted(rng.randrange(index * 100 * MS, index * 100 * MS + 3_000 * MS) for _ in range(chunks))
-    counts = [rng.choice((1, 1, 1, 2)) for _ in range(chunks)]
+    span = rng.choice((3_000 * MS, 3 * MS))  # tokens apart, and in bursts
+    stamps = sorted(rng.randrange(index * 100 * MS, index * 100 * MS + span) for _ in range(chunks))
+    counts = [rng.choice((1, 1, 1, 2, 40)) for _ in range(chunks)]
     counts[0] = rng.choice((0, 1)) if chunks > 1 else 1
     return RequestRecord(
         id=f"r{index}", index=index, planned_ns=index * 90 * MS, sent_ns=index * 95 * MS, chunk_ns=stamps, tokens_per_chunk=counts,
@@ -34,7 +36,7 @@ def scrape(metrics: LlmMetrics) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_buckets_counts_and_sums_equal_a_naive_count():
+def test_live_buckets_hold_the_very_values_that_the_summary_has():
     rng = random.Random(5)
     records = [make(index, rng) for index in range(700)]
     metrics = LlmMetrics()
@@ -42,11 +44,9 @@ def test_buckets_counts_and_sums_equal_a_naive_count():
         metrics.started()
         metrics.ended(record)
     seen = scrape(metrics)
-    gaps, ttft = [], []
-    for record in records:
-        stamps = [stamp for stamp, tokens in zip(record.chunk_ns, record.tokens_per_chunk, strict=True) for _ in range(tokens)]
-        gaps += [(b - a) / 1e9 for a, b in pairwise(stamps)]
-        ttft.append((stamps[0] - record.planned_ns) / 1e9)
+    summed = Accumulator().add_all(records)
+    gaps = [gap / 1e9 for cluster in flat(summed.itl) for gap in cluster]
+    ttft = [value / 1e9 for value in summed.request_values("ttft", summed.rows("ok"))]
     for name, values in (("bmp_inter_token_latency_seconds", gaps), ("bmp_time_to_first_token_seconds", ttft)):
         assert seen[f"{name}_count"][""] == len(values)
         assert abs(seen[f"{name}_sum"][""] - sum(values)) < 1e-6

@@ -33,6 +33,49 @@ def test_sums_and_order_are_exact(way, top):
     assert list(column) == values
 
 
+def runs(column):
+    """The clusters as lists of (value, count)."""
+    return [list(zip(*column.runs(place), strict=True)) for place in range(len(column.rows))]
+
+
+def flat(column):
+    """The clusters, every run counted out."""
+    return [[value for value, count in cluster for _ in range(count)] for cluster in runs(column)]
+
+
+def test_runs_are_their_values_counted_out(way):
+    """Of short runs, long ones, and ones that come after clusters that had none."""
+    draw = random.Random(4)
+    clusters = [
+        [(draw.choice((0, 3, 2**31, 2**33, -7)), draw.choice((1, 1, 2, 70_000))) for _ in range(draw.randrange(1, 5))] for _ in range(12)
+    ]
+    column, plain = ClusteredColumn(), [[5, 6], [2**40]]
+    for row, values in enumerate(plain):
+        column.add(row, values)
+    for row, cluster in enumerate(clusters, start=2):
+        column.add(row, [value for value, _ in cluster], [count for _, count in cluster])
+    column.add(20, [9, 9])
+    every = [*([(value, 1) for value in values] for values in plain), *clusters, [(9, 1), (9, 1)]]
+    assert runs(column) == every
+    assert list(column.lengths) == [sum(count for _, count in cluster) for cluster in every]
+    assert list(column.sums) == [sum(value * count for value, count in cluster) for cluster in every]
+    values = sorted(value for cluster in flat(column) for value in cluster)
+    ordered = column.ordered()
+    assert len(column) == len(ordered) == len(values)
+    assert all(ordered[place] == values[place] for place in (*range(0, len(values), 997), 0, len(values) - 1, -1))
+    assert column.sum_of_squares() == sum(value * value for value in values)
+    for limit in (-8, -7, 0, 5, 2**31, 2**32, 2**33, 2**40):
+        assert list(column.counts_at_most(limit)) == [sum(count for value, count in cluster if value <= limit) for cluster in every]
+
+
+def test_a_run_of_10_to_the_9_values_is_one(way):
+    column = ClusteredColumn()
+    column.add(0, [7, 2], [10**9, 3])
+    assert (len(column), column.sums[0], column.sum_of_squares()) == (10**9 + 3, 7 * 10**9 + 6, 49 * 10**9 + 12)
+    assert [column.ordered()[place] for place in (0, 2, 3, -1)] == [2, 2, 7, 7]
+    assert list(column.counts_at_most(2)) == [3]
+
+
 def test_counts_per_cluster(way):
     column = ClusteredColumn()
     for row, values in enumerate([[5, 1, 9], [], [7], [2, 2, 2, 8]]):
@@ -40,7 +83,7 @@ def test_counts_per_cluster(way):
     assert list(column.rows) == [0, 2, 3]
     assert (list(column.lengths), list(column.sums), len(column)) == ([3, 1, 4], [15, 7, 14], 8)
     assert list(column.counts_at_most(5)) == [2, 0, 3]
-    assert list(column.cluster(2)) == [2, 2, 2, 8]
+    assert flat(column)[2] == [2, 2, 2, 8]
 
 
 def test_values_beyond_32_bits_are_kept_aside_exactly(way):
@@ -48,13 +91,13 @@ def test_values_beyond_32_bits_are_kept_aside_exactly(way):
     clusters = [[1, 2], [3, 2**32], [-4], [2**32 - 1, 7, 2**40, 0], [2**32 + 5]]
     for row, values in enumerate(clusters):
         column.add(2 * row, values)
-    flat = sorted(value for values in clusters for value in values)
-    assert [list(cluster) for cluster in column.clusters()] == clusters
-    assert (list(column.cluster_of(2)), list(column.cluster_of(3))) == ([3, 2**32], [])
+    values = sorted(value for values in clusters for value in values)
+    assert flat(column) == clusters
+    assert (list(column.runs_of(2)[0]), list(column.runs_of(3)[0])) == ([3, 2**32], [])
     ordered = column.ordered()
-    assert [ordered[place] for place in range(len(flat))] == flat
-    assert (ordered[-1], ordered[-len(flat)]) == (2**40, -4)
-    assert column.sum_of_squares() == sum(value * value for value in flat)
+    assert [ordered[place] for place in range(len(values))] == values
+    assert (ordered[-1], ordered[-len(values)]) == (2**40, -4)
+    assert column.sum_of_squares() == sum(value * value for value in values)
     for limit in (-5, -4, -1, 0, 3, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 4, 2**32 + 5, 2**41):
         assert list(column.counts_at_most(limit)) == [sum(value <= limit for value in values) for values in clusters]
 

@@ -28,15 +28,17 @@ from bytemlperf_llm.metrics.columns import (
     take,
     weights_of,
 )
+from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.runs.record import RequestRecord
 from engines.contract import Stages
 from tests.metrics.records import poisson_run
+from tests.metrics.test_arrays import runs
 
 numpy = pytest.importorskip("numpy")
 
-STAMPS = st.one_of(st.integers(0, 10**10), st.integers(-(1 << 62), 1 << 62), st.just(1 << 40))
+STAMPS = st.one_of(st.integers(0, 10**10), st.integers(-(1 << 62), (1 << 62) - 1), st.just(1 << 40))
 STAGES = st.none() | st.builds(
     Stages, **dict.fromkeys(("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns"), st.none() | STAMPS)
 )
@@ -46,8 +48,12 @@ RECORDS = st.builds(
     index=st.integers(0, 50),
     planned_ns=st.none() | STAMPS,
     sent_ns=st.none() | STAMPS,
-    chunk_ns=st.lists(st.integers(0, 10**10), max_size=6).map(sorted) | st.lists(STAMPS.filter(lambda ns: abs(ns) < 1 << 61), max_size=4),
-    tokens_per_chunk=st.integers(0, 6).map(lambda count: [1] * count) | st.lists(st.integers(0, 5), max_size=6),
+    chunk_ns=st.lists(st.integers(0, 10**10), max_size=6).map(sorted)
+    | st.lists(st.integers(0, 6 * BURST_NS // 2).map(lambda half: half * 2), max_size=9).map(sorted)
+    | st.lists(STAMPS.filter(lambda ns: abs(ns) < 1 << 61), max_size=4),
+    tokens_per_chunk=st.integers(0, 6).map(lambda count: [1] * count)
+    | st.lists(st.integers(0, 5), max_size=9)
+    | st.lists(st.integers(0, 1 << 40), max_size=4),
     end_ns=STAMPS,
     outcome=st.sampled_from(accumulator.OUTCOMES),
     error_class=st.sampled_from(["http_5xx", "tls", None]),
@@ -74,11 +80,9 @@ def in_blocks(records, monkeypatch, size):
 
 
 def content(acc):
-    clusters = [
-        (list(each.rows), list(map(list, each.clusters())), list(each.sums), list(each.lengths)) for each in (acc.itl, acc.inter_chunk)
-    ]
+    clusters = [(list(each.rows), runs(each), list(each.sums), list(each.lengths)) for each in (acc.itl, acc.inter_chunk)]
     columns = {name: list(column) for name, column in acc.columns.items()}
-    return clusters, columns, acc.outcomes, acc.failures.table(), acc.batched_tokens, acc.stream_tokens
+    return clusters, columns, acc.outcomes, acc.failures.table(), acc.batched_tokens, acc.stream_tokens, acc.stream_chunks
 
 
 @settings(max_examples=300, deadline=None)

@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.definitions import (
+    BURST_NS,
     FORMULAS,
     STAGES,
     TokenTimes,
+    bursts_of,
     chunk_gaps_ns,
     divide_ns,
     due_ns,
     stage_times_ns,
-    token_gaps_ns,
+    token_runs_ns,
     token_times,
     tpot_ns,
 )
@@ -79,20 +81,44 @@ def test_division_rounds_to_the_nearest_nanosecond():
     assert tpot_ns(0, 10, 1) is None
 
 
+def intervals_of(times):
+    values, counts = token_runs_ns(bursts_of(times, chunk_gaps_ns(times)))
+    return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+
+
 def test_a_batch_shares_its_gap_with_the_remainder_first():
-    times = TokenTimes(stamps_ns=[100, 110, 113], tokens=[2, 3, 1])
-    assert token_gaps_ns(times, chunk_gaps_ns(times)) == [0, 4, 3, 3, 3]
-    assert (times.token_count, times.batched_count) == (6, 5)
+    times = TokenTimes(stamps_ns=[100 * MS, 110 * MS, 113 * MS], tokens=[2, 3, 1])
+    assert intervals_of(times) == [0, 3_333_334, 3_333_333, 3_333_333, 3 * MS]
+    assert (times.token_count, bursts_of(times, chunk_gaps_ns(times)).batched_count) == (6, 5)
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 9)), min_size=1, max_size=40))
+def test_a_burst_is_the_same_however_its_reads_fell():
+    """Four tokens every 40 ms: as one chunk, or split between reads 30 to 90 µs apart."""
+    whole = TokenTimes(stamps_ns=[50 * MS, 90 * MS, 130 * MS], tokens=[1, 4, 4])
+    split = TokenTimes(
+        stamps_ns=[50 * MS, 90 * MS - 120_000, 90 * MS - 30_000, 90 * MS, 130 * MS - 90_000, 130 * MS], tokens=[1, 1, 2, 1, 3, 1]
+    )
+    assert intervals_of(whole) == intervals_of(split) == [10 * MS] * 8
+    assert bursts_of(split, chunk_gaps_ns(split)).batched_count == 8
+    apart = TokenTimes(stamps_ns=[0, BURST_NS + 1], tokens=[1, 1])
+    assert bursts_of(apart, chunk_gaps_ns(apart)).batched_count == 0
+    close = TokenTimes(stamps_ns=[0, BURST_NS], tokens=[1, 1])
+    assert bursts_of(close, chunk_gaps_ns(close)).batched_count == 2
+
+
+def test_a_stream_of_tokens_closer_than_a_burst_keeps_its_pace():
+    times = TokenTimes(stamps_ns=[place * 100_000 for place in range(101)], tokens=[1] * 101)
+    assert intervals_of(times) == [100_000] * 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**10) | st.integers(0, 10**6), st.integers(1, 9)), min_size=1, max_size=40))
 def test_intervals_of_a_request_sum_to_its_decode_time(chunks):
     stamps, now = [], 0
     for gap, _ in chunks:
         now += gap
         stamps.append(now)
     times = TokenTimes(stamps_ns=stamps, tokens=[count for _, count in chunks])
-    intervals = token_gaps_ns(times, chunk_gaps_ns(times))
+    intervals = intervals_of(times)
     assert len(intervals) == times.token_count - 1
     assert sum(intervals) == stamps[-1] - stamps[0]
     assert min(intervals, default=0) >= 0

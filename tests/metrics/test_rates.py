@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from itertools import accumulate
+
 import pytest
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
 from bytemlperf_llm.metrics.rates import (
     Window,
+    _stamps_inside,
     goodput,
     in_flight_steps,
     median_in_flight,
@@ -140,3 +144,15 @@ def test_a_growing_queue_is_seen_and_a_full_one_is_not():
     assert not queue_grows(steady, in_flight_steps(steady))
     few = Accumulator().add_all(overload[:59])
     assert not queue_grows(few, in_flight_steps(few))
+
+
+def test_a_run_of_equal_intervals_is_counted_as_if_walked():
+    draw = random.Random(6)
+    for _ in range(500):
+        runs = [(draw.choice((0, 1, 7, 30)), draw.choice((1, 2, 9))) for _ in range(draw.randrange(6))]
+        start, length = draw.randrange(-5, 100), draw.randrange(100)
+        window = Window(start_ns=start, end_ns=start + length)
+        stamps = list(accumulate((gap for gap, count in runs for _ in range(count)), initial=10))
+        values, counts = [gap for gap, _ in runs], [count for _, count in runs]
+        assert _stamps_inside(10, (values, counts), window) == sum(window.holds(stamp) for stamp in stamps)
+    assert _stamps_inside(0, ([2], [10**12]), Window(start_ns=10, end_ns=10**9)) == 5 * 10**8 - 5

@@ -204,7 +204,7 @@ def test_batched_tokens_are_counted_and_said():
     assert summary.metrics["itl"].count == 60 * 23
     assert summary.metrics["inter_chunk_latency"].count == 60 * 7
     assert summary.metrics["itl"].mean < summary.metrics["inter_chunk_latency"].mean / 3
-    assert any("chunks of several" in text for text in summary.warnings)
+    assert any("bursts of several" in text for text in summary.warnings)
 
 
 def test_single_token_chunks_make_both_latencies_one():
@@ -275,3 +275,19 @@ def test_numpy_changes_no_byte_of_any_summary(records, scheduled, cap):
         patched.setattr(arrays, "load_numpy", lambda: None)
         patched.setattr("bytemlperf_llm.metrics.request_metrics.load_numpy", lambda: None)
         assert summarize(records, facts).to_json() == fast
+
+
+def test_a_chunk_of_10_to_the_9_tokens_is_counted_and_not_listed():
+    """Usage or a record may claim any number: the summary takes no longer and no more memory."""
+    records = poisson_run(60, 10, tokens=4)
+    for record in records:
+        record.tokens_per_chunk = [1, 1, 10**9, 1]
+        record.output_tokens = sum(record.tokens_per_chunk)
+    acc = Accumulator().add_all(records)
+    summary = summary_of(acc, OPEN)
+    assert summary.metrics["itl"].count == 60 * (10**9 + 2)
+    assert summary.metrics["itl"].max == max(record.chunk_ns[place] - record.chunk_ns[place - 1] for record in records for place in (1, 3))
+    assert len(acc.itl._values) <= 60 * 4
+    assert summary.rates["output_token_throughput"].overall == pytest.approx(
+        60 * (10**9 + 3) / (summary.steady_state.whole.length_ns / 1e9)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -116,3 +117,16 @@ def test_one_answer_of_one_token_is_enough(tmp_path):
     view = view_run(write_run(tmp_path / "run", llm_run_json(), records))
     assert view.problems == []
     assert any(isinstance(each, Plot) for each in view.sections)
+
+
+def test_a_chunk_of_10_to_the_9_tokens_is_drawn_by_a_thousand():
+    records = llm_records()
+    answer = next(record for record in records if record.outcome == "ok")
+    answer.tokens_per_chunk[3] = 10**9
+    run = llm_run_json()
+    plain = [msgspec.to_builtins(record) for record in records]
+    columns = columns_of(run, plain)
+    assert sum(len(gaps) for _, gaps, _ in columns.token_blocks()) < 10**6
+    assert tokens_in(columns, np.linspace(-1, columns.duration_s + 1, 9)).sum() == pytest.approx(10**9, rel=1e-3)
+    kind = run_kind("llm")
+    assert kind.sections(run, kind.summarise(run, plain), plain)

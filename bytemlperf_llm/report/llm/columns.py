@@ -28,6 +28,7 @@ NS_PER_S = 1e9
 NS_PER_MS = 1e6
 MAX_FAILURES_KEPT = 100_000
 _BLOCK_CLUSTERS = 1 << 14
+MAX_DRAWN = 1_024
 
 
 class RunColumns:
@@ -108,19 +109,24 @@ class RunColumns:
     # -- tokens -----------------------------------------------------------------------------
 
     def token_blocks(self) -> Iterable[tuple[Any, Any, Any]]:
-        """(stamps s, gaps ms, number of tokens in each) a block of answers at a time. Of a chunk of several
-        tokens each has its share of the gap, as ITL has."""
+        """(stamps s, gaps ms, weights) a block of answers at a time, as ITL has them: of a burst of several tokens each has
+        its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
         numpy, itl, first = self._numpy, self.acc.itl, self.acc.columns["first"]
         for begin in range(0, len(itl.rows), _BLOCK_CLUSTERS):
             places = range(begin, min(begin + _BLOCK_CLUSTERS, len(itl.rows)))
-            clusters = [numpy.asarray(itl.cluster(place), dtype="i8") for place in places]
-            gaps = numpy.concatenate(clusters)
-            starts = numpy.array([first[itl.rows[place]] for place in places], dtype="i8")
-            lengths = numpy.array([len(cluster) for cluster in clusters], dtype="i8")
-            running = numpy.cumsum(gaps)
-            before = numpy.concatenate([[0], running[numpy.cumsum(lengths)[:-1] - 1]])
-            stamps = running + numpy.repeat(starts - before, lengths)
-            yield (stamps - self.origin_ns) / NS_PER_S, gaps / NS_PER_MS, lengths
+            runs = [itl.runs(place) for place in places]
+            values = numpy.concatenate([numpy.asarray(each, dtype="i8") for each, _ in runs])
+            counts = numpy.concatenate([numpy.asarray(each, dtype="i8") for _, each in runs])
+            lengths = numpy.array([len(each) for each, _ in runs], dtype="i8")
+            starts = numpy.array([first[itl.rows[place]] for place in places], dtype="f8") - self.origin_ns
+            drawn = numpy.minimum(counts, MAX_DRAWN)
+            weights = numpy.repeat(counts / drawn, drawn)
+            gaps = numpy.repeat(values.astype("f8"), drawn)
+            running = numpy.cumsum(gaps * weights)
+            ends = numpy.cumsum(numpy.add.reduceat(drawn, numpy.cumsum(lengths) - lengths))
+            before = numpy.concatenate([[0], running[ends[:-1] - 1]])
+            stamps = running + numpy.repeat(starts - before, numpy.diff(ends, prepend=0))
+            yield stamps / NS_PER_S, gaps / NS_PER_MS, weights
 
     @cached_property
     def first_tokens_s(self) -> Any:

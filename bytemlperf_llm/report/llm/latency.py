@@ -115,13 +115,13 @@ def _per_token_curve(columns: RunColumns) -> Plot | None:
     tpot = columns.present("tpot")
     if not len(tpot):
         return None
-    gaps_low, gaps_high, total = numpy.inf, 0.0, 0
+    gaps_low, gaps_high, total = numpy.inf, 0.0, len(columns.acc.itl)
     for _, gaps, _ in columns.token_blocks():
-        gaps_low, gaps_high, total = min(gaps_low, float(gaps.min())), max(gaps_high, float(gaps.max())), total + len(gaps)
+        gaps_low, gaps_high = min(gaps_low, float(gaps.min())), max(gaps_high, float(gaps.max()))
     limits = limits_between(max(float(gaps_low), 1e-3), max(gaps_high, 1e-3))
     counts = numpy.zeros(len(limits))
-    for _, gaps, _ in columns.token_blocks():
-        counts += numpy.searchsorted(numpy.sort(gaps), limits, side="right")
+    for _, gaps, weights in columns.token_blocks():
+        counts += numpy.cumsum(numpy.histogram(gaps, [-numpy.inf, *numpy.nextafter(limits, numpy.inf)], weights=weights)[0])
     tpot_x, tpot_share = distribution(tpot)
     hover = "%{y:.1f} % within %{x:.4~g} ms<extra></extra>"
     data = [

@@ -177,8 +177,8 @@ def tokens_in(columns: RunColumns, edges: Any) -> Any:
     import numpy
 
     counts = numpy.histogram(columns.first_tokens_s, edges)[0].astype("f8")
-    for stamps, _, _ in columns.token_blocks():
-        counts += numpy.histogram(stamps, edges)[0]
+    for stamps, _, weights in columns.token_blocks():
+        counts += numpy.histogram(stamps, edges, weights=weights)[0]
     return counts
 
 
