@@ -16,6 +16,7 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.child import own_modules
+from micro.machine import KEPT_BLOCKS
 from micro.messages import Hello, Job, Message, Outcome, Stage
 
 START_TIMEOUT_S = 180.0
@@ -145,10 +146,9 @@ class WorkerChild:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """As many threads in every library's own pool, so that a control runs on as many as what it controls."""
-    if not threads:
-        return {**os.environ, **own_modules()}
-    return {**os.environ, **own_modules(), **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+    """As many threads in every library's own pool, so that a control runs on as many as what it controls; memory for all alike."""
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)) if threads else {}
+    return {**os.environ, **own_modules(), **KEPT_BLOCKS, **pools}
 
 
 def _signal_name(number: int) -> str:

@@ -54,6 +54,10 @@ class Rates(msgspec.Struct):
 
 TELLING_BYTES = 16 << 20
 MOST_LEARNED = 100.0
+COLD_CACHES = 2
+"""What is read between two calls on the same buffers, at least, in caches: one that isn't strictly least recently used keeps
+much of a turn through barely more than itself."""
+
 ROTATED_CACHES = 4
 """All sets together take at most so many caches, also where a call touches little of what it holds (a row of a table)."""
 
@@ -74,11 +78,11 @@ def rate_name(operator: Operator, cost: Cost, provider: str) -> str:
 
 
 def buffer_sets(cost: Cost, cache_bytes: int, most: int = 1024) -> int:
-    """Sets of inputs whose rotation leaves nothing in a cache of that size, or as many as there is room for
-    (the row then says "warm"); 1 where `cache_bytes` is 0."""
+    """Sets of inputs whose rotation reads `COLD_CACHES` caches of that size before it comes back to the first, or as many
+    as there is room for (the row then says "warm"); 1 where `cache_bytes` is 0."""
     if not cache_bytes:
         return 1
-    needed = -(-cache_bytes // max(1, cost.read_bytes)) + 1
+    needed = max(2, -(-COLD_CACHES * cache_bytes // max(1, cost.read_bytes)))
     room = max(2, ROTATED_CACHES * cache_bytes // max(1, cost.resident_bytes))
     return max(1, min(most, needed, room))
 

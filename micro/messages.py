@@ -36,6 +36,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     timer_overhead_ns: float
     libraries: dict[str, str]
     pinning: dict[str, str] = {}
+    allocation: str = ""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):

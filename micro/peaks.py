@@ -30,6 +30,7 @@ from bytemlperf_llm.hardware.discover import discover, package_versions
 from bytemlperf_llm.models.cache import cache_root
 from bytemlperf_llm.runs.folder import write_text
 from micro.cases import BadCase, Case, case_text, validate
+from micro.estimate import COLD_CACHES
 from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.messages import Job, Outcome
 from micro.operators.registry import OPERATORS
@@ -135,6 +136,7 @@ def identity(settings: Settings) -> dict[str, str]:
         "gpus": "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in hardware["gpus"]),
         "device": settings.device,
         "threads": str(settings.threads),
+        "turn": f"{COLD_CACHES} caches",
         "kernel": platform.release(),
         "torch": versions.get("torch", ""),
         "bytemlperf_llm": __version__,
@@ -279,7 +281,7 @@ def _gemms(bench: _Bench, dtype: str) -> Iterator[_Tried]:
 
 
 def _streams(bench: _Bench, name: str) -> Iterator[_Tried]:
-    cache = last_level_cache_bytes() if bench.kind == "cpu" else GPU_CACHE_BYTES
+    cache = last_level_cache_bytes(bench.settings.threads) if bench.kind == "cpu" else GPU_CACHE_BYTES
     for size in STREAM_VALUES.get(bench.kind, STREAM_VALUES["cuda"]):
         given = {"size": size, "dtype": "float32"}
         yield bench.tried(name, "torch", given, lambda cost, _: cost.read_bytes + cost.write_bytes, cache_bytes=cache)

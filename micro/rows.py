@@ -10,7 +10,7 @@ import msgspec
 from micro.cases import Case
 from micro.check import Checked
 from micro.conditions import Conditions
-from micro.estimate import Estimate
+from micro.estimate import COLD_CACHES, Estimate
 from micro.messages import Outcome
 from micro.operators.contract import Cost
 from micro.roofline import Roof, efficiency
@@ -129,4 +129,4 @@ def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:
         return "hot: one set of buffers"
     total = timed.buffer_sets * cost.read_bytes
     what = f"{timed.buffer_sets} sets of inputs in turn, {total / 2**20:.0f} MiB"
-    return f"cold: {what}" if total > cache_bytes else f"warm: {what}, fewer than the cache's {cache_bytes / 2**20:.0f} MiB"
+    return f"cold: {what}" if total >= COLD_CACHES * cache_bytes else f"warm: {what}, for a cache of {cache_bytes / 2**20:.0f} MiB"

@@ -83,6 +83,8 @@ def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
     if settings.get("device") == "cpu":
         threads = settings.get("threads")
         sentences.append(f"threads: {threads or 'the library decides'} ({settings.get('threads_from') or 'as asked'})")
+    allocations = {hello["allocation"] for hello in ((run.get("end") or {}).get("runners") or {}).values() if hello.get("allocation")}
+    sentences += [f"memory of results: {each}" for each in sorted(allocations)]
     peaks = run.get("peaks")
     if peaks:
         sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))

@@ -25,7 +25,7 @@ def settings_of(flags: Flags) -> Settings:
         raise UserError(f"--peaks {flags.peaks!r} is none of {', '.join(PEAK_CHOICES)}", "leave it out for 'auto'")
     device = device_of(flags.device)
     threads, threads_from = (flags.threads, ASKED) if flags.threads is not None else default_threads()
-    cache = 0 if flags.hot else (last_level_cache_bytes() if device == "cpu" else GPU_CACHE_BYTES)
+    cache = 0 if flags.hot else (last_level_cache_bytes(threads) if device == "cpu" else GPU_CACHE_BYTES)
     budget_s = min(MEASURE_S if flags.measure_seconds is None else flags.measure_seconds, flags.max_case_seconds * SAMPLING_SHARE)
     return Settings(
         device=device,

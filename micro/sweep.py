@@ -18,6 +18,7 @@ from micro.child import WorkerChild
 from micro.collectives.runner import RanksRunner
 from micro.conditions import Conditions, Snapshot, between, snapshot
 from micro.estimate import Estimate, Rates, estimate, rate_name
+from micro.machine import FROM_ENVIRONMENT
 from micro.messages import Hello, Job, Outcome
 from micro.operators.contract import Operator
 from micro.operators.registry import OPERATORS
@@ -42,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ASKED = "--threads"
+ASKED_FOR = (ASKED, FROM_ENVIRONMENT)
+"""Where a number of threads comes from that ranks take as it is; else they share the cores."""
 
 
 class CaseRunner(Protocol):
@@ -62,7 +65,7 @@ class CaseRunner(Protocol):
 
 RUNNERS: dict[str, Callable[[Settings], CaseRunner]] = {
     "worker": lambda settings: WorkerChild(settings.device, settings.threads),
-    "ranks": lambda settings: RanksRunner(settings.device, settings.threads if settings.threads_from == ASKED else 0),
+    "ranks": lambda settings: RanksRunner(settings.device, settings.threads if settings.threads_from in ASKED_FOR else 0),
 }
 """By `Operator.runner`. A runner is started at the first case that needs it."""
 

@@ -20,6 +20,7 @@ import msgspec
 from micro.check import check_outputs
 from micro.conditions import between, pinning, snapshot
 from micro.estimate import buffer_sets
+from micro.machine import allocation, give_back_memory
 from micro.messages import Hello, Job, Outcome, Stage
 from micro.operators.contract import Maker, Tensors
 from micro.operators.registry import find_operator
@@ -74,6 +75,7 @@ def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
 
 def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     begins("building")
+    give_back_memory()
     operator = find_operator(job.op)
     kernel = find_provider(job.provider).build(operator, job.args, job.device)
     begins("making inputs")
@@ -135,6 +137,7 @@ def _hello(threads: int, device: str) -> Hello:
             "mkl": str(torch.backends.mkl.is_available()),
         },
         pinning=pinning(),
+        allocation=allocation() if device == "cpu" else "torch's caching allocator",
     )
 
 

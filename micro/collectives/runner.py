@@ -126,7 +126,7 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
         return Outcome(status=status, reason=ended.reason if alike else f"rank {first}: {ended.reason}", checked=ended.checked)
     lead = done[0]
     assert lead.timed is not None
-    skew, slowest, share = skew_of(lead.by_rank)
+    skew, slowest, share = skew_of(lead.by_rank, taking_part(job))
     said = f"rank {slowest} is the slowest in {share:.0%} of samples" if skew > TELLING_SKEW else ""
     ranks = [_rank_row(lead.timed, rank, [each[rank] for each in lead.by_rank]) for rank in sorted(done)]
     worst = max((each.checked for each in done.values() if each.checked), key=lambda checked: checked.max_absolute_error, default=None)
@@ -147,10 +147,16 @@ def _rank_row(timed: Timed, rank: int, samples_ns: list[int]) -> dict[str, Any]:
     return {"rank": rank, "latency_us": msgspec.to_builtins(latency), "samples_ns": samples_ns}
 
 
-def skew_of(by_rank: list[list[int]]) -> tuple[float, int, float]:
-    """The median sample's (slowest − fastest) / slowest, the rank that is most often slowest, and in what share."""
-    skew = float(median((max(each) - min(each)) / max(1, max(each)) for each in by_rank))
-    slowest = [each.index(max(each)) for each in by_rank]
+def taking_part(job: Job) -> list[int]:
+    """The ranks that do something: of p2p the two that it is between, the others stand by."""
+    return [job.args["src_device"], job.args["dst_device"]] if job.op == "p2p" else list(range(int(job.args["world_size"])))
+
+
+def skew_of(by_rank: list[list[int]], ranks: list[int]) -> tuple[float, int, float]:
+    """Of those ranks the median sample's (slowest − fastest) / slowest, which is most often slowest, and in what share."""
+    taken = [[each[rank] for rank in ranks] for each in by_rank]
+    skew = float(median((max(each) - min(each)) / max(1, max(each)) for each in taken))
+    slowest = [ranks[each.index(max(each))] for each in taken]
     most = max(set(slowest), key=slowest.count)
     return skew, most, slowest.count(most) / len(slowest)
 

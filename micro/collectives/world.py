@@ -28,6 +28,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.child import own_modules
 from micro.collectives.messages import RankDone, RankHello, RankMessage
 from micro.collectives.places import Place, place_of
+from micro.machine import KEPT_BLOCKS
 from micro.messages import Job, Stage
 
 START_TIMEOUT_S = 180.0
@@ -92,6 +93,7 @@ class World:
         environment = {
             **os.environ,
             **own_modules(),
+            **KEPT_BLOCKS,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TORCH_CPP_LOG_LEVEL": "ERROR",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from micro.conditions import Conditions, Snapshot, between, parse_gpu_state, snapshot
-from micro.machine import default_threads
+from micro.machine import default_threads, last_level_cache_bytes
 
 EMPTY = Snapshot(at_s=0.0, mhz=None, throttles=None, quota_us=None, busy_s=None, steal_s=None, own_s=0.0, preempted=0, gpu=None)
 
@@ -70,3 +70,15 @@ def test_threads_are_physical_cores_within_the_quota(tmp_path: Path, monkeypatch
     assert default_threads(set(range(8)), **places)[0] == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert default_threads(set(range(8)), **places) == (3, "OMP_NUM_THREADS")
+
+
+def test_the_cache_to_turn_through_is_all_that_the_threads_may_fill(tmp_path: Path) -> None:
+    for cpu, shared in enumerate(("0-1", "0-1", "2-3", "2-3")):
+        for index, size in ((0, "48K"), (3, "32768K")):
+            cache = tmp_path / f"cpu{cpu}/cache/index{index}"
+            cache.mkdir(parents=True)
+            (cache / "size").write_text(f"{size}\n")
+            (cache / "shared_cpu_list").write_text(f"{shared if index else cpu}\n")
+    assert last_level_cache_bytes(0, tmp_path, set(range(4))) == 64 << 20, "two chiplets"
+    assert last_level_cache_bytes(1, tmp_path, set(range(4))) == last_level_cache_bytes(0, tmp_path, {0, 1}) == 32 << 20
+    assert last_level_cache_bytes(0, tmp_path / "nowhere", {0}) == 64 << 20, "unknown"

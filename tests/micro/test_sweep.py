@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from micro.cases import Case
 from micro.check import Checked
+from micro.child import _environment
 from micro.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
 from micro.messages import Job, Outcome
 from micro.operators.contract import Cost
@@ -137,6 +141,25 @@ def test_one_odd_case_does_not_rule_the_estimates() -> None:
     assert second.call_s < 0.1
 
 
-@pytest.mark.parametrize(("read", "footprint", "sets"), [(1 << 20, 0, 65), (1 << 30, 0, 2), (1 << 10, 32 << 20, 8), (1 << 10, 0, 1024)])
-def test_rotation_leaves_the_cache_or_ends_at_four_of_it(read: int, footprint: int, sets: int) -> None:
+@pytest.mark.parametrize(
+    ("read", "footprint", "sets"), [(1 << 20, 0, 128), (33 << 20, 0, 4), (1 << 30, 0, 2), (1 << 10, 32 << 20, 8), (1 << 10, 0, 1024)]
+)
+def test_rotation_reads_two_caches_or_ends_at_four_of_it(read: int, footprint: int, sets: int) -> None:
     assert buffer_sets(Cost(0, read, 0, footprint_bytes=footprint), 64 << 20) == sets
+
+
+COUNT_FAULTS = """
+import resource, numpy
+x = numpy.ones(64 << 20, numpy.uint8)
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x + x
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps blocks as it likes")
+def test_the_memory_of_a_result_is_kept_for_the_next_one() -> None:
+    environment = _environment(1)
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000, "64 MiB anew would be 16,384 page faults"

@@ -71,6 +71,25 @@ def rows(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(folder) / "records.jsonl").read_text().splitlines()]
 
 
+def test_bystanders_of_p2p_are_left_out_of_its_skew() -> None:
+    from micro.collectives.runner import skew_of, taking_part
+    from micro.messages import Job
+    from micro.timing import Rules
+
+    args = {"world_size": 4, "src_device": 1, "dst_device": 3}
+    by_rank = [[1, 90, 1, 100]] * 5
+    for op, expected in (("p2p", (0.1, 3, 1.0)), ("all_reduce", (0.99, 3, 1.0))):
+        job = Job(op=op, provider="torch", args=args, device="cpu", seed=0, rules=Rules(), cache_bytes=0)
+        assert skew_of(by_rank, taking_part(job)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("threads_from", "threads"), [("--threads", 3), ("OMP_NUM_THREADS", 3), ("physical cores", 0)])
+def test_ranks_take_the_threads_that_were_asked_for(threads_from: str, threads: int) -> None:
+    from micro.sweep import RUNNERS, Settings
+
+    assert RUNNERS["ranks"](Settings(threads=3, threads_from=threads_from))._threads == threads  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
 def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_path: Path) -> None:
     case = ["-a", "batch_size=1,2,3,4,6,7,8", "-a", "dim_size=16", "-a", "dtype=float32", "-p", hostile_ranks]
