@@ -50,7 +50,7 @@ static void add_burst(int64_t *counts, const int64_t *bounds, Py_ssize_t size, l
     add(counts, bucket_of(bounds, size, share), intervals - rest);
 }
 
-static PyObject *bin_gaps(PyObject *Py_UNUSED(module), PyObject *args) {
+static PyObject *bin_intervals(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *stamps, *tokens;
     Py_buffer bounds, counts;
     long long burst_ns;
@@ -92,8 +92,8 @@ done:
 
 static PyMethodDef methods[] = {
     {"since", since, METH_VARARGS, "since(stamps, origin_ns): stamps counted from an origin."},
-    {"bin_gaps", bin_gaps, METH_VARARGS,
-     "bin_gaps(stamps, tokens, bounds, counts, burst_ns): add an answer's intervals between tokens to `counts`; its first and\n"
+    {"bin_intervals", bin_intervals, METH_VARARGS,
+     "bin_intervals(stamps, tokens, bounds, counts, burst_ns): add an answer's intervals between tokens to `counts`; its first and\n"
      "last token's stamps, or None."},
     {NULL, NULL, 0, NULL},
 };

@@ -22,7 +22,9 @@ def python_since(stamps: list[int], origin_ns: int) -> list[int]:
     return [stamp - origin_ns for stamp in stamps]
 
 
-def python_bin_gaps(stamps: list[int], tokens: list[int], bounds: array[int], counts: array[int], burst_ns: int) -> tuple[int, int] | None:
+def python_bin_intervals(
+    stamps: list[int], tokens: list[int], bounds: array[int], counts: array[int], burst_ns: int
+) -> tuple[int, int] | None:
     """Add an answer's intervals between tokens (`definitions.token_runs_ns`: chunks at most `burst_ns` apart share
     their time) to a histogram with these upper bounds, ns, the last count being for what is beyond them all. The
     first and the last token's stamps; None without tokens."""
@@ -36,7 +38,7 @@ def python_bin_gaps(stamps: list[int], tokens: list[int], bounds: array[int], co
 
 
 try:
-    from bytemlperf_llm._stamps import bin_gaps as bin_gaps
+    from bytemlperf_llm._stamps import bin_intervals as bin_intervals
     from bytemlperf_llm._stamps import since as since
 except ImportError:  # no compiler where this was installed
-    bin_gaps, since = python_bin_gaps, python_since
+    bin_intervals, since = python_bin_intervals, python_since

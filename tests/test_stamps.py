@@ -22,10 +22,10 @@ BURST = 3
 @pytest.fixture(params=["compiled", "python"])
 def loops(request):
     if request.param == "python":
-        return stamps.python_since, stamps.python_bin_gaps
+        return stamps.python_since, stamps.python_bin_intervals
     if compiled is None:
         pytest.skip("bytemlperf_llm/_stamps.c was not compiled here")
-    return compiled.since, compiled.bin_gaps
+    return compiled.since, compiled.bin_intervals
 
 
 def test_since(loops):

@@ -11,7 +11,7 @@ import msgspec
 from bytemlperf_llm.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.stamps import bin_gaps
+from bytemlperf_llm.stamps import bin_intervals
 from engines.contract import ErrorClass
 
 NS_PER_S = 1e9
@@ -134,7 +134,7 @@ class _GapBins:
 
     def add(self, record: RequestRecord) -> tuple[int, int] | None:
         """The gaps of an answer; its first and its last token's stamps, None without tokens."""
-        ends = bin_gaps(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts, BURST_NS)
+        ends = bin_intervals(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts, BURST_NS)
         if ends is not None:
             self._total_ns += ends[1] - ends[0]
         return ends
