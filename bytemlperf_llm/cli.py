@@ -118,7 +118,11 @@ def serve_bench(
     parquet: Annotated[bool, _in(_OUTPUT, "Also write records.parquet.", "--parquet")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
-    """Measure an engine under a scenario's load: TTFT, TPOT, ITL, throughput, goodput."""
+    """Measure an engine under a scenario's load: TTFT, TPOT, ITL, throughput, goodput.
+
+    Exit status: 0 valid or client-limited, 1 invalid, 2 bad input, 3 overloaded (more was asked than the server carries),
+    4 failing (more than 5 % of requests failed), 130 or 143 ended by a signal.
+    """
     from bytemlperf_llm.plan import Flags
     from bytemlperf_llm.serve_command import run_serve_bench
 

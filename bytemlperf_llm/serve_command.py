@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.plan import Flags, pairs
+from bytemlperf_llm.verdicts import EXIT_INVALID
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bytemlperf_llm.bench import Ended
     from bytemlperf_llm.metrics.summary import Summary
-
-EXIT_INVALID = 1
 
 
 def run_serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> int:
@@ -67,7 +66,14 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
     else:
         _after_run(ended, flags, console, quiet=quiet)
     print(folder)
-    return EXIT_INVALID if unwritten or summary.verdict == "invalid" else 0
+    return EXIT_INVALID if unwritten else _status(summary)
+
+
+def _status(summary: Summary) -> int:
+    from bytemlperf_llm.metrics.verdict import exit_status_of
+
+    lost = summary.failures.get("client_limit")
+    return exit_status_of(summary.verdict, lost.count if lost else 0, summary.outcomes)
 
 
 def _after_run(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> None:
@@ -107,7 +113,7 @@ def summarize_run(folder: Path) -> int:
     write_summary(folder, summary)
     _show(_console(), folder, summary)
     print(folder)
-    return EXIT_INVALID if summary.verdict == "invalid" else 0
+    return _status(summary)
 
 
 def verify_run_folder(folder: Path) -> int:

@@ -101,6 +101,15 @@ def test_a_run_that_was_cut_short_is_to_be_resumed():
         assert "next: bmp-llm resume runs/x " in printed(poisson_run(450, 50), facts, end=end)
 
 
+def test_an_overloaded_run_is_to_be_repeated_at_a_rate_that_is_found():
+    facts = RunFacts(open_loop=True, process="constant", requested_rate=100.0, scheduled_requests=200)
+    falling_behind = [answered(i, 10 * i, 10 * i, [30 * i + 20, 30 * i + 30]) for i in range(200)]
+    text = printed(falling_behind, facts, ("--request-rate", "100", "--num-prompts", "200"))
+    assert "OVERLOADED" in text
+    assert "because 100 requests/s were asked of a system that completed 33.33 a second" in " ".join(text.split())
+    assert "next: bmp-llm serve-bench --num-prompts 200 --request-rate auto " in text
+
+
 def test_a_client_that_could_not_keep_its_load_is_to_be_calibrated():
     late = [answered(i, 10 * i, 10 * i + 200, [10 * i + 250, 10 * i + 260]) for i in range(100)]
     text = printed(late, RunFacts(open_loop=True, scheduled_requests=100), end={"stopped_by_user": False})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.verdicts import COLOURS
 from training.memory_estimate import gib
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-VERDICT_STYLES = {"valid": "bold green", "client-limited": "bold yellow", "invalid": "bold red"}
 CHECK_STYLES = {"passed": "green", "failed": "red", "not available": "dim"}
 TIMES = (
     ("step_time", "step"),
@@ -48,7 +48,7 @@ def print_summary(console: Console, run: dict[str, Any], summary: dict[str, Any]
         console.print(f"[yellow]![/] {plain(text)}", highlight=False)
     verdict = summary["verdict"]
     reasons = "".join(f"\n  [bold]because[/] {plain(reason)}" for reason in summary["reasons"])
-    console.print(f"[{VERDICT_STYLES[verdict]}]{verdict.upper()}[/]{reasons}", highlight=False)
+    console.print(f"[bold {COLOURS[verdict]}]{verdict.upper()}[/]{reasons}", highlight=False)
 
 
 def _print_head(console: Console, run: dict[str, Any], summary: dict[str, Any]) -> None:

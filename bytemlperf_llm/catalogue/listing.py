@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm.report.text import cell
 from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.verdicts import COLOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bytemlperf_llm.catalogue.index import Update
 
 PLAIN_WIDTH = 180
-VERDICT_STYLES = {"valid": "green", "client-limited": "yellow", "invalid": "red"}
 SHOWN = ("started_at", "kind", "label", "subject", "verdict", "headlines", "tags")
 MAX_STRANGERS = 10
 
@@ -65,7 +65,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, list):
         return _escaped(", ".join(map(str, value)))
     text = _escaped(one_line(cell(value)) if value is not None else "–")
-    return f"[{VERDICT_STYLES[value]}]{text}[/]" if name == "verdict" and value in VERDICT_STYLES else text
+    return f"[{COLOURS[value]}]{text}[/]" if name == "verdict" and value in COLOURS else text
 
 
 def _console() -> Console:

@@ -15,6 +15,7 @@ from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import name_of
 from bytemlperf_llm.report.text import flattened
 from bytemlperf_llm.runs.kinds import Figure
+from bytemlperf_llm.verdicts import VERDICTS
 
 Judgement = Literal["better", "worse", "different", "same", "unknown"]
 """`same` is: no difference seen; `different` is one of a figure that is neither better high nor low."""
@@ -201,7 +202,7 @@ def _notes(views: list[RunView], names: list[str], baseline: int, paired: list[b
     notes = [
         f"{name}: {view.verdict}: {'; '.join(view.reasons) or 'see its report'}"
         for name, view in zip(names, views, strict=True)
-        if view.verdict in ("invalid", "client-limited")
+        if view.verdict in VERDICTS and view.verdict != "valid"
     ]
     pairs = [name for place, name in enumerate(names) if place != baseline and paired[place]]
     if pairs:

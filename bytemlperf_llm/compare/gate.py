@@ -6,7 +6,7 @@
     any worse > 5%                 some figure is worse by more than 5 %, likewise
 
 A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A
-figure that isn't there, or a run that is invalid, fails a gate: what can't be judged must not pass.
+figure that isn't there, or a run that is invalid, failing or overloaded, fails a gate: what can't be judged must not pass.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from bytemlperf_llm.compare.comparison import Comparison, Row, Side
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.report.text import number
+from bytemlperf_llm.verdicts import UNFIT
 
 _CONDITION = re.compile(r"^\s*(?P<metric>.+?)\s*(?P<sign>[<>])\s*(?P<limit>[-+]?\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*$")
 ANY = "any worse"
@@ -59,10 +60,10 @@ def failures(comparisons: Sequence[Comparison], conditions: Sequence[Condition])
     found = []
     if conditions:
         found += [
-            f"{name} is invalid: {'; '.join(view.reasons) or 'see its report'}"
+            f"{name} is {view.verdict}: {'; '.join(view.reasons) or 'see its report'}"
             for comparison in comparisons
             for name, view in zip(comparison.names, comparison.views, strict=True)
-            if view.verdict == "invalid"
+            if view.verdict in UNFIT
         ]
     for condition in conditions:
         found += _any_worse(comparisons, condition) if condition.metric == ANY else _named(comparisons, condition)

@@ -44,7 +44,7 @@ MAX_DETAIL_CHARS = 200
 
 _FIELDS = (
     *("index", "outcome", "due", "planned", "sent", "end", "first", "last"),
-    *("prompt", "output", "stream", "max_gap", "counted", *STAGES),
+    *("prompt", "output", "stream", "max_gap", "counted", "asked", *STAGES),
 )
 
 
@@ -149,6 +149,7 @@ class Accumulator:
             "prompt": [record.prompt_tokens for record in records],
             "output": [record.output_tokens for record in records],
             "counted": [int(record.token_source in _REPORTED) for record in records],
+            "asked": [record.max_tokens for record in records],
         }
         for name, values in fields.items():
             self.columns[name].extend([ABSENT if value is None else value for value in values])
@@ -198,7 +199,7 @@ class Accumulator:
         row = (
             *(record.index, OUTCOMES.index(record.outcome), due_ns(record), record.planned_ns, record.sent_ns, record.end_ns),
             *(first, last, record.prompt_tokens, record.output_tokens, seen, max_gap),
-            *(int(record.token_source in _REPORTED), *stages),
+            *(int(record.token_source in _REPORTED), record.max_tokens, *stages),
         )
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(ABSENT if value is None else value)

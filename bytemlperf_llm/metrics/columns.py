@@ -160,16 +160,6 @@ def span_at_least(times: array[int], levels: array[int], least: float) -> tuple[
     return (int(views[0][places[0]]), int(views[0][places[-1] + 1])) if len(places) else None
 
 
-def area_between(times: array[int], levels: array[int], start: int, end: int) -> int | None:
-    """∫ level dt from start to end of a step function; None where it has to be walked."""
-    views, numpy = fast_columns(times, levels), load_numpy()
-    if views is None or numpy is None:
-        return None
-    lengths = numpy.diff(views[0].clip(start, end))
-    most = int(views[1].max())
-    return int(lengths.dot(views[1][:-1])) if most * max(1, end - start) < _PRODUCT_LIMIT else None
-
-
 def weights_of(times: array[int], levels: array[int]) -> dict[int, int] | None:
     """Level to how long it lasted, over all; None where it has to be walked."""
     views, numpy = fast_columns(times, levels), load_numpy()

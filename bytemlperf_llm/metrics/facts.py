@@ -35,7 +35,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     a trace at its own times).
     `scheduled_requests` is None where it isn't known before the end (a closed loop with a
     duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
-    `engine_reports` is EngineInfo.reports.
+    `engine_reports` is EngineInfo.reports. `ignore_eos` says that every answer was to be exactly as long as asked.
     """
 
     open_loop: bool
@@ -48,6 +48,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     slo_ms: SloMs = SloMs()
     loop_utilisation: float | None = None
     engine_reports: tuple[str, ...] = ()
+    ignore_eos: bool = False
     steady: SteadySettings = SteadySettings()
     percentiles: tuple[str, ...] = DEFAULT_PERCENTILES
 

@@ -22,6 +22,7 @@ from bytemlperf_llm.metrics.columns import delays_from, either, gaps_of, present
 from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
+from bytemlperf_llm.metrics.overload import LatencyTrend, latency_trend
 from bytemlperf_llm.metrics.statistics import parse_percentile
 
 NS_PER_S = 1_000_000_000
@@ -64,7 +65,8 @@ class Load(msgspec.Struct, kw_only=True):
     `gap_cv2` is the squared coefficient of variation of the gaps between sends, and
     `count_dispersion` variance over mean of sends per window of ten expected ones: both are 0 for
     a constant rate, 1 for Poisson, 1/burstiness for gamma (`expected_dispersion`).
-    `capped_requests` waited for a slot under the cap on concurrency.
+    `capped_requests` waited for a slot under the cap on concurrency. A ramp's counts have no single
+    dispersion to expect: None.
     """
 
     requested_rate: float | None
@@ -77,6 +79,7 @@ class Load(msgspec.Struct, kw_only=True):
     loop_utilisation: float | None
     arrival_test: ArrivalTest | None = None
     lateness: Lateness | None = None
+    latency_trend: LatencyTrend | None = None
 
 
 def _starts(acc: Accumulator) -> tuple[array[int], array[int]]:
@@ -177,17 +180,20 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequ
     """Everything of `Load`, from the requests that were offered: a server that takes no connection was offered them all the same."""
     sent, rows = _starts(acc)
     planned = ascending(present(take(acc.columns["planned"], rows)))
+    dispersion = count_dispersion(sent) if facts.open_loop else None
+    one_rate = facts.open_loop and facts.requested_rate is not None
     return Load(
         requested_rate=facts.requested_rate,
         planned_rate=rate_of(planned),
         offered_rate=rate_of(sent),
         gap_cv2=gap_cv2(sent) if facts.open_loop else None,
-        count_dispersion=count_dispersion(sent) if facts.open_loop else None,
-        expected_dispersion=expected_dispersion(facts.process, facts.burstiness) if facts.open_loop else None,
+        count_dispersion=dispersion,
+        expected_dispersion=expected_dispersion(facts.process, facts.burstiness) if one_rate else None,
         capped_requests=capped,
         loop_utilisation=facts.loop_utilisation,
         arrival_test=arrival_test(sent, facts),
         lateness=lateness(delays_ns),
+        latency_trend=latency_trend(acc, facts, dispersion),
     )
 
 

@@ -13,7 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 
 import msgspec
 
@@ -21,7 +21,6 @@ from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending
 from bytemlperf_llm.metrics.columns import (
     LARGEST,
-    area_between,
     either,
     present,
     rows_at_most,
@@ -38,10 +37,6 @@ from bytemlperf_llm.metrics.load import NS_PER_S
 from bytemlperf_llm.metrics.request_metrics import request_column
 
 NS_PER_MS = 1_000_000
-TREND_GROWTH = 1.5
-"""A queue that grows by half from the second to the last third of the arrivals doesn't settle."""
-TREND_MIN_REQUESTS = 60  # twenty arrivals a third
-TREND_MIN_EXCESS = 4  # requests in flight: less is noise
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,13 +108,6 @@ class Steps:
             return found
         first = next((start for start, _, count in self if count >= level), None)
         return None if first is None else (first, deque((end for _, end, count in self if count >= level), maxlen=1)[0])
-
-    def mean(self, start_ns: int, end_ns: int) -> float:
-        """Mean number in flight over a stretch."""
-        area = area_between(self._times_ns, self._levels, start_ns, end_ns)
-        if area is None:
-            area = sum(level * max(0, min(end, end_ns) - max(start, start_ns)) for start, end, level in self)
-        return area / (end_ns - start_ns)
 
 
 def in_flight_steps(acc: Accumulator) -> Steps:
@@ -267,14 +255,3 @@ def _meeting(acc: Accumulator, slo: SloMs) -> array[int]:
             limit_ns = min(math.floor(limit_ms * NS_PER_MS), LARGEST)  # what is not above it is not above the limit, being whole
             rows = rows_at_most(rows, request_column(acc.columns, name, rows), limit_ns)
     return rows
-
-
-def queue_grows(acc: Accumulator, steps: Steps) -> bool:
-    """Whether the number in flight kept growing while requests arrived: more than the system can
-    take. Compares mean numbers in flight over thirds of the time between first and last send."""
-    sent = ascending(present(acc.columns["sent"]))
-    if len(sent) < TREND_MIN_REQUESTS or sent[0] == sent[-1]:
-        return False
-    edges = [sent[0] + (sent[-1] - sent[0]) * third // 3 for third in range(4)]
-    early, middle, late = (steps.mean(a, b) for a, b in pairwise(edges))
-    return late > TREND_GROWTH * middle and middle > TREND_GROWTH * early and late - early > TREND_MIN_EXCESS

@@ -31,7 +31,6 @@ from bytemlperf_llm.metrics.rates import (
     Window,
     goodput,
     in_flight_steps,
-    queue_grows,
     steady_state,
     throughput,
     whole_window,
@@ -39,16 +38,18 @@ from bytemlperf_llm.metrics.rates import (
 from bytemlperf_llm.metrics.recount import Counted, Recount
 from bytemlperf_llm.metrics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
 from bytemlperf_llm.metrics.verdict import (
+    LENGTH_TOLERANCE,
     Evidence,
-    VerdictName,
     autocorrelation_warnings,
     judge,
+    length_warnings,
     load_warnings,
     outcome_warnings,
     tail_lateness,
     token_warnings,
 )
 from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.verdicts import VerdictName
 
 FORMAT_VERSION = 1
 
@@ -137,9 +138,10 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         load=load,
         tail_lateness_ns=tail_lateness(delays),
         median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
+        client_failures=acc.failures.counts["client_limit"],
+        answers_without_token=len(rows_with(acc.rows("ok"), acc.columns["first"], ABSENT)),
     )
     verdict = judge(facts, evidence)
-    growth = ["the number in flight grew all the time: more is asked than the system can do, and latency depends on the run's length"]
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
     return Summary(
         verdict=verdict.verdict,
@@ -147,8 +149,8 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         warnings=[
             *outcome_warnings(acc.outcomes, scheduled, unrecorded),
             *load_warnings(facts, load, sent),
-            *(growth if facts.open_loop and queue_grows(acc, steps) else []),
             *token_warnings(tokens.usage_disagreement, tokens.batched_token_share, tokens.answers_without_usage, acc.outcomes["ok"]),
+            *(length_warnings(*_off_length(acc), acc.outcomes["ok"]) if facts.ignore_eos else []),
             *recount.warnings(tokens.recount, tokens.answers_without_usage),
             *autocorrelation_warnings(effective),
         ],
@@ -224,6 +226,14 @@ def _tokens(acc: Accumulator) -> Tokens:
         stream_chunks=acc.stream_chunks,
         recount=None if acc.recount is None else acc.recount.result(),
     )
+
+
+def _off_length(acc: Accumulator) -> tuple[int, int]:
+    """Answers shorter and longer than asked for by more than the tolerance."""
+    asked, output = (take(acc.columns[name], acc.rows("ok")) for name in ("asked", "output"))
+    pairs = [(a, b) for a, b in zip(asked, output, strict=True) if a > 0]
+    shorter, longer = (sum(sign * (b - a) > LENGTH_TOLERANCE * a for a, b in pairs) for sign in (-1, 1))
+    return shorter, longer
 
 
 def _stage_shares(acc: Accumulator) -> dict[str, float] | None:

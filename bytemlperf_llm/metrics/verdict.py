@@ -1,26 +1,29 @@
 """The verdict: may a reader believe this run, and if not, why not and what to do.
 
 `invalid`: the load that was asked for was not offered, or nothing was answered, or the records
-contradict themselves. `client-limited`: the figures hold, but the client's own delay is visible
-in them. Every limit is a constant here, with its reason. A warning is for the reader to weigh and
-doesn't change the verdict.
+contradict themselves. `failing`: so many requests failed that the percentiles of those that didn't
+say little. `overloaded`: more was asked than the system carries, so that latency grew for as long
+as requests came, and percentiles depend on the run's length. `client-limited`: the figures hold, but
+the client's own limits or delay are visible in them. Of several the worst is the verdict, and each
+has its reasons. Every limit is a constant here, with its reason. A warning is for the reader to weigh
+and doesn't change the verdict.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
 from bytemlperf_llm.metrics.arrays import sort_values
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import Load, dispersion_tolerance
-
-VerdictName = Literal["valid", "client-limited", "invalid"]
+from bytemlperf_llm.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
 
 NS_PER_MS = 1_000_000
+SENT = ("ok", "failed", "in_flight")
+"""Outcomes of requests that the client did its part for."""
 
 RATE_TOLERANCE = 0.05
 """Offered against requested rate, and unsent requests against the schedule: latency climbs so
@@ -59,6 +62,9 @@ ARRIVAL_INVALID_DISTANCE = 0.14
 """... and make the run invalid where one correct run in ten thousand would, and they are as far off as burstiness
 0.5 or 2 is from Poisson, which moves that wait by +63 or −31 %."""
 
+FAILING_SHARE = 0.05
+"""With more than 5 % of requests failed, p95 with failures counted as infinite is infinite: no percentile of a table's tail is left."""
+
 WARN_FAILURE_SHARE = 0.01
 """With 1 % failures p99 over successes says nothing about the slowest hundredth of users."""
 
@@ -67,6 +73,12 @@ WARN_TOKEN_DISAGREEMENT = 0.005
 
 SMALL_SHARE = 0.001
 """Less is not printed as 0.0 %."""
+
+LENGTH_TOLERANCE = 0.1
+"""An answer under `ignore_eos` that is a tenth shorter or longer than asked does another amount of work."""
+
+WARN_LENGTH_SHARE = 0.01
+"""Of answers, with another length than asked."""
 
 WARN_EFFECTIVE_SHARE = 0.5
 """A mean worth less than half of its values is noted: neighbouring requests share their queue."""
@@ -82,7 +94,8 @@ class Verdict(msgspec.Struct, kw_only=True):
 class Evidence(msgspec.Struct, kw_only=True):
     """What the verdict rests on. `outcomes` are the buckets as recorded, `unrecorded` the
     scheduled requests without a record, `contradictions` how many records repeat a place in the
-    schedule or exceed it; for `tail_lateness_ns` see the function of that name."""
+    schedule or exceed it; for `tail_lateness_ns` see the function of that name. `client_failures` are the
+    failed requests of class `client_limit`, `answers_without_token` the answered ones that brought none."""
 
     outcomes: Mapping[str, int]
     scheduled: int
@@ -92,17 +105,34 @@ class Evidence(msgspec.Struct, kw_only=True):
     load: Load
     tail_lateness_ns: int | None
     median_ttft_ns: int | None
+    client_failures: int = 0
+    answers_without_token: int = 0
+
+    @property
+    def outcomes_sent(self) -> int:
+        return sum(self.outcomes.get(name, 0) for name in SENT)
 
 
 def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
     """Apply every limit."""
-    invalid = [*_records(evidence), *_answers(evidence), *_unsent(evidence), *_rate(facts, evidence), *_arrivals(facts, evidence.load)]
-    limited = _loop(facts)
     late_invalid, late_limited = _lateness(evidence)
-    invalid += late_invalid
-    limited += late_limited
-    verdict: VerdictName = "invalid" if invalid else "client-limited" if limited else "valid"
-    return Verdict(verdict=verdict, reasons=invalid + limited)
+    reasons: dict[VerdictName, list[str]] = {
+        "invalid": [
+            *_records(evidence),
+            *_answers(evidence),
+            *_unsent(evidence),
+            *_rate(facts, evidence),
+            *_arrivals(facts, evidence.load),
+            *late_invalid,
+        ],
+        "failing": _failing(evidence),
+        "overloaded": _overloaded(facts, evidence.load),
+        "client-limited": [*_client_failures(evidence), *_loop(facts), *late_limited],
+    }
+    holding: list[VerdictName] = [name for name, found in reasons.items() if found]
+    return Verdict(
+        verdict=max(holding, key=VERDICTS.index, default="valid"), reasons=[reason for found in reasons.values() for reason in found]
+    )
 
 
 def _records(evidence: Evidence) -> list[str]:
@@ -117,13 +147,17 @@ def _records(evidence: Evidence) -> list[str]:
 def _answers(evidence: Evidence) -> list[str]:
     if evidence.scheduled == 0:
         return ["no request was scheduled: there is nothing to measure; ask for at least one with --num-prompts"]
-    if evidence.outcomes.get("ok", 0):
+    answered = evidence.outcomes.get("ok", 0)
+    if answered and evidence.answers_without_token == answered:
+        return ["no answer carried a token: there is no latency to measure; send one request by hand and look at its stream"]
+    if answered:
         return []
     return ["no request was answered: every figure is empty; see the failures by class, and send one request by hand first"]
 
 
 def _unsent(evidence: Evidence) -> list[str]:
-    unsent = evidence.unrecorded + evidence.outcomes.get("dropped", 0)
+    queued = evidence.load.capped_requests and _is_overloaded(evidence.load)  # left waiting under the cap: the system's fault
+    unsent = evidence.unrecorded + (0 if queued else evidence.outcomes.get("dropped", 0))
     if unsent <= RATE_TOLERANCE * evidence.scheduled:
         return []
     return [
@@ -179,6 +213,47 @@ def arrival_text(facts: RunFacts, load: Load) -> str:
     )
 
 
+def _failing(evidence: Evidence) -> list[str]:
+    sent, failed = evidence.outcomes_sent, evidence.outcomes.get("failed", 0) - evidence.client_failures
+    if failed <= FAILING_SHARE * sent or not evidence.outcomes.get("ok", 0):
+        return []
+    return [
+        f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures are of the ones that did not; "
+        "see the failures by class, lower the load or repair the server"
+    ]
+
+
+def _client_failures(evidence: Evidence) -> list[str]:
+    if not evidence.client_failures:
+        return []
+    return [
+        f"{evidence.client_failures} of {evidence.outcomes_sent} requests failed on this client's own limits (open files, ports, memory), "
+        "not the server's: raise them (ulimit -n 65536), or send with fewer in flight or from more machines"
+    ]
+
+
+def exit_status_of(verdict: VerdictName, failed_on_client: int, outcomes: Mapping[str, int]) -> int:
+    """Of a command that ends in this verdict. A run that its client's own limits kept from most of its requests is no success either."""
+    if verdict == "client-limited" and failed_on_client > FAILING_SHARE * sum(outcomes.get(name, 0) for name in SENT):
+        return EXIT_FAILING
+    return exit_status(verdict)
+
+
+def _is_overloaded(load: Load) -> bool:
+    return load.latency_trend is not None and load.latency_trend.overloaded
+
+
+def _overloaded(facts: RunFacts, load: Load) -> list[str]:
+    trend = load.latency_trend
+    if trend is None or not trend.overloaded:
+        return []
+    asked = f"{facts.requested_rate:.4g} requests/s were asked" if facts.requested_rate is not None else "more was asked"
+    return [
+        f"{asked} of a system that completed {trend.completion_rate:.4g} a second: latency grew by {trend.growth:.2g} s with each second "
+        f"of arrivals (limit {trend.limit:.2g}), and percentiles depend on the run's length; lower the rate, or take --request-rate auto"
+    ]
+
+
 def _loop(facts: RunFacts) -> list[str]:
     if facts.loop_utilisation is None or facts.loop_utilisation <= MAX_LOOP_UTILISATION:
         return []
@@ -232,7 +307,7 @@ def load_warnings(facts: RunFacts, load: Load, sent_requests: int) -> list[str]:
 
 def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: int) -> list[str]:
     """Failures, requests still running, a stop by the user, missing records."""
-    sent = sum(outcomes.get(name, 0) for name in ("ok", "failed", "in_flight"))
+    sent = sum(outcomes.get(name, 0) for name in SENT)
     found = []
     if sent and outcomes.get("failed", 0) > WARN_FAILURE_SHARE * sent:
         found.append(
@@ -262,6 +337,16 @@ def token_warnings(disagreement: float | None, batched_share: float | None, coun
     if counted_chunks:
         found.append(f"{counted_chunks} of {answers} answers reported no usage: their output tokens are counted chunks")
     return found
+
+
+def length_warnings(shorter: int, longer: int, answers: int) -> list[str]:
+    """Answers under `ignore_eos` that are off by more than `LENGTH_TOLERANCE` from what was asked."""
+    return [
+        f"{count} of {answers} responses ({count / answers:.1%}) are more than {LENGTH_TOLERANCE:.0%} {what} than asked for under "
+        "ignore_eos: the server did another amount of work; see output tokens and finish reasons in the records"
+        for count, what in ((shorter, "shorter"), (longer, "longer"))
+        if count > WARN_LENGTH_SHARE * answers
+    ]
 
 
 def autocorrelation_warnings(effective: Sequence[tuple[str, int, int]]) -> list[str]:

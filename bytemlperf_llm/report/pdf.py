@@ -18,6 +18,7 @@ from bytemlperf_llm.report.pdf_plot import INK, SOFT, Box, draw_plot, undrawn
 from bytemlperf_llm.report.run_page import run_page
 from bytemlperf_llm.report.text import cell, visible
 from bytemlperf_llm.runs.kinds import Plot, Table, Text
+from bytemlperf_llm.verdicts import COLOURS
 
 FONT_FOLDERS = ("/usr/share/fonts/truetype/dejavu", "/usr/share/fonts/dejavu", "/usr/share/fonts/TTF", "/usr/share/fonts/dejavu-sans-fonts")
 FONT_FILES = {"": "DejaVuSans.ttf", "B": "DejaVuSans-Bold.ttf"}
@@ -39,7 +40,7 @@ PLAIN_FORMS = str.maketrans(
         "…": "...",
     }
 )
-VERDICT_COLOURS = {"valid": (44, 122, 75), "client-limited": (146, 97, 10), "invalid": (173, 47, 39)}
+INK_OF = {"green": (44, 122, 75), "yellow": (146, 97, 10), "red": (173, 47, 39)}
 MAX_ROWS = 120
 MAX_COLUMNS = 10
 PLOT_HEIGHT_MM_PER_PX = 0.19
@@ -78,7 +79,7 @@ class _Document:
         self._text(page.title, size=16, bold=True)
         self._text("   ".join(f"{name} {text}" for name, text in page.facts), size=8, colour=SOFT)
         if page.verdict:
-            colour = VERDICT_COLOURS.get(page.verdict, INK)
+            colour = INK_OF.get(COLOURS.get(page.verdict, ""), INK)
             self._text(" ".join((page.verdict_word or page.verdict.upper(), page.verdict_says)), size=10, bold=True, colour=colour)
         for text in (*page.reasons, *page.problems, *page.warnings):
             self._text(f"- {text}", size=8.5)

@@ -11,6 +11,7 @@ from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.report.fitting import first_that_fits
+from bytemlperf_llm.verdicts import COLOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,6 @@ TITLES = {
     "service_e2e": "E2E from sent",
     "schedule_lateness": "sent late by",
 }
-VERDICT_STYLES = {"valid": "bold green", "client-limited": "bold yellow", "invalid": "bold red"}
 ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
 """The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
 
@@ -48,7 +48,7 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     for text in _remarks(summary, run):
         console.print(f"[yellow]![/] {_plain(text)}")
     word = summary.verdict.upper()
-    console.print(f"[{VERDICT_STYLES[summary.verdict]}]{word}[/]" + "".join(f"\n  [bold]because[/] {_plain(r)}" for r in summary.reasons))
+    console.print(f"[bold {COLOURS[summary.verdict]}]{word}[/]" + "".join(f"\n  [bold]because[/] {_plain(r)}" for r in summary.reasons))
     console.print(f"[dim]next:[/] {_next_command(summary, run, folder)}", soft_wrap=True)
 
 
@@ -210,9 +210,11 @@ def _outage(outage: Outage) -> str:
 
 def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     """One thing worth trying, by what the run showed: its own command with something more."""
-    if summary.verdict == "invalid":
+    if summary.verdict in ("invalid", "failing"):
         return _after_invalid(summary, run, folder)
     command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
+    if summary.verdict == "overloaded":
+        return _command([*_without(command, "--request-rate"), "--request-rate", "auto"], "70 % of what the server carries")
     rate = run["config"]["scenario"]["arrival"]["rate"]
     claims = summary.metrics[SHOWN[0]].percentiles if SHOWN[0] in summary.metrics else {}
     missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]

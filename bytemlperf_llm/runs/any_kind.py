@@ -7,8 +7,9 @@ from pathlib import Path
 from bytemlperf_llm.runs.folder import write_json
 from bytemlperf_llm.runs.reader import read_run_json
 from bytemlperf_llm.runs.suite import summarise_suite, verify_suite
-from bytemlperf_llm.serve_command import EXIT_INVALID, summarize_run, verify_run_folder
+from bytemlperf_llm.serve_command import summarize_run, verify_run_folder
 from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.verdicts import EXIT_INVALID, exit_status
 
 
 def summarize_any(folder: Path) -> int:
@@ -20,7 +21,7 @@ def summarize_any(folder: Path) -> int:
     for reason in (*summary.get("reasons", []), *summary.get("warnings", [])):
         print(one_line(str(reason)))
     print(f"{folder}: {str(summary.get('verdict', 'no verdict')).upper()}")
-    return EXIT_INVALID if summary.get("verdict") == "invalid" else 0
+    return exit_status(summary.get("verdict"))
 
 
 def verify_any(folder: Path) -> int:

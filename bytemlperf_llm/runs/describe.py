@@ -117,6 +117,7 @@ def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInf
         max_concurrency=arrival.max_concurrency,
         slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms),
         engine_reports=tuple(info.reports),
+        ignore_eos=scenario.sampling.ignore_eos,
     )
 
 

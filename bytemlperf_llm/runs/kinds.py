@@ -18,7 +18,6 @@ from bytemlperf_llm.errors import UserError
 ENTRY_POINT_GROUP = "bytemlperf.run_kinds"
 
 Better = Literal["lower", "higher", "neither"]
-Verdict = Literal["valid", "client-limited", "invalid"]
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):

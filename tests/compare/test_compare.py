@@ -94,9 +94,10 @@ def test_chance_does_not_fail_a_gate(runs, compared):
     assert failures(again, [parse("ttft p50 > 0%"), parse("any worse > 0%")]) == []
 
 
-def test_an_invalid_run_does_not_pass_a_gate(runs, tmp_path):
+@pytest.mark.parametrize("verdict", ["invalid", "failing", "overloaded"])
+def test_a_run_that_is_not_fit_does_not_pass_a_gate(runs, tmp_path, verdict):
     broken = llm_run(tmp_path / "broken", label="broken")
-    (broken / "summary.json").write_text(json.dumps(read(broken, "summary.json") | {"verdict": "invalid", "reasons": ["too late"]}))
+    (broken / "summary.json").write_text(json.dumps(read(broken, "summary.json") | {"verdict": verdict, "reasons": ["too late"]}))
     ended = bmp("compare", str(runs["base"]), str(broken), "--fail-if", "tpot p50 > 50%")
     assert ended.returncode == 1
     assert "too late" in ended.stdout

@@ -15,7 +15,6 @@ from bytemlperf_llm.metrics.rates import (
     goodput,
     in_flight_steps,
     median_in_flight,
-    queue_grows,
     steady_state,
     throughput,
     whole_window,
@@ -134,16 +133,6 @@ def test_goodput_counts_only_requests_that_meet_every_target():
 def test_a_request_without_tokens_meets_nothing():
     acc, steady = measured([answered(0, 0, 0, [10], tokens_per_chunk=[0])])
     assert goodput(acc, steady, SloMs(e2e=1e9)).good_requests == 0
-
-
-def test_a_growing_queue_is_seen_and_a_full_one_is_not():
-    overload = [answered(index, index * 10, index * 10, [(index + 1) * 30]) for index in range(200)]
-    acc = Accumulator().add_all(overload)
-    assert queue_grows(acc, in_flight_steps(acc))
-    steady = Accumulator().add_all(constant_run())
-    assert not queue_grows(steady, in_flight_steps(steady))
-    few = Accumulator().add_all(overload[:59])
-    assert not queue_grows(few, in_flight_steps(few))
 
 
 def test_a_run_of_equal_intervals_is_counted_as_if_walked():

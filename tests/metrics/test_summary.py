@@ -99,7 +99,8 @@ def test_a_server_that_takes_no_connection_was_offered_its_load_all_the_same():
         due_ms = records[place].planned_ns / MS
         records[place] = failed(place, due_ms, due_ms + 0.3, sent_ns=None, error_class="connection_refused")
     summary = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=100.0, scheduled_requests=600))
-    assert (summary.verdict, summary.reasons) == ("valid", [])
+    assert (summary.verdict, len(summary.reasons)) == ("failing", 1)
+    assert "150 of 600 requests failed (25.0%, limit 5%)" in summary.reasons[0]
     assert summary.load.offered_rate == pytest.approx(summary.load.planned_rate, rel=0.001)
     assert summary.load.arrival_test.gaps == 599
     assert summary.outcomes["failed"] == 150

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import ArrivalTest, Load
+from bytemlperf_llm.metrics.overload import LatencyTrend
+from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.metrics.verdict import (
     Evidence,
     autocorrelation_warnings,
+    exit_status_of,
     judge,
+    length_warnings,
     load_warnings,
     outcome_warnings,
     tail_lateness,
     token_warnings,
 )
+from bytemlperf_llm.verdicts import VERDICTS
+from tests.metrics.records import answered
 
 MS = 1_000_000
 OPEN = RunFacts(open_loop=True, process="constant", requested_rate=10.0)
@@ -32,6 +39,10 @@ def load(**changes):
         "loop_utilisation": None,
     }
     return Load(**{**fields, **changes})
+
+
+def trend(*, overloaded):
+    return LatencyTrend(requests=100, growth=0.25, completion_rate=8.0, excess=0.25, limit=0.18, overloaded=overloaded)
 
 
 def evidence(**changes):
@@ -53,6 +64,7 @@ def test_a_clean_run_is_valid_without_reasons():
     assert (verdict.verdict, verdict.reasons) == ("valid", [])
 
 
+LEFT_WAITING = {"ok": 90, "dropped": 10}
 CASES = [
     (OPEN, {"contradictions": 1}, "invalid", "do not sum"),
     (OPEN, {"outcomes": {"failed": 100}}, "invalid", "no request was answered"),
@@ -76,6 +88,19 @@ CASES = [
     (OPEN, {"tail_lateness_ns": 26 * MS}, "invalid", "sent late"),
     (OPEN, {"tail_lateness_ns": 26 * MS, "median_ttft_ns": 300 * MS}, "valid", ""),
     (OPEN, {"tail_lateness_ns": None}, "valid", ""),
+    (OPEN, {"outcomes": {"ok": 95, "failed": 5}}, "valid", ""),
+    (OPEN, {"outcomes": {"ok": 94, "failed": 6}}, "failing", "6 of 100 requests failed (6.0%, limit 5%)"),
+    (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "load": load(latency_trend=trend(overloaded=True))}, "failing", "50 of 100"),
+    (OPEN, {"load": load(latency_trend=trend(overloaded=True))}, "overloaded", "completed 8 a second"),
+    (OPEN, {"load": load(latency_trend=trend(overloaded=False))}, "valid", ""),
+    (OPEN, {"load": load(latency_trend=trend(overloaded=True)), "tail_lateness_ns": 6 * MS}, "overloaded", "depend on the run's length"),
+    # left waiting under a cap by an overloaded system, and by something else
+    (OPEN, {"outcomes": LEFT_WAITING, "load": load(latency_trend=trend(overloaded=True), capped_requests=9)}, "overloaded", ""),
+    (OPEN, {"outcomes": LEFT_WAITING, "load": load(capped_requests=9)}, "invalid", "10 of 100 scheduled"),
+    (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "client_failures": 50}, "client-limited", "ulimit -n"),
+    (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "client_failures": 40}, "failing", "10 of 100 requests failed"),
+    (OPEN, {"answers_without_token": 100}, "invalid", "no answer carried a token"),
+    (OPEN, {"answers_without_token": 99}, "valid", ""),
 ]
 
 
@@ -145,3 +170,42 @@ def test_delivered_arrivals(test, verdict, warned):
     assert any("process asked for" in text for text in load_warnings(OPEN, delivered, 500)) == warned
     capped = load(arrival_test=delivered.arrival_test, capped_requests=1)
     assert judge(OPEN, evidence(load=capped)).verdict == "valid", "under a cap the arrivals are the system's"
+
+
+def test_each_verdict_has_a_status_that_scripts_can_read():
+    statuses = {name: exit_status_of(name, 0, {"ok": 100}) for name in VERDICTS}
+    assert statuses == {"valid": 0, "client-limited": 0, "invalid": 1, "overloaded": 3, "failing": 4}
+
+
+def test_a_run_whose_client_lost_more_than_a_failing_servers_share_is_no_success():
+    assert exit_status_of("client-limited", 5, {"ok": 95, "failed": 5}) == 0
+    assert exit_status_of("client-limited", 6, {"ok": 94, "failed": 6}) == 4
+
+
+def test_answers_of_another_length_are_warned_of_with_their_share():
+    assert length_warnings(1, 0, 100) == []
+    (short,) = length_warnings(12, 0, 12)
+    assert short.startswith("12 of 12 responses (100.0%) are more than 10% shorter than asked for")
+    shorter, longer = length_warnings(2, 50, 100)
+    assert "2 of 100 responses (2.0%) are more than 10% shorter" in shorter
+    assert "50 of 100 responses (50.0%) are more than 10% longer" in longer
+
+
+@pytest.mark.parametrize(("tokens", "warned"), [(18, ""), (17, "shorter"), (22, ""), (23, "longer")])
+def test_a_tenth_of_the_asked_length_is_tolerated(tokens, warned):
+    records = [answered(index, index * 100, index * 100, [index * 100 + 50] * tokens, max_tokens=20) for index in range(40)]
+    asked = msgspec.structs.replace(OPEN, ignore_eos=True)
+    found = [text for text in summarize(records, asked).warnings if "than asked for" in text]
+    assert [warned in text for text in found] == ([True] if warned else [])
+    assert not [text for text in summarize(records, OPEN).warnings if "than asked for" in text], "an answer may end when it likes"
+
+
+def test_a_ramp_is_not_held_to_the_dispersion_of_one_rate():
+    """Its rate climbs: counts a window differ by more than Poisson's, as they were asked to."""
+    times = [round(1000 * (index / 2) ** 0.5 * 10) for index in range(1, 600)]  # 0 to 20 requests/s
+    records = [answered(index, at, at, [at + 20, at + 30]) for index, at in enumerate(times)]
+    summary = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=None))
+    assert summary.load.count_dispersion > 2
+    assert not [text for text in summary.warnings if "process asked for" in text]
+    one_rate = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=10.0))
+    assert [text for text in (*one_rate.warnings, *one_rate.reasons) if "process asked for" in text]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from training.table import VERDICT_STYLES, plain
+from bytemlperf_llm.verdicts import COLOURS
+from training.table import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def print_study(console: Console, run: dict[str, Any], summary: dict[str, Any]) 
     for text in summary["warnings"]:
         console.print(f"[yellow]![/] {plain(text)}", highlight=False)
     reasons = "".join(f"\n  [bold]because[/] {plain(reason)}" for reason in summary["reasons"])
-    console.print(f"[{VERDICT_STYLES[summary['verdict']]}]{summary['verdict'].upper()}[/]{reasons}", highlight=False)
+    console.print(f"[bold {COLOURS[summary['verdict']]}]{summary['verdict'].upper()}[/]{reasons}", highlight=False)
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None]]]:

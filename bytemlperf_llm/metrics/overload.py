@@ -1,0 +1,119 @@
+"""Was more asked than the system carries? Then there is no stationary latency, and percentiles depend on the run's length.
+
+Requests are taken in the order in which they were due and cut into thirds. What carries the load ends requests at the rate at
+which they come, so that the mean end of the last third follows the mean end of the first one as their due times do: early and late
+requests take as long. Above capacity ends fall behind, and latency grows with each second of arrivals. A long start, a slow
+answer or a run that is shorter than its answers moves both thirds alike and is no growth.
+
+A run is overloaded when each of these holds:
+- the asked rate is above the rate of ends by more than 5 % and by more than `SIGMAS`/√requests (a random schedule's own scatter:
+  a queue below capacity wanders as far), and latency grows by as much in each second; a trace has no asked rate, and is held to the latter;
+- it grew in both halves (`MIN_HALF_SHARE` of the growth in each: a freeze or an outage is one step);
+- the growth is more than three standard errors of the difference of both means.
+
+Known from simulation (tests/metrics/test_overload.py): M/M/1, M/D/1 and queues of
+8 and 64 slots, at 0.7 to 0.9 of capacity and at 1.2 times.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from operator import add, sub
+
+import msgspec
+
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.arrays import ABSENT, sum_of_squares
+from bytemlperf_llm.metrics.columns import rows_without, take
+from bytemlperf_llm.metrics.facts import RunFacts
+
+NS_PER_S = 1_000_000_000
+MIN_REQUESTS = 30
+MIN_GROWTH = 0.05
+"""Load above capacity by less is called full: at 0.95 to 1.05 of it latency is long, and stationary or nearly."""
+SIGMAS = 1.8
+MIN_HALF_SHARE = 0.1
+MIN_STANDARD_ERRORS = 3.0
+UNJUDGED = ("failed", "cancelled")
+"""One that failed says nothing of the queue."""
+UNFINISHED = ("in_flight", "dropped")
+"""What still ran or waited when the run ended took at least until then, and at least as long as what was due before it."""
+
+
+class LatencyTrend(msgspec.Struct, kw_only=True):
+    """How latency (from due to end) moved over a run of one rate. `growth` is seconds of latency for each second of arrivals,
+    `completion_rate` requests/s at which requests of the first to the last third ended, and `excess` the asked rate over it, less 1
+    (without an asked rate, `growth` again); both are held against `limit`. `overloaded` when every condition of the module holds."""
+
+    requests: int
+    growth: float
+    completion_rate: float
+    excess: float
+    limit: float
+    overloaded: bool
+
+
+def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -> LatencyTrend | None:
+    """None for loads without one rate (closed loop, all at once, a ramp), and under `MIN_REQUESTS`. `dispersion` is that of the
+    arrivals' counts, as they were delivered."""
+    if not facts.open_loop or (facts.requested_rate is None and facts.process != "trace"):
+        return None
+    rows = _judged_rows(acc)
+    if len(rows) < MIN_REQUESTS:
+        return None
+    due = take(acc.columns["due"], rows)
+    latencies = _latencies(acc, rows, due)
+    end = array("q", map(add, due, latencies))
+    third, count = len(rows) // 3, len(rows) - len(rows) // 3
+    span_s, ends_span_s = (_between(times, third) for times in (due, end))
+    if span_s <= 0 or ends_span_s <= 0:
+        return None
+    growth = ends_span_s / span_s - 1
+    excess = growth if facts.requested_rate is None else facts.requested_rate * ends_span_s / count - 1
+    limit = max(MIN_GROWTH, SIGMAS * math.sqrt(max(1.0, dispersion or 0.0) / len(rows)))
+    return LatencyTrend(
+        requests=len(rows),
+        growth=growth,
+        completion_rate=count / ends_span_s,
+        excess=excess,
+        limit=limit,
+        overloaded=min(growth, excess) > limit and _grows_throughout(latencies, third),
+    )
+
+
+def _judged_rows(acc: Accumulator) -> array[int]:
+    rows = rows_without(acc.rows(), acc.columns["due"], ABSENT)
+    for outcome in UNJUDGED:
+        rows = rows_without(rows, acc.columns["outcome"], OUTCOMES.index(outcome))
+    return rows
+
+
+def _latencies(acc: Accumulator, rows: Sequence[int], due_ns: Sequence[int]) -> array[int]:
+    latencies = array("q", map(sub, take(acc.columns["end"], rows), due_ns))
+    if any(acc.outcomes[outcome] for outcome in UNFINISHED):
+        unfinished = [OUTCOMES.index(outcome) for outcome in UNFINISHED]
+        outcomes = take(acc.columns["outcome"], rows)
+        longest = accumulate(latencies, max)
+        latencies = array("q", (top if kind in unfinished else own for own, kind, top in zip(latencies, outcomes, longest, strict=True)))
+    return latencies
+
+
+def _between(times_ns: Sequence[int], third: int) -> float:
+    """Seconds from the mean of the first third to that of the last."""
+    return (sum(times_ns[-third:]) - sum(times_ns[:third])) / third / NS_PER_S
+
+
+def _grows_throughout(latencies_ns: Sequence[int], third: int) -> bool:
+    parts = (latencies_ns[:third], latencies_ns[third:-third], latencies_ns[-third:])
+    early, middle, late = (sum(part) / len(part) for part in parts)
+    error = math.sqrt(sum(_variance(part) / len(part) for part in (parts[0], parts[2])))
+    growth = late - early
+    return growth > MIN_STANDARD_ERRORS * error and all(b - a > MIN_HALF_SHARE * growth for a, b in pairwise((early, middle, late)))
+
+
+def _variance(values: Sequence[int]) -> float:
+    count, total = len(values), sum(values)
+    return (count * sum_of_squares(values) - total * total) / (count * (count - 1))
