@@ -106,16 +106,23 @@ def _ramped(gaps: Iterator[float], ramp: Ramp) -> Iterator[int]:
 
 def _ramped_by_request(gaps: Iterator[float], ramp: Ramp, num_requests: int) -> Iterator[int]:
     """The gap before request i is drawn at the rate of progress i / (n - 1), as vLLM does it."""
-    ratio = seeded.log(ramp.end_rate / ramp.start_rate)
     offset = 0
     for index, gap in enumerate(gaps):
-        progress = min(index / max(num_requests - 1, 1), 1.0)
-        if ramp.strategy == "linear":
-            rate = ramp.start_rate + (ramp.end_rate - ramp.start_rate) * progress
-        else:
-            rate = ramp.start_rate * seeded.exp(ratio * progress)
-        offset += round(gap * (NS_PER_S / rate))
+        offset += round(gap * (NS_PER_S / _rate_at(ramp, min(index / max(num_requests - 1, 1), 1.0))))
         yield offset
+
+
+def ramp_rate(ramp: Ramp, index: int, offset_ns: int) -> float:
+    """Requests/s that the ramp has reached at request `index`, due at `offset_ns`."""
+    if ramp.num_requests is not None:
+        return _rate_at(ramp, min(index / max(ramp.num_requests - 1, 1), 1.0))
+    return _rate_at(ramp, min(offset_ns / (ramp.duration_ns or 1), 1.0))
+
+
+def _rate_at(ramp: Ramp, progress: float) -> float:
+    if ramp.strategy == "linear":
+        return ramp.start_rate + (ramp.end_rate - ramp.start_rate) * progress
+    return ramp.start_rate * seeded.exp(seeded.log(ramp.end_rate / ramp.start_rate) * progress)
 
 
 def _ramped_by_time(gaps: Iterator[float], ramp: Ramp, duration_ns: int) -> Iterator[int]:

@@ -271,9 +271,9 @@ def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     return arrival
 
 
-def _slo(texts: tuple[str, ...]) -> dict[str, float]:
-    """`--goodput ttft:500 tpot:50 e2el:10000`, milliseconds, as in vLLM."""
-    slo: dict[str, float] = {}
+def _slo(texts: tuple[str, ...]) -> dict[str, float | None]:
+    """`--goodput ttft:500 tpot:50 e2el:10000`, milliseconds: these alone, as in vLLM."""
+    slo: dict[str, float | None] = {f"slo.{key}": None for key in SLO_KEYS.values()} if texts else {}
     for word in " ".join(texts).split():
         name, colon, limit_ms = word.partition(":")
         try:

@@ -42,13 +42,19 @@ def offsets(scenario: Scenario, seed: int) -> Iterator[int]:
     duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
     if arrival.process == "trace":
         return arrivals.bounded(_trace_offsets(scenario, seed), num_requests=scenario.num_requests, duration_ns=duration_ns)
-    ramp = None
-    if arrival.ramp is not None:
-        asked = arrival.ramp
-        ramp = arrivals.Ramp(asked.strategy, asked.start_rate, asked.end_rate, scenario.num_requests, duration_ns)
+    ramp = ramp_of(scenario)
     rate = None if arrival.rate in (None, "auto") else float(arrival.rate)  # type: ignore[arg-type]
     unbounded = arrivals.offsets_ns(arrival.process, rate=rate, burstiness=arrival.burstiness, seed=seed, ramp=ramp)
     return arrivals.bounded(unbounded, num_requests=scenario.num_requests, duration_ns=duration_ns)
+
+
+def ramp_of(scenario: Scenario) -> arrivals.Ramp | None:
+    """The scenario's ramp over its whole run; None without one."""
+    ramp = scenario.arrival.ramp
+    if ramp is None:
+        return None
+    duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
+    return arrivals.Ramp(ramp.strategy, ramp.start_rate, ramp.end_rate, scenario.num_requests, duration_ns)
 
 
 def _trace_offsets(scenario: Scenario, seed: int) -> Iterator[int]:

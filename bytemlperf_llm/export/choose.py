@@ -7,16 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.plan import Flags
 
 DEFAULT_RESULT_NAME = "vllm-bench.json"
-VLLM_METRICS = ("ttft", "tpot", "itl", "e2el")
 
 
 def check_exports(flags: Flags) -> None:
     """Before anything starts: could they be written? Raises UserError."""
     from bytemlperf_llm.export.tables import INSTALL_COMMAND
+    from bytemlperf_llm.export.vllm_json import METRICS
     from bytemlperf_llm.metrics.statistics import parse_percentile
 
     if flags.parquet and find_spec("polars") is None:
@@ -27,8 +29,8 @@ def check_exports(flags: Flags) -> None:
         except ValueError:
             raise UserError(f"--metric-percentiles {text!r} is not a percentile", "give numbers between 0 and 100, as in 50,99") from None
     for name in _words(flags.percentile_metrics):
-        if name not in VLLM_METRICS:
-            raise UserError(f"--percentile-metrics {name!r} is unknown", f"give some of {','.join(VLLM_METRICS)}")
+        if name not in METRICS:
+            raise UserError(f"--percentile-metrics {name!r} is unknown", f"give some of {','.join(METRICS)}")
     if flags.result_dir is not None:
         try:
             flags.result_dir.mkdir(parents=True, exist_ok=True)
@@ -56,22 +58,31 @@ def write_exports(folder: Path, flags: Flags) -> list[Path]:
 
 
 def _write_vllm_json(path: Path, reader: Any, flags: Flags) -> None:
-    from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result, write_vllm_json
+    from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
+    from bytemlperf_llm.metrics.facts import SloMs
+    from bytemlperf_llm.runs.rebuild import scenario_of
     from bytemlperf_llm.runs.summarise import facts_from
+    from bytemlperf_llm.schedule import ramp_of
 
     run = reader.run
+    model = run["engine"].get("model") or "none"
     setup = VllmSetup(
-        date=datetime.fromisoformat(run["started_at"]).strftime("%Y%m%d-%H%M%S"),
+        date=datetime.fromisoformat(run["started_at"]).strftime(DATE_FORMAT),
         backend=_backend(run),
-        model_id=run["engine"].get("model") or "none",
-        tokenizer_id=run["engine"].get("tokenizer"),
+        model_id=model,
+        tokenizer_id=flags.tokenizer or model,
         label=flags.label,
         num_prompts=run["facts"]["scheduled_requests"],
         metadata=run["config"]["metadata"],
+        clock_origin_ns=run.get("clock_origin_ns", 0),
+        ramp=ramp_of(scenario_of(run)),
     )
+    facts = facts_from(run, reader.folder)
+    if not flags.goodput:  # vLLM has no service levels of a scenario
+        facts = msgspec.structs.replace(facts, slo_ms=SloMs())
     percentiles = _words(flags.metric_percentiles)
-    result = vllm_result(reader.records(), facts_from(run, reader.folder), setup, percentiles=percentiles, detailed=flags.save_detailed)
-    unwanted = tuple(f"_{name}_ms" for name in VLLM_METRICS if name not in _words(flags.percentile_metrics))
+    result = vllm_result(reader.records(), facts, setup, percentiles=percentiles, detailed=flags.save_detailed)
+    unwanted = tuple(f"_{name}_ms" for name in METRICS if name not in _words(flags.percentile_metrics))
     write_vllm_json(path, {key: value for key, value in result.items() if not key.endswith(unwanted)})
 
 

@@ -3,14 +3,21 @@
 For tools that already read those files. The meaning is vLLM's, not ours: latencies run from the
 moment a request was sent, so time spent waiting in the client is left out; `itl` is the gap
 between chunks, however many tokens a chunk carries; percentiles are linear (numpy's default);
-standard deviations are of the population; rates divide by the whole duration. Formulas follow
-`vllm/benchmarks/serve.py` (`calculate_metrics`) of vLLM 0.32. summary.json has our definitions.
+standard deviations are of the population; rates divide by the whole duration. Keys, their order and
+formulas follow `vllm/benchmarks/serve.py` of vLLM 0.33. summary.json has our definitions.
+
+    tokenizer_id     what --tokenizer names, else the model
+    start_times      seconds of the client's monotonic clock (vLLM's time.perf_counter)
+    queue_times      seconds from when a request was due to its sending; with a cap and no rate all are due at once
+    request_goodput  null unless --goodput was given; a single token meets any TPOT
+    rtfx             seconds of audio sent per second: 0 here
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -18,6 +25,8 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf_llm import arrivals
+from bytemlperf_llm.arrivals import Ramp
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
 from bytemlperf_llm.metrics.facts import RunFacts
@@ -27,6 +36,10 @@ from bytemlperf_llm.runs.record import RequestRecord
 NS_PER_S = 1_000_000_000
 MS_PER_S = 1_000
 DEFAULT_PERCENTILES = ("99",)
+DATE_FORMAT = "%Y%m%d-%H%M%S"
+METRICS = ("ttft", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue")
+DETAILED_KEYS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors")
+"""Lists that only --save-detailed keeps; vLLM keeps latencies and queue_times in any case."""
 
 
 class VllmSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +54,8 @@ class VllmSetup(msgspec.Struct, frozen=True, kw_only=True):
     label: str | None = None
     num_prompts: int | None = None  # the records' number, where None
     metadata: dict[str, str] = {}
+    clock_origin_ns: int = 0
+    ramp: Ramp | None = None
 
 
 class _Output(msgspec.Struct, kw_only=True):
@@ -50,6 +65,7 @@ class _Output(msgspec.Struct, kw_only=True):
     prompt_len: int
     output_len: int
     start_s: float
+    queue_s: float = 0.0
     ttft_s: float = 0.0
     latency_s: float = 0.0
     itl_s: list[float] = []
@@ -67,19 +83,30 @@ def vllm_result(
 ) -> dict[str, Any]:
     """The content of the file. `detailed` adds the per-request lists of `--save-detailed`."""
     kept = sorted(records, key=lambda record: (record.index, record.id))
-    outputs = [_output(record) for record in kept]
+    outputs = [_output(record, facts, setup.clock_origin_ns) for record in kept]
     duration_s = (max((record.end_ns for record in kept), default=facts.start_ns) - facts.start_ns) / NS_PER_S
-    result = {**_setup_keys(facts, setup, len(kept)), **_result_keys(kept, outputs, facts, duration_s)}
+    result = {**_setup_keys(facts, setup, len(kept)), **_result_keys(outputs, facts, duration_s)}
+    if setup.ramp is not None:
+        result["rps_change_events"] = _rate_changes(kept, setup)
+    for name, values in _latencies(outputs, facts).items():
+        result.update(_statistic_keys(name, values, percentiles))
+    return result if detailed else {key: value for key, value in result.items() if key not in DETAILED_KEYS}
+
+
+def _latencies(outputs: Sequence[_Output], facts: RunFacts) -> dict[str, list[float]]:
+    """Values of each metric that vLLM gives statistics of, seconds."""
     answered = [output for output in outputs if output.success]
-    statistics = {
+    latencies = {
         "ttft": [output.ttft_s for output in answered],
         "tpot": [_tpot_s(output) for output in answered if output.output_len > 1],
         "itl": [gap for output in answered for gap in output.itl_s],
         "e2el": [output.latency_s for output in answered],
     }
-    for name, values in statistics.items():
-        result.update(_statistic_keys(name, values, percentiles))
-    return {**result, **_detailed_keys(outputs)} if detailed else result
+    if facts.max_concurrency is not None:
+        latencies["client_queue_time"] = [output.queue_s for output in answered]
+        if facts.requested_rate is not None:
+            latencies["e2el_including_client_queue"] = [output.latency_s + output.queue_s for output in answered]
+    return latencies
 
 
 def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
@@ -102,18 +129,22 @@ def linear_percentile(ordered: Sequence[float], percent: float) -> float:
     return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
-def _output(record: RequestRecord) -> _Output:
+def _output(record: RequestRecord, facts: RunFacts, origin_ns: int) -> _Output:
     times = token_times(record)
     prompt_len = record.prompt_tokens or 0
-    start_s = (record.sent_ns or 0) / NS_PER_S
+    start_s = 0.0 if record.sent_ns is None else (origin_ns + record.sent_ns) / NS_PER_S
+    due_ns = facts.start_ns if record.planned_ns is None else record.planned_ns
+    queue_s = 0.0 if record.sent_ns is None else max(0, record.sent_ns - due_ns) / NS_PER_S
     if record.outcome != "ok" or not times.stamps_ns or record.sent_ns is None:
         error = record.error_detail or record.error_class or record.outcome
-        return _Output(success=False, prompt_len=prompt_len, output_len=0, start_s=start_s, text=record.output or "", error=error)
+        text = record.output or ""
+        return _Output(success=False, prompt_len=prompt_len, output_len=0, start_s=start_s, queue_s=queue_s, text=text, error=error)
     return _Output(
         success=True,
         prompt_len=prompt_len,
         output_len=record.output_tokens,
         start_s=start_s,
+        queue_s=queue_s,
         ttft_s=(times.stamps_ns[0] - record.sent_ns) / NS_PER_S,
         latency_s=(times.stamps_ns[-1] - record.sent_ns) / NS_PER_S,
         itl_s=[gap / NS_PER_S for gap in chunk_gaps_ns(times)],
@@ -137,12 +168,33 @@ def _setup_keys(facts: RunFacts, setup: VllmSetup, count: int) -> dict[str, Any]
         "num_prompts": count if setup.num_prompts is None else setup.num_prompts,
         **setup.metadata,
         "request_rate": "inf" if facts.requested_rate is None else facts.requested_rate,
-        "burstiness": facts.burstiness,
+        "burstiness": "inf" if facts.process == "constant" else facts.burstiness,
         "max_concurrency": facts.max_concurrency,
+        **({} if setup.ramp is None else _ramp_keys(setup.ramp)),
     }
 
 
-def _result_keys(records: Sequence[RequestRecord], outputs: Sequence[_Output], facts: RunFacts, duration_s: float) -> dict[str, Any]:
+def _ramp_keys(ramp: Ramp) -> dict[str, Any]:
+    keys = {"ramp_up_start_rps": ramp.start_rate, "ramp_up_end_rps": ramp.end_rate}
+    return {"ramp_up_strategy": ramp.strategy, **{key: int(rate) if rate.is_integer() else rate for key, rate in keys.items()}}
+
+
+def _rate_changes(records: Sequence[RequestRecord], setup: VllmSetup) -> list[dict[str, Any]]:
+    """When the ramp reached each whole rate above its start: {rps, local ISO time}."""
+    assert setup.ramp is not None
+    start = datetime.strptime(setup.date, DATE_FORMAT)
+    reached = int(setup.ramp.start_rate)
+    changes = [{"rps": reached, "timestamp": start.isoformat()}]
+    for record in records:
+        at_ns = record.planned_ns or 0
+        when = (start + timedelta(seconds=at_ns / NS_PER_S)).isoformat()
+        rate = int(arrivals.ramp_rate(setup.ramp, record.index, at_ns))
+        changes += [{"rps": whole, "timestamp": when} for whole in range(reached + 1, rate + 1)]
+        reached = max(reached, rate)
+    return changes
+
+
+def _result_keys(outputs: Sequence[_Output], facts: RunFacts, duration_s: float) -> dict[str, Any]:
     answered = [output for output in outputs if output.success]
     total_input = sum(output.prompt_len for output in answered)
     total_output = sum(output.output_len for output in answered)
@@ -154,15 +206,25 @@ def _result_keys(records: Sequence[RequestRecord], outputs: Sequence[_Output], f
     return {
         "duration": duration_s,
         "completed": len(answered),
-        "failed": len(records) - len(answered),
+        "failed": len(outputs) - len(answered),
         "total_input_tokens": total_input,
         "total_output_tokens": total_output,
         "request_throughput": rate(len(answered)),
         "request_goodput": _goodput(answered, facts, rate),
         "output_throughput": rate(total_output),
         "total_token_throughput": rate(total_input + total_output),
+        "input_lens": [output.prompt_len for output in outputs],
+        "output_lens": [output.output_len for output in outputs],
+        "ttfts": [output.ttft_s for output in outputs],
+        "itls": [output.itl_s for output in outputs],
+        "latencies": [output.latency_s for output in outputs],
+        "start_times": [output.start_s for output in outputs],
+        "queue_times": [output.queue_s for output in outputs],
+        "generated_texts": [output.text for output in outputs],
+        "errors": [output.error for output in outputs],
         "max_output_tokens_per_s": peak_tokens,
         "max_concurrent_requests": peak_requests,
+        "rtfx": 0.0,
     }
 
 
@@ -204,15 +266,3 @@ def _statistic_keys(name: str, values: list[float], percentiles: Sequence[str]) 
         word = str(int(percent)) if percent.is_integer() else str(percent)
         keys[f"p{word}_{name}_ms"] = linear_percentile(ordered, percent)
     return {key: value * MS_PER_S for key, value in keys.items()}
-
-
-def _detailed_keys(outputs: Sequence[_Output]) -> dict[str, Any]:
-    return {
-        "input_lens": [output.prompt_len for output in outputs],
-        "output_lens": [output.output_len for output in outputs],
-        "start_times": [output.start_s for output in outputs],
-        "ttfts": [output.ttft_s for output in outputs],
-        "itls": [output.itl_s for output in outputs],
-        "generated_texts": [output.text for output in outputs],
-        "errors": [output.error for output in outputs],
-    }

@@ -89,7 +89,11 @@ def test_the_vllm_file_has_vllms_keys(finished):
     )
     statistics = [f"{word}_{name}_ms" for name in ("ttft", "tpot", "itl") for word in ("mean", "median", "std", "p50", "p99")]
     detailed = "input_lens output_lens start_times ttfts itls generated_texts errors"
-    assert set(result) == {*setup.split(), *results.split(), *statistics, *detailed.split(), "team"}
+    always = ["latencies", "queue_times", "rtfx"]
+    assert set(result) == {*setup.split(), *results.split(), *statistics, *detailed.split(), *always, "team"}
+    assert result["request_goodput"] is None, "no --goodput was given"
+    assert result["tokenizer_id"] == result["model_id"]
+    assert 0 < result["start_times"][0] < time.perf_counter()
     assert result["completed"] == len(result["ttfts"]) == 60
     assert all(result["generated_texts"])
 

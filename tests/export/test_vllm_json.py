@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import random
+from pathlib import Path
 
 import pytest
 
+from bytemlperf_llm.arrivals import Ramp
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.vllm_json import VllmSetup, linear_percentile, vllm_result, write_vllm_json
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
@@ -17,22 +21,114 @@ FACTS = RunFacts(open_loop=True, requested_rate=10.0, process="poisson")
 
 SETUP_KEYS = ["date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts"]
 TRAFFIC_KEYS = ["request_rate", "burstiness", "max_concurrency"]
-COUNT_KEYS = ["duration", "completed", "failed", "total_input_tokens", "total_output_tokens"]
-RATE_KEYS = ["request_throughput", "request_goodput", "output_throughput", "total_token_throughput"]
-PEAK_KEYS = ["max_output_tokens_per_s", "max_concurrent_requests"]
-KEYS = {*SETUP_KEYS, *TRAFFIC_KEYS, *COUNT_KEYS, *RATE_KEYS, *PEAK_KEYS}
-DETAILED_KEYS = {"input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors"}
+RESULT_KEYS = [
+    "duration",
+    "completed",
+    "failed",
+    "total_input_tokens",
+    "total_output_tokens",
+    "request_throughput",
+    "request_goodput",
+    "output_throughput",
+    "total_token_throughput",
+    "input_lens",
+    "output_lens",
+    "ttfts",
+    "itls",
+    "latencies",
+    "start_times",
+    "queue_times",
+    "generated_texts",
+    "errors",
+    "max_output_tokens_per_s",
+    "max_concurrent_requests",
+    "rtfx",
+]
+DETAILED = ["input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors"]
 
 
-def statistic_keys(*words):
-    return [f"{kind}_{name}_ms" for name in ("ttft", "tpot", "itl", "e2el") for kind in ("mean", "median", "std", *words)]
+def statistic_keys(*percentiles, names=("ttft", "tpot", "itl", "e2el")):
+    return [f"{kind}_{name}_ms" for name in names for kind in ("mean", "median", "std", *percentiles)]
 
 
-def test_keys_are_exactly_vllms():
+def test_keys_are_vllms_in_its_order():
     records = poisson_run(20, 10)
-    assert set(vllm_result(records, FACTS, SETUP)) == {*KEYS, *statistic_keys("p99")}
     detailed = vllm_result(records, FACTS, SETUP, percentiles=("50", "99.9"), detailed=True)
-    assert set(detailed) == {*KEYS, *DETAILED_KEYS, *statistic_keys("p50", "p99.9")}
+    assert list(detailed) == [*SETUP_KEYS, *TRAFFIC_KEYS, *RESULT_KEYS, *statistic_keys("p50", "p99.9")]
+    plain = [key for key in RESULT_KEYS if key not in DETAILED]
+    assert list(vllm_result(records, FACTS, SETUP)) == [*SETUP_KEYS, *TRAFFIC_KEYS, *plain, *statistic_keys("p99")]
+
+
+def test_those_keys_are_what_vllms_own_module_writes():
+    """Its source is read, not run: the literal of the results, and what is stored in them and in the file."""
+    package = importlib.util.find_spec("vllm")
+    if package is None or package.origin is None:
+        pytest.skip("vLLM is not installed")
+    tree = ast.parse((Path(package.origin).parent / "benchmarks" / "serve.py").read_text())
+    results = [node for node in ast.walk(tree) if isinstance(node, ast.Dict) and "rtfx" in literals(node.keys)]
+    assert [literals(node.keys) for node in results] == [RESULT_KEYS]
+    stored = [
+        node.targets[0].slice.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Subscript)
+        and getattr(node.targets[0].value, "id", "") == "result_json"
+        and isinstance(node.targets[0].slice, ast.Constant)
+    ]
+    assert stored == [*SETUP_KEYS, *TRAFFIC_KEYS, *RAMP_KEYS]
+    assert DETAILED in [literals(node.elts) for node in ast.walk(tree) if isinstance(node, ast.List)]
+
+
+RAMP_KEYS = ["ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps"]
+
+
+def literals(nodes):
+    return [node.value for node in nodes if isinstance(node, ast.Constant)]
+
+
+def test_a_ramp_is_told_with_every_whole_rate_that_it_reached():
+    ramp = Ramp("linear", 1.0, 3.0, num_requests=5)
+    setup = VllmSetup(date="20260801-120000", backend="vllm", model_id="m", tokenizer_id="m", ramp=ramp)
+    result = vllm_result([answered(i, i * 500, i * 500, [i * 500 + 10]) for i in range(5)], FACTS, setup)
+    keys = list(result)
+    assert keys[len(SETUP_KEYS) : len(SETUP_KEYS) + 6] == [*TRAFFIC_KEYS, *RAMP_KEYS]
+    assert keys[keys.index("rtfx") + 1] == "rps_change_events"
+    assert (result["ramp_up_strategy"], result["ramp_up_start_rps"], result["ramp_up_end_rps"]) == ("linear", 1, 3)
+    assert result["rps_change_events"] == [
+        {"rps": 1, "timestamp": "2026-08-01T12:00:00"},
+        {"rps": 2, "timestamp": "2026-08-01T12:00:01"},
+        {"rps": 3, "timestamp": "2026-08-01T12:00:02"},
+    ]
+
+
+def test_a_cap_gives_the_time_in_the_clients_queue():
+    records = [answered(0, 0, 0, [100]), answered(1, 10, 210, [260]), failed(2, 20, 300)]
+    result = vllm_result(records, RunFacts(open_loop=True, requested_rate=10.0, max_concurrency=1), SETUP)
+    assert result["queue_times"] == pytest.approx([0.0, 0.2, result["queue_times"][2]])
+    assert result["latencies"] == pytest.approx([0.1, 0.05, 0.0])
+    assert result["mean_client_queue_time_ms"] == pytest.approx(100)
+    assert result["mean_e2el_including_client_queue_ms"] == pytest.approx((100 + 250) / 2)
+    unlimited = vllm_result(records, FACTS, SETUP)
+    assert "mean_client_queue_time_ms" not in unlimited
+    assert unlimited["queue_times"] == result["queue_times"]
+
+
+def test_in_a_closed_loop_all_are_due_at_once_as_in_vllm():
+    records = [answered(i, None, i * 100, [i * 100 + 50]) for i in range(3)]
+    result = vllm_result(records, RunFacts(open_loop=False, process="closed", max_concurrency=1), SETUP)
+    assert result["queue_times"] == pytest.approx([0.0, 0.1, 0.2])
+    assert "mean_e2el_including_client_queue_ms" not in result
+
+
+def test_start_times_are_of_the_clients_monotonic_clock():
+    setup = VllmSetup(date="d", backend="vllm", model_id="m", tokenizer_id="m", clock_origin_ns=5_000_000_000)
+    result = vllm_result([answered(0, 0, 1000, [1100])], FACTS, setup, detailed=True)
+    assert result["start_times"] == [6.0]
+
+
+def test_constant_gaps_are_burstiness_without_end():
+    facts = RunFacts(open_loop=True, requested_rate=10.0, process="constant")
+    assert vllm_result(poisson_run(3, 10), facts, SETUP)["burstiness"] == "inf"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 101, 1000])
