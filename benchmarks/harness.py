@@ -230,6 +230,11 @@ class Run(NamedTuple):
         return int(self.summary["outcomes"]["ok"])
 
 
+def scenario_for(*flags: str | int | float) -> str:
+    """The same requests, at a rate or in a closed loop."""
+    return "smoke" if "--request-rate" in flags else str(Path(__file__).with_name("closed.yaml"))
+
+
 def our_run(
     url: str,
     *flags: str | int | float,
@@ -241,7 +246,7 @@ def our_run(
     """`bmp-llm serve-bench --engine openai` with these flags, quiet, its folder read and removed. Without `report`
     there is no page at its end, which is no part of a load."""
     with tempfile.TemporaryDirectory(prefix="bmp-benchmark-") as folder:
-        fixed = ["serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0", "-q"]
+        fixed = ["serve-bench", "--engine", "openai", "--base-url", url, "--scenario", scenario_for(*flags), "--num-warmups", "0", "-q"]
         ran = run_pinned([*OURS, *fixed, "--runs-dir", folder, *([] if report else ["--no-report"]), *map(str, flags)], core, **options)
         runs = list(Path(folder).iterdir())
         if not runs or not (runs[0] / "summary.json").exists():

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import OURS, Ran, judged, median, mock_server, run_pinned, say_machine
+from harness import OURS, Ran, judged, median, mock_server, run_pinned, say_machine, scenario_for
 
 STREAMS, TOKENS = 64, 128
 SMALL_BOUND_MB, LOAD_BOUND_MB, GROWTH_BOUND_BYTES = 100, 150, 20
@@ -93,7 +93,7 @@ def _asked(text: str) -> tuple[int, int]:
 def measure(url: str, requests: int, tokens: int) -> Held:
     with tempfile.TemporaryDirectory(prefix="bmp-benchmark-") as folder:
         watch = LoadPeak(Path(folder))
-        flags = ["--scenario", "smoke", "--num-warmups", "0", "--max-concurrency", str(STREAMS), "--output-len", str(tokens)]
+        flags = ["--scenario", scenario_for(), "--num-warmups", "0", "--max-concurrency", str(STREAMS), "--output-len", str(tokens)]
         fixed = [*OURS, "serve-bench", "--engine", "openai", "--base-url", url, "-q", "--no-report", "--runs-dir", folder]
         ran = run_pinned([*fixed, *flags, "--num-prompts", str(requests)], watch=watch)
         (run,) = Path(folder).iterdir()

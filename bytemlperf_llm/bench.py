@@ -40,7 +40,6 @@ from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.gauges import GaugeLog
 from bytemlperf_llm.runs.reader import RECOUNT, read_recount
 from bytemlperf_llm.runs.remainder import Remainder
-from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.stop_signals import Interrupted, draining
 from bytemlperf_llm.workload import Workload
 from engines.contract import Engine, EngineInfo
@@ -294,7 +293,7 @@ class Bench:
             view.tick(max(0.0, (now_ns - begin_ns) / NS_PER_S))
 
     def _title(self) -> str:
-        return f"{self._plan.flags.engine} · {self._scenario.name} · {_load_text(self._scenario)}"
+        return f"{self._plan.flags.engine} · {self._scenario.name} · {self._scenario.arrival.sentence()}"
 
     def _warn(self, sentence: str) -> None:
         print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)
@@ -302,17 +301,6 @@ class Bench:
     def _say(self, sentence: str) -> None:
         if not self._quiet:
             print(self._redactor(sentence), file=sys.stderr, flush=True)
-
-
-def _load_text(scenario: Scenario) -> str:
-    arrival = scenario.arrival
-    if arrival.process == "closed":
-        return f"closed loop, {arrival.max_concurrency} in flight"
-    if arrival.process == "at_once":
-        return "all at once"
-    if arrival.process == "trace":
-        return "at the trace's own times"
-    return f"{arrival.process}, " + (f"{arrival.rate:g} requests/s" if arrival.rate else "ramp")
 
 
 def _header_values(plan: Plan) -> list[str]:

@@ -142,7 +142,8 @@ def _check_flags(flags: Flags) -> None:
     _positive("--num-prompts", flags.num_prompts, "a number of requests, 1 or more")
     _positive("--duration", flags.duration_s, "seconds above 0")
     _positive("--max-concurrency", flags.max_concurrency, "1 or more")
-    _positive("--burstiness", flags.burstiness, "a number above 0; 1 is Poisson")
+    if flags.burstiness != math.inf:
+        _positive("--burstiness", flags.burstiness, "a number above 0; 1 is Poisson, inf constant gaps")
     for name, tokens in (
         ("--input-len", flags.input_len),
         ("--output-len", flags.output_len),
@@ -259,15 +260,16 @@ def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         else:
             process = arrival["process"] if arrival["process"] in OPEN_PROCESSES else "poisson"
             arrival |= {"process": process, "rate": rate, "ramp": None}
-    elif flags.max_concurrency is not None and arrival["process"] != "trace":
-        arrival |= {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0}
+    elif flags.max_concurrency is not None and arrival["rate"] == "auto" and arrival["max_concurrency"] is None:
+        # a closed loop; a scenario with a rate, ramp, trace or cap of its own keeps them
+        arrival |= {"process": "closed", "rate": None, "burstiness": 1.0}
     if flags.max_concurrency is not None:
         arrival["max_concurrency"] = flags.max_concurrency
     if flags.burstiness is not None:
         if arrival["process"] not in OPEN_PROCESSES:
             raise UserError("--burstiness needs a rate, and closed loops and traces have none", "add --request-rate")
-        arrival["process"] = "poisson" if flags.burstiness == 1.0 else "gamma"
-        arrival["burstiness"] = flags.burstiness
+        arrival["process"] = {1.0: "poisson", math.inf: "constant"}.get(flags.burstiness, "gamma")  # as in vLLM
+        arrival["burstiness"] = 1.0 if flags.burstiness == math.inf else flags.burstiness
     return arrival
 
 

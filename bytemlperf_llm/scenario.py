@@ -24,6 +24,13 @@ MAX_TOKENS = 1 << 20
 """Upper bound of any length, tokens or words: past it a typing error is likelier than a wish."""
 
 Process = Literal["poisson", "constant", "gamma", "closed", "at_once", "trace"]
+PROCESS_WORDS: dict[Process, str] = {
+    "poisson": "Poisson",
+    "constant": "constant gaps",
+    "gamma": "gamma gaps",
+    "at_once": "all at once",
+    "trace": "at the trace's own times",
+}
 TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
 UNTIMED_FORMATS = ("custom", "sharegpt")
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -212,6 +219,23 @@ class Arrival(_Part):
         if self.process == "closed" and self.max_concurrency is None:
             raise ValueError("process closed needs max_concurrency; give the number of requests to keep in flight")
         return self
+
+    def sentence(self) -> str:
+        """The load in a few words, such as "Poisson, 1.91 req/s, at most 10 in flight"."""
+        if self.process == "closed":
+            return f"closed loop, {self.max_concurrency} in flight"
+        words = PROCESS_WORDS[self.process]
+        if self.process == "gamma":
+            words += f" of burstiness {self.burstiness:g}"
+        if self.ramp is not None:
+            words += f", {self.ramp.strategy} ramp from {self.ramp.start_rate:g} to {self.ramp.end_rate:g} req/s"
+        elif self.rate is not None:
+            words += ", rate auto" if self.rate == "auto" else f", {_rate_text(self.rate)} req/s"
+        return words + (f", at most {self.max_concurrency} in flight" if self.max_concurrency else "")
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:.4g}" if rate < 1000 else f"{rate:,.0f}"
 
 
 class Auto(_Part):

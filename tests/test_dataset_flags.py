@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bytemlperf_llm import preflight
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.plan import Flags, Plan, resolve
-from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.scenario import BUILTIN_FOLDER, Scenario
 from engines.contract import EngineInfo, Model
 from tests.workload.tokenizers import byte_tokenizer
 
@@ -43,6 +45,40 @@ def test_a_rate_goes_before_the_traces_times():
 def test_a_cap_beside_a_trace_is_a_cap():
     arrival = scenario_of(dataset_name="mooncake", max_concurrency=3).arrival
     assert (arrival.process, arrival.max_concurrency) == ("trace", 3)
+
+
+LOADS = [
+    ("chat", {"max_concurrency": 10}, "closed loop, 10 in flight"),
+    ("chat", {"max_concurrency": 10, "request_rate": "auto"}, "Poisson, rate auto, at most 10 in flight"),
+    ("smoke", {"max_concurrency": 10}, "constant gaps, 1 req/s, at most 10 in flight"),
+    ("smoke", {"max_concurrency": 10, "request_rate": "1234567e-3"}, "constant gaps, 1,235 req/s, at most 10 in flight"),
+    ("chat", {"max_concurrency": 10, "request_rate": "inf", "num_prompts": 5}, "all at once, at most 10 in flight"),
+    ("chat", {"request_rate": "2", "burstiness": 0.5}, "gamma gaps of burstiness 0.5, 2 req/s"),
+    ("chat", {"request_rate": "2", "burstiness": float("inf")}, "constant gaps, 2 req/s"),
+    ("trace-azure", {"max_concurrency": 10}, "at the trace's own times, at most 10 in flight"),
+    ("poisson, rate: 1.91", {"max_concurrency": 10}, "Poisson, 1.91 req/s, at most 10 in flight"),
+    ("poisson, rate: auto, max_concurrency: 4", {"max_concurrency": 10}, "Poisson, rate auto, at most 10 in flight"),
+    ("closed, max_concurrency: 4", {"max_concurrency": 10}, "closed loop, 10 in flight"),
+    ("at_once", {"max_concurrency": 10}, "all at once, at most 10 in flight"),
+    (
+        "poisson, ramp: {strategy: linear, start_rate: 1, end_rate: 20}",
+        {"max_concurrency": 10},
+        "Poisson, linear ramp from 1 to 20 req/s, at most 10 in flight",
+    ),
+]
+
+
+@pytest.mark.parametrize(("scenario", "flags", "said"), LOADS)
+def test_a_cap_stays_a_cap_and_the_load_is_said(tmp_path, scenario, flags, said):
+    if ":" in scenario or scenario == "at_once":
+        text = (BUILTIN_FOLDER / "smoke.yaml").read_text().replace("process: constant, rate: 1", f"process: {scenario}")
+        scenario = str(tmp_path / "own.yaml")
+        Path(scenario).write_text(text.replace("[prompts/", f"[{BUILTIN_FOLDER}/prompts/") + "num_requests: 9\n")
+    assert scenario_of(scenario=scenario, **flags).arrival.sentence() == said
+
+
+def test_goodput_names_all_service_levels_as_in_vllm():
+    assert scenario_of(scenario="smoke", goodput=("ttft:500",)).slo.model_dump() == {"ttft_ms": 500.0, "tpot_ms": None, "e2e_ms": None}
 
 
 def test_bounds_of_the_run_stay_flags_of_their_own():

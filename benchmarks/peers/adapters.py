@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.harness import OURS, ROOT, tools
+from benchmarks.harness import OURS, ROOT, scenario_for, tools
 from benchmarks.peers.install import Needs
 
 PROMPT_TOKENS = 16
@@ -66,7 +66,19 @@ def _c_client(place: Place, load: Load) -> list[str]:
 
 def _ours(place: Place, load: Load) -> list[str]:
     pace = ["--request-rate", f"{load.rate:g}", "--burstiness", "1.0"] if load.rate else ["--max-concurrency", str(load.streams)]
-    fixed = ["serve-bench", "--engine", "openai", "--base-url", place.url, "--scenario", "smoke", "--num-warmups", "0", "-q", "--no-report"]
+    fixed = [
+        "serve-bench",
+        "--engine",
+        "openai",
+        "--base-url",
+        place.url,
+        "--scenario",
+        scenario_for(*pace),
+        "--num-warmups",
+        "0",
+        "-q",
+        "--no-report",
+    ]
     return [
         *OURS,
         *fixed,

@@ -10,6 +10,7 @@ from bytemlperf_llm.report.gather import RunView, part
 from bytemlperf_llm.report.page import Page, Tile
 from bytemlperf_llm.report.text import UNAVAILABLE, flattened, interval, number, unit
 from bytemlperf_llm.runs.kinds import Figure, Section, Table, Text
+from bytemlperf_llm.runs.rebuild import load_sentence
 
 KIND_NAMES = {"llm": "LLM serving", "micro": "Operators", "general": "General models", "training": "Training"}
 VALID_MEANS = {"llm": "The load was the one asked for, and the client kept up with it."}
@@ -74,6 +75,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     device = str(subject.get("device") or "")
     found = [
         ("measured", named),
+        ("load", load_sentence(view.run) if view.kind == "llm" else ""),
         ("model", model),
         ("device", "" if device == "none" else device),
         ("machine", _machine(part(view.run, "environment", "hardware"))),

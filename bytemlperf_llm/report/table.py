@@ -11,6 +11,7 @@ from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.report.fitting import first_that_fits
+from bytemlperf_llm.runs.rebuild import load_sentence
 from bytemlperf_llm.verdicts import COLOURS
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
     console.print()
     console.print(f"[bold]{_plain(str(engine.get('name')))}[/]" + "".join(f" · {_plain(part)}" for part in parts if part))
     scenario = _plain(run["config"]["scenario"]["name"])
+    if load := load_sentence(run):
+        console.print(f"[bold]load[/] {_plain(load)}", highlight=False)
     console.print(f"[dim]scenario {scenario}, seed {run['seed']}, schedule {run['schedule_sha256'][:12]}[/]")
 
 

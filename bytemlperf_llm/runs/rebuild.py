@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bytemlperf_llm import checked_yaml, schedule
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.loadgen.worker import Planned
 from bytemlperf_llm.runs.describe import BUILTIN
-from bytemlperf_llm.scenario import BUILTIN_FOLDER, Scenario
+from bytemlperf_llm.scenario import BUILTIN_FOLDER, Arrival, Scenario
 from bytemlperf_llm.workload import Workload
 
 
@@ -27,6 +29,16 @@ def scenario_of(run: dict[str, Any]) -> Scenario:
     folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
     scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
     return scenario
+
+
+def load_sentence(run: dict[str, Any]) -> str:
+    """The load that was asked for, in a few words; empty where run.json doesn't hold it."""
+    config = run.get("config")
+    scenario = config.get("scenario") if isinstance(config, dict) else None
+    try:
+        return Arrival.model_validate(scenario.get("arrival") if isinstance(scenario, dict) else None).sentence()
+    except ValidationError:
+        return ""
 
 
 def seed_of(run: dict[str, Any]) -> int:

@@ -66,3 +66,6 @@ QUICK = (
     "--engine-option",
     "itl_ms=1",
 )
+CLOSED_SCENARIO = str(Path(__file__).parents[2] / "benchmarks" / "closed.yaml")
+CLOSED = tuple(CLOSED_SCENARIO if word == "smoke" else word for word in QUICK)
+"""The same in a closed loop: `--max-concurrency` says how many."""

@@ -17,7 +17,7 @@ import pytest
 
 from bytemlperf_llm.runs.reader import RunReader
 from engines.reference_server import ReferenceServer
-from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
+from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
 
 pytest.importorskip("ray")
@@ -148,7 +148,7 @@ def test_actors_count_their_answers_again(cluster, tmp_path):
             "--base-url",
             url,
             "--scenario",
-            "smoke",
+            CLOSED_SCENARIO,
             "--num-warmups",
             "0",
             "--ray",

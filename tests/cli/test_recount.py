@@ -14,7 +14,7 @@ import pytest
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models import resolve
 from bytemlperf_llm.runs.reader import RunReader
-from tests.cli.helpers import bmp, run_folder, start, wait_for_records
+from tests.cli.helpers import CLOSED_SCENARIO, bmp, run_folder, start, wait_for_records
 
 TEXT = (
     "The tide turned before noon, and the harbour emptied faster than the crew had reckoned. They set the mainsail, "
@@ -105,7 +105,7 @@ def serving(*arguments, **options):
 
 
 def run(url, folder, *words, cwd):
-    fixed = ("serve-bench", "--engine", "openai", "--base-url", url, "--scenario", "smoke", "--num-warmups", "0")
+    fixed = ("serve-bench", "--engine", "openai", "--base-url", url, "--scenario", CLOSED_SCENARIO, "--num-warmups", "0")
     lengths = ("--output-len", "40", "--max-concurrency", "2", "--num-prompts", "30")
     ended = bmp(*fixed, *lengths, "--tokenizer", str(folder), *words, cwd=cwd, env={"OPENAI_API_KEY": CANARY})
     assert ended.returncode in RAN, ended.stderr

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from bytemlperf_llm.runs.reader import RunReader
-from tests.cli.helpers import QUICK, bmp, run_folder, start
+from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")
 
@@ -89,7 +89,7 @@ def test_a_run_may_be_killed_and_resumed_many_times(tmp_path):
 
 
 def test_a_closed_loop_with_a_duration_gets_the_rest_of_its_time(tmp_path):
-    words = (*QUICK, "--max-concurrency", "4", "--duration", "2")
+    words = (*CLOSED, "--max-concurrency", "4", "--duration", "2")
     folder = stopped_run(tmp_path, 60, signal.SIGKILL, *words)
     until_s = max(record.end_ns for record in RunReader(folder).records()) / 1e9
     assert until_s < 2

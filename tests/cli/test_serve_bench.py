@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.runs.reader import RunReader
-from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
+from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,16 @@ def test_the_last_line_is_the_run_folder_and_the_table_is_above(finished):
     ended, folder = finished
     assert folder.is_dir()
     assert "VALID" in ended.stdout
+    assert "load constant gaps, 50 req/s" in ended.stdout
     assert "TTFT" in ended.stdout
     assert "insufficient" in ended.stdout, "sixty requests can't carry a p99"
     assert "percentiles by nearest rank" in ended.stdout
     assert "next: bmp-llm" in ended.stdout
     assert "\x1b" not in ended.stdout, "plain when not a terminal"
+
+
+def test_the_head_of_the_page_says_the_load(finished):
+    assert "constant gaps, 50 req/s" in (finished[1] / "report.html").read_text().split("</header>")[0]
 
 
 def test_the_run_folder_holds_what_the_formats_page_says(finished):
@@ -123,8 +128,8 @@ def test_quiet_prints_the_path_alone(tmp_path):
     assert ended.stderr == ""
 
 
-def test_closed_loop_by_max_concurrency_alone(tmp_path):
-    ended = bmp(*QUICK, "--max-concurrency", "3", "--num-prompts", "30", "--quiet", cwd=tmp_path)
+def test_a_closed_loop_keeps_its_number_in_flight(tmp_path):
+    ended = bmp(*CLOSED, "--max-concurrency", "3", "--num-prompts", "30", "--quiet", cwd=tmp_path)
     records = list(RunReader(run_folder(ended.stdout, tmp_path)).records())
     assert len(records) == 30
     assert all(record.planned_ns is None for record in records)

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf_llm.runs.reader import RunReader
 from engines.reference_server import ReferenceServer
-from tests.cli.helpers import QUICK, bmp, run_folder, start, wait_for_records
+from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
 CANARY = "sk-canary-7f3a9d2e51"
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
@@ -83,7 +83,7 @@ def test_one_worker_is_in_process_and_has_one_log(tmp_path):
 
 
 def test_a_closed_loops_slots_are_split(tmp_path):
-    ended = bmp(*QUICK, "--max-concurrency", "3", "--num-prompts", "40", "--workers", "2", "--quiet", cwd=tmp_path)
+    ended = bmp(*CLOSED, "--max-concurrency", "3", "--num-prompts", "40", "--workers", "2", "--quiet", cwd=tmp_path)
     records = list(RunReader(run_folder(ended.stdout, tmp_path)).records())
     assert sorted(record.index for record in records) == list(range(40))
     for worker, slots in ((0, 2), (1, 1)):
@@ -97,7 +97,7 @@ def test_a_closed_loops_slots_are_split(tmp_path):
 
 
 def test_a_closed_loop_that_the_clock_ends_counts_what_all_issued(tmp_path):
-    ended = bmp(*QUICK, "--max-concurrency", "4", "--duration", "1", "--workers", "2", "--quiet", cwd=tmp_path)
+    ended = bmp(*CLOSED, "--max-concurrency", "4", "--duration", "1", "--workers", "2", "--quiet", cwd=tmp_path)
     assert ended.returncode in RAN, ended.stderr
     folder = run_folder(ended.stdout, tmp_path)
     summary = json_of(folder, "summary.json")
@@ -106,7 +106,7 @@ def test_a_closed_loop_that_the_clock_ends_counts_what_all_issued(tmp_path):
 
 
 def test_fewer_slots_than_workers_are_said(tmp_path):
-    ended = bmp(*QUICK, "--max-concurrency", "1", "--num-prompts", "5", "--workers", "3", cwd=tmp_path)
+    ended = bmp(*CLOSED, "--max-concurrency", "1", "--num-prompts", "5", "--workers", "3", cwd=tmp_path)
     assert ended.returncode in RAN, ended.stderr
     assert "1 workers, not 3" in ended.stderr
     assert [path.name for path in RunReader(run_folder(ended.stdout, tmp_path)).logs()] == ["records.jsonl"]
@@ -317,7 +317,7 @@ def test_a_stopped_run_of_several_goes_on_with_as_many(tmp_path, number, workers
 
 def test_several_workers_of_a_closed_loop_get_the_rest_of_its_time(tmp_path):
     words = ("--max-concurrency", "4", "--duration", "3", "--workers", "2")
-    process = start(*QUICK, *words, cwd=tmp_path)
+    process = start(*CLOSED, *words, cwd=tmp_path)
     folder = wait_for_records(tmp_path, 60, process)
     process.kill()
     process.communicate()
