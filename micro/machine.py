@@ -1,4 +1,4 @@
-"""What of the machine bounds a sweep: its last-level cache, its free memory, its cores; how memory is handed out."""
+"""What of the machine bounds a sweep: its last-level cache, its cores; how memory is handed out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
+from bytemlperf_llm.machine import CGROUP, threads_asked_for
+
 CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 DEFAULT_CACHE_BYTES = 64 << 20
 GPU_CACHE_BYTES = 128 << 20
@@ -52,32 +52,15 @@ def last_level_cache_bytes(threads: int = 0, cpus: Path = CPUS, usable: Set[int]
     return sum(sorted(found.values(), reverse=True)[: threads or None]) or DEFAULT_CACHE_BYTES
 
 
-def available_memory_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """What can be taken without swapping, within the control group's limit; None where it can't be told."""
-    bounds = []
-    try:
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        bounds.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit.isdigit():
-            bounds.append(int(limit) - int((cgroup / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(bounds) if bounds else None
-
-
 def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Path = NODES, cgroup: Path = CGROUP) -> tuple[int, str]:
     """Threads of CPU kernels when none are asked for, and where the number comes from.
 
     `$OMP_NUM_THREADS` where it is set; else one for each physical core that this process may use, within the
     container's quota: a second thread on a core shares its arithmetic units, and one beyond the quota is stopped.
     """
-    asked = os.environ.get(FROM_ENVIRONMENT, "").partition(",")[0].strip()
-    if asked.isdigit() and int(asked):
-        return int(asked), FROM_ENVIRONMENT
+    asked = threads_asked_for()
+    if asked is not None:
+        return asked, FROM_ENVIRONMENT
     usable = os.sched_getaffinity(0) if usable is None else usable
     cores = {_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in usable}
     quota, _, period = _text(cgroup / "cpu.max").partition(" ")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.machine import available_memory_bytes
 from micro.flags import Flags
-from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, available_memory_bytes, default_threads, last_level_cache_bytes
+from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
 from micro.sweep import ASKED, Settings
 from micro.timing import Rules
 

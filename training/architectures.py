@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from training.batches import IGNORED_LABEL
 from training.workload import IMAGE_PIXELS, Workload
 
 NO_TOKEN = None
@@ -119,12 +120,13 @@ _BUILDERS: dict[str, Callable[[Workload, int], Any]] = {"gpt": _gpt, "llama": _l
 
 
 def loss_of(workload: Workload, model: Any, batch: Any) -> Any:
-    """Mean cross entropy of a micro-batch, a scalar tensor."""
+    """Cross entropy of a micro-batch, summed over its targets (`target_count`), a scalar tensor. A mean would
+    weigh a target by how many others share its micro-batch."""
     import torch
     from torch.nn.functional import cross_entropy
 
     if workload.family == "resnet":
-        return cross_entropy(model(pixel_values=batch["image"]).logits.float(), batch["label"])
+        return cross_entropy(model(pixel_values=batch["image"]).logits.float(), batch["label"], reduction="sum")
     if workload.family == "bert":
         inputs, labels = batch[:, 0], batch[:, 1]
         logits = model(input_ids=inputs, attention_mask=None).logits
@@ -132,7 +134,16 @@ def loss_of(workload: Workload, model: Any, batch: Any) -> Any:
         inputs, labels = batch[:, :-1], batch[:, 1:]
         positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape)
         logits = model(input_ids=inputs, position_ids=positions).logits
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED_LABEL)
+
+
+def target_count(workload: Workload, batch: Any) -> int:
+    """How many targets the loss of a micro-batch is summed over: images, holes, or tokens."""
+    if workload.family == "resnet":
+        return len(batch["label"])
+    if workload.family == "bert":
+        return int((batch[:, 1] != IGNORED_LABEL).sum())
+    return batch.shape[0] * (batch.shape[1] - 1)
 
 
 def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str = "meta") -> int:

@@ -231,10 +231,11 @@ class Loop:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """Peak bytes so far, and bytes held now: of the device's allocator, or of the process on a CPU."""
+    """Peak bytes so far, and bytes held now, never more than the peak: of the device's allocator, or of the process on
+    a CPU (whose kernel brings the peak up to date later than what is held)."""
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.max_memory_allocated()), int(torch.cuda.memory_reserved())
+        return int(torch.cuda.max_memory_reserved()), int(torch.cuda.memory_reserved())
     held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, held
+    return max(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024), held

@@ -10,12 +10,12 @@ An estimate: what was really used stands beside it in the summary.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.machine import available_memory_bytes
 from training.flops import layer_parameters, outer_parameters
 from training.layout import Layout, Sharding, TrainerName
 from training.workload import Workload
@@ -169,21 +169,7 @@ def available_bytes(device: str, gpu_bytes: int | None) -> int | None:
     """What a rank on a device of its own can have, or all ranks of this machine together; None where it can't be told."""
     if device == "cuda":
         return gpu_bytes
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limits = [_limit("/sys/fs/cgroup/memory.max")]
-    return min([*found, *[limit for limit in limits if limit]], default=None)
-
-
-def _limit(path: str) -> int | None:
-    try:
-        text = Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    return available_memory_bytes()
 
 
 def check_memory(needed: Estimate, ranks_here: int, device: str, gpu_bytes: int | None) -> None:

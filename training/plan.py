@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.machine import threads_asked_for
 from training import workload as workloads
 from training.corpus import TokenFile
 from training.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
@@ -137,7 +138,9 @@ def resolve_workload(flags: Flags) -> Workload:
     content["training"].update({key: value for key, value in wished.items() if value is not None})
     if flags.seq_len is not None:
         content["model"]["seq_len"] = flags.seq_len
-    return checked_yaml.check(content, Workload, lambda location: f"workload {workload.name}, {'.'.join(map(str, location))}")
+    return checked_yaml.check(
+        content, Workload, lambda location: ", ".join([f"workload {workload.name}", *([".".join(map(str, location))] if location else [])])
+    )
 
 
 def check_flags(flags: Flags, workload: Workload) -> Layout:
@@ -188,7 +191,7 @@ def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFil
         target_loss=flags.target_loss,
         step_timeout_s=flags.step_timeout_s,
         loader_workers=flags.loader_workers,
-        threads=flags.threads or max(1, usable_cores() // flags.nproc),
+        threads=flags.threads or default_threads(flags.nproc),
         device="cuda" if device == "cuda" else "cpu",
         nnodes=flags.nnodes,
         check_operators=flags.check_operators,
@@ -208,6 +211,11 @@ def parse_fault(text: str | None, layout: Layout, steps: int) -> Fault | None:
     if int(rank) >= layout.world or int(step) >= steps:
         raise UserError(f"fault '{text}' never happens: there are {layout.world} ranks and {steps} steps, from 0", "name a rank and a step")
     return Fault(kind=kind, rank=int(rank), step=int(step))  # type: ignore[arg-type]
+
+
+def default_threads(ranks: int) -> int:
+    """CPU threads of each of so many ranks: `$OMP_NUM_THREADS`, else this machine's cores, shared out."""
+    return threads_asked_for() or max(1, usable_cores() // ranks)
 
 
 def usable_cores() -> int:

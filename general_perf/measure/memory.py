@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from bytemlperf_llm.machine import available_memory_bytes
+
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 RESET_PEAK = "5"  # proc(5), clear_refs
 
@@ -41,12 +43,6 @@ def tree_bytes(pid: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping: MemAvailable, or the control group's limit where it is lower."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        found.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    return min(found) if found else 4 << 30
+    """Memory that can be had without swapping; 4 GiB where the kernel doesn't say."""
+    found = available_memory_bytes()
+    return 4 << 30 if found is None else found

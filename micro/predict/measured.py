@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf_llm.hardware.discover import cpu, nvidia_gpus, package_versions
+from bytemlperf_llm.machine import available_memory_bytes
 from bytemlperf_llm.models.cache import cache_root
 from micro.cases import Case
-from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, available_memory_bytes, last_level_cache_bytes
+from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
 from micro.predict.costs import Answers, Ask, Price, case_of
 from micro.rows import Row
 from micro.sweep import ASKED, Settings, Sweep

@@ -14,8 +14,10 @@ from training.checks import MEMORY_GROWTH_LIMIT, growth_of
 from training.communication import bus_factor
 from training.convergence import largest_relative_error, reached, spikes
 from training.layout import Layout
+from training.loop import memory
 from training.memory_estimate import estimate
 from training.micro_reference import micro_collectives
+from training.plan import default_threads
 from training.step_statistics import describe, rate, ratio
 from training.summary import micro_point as communication_of
 from training.trace import length, overlap, spans, union
@@ -58,6 +60,18 @@ def test_memory_shrinks_where_it_is_shared() -> None:
     assert sharded.optimizer_bytes == pytest.approx(one.optimizer_bytes / 8, rel=0.01)
     assert split.optimizer_bytes == pytest.approx(one.optimizer_bytes / 8, rel=0.01)
     assert split.activations_bytes < one.activations_bytes
+
+
+def test_a_peak_is_never_below_what_is_held() -> None:
+    peak, held = memory("cpu")
+    assert 0 < held <= peak
+
+
+def test_threads_of_a_rank_are_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
+    assert default_threads(2) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads(10_000) == 1
 
 
 def test_bus_factors() -> None:

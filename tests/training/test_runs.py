@@ -170,21 +170,44 @@ def test_bert_fills_in_its_holes_and_follows_its_reference(train: Callable[..., 
     assert transfer["bytes"] == transfer["analytic_bytes"]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("bert-tiny", "--micro-batch", "1"),
+        ("bert-tiny", "--micro-batch", "8"),
+        ("bert-tiny", "--micro-batch", "2", "--nproc", "2", "--sharding", "fsdp"),
+        ("moe-tiny", "--micro-batch", "1", "--trainer", "megatron"),
+        ("moe-tiny", "--micro-batch", "8", "--trainer", "megatron"),
+    ],
+    ids=" ".join,
+)
+def test_a_loss_does_not_depend_on_micro_batch_or_ranks(train: Callable[..., Ran], flags: tuple[str, ...]) -> None:
+    """A mean of means over micro-batches of as many holes as chance gives is 0.65 to 1.5 % off; roundings are 1e-7."""
+    run = train(*flags, "--no-operator-check")
+    assert run.check("loss error")["value"] < 1e-5, run.out + run.err
+
+
+def test_no_reference_of_another_machine_is_held_against_a_resnet() -> None:
+    found = find_reference(None, load("resnet-tiny"), None, "torch", 0, Layout(world=1, dp=1))
+    assert found is not None
+    assert "bmp train reference" in found["why_not"]
+
+
 def test_a_reference_is_made_again_as_it_was(train: Callable[..., Ran], tmp_path: Path) -> None:
     file = tmp_path / "made.json"
-    made = train("reference", "resnet-tiny", "--into", str(file), "-q")
+    made = train("reference", "bert-tiny", "--into", str(file), "-q")
     assert (made.status, made.out.strip()) == (0, str(file)), made.err
-    content, stored = (json.loads(path.read_text()) for path in (file, BUILTIN_FOLDER / "resnet-tiny-torch-seed0.json"))
+    content, stored = (json.loads(path.read_text()) for path in (file, BUILTIN_FOLDER / "bert-tiny-torch-seed0.json"))
     assert content["recipe_sha256"] == stored["recipe_sha256"]
     assert content["losses"] == pytest.approx(stored["losses"], rel=1e-4)
     assert str(tmp_path) not in file.read_text()
-    again = train("reference", "resnet-tiny", "--into", str(file), "-q")
+    again = train("reference", "bert-tiny", "--into", str(file), "-q")
     assert (again.status, "is there already" in again.err) == (2, True)
 
 
 def test_every_stored_reference_fits_its_workload() -> None:
     stored = sorted(BUILTIN_FOLDER.glob("*.json"))
-    assert len(stored) == 8
+    assert len(stored) == 7
     for path in stored:
         content = json.loads(path.read_text())
         workload = load(content["workload"])

@@ -17,7 +17,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.runs.reader import read_run_json
 from bytemlperf_llm.runs.suite import SuiteRun, suite_records
 from training.history import History
-from training.plan import Flags, check_flags, resolve_workload, usable_cores
+from training.plan import Flags, check_flags, default_threads, resolve_workload, usable_cores
 from training.run_command import PACKAGES, Output, err_console, prepare, train
 from training.studies.records import PointRecord
 from training.summary import PHASES
@@ -57,7 +57,7 @@ def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output,
     counts = parse_counts(nproc)
     if repeats < 1:
         raise UserError(f"--repeats {repeats} is below 1", "give 1 or more")
-    threads = flags.threads or max(1, usable_cores() // max(counts))
+    threads = flags.threads or default_threads(max(counts))
     runs = point_flags(flags, counts, mode, threads)
     prepared = [prepare(each, output) for each in runs]
     device = prepared[0].device.kind

@@ -9,8 +9,8 @@ from training.phases import Phases
 
 
 class StepResult(NamedTuple):
-    """`loss` is this rank's mean over its micro-batches (None where the rank sees none: not the last
-    pipeline stage); `grad_norm` is the whole model's, before clipping."""
+    """`loss`: the mean over the data parallel ranks is the global batch's sum over its targets, over their number
+    (None where the rank sees none: not the last pipeline stage); `grad_norm` is the whole model's, before clipping."""
 
     loss: float | None
     grad_norm: float

@@ -123,7 +123,7 @@ class MegatronTrainer:
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
 
         def loss_of(output: Any) -> tuple[Any, dict[str, Any]]:
-            loss = output.float().mean()
+            loss = output.float().mean()  # every micro-batch has the same number of tokens: their mean is the global one
             return loss, {"loss": loss.detach().clone()}  # Megatron-Core divides `loss` by the micro-batches in place
 
         return model(tokens, positions, None, labels=labels), loss_of
@@ -277,6 +277,6 @@ def _family(workload: Workload) -> dict[str, Any]:
         "moe_ffn_hidden_size": workload.model.ffn_size,
         "moe_token_dispatcher_type": "allgather",
         "moe_grouped_gemm": False,
-        "moe_router_load_balancing_type": "aux_loss",
+        "moe_router_load_balancing_type": "seq_aux_loss",  # by sequence: over a micro-batch it would depend on its size
         "moe_aux_loss_coeff": 0.01,
     }

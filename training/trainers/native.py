@@ -1,7 +1,8 @@
 """The PyTorch trainer: DDP, FSDP2 (`fully_shard`), tensor parallel through DTensor, with AdamW.
 
 Every rank draws the whole model from the same seed and then keeps its part, so that a loss curve
-does not depend on the layout. Tensor parallel splits attention heads and the feed-forward part as
+does not depend on the layout; a loss is a sum over the global batch's targets, so that it does not depend on the
+micro-batch either. Tensor parallel splits attention heads and the feed-forward part as
 Megatron-LM does (Shoeybi et al., 2019): columns first, then rows; embeddings, norms and head are whole
 on every rank. bf16 is autocast over float32 weights with DDP, FSDP2's mixed precision otherwise.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from training.architectures import build_model, loss_of
+from training.architectures import build_model, loss_of, target_count
 from training.phases import Phases
 from training.plan import Plan
 from training.trainers.contract import StepResult
@@ -52,6 +53,7 @@ class NativeTrainer:
         )
         self.data_ranks = layout.dp
         self.data_rank = mesh["dp"].get_local_rank() if layout.world > 1 else 0
+        self._group = mesh["dp"].get_group() if layout.dp > 1 else None
 
     def _replicate(self, model: Any, device: Any) -> Any:
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -74,6 +76,8 @@ class NativeTrainer:
         import torch
 
         self._phases = phases
+        # Data parallel groups average gradients, and the step loop losses, where both are to be sums.
+        scale = self.data_ranks / self._targets(batches)
         total = torch.zeros((), device=self._device)
         for place, batch in enumerate(batches):
             last = place == len(batches) - 1
@@ -81,7 +85,7 @@ class NativeTrainer:
                 self._plain.set_requires_gradient_sync(last)
             with self._model.no_sync() if self._ddp and not last else nullcontext():
                 with phases.within("forward"), self._precision():
-                    loss = loss_of(self._workload, self._model, _to(batch, self._device)) / len(batches)
+                    loss = loss_of(self._workload, self._model, _to(batch, self._device)) * scale
                 with phases.within("backward"):
                     loss.backward()
             total += loss.detach()
@@ -94,6 +98,18 @@ class NativeTrainer:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=not self._ddp)
         return StepResult(float(total), float(norm))
+
+    def _targets(self, batches: Sequence[Any]) -> int:
+        """Targets of the global batch. Only BERT's holes differ from rank to rank, and are asked for."""
+        import torch
+        import torch.distributed as dist
+
+        mine = sum(target_count(self._workload, batch) for batch in batches)
+        if self._workload.family != "bert" or self._group is None:
+            return mine * self.data_ranks
+        counted = torch.tensor(mine, device=self._device)
+        dist.all_reduce(counted, group=self._group)
+        return int(counted)
 
     def _precision(self) -> Any:
         import torch
