@@ -143,7 +143,8 @@ def target_count(workload: Workload, batch: Any) -> int:
         return len(batch["label"])
     if workload.family == "bert":
         return int((batch[:, 1] != IGNORED_LABEL).sum())
-    return batch.shape[0] * (batch.shape[1] - 1)
+    samples, window = batch.shape
+    return int(samples * (window - 1))
 
 
 def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str = "meta") -> int:
