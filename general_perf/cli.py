@@ -53,7 +53,7 @@ def run(
     dim: Annotated[list[str] | None, _in(_WHAT, "NAME=SIZE of the card's dims, such as sequence=64; repeatable.")] = None,
     device: Annotated[str, _in(_HOW, "cpu (default) or cuda.")] = "cpu",
     backend_option: Annotated[list[str] | None, _in(_HOW, "KEY=VALUE for the backend; repeatable.")] = None,
-    threads: Annotated[int | None, _in(_HOW, "Threads of one instance. Default: cores over instances.")] = None,
+    threads: Annotated[int | None, _in(_HOW, "Threads per instance. Default: OMP_NUM_THREADS, else cores / instances.")] = None,
     batch_size: Annotated[list[int] | None, _in(_LOAD, "Repeatable. Default: the card's.")] = None,
     instances: Annotated[list[int] | None, _in(_LOAD, "Concurrent instances; repeatable. Default: 1.")] = None,
     loop: Annotated[list[str] | None, _in(_LOAD, "closed (default), open; repeatable.")] = None,

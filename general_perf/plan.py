@@ -11,6 +11,7 @@ import msgspec
 
 from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.machine import threads_asked_for
 from general_perf.backends.contract import PRECISIONS
 from general_perf.backends.registry import check_names, check_options
 from general_perf.card import PUBLISHED, Card, find_cards
@@ -136,7 +137,7 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
         backend=backend,
         precision=precision,
         device=flags.device,
-        threads=flags.threads or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
+        threads=flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
         instances=tuple(sorted(set(flags.instances))),
         batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
         stages=tuple(flags.stages),
