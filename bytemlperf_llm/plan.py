@@ -73,6 +73,7 @@ class Flags:
     prometheus_host: str = "127.0.0.1"
     runs_dir: Path = Path("runs")
     label: str | None = None
+    device: str | None = None
     metadata: tuple[str, ...] = ()
     keep_output: bool = False
     save_result: bool = False
@@ -173,6 +174,10 @@ def _check_flags(flags: Flags) -> None:
         raise UserError(f"--max-error-rate {flags.max_error_rate:g} is not a share", "give a number from 0 to 1")
     if flags.prometheus_port is not None and not 0 <= flags.prometheus_port <= 65535:
         raise UserError(f"--prometheus-port {flags.prometheus_port} is not a port", "give 1 to 65535, or 0 for any free one")
+    if flags.device is not None:
+        from bytemlperf_llm.hardware import cards, measured  # reads the cards: only where one is named
+
+        measured.parse_device(flags.device, cards.load())
     _check_ramp(flags)
     if flags.request_rate == "inf" and flags.num_prompts is None and flags.dataset_name is None:
         raise UserError("--request-rate inf sends all at once, and nothing says how many", "add --num-prompts")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bytemlperf_llm.catalogue.tags import NAME as TAGS
 from bytemlperf_llm.catalogue.tags import read_tags
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hardware.measured import hardware_of
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import headlines, name_of
 from bytemlperf_llm.report.text import number, unit
@@ -175,7 +176,7 @@ def _run_row(name: str, view: RunView) -> list[Any]:
     told = [
         f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(view.figures) if figure.value is not None
     ]
-    hardware = part(run, "environment", "hardware")
+    hardware = hardware_of(run)
     duration = part(run, "end").get("duration_ns")
     return [
         name,

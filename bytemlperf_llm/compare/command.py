@@ -28,7 +28,7 @@ def compare(
         list[str] | None, typer.Option(help="Exit 1 when so: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")
     ] = None,
     card: Annotated[
-        list[str] | None, typer.Option(help="CARD, or RUN=CARD: the hardware, for price and power; see bmp hardware list.")
+        list[str] | None, typer.Option(help="CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see bmp hardware list.")
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own cards or price list (YAML file or folder).")] = None,
     format_name: Annotated[str, typer.Option("--format", help="table, md, html, json or pdf.")] = "table",

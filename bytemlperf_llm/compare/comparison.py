@@ -11,6 +11,7 @@ import msgspec
 
 from bytemlperf_llm.compare.statistics import Change, change, significant
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hardware.measured import is_remote
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import name_of
 from bytemlperf_llm.report.text import flattened
@@ -191,7 +192,7 @@ def _described(view: RunView) -> dict[str, Any]:
     return {
         "config": view.run.get("config"),
         "measured": view.subject,
-        "hardware": part(view.run, "environment", "hardware"),
+        "client's machine" if is_remote(view.run) else "hardware": part(view.run, "environment", "hardware"),
         "packages": part(view.run, "environment", "packages"),
         "git": part(view.run, "environment", "git").get("commit"),
         "schedule": view.run.get("schedule_sha256"),

@@ -14,6 +14,7 @@ import msgspec
 from bytemlperf_llm.compare.comparison import Comparison, Row
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.hardware import cards as api
+from bytemlperf_llm.hardware import measured
 from bytemlperf_llm.hardware.card import Card
 from bytemlperf_llm.report.gather import RunView, part
 from bytemlperf_llm.report.text import number
@@ -43,7 +44,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def devices_of(comparison: Comparison, chosen: Mapping[str, str], cards: Mapping[str, Card] | None = None) -> list[Device | None]:
-    """The device of each run: the one chosen for its name, else the one that its hardware matches. Raises UserError."""
+    """The device of each run: the one chosen for its name, else the one that the run states, else the one that its own
+    hardware matches; None for a server that nothing is stated of. Raises UserError."""
     known = api.load_or(cards)
     unknown = [name for name in chosen if name not in comparison.names and name != "*"]
     if unknown:
@@ -52,8 +54,11 @@ def devices_of(comparison: Comparison, chosen: Mapping[str, str], cards: Mapping
 
 
 def _device(view: RunView, name: str | None, cards: Mapping[str, Card]) -> Device | None:
-    hardware = part(view.run, "environment", "hardware")
-    card = api.find(name, cards) if name else api.match(hardware, cards)
+    stated = measured.parse_device(name, cards) if name else measured.stated(view.run, cards)
+    hardware = measured.hardware_of(view.run)
+    if stated is not None and (stated.used > 1 or measured.is_remote(view.run)):
+        return Device(card=cards[stated.card_id], count=stated.used)
+    card = api.match(hardware, cards) if stated is None else cards[stated.card_id]
     return None if card is None else Device(card=card, count=_count(view, hardware, card))
 
 
@@ -81,13 +86,21 @@ def normalised_table(comparison: Comparison, devices: Sequence[Device | None]) -
     for row in [row for row in comparison.rows if row.better == "higher" and row.unit.endswith("/s")][:MAX_ROWS]:
         rows += _rows(row, devices)
     named = ", ".join(
-        f"{name}: {device.count} × {device.card.name}" if device else f"{name}: no card"
-        for name, device in zip(comparison.names, devices, strict=True)
+        f"{name}: {device.count} × {device.card.name}"
+        if device
+        else f"{name}: {measured.UNKNOWN if measured.is_remote(view.run) else 'no card'}"
+        for name, device, view in zip(comparison.names, devices, comparison.views, strict=True)
     )
     note = f"{named}. Power is the published TDP, not a measurement; prices are those of the cards, or your own by --prices."
     if not rows:
         return None
     return Table(title="To power and price", columns=["", *comparison.names], rows=rows, note=note)
+
+
+def _named(device: Device | None, view: RunView) -> str:
+    if device is not None:
+        return f"{device.count} × {device.card.name}"
+    return measured.UNKNOWN if measured.is_remote(view.run) else "no card"
 
 
 def _rows(row: Row, devices: Sequence[Device | None]) -> list[list[str | float | int | None]]:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from bytemlperf_llm import __version__
+from bytemlperf_llm.hardware.measured import REMOTE, UNKNOWN, is_remote
 from bytemlperf_llm.report.gather import RunView, part
 from bytemlperf_llm.report.page import Page, Tile
 from bytemlperf_llm.report.text import UNAVAILABLE, flattened, interval, number, unit
@@ -77,8 +78,8 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
         ("measured", named),
         ("load", load_sentence(view.run) if view.kind == "llm" else ""),
         ("model", model),
-        ("device", "" if device == "none" else device),
-        ("machine", _machine(part(view.run, "environment", "hardware"))),
+        ("device", "" if device == "none" else UNKNOWN if device == REMOTE else device),
+        ("client's machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
         ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
         ("took", _duration(view.run)),
         ("seed", str(view.run["seed"]) if view.run.get("seed") is not None else ""),
@@ -134,7 +135,7 @@ def again_sections(view: RunView) -> list[Section]:
     tables = (
         ("Configuration", run.get("config")),
         ("What was measured", view.subject),
-        ("Hardware", part(run, "environment", "hardware")),
+        ("The client's machine" if is_remote(run) else "Hardware", part(run, "environment", "hardware")),
         ("Packages", part(run, "environment", "packages")),
     )
     for title, content in tables:

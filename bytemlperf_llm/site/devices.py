@@ -1,8 +1,9 @@
 """Which device a run used, and how many: what prices and watts are multiplied by.
 
-A spec card is taken where the machine's description matches one (`hardware.cards.match`), or where the
-user assigns it. A count is only taken where it can't be wrong: one GPU in the machine, or the whole
-sockets of a machine that is not virtual. Anything else has no normalised figures, with the reason.
+A spec card is taken where the user states it, or where the description of the machine that was measured matches one
+(`hardware.cards.match`): never the client's machine for a server. A count is only taken where it can't be wrong: one
+GPU in the machine, or the whole sockets of a machine that is not virtual. Anything else has no normalised figures, with
+the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.hardware import cards as api
+from bytemlperf_llm.hardware import measured
 from bytemlperf_llm.hardware.card import Card
 from bytemlperf_llm.report.gather import part
 
@@ -52,6 +54,11 @@ def device_of(folder_name: str, label: str, run: dict[str, Any], known: Mapping[
     for each in assigned:
         if fnmatch(folder_name, each.pattern) or fnmatch(label, each.pattern):
             return Device(known[each.card_id].name, each.card_id, each.used)
+    own = measured.stated(run, known)
+    if own is not None:
+        return Device(known[own.card_id].name, own.card_id, own.used)
+    if measured.is_remote(run):
+        return Device(measured.UNKNOWN, why=measured.FIX)
     hardware = part(run, "environment", "hardware")
     try:
         card = api.match(hardware, known)

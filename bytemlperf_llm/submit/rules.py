@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards
+from bytemlperf_llm.hardware import cards, measured
 from bytemlperf_llm.submit.declaration import Declaration
 
 MIN_MODELS = 5
@@ -182,13 +182,15 @@ def _as_sparse(ran: str, declared: str) -> bool:
 def on_the_device(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]:
     """Every run ran on one kind of machine, and where its card is sure, on the declared device."""
     found = []
-    wanted = _card_name(declared.device)
+    wanted, known = _card_name(declared.device), cards.load()
     for run in runs:
-        hardware = (run.run.get("environment") or {}).get("hardware") or {}
-        card = cards.match(hardware)
+        stated = measured.stated(run.run, known)
+        card = known[stated.card_id] if stated else cards.match(measured.hardware_of(run.run))
         if card is not None and card.name != wanted:
             found.append(Finding("problem", "device", run.name, f"ran on {card.name}, declared is {declared.device}"))
-    machines = sorted({_device_text(run) for run in runs})
+        elif stated is None and measured.is_remote(run.run):
+            found.append(Finding("warning", "device", run.name, f"measured over HTTP, so its hardware isn't known: {measured.FIX}"))
+    machines = sorted({_device_text(run) for run in runs if not measured.is_remote(run.run)})
     if len(machines) > 1:
         found.append(Finding("problem", "device", "runs/", f"runs are from several machines: {'; '.join(machines)}"))
     if not found and wanted is None:
@@ -246,7 +248,7 @@ def _card_name(device: str) -> str | None:
 
 
 def _device_text(run: RunRead) -> str:
-    hardware = (run.run.get("environment") or {}).get("hardware") or {}
+    hardware = measured.hardware_of(run.run)
     gpus = [str(gpu.get("name")) for gpu in hardware.get("gpus") or ()]
     return f"{len(gpus)} × {gpus[0]}" if gpus else str((hardware.get("cpu") or {}).get("model"))
 
