@@ -38,8 +38,10 @@ from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.describe import Part, describe_run, finished, folder_of, resumed
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.gauges import GaugeLog
+from bytemlperf_llm.runs.lock import FolderLock
 from bytemlperf_llm.runs.reader import RECOUNT, read_recount
 from bytemlperf_llm.runs.remainder import Remainder
+from bytemlperf_llm.runs.trust import refuse_other_engine
 from bytemlperf_llm.stop_signals import Interrupted, draining
 from bytemlperf_llm.workload import Workload
 from engines.contract import Engine, EngineInfo
@@ -54,10 +56,11 @@ TICK_S = 1.0
 
 
 class Ended(NamedTuple):
-    """A run that has ended. `run_json` is what run.json says, or would say if it could be written."""
+    """A run that has ended, still locked. `run_json` is what run.json says, or would say if it could be written."""
 
     folder: Path
     run_json: dict[str, Any]
+    lock: FolderLock
 
 
 def serve_bench(flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Ended:
@@ -99,6 +102,7 @@ class Bench:
                 self._say("WARNING: Ray listens on every interface, in this process too: use a network that you trust")
                 stack.callback(disconnect)
             folder = self._folder()
+            lock = FolderLock(folder) if self._remainder is None else self._remainder.lock
             stack.callback(_remove_if_empty, folder)
             self._push_metrics(stack, folder)
             engine = self._engine_type()
@@ -108,7 +112,7 @@ class Bench:
             run_json = await self._prepare(engine, pacer)
             _write_run(folder, run_json)
             run_json = await self._measure(engine, pacer, folder, run_json)
-        return Ended(folder, run_json)
+        return Ended(folder, run_json, lock)
 
     def _folder(self) -> Path:
         if self._remainder is not None:
@@ -158,6 +162,8 @@ class Bench:
         started_s = time.monotonic()
         self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
         info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
+        if self._remainder is not None:
+            refuse_other_engine(self._remainder.run, info)
         self._plan = plan = preflight.fit_prompts(plan, model, info)
         scenario = plan.scenario
         self._tokenizer = preflight.answer_tokenizer(scenario, model, info)

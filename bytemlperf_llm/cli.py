@@ -223,13 +223,14 @@ def report_(
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     header: Annotated[list[str] | None, _in(_ENGINE, "'NAME: VALUE', as the run had it: values are never kept; repeatable.")] = None,
-    base_url: Annotated[str | None, _in(_ENGINE, "Where the server is now.")] = None,
+    base_url: Annotated[str | None, _in(_ENGINE, "The run's server, which run.json alone doesn't decide.")] = None,
+    trust: Annotated[bool, _in(_ENGINE, "The run is my own: take addresses, keys, ports, files, code from it.", "--trust")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Send the requests that have no record yet, with the run's own flags, into the same folder."""
     from bytemlperf_llm.serve_command import resume_run
 
-    raise typer.Exit(resume_run(run, header or [], base_url, sys.argv, quiet=quiet))
+    raise typer.Exit(resume_run(run, header or [], base_url, sys.argv, trust=trust, quiet=quiet))
 
 
 @app.command(short_help="Check that a run is as it was left.")

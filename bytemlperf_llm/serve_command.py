@@ -29,14 +29,15 @@ def run_serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> int:
     return _publish(ended, flags, console, quiet=quiet)
 
 
-def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: list[str], *, quiet: bool) -> int:
+def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
     """Send what a stopped run has not sent, then as `run_serve_bench`."""
     from bytemlperf_llm.bench import resume
     from bytemlperf_llm.export.choose import check_exports
-    from bytemlperf_llm.runs.remainder import flags_of, read_remainder
+    from bytemlperf_llm.runs.remainder import flags_of, locked_run, read_remainder
 
-    remainder = read_remainder(folder)
-    flags = flags_of(remainder.run, tuple(headers), base_url)
+    lock, run = locked_run(folder)
+    flags = flags_of(run, tuple(headers), base_url, trust=trust)
+    remainder = read_remainder(folder, lock)
     check_exports(flags)
     console = _console()
     ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)

@@ -15,6 +15,7 @@ from bytemlperf_llm.export.prometheus import Exporter
 from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.terminal_exit import one_line
+from general_perf.backends.registry import check_options
 from general_perf.job import Job
 from general_perf.limits import check_numbers
 from general_perf.plan import Flags, plan
@@ -55,24 +56,23 @@ def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
 
 def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
-    jobs, time_limit_s, keep_artefacts = _planned(folder)
+    run = SuiteRun.resume(folder, KIND, command=argv, check=_planned)
+    jobs, time_limit_s, keep_artefacts = _planned(run.run)
     output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
     with _serving(output) as metrics:
-        return _swept(SuiteRun.resume(folder, command=argv), jobs, time_limit_s, output, metrics)
+        return _swept(run, jobs, time_limit_s, output, metrics)
 
 
-def _planned(folder: Path) -> tuple[list[Job], float, bool]:
-    """The jobs of a run, its time limit and whether it keeps artefacts; nothing is written. Raises UserError."""
-    from bytemlperf_llm.runs.reader import read_run_json
-
-    run = read_run_json(folder)
-    if run.get("kind") != KIND:
-        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
+def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
+    """The jobs of a run, its time limit and whether it keeps artefacts. Raises UserError."""
     try:
         config = run["config"]
-        return [msgspec.convert(each, Job) for each in config["plan"]], float(config["time_limit_s"]), bool(config["keep_artefacts"])
+        jobs = [msgspec.convert(each, Job) for each in config["plan"]]
+        for job in jobs:
+            check_options([job.backend], job.backend_options)
+        return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
     except (msgspec.ValidationError, KeyError, TypeError, ValueError):
-        raise UserError(f"the plan in {folder / 'run.json'} is not one of this version", "run it anew") from None
+        raise UserError("the plan in run.json is not one of this version", "run it anew") from None
 
 
 def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:

@@ -59,17 +59,9 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
 
 def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
     """Cases without a row, and those that a budget left out, into the same folder."""
-    run = SuiteRun.resume(folder, command=command)
-    try:
-        if run.run.get("kind") != "micro":
-            raise UserError(f"{folder} is a run of kind {run.run.get('kind')}", "resume it with its own suite's command")
-        cases = msgspec.convert(run.run["config"]["cases"], list[Case])
-        settings = msgspec.structs.replace(msgspec.convert(run.run["config"]["settings"], Settings), budget_s=budget_s)
-    except (UserError, msgspec.ValidationError, KeyError) as error:
-        run.end()
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{folder}/run.json can't be gone on with: {error}", "begin a new run") from None
+    run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
+    cases, settings = _planned(run.run)
+    settings = msgspec.structs.replace(settings, budget_s=budget_s)
     done = {row["key"] for row in run.records() if not str(row["reason"]).startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
@@ -77,6 +69,14 @@ def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None
             return _sweep(run, left, settings, view, metrics, quiet=quiet)
     finally:
         run.end()
+
+
+def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
+    """The cases of a run and how they are measured. Raises UserError."""
+    try:
+        return msgspec.convert(run["config"]["cases"], list[Case]), msgspec.convert(run["config"]["settings"], Settings)
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
+        raise UserError(f"its run.json can't be gone on with: {error}", "begin a new run") from None
 
 
 def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:

@@ -44,18 +44,20 @@ class MicroKind:
         rows = last_rows(records)
         counts = Counter(str(row["status"]) for row in rows)
         asked = len(run["config"]["cases"])
+        missing = max(0, asked - len(rows))
+        reasons = [f"{missing} of {asked} cases have no row"] if missing else []
         ok = [row for row in rows if row["status"] == "ok"]
         failed = [f"{row['key']}: {row['reason']}" for row in rows if row["status"] == "failed"]
         noisy = [f"{row['key']}: {row['noise']}" for row in ok if row["noise"] != "steady"]
         return {
-            "verdict": "valid" if ok else "invalid",
-            "reasons": [] if ok else ["no case was measured"],
+            "verdict": "valid" if ok and not missing else "invalid",
+            "reasons": reasons if ok else [*reasons, "no case was measured"],
             "warnings": [
                 *_few("failed", failed),
                 *_few("not steady", noisy, MAX_NOISY),
                 *_few("above the measured peak", _above_peak(ok), 3),
             ],
-            "counts": {**{status: counts[status] for status in STATUSES}, "missing": max(0, asked - len(rows))},
+            "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
             "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
             "conditions": conditions(run, ok),
         }

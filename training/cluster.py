@@ -37,7 +37,7 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
     read_plan(folder / PLAN_NAME)
     if (folder / "summary.json").exists():
         raise UserError(f"{folder} has ended already", f"see it with: bmp summarize {folder}")
-    with SuiteRun.resume(folder, command=["bmp", *argv[1:]]) as run:
+    with SuiteRun.resume(folder, "training", command=["bmp", *argv[1:]]) as run:
         if History(run.records()).end is None:
             hung = stacks(folder)
             run.fail(launch.hang_sentence(folder) if hung else "the ranks ended before their time; see torchrun's own messages")

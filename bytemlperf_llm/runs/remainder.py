@@ -20,10 +20,12 @@ from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
 from bytemlperf_llm.plan import Flags
 from bytemlperf_llm.redaction import REDACTED
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
+from bytemlperf_llm.runs.lock import FolderLock, refuse_links
 from bytemlperf_llm.runs.log import refuse_running
 from bytemlperf_llm.runs.reader import RunReader
 from bytemlperf_llm.runs.rebuild import scenario_of, seed_of
 from bytemlperf_llm.runs.summarise import facts_from
+from bytemlperf_llm.runs.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.scenario import Scenario
 
 NS_PER_S = 1_000_000_000
@@ -31,9 +33,10 @@ _NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
 
 
 class Remainder(msgspec.Struct, kw_only=True):
-    """A run folder with what is missing in it. `done` are places in the schedule that have a record."""
+    """A run folder with what is missing in it, locked. `done` are places in the schedule that have a record."""
 
     folder: Path
+    lock: FolderLock
     run: dict[str, Any]
     scenario: Scenario
     seed: int
@@ -66,17 +69,27 @@ class Remainder(msgspec.Struct, kw_only=True):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def read_remainder(folder: Path) -> Remainder:
-    """Read what there is. Raises UserError when the run is complete, still going on, or damaged."""
-    reader = RunReader(folder)
-    facts_from(reader.run, folder)
+def locked_run(folder: Path) -> tuple[FolderLock, dict[str, Any]]:
+    """A run of LLM serving to go on with, locked, and its run.json. Raises UserError where it is none, or still going on."""
+    RunReader(folder)  # says what it is instead
+    lock = FolderLock(folder)
+    refuse_links(folder)
     refuse_running(folder)
+    run = RunReader(folder).run
+    facts_from(run, folder)
+    return lock, run
+
+
+def read_remainder(folder: Path, lock: FolderLock) -> Remainder:
+    """Read what there is. Raises UserError when the run is complete or damaged."""
+    reader = RunReader(folder)
     done, until_ns = set[int](), 0
     for record in reader.records():
         done.add(record.index)
         until_ns = max(until_ns, record.end_ns)
     remainder = Remainder(
         folder=folder,
+        lock=lock,
         run=reader.run,
         scenario=scenario_of(reader.run),
         seed=seed_of(reader.run),
@@ -101,11 +114,15 @@ def _over(remainder: Remainder) -> bool:
 # -- flags ---------------------------------------------------------------------------------
 
 
-def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None) -> Flags:
-    """The command line's flags as run.json keeps them, with what it doesn't keep given anew.
-    Raises UserError that names what is missing."""
+def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None, *, trust: bool) -> Flags:
+    """The command line's flags as run.json keeps them, with what it doesn't keep given anew. Without `trust` nothing that runs
+    code, reaches out, listens or writes elsewhere. Raises UserError that names what is missing or not confirmed."""
     config = run["config"]
-    kept = dict(config["flags"])
+    try:
+        kept = dict(config["flags"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError("run.json holds no flags", "it was damaged; run again") from None
+    refuse_other_address(kept.get("base_url"), base_url)
     if base_url is not None:
         kept["base_url"] = base_url
     _refuse_redacted(kept)
@@ -117,9 +134,12 @@ def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None
     if unknown:
         raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
     try:
-        return msgspec.convert(kept | {"headers": headers}, Flags, dec_hook=lambda _, value: Path(value))
-    except msgspec.ValidationError as error:
+        flags = msgspec.convert(kept | {"headers": headers}, Flags, dec_hook=lambda _, value: Path(value))
+    except (msgspec.ValidationError, TypeError) as error:
         raise UserError(f"run.json's flags are damaged: {error}", "run again") from None
+    if not trust:
+        refuse_unconfirmed(flags, config, base_url)
+    return flags
 
 
 def _refuse_redacted(kept: dict[str, Any]) -> None:

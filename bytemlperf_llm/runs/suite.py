@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.kinds import run_kind
+from bytemlperf_llm.runs.lock import FolderLock, refuse_links
 from bytemlperf_llm.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
 from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
 
@@ -34,8 +35,9 @@ LOG_NAME = "records.jsonl"
 class SuiteRun:
     """An open run folder. Use as a context manager: leaving it writes how the run ended."""
 
-    def __init__(self, folder: Path, run: dict[str, Any], log: RecordLog) -> None:
+    def __init__(self, folder: Path, run: dict[str, Any], log: RecordLog, lock: FolderLock) -> None:
         self.folder, self.run = folder, run
+        self._lock = lock
         self._log = log
         self._failure = ""
         self._ended = False
@@ -56,6 +58,7 @@ class SuiteRun:
         """Make the folder and its run.json. `config` is fully resolved; `packages` are distributions whose
         versions are kept; `more` are further top-level keys (`backend`, `trainer`, …). Raises UserError."""
         folder = create_run_folder(runs_dir, kind, label)
+        lock = FolderLock(folder)
         redactor = Redactor()
         run = {
             "format_version": FORMAT_VERSION,
@@ -81,13 +84,21 @@ class SuiteRun:
             log = RecordLog(folder / LOG_NAME)
         except OSError as error:
             raise UserError(f"can't write into {folder}: {error.strerror}", "give a place with room with --runs-dir") from None
-        return cls(folder, described, log)
+        return cls(folder, described, log, lock)
 
     @classmethod
-    def resume(cls, folder: Path, *, command: list[str]) -> SuiteRun:
-        """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line
-        is cut off. Raises UserError where the folder is no run, can't be written, or is still written by another process."""
+    def resume(cls, folder: Path, kind: str, *, command: list[str], check: Callable[[dict[str, Any]], object] | None = None) -> SuiteRun:
+        """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line is cut off. Raises
+        UserError where the folder is no run of this kind, can't be written, or is still written by another process; `check`
+        gets run.json before anything is changed, and may raise its own."""
+        read_run_json(folder)  # says what it is instead
+        lock = FolderLock(folder)
+        refuse_links(folder)
         run = read_run_json(folder)
+        if run.get("kind") != kind:
+            raise UserError(f"{folder} is a run of kind {run.get('kind')}", "resume it with its own suite's command")
+        if check is not None:
+            check(run)
         path = folder / LOG_NAME
         refuse_running(folder)
         try:
@@ -103,7 +114,7 @@ class SuiteRun:
         entry = {"at": _now(), "command": Redactor().command(command), "end_before": run.pop("end", None)}
         run["resumed"] = [*run.get("resumed", []), entry]
         write_json(folder / "run.json", run)
-        return cls(folder, run, log)
+        return cls(folder, run, log, lock)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """What is on disk."""
@@ -145,6 +156,7 @@ class SuiteRun:
             from bytemlperf_llm.report.write import report_after_run
 
             report_after_run(self.folder)
+            self._lock.release()
         return summary
 
 

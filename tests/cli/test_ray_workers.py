@@ -237,7 +237,7 @@ def test_a_killed_run_goes_on_with_its_actors(cluster, tmp_path):
     process.kill()
     process.communicate()
     before = len(list(RunReader(folder).records()))
-    ended = bmp("resume", str(folder), cwd=tmp_path, env=cluster.env)
+    ended = bmp("resume", str(folder), "--trust", cwd=tmp_path, env=cluster.env)
     assert ended.returncode in RAN, ended.stderr
     assert [path.name for path in RunReader(folder).logs()] == [f"records-{log}.jsonl" for log in range(4)]
     assert sorted(record.index for record in RunReader(folder).records()) == list(range(200))

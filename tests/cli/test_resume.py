@@ -118,9 +118,9 @@ def test_a_header_is_asked_for_again(tmp_path):
         words = ("serve-bench", "--engine", "openai", "--base-url", url, "--model", "reference", "--scenario", "smoke",
                  "--num-warmups", "0", "--request-rate", "100", "--num-prompts", "150", "--header", "X-Team: blue-and-secret")  # fmt: skip
         folder = stopped_run(tmp_path, 30, signal.SIGKILL, *words)
-        refused = bmp("resume", str(folder), cwd=tmp_path)
+        refused = bmp("resume", str(folder), "--base-url", url, cwd=tmp_path)
         assert (refused.returncode, "--header 'x-team: VALUE'" in refused.stderr) == (2, True), refused.stderr
-        resumed = bmp("resume", str(folder), "--header", "X-Team: blue-and-secret", cwd=tmp_path)
+        resumed = bmp("resume", str(folder), "--base-url", url, "--header", "X-Team: blue-and-secret", cwd=tmp_path)
         assert resumed.returncode in (0, 1), resumed.stderr
     finally:
         server.kill()

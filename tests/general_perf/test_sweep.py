@@ -164,7 +164,7 @@ def test_a_run_of_another_kind_is_not_resumed_and_not_touched(place, tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     held = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
     done = bmp(place, "resume", str(tmp_path))
-    assert (done.returncode, "is a run of kind micro; name a run of bmp general" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "is a run of kind micro; resume it with its own suite" in done.stderr) == (2, True), done.stderr
     (tmp_path / "run.json").write_text(held["run.json"].decode().replace("micro", "general"))
     done = bmp(place, "resume", str(tmp_path))
     assert (done.returncode, "is not one of this version; run it anew" in done.stderr) == (2, True), done.stderr

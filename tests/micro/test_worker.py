@@ -171,6 +171,7 @@ def test_a_signal_ends_the_case_keeps_the_rest_and_resume_goes_on(
     assert "1 ok, 2 missing" in out
     summary = json.loads((folder / "summary.json").read_text())
     assert "stopped by the user: what is missing was not measured" in summary["warnings"]
+    assert (summary["verdict"], summary["reasons"]) == ("invalid", ["2 of 3 cases have no row"])
     assert not _children(os.getpid()) or sweep.pid not in _children(os.getpid())
     if number == signal.SIGINT:
         done = bmp("micro", "resume", str(folder), "-q", expect=1)

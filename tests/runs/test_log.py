@@ -259,9 +259,9 @@ def test_a_suites_run_that_is_still_written_is_not_resumed_and_not_cut(tmp_path,
         with log.open("ab") as file:
             file.write(b'{"half')  # what the writing process is in the middle of
         with pytest.raises(UserError, match="still being written"):
-            SuiteRun.resume(run.folder, command=["bmp", "micro", "resume"])
+            SuiteRun.resume(run.folder, "micro", command=["bmp", "micro", "resume"])
         assert log.read_bytes() == b'{"half', "the line under way stays whole"
-    resumed = SuiteRun.resume(run.folder, command=["bmp", "micro", "resume"])
+    resumed = SuiteRun.resume(run.folder, "micro", command=["bmp", "micro", "resume"])
     assert log.read_bytes() == b""
     resumed.append({"case": 1})
     resumed.end()
