@@ -43,6 +43,7 @@ ErrorClass = Literal[
     "too_large",
     "content_encoding",
     "empty_response",
+    "no_token",
     "context_length",
     "engine_failed",
 ]
@@ -102,10 +103,17 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Token counts as the engine itself reports them."""
+    """Token counts as the engine itself reports them; None where it doesn't.
+
+    `reasoning_tokens` are a part of `output_tokens`, `cached_tokens` (found in a prefix cache) one of `prompt_tokens`,
+    `accepted_draft_tokens` (speculative decoding, predicted outputs) one of `output_tokens`.
+    """
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    accepted_draft_tokens: int | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +130,17 @@ class Decoded(msgspec.Struct, kw_only=True):
     `tokens_per_chunk` has one entry per payload (0 for one that carries no token: a role
     announcement, a comment, a usage event). `error_class` is set when the stream itself says
     that it failed, or can't be understood.
+
+    Where chunks are events, not tokens, `shown_tokens` is how many tokens the events show by themselves: `tokens_per_chunk` may
+    sum to more, spread by what usage reports. `hidden_tokens` of usage's output weren't streamed (reasoning).
     """
 
     tokens_per_chunk: list[int]
     text: str
     reason: str | None = None
     usage: Usage | None = None
+    shown_tokens: int | None = None
+    hidden_tokens: int = 0
     error_class: ErrorClass | None = None
     error_detail: str = ""
 

@@ -48,6 +48,8 @@ PROBE_TIMEOUT_S = 10.0
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
+SEVERAL_ANSWERS = ("n", "best_of", "use_beam_search", "num_beams", "beam_width", "num_return_sequences")
+
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too."""
@@ -93,6 +95,7 @@ class OpenAIEngine:
         self._gauges: ServerGauges | None = None
         self._aiohttp: Any = None
         self._secrets: list[str] = []
+        self._usage = True
         self._rest_by_sampling: dict[Sampling, bytes] = {}
 
     @staticmethod
@@ -110,12 +113,14 @@ class OpenAIEngine:
 
     async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
         self._options = parsed = parse_options(options, Options)
+        self._usage = parsed.usage
         self._target = target = parse_target(parsed.base_url, parsed.endpoint)
         headers = self._headers(parsed, target)
         self._chat = target.path.endswith("/chat/completions")
         self._extra = _json_object("extra_body", parsed.extra_body)
         if taken := sorted(self._extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
             raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
+        _refuse_several(self._extra)
         tls = _tls_context(parsed) if target.tls else None
         transport = _choose_transport(parsed.transport, target)
         if transport == "aiohttp":
@@ -261,7 +266,7 @@ class OpenAIEngine:
         return fields | self._extra
 
     def decode(self, payloads: Sequence[Any]) -> Decoded:
-        return decode(payloads)
+        return decode(payloads, usage=self._usage)
 
     def stats(self) -> dict[str, float]:
         """What the server says of itself on its /metrics page; nothing where it has none."""
@@ -345,6 +350,14 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadOption(f"{name} is not a JSON object", f"give {name} as a JSON object")
     return value
+
+
+def _refuse_several(body: Mapping[str, Any]) -> None:
+    """One request is one answer here: the tokens of several would be taken for one's. Raises BadOption."""
+    for name in SEVERAL_ANSWERS:
+        value = body.get(name)
+        if value is True or value not in (None, 0, 1):
+            raise BadOption(f"extra_body sets {name}, which makes several answers of one request", f"remove {name} from --extra-body")
 
 
 def _tls_context(options: Options) -> ssl.SSLContext:

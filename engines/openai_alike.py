@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engines.openai_events import decode_event, text_of
+from engines.openai_events import SAYS, decode_event, text_of
 
 MIN_EVENTS = 8
 """Fewer alike events than this aren't worth the mould."""
@@ -40,20 +40,21 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 class Alike(NamedTuple):
-    """`texts` of the alike events. `rest` are the reads without them: what came before them in the first
-    `reads_before`. `counts` are the alike events in each of the reads between. `parted` is the place of a
-    read that was looked at in three parts: before them, they, and after."""
+    """`texts` of the alike events; `all_say`: none of them is empty. `rest` are the reads without them: what came before them
+    in the first `reads_before`. `counts` are the alike events in each of the reads between. `parted` is the
+    place of a read that was looked at in three parts: before them, they, and after."""
 
     rest: list[bytes]
     reads_before: int
     counts: list[int]
     texts: list[str]
+    all_say: bool
     parted: int | None = None
 
 
 class Mould(NamedTuple):
     """What stands around the text of an event, framing included but for the chunk size's digits.
-    `empty_is_token`: whether an event with an empty text counts as one."""
+    `empty_is_token`: whether an event with an empty text may be one."""
 
     before: bytes
     after: bytes
@@ -77,7 +78,7 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
     texts = None if found is None else _texts(found, mould)
     if found is None or texts is None or any(_DONE in read for read in reads[:first]):
         return None
-    return Alike(reads[:first] + reads[last + 1 :], first, found[0], texts)
+    return Alike(reads[:first] + reads[last + 1 :], first, found[0], *texts)
 
 
 def _take_from_largest(reads: list[bytes]) -> Alike | None:
@@ -96,7 +97,7 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     before = [*reads[:place], read[:begin]]
     if found is None or texts is None or any(_DONE in part for part in before):
         return None
-    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, found[0], texts, parted=place)
+    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, found[0], *texts, parted=place)
 
 
 def _is_cast(reads: list[bytes], place: int, mould: Mould) -> bool:
@@ -117,19 +118,19 @@ def _mould(read: bytes) -> Mould | None:
     try:
         parsed = decode_event(event)
         (text,) = _decode_texts(b'["%b"]' % found[1])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if parsed.usage is not None or parsed.error is not None or parsed.object == "error" or not parsed.choices:
         return None
     choice = parsed.choices[0]
-    if choice.finish_reason is not None or not text or text_of(choice) != (text, 1):
+    if choice.finish_reason is not None or choice.usage is not None or not text or text_of(choice) != (text, SAYS):
         return None
     empty_is_token = choice.delta is None or choice.delta.role is None
     return Mould(read[start : begin + found.start(1)], read[begin + found.end(1) : end + len(_EVENT_END)], empty_is_token)
 
 
-def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> list[str] | None:
-    """The texts of a cast; None where one is no JSON string, or no token.
+def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> tuple[list[str], bool] | None:
+    """The texts of a cast, and whether all have something in them; None where one is no JSON string, or no token.
 
     A quote in one of them would make the list longer, and none can swallow the quote behind it (`cast`
     sees to that): so a list of the right length has them one by one.
@@ -138,7 +139,8 @@ def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> list[str] | Non
         texts = _decode_texts(found[2])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return texts if len(texts) == found[1] and (mould.empty_is_token or all(texts)) else None
+    all_say = all(texts)
+    return (texts, all_say) if len(texts) == found[1] and (mould.empty_is_token or all_say) else None
 
 
 # -- cast, for where engines/_stream.c could not be compiled -----------------------------------------

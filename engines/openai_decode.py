@@ -5,8 +5,8 @@ Two paths with one result. The fast path takes out the events that differ in the
 only when counting proves that it saw every event whole. Everything else goes through the HTTP and SSE
 parsers piece by piece.
 
-A chunk is not a token: events are counted per read, and where the server's `usage` tells another
-sum, the tokens are spread over the events by the length of their text (`spread`).
+A chunk is not a token: events are counted per read, and where the server's `usage` tells of more, they are spread over the
+events (`openai_tokens`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,37 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from engines import sse
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.http_pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.openai_alike import Alike, take_alike
-from engines.openai_events import Event, decode_event, decode_events, text_of
-from engines.sse import SseParser
+from engines.openai_events import (
+    EMPTY,
+    FAILED_REASONS,
+    MAX_WORDS_CHARS,
+    SAYS,
+    Choice,
+    Event,
+    decode_events,
+    error_words,
+    finish_of,
+    foreign_words,
+    read_event,
+    text_of,
+    usage_of,
+)
+from engines.openai_tokens import count_tokens, with_empty
+from engines.openai_usage import hidden_tokens
+from engines.sse import ERROR_EVENT, SseParser
+from engines.untrusted import UntrustedJson, count_of, decode_json, whole_text
 
 MAX_DETAIL_CHARS = 300
+MAX_SHOWN_BYTES = 100  # of an event that isn't JSON
 MAX_READ_BYTES = 1 << 18  # of any event loop's, and the reading thread's
 LOOKED_AT_BYTES, LOOKED_AT_READS = 1 << 20, 1 << 14  # of an answer that was given up as too large
 CLASSIFIED_BYTES = 1 << 16
@@ -34,6 +53,7 @@ _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
 _FRAMED_EVENT = re.compile(rb"[1-9a-f][0-9a-f]*\r\ndata: (\{[^\n]*\})\n\n\r\n")
+_NAMED = re.compile(rb"[\r\n](?:event|error)")
 _EVENT_END = b"}\n\n\r\n"
 _DONE_CHUNK = b"e\r\n" + DONE_EVENT + b"\r\n0\r\n\r\n"
 _FRAMING_BYTES = len(b"\r\ndata: \n\n\r\n")  # around each event, besides the digits of its size
@@ -41,16 +61,17 @@ _HEX_DIGITS = tuple(len(f"{length + len(b'data: ') + 2:x}") for length in range(
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
 
 
-def decode(payloads: Sequence[Any]) -> Decoded:
-    """Reads of the lean transport (head included), or a `Head` followed by body reads."""
+def decode(payloads: Sequence[Any], *, usage: bool = True) -> Decoded:
+    """Reads of the lean transport (head included), or a `Head` followed by body reads. Without `usage`, what the server
+    reports of tokens is left aside."""
     if len(payloads) * MAX_READ_BYTES > MAX_RESPONSE_BYTES and (first := _beginning(payloads)) < len(payloads):
-        decoded = decode(payloads[:first])
+        decoded = decode(payloads[:first], usage=usage)
         decoded.tokens_per_chunk += repeat(0, len(payloads) - first)
         return decoded
     if payloads and isinstance(payloads[0], Head):
-        return _decode_body(payloads[0], [b"", *payloads[1:]])
+        return _decode_body(payloads[0], [b"", *payloads[1:]], usage)
     reads: Sequence[bytes] = payloads
-    fast = _decode_fast(reads)
+    fast = _decode_fast(reads, usage)
     if fast is not None:
         return fast
     joined = b"".join(reads)
@@ -60,7 +81,7 @@ def decode(payloads: Sequence[Any]) -> Decoded:
         return _failed(len(reads), "malformed_stream", str(error))
     if response is None:
         return _failed(len(reads), "empty_response", "no response head")
-    return _decode_body(response.head, _body_of_reads(response, joined, reads))
+    return _decode_body(response.head, _body_of_reads(response, joined, reads), usage)
 
 
 def _beginning(payloads: Sequence[Any]) -> int:
@@ -75,7 +96,7 @@ def _beginning(payloads: Sequence[Any]) -> int:
 # -- fast path -------------------------------------------------------------------
 
 
-def _decode_fast(reads: Sequence[bytes]) -> Decoded | None:
+def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
     """None unless it is certain that every event was seen whole and nothing is odd."""
     if not reads:
         return None
@@ -93,11 +114,13 @@ def _decode_fast(reads: Sequence[bytes]) -> Decoded | None:
         return None
     try:
         events = decode_events(b"\n".join(cut))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if len(events) != len(cut) or not _streams(joined[:body]):  # two values on one line; no stream
         return None
-    meaning = _read_events(events)
+    meaning = _Meaning(events, usage=usage)
+    if meaning.foreign:
+        return None
     if alike is not None:
         _put_back(alike, meaning, events_per_read)
     decoded = _assemble(meaning, events_per_read, done=True)
@@ -110,8 +133,17 @@ def _decode_fast(reads: Sequence[bytes]) -> Decoded | None:
 def _put_back(alike: Alike, meaning: _Meaning, events_per_read: list[int]) -> None:
     """The alike events in their place among the rest."""
     place = sum(events_per_read[: alike.reads_before])
-    meaning.texts[place:place] = alike.texts
-    meaning.token_events[place:place] = repeat(1, len(alike.texts))
+    texts = alike.texts
+    meaning.texts[place:place] = texts
+    if alike.all_say:
+        meaning.marks[place:place] = repeat(SAYS, len(texts))
+        meaning.said += len(texts)
+    else:
+        meaning.marks[place:place] = [SAYS if text else EMPTY for text in texts]
+        meaning.said += len(texts) - texts.count("")
+        meaning.doubtful = True
+    if meaning.finished is not None and meaning.finished >= place:
+        meaning.finished += len(texts)
     events_per_read[alike.reads_before : alike.reads_before] = alike.counts
 
 
@@ -138,9 +170,12 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
       framing (JSON has none): two a chunk and two at the end, so counting tells.
     - No chunk but the last has a size that begins with 0, which would end the body.
     - Nothing but the end of an event looks like one.
+    - No line names an event or an error.
     """
     if joined.rfind(b"\n" + DONE_EVENT) + 1 != joined.rfind(b"data:"):
         return None  # before the search: it takes long where a long line has no end
+    if (b"error" in joined or b"event" in joined) and _NAMED.search(joined, body):
+        return None
     cut = _EVENT.findall(joined)
     if joined.count(b"data:") != len(cut) + 1:
         return None
@@ -192,7 +227,7 @@ def _body_of_reads(response: Response, joined: bytes, reads: Sequence[bytes]) ->
     return bodies
 
 
-def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
+def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Decoded:
     refused = classify(head, b"".join(_up_to(bodies, CLASSIFIED_BYTES))[:CLASSIFIED_BYTES])
     if refused is not None:
         return _failed(len(bodies), *refused)
@@ -203,24 +238,48 @@ def _decode_body(head: Head, bodies: Sequence[bytes]) -> Decoded:
     problem: tuple[ErrorClass, str] | None = None
     for body in bodies:
         before = len(events)
-        try:
-            for sse_event in parser.feed(body):
-                if sse_event.data.strip() == _DONE:
-                    done = True
-                elif sse_event.data and not done:
-                    events.append(decode_event(sse_event.data))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            problem = "malformed_stream", str(error)[:MAX_DETAIL_CHARS]
+        for sse_event in parser.feed(body):
+            if sse_event.data.strip() == _DONE:
+                done = True
+                continue
+            try:
+                event = _meant(sse_event)
+            except UntrustedJson as error:
+                if done:
+                    continue
+                problem = "malformed_stream", f"{error}: {sse_event.data[:MAX_SHOWN_BYTES].decode('utf-8', 'replace')}"
+                break
+            if event is not None:
+                events.append(Event(choices=[], usage=event.usage) if done else event)
         if parser.fault is not None:
             problem = "too_large", parser.fault.detail
         events_per_read.append(len(events) - before)
         if problem is not None:
             break
     events_per_read += [0] * (len(bodies) - len(events_per_read))
-    decoded = _assemble(_read_events(events), events_per_read, done=done)
+    decoded = _assemble(_Meaning(events, usage=usage), events_per_read, done=done)
+    decoded.text = whole_text(decoded.text)
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem
     return decoded
+
+
+def _meant(sse_event: sse.Event) -> Event | None:
+    """What an event of the stream says; None for nothing. One that the server gave a name of its own needn't be JSON. Raises
+    UntrustedJson."""
+    if not sse_event.data.strip():
+        return Event(error=True) if sse_event.event == ERROR_EVENT else None
+    try:
+        event = read_event(sse_event.data)
+    except UntrustedJson:
+        if sse_event.event == "message":
+            raise
+        event = Event(choices=[])
+    if sse_event.event == ERROR_EVENT:
+        event.error = event.error or " ".join(sse_event.data.decode("utf-8", "replace").split())[:MAX_WORDS_CHARS]
+    elif sse_event.event != "message" and event.choices is None:
+        return None
+    return event
 
 
 def _up_to(bodies: Sequence[bytes], most_bytes: int) -> Sequence[bytes]:
@@ -261,59 +320,91 @@ def _status_error(head: Head, body: bytes) -> tuple[ErrorClass, str]:
 
 def excerpt(body: bytes) -> str:
     """The message of an OpenAI-style error body, or its first characters, on one line."""
-    text = body.decode("utf-8", "replace")
     try:
-        parsed = msgspec.json.decode(body)
-        error = parsed.get("error", parsed)
-        text = error if isinstance(error, str) else str(error.get("message") or parsed.get("detail") or text)
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
-        pass
-    return " ".join(text.split())[:MAX_DETAIL_CHARS]
+        text = foreign_words(decode_json(body, lenient=True))
+    except UntrustedJson:
+        text = ""
+    return " ".join((text or body.decode("utf-8", "replace")).split())[:MAX_DETAIL_CHARS]
 
 
 # -- both ------------------------------------------------------------------------
 
 
-class _Meaning(NamedTuple):
-    """What events say together. `token_events` has 1 for each event that carries a token, else 0."""
+class _Meaning:
+    """What events say together: their texts and marks, the place of the finish reason, usage, the first error. `foreign`: one of
+    them may be an error in a form of the server's own, which only the slow path looks at."""
 
-    texts: list[str]
-    token_events: list[int]
-    reason: str | None
-    usage: Usage | None
-    error: Any
+    __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
 
+    def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
+        self.texts: list[str] = []
+        self.marks: list[int] = []
+        self.reason: str | None = None
+        self.finished: int | None = None
+        self.usage: Usage | None = None
+        self.error = ""
+        self.said = 0
+        self.foreign = self.doubtful = False
+        texts, marks = self.texts, self.marks
+        for event in events:
+            text, mark = "", 0
+            if event.choices:
+                choice = event.choices[0]
+                text, mark = text_of(choice)
+                if mark > 0:
+                    self.said += 1
+                elif mark < 0:
+                    self.doubtful = True
+                if choice.finish_reason:
+                    self._finish(event, choice)
+            elif event.choices is None or event.object == "error":
+                self.foreign |= event.is_foreign or event.object == "error"
+            if event.usage is not None:
+                self.usage = usage_of(event) or self.usage
+            if event.error is not None:
+                self.error = self.error or error_words(event.error)
+            texts.append(text)
+            marks.append(mark)
+        if not usage:
+            self.usage = None
+        thinks = self.usage is not None and self.usage.reasoning_tokens
+        self.reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
 
-def _read_events(events: Sequence[Event]) -> _Meaning:
-    reason: str | None = None
-    usage: Usage | None = None
-    error: Any = None
-    texts: list[str] = []
-    token_events: list[int] = []
-    for event in events:
-        text, carries = "", 0
-        if event.choices:
-            choice = event.choices[0]
-            if choice.finish_reason is not None:
-                reason = choice.finish_reason
-            text, carries = text_of(choice)
-        if event.usage is not None and event.usage.completion_tokens is not None:
-            usage = Usage(prompt_tokens=event.usage.prompt_tokens, output_tokens=event.usage.completion_tokens)
-        if event.error is not None or event.object == "error":
-            error = event.error if event.error is not None else event.message
-        texts.append(text)
-        token_events.append(carries)
-    return _Meaning(texts, token_events, reason, usage, error)
+    def _finish(self, event: Event, choice: Choice) -> None:
+        """The first finish reason ends the tokens, the last is the answer's. Usage may stand beside it."""
+        if choice.usage is not None or event.x_groq is not None:
+            self.usage = usage_of(event) or self.usage
+        reason = finish_of(choice)
+        if reason is not None:
+            self.reason = reason
+            if self.finished is None:
+                self.finished = len(self.marks)
 
 
 def _assemble(meaning: _Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
-    texts, token_events, reason, usage, error = meaning
-    if usage is not None and usage.output_tokens is not None and usage.output_tokens != sum(token_events):
-        token_events = spread(usage.output_tokens, token_events, texts)
-    decoded = Decoded(tokens_per_chunk=_per_read(token_events, events_per_read), text="".join(texts), reason=reason, usage=usage)
-    if error is not None:
-        decoded.error_class, decoded.error_detail = "error_in_stream", " ".join(str(error).split())[:MAX_DETAIL_CHARS]
-    elif not texts and not done:
+    usage, reason = meaning.usage, meaning.reason
+    reported, hidden = None if usage is None else usage.output_tokens, 0
+    if usage is not None and reported is not None and usage.reasoning_tokens:
+        hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning)
+        reported -= hidden
+    if meaning.doubtful:
+        carriers, most = with_empty(meaning.marks, meaning.said, meaning.finished, reported)
+        count = count_tokens(carriers, sum(carriers), meaning.said, most, meaning.texts, reported)
+    else:
+        count = count_tokens(meaning.marks, meaning.said, meaning.said, meaning.said, meaning.texts, reported)
+    decoded = Decoded(
+        tokens_per_chunk=_per_read(count.per_event, events_per_read),
+        text="".join(meaning.texts),
+        reason=reason,
+        usage=usage,
+        shown_tokens=count.shown,
+        hidden_tokens=hidden,
+    )
+    if meaning.error:
+        decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
+    elif reason in FAILED_REASONS:
+        decoded.error_class, decoded.error_detail = "error_in_stream", f"the server gave the answer up: finish reason '{reason}'"
+    elif not meaning.texts and not done:
         decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
@@ -338,40 +429,14 @@ def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -
     return result
 
 
-def spread(total_tokens: int, token_events: list[int], texts: Sequence[str]) -> list[int]:
-    """Tokens of each event so that they sum to what `usage` says.
-
-    Equal sums change nothing. Otherwise each token-carrying event keeps one and the rest goes by
-    length of text, largest remainder first; with fewer tokens than events the shortest texts lose
-    theirs. The result is an estimate: a server that sends several tokens an event does not say how many.
-    """
-    carriers = [place for place, carries in enumerate(token_events) if carries]
-    missing = total_tokens - len(carriers)
-    if missing == 0 or not carriers:
-        return token_events
-    result = list(token_events)
-    if missing < 0:
-        for place in sorted(carriers, key=lambda place: (len(texts[place]), place))[:-missing]:
-            result[place] = 0
-        return result
-    weights = {place: max(len(texts[place]), 1) for place in carriers}
-    whole = sum(weights.values())
-    for place in carriers:
-        result[place] += missing * weights[place] // whole
-    remainders = sorted(carriers, key=lambda place: (-(missing * weights[place] % whole), place))
-    for place in remainders[: total_tokens - sum(result)]:
-        result[place] += 1
-    return result
-
-
 def _failed(read_count: int, error_class: ErrorClass, detail: str) -> Decoded:
     return Decoded(tokens_per_chunk=[0] * read_count, text="", error_class=error_class, error_detail=detail)
 
 
 def model_list(body: bytes) -> Iterable[tuple[str, int | None]]:
     """Ids and context lengths out of a `/v1/models` answer. Raises ValueError when it is none."""
-    parsed = msgspec.json.decode(body)
+    parsed = decode_json(body, lenient=True)
     models = parsed.get("data") if isinstance(parsed, dict) else None
     if not isinstance(models, list):
         raise ValueError("no list of models")
-    return [(str(model.get("id")), model.get("max_model_len")) for model in models if isinstance(model, dict)]
+    return [(str(model.get("id")), count_of(model.get("max_model_len"))) for model in models if isinstance(model, dict)]

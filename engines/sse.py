@@ -14,7 +14,8 @@ Rules of this file:
 
 Where this differs from a browser: an event's data stays bytes, since JSON is decoded from bytes;
 `Event.text` is strict about UTF-8 where a browser would put U+FFFD; and an event cut by the end of
-the stream is discarded, as the standard says, but `close` tells so.
+the stream is discarded, as the standard says, but `close` tells so; and a field `error`, which the standard
+ignores, makes an event of the name `error`, since servers send one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import msgspec
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The largest event taken: a hundred times the largest answer that a model writes in one piece."""
+
+ERROR_EVENT = "error"
+"""Name of an event that tells of a failure."""
 
 _MAX_RETRY_DIGITS = 18
 _BOM = b"\xef\xbb\xbf"
@@ -171,6 +175,10 @@ class SseParser:
         if name == b"data":
             self._data.append(value)
             self._held_bytes += len(line) + 1
+        elif name == b"error":  # llama.cpp of 2025 puts the error there, where a data line belongs
+            self._data.append(value)
+            self._held_bytes += len(line) + 1
+            self._event = ERROR_EVENT
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:

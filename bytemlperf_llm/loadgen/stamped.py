@@ -7,7 +7,9 @@ import hashlib
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.stamps import since
-from engines.contract import Decoded, Finish, Request, Stages
+from engines.contract import Decoded, Finish, Request, Stages, Usage
+
+_NO_USAGE = Usage()
 
 
 def make_record(
@@ -15,10 +17,13 @@ def make_record(
 ) -> RequestRecord:
     """The record of an answer that ended well; times count from `origin_ns`.
 
-    `output_tokens` is what the engine reports; without a report, the tokens counted in the chunks.
+    `output_tokens` is what the engine reports. Without a report, or where chunks are events and the report can't be
+    reconciled with them, it is what they show.
     """
-    usage = finish.usage or decoded.usage
-    reported_tokens = usage.output_tokens if usage is not None else None
+    usage = finish.usage or decoded.usage or _NO_USAGE
+    seen_tokens = sum(decoded.tokens_per_chunk)
+    usage_tokens = None if usage.output_tokens is None else usage.output_tokens - decoded.hidden_tokens
+    output_tokens = seen_tokens if usage_tokens is None or decoded.shown_tokens is not None else usage_tokens
     chunk_ns = since(recorder.chunk_ns, origin_ns)
     return RequestRecord(
         id=request.id,
@@ -32,10 +37,16 @@ def make_record(
         tokens_per_chunk=decoded.tokens_per_chunk,
         end_ns=end_ns - origin_ns,
         outcome="ok",
-        prompt_tokens=usage.prompt_tokens if usage is not None else None,
-        output_tokens=sum(decoded.tokens_per_chunk) if reported_tokens is None else reported_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        output_tokens=output_tokens,
+        usage_tokens=usage_tokens,
+        shown_tokens=seen_tokens if decoded.shown_tokens is None else decoded.shown_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        hidden_tokens=decoded.hidden_tokens,
+        cached_tokens=usage.cached_tokens,
+        accepted_draft_tokens=usage.accepted_draft_tokens,
         max_tokens=request.max_tokens,
-        token_source="chunks" if reported_tokens is None else "usage",
+        token_source="usage" if output_tokens == usage_tokens else "chunks",
         finish_reason=finish.reason or decoded.reason,
         stages=None if finish.stages is None else _stages_since(origin_ns, finish.stages),
         output_sha256=hashlib.sha256(decoded.text.encode("utf-8", "surrogatepass")).hexdigest() if decoded.text else None,

@@ -244,7 +244,7 @@ class Worker:
         request, recorder, finish, ending, end_ns, sent_to_engine = ended
         decoded = self._engine.decode(recorder.payloads) if recorder.payloads else _NOTHING
         if ending is _WELL:
-            ending = _judged(decoded, recorder)
+            ending = _judged(request, recorder, decoded)
         record = make_record(request, recorder, finish, decoded, self.origin_ns, end_ns)
         record.worker = self._config.worker
         record.outcome, record.error_class = ending.outcome, ending.error_class
@@ -260,10 +260,12 @@ class Worker:
 _NOTHING = Decoded(tokens_per_chunk=[], text="")
 
 
-def _judged(decoded: Decoded, recorder: RequestRecorder) -> _Ending:
-    """An answer that arrived is still a failure when the stream itself says so."""
+def _judged(request: Request, recorder: RequestRecorder, decoded: Decoded) -> _Ending:
+    """An answer that arrived is still a failure when the stream itself says so, or brings no token where one was asked for."""
     if not recorder.payloads:
         return _Ending("failed", "empty_response", "the engine answered nothing")
     if decoded.error_class is not None:
         return _Ending("failed", decoded.error_class, decoded.error_detail)
+    if request.max_tokens > 0 and not any(decoded.tokens_per_chunk):
+        return _Ending("failed", "no_token", f"an answer without a token (finish reason: {decoded.reason or 'none'})")
     return _WELL

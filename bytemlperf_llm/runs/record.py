@@ -17,7 +17,7 @@ Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
 the user's stop; never sent; still running when the drain limit ended."""
 
 TokenSource = Literal["usage", "chunks"]
-"""Where `output_tokens` comes from: what the engine reported, or the chunks counted."""
+"""Where `output_tokens` comes from: what the engine reported, or the chunks counted, since it reported nothing or what can't be."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
@@ -40,6 +40,12 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
     error_detail: str = ""
     prompt_tokens: Tokens | None = None
     output_tokens: Tokens = 0
+    usage_tokens: Tokens | None = None  # output as reported, hidden tokens left out; None: not reported
+    shown_tokens: Tokens | None = None  # what the stream shows by itself, before tokens are spread by usage
+    reasoning_tokens: Tokens | None = None
+    hidden_tokens: Tokens = 0  # reasoning that was reported and not streamed: in no count of output
+    cached_tokens: Tokens | None = None
+    accepted_draft_tokens: Tokens | None = None
     max_tokens: int = 0
     token_source: TokenSource = "chunks"  # noqa: S105
     finish_reason: str | None = None

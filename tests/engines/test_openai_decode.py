@@ -20,7 +20,7 @@ def decoded_bytes(monkeypatch):
         monkeypatch.setattr(openai_decode, name, value)
     sizes: list[int] = []
 
-    def look(reads):
+    def look(reads, _usage):
         sizes.append(sum(map(len, reads)))
 
     monkeypatch.setattr(openai_decode, "_decode_fast", look)

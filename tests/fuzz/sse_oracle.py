@@ -40,6 +40,9 @@ def read_events(stream: bytes) -> list[tuple[bytes, str, str]]:
             value = value[1:]
         if field == b"data":
             data += value + b"\n"
+        if field == b"error":
+            data += value + b"\n"
+            kind = "error"
         if field == b"event":
             kind = value.decode("utf-8", "replace")
         if field == b"id" and 0 not in value:
