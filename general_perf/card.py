@@ -56,6 +56,8 @@ class Architecture(_Strict):
     seed: int = 0
     method: str | None = None
     """The method of the model to call, where it isn't the forward."""
+    stands_for: str | None = None
+    """The model whose place it takes, where its own weights aren't here."""
 
 
 class Package(_Strict):
@@ -108,7 +110,8 @@ Source = Annotated[Architecture | Package | Trained | Local | Hub | LanguageMode
 
 
 class Input(_Strict):
-    """One input. `shape` holds numbers and names of `dims`; its first axis is `batch` unless `fixed`."""
+    """One input. `shape` holds numbers and names of `dims`; its first axis is `batch` unless `fixed`. `nhwc`: an image whose
+    channels come last."""
 
     name: str
     shape: list[int | str]
@@ -117,6 +120,8 @@ class Input(_Strict):
     high: int | list[int] | None = None
     """Values are below this: vocabulary, categories (one for each column), timesteps."""
     value: float | None = None
+    fixed: bool = False
+    nhwc: bool = False
 
     @model_validator(mode="after")
     def _bounded(self) -> Input:
@@ -183,8 +188,8 @@ class Card(_Strict):
             for axis in each.shape:
                 if isinstance(axis, str) and axis != BATCH and axis not in self.dims:
                     raise ValueError(f"input {each.name} speaks of '{axis}', which dims doesn't have; add it to dims")
-            if self.fixed_batch is None and (not each.shape or each.shape[0] != BATCH):
-                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …], or name fixed_batch")
+            if self.fixed_batch is None and not each.fixed and (not each.shape or each.shape[0] != BATCH):
+                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …], or name fixed_batch or fixed")
         for name, size in self.sizes.items():
             unknown = sorted(set(size.dims) - set(self.dims))
             if unknown:

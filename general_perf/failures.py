@@ -85,7 +85,7 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
         r"doesn't match the config|doesn't match model|Sizes of tensors must match|Broadcast|broadcastable|"
         r"attempting to expand a dimension|Can't set the input tensor|ignore_mismatched_sizes|Unexpected input data type",
         "shape_mismatch",
-        "give the shapes that the model takes with --dim and --batch-size, or mend the card",
+        "give the shapes that the model takes with --dim and --batch-size, or fix the card",
     ),
 )
 

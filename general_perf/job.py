@@ -17,6 +17,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `stages` are those of MEASURED that are wanted. `loops` are `closed` and `open`; the open loop sends at `rate`
     requests/s, or at `rate_share` of what the closed loop reached. A closed loop ends after `seconds`, or after
     `iterations` calls of each instance where given. Accuracy takes at most `accuracy_samples`, and at most `data_percent` of the data.
+    `failed` is class, reason and fix of what is known to be wrong before it runs: such a job is a row without a process.
     `sparsity` prunes the source before it is compiled; empty leaves it.
     """
 
@@ -47,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None
     sparsity: str
     data_percent: float = 100.0
+    failed: tuple[str, str, str] | None = None
     work: str
     reference: str
 

@@ -18,6 +18,7 @@ from general_perf.card import PUBLISHED, Card, find_cards
 from general_perf.job import MEASURED, Job, job_id
 from general_perf.limits import check_calls, check_numbers
 from general_perf.measure.memory import available_bytes
+from general_perf.zoo.bytemlperf_files import read_workload, unread, workload_files
 from general_perf.zoo.sparsify import kind_of
 
 LOOPS = ("closed", "open")
@@ -66,6 +67,7 @@ class Wanted(msgspec.Struct, kw_only=True):
     batch_sizes: tuple[int, ...]
     weights: str | None
     flags: Flags
+    failed: tuple[str, str, str] | None = None
 
 
 def plan(flags: Flags) -> list[Job]:
@@ -83,15 +85,10 @@ def plan(flags: Flags) -> list[Job]:
 
 def wanted_cards(flags: Flags) -> list[Wanted]:
     """The cards at their sizes, zoo cards and ByteMLPerf's own files alike. Raises UserError."""
-    from general_perf.zoo.bytemlperf_files import is_workload, read_workload
-
     found: list[Wanted] = []
     for name in flags.models:
-        if is_workload(name):
-            read = read_workload(Path(name))
-            sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
-            weights = None if flags.random_weights else _absolute(flags.weights or read.weights)
-            found.append(Wanted(card=read.card, batch_sizes=sizes, weights=weights, flags=apply_workload(flags, read.workload)))
+        if files := workload_files(name):
+            found += [_of_workload(path, flags, alone=not Path(name).is_dir()) for path in files]
             continue
         for card in find_cards([name]):
             size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
@@ -101,6 +98,20 @@ def wanted_cards(flags: Flags) -> list[Wanted]:
             if wanted not in found:  # `bert regular` names bert twice
                 found.append(wanted)
     return found
+
+
+def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
+    """A pair of ByteMLPerf's; one of a folder that can't be read is a row too. Raises UserError where it was named alone."""
+    try:
+        read = read_workload(path, flags.weights, random_weights=flags.random_weights)
+    except UserError as error:
+        if alone:
+            raise
+        return Wanted(card=unread(path), batch_sizes=(1,), weights=None, flags=flags, failed=("unsupported_format", error.cause, error.fix))
+    sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
+    return Wanted(
+        card=read.card, batch_sizes=sizes, weights=_absolute(read.weights), flags=apply_workload(flags, read.workload), failed=read.failed
+    )
 
 
 def _absolute(path: str | None) -> str | None:
@@ -157,14 +168,13 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
         weights=wanted.weights,
         sparsity=flags.sparsity,
         data_percent=flags.data_percent,
+        failed=wanted.failed,
         work="",
         reference="",
     )
 
 
 def _check(flags: Flags) -> None:
-    from general_perf.zoo.bytemlperf_files import is_workload
-
     if not flags.models:
         raise UserError("no model was named", "name some, or all; see `bmp general models`")
     _known(flags.loops, LOOPS, "loop")
@@ -193,7 +203,7 @@ def _check(flags: Flags) -> None:
     check_calls(flags.request_rate, flags.seconds)
     if flags.sparsity:
         kind_of(flags.sparsity)
-    if flags.random_weights and not any(is_workload(name) for name in flags.models):
+    if flags.random_weights and not any(workload_files(name) for name in flags.models):
         raise UserError("--random-weights goes with a ByteMLPerf workload", "leave it out: cards say what weights they take")
     if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
         raise UserError("--weights goes with one model", "name one model")

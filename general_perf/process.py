@@ -136,7 +136,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _death(status: int, stderr: Path) -> tuple[str, str]:
-    """What ended the process, and the mend. Only a process that printed something leaves a log."""
+    """What ended the process, and the fix. Only a process that printed something leaves a log."""
     tail = stderr.read_bytes()[-STDERR_TAIL_BYTES:].decode("utf-8", "replace")
     if -status == signal.SIGKILL:
         fix = "if memory ran out, take a smaller batch or --size small; if somebody killed it, run it again"

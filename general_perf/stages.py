@@ -90,7 +90,7 @@ def numerics(worker: Worker, session: Any) -> None:
             note = path.with_name(NO_REFERENCE)
             why = note.read_text(encoding="utf-8") if note.exists() else "it was not made"
             raise StageError(
-                "runtime_error", f"there is no reference to compare with: {why}", "mend that, or leave numerics out with --stage"
+                "runtime_error", f"there is no reference to compare with: {why}", "fix that, or leave numerics out with --stage"
             )
         expected, kind = reference.read(path)
         batches = _numeric_batches(card, job)

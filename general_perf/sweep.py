@@ -17,7 +17,7 @@ from general_perf import live
 from general_perf.failures import REFUSALS
 from general_perf.job import NO_REFERENCE, Job
 from general_perf.process import Ended, run_job
-from general_perf.records import JobRecord
+from general_perf.records import JobRecord, Status
 
 WORK = "work"
 Say = Callable[[str], None]
@@ -31,6 +31,9 @@ def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exp
     left = [job for job in jobs if job.id not in done]
     try:
         for place, job in enumerate(left, len(jobs) - len(left) + 1):
+            if job.failed is not None:
+                say(f"[{place}/{len(jobs)}] {job.id}: {_failed(run, job, attempts.get(job.id, 0) + 1, exporter)}")
+                continue
             placed = _placed(job, run.folder, attempts.get(job.id, 0) + 1)
             say(f"[{place}/{len(jobs)}] {job.id}")
             reference_s = _reference(placed, time_limit_s, say)
@@ -43,6 +46,24 @@ def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exp
             shutil.rmtree(run.folder / WORK, ignore_errors=True)
 
 
+def _failed(run: SuiteRun, job: Job, attempt: int, exporter: Exporter) -> str:
+    """Keep the end of a job whose failure is known beforehand; in words."""
+    assert job.failed is not None
+    error_class, reason, fix = job.failed
+    status: Status = "refused" if error_class in REFUSALS else "failed"
+    end = msgspec.structs.replace(_end(job, attempt), status=status, error_class=error_class, reason=reason, fix=fix)
+    run.append(msgspec.to_builtins(end))
+    exporter.count(live.DONE, label=status)
+    exporter.count(live.FAILED, label=error_class)
+    return f"{status}, {error_class}: {reason}"
+
+
+def _end(job: Job, attempt: int, wall_s: float = 0.0) -> JobRecord:
+    model = str(job.card["name"])
+    facts = {"backend": job.backend, "precision": job.precision, "device": job.device, "stage": "job", "wall_s": wall_s}
+    return JobRecord(job=job.id, attempt=attempt, model=model, **facts)
+
+
 class _Recorder:
     """Takes what a job's process says, and writes the end where the process can't."""
 
@@ -50,6 +71,7 @@ class _Recorder:
         self._run, self._job, self._exporter = run, job, exporter
         self._reference_s = reference_s
         self._worst: dict[str, Any] = {}
+        self._peak_bytes = 0
         self._end: dict[str, Any] | None = None
 
     def run(self, time_limit_s: float) -> str:
@@ -73,6 +95,7 @@ class _Recorder:
             return
         if stage == "compile" and message.get("compile_s") is not None:
             self._exporter.observe(live.COMPILE, [message["compile_s"]])
+        self._peak_bytes = max(self._peak_bytes, message.get("peak_host_bytes") or 0)  # between two looks at the tree
         if message.get("status") != "ok" and not self._worst:
             self._worst = message
         self._run.append(message)
@@ -80,19 +103,8 @@ class _Recorder:
     def _ending(self, ended: Ended) -> dict[str, Any]:
         """The job's record: the process's own, with the first failure of its stages; or what ended the process."""
         job = self._job
-        end = self._end or msgspec.to_builtins(
-            JobRecord(
-                job=job.id,
-                attempt=job.attempt,
-                model=str(job.card["name"]),
-                backend=job.backend,
-                precision=job.precision,
-                device=job.device,
-                stage="job",
-                wall_s=ended.wall_s,
-            )
-        )
-        end["peak_tree_bytes"] = ended.peak_tree_bytes
+        end = self._end or msgspec.to_builtins(_end(job, job.attempt, ended.wall_s))
+        end["peak_tree_bytes"] = max(ended.peak_tree_bytes, self._peak_bytes)
         end["reference_s"] = self._reference_s
         if ended.error_class:
             end |= {"status": "failed", "error_class": ended.error_class, "reason": ended.reason, "fix": ended.fix}

@@ -26,7 +26,7 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     for row in summary["rows"]:
         if row["error_class"]:
             screen.print(
-                f"{_plain(row['job'])}: {row['error_class']}: {_plain(row['reason'])}\n  mend: {_plain(row['fix'])}", soft_wrap=True
+                f"{_plain(row['job'])}: {row['error_class']}: {_plain(row['reason'])}\n  fix: {_plain(row['fix'])}", soft_wrap=True
             )
     for line in (*summary["reasons"], *summary["warnings"]):
         screen.print(f"note: {_plain(line)}", soft_wrap=True)

@@ -110,6 +110,7 @@ class Worker:
             maker = backend(job.backend)
             began = time.perf_counter()
             model = build(self.card, Path(job.weights) if job.weights else None)
+            self.card = model.card  # a file may have its inputs in another order, and fewer outputs
             known = {"weights": model.weights, "parameters": model.parameters, "parameter_bytes": model.parameter_bytes}
             known["build_s"] = time.perf_counter() - began
             if job.sparsity:

@@ -27,7 +27,7 @@ def exported(module: Any, model: SourceModel, example: Arrays, extra: Any) -> An
     tensors = tuple(each.to(dtype) if each.is_floating_point() else each for each in tensors)
     shapes = None
     if is_dynamic(model, extra):
-        axes = tuple({0: torch.export.Dim.DYNAMIC} for _ in tensors)
+        axes = tuple({} if each.fixed else {0: torch.export.Dim.DYNAMIC} for each in model.card.inputs)
         shapes = (axes,) if _takes_star(module) else axes
     with torch.no_grad(), quiet():
         return torch.export.export(module, tensors, dynamic_shapes=shapes)

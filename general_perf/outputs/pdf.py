@@ -76,7 +76,7 @@ def _draw(paper: Paper, run: dict[str, Any], row: dict[str, Any], records: list[
 def _result(row: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("result", row["status"]), ("weights", row["weights"] or "not loaded")]
     if row["error_class"]:
-        lines += [("error class", row["error_class"]), ("reason", row["reason"]), ("mend", row["fix"])]
+        lines += [("error class", row["error_class"]), ("reason", row["reason"]), ("fix", row["fix"])]
     return lines
 
 

@@ -61,7 +61,7 @@ def _rows(summary: dict[str, Any]) -> Table:
 
 def _failures(summary: dict[str, Any]) -> list[Section]:
     rows = [(row["job"], row["error_class"], row["reason"], row["fix"]) for row in summary["rows"] if row["error_class"]]
-    return [Table(title="What failed, and the mend", columns=("job", "class", "reason", "mend"), rows=rows)] if rows else []
+    return [Table(title="What failed, and the fix", columns=("job", "class", "reason", "fix"), rows=rows)] if rows else []
 
 
 def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""ByteMLPerf's own pair of files, read unchanged: a workload (`workload-<model>.json`) and the model card that it names.
+"""ByteMLPerf's own pairs of files, read unchanged: a workload and the model card that it names; either stands for both.
 
-The card is looked for beside the workload as `model-<model>.json` or `<model>.json`. Weights are where `model_path`
-says, from the working folder or the card's. The architecture's inputs and outputs come from our card whose name the
-model's begins with (`resnet50-torch-fp32`: resnet50), whose shapes must agree.
+The card is looked for beside the workload, and in a `model_zoo/` beside its folder, as `model-<model>.json` or
+`<model>.json`. Weights are where `model_path` says, from the working folder, the card's, or a folder above it. Inputs and
+outputs are the card's own; with --random-weights our architecture whose name the model's begins with stands in, at the card's
+sizes. What can't be run is a failure that is known before it begins, so that it becomes a row.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
-from general_perf.card import Card, zoo
+from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
+from general_perf.failures import ErrorClass
 from general_perf.limits import ABOVE_0
+from general_perf.zoo.source import FORMATS
+from general_perf.zoo.stand_ins import stand_in
 
 MAX_FILE_BYTES = 1 << 20
+DTYPES = {"FLOAT32": "float32", "LONG": "int64", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+HIGH_ID = 1000
+"""Random ids are below it, as ByteMLPerf's are: its cards name no vocabulary."""
+CLASS_FOLDERS: dict[str, ModelClass] = {"regular": "regular", "popular": "business", "sota": "sota"}
+UNKNOWN = Input(name="unknown", shape=["batch"], kind="zeros")
 
 
 class Workload(BaseModel):
@@ -27,7 +35,7 @@ class Workload(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, pattern=r"^[^/\\]+$")
     test_perf: bool = True
     test_accuracy: bool = True
     test_numeric: bool = True
@@ -43,78 +51,170 @@ class ModelFile(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    model: str
-    model_path: str
+    model: str = Field(min_length=1, pattern=r"^[^/\\]+$")
+    model_path: str = Field(min_length=1)
     framework: str = ""
     model_format: str = ""
-    model_precision: str = "FP32"
-    inputs: str = ""
-    outputs: str = ""
-    input_shape: dict[str, list[int]] = {}
-    input_type: str = ""
+    outputs: str | None = None
+    input_shape: dict[str, list[Annotated[int, Field(ge=1, le=1 << 31)]]] | None = None
+    input_type: str | None = None
+    layout: str = ""
     dataset_name: str | None = None
     max_batch_size: int | None = None
 
 
+class Failed(NamedTuple):
+    """Why a pair can't be run, known before it begins."""
+
+    error_class: ErrorClass
+    reason: str
+    fix: str
+
+
 class Read(NamedTuple):
-    """A workload with its card: ours, named as theirs, and where the weights are (whether or not they're there)."""
+    """A workload with a card of our form. `weights` is None where our architecture stands in."""
 
     workload: Workload
-    model: ModelFile
     card: Card
-    weights: str
+    weights: str | None
+    failed: Failed | None = None
 
 
-def is_workload(name: str) -> bool:
-    """Whether a model was named by one of ByteMLPerf's files."""
-    return name.endswith(".json")
+def workload_files(name: str) -> list[Path]:
+    """Files of ByteMLPerf's that a model was named by: a JSON file, or those of a folder. Empty for other names."""
+    path = Path(name)
+    if path.is_dir() and name not in (*zoo(), *CLASSES, "all"):
+        return sorted(path.glob("*.json"))
+    return [path] * name.endswith(".json")
 
 
-def read_workload(path: Path) -> Read:
-    """The pair that a workload file begins. Raises UserError that names the file and key."""
-    workload = _load(path, Workload)
-    places = [path.parent / f"model-{workload.model}.json", path.parent / f"{workload.model}.json"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise UserError(f"{path.name} names the model {workload.model}, whose card is not beside it", f"put {places[0].name} there")
-    model = _load(found, ModelFile)
-    card = _card(workload, model, found)
+def read_workload(path: Path, weights: str | None = None, *, random_weights: bool = False) -> Read:
+    """The pair that a file begins; `weights` replaces the card's. Raises UserError that names the file and key."""
+    workload, model, card_file = _pair(path)
     too_large = [size for size in workload.batch_sizes if model.max_batch_size and size > model.max_batch_size]
     if too_large:
         raise UserError(
-            f"{path.name} asks for batch {too_large[0]}, {found.name} allows {model.max_batch_size}", "lower it in the workload"
+            f"{path.name} asks for batch {too_large[0]}, {card_file.name} allows {model.max_batch_size}", "lower it in the workload"
         )
-    return Read(workload, model, card, _weights(model, found))
-
-
-def _card(workload: Workload, model: ModelFile, path: Path) -> Card:
-    slug = re.sub(r"[^a-z0-9._-]+", "-", workload.model.lower())
-    base = max((name for name in zoo() if slug.startswith(name)), key=len, default=None)
-    if base is None:
-        raise UserError(f"{path.name}: no card of ours fits the model {workload.model}", nearest(workload.model, zoo()))
-    card = zoo()[base]
-    shapes = list(model.input_shape.values())
-    if shapes and len(shapes) != len(card.inputs):
-        raise UserError(
-            f"{path.name} names {len(shapes)} inputs, our card {base} has {len(card.inputs)}", "name every input in input_shape"
+    inputs, unclear = _inputs(model)
+    own = random_weights or (weights is not None and (Path(weights).is_dir() or Path(weights).suffix == ".safetensors"))
+    chosen = None if random_weights else weights or str(_weights(model, card_file))
+    common = {"name": _slug(workload.model), "dataset": model.dataset_name, "batch_sizes": list(workload.batch_sizes)}
+    theirs = Card(
+        **common,
+        model_class=next((name for folder, name in CLASS_FOLDERS.items() if folder in Path(model.model_path).parts), "regular"),
+        task="ByteMLPerf's",
+        source=Local(kind="local", path=chosen or model.model_path, format=FORMATS.get(Path(chosen or "").suffix, "onnx")),
+        inputs=inputs or [UNKNOWN],
+        outputs=[name.strip() for name in (model.outputs or "").split(",") if name.strip()] or [UNKNOWN.name],
+    )
+    if unclear:
+        return Read(
+            workload, theirs, chosen, Failed("unsupported_format", f"{card_file.name} {unclear}", "name inputs with shapes and types")
         )
-    for wanted, theirs in zip(card.inputs, shapes, strict=False):
-        ours = card.shape(wanted, theirs[0] if theirs else 1)
-        if tuple(theirs) != ours:
-            raise UserError(
-                f"{path.name}: input_shape of {wanted.name} is {theirs}, our card {base} takes {list(ours)}", "mend input_shape"
-            )
-    dataset = card.dataset if card.dataset else model.dataset_name
-    return card.model_copy(update={"name": slug, "dataset": dataset, "batch_sizes": list(workload.batch_sizes)})
+    if own:
+        try:
+            return Read(workload, stand_in(theirs).model_copy(update=common), chosen)
+        except ValueError as error:
+            return Read(workload, theirs, chosen, Failed("missing_weights", str(error), "give its own weights"))
+    return Read(workload, theirs, chosen, _unreadable(model, Path(str(chosen)), theirs))
 
 
-def _weights(model: ModelFile, card_file: Path) -> str:
+def unread(path: Path) -> Card:
+    """A card that has the name of a file, and nothing else that could be told of it."""
+    return Card(
+        name=_slug(path.stem),
+        model_class="regular",
+        task="ByteMLPerf's",
+        source=Local(kind="local", path=str(path), format="onnx"),
+        inputs=[UNKNOWN],
+        outputs=[UNKNOWN.name],
+    )
+
+
+def _slug(model: str) -> str:
+    """A model's name as a card may have it."""
+    return re.sub(r"[^a-z0-9._-]+", "-", model.lower()).lstrip("._-") or "model"
+
+
+def _pair(path: Path) -> tuple[Workload, ModelFile, Path]:
+    """The workload, the model card, and the card's file."""
+    held = _object(path)
+    if "perf_config" in held or "model_interface" in held:
+        raise UserError(f"{path.name} is of a language model", "measure those with bmp-llm")
+    if "model_path" in held:
+        model = _checked(held, ModelFile, path)
+        beside = next((place for place in _places(path, model.model, "workloads") if place.is_file()), None)
+        return (_checked(_object(beside), Workload, beside) if beside else Workload(model=model.model)), model, path
+    workload = _checked(held, Workload, path)
+    places = _places(path, workload.model, "model_zoo")
+    card_file = next((place for place in places if place.is_file()), None)
+    if card_file is None:
+        cause = f"{path.name} names the model {workload.model}, whose card is neither beside it nor in a model_zoo/ beside its folder"
+        raise UserError(cause, f"put {places[0].name} there")
+    return workload, _checked(_object(card_file), ModelFile, card_file), card_file
+
+
+def _places(path: Path, model: str, folder: str) -> list[Path]:
+    """Where a file's other half may be."""
+    here, names = path.absolute().parent, (f"model-{model}.json", f"{model}.json")
+    places = [place / name for place in (here, here.parent / folder) for name in names]
+    return [place for place in places if place != path.absolute()]
+
+
+def _inputs(model: ModelFile) -> tuple[list[Input], str]:
+    """The card's inputs, or what is unclear about them."""
+    shapes, types = model.input_shape or {}, [each.strip() for each in (model.input_type or "").split(",")]
+    if not shapes or not model.outputs:
+        return [], "names no inputs or outputs (language models are measured by bmp-llm)"
+    if len(types) < len(shapes):
+        return [], f"names {len(shapes)} inputs and {len(types)} types"
+    wrong = next((each for each in types if each not in DTYPES), None)
+    if wrong is not None:
+        return [], f"has an input of type {wrong}, which is none of {', '.join(DTYPES)}"
+    return [_input(name, shape, DTYPES[kind], model.layout) for (name, shape), kind in zip(shapes.items(), types, strict=False)], ""
+
+
+def _input(name: str, shape: list[int], dtype: Any, layout: str) -> Input:
+    """Values as ByteMLPerf makes them: ids below 1000, masks and segments of 0 and 1, numbers around 0."""
+    facts: dict[str, Any] = {"kind": "image" if len(shape) == 4 else "features"}
+    if "mask" in name and dtype != "bool":
+        facts = {"kind": "attention_mask"}
+    elif "segment" in name or "token_type" in name:
+        facts = {"kind": "timestep", "high": 2}
+    elif dtype == "bool":
+        facts = {"kind": "zeros"}
+    elif dtype != "float32" or "token" in name:
+        facts = {"kind": "token_ids" if len(shape) > 1 else "timestep", "high": HIGH_ID}
+    fixed = not shape or shape[0] != 1
+    return Input(name=name, shape=shape if fixed else ["batch", *shape[1:]], dtype=dtype, fixed=fixed, nhwc=layout == "NHWC", **facts)
+
+
+def _unreadable(model: ModelFile, weights: Path, card: Card) -> Failed | None:
+    """What is known beforehand to be wrong with a card's own weights."""
+    if weights.suffix not in FORMATS or (model.framework == "Tensorflow" and weights.suffix != ".onnx"):
+        what = " ".join(filter(None, (model.framework, model.model_format or weights.suffix)))
+        return Failed("unsupported_format", f"{what} is not read here", f"convert it to ONNX and name that with --weights{_or_ours(card)}")
+    if not weights.is_file():
+        return Failed("missing_weights", f"{weights} is not there", f"put the weights there, or give others with --weights{_or_ours(card)}")
+    return None
+
+
+def _or_ours(card: Card) -> str:
+    try:
+        stand_in(card)
+    except ValueError:
+        return ""
+    return "; or --random-weights for our architecture"
+
+
+def _weights(model: ModelFile, card_file: Path) -> Path:
     named = Path(model.model_path)
-    places = [named, card_file.parent / named]
-    return str(next((place for place in places if place.exists()), named))
+    folders = [Path(), *card_file.absolute().parents]
+    return next((folder / named for folder in folders if (folder / named).exists()), named)
 
 
-def _load(path: Path, model: Any) -> Any:
+def _object(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -124,11 +224,15 @@ def _load(path: Path, model: Any) -> Any:
     try:
         held = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name} is not valid JSON: {error}", "mend the file") from None
+        raise UserError(f"{path.name} is not valid JSON: {error}", "fix the file") from None
     if not isinstance(held, dict):
-        raise UserError(f"{path.name} holds no JSON object", "mend the file")
+        raise UserError(f"{path.name} holds no JSON object", "fix the file")
+    return held
+
+
+def _checked(held: dict[str, Any], model: Any, path: Path) -> Any:
     try:
         return model.model_validate(held)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "mend the file") from None
+        raise UserError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "fix the file") from None

@@ -1,7 +1,7 @@
 """From a card to a model: architecture with seeded weights, real weights of a package, a file on this machine.
 
 Nothing here downloads. Every model becomes a module of tensors: in by the order of the card's inputs, out by
-the order of its outputs. Files that are absent or damaged raise StageError with the mend.
+the order of its outputs. Files that are absent or damaged raise StageError with the fix.
 """
 
 from __future__ import annotations
@@ -10,12 +10,22 @@ import importlib
 import importlib.metadata
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from general_perf.backends.contract import SourceModel
 from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
 from general_perf.zoo.onnx_files import beside
+
+Format = Literal["safetensors", "onnx", "torchscript"]
+FORMATS: dict[str, Format] = {
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+    ".pt": "torchscript",
+    ".pth": "torchscript",
+    ".jit": "torchscript",
+}
+"""Of files of weights, by their ending."""
 
 
 def build(card: Card, weights: Path | None = None) -> SourceModel:
@@ -28,7 +38,8 @@ def build(card: Card, weights: Path | None = None) -> SourceModel:
         return _local(card, _with_weights(card, weights))
     if isinstance(source, Architecture):
         module = _wrapped(card, _architecture(source), source.method)
-        return _described(card, module, f"random weights, seed {source.seed}")
+        stands = f", our {source.model} in place of {source.stands_for}" if source.stands_for else ""
+        return _described(card, module, f"random weights, seed {source.seed}{stands}")
     if isinstance(source, Package):
         return _package(card, source)
     if isinstance(source, Trained):
@@ -149,11 +160,10 @@ def _where_else(card: Card) -> str:
 
 def _with_weights(card: Card, weights: Path) -> Local:
     """The file or folder in place of the card's own source; a checkpoint is read by the class that the card names."""
-    formats = {".safetensors": "safetensors", ".onnx": "onnx", ".pt": "torchscript", ".pth": "torchscript", ".jit": "torchscript"}
-    found = "checkpoint" if weights.is_dir() else formats.get(weights.suffix)
+    found = "checkpoint" if weights.is_dir() else FORMATS.get(weights.suffix)
     if found is None:
-        raise StageError("unsupported_format", f"{weights.name} has no known ending", f"give one of {', '.join(formats)}")
-    return Local(kind="local", path=str(weights), format=found, model=getattr(card.source, "model", None))  # type: ignore[arg-type]
+        raise StageError("unsupported_format", f"{weights.name} has no known ending", f"give one of {', '.join(FORMATS)}")
+    return Local(kind="local", path=str(weights), format=found, model=getattr(card.source, "model", None))
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -189,7 +199,7 @@ def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel
     if not path.is_file():
         raise StageError("missing_weights", f"{path} is not there", "put the file there, or give others with --weights")
     if file_format == "onnx":
-        return SourceModel(card=card, format="onnx", weights=weights, onnx_path=path, **_onnx_facts(card, path))
+        return _onnx(card, path, weights)
     import torch
 
     try:
@@ -202,14 +212,14 @@ def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel
         card=card,
         format="torchscript",
         weights=weights,
-        module=_tuple_out(module),
+        module=_tuple_out(module, card.outputs),
         parameters=size[0],
         parameter_bytes=size[1],
     )
 
 
-def _onnx_facts(card: Card, path: Path) -> dict[str, int]:
-    """Parameters of an ONNX file, and whether the card's inputs are its inputs."""
+def _onnx(card: Card, path: Path, weights_from: str) -> SourceModel:
+    """An ONNX file whose inputs are the card's, by name or else in their order; of its outputs the first that the card names."""
     import math
 
     import onnx
@@ -223,9 +233,19 @@ def _onnx_facts(card: Card, path: Path) -> dict[str, int]:
         raise StageError("corrupt_weights", f"{path.name} is no ONNX model: it has no operators", "fetch or make it again")
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]
+    by_name = {each.name: each for each in card.inputs}
+    if by_name.keys() == {each.name for each in inputs}:
+        card = card.model_copy(update={"inputs": [by_name[each.name] for each in inputs]})
+    card = card.model_copy(update={"outputs": card.outputs[: len(model.graph.output)]})
     _check_onnx_inputs(card, path, inputs)
-    sizes = [math.prod(each.dims) for each in model.graph.initializer]
-    return {"parameters": sum(sizes), "parameter_bytes": sum(each.stat().st_size for each in (path, *beside(path, model)))}
+    return SourceModel(
+        card=card,
+        format="onnx",
+        weights=weights_from,
+        onnx_path=path,
+        parameters=sum(math.prod(each.dims) for each in model.graph.initializer),
+        parameter_bytes=sum(each.stat().st_size for each in (path, *beside(path, model))),
+    )
 
 
 def _check_onnx_inputs(card: Card, path: Path, inputs: Any) -> None:
@@ -242,7 +262,7 @@ def _check_onnx_inputs(card: Card, path: Path, inputs: Any) -> None:
             raise StageError(
                 "shape_mismatch",
                 f"{path.name} takes {found.name} as {kind}, the card gives {wanted.name} as {wanted.dtype}",
-                "mend the dtype in the card",
+                "fix the dtype in the card",
             )
         sizes = [axis.dim_value or None for axis in found.type.tensor_type.shape.dim]
         ours = card.shape(wanted, card.batch_sizes[0])
@@ -251,7 +271,7 @@ def _check_onnx_inputs(card: Card, path: Path, inputs: Any) -> None:
             raise StageError(
                 "shape_mismatch",
                 f"{path.name} takes {found.name} as {sizes}, the card gives {wanted.name} as {list(ours)}",
-                "mend the card's shape, or give --dim",
+                "fix the card's shape, or give --dim",
             )
 
 
@@ -324,8 +344,8 @@ def _wrapped(card: Card, model: Any, method: str | None = None) -> Any:
     return Tensors()
 
 
-def _tuple_out(module: Any) -> Any:
-    """TorchScript as it is, but with a tuple as its answer."""
+def _tuple_out(module: Any, outputs: list[str]) -> Any:
+    """TorchScript as it is, but with a tuple of the named outputs as its answer: those of a mapping by name, else the first."""
     import torch
 
     class Script(torch.nn.Module):  # type: ignore[misc]
@@ -335,6 +355,8 @@ def _tuple_out(module: Any) -> Any:
 
         def forward(self, *tensors: Any) -> Any:
             result = self.script(*tensors)
-            return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+            if isinstance(result, dict):
+                result = [result[name] for name in outputs] if result.keys() >= set(outputs) else list(result.values())
+            return (result,) if isinstance(result, torch.Tensor) else tuple(result)[: len(outputs)]
 
     return Script().eval()

@@ -50,7 +50,7 @@ def nothing(_folder: Path) -> None:
         ("openvino", cut, [], "corrupt_weights", "relu.onnx is no ONNX", "fetch or make it again"),
         ("onnxruntime", newer_opset, [], "unsupported_opset", "opset", "older opset"),
         ("openvino", newer_opset, [], "unsupported_opset", "relu.onnx wants opset 99", "older opset"),
-        ("openvino", other_shape, [], "shape_mismatch", "takes x as [None, 8], the card gives x as [1, 16]", "mend the card's shape"),
+        ("openvino", other_shape, [], "shape_mismatch", "takes x as [None, 8], the card gives x as [1, 16]", "fix the card's shape"),
         ("onnxruntime", nothing, ["--batch-size", "2000000000"], "out_of_memory", "59.6 GiB for its inputs alone", "smaller --batch-size"),
         ("openvino", absent_dataset, ["--stage", "accuracy"], "missing_dataset", "the dataset imagenet is not here", "sklearn-digits"),
     ],

@@ -142,7 +142,7 @@ def test_sections_are_plain_and_small(records):
     titles = [each.title for each in made]
     for wanted in (
         "Models and backends",
-        "What failed, and the mend",
+        "What failed, and the fix",
         "Speed",
         "Compile report",
         "Numerics",
