@@ -60,7 +60,7 @@ def _failed(run: SuiteRun, job: Job, attempt: int, exporter: Exporter) -> str:
 
 def _end(job: Job, attempt: int, wall_s: float = 0.0) -> JobRecord:
     model = str(job.card["name"])
-    facts = {"backend": job.backend, "precision": job.precision, "device": job.device, "stage": "job", "wall_s": wall_s}
+    facts: dict[str, Any] = {"backend": job.backend, "precision": job.precision, "device": job.device, "stage": "job", "wall_s": wall_s}
     return JobRecord(job=job.id, attempt=attempt, model=model, **facts)
 
 

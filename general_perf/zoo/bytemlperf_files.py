@@ -99,7 +99,7 @@ def read_workload(path: Path, weights: str | None = None, *, random_weights: boo
     inputs, unclear = _inputs(model)
     own = random_weights or (weights is not None and (Path(weights).is_dir() or Path(weights).suffix == ".safetensors"))
     chosen = None if random_weights else weights or str(_weights(model, card_file))
-    common = {"name": _slug(workload.model), "dataset": model.dataset_name, "batch_sizes": list(workload.batch_sizes)}
+    common: dict[str, Any] = {"name": _slug(workload.model), "dataset": model.dataset_name, "batch_sizes": list(workload.batch_sizes)}
     theirs = Card(
         **common,
         model_class=next((name for folder, name in CLASS_FOLDERS.items() if folder in Path(model.model_path).parts), "regular"),
@@ -187,7 +187,8 @@ def _input(name: str, shape: list[int], dtype: Any, layout: str) -> Input:
     elif dtype != "float32" or "token" in name:
         facts = {"kind": "token_ids" if len(shape) > 1 else "timestep", "high": HIGH_ID}
     fixed = not shape or shape[0] != 1
-    return Input(name=name, shape=shape if fixed else ["batch", *shape[1:]], dtype=dtype, fixed=fixed, nhwc=layout == "NHWC", **facts)
+    axes: list[int | str] = [*shape] if fixed else ["batch", *shape[1:]]
+    return Input(name=name, shape=axes, dtype=dtype, fixed=fixed, nhwc=layout == "NHWC", **facts)
 
 
 def _unreadable(model: ModelFile, weights: Path, card: Card) -> Failed | None:
