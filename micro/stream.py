@@ -11,8 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding, wide
+from micro.dtypes import size_bytes
+from micro.operators.contract import (
+    HALF_UNIT,
+    Args,
+    Argument,
+    Cost,
+    Maker,
+    Operator,
+    Tensors,
+    Tolerance,
+    dtype_argument,
+    rounding,
+    units_of,
+    wide,
+)
 
 SCALE = 3.0
 STREAM_FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -60,8 +73,9 @@ def _cost(reads: int, writes: int, flops: int) -> Callable[[Args], Cost]:
 
 
 def _sum_tolerance(args: Args) -> Tolerance:
-    """Values near 1, added pairwise in float32 at least: 1e-5 of the sum, and one rounding of the result."""
-    return Tolerance(max(1e-5, DTYPES[args["dtype"]].epsilon), 0.0)
+    """Values near 1, added pairwise in float32 at least: some units of the sum, and one rounding of the result."""
+    unit, sum_unit = units_of(args["dtype"])
+    return Tolerance(unit * HALF_UNIT + 8 * sum_unit, 0.0)
 
 
 STREAM = {

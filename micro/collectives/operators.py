@@ -18,7 +18,7 @@ from micro.collectives.arguments import BACKEND, MAX_RANKS, world_size
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
 from micro.collectives.inputs import AllInputs
 from micro.dtypes import DTYPES, size_bytes
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
 
 SUMMED = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
 MOVED = (*SUMMED, "int8", "uint8")
@@ -121,10 +121,10 @@ def _exact(_args: Args) -> Tolerance:
 
 
 def _sum_tolerance(args: Args) -> Tolerance:
-    """One rounding for each addition of standard normals; integers are exact."""
+    """One rounding for each addition; integers are exact."""
     if not DTYPES[args["dtype"]].epsilon:
         return Tolerance(0.0, 0.0)
-    return rounding(args["dtype"], units=args["world_size"], scale=2.0)
+    return additions(args["dtype"], args["world_size"])
 
 
 def _sum_of(args: Args, every: AllInputs, place: slice) -> Any:

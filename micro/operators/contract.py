@@ -77,10 +77,26 @@ class Cost(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """A value passes when |value − reference| ≤ absolute + relative·|reference|; (0, 0) asks for equality."""
+    """A value passes when |value − reference| ≤ absolute + relative·|reference| + of_scale·s, where s is the root mean square
+    of the reference's row: how large it is depends on the shape, and rounding follows it. (0, 0) asks for equality.
+
+    `noise` above 0 bounds what all values of a row are off together, where single ones may cancel: the root mean square of the
+    errors is at most absolute + noise·s, and no factor runs through all of them (`micro.check`)."""
 
     relative: float
     absolute: float
+    of_scale: float = 0.0
+    noise: float = 0.0
+
+
+HALF_UNIT = 0.51
+"""Rounding to the nearest is off by half a unit at most, where a binade begins; and a little for the float32 before it."""
+
+RMS_ROUNDING = 0.4
+"""In units, the root mean square of one rounding's error over a row, twice: it is 0.15 to 0.3 by where values lie in a binade."""
+
+SMALLEST = {"float16": 2.0**-25}
+"""Half a step of the subnormal numbers, where results are that small."""
 
 
 class Sample(NamedTuple):
@@ -157,10 +173,29 @@ class Operator:
     emulation: Callable[[Args, str], str] = field(default=lambda _args, _device: "")
 
 
-def rounding(dtype: str, *, units: float = 4.0, scale: float = 1.0) -> Tolerance:
-    """A tolerance of some rounding units of `dtype`, relative, and as much again of a typical value `scale`."""
+def units_of(dtype: str) -> tuple[float, float]:
+    """The rounding unit of a result of fewer bits than what is computed in (0 where it has as many), and that of the latter."""
+    compute = DTYPES["float64" if dtype == "float64" else "float32"].epsilon
+    return (DTYPES[dtype].epsilon if DTYPES[dtype].epsilon > compute else 0.0), compute
+
+
+def rounding(dtype: str, *, roundings: int = 2, units: float = 4.0, scale: float = 1.0, cancels: int = 0) -> Tolerance:
+    """Computed in float32 at least, with an error of some of its `units` (as much again of a typical value `scale`), and rounded
+    to `dtype` so many times: once where a kernel keeps float32 to the end, half a unit each. `cancels` of them are of terms as
+    large as the row's values, which may cancel."""
+    unit, compute = units_of(dtype)
+    return Tolerance(
+        relative=roundings * unit * HALF_UNIT + units * compute,
+        absolute=units * compute * scale + roundings * SMALLEST.get(dtype, 0.0),
+        of_scale=cancels * unit,
+        noise=RMS_ROUNDING * unit * (roundings + cancels) ** 0.5 + units * compute,
+    )
+
+
+def additions(dtype: str, count: int) -> Tolerance:
+    """A sum of `count` terms of random sign in `dtype` itself, rounded at each addition: errors grow with its root."""
     unit = DTYPES[dtype].epsilon
-    return Tolerance(units * unit, units * unit * scale)
+    return Tolerance(2 * unit * HALF_UNIT, SMALLEST.get(dtype, 0.0), 1.5 * unit * count**0.5, RMS_ROUNDING * unit * (count + 1) ** 0.5)
 
 
 def wide(tensors: Tensors) -> Tensors:

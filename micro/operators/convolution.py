@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import size_bytes
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, wide
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, wide
 from micro.operators.product import gemm_tolerance
 
 
@@ -57,6 +57,12 @@ def _cost(args: Args) -> Cost:
     return Cost(2 * outputs * depth * kernel * kernel, size_bytes(dtype, read), size_bytes(dtype, outputs), flops_dtype=dtype)
 
 
+def _tolerance(args: Args) -> Tolerance:
+    """Like a product; fast algorithms (Winograd) add and subtract what is larger than the result."""
+    one = gemm_tolerance(args["dtype"], _weight_shape(args)[1] * args["kernel_size"] ** 2)
+    return one._replace(of_scale=2 * one.of_scale, noise=2 * one.noise)
+
+
 CONV2D = Operator(
     name="conv2d",
     family="convolution",
@@ -77,7 +83,7 @@ CONV2D = Operator(
     kernel=_kernel,
     reference=_reference,
     cost=_cost,
-    tolerance=lambda args: gemm_tolerance(args["dtype"], _weight_shape(args)[1] * args["kernel_size"] ** 2),
+    tolerance=_tolerance,
     check=_check,
     basic=(
         {

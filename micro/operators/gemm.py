@@ -74,7 +74,7 @@ def _cost(args: Args) -> Cost:
 def _tolerance(args: Args) -> Tolerance:
     if args["dtype"] == "int8":
         return Tolerance(0, 0)
-    return gemm_tolerance(result_dtype(args["dtype"]), args["K"])
+    return gemm_tolerance(result_dtype(args["dtype"]), args["K"], args["dtype"])
 
 
 def _batch_inputs(args: Args, make: Maker) -> Tensors:

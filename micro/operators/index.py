@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
+from micro.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
 from micro.operators.norm import ROWS, ROWS_ALIASES
 from micro.operators.reduction import at
 
@@ -154,10 +154,8 @@ def _index_add_cost(args: Args) -> Cost:
 
 
 def _index_add_tolerance(args: Args) -> Tolerance:
-    """A row takes `adds` additions, each rounded: errors of random sign, as large as the sum that they meet."""
-    adds = -(-args["src_batch_size"] // args["dst_batch_size"])
-    unit = DTYPES[args["dtype"]].epsilon
-    return Tolerance(2 * unit, 2 * unit * (adds + 1))
+    """Of the row that takes most."""
+    return additions(args["dtype"], -(-args["src_batch_size"] // args["dst_batch_size"]) + 1)
 
 
 def _sort_inputs(args: Args, make: Maker) -> Tensors:

@@ -12,7 +12,7 @@ from typing import Any
 
 from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
-from micro.operators.norm import EPSILON, rms_normalised
+from micro.operators.norm import EPSILON, rms_normalised, row_units
 
 TOKENS = Argument("num_tokens", "int", "tokens of all ranks")
 SP_SIZE = Argument("sp_size", "int", "ranks that share the tokens", 1)
@@ -86,7 +86,7 @@ ADD_RMS_NORM = Operator(
     kernel=_add_kernel,
     reference=_add_reference,
     cost=_add_cost,
-    tolerance=lambda args: rounding(args["dtype"], units=4),
+    tolerance=lambda args: rounding(args["dtype"], roundings=3, units=row_units(args["hidden_size"])),
     check=check_tokens,
     basic=({"dtype": ["float32", "bfloat16"], **_BASIC},),
 )
@@ -162,7 +162,7 @@ HEAD_RMS_NORM = Operator(
     kernel=_head_kernel,
     reference=_head_reference,
     cost=_head_cost,
-    tolerance=lambda args: rounding(args["dtype"], units=2),
+    tolerance=lambda args: rounding(args["dtype"], units=16),
     check=_head_check,
     basic=(
         {
@@ -226,7 +226,7 @@ QK_RMS_NORM = Operator(
     kernel=_qk_kernel,
     reference=_qk_reference,
     cost=_qk_cost,
-    tolerance=lambda args: rounding(args["dtype"], units=2),
+    tolerance=lambda args: rounding(args["dtype"], units=16),
     check=check_tokens,
     basic=({"dtype": ["float32", "bfloat16"], "num_tokens": 256, "q_head_num.kv_head_num.qk_head_dim": [[32, 8, 128]]},),
 )
@@ -253,7 +253,7 @@ SWIGLU = Operator(
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
     cost=_swiglu_cost,
-    tolerance=lambda args: rounding(args["dtype"], units=4),
+    tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_tokens,
     basic=({"dtype": ["float32", "bfloat16"], **_BASIC},),
 )

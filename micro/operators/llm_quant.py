@@ -109,7 +109,7 @@ def _add_quant_reference(args: Args, inputs: Tensors) -> Any:
 
 def _add_quant_tolerance(args: Args) -> tuple[Tolerance, ...]:
     quantised = quant_tolerances(args["dtype"], args["dst_dtype"])
-    return quantised if args["output_mode"] == "none" else (*quantised, rounding(args["dtype"], units=2))
+    return quantised if args["output_mode"] == "none" else (*quantised, rounding(args["dtype"], units=16))
 
 
 def _add_quant_cost(args: Args) -> Cost:

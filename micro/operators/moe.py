@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, wide
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, rounding, wide
 from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, factors, swiglu, tokens_of_rank
 from micro.operators.llm_quant import quant_bytes
@@ -298,7 +298,7 @@ MOE_SWIGLU = Operator(
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
     cost=_gated_cost,
-    tolerance=lambda args: Tolerance(4 * DTYPES[args["dtype"]].epsilon, 4 * DTYPES[args["dtype"]].epsilon),
+    tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_moe,
     basic=({"hidden_size": 1024, **BASIC_MOE},),
 )

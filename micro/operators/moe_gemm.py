@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance
+from micro.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, additions
 from micro.operators.gemm import group_of_rows, spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, VECTOR
 from micro.operators.moe import BASIC_MOE, ID, SKEWED_MOE, counts_and_offsets, dispatched
-from micro.operators.product import emulation, exact_scaled_product, scaled_product
+from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, scaled_product
 from micro.operators.quant_gemm import (
     NEW_HIDDEN,
     QUANT_DTYPES,
@@ -22,7 +22,6 @@ from micro.operators.quant_gemm import (
     four,
     operand,
     operand_bytes,
-    quant_tolerance,
     some,
 )
 from micro.operators.quantise import half_precision
@@ -125,7 +124,7 @@ MOE_QUANT_GROUP_GEMM = Operator(
     kernel=_group_kernel,
     reference=_group_reference,
     cost=_group_cost,
-    tolerance=lambda args: quant_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
+    tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
     check=_group_check,
     basic=({_DTYPES: [_W8A8, _W4A8], **_SIZES, **SKEWED_MOE}, {_DTYPES: [["bfloat16"] * 4], **_SIZES, **BASIC_MOE}),
     emulation=emulation,
@@ -167,12 +166,6 @@ def combined(args: Args, rows: Any, token: Any, weight: Any, residual: Any) -> A
     part = _residual_rows(args)
     result[part] = residual * args["res_scale"]
     return result.index_add_(0, token, (rows * weight[:, None]).to(rows.dtype))
-
-
-def _combined_tolerance(args: Args, dtype: str, one: Tolerance) -> Tolerance:
-    """Up to topk + 1 additions in `dtype`, of values whose weights add up to 1 and of a residual."""
-    unit = DTYPES[dtype].epsilon
-    return Tolerance(one.relative + 2 * unit, one.absolute + unit * (args["topk"] + 1) * (1 + abs(args["res_scale"])))
 
 
 def _gather_inputs(args: Args, make: Maker) -> Tensors:
@@ -218,7 +211,7 @@ MOE_GATHER = Operator(
     kernel=_gather_kernel,
     reference=_gather_reference,
     cost=_gather_cost,
-    tolerance=lambda args: _combined_tolerance(args, args["dtype"], Tolerance(0, 0)),
+    tolerance=lambda args: additions(args["dtype"], args["topk"] + 2),  # a row is rounded once before it is added
     check=_residual_check,
     basic=({"dtype": ["float32", "bfloat16"], "hidden_size": 1024, **SKEWED_MOE},),
 )
@@ -265,10 +258,8 @@ def _combine_cost(args: Args) -> Cost:
 
 
 def _combine_tolerance(args: Args) -> Tolerance:
-    one = quant_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"])
-    typical = args["hidden_size"] ** 0.5
-    additions = DTYPES[args["dst_dtype"]].epsilon * (args["topk"] + 1) * (2 * typical + abs(args["res_scale"]))
-    return Tolerance(one.relative, one.absolute + additions)
+    product, sums = gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]), additions(args["dst_dtype"], args["topk"] + 2)
+    return Tolerance(*(one + other for one, other in zip(product, sums, strict=True)))
 
 
 MOE_QUANT_GROUP_GEMM_COMBINE = Operator(

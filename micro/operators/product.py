@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from micro.dtypes import DTYPES, torch_dtype
-from micro.operators.contract import Args, Maker, Tolerance
+from micro.dtypes import torch_dtype
+from micro.operators.contract import SMALLEST, Args, Maker, Tolerance, units_of
 
 FLOAT8_CAPABILITY = (8, 9)
 INT_MM_ROWS = 17
@@ -23,12 +23,17 @@ INT4_SPREAD = 4.3
 """The same for [−7, 7]."""
 
 
-def gemm_tolerance(dtype: str, depth: int) -> Tolerance:
-    """Products of standard normals are about sqrt(depth) large. Each of `depth` additions in float32 may
-    lose half a unit of that (Higham, Accuracy and Stability, 2nd ed., 3.1, statistically sqrt(depth) of
-    them), inputs and output of lower precision lose theirs once."""
-    unit, sum_unit = DTYPES[dtype].epsilon, DTYPES["float64" if dtype == "float64" else "float32"].epsilon
-    return Tolerance(2 * unit, 4 * sum_unit * depth + 2 * unit * depth**0.5)
+FLOAT8_SUMS = 2.0**-9
+"""Matrix units of GPUs add float8 products in about 14 bits (DeepSeek-V3, arXiv:2412.19437, 3.3.2)."""
+
+
+def gemm_tolerance(dtype: str, depth: int, operands: str = "") -> Tolerance:
+    """Each of `depth` additions in float32 may lose half a unit (Higham, Accuracy and Stability, 2nd ed., 3.1, statistically
+    sqrt(depth) of them), the result loses its own once, or twice where parts of a sum are kept in it."""
+    unit, sum_unit = units_of(dtype)
+    sums = sum_unit * depth**0.5 + (FLOAT8_SUMS if operands.startswith("float8") else 0.0)
+    noise = 1.5 if dtype == "tfloat32" else 0.6  # operands are rounded too
+    return Tolerance(unit + 2 * sum_unit, depth**0.5 * SMALLEST.get(dtype, 0.0), 2 * unit + 4 * sums, noise * unit + sums)
 
 
 def matrix(make: Maker, dtype: str, *shape: int) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro.dtypes import size_bytes, torch_dtype
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, dtype_argument
 from micro.operators.gemm import spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, check_tokens, tokens_of_rank
 from micro.operators.product import (
@@ -63,13 +63,6 @@ def four(tensors: Tensors) -> Tensors:
 def operand_bytes(dtype: str, rows: int, width: int) -> int:
     """Of `operand`."""
     return size_bytes(dtype, rows * width) + (size_bytes(SCALE, rows) if dtype in (*SCALED, "int4") else 0)
-
-
-def quant_tolerance(dst_dtype: str, depth: int, weight: str = "") -> Tolerance:
-    """As of a product; scales of up to 1.5 each make results twice as large at most."""
-    one = gemm_tolerance(dst_dtype, depth)
-    spare = 2 if weight in ("int8", "int4", "float8_e4m3") else 1
-    return Tolerance(one.relative, spare * one.absolute)
 
 
 def _tokens_operands(args: Args, make: Maker) -> Tensors:
@@ -141,7 +134,7 @@ def _matmul(name: str, help_: str, basic: dict[str, Any]) -> Operator:
         kernel=_matmul_kernel,
         reference=_matmul_reference,
         cost=_matmul_cost,
-        tolerance=lambda args: quant_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
+        tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
         check=_matmul_check,
         basic=(basic,),
         emulation=emulation,
@@ -214,7 +207,7 @@ MOE_GATING_GEMM = Operator(
     kernel=_gating_kernel,
     reference=_gating_reference,
     cost=_gating_cost,
-    tolerance=lambda args: gemm_tolerance(args["dtype"], args["hidden_size"]),
+    tolerance=lambda args: max(gemm_tolerance(args[name], args["hidden_size"]) for name in ("dtype", "dst_dtype")),
     check=_gating_check,
     basic=({"num_tokens": [256], "hidden_size.num_experts": [[2048, 128]]},),
 )
@@ -281,7 +274,7 @@ QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
     kernel=_sum_kernel,
     reference=_sum_reference,
     cost=_sum_cost,
-    tolerance=lambda args: quant_tolerance(args["dst_dtype"], args["sp_size"] * args["hidden_size"], args["dtype"]),
+    tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["sp_size"] * args["hidden_size"], args["dtype"]),
     check=check_tokens,
     basic=({"dtype": ["int8", "float8"], "num_tokens": 128, "sp_size": 2, "hidden_size.new_hidden_size": [[512, 1024]]},),
     emulation=emulation,

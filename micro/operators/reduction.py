@@ -12,6 +12,7 @@ from typing import Any
 from micro.dtypes import DTYPES, size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
 from micro.operators.norm import ROWS, ROWS_ALIASES
+from micro.operators.product import gemm_tolerance
 
 INDEX = "int64"
 _DTYPE = dtype_argument(("float32", "float16", "bfloat16", "float64"))
@@ -93,10 +94,8 @@ def _sum_kernel(_args: Args) -> Callable[..., Any]:
 
 
 def _sum_tolerance(args: Args) -> Tolerance:
-    """Like a product with ones (`gemm_tolerance`): additions in float32, the result rounded once."""
-    dim, unit = args["dim_size"], DTYPES[args["dtype"]].epsilon
-    sum_unit = DTYPES["float64" if args["dtype"] == "float64" else "float32"].epsilon
-    return Tolerance(unit, 4 * sum_unit * dim + unit)
+    """Like a product with ones: additions in float32, the result rounded once."""
+    return gemm_tolerance(args["dtype"], args["dim_size"])
 
 
 def _topk_check(args: Args) -> str:

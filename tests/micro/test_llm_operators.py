@@ -116,6 +116,28 @@ def _attention_with(args: dict[str, Any], change: Callable[[attention.One], atte
     return kernel
 
 
+LONG = {"q_head_num": 8, "kv_head_num": 2, "head_dim": 64, "attn_mode": "decode", "batch_size": 4}
+
+
+@pytest.mark.parametrize("op", ["flash_attention", "flash_decoding"])
+@pytest.mark.parametrize("cached", [127, 4095, 16383])
+@pytest.mark.parametrize("layout", [{"block_size": 0}, {"block_size": 64}, {"block_size": 64, "cache_dtype": "int8"}])
+def test_every_key_of_a_long_cache_counts(op: str, cached: int, layout: dict[str, Any]) -> None:
+    args = validate(OPERATORS[op], {**LONG, "cache_len": cached, **layout})
+
+    def kept(one: attention.One, keys: slice, factor: float = 1.0) -> attention.One:
+        return one._replace(k=one.k[:, keys], v=one.v[:, keys] * factor)
+
+    inputs = OPERATORS[op].inputs(args, Maker(7, "cpu"))
+    reference = OPERATORS[op].reference(args, inputs)
+    wrong = {"newest": slice(0, cached), "half": slice(cached // 2, None), "a block": slice(min(64, cached // 2), None)}
+    for what, keys in {"": slice(None), **wrong}.items():
+        outputs = _attention_with(args, lambda one: kept(one, keys), causal=False)(*inputs)  # noqa: B023
+        assert bool(check_outputs(OPERATORS[op], args, inputs, outputs, reference).fault) == bool(what), what
+    outputs = _attention_with(args, lambda one: kept(one, slice(None), 1.03), causal=False)(*inputs)
+    assert check_outputs(OPERATORS[op], args, inputs, outputs, reference).fault
+
+
 @pytest.mark.parametrize("layout", [{"block_size": 0}, {"block_size": 16}, {"block_size": 16, "cache_dtype": "int8"}])
 def test_wrong_attention_is_found(layout: dict[str, Any]) -> None:
     operator, given = OPERATORS["flash_attention"], {**HEADS, "q_len": 20, "cache_len": 30, **layout}

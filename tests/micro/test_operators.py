@@ -15,7 +15,7 @@ from micro.workload import expand
 torch = pytest.importorskip("torch")
 
 SMALL = {"M": 33, "K": 65, "N": 17, "batch_size": 3, "dim_size": 37, "height": 9, "width": 7, "channels": 5}
-SMALL |= {"num_tokens": 48, "hidden_size": 64, "new_hidden_size": 48, "q_len": 40, "cache_len": 70}
+SMALL |= {"num_tokens": 48, "hidden_size": 64, "new_hidden_size": 48, "q_len": 40, "cache_len": 70, "size": 4099}
 
 
 def cases() -> list[Any]:
@@ -51,17 +51,47 @@ def test_the_plain_kernel_is_within_tolerance_and_the_reference_leaves_inputs_al
 
 @pytest.mark.parametrize(("operator", "args"), cases())
 def test_a_result_that_is_a_little_wrong_is_found(operator: Operator, args: dict[str, Any]) -> None:
+    """One value, 3 % everywhere, or one term of each input left out."""
     inputs = operator.inputs(args, Maker(1, "cpu"))
     reference = operator.reference(args, inputs)
-    outputs = operator.kernel(args)(*(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs))
-    first = outputs[0] if isinstance(outputs, tuple) else outputs
-    spoilt = first.double()
+    outputs = operator.kernel(args)(*copied(inputs))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    wrong = {"a value": (one_value_off(outputs[0]), *outputs[1:])}
+    for place, output in enumerate(outputs):
+        scaled = (output.double() * 1.03).to(output.dtype) if output.dtype.is_floating_point else (output * 1.03).to(output.dtype)
+        if operator.name == "store_kv_cache":  # of a whole cache, also what must not change
+            scaled = torch.where(scaled.float().abs() > 1, scaled.float(), output.float()).to(output.dtype)
+        if not torch.equal(scaled.double(), output.double()):  # small integers
+            wrong[f"3 % in output {place}"] = (*outputs[:place], scaled, *outputs[place + 1 :])
+    for place, part in enumerate(inputs):
+        if part.element_size() > 4 or part.dtype == torch.int32 or (operator.family == "stream" and not place and len(inputs) > 1):
+            continue  # indices, float64, and what is only written
+        lacking = part.clone()
+        lacking.view(torch.int8 if part.element_size() == 1 else part.dtype)[..., -1:] = 0
+        if not torch.equal(lacking.double(), part.double()):
+            found = operator.kernel(args)(*copied((*inputs[:place], lacking, *inputs[place + 1 :])))
+            found = found if isinstance(found, tuple) else (found,)
+            if not all(torch.equal(in_order(one), in_order(two)) for one, two in zip(found, outputs, strict=True)):
+                wrong[f"last term of input {place}"] = found  # it counts: a maximum may lie elsewhere
+    for what, result in wrong.items():
+        fault = check_outputs(operator, args, inputs, result if len(outputs) > 1 else result[0], reference).fault
+        assert fault, what
+
+
+def copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs)
+
+
+def in_order(output: Any) -> Any:
+    return output.double().flatten().sort().values
+
+
+def one_value_off(output: Any) -> Any:
+    spoilt = output.double()
     flat = spoilt.view(-1)
     step = max(1.0, float(spoilt.abs().max()))
     flat[0] += step if flat[0] <= 0 else -step  # stays in the range of small integers
-    spoilt = spoilt.to(first.dtype)
-    wrong = (spoilt, *outputs[1:]) if isinstance(outputs, tuple) else spoilt
-    assert check_outputs(operator, args, inputs, wrong, reference).fault
+    return spoilt.to(output.dtype)
 
 
 def test_gemm_cost_and_sampled_reference() -> None:
