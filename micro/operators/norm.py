@@ -29,7 +29,7 @@ _ROWS_BASIC = ({"dtype": ["float32", "bfloat16"], "batch_size": 1024, "dim_size"
 
 def row_units(dim: int) -> float:
     """Units of float32 that a sum over a row of so many may be off, and what is made of it."""
-    return 8 + dim**0.5 / 4
+    return 8 + float(dim**0.5) / 4
 
 
 def rows_cost(flops_per_value: int, vectors: int = 0) -> Callable[[Args], Cost]:
