@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from operator import mul
 from typing import Any
 
@@ -109,6 +110,22 @@ def sum_of_squares(values: Sequence[int]) -> int:
         high, low = block >> _SPLIT_BITS, block & ((1 << _SPLIT_BITS) - 1)
         total += (int(high.dot(high)) << 2 * _SPLIT_BITS) + (int(high.dot(low)) << (_SPLIT_BITS + 1)) + int(low.dot(low))
     return total
+
+
+def sums_between(values: Sequence[int], edges: Sequence[int]) -> list[int]:
+    """Exact sums of the values from each edge to the next; edges ascend, and none is the same as the next."""
+    view = _fast(values)
+    if view is None or max(int(view.max()), -int(view.min())) > _SAFE // len(values):
+        return [sum(values[a:b]) for a, b in pairwise(edges)]
+    numpy = load_numpy()
+    assert numpy is not None
+    sums: list[int] = numpy.add.reduceat(view, edges[:-1], dtype="i8").tolist()
+    return sums
+
+
+def total_of(values: Sequence[int]) -> int:
+    """Exact sum."""
+    return sums_between(values, (0, len(values)))[0] if len(values) else 0
 
 
 class ClusteredColumn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
@@ -9,22 +10,21 @@ from typing import Literal
 import msgspec
 
 from bytemlperf_llm.metrics.arrays import ClusteredColumn, order_of, sort_values, sum_of_squares
-from bytemlperf_llm.metrics.columns import dot, ones_at_most, take
+from bytemlperf_llm.metrics.columns import dot, take
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.statistics import (
     INSUFFICIENT,
     Interval,
     autocorrelation_factor,
-    batch,
     deviation,
     effective_count,
     effective_interval,
     mean_interval,
     nearest_rank,
     needed_count,
-    order_interval,
     parse_percentile,
     percentile,
+    sample_interval,
 )
 
 Claim = int | Literal["insufficient", "inf"]
@@ -57,20 +57,14 @@ class Metric(msgspec.Struct, kw_only=True):
 def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[str], infinite: int | None = None) -> Metric | None:
     """Summary of a per-request metric, values in time order; None without values.
 
-    Where batch means show autocorrelation, percentiles' intervals take the thirty batches as
-    clusters; whether a percentile is claimed depends on the count alone.
+    Whether a percentile is claimed depends on the count alone.
     """
     if not values:
         return None
     ordered = sort_values(values)
-    factor = autocorrelation_factor(values)
 
     def interval(share: Fraction) -> Interval:
-        if factor == 1.0:
-            return order_interval(ordered, share)
-        limit = percentile(ordered, share)
-        at_most = batch(ones_at_most(values, limit))
-        return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
+        return sample_interval(values, ordered, share)
 
     claims = {text: claim(ordered, 0, parse_percentile(text)) for text in percentiles}
     with_failures = None if infinite is None else {text: claim(ordered, infinite, parse_percentile(text)) for text in percentiles}
@@ -79,9 +73,9 @@ def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[st
         ordered,
         (sum(values), sum_of_squares(values)),
         claims,
-        _intervals(claims, interval, mean_interval(values, [1] * len(values))),
+        _intervals(claims, interval, mean_interval(values, array("q", [1]) * len(values))),
         with_failures,
-        int(len(values) / factor),
+        int(len(values) / autocorrelation_factor(values)),
     )
 
 
@@ -91,16 +85,18 @@ def describe_tokens(name: str, column: ClusteredColumn, rank: Sequence[int], per
     if not len(column):
         return None
     ordered = column.ordered()
+    places = order_of(take(rank, column.rows))
+    sums, sizes = take(column.sums, places), take(column.lengths, places)
     claims: dict[str, Claim] = {}
     intervals: dict[str, Interval] = {}
     for text in percentiles:
         share = parse_percentile(text)
         value = percentile(ordered, share)
-        effective = effective_count(column.counts_at_most(value), column.lengths, share)
-        intervals[text] = effective_interval(ordered, share, effective)
-        claims[text] = INSUFFICIENT if intervals[text] == INSUFFICIENT else value
-    places = order_of(take(rank, column.rows))
-    sums, sizes = take(column.sums, places), take(column.lengths, places)
+        at_most = take(column.counts_at_most(value), places)
+        worth = effective_count(at_most, sizes, share)
+        carried = worth >= needed_count(share)
+        intervals[text] = effective_interval(ordered, share, worth) if carried else INSUFFICIENT
+        claims[text] = value if carried else INSUFFICIENT
     totals = (sum(sums), column.sum_of_squares())
     intervals = {"mean": mean_interval(sums, sizes), **intervals}
     return _metric(name, ordered, totals, claims, intervals, None, _clustered_count(sums, sizes, totals))

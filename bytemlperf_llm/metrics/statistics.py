@@ -1,31 +1,31 @@
 """Statistics over raw samples: exact percentiles, and intervals that say how far to trust them.
 
 Percentiles are nearest-rank: always a value that was measured. Their intervals are distribution
-free: order statistics with exact binomial tails where values are independent; where values come
-in clusters (the tokens of a request, or stretches of a queue's life) the order statistics of the
-effective sample. Means take batch means, since queueing latencies are autocorrelated. Variances
-are computed in exact integers: a result doesn't depend on the order of summation, on numpy, or on
+free: order statistics with exact binomial tails, at the sample size that values which come in clusters
+(the tokens of a request) and hang together (stretches of a queue's life, steps that requests share) are worth.
+Variances are computed in exact integers: a result doesn't depend on the order of summation, on numpy, or on
 the machine. Sources are given at each function; docs/metrics.md tells it at length.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
-from typing import Literal
+from operator import mul
+from typing import Literal, NamedTuple
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.metrics.arrays import sum_of_squares
-from bytemlperf_llm.metrics.columns import dot
+from bytemlperf_llm.metrics.arrays import sum_of_squares, sums_between, total_of
+from bytemlperf_llm.metrics.columns import dot, ones_at_most
 from bytemlperf_llm.metrics.special import lower_tail_count, normal_quantile, t_quantile
 
 PERCENTILE_DEFINITION = "nearest-rank: the p-th percentile of n sorted values is value number ceil(p/100 * n), counted from 1"
 INTERVAL_DEFINITION = (
-    "95 %, two-sided: percentiles by order statistics with exact binomial tails (for clustered or autocorrelated values at the "
-    "effective sample size), means by batch means with Student's t"
+    "95 %, two-sided: percentiles by order statistics with exact binomial tails at the effective sample size, means by Student's t "
+    "on the logarithm; both with the widest variance of single requests, ten batches, and thirty that follow each other"
 )
 
 INSUFFICIENT: Literal["insufficient"] = "insufficient"
@@ -36,9 +36,20 @@ _TAIL = 0.025  # each side of a 95 % interval
 CARRY_CONFIDENCE = 0.99
 """A percentile p is claimed when the sample reaches beyond it with this confidence: 1 − p**n ≥ 0.99."""
 
-BATCHES = 30
+BATCHES, LONG_BATCHES = 30, 10
 """Batch means: enough batches for a stable variance, few enough to outlast the autocorrelation
 (Schmeiser, Batch size effects in the analysis of simulation output, Operations Research 30(3), 1982: 10 to 30)."""
+
+MAX_LIKENESS = 0.5
+"""Correlation of neighbouring batches beyond which a run is too short for its own memory: nothing is extrapolated further."""
+
+LEAST_DEGREES = 3
+
+BEYOND = 0.3
+"""Chance that a percentile lies beyond all independent values that a sample is worth, from which on no interval is given."""
+
+_FACTOR_DIGITS = 12
+"""A factor is rounded so that the last bits of a machine's libm don't reach a summary."""
 
 AUTOCORRELATED = 1.71
 """Ratio of the batch means' variance to that of independent values beyond which values count as
@@ -84,34 +95,86 @@ def order_interval(ordered: Sequence[int], share: Fraction) -> Interval:
     return (int(ordered[low - 1]), int(ordered[high - 1]))
 
 
-def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fraction) -> float:
-    """How many independent values a clustered sample is worth for one percentile.
+class Estimate(NamedTuple):
+    """Variance of a ratio Σ amounts / Σ sizes, and the degrees of freedom that it stands on."""
 
-    `at_most` holds per cluster how many of its `sizes` values are ≤ the percentile. The variance
-    of the estimated distribution function is that of a ratio estimator over clusters, linearised
-    (Woodruff, Confidence intervals for medians and other position measures, JASA 47, 1952); n_eff
-    = p(1−p)/variance, at most n; it's then lowered by (z/t)**2 for the clusters' degrees of
-    freedom (Korn and Graubard, Survey Methodology 24(2), 1998). Degrees of freedom come from the
-    effective number of clusters, (Σ sizes)²/Σ sizes², so that a few long requests count as few.
+    variance: Fraction
+    degrees: int
+
+    def reach(self) -> float:
+        """Half of the 95 % interval."""
+        return t_quantile(1.0 - _TAIL, self.degrees) * math.sqrt(self.variance)
+
+
+def estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+    """What a ratio's variance is, by three answers to how far neighbours are alike; whoever takes the largest is safe.
+
+    `amounts` and `sizes` are those of units (requests) in the order of time, at least two. The ratio is linearised in
+    each (Woodruff, JASA 47, 1952; Law, Simulation Modeling and Analysis, 5th ed., 9.5.3):
+    - units are independent: their own variance;
+    - they are alike over up to a tenth of the run: ten batches of consecutive units, which outlast the
+      autocorrelation (Schmeiser, Operations Research 30(3), 1982: 10 to 30);
+    - they are alike for longer: up to thirty batches that follow each other as an autoregression of order 1, whose
+      correlation, freed of its bias (Kendall, Biometrika 41, 1954), multiplies their variance by (1 + ρ)/(1 − ρ).
+    Under twenty units there are no batches.
     """
-    clusters, total = len(sizes), sum(sizes)
-    if clusters < 2:
+    return [_variance(amounts, sizes), *_batched(amounts, sizes)]
+
+
+def _batched(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+    count = len(sizes)
+    if count < 2 * LONG_BATCHES:
+        return []
+    fine = [batch(column, min(BATCHES, count // 2)) for column in (amounts, sizes)]
+    nested = len(fine[1]) == BATCHES
+    long = [batch(column, LONG_BATCHES) for column in (fine if nested else (amounts, sizes))]
+    return [_variance(long[0], long[1]), _following(fine[0], fine[1])]
+
+
+def _variance(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+    """Of independent units, with as many degrees of freedom as there are effective units, (Σ sizes)²/Σ sizes², less one."""
+    count, total, amount = len(sizes), total_of(sizes), total_of(amounts)
+    size_squares = sum_of_squares(sizes)
+    spread = total * total * sum_of_squares(amounts) - 2 * total * amount * dot(amounts, sizes) + amount * amount * size_squares
+    return Estimate(Fraction(count * spread, (count - 1) * total**4), max(1, total * total // size_squares - 1))
+
+
+def _following(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+    """Of batches that follow each other."""
+    plain, count, total, amount = _variance(amounts, sizes), len(sizes), sum(sizes), sum(amounts)
+    off = [part * total - amount * size for part, size in zip(amounts, sizes, strict=True)]
+    squares = sum(each * each for each in off)
+    if not squares:
+        return plain
+    raw = float(Fraction(sum(map(mul, off[1:], off)), squares))
+    likeness = min(MAX_LIKENESS, max(0.0, raw + (1 + 3 * raw) / count))
+    factor = (1 + likeness) / (1 - likeness)
+    return Estimate(plain.variance * Fraction(factor), max(LEAST_DEGREES, int(plain.degrees / factor)))
+
+
+def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fraction) -> float:
+    """How many independent values a clustered, autocorrelated sample is worth for one percentile.
+
+    `at_most` holds per cluster, in the order of time, how many of its `sizes` values are ≤ the percentile. n_eff
+    = p(1−p) over the variance of the estimated distribution function, lowered by (z/t)**2 for the degrees of
+    freedom that the variance stands on (Korn and Graubard, Survey Methodology 24(2), 1998); at most n, which is all
+    that there is to say of clusters of one.
+    """
+    count, total = len(sizes), total_of(sizes)
+    if count < 2:
         return 0.0
-    below = sum(at_most)
-    size_squares, cross, squares = sum_of_squares(sizes), dot(at_most, sizes), sum_of_squares(at_most)
-    spread = total * total * squares - 2 * total * below * cross + below * below * size_squares
-    variance = Fraction(clusters * spread, (clusters - 1) * total**4)
-    independent = float(share * (1 - share) / variance) if variance else math.inf
-    degrees = max(1, total * total // size_squares - 1)
-    shrink = (normal_quantile(1.0 - _TAIL) / t_quantile(1.0 - _TAIL, degrees)) ** 2
-    return min(float(total), independent) * shrink
+    wanted, normal = share * (1 - share), normal_quantile(1.0 - _TAIL)
+    found = _batched(at_most, sizes) if count == total else estimates(at_most, sizes)
+    worths = [float(wanted / each.variance) * (normal / t_quantile(1.0 - _TAIL, each.degrees)) ** 2 for each in found if each.variance]
+    return min([float(total), *worths])
 
 
 def effective_interval(ordered: Sequence[int], share: Fraction, effective: float) -> Interval:
     """Interval of a percentile from `effective` independent values' worth of sample: the order
-    statistics of that many, mapped to ranks of the whole sample, outwards."""
+    statistics of that many, mapped to ranks of the whole sample, outwards. Where even the outermost of so many would not
+    bound the percentile it ends at the outermost value that there is; far from that (`BEYOND`) it is insufficient."""
     worth, count = int(effective), len(ordered)
-    if worth < needed_count(share):
+    if worth < 1 or float(max(share, 1 - share)) ** worth > BEYOND:
         return INSUFFICIENT
     low = lower_tail_count(worth, share, _TAIL) * count // worth
     high = -(-(worth - lower_tail_count(worth, 1 - share, _TAIL)) * count // worth) + 1
@@ -131,24 +194,24 @@ def batch(values: Sequence[int], batches: int = BATCHES) -> list[int]:
     count = len(values)
     if count < 2 * batches:
         return list(values)
-    edges = [count * edge // batches for edge in range(batches + 1)]
-    return [sum(values[a:b]) for a, b in pairwise(edges)]
+    return sums_between(values, [count * edge // batches for edge in range(batches + 1)])
 
 
 def mean_interval(sums: Sequence[int], sizes: Sequence[int]) -> Interval:
-    """Interval of a mean by batch means over time-ordered units (requests): each unit has a sum
-    of values and a number of them. The mean is the ratio Σsums/Σsizes, its variance the
-    linearised one over batches (Law, Simulation Modeling and Analysis, 5th ed., 9.5.3), with
-    Student's t. Under 60 units each is a batch of its own: the plain t interval."""
-    batch_sums, batch_sizes = batch(sums), batch(sizes)
-    count, total = len(batch_sums), sum(batch_sizes)
-    if count < 2 or total == 0:
+    """Interval of a mean over time-ordered units (requests), each of which has a sum of values and a number of them:
+    Student's t with the widest of `estimates`. Of a quantity that isn't below zero it is taken on the logarithm (the
+    delta method), mean ×÷ exp(reach/mean): it can't fall below zero, and is nearly the same where it is narrow."""
+    count, total = total_of(sizes), total_of(sums)
+    if len(sums) < 2 or count == 0:
         return INSUFFICIENT
-    mean = Fraction(sum(batch_sums), total)
-    spread = sum((part - mean * size) ** 2 for part, size in zip(batch_sums, batch_sizes, strict=True))
-    error = math.sqrt(Fraction(count, count - 1) * spread) / total
-    reach = t_quantile(1.0 - _TAIL, count - 1) * error
-    return (float(mean) - reach, float(mean) + reach)
+    mean, reach = float(Fraction(total, count)), max(each.reach() for each in estimates(sums, sizes))
+    return factor_interval(mean, reach) if total > 0 and min(sums) >= 0 else (mean - reach, mean + reach)
+
+
+def factor_interval(mean: float, reach: float) -> Bounds:
+    """mean ×÷ exp(reach/mean); mean above 0."""
+    factor = round(math.exp(reach / mean), _FACTOR_DIGITS)
+    return (mean / factor, mean * factor)
 
 
 def autocorrelation_factor(values: Sequence[int]) -> float:
@@ -169,10 +232,9 @@ def autocorrelation_factor(values: Sequence[int]) -> float:
 
 
 def sample_interval(values: Sequence[int], ordered: Sequence[int], share: Fraction) -> Interval:
-    """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics, at the effective
-    sample size of batches where batch means show autocorrelation. `ordered` is the sample sorted."""
-    if autocorrelation_factor(values) == 1.0:
+    """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics at the effective
+    sample size. `ordered` is the sample sorted."""
+    if len(values) < 2 * LONG_BATCHES:
         return order_interval(ordered, share)
-    limit = percentile(ordered, share)
-    at_most = batch([value <= limit for value in values])
-    return effective_interval(ordered, share, effective_count(at_most, batch([1] * len(values)), share))
+    at_most = ones_at_most(values, percentile(ordered, share))
+    return effective_interval(ordered, share, effective_count(at_most, array("q", [1]) * len(values), share))
