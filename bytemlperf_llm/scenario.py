@@ -239,10 +239,10 @@ def _rate_text(rate: float) -> str:
 
 
 class Auto(_Part):
-    """For `rate: auto`: probe the engine for `probe_s`, then offer `share` of what it carried."""
+    """For `rate: auto`: probe the engine for `probe_s` at most, then offer `share` of what it carried."""
 
     share: Annotated[float, Field(gt=0, le=2)] = 0.7
-    probe_s: Seconds = 12.0
+    probe_s: Seconds = 30.0
 
 
 class Slo(_Part):

@@ -153,5 +153,8 @@ def _probe(probed: ProbeResult) -> dict[str, Any]:
         "mean_output_tokens": probed.mean_output_tokens,
         "share": probed.share,
         "chosen_rate_per_s": probed.rate_per_s,
+        "ceiling_found": probed.ceiling_found,
+        "requests": probed.requests,
+        "seconds": probed.seconds,
         "why": probed.sentence(),
     }

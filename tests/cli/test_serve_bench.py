@@ -163,7 +163,9 @@ def test_failures_are_counted_and_the_run_goes_on(tmp_path):
     words = (*QUICK, "--request-rate", "100", "--num-prompts", "60", "--engine-option", "fail_every=3")
     ended = bmp(*words, cwd=tmp_path)
     summary = json.loads((run_folder(ended.stdout, tmp_path) / "summary.json").read_text())
-    assert ended.returncode in (0, 1), ended.stderr
+    assert ended.returncode in (1, 4), ended.stderr
+    assert summary["verdict"] in ("failing", "invalid")  # the latter where this machine is too busy to keep the load
+    assert any("20 of 60 requests failed (33.3%, limit 5%)" in reason for reason in summary["reasons"])
     assert summary["outcomes"]["failed"] == summary["failures"]["engine_failed"]["count"] == 20
     assert summary["outcomes"]["ok"] == 40
     assert "engine_failed" in ended.stdout
