@@ -12,6 +12,7 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.prometheus import Exporter
+from bytemlperf_llm.extras import require
 from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.terminal_exit import one_line
@@ -41,6 +42,7 @@ def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
     """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
     check_numbers([("prometheus-port", output.prometheus_port)])
     jobs = plan(flags)
+    require("bmp general", "general", "torch", "numpy")
     label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
     config = {
         "jobs": [job.id for job in jobs],
@@ -56,6 +58,7 @@ def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
 
 def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
+    require("bmp general", "general", "torch", "numpy")
     run = SuiteRun.resume(folder, KIND, command=argv, check=_planned)
     jobs, time_limit_s, keep_artefacts = _planned(run.run)
     output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)

@@ -19,6 +19,7 @@ from typing import Any
 
 from bytemlperf_llm.checked_yaml import nearest
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.extras import require
 from bytemlperf_llm.models.child import OFFLINE
 from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
 from general_perf.backends.registry import check_options
@@ -60,6 +61,7 @@ def run_convert(wanted: Wanted) -> int:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
     os.environ.update(OFFLINE)
     card, target = _checked(wanted)
+    require("bmp convert", "general", "torch", "numpy")
     with tempfile.TemporaryDirectory(prefix="bmp-convert-") as scratch:
         try:
             return _convert(wanted, card, target, Path(scratch))

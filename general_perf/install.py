@@ -49,7 +49,12 @@ def install(name: str, *, folder: Path | None = None, no_cache: bool = False) ->
     from general_perf.backends.registry import backend
 
     made = backend(name)
-    wanted = pinned(made.describe().distributions)
+    try:
+        wanted = pinned(made.describe().distributions)
+    except ImportError as error:
+        raise UserError(
+            f"backend '{name}' is installed afresh as it is here, and it isn't: {error}", "pip install 'bytemlperf-llm[general]'"
+        ) from None
     with tempfile.TemporaryDirectory(prefix="bmp-install-", dir=folder) as place:
         root, wheels = Path(place) / "venv", Path(place) / "wheels"
         environment_s = _timed([sys.executable, "-m", "venv", str(root)], name)

@@ -12,6 +12,7 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.prometheus import LOOPBACK
+from bytemlperf_llm.extras import require
 from bytemlperf_llm.hardware import cards
 from bytemlperf_llm.hardware.discover import discover
 from bytemlperf_llm.runs.suite import SuiteRun
@@ -59,6 +60,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
 
 def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
     """Cases without a row, and those that a budget left out, into the same folder."""
+    require("bmp micro", "micro", "torch", "numpy")
     run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
     cases, settings = _planned(run.run)
     settings = msgspec.structs.replace(settings, budget_s=budget_s)

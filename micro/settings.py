@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.extras import require
 from bytemlperf_llm.machine import available_memory_bytes
 from micro.flags import Flags
 from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
@@ -42,7 +43,8 @@ def settings_of(flags: Flags) -> Settings:
 
 
 def device_of(text: str) -> str:
-    """ "cuda" is cuda:0. Raises UserError for a device that isn't there."""
+    """ "cuda" is cuda:0. Raises UserError for a device that isn't there, or where torch isn't."""
+    require("bmp micro", "micro", "torch", "numpy")
     device = "cuda:0" if text == "cuda" else text
     if device == "cpu":
         return device

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.extras import require
 from bytemlperf_llm.runs.suite import SuiteRun
 from bytemlperf_llm.stop_signals import STOPPING, Interrupted, terminate_like_interrupt
 from training import launch
@@ -224,16 +225,13 @@ def choose_device(wish: str, ranks_here: int) -> Device:
 
 
 def _check_packages(trainer: str, workload: Workload) -> None:
-    from importlib.util import find_spec
-
     needed = {"torch": "train", "transformers": "train", "numpy": "train"}
     if trainer == "megatron":
         needed = {"torch": "megatron", "megatron": "megatron", "numpy": "train"}
     if workload.family == "resnet":
         needed["sklearn"] = "train"
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} missing", f"pip install 'bytemlperf-llm[{needed[missing[0]]}]'")
+    for extra in dict.fromkeys(needed.values()):
+        require("bmp train", extra, *(name for name, brought_by in needed.items() if brought_by == extra))
 
 
 def err_console() -> Console:

@@ -5,7 +5,6 @@ A child module prints one JSON object of versions as its last line on standard o
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,13 +16,6 @@ from bytemlperf_llm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-
-
-def require(model: str, modules: tuple[str, ...]) -> None:
-    """Raise UserError with the install command unless all of `modules` can be found."""
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UserError(f"model '{model}' needs {', '.join(missing)}, not installed here", "pip install 'bytemlperf-llm[hf]'")
 
 
 def run(module: str, *arguments: str, what: str) -> dict[str, str]:

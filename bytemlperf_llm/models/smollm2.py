@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bytemlperf_llm import extras
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models import checkpoint, child
 from bytemlperf_llm.models.cache import built_folder, sha256_of
@@ -44,7 +45,7 @@ def resolve(say: Callable[[str], None]) -> Model:
 
 
 def _build(target: Path, say: Callable[[str], None]) -> dict[str, str]:
-    child.require("smollm2", NEEDED)
+    extras.require("model 'smollm2'", "hf", *NEEDED)
     gguf = target / "source" / GGUF_NAME
     gguf.parent.mkdir()
     installed = _installed()

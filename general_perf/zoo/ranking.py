@@ -9,8 +9,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import nn
+from bytemlperf_llm.extras import require
+
+require("general_perf.zoo.ranking", "general", "torch")
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 
 class WideDeep(nn.Module):  # type: ignore[misc]

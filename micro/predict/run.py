@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from micro.predict.model import ModelShape, read_shape
 from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
 from micro.predict.tables import print_check, print_prediction
 from micro.providers.registry import find_provider, provider_names
+from micro.settings import device_of
 
 DEFAULT_ENGINE = "transformers"
 """Whose kernels are measured where no engine and no provider is named."""
@@ -153,7 +153,7 @@ def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Sta
         return Basis(FromRun(wish.from_run), f"times of {wish.from_run}", all_hot)
     from micro.predict.measured import Measuring
 
-    device = _device(wish.device)
+    device = device_of(wish.device)
     pricing = Measuring(device, threads, _providers(wish), measure_s=wish.measure_s, fresh=wish.fresh, say=status.say)
     place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
@@ -169,19 +169,6 @@ def _fits(wish: Wish, shape: ModelShape, dtype: str, device: str, memory_bytes: 
         raise UserError(
             f"{needs} are more than the {memory_bytes / GIGA:.3g} GB of {device}", "give more ranks with --tp, or a smaller batch"
         )
-
-
-def _device(text: str) -> str:
-    device = "cuda:0" if text == "cuda" else text
-    if device == "cpu":
-        return device
-    if not re.fullmatch(r"cuda:\d+", device):
-        raise UserError(f"there is no device '{text}'", "give cpu, cuda or cuda:N")
-    import torch
-
-    if int(device.partition(":")[2]) >= torch.cuda.device_count():
-        raise UserError(f"there is no device {device}: torch sees {torch.cuda.device_count()} GPUs", "give --device cpu")
-    return device
 
 
 def _providers(wish: Wish) -> list[str]:
