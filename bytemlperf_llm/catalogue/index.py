@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from bytemlperf_llm.catalogue.tags import NAME as TAGS
 from bytemlperf_llm.catalogue.tags import read_tags
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware.measured import hardware_of
+from bytemlperf_llm.hardware.measured import device_text, hardware_of
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import headlines, name_of
 from bytemlperf_llm.report.text import number, unit
@@ -188,7 +188,7 @@ def _run_row(name: str, view: RunView) -> list[Any]:
         "; ".join(view.reasons),
         _text(subject.get("name")),
         _text(subject.get("model")),
-        _text(subject.get("device")),
+        _text(device_text(run, subject)),
         _text(part(hardware, "cpu").get("model")),
         duration / 1e9 if isinstance(duration, int | float) else None,
         run.get("seed") if isinstance(run.get("seed"), int) else None,

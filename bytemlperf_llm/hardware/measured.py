@@ -54,6 +54,21 @@ def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
         return None
 
 
+def device_text(run: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
+    """The device of run.json's `subject` (engine, backend, trainer) for a reader: as stated, as the subject says, or that it
+    isn't known; "" where there is nothing to say."""
+    config = run.get("config")
+    flags = config.get("flags") if isinstance(config, dict) else None
+    if isinstance(flags, dict) and flags.get("device") is not None:
+        known = api.load()
+        if (own := stated(run, known)) is not None:
+            return f"{own.text(known)} (as stated)"
+    if is_remote(run):
+        return UNKNOWN
+    device = str(subject.get("device") or "")
+    return "" if device == "none" else device
+
+
 def is_remote(run: Mapping[str, Any]) -> bool:
     """Whether a server was measured over a network, loopback included."""
     engine = run.get("engine")

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from bytemlperf_llm import __version__
-from bytemlperf_llm.hardware.measured import REMOTE, UNKNOWN, is_remote
+from bytemlperf_llm.hardware.measured import device_text, is_remote
 from bytemlperf_llm.report.gather import RunView, part
 from bytemlperf_llm.report.page import Page, Tile
 from bytemlperf_llm.report.text import UNAVAILABLE, flattened, interval, number, unit
@@ -73,12 +73,11 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     subject, versions = view.subject, part(view.subject, "versions")
     named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
-    device = str(subject.get("device") or "")
     found = [
         ("measured", named),
         ("load", load_sentence(view.run) if view.kind == "llm" else ""),
         ("model", model),
-        ("device", "" if device == "none" else UNKNOWN if device == REMOTE else device),
+        ("device", device_text(view.run, subject)),
         ("client's machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
         ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
         ("took", _duration(view.run)),

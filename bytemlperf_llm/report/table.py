@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bytemlperf_llm.hardware.measured import device_text
 from bytemlperf_llm.metrics.client_error import sentence
 from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.outages import Outage
@@ -57,7 +58,7 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
     engine = run.get("engine", {})
     versions = " ".join(f"{name} {version}" for name, version in engine.get("versions", {}).items() if name != engine.get("name"))
     model = " ".join(part for part in (engine.get("model"), engine.get("dtype")) if part and part != "none")
-    parts = [versions, model, engine.get("device") if engine.get("device") != "none" else ""]
+    parts = [versions, model, device_text(run, engine)]
     console.print()
     console.print(f"[bold]{_plain(str(engine.get('name')))}[/]" + "".join(f" · {_plain(part)}" for part in parts if part))
     scenario = _plain(run["config"]["scenario"]["name"])

@@ -14,7 +14,6 @@ import msgspec
 from bytemlperf_llm import __version__
 from bytemlperf_llm.calibration_cache import client_section
 from bytemlperf_llm.engine_registry import engine_class
-from bytemlperf_llm.hardware import cards, measured
 from bytemlperf_llm.hardware.discover import discover, git_state, package_versions
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
@@ -40,7 +39,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """run.json as it stands before the first measured request."""
     flags = {name: value for name, value in asdict(plan.flags).items() if name != "headers"}
-    engine = msgspec.to_builtins(info) | _device(plan, info)
+    engine = msgspec.to_builtins(info) | {"remote": engine_class(plan.flags.engine).weights == "remote"}
     description = {
         "format_version": FORMAT_VERSION,
         "kind": "llm",
@@ -74,16 +73,6 @@ def describe_run(
     redacted = redactor.deep(description)
     assert isinstance(redacted, dict)
     return redacted
-
-
-def _device(plan: Plan, info: EngineInfo) -> dict[str, Any]:
-    """The device that the reader is shown, and whether this machine is only the client's."""
-    remote = info.device == measured.REMOTE or engine_class(plan.flags.engine).weights == "remote"
-    device = measured.UNKNOWN if remote else info.device
-    if plan.flags.device is not None:
-        known = cards.load()
-        device = f"{measured.parse_device(plan.flags.device, known).text(known)} (as stated)"
-    return {"device": device, "remote": remote}
 
 
 class Part(NamedTuple):

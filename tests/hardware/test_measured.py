@@ -31,7 +31,7 @@ def served(folder: Path, device: str | None = None, engine: dict[str, object] | 
     """The folder of a run over HTTP by a client that has a T4."""
     run = llm_run(folder, label=folder.name)
     content = json.loads((run / "run.json").read_text())
-    content["engine"] |= {"name": "openai", "remote": True, "device": measured.UNKNOWN} if engine is None else engine
+    content["engine"] |= {"name": "openai", "remote": True, "device": "remote"} if engine is None else engine
     content["environment"]["hardware"] = T4
     content["config"].setdefault("flags", {})["device"] = device
     (run / "run.json").write_text(json.dumps(content))
