@@ -66,21 +66,25 @@ def _most_tokens(texts: Sequence[str], most_events: int) -> int:
 
 
 def spread(total_tokens: int, carriers: list[int], texts: Sequence[str]) -> list[int]:
-    """Tokens of each event so that they sum to a total that is no smaller than their number.
+    """Tokens of each event so that they sum to a total that is no smaller than the number of carriers.
 
-    Each carrier keeps one, the rest goes by length of text, largest remainder first. An estimate: a server that sends several
-    tokens an event does not say how many.
+    They go by length of text, largest remainder first, but each carrier has at least one. An estimate: a server that sends
+    several tokens an event does not say how many.
     """
     places = [place for place, carries in enumerate(carriers) if carries]
-    missing = total_tokens - len(places)
-    if not missing:
+    if total_tokens == len(places):
         return carriers
-    result = list(carriers)
     weights = {place: max(len(texts[place]), 1) for place in places}
-    whole = sum(weights.values())
-    for place in places:
-        result[place] += missing * weights[place] // whole
-    remainders = sorted(places, key=lambda place: (-(missing * weights[place] % whole), place))
+    places.sort(key=lambda place: (weights[place], place))
+    whole, left, short = sum(weights.values()), total_tokens, 0
+    while left * weights[places[short]] < whole:  # its share is less than the one it has
+        whole -= weights[places[short]]
+        left -= 1
+        short += 1
+    result = list(carriers)
+    for place in places[short:]:
+        result[place] = left * weights[place] // whole
+    remainders = sorted(places[short:], key=lambda place: (-(left * weights[place] % whole), place))
     for place in remainders[: total_tokens - sum(result)]:
         result[place] += 1
     return result
