@@ -35,16 +35,16 @@ from bytemlperf_llm.metrics.definitions import (
 from bytemlperf_llm.metrics.recount import Counted, RecountTally
 from bytemlperf_llm.metrics.request_metrics import request_values
 from bytemlperf_llm.metrics.statistics import parse_percentile, percentile
+from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
-_REPORTED = ("usage",)
 MAX_DETAILS = 3
 MAX_DETAIL_CHARS = 200
 
 _FIELDS = (
     *("index", "outcome", "due", "planned", "sent", "end", "first", "last"),
-    *("prompt", "output", "stream", "max_gap", "counted", "asked", *STAGES),
+    *("prompt", "output", "stream", "max_gap", "asked", *STAGES),
 )
 
 
@@ -94,6 +94,7 @@ class Accumulator:
         self._inter_chunk: ClusteredColumn | None = None
         self.outcomes: Counter[str] = Counter()
         self.failures = _Failures()
+        self.tokens = TokenTally()
         self.batched_tokens = 0
         self.stream_tokens = 0
         self.stream_chunks = 0
@@ -134,11 +135,13 @@ class Accumulator:
 
     def _add_block_rows(self, records: Sequence[RequestRecord], block: Block) -> None:
         self.outcomes.update(record.outcome for record in records)
-        for record in records:
+        for record, silence_ns, span_ns in zip(records, block.max_gap.tolist(), (block.last - block.first).tolist(), strict=True):
             if record.outcome == "failed":
                 self.failures.add(record)
-            elif self.recount is not None:
-                self.recount.add(record)
+            elif record.outcome == "ok":
+                self.tokens.add(record, silence_ns, span_ns)
+                if self.recount is not None:
+                    self.recount.add(record)
         fields: dict[str, list[int | None]] = {
             "index": [record.index for record in records],
             "outcome": [OUTCOMES.index(record.outcome) for record in records],
@@ -148,7 +151,6 @@ class Accumulator:
             "end": [record.end_ns for record in records],
             "prompt": [record.prompt_tokens for record in records],
             "output": [record.output_tokens for record in records],
-            "counted": [int(record.token_source in _REPORTED) for record in records],
             "asked": [record.max_tokens for record in records],
         }
         for name, values in fields.items():
@@ -169,6 +171,8 @@ class Accumulator:
         seen = len(times.tokens) if times.single else times.token_count
         gaps = chunk_gaps_ns(times)
         self._add_row(record, times, seen, max(gaps, default=ABSENT))
+        if record.outcome == "ok":
+            self.tokens.add(record, max(gaps, default=0), sum(gaps))
         if record.outcome == "ok" and times.stamps_ns:
             self._add_gaps(len(self) - 1, times, gaps)
             self.stream_tokens += seen
@@ -199,7 +203,7 @@ class Accumulator:
         row = (
             *(record.index, OUTCOMES.index(record.outcome), due_ns(record), record.planned_ns, record.sent_ns, record.end_ns),
             *(first, last, record.prompt_tokens, record.output_tokens, seen, max_gap),
-            *(int(record.token_source in _REPORTED), record.max_tokens, *stages),
+            *(record.max_tokens, *stages),
         )
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(ABSENT if value is None else value)

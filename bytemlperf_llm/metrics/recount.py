@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import msgspec
 
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.runs.record import RequestRecord, usage_tokens_of
 
 FORMAT_VERSION = 1
 WARN_DISAGREEMENT = 0.005
@@ -64,10 +64,11 @@ class RecountTally:
         self._recounted += text_tokens
         self._chunks += chunks
         self._chunks_apart += _outside(chunks, text_tokens, most)
-        if record.token_source == "usage":  # noqa: S105
-            self._usage += record.output_tokens
+        usage = usage_tokens_of(record)
+        if usage is not None:
+            self._usage += usage
             self._usage_recounted += text_tokens
-            self._usage_apart += _outside(record.output_tokens, text_tokens, most)
+            self._usage_apart += _outside(usage, text_tokens, most)
 
     def result(self) -> Recount | None:
         """None without a single answer."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from operator import sub
 
 import msgspec
 
@@ -35,8 +34,9 @@ from bytemlperf_llm.metrics.rates import (
     throughput,
     whole_window,
 )
-from bytemlperf_llm.metrics.recount import Counted, Recount
+from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.metrics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
+from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
     LENGTH_TOLERANCE,
     Evidence,
@@ -46,7 +46,6 @@ from bytemlperf_llm.metrics.verdict import (
     load_warnings,
     outcome_warnings,
     tail_lateness,
-    token_warnings,
 )
 from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.verdicts import VerdictName
@@ -55,26 +54,6 @@ FORMAT_VERSION = 1
 
 LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
 """Metrics of a whole request, given again with requests that never ended counted as infinite."""
-
-
-class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Token totals of answered requests. `prompt_tokens` is None while any answer lacks its count.
-
-    `stream_tokens` were seen in the stream, in `stream_chunks` reads that brought any (None in older
-    summaries). `usage_disagreement` is Σ|reported − seen| over Σreported
-    among the answers that report usage; None where none does. `recount` is there where the model's
-    tokenizer is known.
-    """
-
-    prompt_tokens: int | None
-    output_tokens: int
-    stream_tokens: int
-    answers_without_usage: int
-    answers_without_prompt_count: int
-    usage_disagreement: float | None
-    batched_token_share: float | None
-    stream_chunks: int | None = None
-    recount: Recount | None = None
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -149,7 +128,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         warnings=[
             *outcome_warnings(acc.outcomes, scheduled, unrecorded),
             *load_warnings(facts, load, sent),
-            *token_warnings(tokens.usage_disagreement, tokens.batched_token_share, tokens.answers_without_usage, acc.outcomes["ok"]),
+            *token_warnings(tokens, acc.outcomes["ok"]),
             *(length_warnings(*_off_length(acc), acc.outcomes["ok"]) if facts.ignore_eos else []),
             *recount.warnings(tokens.recount, tokens.answers_without_usage),
             *autocorrelation_warnings(effective),
@@ -210,20 +189,25 @@ def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
 
 
 def _tokens(acc: Accumulator) -> Tokens:
-    columns, ok_rows = acc.columns, acc.rows("ok")
-    reporting = rows_with(ok_rows, columns["counted"], 1)
-    output, stream = (take(columns[name], reporting) for name in ("output", "stream"))
-    reported, apart = sum(output), sum(map(abs, map(sub, output, stream)))
+    columns, ok_rows, tally = acc.columns, acc.rows("ok"), acc.tokens
     unknown = len(rows_with(ok_rows, columns["prompt"], ABSENT))
     return Tokens(
         prompt_tokens=None if unknown else sum(take(columns["prompt"], ok_rows)),
         output_tokens=sum(take(columns["output"], ok_rows)),
         stream_tokens=acc.stream_tokens,
-        answers_without_usage=len(ok_rows) - len(reporting),
+        answers_without_usage=tally.without_usage,
         answers_without_prompt_count=unknown,
-        usage_disagreement=float(Fraction(apart, reported)) if reported else None,
+        usage_disagreement=tally.disagreement,
         batched_token_share=float(Fraction(acc.batched_tokens, acc.stream_tokens)) if acc.stream_tokens else None,
         stream_chunks=acc.stream_chunks,
+        usage_tokens=tally.usage,
+        shown_tokens=tally.shown,
+        answers_usage_not_taken=tally.not_taken,
+        bundled_answers=tally.bundled,
+        reasoning_tokens=tally.reasoning,
+        hidden_tokens=tally.hidden,
+        cached_tokens=tally.cached,
+        accepted_draft_tokens=tally.accepted,
         recount=None if acc.recount is None else acc.recount.result(),
     )
 

@@ -68,12 +68,6 @@ FAILING_SHARE = 0.05
 WARN_FAILURE_SHARE = 0.01
 """With 1 % failures p99 over successes says nothing about the slowest hundredth of users."""
 
-WARN_TOKEN_DISAGREEMENT = 0.005
-"""Reported usage against tokens seen in the stream."""
-
-SMALL_SHARE = 0.001
-"""Less is not printed as 0.0 %."""
-
 LENGTH_TOLERANCE = 0.1
 """An answer under `ignore_eos` that is a tenth shorter or longer than asked does another amount of work."""
 
@@ -320,22 +314,6 @@ def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: in
         found.append(f"stopped early: {outcomes['cancelled']} of {scheduled} requests were cancelled")
     if unrecorded:
         found.append(f"{unrecorded} scheduled requests have no record and count as dropped")
-    return found
-
-
-def token_warnings(disagreement: float | None, batched_share: float | None, counted_chunks: int, answers: int) -> list[str]:
-    """How far token counts can be trusted."""
-    found = []
-    if disagreement is not None and disagreement > WARN_TOKEN_DISAGREEMENT:
-        found.append(
-            f"reported usage and tokens seen in the stream differ by {disagreement:.1%}: "
-            "TPOT and throughput use the reported count, ITL the stream's"
-        )
-    if batched_share:
-        share = f"{batched_share:.1%}" if batched_share >= SMALL_SHARE else f"under {SMALL_SHARE:.1%}"
-        found.append(f"{share} of tokens came in bursts of several: their ITL is the time since the burst before, shared evenly")
-    if counted_chunks:
-        found.append(f"{counted_chunks} of {answers} answers reported no usage: their output tokens are counted chunks")
     return found
 
 

@@ -53,3 +53,10 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
     stages: Stages | None = None
     output_sha256: str | None = None
     output: str | None = None
+
+
+def usage_tokens_of(record: RequestRecord) -> int | None:
+    """What usage reports of the streamed tokens; None where it reports nothing. Records without the field are of older runs."""
+    if record.usage_tokens is None and record.token_source == "usage":  # noqa: S105
+        return record.output_tokens
+    return record.usage_tokens

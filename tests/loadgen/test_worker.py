@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED, Planned
 from bytemlperf_llm.metrics.facts import RunFacts
@@ -250,6 +251,17 @@ def test_a_bug_in_an_engine_is_a_failed_request():
 def test_an_answer_of_nothing_is_a_failure():
     _, sink, _ = replay_open([Script(())], [0])
     assert (sink.records[0].outcome, sink.records[0].error_class) == ("failed", "empty_response")
+
+
+def test_an_answer_without_a_token_failed():
+    """Whatever else it brought, and in every output alike."""
+    _, sink, _ = replay_open([Script(((50 * MS, 0), (60 * MS, 0)), reported_tokens=0)], [0, MS, 2 * MS])
+    assert {(record.outcome, record.error_class) for record in sink.records} == {("failed", "no_token")}
+    facts = RunFacts(open_loop=True, scheduled_requests=3)
+    summary = summarize(sink.records, facts)
+    assert (summary.verdict, summary.outcomes["ok"]) == ("invalid", 0)
+    vllm = VllmSetup(date="20260801-120000", backend="openai", model_id="m", tokenizer_id=None)
+    assert vllm_result(sink.records, facts, vllm)["completed"] == 0
 
 
 def test_a_stop_drains_and_leaves_the_rest_unsent():

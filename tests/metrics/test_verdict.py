@@ -18,7 +18,6 @@ from bytemlperf_llm.metrics.verdict import (
     load_warnings,
     outcome_warnings,
     tail_lateness,
-    token_warnings,
 )
 from bytemlperf_llm.verdicts import VERDICTS
 from tests.metrics.records import answered
@@ -123,12 +122,6 @@ def test_outcome_warnings():
     assert "2.0% of requests failed" in outcome_warnings({"ok": 98, "failed": 2}, 100, 0)[0]
     found = outcome_warnings({"ok": 90, "in_flight": 3, "cancelled": 4}, 100, 3)
     assert [text.split()[0] for text in found] == ["3", "stopped", "3"]
-
-
-def test_token_warnings():
-    assert token_warnings(0.005, 0.0, 0, 10) == []
-    assert token_warnings(None, None, 0, 0) == []
-    assert len(token_warnings(0.006, 0.5, 1, 10)) == 3
 
 
 def test_load_warnings():
