@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from bytemlperf_llm import preflight, schedule
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.export.push import receiver_secrets
 from bytemlperf_llm.loadgen.dealing import Share, dealt
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
@@ -32,7 +34,7 @@ from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worke
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged
 from bytemlperf_llm.plan import Flags, Plan, plan_for, resolve
-from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.redaction import Redactor, option_secrets
 from bytemlperf_llm.report.live import LiveView
 from bytemlperf_llm.runs.checksums import write_checksums
 from bytemlperf_llm.runs.describe import Part, describe_run, finished, folder_of, resumed
@@ -88,7 +90,7 @@ class Bench:
     ) -> None:
         self._remainder = remainder
         self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
-        self._redactor = Redactor(_header_values(plan))
+        self._redactor = Redactor([*option_secrets(plan.engine_options), *receiver_secrets()])
         self._metrics = LlmMetrics()
 
     async def run(self) -> Ended:
@@ -167,14 +169,15 @@ class Bench:
         self._plan = plan = preflight.fit_prompts(plan, model, info)
         scenario = plan.scenario
         self._tokenizer = preflight.answer_tokenizer(scenario, model, info)
-        longest = preflight.longest_request(scenario, seed)
-        await preflight.ready_check(engine, info, longest, scenario.timeouts.first_token_s, self._redactor)
+        longest, timeouts = preflight.longest_request(scenario, seed), worker_config(scenario, Share(), keep_output=False).timeouts
+        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor)
+        self._plan = plan = replace(plan, engine_options=plan.engine_options | changed)
         self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
         for note in info.notes:
             self._say(f"note: {note}")
         workload = Workload(scenario, seed)
-        await preflight.warm_up(engine, workload, scenario.warmup_requests)
-        self._scenario, probed = await preflight.resolve_rate(plan, engine, workload, pacer)
+        await preflight.warm_up(engine, workload, scenario.warmup_requests, timeouts)
+        self._scenario, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
             self._say(probed.sentence())
             await asyncio.sleep(0.5)
@@ -256,7 +259,7 @@ class Bench:
             work_of(scenario, planned, Share()),
             worker_config(scenario, Share(), keep_output=keep_output),
             max_error_rate=flags.max_error_rate,
-            redact=self._redactor,
+            redactor=self._redactor,
             tokenizer=self._tokenizer,
         )
 
@@ -307,12 +310,6 @@ class Bench:
     def _say(self, sentence: str) -> None:
         if not self._quiet:
             print(self._redactor(sentence), file=sys.stderr, flush=True)
-
-
-def _header_values(plan: Plan) -> list[str]:
-    import json
-
-    return [str(value) for value in json.loads(plan.engine_options.get("headers", "{}")).values()]
 
 
 def _write_run(folder: Path, run_json: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ anything starts is checked here; what a flag means is written once, in `_overrid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,6 +313,13 @@ def _engine_options(flags: Flags) -> dict[str, str]:
         flag = "--" + next(iter(given)).replace("_", "-").removesuffix("s" if "headers" in given else "")
         raise UserError(f"{flag} is for servers, and engine '{flags.engine}' runs in process", "use --engine openai, or leave it out")
     return options | given
+
+
+def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
+    """Whether a server is asked for completions instead of chat; its address may be an endpoint's."""
+    paths = (engine_options.get(name, "").partition("?")[0].rstrip("/") for name in ("endpoint", "base_url"))
+    endpoint = next((path for path in paths if path.endswith("/completions")), "")
+    return bool(endpoint) and not endpoint.endswith("/chat/completions")
 
 
 def _headers(texts: tuple[str, ...]) -> str | None:

@@ -3,7 +3,6 @@ request, warm-up, probe. Whatever fails here ends the command with one line."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,18 +14,22 @@ import msgspec
 
 from bytemlperf_llm import schedule
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.deadlines import NS_PER_S, Timeouts
+from bytemlperf_llm.loadgen.pacer import LoopPacer, Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
-from bytemlperf_llm.loadgen.recorder import RequestRecorder
-from bytemlperf_llm.plan import Plan
-from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.plan import Plan, sends_plain_prompts
+from bytemlperf_llm.redaction import Redactor, option_secrets
+from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.scenario import Scenario
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request, Usage
+from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request
 
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
+MAX_READY_REQUESTS = 3
 Say = Callable[[str], None]
 
 _FIXES = {
@@ -34,8 +37,8 @@ _FIXES = {
     "context_length": "take a model with a longer context, or a scenario with shorter prompts (--output-len shortens answers)",
     "connection_refused": "start the server, or give its address with --base-url",
     "name_not_found": "check --base-url",
-    "tls": "check --base-url and the certificate (--insecure skips the check)",
     "not_a_stream": "check --base-url and --endpoint",
+    "client_limit": "raise that limit",
     "redirect": "follow redirects with --engine-option transport=aiohttp",
 }
 
@@ -62,13 +65,15 @@ def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | N
 
 
 async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:
-    """Start it, learn its secrets. Raises UserError."""
+    """Start it, learn its secrets. What it says of itself may be a server's words, and is cleaned. Raises UserError."""
+    redactor.add(option_secrets(options))
     try:
         info = await engine.start(model, options)
     except EngineUnavailable as error:
         redactor.add(_secrets(engine))
-        raise UserError(redactor(error.cause), redactor(error.fix)) from None
+        raise UserError(redactor.clean(error.cause), redactor.clean(error.fix)) from None
     redactor.add(_secrets(engine))
+    info.model, info.notes = redactor.clean(info.model), [redactor.clean(note) for note in info.notes]
     if model is not None and model.random_weights and not any("random weights" in note for note in info.notes):
         info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
     return info
@@ -79,53 +84,79 @@ def _secrets(engine: Engine) -> tuple[str, ...]:
     return tuple(tell()) if tell is not None else ()
 
 
-async def ready_check(engine: Engine, info: EngineInfo, request: Request, timeout_s: float, redactor: Redactor) -> None:
-    """One untimed request with the longest prompt and one token of answer. Raises UserError."""
-    short = msgspec.structs.replace(request, max_tokens=1, id=f"{request.id}-ready")
-    recorder = RequestRecorder()
-    try:
-        async with asyncio.timeout(timeout_s):
-            finish = await engine.generate(short, recorder)
-        decoded = engine.decode(recorder.payloads)
-        if decoded.error_class is not None:
-            raise EngineError(decoded.error_class, decoded.error_detail)
-    except EngineError as error:
-        cause = redactor(f"the first request fails: {error.error_class.replace('_', ' ')}: {error.detail}")
-        raise UserError(" ".join(cause.split()), _FIXES.get(error.error_class, "look at the engine's own log")) from None
-    except TimeoutError:
-        raise UserError(
-            f"the first request got no answer in {timeout_s:g} s", "look at the engine's own log, or raise --first-token-timeout"
-        ) from None
-    _check_context(info, request, finish.usage or decoded.usage)
+class _Kept:
+    """A sink of a few records."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+        self.ended = self.records.append
+
+    def started(self) -> None:
+        """Nothing to count."""
 
 
-def _check_context(info: EngineInfo, request: Request, usage: Usage | None) -> None:
-    if info.max_model_len is None or usage is None or usage.prompt_tokens is None:
+async def ready_check(engine: Engine, info: EngineInfo, request: Request, timeouts: Timeouts, redactor: Redactor) -> dict[str, str]:
+    """One untimed request, as the run will send them, with the longest prompt and under the run's own time limits. What the engine
+    changes about its requests when the server says so comes back as engine options. Raises UserError."""
+    changed: dict[str, str] = {}
+    for attempt in range(MAX_READY_REQUESTS):
+        record = await _one(engine, msgspec.structs.replace(request, id=f"{request.id}-ready-{attempt}"), timeouts, redactor)
+        if record.outcome == "ok":
+            break
+        error = EngineError(record.error_class or "engine_failed", record.error_detail)
+        adapted: dict[str, str] = getattr(engine, "adapt", lambda _: {})(error)
+        changed |= adapted
+        if not adapted and (attempt or error.error_class != "stale_connection"):
+            break
+    if record.outcome != "ok":
+        raise _not_ready(engine, error, timeouts, redactor)
+    info.notes += [f"the server wants {name}={value}, which is sent from now on" for name, value in changed.items()]
+    _check_context(info, request, record.prompt_tokens)
+    return changed
+
+
+async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: Redactor) -> RequestRecord:
+    """A request on its own, with the time limits and the judgement of a measured one."""
+    kept = _Kept()
+    worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=redactor)
+    await worker.run_closed(iter([request]), 1, monotonic_ns())
+    return kept.records[0]
+
+
+def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor: Redactor) -> UserError:
+    advice = getattr(engine, "advise", lambda _: None)(error)
+    fix = advice or _FIXES.get(error.error_class, "look at the engine's own log")
+    cause = f"the first request fails: {error.error_class.replace('_', ' ')}: {error.detail}"
+    if error.error_class.endswith("_timeout"):
+        limit_ns = getattr(timeouts, error.error_class.removesuffix("timeout") + "ns")
+        cause = f"the first request is not answered: {error.error_class.replace('_', ' ')} of {limit_ns / NS_PER_S:g} s"
+        fix = f"look at the engine's own log, or raise --{error.error_class.replace('_', '-')}"
+    return UserError(cause, redactor.clean(fix))
+
+
+def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None) -> None:
+    if info.max_model_len is None or prompt_tokens is None:
         return
-    needed = usage.prompt_tokens + request.max_tokens
+    needed = prompt_tokens + request.max_tokens
     if needed > info.max_model_len:
         raise UserError(
-            f"request {request.index} needs {needed} tokens of context ({usage.prompt_tokens} prompt + {request.max_tokens} answer), "
+            f"request {request.index} needs {needed} tokens of context ({prompt_tokens} prompt + {request.max_tokens} answer), "
             f"and {info.model} has {info.max_model_len}",
             _FIXES["context_length"],
         )
 
 
-async def warm_up(engine: Engine, workload: Workload, requests: int) -> None:
-    """Unmeasured requests, a few at a time; the ready check has shown that they can work."""
-    waiting = iter(range(requests))
-
-    async def lane() -> None:
-        for index in waiting:
-            try:
-                await engine.generate(workload.aside(index), RequestRecorder())
-            except EngineError:
-                continue  # the measured run will count the same failure
-
-    await asyncio.gather(*(lane() for _ in range(min(WARMUP_CONCURRENCY, requests))))
+async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: Timeouts) -> None:
+    """Unmeasured requests, a few at a time; the ready check has shown that they can work, and what fails of them will fail in
+    the measured run too."""
+    waiting = (workload.aside(index) for index in range(requests))
+    worker = Worker(engine, _Kept(), LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
+    await worker.run_closed(waiting, min(WARMUP_CONCURRENCY, requests), monotonic_ns())
 
 
-async def resolve_rate(plan: Plan, engine: Engine, workload: Workload, pacer: Pacer) -> tuple[Scenario, ProbeResult | None]:
+async def resolve_rate(
+    plan: Plan, engine: Engine, workload: Workload, pacer: Pacer, redactor: Redactor
+) -> tuple[Scenario, ProbeResult | None]:
     """The scenario with its rate as a number. Raises UserError when the probe got no answer."""
     scenario = plan.scenario
     if scenario.arrival.rate != "auto":
@@ -136,7 +167,8 @@ async def resolve_rate(plan: Plan, engine: Engine, workload: Workload, pacer: Pa
             scenario.auto.probe_s, scenario.auto.share, mean_output_tokens(scenario, plan.flags.seed), scenario.arrival.max_concurrency
         )
     except EngineError as error:
-        raise UserError(f"probing for a rate failed: {error.error_class}: {error.detail}", "give a rate with --request-rate") from None
+        cause = redactor.clean(f"probing for a rate failed: {error.error_class}: {error.detail}")
+        raise UserError(cause, "give a rate with --request-rate") from None
     return scenario.override({"arrival.rate": found.rate_per_s}), found
 
 
@@ -179,7 +211,7 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     changes: dict[str, Any] = {}
     if prompts.tokenizer is None:
         changes["prompts.tokenizer"] = _tokenizer_of(model, info)
-    if not plan.engine_options.get("endpoint", "/chat/completions").endswith("/chat/completions"):
+    if sends_plain_prompts(plan.engine_options):
         changes["prompts.template"] = "plain"
     if prompts.trace is not None:
         known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)

@@ -27,6 +27,8 @@ ErrorClass = Literal[
     "name_not_found",
     "connection_refused",
     "connection_reset",
+    "stale_connection",
+    "client_limit",
     "tls",
     "connect_timeout",
     "first_token_timeout",

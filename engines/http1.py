@@ -70,18 +70,23 @@ class Response(NamedTuple):
 def parse_head(data: bytes, start: int = 0) -> tuple[Head, int] | None:
     """The first final head in `data`, and where its body begins; None while it is incomplete.
 
-    Interim responses (1xx) are skipped. Raises HttpParseError.
+    Interim responses (1xx) are skipped; with them the head may have `MAX_HEAD_BYTES`. Raises HttpParseError.
     """
+    head, end = _final_head(data, start)
+    return None if head is None else (head, end)
+
+
+def _final_head(data: bytes, start: int, bytes_before: int = 0) -> tuple[Head | None, int]:
+    """The first final head and its end; where there is none yet, None and the end of the interim heads before it."""
+    begin = start - bytes_before
     while True:
         end = data.find(_END, start)
+        if (len(data) if end < 0 else end) - begin > MAX_HEAD_BYTES:
+            raise HttpTooLarge("response head is over 64 KiB")
         if end < 0:
-            if len(data) - start > MAX_HEAD_BYTES:
-                raise HttpTooLarge("response head is over 64 KiB")
             if not b"HTTP/1.".startswith(data[start : start + 7]):
                 raise HttpParseError("not an HTTP/1.1 response")
-            return None
-        if end - start > MAX_HEAD_BYTES:
-            raise HttpTooLarge("response head is over 64 KiB")
+            return None, start
         head = _head(data[start:end])
         start = end + len(_END)
         if head.status >= 200:
@@ -111,8 +116,8 @@ def _head(block: bytes) -> Head:
 def _framing(status: int, headers: dict[str, str]) -> tuple[Framing, int]:
     if status < 200 or status in (204, 304):
         return Framing.NONE, 0
-    coding = headers.get("transfer-encoding")
-    if coding is not None:
+    coding = headers.get("transfer-encoding", "identity")
+    if coding.lower() != "identity":
         if coding.lower().split(",")[-1].strip() != "chunked":
             raise HttpParseError("transfer coding is not chunked")
         return Framing.CHUNKED, 0
@@ -130,16 +135,18 @@ class ChunkScanner:
     `spans` collects the places of the chunk data when asked to keep them.
     """
 
-    __slots__ = ("done", "position", "spans")
+    __slots__ = ("done", "missing", "position", "spans")
 
     def __init__(self, start: int) -> None:
         self.position = start  # of the next chunk-size line
+        self.missing = 0  # bytes without which another walk would find nothing new
         self.done = False
         self.spans: list[tuple[int, int]] = []
 
     def scan(self, data: bytes) -> bool:
         """True when the terminating chunk and its trailers are all there. Raises HttpParseError."""
         find, length = data.find, len(data)
+        self.missing = 0
         while not self.done:
             line_end = find(CRLF, self.position)
             if line_end < 0:
@@ -152,6 +159,7 @@ class ChunkScanner:
             begin = line_end + 2
             end = begin + size
             if length < end + 2:
+                self.missing = end + 2 - length
                 return False
             if data[end : end + 2] != CRLF:
                 raise HttpParseError("chunk data does not end where its size says")
@@ -206,13 +214,27 @@ class ResponseWatcher:
     Were that ever wrong, the bytes that still came would meet a connection that expects none.
     """
 
-    __slots__ = ("_ending", "_length_left", "_pending", "_scanner", "_whole_ending", "head", "quiet")
+    __slots__ = (
+        "_ending",
+        "_interim_bytes",
+        "_length_left",
+        "_missing",
+        "_pending",
+        "_scanned",
+        "_scanner",
+        "_whole_ending",
+        "head",
+        "quiet",
+    )
 
     def __init__(self, ending: bytes = b"") -> None:
         self.head: Head | None = None
         self.quiet = False
         self._pending: list[bytes] = []
+        self._interim_bytes = 0  # of heads that are done with
         self._scanner: ChunkScanner | None = None
+        self._scanned = 0  # of the pending reads
+        self._missing = 0  # of the chunk that they begin
         self._length_left = 0
         self._ending = ending + CRLF
         self._whole_ending = ending + CRLF + _LAST_CHUNK if ending else b""
@@ -244,11 +266,12 @@ class ResponseWatcher:
 
     def _feed_head(self, data: bytes) -> bool:
         joined = b"".join((*self._pending, data)) if self._pending else data
-        parsed = parse_head(joined)
-        if parsed is None:
-            self._pending = [joined]
+        head, start = _final_head(joined, 0, self._interim_bytes)
+        if head is None:
+            self._interim_bytes += start
+            self._pending = [joined[start:]]
             return False
-        self.head, start = parsed
+        self.head = head
         self._pending.clear()
         if self.head.framing is Framing.CHUNKED:
             self.quiet = True
@@ -264,15 +287,21 @@ class ResponseWatcher:
         return self.head.framing is Framing.NONE
 
     def _scan(self, data: bytes) -> bool:
-        """Walk over what came since the last walk; what is left over of it stays for the next."""
-        scanner = self._scanner
+        """Walk over what came since the last walk, unless it can't have ended the chunk that was open then; what is left
+        over stays for the next."""
+        scanner, pending = self._scanner, self._pending
         assert scanner is not None
-        if self._pending:
-            data = b"".join((*self._pending, data))
+        pending.append(data)
+        self._missing -= sum(map(len, pending[self._scanned :]))
+        self._scanned = len(pending)
+        if self._missing > 0:
+            return False
+        data = b"".join(pending)
         done = scanner.scan(data)
         if done and scanner.position != len(data):
             raise HttpParseError("bytes after the end of the response")
         self._pending = [data[scanner.position :]]
+        self._scanned, self._missing = 1, scanner.missing
         scanner.position = 0
         scanner.spans.clear()
         return done

@@ -7,14 +7,17 @@ many reads are read by a thread (`reader.py`) where there is one, all others by 
 What it does not know: proxies, redirects, compression, HTTP/2, pipelining, retries. Connections
 are kept alive and reused last-in first-out, unless the server has closed or is about to close them:
 one that is readable while idle has been closed, and one idle for longer than `MAX_IDLE_S` is left
-alone, since a request lost on a dying connection could only be saved by a hidden retry.
+alone, since a request lost on a dying connection could only be saved by a hidden retry. One that is lost all the
+same has a class of its own (`stale_connection`): it says nothing against the server.
 TLS is the event loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import select
 import socket
 import ssl
@@ -22,6 +25,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import cast
 
+from engines.client_limits import MANY_FILES, client_limit, errnos, out_of_files
 from engines.contract import EngineError, Recorder, caught_up
 from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
 from engines.reader import AnyReader, start_reader
@@ -32,6 +36,16 @@ MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of one answer held in memory; some 200,
 MAX_READS = MAX_RESPONSE_BYTES // 64  # of one answer: a read held in memory costs some 80 bytes besides its own
 
 MAX_IDLE_S = 4.0  # uvicorn, under most servers, closes after 5 s
+
+IDLE_SHARE = 0.8  # of the time that a server's own Keep-Alive header allows
+
+RACE_IDLE_S = 0.5  # no server's keep-alive is shorter
+
+STALE = (
+    "the server closed a kept-alive connection as the request left (a lost race, no dropped request): "
+    "--engine-option keep_alive=false opens a connection for each"
+)
+_KEEP_ALIVE_S = re.compile(r"timeout=(\d{1,6})")
 
 
 class Connection(asyncio.Protocol):
@@ -44,7 +58,10 @@ class Connection(asyncio.Protocol):
         self.reusable = True
         self._max_bytes = max_response_bytes
         self.readable = select.poll()
-        self.idle_since_s = 0.0
+        self.idle_since_s, self.idle_limit_s = 0.0, MAX_IDLE_S
+        self._idled_s = 0.0  # before the request that runs
+        self._served = False  # an answer before
+        self._unread = False  # the peer had closed before it read what was sent
         self._watcher: ResponseWatcher | None = None
         self._done: asyncio.Future[Head] | None = None
         self._tap = make_tap(self._look)
@@ -71,9 +88,24 @@ class Connection(asyncio.Protocol):
         if self._reader is not None:
             self._reader.take(self._reading)
 
-    def _reading_ended(self, errno: int) -> None:
-        self._ended(OSError(errno, os.strerror(errno)) if errno else None)
+    def eof_received(self) -> None:
+        """The peer sends no more; nor does this side then."""
+        self._look_for_reset()
+
+    def _reading_ended(self, number: int) -> None:
+        if not number:
+            self._look_for_reset()
+        self._ended(OSError(number, os.strerror(number)) if number else None)
         self.close()
+
+    def _look_for_reset(self) -> None:
+        """A peer that has closed before it reads a request resets: the error then waits behind the end of its stream."""
+        assert self.transport is not None
+        peer = socket.socket(fileno=self.transport.get_extra_info("socket").fileno())
+        try:
+            self._unread = peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET)
+        finally:
+            peer.detach()
 
     def _listen(self, recorder: Recorder) -> None:
         """Reads are the recorder's from now on."""
@@ -151,7 +183,10 @@ class Connection(asyncio.Protocol):
         elif isinstance(exc, ssl.SSLError):
             self._fail(EngineError("tls", str(exc)))
         elif watcher.head is None:
-            self._fail(EngineError("connection_reset", "connection closed before any answer"))
+            lost = (
+                self._unread or self._idled_s >= RACE_IDLE_S or (isinstance(exc, OSError) and exc.errno in (errno.EPIPE, errno.ECONNRESET))
+            )
+            self._fail(closed_unanswered(race=self._served and not self._reads and lost))
         elif exc is not None:
             self._fail(EngineError("connection_reset", f"connection reset in the answer: {type(exc).__name__}"))
         else:
@@ -169,6 +204,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, watcher: ResponseWatcher) -> None:
         assert watcher.head is not None
         self.reusable = self.reusable and watcher.head.keep_alive
+        self._served = True
         if self._done is not None and not self._done.done():
             self._done.set_result(watcher.head)
 
@@ -190,6 +226,15 @@ class Connection(asyncio.Protocol):
         if reader is not None:
             reader.remove(self._reading)
 
+    def idles(self, limit_s: float) -> None:
+        """From now on, and no longer than that."""
+        self.idle_since_s, self.idle_limit_s = monotonic(), limit_s
+
+    def is_fresh(self) -> bool:
+        """Whether the next request may go out on it."""
+        self._idled_s = monotonic() - self.idle_since_s
+        return self.open and self._idled_s < self.idle_limit_s and not self.readable.poll(0)
+
     @property
     def open(self) -> bool:
         """Whether it may be kept for a next request."""
@@ -200,9 +245,16 @@ class Pool:
     """Connections to one address, opened when needed, reused last-in first-out."""
 
     def __init__(
-        self, host: str, port: int, tls: ssl.SSLContext | None, *, ending: bytes = b"", max_response_bytes: int = MAX_RESPONSE_BYTES
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        *,
+        ending: bytes = b"",
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        reuse: bool = True,
     ) -> None:
-        self._ending = ending
+        self._ending, self._reuse = ending, reuse
         self._host, self._port, self._tls = host, port, tls
         self._max_bytes = max_response_bytes
         self._loop = asyncio.get_running_loop()
@@ -221,8 +273,8 @@ class Pool:
         except BaseException:
             self._drop(connection)
             raise
-        if connection.open:
-            connection.idle_since_s = monotonic()
+        if connection.open and self._reuse:
+            connection.idles(_idle_limit_s(head))
             self._idle.append(connection)
         else:
             self._drop(connection)
@@ -244,7 +296,7 @@ class Pool:
         while idle:
             connection = idle.pop()
             connection.catch_up()
-            if connection.open and monotonic() - connection.idle_since_s < MAX_IDLE_S and not connection.readable.poll(0):
+            if connection.is_fresh():
                 return connection
             self._drop(connection)
         return None
@@ -276,19 +328,40 @@ class Pool:
         await asyncio.sleep(0)
 
 
+def closed_unanswered(*, race: bool) -> EngineError:
+    """A connection that ended without a byte of an answer. `race`: it had served before, and what is known says that the server
+    had closed it before it read the request."""
+    return EngineError("stale_connection", STALE) if race else EngineError("connection_reset", "connection closed before any answer")
+
+
+def _idle_limit_s(head: Head) -> float:
+    """How long a connection may idle: less than the server says it waits, where it says so."""
+    told = _KEEP_ALIVE_S.search(head.headers.get("keep-alive", ""))
+    return MAX_IDLE_S if told is None else min(MAX_IDLE_S, IDLE_SHARE * int(told[1]))
+
+
 def connect_error(error: Exception, *, tls: bool) -> EngineError:
     """Name what kept a connection from opening; one place for both transports."""
+    if errno.ECONNREFUSED in errnos(error):  # of all addresses tried, the one that tells most
+        return EngineError("connection_refused", "nothing listens there")
+    if limit := client_limit(error):
+        return limit
     if isinstance(error, socket.gaierror):
-        return EngineError("name_not_found", f"name does not resolve: {error.strerror}")
+        return (
+            EngineError("client_limit", MANY_FILES)
+            if out_of_files()
+            else EngineError("name_not_found", f"name does not resolve: {error.strerror}")
+        )
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
         return EngineError("tls", getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error))
-    if isinstance(error, ConnectionRefusedError):
-        return EngineError("connection_refused", "nothing listens there")
     if isinstance(error, TimeoutError):
         return EngineError("connect_timeout", "no answer to the connection attempt")
     if tls and isinstance(error, ConnectionError | EOFError):
         return EngineError("tls", "connection cut in the TLS handshake")
-    if isinstance(error, OSError):
-        refused = "Connect call failed" in str(error) and "111" in str(error)
-        return EngineError("connection_refused" if refused else "connection_reset", error.strerror or str(error))
+    if isinstance(error, ConnectionResetError):
+        return EngineError("connection_reset", "connection reset as it opened")
+    if isinstance(error, OSError):  # no route, network down, not permitted: nobody could be asked
+        return EngineError("connection_refused", error.strerror or str(error))
+    if isinstance(error, UnicodeError):  # a host name with an empty or too long label
+        return EngineError("name_not_found", "the host name is not a valid one")
     raise error

@@ -5,6 +5,8 @@ told by `decode` when the request is over (`openai_decode`). Needs no tokenizer:
 from the server's `usage`, or from the chunks where it sends none, and the result says which.
 
 The key comes from an environment variable or a file, never from a flag, and is in no output.
+Where requests go is in `openai_target`, which models there are in `openai_models`, what to do about a refused first request in
+`openai_advice`.
 """
 
 from __future__ import annotations
@@ -12,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import urllib.request
+import stat
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -37,14 +38,22 @@ from engines.contract import (
     caught_up,
     parse_options,
 )
+from engines.credentials import body_secrets, query_secrets, userinfo_secrets
 from engines.http1 import Head, parse_response
 from engines.http_pool import Pool
-from engines.openai_decode import DONE_EVENT, classify, decode, excerpt, model_list
+from engines.http_proxy import Proxy, proxy_for
+from engines.openai_advice import LIMIT_FIELDS, fix_for, wants_other_limit
+from engines.openai_decode import DONE_EVENT, decode
+from engines.openai_models import Listing, choose, read_listing
+from engines.openai_target import Target, parse_target
 from engines.server_gauges import ServerGauges
+from engines.untrusted import UntrustedJson, decode_json
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
 PROBE_TIMEOUT_S = 10.0
+MAX_KEY_BYTES = 64 * 1024
+UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls", "client_limit")
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
@@ -55,7 +64,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too."""
 
     base_url: str = "http://127.0.0.1:8000"
-    endpoint: str = "/v1/chat/completions"
+    endpoint: str = ""
     api_key_env: str = DEFAULT_KEY_ENV
     api_key_file: str = ""
     headers: str = "{}"
@@ -64,24 +73,9 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     ca_file: str = ""
     transport: str = "auto"
     usage: bool = True
+    keep_alive: bool = True
+    max_tokens_field: str = "auto"
     ready_timeout_s: float = 0.0
-
-
-class Target(NamedTuple):
-    """Where requests go. `authority` is the Host header's value, without user information."""
-
-    tls: bool
-    host: str
-    port: int
-    authority: str
-    prefix: str
-    path: str
-    userinfo: str
-
-    @property
-    def url(self) -> str:
-        """The full URL, without user information."""
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
 
 class OpenAIEngine:
@@ -94,6 +88,8 @@ class OpenAIEngine:
         self._pool: Pool | None = None
         self._gauges: ServerGauges | None = None
         self._aiohttp: Any = None
+        self._proxy: Proxy | None = None
+        self._listing = Listing()
         self._secrets: list[str] = []
         self._usage = True
         self._rest_by_sampling: dict[Sampling, bytes] = {}
@@ -106,7 +102,7 @@ class OpenAIEngine:
         return Availability(versions={"aiohttp": version("aiohttp")})
 
     def secrets(self) -> tuple[str, ...]:
-        """The key, header values and URL user information."""
+        """The key, header values, and what is secret in the address, the request body and a proxy's address."""
         return tuple(self._secrets)
 
     # -- start ------------------------------------------------------------------
@@ -115,44 +111,54 @@ class OpenAIEngine:
         self._options = parsed = parse_options(options, Options)
         self._usage = parsed.usage
         self._target = target = parse_target(parsed.base_url, parsed.endpoint)
+        self._extra = _extra_body(parsed.extra_body)
+        self._secrets += [*query_secrets(target.query), *body_secrets(self._extra)]
+        self._limit_field = _limit_field(parsed.max_tokens_field)
         headers = self._headers(parsed, target)
-        self._chat = target.path.endswith("/chat/completions")
-        self._extra = _json_object("extra_body", parsed.extra_body)
-        if taken := sorted(self._extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
-            raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
-        _refuse_several(self._extra)
-        tls = _tls_context(parsed) if target.tls else None
-        transport = _choose_transport(parsed.transport, target)
-        if transport == "aiohttp":
-            from engines.http_aiohttp import AiohttpTransport
-
-            self._aiohttp = AiohttpTransport(target.url, headers, tls)
-        self._pool = Pool(target.host, target.port, tls, ending=DONE_EVENT)
-        if transport == "lean":
-            scheme = "https" if target.tls else "http"
-            self._gauges = ServerGauges(f"{scheme}://{target.authority}{target.prefix}/metrics", tls)
-        self._head_lines = _head_lines(headers)
-        self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
-        names = await self._wait_for_models(parsed.ready_timeout_s)
-        self._model_name, max_model_len = _choose_model(model, names, target)
+        transport = self._open(parsed, target, headers)
+        self._listing = await self._wait_for_models(parsed.ready_timeout_s, named=model is not None)
+        self._model_name, max_model_len, note = choose(model, self._listing, target.authority)
         return EngineInfo(
             name="openai",
             device="remote",
             model=self._model_name,
             max_model_len=max_model_len,
             reports=["usage"] if parsed.usage else [],
-            notes=self._notes(transport),
+            notes=[*self._notes(transport), *([note] if note else [])],
         )
+
+    def _open(self, options: Options, target: Target, headers: dict[str, str]) -> str:
+        """Make the transport; its name. Raises BadOption."""
+        if options.transport not in ("auto", "lean", "aiohttp"):
+            raise BadOption(f"transport {options.transport!r} is unknown", "use auto, lean or aiohttp")
+        self._proxy = None if options.transport == "lean" else proxy_for(target.tls, target.host, target.port)
+        transport = "aiohttp" if self._proxy is not None or options.transport == "aiohttp" else "lean"
+        tls = _tls_context(options) if target.tls or transport == "aiohttp" else None
+        if self._proxy is not None:
+            self._secrets += userinfo_secrets(self._proxy.credentials)
+        if transport == "aiohttp":
+            from engines.http_aiohttp import AiohttpTransport
+
+            proxy = None if self._proxy is None else self._proxy.url
+            private = bool(self._secrets)
+            self._aiohttp = AiohttpTransport(target.url, headers, tls, proxy=proxy, reuse=options.keep_alive, private=private)
+        else:
+            scheme = "https" if target.tls else "http"
+            self._gauges = ServerGauges(f"{scheme}://{target.authority}{target.prefix}/metrics", tls)
+        self._pool = Pool(target.host, target.port, tls if target.tls else None, ending=DONE_EVENT, reuse=options.keep_alive)
+        self._head_lines = _head_lines(headers if options.keep_alive else headers | {"Connection": "close"})
+        self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
+        return transport
 
     def _headers(self, options: Options, target: Target) -> dict[str, str]:
         headers = {"Host": target.authority, "Content-Type": "application/json", "Accept": "text/event-stream"}
         headers["Accept-Encoding"] = "identity"
         extra = _json_object("headers", options.headers)
+        self._secrets += map(str, extra.values())
         for name, value in extra.items():
             if any(control in f"{name}{value}" for control in "\r\n\0"):
                 raise BadOption(f"header {name!r} has a line break in it", "give headers as NAME: VALUE")
             headers[name] = str(value)
-            self._secrets.append(str(value))
         key = _read_key(options)
         if key:
             self._secrets.append(key)
@@ -162,7 +168,7 @@ class OpenAIEngine:
             from urllib.parse import unquote
 
             token = base64.b64encode(unquote(target.userinfo).encode()).decode()
-            self._secrets += [target.userinfo, token, *[part for part in unquote(target.userinfo).split(":") if part]]
+            self._secrets += [token, *userinfo_secrets(target.userinfo)]
             headers["Authorization"] = f"Basic {token}"
         return headers
 
@@ -173,32 +179,43 @@ class OpenAIEngine:
             notes.append("aiohttp transport: stamps are taken after its HTTP parser")
         return notes
 
-    async def _wait_for_models(self, ready_timeout_s: float) -> list[tuple[str, int | None]] | None:
-        """Ask `/v1/models` until the server is up; None when it has no such page."""
-        deadline = asyncio.get_running_loop().time() + ready_timeout_s
+    async def _wait_for_models(self, ready_timeout_s: float, *, named: bool) -> Listing:
+        """Ask for the list of models until the server is up. Where the model is named, any answer will do in the end."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + ready_timeout_s
         while True:
-            try:
-                return await asyncio.wait_for(self._ask_models(), PROBE_TIMEOUT_S)
-            except (EngineError, TimeoutError) as error:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise self._unreachable(error) from None
+            listing, error = await self._ask_models()
+            if error is None:
+                return self._usable(listing, named=named)
+            if clock() >= deadline:
+                if named and error.error_class not in UNREACHABLE:
+                    return listing
+                raise self._unreachable(listing.problem, error)
             await asyncio.sleep(READY_POLL_S)
 
-    async def _ask_models(self) -> list[tuple[str, int | None]] | None:
-        head, body = await self._get(f"{self._target.prefix}/v1/models")
-        if head.status in (404, 405, 501):
-            return None
-        if head.status >= 500:
-            raise EngineError("http_5xx", f"HTTP {head.status}: {excerpt(body)}")
-        if head.status != 200:
-            raise self._refused(head, body)
+    async def _ask_models(self) -> tuple[Listing, EngineError | None]:
+        """The list, and why it may be there later."""
         try:
-            return list(model_list(body))
-        except (ValueError, msgspec.DecodeError):
-            what = "HTML" if body.lstrip()[:1] == b"<" else "something that is not a list of models"
-            raise EngineUnavailable(
-                f"{self._target.authority} is not an OpenAI-compatible server: /v1/models answers with {what}", "check --base-url"
-            ) from None
+            head, body = await asyncio.wait_for(self._get(self._target.models), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            problem = f"no answer in {PROBE_TIMEOUT_S:g} s"
+            return Listing(problem=problem), EngineError("first_token_timeout", problem)
+        except EngineError as error:
+            return Listing(problem=f"{error.error_class.replace('_', ' ')}, {error.detail}"), error
+        listing = read_listing(head, body)
+        return listing, EngineError("http_5xx", listing.problem) if head.status >= 500 else None
+
+    def _usable(self, listing: Listing, *, named: bool) -> Listing:
+        """Raises EngineUnavailable where a list is needed and access to it is refused."""
+        if named or not listing.refused:
+            return listing
+        if self._proxy is not None:
+            raise self._unreachable(listing.problem, EngineError("http_4xx", listing.problem))
+        given = "the key was refused" if self._secrets else "no key was given"
+        raise EngineUnavailable(f"{self._target.authority} refuses access, {given} ({listing.problem})", self._key_fix())
+
+    def _key_fix(self) -> str:
+        return f"put the key into the environment variable {self._options.api_key_env} or a file named by --api-key-file"
 
     async def _get(self, path: str) -> tuple[Head, bytes]:
         if self._aiohttp is not None:
@@ -212,25 +229,40 @@ class OpenAIEngine:
         assert response is not None
         return head, b"".join(joined[start:end] for start, end in response.spans)
 
-    def _unreachable(self, error: Exception) -> EngineUnavailable:
-        what = f"{error.error_class.replace('_', ' ')}, {error.detail}" if isinstance(error, EngineError) else "no answer in 10 s"
+    def _unreachable(self, problem: str, error: EngineError) -> EngineUnavailable:
+        """Why the server can't be asked, and the remedy."""
+        through = "" if self._proxy is None else f" through {self._proxy.name}"
         fix = "start the server, give its address with --base-url, or wait for it with --ready-check-timeout-sec 120"
-        return EngineUnavailable(f"can't reach {self._target.authority} ({what})", fix)
+        fix = "raise that limit" if error.error_class == "client_limit" else fix_for(error) or fix
+        return EngineUnavailable(f"can't reach {self._target.authority}{through} ({problem})", self._around_proxy() or fix)
 
-    def _refused(self, head: Head, body: bytes) -> EngineUnavailable:
-        found = classify(head, body)
-        detail = self._redact(found[1] if found else f"HTTP {head.status}")
-        if head.status in (401, 403):
-            given = "the key was refused" if self._secrets else "no key was given"
-            fix = f"put the key into the environment variable {self._options.api_key_env} or a file named by --api-key-file"
-            return EngineUnavailable(f"{self._target.authority} refuses access, {given} ({detail})", fix)
-        fix = "follow redirects with --engine-option transport=aiohttp" if 300 <= head.status < 400 else "check --base-url"
-        return EngineUnavailable(f"{self._target.authority} does not list its models ({detail})", fix)
+    def _around_proxy(self) -> str | None:
+        return None if self._proxy is None else f"go around the proxy with no_proxy={self._target.host}, or unset the variable"
 
-    def _redact(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
+    # -- a first request that is refused ------------------------------------------
+
+    def adapt(self, error: EngineError) -> dict[str, str]:
+        """Change what a refused first request had wrong, where the meaning stays; the options that say so, or none."""
+        if self._options.max_tokens_field != "auto" or not self._target.chat:
+            return {}
+        other = wants_other_limit(error, self._limit_field)
+        if other is None or self._limit_field != LIMIT_FIELDS[0]:
+            return {}
+        self._limit_field = other
+        return {"max_tokens_field": other}
+
+    def advise(self, error: EngineError) -> str | None:
+        """The remedy for a first request that failed; None where nothing special is known."""
+        if found := fix_for(error, frozenset(self._extra)):
+            return found
+        if self._proxy is not None and error.error_class != "error_in_stream":
+            return self._around_proxy()
+        if "HTTP 401" in error.detail or "HTTP 403" in error.detail:
+            return self._key_fix()
+        listed = self._listing.models
+        if error.error_class == "http_4xx" and listed and self._model_name not in listed:
+            return f"check --model: the server lists {', '.join(list(listed)[:5])}"
+        return None
 
     # -- one request ---------------------------------------------------------------
 
@@ -246,9 +278,10 @@ class OpenAIEngine:
 
     def _body(self, request: Request) -> bytes:
         """The JSON body: what differs between requests is put between parts that are encoded once."""
-        kind = b'"messages"' if self._chat else b'"prompt"'
-        prompt = _encode_chat(request) if self._chat else _encode_prompt(request)
-        return b'{%b:%b,"max_tokens":%d,%b' % (kind, prompt, request.max_tokens, self._rest_of_body(request.sampling))
+        kind = b'"messages"' if self._target.chat else b'"prompt"'
+        prompt = _encode_chat(request) if self._target.chat else _encode_prompt(request)
+        limit = b"" if LIMIT_FIELDS[1] in self._extra else b'"%b":%d,' % (self._limit_field.encode(), request.max_tokens)
+        return b"{%b:%b,%b%b" % (kind, prompt, limit, self._rest_of_body(request.sampling))
 
     def _rest_of_body(self, sampling: Sampling) -> bytes:
         rest = self._rest_by_sampling.get(sampling)
@@ -306,46 +339,44 @@ class _Collect:
 # -- options -------------------------------------------------------------------------
 
 
-def parse_target(base_url: str, endpoint: str) -> Target:
-    """Take a base URL apart. Raises BadOption."""
-    parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
-    try:
-        port = parts.port
-    except ValueError:
-        raise BadOption("the port in --base-url is not a number", "give it as http://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadOption("--base-url is not an http or https address", "give it as http://HOST:PORT")
-    if not endpoint.startswith("/"):
-        raise BadOption(f"endpoint {endpoint!r} is not a path", "give it as /v1/chat/completions or /v1/completions")
-    if not endpoint.endswith(("/chat/completions", "/completions")):
-        raise BadOption(f"endpoint {endpoint!r} is neither chat nor completions", "use /v1/chat/completions or /v1/completions")
-    prefix = parts.path.rstrip("/")
-    prefix = prefix.removesuffix("/v1")
-    tls = parts.scheme == "https"
-    host = parts.hostname
-    shown = f"[{host}]" if ":" in host else host
-    authority = shown if port is None else f"{shown}:{port}"
-    userinfo = parts.netloc.rpartition("@")[0]
-    return Target(tls, host, port or (443 if tls else 80), authority, prefix, prefix + endpoint, userinfo)
-
-
 def _read_key(options: Options) -> str:
     if not options.api_key_file:
-        return os.environ.get(options.api_key_env, "").strip()
+        key = os.environ.get(options.api_key_env, "").strip()
+        return key and _checked_key(key, f"the environment variable {options.api_key_env} does")
     try:
-        with open(options.api_key_file, encoding="utf-8") as file:
-            key = file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
+        if not stat.S_ISREG(os.stat(options.api_key_file).st_mode):
+            raise BadOption("the key file is not a regular file", "check --api-key-file")
+        with open(options.api_key_file, "rb") as file:
+            text = file.read(MAX_KEY_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise BadOption(f"can't read the key file: {getattr(error, 'strerror', None) or 'not text'}", "check --api-key-file") from None
-    if not key or len(key.split()) != 1:
-        raise BadOption("the key file does not hold one key", "put the key alone into the file")
+    return _checked_key(text.strip().removeprefix("\ufeff"), "the key file does")
+
+
+def _checked_key(key: str, holder: str) -> str:
+    if len(key.split()) != 1 or not key.isprintable() or not key.isascii():
+        raise BadOption(f"{holder} not hold one key", "put the key alone there: one word of ASCII characters")
     return key
+
+
+def _extra_body(text: str) -> dict[str, Any]:
+    extra = _json_object("extra_body", text)
+    if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
+        raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
+    _refuse_several(extra)
+    return extra
+
+
+def _limit_field(asked: str) -> str:
+    if asked not in ("auto", *LIMIT_FIELDS):
+        raise BadOption(f"max_tokens_field {asked!r} is unknown", f"use auto, {' or '.join(LIMIT_FIELDS)}")
+    return LIMIT_FIELDS[0] if asked == "auto" else asked
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        value = decode_json(text)
+    except UntrustedJson as error:
         raise BadOption(f"{name} is not JSON: {error}", f"give {name} as a JSON object") from None
     if not isinstance(value, dict):
         raise BadOption(f"{name} is not a JSON object", f"give {name} as a JSON object")
@@ -362,6 +393,8 @@ def _refuse_several(body: Mapping[str, Any]) -> None:
 
 def _tls_context(options: Options) -> ssl.SSLContext:
     try:
+        if options.ca_file and not stat.S_ISREG(os.stat(options.ca_file).st_mode):
+            raise OSError("not a regular file")
         context = ssl.create_default_context(cafile=options.ca_file or None)
     except (OSError, ssl.SSLError):
         raise BadOption("the CA file can't be read", "give a PEM file with --engine-option ca_file=FILE") from None
@@ -371,29 +404,8 @@ def _tls_context(options: Options) -> ssl.SSLContext:
     return context
 
 
-def _choose_transport(asked: str, target: Target) -> str:
-    if asked not in ("auto", "lean", "aiohttp"):
-        raise BadOption(f"transport {asked!r} is unknown", "use auto, lean or aiohttp")
-    if asked != "auto":
-        return asked
-    proxied = ("https" if target.tls else "http") in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host)
-    return "aiohttp" if proxied else "lean"
-
-
 def _head_lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")
-
-
-def _choose_model(model: Model | None, served: list[tuple[str, int | None]] | None, target: Target) -> tuple[str, int | None]:
-    names = dict(served or [])
-    if model is None:
-        if not names:
-            raise EngineUnavailable(f"{target.authority} does not say which models it serves", "name one with --model")
-        name = next(iter(names))
-        return name, names[name]
-    if names and model.name not in names:
-        raise EngineUnavailable(f"{target.authority} does not serve the model '{model.name}'", f"it serves: {', '.join(list(names)[:5])}")
-    return model.name, names.get(model.name)
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ events (`openai_tokens`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, takewhile
 from typing import Any
@@ -42,9 +42,9 @@ from engines.openai_events import (
 from engines.openai_tokens import count_tokens, with_empty
 from engines.openai_usage import hidden_tokens
 from engines.sse import ERROR_EVENT, SseParser
-from engines.untrusted import UntrustedJson, count_of, decode_json, whole_text
+from engines.untrusted import UntrustedJson, decode_json, whole_text
 
-MAX_DETAIL_CHARS = 300
+MAX_DETAIL_CHARS = 4000  # whoever knows the secrets takes them out before it is cut to what is shown
 MAX_SHOWN_BYTES = 100  # of an event that isn't JSON
 MAX_READ_BYTES = 1 << 18  # of any event loop's, and the reading thread's
 LOOKED_AT_BYTES, LOOKED_AT_READS = 1 << 20, 1 << 14  # of an answer that was given up as too large
@@ -431,12 +431,3 @@ def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -
 
 def _failed(read_count: int, error_class: ErrorClass, detail: str) -> Decoded:
     return Decoded(tokens_per_chunk=[0] * read_count, text="", error_class=error_class, error_detail=detail)
-
-
-def model_list(body: bytes) -> Iterable[tuple[str, int | None]]:
-    """Ids and context lengths out of a `/v1/models` answer. Raises ValueError when it is none."""
-    parsed = decode_json(body, lenient=True)
-    models = parsed.get("data") if isinstance(parsed, dict) else None
-    if not isinstance(models, list):
-        raise ValueError("no list of models")
-    return [(str(model.get("id")), count_of(model.get("max_model_len"))) for model in models if isinstance(model, dict)]

@@ -15,7 +15,7 @@ from engines.contract import Usage
 from engines.openai_usage import MAX_TOKENS, UsageEvent, loose_usage, read_usage, sound
 from engines.untrusted import UntrustedJson, count_of, decode_json
 
-MAX_WORDS_CHARS = 300
+MAX_WORDS_CHARS = 4000  # cut to what is shown once secrets are out
 _MAX_NESTED_TEXTS = 8
 
 SAYS, EMPTY, LAST_EMPTY = 1, -1, -2

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.plan import Flags
+from bytemlperf_llm.plan import Flags, sends_plain_prompts
 
 DEFAULT_RESULT_NAME = "vllm-bench.json"
 
@@ -90,8 +90,7 @@ def _backend(run: dict[str, Any]) -> str:
     """vLLM's own names where it has one for the same thing."""
     if run["engine"]["name"] != "openai":
         return str(run["engine"]["name"])
-    endpoint = run["config"]["engine_options"].get("endpoint", "/v1/chat/completions")
-    return "openai-chat" if endpoint.endswith("/chat/completions") else "openai"
+    return "openai" if sends_plain_prompts(run["config"]["engine_options"]) else "openai-chat"
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bytemlperf_llm.errors import UserError
 
@@ -51,6 +51,14 @@ def authorization() -> dict[str, str]:
     """The Authorization header, where the environment has one."""
     value = os.environ.get(AUTHORIZATION_VARIABLE)
     return {"Authorization": value} if value else {}
+
+
+def receiver_secrets() -> list[str]:
+    """What the environment holds for receivers of metrics, whose messages may say it again."""
+    values = [os.environ.get(AUTHORIZATION_VARIABLE, "")]
+    for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        values += [unquote(pair.partition("=")[2].strip()) for pair in os.environ.get(variable, "").split(",")]
+    return [value for value in values if value]
 
 
 class Pushgateway:

@@ -109,7 +109,7 @@ class Member:
         work = work_of(scenario, dealt(scenario, spec.seed, share, spec.left), share)
         config = worker_config(scenario, share, keep_output=spec.keep_output)
         log = open_log(Path(spec.log))
-        self.replay = Replay(engine, pacer, log, self._metrics, work, config, redact=redactor, tokenizer=spec.tokenizer)
+        self.replay = Replay(engine, pacer, log, self._metrics, work, config, redactor=redactor, tokenizer=spec.tokenizer)
         stack.push_async_callback(self.replay.close)
         await self.replay.start()
 

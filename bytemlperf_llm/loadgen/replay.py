@@ -24,6 +24,7 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.sink import RecordSink
 from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
+from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.log import RecordLog
 from bytemlperf_llm.scenario import Scenario
 from engines.contract import Engine
@@ -121,7 +122,7 @@ class Replay:
         config: WorkerConfig,
         *,
         max_error_rate: float | None = None,
-        redact: Callable[[str], str] = str,
+        redactor: Redactor | None = None,
         tokenizer: str | None = None,
     ) -> None:
         self._log, self._work = log, work
@@ -131,7 +132,7 @@ class Replay:
         engine = engine if self._sample is None else self._sample.as_engine
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
-        self._worker = Worker(engine, self._sink, pacer, config, redact=redact)
+        self._worker = Worker(engine, self._sink, pacer, config, redactor=redactor)
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:

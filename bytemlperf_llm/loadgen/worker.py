@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from bytemlperf_llm.loadgen.deadlines import Timeouts, Watch, Watchdog
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from bytemlperf_llm.loadgen.stamped import make_record
+from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
+from engines.client_limits import client_limit
 from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, Request
 
 NS_PER_S = 1_000_000_000
-MAX_ERROR_DETAIL_CHARS = 400
+MAX_FINISH_REASON_CHARS = 64
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
 MAX_UNSETTLED = 32  # ended requests without a record: with more, some are written before the next is sent
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
@@ -92,10 +94,10 @@ class Worker:
         config: WorkerConfig,
         *,
         now: ClockNs = monotonic_ns,
-        redact: Callable[[str], str] = str,
+        redactor: Redactor | None = None,
     ) -> None:
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
-        self._now, self._redact = now, redact
+        self._now, self._redactor = now, redactor or Redactor()
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,7 +206,8 @@ class Worker:
             ending = self._why_cancelled(watch)
             task.uncancel()
         except Exception as error:
-            ending = _Ending("failed", "engine_failed", f"{type(error).__name__}: {error}")
+            failure = client_limit(error) or EngineError("engine_failed", f"{type(error).__name__}: {error}")
+            ending = _Ending("failed", failure.error_class, failure.detail)
         if watch is not None:
             self._watchdog.end(watch)
         unsettled = self._unsettled
@@ -249,9 +252,11 @@ class Worker:
         record.worker = self._config.worker
         record.outcome, record.error_class = ending.outcome, ending.error_class
         if ending.detail:
-            record.error_detail = self._redact(ending.detail)[:MAX_ERROR_DETAIL_CHARS]
+            record.error_detail = self._redactor.clean(ending.detail)
+        if record.finish_reason:
+            record.finish_reason = self._redactor.clean(record.finish_reason, MAX_FINISH_REASON_CHARS)
         if self._config.keep_output:
-            record.output = self._redact(decoded.text)
+            record.output = self._redactor(decoded.text)
         if not sent_to_engine:
             self._sink.started()
         self._sink.ended(record)

@@ -266,6 +266,13 @@ def until_close(*parts: bytes) -> Act:
     return act
 
 
+async def endless_interim(conn: Conn) -> None:
+    """As fast as it goes: the client must neither parse them again and again nor keep them."""
+    while not conn.writer.is_closing():
+        await conn.raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 40)
+        await asyncio.sleep(0)
+
+
 async def one_write(conn: Conn) -> None:
     await conn.raw(OK_HEAD + STREAM_FIELDS + CHUNKED + CRLF + framed(b"".join(HONEST)) + b"0\r\n\r\n")
 
@@ -391,6 +398,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "json_of_wrong_shape": Behaviour(events(*HONEST[:3], b'data: {"choices":7}\n\n', *HONEST[3:]), fails("malformed_stream")),
     "invalid_utf8": Behaviour(events(*HONEST[:3], mangled(b"\xff\xc3"), *HONEST[3:]), fails("malformed_stream")),
     "bad_chunk_size": Behaviour(bad_chunk_size, fails("malformed_stream")),
+    "endless_interim": Behaviour(endless_interim, fails("too_large"), "first_token", "or, over aiohttp, none before the timeout"),
     "not_http": Behaviour(not_http, fails("malformed_stream")),
     "no_done_no_finish": Behaviour(events(*HONEST[:5]), fails("truncated_stream")),
     "cut_in_event": Behaviour(events(*HONEST[:3], HONEST[3][:40]), fails("truncated_stream")),

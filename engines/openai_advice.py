@@ -1,0 +1,68 @@
+"""What to do about a first request that an OpenAI-like server refused: the flag that leaves out, or changes, what it names.
+
+Servers differ in what a request may hold. Their messages name the field, in words of their own; no more than its name is
+looked for.
+"""
+
+from __future__ import annotations
+
+import re
+
+from engines.contract import EngineError
+
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+"""The names under which chat servers take the longest answer allowed; newer models of OpenAI's know the second alone."""
+
+FIELD_FIXES = (
+    ("stream_options", "leave it out with --engine-option usage=false"),
+    ("include_usage", "leave it out with --engine-option usage=false"),
+    ("temperature", "give the one it takes with --temperature 1"),
+    ("ignore_eos", "leave it out with --no-ignore-eos"),
+    ("top_p", "give one that it takes with --top-p"),
+    ("top_k", "leave it out: no --top-k, and no sampling.top_k in the scenario"),
+    ("seed", "leave it out: no sampling.seed in the scenario"),
+    ("max_completion_tokens", "--engine-option max_tokens_field=max_tokens"),
+    ("max_tokens", "--output-len for shorter answers, or --engine-option max_tokens_field=max_completion_tokens"),
+)
+_REFUSED = re.compile(
+    r"unsupported|not supported|not support|unrecogni[sz]ed|unknown|unexpected|invalid|extra|not permitted|not allowed|forbidden|must|only|"
+    r"should|unavailable|not available|greater than|less than|too large|at most|cannot|can't|use ",
+    re.I,
+)
+
+
+def wants_other_limit(error: EngineError, field: str) -> str | None:
+    """The name that the server wants for the answer's limit instead of `field`; None where that isn't what it says."""
+    other = LIMIT_FIELDS[field == LIMIT_FIELDS[0]]
+    if error.error_class != "http_4xx" or not _REFUSED.search(error.detail) or other not in error.detail:
+        return None
+    return other if re.search(rf"\b{field}\b", error.detail) or "instead" in error.detail else None
+
+
+def fix_for(error: EngineError, extra_fields: frozenset[str] = frozenset()) -> str | None:
+    """The flag that helps, where the server's words name something that there is a flag for."""
+    if error.error_class == "tls":
+        return _tls_fix(error.detail)
+    if "HTTPS" in error.detail and "HTTP request" in error.detail:
+        return "the port speaks TLS: give https:// in --base-url"
+    if error.error_class == "stale_connection":
+        return "turn reuse off with --engine-option keep_alive=false"
+    if error.error_class == "redirect" and "another server" in error.detail:
+        return "give that server's address with --base-url"
+    if error.error_class not in ("http_4xx", "http_5xx", "error_in_stream") or not _REFUSED.search(error.detail):
+        return None
+    named = [f"--extra-body gives {name}: leave it out" for name in sorted(extra_fields) if _names(name, error.detail)]
+    named += [fix for name, fix in FIELD_FIXES if _names(name, error.detail)]
+    return ", and ".join(dict.fromkeys(named)) or None
+
+
+def _names(field: str, text: str) -> bool:
+    return re.search(rf"(?<![A-Za-z_]){re.escape(field)}(?![A-Za-z_])", text) is not None
+
+
+def _tls_fix(detail: str) -> str:
+    if re.search(r"wrong.version|record layer|unknown.protocol|packet length", detail, re.I):
+        return "the port seems to speak plain HTTP: give http:// in --base-url"
+    if re.search(r"self.signed|unable to get|verify|expired|mismatch|not valid for", detail, re.I):
+        return "give its authority with --engine-option ca_file=FILE, or skip the check with --insecure"
+    return "check --base-url and the certificate: --engine-option ca_file=FILE names an authority, --insecure skips the check"

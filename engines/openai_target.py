@@ -1,0 +1,112 @@
+"""Where requests of the `openai` engine go: an address as people have it, taken apart.
+
+Understood are a server's root, a base address that ends in `/v1` (or another version, as gateways have it), the full address of
+an endpoint as pasted from a console, and a query (Azure's `api-version`), which stays.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import SplitResult, quote, urlsplit
+
+from engines.contract import BadOption
+
+DEFAULT_ENDPOINT = "/v1/chat/completions"
+_ENDPOINT = re.compile(r"/(?:chat/)?completions$")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
+_OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
+_PATH_SAFE = "/%:@!$&'()*+,;=~"
+
+
+class Target(NamedTuple):
+    """Where requests go. `authority` is the Host header's value, without user information; `path` holds the query, if any;
+    `prefix` is what stands before `/v1`; `models` is the path of the list of models."""
+
+    tls: bool
+    host: str
+    port: int
+    authority: str
+    prefix: str
+    path: str
+    models: str
+    chat: bool
+    userinfo: str
+    query: str
+
+    @property
+    def url(self) -> str:
+        """The full URL, without user information."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
+
+
+def parse_target(base_url: str, endpoint: str = "") -> Target:
+    """Take a base URL apart; `endpoint` empty is the address' own, or chat completions. Raises BadOption."""
+    parts, port = _split(base_url if _SCHEME.match(base_url) else f"http://{base_url}")
+    prefix, path, endpoint_query = _paths(parts.path.rstrip("/"), endpoint)
+    tls = parts.scheme == "https"
+    host = _ascii_host(parts.hostname or "")
+    shown = f"[{host}]" if ":" in host else host
+    authority = shown if port is None else f"{shown}:{port}"
+    query = "&".join(quote(part, safe=f"{_PATH_SAFE}?") for part in (parts.query, endpoint_query) if part)
+    tail = f"?{query}" if query else ""
+    return Target(
+        tls=tls,
+        host=host,
+        port=port or (443 if tls else 80),
+        authority=authority,
+        prefix=prefix,
+        path=path + tail,
+        models=_ENDPOINT.sub("/models", path) + tail,
+        chat=path.endswith("/chat/completions"),
+        userinfo=parts.netloc.rpartition("@")[0],
+        query=query,
+    )
+
+
+def _split(base_url: str) -> tuple[SplitResult, int | None]:
+    how = "give it as http://HOST:PORT, an IPv6 address in brackets: http://[::1]:8000"
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        raise BadOption("--base-url is not an address", how) from None
+    if parts.scheme not in ("http", "https"):
+        raise BadOption("--base-url is not an http or https address", how)
+    if not parts.hostname or any(char.isspace() or not char.isprintable() for char in base_url):
+        raise BadOption("--base-url has no host, or a blank in it", how)
+    if parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc:
+        raise BadOption("--base-url has an IPv6 address without brackets", how)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise BadOption("the port in --base-url is not a number from 1 to 65535", how)
+    return parts, port
+
+
+def _ascii_host(host: str) -> str:
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        raise BadOption("--base-url has a host that is no name", "give it as http://HOST:PORT") from None
+
+
+def _paths(base: str, endpoint: str) -> tuple[str, str, str]:
+    """What stands before the API's root, the path of requests, and the query that came with the endpoint."""
+    base, pasted = re.sub(r"/models$", "", base), _ENDPOINT.search(base)
+    if pasted and not endpoint:
+        return re.sub(r"/v1$", "", base[: pasted.start()]), quote(base, safe=_PATH_SAFE), ""
+    if pasted:
+        base = base[: pasted.start()]
+    path, _, query = (endpoint or DEFAULT_ENDPOINT).partition("?")
+    path = path.rstrip("/")
+    if not path.startswith("/"):
+        raise BadOption(f"endpoint {endpoint!r} is not a path", "give it as /v1/chat/completions or /v1/completions")
+    if not _ENDPOINT.search(path):
+        raise BadOption(f"endpoint {endpoint!r} is neither chat nor completions", "use /v1/chat/completions or /v1/completions")
+    if not endpoint and _OWN_VERSION.search(base):
+        path = path.removeprefix("/v1")
+    if path.startswith("/v1/"):
+        base = base.removesuffix("/v1")
+    return base.removesuffix("/v1"), quote(base + path, safe=_PATH_SAFE), query
