@@ -34,7 +34,7 @@ from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Replay, Work
 from bytemlperf_llm.loadgen.worker import Planned, WorkerConfig
-from bytemlperf_llm.metrics.client_error import Calibration, CalibrationStep, Spread, Timer, spread
+from bytemlperf_llm.metrics.client_error import MAX_LOOP_BUSY, Calibration, CalibrationStep, Spread, Timer, spread
 from bytemlperf_llm.metrics.definitions import bursts_of, chunk_gaps_ns, divide_ns, token_runs_ns, token_times
 from bytemlperf_llm.models.child import own_modules
 from bytemlperf_llm.runs.log import RecordLog
@@ -130,13 +130,15 @@ async def climb(rates: Iterable[float], measure: Callable[[float], Awaitable[Cal
 
 
 def saturated(step: CalibrationStep) -> str:
-    """Who gave out: the client when its loop is busy or the rate wasn't offered, the server when its core is or
-    it writes later than a token's time."""
+    """Who gave out: the client when its loop is busy, the server when its core is or it writes later than a token's time; where the rate
+    wasn't offered, the client if its loop was over half busy, else whatever had the machine's cores meanwhile."""
     if step.loop_busy > MAX_BUSY:
         return "client"
     if step.server_busy > MAX_BUSY or step.server_write.p50_ns > ITL_MS * NS_PER_MS:
         return "server"
-    return "client" if step.rate_offered < MIN_OFFERED_SHARE * step.rate_asked else ""
+    if step.rate_offered >= MIN_OFFERED_SHARE * step.rate_asked:
+        return ""
+    return "client" if step.loop_busy > MAX_LOOP_BUSY else "machine"
 
 
 # -- one rung ----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class CalibrationStep(msgspec.Struct, frozen=True, kw_only=True):
     `others_busy`, what other processes used, is of the whole machine (None where it can't be told).
     `server_write` is how late the server itself wrote against its own schedule; since its stamps
     are taken after the write, that is in none of the errors but ITL's. `unmatched` requests failed or are
-    unknown to the server. `saturated` names what gave out: "client", "server" or nothing.
+    unknown to the server. `saturated` names what gave out: "client", "server", "machine" (other processes) or nothing.
     """
 
     rate_asked: float

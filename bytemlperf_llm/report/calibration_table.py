@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 NS_PER_US = 1e3
 ERRORS = ("ttft", "tpot", "itl", "e2e", "lateness", "server_write")
 TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "sent late", "server_write": "server late [2]"}
+LADDER_ENDS = "; the ladder ends there, the machine may do more"
+BEYOND = {
+    "server": "; above it the reference server was the limit, not the worker",
+    "machine": "; above it other processes had the cores: try again when the machine is quiet",
+}
 FOOTNOTES = (
     "[1] against the gap asked for, so with the server's own unevenness in it",
     "[2] the server's writes against its own schedule; the errors are against its writes, so this is in none but ITL's",
@@ -96,7 +101,7 @@ def timer_sentence(calibration: Calibration) -> str:
 
 
 def ceiling_sentence(calibration: Calibration) -> str:
-    """How far one worker's figures hold on this machine."""
+    """How far one worker's figures hold on this machine, and what was in the way of more: not always the worker."""
     limits = (
         f"median error ≤ {MEDIAN_LIMIT_NS / NS_PER_MS:g} ms, p99 ≤ {P99_LIMIT_NS / NS_PER_MS:g} ms or {P99_LIMIT_SHARE:.0%}, "
         f"loop ≤ {MAX_LOOP_BUSY:.0%} busy"
@@ -104,11 +109,10 @@ def ceiling_sentence(calibration: Calibration) -> str:
     top = ceiling(calibration)
     if top is None:
         return f"ceiling: not even the lowest step held ({limits})"
-    further = "" if top is not calibration.steps[-1] else "; the ladder ends there, the machine may do more"
-    return (
-        f"ceiling of one worker here: {top.tokens_per_s:,.0f} tokens/s in {top.chunks_per_s:,.0f} chunks/s, "
-        f"{top.streams:,.0f} streams ({limits}){further}"
-    )
+    beyond = next((step for step in calibration.steps if step.rate_asked > top.rate_asked and not holds(step, calibration)), None)
+    further = LADDER_ENDS if beyond is None else BEYOND.get(beyond.saturated, "")
+    name = "ceiling of one worker here" if beyond is not None and not further else "one worker here carries at least"
+    return f"{name}: {top.tokens_per_s:,.0f} tokens/s in {top.chunks_per_s:,.0f} chunks/s, {top.streams:,.0f} streams ({limits}){further}"
 
 
 def others_sentence(calibration: Calibration) -> str:

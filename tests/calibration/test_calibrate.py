@@ -98,7 +98,8 @@ def test_what_the_machine_did_besides():
         ({"loop_busy": 0.91, "server_busy": 0.95}, "client"),
         ({"server_busy": 0.91, "rate_offered": 50.0}, "server"),
         ({"server_write": errors(10.1, 20)}, "server"),
-        ({"rate_offered": 94.0}, "client"),
+        ({"rate_offered": 94.0, "loop_busy": 0.6}, "client"),
+        ({"rate_offered": 94.0, "loop_busy": 0.4}, "machine"),
         ({"rate_offered": 96.0}, ""),
     ],
 )

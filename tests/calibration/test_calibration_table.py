@@ -44,6 +44,21 @@ def test_a_ladder_that_held_to_its_end_says_so():
     assert ceiling_sentence(calibration(step(10, loop_busy=0.9))).startswith("ceiling: not even the lowest step held")
 
 
+@pytest.mark.parametrize(
+    ("beyond", "says"),
+    [
+        ({"saturated": "server"}, "the reference server was the limit, not the worker"),
+        ({"saturated": "machine"}, "other processes had the cores"),
+    ],
+)
+def test_a_limit_that_is_not_the_workers_is_not_called_its_ceiling(beyond, says):
+    text = ceiling_sentence(calibration(step(10), step(100), step(200, **beyond)))
+    assert text.startswith("one worker here carries at least: 3,200 tokens/s")
+    assert says in text
+    own = ceiling_sentence(calibration(step(10), step(100, saturated="client"), step(200, saturated="server")))
+    assert own.startswith("ceiling of one worker here: 320 tokens/s")
+
+
 def test_the_timer():
     assert timer_sentence(calibration()) == (
         "clock: resolution 1 ns, 40 ns between two stamps; timer wakes late by 50 µs (p99 200, max 400)"
