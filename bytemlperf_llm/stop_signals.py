@@ -1,7 +1,9 @@
-"""SIGINT and SIGTERM: outside the measured part both end the program; in it the first one drains
+"""SIGINT, SIGTERM and SIGHUP: outside the measured part they end the program; in it the first one drains
 and reports, the second ends the program at once.
 
-An end at once is the exit status 128 + number (130, 143), as shells have it. Where tear-down
+SIGHUP stays ignored where it is (nohup). With it a terminal may have gone, whose descriptors then fail
+every write: they are pointed elsewhere, so that the run's end doesn't die of its own words.
+An end at once is the exit status 128 + number (129, 130, 143), as shells have it. Where tear-down
 hangs (an engine that is busy in C), a thread ends the process after `PATIENCE_S`.
 """
 
@@ -9,13 +11,14 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 PATIENCE_S = 3.0
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -26,26 +29,43 @@ class Interrupted(BaseException):
         self.number, self.hint = number, hint
 
 
-_terminated = False
+_ended_by: int = signal.SIGINT
+
+
+def stopping() -> list[signal.Signals]:
+    """Those of `STOPPING` that are heeded here."""
+    return [number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def terminate_like_interrupt() -> None:
-    """From now on SIGTERM does what SIGINT does, so that what is open is closed."""
+    """From now on SIGTERM and SIGHUP do what SIGINT does, so that what is open is closed."""
     with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in stopping():
+            if number != signal.SIGINT:
+                signal.signal(number, _terminate)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    global _terminated
-    _terminated = True
+def leave_lost_terminal() -> None:
+    """Point standard streams at nothing whose terminal has gone."""
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    global _ended_by
+    _ended_by = number
+    if number == signal.SIGHUP:
+        leave_lost_terminal()
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 
 def interrupt_status() -> int:
-    """Exit status of an interrupt outside the measured part: 130, or 143 after SIGTERM."""
-    return 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
+    """Exit status of an interrupt outside the measured part: 130, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + _ended_by
 
 
 @contextmanager
@@ -58,15 +78,18 @@ def draining(stop: Callable[[], None], stopped: Callable[[], bool], say: Callabl
     ending: list[int] = []
 
     def received(number: int) -> None:
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
         if not stopped():
-            say("stopping: waiting for the requests in flight; once more to exit at once")
             stop()
+            say("stopping: waiting for the requests in flight; once more to exit at once")
         elif not ending:
             ending.append(number)
             _end_soon(128 + number)
             main.cancel()
 
-    for number in STOPPING:
+    heeded = stopping()
+    for number in heeded:
         with suppress(NotImplementedError, ValueError, RuntimeError):
             loop.add_signal_handler(number, received, number)
     try:
@@ -77,7 +100,7 @@ def draining(stop: Callable[[], None], stopped: Callable[[], bool], say: Callabl
         main.uncancel()
         raise Interrupted(ending[0]) from None
     finally:
-        for number in STOPPING:
+        for number in heeded:
             with suppress(NotImplementedError, ValueError, RuntimeError):
                 loop.remove_signal_handler(number)
         terminate_like_interrupt()

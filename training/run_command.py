@@ -15,7 +15,7 @@ import msgspec
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.extras import require
 from bytemlperf_llm.runs.suite import SuiteRun
-from bytemlperf_llm.stop_signals import STOPPING, Interrupted, terminate_like_interrupt
+from bytemlperf_llm.stop_signals import Interrupted, stopping, terminate_like_interrupt
 from training import launch
 from training.corpus import prepare_corpus
 from training.exporter import TrainingMetrics
@@ -177,7 +177,7 @@ def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
             console.print("stopping after this step; once more to end at once")
             (folder / STOP_FILE).touch()
 
-    before = {number: signal.signal(number, hear) for number in STOPPING}
+    before = {number: signal.signal(number, hear) for number in stopping()}
     try:
         yield received
     finally:

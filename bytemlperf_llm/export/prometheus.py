@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hang_ups import forgive_hang_ups
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -194,6 +195,7 @@ class Exporter:
             raise UserError(
                 f"can't serve metrics on {host}:{port}: {error.strerror}", "give another port with --prometheus-port, 0 for any free one"
             ) from None
+        forgive_hang_ups(self._server)
         return int(self._server.server_port)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -29,6 +28,7 @@ from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.replay import Replay, open_log, work_of, worker_config
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.rebuild import scenario_of
+from bytemlperf_llm.stop_signals import stopping
 
 REPORT_EVERY_S = 1.0
 MAX_LINE_BYTES = 1 << 26
@@ -151,7 +151,7 @@ class Member:
 
 def _stop_on_signals(replay: Replay) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stopping():
         with suppress(NotImplementedError, ValueError):
             loop.add_signal_handler(number, replay.stop)
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.hang_ups import forgive_hang_ups
 
 LOOPBACK = "127.0.0.1"
 HISTORY_EVENTS = 3_600
@@ -63,6 +64,7 @@ class EventServer:
                 f"can't serve the dashboard on {host}:{port}: {error.strerror}",
                 f"give another port with {flag}, 0 for any free one",
             ) from None
+        forgive_hang_ups(self._server)
         threading.Thread(target=self._server.serve_forever, name="dashboard", daemon=True).start()
         return int(self._server.server_address[1])
 

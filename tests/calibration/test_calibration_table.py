@@ -82,5 +82,5 @@ def test_the_command_keeps_and_prints(monkeypatch, tmp_path, capsys):
     assert doctor.run_calibrate() == 0
     assert load() == (made, "")
     out, err = capsys.readouterr()
-    assert "ceiling of one worker here" in out
+    assert "one worker here carries at least" in out
     assert "calibrating: 10 requests/s" in err

@@ -35,6 +35,7 @@ def start(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subproce
 def _hear_interrupts() -> None:
     """As in a terminal, also where the tests run in the background of a script."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def run_folder(stdout: str, cwd: Path) -> Path:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import termios
 import time
 
 import pytest
 
 from bytemlperf_llm.runs.reader import RunReader
-from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start
+from tests.cli.helpers import CLOSED, COMMAND, QUICK, bmp, run_folder, start
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")
 
@@ -41,7 +43,7 @@ def loaded(folder, name):
     return json.loads((folder / name).read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_goes_on_to_its_end(tmp_path, number):
     folder = stopped_run(tmp_path, 60, number)
     before = list(RunReader(folder).records())
@@ -162,7 +164,7 @@ def _line_with(stream, word):
     return ""
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_before_the_first_request_ends_it_and_leaves_no_folder(tmp_path, number, status):
     process = start(*QUICK, *SLOW, "--request-rate", "10", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -175,6 +177,37 @@ def test_a_signal_before_the_first_request_ends_it_and_leaves_no_folder(tmp_path
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert list(tmp_path.glob("runs/*")) == []
+
+
+def test_a_terminal_that_goes_away_stops_the_run_and_loses_nothing(tmp_path):
+    """Its hang-up drains like any stop, and that no word can be written any more ends nothing."""
+    master, slave = os.openpty()
+
+    def take_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    words = [*COMMAND, *QUICK, "--request-rate", "100", "--num-prompts", "3000", "--workers", "2"]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=take_terminal
+    )
+    os.close(slave)
+    folder = wait_for_records(tmp_path, 30, process)
+    os.close(master)
+    assert process.wait(timeout=60) == 1, "invalid: most of its schedule was not sent"
+    assert loaded(folder, "run.json")["end"]["stopped_by_user"]
+    outcomes = loaded(folder, "summary.json")["outcomes"]
+    assert sum(outcomes.values()) == 3000
+    assert outcomes["failed"] == outcomes["in_flight"] == 0, "both workers drained"
+    assert (folder / "report.html").exists(), "what follows the last word on the terminal was done"
+
+
+def test_nohup_is_heeded(tmp_path):
+    process = subprocess.Popen(["nohup", *COMMAND, *PACED], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = wait_for_records(tmp_path, 30, process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert loaded(folder, "summary.json")["outcomes"]["ok"] == 300
 
 
 @pytest.fixture
