@@ -51,6 +51,11 @@ ErrorClass = Literal[
 ]
 """Closed: an error text or a URL never becomes a class (nor a metric label)."""
 
+FAILED_REASONS = frozenset(
+    ("abort", "aborted", "error", "cancelled", "canceled", "failed", "timeout", "server_error", "unload", "insufficient_system_resource")
+)
+"""Finish reasons of answers that were given up: by vLLM, SGLang, LMDeploy, OpenRouter, Ollama, DeepSeek. Such an answer failed."""
+
 
 class Message(msgspec.Struct, frozen=True):
     """One chat message, as OpenAI's API has it."""

@@ -20,13 +20,12 @@ from typing import Any
 import msgspec
 
 from engines import sse
-from engines.contract import Decoded, ErrorClass, Usage
+from engines.contract import FAILED_REASONS, Decoded, ErrorClass, Usage
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.http_pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.openai_alike import Alike, take_alike
 from engines.openai_events import (
     EMPTY,
-    FAILED_REASONS,
     MAX_WORDS_CHARS,
     SAYS,
     Choice,

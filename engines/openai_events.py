@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engines.contract import Usage
+from engines.contract import FAILED_REASONS, Usage
 from engines.openai_usage import MAX_TOKENS, UsageEvent, loose_usage, read_usage, sound
 from engines.untrusted import UntrustedJson, count_of, decode_json
 
@@ -21,11 +21,6 @@ _MAX_NESTED_TEXTS = 8
 SAYS, EMPTY, LAST_EMPTY = 1, -1, -2
 """What an event is for the count of tokens, besides 0, which is none: it has content; its content is empty (a token whose
 text is still to come, or none: `openai_tokens` tells); the same beside the finish reason `length`."""
-
-FAILED_REASONS = frozenset(
-    ("abort", "aborted", "error", "cancelled", "canceled", "failed", "timeout", "server_error", "unload", "insufficient_system_resource")
-)
-"""Finish reasons of answers that the server gave up: vLLM, SGLang, LMDeploy, OpenRouter, Ollama, DeepSeek."""
 
 _ENDED_REASONS = (
     *("stop", "length", "tool_calls", "function_call", "tool_use", "content_filter", "safety"),

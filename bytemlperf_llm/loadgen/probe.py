@@ -301,7 +301,7 @@ class Probe:
         for place, request in enumerate(self._requests):
             recorder, begin_ns = _CountingRecorder(self, self._now), self._now()
             try:
-                finish = await self._engine.generate(request, recorder)
+                await self._engine.generate(request, recorder)
             except EngineError as error:
                 self._failure = error
                 self._failed += 1
@@ -313,11 +313,10 @@ class Probe:
             self._last_end = self._mark()
             self._ended.set()
             decoded = self._engine.decode(recorder.payloads)
-            usage = finish.usage or decoded.usage
             self._done += 1
             self._done_max_tokens += request.max_tokens
             self._done_chunks += len(recorder.payloads)
-            self._done_tokens += (usage and usage.output_tokens) or sum(decoded.tokens_per_chunk)
+            self._done_tokens += sum(decoded.tokens_per_chunk)
 
     def _in_tokens(self, measured: list[Step], mean_output_tokens: float) -> tuple[list[Step], Step, float]:
         """The steps in tokens, the best of them, and the mean length of an answer."""

@@ -24,7 +24,7 @@ from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
 from engines.client_limits import client_limit
-from engines.contract import Decoded, Engine, EngineError, ErrorClass, Finish, Request
+from engines.contract import FAILED_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
 
 NS_PER_S = 1_000_000_000
 MAX_FINISH_REASON_CHARS = 64
@@ -233,8 +233,16 @@ class Worker:
             if now() >= until_ns:
                 return
 
+    def _decoded(self, payloads: list[Any]) -> Decoded:
+        """What the engine makes of them; one that raises, against its contract, loses this answer alone."""
+        try:
+            return self._engine.decode(payloads)
+        except Exception as error:
+            detail = f"the answer can't be decoded: {type(error).__name__}: {error}"
+            return Decoded(tokens_per_chunk=[0] * len(payloads), text="", error_class="engine_failed", error_detail=detail)
+
     def _carries_token(self, payloads: list[Any]) -> bool:
-        return any(self._engine.decode(payloads).tokens_per_chunk)
+        return any(self._decoded(payloads).tokens_per_chunk)
 
     def _why_cancelled(self, watch: Watch | None) -> _Ending:
         if watch is None:
@@ -245,9 +253,9 @@ class Worker:
 
     def _ended(self, ended: _Ended) -> None:
         request, recorder, finish, ending, end_ns, sent_to_engine = ended
-        decoded = self._engine.decode(recorder.payloads) if recorder.payloads else _NOTHING
+        decoded = self._decoded(recorder.payloads) if recorder.payloads else _NOTHING
         if ending is _WELL:
-            ending = _judged(request, recorder, decoded)
+            ending = _judged(request, recorder, finish, decoded)
         record = make_record(request, recorder, finish, decoded, self.origin_ns, end_ns)
         record.worker = self._config.worker
         record.outcome, record.error_class = ending.outcome, ending.error_class
@@ -265,12 +273,14 @@ class Worker:
 _NOTHING = Decoded(tokens_per_chunk=[], text="")
 
 
-def _judged(request: Request, recorder: RequestRecorder, decoded: Decoded) -> _Ending:
+def _judged(request: Request, recorder: RequestRecorder, finish: Finish, decoded: Decoded) -> _Ending:
     """An answer that arrived is still a failure when the stream itself says so, or brings no token where one was asked for."""
     if not recorder.payloads:
         return _Ending("failed", "empty_response", "the engine answered nothing")
     if decoded.error_class is not None:
         return _Ending("failed", decoded.error_class, decoded.error_detail)
+    if finish.reason in FAILED_REASONS:
+        return _Ending("failed", "engine_failed", f"the engine gave the answer up: finish reason '{finish.reason}'")
     if request.max_tokens > 0 and not any(decoded.tokens_per_chunk):
         return _Ending("failed", "no_token", f"an answer without a token (finish reason: {decoded.reason or 'none'})")
     return _WELL

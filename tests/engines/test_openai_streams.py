@@ -13,7 +13,7 @@ import pytest
 from engines import openai_decode
 from engines.contract import Decoded, Usage
 from engines.http1 import parse_response
-from engines.openai_decode import DONE_EVENT, decode, excerpt
+from engines.openai_decode import DONE_EVENT, MAX_DETAIL_CHARS, decode, excerpt
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 Json = dict[str, Any]
@@ -380,4 +380,4 @@ def test_what_is_no_json_is_shown():
 def test_the_excerpt_of_an_error_body(body, words):
     found = excerpt(body)
     assert words in found
-    assert len(found) <= 300
+    assert len(found) <= MAX_DETAIL_CHARS

@@ -4,6 +4,7 @@ The invariant. For any bytes S, cut into reads in any way:
     the watcher and the parser raise nothing but HttpParseError, and agree on where a response ends
     (bytes behind an end that came in the same read are a server's that no client can serve);
     decode(reads) raises nothing, counts one number a read, and finds an error class of the contract;
+    usage moves neither the first nor the last token (where no text is empty: there usage tells what a token is);
     what the fast path of decode accepts, the slow path says too, token by token, when the framing is
     right (the fast path does not check chunk sizes: with every event whole, they change nothing).
 
@@ -39,6 +40,15 @@ EVENTS = (
     b'data: {"choices":[{"text":"b","finish_reason":"length"}]}\n\n',
     b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n',
     b'data: {"error":{"message":"oops"}}\n\n',
+    b'data: {"choices":[{"delta":{"content":""},"finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"delta":{"content":""},"finish_reason":"length"}]}\n\n',
+    b'data: {"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{"}}]}}]}\n\n',
+    b'data: {"choices":[{"delta":{"content":[{"type":"text","text":"c"}]}}]}\n\n',
+    b'data: {"choices":[],"usage":{"completion_tokens":1000000000,"completion_tokens_details":{"reasoning_tokens":2}}}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":-3,"completion_tokens":7.0}}\n\n',
+    b'data: {"code":5,"message":"oops"}\n\n',
+    b'error: {"message":"oops"}\n\n',
+    b"event: error\ndata: oops\n\n",
     b": ping\n\n",
     b"event: x\ndata: {}\n\n",
     b'data: {"choices":\ndata: []}\n\n',
@@ -117,11 +127,19 @@ def broken_rule(stream: bytes, reads: list[bytes]) -> str | None:
         return "decode does not count one number a read"
     if whole.error_class not in ERROR_CLASSES:
         return f"decode names an unknown class {whole.error_class}"
+    if b'""' not in re.sub(rb"\r\n[0-9a-f]*\r\n", b"", stream) and _ends(whole) != _ends(openai_decode.decode(reads, usage=False)):
+        return "usage moves the first or the last token"
     slow = _slow(stream, reads)
     for fast in fasts:
         if fast is not None and slow is not None and not _same(fast, slow):
             return f"the fast path and the slow path differ: {fast} {slow}"
     return None
+
+
+def _ends(decoded: Decoded) -> list[int]:
+    """The first and the last read that carries a token."""
+    carriers = [place for place, count in enumerate(decoded.tokens_per_chunk) if count]
+    return [*carriers[:1], *carriers[-1:]]
 
 
 def _fast_by_each(reads: list[bytes]) -> list[Decoded | None]:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import get_args
 
+import msgspec
 import pytest
 
 from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result
@@ -262,6 +263,38 @@ def test_an_answer_without_a_token_failed():
     assert (summary.verdict, summary.outcomes["ok"]) == ("invalid", 0)
     vllm = VllmSetup(date="20260801-120000", backend="openai", model_id="m", tokenizer_id=None)
     assert vllm_result(sink.records, facts, vllm)["completed"] == 0
+
+
+@pytest.mark.parametrize(("reason", "outcome"), [("abort", "failed"), ("error", "failed"), ("length", "ok"), (None, "ok")])
+def test_an_answer_that_the_engine_gave_up_failed(reason, outcome):
+    class GivesUp(ScriptedEngine):
+        async def generate(self, request, recorder):
+            finish = await super().generate(request, recorder)
+            return msgspec.structs.replace(finish, reason=reason)
+
+    async def main(loop):
+        worker, sink = make_worker(loop, GivesUp([THREE_TOKENS]))
+        await worker.run_open([Planned(make_request(0), 0)], 0)
+        return sink
+
+    record = run(main).records[0]
+    assert (record.outcome, record.tokens_per_chunk) == (outcome, [1, 1, 1])
+    assert (record.error_class == "engine_failed") == (outcome == "failed")
+
+
+def test_an_engine_that_cannot_decode_loses_the_answer_and_not_the_run():
+    class Broken(ScriptedEngine):
+        def decode(self, payloads):
+            raise RecursionError("nested too deep")
+
+    async def main(loop):
+        worker, sink = make_worker(loop, Broken([THREE_TOKENS]))
+        await worker.run_open([Planned(make_request(i), 0) for i in range(3)], 0)
+        return sink
+
+    for record in run(main).records:
+        assert (record.outcome, record.error_class, record.tokens_per_chunk) == ("failed", "engine_failed", [0, 0, 0])
+        assert "nested too deep" in record.error_detail
 
 
 def test_a_stop_drains_and_leaves_the_rest_unsent():
