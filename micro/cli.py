@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from bytemlperf_llm.errors import UserError
 from micro.flags import Flags, with_flags
 
 SUITE_MEASURE_S = 0.5
@@ -107,7 +108,7 @@ def resume(
 
 @app.command()
 def check(
-    provider: Annotated[str, typer.Argument(help="A provider; see `bmp micro --list`.", show_default=False)],
+    provider: Annotated[str | None, typer.Argument(help="A provider; see `bmp micro --list`.", show_default=False)] = None,
     operator: Annotated[
         list[str] | None, typer.Option("--operator", "-o", help="Only this one; repeatable. Default: all.", show_default=False)
     ] = None,
@@ -115,10 +116,15 @@ def check(
     seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
     max_case_seconds: Annotated[float, typer.Option("--max-case-seconds", help="End a case that takes longer.", min=0.1)] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Every case as a line of JSON.", show_default=False)] = None,
+    cheats: Annotated[bool, typer.Option("--cheats", help="Check the check: built-in providers that cheat must all be caught.")] = False,
 ) -> None:
     """Check a provider's results, over every operator and awkward shapes; nothing is timed. Status 1 on a wrong one."""
-    from micro.provider_check import check_provider
+    from micro.provider_check import check_cheats, check_provider
 
+    if cheats == (provider is not None):
+        raise UserError("what is to be checked is a provider or --cheats, one of them", "list providers with: bmp micro --list")
+    if provider is None:
+        raise typer.Exit(check_cheats(operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
     raise typer.Exit(check_provider(provider, operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
 
 

@@ -91,17 +91,18 @@ def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_
     """Before it runs, from the arguments alone."""
     cost = operator.cost(args)
     inputs = cost.resident_bytes
-    rotated = buffer_sets(cost, cache_bytes, max_sets) * max(inputs - cost.write_bytes, 0)
+    sets = buffer_sets(cost, cache_bytes, max_sets)
+    rotated = sets * max(inputs - cost.write_bytes, 0)
     bits = DTYPES[cost.flops_dtype].bits if cost.flops_dtype else 32
     check = CHECK_COPIES * inputs * WIDE_BYTES * 8 // bits
     call_s = (cost.flops / rates.flops_per_s + (cost.read_bytes + cost.write_bytes) / rates.bytes_per_s) * rates.learned.get(
         rate_name(operator, cost, provider), 1.0
     )
-    setup_bytes = inputs + rotated + check
+    setup_bytes = (2 + min(sets, 2)) * inputs + rotated + 2 * check
     timing_s = max(MIN_CALLS * max(call_s, MIN_SAMPLE_S), rates.timing_s)
     return Estimate(
         call_s=call_s,
         case_s=timing_s + setup_bytes * rates.setup_s_per_byte,
-        memory_bytes=inputs + max(rotated, check) + cost.write_bytes,
+        memory_bytes=inputs + max(rotated + inputs, check) + 2 * cost.write_bytes,
         setup_bytes=setup_bytes,
     )

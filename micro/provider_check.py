@@ -2,8 +2,9 @@
 
 Every operator's basic cases, then each of their sizes changed, one at a time, to what kernels get wrong: one,
 and values that no tile divides; in every number format that the operator takes. Each case runs in the worker
-like any other, is compared with the reference and not timed. A refusal is an answer, a wrong or crashed case
-is not: the exit status is 1 then, and also when nothing at all was computed.
+like any other, is compared with the reference, again on other values in the same memory, and not timed. A refusal
+is an answer, a wrong or crashed case is not: the exit status is 1 then, and also when nothing at all was computed.
+`bmp micro check --cheats` turns it round: providers that cheat, timed as in a run, must all be caught.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from micro.machine import default_threads
 from micro.messages import Job, Outcome
 from micro.operators.contract import Argument, Operator
 from micro.operators.registry import OPERATORS, find_operator
+from micro.providers.cheats import CHEATS
 from micro.providers.registry import find_provider
 from micro.rows import Row, plain_row
 from micro.settings import device_of, memory_limit
@@ -51,29 +53,69 @@ def check_provider(provider: str, only: Sequence[str], *, device: str, seed: int
 
     find_provider(provider)
     operators = [find_operator(name) for name in only] or list(OPERATORS.values())
-    threads, threads_from = default_threads()
-    place = device_of(device)
-    settings = Settings(
-        device=place,
-        threads=threads,
-        threads_from=threads_from,
-        seed=seed,
-        max_case_s=limit_s,
-        max_memory_bytes=memory_limit(None, place),
-    )
+    settings = _settings(device_of(device), seed, limit_s)
     cases = [Case(op=operator.name, provider=provider, args=args) for operator in operators for args in check_cases(operator)]
-    rows: list[Row] = []
-    with SweepView(Console(stderr=True), quiet=False) as view, _Writer(out) as writer:
-        view.plan(len(cases))
-        for number, (case, outcome) in enumerate(_run(cases, settings, view)):
-            row = plain_row(case, place, outcome.status, outcome.reason)
-            rows.append(msgspec.structs.replace(row, note=outcome.note, check=outcome.checked))
-            writer.add(rows[-1])
-            view.add(rows[-1])
-            assert number < len(cases)
+    with SweepView(Console(stderr=True), quiet=False) as view:
+        rows = _rows(cases, settings, view, out)
     _show(rows, provider)
     counts = Counter(row.status for row in rows)
     return 0 if counts["ok"] and not counts["failed"] else EXIT_WRONG
+
+
+def _settings(device: str, seed: int, limit_s: float) -> Settings:
+    threads, threads_from = default_threads()
+    memory_bytes = memory_limit(None, device)
+    return Settings(device=device, threads=threads, threads_from=threads_from, seed=seed, max_case_s=limit_s, max_memory_bytes=memory_bytes)
+
+
+def _rows(cases: Sequence[Case], settings: Settings, view: SweepView, out: Path | None, rules: Rules | None = None) -> list[Row]:
+    """Every case's row, shown and written as soon as it is known."""
+    rows: list[Row] = []
+    with _Writer(out) as writer:
+        view.plan(len(cases))
+        for case, outcome in _run(cases, settings, view, rules):
+            row = plain_row(case, settings.device, outcome.status, outcome.reason)
+            rows.append(msgspec.structs.replace(row, note=outcome.note, check=outcome.checked))
+            writer.add(rows[-1])
+            view.add(rows[-1])
+    return rows
+
+
+CHEATED: dict[str, dict[str, Any]] = {
+    "gemm": {"M": 512, "K": 1024, "N": 1024},
+    "quant_matmul": {"num_tokens": 64, "hidden_size": 128, "new_hidden_size": 96},
+    "softmax": {"batch_size": 64, "dim_size": 512, "dtype": "bfloat16"},
+    "add": {"batch_size": 64, "dim_size": 256},
+    "flash_attention": {"q_head_num": 8, "kv_head_num": 2, "head_dim": 64, "q_len": 8, "cache_len": 120, "block_size": 16},
+    "head_rms_norm": {"num_tokens": 16, "total_head_num": 8, "head_dim": 64, "norm_head_start": 2, "norm_head_num": 4},
+    "index_add": {"src_batch_size": 64, "dst_batch_size": 64, "dim_size": 64},
+}
+CHEAT_RULES = Rules(warm_up_s=0.02, budget_s=0.05)
+CONTROL = "torch"
+
+
+def check_cheats(only: Sequence[str], *, device: str, seed: int, limit_s: float, out: Path | None) -> int:
+    """Run every cheating provider, and torch as the control; 1 where one isn't caught. Raises UserError for bad input."""
+    from rich.console import Console
+
+    unknown = sorted(set(only) - set(CHEATED))
+    if unknown:
+        raise UserError(f"no cheat is tried on '{unknown[0]}'", f"there are cases of {', '.join(CHEATED)}")
+    settings = _settings(device_of(device), seed, limit_s)
+    args = {name: validate(OPERATORS[name], given) for name, given in CHEATED.items() if name in only or not only}
+    cases = [Case(op=name, provider=provider, args=args[name]) for provider in (CONTROL, *CHEATS) for name in args]
+    with SweepView(Console(stderr=True), quiet=False) as view:
+        rows = _rows(cases, settings, view, out, CHEAT_RULES)
+    console = Console(highlight=False, soft_wrap=True)
+    passed = 0
+    for row in rows:
+        right = (row.status == "ok") == (row.provider == CONTROL)
+        passed += right
+        word = ("right" if row.provider == CONTROL else "caught") if right else "NOT CAUGHT" if row.status == "ok" else "WRONG"
+        word = "not tried" if row.status == "refused" else word
+        console.print(f"{word}: {row.provider} on {row.op}: {row.reason or find_provider(row.provider).help}", markup=False)
+    console.print(f"{passed} of {len(rows)} as they should be", markup=False)
+    return 0 if passed == len(rows) else EXIT_WRONG
 
 
 def check_cases(operator: Operator) -> list[dict[str, Any]]:
@@ -122,36 +164,39 @@ def _possible(operator: Operator, args: dict[str, Any]) -> dict[str, Any] | None
         return None
 
 
-def _run(cases: Sequence[Case], settings: Settings, view: SweepView) -> Iterator[tuple[Case, Outcome | Any]]:
+def _run(cases: Sequence[Case], settings: Settings, view: SweepView, rules: Rules | None) -> Iterator[tuple[Case, Outcome | Any]]:
     runners: dict[str, CaseRunner] = {}
     try:
         for place, case in enumerate(cases):
             view.begins(case, place)
-            yield case, _one(case, settings, runners)
+            yield case, _one(case, settings, runners, rules or RULES[OPERATORS[case.op].runner])
     finally:
         for runner in runners.values():
             runner.close()
 
 
-def _one(case: Case, settings: Settings, runners: dict[str, CaseRunner]) -> Any:
+def _one(case: Case, settings: Settings, runners: dict[str, CaseRunner], rules: Rules) -> Any:
     operator = OPERATORS[case.op]
     expected = estimate(operator, case.args, case.provider, Rates(), 0)
     if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
         return _Skipped(f"needs about {expected.memory_bytes / 2**30:.3g} GiB, more than is free")
-    if operator.runner not in runners:
-        runner = RUNNERS[operator.runner](settings)
-        runner.hello()
-        runners[operator.runner] = runner
     job = Job(
         op=case.op,
         provider=case.provider,
         args=case.args,
         device=settings.device,
         seed=settings.seed,
-        rules=RULES[operator.runner],
+        rules=rules,
         cache_bytes=0,
     )
-    return runners[operator.runner].run(job, settings.max_case_s)
+    runner = runners.get(operator.runner) or RUNNERS[operator.runner](settings)
+    refusal = runner.refusal(job)
+    if refusal:
+        return Outcome(status="refused", reason=refusal)
+    if operator.runner not in runners:
+        runners[operator.runner] = runner
+        runner.hello()
+    return runner.run(job, settings.max_case_s)
 
 
 class _Skipped:

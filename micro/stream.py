@@ -81,6 +81,7 @@ def _sum_tolerance(args: Args) -> Tolerance:
 STREAM = {
     "stream_triad": Operator(
         name="stream_triad",
+        writes=(0,),
         family="stream",
         help="a = b + 3 · c over arrays of `size` values, as in STREAM",
         arguments=_ARGUMENTS,
@@ -93,6 +94,7 @@ STREAM = {
     ),
     "stream_copy": Operator(
         name="stream_copy",
+        writes=(0,),
         family="stream",
         help="a = b over arrays of `size` values, as in STREAM",
         arguments=_ARGUMENTS,

@@ -17,12 +17,13 @@ from typing import Any
 
 import msgspec
 
-from micro.check import check_outputs
+from micro.audit import SEEDS_APART, changed, copied, judged, last_call, unusual, value_sets
+from micro.check import Checked, check_outputs
 from micro.conditions import between, pinning, snapshot
 from micro.estimate import buffer_sets
 from micro.machine import allocation, give_back_memory
 from micro.messages import Hello, Job, Outcome, Stage
-from micro.operators.contract import Maker, Tensors
+from micro.operators.contract import Maker
 from micro.operators.registry import find_operator
 from micro.providers.contract import Refused
 from micro.providers.registry import find_provider
@@ -58,7 +59,7 @@ def _die_with_parent() -> None:
 
 
 def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
-    """One case: build, make inputs, check, time. Exceptions become the outcome here and nowhere else."""
+    """One case: build, make inputs, check, time, check again. Exceptions become the outcome here and nowhere else."""
     import torch
 
     try:
@@ -83,33 +84,41 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     begins("computing the reference")
     reference = operator.reference(job.args, inputs)
     begins("running")
-    outputs = kernel.run(*kernel.prepare(_copy(inputs)))
+    given = copied(inputs)
+    prepared = kernel.prepare(given)
+    outputs = kernel.run(*prepared)
     begins("checking")
-    checked = check_outputs(operator, job.args, inputs, outputs, reference)
+    odd = unusual(outputs)
+    checked = Checked(fault=odd) if odd else check_outputs(operator, job.args, inputs, outputs, reference)
+    fault = checked.fault or changed(inputs, given, {*operator.writes, *kernel.writes})
     del reference, outputs
-    if checked.fault:
-        return Outcome(status="failed", reason=f"wrong result: {checked.fault}", note=kernel.note, checked=checked)
-    if not job.rules.max_samples:
-        return Outcome(status="ok", note=kernel.note, checked=checked)
+    if fault:
+        return Outcome(status="failed", reason=f"wrong result: {fault}", note=kernel.note, checked=checked)
+    timed, conditions = None, None
     begins("timing")
-    count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
-    sets = [kernel.prepare(_copy(inputs)) for _ in range(count)]
-    before = snapshot(job.device)
-    timed = measure(kernel.run, sets, stopwatch, job.rules)
-    conditions = between(before, snapshot(job.device))
+    count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets) if job.rules.max_samples else 1
+    sets = value_sets(kernel, prepared, inputs, lambda: operator.inputs(job.args, Maker(job.seed + SEEDS_APART, job.device)), count)
+    del inputs, given, prepared
+    if job.rules.max_samples:
+        before = snapshot(job.device)
+        timed = measure(kernel.run, sets, stopwatch, job.rules)
+        conditions = between(before, snapshot(job.device))
+    begins("checking")
+    values = operator.inputs(job.args, Maker(job.seed + 2 * SEEDS_APART, job.device))
+    last = last_call(kernel, operator.writes, sets, values, _stopwatch(job.device, graphs=False), timed)
+    sets.clear()
+    checked = judged(operator, job.args, last)
+    if checked.fault:
+        return Outcome(status="failed", reason=f"wrong result of the last timed call: {checked.fault}", note=kernel.note, checked=checked)
     return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed, conditions=conditions)
 
 
-def _copy(inputs: Tensors) -> Tensors:
-    return tuple(part.clone() if hasattr(part, "clone") else part for part in inputs)
-
-
-def _stopwatch(device: str) -> Stopwatch:
+def _stopwatch(device: str, *, graphs: bool = True) -> Stopwatch:
     if device == "cpu":
         return CpuStopwatch()
     import torch
 
-    return CudaStopwatch(torch.cuda)
+    return CudaStopwatch(torch.cuda, graphs=graphs)
 
 
 def _hello(threads: int, device: str) -> Hello:

@@ -144,6 +144,7 @@ MOE_DISPATCH_TOKENS = Operator(
     tolerance=lambda _args: Tolerance(0.0, 0.0),
     check=_check,
     runner="ranks",
+    writes=(1,),
     aliases={"ep_size": "world_size"},
     basic=(
         {

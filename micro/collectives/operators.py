@@ -285,6 +285,7 @@ COLLECTIVES: dict[str, Operator] = {
     "all_reduce": _collective(
         "all_reduce",
         "every rank's tensor becomes the sum of all, in place",
+        writes=(0,),
         arguments=_arguments(SUMMED),
         inputs=_whole,
         kernel=_all_reduce_kernel,
@@ -296,6 +297,7 @@ COLLECTIVES: dict[str, Operator] = {
     "reduce_scatter": _collective(
         "reduce_scatter",
         "each rank gets its part of the sum of all tensors",
+        writes=(1,),
         arguments=_arguments(SUMMED),
         inputs=_with_output(count, _part),
         kernel=_reduce_scatter_kernel,
@@ -307,6 +309,7 @@ COLLECTIVES: dict[str, Operator] = {
     "all_gather": _collective(
         "all_gather",
         "each rank gives a part, all get the whole tensor",
+        writes=(1,),
         arguments=_arguments(MOVED),
         inputs=_with_output(_part, count),
         kernel=_all_gather_kernel,
@@ -318,6 +321,7 @@ COLLECTIVES: dict[str, Operator] = {
     "all_to_all": _collective(
         "all_to_all",
         "each rank gives every other one a part of its tensor",
+        writes=(1,),
         arguments=_arguments(MOVED),
         inputs=_with_output(count, count),
         kernel=_all_to_all_kernel,
@@ -330,6 +334,7 @@ COLLECTIVES: dict[str, Operator] = {
     "broadcast": _collective(
         "broadcast",
         "rank 0's tensor, to all",
+        writes=(0,),
         arguments=_arguments(MOVED),
         inputs=_whole,
         kernel=_broadcast_kernel,
@@ -340,6 +345,7 @@ COLLECTIVES: dict[str, Operator] = {
     "p2p": _collective(
         "p2p",
         "one rank sends, another receives; others stand by",
+        writes=(0,),
         arguments=_arguments(
             MOVED,
             Argument("src_device", "int", "rank that sends", 0, low=0, high=MAX_RANKS),
@@ -355,6 +361,7 @@ COLLECTIVES: dict[str, Operator] = {
     "host2device": _collective(
         "host2device",
         "page-locked host memory to the device, each rank by itself",
+        writes=(1,),
         arguments=_arguments(MOVED, ranks=1, fewest=1),
         inputs=_host_to_device,
         kernel=_copy_kernel,
@@ -365,6 +372,7 @@ COLLECTIVES: dict[str, Operator] = {
     "device2host": _collective(
         "device2host",
         "the device's memory to page-locked host memory, each rank by itself",
+        writes=(1,),
         arguments=_arguments(MOVED, ranks=1, fewest=1),
         inputs=_device_to_host,
         kernel=_copy_kernel,
@@ -375,6 +383,7 @@ COLLECTIVES: dict[str, Operator] = {
     "device2device": _collective(
         "device2device",
         "within the device's memory, each rank by itself",
+        writes=(1,),
         arguments=_arguments(MOVED, ranks=1, fewest=1),
         inputs=_with_output(count, count),
         kernel=_copy_kernel,
@@ -385,6 +394,7 @@ COLLECTIVES: dict[str, Operator] = {
     "all_reduce_h2d": _collective(
         "all_reduce_h2d",
         "all_reduce while as much host memory is copied to the device",
+        writes=(0, 2),
         arguments=_arguments(SUMMED),
         inputs=_overlapped_inputs,
         kernel=_overlapped_kernel,

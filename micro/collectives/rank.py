@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.ranks import die_with_parent, join_group
+from micro.audit import SEEDS_APART, copied, judged, last_call
 from micro.check import Checked, check_outputs
 from micro.collectives.inputs import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
@@ -145,7 +146,9 @@ class _Rank:
         checked = self._check(operator, job, kernel, inputs, begins)
         begins("timing")
         sets = self._agreed(lambda: _sets(operator, job, kernel, inputs))
-        return self._time(job, kernel, sets, inputs, checked)
+        done = self._time(job, kernel, sets, inputs, checked)
+        begins("checking")
+        return msgspec.structs.replace(done, checked=self._last(operator, job, kernel, sets))
 
     def _check(self, operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, begins: Callable[[Any], None]) -> Checked:
         """One call, whose result every rank compares with what it must hold."""
@@ -162,7 +165,7 @@ class _Rank:
         """A backend that lacks the operation says so on every rank before anything is sent."""
         lacking = ""
         try:
-            outputs = kernel.run(*kernel.prepare(_copy(inputs)))
+            outputs = kernel.run(*kernel.prepare(copied(inputs)))
         except RuntimeError as error:  # NotImplementedError is one
             if not _lacks(error):
                 raise
@@ -180,6 +183,15 @@ class _Rank:
             return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked, timed=timed, by_rank=by_rank)
         follow(self.control, self.stopwatch, restore, kernel.run, sets)
         return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked)
+
+    def _last(self, operator: Operator, job: Job, kernel: Kernel, sets: list[Tensors]) -> Checked:
+        """The last timed call's result, of new values in the same memory."""
+        seed = job.seed + SEEDS_APART
+        values: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(seed, self.rank, self.device)))
+        last = last_call(kernel, operator.writes, sets, values, self.stopwatch, None)
+        every = AllInputs(operator.inputs, job.args, seed=seed, rank=self.rank, device=self.device)
+        checked: Checked = self._agreed(lambda: _faultless("of the last timed call", judged(operator, job.args, last, every)))
+        return checked
 
     def _agreed(self, step: Callable[[], Any]) -> Any:
         """`step`'s result, once it has gone well on every rank. Raises Ended where it went wrong here, Stopped elsewhere."""
@@ -201,9 +213,12 @@ class _Rank:
 
 
 def _right(operator: Operator, job: Job, inputs: Tensors, outputs: Any, reference: Any) -> Checked:
-    checked = check_outputs(operator, job.args, inputs, outputs, reference)
+    return _faultless("", check_outputs(operator, job.args, inputs, outputs, reference))
+
+
+def _faultless(which: str, checked: Checked) -> Checked:
     if checked.fault:
-        raise Ended("failed", f"wrong result: {checked.fault}", checked)
+        raise Ended("failed", f"{f'wrong result {which}'.strip()}: {checked.fault}", checked)
     return checked
 
 
@@ -213,11 +228,7 @@ def _refuse(reason: str) -> Any:
 
 def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors) -> list[Tensors]:
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
-    return [kernel.prepare(_copy(inputs)) for _ in range(count)]
-
-
-def _copy(inputs: Tensors) -> Tensors:
-    return tuple(part.clone() if not part.is_pinned() else part.clone().pin_memory() for part in inputs)
+    return [kernel.prepare(copied(inputs)) for _ in range(count)]
 
 
 def _restore(source: Any) -> Callable[[Sequence[Any]], None]:

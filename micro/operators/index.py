@@ -219,6 +219,7 @@ def _unique_cost(args: Args) -> Cost:
 
 SCATTER = Operator(
     name="scatter",
+    writes=(0,),
     family="index",
     help="src_batch_size rows written to places of [dst_batch_size, dim_size], no place twice",
     arguments=(*_TABLE, dtype_argument(_MOVED)),
@@ -232,6 +233,7 @@ SCATTER = Operator(
 )
 INDEX_ADD = Operator(
     name="index_add",
+    writes=(0,),
     family="index",
     help="src_batch_size rows added to places of [dst_batch_size, dim_size], in place",
     arguments=(*_TABLE, dtype_argument(("float32", "float16", "bfloat16", "float64"))),

@@ -205,6 +205,7 @@ def _rope_cost(args: Args) -> Cost:
 
 ROTARY_EMBEDDING = Operator(
     name="rotary_embedding",
+    writes=(0,),
     family="attention",
     help="q and k of packed tokens turned by their positions' angles, from a table of cosines and sines, in place",
     arguments=(
@@ -320,6 +321,7 @@ def _store_cost(args: Args) -> Cost:
 
 STORE_KV_CACHE = Operator(
     name="store_kv_cache",
+    writes=(2, 3),
     family="attention",
     help="k and v of packed tokens written to their slots of a linear or paged cache, quantised where it is int8 or float8",
     arguments=(

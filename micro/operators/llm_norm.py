@@ -147,6 +147,7 @@ def _head_cost(args: Args) -> Cost:
 
 HEAD_RMS_NORM = Operator(
     name="head_rms_norm",
+    writes=(0,),
     family="llm",
     help="rms norm of norm_head_num heads from norm_head_start of [num_tokens/sp_size, total_head_num, head_dim], in place",
     arguments=(
@@ -211,6 +212,7 @@ def _qk_cost(args: Args) -> Cost:
 
 QK_RMS_NORM = Operator(
     name="qk_rms_norm",
+    writes=(0,),
     family="llm",
     help="rms norm of every q and k head of packed [num_tokens/sp_size, q, k, v], in place",
     arguments=(

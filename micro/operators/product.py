@@ -73,6 +73,8 @@ def product(a: Any, b: Any) -> Any:
     import torch
 
     if a.dtype == torch.int8:
+        if a.shape[1] == 1:  # the strides of one row don't say which way it lies: torch._int_mm guesses, wrongly
+            return a.int() * b.int()
         if not a.is_cuda or a.shape[0] >= INT_MM_ROWS:
             return torch._int_mm(a, b)
         return torch._int_mm(torch.nn.functional.pad(a, (0, 0, 0, INT_MM_ROWS - a.shape[0])), b)[: a.shape[0]]

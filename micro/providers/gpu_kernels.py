@@ -60,7 +60,7 @@ def flashinfer(operator: Operator, args: Args, device: str) -> Kernel:
     if operator.name == "rms_norm":
         return Kernel(lambda x, weight: library.norm.rmsnorm(x, weight, EPSILON))
     if operator.name == "add_rms_norm":
-        return Kernel(_fused_add(library.norm.fused_add_rmsnorm), note="in place")
+        return Kernel(_fused_add(library.norm.fused_add_rmsnorm), note="in place", writes=(0, 1))
     return Kernel(library.activation.silu_and_mul)
 
 

@@ -87,7 +87,7 @@ def _add_rms_norm(args: Args, _kind: str) -> Kernel:
         norm(x, residual, weight, EPSILON)  # residual becomes the sum, x its norm
         return residual, x
 
-    return Kernel(run, note="in place")
+    return Kernel(run, note="in place", writes=(0, 1))
 
 
 def _swiglu(args: Args, _kind: str) -> Kernel:

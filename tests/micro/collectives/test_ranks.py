@@ -25,7 +25,11 @@ def build(operator, args, device):
     right, rank, case = operator.kernel(args), int(os.environ["RANK"]), args["batch_size"]
     if case == 7 and rank == 1:
         raise Refused("rank 1 would rather not")
+    calls = []
     def hostile(*inputs):
+        calls.append(0)
+        if case == 9 and len(calls) > 1:
+            return inputs[0]
         if rank == 1:
             match case:
                 case 1: os.abort()
@@ -92,7 +96,7 @@ def test_ranks_take_the_threads_that_were_asked_for(threads_from: str, threads: 
 
 @pytest.mark.slow
 def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_path: Path) -> None:
-    case = ["-a", "batch_size=1,2,3,4,6,7,8", "-a", "dim_size=16", "-a", "dtype=float32", "-p", hostile_ranks]
+    case = ["-a", "batch_size=1,2,3,4,6,7,8,9", "-a", "dim_size=16", "-a", "dtype=float32", "-p", hostile_ranks]
     done = bmp("micro", "all_reduce", *case, *QUICK, "--max-case-seconds", "2", "--runs-dir", str(tmp_path), expect=1)
     found = {row["args"]["batch_size"]: (row["status"], row["reason"]) for row in rows(done.stdout.strip())}
     assert found[1] == ("failed", "rank 1 crashed while running: killed by SIGABRT; the others were ended")
@@ -103,6 +107,8 @@ def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_pat
     assert found[6] == ("failed", "time limit: rank 1 is stopped (SIGSTOP) while running; rank 0 waited")
     assert found[7] == ("refused", "rank 1: rank 1 would rather not")
     assert found[8] == ("ok", "")
+    assert found[9][0] == "failed"
+    assert "wrong result of the last timed call" in found[9][1], "no rank does anything after the first call"
     assert _soon(lambda: not _ranks()), "no rank is left behind"
 
 

@@ -1,0 +1,185 @@
+"""Providers that cheat, each in one way that has been seen: what the checks must catch (`bmp micro check --cheats`).
+
+None is listed or taken by `-p all`. Each starts from the operator's own torch expression.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from micro.operators.contract import Args, Operator
+from micro.providers.contract import Kernel, Provider, Refused
+
+PREFIX = "cheat:"
+LATE_S = 0.02
+"""How much later than its call a thread has its result: a kernel of that length."""
+
+Run = Callable[..., Any]
+
+
+def _tensors(parts: Any) -> list[Any]:
+    return [part for part in parts if hasattr(part, "data_ptr")]
+
+
+def _each(change: Callable[[Any], Any], outputs: Any) -> Any:
+    return tuple(map(change, outputs)) if isinstance(outputs, tuple) else change(outputs)
+
+
+def _kept_by(key: Callable[..., Any]) -> Callable[[Run], Run]:
+    """The first result for a key, again and again."""
+
+    def cheat(right: Run) -> Run:
+        kept: dict[Any, Any] = {}
+
+        def run(*inputs: Any) -> Any:
+            found = key(*inputs)
+            if found not in kept:
+                kept[found] = _each(lambda part: part.clone(), right(*inputs))
+            return kept[found]
+
+        return run
+
+    return cheat
+
+
+def _addresses(*inputs: Any) -> Any:
+    return tuple(part.data_ptr() for part in _tensors(inputs))
+
+
+def _content(*inputs: Any) -> Any:
+    """What is in the buffers, by some of their values: quicker than a product of them."""
+    return tuple(tuple(part.flatten()[:: max(1, part.numel() // 64)].tolist()) for part in _tensors(inputs))
+
+
+def _returns_early(right: Run) -> Run:
+    """Work goes on in a thread after the call."""
+    import torch
+
+    def run(*inputs: Any) -> Any:
+        results = _each(torch.empty_like, right(*inputs))
+
+        def work() -> None:
+            time.sleep(LATE_S)
+            with torch.inference_mode():
+                found = right(*inputs)
+                for result, part in zip(_several(results), _several(found), strict=True):
+                    result.copy_(part)
+
+        threading.Thread(target=work, daemon=True).start()
+        return results
+
+    return run
+
+
+def _several(outputs: Any) -> tuple[Any, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+class _Lazy:
+    """A result that is computed when somebody looks."""
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        self._compute = compute
+
+    def __array__(self, *_arguments: Any, **_names: Any) -> Any:
+        return self._compute().float().numpy()
+
+
+def _overwrites(right: Run) -> Run:
+    def run(*inputs: Any) -> Any:
+        outputs = _each(lambda part: part.clone(), right(*inputs))
+        for part in _tensors(inputs):
+            part.view(dtype=part.dtype).zero_()
+        return outputs
+
+    return run
+
+
+def _right_at_first(cheat: Callable[[Run], Run]) -> Callable[[Run], Run]:
+    """As it should be while it is checked for the first time."""
+
+    def later(right: Run) -> Run:
+        ways = iter((right,))
+        wrong = cheat(right)
+        return lambda *inputs: next(ways, wrong)(*inputs)
+
+    return later
+
+
+def _returns_zeros(right: Run) -> Run:
+    return lambda *inputs: _each(_zeros, right(*inputs))
+
+
+def _zeros(part: Any) -> Any:
+    import torch
+
+    return torch.zeros_like(part)
+
+
+def _scaled(right: Run) -> Run:
+    return lambda *inputs: _each(lambda part: (part.double() * 1.03).to(part.dtype), right(*inputs))
+
+
+def _part(operator: Operator, args: Args) -> Run:
+    """Every other key of a cache; of another operator three quarters of the first input's columns."""
+    from micro.operators import attention
+
+    if operator.name in attention.ATTENTION:
+        import torch
+
+        from micro.dtypes import torch_dtype
+
+        def some(*tensors: Any) -> Any:
+            ones = attention.each_sequence(args, tensors, torch_dtype(attention.compute_type(args)))
+            halves = [one._replace(k=one.k[:, ::2], v=one.v[:, ::2]) for one in ones]
+            parts = [attention.rows_attended(one, 0, one.q.shape[1], False).transpose(0, 1) for one in halves]
+            return torch.cat(parts).to(torch_dtype(args["dst_dtype"]))
+
+        return some
+    right = operator.kernel(args)
+
+    def run(first: Any, *rest: Any) -> Any:
+        less = first.clone()
+        less[..., -(first.shape[-1] // 4 + 1) :] = 0
+        return right(less, *rest)
+
+    return run
+
+
+def _from(cheat: Callable[[Run], Run]) -> Callable[[Operator, Args], Run]:
+    return lambda operator, args: cheat(operator.kernel(args))
+
+
+_WAYS: dict[str, tuple[str, Callable[[Operator, Args], Run]]] = {
+    "once": ("computes once", _from(_kept_by(lambda *_inputs: 0))),
+    "address": (
+        "keeps results by the buffers' addresses",
+        _from(_kept_by(_addresses)),
+    ),
+    "content": ("keeps results by what is in the buffers", _from(_kept_by(_content))),
+    "early": ("returns before a thread has finished", _from(_right_at_first(_returns_early))),
+    "lazy": ("computes when the result is read", _from(lambda right: lambda *inputs: _Lazy(lambda: right(*inputs)))),
+    "overwrites": ("overwrites its inputs", _from(_right_at_first(_overwrites))),
+    "zeros": ("returns zeros", _from(_returns_zeros)),
+    "first": ("is right at first, then returns zeros", _from(_right_at_first(_returns_zeros))),
+    "part": ("leaves out keys, or columns", _part),
+    "scaled": ("is 3 % too large", _from(_scaled)),
+}
+
+
+def _provider(name: str, what: str, way: Callable[[Operator, Args], Run]) -> Provider:
+    def build(operator: Operator, args: Args, device: str) -> Kernel:
+        if operator.runner != "worker":
+            raise Refused(f"{PREFIX}{name} is of single devices")
+        if name == "content" and operator.cost(args).flops < CONTENT_FLOPS:
+            raise Refused("reading the buffers would take as long as the work")
+        return Kernel(way(operator, args), note=operator.emulation(args, device))
+
+    return Provider(f"a cheat: {what}", build)
+
+
+CONTENT_FLOPS = 10**9
+CHEATS = {f"{PREFIX}{name}": _provider(name, what, way) for name, (what, way) in _WAYS.items()}

@@ -1,0 +1,102 @@
+"""Whatever a provider does instead of its work, the row says so; what works is not accused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from micro.cases import validate
+from micro.messages import Job, Outcome
+from micro.operators.registry import OPERATORS
+from micro.provider_check import CHEAT_RULES, CHEATED
+from micro.providers.cheats import CHEATS
+from micro.providers.contract import Kernel
+from micro.timing import CpuStopwatch, Rules
+from tests.micro.fakes import VirtualStopwatch, timed
+from tests.micro.test_providers import COMPUTED
+
+torch = pytest.importorskip("torch")
+
+
+def done(op: str, provider: str, given: dict[str, Any], rules: Rules = CHEAT_RULES, cache_bytes: int = 0) -> Outcome:
+    from micro.worker import do
+
+    args = validate(OPERATORS[op], given)
+    job = Job(op=op, provider=provider, args=args, device="cpu", seed=1, rules=rules, cache_bytes=cache_bytes)
+    return do(job, CpuStopwatch(), lambda _stage: None)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("op", CHEATED)
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_cheat_is_caught(cheat: str, op: str) -> None:
+    outcome = done(op, cheat, CHEATED[op], cache_bytes=1 << 18 if cheat in ("cheat:address", "cheat:early") else 0)
+    if cheat == "cheat:content" and op != "gemm":
+        assert outcome.status == "refused"
+        return
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("wrong result")
+    assert outcome.timed is None
+
+
+@pytest.mark.parametrize("op", [op for op in CHEATED if op != "gemm"])
+@pytest.mark.parametrize("cheat", [cheat for cheat in CHEATS if cheat != "cheat:content"])
+def test_a_cheat_is_caught_where_nothing_is_timed(cheat: str, op: str) -> None:
+    assert done(op, cheat, CHEATED[op], Rules(max_samples=0)).status == "failed"
+
+
+@pytest.mark.parametrize(("provider", "op", "given"), [*COMPUTED, *(("torch", op, given) for op, given in CHEATED.items())])
+def test_what_computes_is_not_accused(provider: str, op: str, given: dict[str, Any]) -> None:
+    outcome = done(op, provider, given, Rules(warm_up_s=0.01, budget_s=0.02), cache_bytes=1 << 18)
+    assert (outcome.status, outcome.reason) == ("ok", "")
+    assert outcome.timed is not None
+
+
+@pytest.mark.parametrize(
+    ("call_ns", "fault"),
+    [
+        (lambda _call: 10_000_000, ""),
+        (lambda call: 10_000_000 * (1 + 9 * (call < 3)), ""),  # disturbed three times
+        (lambda _call: 100_000_000, "a call on values not seen before took 100,000 µs, 10.0 times the median: results are kept"),
+        (lambda _call: 10_400_000, ""),
+    ],
+)
+def test_the_last_call_is_held_against_the_median_and_tried_again(call_ns: Callable[[int], int], fault: str) -> None:
+    from micro.audit import last_call
+
+    values = (torch.ones(8), torch.arange(8))
+    sets = [tuple(part.clone() for part in values)]
+    clock = VirtualStopwatch(call_ns)
+    last = last_call(Kernel(lambda x, _index: x * 2), (), sets, values, clock, timed([10_000_000] * 20))
+    assert last.fault == fault
+    assert torch.equal(last.outputs, torch.full((8,), 2.0))
+
+
+def test_values_go_into_the_memory_that_is_there() -> None:
+    from micro.audit import overwritten
+
+    old, new = (torch.zeros(3), [torch.zeros(2).numpy()], object()), (torch.ones(3), [torch.ones(2).numpy()], object())
+    result = overwritten(old, new)
+    assert result[0] is old[0]
+    assert result[1][0] is old[1][0]
+    assert result[2] is new[2]
+    assert old[0].sum() + old[1][0].sum() == 5
+    assert overwritten(torch.zeros(3), torch.ones(4)).shape == (4,)
+
+
+def test_an_overwritten_input_is_named() -> None:
+    from micro.audit import changed
+
+    nan = torch.tensor([float("nan")])
+    assert changed((nan, torch.ones(2)), (nan.clone(), torch.ones(2)), set()) == ""
+    assert changed((nan, torch.ones(2)), (nan, torch.zeros(2)), set()) == "the kernel overwrote its input 1"
+    assert changed((nan, torch.ones(2)), (nan, torch.zeros(2)), {1}) == ""
