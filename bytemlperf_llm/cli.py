@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from bytemlperf_llm.vllm_words import VllmCommand
+
 
 class PlainHelpGroup(typer.core.TyperGroup):
     """Lists its commands without rich, whose import would be most of what `--help` costs."""
@@ -37,7 +39,7 @@ def _in(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
     return option
 
 
-@app.command("serve-bench", short_help="Measure an engine under a scenario's load.")
+@app.command("serve-bench", cls=VllmCommand, short_help="Measure an engine under a scenario's load.")
 def serve_bench(
     engine: Annotated[str, _in(_ENGINE, "Engine to measure; see `bmp-llm engines`. Default: vllm.")] = "vllm",
     scenario: Annotated[str, _in(_LOAD, "Scenario name or YAML file; see `bmp-llm scenarios`. Default: chat.")] = "chat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from bytemlperf_llm.errors import EXIT_USAGE, UserError
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status, terminate_like_interrupt
 
 EXIT_INTERRUPTED = 130
+CLOSE_FLAG = 0.8  # how alike a flag must be to be what was meant
 
 
 def exit_cleanly(command: Callable[..., Any]) -> NoReturn:
@@ -44,6 +46,8 @@ def _leave_for_usage(error: Exception) -> NoReturn:
         _leave("interrupted", EXIT_INTERRUPTED)
     if not hasattr(error, "format_message"):
         raise error
+    if possibilities := getattr(error, "possibilities", None):  # a hint at another flag is worse than none
+        error.possibilities = difflib.get_close_matches(getattr(error, "option_name", ""), possibilities, cutoff=CLOSE_FLAG)  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or "bmp-llm"
     _leave(f"error: {one_line(error.format_message()).rstrip('.')}; see {path} --help", EXIT_USAGE)
