@@ -166,7 +166,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, kw_only=True):
-    """What a started engine says of itself; kept in run.json.
+    """What a started engine says of itself; kept in run.json. `dtype` is of what was really loaded: where weights are
+    stored in another type than they are multiplied in, both (`engines.loaded_weights.dtype_text`).
 
     `reports` names what it can report: "usage", "stages", "stats". `notes` are sentences that a
     reader of the result must see, such as "one request at a time".

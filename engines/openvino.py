@@ -33,6 +33,7 @@ from engines.contract import (
     WeightsKind,
     parse_options,
 )
+from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino_loop import StepLoop
 
 IR_FILE = "openvino_model.xml"
@@ -97,7 +98,7 @@ class OpenVinoEngine:
             name="openvino",
             versions=versions,
             device=chosen.device,
-            dtype=chosen.dtype,
+            dtype=await asyncio.to_thread(_loaded_dtype, source, chosen),
             model=wanted.name,
             tokenizer=f"of {source.name}",
             max_model_len=self._max_model_len,
@@ -194,6 +195,18 @@ def device_properties(options: OpenVinoOptions) -> dict[str, Any]:
     if options.kv_cache_dtype != "auto":
         properties["KV_CACHE_PRECISION"] = options.kv_cache_dtype
     return properties
+
+
+def _loaded_dtype(source: Path, options: OpenVinoOptions) -> str:
+    """What the weights are stored as, and what they are multiplied in."""
+    import openvino
+
+    arithmetic = options.dtype
+    if arithmetic == "auto":
+        hint = openvino.Core().get_property(options.device, "INFERENCE_PRECISION_HINT").get_type_name()
+        arithmetic = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(hint, hint)
+    weights = ir_weights(source / IR_FILE) if source.is_dir() else gguf_weights(source)
+    return dtype_text(weights, arithmetic)
 
 
 def _generation_config(request: Request) -> Any:

@@ -37,6 +37,7 @@ from engines.contract import (
     WeightsKind,
     parse_options,
 )
+from engines.loaded_weights import dtype_text, quantisation_text
 from engines.transformers_batching import ContinuousBatching, Generator, OneAtATime
 
 PAGE_TOKENS = 256
@@ -130,7 +131,8 @@ class TransformersEngine:
             trust_remote_code=options.trust_remote_code,
         ).to(device)
         self._tokenizer = inprocess.load_tokenizer(source, trust_remote_code=options.trust_remote_code)
-        self._device, self._dtype = str(weights.device), str(weights.dtype).removeprefix("torch.")
+        quantised = quantisation_text(getattr(weights.config, "quantization_config", None))
+        self._device, self._dtype = str(weights.device), dtype_text(quantised, str(weights.dtype).removeprefix("torch."))
         self._max_model_len = options.max_model_len or model.max_model_len or getattr(weights.config, "max_position_embeddings", None)
         return self._choose_generator(weights, options, on_cpu=on_cpu)
 

@@ -45,6 +45,7 @@ from engines.contract import (
     WeightsKind,
     parse_options,
 )
+from engines.loaded_weights import dtype_text, quantisation_text
 from engines.vllm_metrics import LatestStats, stages_of, stat_logger
 
 CPU_KV_CACHE_GIB = 2.0
@@ -160,7 +161,7 @@ class VllmEngine:
             name="vllm",
             versions=versions,
             device=str(config.device_config.device_type),
-            dtype=dtype,
+            dtype=dtype_text(_quantisation(config.model_config), dtype),
             model=model.name,
             tokenizer=model.path or model.name,
             max_model_len=self._max_model_len,
@@ -228,6 +229,11 @@ def engine_arguments(options: VllmOptions, *, on_cpu: bool, bfloat16: bool) -> d
     if space_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(space_gib * GIB)
     return arguments
+
+
+def _quantisation(config: Any) -> str:
+    """Of vLLM's ModelConfig: what the checkpoint says, else the method that vLLM applies while it loads."""
+    return quantisation_text(getattr(config.hf_config, "quantization_config", None)) or str(config.quantization or "")
 
 
 def _sampling_params(request: Request) -> Any:

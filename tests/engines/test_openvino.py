@@ -22,6 +22,7 @@ async def engine(smollm2: Model) -> AsyncIterator[OpenVinoEngine]:
     pytest.importorskip("openvino_genai")
     started = OpenVinoEngine()
     info = await started.start(smollm2, {})
+    assert info.dtype.startswith("Q4_1/Q8_0 weights, ")
     assert info.notes[0] == "continuous batching"
     assert info.notes[1].endswith(".gguf")
     yield started
