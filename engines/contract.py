@@ -57,6 +57,13 @@ FAILED_REASONS = frozenset(
 """Finish reasons of answers that were given up: by vLLM, SGLang, LMDeploy, OpenRouter, Ollama, DeepSeek. Such an answer failed."""
 
 
+FINISH_REASONS = FAILED_REASONS.union(
+    ("stop", "length", "tool_calls", "function_call", "tool_use", "content_filter", "safety", "other"),
+    ("eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "model_length"),
+)
+"""What a finish reason may be. A server's own word is shown and exported, so any other is `other`."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """One chat message, as OpenAI's API has it."""
 

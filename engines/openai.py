@@ -57,7 +57,12 @@ UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls",
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
-SEVERAL_ANSWERS = ("n", "best_of", "use_beam_search", "num_beams", "beam_width", "num_return_sequences")
+_SEVERAL = "which makes several answers of one request"
+OTHER_TOKENS = {
+    **dict.fromkeys(("n", "best_of", "use_beam_search", "num_beams", "beam_width", "num_return_sequences"), _SEVERAL),
+    "echo": "which makes the prompt a part of the answer",
+}
+"""Fields of a body by which the tokens of a stream are not those of one answer."""
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -363,7 +368,7 @@ def _extra_body(text: str) -> dict[str, Any]:
     extra = _json_object("extra_body", text)
     if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
         raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
-    _refuse_several(extra)
+    _refuse_other_tokens(extra)
     return extra
 
 
@@ -383,12 +388,12 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_several(body: Mapping[str, Any]) -> None:
-    """One request is one answer here: the tokens of several would be taken for one's. Raises BadOption."""
-    for name in SEVERAL_ANSWERS:
+def _refuse_other_tokens(body: Mapping[str, Any]) -> None:
+    """Raises BadOption where a stream would be more than one answer to its request."""
+    for name, why in OTHER_TOKENS.items():
         value = body.get(name)
         if value is True or value not in (None, 0, 1):
-            raise BadOption(f"extra_body sets {name}, which makes several answers of one request", f"remove {name} from --extra-body")
+            raise BadOption(f"extra_body sets {name}, {why}", f"remove {name} from --extra-body")
 
 
 def _tls_context(options: Options) -> ssl.SSLContext:

@@ -336,34 +336,32 @@ class _Meaning:
     __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
 
     def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
-        self.texts: list[str] = []
-        self.marks: list[int] = []
+        self.texts = texts = list[str]()
+        self.marks = marks = list[int]()
         self.reason: str | None = None
         self.finished: int | None = None
         self.usage: Usage | None = None
-        self.error = ""
-        self.said = 0
-        self.foreign = self.doubtful = False
-        texts, marks = self.texts, self.marks
+        self.error, said, doubtful, foreign = "", 0, False, False
         for event in events:
             text, mark = "", 0
             if event.choices:
                 choice = event.choices[0]
                 text, mark = text_of(choice)
                 if mark > 0:
-                    self.said += 1
+                    said += 1
                 elif mark < 0:
-                    self.doubtful = True
+                    doubtful = True
                 if choice.finish_reason:
                     self._finish(event, choice)
             elif event.choices is None or event.object == "error":
-                self.foreign |= event.is_foreign or event.object == "error"
+                foreign |= event.is_foreign or event.object == "error"
             if event.usage is not None:
                 self.usage = usage_of(event) or self.usage
             if event.error is not None:
                 self.error = self.error or error_words(event.error)
             texts.append(text)
             marks.append(mark)
+        self.said, self.doubtful, self.foreign = said, doubtful, foreign
         if not usage:
             self.usage = None
         thinks = self.usage is not None and self.usage.reasoning_tokens
@@ -386,11 +384,12 @@ def _assemble(meaning: _Meaning, events_per_read: Sequence[int], *, done: bool) 
     if usage is not None and reported is not None and usage.reasoning_tokens:
         hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning)
         reported -= hidden
+    carriers, tokens, most = meaning.marks, meaning.said, meaning.said
     if meaning.doubtful:
         carriers, most = with_empty(meaning.marks, meaning.said, meaning.finished, reported)
-        count = count_tokens(carriers, sum(carriers), meaning.said, most, meaning.texts, reported)
-    else:
-        count = count_tokens(meaning.marks, meaning.said, meaning.said, meaning.said, meaning.texts, reported)
+        tokens = sum(carriers)
+    most += reason is not None and reason != "length"  # the token that ended it has no text
+    count = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
     decoded = Decoded(
         tokens_per_chunk=_per_read(count.per_event, events_per_read),
         text="".join(meaning.texts),

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engines.contract import FAILED_REASONS, Usage
+from engines.contract import FINISH_REASONS, Usage
 from engines.openai_usage import MAX_TOKENS, UsageEvent, loose_usage, read_usage, sound
 from engines.untrusted import UntrustedJson, count_of, decode_json
 
@@ -21,13 +21,6 @@ _MAX_NESTED_TEXTS = 8
 SAYS, EMPTY, LAST_EMPTY = 1, -1, -2
 """What an event is for the count of tokens, besides 0, which is none: it has content; its content is empty (a token whose
 text is still to come, or none: `openai_tokens` tells); the same beside the finish reason `length`."""
-
-_ENDED_REASONS = (
-    *("stop", "length", "tool_calls", "function_call", "tool_use", "content_filter", "safety"),
-    *("eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "model_length"),
-)
-REASONS = FAILED_REASONS.union(_ENDED_REASONS)
-"""A closed set: what a server writes here is shown and exported, so any other word is `other`."""
 
 _NO_REASON = frozenset({"", "null", "none"})
 _ERROR_KEYS = ("error", "errors", "message", "msg", "error_msg", "error_message", "detail", "details", "title", "code", "error_code")
@@ -165,7 +158,8 @@ def text_of(choice: Choice) -> tuple[str, int]:
         thought = delta.reasoning_content or delta.reasoning
         if thought and not content and thought.__class__ is str and delta.tool_calls is None:
             return thought, SAYS
-        if text := delta.generated():
+        rare = delta.tool_calls or delta.reasoning_details or delta.refusal or delta.thinking or delta.function_call or delta.audio
+        if (rare or thought or content) and (text := delta.generated()):
             return text, SAYS
     if content is None or (delta is not None and delta.role is not None):
         return "", 0
@@ -187,11 +181,11 @@ def usage_of(event: Event) -> Usage | None:
 
 
 def finish_of(choice: Choice) -> str | None:
-    """The finish reason, one of REASONS or `other`; None where there is none yet."""
+    """The finish reason, one of FINISH_REASONS; None where there is none yet."""
     reason = choice.finish_reason
     if not reason or (reason := reason.lower()) in _NO_REASON:
         return None
-    return reason if reason in REASONS else "other"
+    return reason if reason in FINISH_REASONS else "other"
 
 
 def words_in(value: Any, depth: int = 4) -> str:

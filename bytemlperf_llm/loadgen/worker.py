@@ -24,7 +24,7 @@ from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
 from engines.client_limits import client_limit
-from engines.contract import FAILED_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
+from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
 
 NS_PER_S = 1_000_000_000
 MAX_FINISH_REASON_CHARS = 64
@@ -261,7 +261,7 @@ class Worker:
         record.outcome, record.error_class = ending.outcome, ending.error_class
         if ending.detail:
             record.error_detail = self._redactor.clean(ending.detail)
-        if record.finish_reason:
+        if record.finish_reason and record.finish_reason not in FINISH_REASONS:
             record.finish_reason = self._redactor.clean(record.finish_reason, MAX_FINISH_REASON_CHARS)
         if self._config.keep_output:
             record.output = self._redactor(decoded.text)

@@ -105,22 +105,33 @@ def token_warnings(tokens: Tokens, answers: int) -> list[str]:
 def _usage_warnings(tokens: Tokens, answers: int) -> list[str]:
     found = []
     if tokens.usage_disagreement is not None and tokens.usage_disagreement > WARN_DISAGREEMENT:
-        found.append(
-            f"the server's usage and the events of its streams differ by {tokens.usage_disagreement:.1%}: {tokens.usage_tokens:,} tokens "
-            f"against {tokens.shown_tokens:,}. Where usage has more, several tokens came in one event, or it counts what was not "
-            "streamed: TPOT and tokens/s go by usage (by events: --engine-option usage=false)"
-        )
-    if tokens.answers_usage_not_taken:
-        found.append(
-            f"{tokens.answers_usage_not_taken} of {answers} responses reported a usage that can't be (fewer tokens than events with "
-            "text, or more than their text can have): their output tokens are counted events"
-        )
+        found.append(_disagreement(tokens, answers))
     if tokens.answers_without_usage:
-        found.append(f"{tokens.answers_without_usage} of {answers} responses reported no usage: their output tokens are counted chunks")
+        found.append(
+            f"{tokens.answers_without_usage} of {answers} responses reported no usable usage: their output tokens are counted chunks"
+        )
     if tokens.hidden_tokens:
         found.append(
             f"{tokens.hidden_tokens:,} reasoning tokens were generated and not streamed: output tokens, TPOT and tokens/s are of the "
             "visible ones, and TTFT holds the time of the reasoning"
+        )
+    return found
+
+
+def _disagreement(tokens: Tokens, answers: int) -> str:
+    found = (
+        f"the server's usage and the events of its streams differ by {tokens.usage_disagreement:.1%}: "
+        f"{tokens.usage_tokens:,} tokens against {tokens.shown_tokens:,}"
+    )
+    if tokens.answers_usage_not_taken:
+        found += (
+            f"; in {tokens.answers_usage_not_taken} of {answers} responses usage can't be right (fewer tokens than events with text, "
+            "or more than their text can have), and events are counted"
+        )
+    if tokens.answers_usage_not_taken + tokens.answers_without_usage < answers:
+        found += (
+            "; where usage has more, several tokens came in one event, or it counts what was not streamed: TPOT and tokens/s go by "
+            "usage (by events: --engine-option usage=false)"
         )
     return found
 

@@ -231,6 +231,7 @@ async def test_the_key_comes_from_environment_or_file(monkeypatch, tmp_path):
         ({"extra_body": '{"max_tokens": 3}'}, "max_tokens"),
         ({"extra_body": '{"n": 2}'}, "extra_body sets n,"),
         ({"extra_body": '{"best_of": 2}'}, "extra_body sets best_of,"),
+        ({"extra_body": '{"echo": true}'}, "extra_body sets echo,"),
         ({"extra_body": '{"use_beam_search": true}'}, "extra_body sets use_beam_search,"),
         ({"headers": "[1]"}, "not a JSON object"),
         ({"headers": '{"A": "b\\r\\nC: d"}'}, "line break"),

@@ -178,6 +178,13 @@ def test_usage_adds_tokens_to_events_and_takes_none_away(reported, count, shown)
     assert found.usage == (Usage(prompt_tokens=12, output_tokens=reported) if reported else None)
 
 
+def test_the_token_that_ended_an_answer_is_no_disagreement():
+    ended, cut = (read(ROLE, *says(20), chunk({"content": ""}, reason), usage(21)) for reason in ("stop", "content_filter"))
+    assert [(found.shown_tokens, sum(found.tokens_per_chunk)) for found in (ended, cut)] == [(21, 21), (21, 21)]
+    assert read(ROLE, *says(20), chunk({}, "stop"), usage(22)).shown_tokens == 21
+    assert read(ROLE, *says(20), FINISH, usage(21)).shown_tokens == 20
+
+
 def test_usage_false_means_it():
     found = read(ROLE, *says(20), FINISH, usage(40), usage=False)
     assert (sum(found.tokens_per_chunk), found.usage) == (20, None)

@@ -41,13 +41,13 @@ def test_usage_that_was_not_taken_is_counted_and_still_disagrees():
     absurd = answer(1, [1] * 20, usage_tokens=1 << 40, shown_tokens=20, token_source="chunks")
     tokens, warned = tokens_of(odd, absurd, answer(2, [1] * 20, usage_tokens=20, shown_tokens=20))
     assert (tokens.answers_usage_not_taken, tokens.answers_without_usage, tokens.output_tokens) == (2, 0, 60)
-    assert "2 of 3 responses reported a usage that can't be" in warned
+    assert "in 2 of 3 responses usage can't be right" in warned
 
 
 def test_records_of_older_runs_have_usage_in_their_source():
     tokens, warned = tokens_of(answer(0, [1] * 20, output_tokens=40), answer(1, [1] * 20, token_source="chunks"))
     assert (tokens.usage_disagreement, tokens.answers_without_usage) == (0.5, 1)
-    assert "1 of 2 responses reported no usage" in warned
+    assert "1 of 2 responses reported no usable usage" in warned
 
 
 def test_details_of_usage_are_added_up_and_absent_where_none_reports_them():
