@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from engines.client_limits import client_limit
 from engines.contract import EngineError, Recorder
+from engines.held import most_bytes, too_much, why
 from engines.http1 import Framing, Head
 from engines.http_pool import MAX_IDLE_S, MAX_RESPONSE_BYTES, closed_unanswered, connect_error
 
@@ -48,6 +49,7 @@ class AiohttpTransport:
 
         self._url, self._proxy, self._private = url, proxy, private
         self._headers = {name: value for name, value in headers.items() if name != "Host"}  # aiohttp's own, as redirects change it
+        self._held_bytes, self._most_bytes = 0, most_bytes()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_stamp_first)
         trace.on_connection_reuseconn.append(_note_reuse)
@@ -67,11 +69,17 @@ class AiohttpTransport:
         received_bytes = 0
         async with self._answer("POST", self._url, _Leaving(recorder), headers, body) as response:
             recorder.chunk(_head(response.status, response.headers))
-            async for data in response.content.iter_any():
-                recorder.chunk(data)
-                received_bytes += len(data)
-                if received_bytes > MAX_RESPONSE_BYTES:
-                    raise EngineError("too_large", f"answer is over {MAX_RESPONSE_BYTES} bytes")
+            try:
+                async for data in response.content.iter_any():
+                    recorder.chunk(data)
+                    received_bytes += len(data)
+                    self._held_bytes += len(data)
+                    if received_bytes > MAX_RESPONSE_BYTES:
+                        raise EngineError("too_large", f"answer is over {MAX_RESPONSE_BYTES} bytes")
+                    if too_much(self._held_bytes, received_bytes, self._most_bytes):
+                        raise EngineError("too_large", why(self._held_bytes, received_bytes))
+            finally:
+                self._held_bytes -= received_bytes
 
     async def get(self, path: str) -> tuple[Head, bytes]:
         """One page of the same server, or its first megabytes. Raises EngineError."""

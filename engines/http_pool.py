@@ -22,11 +22,13 @@ import select
 import socket
 import ssl
 from contextlib import suppress
+from operator import itemgetter
 from time import monotonic
 from typing import cast
 
 from engines.client_limits import MANY_FILES, client_limit, errnos, out_of_files
 from engines.contract import EngineError, Recorder, caught_up
+from engines.held import LOOK_S, READ_BYTES, SHARED_BYTES, forget, most_bytes, too_much, why
 from engines.http1 import Head, HttpParseError, HttpTooLarge, ResponseWatcher
 from engines.reader import AnyReader, start_reader
 from engines.tap import make_tap
@@ -65,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._watcher: ResponseWatcher | None = None
         self._done: asyncio.Future[Head] | None = None
         self._tap = make_tap(self._look)
+        self._tap.listen(None, None, None, max_response_bytes, MAX_READS)
         self.data_received = self._tap.feed  # type: ignore[method-assign,assignment]
         self._plain_fd = -1  # of a connection without TLS
         self._reader: AnyReader | None = None
@@ -134,7 +137,22 @@ class Connection(asyncio.Protocol):
         finally:
             recorder.catch_up = caught_up
             self._watcher = self._done = None
-            self._tap.listen(None, None, None, 0, 0)
+            self._tap.listen(None, None, None, self._max_bytes, MAX_READS)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is coming in, or waited for."""
+        return self._watcher is not None
+
+    def held_bytes(self) -> int:
+        """What its answer holds in memory so far."""
+        tap = self._tap
+        return self._max_bytes - tap.left_bytes + READ_BYTES * (MAX_READS - tap.left_reads)
+
+    def give_up(self, why: str) -> None:
+        """End the answer that is coming in: there is no memory for it."""
+        forget(self._reads)
+        self._fail(EngineError("too_large", why))
 
     def _write(self, data: bytes) -> None:
         """At once, where the event loop would first run what else is ready: the stamp is of now. What the kernel
@@ -160,9 +178,9 @@ class Connection(asyncio.Protocol):
             if watcher.feed(data, held_back):
                 self._finish(watcher)
             elif tap.left_bytes < 0:
-                self._fail(EngineError("too_large", f"answer is over {self._max_bytes} bytes"))
+                self.give_up(f"answer is over {self._max_bytes} bytes")
             elif tap.left_reads < 0:
-                self._fail(EngineError("too_large", f"answer came in over {MAX_READS} reads"))
+                self.give_up(f"answer came in over {MAX_READS} reads")
             tap.quiet = watcher.quiet
         except HttpParseError as error:
             self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
@@ -261,11 +279,15 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._reader: AnyReader | None = None
+        self._most_bytes = most_bytes()
+        self._looking: asyncio.TimerHandle | None = None
 
     async def request(self, head_and_body: bytes, recorder: Recorder, *, many_reads: bool = False) -> Head:
         """One exchange; `many_reads` where the answer will come in many. Raises EngineError; cancelling it
         drops the connection."""
         connection = self._take_idle() or await self._connect()
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_S, self._look_at_memory)
         if many_reads and self._tls is None:
             self._read_by_thread(connection)
         try:
@@ -285,6 +307,18 @@ class Pool:
             self._reader = start_reader(self._loop)
         if self._reader is not None:
             connection.read_by(self._reader)
+
+    def _look_at_memory(self) -> None:
+        """Give up the largest answers while all together hold too much; for as long as one is coming in."""
+        coming = [connection for connection in self._all if connection.busy]
+        self._looking = self._loop.call_later(LOOK_S, self._look_at_memory) if coming else None
+        held = [connection.held_bytes() for connection in coming]
+        total = sum(held)
+        for own, connection in sorted(zip(held, coming, strict=True), key=itemgetter(0), reverse=True) if total > SHARED_BYTES else ():
+            if not too_much(total, own, self._most_bytes):
+                return
+            connection.give_up(why(total, own))
+            total -= own
 
     def reading_ns(self) -> int:
         """Processor time of the reading thread so far."""
@@ -322,6 +356,8 @@ class Pool:
             connection.close()
         self._all.clear()
         self._idle.clear()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._reader is not None:
             self._loop.remove_reader(self._reader.fileno())
             self._reader.close()
