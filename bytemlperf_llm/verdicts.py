@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-VerdictName = Literal["valid", "client-limited", "overloaded", "failing", "invalid"]
-"""From best to worst; a run gets the worst that holds. What each means stands in `metrics.verdict`."""
+VerdictName = Literal["valid", "noisy", "thin", "partial", "client-limited", "overloaded", "failing", "invalid"]
+"""From best to worst; a run gets the worst that holds. What each means stands in `metrics.verdict`. Of operators and models:
+`noisy`, no figure is steady; `thin`, none has an interval; `partial`, some of what was asked has no figure."""
 
 VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
@@ -18,7 +19,13 @@ EXIT_STATUSES: dict[str, int] = {"invalid": EXIT_INVALID, "overloaded": EXIT_OVE
 UNFIT = ("invalid", "failing", "overloaded")
 """Runs whose figures may not pass a gate."""
 
-COLOURS: dict[str, str] = {"valid": "green", "client-limited": "yellow", "overloaded": "red", "failing": "red", "invalid": "red"}
+COLOURS: dict[str, str] = {
+    "valid": "green",
+    **dict.fromkeys(("noisy", "thin", "partial", "client-limited"), "yellow"),
+    "overloaded": "red",
+    "failing": "red",
+    "invalid": "red",
+}
 """For a terminal."""
 
 

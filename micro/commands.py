@@ -17,6 +17,7 @@ from bytemlperf_llm.hardware import cards
 from bytemlperf_llm.hardware.discover import discover
 from bytemlperf_llm.runs.suite import SuiteRun
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
+from bytemlperf_llm.verdicts import exit_status
 from micro.cases import Case
 from micro.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
 from micro.flags import Flags
@@ -108,7 +109,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     print(run.folder)
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"go on with: bmp micro resume {run.folder}")
-    return EXIT_FAILED_ROWS if summary["counts"]["failed"] or summary["verdict"] != "valid" else 0
+    return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
 
 
 def roofs_of(run: Mapping[str, Any]) -> dict[str, Roof]:

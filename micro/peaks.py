@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,7 +35,7 @@ from micro.estimate import COLD_CACHES
 from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.messages import Job, Outcome
 from micro.operators.registry import OPERATORS
-from micro.roofline import Roof
+from micro.roofline import MEMORY, Roof
 from micro.sweep import RUNNERS, CaseRunner, Settings
 from micro.timing import Rules, Timed
 
@@ -62,7 +63,7 @@ LINK_VALUES = (1 << 18, 1 << 20, 1 << 22)
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
     """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when. `others_cpus` is how many
-    CPUs other processes kept busy meanwhile."""
+    CPUs other processes kept busy meanwhile, `spread` how much longer the median sample took than the fastest."""
 
     per_s: float
     case: str
@@ -71,6 +72,12 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
     measured_at: str
     note: str = ""
     others_cpus: float | None = None
+    spread: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """By what share it may be too low: how far the median of its samples was off, all of it beside busy processes."""
+        return 1.0 if (self.others_cpus or 0.0) > BUSY_CPUS else self.spread
 
 
 class Wanted(NamedTuple):
@@ -97,6 +104,8 @@ class Peaks(msgspec.Struct, kw_only=True):
             bytes_per_s=self.memory[HEADLINE].per_s if HEADLINE in self.memory else None,
             by_writes=[(WRITE_SHARES[name], peak.per_s) for name, peak in self.memory.items()],
             link_bytes_per_s=self.link.per_s if self.link else None,
+            errors={dtype: peak.error for dtype, peak in self.flops.items()}
+            | ({MEMORY: max(peak.error for peak in self.memory.values())} if self.memory else {}),
             source="measured on this machine",
         )
 
@@ -248,6 +257,7 @@ class _Bench:
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
             note=outcome.note,
             others_cpus=outcome.conditions.others_cpus if outcome.conditions else None,
+            spread=median(outcome.timed.samples_ns) / min(outcome.timed.samples_ns) - 1,
         )
         return _Tried(peak, call_s, "")
 

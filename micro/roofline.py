@@ -25,17 +25,25 @@ import msgspec
 from micro.dtypes import DTYPES
 
 MEASURED, SHEET = "measured", "sheet"
+MEMORY = "memory"
+ABOVE_PEAK = 1.05
+"""Shares beyond this are worth a remark: a result that stays in a cache, or a peak that is low."""
+
+LEAST_ERROR = 0.1
+"""Of a measured peak, at least: another kernel may be a little better than those that measure it."""
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):
     """Peaks of one device. FLOP/s by our dtype names; bytes/s one way. None and absent: unknown. `source` says whose.
     `bytes_per_s` is the headline (the triad's, or the data sheet's); `by_writes` are pairs of a share of writes and
-    the bytes/s of memory at it, where they were measured: on many machines writing is far slower than reading."""
+    the bytes/s of memory at it, where they were measured: on many machines writing is far slower than reading.
+    `errors` are shares by which a peak may be too low, by dtype, and of `MEMORY`."""
 
     flops_per_s: dict[str, float] = {}
     bytes_per_s: float | None = None
     by_writes: list[tuple[float, float]] = []
     link_bytes_per_s: float | None = None
+    errors: dict[str, float] = {}
     source: str = ""
 
     def memory_bytes_per_s(self, write_share: float) -> float | None:
@@ -86,6 +94,35 @@ def shares(roof: Roof, row: Mapping[str, Any]) -> dict[str, float]:
     elif "mfu" in found and _bound_by_flops(roof, row):
         found["roof"] = found["mfu"]
     return found
+
+
+def too_fast(roof: Roof, row: Mapping[str, Any]) -> str:
+    """Why a record can't be true: it computes faster than the peak of its format (or of float32, which any narrower one can be
+    turned into), or reads cold buffers faster than memory gives them; beyond the errors of the peak and of its median. ""
+    where it can. Writes are left out here: a result may stay in a cache."""
+    latency = row.get("latency_us")
+    if not latency or row.get("bus_bw_gbs") is not None:
+        return ""
+    seconds = (latency["ci95_high"] or latency["p50"]) / 1e6
+    dtype = row.get("flops_dtype") or ""
+    peaks = [roof.flops_per_s[name] for name in (dtype, "float32") if name in roof.flops_per_s and dtype != "float64"]
+    found = []
+    if dtype in roof.flops_per_s and row.get("flops"):
+        found.append((row["flops"] / seconds / max([roof.flops_per_s[dtype], *peaks]), f"{dtype} arithmetic", dtype))
+    if roof.by_writes and from_memory(row) and row.get("read_bytes"):
+        found.append((row["read_bytes"] / seconds / max(speed for _, speed in roof.by_writes), "reading of memory", MEMORY))
+    for share, what, name in found:
+        error = max(LEAST_ERROR, roof.errors.get(name, 0.0))
+        if share > 1 + error:
+            return f"{share:,.0%} of this machine's peak of {what}, which may be {error:.0%} too low but not more: no such work was done"
+    return ""
+
+
+def above_peak(row: Mapping[str, Any]) -> tuple[float, str] | None:
+    """The largest share of a measured peak and which it is (MFU, MBU, CBU), where that is beyond `ABOVE_PEAK`."""
+    measured = [(share, name) for name, share in (row.get("efficiency") or {}).items() if name.endswith(f"_{MEASURED}")]
+    share, name = max(measured, default=(0.0, ""))
+    return (share, name.partition("_")[0].upper()) if share > ABOVE_PEAK else None
 
 
 def efficiency(roofs: Mapping[str, Roof], row: Mapping[str, Any]) -> dict[str, float] | None:

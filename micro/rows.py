@@ -13,7 +13,7 @@ from micro.conditions import Conditions
 from micro.estimate import COLD_CACHES, Estimate
 from micro.messages import Outcome
 from micro.operators.contract import Cost
-from micro.roofline import Roof, efficiency
+from micro.roofline import MEASURED, Roof, efficiency, too_fast
 from micro.timing import Latency, Timed, latency_of, noise_of
 
 Status = Literal["ok", "failed", "refused", "skipped"]
@@ -27,7 +27,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     collectives and links, `skew` the median sample's (slowest − fastest rank) / slowest. `efficiency` holds
     shares of peaks (micro/roofline.py): mfu, mbu, cbu and roof, each with _measured (this machine's own peaks)
     or _sheet (the data sheet's). `threads` are a worker's, or each rank's; `conditions` what else went on
-    while it was timed.
+    while it was timed. A row above a measured roof is `failed` with all its figures.
     """
 
     op: str
@@ -118,7 +118,12 @@ def measured_row(
         conditions=outcome.conditions,
         duration_s=round(duration_s, 3),
     )
-    return msgspec.structs.replace(row, efficiency=efficiency(roofs or {}, msgspec.to_builtins(row))) if timed else row
+    if timed is None:
+        return row
+    facts = msgspec.to_builtins(row)
+    wrong = too_fast(roofs[MEASURED], facts) if roofs and MEASURED in roofs else ""
+    row = msgspec.structs.replace(row, efficiency=efficiency(roofs or {}, facts))
+    return msgspec.structs.replace(row, status="failed", reason=wrong) if wrong else row
 
 
 def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:

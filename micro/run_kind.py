@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.runs.kinds import Figure, Section
-from micro.roofline import MEASURED
+from bytemlperf_llm.verdicts import VERDICTS, VerdictName
+from micro.roofline import MEASURED, above_peak
 from micro.timing import Latency, Timed, latency_of
 
 STATUSES = ("ok", "failed", "refused", "skipped")
@@ -24,7 +25,6 @@ RATES = (
 )
 BUSY_CPUS = 0.1
 BUSY_PEAK_CPUS = 0.5
-ABOVE_PEAK = 1.05
 FRESH = "measure them again on a quiet machine with --peaks fresh"
 
 
@@ -49,9 +49,10 @@ class MicroKind:
         ok = [row for row in rows if row["status"] == "ok"]
         failed = [f"{row['key']}: {row['reason']}" for row in rows if row["status"] == "failed"]
         noisy = [f"{row['key']}: {row['noise']}" for row in ok if row["noise"] != "steady"]
+        verdict, why = _verdict(ok, counts)
         return {
-            "verdict": "valid" if ok and not missing else "invalid",
-            "reasons": reasons if ok else [*reasons, "no case was measured"],
+            "verdict": "invalid" if missing else verdict,
+            "reasons": [*reasons, *why],
             "warnings": [
                 *_few("failed", failed),
                 *_few("not steady", noisy, MAX_NOISY),
@@ -76,6 +77,23 @@ class MicroKind:
 
 
 KIND = MicroKind()
+
+
+def _verdict(ok: list[dict[str, Any]], counts: Counter[str]) -> tuple[VerdictName, list[str]]:
+    """The worst that holds of the cases that have a row, and the reasons. A refusal is a row like any other."""
+    if not ok:
+        lost = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        return "invalid", [f"no case was measured{f': {lost}' if lost else ''}"]
+    reasons: dict[VerdictName, str] = {}
+    words = Counter(str(row["noise"]).partition(":")[0] for row in ok)
+    if words["too few"] == len(ok):
+        reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have too few samples"
+    elif not words["steady"]:
+        reasons["noisy"] = f"none of {len(ok)} measured cases is steady"
+    without = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    if without:
+        reasons["partial"] = f"of {counts.total()} cases {' and '.join(without)}"
+    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
 
 
 def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
@@ -128,9 +146,9 @@ def _above_peak(rows: list[dict[str, Any]]) -> list[str]:
     """A case that is faster than the measured peak says that the peak is low, or that a cache answered."""
     found = []
     for row in rows:
-        most = max(((share, name) for name, share in (row.get("efficiency") or {}).items() if name.endswith(f"_{MEASURED}")), default=None)
-        if most is not None and most[0] > ABOVE_PEAK:
-            found.append(f"{row['key']}: {most[0]:.0%} of it ({most[1].partition('_')[0].upper()}); {FRESH}")
+        most = above_peak(row)
+        if most is not None:
+            found.append(f"{row['key']}: {most[0]:.0%} of it ({most[1]}); {FRESH}")
     return found
 
 

@@ -137,7 +137,7 @@ class Sweep:
             threads=self.hellos[operator.runner].threads,
             roofs=self._roofs,
         )
-        if row.latency_us is not None and outcome.timed is not None and row.duration_s is not None:
+        if row.status == "ok" and row.latency_us is not None and outcome.timed is not None and row.duration_s is not None:
             rates.learn(rate_name(operator, cost, case.provider), expected.call_s, row.latency_us.min / 1e6)
             timing_s = outcome.timed.warm_up_s + outcome.timed.sampling_s
             rates.learn_case(timing_s=timing_s, setup_s=max(0.0, row.duration_s - timing_s), setup_bytes=expected.setup_bytes)

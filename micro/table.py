@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from micro.cases import case_text
-from micro.roofline import MEASURED, SHEET, bound
+from micro.roofline import MEASURED, SHEET, above_peak, bound
 
 COLUMNS = (
     "case",
@@ -91,8 +91,13 @@ def _half_width(latency: dict[str, Any]) -> float | None:
 def _remarks(row: dict[str, Any]) -> str:
     noise, conditions = row.get("noise") or "", row.get("conditions") or {}
     said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "± %"
-    parts = (row["reason"], row.get("note") or "", said, _conditions_remark(conditions))
+    parts = (row["reason"], row.get("note") or "", said, _above_remark(row), _conditions_remark(conditions))
     return "; ".join(part for part in parts if part)
+
+
+def _above_remark(row: dict[str, Any]) -> str:
+    above = above_peak(row) if row["status"] == "ok" else None
+    return f"{above[1]} {above[0]:.0%}: a cache answered or kept the result, or the measured peak is low" if above else ""
 
 
 def _conditions_remark(conditions: dict[str, Any]) -> str:

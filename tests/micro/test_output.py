@@ -16,7 +16,7 @@ from micro.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.live import MicroMetrics
 from micro.rows import Row
 from micro.run_kind import KIND
-from micro.table import filled
+from micro.table import COLUMNS, cells, filled
 from tests.micro.made import cases, peaks, run_and_records
 
 RUN, RECORDS = run_and_records()
@@ -195,3 +195,34 @@ def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
     for shares, column in (({"mbu_sheet": 0.5}, "MBU % sheet"), ({"mbu_sheet": 0.5, "mfu_sheet": 0.2, "roof_sheet": 0.5}, "% of sheet")):
         columns, (line,) = filled([{**RECORDS[5], "efficiency": shares}])
         assert [(name, value) for name, value in zip(columns, line, strict=True) if "sheet" in name] == [(column, 50.0)]
+
+
+@pytest.mark.parametrize(
+    ("noises", "others", "verdict", "reason"),
+    [
+        (["steady", "noisy: 3 %"], ["refused"], "valid", None),
+        (["noisy: 3 %", "drifting: +4 %"], [], "noisy", "none of 2 measured cases is steady"),
+        (["too few: 3", "too few: 4"], [], "thin", "no median has an interval: all of 2 measured cases have too few samples"),
+        (["too few: 3", "noisy: 3 %"], [], "noisy", "none of 2 measured cases is steady"),
+        (["steady"], ["skipped", "skipped", "failed"], "partial", "of 4 cases 1 failed and 2 skipped"),
+        (["noisy: 3 %"], ["skipped"], "partial", "none of 1 measured cases is steady"),
+        ([], ["failed"], "invalid", "no case was measured: 1 failed"),
+        ([], ["skipped", "refused"], "invalid", "no case was measured: 1 refused, 1 skipped"),
+    ],
+)
+def test_the_verdict_says_when_all_is_noise_thin_or_left_out(
+    noises: list[str], others: list[str], verdict: str, reason: str | None
+) -> None:
+    gemm, lost = RECORDS[5], RECORDS[-1]
+    rows = [{**gemm, "key": f"ok {place}", "noise": noise} for place, noise in enumerate(noises)]
+    rows += [{**lost, "key": f"lost {place}", "status": status} for place, status in enumerate(others)]
+    run = {**RUN, "config": {**RUN["config"], "cases": [None] * len(rows)}}
+    summary = KIND.summarise(run, rows)
+    assert (summary["verdict"], summary["reasons"][:1]) == (verdict, [] if reason is None else [reason])
+    assert KIND.summarise({**run, "config": {**run["config"], "cases": [None] * (len(rows) + 1)}}, rows)["verdict"] == "invalid"
+
+
+def test_what_is_above_the_measured_peak_is_remarked_at_its_row() -> None:
+    row = {**RECORDS[5], "efficiency": {"mfu_measured": 0.3, "mbu_measured": 1.2, "mbu_sheet": 3.0}}
+    assert "MBU 120%: a cache answered or kept the result, or the measured peak is low" in str(cells(row)[COLUMNS.index("remarks")])
+    assert "MBU" not in str(cells({**row, "efficiency": {"mbu_measured": 1.04, "mbu_sheet": 3.0}})[COLUMNS.index("remarks")])

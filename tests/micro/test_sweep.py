@@ -130,6 +130,32 @@ def test_efficiency_is_in_the_row() -> None:
     assert rows[0].efficiency["mfu_measured"] == 0.5  # 2e6 FLOPs in 1 ms
 
 
+@pytest.mark.parametrize(
+    ("flops_peak", "errors", "status"),
+    [(1.9e9, {}, "ok"), (1.7e9, {}, "failed"), (1.7e9, {"float32": 0.5}, "ok"), (4e5, {"float32": 1.0}, "failed")],
+)
+def test_a_row_above_a_measured_roof_and_its_error_is_failed_with_its_figures(
+    flops_peak: float, errors: dict[str, float], status: str
+) -> None:
+    runner, rows = ScriptedRunner(), list[Row]()
+    roofs = {"measured": Roof(flops_per_s={"float32": flops_peak}, errors=errors)}
+    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=roofs, now_s=lambda: runner.now).run([case(100)])
+    assert rows[0].status == status  # 2e6 FLOPs in 1 ms
+    assert rows[0].latency_us is not None
+    assert ("no such work was done" in rows[0].reason) == (status == "failed")
+
+
+def test_cold_buffers_are_not_read_faster_than_memory_gives_them() -> None:
+    from micro.roofline import too_fast
+
+    row = {"latency_us": {"p50": 1000.0, "ci95_high": 1010.0}, "read_bytes": 40_000_000, "buffers": "cold: 4 sets", "flops": 0}
+    roof = Roof(bytes_per_s=10e9, by_writes=[(0.0, 20e9), (0.5, 10e9)])
+    assert too_fast(roof, row).startswith("198% of this machine's peak of reading of memory")
+    assert too_fast(roof, {**row, "read_bytes": 20_000_000, "write_bytes": 20_000_000}) == "", "a result may stay in a cache"
+    assert too_fast(roof, {**row, "buffers": "hot: one set of buffers"}) == ""
+    assert too_fast(Roof(flops_per_s={"int8": 1e9, "float32": 9e9}), {**row, "flops": 8_000_000, "flops_dtype": "int8"}) == ""
+
+
 def test_one_odd_case_does_not_rule_the_estimates() -> None:
     def answer(job: Job) -> Outcome:
         return Outcome(status="ok", checked=Checked(), timed=timed([10**9 if job.args["M"] == 1 else 10**6] * 40))  # a stall of a second
