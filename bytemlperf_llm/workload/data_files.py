@@ -20,6 +20,7 @@ MAX_LINE_BYTES = 64 << 20
 MAX_ECHO_CHARS = 60
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HALF_A_PAIR = "half of a surrogate pair, which is not text"
+NOT_TEXT = "not UTF-8 text, or half of a surrogate pair"
 NESTED = "nested too deep"
 TRACE_FIX = "give the path of the trace file with --dataset-path"
 
@@ -150,4 +151,5 @@ def decode(decoder: msgspec.json.Decoder[Any], raw: bytes, path: Path, line: int
     except UnicodeDecodeError as error:
         raise bad(path, line, "line", f"not UTF-8 text: {error.reason} at byte {error.start}", "save the file as UTF-8") from None
     except ValueError as error:
-        raise bad(path, line, "line", f"not JSON: {error}", f"give each line as {form}") from None
+        problem = f"{error.msg}, at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        raise bad(path, line, "line", f"not JSON: {problem}", f"give each line as {form}") from None

@@ -115,7 +115,7 @@ def turns(*texts, **more):
 ODD = [
     (turns("q", None, id="qx7_0"), "conversation 3 (id 'qx7_0'): turn 2: value: Expected `str`, got `null`"),
     ({"id": 5, "conversations": [{"from": "human"}]}, "conversation 3 (id '5'): turn 1: value: Object missing required field `value`"),
-    (turns("half \ud83d of a pair", "a"), "conversation 3: half of a surrogate pair, which is not text"),
+    (turns("half \ud83d of a pair", "a"), "conversation 3: not UTF-8 text, or half of a surrogate pair"),
     ({"id": "m", "messages": []}, "conversation 3 (id 'm'): conversations: Object missing required field `conversations`"),
     ("text", "conversation 3: Expected `object`, got `str`"),
     (None, "conversation 3: Expected `object`, got `null`"),
@@ -131,6 +131,24 @@ def test_an_odd_conversation_is_left_out_counted_and_named(tmp_path, odd, said):
     report = workload.trace_report
     assert (report.requests, report.unusable, report.first_unusable) == (3, 2, said)
     assert any(sentence.startswith("2 of 5 trace rows left out: not of the form") and said in sentence for sentence in report.sentences())
+
+
+def test_one_conversation_in_another_encoding_is_left_out(tmp_path):
+    path = tmp_path / "data"
+    texts = json.dumps([turns("q one", "a"), turns("caf\xe9", "b", id="old"), turns("q three", "tab\there")], ensure_ascii=False)
+    path.write_bytes(texts.replace("\\t", "\t").encode("latin-1"))
+    assert [row.unusable for row in rows(path, "sharegpt")] == [
+        "",
+        "conversation 2 (id 'old'): not UTF-8 text, or half of a surrogate pair",
+        "",
+    ]
+
+
+def test_a_conversation_that_is_torn_is_named_by_number_and_id(tmp_path):
+    path = tmp_path / "data"
+    path.write_text('[{"id": "a", "conversations": []}, {"id": "qx7_0", "conversations": [{"from" "human"}]}]')
+    with pytest.raises(UserError, match=r"data:1: conversation 2 \(id 'qx7_0'\): not JSON: Expecting ':' delimiter, near"):
+        rows(path, "sharegpt")
 
 
 def test_turns_behind_the_first_pair_are_not_looked_at(tmp_path):

@@ -8,6 +8,7 @@ those that aren't of the form are left out and counted, the first of them named 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,13 +18,14 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.scenario import Trace
-from bytemlperf_llm.workload.data_files import HALF_A_PAIR, NESTED, bad, echo, field_of, is_text, open_data
+from bytemlperf_llm.workload.data_files import NESTED, NOT_TEXT, bad, echo, field_of, is_text, open_data
 from bytemlperf_llm.workload.traces.rows import TraceRow
 from engines.contract import Message
 
 READ_CHARS = 1 << 20
 MAX_OBJECT_CHARS = 64 << 20
 FORM = '[{"id": "...", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}]'
+ID = re.compile(r'"id"\s*:\s*"([^"]{1,100})"')
 ASKING = ("human", "user")
 ANSWERING = ("gpt", "assistant", "chatgpt", "bing", "bard")
 
@@ -68,7 +70,7 @@ def _first_pair(value: Any) -> tuple[str | None, str | None]:
             raise ValueError(f"turn {place}: {': '.join(field_of(error))}") from None
         if before is not None and before.source in ASKING and turn.source in ANSWERING and before.value.strip():
             if not is_text(before.value, turn.value):
-                raise ValueError(HALF_A_PAIR)
+                raise ValueError(NOT_TEXT)
             return before.value, turn.value
         before = turn
     return None, None
@@ -76,7 +78,7 @@ def _first_pair(value: Any) -> tuple[str | None, str | None]:
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     """(line it starts on, value) of each element of the list. Raises UserError."""
-    with open_data(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig") as file:
+    with open_data(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file:
         window = _Window(path, file)
         if window.next_char(" \t\r\n") != "[":
             raise bad(path, window.line, "file", "not a JSON list", f"give {FORM}")
@@ -95,7 +97,7 @@ class _Window:
     def __init__(self, path: Path, file: TextIOWrapper) -> None:
         self._path, self._file = path, file
         self._text, self._at = "", 0
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = json.JSONDecoder(strict=False).raw_decode
         self.line = 1
         self.count = 0
 
@@ -133,13 +135,12 @@ class _Window:
         problem = NESTED if isinstance(error, RecursionError) else f"not JSON: {getattr(error, 'msg', error)}"
         where = max(self._at, min(getattr(error, "pos", self._at), len(self._text)))
         near = echo(self._text[max(self._at, where - 30) : where + 20])
-        return bad(self._path, self.line, f"conversation {self.count + 1}", f"{problem}, near {near}", f"give a JSON list: {FORM}")
+        found = ID.search(self._text, self._at, where)
+        name = f"conversation {self.count + 1}" + (f" (id {echo(found[1])})" if found else "")
+        return bad(self._path, self.line, name, f"{problem}, near {near}", f"give a JSON list: {FORM}")
 
     def _read_more(self) -> bool:
         rest = self._text[self._at :]
-        try:
-            more = self._file.read(max(READ_CHARS, len(rest)))
-        except UnicodeDecodeError as error:
-            raise bad(self._path, self.line, "file", f"not UTF-8 text: {error.reason}", "save the file as UTF-8") from None
+        more = self._file.read(max(READ_CHARS, len(rest)))
         self._text, self._at = rest + more, 0
         return bool(more)
