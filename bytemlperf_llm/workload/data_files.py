@@ -151,5 +151,5 @@ def decode(decoder: msgspec.json.Decoder[Any], raw: bytes, path: Path, line: int
     except UnicodeDecodeError as error:
         raise bad(path, line, "line", f"not UTF-8 text: {error.reason} at byte {error.start}", "save the file as UTF-8") from None
     except ValueError as error:
-        problem = f"{error.msg}, at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        problem = f"{error.msg}, at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise bad(path, line, "line", f"not JSON: {problem}", f"give each line as {form}") from None
