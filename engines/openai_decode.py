@@ -20,26 +20,12 @@ from typing import Any
 import msgspec
 
 from engines import sse
-from engines.contract import FAILED_REASONS, Decoded, ErrorClass, Usage
+from engines.contract import Decoded, ErrorClass
 from engines.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.http_pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.openai_alike import Alike, take_alike
-from engines.openai_events import (
-    EMPTY,
-    MAX_WORDS_CHARS,
-    SAYS,
-    Choice,
-    Event,
-    decode_events,
-    error_words,
-    finish_of,
-    foreign_words,
-    read_event,
-    text_of,
-    usage_of,
-)
-from engines.openai_tokens import count_tokens, with_empty
-from engines.openai_usage import hidden_tokens
+from engines.openai_events import EMPTY, MAX_WORDS_CHARS, SAYS, Event, decode_events, foreign_words, read_event
+from engines.openai_meaning import Meaning, assemble
 from engines.sse import ERROR_EVENT, SseParser
 from engines.untrusted import UntrustedJson, decode_json, whole_text
 
@@ -48,6 +34,7 @@ MAX_SHOWN_BYTES = 100  # of an event that isn't JSON
 MAX_READ_BYTES = 1 << 18  # of any event loop's, and the reading thread's
 LOOKED_AT_BYTES, LOOKED_AT_READS = 1 << 20, 1 << 14  # of an answer that was given up as too large
 CLASSIFIED_BYTES = 1 << 16
+LAST_READS = 8
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
@@ -117,19 +104,19 @@ def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
         return None
     if len(events) != len(cut) or not _streams(joined[:body]):  # two values on one line; no stream
         return None
-    meaning = _Meaning(events, usage=usage)
+    meaning = Meaning(events, usage=usage)
     if meaning.foreign:
         return None
     if alike is not None:
         _put_back(alike, meaning, events_per_read)
-    decoded = _assemble(meaning, events_per_read, done=True)
+    decoded = assemble(meaning, events_per_read, done=True)
     if alike is not None and alike.parted is not None:
         parts = slice(alike.parted, alike.parted + 3)
         decoded.tokens_per_chunk[parts] = [sum(decoded.tokens_per_chunk[parts])]
     return decoded
 
 
-def _put_back(alike: Alike, meaning: _Meaning, events_per_read: list[int]) -> None:
+def _put_back(alike: Alike, meaning: Meaning, events_per_read: list[int]) -> None:
     """The alike events in their place among the rest."""
     place = sum(events_per_read[: alike.reads_before])
     texts = alike.texts
@@ -256,11 +243,23 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Dec
         if problem is not None:
             break
     events_per_read += [0] * (len(bodies) - len(events_per_read))
-    decoded = _assemble(_Meaning(events, usage=usage), events_per_read, done=done)
+    decoded = assemble(Meaning(events, usage=usage), events_per_read, done=done)
     decoded.text = whole_text(decoded.text)
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem
+    elif decoded.error_class in ("truncated_stream", "malformed_stream"):
+        _add_last_words(decoded, bodies)
     return decoded
+
+
+def _add_last_words(decoded: Decoded, bodies: Sequence[bytes]) -> None:
+    """A server or proxy that fails may end a stream with words that are no event, or half of one."""
+    last = b"".join(bodies[-LAST_READS:])[-CLASSIFIED_BYTES:].rstrip().rpartition(b"\n\n")[2].removeprefix(b"data:").strip()
+    words = _foreign(last)
+    if words:
+        decoded.error_class, decoded.error_detail = "error_in_stream", words
+    elif last and not last.startswith(b"{"):
+        decoded.error_detail += f": {excerpt(last)}"
 
 
 def _meant(sse_event: sse.Event) -> Event | None:
@@ -319,112 +318,14 @@ def _status_error(head: Head, body: bytes) -> tuple[ErrorClass, str]:
 
 def excerpt(body: bytes) -> str:
     """The message of an OpenAI-style error body, or its first characters, on one line."""
+    return " ".join((_foreign(body) or body.decode("utf-8", "replace")).split())[:MAX_DETAIL_CHARS]
+
+
+def _foreign(body: bytes) -> str:
     try:
-        text = foreign_words(decode_json(body, lenient=True))
+        return foreign_words(decode_json(body, lenient=True))
     except UntrustedJson:
-        text = ""
-    return " ".join((text or body.decode("utf-8", "replace")).split())[:MAX_DETAIL_CHARS]
-
-
-# -- both ------------------------------------------------------------------------
-
-
-class _Meaning:
-    """What events say together: their texts and marks, the place of the finish reason, usage, the first error. `foreign`: one of
-    them may be an error in a form of the server's own, which only the slow path looks at."""
-
-    __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
-
-    def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
-        self.texts = texts = list[str]()
-        self.marks = marks = list[int]()
-        self.reason: str | None = None
-        self.finished: int | None = None
-        self.usage: Usage | None = None
-        self.error, said, doubtful, foreign = "", 0, False, False
-        for event in events:
-            text, mark = "", 0
-            if event.choices:
-                choice = event.choices[0]
-                text, mark = text_of(choice)
-                if mark > 0:
-                    said += 1
-                elif mark < 0:
-                    doubtful = True
-                if choice.finish_reason:
-                    self._finish(event, choice)
-            elif event.choices is None or event.object == "error":
-                foreign |= event.is_foreign or event.object == "error"
-            if event.usage is not None:
-                self.usage = usage_of(event) or self.usage
-            if event.error is not None:
-                self.error = self.error or error_words(event.error)
-            texts.append(text)
-            marks.append(mark)
-        self.said, self.doubtful, self.foreign = said, doubtful, foreign
-        if not usage:
-            self.usage = None
-        thinks = self.usage is not None and self.usage.reasoning_tokens
-        self.reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
-
-    def _finish(self, event: Event, choice: Choice) -> None:
-        """The first finish reason ends the tokens, the last is the answer's. Usage may stand beside it."""
-        if choice.usage is not None or event.x_groq is not None:
-            self.usage = usage_of(event) or self.usage
-        reason = finish_of(choice)
-        if reason is not None:
-            self.reason = reason
-            if self.finished is None:
-                self.finished = len(self.marks)
-
-
-def _assemble(meaning: _Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
-    usage, reason = meaning.usage, meaning.reason
-    reported, hidden = None if usage is None else usage.output_tokens, 0
-    if usage is not None and reported is not None and usage.reasoning_tokens:
-        hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning)
-        reported -= hidden
-    carriers, tokens, most = meaning.marks, meaning.said, meaning.said
-    if meaning.doubtful:
-        carriers, most = with_empty(meaning.marks, meaning.said, meaning.finished, reported)
-        tokens = sum(carriers)
-    most += reason is not None and reason != "length"  # the token that ended it has no text
-    count = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
-    decoded = Decoded(
-        tokens_per_chunk=_per_read(count.per_event, events_per_read),
-        text="".join(meaning.texts),
-        reason=reason,
-        usage=usage,
-        shown_tokens=count.shown,
-        hidden_tokens=hidden,
-    )
-    if meaning.error:
-        decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
-    elif reason in FAILED_REASONS:
-        decoded.error_class, decoded.error_detail = "error_in_stream", f"the server gave the answer up: finish reason '{reason}'"
-    elif not meaning.texts and not done:
-        decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
-    elif not done and reason is None:
-        decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
-    return decoded
-
-
-def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:
-    """Tokens of each read, from tokens of each event."""
-    middle = len(events_per_read) - 2
-    if middle > 0 and events_per_read[1:-1].count(1) == middle:
-        first = events_per_read[0]
-        last = first + middle
-        return [sum(tokens_per_event[:first]), *tokens_per_event[first:last], sum(tokens_per_event[last:])]
-    result: list[int] = []
-    start = 0
-    for count in events_per_read:
-        if count == 1:
-            result.append(tokens_per_event[start])
-        else:
-            result.append(sum(tokens_per_event[start : start + count]))
-        start += count
-    return result
+        return ""
 
 
 def _failed(read_count: int, error_class: ErrorClass, detail: str) -> Decoded:

@@ -310,6 +310,22 @@ def test_an_error_in_any_form_is_one_with_the_servers_words(name, before):
     assert found.tokens_per_chunk[1 : 1 + len(before)] == [1] * len(before)
 
 
+@pytest.mark.parametrize(
+    ("end", "error_class"),
+    [
+        (b'data: {"error":{"message":"gone"}}\n', "error_in_stream"),
+        (b'{"error":{"message":"gone"}}', "error_in_stream"),
+        (b'{"message":"gone"}\n\n', "error_in_stream"),
+        (b"gone: upstream reset", "truncated_stream"),
+    ],
+)
+def test_words_at_the_end_of_a_cut_stream_are_told(end, error_class):
+    for before in ([], [ROLE, *says(3)]):
+        found = read(*before, end, done=False)
+        assert found.error_class == (error_class if before or "error" in error_class else "malformed_stream")
+        assert "gone" in found.error_detail
+
+
 HARMLESS: dict[str, Json | bytes] = {
     "error is null": {**EMPTY, "error": None, "message": ""},
     "error is empty": {"choices": [], "error": {}},
