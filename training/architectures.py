@@ -151,8 +151,8 @@ def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str =
     """Forward FLOPs of one sample, counted by torch; without memory on the `meta` device (transformers'
     decoders look into their masks and need a real one). Two samples are counted: batch norm needs them."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from bytemlperf_llm.torch_flops import count_call
 
     with torch.device(device):
         model = build_model(workload, vocabulary)
@@ -162,7 +162,4 @@ def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str =
             samples = torch.zeros(2, 2, workload.model.seq_len, dtype=torch.long)
         else:
             samples = torch.zeros(2, workload.model.seq_len + 1, dtype=torch.long)
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the counter knows no fused attention of CPUs
-            loss_of(workload, model, samples)
-    return int(counter.get_total_flops()) // 2
+        return count_call(lambda: loss_of(workload, model, samples), ()).flops // 2

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.backends.weights import of_onnx
 from general_perf.failures import StageError
+from general_perf.measure.flops import with_model_flops
 from general_perf.zoo.onnx_files import copy_onnx
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ MATMULS = (
     *("MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat"),
     *("DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"),
 )
+RECURRENT = ("LSTM", "GRU", "RNN")
 WITHOUT_FORMULA = (
-    *("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Einsum", "STFT", "DFT"),
+    *("DynamicQuantizeLSTM", "Einsum", "STFT", "DFT"),
     *("Attention", "MultiHeadAttention", "GroupQueryAttention"),
 )
 
@@ -98,10 +100,7 @@ class OnnxRuntime:
         artefact, model, provider, _ = compiled.payload
         session = _session(compiled, 1, profile=artefact.parent / "profile")
         OrtSession(session, model.card.outputs, model.input_names).predict(inputs)
-        trace = Path(session.end_profiling())
-        events = [each for each in json.loads(trace.read_bytes()) if each.get("cat") == "Node" and "provider" in each.get("args", {})]
-        trace.unlink()
-        return coverage_of(events, provider)
+        return with_model_flops(coverage_of(_kernels(session), provider), model, inputs)
 
 
 class OrtSession:
@@ -119,6 +118,31 @@ class OrtSession:
 
     def device_memory_bytes(self) -> int | None:
         return None
+
+
+def flops_of_file(path: Path, inputs: Arrays, names: list[str]) -> tuple[int, dict[str, int]]:
+    """FLOPs of one call of an ONNX file as it stands, and operators without a formula. Inputs are those of `names`, in order."""
+    import tempfile
+
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level, options.enable_profiling, options.profile_file_prefix = 3, True, f"{folder}/profile"
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a profile doesn't show packed weights
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session.run(None, {each.name: inputs[name] for each, name in zip(session.get_inputs(), names, strict=True)})
+        found = coverage_of(_kernels(session), "CPUExecutionProvider")
+    return found.flops or 0, found.details["operators_without_flops_formula"]
+
+
+def _kernels(session: Any) -> list[dict[str, Any]]:
+    """Kernel events of a session's profile, which ends here."""
+    trace = Path(session.end_profiling())
+    events = [each for each in json.loads(trace.read_bytes()) if each.get("cat") == "Node" and "provider" in each.get("args", {})]
+    trace.unlink()
+    return events
 
 
 def coverage_of(events: list[dict[str, Any]], provider: str) -> Coverage:
@@ -163,6 +187,9 @@ def _flops(operator: str, arguments: dict[str, Any]) -> int | None:
             return None
         where = shapes[0] if operator == "ConvTranspose" else outputs[0]
         return 2 * math.prod(where) * math.prod(shapes[place][1:])
+    if operator in RECURRENT:  # every step of every sequence meets both matrices, of each direction
+        weights = [each for each in shapes[1:3] if len(each) == 3]
+        return 2 * math.prod(shapes[0][:-1]) * sum(map(math.prod, weights)) if len(weights) == 2 else None  # None: packed beforehand
     if operator in MATMULS:
         return 2 * math.prod(outputs[0]) * shapes[0][-1] if shapes and outputs and shapes[0] else None
     return 0

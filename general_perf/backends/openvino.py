@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
 from general_perf.failures import StageError
+from general_perf.measure.flops import with_model_flops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ class OpenVino:
         supported = set(core.query_model(graph, device))
         graph.reshape({place: list(inputs[name].shape) for place, name in enumerate(model.input_names)})
         executed = _compile(core, compiled, 1).get_runtime_model()
-        return coverage_of(graph, supported, device, executed)
+        return with_model_flops(coverage_of(graph, supported, device, executed), model, inputs)
 
 
 class OpenVinoSession:

@@ -9,6 +9,7 @@ from general_perf.backends.contract import Arrays, BackendInfo, Compiled, Compil
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model, save_weights
 from general_perf.backends.torch_int8 import int8_details
 from general_perf.backends.weights import of_module
+from general_perf.measure.flops import with_model_flops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,15 +56,16 @@ class TorchEager:
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""
-        from general_perf.backends.torch_counting import count_call
+        from bytemlperf_llm.torch_flops import count_call
 
         made, model, asked = compiled.payload
         session = TorchSession(made.module, model.card.outputs, model.input_names, asked.device, asked.precision)
         counted = count_call(made.module, session.tensors(inputs))
-        return Coverage(
+        found = Coverage(
             method="operators of one call, counted at torch's dispatcher",
             nodes=counted.operators,
             flops=counted.flops,
-            details=int8_details(made.products),
+            details={"operators_without_flops_formula": counted.uncounted, **int8_details(made.products)},
             reason="eager mode has no graph to partition: every operator is the framework's own",
         )
+        return with_model_flops(found, model, inputs)

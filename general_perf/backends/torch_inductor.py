@@ -15,6 +15,7 @@ from general_perf.backends.contract import Arrays, BackendInfo, Compiled, Compil
 from general_perf.backends.torch_common import TorchSession, at_precision, opened, require_device, require_torch_model
 from general_perf.backends.torch_int8 import Products, int8_details
 from general_perf.backends.weights import of_module
+from general_perf.measure.flops import with_model_flops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ class TorchInductor:
         return of_module(compiled.payload[1].module)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
-        from general_perf.backends.torch_counting import count_call
+        from bytemlperf_llm.torch_flops import count_call
 
         _, made, model, options = compiled.payload
         module = made.module
@@ -81,7 +82,7 @@ class TorchInductor:
         outside = Counter() if caught.whole else whole.names - caught.names
         nodes = caught.names if caught.whole else whole.names
         taken = sum(nodes.values()) - sum(outside.values())
-        return Coverage(
+        found = Coverage(
             method="operators and FLOPs of one call inside the graphs that TorchDynamo captured, against the same call in eager mode",
             nodes=sum(nodes.values()),
             taken_nodes=taken,
@@ -94,9 +95,11 @@ class TorchInductor:
                 "graph_breaks": sum(caught.breaks.values()),
                 "break_reasons": dict(list(caught.breaks.items())[:MAX_REASONS]),
                 "resolved_while_tracing": dict(sorted((whole.names - caught.names).items())) if caught.whole else {},
+                "operators_without_flops_formula": whole.uncounted,
                 **int8_details(made.products),
             },
         )
+        return with_model_flops(found, model, inputs)
 
 
 def _with_int8_kernels(module: Any, mode: str) -> Any:
@@ -164,7 +167,7 @@ class _Counting:
     def backend(self, graph: Any, _example: Any) -> Any:
         import torch
 
-        from general_perf.backends.torch_counting import count_call
+        from bytemlperf_llm.torch_flops import count_call
 
         self.graphs += 1
 

@@ -101,7 +101,7 @@ def test_a_lower_precision_is_lower_and_says_by_what(name, precision, tmp_path):
 
 
 def test_onnxruntimes_flops_are_torchs(resnet, tmp_path):
-    """Two ways that know nothing of each other: shapes in ONNX Runtime's profile, and torch's own counter."""
+    """The model's, counted once; beside it what each executes."""
     counted = {}
     for name in ("torch-eager", "onnxruntime", "openvino"):
         maker = backend(name)
@@ -110,8 +110,8 @@ def test_onnxruntimes_flops_are_torchs(resnet, tmp_path):
         counted[name] = maker.coverage(compiled, make_inputs(resnet.card, 2, 0))
     flops = counted["torch-eager"].flops
     assert flops > 1e6
-    assert counted["onnxruntime"].flops == pytest.approx(flops, rel=0.1)  # its blocked kernels fill channels up
-    assert counted["openvino"].flops == pytest.approx(flops, rel=0.001)
+    assert {each.flops for each in counted.values()} == {flops}
+    assert counted["onnxruntime"].details["flops_executed"] == pytest.approx(flops, rel=0.1)  # its blocked kernels fill channels up
     assert counted["onnxruntime"].graph_share == counted["onnxruntime"].flops_share == 1.0
     assert counted["openvino"].flops_share == 1.0
     assert counted["torch-eager"].graph_share is None
@@ -130,7 +130,7 @@ def test_nodes_of_another_provider_are_fallback():
         event("Conv", gpu, [[1, 3, 8, 8], [16, 3, 3, 3]], [1, 16, 8, 8]),
         event("MatMul", cpu, [[4, 10], [10, 6]], [4, 6]),
         event("Relu", gpu, [[4, 6]], [4, 6]),
-        event("LSTM", gpu, [[4, 6]], [4, 6]),
+        event("Einsum", gpu, [[4, 6]], [4, 6]),
     ]
     found = coverage_of(events, gpu)
     conv, matmul = 2 * 16 * 64 * 27, 2 * 24 * 10
@@ -139,7 +139,7 @@ def test_nodes_of_another_provider_are_fallback():
     assert found.fallback_operators == {"MatMul": 1}
     assert found.flops == conv + matmul
     assert found.flops_share == pytest.approx(conv / (conv + matmul))
-    assert found.details["operators_without_flops_formula"] == {"LSTM": 1}
+    assert found.details["operators_without_flops_formula"] == {"Einsum": 1}
 
 
 def test_operators_that_openvino_does_not_name_are_fallback(tmp_path, resnet):
