@@ -71,9 +71,10 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
 
 
 def _status(summary: Summary) -> int:
+    from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
     from bytemlperf_llm.metrics.verdict import exit_status_of
 
-    lost = summary.failures.get("client_limit")
+    lost = summary.failures.get(OWN_LIMIT)
     return exit_status_of(summary.verdict, lost.count if lost else 0, summary.outcomes)
 
 

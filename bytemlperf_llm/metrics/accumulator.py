@@ -37,14 +37,17 @@ from bytemlperf_llm.metrics.request_metrics import request_values
 from bytemlperf_llm.metrics.statistics import parse_percentile, percentile
 from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.runs.record import Outcome, RequestRecord
+from engines.contract import ErrorClass
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
+OWN_LIMIT: ErrorClass = "client_limit"
+"""A failure of this class says nothing of the server."""
 MAX_DETAILS = 3
 MAX_DETAIL_CHARS = 200
 
 _FIELDS = (
     *("index", "outcome", "due", "planned", "sent", "end", "first", "last"),
-    *("prompt", "output", "stream", "max_gap", "asked", *STAGES),
+    *("prompt", "output", "stream", "max_gap", "asked", "own_limit", *STAGES),
 )
 
 
@@ -152,6 +155,7 @@ class Accumulator:
             "prompt": [record.prompt_tokens for record in records],
             "output": [record.output_tokens for record in records],
             "asked": [record.max_tokens for record in records],
+            "own_limit": [int(record.error_class == OWN_LIMIT) for record in records],
         }
         for name, values in fields.items():
             self.columns[name].extend([ABSENT if value is None else value for value in values])
@@ -203,7 +207,7 @@ class Accumulator:
         row = (
             *(record.index, OUTCOMES.index(record.outcome), due_ns(record), record.planned_ns, record.sent_ns, record.end_ns),
             *(first, last, record.prompt_tokens, record.output_tokens, seen, max_gap),
-            *(record.max_tokens, *stages),
+            *(record.max_tokens, int(record.error_class == OWN_LIMIT), *stages),
         )
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(ABSENT if value is None else value)

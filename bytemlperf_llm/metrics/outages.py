@@ -2,8 +2,8 @@
 this says how long it was gone and what that cost.
 
 Requests are looked at in the order in which they ended. An outage is at least `MIN_FAILURES`
-failures in a row with no answer between them. It begins with the first of them and is over when the
-first token arrives of a request sent after that; failures until then belong to it.
+failures in a row with no answer between them; those of the client's own limits don't count. It begins with
+the first of them and is over when the first token arrives of a request sent after that; failures until then belong to it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.arrays import order_of
-from bytemlperf_llm.metrics.columns import take
+from bytemlperf_llm.metrics.columns import rows_with, take
 
 MIN_FAILURES = 3
 """Fewer in a row are single failures: with 1 % failing at random, three in a row are one in a million."""
@@ -37,7 +37,7 @@ def find_outages(acc: Accumulator) -> list[Outage]:
     outcome, end = acc.columns["outcome"], acc.columns["end"]
     if acc.outcomes["failed"] < MIN_FAILURES:
         return []
-    rows = acc.rows("ok") + acc.rows("failed")
+    rows = rows_with(acc.rows("ok") + acc.rows("failed"), acc.columns["own_limit"], 0)
     ended = take(rows, order_of(take(end, rows), take(acc.columns["index"], rows)))
     found: list[Outage] = []
     streak: list[int] = []

@@ -14,7 +14,7 @@ from fractions import Fraction
 import msgspec
 
 from bytemlperf_llm.metrics import recount
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, Failure
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, Accumulator, Failure
 from bytemlperf_llm.metrics.arrays import ABSENT, ascending, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.columns import gaps_of, places_of, rows_with, rows_without, take
@@ -117,7 +117,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         load=load,
         tail_lateness_ns=tail_lateness(delays),
         median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
-        client_failures=acc.failures.counts["client_limit"],
+        client_failures=acc.failures.counts[OWN_LIMIT],
         answers_without_token=len(rows_with(acc.rows("ok"), acc.columns["first"], ABSENT)),
     )
     verdict = judge(facts, evidence)

@@ -7,15 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 
 
-def bmp(*words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def bmp(
+    *words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run to its end."""
     environment = os.environ | {"NO_COLOR": "1"} | (env or {})
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout_s, check=False)
+    return subprocess.run(
+        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout_s, check=False, preexec_fn=preexec_fn
+    )
 
 
 def start(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -169,6 +172,42 @@ def test_failures_are_counted_and_the_run_goes_on(tmp_path):
     assert summary["outcomes"]["failed"] == summary["failures"]["engine_failed"]["count"] == 20
     assert summary["outcomes"]["ok"] == 40
     assert "engine_failed" in ended.stdout
+
+
+def test_a_rate_above_capacity_is_overloaded_and_has_its_status(tmp_path):
+    """Two slots of 12 ms carry 167 requests a second."""
+    ended = bmp(*QUICK, "--engine-option", "slots=2", "--request-rate", "500", "--num-prompts", "200", cwd=tmp_path)
+    summary = json.loads((run_folder(ended.stdout, tmp_path) / "summary.json").read_text())
+    assert ended.returncode == {"overloaded": 3, "invalid": 1}[summary["verdict"]]  # the latter where this machine is busy
+    assert any(reason.startswith("500 requests/s were asked of a system that completed 1") for reason in summary["reasons"])
+    assert summary["load"]["latency_trend"]["overloaded"]
+
+
+def test_a_client_out_of_files_says_so_and_blames_nobody_else(tmp_path):
+    with started_server("ttft_ms=300") as url:
+        words = ("--base-url", url, "--scenario", "smoke", "--request-rate", "inf", "--num-prompts", "150")
+        ended = bmp("serve-bench", "--engine", "openai", *words, cwd=tmp_path, preexec_fn=few_files)
+    summary = json.loads((run_folder(ended.stdout, tmp_path) / "summary.json").read_text())
+    lost = summary["failures"]["client_limit"]["count"]
+    assert lost > 50
+    assert summary["outcomes"] == {"ok": 150 - lost, "failed": lost, "cancelled": 0, "dropped": 0, "in_flight": 0}
+    assert summary["outages"] == []
+    assert ended.returncode == {"client-limited": 4, "invalid": 1}[summary["verdict"]]
+    assert any("this client's own limits" in reason and "ulimit -n" in reason for reason in summary["reasons"])
+
+
+def few_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+
+
+@contextmanager
+def started_server(option):
+    process = start("reference-server", "--port", "0", "--engine-option", option, cwd=Path())
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_max_error_rate_stops_the_run_and_makes_it_invalid(tmp_path):

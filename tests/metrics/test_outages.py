@@ -16,10 +16,10 @@ def ok(index, sent_s, first_s, end_s):
     )  # fmt: skip
 
 
-def failed(index, sent_s, end_s):
+def failed(index, sent_s, end_s, error_class="connection_refused"):
     return RequestRecord(
         id=f"r{index}", index=index, planned_ns=int(sent_s * S), sent_ns=int(sent_s * S), end_ns=int(end_s * S),
-        outcome="failed", error_class="connection_refused",
+        outcome="failed", error_class=error_class,
     )  # fmt: skip
 
 
@@ -33,6 +33,14 @@ def test_no_failures_no_outage():
 
 def test_single_failures_are_none():
     assert outages(failed(0, 0, 0.1), failed(1, 0, 0.2), ok(2, 0, 0.3, 0.4), failed(3, 1, 1.1), failed(4, 1, 1.2)) == []
+
+
+def test_failures_of_the_clients_own_limits_are_none_of_the_servers():
+    own = [failed(i, i, i + 0.1, "client_limit") for i in range(20)]
+    assert outages(*own) == []
+    mixed = [failed(20, 20, 20.1), failed(21, 21, 21.1), failed(22, 22, 22.1, "client_limit"), failed(23, 23, 23.1), ok(24, 24, 24.5, 25)]
+    (found,) = outages(*own, *mixed)
+    assert (found.began_ns, found.failed_requests) == (20_100_000_000, 3)
 
 
 def test_killed_and_started_again():
