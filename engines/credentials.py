@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 SECRET_NAME = re.compile(
     r"(?:api|access|secret|private|auth|subscription|account|session|app|client|bearer|refresh|id|security|sas|user|master|service|signing)"
     r"[-_.]?(?:key|token|secret|id_token)$|^(?:x[-_])?(?:key|token|code|auth|sig|jwt|pat)$"
-    r"|secret|passw|passphrase|^pwd$|credential|authorization|bearer|signature|cookie|api[-_]?key|access[-_]?token|auth[-_]?token",
+    r"|secret|passw|passphrase|^pwd$|credential|authorization|bearer|signature|cookie|api[-_]?key"
+    r"|(?<!stop)(?<!eos)(?<!bos)(?<!pad)(?<!unk)(?<!max)(?<!min)(?<!end)[-_]token$",
     re.I,
 )
 """Names of query parameters, and of keys in a request body, whose values are secrets."""
@@ -63,7 +64,7 @@ def _plain_forms(secret: str) -> Iterator[str]:
 
 def userinfo_secrets(userinfo: str) -> Iterator[str]:
     """`user:password` of an address or of Basic authorization: whole, and its two parts."""
-    for text in dict.fromkeys((userinfo, unquote(userinfo))):
+    for text in dict.fromkeys((userinfo, unquote(userinfo))) if userinfo else ():
         yield text
         yield from (part for part in text.split(":", 1) if part)
 
