@@ -90,7 +90,8 @@ class Bench:
     ) -> None:
         self._remainder = remainder
         self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
-        self._redactor = Redactor([*option_secrets(plan.engine_options), *receiver_secrets()])
+        receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.remote_write, plan.flags.otlp)
+        self._redactor = Redactor([*option_secrets(plan.engine_options), *receivers])
         self._metrics = LlmMetrics()
 
     async def run(self) -> Ended:

@@ -55,11 +55,11 @@ def run_engine_check(name: str, model_name: str | None, options: list[str]) -> i
 
 
 async def _check(engine_type: type[Engine], model_name: str | None, options: dict[str, str]) -> list[tuple[str, str, str]]:
-    engine = engine_type()
+    engine, redactor = engine_type(), Redactor()
     results: list[tuple[str, str, str]] = []
     try:
         model = resolve_model(engine_type, model_name, lambda _: None)
-        info = await start_engine(engine, model, options, Redactor())
+        info = await start_engine(engine, model, options, redactor)
         for title, check in CHECKS:
             try:
                 results.append((title, "", await asyncio.wait_for(check(engine, info), REQUEST_TIMEOUT_S)))
@@ -70,7 +70,7 @@ async def _check(engine_type: type[Engine], model_name: str | None, options: dic
     finally:
         await engine.close()
     results.append(("close may be called again", await _closes_again(engine), "it may"))
-    return results
+    return [(title, redactor.clean(problem), redactor.clean(seen)) for title, problem, seen in results]
 
 
 async def ask(engine: Engine, index: int = 0, max_tokens: int = OUTPUT_TOKENS) -> Answer:

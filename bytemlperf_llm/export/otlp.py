@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.push import TIMEOUT_S, authorization, checked_url
+from bytemlperf_llm.export.push import TIMEOUT_S, authorization, below, checked_url
 
 if TYPE_CHECKING:
     from bytemlperf_llm.export.prometheus import Exporter
@@ -55,7 +56,7 @@ class OtlpMetrics:
 def endpoint_of(url: str, signal: str) -> str:
     """The address for one signal: below a base address, as the specification has it."""
     checked = checked_url("--otlp", url)
-    return checked if checked.endswith(f"/v1/{signal}") else f"{checked}/v1/{signal}"
+    return checked if urlsplit(checked).path.endswith(f"/v1/{signal}") else below(checked, f"/v1/{signal}")
 
 
 def _headers() -> Mapping[str, str] | None:

@@ -13,9 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.redaction import Redactor
+from engines.credentials import SECRET_NAME, query_secrets
 
 if TYPE_CHECKING:
     from bytemlperf_llm.export.prometheus import Exporter
@@ -37,14 +39,26 @@ class Receiver(Protocol):
 
 def checked_url(flag: str, url: str) -> str:
     """The address, without a slash at its end. Raises UserError for one that can't be used."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises where it is none
+    except ValueError:
+        raise UserError(f"{flag} is not an address", "give http://HOST:PORT") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(
             f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
         )
     if parts.username is not None or parts.password is not None:
         raise UserError(f"{flag} has credentials in its address, where everybody sees them", f"set {AUTHORIZATION_VARIABLE} instead")
-    return url.rstrip("/")
+    if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
+        raise UserError(f"{flag} has {secret!r} in its address, where everybody sees it", f"set {AUTHORIZATION_VARIABLE} instead")
+    return url if parts.query else url.rstrip("/")
+
+
+def below(url: str, path: str) -> str:
+    """An address further down than this one; its query stays."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.rstrip("/") + path, fragment="").geturl()
 
 
 def authorization() -> dict[str, str]:
@@ -53,9 +67,10 @@ def authorization() -> dict[str, str]:
     return {"Authorization": value} if value else {}
 
 
-def receiver_secrets() -> list[str]:
-    """What the environment holds for receivers of metrics, whose messages may say it again."""
-    values = [os.environ.get(AUTHORIZATION_VARIABLE, "")]
+def receiver_secrets(*urls: str | None) -> list[str]:
+    """What the environment holds for receivers of metrics, whose messages may say it again, and what these addresses of theirs do."""
+    values = [value for url in urls if url for value in query_secrets(url.partition("?")[2])]
+    values += [os.environ.get(AUTHORIZATION_VARIABLE, "")]
     for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         values += [unquote(pair.partition("=")[2].strip()) for pair in os.environ.get(variable, "").split(",")]
     return [value for value in values if value]
@@ -73,7 +88,7 @@ class Pushgateway:
         from base64 import urlsafe_b64encode
 
         instance = urlsafe_b64encode(self._instance.encode()).decode()  # its own way to carry a slash
-        url = f"{self._url}/metrics/job/{JOB}/instance@base64/{instance}"
+        url = below(self._url, f"/metrics/job/{JOB}/instance@base64/{instance}")
         post(url, exporter.text(), "text/plain; version=0.0.4", method="PUT")
 
 
@@ -126,11 +141,13 @@ class Pusher:
             except (OSError, ValueError) as error:
                 self._failures[receiver.name] += 1
                 if self._failures[receiver.name] == 1:
-                    self._say(f"can't push to {receiver.name}: {_reason(error)}; trying again every {self._interval_s:g} s")
+                    self._say(f"can't push to {receiver.name}: {reason(error)}; trying again every {self._interval_s:g} s")
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", "") or getattr(error, "strerror", "") or error)
+def reason(error: Exception) -> str:
+    """Why a push failed. A receiver may have written it, and may know our credentials."""
+    inner = "" if hasattr(error, "code") else getattr(error, "reason", "") or getattr(error, "strerror", "")
+    return Redactor(receiver_secrets()).clean(str(inner or error))
 
 
 def receivers_for(push_gateway: str | None, remote_write: str | None, otlp: str | None, instance: str) -> list[Receiver]:

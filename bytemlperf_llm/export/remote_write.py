@@ -10,8 +10,9 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
-from bytemlperf_llm.export.push import JOB, checked_url, post
+from bytemlperf_llm.export.push import JOB, below, checked_url, post
 
 if TYPE_CHECKING:
     from bytemlperf_llm.export.prometheus import Exporter
@@ -35,7 +36,7 @@ class RemoteWrite:
     def __init__(self, url: str, instance: str) -> None:
         self.name = "remote write"
         checked = checked_url("--remote-write", url)
-        self._url = checked if checked.count("/") > 2 else checked + PATH
+        self._url = checked if urlsplit(checked).path else below(checked, PATH)
         self._instance = instance
 
     def push(self, exporter: Exporter) -> None:

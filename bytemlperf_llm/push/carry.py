@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from bytemlperf_llm.export.prometheus import Exporter
-from bytemlperf_llm.export.push import Receiver
+from bytemlperf_llm.export.push import Receiver, reason
 from bytemlperf_llm.push.page import NoPage, Page, read_page
 from bytemlperf_llm.terminal_exit import one_line
 
@@ -57,7 +57,7 @@ def _push_all(receivers: Sequence[Receiver], page: Page, failing: dict[str, str]
         try:
             receiver.push(cast(Exporter, page))  # of an exporter, a receiver takes text and families alone
         except (OSError, ValueError) as error:
-            text = one_line(f"{receiver.name}: {error}")
+            text = f"{receiver.name}: {reason(error)}"
             if receiver.name not in failing:
                 print(f"! can't push to {text}; trying on", file=sys.stderr)
             failing[receiver.name] = text

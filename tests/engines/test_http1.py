@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.http1 import Framing, HttpParseError, ResponseWatcher, parse_head, parse_response
+from engines import http1
+from engines.http1 import ChunkScanner, Framing, HttpParseError, HttpTooLarge, ResponseWatcher, parse_head, parse_response
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"
 RESPONSES = {
@@ -147,3 +148,38 @@ def test_any_bytes_give_a_response_or_one_error(data, with_head):
         return
     assert response is None or all(start <= end <= len(whole) for start, end in response.spans)
     assert ended is None or (response is not None and response.complete)
+
+
+def test_interim_heads_are_read_once_and_have_an_end(monkeypatch):
+    """However many there are and however they come: the work grows with the bytes, and so much is the bound."""
+    parsed = []
+    whole = http1._head
+    monkeypatch.setattr(http1, "_head", lambda block: parsed.append(block) or whole(block))
+    watcher, interim = ResponseWatcher(), b"HTTP/1.1 100 Continue\r\n\r\n"
+    fits = http1.MAX_HEAD_BYTES // len(interim)
+    for _ in range(fits):
+        assert not watcher.feed(interim)
+    assert len(parsed) == fits
+    with pytest.raises(HttpTooLarge):
+        watcher.feed(interim * 2)
+    with pytest.raises(HttpTooLarge):
+        parse_head(interim * (http1.MAX_HEAD_BYTES // len(interim) + 1) + b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+@pytest.mark.parametrize("piece", [b"a", b"a\r\n\r\n"])
+def test_a_chunk_is_walked_over_once_however_it_comes(piece, monkeypatch):
+    """Reads of a byte, and reads that look like the last one, of one large chunk."""
+    walked = []
+    scan = ChunkScanner.scan
+    monkeypatch.setattr(ChunkScanner, "scan", lambda self, data: walked.append(len(data)) or scan(self, data))
+    watcher, count = ResponseWatcher(), 20_000
+    watcher.feed(CHUNKED + b"%x\r\n" % (count * len(piece)))
+    for _ in range(count):
+        assert not watcher.feed(piece)
+    assert watcher.feed(b"\r\n0\r\n\r\n")
+    assert sum(walked) < 3 * count * len(piece)
+
+
+def test_identity_is_no_coding():
+    response = parse_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nbody")
+    assert response.head.framing is Framing.UNTIL_CLOSE
