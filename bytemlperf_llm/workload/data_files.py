@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,30 +67,29 @@ def echo(value: object) -> str:
     return f"'{text}'" if len(text) <= MAX_ECHO_CHARS else f"'{text[:MAX_ECHO_CHARS]}...'"
 
 
-def open_data(path: Path, fix: str = TRACE_FIX) -> IO[bytes]:
-    """A regular file of text, open for reading. Raises UserError that says what else it is; `fix` is for one that can't be opened."""
+@contextmanager
+def open_data(path: Path, fix: str = TRACE_FIX) -> Iterator[IO[bytes]]:
+    """A regular file of text, open for reading. Raises UserError that says what else it is; `fix` is for one that can't be read."""
     try:
         mode = path.stat().st_mode
         kind = next((name for test, name in _KINDS if test(mode)), None)
         if kind is not None:
             raise UserError(f"{path} is {kind}", "give a regular file")
-        file = path.open("rb")
+        with path.open("rb") as file:
+            _check_text(path, file.read(4096))
+            file.seek(0)
+            yield file
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}", fix) from None
-    _check_text(path, file)
-    return file
 
 
-def _check_text(path: Path, file: IO[bytes]) -> None:
-    head = file.read(4096)
-    file.seek(0)
+def _check_text(path: Path, head: bytes) -> None:
     what, fix = next(((what, fix) for start, what, fix in _SIGNATURES if head.startswith(start)), (None, ""))
     if what is None and head.removeprefix(BYTE_ORDER_MARK).lstrip()[:16].lower().startswith(_MARKUP):
         what, fix = "a web page or XML, not data", "download the file itself (its raw form)"
     if what is None and b"\0" in head:
         what, fix = "binary, or UTF-16 text", "give text in UTF-8: iconv -f UTF-16 -t UTF-8 FILE"
     if what is not None:
-        file.close()
         raise UserError(f"{path} is {what}", fix)
 
 

@@ -160,3 +160,9 @@ def test_turns_behind_the_first_pair_are_not_looked_at(tmp_path):
 def test_a_file_of_nothing_but_odd_conversations_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no request: conversation 1: conversations: Object missing required field `conversations`"):
         Workload(traced(tmp_path, [json.dumps([{"messages": []}] * 3)], "sharegpt"), 0)
+
+
+@pytest.mark.parametrize("form", ["custom", "sharegpt", "azure"])
+def test_a_file_that_fails_while_it_is_read_is_one_line(form):
+    with pytest.raises(UserError, match=r"/proc/self/mem can't be read: Input/output error"):
+        rows(Path("/proc/self/mem"), form)
