@@ -21,6 +21,8 @@ RATE_UNITS = re.compile(r"/s$|FLOP/s$|FLOPS$|OPS$")
 OF_ONE_DEVICE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
 VALID = "valid"
 NO_MODEL = ("", "none")
+QUANTISED = " weights, "
+"""What `engines.loaded_weights.dtype_text` puts between the weights' type and the arithmetic's."""
 
 
 class SiteRun(NamedTuple):
@@ -100,10 +102,12 @@ def board(runs: Sequence[SiteRun], known: Mapping[str, Card], currency: str) -> 
 
 
 def model_of(view: RunView, figure: Figure) -> str:
-    """The model that a figure is of: what the run's subject says, a workload's name, or the case's first word; "" for none."""
+    """The model that a figure is of: what the run's subject says, a workload's name, or the case's first word; "" for none.
+    With quantised weights it is another model, and called so."""
     named = str(view.subject.get("model") or "")
     if named not in NO_MODEL:
-        return named
+        weights, quantised, _ = str(view.subject.get("dtype") or "").partition(QUANTISED)
+        return f"{named}, {weights} weights" if quantised else named
     workload = part(view.run, "config", "workload").get("name")
     if workload:
         return str(workload)

@@ -19,6 +19,7 @@ from bytemlperf_llm.runs.kinds import Figure
 from bytemlperf_llm.site.build import MARK, build_site
 from bytemlperf_llm.site.devices import device_of, parse_assignments
 from bytemlperf_llm.site.gather import board, find_runs, read_runs
+from engines.loaded_weights import dtype_text
 from tests.report.made import HOSTILE, llm_run
 from tests.submit.made import general_run
 
@@ -67,6 +68,18 @@ def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_pa
     latency = rows["ttft p50"]
     assert (latency.per_currency, latency.per_watt, latency.per_rent) == (None, None, None)
     assert all(each.per_currency is None for each in board(runs, known, "EUR")), "no currency is converted"
+
+
+def test_quantised_weights_are_another_model_and_not_ranked_with_it(tmp_path: Path):
+    dtypes = {"plain": "bfloat16", "small": dtype_text("Q4_1/Q8_0", "bfloat16")}
+    for name, dtype in dtypes.items():
+        run = llm_run(tmp_path / name, label=name)
+        content = json.loads((run / "run.json").read_text())
+        content["engine"]["dtype"] = dtype
+        (run / "run.json").write_text(json.dumps(content))
+    runs, _ = read_runs(find_runs([tmp_path]), KNOWN, [])
+    rows = [row for row in board(runs, KNOWN, "USD") if row.figure.metric == "ttft p50"]
+    assert {(row.model, row.rank) for row in rows} == {("tiny", 1), ("tiny, Q4_1/Q8_0 weights", 1)}
 
 
 def test_a_figure_of_one_device_is_divided_by_one(tmp_path: Path):
