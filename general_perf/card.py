@@ -7,6 +7,7 @@ always dynamic, unless `fixed_batch` says that the model can't have it so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,30 +46,53 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+CLASS_NAME = r"^(models(\.[a-z0-9_]+)*\.(modeling|configuration)_[a-z0-9_]+\.)?[A-Z][A-Za-z0-9]*$"
+"""A class of a library, by its own name or from a model's own module: `models.whisper.modeling_whisper.WhisperEncoder`."""
+ClassName = Annotated[str, Field(pattern=CLASS_NAME)]
+LOADING = ("attn_implementation", "auto_map", "quantization_config", "trust_remote_code", "use_pretrained_backbone")
+"""Keys of a configuration by which a library would fetch or run what isn't in the card."""
+
+
 class Architecture(_Strict):
     """A class of a library with a configuration, and seeded random weights."""
 
     kind: Literal["architecture"]
     library: Literal["transformers", "diffusers", "own"]
-    model: str
-    config_class: str | None = None
+    model: ClassName
+    config_class: ClassName | None = None
     config: dict[str, Any] = {}
     seed: int = 0
-    method: str | None = None
+    method: Literal["encode", "decode", "get_text_features", "get_image_features"] | None = None
     """The method of the model to call, where it isn't the forward."""
     stands_for: str | None = None
     """The model whose place it takes, where its own weights aren't here."""
+
+    @model_validator(mode="after")
+    def _plain(self) -> Architecture:
+        loading = next(_loading(self.config), None)
+        if loading is not None:
+            raise ValueError(f"config has '{loading}', by which the library would fetch or run something; leave it out")
+        return self
+
+
+def _loading(config: Any) -> Iterator[str]:
+    """Keys at any depth that a card may not have."""
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config if isinstance(config, list) else ()):
+        if isinstance(key, str) and (key.startswith("_") or key in LOADING):
+            yield key
+        yield from _loading(value)
 
 
 class Package(_Strict):
     """Real weights that an installed package carries: a checkpoint folder, an ONNX or a TorchScript file."""
 
     kind: Literal["package"]
-    package: str
-    module: str
-    path: str
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    module: str = Field(pattern=r"^[A-Za-z_]\w*$")
+    """Of the top level: a module inside a package could not be found without importing that."""
+    path: str = Field(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$")
     format: Literal["checkpoint", "onnx", "torchscript"]
-    model: str | None = None
+    model: ClassName | None = None
     licence: str
 
 
@@ -85,7 +109,7 @@ class Local(_Strict):
     kind: Literal["local"]
     path: str
     format: Literal["checkpoint", "onnx", "torchscript", "safetensors"]
-    model: str | None = None
+    model: ClassName | None = None
     architecture: str | None = None
     """The card whose architecture the weights fit (safetensors)."""
 
@@ -96,7 +120,7 @@ class Hub(_Strict):
     kind: Literal["hub"]
     id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
     revision: str | None = None
-    model: str | None = None
+    model: ClassName | None = None
 
 
 class LanguageModel(_Strict):

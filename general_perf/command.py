@@ -17,6 +17,7 @@ from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.terminal_exit import one_line
 from general_perf.backends.registry import check_options
+from general_perf.card import Card
 from general_perf.job import Job
 from general_perf.limits import check_numbers
 from general_perf.plan import Flags, plan
@@ -73,6 +74,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
         jobs = [msgspec.convert(each, Job) for each in config["plan"]]
         for job in jobs:
             check_options([job.backend], job.backend_options)
+            Card.model_validate(job.card)
         return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
     except (msgspec.ValidationError, KeyError, TypeError, ValueError):
         raise UserError("the plan in run.json is not one of this version", "run it anew") from None

@@ -6,7 +6,6 @@ the order of its outputs. Files that are absent or damaged raise StageError with
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from general_perf.backends.contract import SourceModel
 from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
+from general_perf.zoo.classes import config_class, model_class
 from general_perf.zoo.onnx_files import beside
 
 Format = Literal["safetensors", "onnx", "torchscript"]
@@ -63,31 +63,21 @@ def _architecture(source: Architecture) -> Any:
     import torch
 
     torch.manual_seed(source.seed)
+    made = model_class(source.library, source.model)
     if source.library == "own":
-        model_class = getattr(importlib.import_module("general_perf.zoo.ranking"), source.model)
-        return model_class(**source.config)
-    library = importlib.import_module(source.library)
-    model_class = _class(library, source.model)
+        return made(**source.config)
     if source.library == "diffusers":
-        return model_class(**_tuples(source.config))
-    config = _class(library, source.config_class or "")(**source.config)
+        return made(**_tuples(source.config))
+    config = config_class(source.config_class or "")(**source.config)
     config._attn_implementation = "sdpa"
     try:
-        return model_class(config)
+        return made(config)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
         torch.manual_seed(source.seed)
         config._attn_implementation = "eager"
-        return model_class(config)
-
-
-def _class(library: Any, name: str) -> Any:
-    """`ResNetConfig`, or `models.whisper.modeling_whisper.WhisperEncoder`."""
-    if "." in name:
-        path, _, name = name.rpartition(".")
-        library = importlib.import_module(f"{library.__name__}.{path}")
-    return getattr(library, name)
+        return made(config)
 
 
 def _tuples(config: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +169,7 @@ def _checkpoint(path: Path, model: str | None, library: str = "transformers") ->
         raise StageError("missing_weights", f"{path} has no config.json", "give a checkpoint folder")
     if not any(path.glob("*.safetensors")):
         raise StageError("missing_weights", f"{path} has no *.safetensors", "save the checkpoint as safetensors")
-    loader = _class(importlib.import_module(library), model or "AutoModel")
+    loader = model_class(library, model or "AutoModel")
     asked: dict[str, Any] = (
         {"torch_dtype": torch.float32} if library == "diffusers" else {"trust_remote_code": False, "dtype": torch.float32}
     )

@@ -24,7 +24,7 @@ def own(module: Any, width: int = 8) -> SourceModel:
             "name": "own",
             "model_class": "regular",
             "task": "test",
-            "source": {"kind": "architecture", "library": "own", "model": "none"},
+            "source": {"kind": "architecture", "library": "own", "model": "None"},
             "inputs": [{"name": "x", "shape": ["batch", width], "kind": "features"}],
             "outputs": ["y"],
         }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from bytemlperf_llm.errors import UserError
-from general_perf.card import PUBLISHED, find_cards, load_card, zoo
+from general_perf.card import PUBLISHED, Architecture, find_cards, load_card, zoo
+from general_perf.failures import StageError
 from general_perf.inputs import make_inputs
+from general_perf.zoo.classes import config_class, model_class
 
 GOOD = """\
 name: mine
@@ -119,3 +123,60 @@ def test_names_that_are_none():
 def test_classes_and_all():
     assert {card.model_class for card in find_cards(["sota"])} == {"sota"}
     assert [card.name for card in find_cards(["all", "bert"])] == list(zoo())
+
+
+# --- a card is data -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{kind: architecture, library: transformers, model: utils.hub.cached_file}",
+        "{kind: architecture, library: transformers, model: pipeline}",
+        "{kind: architecture, library: transformers, model: dynamic_module_utils.get_class_from_dynamic_module}",
+        "{kind: architecture, library: diffusers, model: utils.dynamic_modules_utils.get_cached_module_file}",
+        "{kind: architecture, library: own, model: math.log}",
+        "{kind: architecture, library: transformers, model: BertModel, config_class: utils.import_utils.os}",
+        "{kind: architecture, library: transformers, model: BertModel, config_class: BertConfig, method: push_to_hub}",
+        "{kind: architecture, library: transformers, model: M, config_class: C, config: {a: {_attn_implementation: kernels-x/y}}}",
+        "{kind: architecture, library: transformers, model: M, config_class: C, config: {auto_map: {AutoModel: x.Y}}}",
+        "{kind: package, package: p, module: os.path, path: x, format: onnx, licence: MIT}",
+        "{kind: package, package: p, module: p, path: ../../secret, format: onnx, licence: MIT}",
+        "{kind: package, package: p, module: p, path: /etc/passwd, format: onnx, licence: MIT}",
+        "{kind: local, path: x, format: checkpoint, model: pipelines.pipeline}",
+    ],
+)
+def test_what_is_no_class_of_models_is_refused_when_the_card_is_read(source, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.sub(r"source: .*", f"source: {source}", GOOD))
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        load_card(path)
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("transformers", "Trainer"),  # a class, not of models
+        ("transformers", "PreTrainedModel"),  # not a model of its own
+        ("transformers", "BertConfig"),
+        ("transformers", "BertTokenizer"),
+        ("transformers", "TorchExportableModuleForDecoderOnlyLM"),
+        ("transformers", "models.bert.modeling_bert.Callable"),  # of another library, by way of a model's module
+        ("transformers", "models.none.modeling_none.NoModel"),
+        ("diffusers", "DiffusionPipeline"),
+        ("diffusers", "AutoModel"),
+        ("own", "Module"),
+    ],
+)
+def test_a_name_that_is_no_class_of_models_is_not_touched(library, name):
+    with pytest.raises(StageError, match=f"'{name}' is no ") as caught:
+        model_class(library, name)
+    assert caught.value.error_class == "unsupported_format"
+
+
+def test_every_class_of_the_zoo_is_one_that_may_be_named():
+    for card in zoo().values():
+        if isinstance(card.source, Architecture):
+            assert model_class(card.source.library, card.source.model).__name__ == card.source.model.rpartition(".")[2]
+            assert card.source.library != "transformers" or config_class(str(card.source.config_class))
+    assert model_class("transformers", "AutoModelForCausalLM").__name__ == "AutoModelForCausalLM"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bytemlperf_llm.errors import UserError
 from general_perf.backends.registry import check_options
+from general_perf.command import _planned
 from general_perf.pairs import numbers
 from general_perf.plan import Flags, plan
 
@@ -110,3 +112,12 @@ def test_a_slow_models_data_is_cut():
     assert job.accuracy_samples == 24
     (job,) = plan(flags(models=["smollm2-prefill"], accuracy_samples=5))
     assert job.accuracy_samples == 5
+
+
+def test_a_strangers_plan_whose_card_names_a_function_is_not_resumed():
+    (job,) = plan(Flags(models=["bert"], backends=["torch-eager"], precisions=["fp32"]))
+    config = {"plan": [msgspec.to_builtins(job)], "time_limit_s": 1.0, "keep_artefacts": False}
+    assert _planned({"config": config})[0][0].id == job.id
+    config["plan"][0]["card"]["source"]["model"] = "utils.hub.cached_file"
+    with pytest.raises(UserError, match="not one of this version"):
+        _planned({"config": config})
