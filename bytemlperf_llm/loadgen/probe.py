@@ -189,6 +189,8 @@ class Probe:
         last, (first_s, first_failed), (typical_s, failed) = steps[-1], first, now
         if last.busy > MAX_BUSY:
             return _Ending(False, f"this client was {last.busy:.0%} busy itself at {last.concurrency} streams")
+        if self._failure is not None and self._failure.error_class == "client_limit":
+            return _Ending(False, f"this client met its own limit at {last.concurrency} streams: {self._failure.detail}")
         if failed > first_failed + BROKEN_FAILURES:
             return _Ending(True, f"requests began to fail at {last.concurrency} streams")
         if len(steps) > 1 and last.tokens_per_s < WORTHWHILE_GAIN * steps[-2].tokens_per_s:

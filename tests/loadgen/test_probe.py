@@ -217,19 +217,30 @@ def test_a_busy_client_is_not_taken_for_the_servers_ceiling():
     assert found.best.concurrency == 64
 
 
+class Refusing(ScriptedEngine):
+    """No more than twenty at once."""
+
+    error_class, now = "http_429", 0
+
+    async def generate(self, request, recorder):
+        if self.now >= 20:
+            raise EngineError(self.error_class, "too many")
+        self.now += 1
+        try:
+            return await super().generate(request, recorder)
+        finally:
+            self.now -= 1
+
+
+def test_the_clients_own_limits_are_no_ceiling_of_the_servers():
+    engine = Refusing([TEN_TOKENS])
+    engine.error_class = "client_limit"
+    found = find(engine)
+    assert not found.ceiling_found
+    assert "this client met its own limit at 32 streams: too many" in found.sentence()
+
+
 def test_requests_that_begin_to_fail_are_a_ceiling():
-    class Refusing(ScriptedEngine):
-        now = 0
-
-        async def generate(self, request, recorder):
-            if self.now >= 20:
-                raise EngineError("http_429", "too many")
-            self.now += 1
-            try:
-                return await super().generate(request, recorder)
-            finally:
-                self.now -= 1
-
     found = find(Refusing([TEN_TOKENS]))
     assert found.ceiling_found
     assert "requests began to fail at 32 streams" in found.ended
