@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from bytemlperf_llm.runs.kinds import Figure, Section
+from bytemlperf_llm.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
+
+STEADY_WIDTH = 0.1
+"""Of the median's 95 % interval over the median, up to which a point is steady."""
 
 Records = Iterable[dict[str, Any]]
 
@@ -32,11 +36,11 @@ class GeneralKind:
                 if (facts := offered(record)) is not None:
                     opened[f"{name} | {point_of(record)}"] = facts
         counts = Counter(row["status"] for row in rows)
-        reasons, warnings = _reasons(rows, counts), _warnings(rows) + _load_warnings(opened, metrics)
+        verdict, reasons = _verdict(rows, counts, metrics)
         return {
-            "verdict": "invalid" if reasons else "valid",
+            "verdict": verdict,
             "reasons": reasons,
-            "warnings": warnings,
+            "warnings": _warnings(rows) + _load_warnings(opened, metrics),
             "counts": dict(sorted(counts.items())),
             "first_try": {"compiled": sum(row["compiled"] for row in rows), "of": len(rows)},
             "errors": dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items())),
@@ -150,12 +154,28 @@ def _metrics(name: str, record: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _reasons(rows: list[dict[str, Any]], counts: Counter[str]) -> list[str]:
+def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str, Any]) -> tuple[VerdictName, list[str]]:
+    """The worst that holds, and the reasons. A refusal is a row like any other; so is one that lacks but the dataset of accuracy."""
     if counts["not run"]:
-        return [f"{counts['not run']} of {len(rows)} jobs were not run"]
-    if not any(row["compiled"] for row in rows):
-        return [f"none of {len(rows)} jobs compiled"]
-    return []
+        return "invalid", [f"{counts['not run']} of {len(rows)} jobs were not run"]
+    if not any(row["status"] == "ok" or (row["error_class"] == "missing_dataset" and row["points"]) for row in rows):
+        return "invalid", [f"no job was measured: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"]
+    reasons: dict[VerdictName, str] = {}
+    widths = [_median_width(each) for name, each in metrics.items() if name.endswith("| latency")]
+    steady = [width for width in widths if width is not None and width <= STEADY_WIDTH]
+    if widths and all(width is None for width in widths):
+        reasons["thin"] = f"no median has an interval: all of {len(widths)} points have too few calls"
+    elif widths and not steady:
+        reasons["noisy"] = f"none of {len(widths)} points is steady: every median's interval is wider than {STEADY_WIDTH:.0%}"
+    if counts["failed"]:
+        reasons["partial"] = f"of {len(rows)} jobs {counts['failed']} failed"
+    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
+
+
+def _median_width(metric: dict[str, Any]) -> float | None:
+    """Of the median's 95 % interval over the median; None without one."""
+    median, interval = metric["percentiles"]["50"], metric["ci95"]["50"]
+    return None if isinstance(interval, str) or isinstance(median, str) else float((interval[1] - interval[0]) / median)
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:

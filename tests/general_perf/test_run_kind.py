@@ -83,11 +83,40 @@ def test_every_planned_job_has_a_row(records):
     assert summary["first_try"] == {"compiled": 1, "of": 3}
 
 
-def test_a_failed_row_beside_a_good_one_is_valid(records):
+def test_a_failed_row_beside_a_good_one_is_partial(records):
     summary = GENERAL.summarise(run_json(GOOD, BAD), records)
-    assert summary["verdict"] == "valid"
-    assert GENERAL.summarise(run_json(BAD), records)["verdict"] == "invalid"
+    assert (summary["verdict"], summary["reasons"]) == ("partial", ["of 2 jobs 1 failed"])
+    assert GENERAL.summarise(run_json(GOOD), records)["verdict"] == "valid"
+    alone = GENERAL.summarise(run_json(BAD), records)
+    assert (alone["verdict"], alone["reasons"]) == ("invalid", ["no job was measured: 1 failed"])
     assert any("random weights" in warning for warning in summary["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("error_class", "verdict"), [("runtime_error", "invalid"), ("out_of_memory", "invalid"), ("missing_dataset", "partial")]
+)
+def test_a_run_whose_only_row_failed_after_it_compiled_is_invalid(records, error_class, verdict):
+    failed = {"status": "failed", "error_class": error_class, "reason": "why", "fix": "how"}
+    left = [each for each in records if each["job"] == GOOD and each["stage"] != "job"]
+    summary = GENERAL.summarise(run_json(GOOD), [*left, record(GOOD, "job", **failed)])
+    assert (summary["rows"][0]["compiled"], summary["rows"][0]["points"], summary["verdict"]) == (True, 1, verdict)
+
+
+@pytest.mark.parametrize(
+    ("latencies_ns", "verdict", "said"),
+    [
+        ([10**6] * 3, "thin", "no median has an interval: all of 1 points have too few calls"),
+        ([10**6, 3 * 10**6] * 20, "noisy", "none of 1 points is steady"),
+        ([10**6 + each for each in range(40)], "valid", ""),
+    ],
+)
+def test_the_verdict_says_when_all_is_thin_or_noise(records, latencies_ns, verdict, said):
+    for each in records:
+        if each["stage"] == "performance":
+            each["latency_ns"] = latencies_ns
+    summary = GENERAL.summarise(run_json(GOOD), records)
+    assert summary["verdict"] == verdict
+    assert said in " ".join(summary["reasons"])
 
 
 def test_figures_of_speed_are_those_of_the_records(records):
@@ -368,4 +397,4 @@ def test_the_table_shows_hostile_text_as_text(records, tmp_path, capsys):
     assert "[red]kernel[/red]" in shown
     assert "\x1b" not in shown
     assert "unsupported_operator" in shown
-    assert "VALID" in shown
+    assert "PARTIAL" in shown
