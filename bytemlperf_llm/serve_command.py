@@ -33,11 +33,13 @@ def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: lis
     """Send what a stopped run has not sent, then as `run_serve_bench`."""
     from bytemlperf_llm.bench import resume
     from bytemlperf_llm.export.choose import check_exports
+    from bytemlperf_llm.runs.files import damage_said
     from bytemlperf_llm.runs.remainder import flags_of, locked_run, read_remainder
 
-    lock, run = locked_run(folder)
-    flags = flags_of(run, tuple(headers), base_url, trust=trust)
-    remainder = read_remainder(folder, lock)
+    with damage_said(folder):
+        lock, run = locked_run(folder)
+        flags = flags_of(run, tuple(headers), base_url, trust=trust)
+        remainder = read_remainder(folder, lock)
     check_exports(flags)
     console = _console()
     ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
@@ -109,21 +111,26 @@ def _write_report(folder: Path, console: Console, *, quiet: bool) -> None:
 
 def summarize_run(folder: Path) -> int:
     """Compute and keep the summary again; print it."""
+    from bytemlperf_llm.runs.files import damage_said
+    from bytemlperf_llm.runs.lock import FolderLock
     from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
 
-    summary = summarise_folder(folder)
-    write_summary(folder, summary)
-    _show(_console(), folder, summary)
+    with FolderLock(folder), damage_said(folder):
+        summary = summarise_folder(folder)
+        write_summary(folder, summary)
+        _show(_console(), folder, summary)
     print(folder)
     return _status(summary)
 
 
 def verify_run_folder(folder: Path) -> int:
     """Compare a run folder with what its records and configuration say; one line for each finding."""
+    from bytemlperf_llm.runs.files import damage_said
     from bytemlperf_llm.runs.verify import verify_run
     from bytemlperf_llm.terminal_exit import one_line
 
-    verified = verify_run(folder)
+    with damage_said(folder):
+        verified = verify_run(folder)
     for text in verified.unchecked:
         print(f"not checked: {one_line(text)}")
     for text in verified.findings:

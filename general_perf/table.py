@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bytemlperf_llm.report.fitting import first_that_fits
+from bytemlperf_llm.terminal_exit import markup_of
 
 FILE_WIDTH, WIDEST = 160, 220
 TEXTS, TEXT_WIDTH = ("model", "backend", "accuracy", "result"), 7
@@ -26,10 +27,10 @@ def show(summary: dict[str, Any], folder: Path) -> None:
     for row in summary["rows"]:
         if row["error_class"]:
             screen.print(
-                f"{_plain(row['job'])}: {row['error_class']}: {_plain(row['reason'])}\n  fix: {_plain(row['fix'])}", soft_wrap=True
+                f"{markup_of(row['job'])}: {row['error_class']}: {markup_of(row['reason'])}\n  fix: {markup_of(row['fix'])}", soft_wrap=True
             )
     for line in (*summary["reasons"], *summary["warnings"]):
-        screen.print(f"note: {_plain(line)}", soft_wrap=True)
+        screen.print(f"note: {markup_of(line)}", soft_wrap=True)
     compiled = summary["first_try"]
     screen.print(f"compiled at first try: {compiled['compiled']} of {compiled['of']}   run: {folder}", soft_wrap=True)
     screen.print(str(summary["verdict"]).upper())
@@ -189,10 +190,3 @@ def _numerics(row: dict[str, Any]) -> str:
         return "–"
     word = "pass" if row["numerics_passed"] else "FAIL"
     return word if row["scaled_max"] is None else f"{word} {row['scaled_max']:.1e}"
-
-
-def _plain(text: str) -> str:
-    """Text from outside, without markup and without escape sequences."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else "�" for char in text))

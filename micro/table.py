@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bytemlperf_llm.terminal_exit import one_line
 from micro.cases import case_text
 from micro.roofline import MEASURED, SHEET, above_peak, bound
 
@@ -132,7 +133,7 @@ def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
 
     same, varying = common_arguments(rows)
     columns, lines = filled(rows)
-    common = " ".join(f"{name}={rows[0]['args'].get(name)}" for name in same)
+    common = " ".join(f"{name}={one_line(str(rows[0]['args'].get(name)))}" for name in same)
     shown, said = _same_columns(columns, lines)
     title = Text(" ".join(part for part in (f"{op} ", common, *said) if part).strip())
     console.print(title, style="bold", soft_wrap=True)
@@ -146,7 +147,7 @@ def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
     for row, line in zip(rows, lines, strict=True):
         remark = _remarks(row)
         see = str(remarks.setdefault(remark, len(remarks) + 1)) if remark else ""
-        values = [Text(str(row["args"].get(name, ""))) for name in varying]
+        values = [Text(one_line(str(row["args"].get(name, "")))) for name in varying]
         table.add_row(*values, *(Text(_text(line[place])) for place in shown), see)
     console.print(table)
     for remark, number in remarks.items():

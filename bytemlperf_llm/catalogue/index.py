@@ -19,6 +19,7 @@ from bytemlperf_llm.hardware.measured import device_text, hardware_of
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import headlines, name_of
 from bytemlperf_llm.report.text import number, unit
+from bytemlperf_llm.runs.files import damage_said
 
 FILE = ".catalogue.duckdb"
 SCHEMA = 1
@@ -127,13 +128,13 @@ class Catalogue:
 
     def _add(self, name: str, folder: Path) -> None:
         try:
-            view = view_run(folder, sections=False, samples=False)
+            with damage_said(folder):
+                view = view_run(folder, sections=False, samples=False)
+                row, rows = _run_row(name, view), list(_figure_rows(name, view))
         except UserError as error:
-            view = RunView(folder=folder, run={}, problems=[error.cause])
-        row = _run_row(name, view)
+            row, rows = _run_row(name, RunView(folder=folder, run={}, problems=[error.cause])), []
         marks = ", ".join("?" * len(row))
         self.connection.execute(f"INSERT INTO runs VALUES ({marks})", row)  # noqa: S608  # question marks only
-        rows = list(_figure_rows(name, view))
         if rows:
             self.connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bytemlperf_llm.report.text import cell
-from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.terminal_exit import markup_of, one_line
 from bytemlperf_llm.verdicts import COLOURS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def print_runs(columns: Sequence[str], rows: Sequence[Sequence[Any]], update: Up
     shown = [name for name in SHOWN if not (metrics and name == "headlines")] + list(metrics)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        table.add_column(_escaped(name.replace("_at", "")), justify="right" if name in metrics else "left", overflow="fold")
+        table.add_column(markup_of(name.replace("_at", "")), justify="right" if name in metrics else "left", overflow="fold")
     for row in rows:
         named = dict(zip(columns, row, strict=True))
         table.add_row(*(_text(name, named.get(name)) for name in shown))
@@ -53,7 +53,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(_escaped(name), overflow="fold")
+        table.add_column(markup_of(name), overflow="fold")
     for row in rows:
         table.add_row(*(_text("", value) for value in row))
     _console().print(table)
@@ -63,8 +63,8 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, list):
-        return _escaped(", ".join(map(str, value)))
-    text = _escaped(one_line(cell(value)) if value is not None else "–")
+        return markup_of(", ".join(map(str, value)))
+    text = markup_of(one_line(cell(value)) if value is not None else "–")
     return f"[{COLOURS[value]}]{text}[/]" if name == "verdict" and value in COLOURS else text
 
 
@@ -73,9 +73,3 @@ def _console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import UNREADABLE, json_of
 from bytemlperf_llm.runs.folder import write_json
 
 NAME = "tags.json"
@@ -17,8 +17,8 @@ _TAG = re.compile(r"[\w][\w.:/-]{0,63}")
 def read_tags(folder: Path) -> list[str]:
     """A run's tags in order; none where there is no file, or one that holds no list of words."""
     try:
-        content = json.loads((folder / NAME).read_bytes())
-    except (OSError, ValueError):
+        content = json_of(folder / NAME)
+    except UNREADABLE:
         return []
     return sorted({tag for tag in content if isinstance(tag, str) and _TAG.fullmatch(tag)}) if isinstance(content, list) else []
 

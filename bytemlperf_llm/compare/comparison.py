@@ -15,6 +15,7 @@ from bytemlperf_llm.hardware.measured import is_remote
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import name_of
 from bytemlperf_llm.report.text import flattened
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.kinds import Figure
 from bytemlperf_llm.verdicts import VERDICTS
 
@@ -65,7 +66,8 @@ def gather(folders: Sequence[Path]) -> tuple[list[RunView], list[str]]:
     views, problems = [], []
     for folder in folders:
         try:
-            views.append(view_run(folder, sections=False))
+            with damage_said(folder):
+                views.append(view_run(folder, sections=False))
         except UserError as error:
             problems.append(error.cause)
     if not views:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bytemlperf_llm.compare.show import METHOD, Shown, figure_table, left_out, others, overall_table, sentence, shown_rows
 from bytemlperf_llm.report.text import cell
 from bytemlperf_llm.runs.kinds import Table
-from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.terminal_exit import markup_of, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def print_comparison(shown: Shown) -> None:
     for comparison in shown.comparisons:
         rows = shown_rows(comparison, everything=shown.everything)
         _print_table(console, figure_table(comparison, rows))
-        console.print(left_out(comparison, rows), style="dim")
+        console.print(one_line(left_out(comparison, rows)), markup=False, style="dim")
         overall = overall_table(comparison)
         if overall is not None:
             _print_table(console, overall)
@@ -51,9 +51,9 @@ def _print_table(console: Console, table: Table) -> None:
     from rich import box
     from rich.table import Table as RichTable
 
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=table.title or None, title_justify="left")
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=markup_of(table.title) or None, title_justify="left")
     for place, name in enumerate(table.columns):
-        drawn.add_column(_escaped(str(name)), justify="left" if place == 0 else "right", style="bold" if place == 0 else "")
+        drawn.add_column(markup_of(str(name)), justify="left" if place == 0 else "right", style="bold" if place == 0 else "")
     for row in table.rows:
         drawn.add_row(*(_marked(cell(value)) for value in row))
     console.print(drawn)
@@ -64,11 +64,5 @@ def _print_table(console: Console, table: Table) -> None:
 def _marked(text: str) -> str:
     first, *rest = text.split("\n")
     colour = next((colour for word, colour in COLOURS.items() if rest and rest[-1].endswith(word)), None)
-    shown = f"[{colour}]{_escaped(first)}[/]" if colour else _escaped(first)
-    return "\n".join([shown, *(f"[dim]{_escaped(line)}[/]" for line in rest)])
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    shown = f"[{colour}]{markup_of(first)}[/]" if colour else markup_of(first)
+    return "\n".join([shown, *(f"[dim]{markup_of(line)}[/]" for line in rest)])

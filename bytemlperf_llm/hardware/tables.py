@@ -12,6 +12,7 @@ from bytemlperf_llm.hardware import cards as api
 from bytemlperf_llm.hardware.card import Card, Dtype, Figure, Link, Peak, Price, Sourced
 from bytemlperf_llm.hardware.compare import ratios, rows
 from bytemlperf_llm.hardware.discover import discover
+from bytemlperf_llm.terminal_exit import markup_of
 
 UNKNOWN = "–"
 
@@ -28,7 +29,7 @@ def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
     table = _table("id", "TFLOPS", "GB", "GB/s", "W", "price")
     table.columns[0].no_wrap = True
     for name, card in sorted(found.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0])):
-        table.add_row(name, *(_number(each) for each in _line(card)), _price_text(card))
+        _row(table, name, *(_number(each) for each in _line(card)), _price_text(card))
     _console().print(table)
     _console().print(
         "TFLOPS: bf16, else fp16, dense. – is unknown: no public document gives it. Sources: bmp hardware show ID", style="dim"
@@ -43,17 +44,17 @@ def print_card(name: str, path: Path | None, as_json: bool) -> None:
         return
     console = _console()
     about = ", ".join(each for each in (card.vendor, card.architecture, f"figures per {card.per}") if each)
-    console.print(f"{card.name}  ({about})", style="bold", markup=False)
+    console.print(markup_of(f"{card.name}  ({about})"), style="bold")
     if card.note:
-        console.print(card.note, markup=False)
+        console.print(markup_of(card.note))
     table = _table("figure", "value", "where", "source")
     for label, value, figure in figure_lines(card):
         remark = "; ".join(each for each in (figure.where, figure.derived, figure.note) if each)
-        table.add_row(label, value, remark, figure.source)
+        _row(table, label, value, remark, figure.source)
     console.print(table)
     for key, source in card.sources.items():
         via = f"; read at {source.via}" if source.via else ""
-        console.print(f"{key}: {source.title}, {source.publisher}. {source.url}{via}", markup=False, style="dim", soft_wrap=True)
+        console.print(markup_of(f"{key}: {source.title}, {source.publisher}. {source.url}{via}"), style="dim", soft_wrap=True)
 
 
 def print_machine(path: Path | None, as_json: bool) -> None:
@@ -65,8 +66,8 @@ def print_machine(path: Path | None, as_json: bool) -> None:
         return
     table = _table("", "")
     for label, value in _machine_lines(found):
-        table.add_row(label, value)
-    table.add_row("card", card.name if card else "none is sure; name one where a card is asked for")
+        _row(table, label, value)
+    _row(table, "card", card.name if card else "none is sure; name one where a card is asked for")
     _console().print(table)
 
 
@@ -85,9 +86,9 @@ def print_comparison(names: list[str], dtype: str, currency: str | None, path: P
     table = _table("", *(card.name for card in chosen))
     for row in found:
         cells = [_with_ratio(value, ratio, index) for index, (value, ratio) in enumerate(zip(row.values, ratios(row), strict=True))]
-        table.add_row(f"{row.label}, {row.unit}", *cells)
+        _row(table, f"{row.label}, {row.unit}", *cells)
     _console().print(table)
-    _console().print(f"× is against {chosen[0].name}. – is unknown. Published peaks, not measurements.", style="dim", markup=False)
+    _console().print(markup_of(f"× is against {chosen[0].name}. – is unknown. Published peaks, not measurements."), style="dim")
 
 
 def _line(card: Card) -> Iterable[float | None]:
@@ -175,8 +176,13 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for column in columns:
-        table.add_column(column)
+        table.add_column(markup_of(column))
     return table
+
+
+def _row(table: Any, *cells: str) -> None:
+    """A row of texts that come out of somebody's cards, or out of this machine."""
+    table.add_row(*map(markup_of, cells))
 
 
 def _console() -> Any:

@@ -6,7 +6,6 @@ installed, a damaged summary) becomes a problem that the page names above what i
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import DAMAGED, UNREADABLE, json_of, why
 from bytemlperf_llm.runs.kinds import Figure, RunKind, Section, run_kind
-from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
+from bytemlperf_llm.runs.reader import FORMAT_VERSION, misshapen, read_run_json
 from bytemlperf_llm.runs.suite import RunRecords
 
 MAX_PROBLEMS_SHOWN = 20
-
-_DAMAGED = (UserError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, OSError, msgspec.MsgspecError)
-"""What a kind may raise on content that is not as its suite writes it."""
 
 
 class RunView(msgspec.Struct, kw_only=True):
@@ -97,7 +94,8 @@ def view_run(folder: Path, *, sections: bool = True, figures: bool = True, sampl
 
 def _read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        return read_run_json(folder), []
+        run = read_run_json(folder)
+        return run, misshapen(run)
     except UserError as error:
         newer = _newer_format(folder)
         if newer is None:
@@ -108,7 +106,7 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
 def _newer_format(folder: Path) -> dict[str, Any] | None:
     """run.json of a format after ours, None where that's not what is wrong with it."""
     with suppress(OSError, ValueError):
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = json_of(folder / "run.json")
         if isinstance(run, dict) and isinstance(run.get("format_version"), int) and run["format_version"] > FORMAT_VERSION:
             return run
     return None
@@ -118,14 +116,14 @@ def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[s
     """What summary.json says; computed where it is missing or damaged."""
     path = view.folder / "summary.json"
     try:
-        kept = json.loads(path.read_bytes())
+        kept = json_of(path)
         if isinstance(kept, dict):
             return kept
         view.problems.append("summary.json is damaged: computed anew from the records")
     except FileNotFoundError:
         pass  # a killed run
-    except (OSError, ValueError) as error:
-        view.problems.append(f"summary.json can't be read ({error}): computed anew from the records")
+    except UNREADABLE as error:
+        view.problems.append(f"summary.json can't be read ({why(error)}): computed anew from the records")
     if kind is None:
         return None
     computed: dict[str, Any] | None = _attempt(view.problems, "the summary", lambda: _computed(view, kind, records))
@@ -144,6 +142,6 @@ def _attempt(problems: list[str], what: str, compute: Any) -> Any:
         return compute()
     except UserError as error:
         problems.append(f"{what}: {error.cause}; {error.fix}")
-    except _DAMAGED as error:
-        problems.append(f"{what} can't be made from what the folder holds: {type(error).__name__}: {error}")
+    except DAMAGED as error:
+        problems.append(f"{what} can't be made from what the folder holds: {why(error)}")
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bytemlperf_llm.terminal_exit import markup_of
+
 
 def print_engines() -> None:
     """Every engine: its versions or what is missing, and its options with their defaults."""
@@ -15,13 +17,13 @@ def print_engines() -> None:
         there = listing.availability
         versions = ", ".join(f"{name} {version}" for name, version in there.versions.items())
         state = (
-            f"[red]missing[/] {_escaped(there.missing)}; {_escaped(there.fix)}"
+            f"[red]missing[/] {markup_of(there.missing)}; {markup_of(there.fix)}"
             if there.missing
-            else f"[green]ready[/] {_escaped(versions)}"
+            else f"[green]ready[/] {markup_of(versions)}"
         )
         options = "  ".join(f"{key}={value}" if value not in ("", "None") else key for key, value in listing.options.items())
         console.print(f"[bold]{listing.name}[/]  {state}")
-        console.print(Padding(f"[dim]{_escaped(options)}[/]", (0, 0, 1, 4)))
+        console.print(Padding(f"[dim]{markup_of(options)}[/]", (0, 0, 1, 4)))
     console.print("Give options as --engine-option KEY=VALUE; docs/engines.md says what they mean.")
 
 
@@ -37,11 +39,5 @@ def print_scenarios() -> None:
     table.add_column("scenario", style="bold")
     table.add_column("what it is")
     for scenario in builtin():
-        table.add_row(scenario.name, _escaped(scenario.description))
+        table.add_row(scenario.name, markup_of(scenario.description))
     Console().print(table)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

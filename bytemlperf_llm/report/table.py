@@ -13,6 +13,7 @@ from bytemlperf_llm.metrics.outages import Outage
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.report.fitting import first_that_fits
 from bytemlperf_llm.runs.rebuild import load_sentence
+from bytemlperf_llm.terminal_exit import markup_of
 from bytemlperf_llm.verdicts import COLOURS
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     _print_head(console, run)
     console.print(latency_table(summary, console.width))
     console.print(throughput_table(summary, console.width))
-    console.print(f"[dim]steady state:[/] {_plain(summary.steady_state.note)}", highlight=False)
+    console.print(f"[dim]steady state:[/] {markup_of(summary.steady_state.note)}", highlight=False)
     if summary.client_error is not None:
-        console.print(f"[dim]client's own error:[/] {_plain(sentence(summary.client_error))}", highlight=False)
+        console.print(f"[dim]client's own error:[/] {markup_of(sentence(summary.client_error))}", highlight=False)
     for text in _remarks(summary, run):
-        console.print(f"[yellow]![/] {_plain(text)}")
+        console.print(f"[yellow]![/] {markup_of(text)}")
     word = summary.verdict.upper()
-    console.print(f"[bold {COLOURS[summary.verdict]}]{word}[/]" + "".join(f"\n  [bold]because[/] {_plain(r)}" for r in summary.reasons))
+    console.print(f"[bold {COLOURS[summary.verdict]}]{word}[/]" + "".join(f"\n  [bold]because[/] {markup_of(r)}" for r in summary.reasons))
     console.print(f"[dim]next:[/] {_next_command(summary, run, folder)}", soft_wrap=True)
 
 
@@ -60,10 +61,10 @@ def _print_head(console: Console, run: dict[str, Any]) -> None:
     model = " ".join(part for part in (engine.get("model"), engine.get("dtype")) if part and part != "none")
     parts = [versions, model, device_text(run, engine)]
     console.print()
-    console.print(f"[bold]{_plain(str(engine.get('name')))}[/]" + "".join(f" · {_plain(part)}" for part in parts if part))
-    scenario = _plain(run["config"]["scenario"]["name"])
+    console.print(f"[bold]{markup_of(str(engine.get('name')))}[/]" + "".join(f" · {markup_of(part)}" for part in parts if part))
+    scenario = markup_of(run["config"]["scenario"]["name"])
     if load := load_sentence(run):
-        console.print(f"[bold]load[/] {_plain(load)}", highlight=False)
+        console.print(f"[bold]load[/] {markup_of(load)}", highlight=False)
     console.print(f"[dim]scenario {scenario}, seed {run['seed']}, schedule {run['schedule_sha256'][:12]}[/]")
 
 
@@ -253,11 +254,4 @@ def _without(command: list[str], *flags: str) -> list[str]:
 
 
 def _command(words: list[str], why: str) -> str:
-    return f"{_plain(shlex.join(words))}   [dim]# {why}[/]"
-
-
-def _plain(text: str) -> str:
-    """Text from outside, without markup and without escape sequences."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else "�" for char in text))
+    return f"{markup_of(shlex.join(words))}   [dim]# {why}[/]"

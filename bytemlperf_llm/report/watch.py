@@ -8,6 +8,7 @@ page takes to make (some tenths of a second of one core for a suite's run) is ta
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from bytemlperf_llm.errors import UserError
@@ -16,6 +17,7 @@ from bytemlperf_llm.report.gather import view_run
 from bytemlperf_llm.report.page import render, render_watch
 from bytemlperf_llm.report.run_page import run_page
 from bytemlperf_llm.report.text import visible
+from bytemlperf_llm.runs.files import damage_said, lines_of, record_logs
 from bytemlperf_llm.runs.log import refuse_running
 from bytemlperf_llm.runs.reader import read_run_json
 
@@ -54,8 +56,8 @@ class WatchPage(EventServer):
 
     def _show(self, ending: str, over: bool) -> None:
         try:
-            view = view_run(self._folder)
-            self._report = render(run_page(view))
+            with damage_said(self._folder):
+                self._report = render(run_page(view_run(self._folder)))
         except UserError as error:  # a file is being written at this moment, or nothing is there yet
             self.publish("end" if over else "look", {"says": visible(f"{ending} No report: {error.cause}".strip())})
             return
@@ -99,4 +101,6 @@ def watch_run(folder: Path, port: int, every_s: float) -> int:
 
 
 def _count_records(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("records*.jsonl"))
+    with suppress(OSError):
+        return sum(line.endswith(b"\n") for path in record_logs(folder) for line in lines_of(path))
+    return 0

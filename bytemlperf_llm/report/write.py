@@ -10,6 +10,7 @@ from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.report.gather import RunView, view_run
 from bytemlperf_llm.report.page import render
 from bytemlperf_llm.report.run_page import run_page
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.folder import write_text
 
 
@@ -45,7 +46,9 @@ def write_report(folder: Path, format_name: str = "html", out: Path | None = Non
     if make is None:
         raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
     path = out or folder / f"report.{format_name}"
-    write_output(path, make(view_run(folder)))
+    with damage_said(folder):
+        content = make(view_run(folder))
+    write_output(path, content)
     return path
 
 

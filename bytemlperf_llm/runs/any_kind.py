@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.folder import write_json
+from bytemlperf_llm.runs.lock import FolderLock
 from bytemlperf_llm.runs.reader import read_run_json
 from bytemlperf_llm.runs.suite import summarise_suite, verify_suite
 from bytemlperf_llm.serve_command import summarize_run, verify_run_folder
@@ -16,8 +18,9 @@ def summarize_any(folder: Path) -> int:
     """Compute and keep the summary again; say the verdict."""
     if read_run_json(folder).get("kind") == "llm":
         return summarize_run(folder)
-    summary = summarise_suite(folder)
-    write_json(folder / "summary.json", summary)
+    with FolderLock(folder), damage_said(folder):
+        summary = summarise_suite(folder)
+        write_json(folder / "summary.json", summary)
     for reason in (*summary.get("reasons", []), *summary.get("warnings", [])):
         print(one_line(str(reason)))
     print(f"{folder}: {str(summary.get('verdict', 'no verdict')).upper()}")
@@ -28,7 +31,8 @@ def verify_any(folder: Path) -> int:
     """One line for each finding."""
     if read_run_json(folder).get("kind") == "llm":
         return verify_run_folder(folder)
-    findings, count = verify_suite(folder)
+    with damage_said(folder):
+        findings, count = verify_suite(folder)
     for text in findings:
         print(f"problem: {one_line(text)}")
     if not findings:

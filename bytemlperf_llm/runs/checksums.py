@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from bytemlperf_llm.runs.files import json_of, open_plain, read_plain, record_logs
 from bytemlperf_llm.runs.folder import write_text
 from bytemlperf_llm.runs.gauges import NAME as GAUGES
 from bytemlperf_llm.runs.reader import RECOUNT
+from engines.untrusted import UntrustedJson, decode_json
 
 NAME = "checksums.json"
 FORMAT_VERSION = 1
-_LOGS = "records*.jsonl"
 
 
 def write_checksums(folder: Path) -> None:
@@ -30,24 +32,26 @@ def renew_checksum(folder: Path, name: str) -> None:
     """Sum up one file again that the program itself has completed, where there are sums: logs may be large. Raises OSError."""
     if not (folder / NAME).exists():
         return
-    files = json.loads((folder / NAME).read_bytes())["files"]
+    try:
+        files = dict(json_of(folder / NAME)["files"])
+    except (UntrustedJson, TypeError, KeyError, ValueError):
+        files = {}  # damaged: what verify then finds
     write_text(folder / NAME, _text(files | {name: _sum(folder / name)}))
 
 
 def check_checksums(folder: Path) -> list[str]:
     """One sentence for each difference."""
     try:
-        kept = (folder / NAME).read_bytes()
+        kept = read_plain(folder / NAME)
     except FileNotFoundError:
         return [f"there is no {NAME}: the run was killed before its end, or is still going on"]
     except OSError as error:
         return [f"{NAME} can't be read: {error.strerror}"]
     try:
-        content = json.loads(kept)
-        listed: dict[str, Any] = dict(content["files"])
+        listed: dict[str, Any] = dict(decode_json(kept)["files"])
     except (ValueError, TypeError, KeyError):
         return [f"{NAME} is damaged: it can't be understood"]
-    found: dict[str, dict[str, Any]] = {path.name: _sum(path) for path in _covered(folder)}
+    found = {path.name: _now(path, listed.get(path.name)) for path in _covered(folder)}
     return _differences(listed, found) or ([] if _text(found).encode() == kept else [f"{NAME} is damaged: it is not as it was written"])
 
 
@@ -57,6 +61,9 @@ def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> li
     for name in sorted(listed.keys() & found.keys()):
         if listed[name] == found[name]:
             continue
+        if "unreadable" in found[name]:
+            texts.append(f"{name} can't be read: {found[name]['unreadable']}")
+            continue
         before, now = (sums.get("bytes") if isinstance(sums, dict) else None for sums in (listed[name], found[name]))
         size = f", {before} bytes then and {now} now" if before != now else ""
         texts.append(f"{name} was changed after the run: its SHA-256 is not the one in {NAME}{size}")
@@ -64,12 +71,24 @@ def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> li
 
 
 def _covered(folder: Path) -> list[Path]:
-    alone = [path for path in (folder / "run.json", folder / RECOUNT, folder / GAUGES) if path.exists()]
-    return [*alone, *sorted(folder.glob(_LOGS))]
+    alone = [path for path in (folder / "run.json", folder / RECOUNT, folder / GAUGES) if os.path.lexists(path)]
+    return [*alone, *record_logs(folder)]
+
+
+def _now(path: Path, listed: Any) -> dict[str, Any]:
+    """The sum of a file as it is; one whose size is another than the listed one's needs none, however large it is."""
+    try:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        if isinstance(listed, dict) and listed.get("bytes") == size:
+            return _sum(path)
+    except OSError as error:
+        return {"unreadable": error.strerror}
+    return {"bytes": size}
 
 
 def _sum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
 

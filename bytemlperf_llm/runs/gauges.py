@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf_llm.runs.files import lines_of
 from bytemlperf_llm.runs.log import RecordLog, cut_torn_tail
 
 NAME = "gauges.jsonl"
@@ -105,13 +106,12 @@ def read_gauges(folder: Path) -> Gauges:
 def _whole_lines(path: Path, damages: list[str]) -> Iterator[Sample]:
     decode = msgspec.json.Decoder(Sample).decode
     offset = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                if not line.endswith(b"\n"):
-                    damages.append(f"{NAME}: torn tail, {len(line)} bytes at byte {offset}")
-                else:
-                    yield decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                damages.append(f"{NAME}: no sample, {len(line)} bytes at byte {offset}")
-            offset += len(line)
+    for line in lines_of(path):
+        try:
+            if not line.endswith(b"\n"):
+                damages.append(f"{NAME}: torn tail, {len(line)} bytes at byte {offset}")
+            else:
+                yield decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            damages.append(f"{NAME}: no sample, {len(line)} bytes at byte {offset}")
+        offset += len(line)

@@ -12,11 +12,9 @@ from bytemlperf_llm.errors import UserError
 def refuse_links(folder: Path) -> None:
     """Whoever goes on with a run writes below its folder, and nowhere that a link in it leads to. Raises UserError."""
     for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            if os.path.islink(os.path.join(place, name)):
-                raise UserError(
-                    f"{folder} holds a link: {Path(place, name).relative_to(folder)}", "a run is gone on with where it lies itself"
-                )
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise UserError(f"{folder} holds a link or no plain file: {path.relative_to(folder)}", "go on with a folder of plain files")
 
 
 class FolderLock:

@@ -17,15 +17,17 @@ from typing import Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import open_plain, record_logs
 
 SYNC_EVERY_S = 1.0
+BLOCK_BYTES = 1 << 20
 
 
 def refuse_running(folder: Path) -> None:
     """A run goes on only when no process writes it: that one holds a lock on its log. Raises UserError. Where
     the file system has no locks, nothing can be told."""
-    for path in sorted(folder.glob("records*.jsonl")):
-        with path.open("rb") as file:
+    for path in record_logs(folder):
+        with suppress(OSError), open_plain(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -37,11 +39,20 @@ def refuse_running(folder: Path) -> None:
 def cut_torn_tail(path: Path) -> None:
     """A log that was cut in a line goes on at a line's beginning. Raises OSError."""
     try:
-        with path.open("r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
+    with os.fdopen(descriptor, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - BLOCK_BYTES)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(begin + newline + 1)
+                return
+            end = begin
+        file.truncate(0)
 
 
 class LogFull(Exception):
@@ -53,7 +64,7 @@ class RecordLog:
     is locked for as long as it's open, which tells others that the run is still going on."""
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if resume else os.O_EXCL)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | (0 if resume else os.O_EXCL)
         self._fd = os.open(path, flags, 0o644)
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,9 @@ from bytemlperf_llm.runs.describe import BUILTIN
 from bytemlperf_llm.scenario import BUILTIN_FOLDER, Arrival, Scenario
 from bytemlperf_llm.workload import Workload
 
+MAX_WITHOUT_RECORD = 1_000_000
+"""Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
+
 
 def scenario_of(run: dict[str, Any]) -> Scenario:
     """The scenario as it was resolved for the run. Raises UserError where run.json doesn't hold it."""
@@ -39,6 +42,22 @@ def load_sentence(run: dict[str, Any]) -> str:
         return Arrival.model_validate(scenario.get("arrival") if isinstance(scenario, dict) else None).sentence()
     except ValidationError:
         return ""
+
+
+def most_requests(scenario: Scenario) -> float:
+    """How many requests a schedule may have, without making it; 0 where only a closed loop's time or a trace's end bounds it."""
+    rates = [scenario.arrival.ramp.start_rate, scenario.arrival.ramp.end_rate] if scenario.arrival.ramp else [scenario.arrival.rate]
+    rate = max((rate for rate in rates if isinstance(rate, int | float)), default=0.0)
+    bounds = [scenario.num_requests, rate * scenario.duration_s if rate and scenario.duration_s is not None else None]
+    return min((bound for bound in bounds if bound is not None), default=0.0)
+
+
+def refuse_endless(scenario: Scenario, records: int) -> None:
+    """A schedule is made anew for so many records only where that ends soon: verify reads folders of strangers. Raises UserError."""
+    if most_requests(scenario) > MAX_WITHOUT_RECORD + 100 * records:
+        raise UserError(
+            f"its configuration makes some {most_requests(scenario):.3g} requests, and there are {records} records", "run again"
+        )
 
 
 def seed_of(run: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.lock import FolderLock, refuse_links
 from bytemlperf_llm.runs.log import refuse_running
 from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.runs.rebuild import scenario_of, seed_of
+from bytemlperf_llm.runs.rebuild import refuse_endless, scenario_of, seed_of
 from bytemlperf_llm.runs.summarise import facts_from
 from bytemlperf_llm.runs.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.scenario import Scenario
@@ -87,11 +87,13 @@ def read_remainder(folder: Path, lock: FolderLock) -> Remainder:
     for record in reader.records():
         done.add(record.index)
         until_ns = max(until_ns, record.end_ns)
+    scenario = scenario_of(reader.run)
+    refuse_endless(scenario, len(done))
     remainder = Remainder(
         folder=folder,
         lock=lock,
         run=reader.run,
-        scenario=scenario_of(reader.run),
+        scenario=scenario,
         seed=seed_of(reader.run),
         done=done,
         until_ns=until_ns,

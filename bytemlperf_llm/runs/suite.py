@@ -23,6 +23,7 @@ from bytemlperf_llm.hardware.discover import discover, git_state, package_versio
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.checksums import write_checksums
+from bytemlperf_llm.runs.files import DAMAGED, UNREADABLE, json_of, lines_of, record_logs, why
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.kinds import run_kind
 from bytemlperf_llm.runs.lock import FolderLock, refuse_links
@@ -177,19 +178,22 @@ class RunRecords:
 def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Every whole record of every log as a dict, in the order written; a sentence for each line that is none."""
     decode = msgspec.json.Decoder(dict[str, Any]).decode
-    for path in sorted(folder.glob("records*.jsonl")):
+    damages = [] if damages is None else damages
+    for path in record_logs(folder):
         offset = 0
-        with path.open("rb") as file:
-            for line in file:
+        try:
+            for line in lines_of(path):
                 record = None
                 if line.endswith(b"\n"):
-                    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                         record = decode(line)
                 if record is not None:
                     yield record
-                elif damages is not None:
+                else:
                     damages.append(f"{path.name}: {len(line)} bytes at byte {offset} are no record, left out")
                 offset += len(line)
+        except OSError as error:
+            damages.append(f"{path.name} can't be read: {error.strerror}")
 
 
 def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -219,17 +223,15 @@ def verify_suite(folder: Path) -> tuple[list[str], int]:
     count = sum(1 for _ in suite_records(folder, damages))
     findings = [*check_checksums(folder), *damages]
     try:
-        kept = json.loads((folder / "summary.json").read_bytes())
+        kept = json_of(folder / "summary.json", dict[str, Any])
     except FileNotFoundError:
         return [*findings, f"there is no summary.json; write it with: bmp summarize {folder}"], count
-    except (OSError, ValueError) as error:
-        return [*findings, f"summary.json can't be read: {error}"], count
+    except UNREADABLE as error:
+        return [*findings, f"summary.json can't be read: {why(error)}"], count
     try:
         computed = json.loads(json.dumps(summarise_suite(folder, run)))
-    except UserError as error:
-        return [*findings, f"the summary can't be computed: {error.cause}"], count
-    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return [*findings, f"the summary can't be computed from the records as they are: {type(error).__name__}: {error}"], count
+    except DAMAGED as error:
+        return [*findings, f"the summary can't be computed from the records as they are: {why(error)}"], count
     return [*findings, *_differences(kept, computed)], count
 
 

@@ -22,13 +22,15 @@ from bytemlperf_llm.metrics.facts import RunFacts, normalised
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.runs.checksums import check_checksums
 from bytemlperf_llm.runs.describe import facts_of
+from bytemlperf_llm.runs.files import DAMAGED, read_plain, why
 from bytemlperf_llm.runs.gauges import read_gauges
 from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.runs.rebuild import planned_requests, scenario_of, seed_of, shifts_ns
+from bytemlperf_llm.runs.rebuild import MAX_WITHOUT_RECORD, planned_requests, refuse_endless, scenario_of, seed_of, shifts_ns
 from bytemlperf_llm.runs.record import RequestRecord
 from bytemlperf_llm.runs.summarise import facts_from, load_of, summarise_folder
 from bytemlperf_llm.scenario import Scenario
 from engines.contract import EngineInfo
+from engines.untrusted import decode_json
 
 MAX_OF_A_KIND = 20
 """So many findings of one kind are listed; the rest is counted."""
@@ -57,12 +59,13 @@ def verify_run(folder: Path) -> Verified:
     findings += _limited(read_gauges(folder).damages)
     try:
         scenario, seed = scenario_of(reader.run), seed_of(reader.run)
+        refuse_endless(scenario, len(seen.records))
         findings += _check_description(reader.run, facts, scenario, seed)
         findings += _limited(_against_schedule(seen, scenario, seed))
     except UserError as error:
         unchecked.append(f"the schedule can't be made again: {error.cause}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        findings.append(f"run.json is damaged: {type(error).__name__}: {error}")
+    except DAMAGED as error:
+        findings.append(f"run.json is damaged: {why(error)}")
     return Verified([*findings, *_check_summary(folder, reader.run)], unchecked, len(seen.records))
 
 
@@ -104,7 +107,8 @@ class _Seen:
 
 def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[str]:
     left = dict(seen.records)
-    for planned in islice(planned_requests(scenario, seed), max(left, default=-1) + 1):
+    walked = min(max(left, default=-1) + 1, MAX_WITHOUT_RECORD + 100 * len(left))  # a closed loop's schedule has no end
+    for planned in islice(planned_requests(scenario, seed), max(0, walked)):
         request = planned.request
         kept = left.pop(request.index, None)
         expected = _Kept(request.id, planned.offset_ns, request.max_tokens, request.session, request.turn)
@@ -141,17 +145,15 @@ def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario,
 def _check_summary(folder: Path, run: dict[str, Any]) -> list[str]:
     """summary.json, and what run.json has of it, against the one computed now."""
     try:
-        kept = (folder / "summary.json").read_bytes()
+        kept = read_plain(folder / "summary.json")
     except FileNotFoundError:
         return [f"there is no summary.json; write it with: bmp-llm summarize {folder}"]
     except OSError as error:
         return [f"summary.json can't be read: {error.strerror}"]
     try:
         summary = summarise_folder(folder)
-    except UserError as error:
-        return [f"the summary can't be computed: {error.cause}"]
-    except (ArithmeticError, ValueError, TypeError, AttributeError) as error:
-        return [f"the summary can't be computed from run.json as it is: {type(error).__name__}: {error}"]
+    except DAMAGED as error:
+        return [f"the summary can't be computed from run.json as it is: {why(error)}"]
     return [*_check_load(run, summary), *_compare(kept, summary.to_json())]
 
 
@@ -172,8 +174,8 @@ def _compare(kept: bytes, computed: bytes) -> list[str]:
     if kept == computed:
         return []
     try:
-        before, now = dict(_leaves(json.loads(kept))), dict(_leaves(json.loads(computed)))
-    except (ValueError, RecursionError):
+        before, now = dict(_leaves(decode_json(kept))), dict(_leaves(decode_json(computed)))
+    except ValueError:
         return ["summary.json is damaged: it is no JSON"]
     paths = [path for path in {**before, **now} if before.get(path, _ABSENT) != now.get(path, _ABSENT)]
     texts = (f"summary.json: {path} is {before.get(path, _ABSENT)}, the records give {now.get(path, _ABSENT)}" for path in paths)

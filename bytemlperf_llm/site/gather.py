@@ -13,6 +13,7 @@ from bytemlperf_llm.hardware.card import Card
 from bytemlperf_llm.hardware.compare import PER_CURRENCY
 from bytemlperf_llm.report.gather import RunView, part, view_run
 from bytemlperf_llm.report.run_page import KIND_NAMES
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.kinds import Figure
 from bytemlperf_llm.site.devices import Assignment, Device, device_of
 
@@ -86,11 +87,12 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
     runs, unread, taken = [], [], set[str]()
     for folder in folders:
         try:
-            view = view_run(folder, sections=False)
+            with damage_said(folder):
+                view = view_run(folder, sections=False)
+                device = device_of(folder.name, view.label, view.run, known, assigned)
         except UserError as error:
             unread.append(Unread(folder.name, error.cause))
             continue
-        device = device_of(folder.name, view.label, view.run, known, assigned)
         runs.append(SiteRun(view, device, _slug(folder.name, taken)))
     return sorted(runs, key=lambda run: run.started, reverse=True), unread
 

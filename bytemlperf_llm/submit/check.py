@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.reader import read_run_json
+from bytemlperf_llm.runs.files import UNREADABLE, damage_said, json_of
+from bytemlperf_llm.runs.reader import misshapen, read_run_json
 from bytemlperf_llm.runs.suite import suite_records, verify_suite
 from bytemlperf_llm.runs.verify import verify_run
 from bytemlperf_llm.submit.declaration import Declaration, read_declaration
@@ -61,15 +61,17 @@ def run_folders(folder: Path) -> list[Path]:
 def read_one(path: Path) -> RunRead:
     """One run folder: its run.json, verdict, what verify finds, and a general run's jobs. Raises UserError."""
     run = read_run_json(path)
+    problems = misshapen(run)
     general = run.get("kind") == "general"
-    problems = verify_run(path).findings if run.get("kind") == "llm" else verify_suite(path)[0]
-    return RunRead(path.name, run, _verdict(path), problems, job_rows(run, suite_records(path)) if general else [])
+    with damage_said(path):
+        problems += verify_run(path).findings if run.get("kind") == "llm" else verify_suite(path)[0]
+        return RunRead(path.name, run, _verdict(path), problems, job_rows(run, suite_records(path)) if general else [])
 
 
 def _verdict(path: Path) -> str:
     try:
-        summary = json.loads((path / "summary.json").read_bytes())
-    except (OSError, ValueError):
+        summary = json_of(path / "summary.json")
+    except UNREADABLE:
         return ""  # verify says so
     return str(summary.get("verdict", "")) if isinstance(summary, dict) else ""
 
