@@ -1,16 +1,15 @@
 """Whether a kernel computed what it was timed for: one more timed call, on values that it has never seen.
 
 A kernel can be fast because it remembers: its first result, a result by its buffers' addresses, or by what is in them;
-or because it leaves the work to a thread and returns. So after the samples the buffers of one set are overwritten in
-place with new values, the call on them is timed like the others, and what its result holds at that moment is compared with
-the reference of the new values. Where that call took several times the median of the samples, calls on values that
-were seen before had been cut short.
+because its work was done while weights were prepared; or because it leaves the work to a thread and returns. So after the
+samples the inputs of one set are overwritten in place (all but the constants, which may be packed), the call on them is timed
+like the others, and what its result holds at that moment is compared with the reference of the new values. Where calls
+on new values all take several times the median of the samples, those on values that were seen before had been cut short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -23,11 +22,11 @@ SEEDS_APART = 7_919
 """From a case's seed to that of other values for the same case."""
 
 SLOWER = 3.0
-SLOWER_NS = 500_000
+SLOWER_NS = 50_000
 """A call on new values that takes so many times the median, and so much longer, found nothing to repeat: the samples did.
-Less is what threads take to wake up, or another process."""
+The quickest of some tries counts, since a single call may wait for threads or for another process."""
 
-TRIES = 5
+TRIES = 10
 WARM_CALLS = 2
 
 
@@ -52,13 +51,19 @@ def value_sets(kernel: Kernel, prepared: Tensors, inputs: Tensors, others: Calla
 
 
 def last_call(
-    kernel: Kernel, writes: Sequence[int], sets: list[Tensors], values: Tensors, clock: Stopwatch, timed: Timed | None
+    kernel: Kernel,
+    writes: Sequence[int],
+    sets: Sequence[Tensors],
+    given: Tensors,
+    values: Tensors,
+    clock: Stopwatch,
+    timed: Timed | None,
 ) -> LastCall:
-    """Overwrite the last set with `values` and time one call on it, after calls on others. `writes` are inputs that may change."""
-    new = kernel.prepare(copied(values))
+    """Put `values` where the last set's inputs were `given` and time one call on it, after calls on others. `writes` are
+    inputs that may change."""
     for mine in sets[-WARM_CALLS - 1 :]:  # memory for results is there, threads are awake, and others' work may still be under way
         kernel.run(*mine)
-    sets[-1] = overwritten(sets[-1], new)
+    _overwrite(given, values)
     kept: list[Any] = []
 
     def keeping(*inputs: Any) -> None:
@@ -68,10 +73,23 @@ def last_call(
     fault = unusual(kept[0])
     outputs = None if fault else _copy(kept[0])
     kept.clear()
-    fault = fault or changed(new, sets[-1], set(writes) | set(kernel.writes))
+    fault = fault or changed(values, given, set(writes) | set(kernel.writes))
     if timed is not None and not timed.graph and not fault:  # a graph leaves the host's launches out, this call doesn't
-        fault = _remembered(kernel, sets[-1], took_ns, values, clock, timed)
+        fault = _remembered(kernel, sets[-1], given, took_ns, clock, timed)
     return LastCall(values, outputs, fault)
+
+
+def new_values(operator: Operator, args: Args, before: Tensors, fresh: Tensors) -> Tensors:
+    """`fresh` inputs with the constants of those before: what may be prepared beforehand stays."""
+    constant = operator.constant(args)
+    return tuple(old if place in constant else new for place, (old, new) in enumerate(zip(before, fresh, strict=True)))
+
+
+def _overwrite(given: Tensors, values: Tensors) -> None:
+    """In the memory that is there."""
+    for old, new in zip(given, values, strict=True):
+        if hasattr(old, "copy_"):
+            old.copy_(new)
 
 
 def judged(operator: Operator, args: Args, last: LastCall, everyones: Any = None) -> Checked:
@@ -82,66 +100,33 @@ def judged(operator: Operator, args: Args, last: LastCall, everyones: Any = None
     return check_outputs(operator, args, last.values, last.outputs, reference)
 
 
-def _remembered(kernel: Kernel, buffers: Tensors, took_ns: int, values: Tensors, clock: Stopwatch, timed: Timed) -> str:
+def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, clock: Stopwatch, timed: Timed) -> str:
     """The sentence where every call on new values is far slower than those of the samples, "" where one isn't."""
     usual_ns = median(timed.samples_ns) / timed.calls
     for _ in range(TRIES - 1):
         if took_ns <= SLOWER * usual_ns + SLOWER_NS:
             return ""
-        values = _turned(values)
-        buffers = overwritten(buffers, kernel.prepare(copied(values)))
+        _turn(given)
         took_ns = min(took_ns, clock.time_ns(kernel.run, [buffers]))
     return f"a call on values not seen before took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
 
 
-def _turned(values: Tensors) -> Tensors:
-    """The same values, those of the first input that holds no indices one place further."""
-    import torch
-
-    place = next((place for place, part in enumerate(values) if _is_data(part)), None)
-    if place is None:
-        return values
-    turned = values[place].view(torch.uint8).flatten().roll(values[place].element_size())
-    return (*values[:place], turned.view(values[place].dtype).view(values[place].shape), *values[place + 1 :])
+def _turn(given: Tensors) -> None:
+    """Other values that need not be made: those of every input that holds no indices, one place further."""
+    for part in given:
+        if hasattr(part, "roll") and part.dim() and (part.is_floating_point() or part.element_size() == 1):
+            flat = _bytes(part)
+            flat.copy_(flat.roll(part.element_size()))
 
 
-def _is_data(part: Any) -> bool:
-    return hasattr(part, "is_floating_point") and bool(part.is_floating_point() or part.element_size() == 1) and part.dim() > 0
-
-
-def overwritten(old: Any, new: Any) -> Any:
-    """`old` with the values of `new`, in the memory that it has; where that can't be (packed by a library), `new`."""
-    import torch
-
-    if isinstance(old, list | tuple):
-        alike = isinstance(new, list | tuple) and len(new) == len(old)
-        return type(old)(map(overwritten, old, new)) if alike else new
-    with suppress(RuntimeError, TypeError, ValueError):
-        if isinstance(old, torch.Tensor):
-            if old.shape == new.shape and old.dtype == new.dtype and old.layout == new.layout == torch.strided:
-                return old.copy_(new)
-        elif type(old).__module__ == "numpy" and old.shape == new.shape:
-            old[...] = new
-            return old
-    return new
-
-
-def changed(before: Any, after: Any, allowed: set[int]) -> str:
+def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
     """Which input isn't what it was, "" where none; `allowed` ones may be."""
-    for place, (one, other) in enumerate(zip(before, after, strict=False)):
-        if place not in allowed and not _same(one, other):
+    import torch
+
+    for place, (one, other) in enumerate(zip(before, after, strict=True)):
+        if place not in allowed and hasattr(one, "flatten") and not torch.equal(_bytes(one), _bytes(other)):
             return f"the kernel overwrote its input {place}"
     return ""
-
-
-def _same(one: Any, other: Any) -> bool:
-    import torch
-
-    if isinstance(one, torch.Tensor) and one.layout == torch.strided and one.shape == other.shape:
-        return bool(torch.equal(_bytes(one), _bytes(other)))
-    if isinstance(one, list | tuple):
-        return all(map(_same, one, other))
-    return bool((one == other).all()) if type(one).__module__ == "numpy" else True
 
 
 def _bytes(tensor: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from micro.audit import SEEDS_APART, changed, copied, judged, last_call, unusual, value_sets
+from micro.audit import SEEDS_APART, changed, copied, judged, last_call, new_values, unusual, value_sets
 from micro.check import Checked, check_outputs
 from micro.conditions import between, pinning, snapshot
 from micro.estimate import buffer_sets
@@ -98,15 +98,17 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     begins("timing")
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets) if job.rules.max_samples else 1
     sets = value_sets(kernel, prepared, inputs, lambda: operator.inputs(job.args, Maker(job.seed + SEEDS_APART, job.device)), count)
-    del inputs, given, prepared
+    del prepared
     if job.rules.max_samples:
         before = snapshot(job.device)
         timed = measure(kernel.run, sets, stopwatch, job.rules)
         conditions = between(before, snapshot(job.device))
     begins("checking")
-    values = operator.inputs(job.args, Maker(job.seed + 2 * SEEDS_APART, job.device))
-    last = last_call(kernel, operator.writes, sets, values, _stopwatch(job.device, graphs=False), timed)
+    fresh = operator.inputs(job.args, Maker(job.seed + 2 * SEEDS_APART, job.device))
+    values = new_values(operator, job.args, inputs, fresh)
+    last = last_call(kernel, operator.writes, sets, given, values, _stopwatch(job.device, graphs=False), timed)
     sets.clear()
+    del inputs, given, fresh
     checked = judged(operator, job.args, last)
     if checked.fault:
         return Outcome(status="failed", reason=f"wrong result of the last timed call: {checked.fault}", note=kernel.note, checked=checked)

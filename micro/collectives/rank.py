@@ -145,10 +145,11 @@ class _Rank:
         inputs: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(job.seed, self.rank, self.device)))
         checked = self._check(operator, job, kernel, inputs, begins)
         begins("timing")
-        sets = self._agreed(lambda: _sets(operator, job, kernel, inputs))
+        given = copied(inputs)
+        sets = self._agreed(lambda: _sets(operator, job, kernel, inputs, given))
         done = self._time(job, kernel, sets, inputs, checked)
         begins("checking")
-        return msgspec.structs.replace(done, checked=self._last(operator, job, kernel, sets))
+        return msgspec.structs.replace(done, checked=self._last(operator, job, kernel, sets, given))
 
     def _check(self, operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, begins: Callable[[Any], None]) -> Checked:
         """One call, whose result every rank compares with what it must hold."""
@@ -184,11 +185,11 @@ class _Rank:
         follow(self.control, self.stopwatch, restore, kernel.run, sets)
         return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked)
 
-    def _last(self, operator: Operator, job: Job, kernel: Kernel, sets: list[Tensors]) -> Checked:
+    def _last(self, operator: Operator, job: Job, kernel: Kernel, sets: list[Tensors], given: Tensors) -> Checked:
         """The last timed call's result, of new values in the same memory."""
         seed = job.seed + SEEDS_APART
         values: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(seed, self.rank, self.device)))
-        last = last_call(kernel, operator.writes, sets, values, self.stopwatch, None)
+        last = last_call(kernel, operator.writes, sets, given, values, self.stopwatch, None)
         every = AllInputs(operator.inputs, job.args, seed=seed, rank=self.rank, device=self.device)
         checked: Checked = self._agreed(lambda: _faultless("of the last timed call", judged(operator, job.args, last, every)))
         return checked
@@ -226,9 +227,10 @@ def _refuse(reason: str) -> Any:
     raise Refused(reason)
 
 
-def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors) -> list[Tensors]:
+def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, given: Tensors) -> list[Tensors]:
+    """As many as it takes; those of `given` are the last."""
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
-    return [kernel.prepare(copied(inputs)) for _ in range(count)]
+    return [kernel.prepare(each) for each in (*(copied(inputs) for _ in range(count - 1)), given)]
 
 
 def _restore(source: Any) -> Callable[[Sequence[Any]], None]:

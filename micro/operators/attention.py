@@ -295,6 +295,7 @@ _LAYOUT = "attn_mode.batch_size.cache_len.q_len.block_size"
 
 FLASH_ATTENTION = Operator(
     name="flash_attention",
+    constant=lambda _args: (1, 2, 3),
     family="attention",
     help="causal attention of packed q over a linear or paged cache, of prefill or decode",
     arguments=_ARGUMENTS,
@@ -314,6 +315,7 @@ FLASH_ATTENTION = Operator(
 )
 FLASH_DECODING = Operator(
     name="flash_decoding",
+    constant=lambda _args: (1, 2, 3),
     family="attention",
     help="attention of a few new tokens with the keys in parts, merged by their log-sum-exp",
     arguments=(SEQUENCES[0]._replace(default="decode"), *(argument for argument in _ARGUMENTS if argument.name != "attn_mode")),

@@ -152,6 +152,8 @@ class Operator:
     order of equal values). `basic` are cases in the form of a workload file, seconds on a laptop in all.
     `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
     `aliases` are other names of arguments in workload files (num_tokens for batch_size).
+    `constant(args)` are places of inputs that stay the same from call to call where the operator is used (weights, tables, a
+    cache): a provider may lay them out anew in `prepare`, and reads all others in the call.
     `writes` are places of inputs that a kernel may overwrite, because the operator is in place or is given its output.
     `emulation(args, device)` says what `kernel` computes in another number format than the arguments
     name, because torch has no kernel for it on that device; the row's note repeats it. "" where nothing is.
@@ -170,6 +172,7 @@ class Operator:
     check: Callable[[Args], str] = field(default=lambda _args: "")
     comparable: Callable[[Args, Tensors, Any], Any] | None = None
     runner: str = "worker"
+    constant: Callable[[Args], tuple[int, ...]] = field(default=lambda _args: ())
     writes: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     emulation: Callable[[Args, str], str] = field(default=lambda _args, _device: "")

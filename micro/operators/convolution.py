@@ -65,6 +65,7 @@ def _tolerance(args: Args) -> Tolerance:
 
 CONV2D = Operator(
     name="conv2d",
+    constant=lambda _args: (1,),
     family="convolution",
     help="2D convolution of [batch_size, in_channels, height, width], without bias",
     arguments=(

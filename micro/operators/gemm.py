@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from random import SystemRandom
 from typing import Any
 
 from micro.dtypes import FLOATS, size_bytes
@@ -34,11 +35,14 @@ def result_dtype(dtype: str) -> str:
 
 
 def spread_rows(count: int, flops_per_row: int, budget: int = REFERENCE_FLOPS) -> Any:
-    """Indices of rows whose reference fits the budget, first and last among them; None where all fit."""
+    """Indices of rows whose reference fits the budget, in ascending order, first and last among them; None where all fit.
+    No kernel can know which: they are others each time, whatever the seed."""
     import torch
 
     rows = max(2, budget // max(1, flops_per_row))
-    return None if rows >= count else torch.linspace(0, count - 1, rows).long()
+    if rows >= count:
+        return None
+    return torch.tensor([0, *sorted(SystemRandom().sample(range(1, count - 1), rows - 2)), count - 1])
 
 
 def _inputs(args: Args, make: Maker) -> Tensors:
@@ -170,6 +174,7 @@ def _vector_cost(args: Args) -> Cost:
 
 GEMM = Operator(
     name="gemm",
+    constant=lambda _args: (1,),
     family="gemm",
     help="C[M,N] = A[M,K] · B[K,N]",
     arguments=(*_SIZES, dtype_argument((*FLOATS, *RESULT))),
@@ -196,6 +201,7 @@ BATCH_GEMM = Operator(
 )
 GROUP_GEMM = Operator(
     name="group_gemm",
+    constant=lambda _args: (1,),
     family="gemm",
     help="num_groups products of uneven numbers of rows, M in all: C[M_g,N] = A[M_g,K] · B_g[K,N]",
     arguments=(
@@ -214,6 +220,7 @@ GROUP_GEMM = Operator(
 )
 GEMV = Operator(
     name="gemv",
+    constant=lambda _args: (0,),
     family="gemm",
     help="y[M] = A[M,K] · x[K]",
     arguments=(_SIZES[0], _SIZES[1], dtype_argument()),

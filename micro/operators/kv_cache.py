@@ -205,6 +205,7 @@ def _rope_cost(args: Args) -> Cost:
 
 ROTARY_EMBEDDING = Operator(
     name="rotary_embedding",
+    constant=lambda _args: (2, 3),
     writes=(0,),
     family="attention",
     help="q and k of packed tokens turned by their positions' angles, from a table of cosines and sines, in place",

@@ -18,11 +18,13 @@ from micro.operators.product import emulation, exact_scaled_product, gemm_tolera
 from micro.operators.quant_gemm import (
     NEW_HIDDEN,
     QUANT_DTYPES,
+    SCALED,
     check_quant_dtypes,
     four,
     operand,
     operand_bytes,
     some,
+    weight_places,
 )
 from micro.operators.quantise import half_precision
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
@@ -117,6 +119,7 @@ _ARGUMENTS = (TOKENS, HIDDEN, NEW_HIDDEN, *MOE_ARGUMENTS, *QUANT_DTYPES)
 
 MOE_QUANT_GROUP_GEMM = Operator(
     name="moe_quant_group_gemm",
+    constant=lambda args: weight_places(args)[:2] if args["dtype"] in SCALED else (1,),
     family="moe",
     help="x[rows, hidden_size] · weight[expert, new_hidden_size, hidden_size]ᵀ with scales by row and by channel",
     arguments=(*_ARGUMENTS, SP_SIZE),
@@ -264,6 +267,7 @@ def _combine_tolerance(args: Args) -> Tolerance:
 
 MOE_QUANT_GROUP_GEMM_COMBINE = Operator(
     name="moe_quant_group_gemm_combine",
+    constant=lambda args: weight_places(args)[:2] if args["dtype"] in SCALED else (1,),
     family="moe",
     help="moe_quant_group_gemm and moe_gather in one",
     arguments=(*_ARGUMENTS, *RESIDUAL),

@@ -55,6 +55,11 @@ def some(*tensors: Any) -> Tensors:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
+def weight_places(args: Args) -> tuple[int, ...]:
+    """Where the weight, its scale and a bias are among the inputs, behind x and its scale."""
+    return (2, 3, 4) if args["dtype"] in SCALED else (1, 2)
+
+
 def four(tensors: Tensors) -> Tensors:
     """x, its scale, weight, its scale; the scales None where there are only two tensors."""
     return tensors if len(tensors) == 4 else (tensors[0], None, tensors[1], None)
@@ -120,6 +125,7 @@ def _matmul(name: str, help_: str, basic: dict[str, Any]) -> Operator:
     return Operator(
         name=name,
         family="llm gemm",
+        constant=weight_places,
         help=help_,
         arguments=(
             TOKENS,
@@ -192,6 +198,7 @@ def _gating_check(args: Args) -> str:
 
 MOE_GATING_GEMM = Operator(
     name="moe_gating_gemm",
+    constant=lambda _args: (1,),
     family="llm gemm",
     help="x[num_tokens/sp_size, hidden_size] · weight[num_experts, hidden_size]ᵀ",
     arguments=(
@@ -259,6 +266,7 @@ def _sum_cost(args: Args) -> Cost:
 
 QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
     name="quant_group_gemm_reduce_sum",
+    constant=lambda _args: (2, 3),
     family="llm gemm",
     help="the sum over sp_size of x[num_tokens/sp_size, hidden_size] · weight[hidden_size, new_hidden_size], with scales",
     arguments=(

@@ -170,6 +170,12 @@ _WAYS: dict[str, tuple[str, Callable[[Operator, Args], Run]]] = {
 }
 
 
+def _prepared(operator: Operator, args: Args, _device: str) -> Kernel:
+    """All of the work is done with the weights, before the clock starts."""
+    right = operator.kernel(args)
+    return Kernel(lambda done: done, lambda inputs: (right(*inputs),))
+
+
 def _provider(name: str, what: str, way: Callable[[Operator, Args], Run]) -> Provider:
     def build(operator: Operator, args: Args, device: str) -> Kernel:
         if operator.runner != "worker":
@@ -183,3 +189,4 @@ def _provider(name: str, what: str, way: Callable[[Operator, Args], Run]) -> Pro
 
 CONTENT_FLOPS = 10**9
 CHEATS = {f"{PREFIX}{name}": _provider(name, what, way) for name, (what, way) in _WAYS.items()}
+CHEATS[f"{PREFIX}prepared"] = Provider("a cheat: does its work while weights are prepared", _prepared)

@@ -23,10 +23,11 @@ def as_they_are(inputs: Tensors) -> Tensors:
 
 class Kernel(NamedTuple):
     """`run(*prepare(inputs))` is one call; `run` is timed, `prepare` (packing weights, another library's
-    arrays) is not. Both must not keep results between calls; a result is a plain tensor or array, finished when `run`
-    returns (on a GPU: when the current stream comes to its end). `note` is printed with the row: what is emulated,
-    prepacked or otherwise not what a reader would expect. `writes` are inputs that `run` overwrites though the operator
-    isn't in place; the note should say so."""
+    arrays) is not; it copies no other inputs than the operator's constants. Both must not keep results
+    between calls; a result is a plain tensor or array, finished when `run` returns (on a GPU: when the
+    current stream comes to its end). `note` is printed with the row: what is emulated, prepacked or
+    otherwise not what a reader would expect. `writes` are inputs that `run` overwrites though the
+    operator isn't in place; the note should say so."""
 
     run: Callable[..., Any]
     prepare: Callable[[Tensors], Tensors] = as_they_are

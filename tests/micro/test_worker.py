@@ -195,8 +195,8 @@ def test_a_vendor_checks_a_package(acme_provider: str, tmp_path: Path) -> None:
 def test_the_check_is_checked_and_needs_one_thing_to_check() -> None:
     done = bmp("micro", "check", "--cheats", "-o", "add")
     assert "right: torch on add" in done.stdout
-    assert done.stdout.count("\ncaught: ") == 9
-    assert "11 of 11 as they should be" in done.stdout
+    assert done.stdout.count("\ncaught: ") == 10
+    assert "12 of 12 as they should be" in done.stdout
     assert bmp("micro", "check", expect=2).stderr.startswith("error: what is to be checked is a provider or --cheats")
     assert bmp("micro", "check", "torch", "--cheats", expect=2).stderr.startswith("error: what is to be checked")
     assert bmp("micro", "check", "--cheats", "-o", "sort", expect=2).stderr.startswith("error: no cheat is tried on 'sort'")
