@@ -16,6 +16,10 @@ WIDE_BYTES = 8
 CHECK_COPIES = 3
 """float64 copies in the correctness check: of inputs or output, the value beside it, the error."""
 
+FIRST_CHECKED_BYTES = 256 << 20
+"""Inputs and results of up to so many are compared before anything is timed, too; of larger ones the last timed call
+alone, which decides: the reference may take longer than the timing."""
+
 MIN_CALLS = 40
 """Calls that a case makes at least: the check, calibration, ten of warm-up, twenty samples."""
 
@@ -98,7 +102,7 @@ def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_
     call_s = (cost.flops / rates.flops_per_s + (cost.read_bytes + cost.write_bytes) / rates.bytes_per_s) * rates.learned.get(
         rate_name(operator, cost, provider), 1.0
     )
-    setup_bytes = (2 + min(sets, 2)) * inputs + rotated + 2 * check
+    setup_bytes = (2 + min(sets, 2)) * inputs + rotated + (2 if inputs <= FIRST_CHECKED_BYTES else 1) * check
     timing_s = max(MIN_CALLS * max(call_s, MIN_SAMPLE_S), rates.timing_s)
     return Estimate(
         call_s=call_s,

@@ -29,7 +29,9 @@ from micro.sweep import ASKED, Settings, Sweep
 from micro.timing import Rules
 
 FOLDER = "measured-operators"
-FORMAT = 1
+FORMAT = 2
+"""1 was without kept memory, and cold through one cache."""
+
 MAX_CASE_S = 300.0
 
 
@@ -124,7 +126,7 @@ class Measuring:
         )
 
     def _settings(self, hot: bool) -> Settings:
-        cache = last_level_cache_bytes() if self._device == "cpu" else GPU_CACHE_BYTES
+        cache = last_level_cache_bytes(self._threads) if self._device == "cpu" else GPU_CACHE_BYTES
         free = available_memory_bytes()
         return Settings(
             device=self._device,

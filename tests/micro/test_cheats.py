@@ -54,6 +54,15 @@ def test_a_cheat_is_caught_where_nothing_is_timed(cheat: str, op: str) -> None:
     assert done(op, cheat, CHEATED[op], Rules(max_samples=0)).status == "failed"
 
 
+@pytest.mark.parametrize("cheat", [cheat for cheat in CHEATS if cheat != "cheat:content"])
+def test_a_cheat_is_caught_where_the_last_call_alone_is_compared(cheat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("micro.worker.FIRST_CHECKED_BYTES", 0)
+    outcome = done("softmax", cheat, CHEATED["softmax"])
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("wrong result of the last timed call")
+    assert done("softmax", "torch", CHEATED["softmax"]).status == "ok"
+
+
 @pytest.mark.parametrize(("provider", "op", "given"), [*COMPUTED, *(("torch", op, given) for op, given in CHEATED.items())])
 def test_what_computes_is_not_accused(provider: str, op: str, given: dict[str, Any]) -> None:
     outcome = done(op, provider, given, Rules(warm_up_s=0.01, budget_s=0.02), cache_bytes=1 << 18)
