@@ -304,17 +304,20 @@ class Probe:
             recorder, begin_ns = _CountingRecorder(self, self._now), self._now()
             try:
                 await self._engine.generate(request, recorder)
+                end = self._mark()
+                decoded = self._engine.decode(recorder.payloads)
+                if decoded.error_class is not None:
+                    raise EngineError(decoded.error_class, decoded.error_detail)
             except EngineError as error:
                 self._failure = error
                 self._failed += 1
                 await asyncio.sleep(0.1)
                 continue
             self._joining -= place == 0
-            self._durations_s.append((self._now() - begin_ns) / NS_PER_S)
-            self._waits_s.append(((recorder.chunk_ns or [self._now()])[0] - begin_ns) / NS_PER_S)
-            self._last_end = self._mark()
+            self._durations_s.append((end.at_ns - begin_ns) / NS_PER_S)
+            self._waits_s.append(((recorder.chunk_ns or [end.at_ns])[0] - begin_ns) / NS_PER_S)
+            self._last_end = end
             self._ended.set()
-            decoded = self._engine.decode(recorder.payloads)
             self._done += 1
             self._done_max_tokens += request.max_tokens
             self._done_chunks += len(recorder.payloads)

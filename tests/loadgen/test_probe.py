@@ -247,6 +247,23 @@ def test_requests_that_begin_to_fail_are_a_ceiling():
     assert found.rate_per_s == pytest.approx(0.7 * 200, rel=0.1)
 
 
+def test_an_error_in_the_stream_is_no_answer():
+    class Unwell(Refusing):
+        async def generate(self, request, recorder):
+            try:
+                return await super().generate(request, recorder)
+            except EngineError:
+                recorder.chunk("error")
+                return Finish()
+
+        def decode(self, payloads):
+            return (
+                Decoded(tokens_per_chunk=[0], text="", error_class="error_in_stream") if "error" in payloads else super().decode(payloads)
+            )
+
+    assert "requests began to fail at 32 streams" in find(Unwell([TEN_TOKENS])).ended
+
+
 def test_requests_that_fail_from_the_start_are_none():
     every_third = [TEN_TOKENS, TEN_TOKENS, Script((), error="http_5xx")]
     assert [step.concurrency for step in find(ScriptedEngine(every_third, slots=8)).steps] != [4]
