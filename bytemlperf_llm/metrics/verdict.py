@@ -51,6 +51,9 @@ MAX_LOOP_UTILISATION = 0.5
 """A half-busy event loop already delays its sends and stamps: at utilisation u an M/M/1 queue's mean wait
 equals u/(1 − u) service times, one whole service time at 0.5."""
 
+SATURATED_LOOP = 0.9
+"""A loop so busy may itself be where requests queue: growing latency is not laid to the system then."""
+
 ARRIVAL_ALPHA = 0.01
 ARRIVAL_DISTANCE = 0.05
 """Delivered gaps are noted as another process when one correct run in a hundred would look so *and* they are
@@ -234,12 +237,13 @@ def exit_status_of(verdict: VerdictName, failed_on_client: int, outcomes: Mappin
 
 
 def _is_overloaded(load: Load) -> bool:
-    return load.latency_trend is not None and load.latency_trend.overloaded
+    own_queue = load.loop_utilisation is not None and load.loop_utilisation > SATURATED_LOOP
+    return load.latency_trend is not None and load.latency_trend.overloaded and not own_queue
 
 
 def _overloaded(facts: RunFacts, load: Load) -> list[str]:
     trend = load.latency_trend
-    if trend is None or not trend.overloaded:
+    if trend is None or not _is_overloaded(load):
         return []
     asked = f"{facts.requested_rate:.4g} requests/s were asked" if facts.requested_rate is not None else "more was asked"
     return [

@@ -40,6 +40,10 @@ def load(**changes):
     return Load(**{**fields, **changes})
 
 
+def busy(share):
+    return msgspec.structs.replace(OPEN, loop_utilisation=share)
+
+
 def trend(*, overloaded):
     return LatencyTrend(requests=100, growth=0.25, completion_rate=8.0, excess=0.25, limit=0.18, overloaded=overloaded)
 
@@ -93,6 +97,9 @@ CASES = [
     (OPEN, {"load": load(latency_trend=trend(overloaded=True))}, "overloaded", "completed 8 a second"),
     (OPEN, {"load": load(latency_trend=trend(overloaded=False))}, "valid", ""),
     (OPEN, {"load": load(latency_trend=trend(overloaded=True)), "tail_lateness_ns": 6 * MS}, "overloaded", "depend on the run's length"),
+    # a saturated client may be the queue itself, a half-busy one is not
+    (busy(0.95), {"load": load(latency_trend=trend(overloaded=True), loop_utilisation=0.95)}, "client-limited", "95% busy"),
+    (busy(0.6), {"load": load(latency_trend=trend(overloaded=True), loop_utilisation=0.6)}, "overloaded", "completed 8 a second"),
     # left waiting under a cap by an overloaded system, and by something else
     (OPEN, {"outcomes": LEFT_WAITING, "load": load(latency_trend=trend(overloaded=True), capped_requests=9)}, "overloaded", ""),
     (OPEN, {"outcomes": LEFT_WAITING, "load": load(capped_requests=9)}, "invalid", "10 of 100 scheduled"),
