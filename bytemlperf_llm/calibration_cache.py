@@ -24,6 +24,7 @@ from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.models.cache import cache_root
 from bytemlperf_llm.runs.folder import write_text
 from bytemlperf_llm.stamps import compiled
+from engines.untrusted import UntrustedJson, decode_json
 
 NS_PER_S = 1_000_000_000
 PREFIX = "calibration-"
@@ -73,11 +74,11 @@ def load(described: dict[str, str] | None = None) -> tuple[Calibration | None, s
     described = machine() if described is None else described
     path = path_for(described)
     try:
-        calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
+        calibration = decode_json(path.read_bytes(), Calibration)
     except FileNotFoundError:
         others = any(cache_root().glob(f"{PREFIX}*.json"))
         return None, CHANGED if others else NOT_CALIBRATED
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, UntrustedJson):
         return None, UNREADABLE
     if calibration.machine != described:
         return None, CHANGED

@@ -14,6 +14,7 @@ from bytemlperf_llm import scenario as scenarios
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.loadgen.sizing import parse_workers
 from bytemlperf_llm.scenario import Scenario
+from engines.untrusted import decode_json
 
 OPEN_PROCESSES = ("poisson", "constant", "gamma")
 SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
@@ -337,10 +338,9 @@ def _headers(texts: tuple[str, ...]) -> str | None:
 
 def _check_headers(text: str) -> None:
     """Before anything looks for secrets in them. Their text is in no message. Raises UserError."""
-    import json
 
     try:
-        headers = json.loads(text)
+        headers = decode_json(text)
     except ValueError:
         headers = None
     if not isinstance(headers, dict):

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from engines.reference import WORDS, count_prompt_tokens, words
+from engines.untrusted import UntrustedJson, decode_json
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -64,15 +65,14 @@ class WireError(Exception):
         self.code = code
 
 
-_decode_body = msgspec.json.Decoder(_Body).decode
 _to_json = msgspec.json.encode
 
 
 def parse_ask(body: bytes, chat: bool, max_model_len: int) -> Ask:
     """Read a completion request. Raises WireError (400) when it can't be answered."""
     try:
-        asked = _decode_body(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        asked = decode_json(body, _Body)
+    except UntrustedJson as error:
         raise WireError(400, "invalid_request", f"the body is not a completion request: {error}") from None
     if chat and not asked.messages:
         raise WireError(400, "invalid_request", "messages is missing or empty")

@@ -25,6 +25,8 @@ MAX_REASON_CHARS = 200
 
 _NOT_NESTING = re.compile(rb'"(?:[^"\\]+|\\.)*"|[^\[\]{}"]+', re.DOTALL)
 
+_BOM = b"\xef\xbb\xbf"
+
 ValueT = TypeVar("ValueT")
 
 
@@ -37,13 +39,13 @@ def decode_json(data: bytes | str, *, lenient: bool = False) -> Any: ...
 @overload
 def decode_json(data: bytes | str, type: type[ValueT], *, lenient: bool = False) -> ValueT: ...
 def decode_json(data: bytes | str, type: Any = Any, *, lenient: bool = False) -> Any:
-    """The value, of that type; raises UntrustedJson alone.
+    """The value, of that type, behind a byte order mark or not; raises UntrustedJson alone.
 
     `lenient` also takes what isn't JSON but is met: NaN and infinities (as None), half a surrogate pair (it stays one in the text:
     see `whole_text`), control characters in strings.
     """
     try:
-        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data.removeprefix(_BOM)
         value = _lenient(raw, type) if lenient else msgspec.json.decode(raw, type=type)
         if _is_deeper(raw, MAX_DEPTH):
             raise RecursionError

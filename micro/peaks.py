@@ -30,6 +30,7 @@ from bytemlperf_llm import __version__
 from bytemlperf_llm.hardware.discover import discover, package_versions
 from bytemlperf_llm.models.cache import cache_root
 from bytemlperf_llm.runs.folder import write_text
+from engines.untrusted import UntrustedJson, decode_json
 from micro.cases import BadCase, Case, case_text, validate
 from micro.estimate import COLD_CACHES
 from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
@@ -160,8 +161,8 @@ def path_for(described: dict[str, str]) -> Path:
 
 def kept(described: dict[str, str]) -> Peaks:
     """From the cache; empty ones where there are none, or none that can be read."""
-    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        found = msgspec.json.decode(path_for(described).read_bytes(), type=Peaks)
+    with suppress(OSError, UntrustedJson):
+        found = decode_json(path_for(described).read_bytes(), Peaks)
         if found.identity == described:
             return found
     return Peaks(identity=described)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.errors import UserError
+from engines.untrusted import decode_json
 from micro.cases import BadCase, Case, validate
 from micro.dialect import translated
 from micro.operators.registry import OPERATORS, find_operator
@@ -70,7 +70,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise UserError(f"'{text}' is not NAME=VALUE", "such as --arg M=128,256 or --arg dtype=bfloat16")
     if values.startswith("["):
         try:
-            return name, json.loads(values)
+            return name, decode_json(values)
         except ValueError as error:
             raise UserError(f"'{text}' is not JSON: {error}", "such as --arg 'K.N=[[128,256]]'") from None
     return name, [_value(value) for value in values.split(",")]
@@ -78,6 +78,6 @@ def _pair(text: str) -> tuple[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return decode_json(text)
     except ValueError:
         return text

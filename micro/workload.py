@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf_llm.errors import UserError
+from engines.untrusted import decode_json
 
 COMMENT = "__"
 MAX_CASES = 100_000
@@ -95,7 +96,7 @@ def _axis(key: str, value: Any) -> list[dict[str, Any]]:
 
 def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
     try:
-        content = json.loads(text)
+        content = decode_json(text)
     except ValueError as error:
         raise UserError(f"workload {path} is not JSON: {error}", "mend the file") from None
     if not isinstance(content, dict):
@@ -139,7 +140,7 @@ def _csv_cases(path: Path, text: str) -> Iterator[RawCase]:
 def _cell(text: str) -> Any:
     """A number, a JSON list, or the text."""
     try:
-        value = json.loads(text)
+        value = decode_json(text)
     except ValueError:
         return text
     return value if isinstance(value, int | float | list) else text

@@ -7,13 +7,13 @@ index is a pickle: load only checkpoints that you trust. `n` is the first step t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.models.cache import sha256_of
 from bytemlperf_llm.runs.folder import write_json
+from engines.untrusted import decode_json
 
 FOLDER = "checkpoints"
 MANIFEST = "checkpoint.json"
@@ -56,7 +56,7 @@ def examine(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint. Raises UserError that names what is wrong with it."""
     fix = "give another checkpoint with --resume-from, or leave it out"
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = decode_json((folder / MANIFEST).read_bytes())
         files = manifest["files"]
         int(manifest["step"])
     except FileNotFoundError:

@@ -14,6 +14,7 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.machine import threads_asked_for
+from engines.untrusted import UntrustedJson, decode_json
 from training import workload as workloads
 from training.corpus import TokenFile
 from training.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
@@ -116,8 +117,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def read_plan(path: Path) -> Plan:
     """The plan that `write_plan` wrote. Raises UserError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        return decode_json(path.read_bytes(), Plan)
+    except (OSError, UntrustedJson) as error:
         raise UserError(f"{path} is no training plan: {error}", "write one with: bmp train WORKLOAD --prepare") from None
 
 

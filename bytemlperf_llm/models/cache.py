@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.errors import UserError
+from engines.untrusted import decode_json
 
 MARKER = "built.json"
 HASH_BLOCK_BYTES = 1 << 20
@@ -60,7 +61,7 @@ def built_folder(name: str, recipe: dict[str, Any], build: Callable[[Path], dict
 def is_sound(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether `folder` was built from `recipe` and every file is as it was when built."""
     try:
-        marker = json.loads((folder / MARKER).read_bytes())
+        marker = decode_json((folder / MARKER).read_bytes())
         if marker["recipe"] != recipe:
             return False
         return all(

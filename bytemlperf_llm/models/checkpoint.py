@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bytemlperf_llm.errors import UserError
 from engines.contract import Model
+from engines.untrusted import decode_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
 LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
@@ -55,7 +55,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
 
 def _json_object(name: str, path: Path, fix: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = decode_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"model folder '{name}' has no {path.name}", fix) from None
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 from bytemlperf_llm.errors import UserError
 from engines.contract import Message
+from engines.untrusted import decode_json
 
 WORDS_RULE = "words"
 WORD = re.compile(r"\S+")
@@ -195,7 +196,7 @@ def _strftime_now(form: str) -> str:
 
 def _template(folder: Path) -> _Template | None:
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        config = decode_json((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError):
         config = {}
     source = _template_text(folder, config if isinstance(config, dict) else {})

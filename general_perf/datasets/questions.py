@@ -10,13 +10,13 @@ Foundation License), in SQuAD's format; `squad:FILE.json` reads another file of 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.untrusted import decode_json
 from general_perf.card import SQUAD_FILE, Card
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
@@ -81,7 +81,7 @@ def questions(card: Card, limit: int) -> Dataset:
 def read_squad(path: Path) -> list[dict[str, Any]]:
     """`id`, `context`, `question`, `answers` (texts) of every question. Raises StageError."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = decode_json(path.read_bytes())
         found = [
             {
                 "id": str(asked["id"]),

@@ -8,7 +8,6 @@ sizes. What can't be run is a failure that is known before it begins, so that it
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bytemlperf_llm.errors import UserError
+from engines.untrusted import UntrustedJson, decode_json
 from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
 from general_perf.failures import ErrorClass
 from general_perf.limits import ABOVE_0
@@ -223,8 +223,8 @@ def _object(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_FILE_BYTES:
         raise UserError(f"{path.name} is larger than {MAX_FILE_BYTES} bytes", "give a workload JSON")
     try:
-        held = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        held = decode_json(raw, lenient=True)
+    except UntrustedJson as error:
         raise UserError(f"{path.name} is not valid JSON: {error}", "fix the file") from None
     if not isinstance(held, dict):
         raise UserError(f"{path.name} holds no JSON object", "fix the file")

@@ -8,13 +8,13 @@ after the other and their slots are dealt to the tokens in turn, which keeps eac
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from engines.untrusted import decode_json
 from micro.operators.contract import Args, Argument, Maker
 
 ROUTING_HELP = "tokens of experts: balanced, zipf (exponent 1), zipf:EXPONENT, or a JSON file with a list of their counts"
@@ -70,7 +70,7 @@ def _weights(routing: Any, parts: int) -> list[float]:
 
 def _counts_of_file(path: Path, parts: int) -> list[float]:
     try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
+        counts = decode_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"it is neither {BALANCED}, {ZIPF} nor a file that can be read ({error.strerror})") from None
     if not isinstance(counts, list) or len(counts) != parts:

@@ -21,6 +21,7 @@ import msgspec
 from bytemlperf_llm.hardware.discover import cpu, nvidia_gpus, package_versions
 from bytemlperf_llm.machine import available_memory_bytes
 from bytemlperf_llm.models.cache import cache_root
+from engines.untrusted import UntrustedJson, decode_json
 from micro.cases import Case
 from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
 from micro.predict.costs import Answers, Ask, Price, case_of
@@ -144,8 +145,8 @@ class Measuring:
 
     def _read(self, pair: Pair) -> Kept | None:
         """None where nothing is kept, or what is kept is damaged."""
-        with suppress(OSError, msgspec.DecodeError):
-            kept = msgspec.json.decode(self._path(pair).read_bytes(), type=Kept)
+        with suppress(OSError, UntrustedJson):
+            kept = decode_json(self._path(pair).read_bytes(), Kept)
             if kept.case == pair.ask.text and (kept.refusal or (kept.call_us or 0) > 0):
                 return kept
         return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bytemlperf_llm.errors import UserError
+from engines.untrusted import decode_json
 
 
 class Architecture(NamedTuple):
@@ -90,7 +90,7 @@ def read_shape(name: str) -> ModelShape:
             raise UserError(f"model '{name}' has no folder here", "give a folder or a config.json")
         path = Path(folder) / CONFIG_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = decode_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"'{name}' has no {CONFIG_NAME}", "give a Hugging Face checkpoint folder, or its config.json") from None
     except (OSError, ValueError) as error:

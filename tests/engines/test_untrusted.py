@@ -68,6 +68,10 @@ def test_a_value_of_another_shape_is_refused_and_text_is_taken():
         decode_json('"\ud83d"')
 
 
+def test_a_byte_order_mark_is_no_part_of_the_value():
+    assert decode_json(b"\xef\xbb\xbf[1]") == [1]
+
+
 def test_lenient_takes_what_is_met_though_it_is_no_json():
     data = b'{"number": 3, "anything": [NaN, -Infinity, 1e999, "\\ud83d", "tab\there"]}'
     with pytest.raises(UntrustedJson):

@@ -8,7 +8,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemlperf_llm.errors import UserError
@@ -266,6 +266,7 @@ def test_a_bad_percentile_is_named():
         summarize(poisson_run(5, 1), RunFacts(open_loop=True, percentiles=("0",)))
 
 
+@settings(deadline=None)
 @given(any_records(), st.none() | st.integers(0, 40), st.sampled_from([None, 1, 3]))
 def test_numpy_changes_no_byte_of_any_summary(records, scheduled, cap):
     pytest.importorskip("numpy")

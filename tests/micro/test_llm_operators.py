@@ -261,7 +261,7 @@ def test_shares_of_zipfs_law_and_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("[1, 2]", "no list of 8 counts"), ('{"a": 1}', "no list of 8"), ("[0,0,0,0,0,0,0,0]", "all are 0"), ("{", "Expecting")],
+    [("[1, 2]", "no list of 8 counts"), ('{"a": 1}', "no list of 8"), ("[0,0,0,0,0,0,0,0]", "all are 0"), ("{", "truncated")],
 )
 def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> None:
     path = tmp_path / "counts.json"
