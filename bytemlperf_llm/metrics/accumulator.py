@@ -138,13 +138,12 @@ class Accumulator:
 
     def _add_block_rows(self, records: Sequence[RequestRecord], block: Block) -> None:
         self.outcomes.update(record.outcome for record in records)
-        for record, silence_ns, span_ns in zip(records, block.max_gap.tolist(), (block.last - block.first).tolist(), strict=True):
+        self.tokens.add(records, block.max_gap.tolist(), (block.last - block.first).tolist())
+        for record in records:
             if record.outcome == "failed":
                 self.failures.add(record)
-            elif record.outcome == "ok":
-                self.tokens.add(record, silence_ns, span_ns)
-                if self.recount is not None:
-                    self.recount.add(record)
+            elif self.recount is not None:
+                self.recount.add(record)
         fields: dict[str, list[int | None]] = {
             "index": [record.index for record in records],
             "outcome": [OUTCOMES.index(record.outcome) for record in records],
@@ -175,8 +174,7 @@ class Accumulator:
         seen = len(times.tokens) if times.single else times.token_count
         gaps = chunk_gaps_ns(times)
         self._add_row(record, times, seen, max(gaps, default=ABSENT))
-        if record.outcome == "ok":
-            self.tokens.add(record, max(gaps, default=0), sum(gaps))
+        self.tokens.add((record,), (max(gaps, default=0),), (sum(gaps),))
         if record.outcome == "ok" and times.stamps_ns:
             self._add_gaps(len(self) - 1, times, gaps)
             self.stream_tokens += seen

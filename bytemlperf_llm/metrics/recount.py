@@ -105,7 +105,7 @@ def merged(parts: Sequence[Counted]) -> Counted | None:
     return Counted(tokenizer=parts[-1].tokenizer, tokens=dict(sorted(tokens.items())), problem=problem)
 
 
-def warnings(recount: Recount | None, answers_without_usage: int) -> list[str]:
+def warnings(recount: Recount | None, answers_by_chunks: int) -> list[str]:
     """What a reader must know; empty where the counts agree."""
     if recount is None:
         return []
@@ -117,7 +117,7 @@ def warnings(recount: Recount | None, answers_without_usage: int) -> list[str]:
             f"{recount.usage_recounted:,} tokens (one in mid-answer that has no text is counted by the server alone). "
             "TPOT, ITL and tokens/s are by usage; is it this model's tokenizer?"
         )
-    if answers_without_usage and recount.chunk_disagreement is not None and recount.chunk_disagreement > WARN_DISAGREEMENT:
+    if answers_by_chunks and recount.chunk_disagreement is not None and recount.chunk_disagreement > WARN_DISAGREEMENT:
         found.append(
             f"chunks are counted as tokens, and {of_answers} finds {recount.recounted_tokens:,} tokens in {recount.chunks:,} chunks, "
             f"{recount.chunk_disagreement:.2%} apart: TPOT, ITL and tokens/s are off by as much"

@@ -130,7 +130,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
             *load_warnings(facts, load, sent),
             *token_warnings(tokens, acc.outcomes["ok"]),
             *(length_warnings(*_off_length(acc), acc.outcomes["ok"]) if facts.ignore_eos else []),
-            *recount.warnings(tokens.recount, tokens.answers_without_usage),
+            *recount.warnings(tokens.recount, tokens.answers_without_usage + tokens.answers_usage_not_taken),
             *autocorrelation_warnings(effective),
         ],
         scheduled=max(scheduled, len(acc)),

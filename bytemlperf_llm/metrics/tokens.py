@@ -6,12 +6,13 @@ record has both numbers (`usage_tokens`, `shown_tokens`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import msgspec
 
 from bytemlperf_llm.metrics.recount import Recount
-from bytemlperf_llm.runs.record import RequestRecord, usage_tokens_of
+from bytemlperf_llm.runs.record import RequestRecord
 
 WARN_DISAGREEMENT = 0.005
 """Reported usage against tokens that the stream shows: half a per cent, a token in two hundred."""
@@ -69,27 +70,39 @@ class TokenTally:
         self.cached: int | None = None
         self.accepted: int | None = None
 
-    def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
-        """Take in one answer: its largest gap between chunks, and the time from its first token to its last."""
-        usage = usage_tokens_of(record)
-        if usage is None:
-            self.without_usage += 1
-        else:
-            shown = sum(record.tokens_per_chunk) if record.shown_tokens is None else record.shown_tokens
-            self.usage += usage
-            self.shown += shown
+    def add(self, records: Iterable[RequestRecord], silences_ns: Iterable[int], spans_ns: Iterable[int]) -> None:
+        """Take in answers, each with its largest gap between chunks and the time from its first token to its last; other
+        outcomes change nothing."""
+        for record, silence_ns, span_ns in zip(records, silences_ns, spans_ns, strict=True):
+            if record.outcome != "ok":
+                continue
+            usage, output = record.usage_tokens, record.output_tokens
+            if usage is None and record.token_source == "usage":  # noqa: S105
+                usage = output  # of an older run
+            if usage is None:
+                self.without_usage += 1
+            else:
+                self._compare(record, usage)
+            if output >= MIN_TOKENS_TO_BUNDLE:
+                first = record.tokens_per_chunk[0] or next(filter(None, record.tokens_per_chunk), 0) if record.tokens_per_chunk else 0
+                self.bundled += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
+            if record.reasoning_tokens is not None:
+                self.hidden += record.hidden_tokens
+                self.reasoning = (self.reasoning or 0) + record.reasoning_tokens
+            if record.cached_tokens is not None:
+                self.cached = (self.cached or 0) + record.cached_tokens
+            if record.accepted_draft_tokens is not None:
+                self.accepted = (self.accepted or 0) + record.accepted_draft_tokens
+
+    def _compare(self, record: RequestRecord, usage: int) -> None:
+        shown = record.shown_tokens
+        if shown is None:
+            shown = sum(record.tokens_per_chunk)
+        self.usage += usage
+        self.shown += shown
+        if shown != usage:
             self.apart += abs(usage - shown)
             self.not_taken += record.token_source == "chunks"  # noqa: S105
-        self.hidden += record.hidden_tokens
-        if record.reasoning_tokens is not None:
-            self.reasoning = (self.reasoning or 0) + record.reasoning_tokens
-        if record.cached_tokens is not None:
-            self.cached = (self.cached or 0) + record.cached_tokens
-        if record.accepted_draft_tokens is not None:
-            self.accepted = (self.accepted or 0) + record.accepted_draft_tokens
-        if record.output_tokens >= MIN_TOKENS_TO_BUNDLE:
-            first = next(filter(None, record.tokens_per_chunk), 0)
-            self.bundled += first >= BUNDLED_FIRST_SHARE * record.output_tokens or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
 
     @property
     def disagreement(self) -> float | None:
