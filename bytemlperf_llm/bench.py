@@ -171,7 +171,7 @@ class Bench:
         scenario = plan.scenario
         self._tokenizer = preflight.answer_tokenizer(scenario, model, info)
         longest, timeouts = preflight.longest_request(scenario, seed), worker_config(scenario, Share(), keep_output=False).timeouts
-        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor)
+        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
         self._plan = plan = replace(plan, engine_options=plan.engine_options | changed)
         self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
         for note in info.notes:

@@ -3,6 +3,7 @@ request, warm-up, probe. Whatever fails here ends the command with one line."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -29,7 +30,9 @@ from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable,
 
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
-MAX_READY_REQUESTS = 3
+READY_POLL_S = 0.5
+NOT_READY = ("http_5xx", "http_429", "connection_refused", "connection_reset")
+MAX_READY_DETAIL_CHARS = 4000  # what is wrong with a request may be told behind much else
 Say = Callable[[str], None]
 
 _FIXES = {
@@ -37,6 +40,9 @@ _FIXES = {
     "context_length": "take a model with a longer context, or a scenario with shorter prompts (--output-len shortens answers)",
     "connection_refused": "start the server, or give its address with --base-url",
     "name_not_found": "check --base-url",
+    "connect_timeout": "check --base-url",
+    "connection_reset": "look at the engine's own log, and check --base-url (http:// or https://?)",
+    "malformed_stream": "look at the engine's own log, and check --base-url (http:// or https://?)",
     "not_a_stream": "check --base-url and --endpoint",
     "client_limit": "raise that limit",
     "redirect": "follow redirects with --engine-option transport=aiohttp",
@@ -95,21 +101,25 @@ class _Kept:
         """Nothing to count."""
 
 
-async def ready_check(engine: Engine, info: EngineInfo, request: Request, timeouts: Timeouts, redactor: Redactor) -> dict[str, str]:
-    """One untimed request, as the run will send them, with the longest prompt and under the run's own time limits. What the engine
-    changes about its requests when the server says so comes back as engine options. Raises UserError."""
-    changed: dict[str, str] = {}
-    for attempt in range(MAX_READY_REQUESTS):
+async def ready_check(
+    engine: Engine, info: EngineInfo, request: Request, timeouts: Timeouts, redactor: Redactor, patience_s: float = 0.0
+) -> dict[str, str]:
+    """One untimed request, as the run will send them, with the longest prompt and under the run's own time limits; again for
+    `patience_s` while the server says that it is not ready. What the engine changes about its requests when the server says so
+    comes back as engine options. Raises UserError."""
+    clock = asyncio.get_running_loop().time
+    changed, until_s = dict[str, str](), clock() + patience_s
+    for attempt in count():
         record = await _one(engine, msgspec.structs.replace(request, id=f"{request.id}-ready-{attempt}"), timeouts, redactor)
         if record.outcome == "ok":
             break
         error = EngineError(record.error_class or "engine_failed", record.error_detail)
         adapted: dict[str, str] = getattr(engine, "adapt", lambda _: {})(error)
         changed |= adapted
-        if not adapted and (attempt or error.error_class != "stale_connection"):
-            break
-    if record.outcome != "ok":
-        raise _not_ready(engine, error, timeouts, redactor)
+        waits = error.error_class in NOT_READY and clock() < until_s
+        if not (adapted or waits or (error.error_class == "stale_connection" and not attempt)):
+            raise _not_ready(engine, error, timeouts, redactor)
+        await asyncio.sleep(READY_POLL_S if waits else 0)
     info.notes += [f"the server wants {name}={value}, which is sent from now on" for name, value in changed.items()]
     _check_context(info, request, record.prompt_tokens)
     return changed
@@ -117,21 +127,21 @@ async def ready_check(engine: Engine, info: EngineInfo, request: Request, timeou
 
 async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: Redactor) -> RequestRecord:
     """A request on its own, with the time limits and the judgement of a measured one."""
-    kept = _Kept()
-    worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=redactor)
+    kept, whole = _Kept(), redactor.copy(MAX_READY_DETAIL_CHARS)
+    worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=whole)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
 
 
 def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor: Redactor) -> UserError:
-    advice = getattr(engine, "advise", lambda _: None)(error)
-    fix = advice or _FIXES.get(error.error_class, "look at the engine's own log")
-    cause = f"the first request fails: {error.error_class.replace('_', ' ')}: {error.detail}"
+    said = error.error_class.replace("_", " ")
+    cause, fix = f"the first request fails: {said}: {error.detail}", _FIXES.get(error.error_class, "look at the engine's own log")
     if error.error_class.endswith("_timeout"):
         limit_ns = getattr(timeouts, error.error_class.removesuffix("timeout") + "ns")
-        cause = f"the first request is not answered: {error.error_class.replace('_', ' ')} of {limit_ns / NS_PER_S:g} s"
-        fix = f"look at the engine's own log, or raise --{error.error_class.replace('_', '-')}"
-    return UserError(cause, redactor.clean(fix))
+        cause = f"the first request is not answered: {said} of {limit_ns / NS_PER_S:g} s"
+        fix = f"{fix}, or raise --{error.error_class.replace('_', '-')}"
+    advice = getattr(engine, "advise", lambda _: None)(error)
+    return UserError(redactor.clean(cause), redactor.clean(advice or fix))
 
 
 def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None) -> None:

@@ -26,9 +26,16 @@ _SECRET_FLAGS = ("--header", "-H")
 class Redactor:
     """Replaces known secrets in every form (`forms_of`), and in any URL user information and parameters with a secret's name."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, secrets: Iterable[str] = (), most_chars: int = MAX_FOREIGN_CHARS) -> None:
         self._forms: list[str] = []
+        self._most_chars = most_chars
         self.add(secrets)
+
+    def copy(self, most_chars: int) -> Redactor:
+        """One that knows the same, and cuts a stranger's text to another length."""
+        other = Redactor(most_chars=most_chars)
+        other._forms = self._forms
+        return other
 
     def add(self, secrets: Iterable[str]) -> None:
         """Learn more secrets; longest first, so that one inside another leaves nothing behind."""
@@ -40,10 +47,10 @@ class Redactor:
         text = _USERINFO.sub(f"{REDACTED}@", text)
         return _PARAMETER.sub(_parameter, text) if "=" in text else text
 
-    def clean(self, text: str, most_chars: int = MAX_FOREIGN_CHARS) -> str:
+    def clean(self, text: str, most_chars: int | None = None) -> str:
         """A stranger's text, fit for a record, a log, a page or a terminal: on one line, without secrets, control characters
         and escape sequences, of so many characters at most."""
-        return one_line(self._without_cut_secret(self(whole_text(text))))[:most_chars]
+        return one_line(self._without_cut_secret(self(whole_text(text))))[: most_chars or self._most_chars]
 
     def _without_cut_secret(self, text: str) -> str:
         """Whoever passed it on may have cut it in the middle of a secret."""

@@ -44,15 +44,14 @@ from engines.http_pool import Pool
 from engines.http_proxy import Proxy, proxy_for
 from engines.openai_advice import LIMIT_FIELDS, fix_for, wants_other_limit
 from engines.openai_decode import DONE_EVENT, decode
+from engines.openai_headers import json_object, read_key, request_headers
 from engines.openai_models import Listing, choose, read_listing
 from engines.openai_target import Target, parse_target
 from engines.server_gauges import ServerGauges
-from engines.untrusted import UntrustedJson, decode_json
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 READY_POLL_S = 0.5
 PROBE_TIMEOUT_S = 10.0
-MAX_KEY_BYTES = 64 * 1024
 UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls", "client_limit")
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
@@ -118,8 +117,10 @@ class OpenAIEngine:
         self._target = target = parse_target(parsed.base_url, parsed.endpoint)
         self._extra = _extra_body(parsed.extra_body)
         self._secrets += [*query_secrets(target.query), *body_secrets(self._extra)]
-        self._limit_field = _limit_field(parsed.max_tokens_field)
-        headers = self._headers(parsed, target)
+        self._limit_by(_limit_field(parsed.max_tokens_field))
+        key = read_key(parsed.api_key_file, parsed.api_key_env)
+        headers, secrets = request_headers(parsed.headers, key, target, key_goes_first=bool(parsed.api_key_file))
+        self._secrets += secrets
         transport = self._open(parsed, target, headers)
         self._listing = await self._wait_for_models(parsed.ready_timeout_s, named=model is not None)
         self._model_name, max_model_len, note = choose(model, self._listing, target.authority)
@@ -154,28 +155,6 @@ class OpenAIEngine:
         self._head_lines = _head_lines(headers if options.keep_alive else headers | {"Connection": "close"})
         self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
         return transport
-
-    def _headers(self, options: Options, target: Target) -> dict[str, str]:
-        headers = {"Host": target.authority, "Content-Type": "application/json", "Accept": "text/event-stream"}
-        headers["Accept-Encoding"] = "identity"
-        extra = _json_object("headers", options.headers)
-        self._secrets += map(str, extra.values())
-        for name, value in extra.items():
-            if any(control in f"{name}{value}" for control in "\r\n\0"):
-                raise BadOption(f"header {name!r} has a line break in it", "give headers as NAME: VALUE")
-            headers[name] = str(value)
-        key = _read_key(options)
-        if key:
-            self._secrets.append(key)
-            headers["Authorization"] = f"Bearer {key}"
-        elif target.userinfo:
-            import base64
-            from urllib.parse import unquote
-
-            token = base64.b64encode(unquote(target.userinfo).encode()).decode()
-            self._secrets += [token, *userinfo_secrets(target.userinfo)]
-            headers["Authorization"] = f"Basic {token}"
-        return headers
 
     def _notes(self, transport: str) -> list[str]:
         counted = "the server's usage, chunks where it sends none" if self._options.usage else "chunks (usage is off)"
@@ -244,6 +223,11 @@ class OpenAIEngine:
     def _around_proxy(self) -> str | None:
         return None if self._proxy is None else f"go around the proxy with no_proxy={self._target.host}, or unset the variable"
 
+    def _limit_by(self, field: str) -> None:
+        """The longest answer goes by this name; by none where the user's own body has one."""
+        self._limit_field = field
+        self._limit = b"" if LIMIT_FIELDS[1] in self._extra else b'"%b":%%d,' % field.encode()
+
     # -- a first request that is refused ------------------------------------------
 
     def adapt(self, error: EngineError) -> dict[str, str]:
@@ -253,12 +237,13 @@ class OpenAIEngine:
         other = wants_other_limit(error, self._limit_field)
         if other is None or self._limit_field != LIMIT_FIELDS[0]:
             return {}
-        self._limit_field = other
+        self._limit_by(other)
         return {"max_tokens_field": other}
 
     def advise(self, error: EngineError) -> str | None:
         """The remedy for a first request that failed; None where nothing special is known."""
-        if found := fix_for(error, frozenset(self._extra)):
+        sent = {self._limit_field}.union(*map(self._constant_fields, self._rest_by_sampling))
+        if found := fix_for(error, sent, self._extra):
             return found
         if self._proxy is not None and error.error_class != "error_in_stream":
             return self._around_proxy()
@@ -285,7 +270,7 @@ class OpenAIEngine:
         """The JSON body: what differs between requests is put between parts that are encoded once."""
         kind = b'"messages"' if self._target.chat else b'"prompt"'
         prompt = _encode_chat(request) if self._target.chat else _encode_prompt(request)
-        limit = b"" if LIMIT_FIELDS[1] in self._extra else b'"%b":%d,' % (self._limit_field.encode(), request.max_tokens)
+        limit = self._limit % request.max_tokens if self._limit else b""
         return b"{%b:%b,%b%b" % (kind, prompt, limit, self._rest_of_body(request.sampling))
 
     def _rest_of_body(self, sampling: Sampling) -> bytes:
@@ -344,28 +329,8 @@ class _Collect:
 # -- options -------------------------------------------------------------------------
 
 
-def _read_key(options: Options) -> str:
-    if not options.api_key_file:
-        key = os.environ.get(options.api_key_env, "").strip()
-        return key and _checked_key(key, f"the environment variable {options.api_key_env} does")
-    try:
-        if not stat.S_ISREG(os.stat(options.api_key_file).st_mode):
-            raise BadOption("the key file is not a regular file", "check --api-key-file")
-        with open(options.api_key_file, "rb") as file:
-            text = file.read(MAX_KEY_BYTES).decode()
-    except (OSError, ValueError) as error:
-        raise BadOption(f"can't read the key file: {getattr(error, 'strerror', None) or 'not text'}", "check --api-key-file") from None
-    return _checked_key(text.strip().removeprefix("\ufeff"), "the key file does")
-
-
-def _checked_key(key: str, holder: str) -> str:
-    if len(key.split()) != 1 or not key.isprintable() or not key.isascii():
-        raise BadOption(f"{holder} not hold one key", "put the key alone there: one word of ASCII characters")
-    return key
-
-
 def _extra_body(text: str) -> dict[str, Any]:
-    extra = _json_object("extra_body", text)
+    extra = json_object("extra_body", text)
     if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
         raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
     _refuse_other_tokens(extra)
@@ -376,16 +341,6 @@ def _limit_field(asked: str) -> str:
     if asked not in ("auto", *LIMIT_FIELDS):
         raise BadOption(f"max_tokens_field {asked!r} is unknown", f"use auto, {' or '.join(LIMIT_FIELDS)}")
     return LIMIT_FIELDS[0] if asked == "auto" else asked
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = decode_json(text)
-    except UntrustedJson as error:
-        raise BadOption(f"{name} is not JSON: {error}", f"give {name} as a JSON object") from None
-    if not isinstance(value, dict):
-        raise BadOption(f"{name} is not a JSON object", f"give {name} as a JSON object")
-    return value
 
 
 def _refuse_other_tokens(body: Mapping[str, Any]) -> None:

@@ -7,15 +7,18 @@ looked for.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from engines.contract import EngineError
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 """The names under which chat servers take the longest answer allowed; newer models of OpenAI's know the second alone."""
 
+_SAYS_WHY = ("http_4xx", "http_5xx", "error_in_stream", "not_a_stream", "context_length")
+
 FIELD_FIXES = (
     ("stream_options", "leave it out with --engine-option usage=false"),
-    ("include_usage", "leave it out with --engine-option usage=false"),
+    ("stream_options.include_usage", "leave it out with --engine-option usage=false"),
     ("temperature", "give the one it takes with --temperature 1"),
     ("ignore_eos", "leave it out with --no-ignore-eos"),
     ("top_p", "give one that it takes with --top-p"),
@@ -24,23 +27,22 @@ FIELD_FIXES = (
     ("max_completion_tokens", "--engine-option max_tokens_field=max_tokens"),
     ("max_tokens", "--output-len for shorter answers, or --engine-option max_tokens_field=max_completion_tokens"),
 )
-_REFUSED = re.compile(
-    r"unsupported|not supported|not support|unrecogni[sz]ed|unknown|unexpected|invalid|extra|not permitted|not allowed|forbidden|must|only|"
-    r"should|unavailable|not available|greater than|less than|too large|at most|cannot|can't|use ",
-    re.I,
-)
+_UNKNOWN = r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed|forbidden|deprecated"
+_REFUSED = re.compile(rf"{_UNKNOWN}|invalid|must|only|should|unavailable|greater|less than|too large|at most|cannot|can't|use ", re.I)
+_WHAT_IS_TAKEN = re.compile(r"expected one of|did you mean|(?:allowed|supported|valid) (?:fields|parameters|arguments|values)", re.I)
 
 
 def wants_other_limit(error: EngineError, field: str) -> str | None:
-    """The name that the server wants for the answer's limit instead of `field`; None where that isn't what it says."""
+    """The name that the server takes for the answer's limit instead of `field`; None where that isn't what it says."""
     other = LIMIT_FIELDS[field == LIMIT_FIELDS[0]]
-    if error.error_class != "http_4xx" or not _REFUSED.search(error.detail) or other not in error.detail:
+    if error.error_class not in _SAYS_WHY or not _names(field, error.detail):
         return None
-    return other if re.search(rf"\b{field}\b", error.detail) or "instead" in error.detail else None
+    return other if _names(other, error.detail) or re.search(_UNKNOWN, error.detail, re.I) else None
 
 
-def fix_for(error: EngineError, extra_fields: frozenset[str] = frozenset()) -> str | None:
-    """The flag that helps, where the server's words name something that there is a flag for."""
+def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[str] = ()) -> str | None:
+    """The flag that helps, where the server's words name something that there is a flag for. `sent` are the fields of the
+    request, `extra` those of them that the user gave."""
     if error.error_class == "tls":
         return _tls_fix(error.detail)
     if "HTTPS" in error.detail and "HTTP request" in error.detail:
@@ -49,10 +51,13 @@ def fix_for(error: EngineError, extra_fields: frozenset[str] = frozenset()) -> s
         return "turn reuse off with --engine-option keep_alive=false"
     if error.error_class == "redirect" and "another server" in error.detail:
         return "give that server's address with --base-url"
-    if error.error_class not in ("http_4xx", "http_5xx", "error_in_stream") or not _REFUSED.search(error.detail):
+    if error.error_class not in _SAYS_WHY or not _REFUSED.search(error.detail):
         return None
-    named = [f"--extra-body gives {name}: leave it out" for name in sorted(extra_fields) if _names(name, error.detail)]
-    named += [fix for name, fix in FIELD_FIXES if _names(name, error.detail)]
+    words = _WHAT_IS_TAKEN.split(error.detail)[0]
+    named = [f"--extra-body gives {name}: leave it out" for name in sorted(extra) if _names(name, words)]
+    named += [
+        fix for name, fix in FIELD_FIXES if name.partition(".")[0] in sent and name not in extra and _names(name.rpartition(".")[2], words)
+    ]
     return ", and ".join(dict.fromkeys(named)) or None
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 from bytemlperf_llm.loadgen.deadlines import Timeouts, Watch, Watchdog
@@ -98,6 +99,7 @@ class Worker:
     ) -> None:
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
         self._now, self._redactor = now, redactor or Redactor()
+        self._finish_reason = lru_cache(maxsize=64)(partial(self._redactor.clean, most_chars=MAX_FINISH_REASON_CHARS))  # few, and often
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -262,7 +264,7 @@ class Worker:
         if ending.detail:
             record.error_detail = self._redactor.clean(ending.detail)
         if record.finish_reason and record.finish_reason not in FINISH_REASONS:
-            record.finish_reason = self._redactor.clean(record.finish_reason, MAX_FINISH_REASON_CHARS)
+            record.finish_reason = self._finish_reason(record.finish_reason)
         if self._config.keep_output:
             record.output = self._redactor(decoded.text)
         if not sent_to_engine:

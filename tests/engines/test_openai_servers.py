@@ -77,7 +77,8 @@ REFUSALS = {
     "stream_options": ("[{'loc': ('body', 'stream_options'), 'msg': 'Extra inputs are not permitted'}]", "usage=false"),
     "temperature": ("Unsupported value: 'temperature' does not support 0.0 with this model. Only 1 is supported.", "--temperature 1"),
     "ignore_eos": ("Unrecognized request argument supplied: ignore_eos", "--no-ignore-eos"),
-    "top_k": ("unknown field `top_k`, expected one of …", "--top-k"),
+    "stream_options of a list": ("unknown field `stream_options`, expected one of `model`, `temperature`, `seed`", "usage=false"),
+    "far behind": ("x" * 900 + " Unrecognized request argument: ignore_eos", "--no-ignore-eos"),
     "extra": ("extra_body: property 'min_p' is unsupported", "--extra-body"),
     "both": (
         "body.stream_options: extra forbidden; body.ignore_eos: extra forbidden",
@@ -96,7 +97,43 @@ async def test_a_refused_first_request_names_the_flag(name):
         with pytest.raises(UserError) as refused:
             await ready(engine, info)
     assert flag in refused.value.fix
+    assert ("--temperature" in refused.value.fix) == (name == "temperature")
     assert message[:20] in refused.value.cause
+
+
+async def test_a_server_that_is_still_loading_is_waited_for():
+    posts = []
+
+    def answer(asked):
+        posts.append(asked)
+        return error("503 Service Unavailable", "Loading model") if len(posts) < 3 else stream()
+
+    async with answering(chat(answer)) as server:
+        engine, info = await started(server.url)
+        with pytest.raises(UserError, match="Loading model"):
+            await ready(engine, info)
+        engine, info = await started(server.url)
+        await ready_check(engine, info, make_request(0), Timeouts(), Redactor(), patience_s=30)
+        await engine.close()
+    assert len(posts) == 3
+
+
+async def test_a_header_that_is_given_goes_before_the_environments_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
+    async with answering(chat(lambda asked: stream())) as server:
+        engine, info = await started(server.url, headers='{"authorization": "Token mine", "accept": "text/plain"}')
+        await ready(engine, info)
+    assert server.seen[-1].headers["authorization"] == "Token mine"
+    assert server.seen[-1].headers["accept"] == "text/plain"
+    assert "user-agent" in server.seen[-1].headers
+
+
+@pytest.mark.parametrize("answer", [None, b"\x15\x03\x01\x00\x02\x02F"])
+async def test_a_port_that_may_speak_tls_is_told(answer):
+    async with answering(lambda asked: answer) as server:
+        engine, info = await started(server.url)
+        with pytest.raises(UserError, match="https://"):
+            await ready(engine, info, Timeouts(first_token_ns=300_000_000))
 
 
 async def test_a_refused_key_names_where_it_comes_from():
@@ -106,10 +143,18 @@ async def test_a_refused_key_names_where_it_comes_from():
             await ready(engine, info)
 
 
-async def test_the_other_name_of_the_limit_is_taken_by_itself_and_kept():
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+        "[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs are not permitted'}]",
+        "max_tokens is deprecated in favor of max_completion_tokens",
+    ],
+)
+async def test_the_other_name_of_the_limit_is_taken_by_itself_and_kept(refusal):
     def answer(asked):
         if "max_tokens" in asked.body:
-            return error("400 Bad Request", "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.")
+            return error("400 Bad Request", refusal)
         return stream()
 
     async with answering(chat(answer)) as server:
@@ -120,6 +165,14 @@ async def test_the_other_name_of_the_limit_is_taken_by_itself_and_kept():
         posts = [asked.body for asked in server.seen if asked.method == "POST"]
     assert changed == {"max_tokens_field": "max_completion_tokens"}
     assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in posts] == [(True, None), (False, 4), (False, 4)]
+
+
+async def test_a_limit_that_is_too_high_is_no_other_name():
+    async with answering(chat(lambda asked: error("400 Bad Request", "max_tokens must be at most 2"))) as server:
+        engine, info = await started(server.url)
+        with pytest.raises(UserError, match="--output-len"):
+            await ready(engine, info)
+    assert len(server.seen) == 2
 
 
 async def test_a_limit_in_the_extra_body_is_sent_alone():
