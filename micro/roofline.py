@@ -120,7 +120,8 @@ def too_fast(roof: Roof, row: Mapping[str, Any]) -> str:
 
 def above_peak(row: Mapping[str, Any]) -> tuple[float, str] | None:
     """The largest share of a measured peak and which it is (MFU, MBU, CBU), where that is beyond `ABOVE_PEAK`."""
-    measured = [(share, name) for name, share in (row.get("efficiency") or {}).items() if name.endswith(f"_{MEASURED}")]
+    found = row.get("efficiency") or {}
+    measured = [(found[name], name) for name in (f"{share}_{MEASURED}" for share in ("mfu", "mbu", "cbu")) if name in found]
     share, name = max(measured, default=(0.0, ""))
     return (share, name.partition("_")[0].upper()) if share > ABOVE_PEAK else None
 

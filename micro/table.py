@@ -98,7 +98,9 @@ def _remarks(row: dict[str, Any]) -> str:
 
 def _above_remark(row: dict[str, Any]) -> str:
     above = above_peak(row) if row["status"] == "ok" else None
-    return f"{above[1]} {above[0]:.0%}: a cache answered or kept the result, or the measured peak is low" if above else ""
+    return (
+        f"{above[1]} {above[0]:.0%}: the measured peak is low{', or a cache kept the result' if above[1] == 'MBU' else ''}" if above else ""
+    )
 
 
 def _conditions_remark(conditions: dict[str, Any]) -> str:
