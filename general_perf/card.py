@@ -37,7 +37,7 @@ InputKind = Literal[
     "zeros",
     "constant",
 ]
-Dtype = Literal["float32", "int64", "int32", "bool"]
+Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
 DistributionRule = Literal["softmax", "sigmoid", "probabilities", "none"]
 DecisionRule = Literal["argmax", "threshold", "none"]
 

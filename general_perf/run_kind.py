@@ -114,6 +114,7 @@ def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "first_answer_s": loaded.get("first_answer_s"),
         "graph_share": coverage.get("graph_share"),
         "flops_share": coverage.get("flops_share"),
+        "products": coverage.get("details", {}).get("products_by_precision", {}),
         "int8_share": coverage.get("details", {}).get("int8_share_of_products"),
         "points": len(speed),
         "best_samples_per_s": max(map(throughput, speed), default=None),
@@ -182,10 +183,20 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
     found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
     found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
+    found += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
     found += [f"{row['job']}: no reference stands beside the accuracy" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
         found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
     return found
+
+
+def _run_elsewhere(row: dict[str, Any]) -> str:
+    """Where the row's name says one precision and most of its products ran at another; "" where they didn't."""
+    products, named = row["products"], row["precision"]
+    if not products or 2 * products.get(named, 0) > sum(products.values()):
+        return ""
+    ran = ", ".join(f"{count} in {precision}" for precision, count in sorted(products.items()))
+    return f"the backend multiplies in another precision than {named}: of its products {ran}"
 
 
 def _load_warnings(opened: dict[str, Any], metrics: dict[str, Any]) -> list[str]:

@@ -131,7 +131,7 @@ class Worker:
                 calibration_source=source,
                 extra=job.backend_options,
             )
-            self._check_precision(maker)
+            self._check_precision(maker, model)
             memory.reset_peak()
             began = time.perf_counter()
             compiled = maker.compile(model, options)
@@ -213,10 +213,15 @@ class Worker:
                 "give a smaller --batch-size, or raise --memory-limit-gib",
             )
 
-    def _check_precision(self, maker: Any) -> None:
+    def _check_precision(self, maker: Any, model: Any) -> None:
+        """The backend offers it, and the label is true: a file that is quantised or halved is not measured as fp32."""
         from general_perf.failures import StageError
 
         info = maker.describe()
+        if model.held not in ("fp32", self.job.precision):
+            fix = f"take --precision {model.held}" if model.held in info.precisions else "give weights in fp32"
+            cause = f"the weights of {self.card.name} are {model.held}: measured as {self.job.precision} they would be another model"
+            raise StageError("unsupported_precision", cause, fix)
         if self.job.precision not in info.precisions:
             raise StageError(
                 "unsupported_precision", f"{info.name} offers no {self.job.precision}", f"take one of {', '.join(info.precisions)}"

@@ -40,7 +40,8 @@ class SourceModel:
 
     `module` is an eval-mode torch module that takes tensors in the order of `card.inputs` and returns a tuple
     in the order of `card.outputs`; a model that exists only as ONNX has `onnx_path` and no module. `weights`
-    says where they come from: `random weights, seed 0`, or a package and its version.
+    says where they come from: `random weights, seed 0`, or a package and its version. `held` is the precision that most
+    of them are in; one that isn't fp32 is measured as itself alone.
     """
 
     card: Card
@@ -50,6 +51,7 @@ class SourceModel:
     onnx_path: Path | None = None
     parameters: int = 0
     parameter_bytes: int = 0
+    held: str = "fp32"
 
     @property
     def input_names(self) -> list[str]:

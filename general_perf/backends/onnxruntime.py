@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
-from general_perf.backends.weights import of_onnx
+from general_perf.backends.weights import held_by, of_onnx
 from general_perf.failures import StageError
 from general_perf.measure.flops import with_model_flops
 from general_perf.zoo.onnx_files import copy_onnx
@@ -150,6 +150,7 @@ def coverage_of(events: list[dict[str, Any]], provider: str) -> Coverage:
     elsewhere: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     providers: Counter[str] = Counter()
+    products: Counter[str] = Counter()
     flops = {True: 0, False: 0}
     for event in events:
         arguments = event["args"]
@@ -161,6 +162,8 @@ def coverage_of(events: list[dict[str, Any]], provider: str) -> Coverage:
         if count is None:
             unknown[operator] += 1
         flops[taken] += count or 0
+        if count and (kinds := [next(iter(each), "") for each in arguments.get("input_type_shape", [])]):
+            products[held_by({kinds[0]: 1})] += 1
     nodes, total = len(events), sum(flops.values())
     return Coverage(
         method=f"kernels of one profiled call by the provider that ran them, against {provider}",
@@ -171,7 +174,11 @@ def coverage_of(events: list[dict[str, Any]], provider: str) -> Coverage:
         flops_share=flops[True] / total if total else None,
         partitions=1 + sum(1 for one, two in pairwise(events) if one["args"]["provider"] != two["args"]["provider"]),
         fallback_operators=dict(sorted(elsewhere.items())),
-        details={"nodes_by_provider": dict(providers), "operators_without_flops_formula": dict(sorted(unknown.items()))},
+        details={
+            "nodes_by_provider": dict(providers),
+            "products_by_precision": dict(products),
+            "operators_without_flops_formula": dict(sorted(unknown.items())),
+        },
     )
 
 
@@ -219,7 +226,8 @@ def _session(compiled: Compiled, threads: int, profile: Path | None = None) -> A
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     others = [] if provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(str(artefact), options, providers=[provider, *others])
+    own = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}  # on by default: fp32 in name
+    return onnxruntime.InferenceSession(str(artefact), options, providers=[(provider, own), *others])
 
 
 def _export(model: SourceModel, options: CompileOptions, path: Path) -> None:
@@ -258,6 +266,8 @@ def _at_precision(model: SourceModel, options: CompileOptions, plain: Path) -> t
     """The artefact at the precision, by what tool, calibrated on what."""
     import onnx
 
+    if model.held == options.precision:
+        return plain, "as the model is", None
     if options.precision == "bf16":
         if model.onnx_path is not None:
             raise StageError("unsupported_precision", "an ONNX file is not turned into bf16 here", "take fp32, fp16 or int8")

@@ -25,6 +25,8 @@ NEEDED = {"bf16": "BF16", "fp16": "FP16"}
 NOT_COUNTED = ("Parameter", "Result", "Constant")
 ATTENTION = "ScaledDotProductAttention"
 PRODUCTS = (ATTENTION, "MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
+PRODUCT_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Deconvolution", "ScaledDotProductAttention", "MHA", "RNNSeq")
+RUN_AT = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "int8", "i8": "int8"}
 WITHOUT_FORMULA = ("LSTMSequence", "LSTMCell", "GRUSequence", "RNNSequence", "Loop", "TensorIterator", "If")
 
 
@@ -51,7 +53,7 @@ class OpenVino:
         device = _device(core, options)
         converted = _converted(model, options)
         tool, calibration = "INFERENCE_PRECISION_HINT", None
-        if options.precision == "int8":
+        if options.precision == "int8" and model.held != "int8":
             converted, tool = _quantised(converted, model, options), "nncf.quantize"
             calibration = options.calibration_source
         artefact = options.work / "model.xml"
@@ -127,7 +129,7 @@ def coverage_of(graph: Any, supported: set[str], device: str, executed: Any) -> 
             taken_flops += count or 0
         else:
             elsewhere[kind] += 1
-    kernels, precisions = _kernels(executed)
+    kernels, precisions, products = _kernels(executed)
     taken = nodes - sum(elsewhere.values())
     return Coverage(
         method=f"operators that query_model gives to {device}; kernels as in the compiled graph",
@@ -140,15 +142,18 @@ def coverage_of(graph: Any, supported: set[str], device: str, executed: Any) -> 
         details={
             "reference_kernels": {kind: count for kind, count in sorted(kernels.items()) if count},
             "kernels_by_precision": dict(precisions),
+            "products_by_precision": dict(products),
             "operators_without_flops_formula": dict(sorted(unknown.items())),
         },
     )
 
 
-def _kernels(executed: Any) -> tuple[Counter[str], Counter[str]]:
-    """Layers of the compiled graph that run by OpenVINO's slow reference code, and how many layers run at what precision."""
+def _kernels(executed: Any) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Layers of the compiled graph that run by OpenVINO's slow reference code, how many layers run at what precision, and how many
+    of those that multiply."""
     reference: Counter[str] = Counter()
     precisions: Counter[str] = Counter()
+    products: Counter[str] = Counter()
     for node in executed.get_ops():
         facts = {
             key: str(value.astype(str))
@@ -158,10 +163,13 @@ def _kernels(executed: Any) -> tuple[Counter[str], Counter[str]]:
         kind = facts.get("layerType", "")
         if kind in ("", "Input", "Output", "Const"):
             continue
-        precisions[facts.get("runtimePrecision", "")] += 1
+        precision = facts.get("runtimePrecision", "")
+        precisions[precision] += 1
+        if kind in PRODUCT_LAYERS:
+            products[RUN_AT.get(precision, precision)] += 1
         if facts.get("primitiveType", "").startswith("ref"):
             reference[kind] += 1
-    return reference, precisions
+    return reference, precisions, products
 
 
 def _flops(node: Any) -> int | None:

@@ -27,6 +27,7 @@ def require_device(device: str) -> None:
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise StageError("missing_device", f"device {device}: torch sees no CUDA device", "take --device cpu")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # torch's own default for convolutions: fp32 in name
 
 
 def at_precision(model: SourceModel, options: CompileOptions) -> AtPrecision:
@@ -36,7 +37,7 @@ def at_precision(model: SourceModel, options: CompileOptions) -> AtPrecision:
     import torch
 
     module = model.module if model.format == "torchscript" else copy.deepcopy(model.module)
-    if options.precision == "fp32":
+    if options.precision == "fp32" or (model.format == "torchscript" and options.precision == model.held):
         return AtPrecision(module.to(options.device), "as the model is")
     if model.format == "torchscript":
         raise StageError("unsupported_precision", "a TorchScript file keeps its own precision", "take --precision fp32")

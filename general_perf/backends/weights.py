@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,35 @@ if TYPE_CHECKING:
     import numpy as np
 
     from general_perf.backends.contract import SourceModel
+
+
+HELD = {"float32": "fp32", "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8", "int4": "int4"}
+"""Precisions by the names that torch, ONNX and profiles have for number formats."""
+
+
+def held_by(values: Mapping[str, int]) -> str:
+    """The precision of most values, given how many there are of each number format; fp32 where there are none."""
+    return HELD.get(name := max(values, key=values.__getitem__, default="float32"), name)
+
+
+def held_by_module(module: Any) -> str:
+    """Of a torch module's weights with two axes or more."""
+    values: Counter[str] = Counter()
+    for tensor in module.state_dict().values():
+        if getattr(tensor, "ndim", 0) > 1:
+            values[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return held_by({name: count for name, count in values.items() if name != "int64"})
+
+
+def held_by_onnx(model: Any) -> str:
+    """Of an ONNX model's initializers with two axes or more."""
+    from onnx import TensorProto
+
+    values: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            values[TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
+    return held_by({name.replace("uint4", "int4"): count for name, count in values.items() if name not in ("int64", "int32", "bool")})
 
 
 def of_source(model: SourceModel) -> Iterator[np.ndarray[Any, Any]]:

@@ -23,7 +23,7 @@ from general_perf.zoo.source import FORMATS
 from general_perf.zoo.stand_ins import stand_in
 
 MAX_FILE_BYTES = 1 << 20
-DTYPES = {"FLOAT32": "float32", "LONG": "int64", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "LONG": "int64", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
 HIGH_ID = 1000
 """Random ids are below it, as ByteMLPerf's are: its cards name no vocabulary."""
 CLASS_FOLDERS: dict[str, ModelClass] = {"regular": "regular", "popular": "business", "sota": "sota"}
@@ -184,7 +184,7 @@ def _input(name: str, shape: list[int], dtype: Any, layout: str) -> Input:
         facts = {"kind": "timestep", "high": 2}
     elif dtype == "bool":
         facts = {"kind": "zeros"}
-    elif dtype != "float32" or "token" in name:
+    elif not dtype.startswith("float") or "token" in name:
         facts = {"kind": "token_ids" if len(shape) > 1 else "timestep", "high": HIGH_ID}
     fixed = not shape or shape[0] != 1
     axes: list[int | str] = [*shape] if fixed else ["batch", *shape[1:]]

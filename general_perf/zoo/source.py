@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from general_perf.backends.contract import SourceModel
+from general_perf.backends.weights import held_by_module, held_by_onnx
 from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
 from general_perf.zoo.classes import config_class, model_class
@@ -205,6 +206,7 @@ def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel
         module=_tuple_out(module, card.outputs),
         parameters=size[0],
         parameter_bytes=size[1],
+        held=held_by_module(module),
     )
 
 
@@ -235,6 +237,7 @@ def _onnx(card: Card, path: Path, weights_from: str) -> SourceModel:
         onnx_path=path,
         parameters=sum(math.prod(each.dims) for each in model.graph.initializer),
         parameter_bytes=sum(each.stat().st_size for each in (path, *beside(path, model))),
+        held=held_by_onnx(model),
     )
 
 
@@ -304,6 +307,7 @@ def _described(card: Card, module: Any, weights: str) -> SourceModel:
         module=module.eval(),
         parameters=sum(each.numel() for each in parameters),
         parameter_bytes=sum(each.numel() * each.element_size() for each in parameters),
+        held=held_by_module(module),
     )
 
 

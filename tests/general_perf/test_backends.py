@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,14 @@ import torch
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
 from general_perf.backends.torch_int8 import torchao_is_here
+from general_perf.backends.weights import held_by_module
 from general_perf.failures import StageError, classify
 from general_perf.inputs import make_inputs
 from general_perf.measure.numerics import compare, verdict
 from general_perf.measure.reference import reference_of
+from general_perf.plan import Flags, plan
+from general_perf.worker import Worker
+from general_perf.zoo.source import build
 from tests.general_perf.models import options, own, source
 
 WIDTH = 128
@@ -257,3 +263,48 @@ def test_a_bias_of_two_axes_is_quantised_by_onnxruntime(tmp_path):
     maker = backend("onnxruntime")
     session = maker.load(maker.compile(model, options(model, tmp_path, "int8", batch=1)), LOAD)
     assert np.isfinite(session.predict(make_inputs(model.card, 1, 0))[model.card.outputs[0]]).all()
+
+
+# --- labels of precision --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "ran"), [("onnxruntime", "fp16", "fp32"), ("onnxruntime", "int8", "int8"), ("openvino", "fp32", "fp32")]
+)
+def test_the_precision_that_products_run_at_is_measured(name, precision, ran, tmp_path):
+    """ONNX Runtime's CPU kernels know no fp16: it casts, and multiplies in fp32."""
+    model, maker = own(Layers()), backend(name)
+    found = maker.coverage(maker.compile(model, options(model, tmp_path, precision)), make_inputs(model.card, 2, 0))
+    assert set(found.details["products_by_precision"]) == {ran}
+
+
+def halved(path, card_dtype):
+    """An ONNX file of float16 weights, with the card that takes it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.full((8, 8), 0.5, np.float16), "w")
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["n", 8]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    card = own(Layers()).card
+    return card.model_copy(update={"inputs": [card.inputs[0].model_copy(update={"dtype": card_dtype})]})
+
+
+def test_a_file_of_half_precision_is_measured_as_such_alone(tmp_path):
+    model = build(halved(tmp_path / "half.onnx", "float16"), tmp_path / "half.onnx")
+    assert model.held == "fp16"
+    (tmp_path / "work").mkdir()
+    maker = backend("onnxruntime")
+    compiled = maker.compile(model, options(model, tmp_path / "work", "fp16"))
+    assert compiled.precision_tool == "as the model is"
+    assert maker.load(compiled, LOAD).predict(make_inputs(model.card, 2, 0))["y"].dtype == np.float16
+
+
+def test_another_precision_of_a_half_precision_file_is_refused(tmp_path):
+    (job,) = plan(Flags(models=["digits-resnet"], backends=["onnxruntime"], precisions=["fp32"]))
+    model = own(torch.nn.Linear(8, 8).to(torch.bfloat16))
+    worker = Worker(job, lambda _: None)
+    with pytest.raises(StageError, match="the weights of digits-resnet are bf16: measured as fp32 they would be another model") as caught:
+        worker._check_precision(backend("onnxruntime"), replace(model, held=held_by_module(model.module)))
+    assert caught.value.fix == "take --precision bf16"

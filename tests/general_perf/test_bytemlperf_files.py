@@ -181,13 +181,13 @@ def test_a_folder_is_a_row_for_each_of_its_files(tmp_path):
     zoo_pair(
         tmp_path, "chatglm2-torch-fp16", {"inputs": None, "outputs": None, "input_shape": None, "input_type": None, "max_batch_size": None}
     )
-    zoo_pair(tmp_path, "yolov5-onnx-fp32", {"model_path": "zoo/yolov5s.onnx", "input_type": "FLOAT16"})
+    zoo_pair(tmp_path, "yolov5-onnx-fp32", {"model_path": "zoo/yolov5s.onnx", "input_type": "STRING"})
     (tmp_path / "workloads" / "broken.json").write_text("{")
     failed = {job.id.split("/")[0]: job.failed for job in plan(flags(tmp_path / "workloads"))}
     assert {name: each and each[0] for name, each in failed.items()} == dict.fromkeys(failed, "unsupported_format")
     assert "Tensorflow saved_model is not read here" in failed["bert-tf-fp32"][1]
     assert "language models are measured by bmp-llm" in failed["chatglm2-torch-fp16"][1]
-    assert "an input of type FLOAT16" in failed["yolov5-onnx-fp32"][1]
+    assert "an input of type STRING" in failed["yolov5-onnx-fp32"][1]
     assert "is not valid JSON" in failed["broken"][1]
 
 

@@ -158,6 +158,13 @@ def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
     assert f"{GOOD}: 3 outputs are NaN or infinite" in warnings
 
 
+def test_products_at_another_precision_than_the_rows_are_warned_of(records):
+    for products, said in (({"int8": 9, "fp32": 1}, False), ({"fp32": 12}, True), ({}, False)):
+        records[6]["coverage"]["details"] = {"products_by_precision": products}
+        warnings = GENERAL.summarise(run_json(GOOD), records)["warnings"]
+        assert any("multiplies in another precision than int8: of its products 12 in fp32" in each for each in warnings) == said
+
+
 def test_an_accuracy_without_the_references_is_warned_of(records):
     warning = f"{GOOD}: no reference stands beside the accuracy"
     assert warning not in GENERAL.summarise(run_json(GOOD), records)["warnings"]
