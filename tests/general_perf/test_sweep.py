@@ -72,7 +72,9 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     checked = subprocess.run(llm, capture_output=True, text=True, env=environment(place), check=False)
     assert (checked.returncode, f"{len(records)} records and the summary are as the run left them" in checked.stdout) == (0, True)
     assert not (folder / "work").exists()  # nothing large stays
-    assert "VALID" in done.stdout
+    assert done.stdout.splitlines()[-1] in ("VALID", "NOISY", "THIN")  # by how busy the machine is
+    peaks = [each.get("peak_host_bytes") or 0 for each in records]
+    assert records[-1]["peak_tree_bytes"] >= max(peaks) > 0  # also of what was held between two looks at the processes
 
 
 def test_pruning_is_a_row_that_says_so(place, tmp_path):
@@ -116,7 +118,7 @@ def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason
     assert row["fix"]
     assert row["reason"] in done.stdout
     assert done.returncode == 1
-    assert ("INVALID" in done.stdout) == (do != "die-later")  # a run in which nothing compiled is invalid
+    assert done.stdout.splitlines()[-1] == "INVALID"  # the only row failed, also where it had compiled
     assert "Traceback" not in done.stderr
     log = only_run(tmp_path) / "logs" / "relu-vendor-fp32.log"
     if "log" in row["fix"]:  # a fix that sends somebody to a log sends him to one that is there
