@@ -8,6 +8,7 @@ not what is computed: blocks lie in random order here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from micro.operators.contract import Operator
 
 SEQUENCE_NAMES = {"mode": "attn_mode", "phase": "attn_mode", "q_seq_len": "q_len"}
 SESSION = "prefill_session_cache"
+MOST_SEQUENCES = 1 << 20
 PLACES = ("block_table", "slot_mapping")
 
 
@@ -31,11 +33,27 @@ def translated(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
         args["cache_dtype"] = args.pop("dst_dtype")
     if operator.name == "moe_softmax_topk":
         args.pop("hidden_size", None)  # of the product before it
+    if operator.name == "softmax" and "kv_seq_len" in args:
+        args = _scores(args)
+    if "trans_w" not in names and args.get("trans_w") is True:
+        del args["trans_w"]  # weights lie as [new_hidden_size, hidden_size] in any case
     return args
+
+
+def _scores(given: dict[str, Any]) -> dict[str, Any]:
+    """Attention's scores as rows: one for each sequence, head and new token."""
+    args = {name: value for name, value in given.items() if name != "phase"}
+    keys = args.pop("kv_seq_len")
+    sizes = [args.pop(name, 1) for name in ("batch_size", "head_num", "q_seq_len")]
+    if not all(isinstance(size, int) and 1 <= size <= MOST_SEQUENCES for size in sizes):
+        raise BadCase(f"batch_size, head_num and q_seq_len are no sizes: {sizes}")
+    return {**args, "batch_size": math.prod(sizes), "dim_size": keys}
 
 
 def _sequences(names: set[str], given: dict[str, Any]) -> dict[str, Any]:
     args = {SEQUENCE_NAMES.get(name, name): value for name, value in given.items() if name not in PLACES}
+    if "compute_dtype" in args and "qk_compute_dtype" in names:
+        args["qk_compute_dtype"] = args["pv_compute_dtype"] = args.pop("compute_dtype")
     if "block_size" not in names:
         args.pop("block_size", None)  # rotary_embedding touches no cache
     if isinstance(args.get("kv_seq_len"), int) and isinstance(args.get("q_len"), int):
@@ -50,7 +68,7 @@ def _sequences(names: set[str], given: dict[str, Any]) -> dict[str, Any]:
 def _session(args: Mapping[str, Any]) -> dict[str, Any]:
     """`q_len` new tokens in all, divided among the sequences."""
     total, sequences = args.get("q_len"), args.get("batch_size", 1)
-    if not isinstance(total, int) or not isinstance(sequences, int) or not 1 <= sequences <= total:
+    if not isinstance(total, int) or not isinstance(sequences, int) or not 1 <= sequences <= min(total, MOST_SEQUENCES):
         raise BadCase(f"{SESSION} needs a q_seq_len of at least one token for each of batch_size={sequences} sequences, not {total}")
     each, more = divmod(total, sequences)
     if not more:

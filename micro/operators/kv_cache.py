@@ -34,7 +34,7 @@ HEADS = (
 )
 SEQUENCES = (
     Argument("attn_mode", "choice", "prefill: any lengths; decode: few new tokens each", "prefill", choices=("prefill", "decode")),
-    Argument("batch_size", "int", "sequences", 1),
+    Argument("batch_size", "int", "sequences", 1, high=1 << 20),
     Argument("q_len", "int", "new tokens of each", 1),
     Argument("cache_len", "int", "tokens of each in the cache before", 0, low=0),
     Argument("q_lens", "ints", "new tokens by sequence, in place of batch_size and q_len", ()),
