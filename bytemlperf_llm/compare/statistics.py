@@ -1,44 +1,50 @@
 """The difference of two measured values, its interval, and whether chance explains it.
 
-A change is the ratio of the new value to the baseline's. Its 95 % interval comes from, in this order:
+A change is the ratio of the new value to the baseline's. The error of its logarithm comes from, in this order:
 
-- **paired block bootstrap**, where both runs sent the same schedule: the same requests are drawn in both,
-  so that what a request costs on any engine (its length) cancels;
-- **block bootstrap** of both samples apart, for other samples: percentile intervals of the ratio of
-  the statistic (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3);
-- **bootstrap of stretches**, paired or not, where either sample has more than `MAX_RESAMPLED` values: it is cut into
-  `STRETCHES` of equal length in the order of time, and stretches are drawn (blocks of them, where their means are
-  autocorrelated). A mean is that of the drawn stretches. For a percentile the share of values at or below it is
-  drawn, and its deviation is carried back through the sample's own distribution (Bahadur's representation, Annals of
-  Mathematical Statistics 37, 1966): no value is sorted twice;
+- **pairs**, where both runs sent the same schedule: request by request, how far the new run's is off its statistic less how
+  far the baseline's is off its own, so that what a request costs on any engine (its length) cancels;
+- **both samples** apart, for other samples: how far each is off its own statistic;
 - **the values' own intervals**, where there are no samples: on the logarithm, by the square-and-add
   rule (Zou and Donner, Statistics in Medicine 27, 2008: MOVER).
 
-Blocks are circular (Politis and Romano, 1992). Their length is that of Politis and White (Econometric
-Reviews 23, 2004) for an autoregression of order 1 with the sample's own variance of batch means; values
-that are not autocorrelated have blocks of one. The p value is that of a normal test on the logarithm
-with the bootstrap's standard error; over all figures of a comparison Benjamini and Hochberg's rule (JRSS B 57,
+How far a request is off: of a mean its relative deviation; of a percentile whether it is at or below it, less the
+percentile's share, carried back through the sample's own distribution (Bahadur's representation, Annals of
+Mathematical Statistics 37, 1966; Woodruff, JASA 47, 1952). For up to `MAX_RESAMPLED` pairs a bootstrap of pairs (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993) takes the place of the latter. The variance of the mean of these is that of
+`metrics.statistics.estimates`, as for every published interval: requests share steps, a queue and a machine whose speed
+wanders, so that batches of consecutive ones speak, not single ones. Interval and p value are Student's t with few degrees of
+freedom, or those of Welch; over all figures of a comparison Benjamini and Hochberg's rule (JRSS B 57,
 1995) keeps the share of false alarms at 5 %.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.metrics.statistics import autocorrelation_factor
+from bytemlperf_llm.metrics.special import t_quantile, two_tails
+from bytemlperf_llm.metrics.statistics import batched_estimates, estimates
 from bytemlperf_llm.runs.kinds import Figure
 
-RESAMPLES = 1_000
 MIN_SAMPLES = 8
-MAX_RESAMPLED = 20_000  # values; beyond it stretches are drawn
-STRETCHES = 200  # of at least 100 values each
-FALSE_ALARMS = 0.05
+RESAMPLES = 1_000
+MAX_RESAMPLED = 20_000  # values
+_DRAWN_AT_ONCE = 2_000_000  # values: memory stays small
 SEED = 20_261_124
-_FIXED_POINT = 1e6  # autocorrelation is computed in integers: a millionth of the unit is far below any timer
+MIN_BEYOND = 4.0
+"""Independent values beyond a percentile: of fewer (one stall that many requests share) pairs say nothing."""
+
+MIN_CROSSED = 40
+"""Pairs that are below a percentile in one run and above it in the other: fewer carry no variance of a difference."""
+
+FALSE_ALARMS = 0.05
+_FIXED_POINT = 1 << 30  # deviations are whole numbers of its parts: far below any timer
+_LARGEST = 1 << 24  # deviations beyond that many times the mean are as good as that many
 _Z95 = 1.959963984540054
 
 
@@ -59,11 +65,12 @@ def change(baseline: Figure, new: Figure, *, paired: bool) -> Change:
     if before is None or after is None or before <= 0 or after <= 0:
         return Change(ratio=None, method=_why_not(baseline, new))
     ratio = after / before
-    resampled = _resampled(baseline, new, paired=paired)
-    if resampled is not None:
-        ratios, method = resampled
-        return _from_resamples(ratio, ratios, method)
-    return _from_intervals(ratio, baseline, new)
+    measured = _from_samples(baseline, new, paired=paired)
+    if measured is None:
+        return _from_intervals(ratio, baseline, new)
+    (error, degrees), method = measured
+    reach = math.exp(min(t_quantile(0.975, degrees) * error, math.log(_LARGEST)))
+    return Change(ratio=ratio, low=ratio / reach, high=ratio * reach, p_value=_p_value(math.log(ratio), error, degrees), method=method)
 
 
 def _why_not(baseline: Figure, new: Figure) -> str:
@@ -73,23 +80,30 @@ def _why_not(baseline: Figure, new: Figure) -> str:
     return "0: no ratio"
 
 
-# -- the bootstrap ------------------------------------------------------------------------
+# -- from samples -------------------------------------------------------------------------
 
 
-def _resampled(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Any, str] | None:
-    if not baseline.statistic or baseline.statistic != new.statistic:
+class Error(NamedTuple):
+    """Standard error of a logarithm, or of a share, and its degrees of freedom."""
+
+    size: float
+    degrees: int
+
+
+def _from_samples(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Error, str] | None:
+    statistic = baseline.statistic
+    if not statistic or statistic != new.statistic:
         return None
     if paired and len(baseline.sample_ids) == len(baseline.samples) and len(new.sample_ids) == len(new.samples):
         pairs = _pairs(baseline, new)
-        if pairs is not None:
-            by = _paired_ratios if len(pairs[0]) <= MAX_RESAMPLED else _paired_stretches
-            return by(*pairs, baseline.statistic)
-    sizes = len(baseline.samples), len(new.samples)
-    if min(sizes) < MIN_SAMPLES:
+        error = None if pairs is None else _paired_error(*pairs, statistic)
+        if pairs is not None and error is not None:
+            return error, f"paired, n = {len(pairs[0])}"
+    samples = _array(baseline.samples), _array(new.samples)
+    if min(map(len, samples)) < MIN_SAMPLES:
         return None
-    if max(sizes) > MAX_RESAMPLED:
-        return _stretches_apart(_array(baseline.samples), _array(new.samples), baseline.statistic)
-    return _apart_ratios(_array(baseline.samples), _array(new.samples), baseline.statistic)
+    first, second = (_own_error(each, statistic) for each in samples)
+    return _together(first, second), "both samples"
 
 
 def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
@@ -105,96 +119,108 @@ def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
     return _array(baseline.samples)[before], _array(new.samples)[after]
 
 
-def _paired_ratios(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
-    length = max(block_length(before), block_length(after))
-    generator = _generator()
-
-    def draw(count: int) -> Any:
-        places = _places(generator, len(before), length, count)
-        return _ratios(before, after, places, places, statistic)
-
-    return _chunked(draw, len(before)), "paired bootstrap" + (f", blocks of {length}" if length > 1 else "")
-
-
-def _apart_ratios(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
-    lengths = block_length(before), block_length(after)
-    generator = _generator()
-
-    def draw(count: int) -> Any:
-        return _ratios(
-            before,
-            after,
-            _places(generator, len(before), lengths[0], count),
-            _places(generator, len(after), lengths[1], count),
-            statistic,
-        )
-
-    blocks = f", blocks of {max(lengths)}" if max(lengths) > 1 else ""
-    return _chunked(draw, max(len(before), len(after))), f"bootstrap{blocks}"
-
-
-class _Stretches:
-    """A large sample as stretches of time: `levels` are their means, or shares of values at or below the percentile."""
-
-    def __init__(self, samples: Any, statistic: str) -> None:
-        import numpy
-
-        count = min(STRETCHES, len(samples))
-        edges = numpy.linspace(0, len(samples), count + 1).astype("i8")
-        self._sizes = numpy.diff(edges)
-        self._ordered = None if statistic == "mean" else numpy.sort(samples)
-        values = samples
-        if self._ordered is not None:
-            self._share = max(1, math.ceil(float(statistic[1:]) / 100 * len(samples) - 1e-9)) / len(samples)
-            at = self._ordered[round(self._share * len(samples)) - 1]
-            values = (samples <= at).astype("f8")
-        self._sums = numpy.add.reduceat(values, edges[:-1])
-        self._whole = float(values.mean())
-        self.levels = self._sums / self._sizes
-
-    def drawn(self, generator: Any, length: int) -> Any:
-        """Indices of stretches for every resample."""
-        return _places(generator, len(self.levels), length, RESAMPLES)
-
-    def resampled(self, places: Any) -> Any:
-        """The statistic of each resample."""
-        import numpy
-
-        means = self._sums[places].sum(axis=1) / self._sizes[places].sum(axis=1)
-        if self._ordered is None:
-            return means
-        size = len(self._ordered)
-        ranks: Any = numpy.ceil((self._share + self._whole - means) * size - 1e-6).astype("i8")
-        return self._ordered[numpy.clip(ranks, 1, size) - 1]
-
-
-def _paired_stretches(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
-    one, other = _Stretches(before, statistic), _Stretches(after, statistic)
-    length = max(block_length(one.levels), block_length(other.levels))
-    places = one.drawn(_generator(), length)
-    return other.resampled(places) / one.resampled(places), f"paired bootstrap of {len(one.levels)} stretches"
-
-
-def _stretches_apart(before: Any, after: Any, statistic: str) -> tuple[Any, str]:
-    one, other, generator = _Stretches(before, statistic), _Stretches(after, statistic), _generator()
-    ratios = [each.resampled(each.drawn(generator, block_length(each.levels))) for each in (one, other)]
-    return ratios[1] / ratios[0], f"bootstrap of {max(len(one.levels), len(other.levels))} stretches"
-
-
-def _chunked(draw: Any, size: int) -> Any:
-    """All resamples, so many at a time that memory stays small."""
+def _paired_error(before: Any, after: Any, statistic: str) -> Error | None:
+    """Of log(after's / before's); None where pairs say too little of a percentile."""
     import numpy
 
-    at_once = max(1, min(RESAMPLES, 2_000_000 // max(size, 1)))
-    parts, left = [], RESAMPLES
-    while left > 0:
-        parts.append(draw(min(at_once, left)))
-        left -= at_once
-    return numpy.concatenate(parts)
+    if statistic == "mean":
+        return _error_of_mean(after / after.mean() - before / before.mean())
+    if min(before.min(), after.min()) <= 0 or min(_beyond(each, statistic) for each in (before, after)) < MIN_BEYOND:
+        return None
+    if len(before) <= MAX_RESAMPLED:
+        return _resampled_error(before, after, statistic)
+    before, after = (each / statistic_of(each[None, :], statistic)[0] for each in (before, after))
+    crossed = (after <= 1.0).astype("f8") - (before <= 1.0)
+    if 0 < numpy.count_nonzero(crossed) < MIN_CROSSED:
+        return None
+    error = _error_of_mean(crossed)
+    width = t_quantile(0.975, error.degrees) * error.size / math.sqrt(2)
+    return error._replace(size=error.size * _slope(numpy.sort(numpy.concatenate((before, after))), statistic, width))
 
 
-def _ratios(before: Any, after: Any, places_before: Any, places_after: Any, statistic: str) -> Any:
-    return statistic_of(after[places_after], statistic) / statistic_of(before[places_before], statistic)
+def _beyond(samples: Any, statistic: str) -> float:
+    """How many independent values beyond a percentile, on its thinner side, a sample is worth."""
+    share = _share(statistic)
+    error = _error_of_mean((samples <= statistic_of(samples[None, :], statistic)[0]) - share).size
+    spread = share * (1 - share)
+    return min(share, 1 - share) * (min(len(samples), spread / error**2) if error > 0 else len(samples))
+
+
+def _resampled_error(before: Any, after: Any, statistic: str) -> Error:
+    """The bootstrap's: the same requests are drawn in both, one by one. Near a percentile the values of single requests
+    matter, which no formula for large samples knows. That neighbours are alike is then added: as many times as it widens
+    the error of the mean difference."""
+    import numpy
+
+    generator, size = numpy.random.default_rng(SEED), len(before)  # the same runs give the same result
+    ratios: list[Any] = []
+    while sum(map(len, ratios)) < RESAMPLES:
+        places = generator.integers(0, size, (max(1, min(RESAMPLES, _DRAWN_AT_ONCE // size)), size))
+        ratios.append(numpy.log(statistic_of(after[places], statistic) / statistic_of(before[places], statistic)))
+    at = [float(statistic_of(each[None, :], statistic)[0]) for each in (before, after)]
+    crossed = (after <= at[1]).astype("f8") - (before <= at[0])
+    alike = [_alike(each) for each in (numpy.log(after / before), crossed)]
+    widest = max(alike)
+    return Error(float(numpy.concatenate(ratios).std(ddof=1)) * widest[0], widest[1])
+
+
+def _alike(values: Any) -> tuple[float, int]:
+    """How many times the error of the mean is that of independent values, at least 1; and its degrees of freedom."""
+    alone, error = float(values.std(ddof=1)) / math.sqrt(len(values)), _error_of_mean(values - values.mean())
+    return (max(1.0, error.size / alone) if alone > 0 else 1.0), error.degrees
+
+
+def _own_error(samples: Any, statistic: str) -> Error:
+    """Of the logarithm of one sample's statistic."""
+    import numpy
+
+    if statistic == "mean":
+        return _error_of_mean(samples / samples.mean() - 1.0)
+    at = float(statistic_of(samples[None, :], statistic)[0])
+    if at <= 0:
+        return Error(math.inf, 1)
+    error = _error_of_mean((samples <= at) - _share(statistic))
+    width = t_quantile(0.975, error.degrees) * error.size
+    return error._replace(size=error.size * _slope(numpy.sort(samples), statistic, width))
+
+
+def _error_of_mean(deviations: Any) -> Error:
+    """Of the mean of values in the order of time: the estimate that reaches furthest."""
+    import numpy
+
+    fixed = array("q", numpy.rint(numpy.clip(deviations, -_LARGEST, _LARGEST) * _FIXED_POINT).astype("i8").tobytes())
+    ones = array("q", [1]) * len(fixed)
+    widest = max(batched_estimates(fixed, ones) or estimates(fixed, ones), key=lambda each: each.reach())
+    return Error(math.sqrt(widest.variance) / _FIXED_POINT, widest.degrees)
+
+
+def _slope(ordered: Any, statistic: str, width: float) -> float:
+    """How much the logarithm of a percentile changes with its share, over `width` to both sides. Where one side ends before,
+    the sample's last value says too little of its tail: the steeper of both then."""
+    share, (low, middle, high) = _share(statistic), (_log_at(ordered, _share(statistic) + side * width) for side in (-1, 0, 1))
+    if width <= 0:
+        return 0.0
+    below, above = min(width, share), min(width, 1 - share)
+    if below == above == width:
+        return (high - low) / (2 * width)
+    return max((middle - low) / below, (high - middle) / above)
+
+
+def _log_at(ordered: Any, share: float) -> float:
+    rank = min(max(math.ceil(share * len(ordered) - 1e-9), 1), len(ordered))
+    return math.log(max(float(ordered[rank - 1]), math.ulp(0.0)))
+
+
+def _together(first: Error, second: Error) -> Error:
+    """Of a difference of two independent ones, with Welch and Satterthwaite's degrees of freedom."""
+    one, other = first.size**2, second.size**2
+    if one + other == 0 or math.isinf(one + other):
+        return Error(math.sqrt(one + other), 1)
+    return Error(math.sqrt(one + other), max(1, int((one + other) ** 2 / (one**2 / first.degrees + other**2 / second.degrees))))
+
+
+def _share(statistic: str) -> float:
+    return float(statistic[1:]) / 100
 
 
 def statistic_of(samples: Any, statistic: str) -> Any:
@@ -209,51 +235,10 @@ def statistic_of(samples: Any, statistic: str) -> Any:
     return numpy.partition(samples, rank - 1, axis=1)[:, rank - 1]
 
 
-def _places(generator: Any, size: int, length: int, count: int) -> Any:
-    """Indices of `count` resamples, made of circular blocks."""
-    import numpy
-
-    if length <= 1:
-        return generator.integers(0, size, (count, size))
-    blocks = -(-size // length)
-    starts = generator.integers(0, size, (count, blocks))
-    places = (starts[:, :, None] + numpy.arange(length)) % size
-    return places.reshape(count, blocks * length)[:, :size]
-
-
-def block_length(samples: Any) -> int:
-    """1 where values are not autocorrelated; else Politis and White's length for the autoregression of
-    order 1 whose means vary as these do, at most a tenth of the sample."""
-    factor = autocorrelation_factor([round(value * _FIXED_POINT) for value in samples.tolist()])
-    if factor <= 1.0:
-        return 1
-    ratio = (factor * factor - 1) / (2 * factor)  # g / g(0) = 2ρ/(1 − ρ²) with ρ = (f − 1)/(f + 1)
-    length = (1.5 * ratio * ratio * len(samples)) ** (1 / 3)
-    return int(max(2, min(round(length), len(samples) // 10)))
-
-
 def _array(samples: Sequence[float]) -> Any:
     import numpy
 
     return numpy.asarray(samples, dtype="f8")
-
-
-def _generator() -> Any:
-    import numpy
-
-    return numpy.random.default_rng(SEED)  # the same runs give the same answer
-
-
-def _from_resamples(ratio: float, ratios: Any, method: str) -> Change:
-    import numpy
-
-    finite = ratios[numpy.isfinite(ratios) & (ratios > 0)]
-    if len(finite) < RESAMPLES // 2:
-        return Change(ratio=ratio, method="no interval: resamples have values of 0")
-    bounds: Any = numpy.quantile(finite, [0.025, 0.975])
-    low, high = float(bounds[0]), float(bounds[1])
-    error = float(numpy.log(finite).std(ddof=1))
-    return Change(ratio=ratio, low=low, high=high, p_value=_p_value(math.log(ratio), error), method=method)
 
 
 # -- without samples ----------------------------------------------------------------------
@@ -276,11 +261,11 @@ def _from_intervals(ratio: float, baseline: Figure, new: Figure) -> Change:
     )
 
 
-def _p_value(estimate: float, error: float) -> float:
-    """Two-sided, normal."""
+def _p_value(estimate: float, error: float, degrees: int | None = None) -> float:
+    """Two-sided: Student's t, or normal without degrees of freedom."""
     if error <= 0:
         return 1.0 if estimate == 0 else 0.0
-    return math.erfc(abs(estimate) / error / math.sqrt(2))
+    return math.erfc(abs(estimate) / error / math.sqrt(2)) if degrees is None else two_tails(abs(estimate) / error, degrees)
 
 
 def significant(p_values: Sequence[float | None], false_alarms: float = FALSE_ALARMS) -> list[bool]:

@@ -109,16 +109,17 @@ def t_quantile(probability: float, degrees: int) -> float:
     P(|T| > t) = I_{ν/(ν+t²)}(ν/2, 1/2)."""
     if degrees > _MAX_DEGREES:
         return normal_quantile(probability)
-    two_tails = 2.0 * (1.0 - probability)
+    tails = 2.0 * (1.0 - probability)
     low, high = 0.0, 1.0
-    while _t_two_tails(high, degrees) > two_tails:
+    while two_tails(high, degrees) > tails:
         high *= 2.0
     while high - low > 1e-12 * high:
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if _t_two_tails(middle, degrees) > two_tails else (low, middle)
+        low, high = (middle, high) if two_tails(middle, degrees) > tails else (low, middle)
     return round(0.5 * (low + high), _T_DIGITS)
 
 
-def _t_two_tails(t: float, degrees: int) -> float:
+def two_tails(t: float, degrees: int) -> float:
+    """P(|T| > t) of Student's t with these degrees of freedom."""
     square = t * t
     return regularised_beta(degrees / 2.0, 0.5, degrees / (degrees + square), square / (degrees + square))

@@ -118,17 +118,19 @@ def estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
       correlation, freed of its bias (Kendall, Biometrika 41, 1954), multiplies their variance by (1 + ρ)/(1 − ρ).
     Under twenty units there are no batches.
     """
-    return [_variance(amounts, sizes), *_batched(amounts, sizes)]
+    return [_variance(amounts, sizes), *batched_estimates(amounts, sizes)]
 
 
-def _batched(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+def batched_estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+    """`estimates` without the first: none under twenty units."""
     count = len(sizes)
     if count < 2 * LONG_BATCHES:
         return []
-    fine = [batch(column, min(BATCHES, count // 2)) for column in (amounts, sizes)]
-    nested = len(fine[1]) == BATCHES
-    long = [batch(column, LONG_BATCHES) for column in (fine if nested else (amounts, sizes))]
-    return [_variance(long[0], long[1]), _following(fine[0], fine[1])]
+    batches = min(BATCHES, count // 2)
+    return [
+        _variance(batch(amounts, LONG_BATCHES), batch(sizes, LONG_BATCHES)),
+        _following(batch(amounts, batches), batch(sizes, batches)),
+    ]
 
 
 def _variance(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
@@ -164,7 +166,7 @@ def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fractio
     if count < 2:
         return 0.0
     wanted, normal = share * (1 - share), normal_quantile(1.0 - _TAIL)
-    found = _batched(at_most, sizes) if count == total else estimates(at_most, sizes)
+    found = batched_estimates(at_most, sizes) if count == total else estimates(at_most, sizes)
     worths = [float(wanted / each.variance) * (normal / t_quantile(1.0 - _TAIL, each.degrees)) ** 2 for each in found if each.variance]
     return min([float(total), *worths])
 

@@ -27,8 +27,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     `value` None is "not available", with the `reason`. `low` and `high` bound its 95 % interval; `count`
     is how many samples it stands on. `label` is what a person reads in place of key and metric.
 
-    `samples` are raw values in the same unit and in the order of time, where a comparison may resample
-    them; `statistic` then says how `value` comes from them: `mean`, or a nearest-rank percentile
+    `samples` are raw values in the same unit and in the order of time, from which a comparison takes
+    its error; `statistic` then says how `value` comes from them: `mean`, or a nearest-rank percentile
     (`p50`, `p99.9`). `sample_ids` name what each sample was measured on (a request, a case), so that two
     runs of one schedule can be paired. Figures may share one tuple.
     """

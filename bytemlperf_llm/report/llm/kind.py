@@ -5,12 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.metrics.special import t_quantile
+from bytemlperf_llm.metrics.statistics import INSUFFICIENT, mean_interval
 from bytemlperf_llm.report.llm.cause import cause_sections
 from bytemlperf_llm.report.llm.columns import NS_PER_MS, RunColumns, columns_of
 from bytemlperf_llm.report.llm.latency import latency_sections
@@ -33,6 +32,7 @@ LABELS = {
 SAMPLED = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
 HEADLINES = {("ttft", "50"), ("ttft", "99"), ("tpot", "50"), ("e2e", "50")}
 RATE_LABELS = {"request_throughput": "answers", "output_token_throughput": "output tokens", "input_token_throughput": "prompt tokens"}
+_FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
 
@@ -55,13 +55,7 @@ class LlmKind:
         """Latencies, rates, goodput and failures; `key` is the scenario, so that engines and machines compare."""
         columns = None if isinstance(records, RunRecords) and not records.samples else columns_of(run, records)
         key = str(run.get("config", {}).get("scenario", {}).get("name") or "llm")
-        figures = [
-            figure
-            for name, metric in summary.get("metrics", {}).items()
-            if name in LABELS
-            for figure in _latencies(key, name, metric, columns)
-        ]
-        return [*figures, *_rates(key, summary, columns), *_shares(key, summary)]
+        return figures_of(key, summary, columns)
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """Cause before detail."""
@@ -79,6 +73,13 @@ class LlmKind:
 
 
 KIND = LlmKind()
+
+
+def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+    """Every figure of a summary, with samples from the run's columns where there are any."""
+    metrics = summary.get("metrics", {}).items()
+    latencies = [figure for name, metric in metrics if name in LABELS for figure in _latencies(key, name, metric, columns)]
+    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary)]
 
 
 def _gauges(records: Iterable[dict[str, Any]]) -> Sequence[Sample]:
@@ -172,12 +173,10 @@ def _stretches(name: str, summary: dict[str, Any], columns: RunColumns) -> Seque
 
 
 def mean_bounds(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of a mean by Student's t; Nones under two values."""
-    count = len(values)
-    if count < 2:
-        return None, None
-    reach = t_quantile(0.975, count - 1) * stdev(values) / count**0.5
-    return fmean(values) - reach, fmean(values) + reach
+    """95 % interval of the mean of values in the order of time, as of any mean; Nones under two values."""
+    fixed = [round(value * _FIXED_POINT) for value in values]
+    bounds = mean_interval(fixed, [1] * len(fixed))
+    return (None, None) if bounds == INSUFFICIENT else (bounds[0] / _FIXED_POINT, bounds[1] / _FIXED_POINT)
 
 
 def _shares(key: str, summary: dict[str, Any]) -> list[Figure]:
