@@ -61,7 +61,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
 
 def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
     """Cases without a row, and those that a budget left out, into the same folder."""
-    require("bmp micro", "micro", "torch", "numpy")
+    require("measuring operators", "micro", "torch", "numpy")
     run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
     cases, settings = _planned(run.run)
     settings = msgspec.structs.replace(settings, budget_s=budget_s)

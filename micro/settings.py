@@ -44,7 +44,7 @@ def settings_of(flags: Flags) -> Settings:
 
 def device_of(text: str) -> str:
     """ "cuda" is cuda:0. Raises UserError for a device that isn't there, or where torch isn't."""
-    require("bmp micro", "micro", "torch", "numpy")
+    require("measuring operators", "micro", "torch", "numpy")
     device = "cuda:0" if text == "cuda" else text
     if device == "cpu":
         return device

@@ -6,6 +6,7 @@ nanosecond.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -77,6 +78,7 @@ def custom(path: Path, _trace: Trace) -> Iterator[TraceRow]:
     for number, raw in lines(path):
         row: _Custom = decode(decoder, raw, path, number, CUSTOM_FORM)
         if (row.prompt is None) == (row.messages is None):
-            raise bad(path, number, "prompt", "exactly one of prompt and messages is needed", f"give each line as {CUSTOM_FORM}")
+            problem = f"exactly one of prompt and messages is needed, and the line has {echo(', '.join(json.loads(raw)))}"
+            raise bad(path, number, "prompt", problem, f"give each line as {CUSTOM_FORM}")
         messages = row.messages if row.messages is not None else (Message(role="user", content=row.prompt or ""),)
         yield TraceRow(line=number, messages=messages, output_tokens=row.output_tokens)

@@ -167,7 +167,7 @@ BAD = [
     ("burstgpt", BURST + "soon,1,1\n", "F:2: Timestamp: 'soon' is not a time in seconds"),
     ("burstgpt", BURST + "nan,1,1\n", "F:2: Timestamp: 'nan' is not a time in seconds"),
     ("burstgpt", BURST + "1,1,1.5\n", "F:2: Response tokens: '1.5' is not a number of tokens"),
-    ("custom", '{"text": "x"}', "F:1: prompt: exactly one of prompt and messages is needed"),
+    ("custom", '{"text": "x"}', "F:1: prompt: exactly one of prompt and messages is needed, and the line has 'text'"),
     ("custom", '{"prompt": 3}', "F:1: prompt: Expected `str | null`, got `int`"),
     ("custom", '{"prompt": "a", "output_tokens": -3}', "F:1: output_tokens: Expected `int` >= 0"),
     ("custom", '{"messages": [{"role": "boss", "content": "x"}]}', "F:1: messages[0].role: Invalid enum value 'boss'"),
