@@ -14,7 +14,7 @@ COLUMNS = (
     "provider",
     "status",
     "p50 µs",
-    "± %",
+    "−/+ %",
     "p10",
     "p90",
     "p99",
@@ -41,9 +41,9 @@ LATENCIES = {"p50 µs": "p50", "p10": "p10", "p90": "p90", "p99": "p99"}
 RATES = {"GB/s": "mem_bw_gbs", "TFLOP/s": "tflops", "FLOP/B": "intensity", "alg GB/s": "alg_bw_gbs", "bus GB/s": "bus_bw_gbs"}
 SHARES = {"MFU %": "mfu", "MBU %": "mbu", "CBU %": "cbu", "% of roof": "roof"}
 LEGEND = (
-    "Latency is of one call; p50 with its 95 % interval from order statistics (half its width in %). Rates are at p50. MFU, MBU and CBU "
-    "are shares of this machine's measured peaks, '% of roof' of what the arithmetic intensity allows, 'by' what binds; '% of sheet' "
-    "is the same against the data sheet. Buffers: cold from memory, warm or hot from a cache."
+    "Latency is of one call; p50 with its 95 % interval from order statistics (−/+ %: how far it reaches below and above). Rates are "
+    "at p50. MFU, MBU and CBU are shares of this machine's measured peaks, '% of roof' of what the arithmetic intensity allows, 'by' "
+    "what binds; '% of sheet' is the same against the data sheet. Buffers: cold from memory, warm or hot from a cache."
 )
 
 
@@ -54,7 +54,7 @@ def cells(row: dict[str, Any]) -> list[str | float | int | None]:
         "case": case_text(row["op"], row["args"]),
         "provider": row["provider"],
         "status": row["status"],
-        "± %": _half_width(latency),
+        "−/+ %": _off(latency),
         "noise": str(row.get("noise") or "").partition(":")[0],
         "skew %": _percent(row.get("skew")),
         "by": bound(row),
@@ -83,15 +83,17 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else share * 100
 
 
-def _half_width(latency: dict[str, Any]) -> float | None:
+def _off(latency: dict[str, Any]) -> str | None:
+    """How far the median's 95 % interval reaches below and above it, in % of it."""
     if not latency or latency["ci95_low"] is None:
         return None
-    return float((latency["ci95_high"] - latency["ci95_low"]) / 2 / latency["p50"] * 100)
+    below, above = (abs(latency[side] / latency["p50"] - 1) * 100 for side in ("ci95_low", "ci95_high"))
+    return f"{below:.2g}/{above:.2g}"
 
 
 def _remarks(row: dict[str, Any]) -> str:
     noise, conditions = row.get("noise") or "", row.get("conditions") or {}
-    said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "± %"
+    said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "−/+ %"
     parts = (row["reason"], row.get("note") or "", said, _above_remark(row), _conditions_remark(conditions))
     return "; ".join(part for part in parts if part)
 

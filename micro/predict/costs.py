@@ -29,14 +29,14 @@ class Ask(NamedTuple):
 
 
 class Price(NamedTuple):
-    """Microseconds of one call. `source` says where from, `remark` what to know about it; `half_us` is half the width
-    of the median's 95 % interval, None where there is none."""
+    """Microseconds of one call. `source` says where from, `remark` what to know about it; `bounds_us` are
+    those of the median's 95 % interval, None where there is none."""
 
     call_us: float
     source: str
     provider: str = ""
     remark: str = ""
-    half_us: float | None = None
+    bounds_us: tuple[float, float] | None = None
 
 
 Answers = tuple[dict[str, Price], dict[str, str]]

@@ -178,5 +178,4 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 def _price(kept: Kept, source: str) -> Price:
     assert kept.call_us is not None
     remark = "" if kept.noise == "steady" else kept.noise.removeprefix("noisy: the median's ")
-    half_us = None if kept.ci95_us is None else (kept.ci95_us[1] - kept.ci95_us[0]) / 2
-    return Price(kept.call_us, source, kept.provider, remark, half_us)
+    return Price(kept.call_us, source, kept.provider, remark, kept.ci95_us)

@@ -69,14 +69,14 @@ class Prediction(NamedTuple):
         return sum(part.total_us for part in self.decode) / 1000 if self.decode else None
 
     @property
-    def ttft_half_ms(self) -> float | None:
+    def ttft_bounds_ms(self) -> tuple[float, float] | None:
         """How far measuring the operators again may move TTFT: all their 95 % intervals to the same side."""
-        return _half_ms(self.prefill)
+        return _bounds_ms(self.prefill)
 
     @property
-    def tpot_half_ms(self) -> float | None:
+    def tpot_bounds_ms(self) -> tuple[float, float] | None:
         """The same of TPOT."""
-        return _half_ms(self.decode)
+        return _bounds_ms(self.decode)
 
     @property
     def e2e_ms(self) -> float:
@@ -87,9 +87,12 @@ class Prediction(NamedTuple):
         return self.load.batch * self.load.output_len / self.e2e_ms * 1000
 
 
-def _half_ms(parts: list[Part]) -> float | None:
-    halves = [part.step.calls * part.price.half_us for part in parts if part.price.half_us is not None]
-    return sum(halves) / 1000 if parts and len(halves) == len(parts) else None
+def _bounds_ms(parts: list[Part]) -> tuple[float, float] | None:
+    bounds = [(part.step.calls, part.price.bounds_us) for part in parts if part.price.bounds_us is not None]
+    if not parts or len(bounds) < len(parts):
+        return None
+    low, high = (sum(calls * both[side] for calls, both in bounds) / 1000 for side in (0, 1))
+    return low, high
 
 
 def steps_of(shape: ModelShape, load: Load, dtype: str) -> list[Step]:
@@ -119,9 +122,9 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "output_len": prediction.load.output_len,
         "tp": prediction.load.tp,
         "ttft_ms": prediction.ttft_ms,
-        "ttft_half_width_ms": prediction.ttft_half_ms,
+        "ttft_bounds_ms": prediction.ttft_bounds_ms,
         "tpot_ms": prediction.tpot_ms,
-        "tpot_half_width_ms": prediction.tpot_half_ms,
+        "tpot_bounds_ms": prediction.tpot_bounds_ms,
         "e2e_ms": prediction.e2e_ms,
         "output_tokens_per_s": prediction.output_tokens_per_s,
         "prefill": [_part(part, prediction.ttft_ms) for part in prediction.prefill],

@@ -25,14 +25,14 @@ def print_prediction(prediction: Prediction, basis: str) -> None:
 
 
 def _summary(prediction: Prediction) -> str:
-    ttft = f"TTFT {_number(prediction.ttft_ms)} ms{_half(prediction.ttft_half_ms)}"
-    tpot = "" if prediction.tpot_ms is None else f", TPOT {_number(prediction.tpot_ms)} ms{_half(prediction.tpot_half_ms)}"
+    ttft = f"TTFT {_number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
+    tpot = "" if prediction.tpot_ms is None else f", TPOT {_number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
     rest = f"E2E {_number(prediction.e2e_ms)} ms, {_number(prediction.output_tokens_per_s)} tokens/s"
     return f"predicted: {ttft}{tpot}, {rest} (operators alone, nothing for the engine around them)"
 
 
-def _half(half_ms: float | None) -> str:
-    return "" if half_ms is None else f" ± {_number(half_ms)}"
+def _between(bounds_ms: tuple[float, float] | None) -> str:
+    return "" if bounds_ms is None else f" ({_number(bounds_ms[0])} – {_number(bounds_ms[1])})"
 
 
 def _print_pass(title: str, parts: Sequence[Part], console: Any) -> None:

@@ -40,11 +40,11 @@ def test_ttft_tpot_and_throughput_follow_from_the_calls() -> None:
 
 def test_the_operators_intervals_add_up() -> None:
     def pricing(asks: Sequence[Ask]) -> Answers:
-        return {ask.text: Price(10.0, "a test", half_us=1.0) for ask in asks}, {}
+        return {ask.text: Price(10.0, "a test", bounds_us=(9.0, 30.0)) for ask in asks}, {}
 
     found = predict(shape(), Load(1, 32, 9), "bfloat16", pricing, all_hot=True)
-    assert found.ttft_half_ms == pytest.approx(found.ttft_ms / 10)
-    assert predict(shape(), Load(1, 32, 9), "bfloat16", every_call_takes(10.0), all_hot=True).tpot_half_ms is None
+    assert found.ttft_bounds_ms == (pytest.approx(found.ttft_ms * 0.9), pytest.approx(found.ttft_ms * 3))
+    assert predict(shape(), Load(1, 32, 9), "bfloat16", every_call_takes(10.0), all_hot=True).tpot_bounds_ms is None
 
 
 def test_one_token_has_no_decode() -> None:
