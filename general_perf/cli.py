@@ -40,7 +40,9 @@ def _in(panel: str, help_text: str, *names: str) -> Any:
 def run(
     models: Annotated[
         list[str],
-        typer.Argument(help="Names, regular, business, sota, all; a card's YAML; a ByteMLPerf workload JSON.", show_default=False),
+        typer.Argument(
+            help="Names, regular, business, sota, all; a card's YAML; ByteMLPerf's JSON, or a folder of it.", show_default=False
+        ),
     ],
     backend: Annotated[
         list[str] | None, _in(_WHAT, "torch-eager, torch-inductor, onnxruntime, openvino, all; repeatable. Default: onnxruntime.")

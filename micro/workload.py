@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import read_plain
 from engines.untrusted import decode_json
 
 COMMENT = "__"
@@ -45,7 +46,7 @@ def read_workloads(path: Path) -> list[RawCase]:
             raise UserError(f"{path} holds no .json or .csv workload", "name a workload file, or a folder of them")
         return [case for file in files for case in _of_folder(file, path)]
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path.resolve()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"workload {path} can't be read: {reason}", "name a .json or .csv file, or a folder of them") from None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
 from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
 from general_perf.failures import ErrorClass
@@ -217,7 +218,7 @@ def _weights(model: ModelFile, card_file: Path) -> Path:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        raw = path.read_bytes()
+        raw = read_plain(path.resolve())
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}", "give the path of a workload JSON") from None
     if len(raw) > MAX_FILE_BYTES:

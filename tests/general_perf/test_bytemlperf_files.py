@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -131,8 +132,10 @@ def test_no_json(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(UserError, match=f"w.json {said}"):
         read_workload(path)
-    with pytest.raises(UserError, match="can't be read"):
-        read_workload(tmp_path / "none.json")
+    os.mkfifo(tmp_path / "pipe.json")  # whose reader would wait for ever
+    for name in ("none.json", "pipe.json"):
+        with pytest.raises(UserError, match="can't be read"):
+            read_workload(tmp_path / name)
 
 
 # --- the repository's own layout ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,12 @@ def test_a_batch_is_one_case_as_it_stands(tmp_path: Path) -> None:
 def test_refusals_say_the_true_reason(tmp_path: Path, op: str, case: dict[str, object], cause: str) -> None:
     (found,) = workload_cases(written(tmp_path / f"{op}.json", {"cases": [case]}), None)
     assert cause in found.refusal
+
+
+def test_a_pipe_is_no_workload(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gemm.json")
+    with pytest.raises(UserError, match="can't be read: it is no plain file"):
+        read_workloads(tmp_path / "gemm.json")
 
 
 def test_an_empty_list_is_no_case() -> None:
