@@ -114,6 +114,8 @@ def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         "first_answer_s": loaded.get("first_answer_s"),
         "graph_share": coverage.get("graph_share"),
         "flops_share": coverage.get("flops_share"),
+        "flops": coverage.get("flops"),
+        "flops_leave_out": coverage.get("details", {}).get("operators_without_flops_formula", {}),
         "products": coverage.get("details", {}).get("products_by_precision", {}),
         "int8_share": coverage.get("details", {}).get("int8_share_of_products"),
         "points": len(speed),
@@ -183,6 +185,7 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
     found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
     found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
+    found += [f"{row['job']}: FLOPs leave out {', '.join(row['flops_leave_out'])}" for row in rows if row["flops_leave_out"]]
     found += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
     found += [f"{row['job']}: no reference stands beside the accuracy" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):

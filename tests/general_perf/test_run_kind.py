@@ -165,6 +165,13 @@ def test_products_at_another_precision_than_the_rows_are_warned_of(records):
         assert any("multiplies in another precision than int8: of its products 12 in fp32" in each for each in warnings) == said
 
 
+def test_what_flops_leave_out_is_warned_of(records):
+    records[6]["coverage"] |= {"flops": 12, "details": {"operators_without_flops_formula": {"Einsum": 2}}}
+    summary = GENERAL.summarise(run_json(GOOD), records)
+    assert summary["rows"][0]["flops"] == 12
+    assert f"{GOOD}: FLOPs leave out Einsum" in summary["warnings"]
+
+
 def test_an_accuracy_without_the_references_is_warned_of(records):
     warning = f"{GOOD}: no reference stands beside the accuracy"
     assert warning not in GENERAL.summarise(run_json(GOOD), records)["warnings"]
