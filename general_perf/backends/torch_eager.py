@@ -65,7 +65,11 @@ class TorchEager:
             method="operators of one call, counted at torch's dispatcher",
             nodes=counted.operators,
             flops=counted.flops,
-            details={"operators_without_flops_formula": counted.uncounted, **int8_details(made.products)},
+            details={
+                "operators_without_flops_formula": counted.uncounted,
+                **int8_details(made.products),
+                **({"products_by_precision": {"fp32": made.products.total}} if made.products else {}),  # see ROUNDED
+            },
             reason="eager mode has no graph to partition: every operator is the framework's own",
         )
         return with_model_flops(found, model, inputs)

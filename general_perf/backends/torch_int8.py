@@ -195,6 +195,7 @@ def int8_details(products: Products | None) -> dict[str, Any]:
     if products is None:
         return {}
     return {
+        "products_by_precision": {"int8": sum(products.int8.values()), "fp32": sum(products.float.values())},
         "int8_share_of_products": sum(products.int8.values()) / products.total,
         "int8_products": dict(sorted(products.int8.items())),
         "float_products": dict(sorted(products.float.items())),

@@ -86,6 +86,7 @@ def test_digits_are_told_apart_as_well_in_static_int8(name, tmp_path):
     assert top1["int8"] == pytest.approx(top1["fp32"], abs=0.03)
     found = maker.coverage(compiled, make_inputs(model.card, 2, 0)).details
     assert (found["int8_share_of_products"], found["int8_products"], found["float_products"]) == (1.0, {"conv2d": 9, "linear": 1}, {})
+    assert found["products_by_precision"] == ({"fp32": 10} if name == "torch-eager" else {"int8": 10, "fp32": 0})
     if name == "torch-inductor":
         assert any(note.startswith("10 int8 kernels of oneDNN") for note in compiled.notes), compiled.notes
 
