@@ -3,7 +3,8 @@
 Concurrency doubles from step to step. A step's token rate is taken over about one request's time, from when its new streams start to the
 end of a request: whole cycles, where answers are equally long. Long answers that stream evenly are measured by a second of their
 chunks, once new streams have started spread over another one. A step that brings less than `CLEAR_GAIN` over the one before is
-measured again over more requests; such a measurement stands for the best one where it is near it.
+measured again over more requests, and still longer while it even falls far behind (an engine may compile something in mid-climb); such a
+measurement stands for the best one where it is near it.
 
 The probe ends when a doubling brings less than `WORTHWHILE_GAIN`, when requests take `BROKEN_LATENCY` times as long as in the first step
 or begin to fail: then the ceiling is found. It also ends, and says that the ceiling was not found, when this client is too busy
@@ -40,6 +41,8 @@ MIN_CAREFUL_S, MAX_CAREFUL_S = 0.5, 3.0
 """Of a step that grows clearly, and of one that doesn't."""
 CAREFUL_REQUESTS = 100
 NEAR_BEST = 0.8
+DOUBTS = ((CLEAR_GAIN, MIN_CAREFUL_S), (NEAR_BEST, 1.0), (NEAR_BEST, 2.0), (NEAR_BEST, 4.0))
+"""A step is measured again while it has less than so many times the throughput of the one before, for at least so many seconds."""
 EVEN_WAIT = 0.2
 """A stream is even where the wait for its first token is less of its time; others are measured whole, however long they take."""
 MAX_BUSY = 0.65
@@ -171,8 +174,9 @@ class Probe:
             done, failed, busy_ns, begin_ns = self._done, self._failed, self._busy_ns(), self._now()
             begin = await self._join(lanes, concurrency, probe_s)
             window = await self._window(begin, concurrency, 1, MIN_WINDOW_S, MAX_WINDOW_S)
-            if steps and window is not None and window[0].tokens_per_s < CLEAR_GAIN * steps[-1].tokens_per_s:
-                window = await self._window(window[1], concurrency, CAREFUL_REQUESTS, MIN_CAREFUL_S, MAX_CAREFUL_S) or window
+            for doubtful, least_s in DOUBTS:
+                if steps and window is not None and window[0].tokens_per_s < doubtful * steps[-1].tokens_per_s:
+                    window = await self._window(window[1], concurrency, CAREFUL_REQUESTS, least_s, max(least_s, MAX_CAREFUL_S)) or window
             if window is None:
                 return steps, _Ending(False, f"the probe's time was over before {concurrency} streams were measured")
             steps.append(window[0]._replace(busy=round((self._busy_ns() - busy_ns) / max(1, self._now() - begin_ns), 3)))

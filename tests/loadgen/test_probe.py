@@ -165,6 +165,20 @@ def test_streams_double_until_two_steps_tell_the_ceiling():
     assert "16 streams brought" in found.ended
 
 
+@pytest.mark.parametrize(("begin_s", "end_s"), [(1.0, 2.5), (0.9, 3.0), (1.2, 4.0), (0.7, 2.2)])
+def test_a_stall_is_not_taken_for_the_ceiling(begin_s, end_s):
+    """An engine that compiles something for a larger batch begins nothing for some seconds."""
+
+    class Stalled(ScriptedEngine):
+        async def generate(self, request, recorder):
+            if begin_s < asyncio.get_running_loop().time() < end_s:
+                await sleep_until_s(end_s)
+            return await super().generate(request, recorder)
+
+    found = find(Stalled([TEN_TOKENS], slots=64))
+    assert found.rate_per_s == pytest.approx(0.7 * 640, rel=0.07), found.sentence()
+
+
 def test_a_cap_on_concurrency_is_kept_and_said_not_to_be_the_ceiling():
     found = find(ScriptedEngine([TEN_TOKENS]), max_concurrency=6)
     assert [step.concurrency for step in found.steps] == [4, 6]
