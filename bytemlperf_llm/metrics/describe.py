@@ -27,6 +27,7 @@ from bytemlperf_llm.metrics.statistics import (
     sample_interval,
 )
 
+_MEDIAN = Fraction(1, 2)
 Claim = int | Literal["insufficient", "inf"]
 """A percentile in ns; `insufficient` when the sample can't carry it; `inf` when it lies among
 requests that never ended."""
@@ -81,25 +82,35 @@ def describe_requests(name: str, values: Sequence[int], percentiles: Sequence[st
 
 def describe_tokens(name: str, column: ClusteredColumn, rank: Sequence[int], percentiles: Sequence[str]) -> Metric | None:
     """Summary of a per-token metric; `rank` gives a row's place in canonical order. A percentile
-    is claimed when the effective sample carries it: tokens of one request aren't independent."""
+    is claimed when the effective sample carries it and those nearer the median: tokens of one request aren't independent."""
     if not len(column):
         return None
     ordered = column.ordered()
     places = order_of(take(rank, column.rows))
     sums, sizes = take(column.sums, places), take(column.lengths, places)
-    claims: dict[str, Claim] = {}
-    intervals: dict[str, Interval] = {}
-    for text in percentiles:
-        share = parse_percentile(text)
-        value = percentile(ordered, share)
-        at_most = take(column.counts_at_most(value), places)
-        worth = effective_count(at_most, sizes, share)
-        carried = worth >= needed_count(share)
-        intervals[text] = effective_interval(ordered, share, worth) if carried else INSUFFICIENT
-        claims[text] = value if carried else INSUFFICIENT
+    found = _carried(column, places, sizes, ordered, percentiles)
+    claims = {text: found[text][0] for text in percentiles}
     totals = (sum(sums), column.sum_of_squares())
-    intervals = {"mean": mean_interval(sums, sizes), **intervals}
+    intervals = {"mean": mean_interval(sums, sizes), **{text: found[text][1] for text in percentiles}}
     return _metric(name, ordered, totals, claims, intervals, None, _clustered_count(sums, sizes, totals))
+
+
+def _carried(
+    column: ClusteredColumn, places: Sequence[int], sizes: Sequence[int], ordered: Sequence[int], percentiles: Sequence[str]
+) -> dict[str, tuple[Claim, Interval]]:
+    """Percentiles and their intervals, from the median outwards: behind one that the sample can't carry there is none."""
+    found: dict[str, tuple[Claim, Interval]] = {}
+    lost: set[bool] = set()  # sides of the median
+    for text in sorted(percentiles, key=lambda text: abs(parse_percentile(text) - _MEDIAN)):
+        share = parse_percentile(text)
+        value, sides = percentile(ordered, share), {share > _MEDIAN, share >= _MEDIAN}
+        worth = 0.0 if sides & lost else effective_count(take(column.counts_at_most(value), places), sizes, share)
+        if worth >= needed_count(share):
+            found[text] = value, effective_interval(ordered, share, worth)
+        else:
+            found[text] = INSUFFICIENT, INSUFFICIENT
+            lost |= sides
+    return found
 
 
 def _metric(

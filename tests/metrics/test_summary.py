@@ -16,7 +16,7 @@ from bytemlperf_llm.metrics import arrays
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
-from bytemlperf_llm.metrics.statistics import PERCENTILE_DEFINITION
+from bytemlperf_llm.metrics.statistics import PERCENTILE_DEFINITION, parse_percentile
 from bytemlperf_llm.metrics.summary import read_summary, summarize, summary_of
 from bytemlperf_llm.runs.record import RequestRecord
 from engines.contract import Stages
@@ -293,3 +293,21 @@ def test_a_chunk_of_10_to_the_9_tokens_is_counted_and_not_listed():
     assert summary.rates["output_token_throughput"].overall == pytest.approx(
         60 * (10**9 + 3) / (summary.steady_state.whole.length_ns / 1e9)
     )
+
+
+def test_no_percentile_of_tokens_is_claimed_behind_one_that_is_not(monkeypatch):
+    """Values that hang together at p95 and not at p99 would give a p99 without a p95."""
+    worths = {"50": 1e6, "90": 1e6, "95": 10.0, "99": 1e6, "5": 1e6}
+    asked = []
+
+    def worth(_at_most, _sizes, share):
+        text = next(text for text in worths if parse_percentile(text) == share)
+        asked.append(text)
+        return worths[text]
+
+    monkeypatch.setattr("bytemlperf_llm.metrics.describe.effective_count", worth)
+    summary = summarize(poisson_run(60, 10), RunFacts(open_loop=True, percentiles=("5", "50", "90", "95", "99")))
+    claims = summary.metrics["itl"].percentiles
+    assert {text for text, value in claims.items() if value == "insufficient"} == {"95", "99"}
+    assert list(claims) == ["5", "50", "90", "95", "99"]
+    assert asked == ["50", "90", "5", "95"]
