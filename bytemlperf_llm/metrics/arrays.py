@@ -45,14 +45,18 @@ def _fast(values: Sequence[int]) -> Any | None:
     if len(values) < LARGE or not isinstance(values, array):
         return None
     numpy = load_numpy()
-    return None if numpy is None else numpy.frombuffer(values, dtype=f"{'u' if values.typecode == 'I' else 'i'}{values.itemsize}")
+    return None if numpy is None else _view(values)
+
+
+def _numpy_type(values: array[int]) -> str:
+    return f"{'u' if values.typecode == 'I' else 'i'}{values.itemsize}"
 
 
 def _view(values: array[int]) -> Any:
-    """`values` as a numpy array of int64, whatever their number."""
+    """`values` as a numpy array, whatever their number."""
     numpy = load_numpy()
     assert numpy is not None
-    return numpy.frombuffer(values, dtype="i8")
+    return numpy.frombuffer(values, dtype=_numpy_type(values))
 
 
 def sort_values(values: Sequence[int]) -> Sequence[int]:
@@ -130,7 +134,7 @@ def total_of(values: Sequence[int]) -> int:
 
 class ClusteredColumn:
     """Values that come in clusters (the intervals of one request), as runs: a value and how often it comes in a row.
-    Four bytes a run, and eight more for its count once some run is longer than one.
+    Four bytes a run, and four more for its count once some run is longer than one (eight, where one has 2**32 values).
 
     `rows` holds the row number of each cluster's request, ascending, `lengths` and `sums` how many values it
     has and their total. Empty clusters are not kept. A value outside 0 to 2**32 − 1 (a stall of 4.3 s and
@@ -153,7 +157,9 @@ class ClusteredColumn:
         their sum where it is known."""
         if not values:
             return
-        self._count(None if counts is None else array("q", counts), len(values))
+        if counts is not None or self._counts is not None:
+            column = self._counts_up_to(max(counts or (1,)))
+            column.extend(array(column.typecode, counts or [1] * len(values)))
         try:
             self._values.extend(array("I", values))
         except OverflowError:
@@ -169,7 +175,10 @@ class ClusteredColumn:
         """Append clusters that have a value each, as numpy arrays of int64: their rows, all their values one after
         the other with their counts, and how many runs, values and what total each cluster has."""
         begin = len(self._values)
-        self._count(None if counts is None else column_of(counts), len(values))
+        if counts is not None or self._counts is not None:
+            each = values * 0 + 1 if counts is None else counts
+            kept = self._counts_up_to(int(each.max(initial=1)))
+            kept.frombytes(each.astype(_numpy_type(kept)).tobytes())
         outside = ((values < 0) | (values > _TOP)).nonzero()[0]
         if len(outside):
             self._aside.update(zip((outside + begin).tolist(), values[outside].tolist(), strict=True))
@@ -178,13 +187,13 @@ class ClusteredColumn:
         for column, more in ((self.rows, rows), (self.lengths, lengths), (self.sums, sums), (self._starts, runs.cumsum() + begin)):
             column.frombytes(more.astype("i8").tobytes())
 
-    def _count(self, counts: array[int] | None, runs: int) -> None:
-        """Note the counts of runs that are about to be appended."""
-        if counts is None and self._counts is None:
-            return
+    def _counts_up_to(self, largest: int) -> array[int]:
+        """The counts of the runs so far, as a column that holds `largest` too."""
         if self._counts is None:
-            self._counts = array("q", [1]) * len(self._values)
-        self._counts.extend(array("q", [1]) * runs if counts is None else counts)
+            self._counts = array("I", [1]) * len(self._values)
+        if largest > _TOP and self._counts.typecode == "I":
+            self._counts = array("q", self._counts)
+        return self._counts
 
     def __len__(self) -> int:
         """How many values, all runs counted out."""
@@ -196,7 +205,7 @@ class ClusteredColumn:
         values: Sequence[int] = self._values[begin:end]
         if self._aside:
             values = [self._aside.get(begin + place, value) for place, value in enumerate(values)]
-        return values, array("q", [1]) * (end - begin) if self._counts is None else self._counts[begin:end]
+        return values, array("I", [1]) * (end - begin) if self._counts is None else self._counts[begin:end]
 
     def runs_of(self, row: int) -> tuple[Sequence[int], Sequence[int]]:
         """Values and counts of that row's cluster; none where it has none."""
@@ -245,7 +254,7 @@ class ClusteredColumn:
         numpy = load_numpy()
         assert numpy is not None
         starts = numpy.frombuffer(self._starts, dtype="i8")
-        weights = None if self._counts is None else numpy.frombuffer(self._counts, dtype="i8")
+        weights = None if self._counts is None else _view(self._counts)
         counts = array("q")
         for first in range(0, len(self.rows), _BLOCK):
             edges = starts[first : first + _BLOCK + 1]
@@ -265,7 +274,7 @@ def _weighted_squares(values: array[int], counts: array[int]) -> int:
     total = 0
     for start in range(0, len(view), _BLOCK):
         squares = view[start : start + _BLOCK].astype("u8") ** 2
-        weight = weights[start : start + _BLOCK]
+        weight = weights[start : start + _BLOCK].astype("i8")
         high, low = (squares >> 32).astype("i8"), (squares & _TOP).astype("i8")
         total += (int(high.dot(weight)) << 32) + int(low.dot(weight))
     return total

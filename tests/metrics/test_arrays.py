@@ -71,9 +71,13 @@ def test_runs_are_their_values_counted_out(way):
 def test_a_run_of_10_to_the_9_values_is_one(way):
     column = ClusteredColumn()
     column.add(0, [7, 2], [10**9, 3])
+    assert column._counts.itemsize == 4
     assert (len(column), column.sums[0], column.sum_of_squares()) == (10**9 + 3, 7 * 10**9 + 6, 49 * 10**9 + 12)
     assert [column.ordered()[place] for place in (0, 2, 3, -1)] == [2, 2, 7, 7]
     assert list(column.counts_at_most(2)) == [3]
+    column.add(1, [1], [2**40])
+    assert (len(column), column.sums[1], runs(column)) == (2**40 + 10**9 + 3, 2**40, [[(7, 10**9), (2, 3)], [(1, 2**40)]])
+    assert [column.ordered()[place] for place in (0, 2**40, -1)] == [1, 2, 7]
 
 
 def test_counts_per_cluster(way):
