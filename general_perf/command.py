@@ -13,6 +13,7 @@ import msgspec
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.prometheus import Exporter
 from bytemlperf_llm.extras import require
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.terminal_exit import one_line
@@ -88,11 +89,12 @@ def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
     run = read_run_json(folder)
     if run.get("kind") != KIND:
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
-    summary = summarise_suite(folder, run)
-    show(summary, folder)
-    for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
-        print(path)
-    return _status(summary)
+    with damage_said(folder):
+        summary = summarise_suite(folder, run)
+        show(summary, folder)
+        for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
+            print(path)
+        return _status(summary)
 
 
 def _status(summary: dict[str, Any]) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bytemlperf_llm.runs.kinds import Figure, Section
+from bytemlperf_llm.runs.kinds import Figure, Section, came_to_its_end
 from bytemlperf_llm.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
@@ -48,6 +48,18 @@ class GeneralKind:
             "metrics": metrics,
             **({"open_loop": opened} if opened else {}),
         }
+
+    def contradictions(self, run: dict[str, Any], records: Records) -> Iterator[str]:
+        """Records against the jobs of run.json: each is of one of them; a sweep that ended has an end for each."""
+        planned = {str(each) for each in run["config"]["jobs"]}
+        left = set(planned)
+        for record in records:
+            if record["job"] not in planned:
+                yield f"there is a record of {record['job']}, which the plan doesn't have"
+            if record["stage"] == "job":
+                left.discard(record["job"])
+        if came_to_its_end(run):
+            yield from (f"there is no end of {job}" for job in sorted(left))
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
         """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""

@@ -15,6 +15,7 @@ from bytemlperf_llm.export.prometheus import LOOPBACK
 from bytemlperf_llm.extras import require
 from bytemlperf_llm.hardware import cards
 from bytemlperf_llm.hardware.discover import discover
+from bytemlperf_llm.runs.files import DAMAGED, why
 from bytemlperf_llm.runs.suite import SuiteRun
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.verdicts import exit_status
@@ -65,7 +66,7 @@ def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None
     run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
     cases, settings = _planned(run.run)
     settings = msgspec.structs.replace(settings, budget_s=budget_s)
-    done = {row["key"] for row in run.records() if not str(row["reason"]).startswith(BUDGET_SPENT)}
+    done = {row.get("key") for row in run.records() if not str(row.get("reason")).startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
         with _serving(prometheus_port, quiet=quiet) as metrics, SweepView(_errors(), quiet=quiet) as view:
@@ -77,9 +78,10 @@ def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None
 def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
     """The cases of a run and how they are measured. Raises UserError."""
     try:
+        roofs_of(run)
         return msgspec.convert(run["config"]["cases"], list[Case]), msgspec.convert(run["config"]["settings"], Settings)
-    except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise UserError(f"its run.json can't be gone on with: {error}", "begin a new run") from None
+    except DAMAGED as error:
+        raise UserError(f"its run.json can't be gone on with: {why(error)}", "begin a new run") from None
 
 
 def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:

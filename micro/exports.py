@@ -15,6 +15,7 @@ from typing import Any
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.export.tables import guard_formula
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.reader import read_run_json
 from bytemlperf_llm.runs.suite import suite_records
 from micro.operators.registry import OPERATORS
@@ -33,11 +34,12 @@ def export_run(folder: Path, csv_path: Path | None, jsonl_path: Path | None) -> 
     run = read_run_json(folder)
     if run.get("kind") != "micro":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
-    rows = last_rows(suite_records(folder))
-    if csv_path is not None:
-        write_csv(csv_path, run, rows)
-    if jsonl_path is not None:
-        write_jsonl(jsonl_path, run, rows)
+    with damage_said(folder):
+        rows = last_rows(suite_records(folder))
+        if csv_path is not None:
+            write_csv(csv_path, run, rows)
+        if jsonl_path is not None:
+            write_jsonl(jsonl_path, run, rows)
 
 
 def write_jsonl(path: Path, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.runs.kinds import Figure, Section
+from bytemlperf_llm.runs.kinds import Figure, Section, came_to_its_end
 from bytemlperf_llm.verdicts import VERDICTS, VerdictName
+from micro.cases import Case
 from micro.roofline import MEASURED, above_peak
 from micro.timing import Latency, Timed, latency_of
 
@@ -62,6 +63,20 @@ class MicroKind:
             "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
             "conditions": conditions(run, ok),
         }
+
+    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterator[str]:
+        """Rows against the cases of run.json: each row is of one, and says so rightly; a sweep that ended has one for each."""
+        left = {case.key for case in msgspec.convert(run["config"]["cases"], list[Case])}
+        planned = set(left)
+        for row in records:
+            key = Case(op=row["op"], provider=row["provider"], args=row["args"]).key
+            if row["key"] != key:
+                yield f"a row of {key} calls itself {row['key']}"
+            if key not in planned:
+                yield f"there is a row of {key}, which the plan doesn't have"
+            left.discard(key)
+        if came_to_its_end(run):
+            yield from (f"there is no row of {key}" for key in sorted(left))
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
         """Latency, rates and efficiency of every case; a case that wasn't measured says why."""

@@ -12,6 +12,8 @@ A check whose measurement is missing is `not available`, with the reason, and ne
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -137,3 +139,23 @@ def _repeated(history: History) -> list[Check]:
     return [
         _judge("repeated steps", error, REPEATED_LOSS_LIMIT, f"largest loss difference of {len(pairs)} steps done again after a restart")
     ]
+
+
+def against_plan(config: dict[str, Any], history: History) -> Iterator[str]:
+    """What the records have and the plan doesn't, or the other way round: a sentence each."""
+    steps, world = config["steps"], config["layout"]["world"]
+    done = {step.step for step in history.steps}
+    strange = sorted(step for step in done if not 0 <= step < steps)
+    if strange:
+        yield f"there is a record of step {strange[0]}, and the plan has {steps}"
+    for step in history.steps:
+        if len(step.step_ns) != world:
+            yield f"step {step.step} has the times of {len(step.step_ns)} ranks, and the plan has {world}"
+    for earlier, later in pairwise(history.steps):
+        if later.attempt == earlier.attempt and (later.step != earlier.step + 1 or later.at_ns < earlier.at_ns):
+            yield f"step {later.step} comes after step {earlier.step}, {later.at_ns - earlier.at_ns} ns later"
+    if history.end is not None:
+        first = history.starts[0].first_step if history.starts else 0
+        expected, there = history.end.next_step - first, sum(first <= step < history.end.next_step for step in done)
+        if there != expected:
+            yield f"the run ended before step {history.end.next_step}, and {there} of {expected} steps have a record"

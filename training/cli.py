@@ -176,9 +176,11 @@ def keep_reference(
     file: Annotated[Path, typer.Argument(help="The JSON file to write.", show_default=False)],
 ) -> None:
     """Keep a run's loss curve as a reference for others of the same workload and seed."""
+    from bytemlperf_llm.runs.files import damage_said
     from training.reference import keep_reference as keep
 
-    keep(run, file)
+    with damage_said(run):
+        keep(run, file)
 
 
 @app.command(short_help="The same workload on more and more ranks.")

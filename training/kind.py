@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bytemlperf_llm.runs.kinds import Figure, Section
@@ -19,6 +19,14 @@ class TrainingKind:
         if "study" in run["config"]:
             return summarise_study(run, records)
         return summarise(run, records)
+
+    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterator[str]:
+        """Steps against the plan in run.json: none beyond it, none left out, as many ranks' times as there are ranks."""
+        from training.checks import against_plan
+        from training.history import History
+
+        if "study" not in run["config"]:
+            yield from against_plan(run["config"], History(records))
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
         """What a comparison can use."""

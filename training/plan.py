@@ -14,7 +14,7 @@ import msgspec
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.machine import threads_asked_for
-from engines.untrusted import UntrustedJson, decode_json
+from bytemlperf_llm.runs.files import UNREADABLE, json_of, why
 from training import workload as workloads
 from training.corpus import TokenFile
 from training.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
@@ -117,9 +117,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def read_plan(path: Path) -> Plan:
     """The plan that `write_plan` wrote. Raises UserError."""
     try:
-        return decode_json(path.read_bytes(), Plan)
-    except (OSError, UntrustedJson) as error:
-        raise UserError(f"{path} is no training plan: {error}", "write one with: bmp train WORKLOAD --prepare") from None
+        return json_of(path, Plan)
+    except UNREADABLE as error:
+        raise UserError(f"{path} is no training plan: {why(error)}", "write one with: bmp train WORKLOAD --prepare") from None
 
 
 def resolve_workload(flags: Flags) -> Workload:

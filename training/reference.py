@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bytemlperf_llm.errors import UserError
-from engines.untrusted import decode_json
+from bytemlperf_llm.runs.files import json_of
 from training.checks import REFERENCE_STEPS
 from training.corpus import TokenFile
 from training.workload import Workload
@@ -78,7 +78,7 @@ def find_reference(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = decode_json(path.read_bytes())
+        content: dict[str, Any] = json_of(path)
         good = len(content["losses"]) >= REFERENCE_STEPS and isinstance(content["recipe_sha256"], str)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"reference {path} can't be read: {error}", "make one with: bmp train keep-reference RUN FILE") from None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.report.gather import RunView, view_run
 from bytemlperf_llm.report.page import render
 from bytemlperf_llm.report.run_page import run_page
+from bytemlperf_llm.runs.checksums import renew_checksum
 from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.folder import write_text
 
@@ -49,6 +51,9 @@ def write_report(folder: Path, format_name: str = "html", out: Path | None = Non
     with damage_said(folder):
         content = make(view_run(folder))
     write_output(path, content)
+    if out is None:
+        with suppress(OSError):  # a folder that takes no more
+            renew_checksum(folder, path.name)
     return path
 
 

@@ -1,4 +1,5 @@
-"""checksums.json: SHA-256 of run.json, of every record log, of recount.json and gauges.jsonl, written when the run has ended.
+"""checksums.json: SHA-256 of run.json, of every record log, of recount.json and gauges.jsonl, written when the run has ended, and of
+the report that was made of it.
 
 Figures don't depend on every byte of a record (an error text, a hash of an answer): these sums
 find a flipped byte there too. A run that was killed has none. summary.json isn't listed, since it
@@ -21,6 +22,8 @@ from engines.untrusted import UntrustedJson, decode_json
 
 NAME = "checksums.json"
 FORMAT_VERSION = 1
+REPORTS = ("report.html", "report.md", "report.json", "report.pdf")
+"""Listed once they were made; each may be made anew."""
 
 
 def write_checksums(folder: Path) -> None:
@@ -29,7 +32,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def renew_checksum(folder: Path, name: str) -> None:
-    """Sum up one file again that the program itself has completed, where there are sums: logs may be large. Raises OSError."""
+    """Sum up one file again that the program itself has completed or made, where there are sums: logs may be large. Raises OSError."""
     if not (folder / NAME).exists():
         return
     try:
@@ -51,7 +54,8 @@ def check_checksums(folder: Path) -> list[str]:
         listed: dict[str, Any] = dict(decode_json(kept)["files"])
     except (ValueError, TypeError, KeyError):
         return [f"{NAME} is damaged: it can't be understood"]
-    found = {path.name: _now(path, listed.get(path.name)) for path in _covered(folder)}
+    made = [folder / name for name in listed if name in REPORTS and os.path.lexists(folder / name)]
+    found = {path.name: _now(path, listed.get(path.name)) for path in (*_covered(folder), *made)}
     return _differences(listed, found) or ([] if _text(found).encode() == kept else [f"{NAME} is damaged: it is not as it was written"])
 
 

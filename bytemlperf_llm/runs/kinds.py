@@ -97,7 +97,9 @@ Section = Text | Table | Plot
 class RunKind(Protocol):
     """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
     written, and can be walked more than once; where they come from a folder they are a `suite.RunRecords`,
-    which knows it. `run` is run.json, `summary` what `summarise` gave."""
+    which knows it. `run` is run.json, `summary` what `summarise` gave. A kind may also have
+    `contradictions(run, records)`: a sentence for each record that its plan doesn't have, and for each part
+    of the plan that a run which came to its end has no record of."""
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
@@ -107,6 +109,12 @@ class RunKind(Protocol):
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """The suite's part of the report page, most important first."""
+
+
+def came_to_its_end(run: dict[str, Any]) -> bool:
+    """Whether run.json says that the run did all that was planned: nobody stopped it, nothing failed."""
+    end = run.get("end")
+    return isinstance(end, dict) and not end.get("stopped_by_user") and not end.get("failure")
 
 
 def run_kind(kind: str) -> RunKind:

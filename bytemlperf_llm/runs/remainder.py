@@ -20,6 +20,7 @@ from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
 from bytemlperf_llm.plan import Flags
 from bytemlperf_llm.redaction import REDACTED
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
+from bytemlperf_llm.runs.files import damage_said
 from bytemlperf_llm.runs.lock import FolderLock, refuse_links
 from bytemlperf_llm.runs.log import refuse_running
 from bytemlperf_llm.runs.reader import RunReader
@@ -65,8 +66,9 @@ class Remainder(msgspec.Struct, kw_only=True):
 
     def forget_ending(self) -> None:
         """The run goes on: what was summed up at its first end holds no longer."""
-        for name in ("summary.json", CHECKSUMS):
-            (self.folder / name).unlink(missing_ok=True)
+        with damage_said(self.folder):
+            for name in ("summary.json", CHECKSUMS):
+                (self.folder / name).unlink(missing_ok=True)
 
 
 def locked_run(folder: Path) -> tuple[FolderLock, dict[str, Any]]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bytemlperf_llm.hardware.discover import discover, git_state, package_versio
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.checksums import NAME as CHECKSUMS
 from bytemlperf_llm.runs.checksums import write_checksums
-from bytemlperf_llm.runs.files import DAMAGED, UNREADABLE, json_of, lines_of, record_logs, why
+from bytemlperf_llm.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, lines_of, record_logs, why
 from bytemlperf_llm.runs.folder import create_run_folder, write_json
 from bytemlperf_llm.runs.kinds import run_kind
 from bytemlperf_llm.runs.lock import FolderLock, refuse_links
@@ -31,6 +32,7 @@ from bytemlperf_llm.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_ru
 from bytemlperf_llm.runs.reader import FORMAT_VERSION, read_run_json
 
 LOG_NAME = "records.jsonl"
+MAX_FINDINGS = 20
 
 
 class SuiteRun:
@@ -110,11 +112,12 @@ class SuiteRun:
             log = RecordLog(path, resume=True)
         except OSError as error:
             raise UserError(f"can't go on with {folder}: {error.strerror}", "wait for the run to end, or make it writable") from None
-        for name in ("summary.json", CHECKSUMS):
-            (folder / name).unlink(missing_ok=True)
         entry = {"at": _now(), "command": Redactor().command(command), "end_before": run.pop("end", None)}
-        run["resumed"] = [*run.get("resumed", []), entry]
-        write_json(folder / "run.json", run)
+        with damage_said(folder):
+            run["resumed"] = [*run.get("resumed", []), entry]
+            for name in ("summary.json", CHECKSUMS):
+                (folder / name).unlink(missing_ok=True)
+            write_json(folder / "run.json", run)
         return cls(folder, run, log, lock)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -200,10 +203,12 @@ def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str
     """The summary of a run of any suite but LLM serving, from what is on disk. Raises UserError."""
     run = read_run_json(folder) if run is None else run
     records = RunRecords(folder)
-    summary = run_kind(str(run.get("kind"))).summarise(run, records)
+    kind = run_kind(str(run.get("kind")))
+    with damage_said(folder):
+        summary = kind.summarise(run, records)
     warnings = [*summary.get("warnings", []), *records.damages]
     end = run.get("end")
-    if end is None:
+    if not isinstance(end, dict):
         warnings.append("the run has no end: it was killed")
     elif end.get("failure"):
         summary["verdict"] = "invalid"
@@ -221,7 +226,7 @@ def verify_suite(folder: Path) -> tuple[list[str], int]:
     run = read_run_json(folder)
     damages: list[str] = []
     count = sum(1 for _ in suite_records(folder, damages))
-    findings = [*check_checksums(folder), *damages]
+    findings = [*check_checksums(folder), *damages, *_against_plan(folder, run)]
     try:
         kept = json_of(folder / "summary.json", dict[str, Any])
     except FileNotFoundError:
@@ -233,6 +238,16 @@ def verify_suite(folder: Path) -> tuple[list[str], int]:
     except DAMAGED as error:
         return [*findings, f"the summary can't be computed from the records as they are: {why(error)}"], count
     return [*findings, *_differences(kept, computed)], count
+
+
+def _against_plan(folder: Path, run: dict[str, Any]) -> list[str]:
+    """What the records have and the plan doesn't, or the other way round, where the kind can tell."""
+    try:
+        held = getattr(run_kind(str(run.get("kind"))), "contradictions", None)
+        found = [] if held is None else list(islice(held(run, suite_records(folder)), MAX_FINDINGS + 1))
+    except DAMAGED as error:
+        return [f"the records can't be held against the plan: {why(error)}"]
+    return [*found[:MAX_FINDINGS], "… and more like these"] if len(found) > MAX_FINDINGS else found
 
 
 def _differences(kept: dict[str, Any], computed: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,9 @@ from bytemlperf_llm.runs.summarise import facts_from, load_of, summarise_folder
 from bytemlperf_llm.scenario import Scenario
 from engines.contract import EngineInfo
 from engines.untrusted import decode_json
+
+EARLY_NS = 1_000_000
+"""A timer may fire so much too early."""
 
 MAX_OF_A_KIND = 20
 """So many findings of one kind are listed; the rest is counted."""
@@ -56,6 +59,7 @@ def verify_run(folder: Path) -> Verified:
         return Verified([*findings, error.cause], unchecked, 0)
     seen = _Seen(reader)
     findings += _limited([*seen.damages, *seen.repeated])
+    findings += _limited(seen.impossible)
     findings += _limited(read_gauges(folder).damages)
     try:
         scenario, seed = scenario_of(reader.run), seed_of(reader.run)
@@ -88,6 +92,7 @@ class _Seen:
     def __init__(self, reader: RunReader) -> None:
         self.records: dict[int, _Kept] = {}
         self.repeated: list[str] = []
+        self.impossible: list[str] = []
         try:
             shifts = shifts_ns(reader.run)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -101,8 +106,28 @@ class _Seen:
     def _add(self, record: RequestRecord, shift_ns: int, name: str) -> None:
         if record.index in self.records:
             self.repeated.append(f"{name}: request {record.index} has more than one record")
+        self.impossible += [f"{name}: request {record.index} {text}" for text in contradictions(record)]
         planned_ns = None if record.planned_ns is None else record.planned_ns - shift_ns
         self.records[record.index] = _Kept(record.id, planned_ns, record.max_tokens, record.session, record.turn)
+
+
+def contradictions(record: RequestRecord) -> Iterator[str]:
+    """What can't be, of one record: time that runs backwards, tokens that nobody asked for or that didn't come."""
+    stamps = [("was sent", record.sent_ns), ("had its first byte", record.first_byte_ns)]
+    stamps += [("had a token", stamp) for stamp in record.chunk_ns] + [("ended", record.end_ns)]
+    known = [(what, stamp) for what, stamp in stamps if stamp is not None]
+    if record.planned_ns is not None and record.sent_ns is not None and record.sent_ns < record.planned_ns - EARLY_NS:
+        yield f"was sent {record.planned_ns - record.sent_ns} ns before it was due"
+    for (before, earlier), (after, later) in pairwise(known):
+        if later < earlier:
+            yield f"{after} {earlier - later} ns before it {before}"
+            break
+    if record.chunk_ns and record.sent_ns is None:
+        yield "has tokens and was never sent"
+    if len(record.tokens_per_chunk) != len(record.chunk_ns):
+        yield f"has {len(record.chunk_ns)} stamps for {len(record.tokens_per_chunk)} chunks"
+    if record.max_tokens and record.output_tokens > record.max_tokens:
+        yield f"has {record.output_tokens} tokens where {record.max_tokens} were asked for: the server went on, or the record was changed"
 
 
 def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[str]:

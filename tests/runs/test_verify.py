@@ -7,11 +7,16 @@ import json
 import pytest
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.report.write import write_report
 from bytemlperf_llm.runs.checksums import check_checksums, write_checksums
 from bytemlperf_llm.runs.folder import write_json
-from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite, verify_suite
+from bytemlperf_llm.runs.summarise import keep_load, summarise_folder, write_summary
 from bytemlperf_llm.runs.verify import verify_run
+from tests.micro.made import run_and_records
 from tests.runs.made_run import change_record, made_run
+from training.checks import against_plan
+from training.history import History
 
 FILES = ("records.jsonl", "run.json", "summary.json", "checksums.json")
 
@@ -84,6 +89,109 @@ def test_a_forged_record_is_found_even_with_new_checksums(folder, changes, findi
     change_record(folder, 2, **changes)
     write_checksums(folder)
     assert any(finding in text for text in verify_run(folder).findings), verify_run(folder).findings
+
+
+def made_anew(folder):
+    """Checksums, load and summary of what the folder holds now, as a forger would make them."""
+    run = json.loads((folder / "run.json").read_text())
+    summary = summarise_folder(folder)
+    keep_load(folder, run, summary)
+    write_summary(folder, summary)
+    write_checksums(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"sent_ns": 10**10}, "request 2 had its first byte "),
+        ({"first_byte_ns": 10**10}, "ns before it had its first byte"),
+        ({"chunk_ns": [3, 2]}, "request 2 had a token "),
+        ({"chunk_ns": [10**9, 5 * 10**8]}, "ns before it had a token"),
+        ({"end_ns": 1}, "request 2 ended "),
+        ({"sent_ns": 0, "first_byte_ns": 0}, "ns before it was due"),
+        ({"sent_ns": None}, "has tokens and was never sent"),
+        ({"output_tokens": 4000, "tokens_per_chunk": [2000, 2000]}, "has 4000 tokens where "),
+        ({"tokens_per_chunk": [2]}, "has 2 stamps for 1 chunks"),
+    ],
+)
+def test_what_cannot_be_is_found_even_when_everything_was_made_anew(folder, changes, finding):
+    change_record(folder, 2, **changes)
+    made_anew(folder)
+    assert any(finding in text for text in verify_run(folder).findings), verify_run(folder).findings
+
+
+def test_a_changed_report_is_found_and_one_made_anew_is_well(folder):
+    page = write_report(folder)
+    assert verify_run(folder).findings == []
+    page.write_text(page.read_text().replace("valid", "VALID", 1))
+    (finding,) = verify_run(folder).findings
+    assert "report.html was changed after the run" in finding
+    page.unlink()
+    assert verify_run(folder).findings == ["report.html is missing"]
+    write_report(folder)
+    assert verify_run(folder).findings == []
+
+
+def test_a_suites_rows_are_held_against_its_plan(tmp_path):
+    made, records = run_and_records()
+    with SuiteRun.begin(tmp_path, "micro", "made", made["config"], command=["bmp", "micro"], seed=0, more={"peaks": made["peaks"]}) as run:
+        for record in records:
+            run.append(record)
+    folder = run.folder
+    assert verify_suite(folder)[0] == []
+
+    def findings(change):
+        (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in change([dict(each) for each in records])))
+        write_checksums(folder)
+        write_json(folder / "summary.json", summarise_suite(folder))
+        return verify_suite(folder)[0]
+
+    assert findings(lambda rows: [row for row in rows if row["op"] != "softmax"]) == [
+        "there is no row of softmax(batch_size=4 dim_size=8 dtype=float32) [torch]"
+    ]
+    strange = findings(lambda rows: [*rows, rows[0] | {"args": {"M": 1}}])
+    assert f"a row of gemm(M=1) [torch] calls itself {records[0]['key']}" in strange
+    assert "there is a row of gemm(M=1) [torch], which the plan doesn't have" in strange
+
+
+def test_steps_are_held_against_their_plan():
+    def step(number, **changes):
+        times = {name: [1, 1] for name in ("step_ns", "data_ns", "forward_ns", "backward_ns", "optimizer_ns", "peak_bytes", "held_bytes")}
+        facts = {"role": "measured", "status": "ok", "wall_ns": 1, "samples": 1, "tokens": 1, "loss": 1.0, "grad_norm": 1.0}
+        return {
+            "record": "step",
+            "step": number,
+            "attempt": 0,
+            "at_ns": number,
+            "learning_rate": 0.1,
+            "sync_ns": [1, 1],
+            **facts,
+            **times,
+            **changes,
+        }
+
+    end = {"record": "end", "attempt": 0, "why": "steps done", "next_step": 3, "state_sha256": "", "at_ns": 9}
+    config = {"steps": 3, "layout": {"world": 2}}
+
+    def found(*steps):
+        return list(against_plan(config, History([*steps, end])))
+
+    assert found(step(0), step(1), step(2)) == []
+    assert found(step(0), step(2)) == [
+        "step 2 comes after step 0, 2 ns later",
+        "the run ended before step 3, and 2 of 3 steps have a record",
+    ]
+    assert found(step(0), step(1, at_ns=-4), step(2)) == ["step 1 comes after step 0, -4 ns later"]
+    assert found(step(0), step(1), step(2), step(3)) == ["there is a record of step 3, and the plan has 3"]
+    assert found(step(0), step(1), step(2, step_ns=[1])) == ["step 2 has the times of 1 ranks, and the plan has 2"]
+
+
+def test_a_plan_without_end_is_not_walked(folder):
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["scenario"]["num_requests"] = 10**12
+    write_json(folder / "run.json", run)
+    (unchecked,) = verify_run(folder).unchecked
+    assert "its configuration makes some 1e+12 requests, and there are 4 records" in unchecked
 
 
 def test_a_record_that_was_taken_out_is_found(folder):
