@@ -15,7 +15,7 @@ from bytemlperf_llm.export.prometheus import LOOPBACK
 from bytemlperf_llm.extras import require
 from bytemlperf_llm.hardware import cards
 from bytemlperf_llm.hardware.discover import discover
-from bytemlperf_llm.runs.files import DAMAGED, why
+from bytemlperf_llm.runs.files import DAMAGED, damage_said, why
 from bytemlperf_llm.runs.suite import SuiteRun
 from bytemlperf_llm.stop_signals import Interrupted, interrupt_status
 from bytemlperf_llm.verdicts import exit_status
@@ -105,9 +105,10 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
             runners = {name: msgspec.to_builtins(hello) for name, hello in sweep.hellos.items()}
             summary = run.end(stopped=interrupted, runners=runners)
     view.__exit__()
-    _write_exports(run)
-    if not quiet:
-        _show(run, summary)
+    with damage_said(run.folder):
+        _write_exports(run)
+        if not quiet:
+            _show(run, summary)
     print(run.folder)
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"go on with: bmp micro resume {run.folder}")

@@ -53,6 +53,9 @@ def run_folders(folder: Path) -> list[Path]:
     """The run folders below runs/. Raises UserError when there is none."""
     place = folder / RUNS
     found = sorted(path.parent for path in place.glob("*/run.json"))
+    for path in (place, *found):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link", "put the run folders there themselves")
     if not found:
         raise UserError(f"{place} holds no run folder", "put the run folders there, whole and unchanged")
     return found
@@ -77,4 +80,7 @@ def _verdict(path: Path) -> str:
 
 
 def _plain(folder: Path, path: Path) -> bool:
-    return (folder / path).is_file() and not (folder / path).is_symlink()
+    """A plain file of the folder itself: no link leads to it, and none to a folder on the way."""
+    if path.is_absolute() or ".." in path.parts:
+        return False
+    return (folder / path).is_file() and not any((folder / part).is_symlink() for part in (path, *path.parents[:-1]))

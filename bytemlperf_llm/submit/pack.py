@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.runs.files import open_plain
 from bytemlperf_llm.submit.check import Checked
 from bytemlperf_llm.submit.declaration import NAME
 from bytemlperf_llm.submit.rules import declared_files
@@ -17,10 +19,19 @@ from bytemlperf_llm.submit.rules import declared_files
 MANIFEST = "SHA256SUMS"
 BLOCK_BYTES = 1 << 20
 
+OF_A_RUN = [
+    *((name, 1) for name in ("run.json", "summary.json", "checksums.json", "recount.json", "gauges.jsonl", "tags.json", "plan.json")),
+    *((name, 1) for name in ("records*.jsonl", "records.csv", "records.parquet", "vllm-bench.json", "xpu-perf.csv", "xpu-perf.jsonl")),
+    *((name, 1) for name in ("report.html", "report.md", "report.json", "report.pdf")),
+    *(("logs/*.log", 2), ("pdf/*.pdf", 2), ("bytemlperf/*/*/*.json", 4), ("bytemlperf/*/*/*.pdf", 4)),
+    *(("ranks/*", 2), ("ranks/*/*/*/*.log", 5)),
+]
+"""What the suites leave in a run folder, and how deep it lies; checkpoints and compiled models are no part of a result."""
 
-def pack(folder: Path, checked: Checked, out: Path) -> str:
-    """Write `out`, a tar.gz; returns its SHA-256. Raises UserError."""
-    files = list(_files(folder, checked))
+
+def pack(folder: Path, checked: Checked, out: Path, left_out: list[str]) -> str:
+    """Write `out`, a tar.gz; returns its SHA-256, and names in `left_out` what no run leaves. Raises UserError."""
+    files = list(_files(folder, checked, left_out))
     sums = "".join(f"{_digest(path)}  {name}\n" for name, path in files).encode()
     partial = out.with_name(f".{out.name}.partial")
     root = folder.resolve().name
@@ -32,8 +43,8 @@ def pack(folder: Path, checked: Checked, out: Path) -> str:
         ):
             _add(tar, f"{root}/{MANIFEST}", io.BytesIO(sums), len(sums))
             for name, path in files:
-                with path.open("rb") as content:
-                    _add(tar, f"{root}/{name}", content, path.stat().st_size)
+                with open_plain(path) as content:
+                    _add(tar, f"{root}/{name}", content, os.fstat(content.fileno()).st_size)
         partial.replace(out)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -41,16 +52,22 @@ def pack(folder: Path, checked: Checked, out: Path) -> str:
     return _digest(out)
 
 
-def _files(folder: Path, checked: Checked) -> Iterator[tuple[str, Path]]:
-    """Name in the archive and path, sorted. A link is refused: it may lead out of the folder."""
+def _files(folder: Path, checked: Checked, left_out: list[str]) -> Iterator[tuple[str, Path]]:
+    """Name in the archive and path, sorted. A link is refused: it may lead out of the folder. What lies in a run folder and is no
+    file of a run is left out: it was put there by accident, or by somebody else."""
     for relative in sorted({NAME, *(str(path) for path in declared_files(checked.declared))}):
         yield relative, folder / relative
     for run in checked.runs:
         for path in sorted(run.rglob("*")):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise UserError(f"{path} is a link or no plain file", "remove it; a run leaves none")
-            if path.is_file():
-                yield str(path.relative_to(folder)), path
+            if path.is_dir():
+                continue
+            within, name = path.relative_to(run), str(path.relative_to(folder))
+            if any(len(within.parts) == depth and within.match(pattern) for pattern, depth in OF_A_RUN):
+                yield name, path
+            else:
+                left_out.append(name)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: io.BufferedReader | io.BytesIO, size: int) -> None:
@@ -61,7 +78,7 @@ def _add(tar: tarfile.TarFile, name: str, content: io.BufferedReader | io.BytesI
 
 def _digest(path: Path) -> str:
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(BLOCK_BYTES):
             found.update(block)
     return found.hexdigest()

@@ -31,7 +31,10 @@ def pack_and_tell(folder: Path, out: Path | None) -> int:
         print("nothing packed")
         return EXIT_REFUSED
     path = out or folder.resolve().with_name(f"{folder.resolve().name}.tar.gz")
-    digest = pack(folder, checked, path)
+    left_out: list[str] = []
+    digest = pack(folder, checked, path, left_out)
+    for name in left_out:
+        print(one_line(f"left out: {name}: no run leaves such a file"))
     print(f"{path}: {path.stat().st_size:,} bytes, sha256 {digest}")
     return 0
 
