@@ -52,7 +52,7 @@ def job_records(job: str, *, status: str = "ok", reason: str = "", sparsity: str
             batch_size=1,
             instances=1,
             threads=1,
-            latency_ns=[1_000_000 + 1000 * index for index in range(20)],
+            latency_ns=[1_000_000 + 1000 * index for index in range(40)],
             service_ns=[],
             window_ns=30_000_000,
             warmup_ns=[],
