@@ -45,6 +45,10 @@ def _leave_for_usage(error: Exception) -> NoReturn:
     if kind == "Abort":
         _leave("interrupted", EXIT_INTERRUPTED)
     if not hasattr(error, "format_message"):
+        from engines.client_limits import client_limit  # here, so that --help is quick
+
+        if (limit := client_limit(error)) is not None:
+            _leave(f"error: {limit.detail}; run again with that limit raised", EXIT_USAGE)
         raise error
     if possibilities := getattr(error, "possibilities", None):  # a hint at another flag is worse than none
         error.possibilities = difflib.get_close_matches(getattr(error, "option_name", ""), possibilities, cutoff=CLOSE_FLAG)  # type: ignore[attr-defined]

@@ -372,7 +372,9 @@ def closed_unanswered(*, race: bool) -> EngineError:
 
 def _idle_limit_s(head: Head) -> float:
     """How long a connection may idle: less than the server says it waits, where it says so."""
-    told = _KEEP_ALIVE_S.search(head.headers.get("keep-alive", ""))
+    if "keep-alive" not in head.headers:
+        return MAX_IDLE_S
+    told = _KEEP_ALIVE_S.search(head.headers["keep-alive"])
     return MAX_IDLE_S if told is None else min(MAX_IDLE_S, IDLE_SHARE * int(told[1]))
 
 
