@@ -47,6 +47,8 @@ def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[st
         return _tls_fix(error.detail)
     if "HTTPS" in error.detail and "HTTP request" in error.detail:
         return "the port speaks TLS: give https:// in --base-url"
+    if re.search(r"api[-_ ]version", error.detail, re.I):
+        return "give the version that it wants in --base-url: http://HOST/…?api-version=VERSION"
     if error.error_class == "stale_connection":
         return "turn reuse off with --engine-option keep_alive=false"
     if error.error_class == "redirect" and "another server" in error.detail:

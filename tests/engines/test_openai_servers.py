@@ -85,6 +85,7 @@ REFUSALS = {
         "usage=false, and leave it out with --no-ignore-eos",
     ),
     "https": ("The plain HTTP request was sent to HTTPS port", "https://"),
+    "version": ("Missing required query parameter: api-version", "?api-version="),
     "unknown": ("no", "check --model"),
 }
 
