@@ -15,7 +15,7 @@ import msgspec
 from bytemlperf_llm.errors import UserError
 from bytemlperf_llm.extras import require
 from bytemlperf_llm.runs.suite import SuiteRun
-from bytemlperf_llm.stop_signals import Interrupted, stopping, terminate_like_interrupt
+from bytemlperf_llm.stop_signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from training import launch
 from training.corpus import prepare_corpus
 from training.exporter import TrainingMetrics
@@ -173,9 +173,11 @@ def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
 
     def hear(number: int, _frame: FrameType | None) -> None:
         received.append(number)
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
         if len(received) == 1:
-            console.print("stopping after this step; once more to end at once")
             (folder / STOP_FILE).touch()
+            console.print("stopping after this step; once more to end at once")
 
     before = {number: signal.signal(number, hear) for number in stopping()}
     try:
