@@ -298,6 +298,14 @@ async def test_completions_and_the_first_model_of_the_list():
     assert (record.outcome, record.output_tokens, record.token_source) == ("ok", 7, "usage")
 
 
+async def test_usage_that_was_not_asked_for_is_not_taken():
+    async with HostileServer(SMALL) as server:
+        (record,) = await ask(server.url, "usage_too_small", options={"usage": "false"})
+        (taken,) = await ask(server.url, "usage_too_small")
+    assert (record.outcome, record.output_tokens, record.usage_tokens, record.prompt_tokens) == ("ok", 4, None, None)
+    assert (taken.output_tokens, taken.token_source, taken.usage_tokens, taken.shown_tokens) == (4, "chunks", 1, 4)
+
+
 async def test_without_usage_chunks_are_counted_and_said():
     async with ReferenceServer({"ttft_ms": "1", "itl_ms": "1"}) as server:
         engine = OpenAIEngine()

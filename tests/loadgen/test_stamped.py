@@ -1,0 +1,40 @@
+"""What a record says of tokens: the engine's report, and what the stream shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytemlperf_llm.loadgen.recorder import RequestRecorder
+from bytemlperf_llm.loadgen.stamped import make_record
+from bytemlperf_llm.runs.record import RequestRecord
+from engines.contract import Decoded, Finish, Usage
+from tests.virtual import make_request
+
+
+def record_of(decoded: Decoded, finish: Finish | None = None) -> RequestRecord:
+    recorder = RequestRecorder()
+    for payload in decoded.tokens_per_chunk:
+        recorder.chunk(payload)
+    return make_record(make_request(0), recorder, finish or Finish(), decoded, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "finish", "output", "usage", "shown", "source"),
+    [
+        (Decoded(tokens_per_chunk=[1, 1], text="ab"), Finish(), 2, None, 2, "chunks"),
+        (Decoded(tokens_per_chunk=[1, 1], text="ab"), Finish(usage=Usage(output_tokens=3)), 3, 3, 2, "usage"),
+        (Decoded(tokens_per_chunk=[2, 1], text="ab", usage=Usage(output_tokens=3), shown_tokens=2), Finish(), 3, 3, 2, "usage"),
+        (Decoded(tokens_per_chunk=[1, 1], text="ab", usage=Usage(output_tokens=1), shown_tokens=2), Finish(), 2, 1, 2, "chunks"),
+    ],
+    ids=["no report", "an engine's own report", "events and usage", "events against usage"],
+)
+def test_output_tokens_are_those_of_the_report_unless_events_contradict_it(decoded, finish, output, usage, shown, source):
+    record = record_of(decoded, finish)
+    assert (record.output_tokens, record.usage_tokens, record.shown_tokens, record.token_source) == (output, usage, shown, source)
+
+
+def test_details_of_usage_are_kept_and_hidden_tokens_are_no_output():
+    usage = Usage(prompt_tokens=12, output_tokens=220, reasoning_tokens=200, cached_tokens=8, accepted_draft_tokens=5)
+    record = record_of(Decoded(tokens_per_chunk=[1] * 20, text="x", usage=usage, shown_tokens=20, hidden_tokens=200))
+    assert (record.output_tokens, record.usage_tokens, record.token_source, record.prompt_tokens) == (20, 20, "usage", 12)
+    assert (record.reasoning_tokens, record.hidden_tokens, record.cached_tokens, record.accepted_draft_tokens) == (200, 200, 8, 5)
