@@ -188,3 +188,15 @@ def test_pairs_of_a_large_sample_cancel_what_each_request_costs():
     assert paired.method == "paired, n = 30000"
     assert paired.low < 1.01 < paired.high
     assert (paired.high - paired.low) * 5 < apart.high - apart.low
+
+
+def test_one_stall_that_many_requests_share_is_one_event():
+    """Of two runs of one server one had a stall that 30 requests in a row met: pairs, of which each is slower, would be sure."""
+    rng, ids = np.random.default_rng(12), list(range(300))
+    before = rng.normal(100, 5, 300)
+    after = rng.normal(100, 5, 300)
+    after[100:130] = 180 + rng.normal(0, 1, 30)
+    found = change(figure(before, "p95", ids), figure(after, "p95", ids), paired=True)
+    assert found.ratio > 1.5
+    assert found.method == "both samples"
+    assert found.low < 1 < found.high
