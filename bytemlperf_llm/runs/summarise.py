@@ -34,6 +34,7 @@ def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, r
     if problem:
         summary.warnings.append(problem)
     summary.warnings.extend(_resumptions(reader.run))
+    summary.warnings.extend(_probe(reader.run))
     end = reader.run.get("end")
     if end is None:
         summary.warnings.append("the run has no end: it was killed; requests without a record count as dropped")
@@ -43,6 +44,13 @@ def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, r
     elif end.get("stopped_by_user"):
         summary.warnings.append("stopped by the user: requests not yet sent count as dropped")
     return summary
+
+
+def _probe(run: dict[str, Any]) -> list[str]:
+    """What `rate: auto` could not find out."""
+    config = run.get("config")
+    probe = config.get("probe") if isinstance(config, dict) else None
+    return [str(probe["why"])] if isinstance(probe, dict) and probe.get("ceiling_found") is False and "why" in probe else []
 
 
 def _resumptions(run: dict[str, Any]) -> list[str]:

@@ -163,6 +163,15 @@ def test_rate_auto_probes_and_says_what_it_chose(tmp_path):
     assert run["config"]["scenario"]["arrival"]["rate"] == run["config"]["probe"]["chosen_rate_per_s"]
 
 
+def test_a_ceiling_that_was_not_found_is_in_the_result(tmp_path):
+    words = (*QUICK, "--request-rate", "auto", "--max-concurrency", "6", "--num-prompts", "20")
+    ended = bmp(*words, "--engine-option", "slots=50", cwd=tmp_path)
+    summary = json.loads((run_folder(ended.stdout, tmp_path) / "summary.json").read_text())
+    (said,) = [text for text in summary["warnings"] if text.startswith("rate auto: ")]
+    assert "CEILING NOT FOUND: throughput still grew at 6 streams, the limit of max_concurrency" in said
+    assert "CEILING NOT FOUND" in " ".join(ended.stdout.split())
+
+
 def test_failures_are_counted_and_the_run_goes_on(tmp_path):
     words = (*QUICK, "--request-rate", "100", "--num-prompts", "60", "--engine-option", "fail_every=3")
     ended = bmp(*words, cwd=tmp_path)
