@@ -226,7 +226,7 @@ def _tolerance(args: Args) -> Tolerance:
     lost = LOSS.get(args["pv_compute_dtype"], 0.0)
     if args["qk_compute_dtype"] != args["dtype"]:
         lost += LOSS.get(args["qk_compute_dtype"], 0.0)
-    return Tolerance(unit + 2 * sum_unit, SMALLEST.get(args["dst_dtype"], 0.0), 8 * unit + 6 * (sums + lost), 3 * unit + sums + lost)
+    return Tolerance(unit + 2 * sum_unit, SMALLEST.get(args["dst_dtype"], 0.0), 12 * unit + 6 * (sums + lost), 4 * unit + sums + lost)
 
 
 LOSS = {"int8": 4 / 127, "float8_e4m3": 0.0375}
