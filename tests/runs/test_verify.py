@@ -110,7 +110,7 @@ def made_anew(folder):
         ({"end_ns": 1}, "request 2 ended "),
         ({"sent_ns": 0, "first_byte_ns": 0}, "ns before it was due"),
         ({"sent_ns": None}, "has tokens and was never sent"),
-        ({"output_tokens": 4000, "tokens_per_chunk": [2000, 2000]}, "has 4000 tokens, asked for were "),
+        ({"output_tokens": 4000, "tokens_per_chunk": [2000, 2000]}, "has 4000 tokens where "),
         ({"tokens_per_chunk": [2]}, "has 2 stamps for 1 chunks"),
     ],
 )
