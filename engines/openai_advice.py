@@ -14,7 +14,7 @@ from engines.contract import EngineError
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 """The names under which chat servers take the longest answer allowed; newer models of OpenAI's know the second alone."""
 
-_SAYS_WHY = ("http_4xx", "http_5xx", "error_in_stream", "not_a_stream", "context_length")
+_SAYS_WHY = ("http_4xx", "http_5xx", "error_in_stream", "not_a_stream")
 
 FIELD_FIXES = (
     ("stream_options", "leave it out with --engine-option usage=false"),
@@ -34,10 +34,9 @@ _WHAT_IS_TAKEN = re.compile(r"expected one of|did you mean|(?:allowed|supported|
 
 def wants_other_limit(error: EngineError, field: str) -> str | None:
     """The name that the server takes for the answer's limit instead of `field`; None where that isn't what it says."""
-    other = LIMIT_FIELDS[field == LIMIT_FIELDS[0]]
-    if error.error_class not in _SAYS_WHY or not _names(field, error.detail):
+    if error.error_class not in _SAYS_WHY or not _names(field, error.detail) or not re.search(_UNKNOWN, error.detail, re.I):
         return None
-    return other if _names(other, error.detail) or re.search(_UNKNOWN, error.detail, re.I) else None
+    return LIMIT_FIELDS[field == LIMIT_FIELDS[0]]
 
 
 def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[str] = ()) -> str | None:

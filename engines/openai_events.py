@@ -6,7 +6,7 @@ another type is read again field by field, so that an odd field costs that field
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -224,9 +224,18 @@ def _telling(value: Any, depth: int = 6) -> Iterator[str]:
             texts = list(_telling(value.get(key), depth - 1))
             yield from texts
             if texts and key != "error":
+                yield from _field_at_fault(value, texts)
                 return
     elif value and isinstance(value, (str, int)) and value is not True:
         yield str(value)
+
+
+def _field_at_fault(error: dict[str, Any], texts: Sequence[str]) -> Iterator[str]:
+    """Which field of the request is meant, where the words themselves don't say it: FastAPI's `loc`, OpenAI's `param`."""
+    place = error.get("loc") or error.get("param")
+    name = ".".join(str(part) for part in place[:_MAX_NESTED_TEXTS] if isinstance(part, (str, int))) if isinstance(place, list) else place
+    if isinstance(name, str) and name and not any(name.rpartition(".")[2] in text for text in texts):
+        yield f"({name})"
 
 
 def _leaves(value: Any, depth: int = 6) -> Iterator[Any]:

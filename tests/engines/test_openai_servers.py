@@ -102,6 +102,23 @@ async def test_a_refused_first_request_names_the_flag(name):
     assert message[:20] in refused.value.cause
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "ignore_eos"], "msg": "Extra inputs are not permitted", "input": True}]},
+        {"error": {"message": "Unknown parameter.", "param": "ignore_eos", "code": "unknown_parameter"}},
+        {"object": "error", "message": "[{'loc': ('body', 'ignore_eos'), 'msg': 'Extra inputs are not permitted'}]", "code": 400},
+    ],
+)
+async def test_the_field_is_found_wherever_the_server_names_it(body):
+    async with answering(chat(lambda asked: page("422 Unprocessable Entity", body))) as server:
+        engine, info = await started(server.url)
+        with pytest.raises(UserError) as refused:
+            await ready(engine, info)
+    assert "ignore_eos" in refused.value.cause
+    assert "--no-ignore-eos" in refused.value.fix
+
+
 async def test_a_server_that_is_still_loading_is_waited_for():
     posts = []
 
@@ -168,8 +185,15 @@ async def test_the_other_name_of_the_limit_is_taken_by_itself_and_kept(refusal):
     assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in posts] == [(True, None), (False, 4), (False, 4)]
 
 
-async def test_a_limit_that_is_too_high_is_no_other_name():
-    async with answering(chat(lambda asked: error("400 Bad Request", "max_tokens must be at most 2"))) as server:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "max_tokens must be at most 2",
+        "'max_tokens' or 'max_completion_tokens' is too large: 4. This model's maximum context length is 2 tokens and your request has 1",
+    ],
+)
+async def test_a_limit_that_is_too_high_is_no_other_name(refusal):
+    async with answering(chat(lambda asked: error("400 Bad Request", refusal))) as server:
         engine, info = await started(server.url)
         with pytest.raises(UserError, match="--output-len"):
             await ready(engine, info)

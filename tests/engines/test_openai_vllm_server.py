@@ -10,9 +10,13 @@ from importlib.util import find_spec
 import msgspec
 import pytest
 
+from bytemlperf_llm.errors import UserError
+from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.preflight import ready_check
+from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.gauges import read_gauges
 from engines.contract import EngineUnavailable, Message, Model, Request
 from engines.openai import OpenAIEngine
@@ -90,10 +94,11 @@ async def test_a_prompt_too_long_is_a_context_length_failure(server_url):
 
 
 async def test_a_wrong_key_and_a_wrong_model_are_named(server_url, monkeypatch):
-    unlisted = OpenAIEngine()
-    info = await unlisted.start(Model(name="big"), {"base_url": server_url})
-    await unlisted.close()
-    assert any("'big'" in note for note in info.notes)
+    engine = OpenAIEngine()
+    info = await engine.start(Model(name="big"), {"base_url": server_url})
+    with pytest.raises(UserError, match=r"big.*check --model: the server lists"):
+        await ready_check(engine, info, chat(0), Timeouts(), Redactor())
+    await engine.close()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")
     with pytest.raises(EngineUnavailable, match="refuses access") as caught:
         await OpenAIEngine().start(None, {"base_url": server_url})
