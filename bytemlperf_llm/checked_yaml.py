@@ -98,6 +98,8 @@ def _construct(root: yaml.Node, name: str) -> Any:
         raise UserError(f"{name}:{line}: {error.problem}", "use plain YAML values") from None
     except ValueError as error:
         raise UserError(f"{name}: not valid YAML: {error}", "quote the value if it is text") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):  # what PyYAML makes of `!!bool x` or `!!timestamp x`
+        raise UserError(f"{name}: not valid YAML: a value is not what its tag says", "leave out tags (!!int, !!bool, …)") from None
     finally:
         loader.dispose()  # type: ignore[no-untyped-call]
 

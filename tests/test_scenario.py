@@ -105,6 +105,10 @@ WRONG = [
     ("duration_s: 60", "duration_s: 60\nslo: {ttft_sm: 5}", "F:7: 'ttft_sm' is not a key of slo", "did you mean 'ttft_ms'?"),
     ("duration_s: 60", "duration_s: [60", "F:7: not valid YAML", "mend the line"),
     ("duration_s: 60", "duration_s: !!python/object:os.system 1", "F:6: could not determine a constructor", "plain YAML"),
+    *(
+        ("duration_s: 60", f"duration_s: {value}", "F: not valid YAML: a value is not what its tag says", "leave out tags")
+        for value in ("!!bool x", "!!timestamp x", "!!int ''")
+    ),
     ("name: mine", "name: '../x'", "F:1: name can't be '../x'", "pattern"),
     (MINIMAL, "- a\n- b\n", "F:1: not a mapping", "key: value"),
     (MINIMAL, "", "F is empty", "required"),

@@ -67,4 +67,6 @@ def read_declaration(folder: Path) -> Declaration:
         raise UserError(f"{folder} is no folder", "give the folder with submission.yaml and runs/")
     if not (folder / NAME).exists():
         raise UserError(f"{folder} has no {NAME}", "write one; docs/submit.md shows it")
+    if not (folder / NAME).is_file():
+        raise UserError(f"{folder / NAME} is no plain file", "write one; docs/submit.md shows it")
     return checked_yaml.load(folder / NAME, Declaration)

@@ -61,7 +61,7 @@ READING = (
 )
 CHANGING = (
     ("llm", "resume", "RUN"),
-    ("micro", "resume", "RUN"),
+    ("micro", "resume", "RUN", "--budget", "0", "-q"),
     ("general", "resume", "RUN"),
     ("train", "finish", "RUN"),
     ("summarize", "RUN"),
@@ -83,6 +83,7 @@ def app() -> Any:
 
 
 def llm(place: Path) -> Path:
+    place.mkdir()
     return made_run(place / "run", 12)
 
 
@@ -168,10 +169,10 @@ def outcomes(app: Any, commands: Any, words: dict[str, str], *, must_go_on: bool
         except Exception:
             yield f"{' '.join(command)}: {traceback.format_exc()[-1500:]}"
             continue
-        lines = err.getvalue().strip().splitlines()
+        lines = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
         if "\x1b" in out.getvalue() + err.getvalue():
             yield f"{' '.join(command)}: an escape sequence"
-        if status not in (0, 1, 2, *range(3, 8)) or (status == 2 and (len(lines) != 1 or not lines[0].startswith("error: "))):
+        if status not in (0, 1, 2, *range(3, 8)) or (status == 2 and len(lines) != 1) or "Traceback" in err.getvalue():
             yield f"{' '.join(command)}: status {status}: {err.getvalue()[-500:]}"
         if must_go_on and status != 0:
             yield f"{' '.join(command)}: one folder ended it: {err.getvalue()[-500:]}"
