@@ -26,9 +26,9 @@ SHAPE: dict[str, Any] = {
     "config": {},
     "facts": {},
     "end": {},
-    "environment": {"packages": {}, "git": {}, "hardware": {"cpu": {}, "memory": {}}},
+    "environment": {"packages": {}, "git": {}, "hardware": {"cpu": {}, "memory": {}, "gpus": [], "accelerators": []}},
 }
-"""Objects of every run.json, and those in them."""
+"""Objects of every run.json, and those in them; [] is a list of objects."""
 
 
 class Damage(NamedTuple):
@@ -93,12 +93,16 @@ def read_recount(folder: Path) -> tuple[Counted | None, str]:
 
 
 def misshapen(value: dict[str, Any], shape: dict[str, Any] | None = None, path: str = "") -> list[str]:
-    """What every run has and this one has otherwise: each is replaced by an empty object, and named."""
+    """What every run has and this one has otherwise: each is replaced by an empty object or list, and named."""
     found = []
     for name, inner in (SHAPE if shape is None else shape).items():
         if name not in value or (path + name in ("end", "environment.git") and value[name] is None):
             continue
-        if isinstance(value[name], dict):
+        if inner == []:
+            if not isinstance(value[name], list) or not all(isinstance(each, dict) for each in value[name]):
+                value[name] = []
+                found.append(f"run.json: {path}{name} is no list of objects")
+        elif isinstance(value[name], dict):
             found += misshapen(value[name], inner, f"{path}{name}.")
         else:
             value[name] = {}
