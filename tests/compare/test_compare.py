@@ -189,6 +189,15 @@ def test_markdown_is_a_table_in_which_nothing_acts(tmp_path):
     assert escape_markdown("a\nb|c") == "a b\\|c"
 
 
+def test_no_escape_sequence_of_a_run_reaches_the_terminal(tmp_path):
+    one, other = llm_run(tmp_path / "one", 60, label="\x1b[31mred\x07\x9b2J[bold]x[/bold]"), llm_run(tmp_path / "other", 60, label="other")
+    for words in (("compare", str(one), str(other)), ("compare", str(one), str(other), "--format", "md"), ("runs", "--dir", str(tmp_path))):
+        ended = bmp(*words)
+        assert ended.returncode == 0, ended.stderr
+        assert not {"\x1b", "\x07", "\x9b"} & {*ended.stdout, *ended.stderr}
+        assert "[bold]" in ended.stdout.replace("\\", "").replace("\n", "")
+
+
 def test_names_are_distinct(runs, tmp_path):
     views, _ = gather([runs["base"], llm_run(tmp_path / "20260101T000000Z-llm-base-abc123", 60, label="base"), runs["base"]])
     assert len(set(short_names(views))) == 3

@@ -28,6 +28,17 @@ def test_list_show_compare(tmp_path: Path):
     assert "(1.58×)" in compared.stdout
 
 
+def test_no_escape_sequence_of_a_card_reaches_the_terminal(tmp_path: Path):
+    act = '"\\x1b]0;owned\\x07\\x9b2J[red]x"'
+    source = f"{{s: {{title: {act}, publisher: {act}, url: 'https://example.org'}}}}"
+    card = f"name: {act}\nvendor: {act}\nkind: accelerator\narchitecture: {act}\nnote: {act}\nsources: {source}\n"
+    (tmp_path / "mine.yaml").write_text(card)
+    for words in (("list",), ("show", "mine"), ("compare", "mine", "h100"), ("show", "mine", "--json")):
+        done = run(*words, "--cards", str(tmp_path), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not {"\x1b", "\x07", "\x9b"} & {*done.stdout, *done.stderr}
+
+
 def test_json_is_whole(tmp_path: Path):
     found = json.loads(run("compare", "gaudi2", "gaudi3", "--json", cwd=tmp_path).stdout)
     assert found["cards"] == ["Intel Gaudi 2", "Intel Gaudi 3"]
