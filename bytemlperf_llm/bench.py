@@ -43,7 +43,7 @@ from bytemlperf_llm.runs.gauges import GaugeLog
 from bytemlperf_llm.runs.lock import FolderLock
 from bytemlperf_llm.runs.reader import RECOUNT, read_recount
 from bytemlperf_llm.runs.remainder import Remainder
-from bytemlperf_llm.runs.trust import refuse_other_engine
+from bytemlperf_llm.runs.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.stop_signals import Interrupted, draining
 from bytemlperf_llm.workload import Workload
 from engines.contract import Engine, EngineInfo
@@ -227,7 +227,8 @@ class Bench:
                 with draining(crew.stop, lambda: crew.stopped, self._say):
                     await crew.replay(origin_ns)
             except Interrupted as interrupted:
-                interrupted.hint = f"the records so far are kept; go on with: bmp-llm resume {folder}"
+                trust = " --trust" if unconfirmed(self._plan.flags, run_json["config"]) else ""
+                interrupted.hint = f"the records so far are kept; go on with: bmp-llm resume {folder}{trust}"
                 raise
             finally:
                 duration_ns = monotonic_ns() - origin_ns

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from bytemlperf_llm.models.resolve import BUILT_IN
 from bytemlperf_llm.plan import Flags
 from bytemlperf_llm.redaction import Redactor
 from bytemlperf_llm.runs.describe import BUILTIN
+from bytemlperf_llm.runs.rebuild import scenario_of
 from engines.contract import EngineInfo
 
 NAMED = (
@@ -31,16 +33,26 @@ _RUNS_CODE = "trust_remote_code"
 _COMPARED = ("model", "device", "dtype", "versions")
 
 
-def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None) -> None:
-    """Raises UserError where run.json wants what this command line, with this `--base-url`, doesn't confirm."""
+def unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None = None) -> list[str]:
+    """What run.json wants and a command line with this `--base-url` doesn't confirm."""
     asked = [_said(name, getattr(flags, name)) for name in NAMED if _sensitive(name, getattr(flags, name))]
     if base_url is not None:
         asked = [text for text in asked if not text.startswith("--base-url ")]
     asked += [f"--engine-option {option}" for option in flags.engine_options if not _harmless(option)]
     if flags.engine != "openai" and flags.model is not None and flags.model.partition(":")[0] not in BUILT_IN:
         asked.append(f"--model {flags.model}")
-    if config.get("scenario_folder", BUILTIN) != BUILTIN:
-        asked.append(f"files in {config['scenario_folder']}")
+    folder = config.get("scenario_folder", BUILTIN)
+    asked += [
+        f"the file {file}" + ("" if folder == BUILTIN else f" in {folder}")
+        for file in _files(config)
+        if folder != BUILTIN or _outside(file)
+    ]
+    return asked
+
+
+def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None) -> None:
+    """Raises UserError where run.json wants what this command line, with this `--base-url`, doesn't confirm."""
+    asked = unconfirmed(flags, config, base_url)
     if asked:
         only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
         fix = f"confirm it: {asked[0]}" if only_address else "if the run is your own, or you trust all of that: --trust"
@@ -63,6 +75,16 @@ def refuse_other_engine(run: Mapping[str, Any], info: EngineInfo) -> None:
             raise UserError(
                 f"the engine's {name} was {before.get(name)}, and is {now.get(name)}", "run again: a run is of one engine and model"
             )
+
+
+def _files(config: Mapping[str, Any]) -> list[str]:
+    """The files of this machine that the prompts are made of; they are sent to the server."""
+    prompts = scenario_of({"config": config}).prompts
+    return [*(prompts.files or ()), *([prompts.trace.file] if prompts.trace else ())]
+
+
+def _outside(file: str) -> bool:
+    return PurePath(file).is_absolute() or ".." in PurePath(file).parts
 
 
 def _sensitive(name: str, value: object) -> bool:

@@ -81,6 +81,17 @@ def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_fro
     assert content(folder) == before
 
 
+@pytest.mark.parametrize(("folder", "prompts"), [("built in", "/etc/passwd"), ("built in", "../../secret"), ("/home", "notes.jsonl")])
+def test_files_of_this_machine_are_not_sent_because_a_folder_says_so(folder, prompts, stopped, tmp_path):
+    place = changed(stopped, tmp_path)
+    run = json.loads((place / "run.json").read_text())
+    run["config"]["scenario_folder"] = folder
+    run["config"]["scenario"]["prompts"] = {"files": [prompts]}
+    (place / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match=rf"run.json wants the file {prompts}.*a folder doesn't decide that"):
+        resume_run(place, [], None, ["bmp-llm"], trust=False, quiet=True)
+
+
 def test_what_the_command_line_confirms_is_taken(stopped, tmp_path, monkeypatch):
     class Gone(Exception):
         """It went on."""
