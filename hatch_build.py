@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("engines/_stream.c", "bytemlperf_llm/_stamps.c")
+SOURCES = ("engines/http/_stream.c", "bytemlperf_llm/_stamps.c")
 COMPILE_TIMEOUT_S = 120
 
 

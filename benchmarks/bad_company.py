@@ -24,7 +24,7 @@ from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
 from engines.contract import Model
-from engines.openai import OpenAIEngine
+from engines.openai.engine import OpenAIEngine
 from tests.hostile.behaviours import BEHAVIOURS
 from tests.virtual import Collected, make_request
 

@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from benchmarks.simulated import Served, run_of
-from bytemlperf_llm.compare.statistics import change, significant
+from bytemlperf.compare.statistics import change, significant
+from bytemlperf.runs.kinds import Figure
+from bytemlperf.statistics.arrays import ClusteredColumn
+from bytemlperf.statistics.selection import Runs
+from bytemlperf.statistics.statistics import nearest_rank, parse_percentile
+from bytemlperf_llm.kind import figures_of
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.arrays import ClusteredColumn
 from bytemlperf_llm.metrics.describe import Metric
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.selection import Runs
-from bytemlperf_llm.metrics.statistics import nearest_rank, parse_percentile
 from bytemlperf_llm.metrics.summary import summary_of
-from bytemlperf_llm.report.llm.columns import RunColumns
-from bytemlperf_llm.report.llm.kind import figures_of
-from bytemlperf_llm.runs.kinds import Figure
+from bytemlperf_llm.pages.columns import RunColumns
 
 JUDGED = ("ttft", "tpot", "itl", "inter_chunk_latency", "e2e", "ntpot", "max_stall")
 PERCENTILES = ("50", "90", "95", "99")

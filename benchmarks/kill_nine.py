@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.record.reader import RunReader
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 NS_PER_MS = 1_000_000

@@ -53,7 +53,7 @@ def _against_timer(name: str, rounds: int, threads: int) -> bool:
     from torch.utils.benchmark import Timer
 
     from micro.operators.contract import Maker
-    from micro.operators.registry import find_operator
+    from micro.registry import find_operator
 
     operator, args = find_operator(name), OPERATORS[name]
     kernel, inputs = operator.kernel(args), operator.inputs(args, Maker(0, "cpu"))
@@ -75,15 +75,15 @@ def _against_timer(name: str, rounds: int, threads: int) -> bool:
 
 
 def _our_median_us(kernel: Callable[..., Any], inputs: tuple[Any, ...]) -> float:
-    from micro.timing import CpuStopwatch, Rules, latency_of, measure
+    from micro.measure.timing import CpuStopwatch, Rules, latency_of, measure
 
     rules = Rules(warm_up_s=ROUND_S / 3, budget_s=ROUND_S, precision=1e-4)
     return latency_of(measure(kernel, [inputs], CpuStopwatch(), rules)).p50
 
 
 def _against_blas(threads: int) -> bool:
-    from micro.peaks import Wanted, peaks_for
-    from micro.sweep import Settings
+    from micro.peaks.peaks import Wanted, peaks_for
+    from micro.sweep.sweep import Settings
 
     first = _blas_flops_per_s()
     with tempfile.TemporaryDirectory() as cache:

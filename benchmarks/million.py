@@ -23,10 +23,10 @@ from pathlib import Path
 
 import msgspec
 
+from bytemlperf.runs.folder import write_json
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
-from bytemlperf_llm.runs.folder import write_json
-from bytemlperf_llm.runs.reader import FORMAT_VERSION
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.reader import FORMAT_VERSION
+from bytemlperf_llm.record.record import RequestRecord
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -38,7 +38,7 @@ FREE_BYTES_PER_TOKEN = 24
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
-from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+from bytemlperf_llm.run.summarise import summarise_folder, write_summary
 started = time.monotonic()
 write_summary(Path(sys.argv[1]), summarise_folder(Path(sys.argv[1])))
 usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from bytemlperf_llm.vllm_words import VllmCommand
+from bytemlperf_llm.plan.vllm_words import VllmCommand
 
 
 class PlainHelpGroup(typer.core.TyperGroup):
@@ -126,8 +126,8 @@ def serve_bench(
     Exit status: 0 valid or client-limited, 1 invalid, 2 bad input, 3 overloaded (more was asked than the server carries),
     4 failing (more than 5 % of requests failed), 130 or 143 ended by a signal.
     """
-    from bytemlperf_llm.plan import Flags
-    from bytemlperf_llm.serve_command import run_serve_bench
+    from bytemlperf_llm.plan.plan import Flags
+    from bytemlperf_llm.run.command import run_serve_bench
 
     flags = Flags(
         engine=engine,
@@ -204,7 +204,7 @@ def serve_bench(
 @app.command()
 def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
     """Compute the summary again, from the records alone."""
-    from bytemlperf_llm.serve_command import summarize_run
+    from bytemlperf_llm.run.command import summarize_run
 
     raise typer.Exit(summarize_run(run))
 
@@ -216,7 +216,7 @@ def report_(
     out: Annotated[Path | None, typer.Option(help="Where to write it. Default: report.FORMAT in the run folder.")] = None,
 ) -> None:
     """Write a run's report: one file, to be read, printed or sent."""
-    from bytemlperf_llm.report.write import write_report
+    from bytemlperf.report.write import write_report
 
     print(write_report(run, format_name, out))
 
@@ -230,7 +230,7 @@ def resume(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Send the requests that have no record yet, with the run's own flags, into the same folder."""
-    from bytemlperf_llm.serve_command import resume_run
+    from bytemlperf_llm.run.command import resume_run
 
     raise typer.Exit(resume_run(run, header or [], base_url, sys.argv, trust=trust, quiet=quiet))
 
@@ -238,10 +238,10 @@ def resume(
 @app.command(short_help="Check that a run is as it was left.")
 def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
     """Compute every published figure again, compare, and list what was damaged or changed."""
-    from bytemlperf_llm.errors import UserError
-    from bytemlperf_llm.runs.any_kind import verify_any
-    from bytemlperf_llm.runs.reader import read_run_json
-    from bytemlperf_llm.serve_command import verify_run_folder
+    from bytemlperf.errors import UserError
+    from bytemlperf.runs.verify import verify_any
+    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf_llm.run.command import verify_run_folder
 
     try:
         ours = read_run_json(run).get("kind") == "llm"
@@ -253,7 +253,7 @@ def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_defaul
 @app.command()
 def engines() -> None:
     """List the engines, with versions, or what is missing."""
-    from bytemlperf_llm.report.listings import print_engines
+    from bytemlperf_llm.doctor.listings import print_engines
 
     print_engines()
 
@@ -261,7 +261,7 @@ def engines() -> None:
 @app.command()
 def scenarios() -> None:
     """List the built-in scenarios."""
-    from bytemlperf_llm.report.listings import print_scenarios
+    from bytemlperf_llm.doctor.listings import print_scenarios
 
     print_scenarios()
 
@@ -273,7 +273,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Say what is installed, what is broken, and the command that mends it."""
-    from bytemlperf_llm.doctor import run_calibrate, run_doctor
+    from bytemlperf_llm.doctor.doctor import run_calibrate, run_doctor
 
     raise typer.Exit(run_calibrate() if calibrate else run_doctor())
 
@@ -285,7 +285,7 @@ def reference_server(
     engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: ttft_ms, itl_ms, jitter, …; repeatable.")] = None,
 ) -> None:
     """Serve the reference engine over OpenAI's HTTP API, with exactly known latency."""
-    from bytemlperf_llm.serve_command import run_reference_server
+    from bytemlperf_llm.run.command import run_reference_server
 
     raise typer.Exit(run_reference_server(host, port, engine_option or []))
 
@@ -297,13 +297,13 @@ def engine_check(
     engine_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the engine; repeatable.")] = None,
 ) -> None:
     """Check an engine against the contract, with real requests."""
-    from bytemlperf_llm.engine_check import run_engine_check
+    from bytemlperf_llm.doctor.engine_check import run_engine_check
 
     raise typer.Exit(run_engine_check(name, model, engine_option or []))
 
 
 def main() -> NoReturn:
     """Entry point: a user error is one line on stderr and exit status 2."""
-    from bytemlperf_llm.terminal_exit import exit_cleanly
+    from bytemlperf.command.exits import exit_cleanly
 
     exit_cleanly(app)

@@ -6,7 +6,7 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from engines.contract import ENTRY_POINT_GROUP, Availability, Engine
 
 

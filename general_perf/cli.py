@@ -81,11 +81,11 @@ def run(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
-    from bytemlperf_llm.plan import pairs
-    from general_perf.command import Output, run_general
-    from general_perf.job import MEASURED
+    from bytemlperf_llm.plan.plan import pairs
+    from general_perf.command.plan import Flags
+    from general_perf.command.run import Output, run_general
+    from general_perf.job.job import MEASURED
     from general_perf.pairs import numbers
-    from general_perf.plan import Flags
 
     wanted = MEASURED if stage is None else tuple(dict.fromkeys(["compile", "load", *stage]))
     flags = Flags(
@@ -135,7 +135,7 @@ def resume(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Do the jobs that have no end yet, into the same folder."""
-    from general_perf.command import resume_general
+    from general_perf.command.run import resume_general
 
     raise typer.Exit(resume_general(folder, sys.argv, quiet=quiet))
 
@@ -147,7 +147,7 @@ def report(
     pdf: Annotated[bool, _in(_OUTPUT, "One page for each model and backend.", "--pdf")] = False,
 ) -> None:
     """Show a run's table again, and write its reports."""
-    from general_perf.command import report_general
+    from general_perf.command.run import report_general
 
     raise typer.Exit(report_general(folder, bytemlperf=bytemlperf, pdf=pdf))
 
@@ -155,7 +155,7 @@ def report(
 @app.command()
 def models() -> None:
     """List the zoo: class, task, weights, sizes, data."""
-    from general_perf.listings import print_models
+    from general_perf.command.listing import print_models
 
     print_models()
 
@@ -163,7 +163,7 @@ def models() -> None:
 @app.command()
 def backends() -> None:
     """List the backends, with versions, or what is missing."""
-    from general_perf.listings import print_backends
+    from general_perf.command.listing import print_backends
 
     print_backends()
 
@@ -179,7 +179,7 @@ def usability(
     import json
 
     from general_perf.backends.registry import check_names
-    from general_perf.install import install, show, to_json
+    from general_perf.usability.install import install, show, to_json
 
     found = [install(name, folder=folder, no_cache=no_cache) for name in check_names(backend)]
     show(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 
 DAY_S = 86_400.0
 MOST_CALLS = 10_000_000

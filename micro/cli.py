@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from bytemlperf_llm.errors import UserError
-from micro.flags import Flags, with_flags
+from bytemlperf.errors import UserError
+from micro.command.flags import Flags, with_flags
 
 SUITE_MEASURE_S = 0.5
 """Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
@@ -40,7 +40,7 @@ app = typer.Typer(
 def _root(list_all: Annotated[bool, typer.Option("--list", help="List operators, their arguments, and providers.")] = False) -> None:
     """Measure operators and collectives."""
     if list_all:
-        from micro.lists import print_lists
+        from micro.command.listing import print_lists
 
         print_lists()
         raise typer.Exit(0)
@@ -57,8 +57,8 @@ def op(
     ] = None,
 ) -> None:
     """Sweep one operator."""
-    from micro.commands import run_cases
-    from micro.selection import operator_cases
+    from micro.cases.selection import operator_cases
+    from micro.command.run import run_cases
 
     raise typer.Exit(run_cases(operator_cases(name, arg or [], flags.provider), flags, flags.label or name, sys.argv))
 
@@ -70,8 +70,8 @@ def run(
     flags: Flags,
 ) -> None:
     """Run ByteMLPerf's or xpu-perf's workload files."""
-    from micro.commands import run_cases
-    from micro.selection import workload_cases
+    from micro.cases.selection import workload_cases
+    from micro.command.run import run_cases
 
     raise typer.Exit(run_cases(workload_cases(workload, flags.provider), flags, flags.label or workload.stem, sys.argv))
 
@@ -83,8 +83,8 @@ def run_all(
     suite: Annotated[str, typer.Option(help="Which cases; 'basic' are seconds an operator on a laptop.")] = "basic",
 ) -> None:
     """Sweep every operator."""
-    from micro.commands import run_cases
-    from micro.selection import suite_cases
+    from micro.cases.selection import suite_cases
+    from micro.command.run import run_cases
 
     if flags.measure_seconds is None:
         flags = replace(flags, measure_seconds=SUITE_MEASURE_S)
@@ -101,7 +101,7 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run folder's path.")] = False,
 ) -> None:
     """Go on with a sweep: cases without a row, and those that a budget left out."""
-    from micro.commands import resume_run
+    from micro.command.run import resume_run
 
     raise typer.Exit(resume_run(run_folder, budget, prometheus_port, sys.argv, quiet=quiet))
 
@@ -119,7 +119,7 @@ def check(
     cheats: Annotated[bool, typer.Option("--cheats", help="Check the check: built-in providers that cheat must all be caught.")] = False,
 ) -> None:
     """Check a provider's results, over every operator and awkward shapes; nothing is timed. Status 1 on a wrong one."""
-    from micro.provider_check import check_cheats, check_provider
+    from micro.command.check import check_cheats, check_provider
 
     if cheats == (provider is not None):
         raise UserError("what is to be checked is a provider or --cheats, one of them", "list providers with: bmp micro --list")
@@ -135,6 +135,6 @@ def export(
     jsonl: Annotated[Path | None, typer.Option(help="Write a JSONL file here.", show_default=False)] = None,
 ) -> None:
     """Write a run in xpu-perf's field names."""
-    from micro.exports import export_run
+    from micro.results.exports import export_run
 
     export_run(run_folder, csv, jsonl)

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from micro.dtypes import DTYPES
+from micro.operators.dtypes import DTYPES
 
 MEASURED, SHEET = "measured", "sheet"
 MEMORY = "memory"
@@ -148,9 +148,9 @@ def from_memory(row: Mapping[str, Any]) -> bool:
 
 
 def sheet_roof(card: Any) -> Roof:
-    """A spec card's peaks (bytemlperf_llm.hardware.card.Card), dense. A link's bandwidth is taken one way;
+    """A spec card's peaks (bytemlperf.hardware.card.Card), dense. A link's bandwidth is taken one way;
     where the card doesn't say which way it counts, it is left out."""
-    from bytemlperf_llm.hardware import cards
+    from bytemlperf.hardware import cards
 
     flops = {dtype: peak for dtype in DTYPES if (peak := cards.peak_flops(card, dtype)) is not None}
     ways = {"one way": 1.0, "both ways": 0.5}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemlperf_llm.arrivals import NS_PER_S, OpenProcess, Ramp, bounded, offsets_ns
+from bytemlperf.arrivals.processes import NS_PER_S, OpenProcess, Ramp, bounded, offsets_ns
 
 SAMPLES = 100_000
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from general_perf.plan import Flags, plan
-from micro.selection import workload_cases
+from general_perf.command.plan import Flags, plan
+from micro.cases.selection import workload_cases
 
 FOLDERS = [Path(each) for each in os.environ.get("BYTEMLPERF_FOLDERS", "").split(":") if each]
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="BYTEMLPERF_FOLDERS names no checkout of ByteMLPerf or xpu-perf")

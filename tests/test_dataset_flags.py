@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm import preflight
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.plan import Flags, Plan, resolve
-from bytemlperf_llm.scenario import BUILTIN_FOLDER, Scenario
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.plan import Flags, Plan, resolve
+from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Scenario
+from bytemlperf_llm.run import preflight
 from engines.contract import EngineInfo, Model
 from tests.workload.tokenizers import byte_tokenizer
 

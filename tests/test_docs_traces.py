@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from bytemlperf_llm import cli, dataset_flags
-from bytemlperf_llm import scenario as scenarios
+from bytemlperf_llm import cli
+from bytemlperf_llm.plan import dataset as dataset_flags
+from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.workload.traces import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text(encoding="utf-8")

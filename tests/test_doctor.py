@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bytemlperf_llm import doctor
-from bytemlperf_llm.doctor import Finding, Outcome, engine_finding, library_findings, plain_dependencies, render, run_python
+from bytemlperf_llm.doctor import doctor
+from bytemlperf_llm.doctor.doctor import Finding, Outcome, engine_finding, library_findings, plain_dependencies, render, run_python
 
 CPU_TORCH = Outcome("", json.dumps({"cuda": None, "gpus": 0}))
 CUDA_TORCH = Outcome("", json.dumps({"cuda": "13.0", "gpus": 0}))

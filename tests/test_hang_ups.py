@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.report.live_page import LivePage
 
 RESET = struct.pack("ii", 1, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bytemlperf_llm.machine import available_memory_bytes
+from bytemlperf.child.limits import available_memory_bytes
 
 
 def test_what_the_control_group_uses_already_is_not_free(tmp_path: Path) -> None:

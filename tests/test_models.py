@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models import resolve, smollm2
-from bytemlperf_llm.models.cache import cache_root
-from bytemlperf_llm.models.checkpoint import max_model_len
+from bytemlperf.errors import UserError
+from bytemlperf.models import resolve, smollm2
+from bytemlperf.models.cache import cache_root
+from bytemlperf.models.checkpoint import max_model_len
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def test_context_length_comes_from_the_config(config: dict, expected: int | None
 
 def test_a_hub_id_without_a_hub_names_the_three_others(tmp_path: Path):
     code = (
-        "from bytemlperf_llm.errors import UserError\n"
-        "from bytemlperf_llm.models import resolve\n"
+        "from bytemlperf.errors import UserError\n"
+        "from bytemlperf.models import resolve\n"
         "try: resolve('org/name')\n"
         "except UserError as error: print(error)\n"
     )
@@ -124,9 +124,7 @@ def test_a_hub_id_without_a_hub_names_the_three_others(tmp_path: Path):
 
 
 def test_importing_models_imports_nothing_heavy():
-    code = (
-        "import sys, bytemlperf_llm.models; print([m for m in ('torch', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules])"
-    )
+    code = "import sys, bytemlperf.models; print([m for m in ('torch', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.models.cache import MARKER, built_folder, cache_root, is_sound
+from bytemlperf.models.cache import MARKER, built_folder, cache_root, is_sound
 
 RECIPE = {"recipe": 1}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models import resolve
-from bytemlperf_llm.models.synthetic import Options, byte_alphabet, parse
+from bytemlperf.errors import UserError
+from bytemlperf.models import resolve
+from bytemlperf.models.synthetic import Options, byte_alphabet, parse
 
 WEIGHTS_SHA256 = "4290c7e22df666b134628bcff283500e909cba2d6039ad120911ca1726eb09aa"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.reference_server import ReferenceServer
+from engines.reference.server import ReferenceServer
 from tests.cli.helpers import QUICK
 
 ROOT = Path(__file__).parents[1]

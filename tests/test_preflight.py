@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.preflight import check_available
+from bytemlperf.errors import UserError
+from bytemlperf_llm.run.preflight import check_available
 from engines.contract import Availability
-from engines.reference import ReferenceEngine
+from engines.reference.engine import ReferenceEngine
 
 
 class Missing(ReferenceEngine):

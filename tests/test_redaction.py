@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bytemlperf_llm.redaction import Redactor, option_secrets
+from bytemlperf.redaction import Redactor, option_secrets
 from engines.credentials import SECRET_NAME, body_secrets
 
 KEY = 'sk-canary/+"&<Zq81=='

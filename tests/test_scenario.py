@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from bytemlperf_llm import scenario as scenarios
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan import scenario as scenarios
 
 PAGE = Path(__file__).parents[1] / "docs" / "scenarios.md"
 MINIMAL = """\

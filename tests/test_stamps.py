@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from bytemlperf_llm import stamps
+from bytemlperf_llm.record import stamps
 
 try:
     from bytemlperf_llm import _stamps as compiled

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bytemlperf.command.exits import one_line
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
-from bytemlperf_llm.report.table import print_summary
-from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf_llm.pages.table import print_summary
 from tests.metrics.records import answered, failed, poisson_run
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x1b[0m\x9b31m\u202edlrow\u2028end"

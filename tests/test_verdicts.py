@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bytemlperf.runs.verdicts import COLOURS, EXIT_STATUSES, UNFIT, VERDICTS, exit_status
 from bytemlperf_llm.report.pdf import INK_OF
-from bytemlperf_llm.verdicts import COLOURS, EXIT_STATUSES, UNFIT, VERDICTS, exit_status
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_a_verdict_has_a_colour_on_the_terminal_the_pdf_and_the_page(verdict):
     assert COLOURS[verdict] in INK_OF
-    style = (ROOT / "bytemlperf_llm/report/assets/page.css").read_text()
+    style = (ROOT / "bytemlperf/report/assets/page.css").read_text()
     assert re.search(rf"\.verdict\.{verdict}\b[^{{]*\{{ border-color", style)
 
 

@@ -91,8 +91,8 @@ def run(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
-    from training.plan import Flags
-    from training.run_command import Output, checked_device, run_dry, run_train
+    from training.command.run import Output, checked_device, run_dry, run_train
+    from training.plan.plan import Flags
 
     flags = Flags(
         workload=workload,
@@ -131,7 +131,7 @@ def run(
     )
     output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
     if prepare:
-        from training.cluster import run_prepare
+        from training.command.cluster import run_prepare
 
         raise typer.Exit(run_prepare(flags, output, sys.argv))
     raise typer.Exit(run_dry(flags, output) if dry_run else run_train(flags, output, sys.argv))
@@ -140,7 +140,7 @@ def run(
 @app.command()
 def workloads() -> None:
     """List the built-in workloads."""
-    from training.listing import print_workloads
+    from training.command.listing import print_workloads
 
     print_workloads()
 
@@ -157,9 +157,9 @@ def reference(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the file's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train 50 steps on one rank and one thread, deterministic, and keep the losses as a reference (--reference FILE)."""
-    from training.plan import Flags
-    from training.reference import make_reference
-    from training.run_command import EXIT_INVALID, Output, checked_device, publish_folder
+    from training.command.reference import make_reference
+    from training.command.run import EXIT_INVALID, Output, checked_device, publish_folder
+    from training.plan.plan import Flags
 
     flags = Flags(workload=workload, trainer=trainer, precision=precision, seed=seed)
     output = Output(runs_dir, quiet=quiet, device=checked_device(device))
@@ -176,8 +176,8 @@ def keep_reference(
     file: Annotated[Path, typer.Argument(help="The JSON file to write.", show_default=False)],
 ) -> None:
     """Keep a run's loss curve as a reference for others of the same workload and seed."""
-    from bytemlperf_llm.runs.files import damage_said
-    from training.reference import keep_reference as keep
+    from bytemlperf.runs.files import damage_said
+    from training.command.reference import keep_reference as keep
 
     with damage_said(run):
         keep(run, file)
@@ -203,8 +203,8 @@ def scale(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
-    from training.plan import Flags
-    from training.run_command import Output, checked_device, publish_folder
+    from training.command.run import Output, checked_device, publish_folder
+    from training.plan.plan import Flags
     from training.studies.scale import run_scale
 
     flags = Flags(
@@ -234,7 +234,7 @@ def predict(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
-    from training.run_command import publish_folder
+    from training.command.run import publish_folder
     from training.studies.predict import run_predict
 
     made = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, runs_dir, ["bmp", *sys.argv[1:]])
@@ -257,8 +257,8 @@ def drift(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train in each precision from the same weights on the same batches, and compare losses and speed."""
-    from training.plan import Flags
-    from training.run_command import Output, checked_device, publish_folder
+    from training.command.run import Output, checked_device, publish_folder
+    from training.plan.plan import Flags
     from training.studies.drift import run_drift
 
     flags = Flags(
@@ -274,6 +274,6 @@ def finish(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Sum up a run that was prepared with --prepare and done by torchrun on several machines."""
-    from training.cluster import run_finish
+    from training.command.cluster import run_finish
 
     raise typer.Exit(run_finish(run, sys.argv, quiet=quiet))

@@ -28,7 +28,7 @@ from benchmarks.harness import ROOT, say_machine, tools
 from benchmarks.peers import measure, table
 from benchmarks.peers.adapters import CLIENTS, Client
 from benchmarks.peers.install import CannotInstall, environment
-from bytemlperf_llm.models import resolve
+from bytemlperf.models import resolve
 
 PAGE = ROOT / "docs" / "compare.md"
 RATES = "50,200,1000"

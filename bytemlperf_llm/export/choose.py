@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.plan import Flags, sends_plain_prompts
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.plan import Flags, sends_plain_prompts
 
 DEFAULT_RESULT_NAME = "vllm-bench.json"
 
 
 def check_exports(flags: Flags) -> None:
     """Before anything starts: could they be written? Raises UserError."""
+    from bytemlperf.statistics.statistics import parse_percentile
     from bytemlperf_llm.export.tables import INSTALL_COMMAND
     from bytemlperf_llm.export.vllm_json import METRICS
-    from bytemlperf_llm.metrics.statistics import parse_percentile
 
     if flags.parquet and find_spec("polars") is None:
         raise UserError("--parquet needs polars, which is not installed", INSTALL_COMMAND)
@@ -41,7 +41,7 @@ def check_exports(flags: Flags) -> None:
 def write_exports(folder: Path, flags: Flags) -> list[Path]:
     """Write what was asked for; returns the files. Raises UserError where one can't be written."""
     from bytemlperf_llm.export.tables import write_csv, write_parquet
-    from bytemlperf_llm.runs.reader import RunReader
+    from bytemlperf_llm.record.reader import RunReader
 
     reader = RunReader(folder)
     written: list[Path] = []
@@ -60,9 +60,9 @@ def write_exports(folder: Path, flags: Flags) -> list[Path]:
 def _write_vllm_json(path: Path, reader: Any, flags: Flags) -> None:
     from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
     from bytemlperf_llm.metrics.facts import SloMs
-    from bytemlperf_llm.runs.rebuild import scenario_of
-    from bytemlperf_llm.runs.summarise import facts_from
-    from bytemlperf_llm.schedule import ramp_of
+    from bytemlperf_llm.run.rebuild import scenario_of
+    from bytemlperf_llm.run.summarise import facts_from
+    from bytemlperf_llm.workload.schedule import ramp_of
 
     run = reader.run
     model = run["engine"].get("model") or "none"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
-from bytemlperf_llm.export.push import TIMEOUT_S, authorization
-from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf.errors import UserError
+from bytemlperf.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
+from bytemlperf.export.push import TIMEOUT_S, authorization
+from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.record import RequestRecord
 
 MAX_TRACES = 10_000
 BATCH = 500

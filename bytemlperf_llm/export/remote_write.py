@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from bytemlperf_llm.export.push import JOB, below, checked_url, post
+from bytemlperf.export.push import JOB, below, checked_url, post
 
 if TYPE_CHECKING:
-    from bytemlperf_llm.export.prometheus import Exporter
+    from bytemlperf.export.prometheus import Exporter
 
 PATH = "/api/v1/write"
 NS_PER_MS = 1_000_000

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 INSTALL_COMMAND = "pip install 'bytemlperf-llm[analysis]'"
 

@@ -25,13 +25,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm import arrivals
-from bytemlperf_llm.arrivals import Ramp
-from bytemlperf_llm.errors import UserError
+from bytemlperf.arrivals import processes as arrivals
+from bytemlperf.arrivals.processes import Ramp
+from bytemlperf.errors import UserError
+from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.statistics import parse_percentile
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 NS_PER_S = 1_000_000_000
 MS_PER_S = 1_000

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.workload.token_counter import WORDS_RULE, counter_for
 from engines.contract import Decoded, Engine

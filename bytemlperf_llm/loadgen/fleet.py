@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics, MetricsDelta
+from bytemlperf.errors import UserError
+from bytemlperf_llm.live.metrics import LlmMetrics, MetricsDelta
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
 from bytemlperf_llm.loadgen.sink import too_many_failures
 from bytemlperf_llm.metrics.recount import Counted

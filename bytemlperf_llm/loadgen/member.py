@@ -17,18 +17,18 @@ from typing import NoReturn
 
 import msgspec
 
-from bytemlperf_llm import preflight
+from bytemlperf.command.signals import stopping
+from bytemlperf.errors import EXIT_USAGE, UserError
+from bytemlperf.redaction import Redactor
 from bytemlperf_llm.engine_registry import engine_class
-from bytemlperf_llm.errors import EXIT_USAGE, UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
-from bytemlperf_llm.loadgen.dealing import Share, dealt
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberSpec, Ready, Refused, Seen, ToMember
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.replay import Replay, open_log, work_of, worker_config
-from bytemlperf_llm.redaction import Redactor
-from bytemlperf_llm.runs.rebuild import scenario_of
-from bytemlperf_llm.stop_signals import stopping
+from bytemlperf_llm.run import preflight
+from bytemlperf_llm.run.rebuild import scenario_of
+from bytemlperf_llm.workload.dealing import Share, dealt
 
 REPORT_EVERY_S = 1.0
 MAX_LINE_BYTES = 1 << 26

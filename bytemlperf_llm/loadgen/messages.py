@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.export.llm_metrics import MetricsDelta
-from bytemlperf_llm.loadgen.dealing import Left
+from bytemlperf_llm.live.metrics import MetricsDelta
 from bytemlperf_llm.metrics.recount import Counted
+from bytemlperf_llm.workload.dealing import Left
 from engines.contract import Model
 
 

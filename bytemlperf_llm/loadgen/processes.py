@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf.errors import UserError
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.member import MAX_LINE_BYTES
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberLost, MemberSpec, Ready, Refused, Stop, ToMember

@@ -20,18 +20,18 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bytemlperf_llm import __version__
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf.command.signals import terminate_like_interrupt
+from bytemlperf.errors import UserError
+from bytemlperf.runs.log import LogFull
+from bytemlperf.version import __version__
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.clock_offset import Offset, measure_offset
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec
 from bytemlperf_llm.loadgen.ray_relay import News, Place, Refusal, Relay, here
 from bytemlperf_llm.loadgen.replay import open_log
 from bytemlperf_llm.loadgen.sizing import Size, bounded, parse_workers
-from bytemlperf_llm.runs.log import LogFull
-from bytemlperf_llm.scenario import Scenario
-from bytemlperf_llm.stop_signals import terminate_like_interrupt
+from bytemlperf_llm.plan.scenario import Scenario
 
 START_DELAY_NS = 1_000_000_000  # "go" passes through Ray to every node
 CONNECT_TIMEOUT_S = 5.0

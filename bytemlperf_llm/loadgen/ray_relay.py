@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf_llm import __version__
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
+from bytemlperf.version import __version__
 from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, Note
 from bytemlperf_llm.loadgen.processes import ProcessSeat

@@ -14,19 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor
+from bytemlperf.runs.log import RecordLog
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.dealing import Share
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.sink import RecordSink
 from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.redaction import Redactor
-from bytemlperf_llm.runs.log import RecordLog
-from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.workload.dealing import Share
 from engines.contract import Engine
 
 NS_PER_S = 1_000_000_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
-from bytemlperf_llm.runs.log import LogFull, RecordLog
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf.runs.log import LogFull, RecordLog
+from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.record.record import RequestRecord
 
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Scenario
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Scenario
 from engines.contract import Engine
 
 AUTO = "auto"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
-from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.stamps import since
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.record.stamps import since
 from engines.contract import Decoded, Finish, Request, Stages, Usage
 
 _NO_USAGE = Usage()

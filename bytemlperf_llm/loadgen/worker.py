@@ -18,12 +18,12 @@ from collections.abc import Coroutine, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
+from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts, Watch, Watchdog
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from bytemlperf_llm.loadgen.stamped import make_record
-from bytemlperf_llm.redaction import Redactor
-from bytemlperf_llm.runs.record import Outcome, RequestRecord
+from bytemlperf_llm.record.record import Outcome, RequestRecord
 from engines.client_limits import client_limit
 from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
 

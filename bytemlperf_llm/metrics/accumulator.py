@@ -17,10 +17,11 @@ from typing import get_args
 
 import msgspec
 
-from bytemlperf_llm.metrics.arrays import ABSENT as ABSENT
-from bytemlperf_llm.metrics.arrays import LARGE, ClusteredColumn, load_numpy, order_of, sort_values
+from bytemlperf.statistics.arrays import ABSENT as ABSENT
+from bytemlperf.statistics.arrays import LARGE, ClusteredColumn, load_numpy, order_of, sort_values
+from bytemlperf.statistics.columns import either, rows_with
+from bytemlperf.statistics.statistics import parse_percentile, percentile
 from bytemlperf_llm.metrics.blocks import Block, add_clusters, block_of, blocks_of, extend, stage_columns
-from bytemlperf_llm.metrics.columns import either, rows_with
 from bytemlperf_llm.metrics.definitions import (
     BURST_NS,
     STAGES,
@@ -34,9 +35,8 @@ from bytemlperf_llm.metrics.definitions import (
 )
 from bytemlperf_llm.metrics.recount import Counted, RecountTally
 from bytemlperf_llm.metrics.request_metrics import request_values
-from bytemlperf_llm.metrics.statistics import parse_percentile, percentile
 from bytemlperf_llm.metrics.tokens import TokenTally
-from bytemlperf_llm.runs.record import Outcome, RequestRecord
+from bytemlperf_llm.record.record import Outcome, RequestRecord
 from engines.contract import ErrorClass
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from bytemlperf_llm.metrics.arrays import ABSENT, ClusteredColumn
+from bytemlperf.statistics.arrays import ABSENT, ClusteredColumn
 from bytemlperf_llm.metrics.definitions import BURST_NS, STAGES, stage_times_ns
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 BLOCK_RECORDS = 256
 BLOCK_STAMPS = 1 << 18

@@ -3,8 +3,8 @@
 A calibration is a ladder of steps: at each, a server that stamps its own writes was asked so many
 requests a second, and the client's stamps were compared with the server's. A run's error bar is
 that of the lowest step with at least the run's chunks per second and streams on each worker: an
-upper estimate, since the error grows with both. Pure functions of numbers; `bytemlperf_llm.calibrate`
-measures, `bytemlperf_llm.calibration_cache` keeps.
+upper estimate, since the error grows with both. Pure functions of numbers; `bytemlperf_llm.calibration.ladder`
+measures, `bytemlperf_llm.calibration.cache` keeps.
 """
 
 from __future__ import annotations

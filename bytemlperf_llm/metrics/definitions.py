@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 FORMULAS: dict[str, str] = {
     "ttft": "first token − planned (closed loop: − sent)",

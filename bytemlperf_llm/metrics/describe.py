@@ -9,10 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from bytemlperf_llm.metrics.arrays import ClusteredColumn, order_of, sort_values, sum_of_squares
-from bytemlperf_llm.metrics.columns import dot, take
-from bytemlperf_llm.metrics.definitions import FORMULAS
-from bytemlperf_llm.metrics.statistics import (
+from bytemlperf.statistics.arrays import ClusteredColumn, order_of, sort_values, sum_of_squares
+from bytemlperf.statistics.columns import dot, take
+from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
     Interval,
     autocorrelation_factor,
@@ -26,6 +25,7 @@ from bytemlperf_llm.metrics.statistics import (
     percentile,
     sample_interval,
 )
+from bytemlperf_llm.metrics.definitions import FORMULAS
 
 _MEDIAN = Fraction(1, 2)
 Claim = int | Literal["insufficient", "inf"]

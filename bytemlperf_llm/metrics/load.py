@@ -16,14 +16,14 @@ from operator import sub
 
 import msgspec
 
+from bytemlperf.statistics.arrays import ABSENT, ascending, order_of, sort_values, sum_of_squares
+from bytemlperf.statistics.columns import delays_from, either, gaps_of, present, rows_with, rows_without, take
+from bytemlperf.statistics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
+from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.arrays import ABSENT, ascending, order_of, sort_values, sum_of_squares
-from bytemlperf_llm.metrics.columns import delays_from, either, gaps_of, present, rows_with, rows_without, take
 from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
 from bytemlperf_llm.metrics.overload import LatencyTrend, latency_trend
-from bytemlperf_llm.metrics.statistics import parse_percentile
 
 NS_PER_S = 1_000_000_000
 ARRIVALS_PER_WINDOW = 10  # mean count of a window for the index of dispersion

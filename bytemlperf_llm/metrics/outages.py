@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
+from bytemlperf.statistics.arrays import order_of
+from bytemlperf.statistics.columns import rows_with, take
 from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.arrays import order_of
-from bytemlperf_llm.metrics.columns import rows_with, take
 
 MIN_FAILURES = 3
 """Fewer in a row are single failures: with 1 % failing at random, three in a row are one in a million."""

@@ -25,9 +25,9 @@ from operator import add, sub
 
 import msgspec
 
+from bytemlperf.statistics.arrays import ABSENT, sum_of_squares
+from bytemlperf.statistics.columns import rows_without, take
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.arrays import ABSENT, sum_of_squares
-from bytemlperf_llm.metrics.columns import rows_without, take
 from bytemlperf_llm.metrics.facts import RunFacts
 
 NS_PER_S = 1_000_000_000

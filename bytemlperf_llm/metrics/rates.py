@@ -17,9 +17,8 @@ from itertools import islice
 
 import msgspec
 
-from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.arrays import ABSENT, ascending
-from bytemlperf_llm.metrics.columns import (
+from bytemlperf.statistics.arrays import ABSENT, ascending
+from bytemlperf.statistics.columns import (
     LARGEST,
     either,
     present,
@@ -32,6 +31,7 @@ from bytemlperf_llm.metrics.columns import (
     take,
     weights_of,
 )
+from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
 from bytemlperf_llm.metrics.load import NS_PER_S
 from bytemlperf_llm.metrics.request_metrics import request_column

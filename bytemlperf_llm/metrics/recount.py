@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import msgspec
 
-from bytemlperf_llm.runs.record import RequestRecord, usage_tokens_of
+from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 
 FORMAT_VERSION = 1
 WARN_DISAGREEMENT = 0.005

@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bytemlperf_llm.metrics.arrays import ABSENT, column_of, fast_columns, load_numpy
-from bytemlperf_llm.metrics.columns import present
+from bytemlperf.statistics.arrays import ABSENT, column_of, fast_columns, load_numpy
+from bytemlperf.statistics.columns import present
 from bytemlperf_llm.metrics.definitions import STAGES, ntpot_ns, tpot_ns
 
 _Columns = dict[str, "array[int]"]

@@ -13,11 +13,13 @@ from fractions import Fraction
 
 import msgspec
 
+from bytemlperf.runs.verdicts import VerdictName
+from bytemlperf.statistics.arrays import ABSENT, ascending, sort_values
+from bytemlperf.statistics.columns import gaps_of, places_of, rows_with, rows_without, take
+from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
 from bytemlperf_llm.metrics import recount
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, Accumulator, Failure
-from bytemlperf_llm.metrics.arrays import ABSENT, ascending, sort_values
 from bytemlperf_llm.metrics.client_error import ClientError
-from bytemlperf_llm.metrics.columns import gaps_of, places_of, rows_with, rows_without, take
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
@@ -35,7 +37,6 @@ from bytemlperf_llm.metrics.rates import (
     whole_window,
 )
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.metrics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
     LENGTH_TOLERANCE,
@@ -47,8 +48,7 @@ from bytemlperf_llm.metrics.verdict import (
     outcome_warnings,
     tail_lateness,
 )
-from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.verdicts import VerdictName
+from bytemlperf_llm.record.record import RequestRecord
 
 FORMAT_VERSION = 1
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 import msgspec
 
 from bytemlperf_llm.metrics.recount import Recount
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 WARN_DISAGREEMENT = 0.005
 """Reported usage against tokens that the stream shows: half a per cent, a token in two hundred."""

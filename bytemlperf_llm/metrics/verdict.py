@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bytemlperf_llm.metrics.arrays import sort_values
+from bytemlperf.runs.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
+from bytemlperf.statistics.arrays import sort_values
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import Load, dispersion_tolerance
-from bytemlperf_llm.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
 
 NS_PER_MS = 1_000_000
 SENT = ("ok", "failed", "in_flight")

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from bytemlperf_llm.export.prometheus import Exporter
-from bytemlperf_llm.export.push import Receiver, reason
+from bytemlperf.command.exits import one_line
+from bytemlperf.export.prometheus import Exporter
+from bytemlperf.export.push import Receiver, reason
 from bytemlperf_llm.push.page import NoPage, Page, read_page
-from bytemlperf_llm.terminal_exit import one_line
 
 LOOK_AGAIN_S = 0.2
 

@@ -19,8 +19,8 @@ def push(
     """Carry the live metrics of a run of any suite on, until it ends."""
     from urllib.parse import urlsplit
 
-    from bytemlperf_llm.errors import UserError
-    from bytemlperf_llm.export.push import checked_url, receivers_for
+    from bytemlperf.errors import UserError
+    from bytemlperf.export.push import checked_url, receivers_for
     from bytemlperf_llm.push.carry import carry
 
     address = checked_url("the metrics' address", source)

@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bytemlperf_llm.report.event_server import EventServer
-from bytemlperf_llm.report.live import NS_PER_S, Sketch
-from bytemlperf_llm.report.page import render_live
-from bytemlperf_llm.report.text import visible
+from bytemlperf.report.event_server import EventServer
+from bytemlperf.report.page import render_live
+from bytemlperf.report.text import visible
+from bytemlperf_llm.live.view import NS_PER_S, Sketch
 
 if TYPE_CHECKING:
-    from bytemlperf_llm.export.llm_metrics import LlmMetrics
+    from bytemlperf_llm.live.metrics import LlmMetrics
 
 
 class LivePage(EventServer):

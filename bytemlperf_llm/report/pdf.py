@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.report.gather import RunView
-from bytemlperf_llm.report.page import INSTALL_COMMAND, Page
+from bytemlperf.errors import UserError
+from bytemlperf.report.gather import RunView
+from bytemlperf.report.page import INSTALL_COMMAND, Page
+from bytemlperf.report.run_page import run_page
+from bytemlperf.report.text import cell, visible
+from bytemlperf.runs.kinds import Plot, Table, Text
+from bytemlperf.runs.verdicts import COLOURS
 from bytemlperf_llm.report.pdf_plot import INK, SOFT, Box, draw_plot, undrawn
-from bytemlperf_llm.report.run_page import run_page
-from bytemlperf_llm.report.text import cell, visible
-from bytemlperf_llm.runs.kinds import Plot, Table, Text
-from bytemlperf_llm.verdicts import COLOURS
 
 FONT_FOLDERS = ("/usr/share/fonts/truetype/dejavu", "/usr/share/fonts/dejavu", "/usr/share/fonts/TTF", "/usr/share/fonts/dejavu-sans-fonts")
 FONT_FILES = {"": "DejaVuSans.ttf", "B": "DejaVuSans-Bold.ttf"}

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.report.page import plain_json
-from bytemlperf_llm.report.text import number
-from bytemlperf_llm.runs.kinds import Plot
+from bytemlperf.report.page import plain_json
+from bytemlperf.report.text import number
+from bytemlperf.runs.kinds import Plot
 
 PALETTE = ((47, 98, 168), (208, 122, 31), (43, 143, 104), (184, 66, 58), (125, 89, 173), (37, 144, 163), (139, 107, 66), (138, 146, 154))
 INK, SOFT, GRID = (29, 33, 37), (91, 100, 109), (226, 227, 223)

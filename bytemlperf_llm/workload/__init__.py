@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
 
-from bytemlperf_llm.scenario import Scenario
+from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 
 MAX_LINE_BYTES = 64 << 20
 MAX_ECHO_CHARS = 60

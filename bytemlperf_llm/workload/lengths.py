@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
 
-from bytemlperf_llm.scenario import Constant, Empirical, Lengths, Lognormal, Normal, Uniform
-from bytemlperf_llm.workload import seeded
+from bytemlperf.arrivals import seeded
+from bytemlperf_llm.plan.scenario import Constant, Empirical, Lengths, Lognormal, Normal, Uniform
 
 BLOCK_LENGTHS = 1024
 """Lengths per seeded block: few enough to draw at once, enough to make seeding free."""

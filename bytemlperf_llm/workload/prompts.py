@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Lengths, Prompts, Scenario
-from bytemlperf_llm.workload import seeded
+from bytemlperf.arrivals import seeded
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Lengths, Prompts, Scenario
 from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.synthesis import maker_for

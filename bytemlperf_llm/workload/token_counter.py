@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from engines.contract import Message
 from engines.untrusted import decode_json
 

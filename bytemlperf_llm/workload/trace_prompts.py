@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Prompts, Trace
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Prompts, Trace
 from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt

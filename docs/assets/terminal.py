@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from bytemlperf_llm.report.table import print_summary
-from bytemlperf_llm.runs.reader import read_run_json
-from bytemlperf_llm.runs.summarise import summarise_folder
+from bytemlperf_llm.pages.table import print_summary
+from bytemlperf_llm.record.reader import read_run_json
+from bytemlperf_llm.run.summarise import summarise_folder
 
 COLUMNS = 132
 OUTPUT = Path(__file__).with_name("terminal.svg")

@@ -40,7 +40,7 @@ def is_dynamic(model: SourceModel, extra: Any) -> bool:
 
 def example_for(model: SourceModel, options: CompileOptions) -> Arrays:
     """Inputs to trace with: a batch of at least two where the batch is dynamic, since a 1 would be taken as a constant."""
-    from general_perf.inputs import make_inputs
+    from general_perf.datasets.inputs import make_inputs
 
     if not is_dynamic(model, options.extra):
         return options.example

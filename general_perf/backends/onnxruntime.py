@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
+from general_perf.backends.onnx_files import copy_onnx
 from general_perf.backends.weights import held_by, of_onnx
 from general_perf.failures import StageError
 from general_perf.measure.flops import with_model_flops
-from general_perf.zoo.onnx_files import copy_onnx
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
-from bytemlperf_llm.checked_yaml import nearest
-from bytemlperf_llm.errors import UserError
+from bytemlperf.checked_yaml import nearest
+from bytemlperf.errors import UserError
 from general_perf.backends.contract import Backend
 
 GROUP = "bytemlperf.backends"

@@ -56,7 +56,7 @@ class TorchEager:
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
         """Eager mode partitions nothing; the operators and FLOPs of one call are counted all the same."""
-        from bytemlperf_llm.torch_flops import count_call
+        from bytemlperf.models.torch_flops import count_call
 
         made, model, asked = compiled.payload
         session = TorchSession(made.module, model.card.outputs, model.input_names, asked.device, asked.precision)

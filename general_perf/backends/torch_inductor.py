@@ -72,7 +72,7 @@ class TorchInductor:
         return of_module(compiled.payload[1].module)
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
-        from bytemlperf_llm.torch_flops import count_call
+        from bytemlperf.models.torch_flops import count_call
 
         _, made, model, options = compiled.payload
         module = made.module
@@ -167,7 +167,7 @@ class _Counting:
     def backend(self, graph: Any, _example: Any) -> Any:
         import torch
 
-        from bytemlperf_llm.torch_flops import count_call
+        from bytemlperf.models.torch_flops import count_call
 
         self.graphs += 1
 

@@ -193,7 +193,7 @@ def _named(card: Card) -> str:
 def _tokenizer(card: Card) -> Any:
     from tokenizers import Tokenizer
 
-    from bytemlperf_llm.models import resolve
+    from bytemlperf.models import resolve
 
     if card.source.kind != "language_model":
         raise StageError("missing_dataset", f"{card.name} is no language model to ask", "leave accuracy out with --stage")

@@ -156,7 +156,7 @@ def _tokenizer(card: Card) -> Any:
 def _language_tokens(card: Card, text: str) -> list[int]:
     from tokenizers import Tokenizer
 
-    from bytemlperf_llm.models import resolve
+    from bytemlperf.models import resolve
 
     folder = Path(str(resolve(card.source.name).path))  # type: ignore[union-attr]
     return list(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)

@@ -29,7 +29,7 @@ def model_flops(model: SourceModel, inputs: Arrays) -> ModelFlops:
         return ModelFlops(*flops_of_file(model.onnx_path, inputs, model.input_names))
     import torch
 
-    from bytemlperf_llm.torch_flops import count_call
+    from bytemlperf.models.torch_flops import count_call
 
     like = next(iter(model.module.parameters()), torch.empty(0))
     tensors = [torch.from_numpy(inputs[name]).to(like.device) for name in model.input_names]

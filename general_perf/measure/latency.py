@@ -1,4 +1,4 @@
-"""From raw latencies to mean, percentiles and their intervals, with the formulas of bytemlperf_llm.metrics.statistics."""
+"""From raw latencies to mean, percentiles and their intervals, with the formulas of bytemlperf.statistics.statistics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from bytemlperf_llm.metrics.statistics import (
+from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
     autocorrelation_factor,
     deviation,

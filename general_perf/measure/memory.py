@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from bytemlperf_llm.machine import available_memory_bytes
+from bytemlperf.child.limits import available_memory_bytes
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 RESET_PEAK = "5"  # proc(5), clear_refs

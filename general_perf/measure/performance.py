@@ -1,7 +1,7 @@
 """Speed of a loaded model: closed loop and open loop over concurrent instances. The same code for every backend.
 
 An instance is a thread with a session of its own. Closed loop: each instance calls as soon as it has its answer.
-Open loop: arrivals are planned beforehand (bytemlperf_llm.arrivals); a free instance takes the next one, waits until it
+Open loop: arrivals are planned beforehand (bytemlperf.arrivals.processes); a free instance takes the next one, waits until it
 is due, and calls; latency runs from when it was *due*, so that a busy model can't hide its queue. Inputs are made
 before the clock runs and a few different batches take turns.
 """

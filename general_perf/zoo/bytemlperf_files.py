@@ -14,8 +14,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.files import read_plain
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
 from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
 from general_perf.failures import ErrorClass

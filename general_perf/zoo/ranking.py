@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from bytemlperf_llm.extras import require
+from bytemlperf.extras import require
 
 require("general_perf.zoo.ranking", "general", "torch")
 import torch  # noqa: E402

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from general_perf.backends.contract import SourceModel
+from general_perf.backends.onnx_files import beside
 from general_perf.backends.weights import held_by_module, held_by_onnx
 from general_perf.card import Architecture, Card, Hub, LanguageModel, Local, Package, Trained, zoo
 from general_perf.failures import StageError
 from general_perf.zoo.classes import config_class, model_class
-from general_perf.zoo.onnx_files import beside
 
 Format = Literal["safetensors", "onnx", "torchscript"]
 FORMATS: dict[str, Format] = {
@@ -105,7 +105,7 @@ def _trained(card: Card, source: Trained) -> SourceModel:
 
 
 def _language_model(card: Card, source: LanguageModel) -> SourceModel:
-    from bytemlperf_llm.models import resolve
+    from bytemlperf.models import resolve
 
     found = resolve(source.name)
     model = _checkpoint(Path(str(found.path)), "AutoModelForCausalLM")

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from general_perf.failures import StageError
 
 if TYPE_CHECKING:

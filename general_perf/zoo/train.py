@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bytemlperf_llm.models.cache import built_folder
+from bytemlperf.models.cache import built_folder
 from general_perf.failures import StageError
 
 SEED = 0

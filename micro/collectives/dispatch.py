@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from micro.collectives.arguments import BACKEND, world_size
 from micro.collectives.inputs import AllInputs, RankMaker
-from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
+from micro.operators.dtypes import size_bytes
 from micro.operators.llm_norm import HIDDEN, TOKENS
 from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_routing
 

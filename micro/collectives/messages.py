@@ -1,6 +1,6 @@
 """What a sweep and its ranks say to each other over a Unix socket: JSON, one object a line.
 
-The sweep sends every rank the same `micro.messages.Job`; each answers with stages and one `RankDone`.
+The sweep sends every rank the same `micro.measure.messages.Job`; each answers with stages and one `RankDone`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from micro.check import Checked
-from micro.messages import Stage
-from micro.timing import Timed
+from micro.measure.correctness import Checked
+from micro.measure.messages import Stage
+from micro.measure.timing import Timed
 
 
 class RankHello(msgspec.Struct, frozen=True, kw_only=True, tag="rank"):

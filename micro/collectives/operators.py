@@ -17,8 +17,8 @@ from typing import Any
 from micro.collectives.arguments import BACKEND, MAX_RANKS, world_size
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
 from micro.collectives.inputs import AllInputs
-from micro.dtypes import DTYPES, size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
+from micro.operators.dtypes import DTYPES, size_bytes
 
 SUMMED = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
 MOVED = (*SUMMED, "int8", "uint8")

@@ -20,20 +20,20 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.ranks import die_with_parent, join_group
-from micro.audit import SEEDS_APART, copied, judged, last_call
-from micro.check import Checked, check_outputs
+from bytemlperf.child.ranks import die_with_parent, join_group
 from micro.collectives.inputs import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import SUMS_IN_PLACE
 from micro.collectives.timing import Control, follow, lead, start_skew_ns
-from micro.estimate import buffer_sets
-from micro.messages import Job, Stage
+from micro.measure.audit import SEEDS_APART, copied, judged, last_call
+from micro.measure.correctness import Checked, check_outputs
+from micro.measure.estimate import buffer_sets
+from micro.measure.messages import Job, Stage
+from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch
 from micro.operators.contract import Operator, Tensors
-from micro.operators.registry import find_operator
 from micro.providers.contract import Kernel, Refused
 from micro.providers.registry import find_provider
-from micro.timing import CpuStopwatch, CudaStopwatch, Stopwatch
+from micro.registry import find_operator
 
 REASON_LENGTH = 400
 PROBE_VALUES = 1 << 18

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
 from micro.collectives.world import World
-from micro.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S
-from micro.messages import Hello, Job, Outcome
-from micro.timing import Timed, latency_of
+from micro.measure.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S
+from micro.measure.messages import Hello, Job, Outcome
+from micro.measure.timing import Timed, latency_of
 
 RANKS_PER_CORE = 2
 MAX_RANKS_VARIABLE = "BMP_MAX_RANKS"
@@ -26,7 +26,7 @@ TELLING_SKEW = 0.1
 
 
 class RanksRunner:
-    """A `micro.sweep.CaseRunner`."""
+    """A `micro.sweep.sweep.CaseRunner`."""
 
     def __init__(self, device: str, threads: int) -> None:
         self._kind, self._threads = device.partition(":")[0], threads

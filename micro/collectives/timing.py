@@ -1,4 +1,4 @@
-"""Timing across ranks: rank 0 runs `micro.timing.measure` and decides; the others do as they are told.
+"""Timing across ranks: rank 0 runs `micro.measure.timing.measure` and decides; the others do as they are told.
 
 Each time that rank 0's `measure` asks its stopwatch for a sample, the stopwatch
     tells all ranks how many calls            (a broadcast over the control group, gloo on the CPU)
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from micro.timing import TIMER_SHARE, Rules, Stopwatch, Timed, measure
+from micro.measure.timing import TIMER_SHARE, Rules, Stopwatch, Timed, measure
 
 SKEW_SHARE = 0.01
 """Start skew, at most, as a share of a sample."""
@@ -72,7 +72,7 @@ def start_skew_ns(control: Control, now_ns: Callable[[], int]) -> float:
 
 
 class LeadingStopwatch:
-    """Rank 0's: a `micro.timing.Stopwatch` whose samples all ranks take together. `by_rank` keeps every one."""
+    """Rank 0's: a `micro.measure.timing.Stopwatch` whose samples all ranks take together. `by_rank` keeps every one."""
 
     def __init__(self, control: Control, own: Stopwatch, restore: Restore, skew_ns: float) -> None:
         self._control, self._own, self._restore = control, own, restore

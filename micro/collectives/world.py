@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models.child import own_modules
+from bytemlperf.child.offline import own_modules
+from bytemlperf.errors import UserError
 from micro.collectives.messages import RankDone, RankHello, RankMessage
 from micro.collectives.places import Place, place_of
-from micro.machine import KEPT_BLOCKS
-from micro.messages import Job, Stage
+from micro.measure.messages import Job, Stage
+from micro.peaks.machine import KEPT_BLOCKS
 
 START_TIMEOUT_S = 180.0
 GRACE_S = 3.0
@@ -100,7 +100,7 @@ class World:
         }
         with (folder / "torchrun.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "bytemlperf_llm.ranks", *arguments],
+                [sys.executable, "-m", "bytemlperf.child.ranks", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

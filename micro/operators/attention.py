@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from micro.dtypes import size_bytes, torch_dtype
 from micro.operators.contract import (
     SMALLEST,
     Args,
@@ -29,6 +28,7 @@ from micro.operators.contract import (
     dtype_argument,
     units_of,
 )
+from micro.operators.dtypes import size_bytes, torch_dtype
 from micro.operators.gemm import spread_rows
 from micro.operators.kv_cache import (
     ACTIVATIONS,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from micro.dtypes import DTYPES, FLOATS, torch_dtype
+from micro.operators.dtypes import DTYPES, FLOATS, torch_dtype
 
 Args = Mapping[str, Any]
 """A case's validated arguments: every declared argument is there."""
@@ -81,7 +81,7 @@ class Tolerance(NamedTuple):
     of the reference's row: how large it is depends on the shape, and rounding follows it. (0, 0) asks for equality.
 
     `noise` above 0 bounds what all values of a row are off together, where single ones may cancel: the root mean square of the
-    errors is at most absolute + noise·s, and no factor runs through all of them (`micro.check`)."""
+    errors is at most absolute + noise·s, and no factor runs through all of them (`micro.measure.correctness`)."""
 
     relative: float
     absolute: float

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from micro.dtypes import size_bytes, torch_dtype
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding, wide
+from micro.operators.dtypes import size_bytes, torch_dtype
 from micro.operators.norm import ROWS, ROWS_ALIASES
 
 DTYPES_HERE = ("float32", "float16", "bfloat16", "float64")

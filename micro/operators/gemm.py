@@ -7,9 +7,9 @@ from math import prod
 from random import SystemRandom
 from typing import Any
 
-from micro.dtypes import FLOATS, size_bytes
 from micro.operators import product
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.dtypes import FLOATS, size_bytes
 from micro.operators.product import gemm_tolerance
 from micro.operators.routing import ROUTING_HELP, check_routing, spread
 

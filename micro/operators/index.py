@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
+from micro.operators.dtypes import size_bytes
 from micro.operators.norm import ROWS, ROWS_ALIASES
 from micro.operators.reduction import at
 

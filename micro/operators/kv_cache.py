@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes, torch_dtype
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument, rounding
+from micro.operators.dtypes import DTYPES, size_bytes, torch_dtype
 from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.quantise import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
+from micro.operators.dtypes import size_bytes
 from micro.operators.norm import EPSILON, rms_normalised, row_units
 
 TOKENS = Argument("num_tokens", "int", "tokens of all ranks")

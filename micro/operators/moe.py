@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes, torch_dtype
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, rounding, wide
+from micro.operators.dtypes import DTYPES, size_bytes, torch_dtype
 from micro.operators.gemm import REFERENCE_VALUES, spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, factors, swiglu, tokens_of_rank
 from micro.operators.llm_quant import quant_bytes

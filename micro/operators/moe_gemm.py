@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, additions
+from micro.operators.dtypes import size_bytes
 from micro.operators.gemm import group_of_rows, spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, VECTOR
 from micro.operators.moe import BASIC_MOE, ID, SKEWED_MOE, counts_and_offsets, dispatched

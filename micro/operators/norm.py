@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, dtype_argument, rounding, wide
+from micro.operators.dtypes import size_bytes
 
 ROWS = (Argument("batch_size", "int", "rows"), Argument("dim_size", "int", "values in a row"), dtype_argument())
 ROWS_ALIASES = {"num_tokens": "batch_size", "hidden_size": "dim_size"}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from micro.dtypes import torch_dtype
 from micro.operators.contract import SMALLEST, Args, Maker, Tolerance, units_of
+from micro.operators.dtypes import torch_dtype
 
 FLOAT8_CAPABILITY = (8, 9)
 INT_MM_ROWS = 17

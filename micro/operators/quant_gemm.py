@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import size_bytes, torch_dtype
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, dtype_argument
+from micro.operators.dtypes import size_bytes, torch_dtype
 from micro.operators.gemm import spread_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, check_tokens, tokens_of_rank
 from micro.operators.product import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from micro.dtypes import DTYPES, torch_dtype
 from micro.operators.contract import Argument, Tolerance, dtype_argument
+from micro.operators.dtypes import DTYPES, torch_dtype
 
 LARGEST = {"int8": 127.0, "float8_e4m3": 448.0}
 """What a row's largest value becomes."""

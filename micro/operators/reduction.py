@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from micro.dtypes import DTYPES, size_bytes
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
+from micro.operators.dtypes import DTYPES, size_bytes
 from micro.operators.norm import ROWS, ROWS_ALIASES
 from micro.operators.product import gemm_tolerance
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models.child import own_modules
+from bytemlperf.child.offline import own_modules
+from bytemlperf.errors import UserError
 from micro.predict.prediction import Prediction
 
 ENGINES = {"transformers": ("torch", "sdpa"), "vllm": ("torch", "sdpa", "onednn", "vllm")}

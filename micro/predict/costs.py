@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bytemlperf_llm.errors import UserError
-from micro.cases import BadCase, Case, case_text, validate
-from micro.operators.registry import OPERATORS
+from bytemlperf.errors import UserError
+from micro.cases.case import BadCase, Case, case_text, validate
 from micro.predict.forward import Step
+from micro.registry import OPERATORS
 
 
 class Ask(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from micro.predict.model import ModelShape
 
 

@@ -11,11 +11,11 @@ from math import exp, log
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.reader import read_run_json
-from bytemlperf_llm.runs.suite import suite_records
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import suite_records
+from bytemlperf_llm.record.reader import read_run_json
 from micro.predict.costs import Answers, Ask, Price
-from micro.run_kind import last_rows
+from micro.results.kind import last_rows
 
 
 class Known(NamedTuple):

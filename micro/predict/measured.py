@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.hardware.discover import cpu, nvidia_gpus, package_versions
-from bytemlperf_llm.machine import available_memory_bytes
-from bytemlperf_llm.models.cache import cache_root
+from bytemlperf.child.limits import available_memory_bytes
+from bytemlperf.hardware.discover import cpu, nvidia_gpus, package_versions
+from bytemlperf.models.cache import cache_root
 from engines.untrusted import UntrustedJson, decode_json
-from micro.cases import Case
-from micro.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
+from micro.cases.case import Case
+from micro.measure.timing import Rules
+from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
 from micro.predict.costs import Answers, Ask, Price, case_of
-from micro.rows import Row
-from micro.sweep import ASKED, Settings, Sweep
-from micro.timing import Rules
+from micro.sweep.row import Row
+from micro.sweep.sweep import ASKED, Settings, Sweep
 
 FOLDER = "measured-operators"
 FORMAT = 2

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from engines.untrusted import decode_json
 
 
@@ -83,7 +83,7 @@ def read_shape(name: str) -> ModelShape:
     if path.is_dir():
         path = path / CONFIG_NAME
     elif not path.is_file():
-        from bytemlperf_llm.models.resolve import resolve
+        from bytemlperf.models.resolve import resolve
 
         folder = resolve(name).path
         if folder is None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards
-from bytemlperf_llm.hardware.card import Card, Link
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.card import Card, Link
 from micro.collectives.operators import COLLECTIVES, bus_factor, link_bytes
-from micro.operators.registry import OPERATORS
 from micro.predict.costs import Answers, Ask, Price
+from micro.registry import OPERATORS
 
 
 class Modelled:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from micro.dtypes import canonical, size_bytes
-from micro.machine import GPU_CACHE_BYTES, last_level_cache_bytes
+from bytemlperf.errors import UserError
+from micro.command.settings import device_of
+from micro.operators.dtypes import canonical, size_bytes
+from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.predict.check import ENGINES, Checked, check
 from micro.predict.costs import Pricing
 from micro.predict.forward import Step
@@ -19,7 +20,6 @@ from micro.predict.model import ModelShape, read_shape
 from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
 from micro.predict.tables import print_check, print_prediction
 from micro.providers.registry import find_provider, provider_names
-from micro.settings import device_of
 
 DEFAULT_ENGINE = "transformers"
 """Whose kernels are measured where no engine and no provider is named."""
@@ -139,7 +139,7 @@ def _dtype(wish: Wish, shape: ModelShape) -> str:
 
 def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Status) -> Basis:
     if wish.hardware:
-        from bytemlperf_llm.hardware import cards
+        from bytemlperf.hardware import cards
         from micro.predict.modelled import Modelled
 
         card = cards.find(wish.hardware, cards.load(wish.cards))

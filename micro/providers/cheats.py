@@ -133,7 +133,7 @@ def _part(operator: Operator, args: Args) -> Run:
     if operator.name in attention.ATTENTION:
         import torch
 
-        from micro.dtypes import torch_dtype
+        from micro.operators.dtypes import torch_dtype
 
         def some(*tensors: Any) -> Any:
             ones = attention.each_sequence(args, tensors, torch_dtype(attention.compute_type(args)))

@@ -6,9 +6,9 @@ from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
-from micro.dtypes import torch_dtype
 from micro.operators.attention import ATTENTION, compute_type
 from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.operators.norm import EPSILON
 from micro.providers.contract import Kernel, Refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from micro.providers.cheats import CHEATS
 from micro.providers.contract import Provider
 from micro.providers.gpu_kernels import flash_attn, flashinfer

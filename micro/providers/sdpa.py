@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from micro.dtypes import torch_dtype
 from micro.operators.attention import ATTENTION, One, compute_type, each_sequence
 from micro.operators.contract import Args, Operator
+from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.providers.contract import Kernel, Refused
 from micro.providers.torch_based import allow_dtypes

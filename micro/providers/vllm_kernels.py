@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from micro.dtypes import torch_dtype
 from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.dtypes import torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
 from micro.operators.norm import EPSILON
 from micro.providers.contract import Kernel, Refused

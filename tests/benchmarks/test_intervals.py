@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("numpy")
 
 from benchmarks import intervals
-from bytemlperf_llm.metrics import statistics
+from bytemlperf.statistics import statistics
 
 SERVER = intervals.SERVERS["closed loop, bursts"].but(requests=100, tokens=16.0)
 EVEN = intervals.EVEN.but(requests=100, tokens=24.0)

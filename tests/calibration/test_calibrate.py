@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from bytemlperf_llm import calibrate
-from bytemlperf_llm.calibrate import Account, Usage, climb, join, machine_busy_s, others_share, saturated, step_of
+from bytemlperf_llm.calibration import ladder as calibrate
+from bytemlperf_llm.calibration.ladder import Account, Usage, climb, join, machine_busy_s, others_share, saturated, step_of
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.metrics.client_error import Spread
 from tests.calibration.made import errors, step

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bytemlperf_llm import calibration_cache
-from bytemlperf_llm.calibration_cache import CHANGED, NOT_CALIBRATED, UNREADABLE, client_section, keep, load, path_for
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.summarise import summarise_folder
-from bytemlperf_llm.runs.verify import verify_run
+from bytemlperf.errors import UserError
+from bytemlperf_llm.calibration import cache as calibration_cache
+from bytemlperf_llm.calibration.cache import CHANGED, NOT_CALIBRATED, UNREADABLE, client_section, keep, load, path_for
+from bytemlperf_llm.run.summarise import summarise_folder
+from bytemlperf_llm.run.verify import verify_run
 from tests.calibration.made import calibration, errors, step
 from tests.runs.made_run import made_run
 

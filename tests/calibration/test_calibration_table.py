@@ -7,9 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from bytemlperf_llm import calibrate, doctor
-from bytemlperf_llm.calibration_cache import load, machine
-from bytemlperf_llm.report.calibration_table import ceiling_sentence, print_calibration, timer_sentence
+from bytemlperf_llm.calibration import ladder as calibrate
+from bytemlperf_llm.calibration.cache import load, machine
+from bytemlperf_llm.calibration.table import ceiling_sentence, print_calibration, timer_sentence
+from bytemlperf_llm.doctor import doctor
 from tests.calibration.made import calibration, errors, step
 
 

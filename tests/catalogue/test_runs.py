@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from bytemlperf_llm.catalogue.index import FILE, Catalogue
-from bytemlperf_llm.catalogue.tags import read_tags
-from bytemlperf_llm.runs.verify import verify_run
+from bytemlperf.catalogue.index import FILE, Catalogue
+from bytemlperf.catalogue.tags import read_tags
+from bytemlperf_llm.run.verify import verify_run
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read
 from tests.runs.made_run import made_run
@@ -92,7 +92,7 @@ def test_another_process_that_holds_the_index_is_no_obstacle(place):
 
     with Catalogue(place) as catalogue:
         catalogue.update()
-        command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "runs", "--dir", str(place)]
+        command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "runs", "--dir", str(place)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "built in memory" in ended.stdout

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.runs.reader import RunReader
-from engines.reference_server import ReferenceServer
+from bytemlperf_llm.record.reader import RunReader
+from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models import resolve
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf.errors import UserError
+from bytemlperf.models import resolve
+from bytemlperf_llm.record.reader import RunReader
 from tests.cli.helpers import CLOSED_SCENARIO, bmp, run_folder, start, wait_for_records
 
 TEXT = (

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.record.reader import RunReader
 from tests.cli.helpers import CLOSED, COMMAND, QUICK, bmp, run_folder, start
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")

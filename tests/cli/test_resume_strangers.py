@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.plan import Flags
-from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.runs.suite import SuiteRun
-from bytemlperf_llm.runs.trust import refuse_other_engine
-from bytemlperf_llm.serve_command import resume_run
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.plan.plan import Flags
+from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.run.command import resume_run
+from bytemlperf_llm.run.trust import refuse_other_engine
 from engines.contract import EngineInfo
 from tests.cli.helpers import QUICK, bmp, start, wait_for_records
 
@@ -72,7 +72,7 @@ STRANGE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("flags", STRANGE, ids=lambda flags: ",".join(map(str, flags)))
 def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_from_a_folder(flags, stopped, tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY", "canary")
-    monkeypatch.setattr("bytemlperf_llm.bench.resume", lambda *_, **__: pytest.fail("it went on"))
+    monkeypatch.setattr("bytemlperf_llm.run.bench.resume", lambda *_, **__: pytest.fail("it went on"))
     folder = changed(stopped, tmp_path, **flags)
     before = content(folder)
     with pytest.raises(UserError, match=r"run.json wants .*a folder doesn't decide that") as refused:
@@ -99,7 +99,7 @@ def test_what_the_command_line_confirms_is_taken(stopped, tmp_path, monkeypatch)
     def go(_left: Any, flags: Flags, *_: Any, **__: Any) -> None:
         raise Gone(flags.base_url)
 
-    monkeypatch.setattr("bytemlperf_llm.bench.resume", go)
+    monkeypatch.setattr("bytemlperf_llm.run.bench.resume", go)
     folder = changed(stopped, tmp_path, engine="openai", base_url=ADDRESS)
     for base_url, trust in ((ADDRESS, False), (ADDRESS + "/", False), (None, True)):
         with pytest.raises(Gone, match=ADDRESS):

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bytemlperf_llm.runs.reader import RunReader
-from bytemlperf_llm.verdicts import VERDICTS
+from bytemlperf.runs.verdicts import VERDICTS
+from bytemlperf_llm.record.reader import RunReader
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.record.reader import RunReader
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.workload.tokenizers import byte_tokenizer
 

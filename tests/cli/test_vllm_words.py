@@ -6,9 +6,9 @@ import shlex
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.vllm_words import ours
-from engines.reference_server import ReferenceServer
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.vllm_words import ours
+from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp
 
 

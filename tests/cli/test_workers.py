@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bytemlperf_llm.runs.reader import RunReader
-from engines.reference_server import ReferenceServer
+from bytemlperf_llm.record.reader import RunReader
+from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
 CANARY = "sk-canary-7f3a9d2e51"
@@ -243,11 +243,11 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
     """Its folder is there and its log too: a run never writes over one."""
     from rich.console import Console
 
-    from bytemlperf_llm.errors import UserError
-    from bytemlperf_llm.export.llm_metrics import LlmMetrics
+    from bytemlperf.errors import UserError
+    from bytemlperf_llm.live.metrics import LlmMetrics
     from bytemlperf_llm.loadgen.messages import MemberSpec
     from bytemlperf_llm.loadgen.processes import process_fleet
-    from bytemlperf_llm.scenario import load
+    from bytemlperf_llm.plan.scenario import load
 
     scenario = load("smoke")
     common = MemberSpec(

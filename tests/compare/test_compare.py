@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bytemlperf_llm.compare.comparison import compare_all, gather, short_names
-from bytemlperf_llm.compare.gate import failures, parse
-from bytemlperf_llm.report.markdown import escape_markdown
+from bytemlperf.compare.comparison import compare_all, gather, short_names
+from bytemlperf.compare.gate import failures, parse
+from bytemlperf.report.markdown import escape_markdown
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read

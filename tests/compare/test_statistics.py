@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from bytemlperf_llm.compare import statistics
-from bytemlperf_llm.compare.statistics import change, significant, statistic_of
-from bytemlperf_llm.metrics.statistics import nearest_rank, parse_percentile
-from bytemlperf_llm.runs.kinds import Figure
+from bytemlperf.compare import statistics
+from bytemlperf.compare.statistics import change, significant, statistic_of
+from bytemlperf.runs.kinds import Figure
+from bytemlperf.statistics.statistics import nearest_rank, parse_percentile
 
 
 def figure(samples=(), statistic="mean", ids=(), **fields) -> Figure:

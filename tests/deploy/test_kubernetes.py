@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engines.reference_server import ReferenceServer
+from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp
 
 ROOT = Path(__file__).parents[2]

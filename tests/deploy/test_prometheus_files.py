@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bytemlperf_llm.export.llm_metrics import FAMILIES as LLM
-from bytemlperf_llm.export.prometheus import Exporter
-from general_perf.live import FAMILIES as GENERAL
-from micro.live import families as micro_families
-from training.exporter import FAMILIES as TRAINING
+from bytemlperf.export.prometheus import Exporter
+from bytemlperf_llm.live.metrics import FAMILIES as LLM
+from general_perf.job.live import FAMILIES as GENERAL
+from micro.command.live import families as micro_families
+from training.watch.metrics import FAMILIES as TRAINING
 
 ALL = (*LLM, *micro_families(), *GENERAL, *TRAINING)
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.export.llm_metrics import FAMILIES, FLUSH_REQUESTS
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.live.metrics import FAMILIES, FLUSH_REQUESTS
+from bytemlperf_llm.record.reader import RunReader
 from tests.cli.helpers import QUICK, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on this machine")]

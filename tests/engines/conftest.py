@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.models import resolve
+from bytemlperf.errors import UserError
+from bytemlperf.models import resolve
 from engines.contract import Model
 
 

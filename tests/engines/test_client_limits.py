@@ -15,11 +15,11 @@ import pytest
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from engines import http_pool
 from engines.client_limits import client_limit
 from engines.contract import EngineUnavailable, Model
-from engines.http_pool import connect_error
-from engines.openai import OpenAIEngine
+from engines.http import pool as http_pool
+from engines.http.pool import connect_error
+from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, models, stream
 from tests.virtual import Collected, ScriptedEngine, make_request
 
@@ -139,7 +139,7 @@ class OnceThenClosed:
 
 @pytest.mark.parametrize("many_reads", [0, 1 << 30])
 async def test_a_race_that_is_lost_has_its_own_class(many_reads, monkeypatch):
-    from engines import openai
+    from engines.openai import engine as openai
 
     monkeypatch.setattr(openai, "MANY_READS", many_reads)
     server, write = OnceThenClosed(), http_pool.Connection._write

@@ -15,7 +15,7 @@ from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from engines.contract import EngineUnavailable, Model
-from engines.openai import OpenAIEngine
+from engines.openai.engine import OpenAIEngine
 from tests.hostile.server import HostileServer, Settings
 from tests.virtual import Collected, make_request
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.runs.reader import RunReader
+from bytemlperf_llm.record.reader import RunReader
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 

@@ -9,10 +9,12 @@ import pytest
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from engines import held, http_aiohttp, http_pool
 from engines.contract import Model
-from engines.held import LARGE_BYTES, SHARED_BYTES, forget, too_much
-from engines.openai import OpenAIEngine
+from engines.http import aiohttp_transport as http_aiohttp
+from engines.http import held
+from engines.http import pool as http_pool
+from engines.http.held import LARGE_BYTES, SHARED_BYTES, forget, too_much
+from engines.openai.engine import OpenAIEngine
 from tests.engines.test_openai import READINGS, read_by
 from tests.hostile.connection import Settings
 from tests.hostile.server import HostileServer

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import http1
-from engines.http1 import ChunkScanner, Framing, HttpParseError, HttpTooLarge, ResponseWatcher, parse_head, parse_response
+from engines.http import http1
+from engines.http.http1 import ChunkScanner, Framing, HttpParseError, HttpTooLarge, ResponseWatcher, parse_head, parse_response
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"
 RESPONSES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.contract import BadOption
-from engines.http_proxy import is_bypassed, proxy_for
+from engines.http.proxy import is_bypassed, proxy_for
 
 
 @pytest.fixture(autouse=True)

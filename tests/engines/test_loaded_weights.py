@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights, quantisation_text
-from engines.vllm import _quantisation
+from engines.vllm.engine import _quantisation
 
 
 def text(value: bytes) -> bytes:

@@ -11,14 +11,15 @@ from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from bytemlperf_llm.runs.record import RequestRecord
-from engines import http_pool, openai
+from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import BadOption, EngineUnavailable, Model, Sampling
-from engines.openai import OpenAIEngine
-from engines.openai_models import Listing
-from engines.reader import can_read_on_a_thread
-from engines.reference_server import ReferenceServer
-from engines.tap import PythonTap
+from engines.http import pool as http_pool
+from engines.http.reader import can_read_on_a_thread
+from engines.http.tap import PythonTap
+from engines.openai import engine as openai
+from engines.openai.engine import OpenAIEngine
+from engines.openai.models import Listing
+from engines.reference.server import ReferenceServer
 from tests.hostile.server import BEHAVIOURS, TLS_OUTCOMES, HostileServer, Settings
 from tests.virtual import Collected, make_request
 
@@ -43,7 +44,7 @@ def read_by(reading: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer is read by the event loop, by the reading thread, or by the event loop in Python alone."""
     monkeypatch.setattr(openai, "MANY_READS", 0 if reading == "thread" else 1 << 30)
     if reading == "thread" and not can_read_on_a_thread():
-        pytest.skip("there is no reading thread where engines/_stream.c isn't compiled")
+        pytest.skip("there is no reading thread where engines/http/_stream.c isn't compiled")
     if reading == "python":
         monkeypatch.setattr(http_pool, "make_tap", PythonTap)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from engines import openai_alike
-from engines.openai_alike import MIN_EVENTS, python_cast, take_alike
-from engines.openai_decode import decode
+from engines.openai import alike as openai_alike
+from engines.openai.alike import MIN_EVENTS, python_cast, take_alike
+from engines.openai.decode import decode
 
 try:
-    from engines._stream import cast as compiled_cast
+    from engines.http._stream import cast as compiled_cast
 except ImportError:
     compiled_cast = None
 
@@ -26,7 +26,7 @@ def _cast(request, monkeypatch):
     """Every test here with the inner loop in C and in Python."""
     chosen = compiled_cast if request.param == "compiled" else python_cast
     if chosen is None:
-        pytest.skip("engines/_stream.c was not compiled here")
+        pytest.skip("engines/http/_stream.c was not compiled here")
     monkeypatch.setattr(openai_alike, "cast", chosen)
 
 

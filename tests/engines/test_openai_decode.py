@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engines import openai_decode
-from engines.openai_decode import decode
+from engines.openai import decode as openai_decode
+from engines.openai.decode import decode
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.preflight import ready_check, start_engine, warm_up
-from bytemlperf_llm.redaction import Redactor
+from bytemlperf_llm.run.preflight import ready_check, start_engine, warm_up
 from engines.contract import EngineUnavailable, Model
-from engines.openai import OpenAIEngine
+from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, error, models, page, stream
 from tests.virtual import make_request
 

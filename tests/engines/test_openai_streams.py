@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from engines import openai_decode
 from engines.contract import Decoded, Usage
-from engines.http1 import parse_response
-from engines.openai_decode import DONE_EVENT, MAX_DETAIL_CHARS, decode, excerpt
+from engines.http.http1 import parse_response
+from engines.openai import decode as openai_decode
+from engines.openai.decode import DONE_EVENT, MAX_DETAIL_CHARS, decode, excerpt
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 Json = dict[str, Any]

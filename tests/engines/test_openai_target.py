@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.contract import BadOption
-from engines.openai_target import parse_target
+from engines.openai.target import parse_target
 
 CHAT = "/v1/chat/completions"
 

@@ -10,16 +10,16 @@ from importlib.util import find_spec
 import msgspec
 import pytest
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from bytemlperf_llm.preflight import ready_check
-from bytemlperf_llm.redaction import Redactor
-from bytemlperf_llm.runs.gauges import read_gauges
+from bytemlperf_llm.record.gauges import read_gauges
+from bytemlperf_llm.run.preflight import ready_check
 from engines.contract import EngineUnavailable, Message, Model, Request
-from engines.openai import OpenAIEngine
+from engines.openai.engine import OpenAIEngine
 from tests.cli.helpers import bmp, run_folder, start
 from tests.engines.vllm_server import KEY, VllmServer
 from tests.virtual import Collected

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from engines.contract import EngineError, EngineUnavailable, Model, Sampling
-from engines.openvino import OpenVinoEngine, OpenVinoOptions, device_properties, source_of
-from engines.openvino_loop import StepLoop
+from engines.openvino.engine import OpenVinoEngine, OpenVinoOptions, device_properties, source_of
+from engines.openvino.loop import StepLoop
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_unknown_option
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder, monotonic_ns
-from engines import http_pool
-from engines.http_pool import Pool
-from engines.tap import make_tap
+from engines.http import pool as http_pool
+from engines.http.pool import Pool
+from engines.http.tap import make_tap
 from tests.virtual import MS
 
 try:
-    from engines._stream import Reader
+    from engines.http._stream import Reader
 except ImportError:
-    pytest.skip("there is no reading thread where engines/_stream.c isn't compiled", allow_module_level=True)
+    pytest.skip("there is no reading thread where engines/http/_stream.c isn't compiled", allow_module_level=True)
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 DATA = b'data: {"choices": [{"delta":1}]}\n\n'
@@ -398,7 +398,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 READ_ON = """
 import sys
 from pathlib import Path
-from engines._stream import Reader
+from engines.http._stream import Reader
 from tests.engines.test_reader import EVENT, Peer, monotonic_ns, tcp_pair, until
 reader = Reader()
 peer = Peer(reader, tcp_pair)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.contract import BadOption, EngineError, Finish, Message, Request
-from engines.reference import Chunk, ReferenceEngine, words
-from engines.reference_schedule import FdTimer, LoopTimer, Pace, make_timer
+from engines.reference.engine import Chunk, ReferenceEngine, words
+from engines.reference.schedule import FdTimer, LoopTimer, Pace, make_timer
 
 MS = 1_000_000
 

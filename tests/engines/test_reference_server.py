@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from engines.contract import BadOption
-from engines.reference import words
-from engines.reference_connection import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from engines.reference_server import ReferenceServer, is_loopback
-from engines.reference_wire import Ask, StreamFormat, WireError, parse_ask
-from engines.sse import parse_all
+from engines.http.sse import parse_all
+from engines.reference.connection import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from engines.reference.engine import words
+from engines.reference.server import ReferenceServer, is_loopback
+from engines.reference.wire import Ask, StreamFormat, WireError, parse_ask
 
 FAST = {"ttft_ms": "2", "itl_ms": "1"}
 MS = 1_000_000
@@ -295,7 +295,7 @@ def test_context_error_names_the_numbers() -> None:
 
 
 def test_serve_prints_its_url_warns_off_loopback_and_ends_on_sigterm() -> None:
-    code = "from engines.reference_server import serve; serve('0.0.0.0', 0, {})"
+    code = "from engines.reference.server import serve; serve('0.0.0.0', 0, {})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )

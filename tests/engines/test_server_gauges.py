@@ -9,8 +9,8 @@ from threading import Thread
 
 import pytest
 
-from engines import server_gauges
-from engines.server_gauges import ServerGauges, gauges_of
+from engines.openai import gauges as server_gauges
+from engines.openai.gauges import ServerGauges, gauges_of
 
 VLLM = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge

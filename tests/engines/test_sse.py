@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.sse import Event, InvalidUtf8, SseParser, parse_all
+from engines.http.sse import Event, InvalidUtf8, SseParser, parse_all
 from tests.fuzz.fuzz_sse import CORPUS, WORDS, broken_rule, outcome, run
 
 FIXTURES = sorted(CORPUS.iterdir(), key=lambda path: path.name)

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from engines.contract import EngineError, EngineUnavailable, Model, Sampling
-from engines.transformers import TransformersEngine
+from engines.transformers.engine import TransformersEngine
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_stages, check_unknown_option
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from engines.contract import BadOption, EngineError, EngineInfo, EngineUnavailable, Model, parse_options
-from engines.vllm import CPU_KV_CACHE_GIB, VllmEngine, VllmOptions, engine_arguments
-from engines.vllm_metrics import LatestStats, stages_of
+from engines.vllm.engine import CPU_KV_CACHE_GIB, VllmEngine, VllmOptions, engine_arguments
+from engines.vllm.metrics import LatestStats, stages_of
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_stages, check_unknown_option
 from tests.listeners import beyond_loopback, listeners
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf_llm.live.metrics import LlmMetrics
 from tests.metrics.records import answered, failed
 
 

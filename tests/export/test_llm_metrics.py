@@ -6,10 +6,10 @@ import random
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
-from bytemlperf_llm.export.prometheus import IN_BUCKETS
+from bytemlperf.export.prometheus import IN_BUCKETS
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 from tests.metrics.test_arrays import flat
 
 MS = 1_000_000

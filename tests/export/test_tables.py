@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from bytemlperf_llm.export.tables import COLUMNS, guard_formula, row_of, write_csv, write_parquet
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed, poisson_run

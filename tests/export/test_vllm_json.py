@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.arrivals import Ramp
-from bytemlperf_llm.errors import UserError
+from bytemlperf.arrivals.processes import Ramp
+from bytemlperf.errors import UserError
 from bytemlperf_llm.export.vllm_json import VllmSetup, linear_percentile, vllm_result, write_vllm_json
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from tests.metrics.records import answered, failed, poisson_run

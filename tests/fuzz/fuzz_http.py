@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import get_args
 from unittest import mock
 
-from engines import openai_alike, openai_decode
 from engines.contract import Decoded, ErrorClass
-from engines.http1 import Framing, HttpParseError, ResponseWatcher, parse_response
-from engines.openai_decode import DONE_EVENT
+from engines.http.http1 import Framing, HttpParseError, ResponseWatcher, parse_response
+from engines.openai import alike as openai_alike
+from engines.openai import decode as openai_decode
+from engines.openai.decode import DONE_EVENT
 from tests.fuzz.mutation import cut, damage
 
 CORPUS = Path(__file__).parent / "corpus" / "http"

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from engines.sse import End, Event, SseParser
+from engines.http.sse import End, Event, SseParser
 from tests.fuzz.mutation import cut, damage
 from tests.fuzz.sse_oracle import read_events
 

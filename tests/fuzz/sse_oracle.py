@@ -1,4 +1,4 @@
-"""The event-stream rules again, written the slow and obvious way, to judge `engines.sse` by.
+"""The event-stream rules again, written the slow and obvious way, to judge `engines.http.sse` by.
 
 One byte after the other, no fast paths, nothing shared with the parser under test.
 """

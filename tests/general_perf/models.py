@@ -7,7 +7,7 @@ from typing import Any
 
 from general_perf.backends.contract import CompileOptions, SourceModel
 from general_perf.card import Card, zoo
-from general_perf.inputs import make_inputs
+from general_perf.datasets.inputs import make_inputs
 
 
 def source(name: str, size: str = "small") -> SourceModel:

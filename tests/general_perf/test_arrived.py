@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bytemlperf_llm.arrivals import bounded, offsets_ns
+from bytemlperf.arrivals.processes import bounded, offsets_ns
+from general_perf.job.records import PerformanceRecord
 from general_perf.measure.arrived import faults, offered
-from general_perf.records import PerformanceRecord
-from general_perf.run_kind import GENERAL
+from general_perf.results.kind import GENERAL
 
 JOB = "digits-resnet/openvino/fp32"
 FACTS = {"attempt": 1, "model": "digits-resnet", "backend": "openvino", "precision": "fp32", "device": "cpu", "stage": "performance"}

@@ -12,12 +12,12 @@ from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
 from general_perf.backends.torch_int8 import torchao_is_here
 from general_perf.backends.weights import held_by_module
+from general_perf.command.plan import Flags, plan
+from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError, classify
-from general_perf.inputs import make_inputs
+from general_perf.job.worker import Worker
 from general_perf.measure.numerics import compare, verdict
 from general_perf.measure.reference import reference_of
-from general_perf.plan import Flags, plan
-from general_perf.worker import Worker
 from general_perf.zoo.source import build
 from tests.general_perf.models import options, own, source
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.general_perf.vendor import relu_card
 
-BMP = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "general"]
+BMP = [sys.executable, "-c", "from bytemlperf.app import main; main()", "general"]
 ROOT = Path(__file__).resolve().parents[2]
 
 

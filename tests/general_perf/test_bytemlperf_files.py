@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from general_perf.backends.contract import CompileOptions, LoadOptions
 from general_perf.backends.onnxruntime import OnnxRuntime
 from general_perf.backends.torch_eager import TorchEager
-from general_perf.inputs import make_inputs
-from general_perf.plan import Flags, plan
+from general_perf.command.plan import Flags, plan
+from general_perf.datasets.inputs import make_inputs
 from general_perf.zoo.bytemlperf_files import read_workload
 from general_perf.zoo.source import build
 

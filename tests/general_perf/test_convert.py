@@ -29,7 +29,7 @@ def place(tmp_path) -> Path:
 
 
 def convert(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "convert", *arguments]
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "convert", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     return subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, timeout=180, check=False)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from general_perf.backends.registry import backend
-from general_perf.inputs import make_inputs
+from general_perf.datasets.inputs import make_inputs
 from general_perf.measure.flops import model_flops
 from tests.general_perf.models import options, own, source
 

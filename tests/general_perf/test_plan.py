@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from general_perf.backends.registry import check_options
-from general_perf.command import _planned
+from general_perf.command.plan import Flags, plan
+from general_perf.command.run import _planned
 from general_perf.pairs import numbers
-from general_perf.plan import Flags, plan
 
 
 def flags(**changes) -> Flags:

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from general_perf import stages
 from general_perf.card import zoo
 from general_perf.datasets import pages, questions
 from general_perf.datasets.contract import load_dataset
 from general_perf.datasets.questions import NOTHING, Feature
 from general_perf.failures import StageError
+from general_perf.job import stages
 from general_perf.measure.accuracy import answer_all
 
 WORDS = ["<end>", "red", "blue", "mat"]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from general_perf.job.records import STAGES
 from general_perf.measure.arrived import offered
 from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
-from general_perf.outputs.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.outputs.pdf import write_pdfs
-from general_perf.records import STAGES
-from general_perf.run_kind import GENERAL, last_attempts
-from general_perf.table import show
+from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
+from general_perf.results.kind import GENERAL, last_attempts
+from general_perf.results.table import show
 
 GOOD, BAD = "resnet50/onnxruntime/int8", "bert/openvino/fp32"
 HOSTILE = "no <script>alert(1)</script>\u2028 [red]kernel[/red] \x1b[31m"
@@ -394,7 +394,7 @@ def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, c
 
 @pytest.mark.parametrize("columns", [200, 120, 80])
 def test_a_narrow_terminal_gets_fewer_columns_and_every_figure_whole(columns, records, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("general_perf.table.console", lambda: Console(width=columns, force_terminal=True, color_system=None))
+    monkeypatch.setattr("general_perf.results.table.console", lambda: Console(width=columns, force_terminal=True, color_system=None))
     summary = GENERAL.summarise(run_json(GOOD, BAD), records)
     show(summary, tmp_path)
     rows = capsys.readouterr().out.split("latency, ms")[0]

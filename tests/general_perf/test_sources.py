@@ -10,8 +10,8 @@ import pytest
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend
 from general_perf.card import load_card, zoo
+from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError, classify
-from general_perf.inputs import make_inputs
 from general_perf.zoo.source import build
 from tests.general_perf.models import options
 from tests.general_perf.vendor import relu_card

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from bytemlperf_llm.errors import UserError
-from general_perf import stages
+from bytemlperf.errors import UserError
 from general_perf.backends.contract import Compiled
 from general_perf.backends.registry import backend
 from general_perf.backends.torch_int8 import torchao_is_here
 from general_perf.backends.weights import of_module, of_source
 from general_perf.failures import StageError
+from general_perf.job import stages
 from general_perf.measure.sparsity import in_words, measure, pattern_of
 from general_perf.zoo.sparsify import kind_of, sparsified
 from tests.general_perf.models import options, own

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.runs.suite import suite_records, verify_suite
+from bytemlperf.runs.suite import suite_records, verify_suite
 from tests.general_perf.vendor import install, relu_card
 
-BMP = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "general"]
+BMP = [sys.executable, "-c", "from bytemlperf.app import main; main()", "general"]
 ROOT = Path(__file__).resolve().parents[2]
 """So that the child runs this very copy."""
 QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit-gib", "4"]
@@ -242,7 +242,7 @@ def test_a_signal_leaves_no_process_behind(place, tmp_path, number, status):
 def _workers_of(pid: int) -> list[int]:
     """Children of the sweep that are its workers (at its start it runs git as well)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"general_perf.worker" in _command_of(child)]
+    return [int(child) for child in children if b"general_perf.job.worker" in _command_of(child)]
 
 
 def _command_of(pid: str) -> bytes:

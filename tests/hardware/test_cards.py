@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards
-from bytemlperf_llm.hardware.card import Card
-from bytemlperf_llm.hardware.compare import per_currency, per_watt, ratios, rows
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.card import Card
+from bytemlperf.hardware.compare import per_currency, per_watt, ratios, rows
 
 BUILTIN = cards.load()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "hardware"]
+COMMAND = [sys.executable, "-c", "from bytemlperf.app import main; main()", "hardware"]
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

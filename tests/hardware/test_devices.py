@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.hardware import devices
-from bytemlperf_llm.hardware.devices import accelerators, network_links, numa
+from bytemlperf.hardware import devices
+from bytemlperf.hardware.devices import accelerators, network_links, numa
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.hardware import discover, git_state, package_versions
-from bytemlperf_llm.hardware import discover as _package_function
-from bytemlperf_llm.hardware.discover import cpu, memory, parse_gpus
+from bytemlperf.hardware import discover, git_state, package_versions
+from bytemlperf.hardware import discover as _package_function
+from bytemlperf.hardware.discover import cpu, memory, parse_gpus
 
 module = sys.modules[_package_function.__module__]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bytemlperf_llm.catalogue.index import _run_row
-from bytemlperf_llm.compare.comparison import compare_all, gather
-from bytemlperf_llm.compare.normalised import devices_of, normalised_table
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards, measured
-from bytemlperf_llm.report.gather import view_run
-from bytemlperf_llm.report.run_page import run_page
-from bytemlperf_llm.site.devices import device_of, parse_assignments
-from bytemlperf_llm.submit.declaration import Declaration
-from bytemlperf_llm.submit.rules import RunRead, on_the_device
+from bytemlperf.catalogue.index import _run_row
+from bytemlperf.compare.comparison import compare_all, gather
+from bytemlperf.compare.normalised import devices_of, normalised_table
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards, measured
+from bytemlperf.report.gather import view_run
+from bytemlperf.report.run_page import run_page
+from bytemlperf.site.devices import device_of, parse_assignments
+from bytemlperf.submit.declaration import Declaration
+from bytemlperf.submit.rules import RunRead, on_the_device
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.report.made import llm_run
 from tests.submit.made import DECLARATION

@@ -25,18 +25,18 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from bytemlperf_llm import bmp
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.report.watch import WatchPage
-from bytemlperf_llm.runs.suite import SuiteRun
-from bytemlperf_llm.terminal_exit import exit_cleanly
+from bytemlperf import app as bmp
+from bytemlperf.command.exits import exit_cleanly
+from bytemlperf.errors import UserError
+from bytemlperf.report.watch import WatchPage
+from bytemlperf.runs.suite import SuiteRun
 from tests.hostile import folders
 from tests.micro.made import run_and_records
 from tests.runs.made_run import made_run
 from tests.submit.made import DECLARATION, general_run, submission
-from training import workload
-from training.layout import Layout
-from training.plan import PLAN_NAME, Flags, make_plan
+from training.plan.layout import Layout
+from training.plan.plan import PLAN_NAME, Flags, make_plan
+from training.workload import workload
 
 LIMIT_S = 120
 """For all commands on one folder, on a busy machine; a quiet one takes two seconds."""

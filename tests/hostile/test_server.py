@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from engines.contract import ErrorClass
-from engines.sse import InvalidUtf8, parse_all
+from engines.http.sse import InvalidUtf8, parse_all
 from tests.hostile.behaviours import HONEST, SEPARATORS
 from tests.hostile.server import BEHAVIOURS, TEXT, TLS_OUTCOMES, HostileServer, Settings
 

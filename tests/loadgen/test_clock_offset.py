@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm import __version__
+from bytemlperf.version import __version__
 from bytemlperf_llm.loadgen.clock_offset import Offset, measure_offset
 from bytemlperf_llm.loadgen.messages import MemberSpec
 from bytemlperf_llm.loadgen.ray_fleet import RaySeat, portable

@@ -7,15 +7,14 @@ from itertools import islice
 import msgspec
 import pytest
 
-from bytemlperf_llm import scenario as scenarios
-from bytemlperf_llm import schedule
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.loadgen.dealing import Left, Share, dealt
+from bytemlperf.errors import UserError
 from bytemlperf_llm.loadgen.replay import work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size, parse_workers
-from bytemlperf_llm.workload import ScheduleHash, Workload
-from engines.openai import OpenAIEngine
-from engines.reference import ReferenceEngine
+from bytemlperf_llm.plan import scenario as scenarios
+from bytemlperf_llm.workload import ScheduleHash, Workload, schedule
+from bytemlperf_llm.workload.dealing import Left, Share, dealt
+from engines.openai.engine import OpenAIEngine
+from engines.reference.engine import ReferenceEngine
 
 LOADS = {
     "poisson": {"arrival": {"process": "poisson", "rate": 50.0}, "num_requests": 97, "duration_s": None},

@@ -7,8 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics, MetricsDelta
+from bytemlperf.errors import UserError
+from bytemlperf_llm.live.metrics import LlmMetrics, MetricsDelta
 from bytemlperf_llm.loadgen.fleet import Fleet
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
 from tests.metrics.records import poisson_run

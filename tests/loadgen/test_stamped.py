@@ -6,7 +6,7 @@ import pytest
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.loadgen.stamped import make_record
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Decoded, Finish, Usage
 from tests.virtual import make_request
 

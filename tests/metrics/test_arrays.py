@@ -7,9 +7,9 @@ from array import array
 
 import pytest
 
-from bytemlperf_llm.metrics import arrays
-from bytemlperf_llm.metrics.arrays import ClusteredColumn, sort_values, sum_of_squares
-from bytemlperf_llm.metrics.selection import Selection
+from bytemlperf.statistics import arrays
+from bytemlperf.statistics.arrays import ClusteredColumn, sort_values, sum_of_squares
+from bytemlperf.statistics.selection import Selection
 
 
 @pytest.fixture(params=["numpy", "plain"])

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemlperf_llm.metrics import accumulator, arrays, blocks
-from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.columns import (
+from bytemlperf.statistics import arrays
+from bytemlperf.statistics.columns import (
     delays_from,
     dot,
     either,
@@ -27,10 +26,12 @@ from bytemlperf_llm.metrics.columns import (
     take,
     weights_of,
 )
+from bytemlperf_llm.metrics import accumulator, blocks
+from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.metrics.summary import summary_of
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 from tests.metrics.records import poisson_run
 from tests.metrics.test_arrays import runs

@@ -9,8 +9,8 @@ from itertools import accumulate
 
 import pytest
 
+from bytemlperf.statistics.kolmogorov import EXACT_COUNT, distance, exponential, lower_gamma, p_value
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.kolmogorov import EXACT_COUNT, distance, exponential, lower_gamma, p_value
 from bytemlperf_llm.metrics.load import arrival_test
 from bytemlperf_llm.metrics.verdict import (
     ARRIVAL_ALPHA,

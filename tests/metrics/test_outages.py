@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.outages import Outage, find_outages
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 
 S = 1_000_000_000
 

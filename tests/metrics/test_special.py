@@ -7,7 +7,7 @@ from math import comb
 
 import pytest
 
-from bytemlperf_llm.metrics.special import binomial_cdf, lower_tail_count, normal_quantile, regularised_beta, t_quantile
+from bytemlperf.statistics.special import binomial_cdf, lower_tail_count, normal_quantile, regularised_beta, t_quantile
 
 SHARES = [Fraction(1, 2), Fraction(9, 10), Fraction(99, 100), Fraction(1, 100), Fraction(999, 1000)]
 

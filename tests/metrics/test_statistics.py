@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.metrics.statistics import (
+from bytemlperf.errors import UserError
+from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
     autocorrelation_factor,
     batch,

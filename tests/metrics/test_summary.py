@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.metrics import arrays
+from bytemlperf.errors import UserError
+from bytemlperf.statistics import arrays
+from bytemlperf.statistics.statistics import PERCENTILE_DEFINITION, parse_percentile
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.definitions import FORMULAS
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
-from bytemlperf_llm.metrics.statistics import PERCENTILE_DEFINITION, parse_percentile
 from bytemlperf_llm.metrics.summary import read_summary, summarize, summary_of
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed, poisson_run
 

@@ -9,7 +9,7 @@ from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
-from bytemlperf_llm.runs.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord
 from tests.metrics.records import answered, failed
 
 FACTS = RunFacts(open_loop=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bytemlperf.runs.verdicts import VERDICTS
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import ArrivalTest, Load
 from bytemlperf_llm.metrics.overload import LatencyTrend
@@ -19,7 +20,6 @@ from bytemlperf_llm.metrics.verdict import (
     outcome_warnings,
     tail_lateness,
 )
-from bytemlperf_llm.verdicts import VERDICTS
 from tests.metrics.records import answered
 
 MS = 1_000_000

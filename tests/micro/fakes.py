@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from micro.check import Checked
-from micro.messages import Hello, Job, Outcome
-from micro.timing import Timed
+from micro.measure.correctness import Checked
+from micro.measure.messages import Hello, Job, Outcome
+from micro.measure.timing import Timed
 
 
 class VirtualStopwatch:

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from micro.cases import Case
-from micro.check import Checked
-from micro.messages import Job, Outcome
-from micro.peaks import Peak, Peaks
+from micro.cases.case import Case
+from micro.measure.correctness import Checked
+from micro.measure.messages import Job, Outcome
+from micro.peaks.peaks import Peak, Peaks
 from micro.roofline import MEASURED
-from micro.sweep import Settings, Sweep
+from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed
 
 CACHE = 1 << 20

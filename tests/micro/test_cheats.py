@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from micro.cases import validate
-from micro.messages import Job, Outcome
-from micro.operators.registry import OPERATORS
-from micro.provider_check import CHEAT_RULES, CHEATED
+from micro.cases.case import validate
+from micro.command.check import CHEAT_RULES, CHEATED
+from micro.measure.messages import Job, Outcome
+from micro.measure.timing import CpuStopwatch, Rules
 from micro.providers.cheats import CHEATS
 from micro.providers.contract import Kernel
-from micro.timing import CpuStopwatch, Rules
+from micro.registry import OPERATORS
 from tests.micro.fakes import VirtualStopwatch, timed
 from tests.micro.test_providers import COMPUTED
 
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 
 def done(op: str, provider: str, given: dict[str, Any], rules: Rules = CHEAT_RULES, cache_bytes: int = 0) -> Outcome:
-    from micro.worker import do
+    from micro.sweep.worker import do
 
     args = validate(OPERATORS[op], given)
     job = Job(op=op, provider=provider, args=args, device="cpu", seed=1, rules=rules, cache_bytes=cache_bytes)
@@ -56,7 +56,7 @@ def test_a_cheat_is_caught_where_nothing_is_timed(cheat: str, op: str) -> None:
 
 @pytest.mark.parametrize("cheat", [cheat for cheat in CHEATS if cheat != "cheat:content"])
 def test_a_cheat_is_caught_where_the_last_call_alone_is_compared(cheat: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("micro.worker.FIRST_CHECKED_BYTES", 0)
+    monkeypatch.setattr("micro.sweep.worker.FIRST_CHECKED_BYTES", 0)
     outcome = done("softmax", cheat, CHEATED["softmax"])
     assert outcome.status == "failed"
     assert outcome.reason.startswith("wrong result of the last timed call")
@@ -80,7 +80,7 @@ def test_what_computes_is_not_accused(provider: str, op: str, given: dict[str, A
     ],
 )
 def test_the_last_call_is_held_against_the_median_and_tried_again(call_ns: Callable[[int], int], fault: str) -> None:
-    from micro.audit import last_call
+    from micro.measure.audit import last_call
 
     given, values = (torch.zeros(8), torch.arange(8)), (torch.ones(8), torch.arange(8))
     clock = VirtualStopwatch(call_ns)
@@ -90,7 +90,7 @@ def test_the_last_call_is_held_against_the_median_and_tried_again(call_ns: Calla
 
 
 def test_an_overwritten_input_is_named() -> None:
-    from micro.audit import changed
+    from micro.measure.audit import changed
 
     nan = torch.tensor([float("nan")])
     assert changed((nan, torch.ones(2)), (nan.clone(), torch.ones(2)), set()) == ""

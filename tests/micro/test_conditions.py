@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from micro.conditions import Conditions, Snapshot, between, parse_gpu_state, snapshot
-from micro.machine import default_threads, last_level_cache_bytes
+from micro.measure.conditions import Conditions, Snapshot, between, parse_gpu_state, snapshot
+from micro.peaks.machine import default_threads, last_level_cache_bytes
 
 EMPTY = Snapshot(at_s=0.0, mhz=None, throttles=None, quota_us=None, busy_s=None, steal_s=None, own_s=0.0, preempted=0, gpu=None)
 

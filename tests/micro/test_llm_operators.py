@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from micro.cases import BadCase, validate
-from micro.check import check_outputs
-from micro.estimate import Rates, estimate
+from micro.cases.case import BadCase, validate
+from micro.cases.workload_file import expand
+from micro.measure.correctness import check_outputs
+from micro.measure.estimate import Rates, estimate
 from micro.operators import attention, kv_cache, llm_norm, product, quantise
 from micro.operators.contract import Maker, Operator
-from micro.operators.registry import OPERATORS
 from micro.operators.routing import Routing, spread
-from micro.workload import expand
+from micro.registry import OPERATORS
 
 torch = pytest.importorskip("torch")
 

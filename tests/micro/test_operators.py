@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from micro.cases import BadCase, validate
-from micro.check import check_outputs
+from micro.cases.case import BadCase, validate
+from micro.cases.workload_file import expand
+from micro.measure.correctness import check_outputs
 from micro.operators.contract import Maker, Operator, Sample, Tolerance
-from micro.operators.registry import OPERATORS
-from micro.workload import expand
+from micro.registry import OPERATORS
 
 torch = pytest.importorskip("torch")
 
@@ -106,7 +106,7 @@ def test_gemm_cost_and_sampled_reference() -> None:
 
 
 def test_nan_and_a_wrong_shape_are_faults() -> None:
-    from micro.check import compare
+    from micro.measure.correctness import compare
 
     exact = Tolerance(0, 0)
     nan = torch.tensor([1.0, float("nan")])

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from bytemlperf_llm.runs.kinds import Figure, Plot, Table
-from micro.exports import write_csv, write_jsonl, xpu_perf_row
-from micro.live import MicroMetrics
-from micro.rows import Row
-from micro.run_kind import KIND
-from micro.table import COLUMNS, cells, filled
+from bytemlperf.runs.kinds import Figure, Plot, Table
+from micro.command.live import MicroMetrics
+from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
+from micro.results.kind import KIND
+from micro.results.table import COLUMNS, cells, filled
+from micro.sweep.row import Row
 from tests.micro.made import cases, peaks, run_and_records
 
 RUN, RECORDS = run_and_records()
@@ -104,7 +104,7 @@ def test_every_row_is_in_a_table_of_the_page() -> None:
 
 
 def test_a_page_can_be_rendered_and_hostile_names_are_inert() -> None:
-    from bytemlperf_llm.report.page import Page, render
+    from bytemlperf.report.page import Page, render
 
     html = render(Page(title="made", sections=sections()))
     assert '</script>"' not in html
@@ -178,7 +178,7 @@ def test_a_case_faster_than_the_peak_is_a_warning_and_a_busy_peak_is_said() -> N
 
 
 def test_two_runs_compare_from_their_samples() -> None:
-    from bytemlperf_llm.compare.statistics import change
+    from bytemlperf.compare.statistics import change
 
     timed = RECORDS[5]["timed"]
     slower = {**RECORDS[5], "timed": {**timed, "samples_ns": [round(sample * 1.1) for sample in timed["samples_ns"]]}}

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("playwright")
 
-from bytemlperf_llm.report.page import Page, render
-from micro.run_kind import KIND
+from bytemlperf.report.page import Page, render
+from micro.results.kind import KIND
 from tests.micro.made import run_and_records
 from tests.report.browser import Opened, chromium, have_chromium
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from micro.cases import Case
-from micro.check import Checked
-from micro.conditions import Conditions
-from micro.messages import Job, Outcome
-from micro.peaks import Peaks, Wanted, kept, path_for, peaks_for, wanted_by
-from micro.sweep import Settings
+from micro.cases.case import Case
+from micro.measure.conditions import Conditions
+from micro.measure.correctness import Checked
+from micro.measure.messages import Job, Outcome
+from micro.peaks.peaks import Peaks, Wanted, kept, path_for, peaks_for, wanted_by
+from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 
 ALL = Wanted(frozenset({"float32"}), memory=True, link=True)

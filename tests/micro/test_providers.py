@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from micro.cases import validate
-from micro.check import check_outputs
+from micro.cases.case import validate
+from micro.measure.correctness import check_outputs
 from micro.operators.contract import Maker
-from micro.operators.registry import OPERATORS
 from micro.providers.contract import Refused
 from micro.providers.registry import PROVIDERS
+from micro.registry import OPERATORS
 
 torch = pytest.importorskip("torch")
 

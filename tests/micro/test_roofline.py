@@ -56,7 +56,7 @@ def test_nothing_is_said_where_a_peak_is_unknown() -> None:
 
 
 def test_a_spec_card_becomes_a_roof() -> None:
-    from bytemlperf_llm.hardware import cards
+    from bytemlperf.hardware import cards
 
     roof = sheet_roof(cards.find("nvidia-h100-sxm5"))
     assert roof.flops_per_s["bfloat16"] == 989e12

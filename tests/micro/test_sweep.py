@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from micro.cases import Case
-from micro.check import Checked
-from micro.child import _environment
-from micro.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
-from micro.messages import Job, Outcome
+from micro.cases.case import Case
+from micro.measure.correctness import Checked
+from micro.measure.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
+from micro.measure.messages import Job, Outcome
 from micro.operators.contract import Cost
-from micro.operators.registry import OPERATORS
+from micro.registry import OPERATORS
 from micro.roofline import Roof
-from micro.rows import Row
-from micro.sweep import Settings, Sweep
+from micro.sweep.child import _environment
+from micro.sweep.row import Row
+from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed
 
 
@@ -100,7 +100,7 @@ def test_estimates_learn_from_what_was_measured() -> None:
 
 
 def test_every_operator_has_an_estimate_and_a_runner() -> None:
-    from micro.sweep import RUNNERS
+    from micro.sweep.sweep import RUNNERS
 
     assert {operator.runner for operator in OPERATORS.values()} <= set(RUNNERS)
 

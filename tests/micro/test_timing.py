@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from micro.timing import CpuStopwatch, CudaStopwatch, Rules, Settled, Stationary, latency_of, measure, noise_of
+from micro.measure.timing import CpuStopwatch, CudaStopwatch, Rules, Settled, Stationary, latency_of, measure, noise_of
 from tests.micro.fakes import VirtualStopwatch, timed
 
 

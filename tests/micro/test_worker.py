@@ -23,7 +23,7 @@ QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot", "--peaks", "off
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *args],
+        [sys.executable, "-c", "from bytemlperf.app import main; main()", *args],
         capture_output=True,
         text=True,
         timeout=120,
@@ -99,7 +99,7 @@ def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(
     args: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from bytemlperf_llm.bmp import main
+    from bytemlperf.app import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bmp", *args])
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(
 
 
 def test_the_list_names_every_operator() -> None:
-    from micro.operators.registry import OPERATORS
+    from micro.registry import OPERATORS
 
     shown = bmp("micro", "--list").stdout
     assert all(name in shown for name in OPERATORS)
@@ -125,7 +125,7 @@ def test_the_list_names_every_operator() -> None:
 
 def test_a_killed_sweep_leaves_no_worker_and_keeps_its_rows(hostile_provider: str, tmp_path: Path) -> None:
     case = ["-a", "M=8,2", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
-    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "micro", "gemm", *case, *QUICK]
     sweep = subprocess.Popen([*command, "--runs-dir", str(tmp_path / "runs"), "-q"])
     try:
         assert _soon(lambda: any(len(rows(str(log.parent))) == 1 for log in (tmp_path / "runs").glob("*/records.jsonl")))
@@ -152,7 +152,7 @@ def test_a_signal_ends_the_case_keeps_the_rest_and_resume_goes_on(
     number: signal.Signals, status: int, hostile_provider: str, tmp_path: Path
 ) -> None:
     case = ["-a", "M=8,2,9", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
-    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "gemm", *case, *QUICK]
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "micro", "gemm", *case, *QUICK]
     runs = tmp_path / "runs"
     limits = ["--max-case-seconds", "3"] if number == signal.SIGINT else []  # M=2 hangs: the resumed run ends it
     command += [*limits, "--runs-dir", str(runs), "--prometheus-port", "0"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from micro.selection import workload_cases
-from micro.workload import RawCase, expand, read_workloads
+from bytemlperf.errors import UserError
+from micro.cases.selection import workload_cases
+from micro.cases.workload_file import RawCase, expand, read_workloads
 
 
 def written(path: Path, content: object) -> Path:

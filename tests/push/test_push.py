@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.export.prometheus import Exporter
+from bytemlperf.export.prometheus import Exporter
 from bytemlperf_llm.push import page as page_module
 from bytemlperf_llm.push.page import NoPage, Page, read_page
-from training.exporter import FAMILIES
+from training.watch.metrics import FAMILIES
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 40
@@ -39,7 +39,7 @@ def exporter() -> Iterator[Exporter]:
 
 
 def command(*words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    program = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "push", *words]
+    program = [sys.executable, "-c", "from bytemlperf.app import main; main()", "push", *words]
     return subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"} | (env or {})
     )

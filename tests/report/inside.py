@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import typer
 
-from bytemlperf_llm.bmp import COMMANDS_GROUP, SUITES_GROUP
-from bytemlperf_llm.terminal_exit import exit_cleanly
+from bytemlperf.app import COMMANDS_GROUP, SUITES_GROUP
+from bytemlperf.command.exits import exit_cleanly
 
 
 class Ended(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.runs.folder import write_json
-from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.runs.summarise import summarise_folder, write_summary
+from bytemlperf.runs.folder import write_json
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.summarise import summarise_folder, write_summary
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.report.gather import view_run
-from bytemlperf_llm.report.write import report_after_run, write_report
+from bytemlperf.errors import UserError
+from bytemlperf.report.gather import view_run
+from bytemlperf.report.write import report_after_run, write_report
 from tests.report.inside import bmp
 from tests.report.made import llm_run, read
 
@@ -28,7 +28,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path):
 
 
 def test_a_process_ends_the_same_way(tmp_path):
-    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "report", str(tmp_path)]
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "report", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == bmp("report", str(tmp_path)).stderr
@@ -119,7 +119,7 @@ def test_a_page_that_fails_does_not_fail_the_run(tmp_path, capsys):
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(run, monkeypatch, capsys):
-    import bytemlperf_llm.report.page as page
+    import bytemlperf.report.page as page
 
     page._template.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)

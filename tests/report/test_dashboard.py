@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.export.llm_metrics import LlmMetrics
+from bytemlperf.errors import UserError
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.report.live_page import LivePage, _percentiles_ms
 from tests.cli.helpers import QUICK, run_folder, start
 from tests.report.made import HOSTILE

@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
+from bytemlperf.report.text import cell, number, visible
+from bytemlperf.report.write import write_report
+from bytemlperf.runs.kinds import Plot
 from bytemlperf_llm.report.pdf_plot import Axis, ticks, undrawn
-from bytemlperf_llm.report.text import cell, number, visible
-from bytemlperf_llm.report.write import write_report
-from bytemlperf_llm.runs.kinds import Plot
 from tests.report.made import HOSTILE, llm_run, llm_run_json, read
 
 

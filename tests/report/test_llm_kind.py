@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from bytemlperf_llm.report.gather import view_run
-from bytemlperf_llm.report.llm.columns import columns_of
-from bytemlperf_llm.report.llm.timeline import tokens_in
-from bytemlperf_llm.report.page import data_block
-from bytemlperf_llm.runs.kinds import Plot, Table, run_kind
-from bytemlperf_llm.runs.suite import RunRecords, suite_records
+from bytemlperf.report.gather import view_run
+from bytemlperf.report.page import data_block
+from bytemlperf.runs.kinds import Plot, Table, run_kind
+from bytemlperf.runs.suite import RunRecords, suite_records
+from bytemlperf_llm.pages.columns import columns_of
+from bytemlperf_llm.pages.timeline import tokens_in
 from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.report.page import Page, Tile, render
-from bytemlperf_llm.report.write import write_report
-from bytemlperf_llm.runs.kinds import Plot, Table, Text
+from bytemlperf.report.page import Page, Tile, render
+from bytemlperf.report.write import write_report
+from bytemlperf.runs.kinds import Plot, Table, Text
 from tests.metrics.records import failed
 from tests.report.made import HOSTILE, llm_records, llm_run, llm_run_json, write_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bytemlperf_llm.report.thin import Binned, distribution, histogram_edges, kept_dots, limits_between, thinned_steps, time_edges
+from bytemlperf.report.thin import Binned, distribution, histogram_edges, kept_dots, limits_between, thinned_steps, time_edges
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.report.watch import WatchPage
-from bytemlperf_llm.runs.suite import SuiteRun
+from bytemlperf.errors import UserError
+from bytemlperf.report.watch import WatchPage
+from bytemlperf.runs.suite import SuiteRun
 from tests.micro.made import run_and_records
 from tests.report.browser import Opened, chromium, have_chromium
 
@@ -57,7 +57,7 @@ def test_a_killed_run_is_said(run: SuiteRun):
 def test_a_browser_shows_records_as_they_come_and_the_end(run: SuiteRun):
     pytest.importorskip("playwright")
     run.append(RECORDS[0])
-    code = "import sys; sys.argv[0] = 'bmp'; from bytemlperf_llm.bmp import main; sys.exit(main())"
+    code = "import sys; sys.argv[0] = 'bmp'; from bytemlperf.app import main; sys.exit(main())"
     arguments = [sys.executable, "-c", code, "watch", str(run.folder), "--every", "0.2"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

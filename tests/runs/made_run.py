@@ -6,16 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf_llm.plan import Flags, resolve
-from bytemlperf_llm.redaction import Redactor
-from bytemlperf_llm.runs.checksums import write_checksums
-from bytemlperf_llm.runs.describe import describe_run, finished
-from bytemlperf_llm.runs.folder import write_json
-from bytemlperf_llm.runs.log import RecordLog
-from bytemlperf_llm.runs.rebuild import planned_requests
-from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.runs.summarise import keep_load, summarise_folder, write_summary
-from bytemlperf_llm.schedule import describe
+from bytemlperf.redaction import Redactor
+from bytemlperf.runs.checksums import write_checksums
+from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.log import RecordLog
+from bytemlperf_llm.plan.plan import Flags, resolve
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.description import describe_run, finished
+from bytemlperf_llm.run.rebuild import planned_requests
+from bytemlperf_llm.run.summarise import keep_load, summarise_folder, write_summary
+from bytemlperf_llm.workload.schedule import describe
 from engines.contract import EngineInfo
 
 MS = 1_000_000

@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.folder import create_run_folder, write_json
-from bytemlperf_llm.runs.log import LogFull, RecordLog
-from bytemlperf_llm.runs.reader import FORMAT_VERSION, RunReader, read_run_json
-from bytemlperf_llm.runs.record import RequestRecord
-from bytemlperf_llm.runs.suite import SuiteRun
+from bytemlperf.errors import UserError
+from bytemlperf.runs.folder import create_run_folder, write_json
+from bytemlperf.runs.log import LogFull, RecordLog
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.record.reader import FORMAT_VERSION, RunReader, read_run_json
+from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 
 
@@ -119,7 +119,7 @@ def test_a_killed_process_loses_no_counted_record(folder):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from bytemlperf_llm.runs.log import RecordLog\n"
+        "from bytemlperf.runs.log import RecordLog\n"
         "from tests.runs.test_log import record\n"
         "log = RecordLog(Path(sys.argv[1]) / 'records.jsonl')\n"
         "for index in range(10**9):\n"
@@ -253,7 +253,7 @@ def _killed_writer(path, after_s):
 
 
 def test_a_suites_run_that_is_still_written_is_not_resumed_and_not_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr("bytemlperf_llm.runs.suite.summarise_suite", lambda *_: {"verdict": "valid"})
+    monkeypatch.setattr("bytemlperf.runs.suite.summarise_suite", lambda *_: {"verdict": "valid"})
     with SuiteRun.begin(tmp_path, "micro", "busy", {}, command=["bmp", "micro"], seed=0) as run:
         log = run.folder / "records.jsonl"
         with log.open("ab") as file:

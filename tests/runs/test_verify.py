@@ -6,17 +6,17 @@ import json
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.report.write import write_report
-from bytemlperf_llm.runs.checksums import check_checksums, write_checksums
-from bytemlperf_llm.runs.folder import write_json
-from bytemlperf_llm.runs.suite import SuiteRun, summarise_suite, verify_suite
-from bytemlperf_llm.runs.summarise import keep_load, summarise_folder, write_summary
-from bytemlperf_llm.runs.verify import verify_run
+from bytemlperf.errors import UserError
+from bytemlperf.report.write import write_report
+from bytemlperf.runs.checksums import check_checksums, write_checksums
+from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.suite import SuiteRun, summarise_suite, verify_suite
+from bytemlperf_llm.run.summarise import keep_load, summarise_folder, write_summary
+from bytemlperf_llm.run.verify import verify_run
 from tests.micro.made import run_and_records
 from tests.runs.made_run import change_record, made_run
-from training.checks import against_plan
-from training.history import History
+from training.results.checks import against_plan
+from training.results.history import History
 
 FILES = ("records.jsonl", "run.json", "summary.json", "checksums.json")
 
@@ -52,9 +52,9 @@ def test_a_flipped_byte_is_found(folder):
 def test_a_flipped_byte_is_found_at_every_offset(folder, monkeypatch):
     assert _unseen_flips(folder, 1, ("records.jsonl", "run.json", "checksums.json"), quick=check_checksums) == []
     computed = summarise_folder(folder)  # a flip in summary.json doesn't change what it's computed from
-    monkeypatch.setattr("bytemlperf_llm.runs.verify.summarise_folder", lambda _: computed)
-    monkeypatch.setattr("bytemlperf_llm.runs.verify._against_schedule", lambda *_: [])
-    monkeypatch.setattr("bytemlperf_llm.runs.verify._check_description", lambda *_: [])
+    monkeypatch.setattr("bytemlperf_llm.run.verify.summarise_folder", lambda _: computed)
+    monkeypatch.setattr("bytemlperf_llm.run.verify._against_schedule", lambda *_: [])
+    monkeypatch.setattr("bytemlperf_llm.run.verify._check_description", lambda *_: [])
     assert _unseen_flips(folder, 1, ("summary.json",)) == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.site.build import build_site
+from bytemlperf.site.build import build_site
 from tests.report.browser import Opened
 from tests.report.made import HOSTILE, llm_run
 from tests.submit.made import general_run

@@ -13,12 +13,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards
-from bytemlperf_llm.runs.kinds import Figure
-from bytemlperf_llm.site.build import MARK, build_site
-from bytemlperf_llm.site.devices import device_of, parse_assignments
-from bytemlperf_llm.site.gather import board, find_runs, read_runs
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
+from bytemlperf.runs.kinds import Figure
+from bytemlperf.site.build import MARK, build_site
+from bytemlperf.site.devices import device_of, parse_assignments
+from bytemlperf.site.gather import board, find_runs, read_runs
 from engines.loaded_weights import dtype_text
 from tests.report.made import HOSTILE, llm_run
 from tests.submit.made import general_run
@@ -194,7 +194,7 @@ def test_names_that_are_the_same_or_hostile_get_pages_of_their_own(tmp_path: Pat
 
 def test_the_command(tmp_path: Path):
     def site(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "site", "build", *words]
+        command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "site", "build", *words]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, timeout=120, check=False
         )

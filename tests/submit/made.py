@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm import __version__
-from bytemlperf_llm.hardware import package_versions
-from bytemlperf_llm.runs.suite import SuiteRun
-from bytemlperf_llm.submit.rules import REGULAR_MODELS
+from bytemlperf.hardware import package_versions
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.submit.rules import REGULAR_MODELS
+from bytemlperf.version import __version__
 
 DECLARATION = """\
 vendor: Example

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.submit.check import check_submission
-from bytemlperf_llm.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, job_rows, locked
+from bytemlperf.errors import UserError
+from bytemlperf.submit.check import check_submission
+from bytemlperf.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, job_rows, locked
 from general_perf.card import zoo
-from general_perf.job import Job, job_id
-from general_perf.records import SparsityRecord
+from general_perf.job.job import Job, job_id
+from general_perf.job.records import SparsityRecord
 from tests.submit.made import DECLARATION, accepted, general_run, submission  # noqa: F401
 
-COMMAND = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "submit"]
+COMMAND = [sys.executable, "-c", "from bytemlperf.app import main; main()", "submit"]
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

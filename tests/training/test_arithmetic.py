@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from training import flops, workload
-from training.checks import MEMORY_GROWTH_LIMIT, growth_of
-from training.communication import bus_factor
-from training.convergence import largest_relative_error, reached, spikes
-from training.layout import Layout
-from training.loop import memory
-from training.memory_estimate import estimate
-from training.micro_reference import micro_collectives
-from training.plan import default_threads
-from training.step_statistics import describe, rate, ratio
-from training.summary import micro_point as communication_of
-from training.trace import length, overlap, spans, union
+from bytemlperf.errors import UserError
+from training.plan.layout import Layout
+from training.plan.memory import estimate
+from training.plan.plan import default_threads
+from training.rank.communication import bus_factor
+from training.rank.loop import memory
+from training.rank.trace import length, overlap, spans, union
+from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of
+from training.results.convergence import largest_relative_error, reached, spikes
+from training.results.micro_reference import micro_collectives
+from training.results.statistics import describe, rate, ratio
+from training.results.summary import micro_point as communication_of
+from training.workload import flops, workload
 
 
 @pytest.mark.slow
 def test_parameters_and_flops_are_what_torch_counts() -> None:
     torch = pytest.importorskip("torch")
-    from training.architectures import build_model, forward_flops_of_a_sample
+    from training.workload.architectures import build_model, forward_flops_of_a_sample
 
     for name in ("gpt-tiny", "llama", "bert"):
         each = workload.load(name)
@@ -171,8 +171,8 @@ def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
 
 
 def test_a_repeated_run_must_have_the_same_bits() -> None:
-    from training.checks import run_checks
-    from training.history import History
+    from training.results.checks import run_checks
+    from training.results.history import History
 
     end = {"record": "end", "attempt": 0, "why": "steps done", "next_step": 2, "state_sha256": "a", "at_ns": 1}
     history = History([end])
@@ -245,8 +245,8 @@ def test_unions_and_overlaps() -> None:
 def test_activations_are_what_autograd_keeps(family: str, sizes: dict[str, int]) -> None:
     import torch
 
-    from training.architectures import build_model
-    from training.memory_estimate import kept_bytes, kept_elements
+    from training.plan.memory import kept_bytes, kept_elements
+    from training.workload.architectures import build_model
 
     def sized(layers: int) -> workload.Workload:
         model = {"layers": layers, "hidden": 64, "heads": 4, "seq_len": 64, **sizes}
@@ -260,7 +260,7 @@ def test_activations_are_what_autograd_keeps(family: str, sizes: dict[str, int])
 
 
 def test_a_resnet_is_counted_without_memory() -> None:
-    from training.architectures import build_model
+    from training.workload.architectures import build_model
 
     each = workload.load("resnet-tiny")
     needed = estimate(each, Layout(world=1), "torch", "ddp", 0, "cuda")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.terminal_exit import one_line
+from bytemlperf.command.exits import one_line
+from bytemlperf.errors import UserError
 from tests.training.conftest import bmp
 
 MANY_HEADS = (

@@ -26,7 +26,7 @@ def test_two_torchruns_do_one_run(train: Callable[..., Ran]) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
-    command += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "-m", "training.worker", str(made.folder / "plan.json")]
+    command += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "-m", "training.rank.worker", str(made.folder / "plan.json")]
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     agents = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
@@ -67,7 +67,7 @@ def test_the_slurm_example_is_sound(tmp_path: Path) -> None:
     assert said[0] == f"train gpt-345m --tp 2 --nnodes 2 --nproc 8 --runs-dir {tmp_path}/runs --prepare --quiet"
     assert said[1] == "train finish /runs/one"
     started = (tmp_path / "srun").read_text().splitlines()
-    assert {"torchrun", "--nnodes=2", "--rdzv-endpoint=node1:29500", "training.worker", "/runs/one/plan.json"} <= set(started)
+    assert {"torchrun", "--nnodes=2", "--rdzv-endpoint=node1:29500", "training.rank.worker", "/runs/one/plan.json"} <= set(started)
     _known_to_torchrun(started[1:])
 
 
@@ -106,4 +106,4 @@ def _known_to_torchrun(arguments: list[str]) -> None:
     from torch.distributed.run import parse_args
 
     parsed = parse_args(arguments)
-    assert (parsed.module, parsed.training_script) == (True, "training.worker")
+    assert (parsed.module, parsed.training_script) == (True, "training.rank.worker")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from training import workload
-from training.batches import IGNORED_LABEL, Masked, RankBatches, TextSamples, sample_indices
-from training.corpus import map_tokens, prepare_corpus
-from training.workload import Data
+from training.rank.batches import IGNORED_LABEL, Masked, RankBatches, TextSamples, sample_indices
+from training.workload import workload
+from training.workload.corpus import map_tokens, prepare_corpus
+from training.workload.workload import Data
 
 pytest.importorskip("torch")
 

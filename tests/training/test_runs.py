@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.runs.kinds import run_kind
-from bytemlperf_llm.runs.suite import suite_records, verify_suite
+from bytemlperf.runs.kinds import run_kind
+from bytemlperf.runs.suite import suite_records, verify_suite
 from tests.training.conftest import STEPS, Ran, bmp
-from training.corpus import prepare_corpus
-from training.layout import Layout
-from training.reference import BUILTIN_FOLDER, find_reference
-from training.workload import load
+from training.command.reference import BUILTIN_FOLDER, find_reference
+from training.plan.layout import Layout
+from training.workload.corpus import prepare_corpus
+from training.workload.workload import load
 
 pytestmark = pytest.mark.slow
 

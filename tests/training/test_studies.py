@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.suite import verify_suite
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import verify_suite
 from tests.training.conftest import Ran, bmp
-from training.plan import Flags
+from training.plan.plan import Flags
+from training.results.study_records import PointRecord
+from training.results.study_summary import pooled
 from training.studies.model import contention, latency_and_bandwidth, measured_parts, predict
-from training.studies.records import PointRecord
 from training.studies.scale import parse_counts, there_and_back
-from training.studies.summary import pooled
 
 
 def point(ranks: int, step_ns: float, **changes: object) -> PointRecord:

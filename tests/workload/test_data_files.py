@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Trace
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.prompts import read
 from bytemlperf_llm.workload.traces import read_rows

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytemlperf_llm.scenario import Constant, Empirical, Lengths, Lognormal, Normal, Uniform
+from bytemlperf_llm.plan.scenario import Constant, Empirical, Lengths, Lognormal, Normal, Uniform
 from bytemlperf_llm.workload.lengths import BLOCK_LENGTHS, LengthSeries, sampler
 
 SAMPLES = 50_000

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from bytemlperf_llm import scenario as scenarios
+from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.workload.prompts import Prompt, read
 
 CONTEXT_TOKENS = 2048

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytemlperf_llm.workload import seeded
+from bytemlperf.arrivals import seeded
 
 
 def units_apart(ours: float, theirs: float) -> float:

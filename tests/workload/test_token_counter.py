@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from bytemlperf_llm.workload.token_counter import TokenizerCounter, WordCounter, counter_for, cut
 from engines.contract import Message, Request
 from tests.workload.tokenizers import byte_tokenizer, smollm2_tokenizer

@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm import scenario as scenarios
-from bytemlperf_llm import schedule
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.loadgen import dealing
+from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import arrival_test, expected_dispersion
-from bytemlperf_llm.scenario import Scenario
-from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.plan import scenario as scenarios
+from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.workload import Workload, dealing, schedule
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Request
 

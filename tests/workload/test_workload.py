@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm import scenario as scenarios
-from bytemlperf_llm.arrivals import offsets_ns
-from bytemlperf_llm.errors import UserError
+from bytemlperf.arrivals.processes import offsets_ns
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.workload import ScheduleHash, Workload, schedule_line
 from engines.contract import Message, Request, Sampling
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bytemlperf_llm.models import cache, synthetic
+from bytemlperf.models import cache, synthetic
 
 
 def byte_tokenizer(folder: Path, template: str | None = synthetic.CHAT_TEMPLATE) -> str:

@@ -31,7 +31,7 @@ srun torchrun \
     --rdzv-backend=c10d \
     --rdzv-id="$SLURM_JOB_ID" \
     --rdzv-endpoint="$head:29500" \
-    -m training.worker "$run/plan.json" || ended=$?
+    -m training.rank.worker "$run/plan.json" || ended=$?
 
 bmp train finish "$run"
 exit "$ended"

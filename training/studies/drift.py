@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.suite import SuiteRun, suite_records
-from training.history import History
-from training.plan import Flags
-from training.run_command import PACKAGES, Output, err_console, prepare, train
-from training.studies.records import CurveRecord
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import SuiteRun, suite_records
+from training.command.run import PACKAGES, Output, err_console, prepare, train
+from training.plan.plan import Flags
+from training.results.history import History
+from training.results.study_records import CurveRecord
 
 
 def run_drift(flags: Flags, precisions: str, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:

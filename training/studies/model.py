@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from training.communication import bus_factor
-from training.studies.records import PointRecord, PredictionRecord
+from bytemlperf.errors import UserError
+from training.rank.communication import bus_factor
+from training.results.study_records import PointRecord, PredictionRecord
 
 NS_PER_S = 1e9
 PHASES_WITH_SAMPLES = ("forward", "backward")

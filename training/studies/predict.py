@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.reader import read_run_json
-from bytemlperf_llm.runs.suite import SuiteRun, suite_records
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import SuiteRun, suite_records
+from bytemlperf_llm.record.reader import read_run_json
+from training.results.study_records import PointRecord, decode
+from training.results.study_summary import pooled
 from training.studies.model import Parts, measured_parts, predict
-from training.studies.records import PointRecord, decode
 from training.studies.scale import parse_counts
-from training.studies.summary import pooled
 
 
 def run_predict(

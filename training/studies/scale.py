@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.runs.reader import read_run_json
-from bytemlperf_llm.runs.suite import SuiteRun, suite_records
-from training.history import History
-from training.plan import Flags, check_flags, default_threads, resolve_workload, usable_cores
-from training.run_command import PACKAGES, Output, err_console, prepare, train
-from training.studies.records import PointRecord
-from training.summary import PHASES
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import SuiteRun, suite_records
+from bytemlperf_llm.record.reader import read_run_json
+from training.command.run import PACKAGES, Output, err_console, prepare, train
+from training.plan.plan import Flags, check_flags, default_threads, resolve_workload, usable_cores
+from training.results.history import History
+from training.results.study_records import PointRecord
+from training.results.summary import PHASES
 
 Mode = Literal["weak", "strong"]
 
@@ -96,7 +96,7 @@ def there_and_back(runs: list[Flags], repeats: int) -> list[Flags]:
 
 def point_of(folder: Path, ranks: int) -> PointRecord:
     """A finished run as a point."""
-    from bytemlperf_llm.runs.suite import summarise_suite
+    from bytemlperf.runs.suite import summarise_suite
 
     run = read_run_json(folder)
     summary, history = summarise_suite(folder, run), History(suite_records(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from training.phases import Phases
+from training.trainers.phases import Phases
 
 
 class StepResult(NamedTuple):

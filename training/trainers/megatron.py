@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from training.phases import Phase, Phases
-from training.plan import Plan
+from training.plan.plan import Plan
 from training.trainers.contract import StepResult
 from training.trainers.native import BETAS, EPSILON
-from training.workload import Workload
+from training.trainers.phases import Phase, Phases
+from training.workload.workload import Workload
 
 TIMED: dict[str, Phase] = {"forward-compute": "forward", "backward-compute": "backward", "all-grads-sync": "sync"}
 """Megatron-Core's names of what it times, and ours."""

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from training.architectures import build_model, loss_of, target_count
-from training.phases import Phases
-from training.plan import Plan
+from training.plan.plan import Plan
 from training.trainers.contract import StepResult
+from training.trainers.phases import Phases
+from training.workload.architectures import build_model, loss_of, target_count
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bytemlperf_llm.scenario import Trace
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.traces import jsonl, sharegpt, tables
 from bytemlperf_llm.workload.traces.rows import TraceRow
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import msgspec
 
-from bytemlperf_llm.scenario import Trace
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.data_files import bad, decode, echo, lines
 from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, TraceRow, seconds_ns
 from engines.contract import Message

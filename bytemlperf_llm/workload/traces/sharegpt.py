@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Trace
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.data_files import NESTED, NOT_TEXT, bad, echo, field_of, is_text, open_data
 from bytemlperf_llm.workload.traces.rows import TraceRow
 from engines.contract import Message

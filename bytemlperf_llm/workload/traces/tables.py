@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
 
-from bytemlperf_llm.scenario import Trace
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.data_files import bad, echo, raw_lines
 from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, NS_PER_S, TraceRow, seconds_ns
 

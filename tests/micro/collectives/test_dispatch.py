@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from micro.cases import validate
+from micro.cases.case import validate
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes, received_rows, split_sizes
 from micro.collectives.inputs import AllInputs, RankMaker
-from micro.estimate import Rates, estimate
+from micro.measure.estimate import Rates, estimate
 from tests.micro.collectives.test_ranks import QUICK, bmp, rows
 
 torch = pytest.importorskip("torch")

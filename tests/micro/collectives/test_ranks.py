@@ -61,7 +61,7 @@ def hostile_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *args],
+        [sys.executable, "-c", "from bytemlperf.app import main; main()", *args],
         capture_output=True,
         text=True,
         timeout=240,
@@ -77,8 +77,8 @@ def rows(folder: str) -> list[dict[str, Any]]:
 
 def test_bystanders_of_p2p_are_left_out_of_its_skew() -> None:
     from micro.collectives.runner import skew_of, taking_part
-    from micro.messages import Job
-    from micro.timing import Rules
+    from micro.measure.messages import Job
+    from micro.measure.timing import Rules
 
     args = {"world_size": 4, "src_device": 1, "dst_device": 3}
     by_rank = [[1, 90, 1, 100]] * 5
@@ -89,7 +89,7 @@ def test_bystanders_of_p2p_are_left_out_of_its_skew() -> None:
 
 @pytest.mark.parametrize(("threads_from", "threads"), [("--threads", 3), ("OMP_NUM_THREADS", 3), ("physical cores", 0)])
 def test_ranks_take_the_threads_that_were_asked_for(threads_from: str, threads: int) -> None:
-    from micro.sweep import RUNNERS, Settings
+    from micro.sweep.sweep import RUNNERS, Settings
 
     assert RUNNERS["ranks"](Settings(threads=3, threads_from=threads_from))._threads == threads  # type: ignore[attr-defined]
 
@@ -115,7 +115,7 @@ def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_pat
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_no_rank_and_keeps_its_rows(hostile_ranks: str, tmp_path: Path) -> None:
     case = ["-a", "batch_size=8,2", "-a", "dim_size=16", "-a", "dtype=float32", "-p", hostile_ranks]
-    command = [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", "micro", "all_reduce", *case, *QUICK]
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "micro", "all_reduce", *case, *QUICK]
     sweep = subprocess.Popen([*command, "--runs-dir", str(tmp_path / "runs")])
     try:
         assert _soon(lambda: any(log.read_text().count("\n") == 1 for log in (tmp_path / "runs").glob("*/records.jsonl")))
@@ -160,9 +160,9 @@ def _check_measured(row: dict[str, Any]) -> None:
 
 
 def test_memory_counts_all_ranks() -> None:
-    from micro.cases import validate
+    from micro.cases.case import validate
     from micro.collectives.operators import COLLECTIVES
-    from micro.estimate import Rates, estimate
+    from micro.measure.estimate import Rates, estimate
 
     operator = COLLECTIVES["all_gather"]
     needs = {}

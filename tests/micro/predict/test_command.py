@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
+from bytemlperf.errors import UserError
 from micro.predict.run import Wish, run
 
 QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--measure-seconds", "0.02", "--threads", "1"]
@@ -18,7 +18,7 @@ QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--me
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from bytemlperf_llm.bmp import main; main()", *args],
+        [sys.executable, "-c", "from bytemlperf.app import main; main()", *args],
         capture_output=True,
         text=True,
         timeout=240,

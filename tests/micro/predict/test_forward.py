@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from micro.operators.registry import OPERATORS
+from bytemlperf.errors import UserError
 from micro.predict.costs import ask_of
 from micro.predict.forward import Pass, forward
 from micro.predict.model import ModelShape, read_shape, shape_of
+from micro.registry import OPERATORS
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

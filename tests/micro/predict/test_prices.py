@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.hardware import cards
-from micro.operators import registry
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
+from micro import registry
 from micro.predict.costs import Answers, Ask, Price, ask_of, prices
 from micro.predict.forward import Step
 from micro.predict.from_run import Known, price_from

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bytemlperf_llm.errors import UserError
-from bytemlperf_llm.scenario import Trace
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.traces import FORMATS, read_rows
 from bytemlperf_llm.workload.traces.rows import TraceRow
 

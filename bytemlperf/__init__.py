@@ -1,0 +1,1 @@
+"""What every suite stands on; knows no suite by name."""

@@ -1,0 +1,1 @@
+"""When requests and calls are due: processes, seeded draws."""

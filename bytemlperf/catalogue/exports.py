@@ -1,0 +1,61 @@
+"""Rows of the catalogue as CSV (no cell of which a spreadsheet runs), JSON or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.errors import UserError
+from bytemlperf_llm.export.tables import INSTALL_COMMAND, guard_formula
+
+SUFFIXES = (".csv", ".json", ".parquet")
+
+
+def check_suffix(path: Path) -> None:
+    """Raises UserError for a file whose name doesn't say its format."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} has no format that can be written", f"name a file that ends in {', '.join(SUFFIXES)}")
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write them by the file's suffix. Raises UserError."""
+    check_suffix(path)
+    try:
+        {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, columns, rows)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror or error}", "give another place") from None
+
+
+def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([guard_formula(name) for name in columns])
+        for row in rows:
+            writer.writerow([_cell(value) for value in row])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return guard_formula(" ".join(map(str, value)))
+    return guard_formula(value) if isinstance(value, str) else value
+
+
+def _json(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    content = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    try:
+        import polars
+    except ImportError:
+        raise UserError("Parquet needs polars, which is not installed", INSTALL_COMMAND) from None
+    polars.DataFrame([list(row) for row in rows], schema=list(columns), orient="row", infer_schema_length=None).write_parquet(path)

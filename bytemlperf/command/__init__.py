@@ -1,0 +1,1 @@
+"""What commands share: flags, exit statuses, signals, the console."""

@@ -1,0 +1,117 @@
+"""`bmp compare RUN…`: parse, wire, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bytemlperf.errors import UserError
+
+if TYPE_CHECKING:
+    from bytemlperf.compare.show import Shown
+    from bytemlperf.report.gather import RunView
+
+EXIT_GATE = 1
+FORMATS = ("table", "md", "html", "json", "pdf")
+FILES_ONLY = ("html", "pdf")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of any kind, the baseline first.", show_default=False)],
+    baseline: Annotated[str | None, typer.Option(help="Folder or label of the baseline. Default: the first run.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Only this figure, as in 'ttft p99'; repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every figure, not only the headlines.")] = False,
+    fail_if: Annotated[
+        list[str] | None, typer.Option(help="Exit 1 when so: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")
+    ] = None,
+    card: Annotated[
+        list[str] | None, typer.Option(help="CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see bmp hardware list.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own cards or price list (YAML file or folder).")] = None,
+    format_name: Annotated[str, typer.Option("--format", help="table, md, html, json or pdf.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Compare runs: differences with intervals, and whether chance explains them."""
+    from bytemlperf.compare.comparison import compare_all, gather
+    from bytemlperf.compare.gate import failures, parse
+    from bytemlperf.compare.show import Shown
+
+    if format_name not in FORMATS:
+        raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
+    if format_name in FILES_ONLY and out is None:
+        raise UserError("a page needs a file", f"add --out comparison.{format_name}")
+    conditions = [parse(text) for text in fail_if or []]
+    views, problems = gather(runs)
+    comparisons = compare_all(views, _baseline(views, baseline), metric or ())
+    if metric and not any(comparison.rows for comparison in comparisons):
+        raise UserError(f"no run has a figure {metric[0]!r}", "leave out --metric to see them all")
+    problems += _kind_problems(comparisons)
+    shown = Shown(
+        comparisons=comparisons,
+        problems=problems,
+        failures=failures(comparisons, conditions),
+        gated=bool(conditions),
+        normalised=_normalised(comparisons, card or [], prices),
+        everything=everything or bool(metric),
+    )
+    _show(shown, format_name, out)
+    if shown.failures:
+        raise typer.Exit(EXIT_GATE)
+
+
+def _baseline(views: list[RunView], wanted: str | None) -> RunView:
+    if wanted is None:
+        return views[0]
+    for view in views:
+        if wanted in (view.label, view.folder.name) or Path(wanted).absolute() == view.folder.absolute():
+            return view
+    raise UserError(f"--baseline {wanted!r} is none of the runs", f"name one of {', '.join(view.label for view in views)}")
+
+
+def _kind_problems(comparisons: list[Any]) -> list[str]:
+    if len(comparisons) < 2:
+        return []
+    kinds = ", ".join(f"{each.kind} ({', '.join(each.names)})" for each in comparisons)
+    return [f"runs of different kinds can't be compared with each other: {kinds}; each kind is shown by itself"]
+
+
+def _normalised(comparisons: list[Any], chosen: list[str], prices: Path | None) -> list[Any]:
+    from bytemlperf.compare.normalised import devices_of, normalised_table
+    from bytemlperf.hardware.cards import load
+
+    by_name = dict(_card_choice(text) for text in chosen)
+    cards = load(prices)
+    tables = [normalised_table(each, devices_of(each, by_name, cards)) for each in comparisons]
+    return [table for table in tables if table is not None]
+
+
+def _card_choice(text: str) -> tuple[str, str]:
+    run, equals, card = text.rpartition("=")
+    return (run, card) if equals else ("*", card)
+
+
+def _show(shown: Shown, format_name: str, out: Path | None) -> None:
+    from bytemlperf.compare import show
+    from bytemlperf.report.write import write_output
+
+    if format_name == "table" and out is None:
+        from bytemlperf.compare.terminal import print_comparison
+
+        print_comparison(shown)
+        return
+    makers: dict[str, Callable[[Shown], str | bytes]] = {
+        "md": show.markdown,
+        "table": show.markdown,
+        "json": show.as_json,
+        "html": show.page,
+        "pdf": show.as_pdf,
+    }
+    content = makers[format_name](shown)
+    if out is None:
+        print(content, end="")
+        return
+    write_output(out, content)
+    print(out)

@@ -1,0 +1,217 @@
+"""Runs beside each other: which figures they share, how each differs from the baseline, what was set differently."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bytemlperf.compare.statistics import Change, change, significant
+from bytemlperf.errors import UserError
+from bytemlperf.hardware.measured import is_remote
+from bytemlperf.report.gather import RunView, part, view_run
+from bytemlperf.report.run_page import name_of
+from bytemlperf.report.text import flattened
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.kinds import Figure
+from bytemlperf.runs.verdicts import VERDICTS
+
+Judgement = Literal["better", "worse", "different", "same", "unknown"]
+"""`same` is: no difference seen; `different` is one of a figure that is neither better high nor low."""
+
+NOT_SETTINGS = ("flags.label", "flags.runs_dir", "label", "runs_dir", "started_at")
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One run's figure in a row, and how it differs from the baseline's (None in the baseline's own column)."""
+
+    figure: Figure | None
+    change: Change | None = None
+    judgement: Judgement = "unknown"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over all runs, in their order."""
+
+    key: str
+    metric: str
+    label: str
+    unit: str
+    better: str
+    headline: bool
+    sides: list[Side]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run."""
+
+    kind: str
+    views: list[RunView]
+    names: list[str]
+    baseline: int
+    rows: list[Row]
+    settings: list[list[str]]
+    notes: list[str]
+
+    def row(self, metric: str) -> list[Row]:
+        """The rows of a metric, or of a label."""
+        return [row for row in self.rows if metric in (row.metric, row.label)]
+
+
+def gather(folders: Sequence[Path]) -> tuple[list[RunView], list[str]]:
+    """Every run that can be read, and a sentence for each that can't. Raises UserError where fewer than one is left."""
+    views, problems = [], []
+    for folder in folders:
+        try:
+            with damage_said(folder):
+                views.append(view_run(folder, sections=False))
+        except UserError as error:
+            problems.append(error.cause)
+    if not views:
+        raise UserError("; ".join(problems) or "no run to compare", "name folders below the runs directory")
+    problems += [f"{view.folder.name}: {text}" for view in views for text in view.problems]
+    return views, problems
+
+
+def compare_all(views: Sequence[RunView], baseline: RunView, metrics: Sequence[str] = ()) -> list[Comparison]:
+    """One comparison for each kind, that of the baseline first. Other kinds have their first run as baseline."""
+    kinds = list(dict.fromkeys([baseline.kind, *(view.kind for view in views)]))
+    comparisons = []
+    for kind in kinds:
+        members = [view for view in views if view.kind == kind]
+        first = baseline if kind == baseline.kind else members[0]
+        comparisons.append(_compare(members, members.index(first), metrics))
+    return comparisons
+
+
+def _compare(views: list[RunView], baseline: int, metrics: Sequence[str]) -> Comparison:
+    names = short_names(views)
+    tables = [{(figure.key, figure.metric): figure for figure in view.figures} for view in views]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    paired = [_same_schedule(views[baseline], view) for view in views]
+    rows = []
+    for key in keys:
+        figures = [table.get(key) for table in tables]
+        first = next(figure for figure in figures if figure is not None)
+        if metrics and not any(wanted in (first.metric, first.label) for wanted in metrics):
+            continue
+        rows.append(_row(first, figures, baseline, paired))
+    rows = _judged(sorted(rows, key=lambda row: not row.headline))
+    return Comparison(
+        kind=views[0].kind,
+        views=list(views),
+        names=names,
+        baseline=baseline,
+        rows=rows,
+        settings=_settings(views),
+        notes=_notes(views, names, baseline, paired),
+    )
+
+
+def _row(first: Figure, figures: list[Figure | None], baseline: int, paired: list[bool]) -> Row:
+    base = figures[baseline]
+    sides = []
+    for place, figure in enumerate(figures):
+        difference = None
+        if place != baseline and figure is not None and base is not None:
+            difference = (
+                change(base, figure, paired=paired[place]) if base.unit == figure.unit else Change(ratio=None, method="another unit")
+            )
+        sides.append(Side(figure=figure, change=difference))
+    return Row(
+        key=first.key,
+        metric=first.metric,
+        label=name_of(first),
+        unit=first.unit,
+        better=first.better,
+        headline=any(figure.headline for figure in figures if figure is not None),
+        sides=sides,
+    )
+
+
+def _judged(rows: list[Row]) -> list[Row]:
+    """The same with judgements, false alarms held down over all of them."""
+    places = [(row, side) for row in range(len(rows)) for side in range(len(rows[row].sides)) if rows[row].sides[side].change is not None]
+    changes = [rows[row].sides[side].change for row, side in places]
+    real = significant([None if each is None else each.p_value for each in changes])
+    judged = [list(row.sides) for row in rows]
+    for (row, side), each, is_real in zip(places, changes, real, strict=True):
+        assert each is not None
+        judged[row][side] = msgspec.structs.replace(judged[row][side], judgement=judge(rows[row].better, each, is_real=is_real))
+    return [msgspec.structs.replace(row, sides=sides) for row, sides in zip(rows, judged, strict=True)]
+
+
+def judge(better: str, difference: Change, *, is_real: bool) -> Judgement:
+    """What a difference means for somebody who has to choose."""
+    if difference.ratio is None or difference.p_value is None:
+        return "unknown"
+    if not is_real:
+        return "same"
+    if better == "neither":
+        return "different"
+    return "better" if (difference.ratio < 1) == (better == "lower") else "worse"
+
+
+def geometric_mean(rows: Sequence[Row], place: int) -> tuple[float, int] | None:
+    """Over the rows that have a ratio: its geometric mean, and how many they are."""
+    ratios = [side.change.ratio for row in rows for side in [row.sides[place]] if side.change is not None and side.change.ratio]
+    return (math.exp(math.fsum(map(math.log, ratios)) / len(ratios)), len(ratios)) if ratios else None
+
+
+def _same_schedule(one: RunView, other: RunView) -> bool:
+    schedule = one.run.get("schedule_sha256")
+    return bool(schedule) and schedule == other.run.get("schedule_sha256")
+
+
+def short_names(views: Sequence[RunView]) -> list[str]:
+    """Labels; where two are the same, with the folder's last part; counted where that doesn't help."""
+    labels = [view.label for view in views]
+    names = [
+        label if labels.count(label) == 1 else f"{label} {view.folder.name.rsplit('-', 1)[-1]}"
+        for label, view in zip(labels, views, strict=True)
+    ]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
+
+
+def _settings(views: Sequence[RunView]) -> list[list[str]]:
+    """What differs in configuration, subject, hardware and packages."""
+    flat = [dict(flattened(_described(view))) for view in views]
+    keys = list(dict.fromkeys(key for each in flat for key in each))
+    rows = []
+    for key in keys:
+        if key.partition(".")[2] in NOT_SETTINGS:
+            continue
+        values = [each.get(key, "–") for each in flat]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    return rows
+
+
+def _described(view: RunView) -> dict[str, Any]:
+    return {
+        "config": view.run.get("config"),
+        "measured": view.subject,
+        "client's machine" if is_remote(view.run) else "hardware": part(view.run, "environment", "hardware"),
+        "packages": part(view.run, "environment", "packages"),
+        "git": part(view.run, "environment", "git").get("commit"),
+        "schedule": view.run.get("schedule_sha256"),
+    }
+
+
+def _notes(views: list[RunView], names: list[str], baseline: int, paired: list[bool]) -> list[str]:
+    notes = [
+        f"{name}: {view.verdict}: {'; '.join(view.reasons) or 'see its report'}"
+        for name, view in zip(names, views, strict=True)
+        if view.verdict in VERDICTS and view.verdict != "valid"
+    ]
+    pairs = [name for place, name in enumerate(names) if place != baseline and paired[place]]
+    if pairs:
+        notes.append(f"same schedule as {names[baseline]}, compared request by request: {', '.join(pairs)}")
+    shared = [{figure.key for figure in view.figures} for view in views]
+    for place, name in enumerate(names):
+        if place != baseline and shared[place] and not shared[place] & shared[baseline]:
+            notes.append(f"{name} measured nothing that {names[baseline]} measured: nothing to compare")
+    return notes

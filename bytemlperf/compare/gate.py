@@ -1,0 +1,134 @@
+"""`--fail-if`: a condition on a comparison that ends the command with status 1, for a merge gate.
+
+    ttft p50 > 5%                  changed by more than +5 %, and chance doesn't explain it
+    output_token_throughput < -3%  fell by more than 3 %, likewise
+    ttft p99 > 200                 is more than 200 in its own unit, on its own
+    any worse > 5%                 some figure is worse by more than 5 %, likewise
+
+A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A
+figure that isn't there, or a run that is invalid, failing or overloaded, fails a gate: what can't be judged must not pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from bytemlperf.compare.comparison import Comparison, Row, Side
+from bytemlperf.errors import UserError
+from bytemlperf.report.text import number
+from bytemlperf.runs.verdicts import UNFIT
+
+_CONDITION = re.compile(r"^\s*(?P<metric>.+?)\s*(?P<sign>[<>])\s*(?P<limit>[-+]?\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*$")
+ANY = "any worse"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition; `limit` is a percentage of change where `relative`."""
+
+    text: str
+    metric: str
+    above: bool
+    limit: float
+    relative: bool
+
+    def beyond(self, value: float) -> bool:
+        return value > self.limit if self.above else value < self.limit
+
+
+def parse(text: str) -> Condition:
+    """Raises UserError for what is no condition."""
+    found = _CONDITION.match(text)
+    if found is None:
+        raise UserError(f"--fail-if {text!r} is no condition", "write METRIC > LIMIT or METRIC > PERCENT%, as in 'ttft p50 > 5%'")
+    condition = Condition(
+        text=text.strip(),
+        metric=found["metric"],
+        above=found["sign"] == ">",
+        limit=float(found["limit"]),
+        relative=bool(found["percent"]),
+    )
+    if condition.metric == ANY and not (condition.relative and condition.above):
+        raise UserError(f"--fail-if {text!r} needs a percentage", "write 'any worse > 5%'")
+    return condition
+
+
+def failures(comparisons: Sequence[Comparison], conditions: Sequence[Condition]) -> list[str]:
+    """A sentence for each way in which a condition is met, or can't be judged. Raises UserError for a metric that no run has."""
+    found = []
+    if conditions:
+        found += [
+            f"{name} is {view.verdict}: {'; '.join(view.reasons) or 'see its report'}"
+            for comparison in comparisons
+            for name, view in zip(comparison.names, comparison.views, strict=True)
+            if view.verdict in UNFIT
+        ]
+    for condition in conditions:
+        found += _any_worse(comparisons, condition) if condition.metric == ANY else _named(comparisons, condition)
+    return found
+
+
+def _any_worse(comparisons: Sequence[Comparison], condition: Condition) -> list[str]:
+    return [
+        f"{condition.text}: {name}: {_told(row, side)}"
+        for comparison in comparisons
+        for row in comparison.rows
+        for name, side in zip(comparison.names, row.sides, strict=True)
+        if side.judgement == "worse"
+        and side.change is not None
+        and side.change.ratio
+        and abs(side.change.ratio - 1) * 100 > condition.limit
+    ]
+
+
+def _named(comparisons: Sequence[Comparison], condition: Condition) -> list[str]:
+    rows = [(comparison, row) for comparison in comparisons for row in comparison.row(condition.metric)]
+    if not rows:
+        known = sorted({row.metric for comparison in comparisons for row in comparison.rows})
+        raise UserError(f"no run has a figure {condition.metric!r}", f"there are: {', '.join(known[:20]) or 'none'}")
+    return [text for comparison, row in rows for text in _row_failures(comparison, row, condition)]
+
+
+def _row_failures(comparison: Comparison, row: Row, condition: Condition) -> list[str]:
+    found = []
+    alone = len(row.sides) == 1
+    for place, (name, side) in enumerate(zip(comparison.names, row.sides, strict=True)):
+        if place == comparison.baseline and not alone:
+            continue
+        text = _relative(row, side, condition) if condition.relative else _absolute(side, condition)
+        if text:
+            found.append(f"{condition.text}: {name}: {text}")
+    return found
+
+
+def _absolute(side: Side, condition: Condition) -> str:
+    figure = side.figure
+    if figure is None or figure.value is None:
+        return f"can't be judged: {(figure.reason if figure else '') or 'not measured'}"
+    return f"{number(figure.value)} {figure.unit}" if condition.beyond(figure.value) else ""
+
+
+def _relative(row: Row, side: Side, condition: Condition) -> str:
+    change = side.change
+    if change is None or change.ratio is None:
+        return f"can't be judged: {change.method if change else 'there is no baseline to compare with'}"
+    if not condition.beyond((change.ratio - 1) * 100):
+        return ""
+    excludes_none = change.low is None or change.high is None or change.low > 1 or change.high < 1
+    return _told(row, side) if excludes_none else ""
+
+
+def _told(row: Row, side: Side) -> str:
+    assert side.change is not None
+    assert side.change.ratio is not None
+    between = "" if side.change.low is None or side.change.high is None else f" ({percent(side.change.low)} to {percent(side.change.high)})"
+    return f"{row.label} {percent(side.change.ratio)}{between}"
+
+
+def percent(ratio: float) -> str:
+    """A ratio as a signed change."""
+    value = (ratio - 1) * 100
+    digits = 1 if abs(value) < 100 else 0
+    return f"{value:+.{digits}f} %"

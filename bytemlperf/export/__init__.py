@@ -1,0 +1,1 @@
+"""Metrics to Prometheus, a push gateway, OTLP."""

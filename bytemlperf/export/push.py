@@ -1,0 +1,166 @@
+"""Live metrics pushed instead of scraped: to a Pushgateway, by Prometheus' remote write, or by OTLP.
+
+One thread pushes what the exporter holds every few seconds, and once more at the end. A receiver that is
+slow, refuses or is gone costs the run nothing: pushes have a time limit, and what failed is said in one line at
+the first failure and counted at the end. Credentials never stand in an address (process lists and logs show
+it): `$BMP_PUSH_AUTHORIZATION` is sent as the Authorization header; OTLP takes the standard
+`$OTEL_EXPORTER_OTLP_HEADERS`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor
+from engines.credentials import SECRET_NAME, query_secrets
+
+if TYPE_CHECKING:
+    from bytemlperf.export.prometheus import Exporter
+
+INTERVAL_S = 5.0
+TIMEOUT_S = 5.0
+AUTHORIZATION_VARIABLE = "BMP_PUSH_AUTHORIZATION"
+JOB = "bmp"
+
+
+class Receiver(Protocol):
+    """Where metrics go. `name` is what a message calls it."""
+
+    name: str
+
+    def push(self, exporter: Exporter) -> None:
+        """Send what the exporter holds now. Raises OSError or ValueError when that fails."""
+
+
+def checked_url(flag: str, url: str) -> str:
+    """The address, without a slash at its end. Raises UserError for one that can't be used."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises where it is none
+    except ValueError:
+        raise UserError(f"{flag} is not an address", "give http://HOST:PORT") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(
+            f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise UserError(f"{flag} has credentials in its address, where everybody sees them", f"set {AUTHORIZATION_VARIABLE} instead")
+    if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
+        raise UserError(f"{flag} has {secret!r} in its address, where everybody sees it", f"set {AUTHORIZATION_VARIABLE} instead")
+    return url if parts.query else url.rstrip("/")
+
+
+def below(url: str, path: str) -> str:
+    """An address further down than this one; its query stays."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.rstrip("/") + path, fragment="").geturl()
+
+
+def authorization() -> dict[str, str]:
+    """The Authorization header, where the environment has one."""
+    value = os.environ.get(AUTHORIZATION_VARIABLE)
+    return {"Authorization": value} if value else {}
+
+
+def receiver_secrets(*urls: str | None) -> list[str]:
+    """What the environment holds for receivers of metrics, whose messages may say it again, and what these addresses of theirs do."""
+    values = [value for url in urls if url for value in query_secrets(url.partition("?")[2])]
+    values += [os.environ.get(AUTHORIZATION_VARIABLE, "")]
+    for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        values += [unquote(pair.partition("=")[2].strip()) for pair in os.environ.get(variable, "").split(",")]
+    return [value for value in values if value]
+
+
+class Pushgateway:
+    """A Prometheus Pushgateway; the run's own group is replaced at every push, so nothing piles up."""
+
+    def __init__(self, url: str, instance: str) -> None:
+        self.name = "the Pushgateway"
+        self._url, self._instance = checked_url("--push-gateway", url), instance
+
+    def push(self, exporter: Exporter) -> None:
+        """PUT the exporter's text under job and instance."""
+        from base64 import urlsafe_b64encode
+
+        instance = urlsafe_b64encode(self._instance.encode()).decode()  # its own way to carry a slash
+        url = below(self._url, f"/metrics/job/{JOB}/instance@base64/{instance}")
+        post(url, exporter.text(), "text/plain; version=0.0.4", method="PUT")
+
+
+def post(url: str, body: bytes, kind: str, headers: dict[str, str] | None = None, *, method: str = "POST") -> None:
+    """Send it. Raises OSError (urllib's among them) for anything but success; redirects are not followed."""
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class NoRedirects(HTTPRedirectHandler):
+        def redirect_request(self, *_words: object) -> None:  # type: ignore[override]
+            return None
+
+    request = Request(url, data=body, method=method, headers={"Content-Type": kind, **authorization(), **(headers or {})})  # noqa: S310  # checked_url
+    with build_opener(NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
+        answer.read(1024)
+
+
+class Pusher:
+    """The pushing thread. `before` is called before each push, to put into the exporter what waits."""
+
+    def __init__(
+        self, exporter: Exporter, receivers: Sequence[Receiver], say: Callable[[str], None], interval_s: float = INTERVAL_S
+    ) -> None:
+        self._exporter, self._receivers, self._say, self._interval_s = exporter, receivers, say, interval_s
+        self._failures = dict.fromkeys((receiver.name for receiver in receivers), 0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._push_forever, name="push", daemon=True)
+
+    def start(self) -> None:
+        """Begin to push."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Push a last time, and say what failed."""
+        self._stopping.set()
+        self._thread.join(timeout=2 * TIMEOUT_S * len(self._receivers))
+        self.push()
+        for name, count in self._failures.items():
+            if count:
+                self._say(f"{count} pushes to {name} failed; the run's own records are whole")
+
+    def _push_forever(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            self.push()
+
+    def push(self) -> None:
+        """Once, to everyone."""
+        for receiver in self._receivers:
+            try:
+                receiver.push(self._exporter)
+            except (OSError, ValueError) as error:
+                self._failures[receiver.name] += 1
+                if self._failures[receiver.name] == 1:
+                    self._say(f"can't push to {receiver.name}: {reason(error)}; trying again every {self._interval_s:g} s")
+
+
+def reason(error: Exception) -> str:
+    """Why a push failed. A receiver may have written it, and may know our credentials."""
+    inner = "" if hasattr(error, "code") else getattr(error, "reason", "") or getattr(error, "strerror", "")
+    return Redactor(receiver_secrets()).clean(str(inner or error))
+
+
+def receivers_for(push_gateway: str | None, remote_write: str | None, otlp: str | None, instance: str) -> list[Receiver]:
+    """What the flags ask for. Raises UserError for an address that can't be used, or a package that is missing."""
+    found: list[Receiver] = []
+    if push_gateway is not None:
+        found.append(Pushgateway(push_gateway, instance))
+    if remote_write is not None:
+        from bytemlperf_llm.export.remote_write import RemoteWrite
+
+        found.append(RemoteWrite(remote_write, instance))
+    if otlp is not None:
+        from bytemlperf.export.otlp import OtlpMetrics
+
+        found.append(OtlpMetrics(otlp, instance))
+    return found

@@ -1,0 +1,14 @@
+"""What the plain install leaves out: which packages a command needs, and the extra that brings them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from bytemlperf.errors import UserError
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Raise UserError that names what `what` misses of `modules`, and the command that installs it. Imports none of them."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(missing)}, not installed here", f"pip install 'bytemlperf-llm[{extra}]'")

@@ -1,0 +1,185 @@
+"""Spec cards: the built-in ones, and a user's own by a path. What a suite divides by for efficiency, MFU, price and power.
+
+    card = match(discover())                 # which card is this machine? None where it can't be told
+    peak_flops(card, "bf16")                 # FLOP/s, dense; None where unknown
+    memory_bandwidth(card)                   # bytes/s
+
+A user's own: a YAML file or a folder of them, given as `path` or in `$BMP_CARDS`. A file is a card (the
+file's stem is its id; one with a built-in's id replaces it) or a price list (`prices:` by card id).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bytemlperf import checked_yaml
+from bytemlperf.errors import UserError
+from bytemlperf.hardware.card import Card, Peak, Price, PriceList, Source
+
+FOLDER = Path(__file__).parent
+PATH_VARIABLE = "BMP_CARDS"
+TERA = 1e12
+GIGA = 1e9
+
+DTYPES = {
+    "float64": "fp64",
+    "double": "fp64",
+    "float32": "fp32",
+    "float": "fp32",
+    "single": "fp32",
+    "tfloat32": "tf32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float8": "fp8",
+    "float8_e4m3": "fp8",
+    "float8_e4m3fn": "fp8",
+    "float8_e4m3fnuz": "fp8",
+    "float8_e5m2": "fp8",
+    "float8_e5m2fnuz": "fp8",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "mxfp8": "fp8",
+    "mxfp6": "fp6",
+    "nvfp4": "fp4",
+    "mxfp4": "fp4",
+    "float4_e2m1fn_x2": "fp4",
+    "uint8": "int8",
+    "uint4": "int4",
+}
+"""Other names of the data types, torch's among them."""
+
+
+def load(path: Path | str | None = None) -> dict[str, Card]:
+    """Cards by id: the built-in ones, then those of `path` (or of `$BMP_CARDS`). Raises UserError."""
+    cards = dict(_builtin())
+    place = path or os.environ.get(PATH_VARIABLE)
+    lists: list[tuple[Path, PriceList]] = []
+    for file in _files(Path(place)) if place else ():
+        if _is_price_list(file):
+            lists.append((file, checked_yaml.load(file, PriceList)))
+        else:
+            cards[file.stem] = checked_yaml.load(file, Card)
+    for file, prices in lists:
+        _add_prices(cards, file, prices)
+    return cards
+
+
+def find(name: str, cards: Mapping[str, Card] | None = None) -> Card:
+    """The card with this id, name or alias, whatever the case. Raises UserError that names the nearest."""
+    return load_or(cards)[card_id(name, cards)]
+
+
+def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
+    """The id of the card with this id, name or alias. Raises UserError that names the nearest."""
+    known = load_or(cards)
+    wanted = _plain(name)
+    for each, card in known.items():
+        if wanted in {_plain(each), _plain(card.name), *map(_plain, card.aliases)}:
+            return each
+    names = [*known, *(alias for card in known.values() for alias in card.aliases)]
+    near = difflib.get_close_matches(name, names, n=3)
+    raise UserError(f"there is no card of {name!r}", f"did you mean {' or '.join(near)}?" if near else "`bmp hardware list` shows them all")
+
+
+def match(discovered: Mapping[str, Any], cards: Mapping[str, Card] | None = None) -> Card | None:
+    """The card of the device that a run on this machine uses: its first GPU or accelerator, else its CPU.
+    None where no card is sure (an unknown accelerator, a virtual machine that hides its CPU's model).
+    `discovered` is `discover()`, or `environment.hardware` of a run."""
+    devices = [*(discovered.get("gpus") or ()), *(each for each in discovered.get("accelerators") or () if not each.get("integrated"))]
+    if devices:
+        found = (match_name(str(device.get("name", "")), cards) for device in devices)
+        return next((card for card in found if card is not None), None)
+    return match_name(str((discovered.get("cpu") or {}).get("model") or ""), cards)
+
+
+def match_name(reported: str, cards: Mapping[str, Card] | None = None) -> Card | None:
+    """The card for a name as nvidia-smi, rocm-smi or /proc/cpuinfo reports it. None unless exactly one fits."""
+    text = " ".join(reported.split())
+    fitting = [card for card in load_or(cards).values() if any(re.fullmatch(each, text, re.IGNORECASE) for each in card.matches)]
+    return fitting[0] if text and len(fitting) == 1 else None
+
+
+def peak_flops(card: Card, dtype: str, sparse: bool = False) -> float | None:
+    """Peak operations a second of a data type (ours or torch's name), on the fastest of the card's engines. None: unknown."""
+    name = normal_dtype(dtype)
+    rates = [_rate(peak, sparse) for peak in card.peaks if peak.dtype == name]
+    return max((rate * TERA for rate in rates if rate is not None), default=None)
+
+
+def memory_bandwidth(card: Card) -> float | None:
+    """Peak bytes a second of the device's memory. None: unknown."""
+    return card.memory_gbytes_per_s.value * GIGA if card.memory_gbytes_per_s else None
+
+
+def memory_bytes(card: Card) -> float | None:
+    """Capacity of the device's memory, as published (GB = 10^9). None: unknown."""
+    return card.memory_gb.value * GIGA if card.memory_gb else None
+
+
+def tdp_watts(card: Card) -> float | None:
+    """The most power that the device is rated for. None: unknown."""
+    return card.tdp_watts.value if card.tdp_watts else None
+
+
+def price(card: Card, basis: str = "purchase", currency: str | None = None) -> Price | None:
+    """The first price on the card for this basis (`purchase` or `hour`) and currency. None: not public."""
+    return next((each for each in card.prices if each.basis == basis and currency in (None, each.currency)), None)
+
+
+def normal_dtype(dtype: str) -> str:
+    """Our name of a data type: `torch.bfloat16` and `bfloat16` are bf16."""
+    name = dtype.lower().removeprefix("torch.")
+    return DTYPES.get(name, name)
+
+
+def load_or(cards: Mapping[str, Card] | None) -> Mapping[str, Card]:
+    """`cards`, or all that `load` knows."""
+    return load() if cards is None else cards
+
+
+def _rate(peak: Peak, sparse: bool) -> float | None:
+    return peak.sparse_tflops if sparse else peak.dense_tflops
+
+
+@cache
+def _builtin() -> Mapping[str, Card]:
+    return {file.stem: checked_yaml.load(file, Card, shown_as=f"the built-in card {file.stem}") for file in sorted(FOLDER.glob("*.yaml"))}
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_dir():
+        files = sorted(each for each in place.iterdir() if each.suffix in (".yaml", ".yml"))
+        if not files:
+            raise UserError(f"{place} holds no .yaml file", "give a card, a price list, or a folder of them")
+        return files
+    return [place]
+
+
+def _is_price_list(file: Path) -> bool:
+    """A price list has `prices:` and no `name:`, each at the beginning of a line."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # reading it as a card says what is wrong
+    return bool(re.search(r"^prices\s*:", text, re.MULTILINE)) and not re.search(r"^name\s*:", text, re.MULTILINE)
+
+
+def _add_prices(cards: dict[str, Card], file: Path, prices: PriceList) -> None:
+    """Put a user's prices before those of the cards."""
+    source = Source(title="own price list", publisher="user", url=file.absolute().as_uri())
+    for name, amount in prices.prices.items():
+        each = card_id(name, cards)
+        card = cards[each]
+        own = Price(**amount.model_dump(), source="own", where=file.name)
+        cards[each] = card.model_copy(update={"prices": (own, *card.prices), "sources": {**card.sources, "own": source}})
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", text.lower())

@@ -1,0 +1,232 @@
+"""A tiny Llama with random weights and a byte-level tokenizer, for quick tests and for teaching.
+
+Written by hand, with the standard library alone: the same options give the same bytes on every
+machine and with every version of every library. The weights are uniform (no libm function is
+used, whose last bit differs between machines). A token is a byte, so that text length in bytes is
+token count; the output layer can only choose printable ASCII, so that greedy output is readable
+text and never ends by itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import random
+from array import array
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.models import checkpoint
+from bytemlperf.models.cache import built_folder
+from engines.contract import Model
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FIRST_BYTE_ID = len(SPECIAL_TOKENS)
+VOCAB_SIZE = FIRST_BYTE_ID + 256
+HEAD_DIM = 32  # the smallest that every engine's attention kernels accept
+PRINTABLE = range(0x20, 0x7F)
+WEIGHT_STD = 0.05
+OUTPUT_STD = 0.5
+MAX_PARAMETERS = 20_000_000
+RECIPE_VERSION = 1
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What may follow `synthetic:`. `context` is in tokens."""
+
+    seed: int = 0
+    layers: int = 2
+    hidden: int = 64
+    context: int = 2048
+
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(shape) for _, shape, _ in _tensors(self))
+
+
+def resolve(name: str, text: str) -> Model:
+    """The model that `synthetic[:key=value,…]` describes. Raises UserError for bad options."""
+    options = parse(text)
+    recipe: dict[str, Any] = {"synthetic": RECIPE_VERSION, **msgspec.to_builtins(options)}
+    label = f"synthetic-s{options.seed}-l{options.layers}-h{options.hidden}-c{options.context}"
+    folder = built_folder(label, recipe, lambda target: _build(target / "checkpoint", options))
+    model = checkpoint.describe(name, folder / "checkpoint")
+    return msgspec.structs.replace(model, random_weights=True)
+
+
+def parse(text: str) -> Options:
+    """`seed=1,layers=4` as Options. Raises UserError that names the key and what it may be."""
+    known = Options.__struct_fields__
+    given: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, _, value = part.partition("=")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(known)}"
+            raise UserError(f"model option '{key}' of synthetic is unknown", hint)
+        if not value.isascii() or not value.isdigit():
+            raise UserError(f"model option {key}={value!r} of synthetic is not a whole number", f"for example synthetic:{key}=64")
+        given[key] = int(value)
+    return _checked(Options(**given))
+
+
+def _checked(options: Options) -> Options:
+    if options.hidden < HEAD_DIM or options.hidden % HEAD_DIM:
+        raise UserError(f"hidden={options.hidden} of synthetic is no multiple of {HEAD_DIM}", f"give for example hidden={2 * HEAD_DIM}")
+    if options.layers < 1 or options.context < 1:
+        raise UserError("layers and context of synthetic start at 1", "for example synthetic:layers=2,context=2048")
+    if options.layers > 1000 or options.hidden > 1 << 16 or options.parameters() > MAX_PARAMETERS:
+        raise UserError(f"synthetic of that size has more than {MAX_PARAMETERS:,} weights", "give fewer layers or a smaller hidden")
+    return options
+
+
+def _build(folder: Path, options: Options) -> dict[str, str]:
+    folder.mkdir()
+    for name, content in (
+        ("config.json", _config(options)),
+        ("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
+        ("tokenizer.json", _tokenizer()),
+        ("tokenizer_config.json", _tokenizer_config(options)),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    _write_weights(folder / "model.safetensors", options)
+    return {}
+
+
+def _config(options: Options) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "float32",
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": options.hidden,
+        "intermediate_size": 4 * options.hidden,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.hidden // HEAD_DIM,
+        "num_key_value_heads": options.hidden // HEAD_DIM,
+        "head_dim": HEAD_DIM,
+        "hidden_act": "silu",
+        "max_position_embeddings": options.context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+def _tensors(options: Options) -> list[tuple[str, tuple[int, ...], float | None]]:
+    """(name, shape, standard deviation; None for all ones) of every weight, in file order."""
+    hidden, wide = options.hidden, 4 * options.hidden
+    tensors: list[tuple[str, tuple[int, ...], float | None]] = [
+        ("lm_head.weight", (VOCAB_SIZE, hidden), OUTPUT_STD),
+        ("model.embed_tokens.weight", (VOCAB_SIZE, hidden), 1.0),
+    ]
+    for layer in range(options.layers):
+        base = f"model.layers.{layer}."
+        tensors += [(f"{base}self_attn.{letter}_proj.weight", (hidden, hidden), WEIGHT_STD) for letter in "qkvo"]
+        tensors += [(f"{base}mlp.{part}_proj.weight", (wide, hidden), WEIGHT_STD) for part in ("gate", "up")]
+        tensors += [(f"{base}mlp.down_proj.weight", (hidden, wide), WEIGHT_STD)]
+        tensors += [(f"{base}{part}_layernorm.weight", (hidden,), None) for part in ("input", "post_attention")]
+    return [*tensors, ("model.norm.weight", (hidden,), None)]
+
+
+def _write_weights(path: Path, options: Options) -> None:
+    """The safetensors format: header length (8 bytes, little-endian), JSON header, raw tensors."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, shape, _ in _tensors(options):
+        end = start + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        start = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    draw = random.Random(options.seed)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, shape, std in _tensors(options):
+            values = _values(draw, math.prod(shape), std)
+            if name == "lm_head.weight":
+                _only_printable(values, options.hidden)
+            file.write(_little_endian(values))
+
+
+def _values(draw: random.Random, count: int, std: float | None) -> array[float]:
+    if std is None:
+        return array("f", [1.0]) * count
+    scale = 2 * std * 1.7320508075688772  # a uniform variable of width w has standard deviation w/sqrt(12)
+    uniform = draw.random
+    return array("f", [scale * (uniform() - 0.5) for _ in range(count)])
+
+
+def _only_printable(values: array[float], hidden: int) -> None:
+    """Zero the rows of every other token: some printable one always scores above 0."""
+    for token in range(VOCAB_SIZE):
+        if token - FIRST_BYTE_ID not in PRINTABLE:
+            values[token * hidden : (token + 1) * hidden] = array("f", [0.0]) * hidden
+
+
+def _little_endian(values: array[float]) -> bytes:
+    if array("H", [1]).tobytes() != b"\x01\x00":
+        values.byteswap()
+    return values.tobytes()
+
+
+def byte_alphabet() -> list[str]:
+    """GPT-2's printable character for each of the 256 bytes, which ByteLevel tokenizers use."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    shifted = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(shifted)) for byte in range(256)]
+
+
+def _tokenizer() -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    vocabulary = {**{token: index for index, token in enumerate(SPECIAL_TOKENS)}}
+    vocabulary |= {character: FIRST_BYTE_ID + byte for byte, character in enumerate(byte_alphabet())}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": index, "content": token, **flags} for index, token in enumerate(SPECIAL_TOKENS)],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": [],
+        },
+    }
+
+
+def _tokenizer_config(options: Options) -> dict[str, Any]:
+    pad, start, end = SPECIAL_TOKENS
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": start,
+        "eos_token": end,
+        "pad_token": pad,
+        "model_max_length": options.context,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }

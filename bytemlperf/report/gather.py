@@ -1,0 +1,147 @@
+"""A run folder as a page needs it: whatever can be read, and a sentence for whatever can't.
+
+A folder that is no run at all raises; everything else (a torn log, a newer format, a kind that isn't
+installed, a damaged summary) becomes a problem that the page names above what is left.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import DAMAGED, UNREADABLE, json_of, why
+from bytemlperf.runs.kinds import Figure, RunKind, Section, run_kind
+from bytemlperf.runs.suite import RunRecords
+from bytemlperf_llm.record.reader import FORMAT_VERSION, misshapen, read_run_json
+
+MAX_PROBLEMS_SHOWN = 20
+
+
+class RunView(msgspec.Struct, kw_only=True):
+    """One run, gathered. `summary` is None where there is none and none can be computed."""
+
+    folder: Path
+    run: dict[str, Any]
+    summary: dict[str, Any] | None = None
+    figures: list[Figure] = []
+    sections: list[Section] = []
+    problems: list[str] = []
+
+    @property
+    def kind(self) -> str:
+        return str(self.run.get("kind") or "unknown")
+
+    @property
+    def label(self) -> str:
+        return str(self.run.get("label") or self.folder.name)
+
+    @property
+    def verdict(self) -> str:
+        return str((self.summary or {}).get("verdict") or "unknown")
+
+    @property
+    def reasons(self) -> list[str]:
+        return [str(reason) for reason in (self.summary or {}).get("reasons", [])]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [str(warning) for warning in (self.summary or {}).get("warnings", [])]
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What was measured: the engine, backend or trainer."""
+        for name in ("engine", "backend", "trainer"):
+            found = self.run.get(name)
+            if found:
+                return found if isinstance(found, dict) else {"name": str(found)}
+        return {}
+
+
+def part(value: Any, *keys: str) -> dict[str, Any]:
+    """The object below these keys; an empty one where anything on the way isn't there, or is no object."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def view_run(folder: Path, *, sections: bool = True, figures: bool = True, samples: bool = True) -> RunView:
+    """Gather one run; without `samples` figures may come from the summary alone. Raises UserError where the folder is no run."""
+    run, problems = _read_run(folder)
+    view = RunView(folder=folder, run=run, problems=problems)
+    records = RunRecords(folder, samples=samples)
+    try:
+        kind: RunKind | None = run_kind(view.kind)
+    except UserError as error:
+        problems.append(f"{error.cause}: only what every run has is shown")
+        kind = None
+    view.summary = _summary(view, kind, records)
+    if kind is not None:
+        summary = view.summary or {}
+        if figures:
+            view.figures = _attempt(problems, "figures", lambda: kind.figures(run, summary, records)) or []
+        if sections:
+            view.sections = _attempt(problems, "sections", lambda: kind.sections(run, summary, records)) or []
+    known = " ".join(view.warnings)
+    problems += [damage for damage in records.damages[:MAX_PROBLEMS_SHOWN] if damage not in known]
+    if len(records.damages) > MAX_PROBLEMS_SHOWN:
+        problems.append(f"{len(records.damages) - MAX_PROBLEMS_SHOWN} more lines of the logs are no records")
+    return view
+
+
+def _read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        run = read_run_json(folder)
+        return run, misshapen(run)
+    except UserError as error:
+        newer = _newer_format(folder)
+        if newer is None:
+            raise
+        return newer, [f"{error.cause}: what can be understood is shown; {error.fix}"]
+
+
+def _newer_format(folder: Path) -> dict[str, Any] | None:
+    """run.json of a format after ours, None where that's not what is wrong with it."""
+    with suppress(OSError, ValueError):
+        run = json_of(folder / "run.json")
+        if isinstance(run, dict) and isinstance(run.get("format_version"), int) and run["format_version"] > FORMAT_VERSION:
+            return run
+    return None
+
+
+def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[str, Any] | None:
+    """What summary.json says; computed where it is missing or damaged."""
+    path = view.folder / "summary.json"
+    try:
+        kept = json_of(path)
+        if isinstance(kept, dict):
+            return kept
+        view.problems.append("summary.json is damaged: computed anew from the records")
+    except FileNotFoundError:
+        pass  # a killed run
+    except UNREADABLE as error:
+        view.problems.append(f"summary.json can't be read ({why(error)}): computed anew from the records")
+    if kind is None:
+        return None
+    computed: dict[str, Any] | None = _attempt(view.problems, "the summary", lambda: _computed(view, kind, records))
+    return computed
+
+
+def _computed(view: RunView, kind: RunKind, records: RunRecords) -> dict[str, Any]:
+    summary = kind.summarise(view.run, records)
+    if view.run.get("end") is None and not any("no end" in str(text) for text in summary.get("warnings", [])):
+        summary["warnings"] = [*summary.get("warnings", []), "the run has no end: it was killed, or is still going on"]
+    return summary
+
+
+def _attempt(problems: list[str], what: str, compute: Any) -> Any:
+    try:
+        return compute()
+    except UserError as error:
+        problems.append(f"{what}: {error.cause}; {error.fix}")
+    except DAMAGED as error:
+        problems.append(f"{what} can't be made from what the folder holds: {why(error)}")
+    return None

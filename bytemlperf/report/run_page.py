@@ -1,0 +1,144 @@
+"""The page of one run: verdict and headline figures, the suite's own sections, and what it takes to run it again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from bytemlperf.hardware.measured import device_text, is_remote
+from bytemlperf.report.gather import RunView, part
+from bytemlperf.report.page import Page, Tile
+from bytemlperf.report.text import UNAVAILABLE, flattened, interval, number, unit
+from bytemlperf.runs.kinds import Figure, Section, Table, Text
+from bytemlperf.version import __version__
+from bytemlperf_llm.run.rebuild import load_sentence
+
+KIND_NAMES = {"llm": "LLM serving", "micro": "Operators", "general": "General models", "training": "Training"}
+VALID_MEANS = {"llm": "The load was the one asked for, and the client kept up with it."}
+MAX_TILES = 8
+MAX_FIGURE_ROWS = 400
+AGAIN = "To run it again"
+
+
+def run_page(view: RunView) -> Page:
+    """Everything of a run, verdict first."""
+    return Page(
+        title=view.label,
+        kicker=KIND_NAMES.get(view.kind, view.kind),
+        verdict=view.verdict if view.summary is not None else "",
+        verdict_says=VALID_MEANS.get(view.kind, "") if view.verdict == "valid" and not view.reasons else "",
+        reasons=view.reasons,
+        facts=facts_of(view),
+        problems=view.problems,
+        warnings=view.warnings,
+        tiles=_tiles(view.figures),
+        sections=[*view.sections, *_figure_sections(view), *again_sections(view)],
+        footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network. {view.folder.name}",
+    )
+
+
+def headlines(figures: list[Figure]) -> list[Figure]:
+    """What stands first: the figures that their suite calls headlines, measured ones before the others."""
+    chosen = [figure for figure in figures if figure.headline]
+    return sorted(chosen, key=lambda figure: figure.value is None)[:MAX_TILES]
+
+
+def _tiles(figures: list[Figure]) -> list[Tile]:
+    """The headlines; none where there are so many that they are a table, which the suite's own part has."""
+    chosen = [figure for figure in figures if figure.headline]
+    if len(chosen) > MAX_TILES:
+        return []
+    one_case = len({figure.key for figure in chosen}) == 1
+    return [
+        tile_of(figure, figure.label or figure.metric.replace("_", " ") if one_case else name_of(figure)) for figure in headlines(chosen)
+    ]
+
+
+def name_of(figure: Figure) -> str:
+    """What a person reads."""
+    return figure.label or f"{figure.key} {figure.metric}"
+
+
+def tile_of(figure: Figure, name: str) -> Tile:
+    """A headline figure with its interval, or why there is none."""
+    if figure.value is None:
+        return Tile(label=name, value=UNAVAILABLE, detail=figure.reason or "not measured")
+    between = interval(figure.low, figure.high)
+    detail = " · ".join(part for part in (between, f"n {figure.count:,}" if figure.count else "") if part)
+    return Tile(label=name, value=number(figure.value), unit=unit(figure.unit), detail=detail)
+
+
+def facts_of(view: RunView) -> list[tuple[str, str]]:
+    """The line under the title: what was measured, where, when."""
+    subject, versions = view.subject, part(view.subject, "versions")
+    named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
+    model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
+    found = [
+        ("measured", named),
+        ("load", load_sentence(view.run) if view.kind == "llm" else ""),
+        ("model", model),
+        ("device", device_text(view.run, subject)),
+        ("client's machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
+        ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
+        ("took", _duration(view.run)),
+        ("seed", str(view.run["seed"]) if view.run.get("seed") is not None else ""),
+    ]
+    notes = subject.get("notes")
+    return [(name, text) for name, text in found if text] + [("note", str(note)) for note in (notes if isinstance(notes, list) else [])]
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    cpu, gpus = part(hardware, "cpu"), hardware.get("gpus")
+    gpus = gpus if isinstance(gpus, list) else []
+    parts = [str(gpu.get("name") or gpu) if isinstance(gpu, dict) else str(gpu) for gpu in gpus]
+    if cpu.get("model"):
+        cores = cpu.get("usable_cores") or cpu.get("logical_cores")
+        parts.append(f"{cpu['model']}" + (f", {cores} cores" if cores else ""))
+    return "; ".join(parts)
+
+
+def _duration(run: dict[str, Any]) -> str:
+    taken = part(run, "end").get("duration_ns")
+    return f"{number(taken / 1e9)} s" if isinstance(taken, int | float) else ""
+
+
+def _figure_sections(view: RunView) -> list[Section]:
+    """Every comparable figure, folded."""
+    if not view.figures:
+        return []
+    rows: list[list[str | float | int | None]] = [
+        [figure.key, figure.metric, figure.value, unit(figure.unit), interval(figure.low, figure.high) or None, figure.count, figure.reason]
+        for figure in view.figures[:MAX_FIGURE_ROWS]
+    ]
+    left = len(view.figures) - len(rows)
+    note = f"{left} more are in the run folder: bmp report RUN --format json." if left > 0 else ""
+    columns = ["case", "metric", "value", "unit", "95 % interval", "n", "remark"]
+    title = f"All {len(view.figures)} figures"
+    return [Table(title=title, columns=columns, rows=rows, note=note, folded=True, group="Figures for comparison")]
+
+
+def again_sections(view: RunView) -> list[Section]:
+    """The exact command, then configuration and environment."""
+    run = view.run
+    command = run.get("command")
+    sections: list[Section] = []
+    if command:
+        words = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+        sections.append(Text(body=words, style="code", group=AGAIN))
+    git = part(run, "environment", "git")
+    told = [f"schedule {run['schedule_sha256']}"] if run.get("schedule_sha256") else []
+    if git.get("commit"):
+        told.append(f"git {git['commit']}" + (" with changes" if git.get("dirty") else ""))
+    if told:
+        sections.append(Text(body=", ".join(told), style="note", group=AGAIN))
+    tables = (
+        ("Configuration", run.get("config")),
+        ("What was measured", view.subject),
+        ("The client's machine" if is_remote(run) else "Hardware", part(run, "environment", "hardware")),
+        ("Packages", part(run, "environment", "packages")),
+    )
+    for title, content in tables:
+        rows = [list(row) for row in flattened(content or {})]
+        if rows:
+            sections.append(Table(title=title, columns=["", ""], rows=rows, folded=True, group=AGAIN))
+    return sections

@@ -1,0 +1,79 @@
+"""Writing a run's report: which format, where to, and what to say where it can't be made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from bytemlperf.errors import UserError
+from bytemlperf.report.gather import RunView, view_run
+from bytemlperf.report.page import render
+from bytemlperf.report.run_page import run_page
+from bytemlperf.runs.checksums import renew_checksum
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import write_text
+
+
+def _html(view: RunView) -> str | bytes:
+    return render(run_page(view))
+
+
+def _markdown(view: RunView) -> str:
+    from bytemlperf.report.plain import markdown_report
+
+    return markdown_report(view)
+
+
+def _json(view: RunView) -> str:
+    from bytemlperf.report.plain import json_report
+
+    return json_report(view)
+
+
+def _pdf(view: RunView) -> bytes:
+    from bytemlperf_llm.report.pdf import pdf_report
+
+    return pdf_report(view)
+
+
+FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _markdown, "json": _json, "pdf": _pdf}
+"""Format name to what makes it; the name is the file's suffix."""
+
+
+def write_report(folder: Path, format_name: str = "html", out: Path | None = None) -> Path:
+    """Make the report of a run folder; returns where it is. Raises UserError."""
+    make = FORMATS.get(format_name)
+    if make is None:
+        raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
+    path = out or folder / f"report.{format_name}"
+    with damage_said(folder):
+        content = make(view_run(folder))
+    write_output(path, content)
+    if out is None:
+        with suppress(OSError):  # a folder that takes no more
+            renew_checksum(folder, path.name)
+    return path
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all. Raises UserError where that can't be."""
+    try:
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror or error}", "give another place with --out") from None
+
+
+def report_after_run(folder: Path) -> Path | None:
+    """The page of a run that has just ended. Whatever goes wrong is one line: a page is no reason to lose a run."""
+    try:
+        return write_report(folder)
+    except UserError as error:
+        print(f"no report.html: {error.cause}; {error.fix}, then bmp report {folder}", file=sys.stderr)
+    except Exception as error:  # a mistake of ours in a page must not become the run's
+        print(f"no report.html: {type(error).__name__}: {error}; try bmp report {folder}", file=sys.stderr)
+    return None

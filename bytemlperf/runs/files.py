@@ -1,0 +1,105 @@
+"""Opening what lies in a run folder: plain files alone, of bounded size, whose JSON has bounded depth.
+
+A folder may be a stranger's: a fifo holds its reader for ever, a link leads to a device or to somebody's keys, a sparse file of
+gigabytes is one line. Every file of a run folder is opened here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from engines.untrusted import UntrustedJson, decode_json
+
+MAX_FILE_BYTES = 64 << 20
+"""Of a file that is read whole: run.json and summary.json of a sweep of 50,000 cases have some 40 MB."""
+
+MAX_LINE_BYTES = 32 << 20
+"""Of one record: a million tokens, each with its stamp, are 12 MB."""
+
+LOGS = "records*.jsonl"
+
+UNREADABLE = (OSError, UntrustedJson)
+"""What `read_plain` and `json_of` raise."""
+
+DAMAGED: tuple[type[Exception], ...] = (
+    *(ArithmeticError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(OSError, RecursionError, MemoryError, msgspec.MsgspecError, UserError),
+)
+"""What code may raise on content that is not as the program writes it."""
+
+ValueT = TypeVar("ValueT")
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """A plain file to read, never through a link. Raises OSError for everything else, and never waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path) -> bytes:
+    """A plain file of at most MAX_FILE_BYTES. Raises OSError."""
+    with open_plain(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE_BYTES >> 20} MiB", str(path))
+        return file.read(MAX_FILE_BYTES)
+
+
+@overload
+def json_of(path: Path) -> Any: ...
+@overload
+def json_of(path: Path, type: type[ValueT]) -> ValueT: ...
+def json_of(path: Path, type: Any = Any) -> Any:
+    """A file's JSON, of that type. Raises OSError and UntrustedJson."""
+    return decode_json(read_plain(path), type)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a plain file. One longer than MAX_LINE_BYTES is cut there and is the last. Raises OSError."""
+    with open_plain(path) as file:
+        while line := file.readline(MAX_LINE_BYTES):
+            yield line
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                return
+
+
+def record_logs(folder: Path) -> list[Path]:
+    """A run's logs in the order of their names."""
+    return sorted(folder.glob(LOGS))
+
+
+@contextmanager
+def damage_said(folder: Path) -> Iterator[None]:
+    """What goes wrong with a folder's content inside is one line that names it: UserError."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except DAMAGED as error:
+        raise UserError(f"{folder} is damaged: {why(error)}", "see what is left of it: bmp verify") from None
+
+
+def why(error: BaseException) -> str:
+    """An exception in words."""
+    if isinstance(error, UserError):
+        return error.cause
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, UntrustedJson) else f"{type(error).__name__}: {error}"[:300]

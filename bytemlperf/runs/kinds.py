@@ -1,0 +1,128 @@
+"""What a run folder of some kind can tell: the contract between the suites and what all of them share.
+
+A suite writes its runs with `runs.suite.SuiteRun` and describes them by one `RunKind`, found through
+the entry-point group `bytemlperf.run_kinds` (entry-point name = `kind` in run.json). Summary, verify,
+report, comparison, catalogue and site work on any kind through it, and know no suite by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from bytemlperf.errors import UserError
+
+ENTRY_POINT_GROUP = "bytemlperf.run_kinds"
+
+Better = Literal["lower", "higher", "neither"]
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One published number, comparable between runs. `key` says what was measured (the case, without
+    the machine), `metric` which number of it; both together are equal where two runs can be compared.
+
+    `value` None is "not available", with the `reason`. `low` and `high` bound its 95 % interval; `count`
+    is how many samples it stands on. `label` is what a person reads in place of key and metric.
+
+    `samples` are raw values in the same unit and in the order of time, from which a comparison takes
+    its error; `statistic` then says how `value` comes from them: `mean`, or a nearest-rank percentile
+    (`p50`, `p99.9`). `sample_ids` name what each sample was measured on (a request, a case), so that two
+    runs of one schedule can be paired. Figures may share one tuple.
+    """
+
+    key: str
+    metric: str
+    unit: str
+    value: float | None
+    better: Better = "neither"
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    samples: Sequence[float] = ()
+    reason: str = ""
+    headline: bool = False
+    label: str = ""
+    statistic: str = ""
+    sample_ids: Sequence[str | int] = ()
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A paragraph of a page. Plain text: the page escapes it. `code` keeps its lines and offers to copy it."""
+
+    title: str = ""
+    body: str
+    style: Literal["plain", "note", "warning", "code"] = "plain"
+    folded: bool = False
+    group: str = ""
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A table of a page. Cells are plain text or numbers; the page escapes and formats them, sets numbers
+    right and dims a line after the first of a cell (an interval under its figure). `folded` tables wait
+    behind their title."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | int | None]]
+    note: str = ""
+    folded: bool = False
+    group: str = ""
+
+
+class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A plot of a page: Plotly's figure as plain JSON values (`data`, `layout`), already small enough
+    to be looked at (a few thousand points; say in `note` how it was thinned). `alt` says it in words.
+
+    Trace types: scatter, bar, box, heatmap, contour, histogram, violin. Leave fonts, backgrounds and
+    colours to the page, which has them light, dark and for print (a colour by the number of a palette,
+    `"color": "@2"`, works wherever a trace takes one). Strings are shown as they are, without markup but `<br>`."""
+
+    title: str
+    data: Sequence[dict[str, Any]]
+    layout: dict[str, Any] = {}
+    note: str = ""
+    alt: str = ""
+    height: int = 320
+    half: bool = False
+    group: str = ""
+
+
+Section = Text | Table | Plot
+"""Sections in a row with the same `group` stand together under that heading; `half` plots stand two abreast."""
+
+
+class RunKind(Protocol):
+    """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
+    written, and can be walked more than once; where they come from a folder they are a `suite.RunRecords`,
+    which knows it. `run` is run.json, `summary` what `summarise` gave. A kind may also have
+    `contradictions(run, records)`: a sentence for each record that its plan doesn't have, and for each part
+    of the plan that a run which came to its end has no record of."""
+
+    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+        """Every number that a comparison can use."""
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+        """The suite's part of the report page, most important first."""
+
+
+def came_to_its_end(run: dict[str, Any]) -> bool:
+    """Whether run.json says that the run did all that was planned: nobody stopped it, nothing failed."""
+    end = run.get("end")
+    return isinstance(end, dict) and not end.get("stopped_by_user") and not end.get("failure")
+
+
+def run_kind(kind: str) -> RunKind:
+    """The description of a kind. Raises UserError for one that no installed package knows."""
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if kind not in found:
+        raise UserError(
+            f"runs of kind {kind!r} are unknown here", f"known kinds: {', '.join(sorted(found)) or 'none'}; update bytemlperf-llm"
+        )
+    loaded: RunKind = found[kind].load()
+    return loaded

@@ -1,0 +1,118 @@
+"""Writing the site: into a new folder, or over a site that this program made; never over anything else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards as api
+from bytemlperf.report.write import write_report
+from bytemlperf.site.devices import parse_assignments
+from bytemlperf.site.gather import BoardRow, SiteRun, board, find_runs, read_runs
+from bytemlperf.site.pages import Pages
+
+MARK = ".bytemlperf-site"
+"""A file that says: this folder is a site of ours, and may be written anew."""
+
+DEFAULT_CURRENCY = "USD"
+
+
+class Built(NamedTuple):
+    """What was made."""
+
+    start: Path
+    pages: int
+    problems: list[str]
+
+
+def build_site(
+    places: Sequence[Path],
+    out: Path,
+    *,
+    title: str = "Benchmark results",
+    cards_path: Path | None = None,
+    assigned: Sequence[str] = (),
+    currency: str | None = None,
+) -> Built:
+    """Make every page. Raises UserError for bad input; a run that can't be read is a problem that is told."""
+    known = api.load(cards_path)
+    assignments = parse_assignments(assigned, known)
+    folders = find_runs(places)
+    money = currency or _usual_currency(known)
+    _clear(out)
+    runs, unread = read_runs(folders, known, assignments)
+    rows = board(runs, known, money)
+    pages = Pages(title, _files({run.suite for run in runs}, "leaderboard"), money)
+    models = {name: f"models/{file}" for name, file in _files({row.model for row in rows if row.model}, "").items()}
+    measured = Counter(run.device.card_id for run in runs if run.device.card_id)
+
+    written = {
+        "index.html": pages.index(runs, unread, models),
+        "hardware.html": pages.hardware(known, measured),
+        "compare.html": pages.compare(known, rows),
+        **{file: pages.board(suite, [row for row in rows if row.run.suite == suite]) for suite, file in pages.boards.items()},
+        **{file: pages.model(model, [row for row in rows if row.model == model]) for model, file in models.items()},
+        **{f"hardware/{name}.html": pages.card(name, card, _of_card(rows, name)) for name, card in known.items()},
+    }
+    try:
+        for name, text in written.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write into {out}: {error.strerror}", "make room, or give another place with --out") from None
+    problems = [f"{each.folder}: {each.why}" for each in unread] + [text for run in runs for text in _report(run, out)]
+    return Built(out / "index.html", len(written) + len(runs), problems)
+
+
+def _report(run: SiteRun, out: Path) -> list[str]:
+    """A run's own page; one that can't be made is told, and the rest of the site is there."""
+    path = out / "runs" / run.slug / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_report(run.view.folder, "html", path)
+    except UserError as error:
+        return [f"{run.view.folder.name}: no report: {error.cause}"]
+    return [f"{run.view.folder.name}: {text}" for text in run.view.problems]
+
+
+def _of_card(rows: Sequence[BoardRow], name: str) -> list[BoardRow]:
+    return [row for row in rows if row.run.device.card_id == name]
+
+
+def _usual_currency(known: Mapping[str, object]) -> str:
+    prices = Counter(price.currency for card in known.values() for price in getattr(card, "prices", ()))
+    own = Counter(price.currency for card in known.values() for price in getattr(card, "prices", ()) if price.source == "own")
+    chosen = (own or prices).most_common(1)
+    return chosen[0][0] if chosen else DEFAULT_CURRENCY
+
+
+def _files(names: set[str], prefix: str) -> dict[str, str]:
+    """A file name for each, safe in a path, and nobody else's."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
+        file, number = "-".join(part for part in (prefix, slug) if part), 2
+        while f"{file}.html" in found.values():
+            file, number = f"{file}-{number}", number + 1
+        found[name] = f"{file}.html"
+    return found
+
+
+def _clear(out: Path) -> None:
+    """An empty folder with our mark. Raises UserError where something else is there."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is no folder", "give another place with --out")
+        if out.exists() and any(out.iterdir()):
+            if not (out / MARK).exists():
+                raise UserError(f"{out} is not empty and no site made by this command", "give a new folder with --out")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_text("Made by bmp site build, which may write this folder anew.\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write {out}: {error.strerror}", "give a writable place with --out") from None

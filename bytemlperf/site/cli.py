@@ -1,0 +1,44 @@
+"""bmp site: parse, wire, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bytemlperf_llm.cli import PlainHelpGroup
+
+app = typer.Typer(cls=PlainHelpGroup, help="A static site over many runs.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root() -> None:
+    """A static site over many runs."""
+
+
+@app.command()
+def build(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A new folder, or a site made before.", show_default=False)],
+    title: Annotated[str, typer.Option(help="The site's name.")] = "Benchmark results",
+    cards: Annotated[Path | None, typer.Option(help="Your own spec cards and prices. Default: $BMP_CARDS.", show_default=False)] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="PATTERN=CARD or PATTERN=CARD*COUNT: runs whose folder or label fits used these devices; repeatable.", show_default=False
+        ),
+    ] = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(help="Normalise by prices in it. Default: that of your own prices, else the usual one.", show_default=False),
+    ] = None,
+) -> None:
+    """Hardware, comparison, leaderboards, models and every run's report, as files that open from disk."""
+    from bytemlperf.command.exits import one_line
+    from bytemlperf.site.build import build_site
+
+    built = build_site(runs, out, title=title, cards_path=cards, assigned=device or (), currency=currency)
+    for text in built.problems:
+        print(f"problem: {one_line(text)}")
+    print(f"{built.pages} pages; open {built.start}")

@@ -1,0 +1,208 @@
+"""The site's pages: each one file, style and script inlined, a policy that allows nothing else.
+
+The same rules as a run's report: text is escaped by the template engine with acting characters made
+visible, what scripts need travels in a JSON data block, and reaches the page through `textContent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards as api
+from bytemlperf.hardware.card import Card, Sourced
+from bytemlperf.hardware.compare import per_currency, per_watt, rows
+from bytemlperf.hardware.tables import figure_lines
+from bytemlperf.report.page import ASSETS as REPORT_ASSETS
+from bytemlperf.report.page import INSTALL_COMMAND, content_security_policy, data_block
+from bytemlperf.report.text import visible
+from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, case_of
+from bytemlperf.site.views import Cell, Column, TableView, board_table, numeric, run_table, words
+from bytemlperf.version import __version__
+
+ASSETS = Path(__file__).parent / "assets"
+FOOTER = f"Made by bytemlperf-llm {__version__}. These pages are files and ask nothing of any network."
+MAX_BOARD_ROWS = 5000
+
+
+class Pages:
+    """Renders every page. `boards` maps a suite's name to its file; they are in the navigation."""
+
+    def __init__(self, title: str, boards: Mapping[str, str], currency: str) -> None:
+        self.title, self.boards, self.currency = title, boards, currency
+
+    def index(self, runs: Sequence[SiteRun], unread: Sequence[Unread], models: Mapping[str, str]) -> str:
+        """What there is, and every run."""
+        counts = {suite: sum(run.suite == suite for run in runs) for suite in self.boards}
+        tiles = [(suite, counts[suite], self.boards[suite]) for suite in self.boards]
+        valid = sum(run.view.verdict == VALID for run in runs)
+        return self._page(
+            "index.html.j2",
+            self.title,
+            "",
+            "index",
+            tiles=tiles,
+            valid=valid,
+            total=len(runs),
+            table=run_table(runs, ""),
+            unread=unread,
+            models=models,
+        )
+
+    def hardware(self, known: Mapping[str, Card], measured: Mapping[str, int]) -> str:
+        """Every card; those that runs used are marked."""
+        columns = (
+            Column("device"),
+            Column("vendor", choose=True),
+            Column("kind", choose=True),
+            Column("runs", numeric=True),
+            Column("bf16 or fp16, TFLOPS", numeric=True, about="dense"),
+            Column("fp8, TFLOPS", numeric=True, about="dense"),
+            Column("memory, GB", numeric=True),
+            Column("GB/s", numeric=True),
+            Column("TDP, W", numeric=True),
+            Column(f"price, {self.currency}", numeric=True),
+            Column("TFLOPS/W", numeric=True),
+            Column(f"TFLOPS per 1,000 {self.currency}", numeric=True),
+        )
+        order = sorted(known.items(), key=lambda item: (-measured.get(item[0], 0), item[1].kind == "cpu", item[1].name))
+        lines = [self._card_line(name, card, measured.get(name, 0)) for name, card in order]
+        notes = ["Published figures, dense. – is unknown: no public document gives it. Per watt and per price stand on bf16, else fp16."]
+        return self._page(
+            "table.html.j2", "Hardware", "", "hardware", table=TableView("hardware", columns, lines, [name for name, _ in order], notes)
+        )
+
+    def card(self, name: str, card: Card, board: Sequence[BoardRow]) -> str:
+        """One device: each figure with its source, and what was measured on it."""
+        return self._page(
+            "card.html.j2",
+            card.name,
+            "../",
+            "hardware",
+            card=card,
+            name=name,
+            lines=[_card_figure(*line) for line in figure_lines(card)],
+            table=board_table(board, self.currency, "../", with_suite=True) if board else None,
+        )
+
+    def board(self, suite: str, board: Sequence[BoardRow]) -> str:
+        """A suite's leaderboard."""
+        table = board_table(board[:MAX_BOARD_ROWS], self.currency, "")
+        if len(board) > MAX_BOARD_ROWS:
+            table = table._replace(
+                notes=[f"The first {MAX_BOARD_ROWS} of {len(board)} rows; the rest is in the runs' reports.", *table.notes]
+            )
+        return self._page("table.html.j2", f"Leaderboard: {suite}", "", self.boards[suite], table=table)
+
+    def model(self, model: str, board: Sequence[BoardRow]) -> str:
+        """Everything measured of one model."""
+        return self._page("table.html.j2", model, "../", "models", table=board_table(board, self.currency, "../", with_suite=True))
+
+    def compare(self, known: Mapping[str, Card], board: Sequence[BoardRow]) -> str:
+        """Pick two devices or more in the page; published and measured figures side by side."""
+        order = [row.label for row in rows(list(known.values()), currency=self.currency)]
+        data = {"currency": self.currency, "order": order, "devices": _compared(known, board, self.currency)}
+        return self._page("compare.html.j2", "Compare devices", "", "compare", data=data_block(data))
+
+    def _card_line(self, name: str, card: Card, runs: int) -> tuple[Cell, ...]:
+        dtype = "bf16" if api.peak_flops(card, "bf16") else "fp16"
+        price = api.price(card, "purchase", self.currency)
+        return (
+            words(card.name, f"hardware/{name}.html"),
+            words(card.vendor),
+            words(card.kind),
+            numeric(runs),
+            numeric(_tera(api.peak_flops(card, dtype))),
+            numeric(_tera(api.peak_flops(card, "fp8"))),
+            numeric(card.memory_gb.value if card.memory_gb else None),
+            numeric(card.memory_gbytes_per_s.value if card.memory_gbytes_per_s else None),
+            numeric(api.tdp_watts(card)),
+            numeric(price.amount if price else None, small=price.date if price else ""),
+            numeric(per_watt(card, dtype)),
+            numeric(per_currency(card, self.currency, dtype)),
+        )
+
+    def _page(self, template: str, title: str, root: str, here: str, **content: Any) -> str:
+        style = _text(REPORT_ASSETS / "page.css") + _text(ASSETS / "site.css")
+        script = _text(ASSETS / "site.js")
+        rendered = (
+            _templates()
+            .get_template(template)
+            .render(
+                title=title,
+                site=self.title,
+                root=root,
+                here=here,
+                boards=self.boards,
+                policy=content_security_policy([script], [style]),
+                style=style,
+                script=script,
+                footer=FOOTER,
+                **content,
+            )
+        )
+        return str(rendered)
+
+
+def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: str) -> list[dict[str, Any]]:
+    """Every card, and every measured device without one: published rows, and the latest valid value of each case."""
+    devices = {
+        name: {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency), "measured": []}
+        for name, card in known.items()
+    }
+    latest: dict[tuple[str, str, str, str], BoardRow] = {}
+    for row in sorted(board, key=lambda row: row.run.started):
+        if row.run.view.verdict == VALID:
+            latest[_device_id(row), row.model, row.figure.key, row.figure.metric] = row
+    for (identity, model, _, _), row in latest.items():
+        device = devices.setdefault(identity, {"id": identity, "name": row.run.device.name, "vendor": "", "published": [], "measured": []})
+        device["measured"].append(  # type: ignore[attr-defined]
+            {
+                "case": " · ".join(part for part in (row.run.suite, model, row.figure.key, case_of(row.figure)) if part),
+                "unit": row.figure.unit,
+                "better": row.figure.better,
+                "value": row.figure.value,
+                "money": row.per_currency,
+                "watt": row.per_watt,
+                "link": f"runs/{row.run.slug}/report.html",
+            }
+        )
+    return sorted(devices.values(), key=lambda device: (not device["measured"], str(device["name"])))
+
+
+def _published(card: Card, currency: str) -> list[dict[str, Any]]:
+    return [{"case": row.label, "unit": row.unit, "better": row.better, "value": row.values[0]} for row in rows([card], currency=currency)]
+
+
+def _device_id(row: BoardRow) -> str:
+    return row.run.device.card_id or f"measured:{row.run.device.name}"
+
+
+def _card_figure(label: str, value: str, figure: Sourced) -> tuple[str, str, str, str]:
+    remark = "; ".join(text for text in (figure.derived, figure.note) if text)
+    return label, value, f"{figure.source}: {figure.where}", remark
+
+
+def _tera(value: float | None) -> float | None:
+    return None if value is None else value / api.TERA
+
+
+@cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> Any:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise UserError("pages need jinja2, which is not installed", INSTALL_COMMAND) from None
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["visible"] = visible
+    return environment

@@ -1,0 +1,1 @@
+"""Exact percentiles, intervals, tests."""

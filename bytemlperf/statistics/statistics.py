@@ -1,0 +1,242 @@
+"""Statistics over raw samples: exact percentiles, and intervals that say how far to trust them.
+
+Percentiles are nearest-rank: always a value that was measured. Their intervals are distribution
+free: order statistics with exact binomial tails, at the sample size that values which come in clusters
+(the tokens of a request) and hang together (stretches of a queue's life, steps that requests share) are worth.
+Variances are computed in exact integers: a result doesn't depend on the order of summation, on numpy, or on
+the machine. Sources are given at each function; docs/metrics.md tells it at length.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from operator import mul
+from typing import Literal, NamedTuple
+
+from bytemlperf.errors import UserError
+from bytemlperf.statistics.arrays import sum_of_squares, sums_between, total_of
+from bytemlperf.statistics.columns import dot, ones_at_most
+from bytemlperf.statistics.special import lower_tail_count, normal_quantile, t_quantile
+
+PERCENTILE_DEFINITION = "nearest-rank: the p-th percentile of n sorted values is value number ceil(p/100 * n), counted from 1"
+INTERVAL_DEFINITION = (
+    "95 %, two-sided: percentiles by order statistics with exact binomial tails at the effective sample size, means by Student's t "
+    "on the logarithm; both with the widest variance of single requests, ten batches, and thirty that follow each other"
+)
+
+INSUFFICIENT: Literal["insufficient"] = "insufficient"
+Bounds = tuple[int | float, int | float]
+Interval = Bounds | Literal["insufficient"]
+
+_TAIL = 0.025  # each side of a 95 % interval
+CARRY_CONFIDENCE = 0.99
+"""A percentile p is claimed when the sample reaches beyond it with this confidence: 1 − p**n ≥ 0.99."""
+
+BATCHES, LONG_BATCHES = 30, 10
+"""Batch means: enough batches for a stable variance, few enough to outlast the autocorrelation
+(Schmeiser, Batch size effects in the analysis of simulation output, Operations Research 30(3), 1982: 10 to 30)."""
+
+MAX_LIKENESS = 0.5
+"""Correlation of neighbouring batches beyond which a run is too short for its own memory: nothing is extrapolated further."""
+
+LEAST_DEGREES = 3
+
+BEYOND = 0.3
+"""Chance that a percentile lies beyond all independent values that a sample is worth, from which on no interval is given."""
+
+_FACTOR_DIGITS = 12
+"""A factor is rounded so that the last bits of a machine's libm don't reach a summary."""
+
+AUTOCORRELATED = 1.71
+"""Ratio of the batch means' variance to that of independent values beyond which values count as
+autocorrelated: the 99 % point of chi-square with 29 degrees of freedom, over 29."""
+
+
+@lru_cache(maxsize=256)
+def parse_percentile(text: str) -> Fraction:
+    """ "99.9" to 999/1000 exactly. Raises UserError unless 0 < p < 100."""
+    try:
+        percent = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"percentile '{text}' is not a number", "give numbers between 0 and 100, such as 50,90,99") from None
+    if not 0 < percent < 100:
+        raise UserError(f"percentile {text} is out of range", "give numbers between 0 and 100, such as 50,90,99")
+    return percent / 100
+
+
+def nearest_rank(count: int, share: Fraction) -> int:
+    """Rank from 1 of the percentile `share` (0 < share < 1) among `count` ≥ 1 values."""
+    return -(-share.numerator * count // share.denominator)
+
+
+def percentile(ordered: Sequence[int], share: Fraction) -> int:
+    """Nearest-rank percentile of a sorted, non-empty sequence."""
+    return int(ordered[nearest_rank(len(ordered), share) - 1])
+
+
+def needed_count(share: Fraction) -> int:
+    """Values that a percentile needs: the smallest n with 1 − p**n ≥ 0.99, symmetric under 50 %."""
+    far = max(share, 1 - share)
+    return math.ceil(math.log(1.0 - CARRY_CONFIDENCE) / math.log(far))
+
+
+def order_interval(ordered: Sequence[int], share: Fraction) -> Interval:
+    """Interval of a percentile from independent values: X(r) to X(s) with P(B < r) ≤ 2.5 % and
+    P(B ≥ s) ≤ 2.5 % for B ~ Binomial(n, p) (David and Nagaraja, Order Statistics, 3rd ed., 7.1)."""
+    count = len(ordered)
+    if count < needed_count(share):
+        return INSUFFICIENT
+    low = lower_tail_count(count, share, _TAIL) + 1
+    high = count - lower_tail_count(count, 1 - share, _TAIL)
+    return (int(ordered[low - 1]), int(ordered[high - 1]))
+
+
+class Estimate(NamedTuple):
+    """Variance of a ratio Σ amounts / Σ sizes, and the degrees of freedom that it stands on."""
+
+    variance: Fraction
+    degrees: int
+
+    def reach(self) -> float:
+        """Half of the 95 % interval."""
+        return t_quantile(1.0 - _TAIL, self.degrees) * math.sqrt(self.variance)
+
+
+def estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+    """What a ratio's variance is, by three answers to how far neighbours are alike; whoever takes the largest is safe.
+
+    `amounts` and `sizes` are those of units (requests) in the order of time, at least two. The ratio is linearised in
+    each (Woodruff, JASA 47, 1952; Law, Simulation Modeling and Analysis, 5th ed., 9.5.3):
+    - units are independent: their own variance;
+    - they are alike over up to a tenth of the run: ten batches of consecutive units, which outlast the
+      autocorrelation (Schmeiser, Operations Research 30(3), 1982: 10 to 30);
+    - they are alike for longer: up to thirty batches that follow each other as an autoregression of order 1, whose
+      correlation, freed of its bias (Kendall, Biometrika 41, 1954), multiplies their variance by (1 + ρ)/(1 − ρ).
+    Under twenty units there are no batches.
+    """
+    return [_variance(amounts, sizes), *batched_estimates(amounts, sizes)]
+
+
+def batched_estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+    """`estimates` without the first: none under twenty units."""
+    count = len(sizes)
+    if count < 2 * LONG_BATCHES:
+        return []
+    batches = min(BATCHES, count // 2)
+    return [
+        _variance(batch(amounts, LONG_BATCHES), batch(sizes, LONG_BATCHES)),
+        _following(batch(amounts, batches), batch(sizes, batches)),
+    ]
+
+
+def _variance(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+    """Of independent units, with as many degrees of freedom as there are effective units, (Σ sizes)²/Σ sizes², less one."""
+    count, total, amount = len(sizes), total_of(sizes), total_of(amounts)
+    size_squares = sum_of_squares(sizes)
+    spread = total * total * sum_of_squares(amounts) - 2 * total * amount * dot(amounts, sizes) + amount * amount * size_squares
+    return Estimate(Fraction(count * spread, (count - 1) * total**4), max(1, total * total // size_squares - 1))
+
+
+def _following(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+    """Of batches that follow each other."""
+    plain, count, total, amount = _variance(amounts, sizes), len(sizes), sum(sizes), sum(amounts)
+    off = [part * total - amount * size for part, size in zip(amounts, sizes, strict=True)]
+    squares = sum(each * each for each in off)
+    if not squares:
+        return plain
+    raw = float(Fraction(sum(map(mul, off[1:], off)), squares))
+    likeness = min(MAX_LIKENESS, max(0.0, raw + (1 + 3 * raw) / count))
+    factor = (1 + likeness) / (1 - likeness)
+    return Estimate(plain.variance * Fraction(factor), max(LEAST_DEGREES, int(plain.degrees / factor)))
+
+
+def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fraction) -> float:
+    """How many independent values a clustered, autocorrelated sample is worth for one percentile.
+
+    `at_most` holds per cluster, in the order of time, how many of its `sizes` values are ≤ the percentile. n_eff
+    = p(1−p) over the variance of the estimated distribution function, lowered by (z/t)**2 for the degrees of
+    freedom that the variance stands on (Korn and Graubard, Survey Methodology 24(2), 1998); at most n, which is all
+    that there is to say of clusters of one.
+    """
+    count, total = len(sizes), total_of(sizes)
+    if count < 2:
+        return 0.0
+    wanted, normal = share * (1 - share), normal_quantile(1.0 - _TAIL)
+    found = batched_estimates(at_most, sizes) if count == total else estimates(at_most, sizes)
+    worths = [float(wanted / each.variance) * (normal / t_quantile(1.0 - _TAIL, each.degrees)) ** 2 for each in found if each.variance]
+    return min([float(total), *worths])
+
+
+def effective_interval(ordered: Sequence[int], share: Fraction, effective: float) -> Interval:
+    """Interval of a percentile from `effective` independent values' worth of sample: the order
+    statistics of that many, mapped to ranks of the whole sample, outwards. Where even the outermost of so many would not
+    bound the percentile it ends at the outermost value that there is; far from that (`BEYOND`) it is insufficient."""
+    worth, count = int(effective), len(ordered)
+    if worth < 1 or float(max(share, 1 - share)) ** worth > BEYOND:
+        return INSUFFICIENT
+    low = lower_tail_count(worth, share, _TAIL) * count // worth
+    high = -(-(worth - lower_tail_count(worth, 1 - share, _TAIL)) * count // worth) + 1
+    return (int(ordered[max(1, low) - 1]), int(ordered[min(count, high) - 1]))
+
+
+def deviation(count: int, total: int, squares: int) -> float | None:
+    """Sample standard deviation (n − 1) from exact sums; None under two values."""
+    if count < 2:
+        return None
+    return math.sqrt(Fraction(count * squares - total * total, count * (count - 1)))
+
+
+def batch(values: Sequence[int], batches: int = BATCHES) -> list[int]:
+    """Sums of `batches` consecutive stretches whose lengths differ by at most one; the values
+    themselves when there aren't two for each."""
+    count = len(values)
+    if count < 2 * batches:
+        return list(values)
+    return sums_between(values, [count * edge // batches for edge in range(batches + 1)])
+
+
+def mean_interval(sums: Sequence[int], sizes: Sequence[int]) -> Interval:
+    """Interval of a mean over time-ordered units (requests), each of which has a sum of values and a number of them:
+    Student's t with the widest of `estimates`. Of a quantity that isn't below zero it is taken on the logarithm (the
+    delta method), mean ×÷ exp(reach/mean): it can't fall below zero, and is nearly the same where it is narrow."""
+    count, total = total_of(sizes), total_of(sums)
+    if len(sums) < 2 or count == 0:
+        return INSUFFICIENT
+    mean, reach = float(Fraction(total, count)), max(each.reach() for each in estimates(sums, sizes))
+    return factor_interval(mean, reach) if total > 0 and min(sums) >= 0 else (mean - reach, mean + reach)
+
+
+def factor_interval(mean: float, reach: float) -> Bounds:
+    """mean ×÷ exp(reach/mean); mean above 0."""
+    factor = round(math.exp(reach / mean), _FACTOR_DIGITS)
+    return (mean / factor, mean * factor)
+
+
+def autocorrelation_factor(values: Sequence[int]) -> float:
+    """How many times the mean's variance exceeds that of independent values, from batch means;
+    1.0 when there are too few to tell, or no significant excess (see AUTOCORRELATED)."""
+    count = len(values)
+    if count < 2 * BATCHES:
+        return 1.0
+    sizes = batch([1] * count)
+    mean = Fraction(sum(values), count)
+    total, squares = sum(values), sum_of_squares(values)
+    plain = Fraction(count * squares - total * total, count * (count - 1))
+    if not plain:
+        return 1.0
+    spread = sum((part - mean * size) ** 2 / size for part, size in zip(batch(values), sizes, strict=True))
+    factor = float(spread / (BATCHES - 1) / plain)
+    return factor if factor > AUTOCORRELATED else 1.0
+
+
+def sample_interval(values: Sequence[int], ordered: Sequence[int], share: Fraction) -> Interval:
+    """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics at the effective
+    sample size. `ordered` is the sample sorted."""
+    if len(values) < 2 * LONG_BATCHES:
+        return order_interval(ordered, share)
+    at_most = ones_at_most(values, percentile(ordered, share))
+    return effective_interval(ordered, share, effective_count(at_most, array("q", [1]) * len(values), share))

@@ -1,0 +1,38 @@
+"""bmp submit: is a folder a submission, and pack it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bytemlperf_llm.cli import PlainHelpGroup
+
+app = typer.Typer(cls=PlainHelpGroup, help="Check and pack a vendor's submission.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+_Folder = Annotated[Path, typer.Argument(help="A folder with submission.yaml and runs/.", show_default=False)]
+
+
+@app.callback()
+def _root() -> None:
+    """Check and pack a vendor's submission."""
+
+
+@app.command()
+def check(folder: _Folder, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Apply the rules: models, whole and verified runs, a reproducible environment, precision and sparsity."""
+    from bytemlperf.submit.report import check_and_tell
+
+    raise typer.Exit(check_and_tell(folder, json))
+
+
+@app.command()
+def pack(
+    folder: _Folder,
+    out: Annotated[Path | None, typer.Option(help="Default: the folder's name with .tar.gz, beside it.", show_default=False)] = None,
+) -> None:
+    """Check, then write one archive with a list of SHA-256 sums. The same folder gives the same bytes."""
+    from bytemlperf.submit.report import pack_and_tell
+
+    raise typer.Exit(pack_and_tell(folder, out))

@@ -1,0 +1,1 @@
+"""The client's own error: load steps, cache, table."""

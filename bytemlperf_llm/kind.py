@@ -1,0 +1,200 @@
+"""The kind `llm`: what a run of LLM serving tells. Its summary is that of `runs.summarise`."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.runs.kinds import Figure, Section
+from bytemlperf.runs.suite import RunRecords
+from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
+from bytemlperf_llm.pages.cause import cause_sections
+from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns, columns_of
+from bytemlperf_llm.pages.latency import latency_sections
+from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
+from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
+from bytemlperf_llm.record.gauges import Sample, read_gauges
+from bytemlperf_llm.run.summarise import facts_from, summarise_folder
+
+LABELS = {
+    "ttft": "TTFT",
+    "service_ttft": "TTFT from sent",
+    "tpot": "TPOT",
+    "itl": "ITL",
+    "e2e": "E2E",
+    "service_e2e": "E2E from sent",
+    "max_stall": "longest stall",
+}
+SAMPLED = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
+HEADLINES = {("ttft", "50"), ("ttft", "99"), ("tpot", "50"), ("e2e", "50")}
+RATE_LABELS = {"request_throughput": "answers", "output_token_throughput": "output tokens", "input_token_throughput": "prompt tokens"}
+_FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
+THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
+
+
+class LlmKind:
+    """Summary, figures and sections of LLM serving."""
+
+    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """As `bmp-llm summarize`. Raises UserError."""
+        if isinstance(records, RunRecords):
+            summary = summarise_folder(records.folder, run=run)
+        else:
+            from bytemlperf_llm.metrics.summary import summarize
+            from bytemlperf_llm.record.record import RequestRecord
+
+            summary = summarize((msgspec.convert(record, RequestRecord) for record in records), facts_from(run, Path("run")))
+        found: dict[str, Any] = msgspec.to_builtins(summary)
+        return found
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+        """Latencies, rates, goodput and failures; `key` is the scenario, so that engines and machines compare."""
+        columns = None if isinstance(records, RunRecords) and not records.samples else columns_of(run, records)
+        key = str(run.get("config", {}).get("scenario", {}).get("name") or "llm")
+        return figures_of(key, summary, columns)
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+        """Cause before detail."""
+        columns = columns_of(run, records)
+        return [
+            *cause_sections(columns),
+            *latency_sections(summary, columns),
+            *timeline_sections(summary, columns, _gauges(records)),
+            *length_sections(columns),
+            *error_sections(summary, columns),
+            *schedule_sections(summary, columns),
+            *client_sections(summary),
+            *waterfall_sections(columns),
+        ]
+
+
+KIND = LlmKind()
+
+
+def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+    """Every figure of a summary, with samples from the run's columns where there are any."""
+    metrics = summary.get("metrics", {}).items()
+    latencies = [figure for name, metric in metrics if name in LABELS for figure in _latencies(key, name, metric, columns)]
+    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary)]
+
+
+def _gauges(records: Iterable[dict[str, Any]]) -> Sequence[Sample]:
+    """The engine's own gauges, where the run kept some; what is no sample is named with the other damages."""
+    if not isinstance(records, RunRecords):
+        return ()
+    kept = read_gauges(records.folder)
+    records.damages += kept.damages
+    return kept.samples
+
+
+def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+    samples, ids = _samples(name, columns) if name in SAMPLED and columns is not None else ((), ())
+    statistics: list[tuple[str, str, Any]] = [("mean", "mean", metric["mean"])]
+    statistics += [(f"p{percent}", percent, value) for percent, value in metric["percentiles"].items()]
+    return [
+        Figure(
+            key=key,
+            metric=f"{name} {statistic}",
+            label=f"{LABELS[name]} {statistic}",
+            unit="ms",
+            value=None if isinstance(value, str) else value / NS_PER_MS,
+            reason=_reason(value),
+            better="lower",
+            low=_bound(metric["ci95"].get(interval), 0),
+            high=_bound(metric["ci95"].get(interval), 1),
+            count=metric["count"],
+            samples=samples,
+            sample_ids=ids,
+            statistic=statistic,
+            headline=(name, interval) in HEADLINES,
+        )
+        for statistic, interval, value in statistics
+    ]
+
+
+def _samples(name: str, columns: RunColumns) -> tuple[Sequence[float], Sequence[int]]:
+    import numpy
+
+    values = columns.latencies[name]
+    present = ~numpy.isnan(values)
+    return array("d", values[present].tobytes()), array("q", columns.index[present].astype("i8").tobytes())
+
+
+def _reason(value: Any) -> str:
+    if value == "insufficient":
+        return "the sample can't carry this percentile"
+    return "among requests that never ended" if value == "inf" else ""
+
+
+def _bound(interval: Any, side: int) -> float | None:
+    return None if interval is None or isinstance(interval, str) else interval[side] / NS_PER_MS
+
+
+def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+    rates = {name: rate for name, rate in summary.get("rates", {}).items() if name in RATE_LABELS}
+    figures = []
+    for name, rate in rates.items():
+        stretches = () if columns is None else _stretches(name, summary, columns)
+        low, high = mean_bounds(stretches)
+        figures.append(
+            Figure(
+                key=key,
+                metric=name,
+                label=RATE_LABELS[name],
+                unit=rate["unit"],
+                value=rate["value"],
+                better="higher",
+                low=low,
+                high=high,
+                headline=name == "output_token_throughput",
+                samples=stretches,
+                statistic="mean" if len(stretches) else "",
+                count=len(stretches) or None,
+            )
+        )
+    return figures
+
+
+def _stretches(name: str, summary: dict[str, Any], columns: RunColumns) -> Sequence[float]:
+    """The rate in thirty equal stretches of the steady window, whose mean is the rate; none for a short run."""
+    import numpy
+
+    if name == "input_token_throughput" or columns.ok.sum() < 2 * THROUGHPUT_STRETCHES:
+        return ()
+    window = summary["steady_state"]["window"]
+    start, end = ((window[side] - columns.origin_ns) / 1e9 for side in ("start_ns", "end_ns"))
+    edges = numpy.linspace(start, end, THROUGHPUT_STRETCHES + 1)
+    counts = tokens_in(columns, edges) if name == "output_token_throughput" else numpy.histogram(columns.when("end")[columns.ok], edges)[0]
+    return array("d", (counts / (edges[1] - edges[0])).astype("f8").tobytes())
+
+
+def mean_bounds(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """95 % interval of the mean of values in the order of time, as of any mean; Nones under two values."""
+    fixed = [round(value * _FIXED_POINT) for value in values]
+    bounds = mean_interval(fixed, [1] * len(fixed))
+    return (None, None) if bounds == INSUFFICIENT else (bounds[0] / _FIXED_POINT, bounds[1] / _FIXED_POINT)
+
+
+def _shares(key: str, summary: dict[str, Any]) -> list[Figure]:
+    figures = []
+    goodput = summary.get("goodput")
+    if goodput:
+        rate = goodput["requests_per_s"]
+        figures.append(
+            Figure(key=key, metric="goodput", label="goodput", unit=rate["unit"], value=rate["value"], better="higher", headline=True)
+        )
+        share = goodput["share"]
+        value = None if share is None else share * 100
+        reason = "" if share is not None else "no request was judged"
+        figures.append(
+            Figure(key=key, metric="goodput share", label="requests within the SLO", unit="%", value=value, better="higher", reason=reason)
+        )
+    scheduled, outcomes = summary.get("scheduled") or 0, summary.get("outcomes", {})
+    if scheduled:
+        lost = 100 * (1 - outcomes.get("ok", 0) / scheduled)
+        figures.append(Figure(key=key, metric="not answered", label="not answered", unit="%", value=lost, better="lower", count=scheduled))
+    return figures

@@ -1,0 +1,260 @@
+"""What the LLM suite exports live, and how a record feeds it. Names: docs/metrics.md."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import get_args
+
+import msgspec
+
+from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
+from bytemlperf_llm.metrics.definitions import BURST_NS
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.record.stamps import bin_intervals
+from engines.contract import ErrorClass
+
+NS_PER_S = 1e9
+FLUSH_REQUESTS = 256
+Listener = Callable[[list[float], list[float]], None]
+"""Gets fresh TTFTs and TPOTs in seconds."""
+
+_FIRST_TOKEN_S = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+)
+_PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+_WHOLE_S = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+)
+_LATENESS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+_TOKENS = tuple(float(4**power) for power in range(14))
+"""Bounds of token counts: those of gen_ai.client.token.usage in OpenTelemetry's conventions, 1 to 4^13."""
+
+FAMILIES = (
+    Family(
+        "bmp_time_to_first_token_seconds", "histogram", "TTFT from the planned time (open loop) or from sending.", buckets=_FIRST_TOKEN_S
+    ),
+    Family(
+        "bmp_time_per_output_token_seconds", "histogram", "TPOT: (last - first token) / (tokens - 1) of a request.", buckets=_PER_TOKEN_S
+    ),
+    Family(
+        "bmp_inter_token_latency_seconds",
+        "histogram",
+        "ITL: gaps between the tokens of a request; a burst shares its time.",
+        buckets=_PER_TOKEN_S,
+    ),
+    Family(
+        "bmp_e2e_request_latency_seconds", "histogram", "From the planned time (open loop) or sending to the last token.", buckets=_WHOLE_S
+    ),
+    Family("bmp_schedule_lateness_seconds", "histogram", "How long after its planned time a request was sent.", buckets=_LATENESS_S),
+    Family("bmp_request_success_total", "counter", "Requests answered in full."),
+    Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
+    Family("bmp_requests_in_flight", "gauge", "Requests sent and not ended."),
+    Family("bmp_generation_tokens_total", "counter", "Output tokens received."),
+    Family("bmp_request_prompt_tokens", "histogram", "Prompt tokens of an answered request, as the engine reports them.", buckets=_TOKENS),
+    Family("bmp_request_generation_tokens", "histogram", "Output tokens of an answered request.", buckets=_TOKENS),
+    Family("bmp_prompt_tokens_total", "counter", "Prompt tokens sent, as the engine reports them."),
+)
+
+_ITL = "bmp_inter_token_latency_seconds"
+_HISTOGRAMS = (
+    "bmp_time_to_first_token_seconds",
+    "bmp_time_per_output_token_seconds",
+    "bmp_e2e_request_latency_seconds",
+    "bmp_schedule_lateness_seconds",
+    "bmp_request_prompt_tokens",
+    "bmp_request_generation_tokens",
+)
+
+
+class MetricsDelta(msgspec.Struct, kw_only=True):
+    """What one worker saw since its last report. `in_flight` is its level now; the rest adds up.
+    `ttft_s` and `tpot_s` are single values, for a live view; empty where nobody listens."""
+
+    in_flight: int = 0
+    ended_requests: int = 0
+    failed_requests: int = 0
+    output_tokens: int = 0
+    failures: dict[str, int] = {}
+    exported: ExportDelta = msgspec.field(default_factory=ExportDelta)
+    ttft_s: list[float] = []
+    tpot_s: list[float] = []
+
+
+class _GapBins:
+    """A histogram of token gaps, in whole ns, added to request by request: sorting the gaps of many at
+    once would hold the event loop up."""
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self._bounds_ns = array("q", (round(bound * NS_PER_S) for bound in bounds_s))
+        self._counts = array("q", bytes(8 * (len(bounds_s) + 1)))
+        self._total_ns = 0
+
+    def add(self, record: RequestRecord) -> tuple[int, int] | None:
+        """The gaps of an answer; its first and its last token's stamps, None without tokens."""
+        ends = bin_intervals(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts, BURST_NS)
+        if ends is not None:
+            self._total_ns += ends[1] - ends[0]
+        return ends
+
+    def drain(self) -> HistogramDelta:
+        """What was added since the last drain."""
+        delta = HistogramDelta(counts=self._counts.tolist(), total=self._total_ns / NS_PER_S)
+        self._counts = array("q", bytes(8 * len(delta.counts)))
+        self._total_ns = 0
+        return delta
+
+
+class LlmMetrics:
+    """A sink that feeds an exporter from started and ended requests.
+
+    Values of a request wait in plain lists and go to the exporter together, once a second (`flush`)
+    or when `FLUSH_REQUESTS` have gathered: sorting some hundreds at once costs a fraction of as many
+    single observations. `listener` gets the same TTFTs and TPOTs, for a live view.
+    """
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.exporter = Exporter(FAMILIES)
+        self.listener = listener
+        self.in_flight = self.ended_requests = self.failed_requests = self.output_tokens = 0
+        self.failures: dict[str, int] = {}
+        self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
+        self._ttft, self._tpot, self._e2e, self._late, self._prompt, self._output = (self._waiting[name] for name in _HISTOGRAMS)
+        self._itl = _GapBins(_PER_TOKEN_S)
+        self._ok = self._prompt_tokens = self._flushed_tokens = 0
+        self._fresh_failures: dict[str, int] = {}
+        self._levels: dict[int, int] = {}
+
+    def started(self) -> None:
+        """A request is on its way."""
+        self.in_flight += 1
+
+    def ended(self, record: RequestRecord) -> None:
+        """A request has ended; failures are counted, successes observed."""
+        self.in_flight -= 1
+        self.ended_requests += 1
+        self.output_tokens += record.output_tokens
+        self._prompt_tokens += record.prompt_tokens or 0
+        planned_ns, sent_ns = record.planned_ns, record.sent_ns
+        if planned_ns is not None and sent_ns is not None:
+            self._late.append((sent_ns - planned_ns) / NS_PER_S)
+        if record.outcome == "ok":
+            self._ok += 1
+            self._output.append(record.output_tokens)
+            if record.prompt_tokens is not None:
+                self._prompt.append(record.prompt_tokens)
+            start_ns = sent_ns if planned_ns is None else planned_ns
+            ends = self._itl.add(record)
+            if ends is not None and start_ns is not None:
+                self._observe(start_ns, *ends, record.output_tokens)
+        else:
+            self._failed(record)
+        if len(self._e2e) >= FLUSH_REQUESTS:
+            self.flush()
+
+    def _observe(self, start_ns: int, first_ns: int, last_ns: int, output_tokens: int) -> None:
+        self._ttft.append((first_ns - start_ns) / NS_PER_S)
+        self._e2e.append((last_ns - start_ns) / NS_PER_S)
+        if output_tokens > 1:
+            self._tpot.append((last_ns - first_ns) / (output_tokens - 1) / NS_PER_S)
+
+    def _failed(self, record: RequestRecord) -> None:
+        name = record.error_class or record.outcome
+        self.failures[name] = self.failures.get(name, 0) + 1
+        if record.outcome == "failed":
+            self.failed_requests += 1
+            self._fresh_failures[name] = self._fresh_failures.get(name, 0) + 1
+
+    def flush(self) -> None:
+        """Put what waits into the exporter."""
+        if self.listener is not None:
+            self.listener(self._ttft, self._tpot)
+        export = self.exporter
+        for name, values in self._waiting.items():
+            if values:
+                export.observe(name, values)
+                values.clear()
+        export.absorb(ExportDelta(histograms={_ITL: self._itl.drain()}))
+        for label, count in self._fresh_failures.items():
+            export.count("bmp_request_failure_total", count, label)
+        export.count("bmp_request_success_total", self._ok)
+        export.count("bmp_prompt_tokens_total", self._prompt_tokens)
+        export.count("bmp_generation_tokens_total", self.output_tokens - self._flushed_tokens)
+        export.set("bmp_requests_in_flight", self.in_flight)
+        self._fresh_failures.clear()
+        self._ok = self._prompt_tokens = 0
+        self._flushed_tokens = self.output_tokens
+
+    # -- summing over workers -----------------------------------------------------------
+
+    def drain(self) -> MetricsDelta:
+        """What was seen since the last drain; counting begins again from 0. Single values are left
+        to the caller's own listener."""
+        self.flush()
+        delta = MetricsDelta(
+            in_flight=self.in_flight,
+            ended_requests=self.ended_requests,
+            failed_requests=self.failed_requests,
+            output_tokens=self.output_tokens,
+            failures=self.failures,
+            exported=self.exporter.drain(),
+        )
+        self.ended_requests = self.failed_requests = self.output_tokens = self._flushed_tokens = 0
+        self.failures = {}
+        return delta
+
+    def absorb(self, delta: MetricsDelta, worker: int) -> None:
+        """Add what a worker has seen; its level of requests in flight replaces the one before."""
+        self._levels[worker] = delta.in_flight
+        self.in_flight = sum(self._levels.values())
+        self.ended_requests += delta.ended_requests
+        self.failed_requests += delta.failed_requests
+        self.output_tokens += delta.output_tokens
+        self._flushed_tokens += delta.output_tokens
+        for name, count in delta.failures.items():
+            self.failures[name] = self.failures.get(name, 0) + count
+        self.exporter.absorb(delta.exported)
+        if self.listener is not None:
+            self.listener(delta.ttft_s, delta.tpot_s)

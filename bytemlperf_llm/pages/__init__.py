@@ -1,0 +1,1 @@
+"""The LLM part of a page, and the final table."""

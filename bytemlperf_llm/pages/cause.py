@@ -1,0 +1,172 @@
+"""Where the time went: the stages of a request, in a usual one and in the slowest ones.
+
+A request's time is cut at the stamps planned → sent → queued → scheduled → first token → last token →
+delivered. Where the engine gives no stamps of its own, what the client saw is all: planned → sent →
+first token → last token. Shares are sums over a group of requests divided by their summed latency, so
+that they add up to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bytemlperf.report.text import number
+from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.statistics.arrays import ABSENT
+from bytemlperf_llm.metrics.definitions import STAGES
+from bytemlperf_llm.pages.columns import RunColumns
+
+GROUP = "Where the time went"
+USUAL = (0.45, 0.55)
+SLOWEST = ((459, 0.99, "slowest 1 %"), (44, 0.9, "slowest tenth"), (0, 0.75, "slowest quarter"))
+"""From so many requests on, the slowest are those beyond this share: as many as a p99, a p90 needs."""
+
+WORTH_SAYING = 0.05
+
+SAYING = {
+    "waiting to be sent": "was due, but not sent yet",
+    "reaching the engine": "was on its way to the engine",
+    "engine queue": "waited in the engine's queue",
+    "prefill": "was being prefilled, up to its first token",
+    "to the first token": "waited for its first token",
+    "decode": "was being answered, token by token",
+    "delivery": "had its last token on its way back",
+}
+
+
+COLOURS = {
+    "waiting to be sent": "@7",
+    "reaching the engine": "@5",
+    "engine queue": "@1",
+    "prefill": "@2",
+    "to the first token": "@2",
+    "decode": "@0",
+    "delivery": "@4",
+}
+
+
+class Stage(NamedTuple):
+    """One stage: its name, and its duration in every answered request, ms."""
+
+    name: str
+    values_ms: Any
+
+
+def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
+    """The stages of answered requests, and whether they are the engine's own."""
+    import numpy
+
+    rows = columns.answered
+    waiting = columns.between("sent", "due")[rows]
+    engine = [columns.raw(name)[rows] for name in STAGES]
+    if len(waiting) and all((part != ABSENT).all() for part in engine):
+        names = ("reaching the engine", "engine queue", "prefill", "decode", "delivery")
+        parts = [Stage(name, part / 1e6) for name, part in zip(names, engine, strict=True)]
+        return [Stage("waiting to be sent", waiting), *parts], True
+    first = columns.between("first", "sent")[rows]
+    decode = columns.between("last", "first")[rows]
+    known = [Stage("waiting to be sent", waiting), Stage("to the first token", first), Stage("decode", decode)]
+    return [Stage(stage.name, numpy.nan_to_num(stage.values_ms)) for stage in known], False
+
+
+def slow_group(count: int) -> tuple[float, str]:
+    """Beyond which share of the requests, and what they are called."""
+    return next((share, name) for least, share, name in SLOWEST if count >= least)
+
+
+def _group_rows(latency_ms: Any, low: float, high: float) -> Any:
+    """The requests whose rank lies between two shares; at least one."""
+    import numpy
+
+    order = numpy.argsort(latency_ms, kind="stable")
+    begin = min(int(low * len(order)), len(order) - 1)
+    return order[begin : max(begin + 1, int(numpy.ceil(high * len(order))))]
+
+
+def _until_first(stages: list[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.name not in ("decode", "delivery")]
+
+
+def shares(stages: list[Stage], rows: Any) -> list[float]:
+    """Each stage's part of the summed time of these requests."""
+    sums = [float(stage.values_ms[rows].sum()) for stage in stages]
+    whole = sum(sums)
+    return [value / whole if whole > 0 else 0.0 for value in sums]
+
+
+def cause_sections(columns: RunColumns) -> list[Section]:
+    """A sentence, a plot and a table; nothing where nothing was answered."""
+    if not columns.answered.any():
+        return []
+    stages, from_engine = stages_of(columns)
+    e2e, ttft = (columns.latencies[name][columns.answered] for name in ("e2e", "ttft"))
+    beyond, slow_name = slow_group(len(e2e))
+    groups = [
+        ("first token, usual", _until_first(stages), _group_rows(ttft, *USUAL), ttft),
+        (f"first token, {slow_name}", _until_first(stages), _group_rows(ttft, beyond, 1.0), ttft),
+        ("whole answer, usual", stages, _group_rows(e2e, *USUAL), e2e),
+        (f"whole answer, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
+    ]
+    found = [(name, parts, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
+    sentence = " ".join((_sentence(*found[1][:3]), _sentence(*found[3][:3])))
+    source = (
+        "Cut at the engine's own stamps."
+        if from_engine
+        else "The engine gives no stamps of its own: what it did before the first token can't be told apart here."
+    )
+    return [Text(body=sentence, group=GROUP), _plot(found, [stage.name for stage in stages]), _table(found, source)]
+
+
+def _sentence(name: str, stages: list[Stage], parts: list[float]) -> str:
+    what, _, which = name.partition(", ")
+    ranked = sorted(zip(parts, (stage.name for stage in stages), strict=True), reverse=True)
+    told = [f"{share:.0%} of the time it {SAYING[stage]}" for share, stage in ranked[:2] if share >= WORTH_SAYING]
+    return f"{what.capitalize()}, {which}: {', '.join(told)}." if told else ""
+
+
+def _plot(found: list[tuple[str, list[Stage], list[float], float]], names: list[str]) -> Plot:
+    rows = [f"{name} ({number(mean)} ms)" for name, _, _, mean in found][::-1]
+    data = []
+    for name in names:
+        widths = [
+            next((share * 100 for stage, share in zip(stages, parts, strict=True) if stage.name == name), None)
+            for _, stages, parts, _ in found
+        ][::-1]
+        hover = "%{x:.1f} % " + name + "<extra></extra>"
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": name,
+                "y": rows,
+                "x": widths,
+                "hovertemplate": hover,
+                "marker": {"color": COLOURS[name]},
+            }
+        )
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "xaxis": {"title": "share of the time, %", "range": [0, 100]},
+        "yaxis": {"title": ""},
+        "legend": {"traceorder": "normal"},
+    }
+    alt = "; ".join(
+        f"{name}: " + ", ".join(f"{stage.name} {share:.0%}" for stage, share in zip(stages, parts, strict=True))
+        for name, stages, parts, _ in found
+    )
+    return Plot(title="Share of each stage", data=data, layout=layout, alt=alt, height=250, group=GROUP)
+
+
+def _table(found: list[tuple[str, list[Stage], list[float], float]], source: str) -> Table:
+    names = [stage.name for stage in found[-1][1]]
+    rows = [
+        [
+            name,
+            mean,
+            *(next((f"{share:.1%}" for stage, share in zip(stages, parts, strict=True) if stage.name == each), None) for each in names),
+        ]
+        for name, stages, parts, mean in found
+    ]
+    note = f"{source} Usual: the requests between the 45th and the 55th percentile. Shares of summed time."
+    return Table(title="Stages in figures", columns=["requests", "mean, ms", *names], rows=rows, note=note, folded=True, group=GROUP)

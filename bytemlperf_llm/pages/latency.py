@@ -1,0 +1,189 @@
+"""Latency: the table with intervals, distribution functions and histograms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.report.text import number
+from bytemlperf.report.thin import distribution, histogram_edges, limits_between
+from bytemlperf.runs.kinds import Plot, Section, Table
+from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns
+
+GROUP = "Latency"
+TITLES = {
+    "ttft": "TTFT",
+    "service_ttft": "TTFT from sent",
+    "tpot": "TPOT",
+    "itl": "ITL",
+    "inter_chunk_latency": "chunk gaps",
+    "e2e": "E2E",
+    "service_e2e": "E2E from sent",
+    "ntpot": "E2E per token",
+    "max_stall": "longest stall",
+    "schedule_lateness": "sent late by",
+    "client_lateness": "client's own delay",
+}
+FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall")
+CURVES = (
+    ("ttft", "Time to first token", ("ttft", "service_ttft")),
+    ("tpot", "Time per output token", ()),
+    ("e2e", "End to end", ("e2e", "service_e2e")),
+)
+
+
+def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
+    """The table first; nothing but it where nothing was answered."""
+    sections: list[Section] = [latency_table(summary)]
+    if not columns.answered.any():
+        return sections
+    for name, title, others in CURVES:
+        curve = _per_token_curve(columns) if name == "tpot" else _curves(title, [(TITLES[each], columns.present(each)) for each in others])
+        if curve is not None:
+            sections += [curve, _histogram(f"{title}, how often", columns.present(name))]
+    return [*sections, _formulas(summary)]
+
+
+def latency_table(summary: dict[str, Any]) -> Table:
+    """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any."""
+    metrics = summary.get("metrics", {})
+    shown = [name for name in FIRST if name in metrics]
+    percents = list(metrics[shown[0]]["percentiles"]) if shown else []
+    rows: list[list[str | float | int | None]] = []
+    failures = any(summary.get("outcomes", {}).get(name) for name in ("failed", "cancelled", "in_flight"))
+    for name in shown:
+        metric = metrics[name]
+        cells = [_cell(metric["mean"], metric["ci95"].get("mean"))]
+        cells += [_cell(metric["percentiles"][percent], metric["ci95"].get(percent)) for percent in percents]
+        rows.append([TITLES[name], *cells, _cell(metric["max"], None), metric["count"]])
+        with_failures = metric.get("percentiles_with_failures")
+        if failures and with_failures and name in ("ttft", "e2e"):
+            infinite = [_cell(with_failures[percent], None) for percent in percents]
+            rows.append([f"{TITLES[name]}, failures as ∞", None, *infinite, "∞", None])
+    note = (
+        "Latency runs from when a request was due (closed loop: sent); 'from sent' leaves out what the client made it wait. "
+        "Below each figure its 95 % interval. insufficient: the sample can't carry that percentile."
+    )
+    return Table(
+        title="Milliseconds", columns=["", "mean", *(f"p{percent}" for percent in percents), "max", "n"], rows=rows, note=note, group=GROUP
+    )
+
+
+def _cell(value: Any, interval: Any) -> str:
+    if isinstance(value, str):
+        return "∞" if value == "inf" else value
+    below = "" if interval is None or isinstance(interval, str) else f"\n{ms(interval[0])} – {ms(interval[1])}"
+    return f"{ms(value)}{below}"
+
+
+def ms(value_ns: Any) -> str:
+    """Nanoseconds as milliseconds."""
+    if isinstance(value_ns, str):
+        return "∞" if value_ns == "inf" else value_ns
+    return number(value_ns / NS_PER_MS)
+
+
+def _share_axis() -> dict[str, Any]:
+    return {"title": "share of requests, %", "range": [0, 101], "ticksuffix": " %"}
+
+
+def _milliseconds(values: list[Any], title: str = "ms") -> dict[str, Any]:
+    """An axis by factors where all but a two-hundredth of the values reach over more than one and a half powers of ten."""
+    import numpy
+
+    low = min((float(numpy.quantile(part, 0.005)) for part in values if len(part)), default=1.0)
+    high = max((float(part.max()) for part in values if len(part)), default=1.0)
+    return {"title": title, "type": "log", "dtick": "D2"} if low > 0 and high / low > 30 else {"title": title, "rangemode": "tozero"}
+
+
+def _curves(title: str, series: list[tuple[str, Any]]) -> Plot:
+    data, told = [], []
+    for place, (name, values) in enumerate(series):
+        x, share = distribution(values)
+        line = {"shape": "hv", "width": 2, "color": f"@{place}", "dash": "solid" if place == 0 else "dot"}
+        hover = "%{y:.1f} % within %{x:.4~g} ms<extra></extra>"
+        data.append({"type": "scatter", "mode": "lines", "name": name, "x": x, "y": share * 100, "line": line, "hovertemplate": hover})
+        told.append(f"{name} from {number(float(values.min()))} to {number(float(values.max()))} ms")
+    layout = {"xaxis": _milliseconds([values for _, values in series]), "yaxis": _share_axis()}
+    note = "Share of answered requests that took at most so long. Minimum, maximum and the tail are exact."
+    return Plot(title=title, data=data, layout=layout, note=note, alt="; ".join(told), half=True, group=GROUP)
+
+
+def _per_token_curve(columns: RunColumns) -> Plot | None:
+    """TPOT of requests, and ITL of tokens counted at chosen limits: all tokens count, none is drawn."""
+    import numpy
+
+    tpot = columns.present("tpot")
+    if not len(tpot):
+        return None
+    gaps_low, gaps_high, total = numpy.inf, 0.0, len(columns.acc.itl)
+    for _, gaps, _ in columns.token_blocks():
+        gaps_low, gaps_high = min(gaps_low, float(gaps.min())), max(gaps_high, float(gaps.max()))
+    limits = limits_between(max(float(gaps_low), 1e-3), max(gaps_high, 1e-3))
+    counts = numpy.zeros(len(limits))
+    for _, gaps, weights in columns.token_blocks():
+        counts += numpy.cumsum(numpy.histogram(gaps, [-numpy.inf, *numpy.nextafter(limits, numpy.inf)], weights=weights)[0])
+    tpot_x, tpot_share = distribution(tpot)
+    hover = "%{y:.1f} % within %{x:.4~g} ms<extra></extra>"
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "TPOT, of requests",
+            "x": tpot_x,
+            "y": tpot_share * 100,
+            "line": {"shape": "hv", "width": 2, "color": "@0"},
+            "hovertemplate": hover,
+        },
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "ITL, of tokens",
+            "x": limits,
+            "y": counts / total * 100,
+            "line": {"width": 2, "color": "@1", "dash": "dot"},
+            "hovertemplate": hover,
+        },
+    ]
+    layout = {"xaxis": _milliseconds([tpot, limits[counts > 0.005 * total]]), "yaxis": _share_axis() | {"title": "share, %"}}
+    note = f"ITL: {total:,} gaps counted at {len(limits)} limits."
+    ends = [(name, float(part.min()), float(part.max())) for name, part in (("TPOT", tpot), ("ITL", limits))]
+    alt = ", ".join(f"{name} from {number(low)} to {number(high)} ms" for name, low, high in ends)
+    return Plot(title="Time per output token", data=data, layout=layout, note=note, alt=alt, half=True, group=GROUP)
+
+
+def _histogram(title: str, values: Any) -> Plot:
+    import numpy
+
+    edges, growing = histogram_edges(values)
+    counts = numpy.histogram(values, edges)[0]
+    # drawn as the outline of its bins: bars can't be of equal width on an axis by factors
+    x: Any = numpy.repeat(edges, 2)
+    y = numpy.concatenate([[0], numpy.repeat(counts, 2), [0]])
+    line = {"width": 1.2, "color": "@0"}
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "fill": "tozeroy",
+            "fillcolor": "@0/.25",
+            "name": title,
+            "x": x,
+            "y": y,
+            "line": line,
+            "hovertemplate": "%{y} requests at %{x:.4~g} ms<extra></extra>",
+        }
+    ]
+    axis: dict[str, Any] = {"title": "ms", "type": "log", "dtick": "D2"} if growing else {"title": "ms"}
+    layout = {"xaxis": axis, "yaxis": {"title": "requests", "rangemode": "tozero"}, "showlegend": False}
+    alt = f"{title}: {len(values):,} requests, from {number(float(values.min()))} to {number(float(values.max()))} ms"
+    return Plot(title=title, data=data, layout=layout, alt=alt, half=True, group=GROUP)
+
+
+def _formulas(summary: dict[str, Any]) -> Table:
+    metrics = summary.get("metrics", {})
+    rows = [[TITLES.get(name, name), metric["formula"], metric["count"], metric["effective_count"]] for name, metric in metrics.items()]
+    note = (
+        "Effective: as many independent values the sample is worth for its mean; fewer where values are autocorrelated or clustered. "
+        + str(summary.get("percentile_definition", ""))
+    )
+    return Table(title="Formulas", columns=["metric", "formula", "n", "effective n"], rows=rows, note=note, folded=True, group=GROUP)

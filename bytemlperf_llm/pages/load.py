@@ -1,0 +1,266 @@
+"""Latency against lengths, errors, whether the load was the one asked for, and the client's own error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.report.text import number
+from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
+from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.statistics.arrays import ABSENT
+from bytemlperf_llm.pages.columns import NS_PER_S, RunColumns
+from bytemlperf_llm.pages.latency import ms
+
+LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, asked and offered", "The client's own error"
+LENGTH_BINS = 12
+
+
+def length_sections(columns: RunColumns) -> list[Section]:
+    """TTFT against prompt tokens, E2E and TPOT against output tokens; nothing where lengths don't vary."""
+    rows = columns.answered
+    if not rows.any():
+        return []
+    prompt, output = columns.raw("prompt")[rows].astype("f8"), columns.raw("output")[rows].astype("f8")
+    known = columns.raw("prompt")[rows] != ABSENT
+    plots = [
+        _against("TTFT by prompt length", "prompt tokens", prompt[known], columns.latencies["ttft"][rows][known]),
+        _against("E2E by answer length", "output tokens", output, columns.latencies["e2e"][rows]),
+        _against("TPOT by answer length", "output tokens", output, columns.latencies["tpot"][rows]),
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
+    import numpy
+
+    present = ~numpy.isnan(values)
+    lengths, values = lengths[present], values[present]
+    if len(values) < 2 or lengths.min() == lengths.max():
+        return None
+    edges = numpy.unique(numpy.quantile(lengths, numpy.linspace(0, 1, LENGTH_BINS + 1)))
+    binned = Binned(lengths, values, edges)
+    dots = kept_dots(values)
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "requests",
+            "x": lengths[dots],
+            "y": values[dots],
+            "marker": {"size": 3.5, "color": "@0/.4"},
+            "hovertemplate": "%{y:.4~g} ms at %{x} tokens<extra></extra>",
+        }
+    ]
+    for name, percent, dash in (("p50", 50.0, "solid"), ("p90", 90.0, "dot")):
+        line = {"width": 1.8, "color": "@1", "dash": dash}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": binned.middle,
+                "y": binned.percentile(percent),
+                "line": line,
+                "hovertemplate": f"{name} %{{y:.4~g}} ms<extra></extra>",
+            }
+        )
+    correlation = float(numpy.corrcoef(_ranks(lengths), _ranks(values))[0, 1]) if values.min() < values.max() else 0.0
+    note = f"Rank correlation {correlation:+.2f}. Lines: of equal numbers of requests."
+    if len(dots) < len(values):
+        note += f" Dots: {len(dots):,} of {len(values):,}, the extremes among them."
+    layout = {"xaxis": {"title": axis}, "yaxis": {"title": "ms", "rangemode": "tozero"}}
+    return Plot(
+        title=title, data=data, layout=layout, note=note, alt=f"{title}: rank correlation {correlation:+.2f}", half=True, group=LENGTHS
+    )
+
+
+def _ranks(values: Any) -> Any:
+    """Mean ranks, ties shared (Spearman)."""
+    import numpy
+
+    _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
+    return (numpy.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def error_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
+    """Every outcome and every class of failure with the first things it said; over time where there are some."""
+    outcomes = summary.get("outcomes", {})
+    scheduled = summary.get("scheduled") or sum(outcomes.values())
+    rows = [[name.replace("_", " "), count, f"{count / scheduled:.2%}" if scheduled else None] for name, count in outcomes.items()]
+    note = "Every scheduled request is in exactly one row."
+    sections: list[Section] = [
+        Table(title="How requests ended", columns=["outcome", "requests", "share"], rows=rows, note=note, group=ERRORS)
+    ]
+    failures = summary.get("failures", {})
+    if failures:
+        said = [[name, failure["count"], "\n".join(failure["details"]) or None] for name, failure in failures.items()]
+        sections.append(Table(title="Failures", columns=["class", "requests", "what was said"], rows=said, group=ERRORS))
+        sections.append(_failure_plot(columns))
+    sections += [_outages(summary, columns)] if summary.get("outages") else []
+    return sections
+
+
+def _failure_plot(columns: RunColumns) -> Plot:
+    import numpy
+
+    edges = time_edges(0.0, columns.duration_s, 480)
+    names = sorted({name for _, name in columns.failures})
+    data = []
+    for place, name in enumerate(names):
+        counts = numpy.histogram([at for at, each in columns.failures if each == name], edges)[0]
+        data.append(
+            {
+                "type": "bar",
+                "name": name,
+                "x": (edges[:-1] + edges[1:]) / 2,
+                "y": counts,
+                "marker": {"color": f"@{(place + 3) % 8}"},
+                "hovertemplate": "%{y} at %{x:.1f} s<extra></extra>",
+            }
+        )
+    layout = {
+        "barmode": "stack",
+        "xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s]},
+        "yaxis": {"title": "failures", "rangemode": "tozero"},
+        "showlegend": True,
+    }
+    alt = f"{len(columns.failures):,} failures in {len(names)} classes"
+    return Plot(title="Failures over time", data=data, layout=layout, alt=alt, height=220, group=ERRORS)
+
+
+def _outages(summary: dict[str, Any], columns: RunColumns) -> Table:
+    rows: list[list[str | float | int | None]] = [
+        [
+            (outage["began_ns"] - columns.origin_ns) / NS_PER_S,
+            "to the end" if outage["recovery_ns"] is None else outage["recovery_ns"] / NS_PER_S,
+            outage["failed_requests"],
+        ]
+        for outage in summary["outages"]
+    ]
+    return Table(title="Outages", columns=["began, s", "until answers came again, s", "requests lost"], rows=rows, group=ERRORS)
+
+
+def schedule_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
+    """Rates asked and offered, arrivals as tested, and how late the client was."""
+    load = summary.get("load", {})
+    rows: list[list[str | float | int | None]] = []
+    for name, key in (("asked", "requested_rate"), ("planned", "planned_rate"), ("offered", "offered_rate")):
+        rows.append([f"rate {name}, requests/s", _or_dash(load.get(key))])
+    test = load.get("arrival_test")
+    if load.get("count_dispersion") is not None and load.get("expected_dispersion") is not None:
+        rows.append(["dispersion of arrivals, asked / found", f"{load['expected_dispersion']:.2f} / {load['count_dispersion']:.2f}"])
+    if test and test.get("p_value") is not None:
+        rows.append(["arrivals against the process asked for, Kolmogorov-Smirnov", f"D {test['distance']:.3f}, p {test['p_value']:.2g}"])
+    elif test:
+        rows.append(["gaps off by more than a tenth", f"{test['distance']:.1%}"])
+    late = load.get("lateness")
+    if late:
+        rows.append(["client's own delay p50 / p99 / max, ms", " / ".join(ms(late[name]) for name in ("p50", "p99", "max"))])
+    if load.get("capped_requests"):
+        rows.append(["requests that waited for a slot under the cap", load["capped_requests"]])
+    if load.get("loop_utilisation") is not None:
+        rows.append(["client's event loop busy", f"{load['loop_utilisation']:.1%}"])
+    steady = summary.get("steady_state") or {}
+    note = str(steady.get("note", ""))
+    sections: list[Section] = [Table(title="Schedule fidelity", columns=["", ""], rows=rows, note=note, group=SCHEDULE)]
+    return [*sections, *_arrival_plots(columns)]
+
+
+def _arrival_plots(columns: RunColumns) -> list[Section]:
+    import numpy
+
+    sent, planned = columns.when("sent"), columns.when("planned")
+    sections: list[Section] = []
+    gaps = numpy.diff(numpy.sort(sent[~numpy.isnan(sent)])) * 1e3
+    asked = numpy.diff(numpy.sort(planned[~numpy.isnan(planned)])) * 1e3
+    if len(gaps) >= 30 and len(asked) >= 30:
+        sections.append(_gap_plot(gaps, asked))
+    both = ~numpy.isnan(sent) & ~numpy.isnan(planned)
+    if both.sum() >= 2:
+        sections.append(_lateness_plot(sent[both], planned[both], columns))
+    return sections
+
+
+def _gap_plot(gaps: Any, asked: Any) -> Plot:
+    data = []
+    for name, values, colour, dash in (("planned", asked, "@7", "solid"), ("sent", gaps, "@0", "dot")):
+        x, share = distribution(values)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": x,
+                "y": share * 100,
+                "line": {"width": 2, "color": colour, "dash": dash},
+                "hovertemplate": "%{y:.1f} % within %{x:.4~g} ms<extra></extra>",
+            }
+        )
+    layout = {"xaxis": {"title": "gap to the next request, ms", "rangemode": "tozero"}, "yaxis": {"title": "share, %", "range": [0, 101]}}
+    return Plot(
+        title="Gaps between requests",
+        data=data,
+        layout=layout,
+        alt=f"median gap planned {number(float(_median(asked)))} ms, sent {number(float(_median(gaps)))} ms",
+        half=True,
+        group=SCHEDULE,
+    )
+
+
+def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
+    late = (sent - planned) * 1e3
+    binned = Binned(planned, late, time_edges(0.0, columns.duration_s, len(late)))
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": binned.middle,
+            "y": binned.percentile(percent),
+            "line": {"width": 1.5, "color": colour},
+            "hovertemplate": f"{name} %{{y:.3~g}} ms<extra></extra>",
+        }
+        for name, percent, colour in (("median", 50.0, "@0"), ("latest", 100.0, "@3"))
+    ]
+    layout = {"xaxis": {"title": "seconds from the first request due"}, "yaxis": {"title": "sent late by, ms", "rangemode": "tozero"}}
+    alt = f"sent at most {number(float(late.max()))} ms late"
+    return Plot(
+        title="Lateness of sends",
+        data=data,
+        layout=layout,
+        alt=alt,
+        half=True,
+        group=SCHEDULE,
+        note="A wait for a free slot under a cap is in it.",
+    )
+
+
+def _median(values: Any) -> float:
+    import numpy
+
+    return float(numpy.median(values))
+
+
+def client_sections(summary: dict[str, Any]) -> list[Section]:
+    """How far this machine's client can be believed at this load."""
+    error = summary.get("client_error") or {}
+    if error.get("ttft_p50_ms") is None:
+        note = str(error.get("note") or "not calibrated: run `bmp-llm doctor --calibrate`")
+        return [Text(body=f"Unknown: {note}", style="note", group=CLIENT)]
+    names = (("TTFT", "ttft"), ("TPOT", "tpot"), ("E2E", "e2e"))
+    rows = [[name, f"± {number(error[f'{key}_p50_ms'])}", f"± {number(error[f'{key}_p99_ms'])}"] for name, key in names]
+    calibrated, had = (f"{number(error[f'{at}chunks_per_s'])} chunks/s and {number(error[f'{at}streams'])} streams" for at in ("at_", ""))
+    at = f"Calibrated on this machine at {calibrated} a worker; the run had {had}."
+    return [
+        Table(
+            title="",
+            columns=["", "half the time within, ms", "99 % within, ms"],
+            rows=rows,
+            note=" ".join((at, str(error["note"]))),
+            group=CLIENT,
+        )
+    ]
+
+
+def _or_dash(value: float | None) -> str | float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,234 @@
+"""The run over time: latencies, throughput and the number in flight, and single requests as a waterfall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
+from bytemlperf.runs.kinds import Plot, Section
+from bytemlperf_llm.pages.cause import COLOURS, Stage, stages_of
+from bytemlperf_llm.pages.columns import RunColumns
+from bytemlperf_llm.pages.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table, thinned
+from bytemlperf_llm.record.gauges import Sample
+
+GROUP = "Over time"
+WATERFALL_GROUP = "Request by request"
+WATERFALL_REQUESTS = 60
+PANEL_GAP = 0.6  # in the unit of a panel's weight
+PANEL_HEIGHT = 152
+ENGINE_COLOURS = {"running": "@5", "waiting": "@1", "kv_cache_usage": "@6", "prefix_cache_hit_rate": "@4", "preemptions": "@3"}
+
+
+def timeline_sections(summary: dict[str, Any], columns: RunColumns, samples: Sequence[Sample] = ()) -> list[Section]:
+    """Panels over one time axis, the engine's own gauges below ours; nothing where nothing was answered."""
+    lines = gauge_lines(samples, columns.origin_ns)
+    table: list[Section] = [gauge_table(lines, GROUP)] if lines else []
+    if not columns.answered.any():
+        return table
+    due = columns.when("due")[columns.answered]
+    ttft, tpot = (columns.latencies[name][columns.answered] for name in ("ttft", "tpot"))
+    panels = [
+        Panel("TTFT, ms", 3, _latency_traces(due, ttft, columns)),
+        Panel("TPOT, ms", 3, _latency_traces(due, tpot, columns)),
+        *_rate_panels(columns),
+        Panel("in flight", 2, [_in_flight(columns)]),
+        *(Panel(title, 2, _gauge_traces(members), legend=True) for title, members in gauge_panels(lines)),
+    ]
+    return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(ttft), told=bool(lines)), *table]
+
+
+class Panel(NamedTuple):
+    """One row of the stack: its axis title, its share of the height, its traces."""
+
+    title: str
+    weight: int
+    traces: list[dict[str, Any]]
+    legend: bool = False
+
+
+def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, count: int, *, told: bool) -> Plot:
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s]}}
+    whole = sum(panel.weight for panel in panels) + PANEL_GAP * (len(panels) - 1)
+    top = 1.0
+    for place, panel in enumerate(panels, start=1):
+        bottom = max(0.0, top - panel.weight / whole)
+        suffix = "" if place == 1 else str(place)
+        layout[f"yaxis{suffix}"] = {"title": panel.title, "domain": [bottom, top], "rangemode": "tozero", "nticks": 5, "anchor": "x"}
+        data += [trace | {"yaxis": f"y{suffix}", "xaxis": "x", "showlegend": place == 1 or panel.legend} for trace in panel.traces]
+        top = bottom - PANEL_GAP / whole
+    layout["xaxis"]["anchor"] = f"y{len(panels)}" if len(panels) > 1 else "y"
+    shapes = _steady_shapes(summary, columns)
+    many = count > DOTS
+    note = "Latencies stand at the time the request was due; tokens count where each arrived, answers where each ended."
+    note += f" Dots: {DOTS:,} of {count:,} requests, the fastest and slowest ones among them; lines: of all." if many else ""
+    note += f" {SAMPLED}" if told else ""
+    note += " Shaded: ramp-up and ramp-down, which the rates leave out." if shapes else ""
+    alt = "TTFT, TPOT, output tokens per second, answers per second and the number in flight over the run"
+    alt += "; the engine's own gauges below" if told else ""
+    height = PANEL_HEIGHT * len(panels)
+    return Plot(
+        title="The run from start to end", data=data, layout=layout | {"shapes": shapes}, note=note, alt=alt, height=height, group=GROUP
+    )
+
+
+def waterfall_sections(columns: RunColumns) -> list[Section]:
+    """Around the slowest first token, and around a usual one."""
+    import numpy
+
+    if not columns.answered.any():
+        return []
+    ttft = columns.latencies["ttft"][columns.answered]
+    slow = int(numpy.argmax(ttft))
+    few = len(columns.index) <= WATERFALL_REQUESTS
+    if few:
+        return [_waterfall("Every request", 0, columns)]
+    usual = int(numpy.argsort(ttft, kind="stable")[len(ttft) // 2])
+    rows = numpy.nonzero(columns.answered)[0]
+    return [
+        _waterfall("Around the slowest first token", int(rows[slow]), columns),
+        _waterfall("Around a usual one", int(rows[usual]), columns),
+    ]
+
+
+def _steady_shapes(summary: dict[str, Any], columns: RunColumns) -> list[dict[str, Any]]:
+    """The stretches that the rates leave out, shaded."""
+    steady = summary.get("steady_state") or {}
+    if not steady.get("cut"):
+        return []
+    window = steady["window"]
+    start, end = ((window[name] - columns.origin_ns) / 1e9 for name in ("start_ns", "end_ns"))
+    shade = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}, "fillcolor": "@7/.12", "layer": "below"}
+    return [shade | {"x0": 0, "x1": start}, shade | {"x0": end, "x1": columns.duration_s}]
+
+
+def _line(name: str, x: Any, y: Any, hover: str, **line: Any) -> dict[str, Any]:
+    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": line, "hovertemplate": f"{hover}<extra></extra>"}
+
+
+def _in_flight(columns: RunColumns) -> dict[str, Any]:
+    times, levels = thinned_steps(*columns.in_flight)
+    return _line("in flight", times, levels, "%{y} in flight", shape="hv", width=1.2, color="@7")
+
+
+def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
+    """Steps between the moments when the engine was asked."""
+    traces = []
+    for line in lines:
+        times, values = thinned(line)
+        hover = f"%{{y:.4~g}}{' %' if line.is_share else ''} {line.label}"
+        traces.append(_line(line.label, times, values, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(line.name, "@2")))
+    return traces
+
+
+def _latency_traces(due: Any, values: Any, columns: RunColumns) -> list[dict[str, Any]]:
+    """Dots for single requests, lines for what those due in each stretch of time had."""
+    import numpy
+
+    present = ~numpy.isnan(values)
+    due, values = due[present], values[present]
+    if not len(values):
+        return []
+    binned = Binned(due, values, time_edges(0.0, columns.duration_s, len(values)))
+    dots = kept_dots(values)
+    marker = {"size": 3.2, "color": "@0/.4"}
+    hover = "%{y:.4~g} ms, due at %{x:.2f} s<extra></extra>"
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "requests",
+            "x": due[dots],
+            "y": values[dots],
+            "marker": marker,
+            "hovertemplate": hover,
+        }
+    ]
+    filled = binned.count > 0
+    for name, percent, colour in _bands(len(values)):
+        shown = binned.percentile(percent)[filled]
+        traces.append(_line(name, binned.middle[filled], shown, f"{name} %{{y:.4~g}} ms", width=1.5, color=colour))
+    return traces
+
+
+def _bands(count: int) -> list[tuple[str, float, str]]:
+    if count <= DOTS:
+        return [("p50", 50.0, "@0"), ("slowest", 100.0, "@3")]
+    return [("fastest", 0.0, "@2"), ("p50", 50.0, "@0"), ("p99", 99.0, "@1"), ("slowest", 100.0, "@3")]
+
+
+def _rate_panels(columns: RunColumns) -> list[Panel]:
+    import numpy
+
+    edges = time_edges(0.0, columns.duration_s, max(80, min(int(columns.duration_s) * 8, 1_920)))
+    width = float(edges[1] - edges[0])
+    tokens = tokens_in(columns, edges) / width
+    answers = numpy.histogram(columns.when("end")[columns.ok], edges)[0] / width
+    middle = (edges[:-1] + edges[1:]) / 2
+    return [
+        Panel("tokens/s", 2, [_line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]),
+        Panel("answers/s", 2, [_line("answers/s", middle, answers, "%{y:.3~g} answers/s", width=1.6, color="@4", shape="hvh")]),
+    ]
+
+
+def tokens_in(columns: RunColumns, edges: Any) -> Any:
+    """Output tokens of answers that arrived in each stretch, as seen in the stream."""
+    import numpy
+
+    counts = numpy.histogram(columns.first_tokens_s, edges)[0].astype("f8")
+    for stamps, _, weights in columns.token_blocks():
+        counts += numpy.histogram(stamps, edges, weights=weights)[0]
+    return counts
+
+
+def _waterfall(title: str, place: int, columns: RunColumns) -> Plot:
+    import numpy
+
+    begin = max(0, min(place - WATERFALL_REQUESTS // 2, len(columns.index) - WATERFALL_REQUESTS))
+    rows = numpy.arange(begin, min(begin + WATERFALL_REQUESTS, len(columns.index)))
+    stages, _ = stages_of(columns)
+    position = numpy.cumsum(columns.answered) - 1  # of a request among the answered ones
+    answered = rows[columns.answered[rows]]
+    due = columns.when("due")
+    data = _bars(stages, answered, position, due, columns.index)
+    lost = rows[~columns.answered[rows]]
+    if len(lost):
+        start = numpy.where(numpy.isnan(due[lost]), columns.when("end")[lost], due[lost])
+        width = columns.when("end")[lost] - start
+        data.append(_bar("not answered", columns.index[lost], start, numpy.maximum(width, 0), "@3"))
+    layout = {
+        "barmode": "overlay",
+        "bargap": 0.25,
+        "xaxis": {"title": "seconds from the first request due"},
+        "yaxis": {"title": "request", "autorange": "reversed", "tickformat": "d"},
+        "legend": {"traceorder": "normal"},
+    }
+    count = len(rows)
+    note = f"{count} requests in the order they were due" + ("." if count == len(columns.index) else f", of {len(columns.index):,}.")
+    return Plot(title=title, data=data, layout=layout, note=note, alt=note, height=max(260, 90 + 8 * count), group=WATERFALL_GROUP)
+
+
+def _bars(stages: list[Stage], rows: Any, position: Any, due: Any, index: Any) -> list[dict[str, Any]]:
+    at = due[rows].copy()
+    data = []
+    for stage in stages:
+        width = stage.values_ms[position[rows]] / 1e3
+        if width.size and width.max() > 0:
+            data.append(_bar(stage.name, index[rows], at, width, COLOURS[stage.name]))
+        at = at + width
+    return data
+
+
+def _bar(name: str, index: Any, start: Any, width: Any, colour: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": index,
+        "x": width,
+        "base": start,
+        "marker": {"color": colour, "line": {"width": 0}},
+        "customdata": width * 1e3,
+        "hovertemplate": "request %{y}: " + name + " %{customdata:.4~g} ms<extra></extra>",
+    }

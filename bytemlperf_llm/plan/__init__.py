@@ -1,0 +1,1 @@
+"""Flags, scenario file and data sets, resolved into one plan."""

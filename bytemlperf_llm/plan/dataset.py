@@ -1,0 +1,129 @@
+"""What the dataset flags mean: they put a trace, or made-up prompts of a given length, in the place of
+a scenario's own prompts. Names are those of `vllm bench serve` where it has the flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from bytemlperf.checked_yaml import nearest
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, UNTIMED_FORMATS, Scenario, TraceFormatName
+from bytemlperf_llm.workload.token_counter import WORDS_RULE
+
+BUILTIN_TRACES = {"mooncake": "traces/mooncake-excerpt.jsonl", "azure": "traces/azure-code-2023-excerpt.csv"}
+
+
+class DatasetFlags(Protocol):
+    """The part of the command line that is read here; None is "not given"."""
+
+    @property
+    def dataset_name(self) -> str | None: ...
+    @property
+    def dataset_path(self) -> Path | None: ...
+    @property
+    def time_scale(self) -> float | None: ...
+    @property
+    def trace_window(self) -> str | None: ...
+    @property
+    def trace_block_size(self) -> int | None: ...
+    @property
+    def timed_trace_sec_multiplier(self) -> float | None: ...
+    @property
+    def max_model_len(self) -> int | None: ...
+    @property
+    def on_too_long(self) -> str | None: ...
+    @property
+    def tokenizer(self) -> str | None: ...
+    @property
+    def input_len(self) -> int | None: ...
+    @property
+    def random_prefix_len(self) -> int | None: ...
+    @property
+    def output_len(self) -> int | None: ...
+
+
+def prompt_changes(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+    """Overrides of `prompts` for the scenario. Raises UserError."""
+    changes = _source(flags, scenario)
+    if flags.tokenizer is not None:
+        changes["prompts.tokenizer"] = _tokenizer(flags.tokenizer)
+    traced = scenario.prompts.trace is not None or flags.dataset_name is not None
+    options: dict[str, tuple[str, Any]] = {
+        "time_scale": ("--time-scale", flags.time_scale),
+        "window_s": ("--trace-window", None if flags.trace_window is None else parse_window(flags.trace_window)),
+        "block_tokens": ("--trace-block-size", flags.trace_block_size),
+        "timestamp_unit_s": ("--timed-trace-sec-multiplier", flags.timed_trace_sec_multiplier),
+        "max_model_len": ("--max-model-len", flags.max_model_len),
+        "on_too_long": ("--on-too-long", flags.on_too_long),
+        "own_output_tokens": ("--output-len", None if flags.output_len is None or not traced else False),
+    }
+    given = {key: (flag, value) for key, (flag, value) in options.items() if value is not None}
+    if given and not traced:
+        flag = next(iter(given.values()))[0]
+        raise UserError(f"{flag} is for traces, and scenario '{scenario.name}' has none", "name one with --dataset-name and --dataset-path")
+    return changes | {f"prompts.trace.{key}": value for key, (_, value) in given.items()}
+
+
+def replays_times(flags: DatasetFlags) -> bool:
+    """Whether the command line names a trace that has times, so that they rule unless a rate is given."""
+    return flags.dataset_name is not None and flags.dataset_name not in UNTIMED_FORMATS
+
+
+def parse_window(text: str) -> list[float | None]:
+    """`START:END` in seconds, either side may be empty. Raises UserError."""
+    start, colon, end = text.partition(":")
+    try:
+        window = [float(start or 0), float(end) if end else None]
+    except ValueError:
+        colon, window = "", []
+    if not colon:
+        raise UserError(f"--trace-window {text!r} is no window", "give START:END in seconds of the trace, such as 0:300, :300 or 600:")
+    return window
+
+
+def _source(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+    if flags.input_len is not None or flags.random_prefix_len is not None:
+        return _made_up(flags, scenario)
+    if flags.dataset_name is None:
+        if flags.dataset_path is not None:
+            raise UserError(
+                "--dataset-path alone doesn't say what the file is", f"add --dataset-name: {', '.join(get_args(TraceFormatName))}"
+            )
+        return {}
+    if flags.dataset_name not in get_args(TraceFormatName):
+        fix = nearest(flags.dataset_name, get_args(TraceFormatName))
+        raise UserError(f"--dataset-name {flags.dataset_name!r} is unknown", fix)
+    trace = {"format": flags.dataset_name, "file": _file(flags, scenario)}
+    return {"name": f"{scenario.name}-{flags.dataset_name}"[:64], "prompts": {"trace": trace}}
+
+
+def _made_up(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+    if flags.input_len is None:
+        raise UserError("--random-prefix-len needs the length of what follows", "add --input-len")
+    if flags.dataset_name is not None or scenario.prompts.trace is not None:
+        raise UserError("--input-len makes up prompts, and a trace has its own", "remove it, or take a scenario without a trace")
+    tokens = {"distribution": "constant", "value": flags.input_len}
+    return {"prompts": {"synthetic": {"tokens": tokens, "prefix_tokens": flags.random_prefix_len or 0}}}
+
+
+def _file(flags: DatasetFlags, scenario: Scenario) -> str:
+    """Relative where it comes with the package and the scenario does too, so that a run can be made again elsewhere."""
+    if flags.dataset_path is not None:
+        return str(flags.dataset_path.expanduser().absolute())
+    builtin = BUILTIN_TRACES.get(flags.dataset_name or "")
+    if builtin is None:
+        raise UserError(f"--dataset-name {flags.dataset_name} needs the file", "add --dataset-path FILE")
+    return builtin if scenario.folder == BUILTIN_FOLDER else str(BUILTIN_FOLDER / builtin)
+
+
+def _tokenizer(name: str) -> str:
+    """The folder that holds tokenizer.json, or the rule `words`. Raises UserError."""
+    if name == WORDS_RULE:
+        return name
+    folder = Path(name).expanduser()
+    if (folder / "tokenizer.json").is_file():
+        return str(folder.absolute())
+    from bytemlperf.models import resolve
+
+    return str(resolve(name).path)

@@ -1,0 +1,362 @@
+"""From flags and a scenario file to one resolved plan. Everything that can be checked before
+anything starts is checked here; what a flag means is written once, in `_overrides`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.errors import UserError
+from bytemlperf_llm.loadgen.sizing import parse_workers
+from bytemlperf_llm.plan import dataset as dataset_flags
+from bytemlperf_llm.plan import scenario as scenarios
+from bytemlperf_llm.plan.scenario import Scenario
+from engines.untrusted import decode_json
+
+OPEN_PROCESSES = ("poisson", "constant", "gamma")
+SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The command line of `serve-bench`, as typed; None is "not given"."""
+
+    engine: str = "vllm"
+    scenario: str = "chat"
+    model: str | None = None
+    seed: int = 0
+    request_rate: str | None = None
+    burstiness: float | None = None
+    max_concurrency: int | None = None
+    ramp_up_strategy: str | None = None
+    ramp_up_start_rps: float | None = None
+    ramp_up_end_rps: float | None = None
+    num_prompts: int | None = None
+    duration_s: float | None = None
+    num_warmups: int | None = None
+    dataset_name: str | None = None
+    dataset_path: Path | None = None
+    time_scale: float | None = None
+    trace_window: str | None = None
+    trace_block_size: int | None = None
+    timed_trace_sec_multiplier: float | None = None
+    max_model_len: int | None = None
+    on_too_long: str | None = None
+    tokenizer: str | None = None
+    input_len: int | None = None
+    random_prefix_len: int | None = None
+    output_len: int | None = None
+    ignore_eos: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    connect_timeout_s: float | None = None
+    first_token_timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    drain_s: float | None = None
+    goodput: tuple[str, ...] = ()
+    max_error_rate: float | None = None
+    base_url: str | None = None
+    endpoint: str | None = None
+    headers: tuple[str, ...] = ()
+    extra_body: str | None = None
+    insecure: bool = False
+    api_key_file: Path | None = None
+    ready_check_timeout_s: float = 0.0
+    engine_options: tuple[str, ...] = ()
+    workers: str | None = None
+    ray: str | None = None
+    prometheus_port: int | None = None
+    prometheus_host: str = "127.0.0.1"
+    runs_dir: Path = Path("runs")
+    label: str | None = None
+    device: str | None = None
+    metadata: tuple[str, ...] = ()
+    keep_output: bool = False
+    save_result: bool = False
+    save_detailed: bool = False
+    result_dir: Path | None = None
+    result_filename: str | None = None
+    percentile_metrics: str = "ttft,tpot,itl"
+    metric_percentiles: str = "99"
+    dashboard_port: int | None = None
+    push_gateway: str | None = None
+    remote_write: str | None = None
+    otlp: str | None = None
+    push_interval_s: float = 5.0
+    report: bool = True
+    csv: bool = False
+    parquet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be run. `scenario` has every override in it; `rate` is None in closed loop, at
+    once, on a ramp, and while `auto` has not been resolved."""
+
+    flags: Flags
+    scenario: Scenario
+    engine_options: dict[str, str]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether requests are due when a slot is free."""
+        return self.scenario.arrival.process == "closed"
+
+    @property
+    def rate(self) -> float | None:
+        """Requests per second, where one number says it."""
+        rate = self.scenario.arrival.rate
+        return None if rate == "auto" else rate
+
+    @property
+    def label(self) -> str:
+        """For the run folder's name."""
+        return self.flags.label or f"{self.flags.engine}-{self.scenario.name}"
+
+
+def resolve(flags: Flags) -> Plan:
+    """Raises UserError for the first thing that is wrong."""
+    _check_flags(flags)
+    scenario = scenarios.load(flags.scenario)
+    return plan_for(flags, scenario.override(_overrides(flags, scenario)))
+
+
+def plan_for(flags: Flags, scenario: Scenario) -> Plan:
+    """The plan of a scenario that is resolved already. Raises UserError."""
+    return Plan(
+        flags=flags,
+        scenario=scenario,
+        engine_options=_engine_options(flags),
+        metadata=pairs("--metadata", flags.metadata),
+    )
+
+
+# -- checks ----------------------------------------------------------------------
+
+
+def _check_flags(flags: Flags) -> None:
+    _positive("--num-prompts", flags.num_prompts, "a number of requests, 1 or more")
+    _positive("--duration", flags.duration_s, "seconds above 0")
+    _positive("--max-concurrency", flags.max_concurrency, "1 or more")
+    if flags.burstiness != math.inf:
+        _positive("--burstiness", flags.burstiness, "a number above 0; 1 is Poisson, inf constant gaps")
+    for name, tokens in (
+        ("--input-len", flags.input_len),
+        ("--output-len", flags.output_len),
+        ("--trace-block-size", flags.trace_block_size),
+        ("--max-model-len", flags.max_model_len),
+    ):
+        _positive(name, tokens, "a number of tokens, 1 or more")
+    _positive("--time-scale", flags.time_scale, "a factor above 0: 2 takes twice the trace's time, 0.5 half of it")
+    _positive("--timed-trace-sec-multiplier", flags.timed_trace_sec_multiplier, "seconds per unit of the timestamps, above 0")
+    for name, value in (
+        ("--connect-timeout", flags.connect_timeout_s),
+        ("--first-token-timeout", flags.first_token_timeout_s),
+        ("--idle-timeout", flags.idle_timeout_s),
+        ("--total-timeout", flags.total_timeout_s),
+    ):
+        _positive(name, value, "seconds above 0")
+    for name, value in (
+        ("--drain", flags.drain_s),
+        ("--num-warmups", flags.num_warmups),
+        ("--random-prefix-len", flags.random_prefix_len),
+    ):
+        if value is not None and value < 0:
+            raise UserError(f"{name} {value:g} is below 0", "give 0 or more")
+    if flags.workers is not None:
+        parse_workers(flags.workers)
+    if flags.max_error_rate is not None and not 0 <= flags.max_error_rate <= 1:
+        raise UserError(f"--max-error-rate {flags.max_error_rate:g} is not a share", "give a number from 0 to 1")
+    if flags.prometheus_port is not None and not 0 <= flags.prometheus_port <= 65535:
+        raise UserError(f"--prometheus-port {flags.prometheus_port} is not a port", "give 1 to 65535, or 0 for any free one")
+    if flags.device is not None:
+        from bytemlperf.hardware import (
+            cards,  # reads the cards: only where one is named
+            measured,
+        )
+
+        measured.parse_device(flags.device, cards.load())
+    _check_ramp(flags)
+    if flags.request_rate == "inf" and flags.num_prompts is None and flags.dataset_name is None:
+        raise UserError("--request-rate inf sends all at once, and nothing says how many", "add --num-prompts")
+    if flags.burstiness not in (None, 1.0) and flags.request_rate == "inf":
+        raise UserError("--burstiness and --request-rate inf contradict each other", "give a finite --request-rate")
+    if (flags.result_dir or flags.result_filename or flags.save_detailed) and not flags.save_result:
+        raise UserError("--result-dir, --result-filename and --save-detailed do nothing alone", "add --save-result")
+
+
+def _check_ramp(flags: Flags) -> None:
+    given = [value is not None for value in (flags.ramp_up_strategy, flags.ramp_up_start_rps, flags.ramp_up_end_rps)]
+    if not any(given):
+        return
+    if not all(given):
+        raise UserError("a ramp needs three flags", "give --ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps together")
+    if flags.request_rate is not None:
+        raise UserError("--request-rate and --ramp-up-strategy contradict each other", "remove one of them")
+    _positive("--ramp-up-start-rps", flags.ramp_up_start_rps, "requests per second above 0")
+    _positive("--ramp-up-end-rps", flags.ramp_up_end_rps, "requests per second above 0")
+
+
+def _positive(name: str, value: float | None, expected: str) -> None:
+    if value is not None and not value > 0:
+        raise UserError(f"{name} {value:g} is out of range", f"give {expected}")
+    if value is not None and math.isinf(value):
+        raise UserError(f"{name} {value} is not finite", f"give {expected}")
+
+
+def parse_rate(text: str) -> float | str:
+    """`--request-rate`: a number above 0, `inf` for all at once, or `auto`. Raises UserError."""
+    if text == "auto":
+        return text
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not rate > 0:
+        raise UserError(f"--request-rate {text} is not a rate", "give requests per second above 0, 'inf' for all at once, or 'auto'")
+    return rate
+
+
+# -- what flags mean ----------------------------------------------------------------
+
+
+def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
+    changes: dict[str, Any] = {"arrival": _arrival(flags, scenario), **dataset_flags.prompt_changes(flags, scenario)}
+    if flags.num_prompts is not None or flags.duration_s is not None or dataset_flags.replays_times(flags):
+        # the flag alone bounds the run: 1,000 prompts are asked for, not 1,000 within the file's 60 s;
+        # and a trace that is named on the command line ends by itself
+        changes["num_requests"] = flags.num_prompts
+        changes["duration_s"] = flags.duration_s
+    if flags.output_len is not None:
+        changes["output_tokens"] = {"distribution": "constant", "value": flags.output_len}
+    plain = {
+        "warmup_requests": flags.num_warmups,
+        "drain_s": flags.drain_s,
+        "sampling.ignore_eos": flags.ignore_eos,
+        "sampling.temperature": flags.temperature,
+        "sampling.top_p": flags.top_p,
+        "sampling.top_k": flags.top_k,
+        "timeouts.connect_s": flags.connect_timeout_s,
+        "timeouts.first_token_s": flags.first_token_timeout_s,
+        "timeouts.idle_s": flags.idle_timeout_s,
+        "timeouts.total_s": flags.total_timeout_s,
+    }
+    changes |= {key: value for key, value in plain.items() if value is not None}
+    return changes | _slo(flags.goodput)
+
+
+def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
+    arrival = scenario.arrival.model_dump()
+    if dataset_flags.replays_times(flags) and flags.request_rate is None:
+        arrival |= {"process": "trace", "rate": None, "ramp": None, "burstiness": 1.0}
+    if flags.ramp_up_strategy is not None:
+        arrival |= {"process": "poisson", "rate": None}
+        arrival["ramp"] = {
+            "strategy": flags.ramp_up_strategy,
+            "start_rate": flags.ramp_up_start_rps,
+            "end_rate": flags.ramp_up_end_rps,
+        }
+    elif flags.request_rate is not None:
+        rate = parse_rate(flags.request_rate)
+        if rate == math.inf:
+            arrival |= {"process": "at_once", "rate": None, "ramp": None, "burstiness": 1.0}
+        else:
+            process = arrival["process"] if arrival["process"] in OPEN_PROCESSES else "poisson"
+            arrival |= {"process": process, "rate": rate, "ramp": None}
+    elif flags.max_concurrency is not None and arrival["rate"] == "auto" and arrival["max_concurrency"] is None:
+        # a closed loop; a scenario with a rate, ramp, trace or cap of its own keeps them
+        arrival |= {"process": "closed", "rate": None, "burstiness": 1.0}
+    if flags.max_concurrency is not None:
+        arrival["max_concurrency"] = flags.max_concurrency
+    if flags.burstiness is not None:
+        if arrival["process"] not in OPEN_PROCESSES:
+            raise UserError("--burstiness needs a rate, and closed loops and traces have none", "add --request-rate")
+        arrival["process"] = {1.0: "poisson", math.inf: "constant"}.get(flags.burstiness, "gamma")  # as in vLLM
+        arrival["burstiness"] = 1.0 if flags.burstiness == math.inf else flags.burstiness
+    return arrival
+
+
+def _slo(texts: tuple[str, ...]) -> dict[str, float | None]:
+    """`--goodput ttft:500 tpot:50 e2el:10000`, milliseconds: these alone, as in vLLM."""
+    slo: dict[str, float | None] = {f"slo.{key}": None for key in SLO_KEYS.values()} if texts else {}
+    for word in " ".join(texts).split():
+        name, colon, limit_ms = word.partition(":")
+        try:
+            value = float(limit_ms)
+        except ValueError:
+            value = math.nan
+        if name not in SLO_KEYS or not colon or not value > 0:
+            raise UserError(f"--goodput {word!r} is not a service level", "give ttft:MS, tpot:MS or e2el:MS, in milliseconds")
+        slo[f"slo.{SLO_KEYS[name]}"] = value
+    return slo
+
+
+def _engine_options(flags: Flags) -> dict[str, str]:
+    options = pairs("--engine-option", flags.engine_options)
+    _check_headers(options.get("headers", "{}"))
+    named = {
+        "base_url": flags.base_url,
+        "endpoint": flags.endpoint,
+        "headers": _headers(flags.headers),
+        "extra_body": flags.extra_body,
+        "insecure": "true" if flags.insecure else None,
+        "api_key_file": None if flags.api_key_file is None else str(flags.api_key_file),
+        "ready_timeout_s": str(flags.ready_check_timeout_s) if flags.ready_check_timeout_s else None,
+    }
+    given = {key: value for key, value in named.items() if value is not None}
+    twice = sorted(given.keys() & options.keys())
+    if twice:
+        raise UserError(f"{twice[0]} is given twice, as a flag and as --engine-option", "remove one of them")
+    if given and flags.engine != "openai":
+        flag = "--" + next(iter(given)).replace("_", "-").removesuffix("s" if "headers" in given else "")
+        raise UserError(f"{flag} is for servers, and engine '{flags.engine}' runs in process", "use --engine openai, or leave it out")
+    return options | given
+
+
+def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
+    """Whether a server is asked for completions instead of chat; its address may be an endpoint's."""
+    paths = (engine_options.get(name, "").partition("?")[0].rstrip("/") for name in ("endpoint", "base_url"))
+    endpoint = next((path for path in paths if path.endswith("/completions")), "")
+    return bool(endpoint) and not endpoint.endswith("/chat/completions")
+
+
+def _headers(texts: tuple[str, ...]) -> str | None:
+    import json
+
+    headers: dict[str, str] = {}
+    for text in texts:
+        separator = ":" if ":" in text else "="  # vLLM's own form is KEY=VALUE
+        name, found, value = text.partition(separator)
+        if not found or not name.strip():
+            raise UserError("a --header has no name or no value", "give it as 'NAME: VALUE'")
+        headers[name.strip()] = value.strip()
+    return json.dumps(headers) if headers else None
+
+
+def _check_headers(text: str) -> None:
+    """Before anything looks for secrets in them. Their text is in no message. Raises UserError."""
+
+    try:
+        headers = decode_json(text)
+    except ValueError:
+        headers = None
+    if not isinstance(headers, dict):
+        raise UserError("--engine-option headers is not a JSON object", "give headers as --header 'NAME: VALUE'")
+
+
+def pairs(flag: str, texts: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE texts of a repeatable flag. Raises UserError for one that is none."""
+    return dict(_pair(flag, text) for text in texts)
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{flag} {text!r} is not KEY=VALUE", f"give it as {flag} KEY=VALUE")
+    return key, value

@@ -1,0 +1,1 @@
+"""One request: its record, reader, gauges, stamps."""

@@ -1,0 +1,1 @@
+"""One serve-bench, start to end."""

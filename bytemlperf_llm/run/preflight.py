@@ -1,0 +1,244 @@
+"""Everything between a resolved plan and the first measured request: model, engine, one untimed
+request, warm-up, probe. Whatever fails here ends the command with one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor, option_secrets
+from bytemlperf_llm.loadgen.deadlines import NS_PER_S, Timeouts
+from bytemlperf_llm.loadgen.pacer import LoopPacer, Pacer
+from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.plan.plan import Plan, sends_plain_prompts
+from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload import Workload, schedule
+from bytemlperf_llm.workload.token_counter import WORDS_RULE
+from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request
+
+MEAN_SAMPLE_REQUESTS = 1_000
+WARMUP_CONCURRENCY = 4
+READY_POLL_S = 0.5
+NOT_READY = ("http_5xx", "http_429", "connection_refused", "connection_reset")
+MAX_READY_DETAIL_CHARS = 4000  # what is wrong with a request may be told behind much else
+Say = Callable[[str], None]
+
+_FIXES = {
+    "http_4xx": "check --model, --endpoint and the key",
+    "context_length": "take a model with a longer context, or a scenario with shorter prompts (--output-len shortens answers)",
+    "connection_refused": "start the server, or give its address with --base-url",
+    "name_not_found": "check --base-url",
+    "connect_timeout": "check --base-url",
+    "connection_reset": "look at the engine's own log, and check --base-url (http:// or https://?)",
+    "malformed_stream": "look at the engine's own log, and check --base-url (http:// or https://?)",
+    "not_a_stream": "check --base-url and --endpoint",
+    "client_limit": "raise that limit",
+    "redirect": "follow redirects with --engine-option transport=aiohttp",
+}
+
+
+def check_available(engine: type[Engine], name: str) -> None:
+    """Whether the engine could start at all, before anything is fetched for it. Raises UserError."""
+    ask = getattr(engine, "requirements", None)
+    missing = ask() if ask is not None else None
+    if missing is not None and missing.missing:
+        raise UserError(f"engine '{name}': {missing.missing}", missing.fix)
+
+
+def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
+    """What `start` gets: weights on this machine, a served name, or nothing. Raises UserError."""
+    if engine.weights == "none":
+        if name is not None:
+            raise UserError("this engine has no model", "leave out --model")
+        return None
+    if engine.weights == "remote":
+        return None if name is None else Model(name=name)
+    from bytemlperf.models import DEFAULT_MODEL, resolve
+
+    return resolve(name or DEFAULT_MODEL, say)
+
+
+async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:
+    """Start it, learn its secrets. What it says of itself may be a server's words, and is cleaned. Raises UserError."""
+    redactor.add(option_secrets(options))
+    try:
+        info = await engine.start(model, options)
+    except EngineUnavailable as error:
+        redactor.add(_secrets(engine))
+        raise UserError(redactor.clean(error.cause), redactor.clean(error.fix)) from None
+    redactor.add(_secrets(engine))
+    info.model, info.notes = redactor.clean(info.model), [redactor.clean(note) for note in info.notes]
+    if model is not None and model.random_weights and not any("random weights" in note for note in info.notes):
+        info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
+    return info
+
+
+def _secrets(engine: Engine) -> tuple[str, ...]:
+    tell = getattr(engine, "secrets", None)
+    return tuple(tell()) if tell is not None else ()
+
+
+class _Kept:
+    """A sink of a few records."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+        self.ended = self.records.append
+
+    def started(self) -> None:
+        """Nothing to count."""
+
+
+async def ready_check(
+    engine: Engine, info: EngineInfo, request: Request, timeouts: Timeouts, redactor: Redactor, patience_s: float = 0.0
+) -> dict[str, str]:
+    """One untimed request, as the run will send them, with the longest prompt and under the run's own time limits; again for
+    `patience_s` while the server says that it is not ready. What the engine changes about its requests when the server says so
+    comes back as engine options. Raises UserError."""
+    clock = asyncio.get_running_loop().time
+    changed, until_s = dict[str, str](), clock() + patience_s
+    for attempt in count():
+        record = await _one(engine, msgspec.structs.replace(request, id=f"{request.id}-ready-{attempt}"), timeouts, redactor)
+        if record.outcome == "ok":
+            break
+        error = EngineError(record.error_class or "engine_failed", record.error_detail)
+        adapted: dict[str, str] = getattr(engine, "adapt", lambda _: {})(error)
+        changed |= adapted
+        waits = error.error_class in NOT_READY and clock() < until_s
+        if not (adapted or waits or (error.error_class == "stale_connection" and not attempt)):
+            raise _not_ready(engine, error, timeouts, redactor)
+        await asyncio.sleep(READY_POLL_S if waits else 0)
+    info.notes += [f"the server wants {name}={value}, which is sent from now on" for name, value in changed.items()]
+    _check_context(info, request, record.prompt_tokens)
+    return changed
+
+
+async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: Redactor) -> RequestRecord:
+    """A request on its own, with the time limits and the judgement of a measured one."""
+    kept, whole = _Kept(), redactor.copy(MAX_READY_DETAIL_CHARS)
+    worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=whole)
+    await worker.run_closed(iter([request]), 1, monotonic_ns())
+    return kept.records[0]
+
+
+def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor: Redactor) -> UserError:
+    said = error.error_class.replace("_", " ")
+    cause, fix = f"the first request fails: {said}: {error.detail}", _FIXES.get(error.error_class, "look at the engine's own log")
+    if error.error_class.endswith("_timeout"):
+        limit_ns = getattr(timeouts, error.error_class.removesuffix("timeout") + "ns")
+        cause = f"the first request is not answered: {said} of {limit_ns / NS_PER_S:g} s"
+        fix = f"{fix}, or raise --{error.error_class.replace('_', '-')}"
+    advice = getattr(engine, "advise", lambda _: None)(error)
+    return UserError(redactor.clean(cause), redactor.clean(advice or fix))
+
+
+def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None) -> None:
+    if info.max_model_len is None or prompt_tokens is None:
+        return
+    needed = prompt_tokens + request.max_tokens
+    if needed > info.max_model_len:
+        raise UserError(
+            f"request {request.index} needs {needed} tokens of context ({prompt_tokens} prompt + {request.max_tokens} answer), "
+            f"and {info.model} has {info.max_model_len}",
+            _FIXES["context_length"],
+        )
+
+
+async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: Timeouts) -> None:
+    """Unmeasured requests, a few at a time; the ready check has shown that they can work, and what fails of them will fail in
+    the measured run too."""
+    waiting = (workload.aside(index) for index in range(requests))
+    worker = Worker(engine, _Kept(), LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
+    await worker.run_closed(waiting, min(WARMUP_CONCURRENCY, requests), monotonic_ns())
+
+
+async def resolve_rate(
+    plan: Plan, engine: Engine, workload: Workload, pacer: Pacer, redactor: Redactor
+) -> tuple[Scenario, ProbeResult | None]:
+    """The scenario with its rate as a number. Raises UserError when the probe got no answer."""
+    scenario = plan.scenario
+    if scenario.arrival.rate != "auto":
+        return scenario, None
+    probe = Probe(engine, _aside(workload, scenario.warmup_requests), pacer)
+    try:
+        found = await probe.find(
+            scenario.auto.probe_s, scenario.auto.share, mean_output_tokens(scenario, plan.flags.seed), scenario.arrival.max_concurrency
+        )
+    except EngineError as error:
+        cause = redactor.clean(f"probing for a rate failed: {error.error_class}: {error.detail}")
+        raise UserError(cause, "give a rate with --request-rate") from None
+    return scenario.override({"arrival.rate": found.rate_per_s}), found
+
+
+def _aside(workload: Workload, first: int) -> Iterator[Request]:
+    return (workload.aside(index, "probe") for index in count(first))
+
+
+def mean_output_tokens(scenario: Scenario, seed: int) -> float:
+    """Mean `max_tokens` of the first requests."""
+    sample = [request.max_tokens for request in islice(Workload(scenario, seed), MEAN_SAMPLE_REQUESTS)]
+    return sum(sample) / max(1, len(sample))
+
+
+def longest_request(scenario: Scenario, seed: int) -> Request:
+    """The request with the longest prompt among those that a run of this scenario may send; of a
+    trace, one as long with other words, so that no prefix is cached before it is measured."""
+    workload = Workload(scenario, seed)
+    limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
+    requests: Iterator[Request] = iter(workload)
+    if scenario.arrival.process == "trace":  # the run may end long before the trace does
+        requests = (planned.request for planned in schedule.open_schedule(scenario, workload, seed))
+    longest = max(islice(requests, limit), key=lambda request: (request.text_length(), request.max_tokens), default=None)
+    if longest is None:
+        raise empty_schedule(scenario)
+    return longest if scenario.prompts.trace is None else workload.aside(longest.index, "ready")
+
+
+def empty_schedule(scenario: Scenario) -> UserError:
+    """The error for a run without a request."""
+    fix = "raise --duration or --request-rate"
+    if scenario.prompts.trace is not None:
+        fix = "widen --trace-window, raise --duration or --max-model-len, or take --on-too-long truncate"
+    return UserError("the schedule is empty: no request falls into the run", fix)
+
+
+def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
+    """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
+    template is used, its context. What the user gave goes before what is found; the shorter context holds."""
+    prompts = plan.scenario.prompts
+    changes: dict[str, Any] = {}
+    if prompts.tokenizer is None:
+        changes["prompts.tokenizer"] = _tokenizer_of(model, info)
+    if sends_plain_prompts(plan.engine_options):
+        changes["prompts.template"] = "plain"
+    if prompts.trace is not None:
+        known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)
+        changes["prompts.trace.max_model_len"] = min((each for each in known if each is not None), default=None)
+    elif prompts.synthetic is None or prompts.synthetic.tokens is None:
+        return plan
+    return replace(plan, scenario=plan.scenario.override(changes))
+
+
+def answer_tokenizer(scenario: Scenario, model: Model | None, info: EngineInfo) -> str | None:
+    """By which answers can be counted again: what the user gave, else the model's own; None where none is known."""
+    return scenario.prompts.tokenizer or _tokenizer_of(model, info)
+
+
+def _tokenizer_of(model: Model | None, info: EngineInfo) -> str | None:
+    """A folder with tokenizer.json, or the engine's own rule; None where none is known or the package isn't there."""
+    if info.tokenizer == WORDS_RULE:
+        return WORDS_RULE
+    folders = (model.path if model else None, info.tokenizer)
+    found = next((folder for folder in folders if folder and (Path(folder) / "tokenizer.json").is_file()), None)
+    return found if find_spec("tokenizers") and find_spec("jinja2") else None

@@ -1,0 +1,83 @@
+"""From run.json back to what was run: the resolved scenario, and which record belongs where.
+
+`verify` compares the records with the schedule made anew, `resume` sends what is missing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bytemlperf import checked_yaml
+from bytemlperf.errors import UserError
+from bytemlperf_llm.loadgen.worker import Planned
+from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Arrival, Scenario
+from bytemlperf_llm.run.description import BUILTIN
+from bytemlperf_llm.workload import Workload, schedule
+
+MAX_WITHOUT_RECORD = 1_000_000
+"""Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
+
+
+def scenario_of(run: dict[str, Any]) -> Scenario:
+    """The scenario as it was resolved for the run. Raises UserError where run.json doesn't hold it."""
+    config = run.get("config")
+    content = config.get("scenario") if isinstance(config, dict) else None
+    if not isinstance(content, dict):
+        raise UserError("run.json holds no scenario", "it was damaged; run again")
+    scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
+    folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
+    scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
+    return scenario
+
+
+def load_sentence(run: dict[str, Any]) -> str:
+    """The load that was asked for, in a few words; empty where run.json doesn't hold it."""
+    config = run.get("config")
+    scenario = config.get("scenario") if isinstance(config, dict) else None
+    try:
+        return Arrival.model_validate(scenario.get("arrival") if isinstance(scenario, dict) else None).sentence()
+    except ValidationError:
+        return ""
+
+
+def most_requests(scenario: Scenario) -> float:
+    """How many requests a schedule may have, without making it; 0 where only a closed loop's time or a trace's end bounds it."""
+    rates = [scenario.arrival.ramp.start_rate, scenario.arrival.ramp.end_rate] if scenario.arrival.ramp else [scenario.arrival.rate]
+    rate = max((rate for rate in rates if isinstance(rate, int | float)), default=0.0)
+    bounds = [scenario.num_requests, rate * scenario.duration_s if rate and scenario.duration_s is not None else None]
+    return min((bound for bound in bounds if bound is not None), default=0.0)
+
+
+def refuse_endless(scenario: Scenario, records: int) -> None:
+    """A schedule is made anew for so many records only where that ends soon: verify reads folders of strangers. Raises UserError."""
+    if most_requests(scenario) > MAX_WITHOUT_RECORD + 100 * records:
+        raise UserError(
+            f"its configuration makes some {most_requests(scenario):.3g} requests, and there are {records} records", "run again"
+        )
+
+
+def seed_of(run: dict[str, Any]) -> int:
+    """The run's seed. Raises UserError where run.json doesn't hold it."""
+    seed = run.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"run.json holds no seed but {seed!r}", "it was damaged; run again")
+    return seed
+
+
+def planned_requests(scenario: Scenario, seed: int) -> Iterator[Planned]:
+    """The whole schedule in order of index; without end for a closed loop that only a duration ends."""
+    workload = Workload(scenario, seed)
+    if scenario.arrival.process == "closed":
+        return schedule.closed_schedule(scenario, workload)
+    return schedule.open_schedule(scenario, workload, seed)
+
+
+def shifts_ns(run: dict[str, Any]) -> dict[str, int]:
+    """Log name to what was added to the schedule's planned times in it; logs of a run's first part
+    aren't named and have 0."""
+    resumed = run.get("resumed", [])
+    return {str(name): int(part["shift_ns"]) for part in resumed for name in part["logs"]}

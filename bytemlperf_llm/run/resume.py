@@ -1,0 +1,162 @@
+"""What a stopped or killed run still has to do, and how its clock goes on.
+
+The run's time axis has no gap for the pause: the second part begins where the last record of the
+first ended (`until_ns`). Requests without a record are sent in the order of the schedule with the
+schedule's gaps between them; all their planned times are the schedule's plus one `shift_ns`, which
+makes the first of them due at `until_ns`. It is kept in run.json, so that `verify` can take it off.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import REDACTED
+from bytemlperf.runs.checksums import NAME as CHECKSUMS
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.lock import FolderLock, refuse_links
+from bytemlperf.runs.log import refuse_running
+from bytemlperf_llm.plan.plan import Flags
+from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.run.rebuild import refuse_endless, scenario_of, seed_of
+from bytemlperf_llm.run.summarise import facts_from
+from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
+from bytemlperf_llm.workload.dealing import Left, Share, dealt
+
+NS_PER_S = 1_000_000_000
+_NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
+
+
+class Remainder(msgspec.Struct, kw_only=True):
+    """A run folder with what is missing in it, locked. `done` are places in the schedule that have a record."""
+
+    folder: Path
+    lock: FolderLock
+    run: dict[str, Any]
+    scenario: Scenario
+    seed: int
+    done: set[int]
+    until_ns: int
+    first_offset_ns: int | None  # planned offset of the first request without a record; None in closed loop
+
+    @property
+    def shift_ns(self) -> int:
+        """Added to the schedule's planned times; not below 0, so that an idle stretch isn't cut short."""
+        return 0 if self.first_offset_ns is None else max(0, self.until_ns - self.first_offset_ns)
+
+    @property
+    def begin_ns(self) -> int:
+        """Where the run's time axis goes on."""
+        return self.until_ns if self.first_offset_ns is None else self.first_offset_ns + self.shift_ns
+
+    def left(self) -> Left:
+        """What is left of the schedule, shifted; for every number of workers."""
+        return Left.without(self.done, self.shift_ns)
+
+    def next_log(self) -> int:
+        """The next free number of a log: records-1.jsonl, records-2.jsonl, …"""
+        numbers = [int(found[1]) for path in self.folder.glob("records-*.jsonl") if (found := _NUMBER.search(path.name))]
+        return 1 + max(numbers, default=0)
+
+    def forget_ending(self) -> None:
+        """The run goes on: what was summed up at its first end holds no longer."""
+        with damage_said(self.folder):
+            for name in ("summary.json", CHECKSUMS):
+                (self.folder / name).unlink(missing_ok=True)
+
+
+def locked_run(folder: Path) -> tuple[FolderLock, dict[str, Any]]:
+    """A run of LLM serving to go on with, locked, and its run.json. Raises UserError where it is none, or still going on."""
+    RunReader(folder)  # says what it is instead
+    lock = FolderLock(folder)
+    refuse_links(folder)
+    refuse_running(folder)
+    run = RunReader(folder).run
+    facts_from(run, folder)
+    return lock, run
+
+
+def read_remainder(folder: Path, lock: FolderLock) -> Remainder:
+    """Read what there is. Raises UserError when the run is complete or damaged."""
+    reader = RunReader(folder)
+    done, until_ns = set[int](), 0
+    for record in reader.records():
+        done.add(record.index)
+        until_ns = max(until_ns, record.end_ns)
+    scenario = scenario_of(reader.run)
+    refuse_endless(scenario, len(done))
+    remainder = Remainder(
+        folder=folder,
+        lock=lock,
+        run=reader.run,
+        scenario=scenario,
+        seed=seed_of(reader.run),
+        done=done,
+        until_ns=until_ns,
+        first_offset_ns=None,
+    )
+    first = None if _over(remainder) else next(dealt(remainder.scenario, remainder.seed, Share(), remainder.left()), None)
+    if first is None:
+        raise UserError(f"{folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {folder}")
+    remainder.first_offset_ns = first.offset_ns
+    return remainder
+
+
+def _over(remainder: Remainder) -> bool:
+    """Whether a closed loop's time is up; in open loop the schedule itself ends."""
+    scenario = remainder.scenario
+    limited = scenario.arrival.process == "closed" and scenario.duration_s is not None
+    return limited and remainder.until_ns >= round((scenario.duration_s or 0) * NS_PER_S)
+
+
+# -- flags ---------------------------------------------------------------------------------
+
+
+def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None, *, trust: bool) -> Flags:
+    """The command line's flags as run.json keeps them, with what it doesn't keep given anew. Without `trust` nothing that runs
+    code, reaches out, listens or writes elsewhere. Raises UserError that names what is missing or not confirmed."""
+    config = run["config"]
+    try:
+        kept = dict(config["flags"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError("run.json holds no flags", "it was damaged; run again") from None
+    refuse_other_address(kept.get("base_url"), base_url)
+    if base_url is not None:
+        kept["base_url"] = base_url
+    _refuse_redacted(kept)
+    missing = _header_names(config.get("header_names", ())) - {name.strip().lower() for name in map(_name, headers)}
+    if missing:
+        name = sorted(missing)[0]
+        raise UserError(f"the run sent a header {name!r}, whose value is never kept", f"give it again with --header '{name}: VALUE'")
+    unknown = sorted(kept.keys() - {field.name for field in fields(Flags)})
+    if unknown:
+        raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
+    try:
+        flags = msgspec.convert(kept | {"headers": headers}, Flags, dec_hook=lambda _, value: Path(value))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise UserError(f"run.json's flags are damaged: {error}", "run again") from None
+    if not trust:
+        refuse_unconfirmed(flags, config, base_url)
+    return flags
+
+
+def _refuse_redacted(kept: dict[str, Any]) -> None:
+    for name, value in kept.items():
+        if REDACTED in str(value):
+            flag = "--" + name.replace("_", "-")
+            fix = "give it again with --base-url" if name == "base_url" else "run again: it can't be resumed"
+            raise UserError(f"{flag} held a secret, which is never kept", fix)
+
+
+def _header_names(names: Any) -> set[str]:
+    return {str(name).strip().lower() for name in names}
+
+
+def _name(header: str) -> str:
+    return header.partition(":" if ":" in header else "=")[0]

@@ -1,0 +1,105 @@
+"""What a run folder can't decide by itself: a folder is data, and may be a stranger's.
+
+run.json names an address to send to, a key to send, options that run code, ports, files. `resume` takes none of them silently:
+they are confirmed on its command line (`--base-url` the address, `--trust` all of them) or refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.models.resolve import BUILT_IN
+from bytemlperf.redaction import Redactor
+from bytemlperf_llm.plan.plan import Flags
+from bytemlperf_llm.run.description import BUILTIN
+from bytemlperf_llm.run.rebuild import scenario_of
+from engines.contract import EngineInfo
+
+NAMED = (
+    *("base_url", "endpoint", "insecure", "api_key_file", "ray", "push_gateway", "remote_write", "otlp"),
+    *("prometheus_port", "dashboard_port", "result_dir", "result_filename", "dataset_path", "tokenizer"),
+)
+"""Flags that reach out, listen, write elsewhere, or read a file of this machine."""
+
+_PLAIN = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?|true|false|auto|bfloat16|float16|float32")
+_RUNS_CODE = "trust_remote_code"
+_COMPARED = ("model", "device", "dtype", "versions")
+
+
+def unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None = None) -> list[str]:
+    """What run.json wants and a command line with this `--base-url` doesn't confirm."""
+    asked = [_said(name, getattr(flags, name)) for name in NAMED if _sensitive(name, getattr(flags, name))]
+    if base_url is not None:
+        asked = [text for text in asked if not text.startswith("--base-url ")]
+    asked += [f"--engine-option {option}" for option in flags.engine_options if not _harmless(option)]
+    if flags.engine != "openai" and flags.model is not None and flags.model.partition(":")[0] not in BUILT_IN:
+        asked.append(f"--model {flags.model}")
+    folder = config.get("scenario_folder", BUILTIN)
+    asked += [
+        f"the file {file}" + ("" if folder == BUILTIN else f" in {folder}")
+        for file in _files(config)
+        if folder != BUILTIN or _outside(file)
+    ]
+    return asked
+
+
+def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None) -> None:
+    """Raises UserError where run.json wants what this command line, with this `--base-url`, doesn't confirm."""
+    asked = unconfirmed(flags, config, base_url)
+    if asked:
+        only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
+        fix = f"confirm it: {asked[0]}" if only_address else "if the run is your own, or you trust all of that: --trust"
+        raise UserError(f"run.json wants {', '.join(asked)}, and a folder doesn't decide that", fix)
+
+
+def refuse_other_address(kept: str | None, given: str | None) -> None:
+    """A run has one server. Raises UserError where another address is given."""
+    if given is not None and _plain(Redactor()(given)) != _plain(kept or ""):
+        raise UserError(f"the run was against {kept}, not {given}", "another server gets a run of its own: bmp-llm serve-bench")
+
+
+def refuse_other_engine(run: Mapping[str, Any], info: EngineInfo) -> None:
+    """Raises UserError where what answers now is not what the run's records are of."""
+    before, now = run.get("engine"), msgspec.to_builtins(info)
+    if not isinstance(before, dict):
+        raise UserError("run.json doesn't say which engine it was", "run again")
+    for name in _COMPARED:
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"the engine's {name} was {before.get(name)}, and is {now.get(name)}", "run again: a run is of one engine and model"
+            )
+
+
+def _files(config: Mapping[str, Any]) -> list[str]:
+    """The files of this machine that the prompts are made of; they are sent to the server."""
+    prompts = scenario_of({"config": config}).prompts
+    return [*(prompts.files or ()), *([prompts.trace.file] if prompts.trace else ())]
+
+
+def _outside(file: str) -> bool:
+    return PurePath(file).is_absolute() or ".." in PurePath(file).parts
+
+
+def _sensitive(name: str, value: object) -> bool:
+    return value is not None and value is not False and not (name == "tokenizer" and value == "words")
+
+
+def _said(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _harmless(option: str) -> bool:
+    name, _, value = option.partition("=")
+    return _PLAIN.fullmatch(value) is not None and not (name in (_RUNS_CODE, "insecure") and value != "false")
+
+
+def _plain(url: str) -> tuple[object, ...]:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    return parts.scheme, parts.netloc.lower(), parts.path.rstrip("/"), parts.query

@@ -1,0 +1,1 @@
+"""The HTTP client that streams are read with."""

@@ -1,0 +1,197 @@
+"""Events that differ in their text alone, as nearly all of a token stream do.
+
+One event from the middle of an answer is taken as the mould: what stands before and after its text.
+The others are shown to be cast from it by comparing bytes (`cast`, compiled where it could be), and only
+their texts are decoded, in one call; that costs a fraction of parsing each event. What comes before the
+first and after the last such event (head, role, finish reason, usage, `[DONE]`) is left over as a short
+stream of its own, for a parser that knows more.
+
+The one rule of this file: when anything is odd, answer None, and the whole stream is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
+from typing import NamedTuple
+
+import msgspec
+
+from engines.openai.events import SAYS, decode_event, text_of
+
+MIN_EVENTS = 8
+"""Fewer alike events than this aren't worth the mould."""
+
+MIN_BYTES = 2048
+"""Nor is a whole answer shorter than this."""
+
+MAX_ODD_READS = 4
+"""So many reads at either end may hold something else."""
+
+_EVENT_BEGIN = b"\r\ndata: {"
+_EVENT_END = b"}\n\n\r\n"
+_DONE = b"[DONE]"
+_TEXT = re.compile(rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"')
+_FRAMING_BYTES = 4  # CR LF behind a chunk's size and behind its data
+_MAX_DIGITS = 6
+_decode_texts = msgspec.json.Decoder(list[str]).decode
+
+
+class Alike(NamedTuple):
+    """`texts` of the alike events; `all_say`: none of them is empty. `rest` are the reads without them: what came before them
+    in the first `reads_before`. `counts` are the alike events in each of the reads between. `parted` is the
+    place of a read that was looked at in three parts: before them, they, and after."""
+
+    rest: list[bytes]
+    reads_before: int
+    counts: list[int]
+    texts: list[str]
+    all_say: bool
+    parted: int | None = None
+
+
+class Mould(NamedTuple):
+    """What stands around the text of an event, framing included but for the chunk size's digits.
+    `empty_is_token`: whether an event with an empty text may be one."""
+
+    before: bytes
+    after: bytes
+    empty_is_token: bool
+
+
+def take_alike(reads: Sequence[bytes]) -> Alike | None:
+    """The alike events of a response whose reads hold whole events, one event a chunk; None where that
+    is not certain."""
+    if len(reads) < MIN_EVENTS:
+        return _take_from_largest(list(reads)) if reads else None
+    mould = _mould(reads[len(reads) // 2])
+    if mould is None:
+        return None
+    reads = list(reads)
+    first = next((place for place in range(MAX_ODD_READS) if _is_cast(reads, place, mould)), None)
+    last = next((place for place in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, place, mould)), None)
+    if first is None or last is None:
+        return None
+    found = cast(reads, first, last + 1, mould.before, mould.after)
+    texts = None if found is None else _texts(found, mould)
+    if found is None or texts is None or any(_DONE in read for read in reads[:first]):
+        return None
+    return Alike(reads[:first] + reads[last + 1 :], first, found[0], *texts)
+
+
+def _take_from_largest(reads: list[bytes]) -> Alike | None:
+    """The same where nearly the whole answer came in one read."""
+    place = max(range(len(reads)), key=lambda place: len(reads[place]))
+    read = reads[place]
+    if len(read) < MIN_BYTES:
+        return None
+    middle = read.find(_EVENT_BEGIN, len(read) // 2)
+    mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
+    if mould is None:
+        return None
+    begin, end = read.find(mould.after) + len(mould.after), read.rfind(mould.after) + len(mould.after)
+    found = cast([read[begin:end]], 0, 1, mould.before, mould.after)
+    texts = None if found is None else _texts(found, mould)
+    before = [*reads[:place], read[:begin]]
+    if found is None or texts is None or any(_DONE in part for part in before):
+        return None
+    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, found[0], *texts, parted=place)
+
+
+def _is_cast(reads: list[bytes], place: int, mould: Mould) -> bool:
+    return cast(reads, place, place + 1, mould.before, mould.after) is not None
+
+
+def _mould(read: bytes) -> Mould | None:
+    """From the first event of a read, which must be nothing but a token."""
+    start = read.find(_EVENT_BEGIN)
+    end = read.find(_EVENT_END, start)
+    if start < 0 or end < 0:
+        return None
+    begin = start + len(_EVENT_BEGIN) - 1
+    event = read[begin : end + 1]
+    found = _TEXT.search(event)
+    if found is None:
+        return None
+    try:
+        parsed = decode_event(event)
+        (text,) = _decode_texts(b'["%b"]' % found[1])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if parsed.usage is not None or parsed.error is not None or parsed.object == "error" or not parsed.choices:
+        return None
+    choice = parsed.choices[0]
+    if choice.finish_reason is not None or choice.usage is not None or not text or text_of(choice) != (text, SAYS):
+        return None
+    empty_is_token = choice.delta is None or choice.delta.role is None
+    return Mould(read[start : begin + found.start(1)], read[begin + found.end(1) : end + len(_EVENT_END)], empty_is_token)
+
+
+def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> tuple[list[str], bool] | None:
+    """The texts of a cast, and whether all have something in them; None where one is no JSON string, or no token.
+
+    A quote in one of them would make the list longer, and none can swallow the quote behind it (`cast`
+    sees to that): so a list of the right length has them one by one.
+    """
+    try:
+        texts = _decode_texts(found[2])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    all_say = all(texts)
+    return (texts, all_say) if len(texts) == found[1] and (mould.empty_is_token or all_say) else None
+
+
+# -- cast, for where engines/http/_stream.c could not be compiled -----------------------------------------
+
+
+def python_cast(reads: list[bytes], first: int, last: int, before: bytes, after: bytes) -> tuple[list[int], int, bytes] | None:
+    """Events in each of `reads[first:last]`, their number, and their texts as a JSON list; None unless
+    those reads hold whole events and nothing else."""
+    counts, pieces = list[int](), list[bytes]()
+    for read in reads[first:last]:
+        *events, rest = read.split(after)
+        if rest:
+            return None
+        counts.append(len(events))
+        pieces += events
+    raw = _raw_texts(pieces, before, len(after)) if pieces else []
+    return None if raw is None else (counts, len(raw), b'["%b"]' % b'","'.join(raw) if raw else b"[]")
+
+
+def _raw_texts(pieces: list[bytes], before: bytes, after: int) -> list[bytes] | None:
+    lengths = list(map(len, pieces))
+    places = [_digits(length + after) + len(before) for length in {min(lengths), max(lengths)}]
+    if places[0] == places[-1]:
+        place = places[0]
+        heads = {piece[:place] for piece in pieces}
+        raw = [piece[place:] for piece in pieces]
+    else:
+        places = [_digits(length + after) + len(before) for length in lengths]
+        heads = {piece[:place] for piece, place in zip(pieces, places, strict=True)}
+        raw = [piece[place:] for piece, place in zip(pieces, places, strict=True)]
+    if heads != {_size_digits(length + after) + before for length in set(lengths)} or any(map(bytes.endswith, raw, repeat(b"\\"))):
+        return None
+    return raw
+
+
+@lru_cache(maxsize=4096)
+def _size_digits(chunk_bytes: int) -> bytes:
+    """The hexadecimal size of a chunk that takes so many bytes, size line and line ends included; empty
+    where no size fits (one digit more would be needed, and then it is a byte too long)."""
+    for digits in range(1, _MAX_DIGITS + 1):
+        size = b"%x" % max(chunk_bytes - _FRAMING_BYTES - digits, 0)
+        if len(size) == digits:
+            return size
+    return b""
+
+
+def _digits(chunk_bytes: int) -> int:
+    return len(_size_digits(chunk_bytes))
+
+
+try:
+    from engines.http._stream import cast
+except ImportError:  # no compiler where this was installed
+    cast = python_cast

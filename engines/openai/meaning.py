@@ -1,0 +1,109 @@
+"""What the events of one OpenAI-style answer say together: its text, its tokens, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engines.contract import FAILED_REASONS, Decoded, Usage
+from engines.openai.events import Choice, Event, error_words, finish_of, text_of, usage_of
+from engines.openai.tokens import count_tokens, with_empty
+from engines.openai.usage import hidden_tokens
+
+
+class Meaning:
+    """What events say together: their texts and marks, the place of the finish reason, usage, the first error. `foreign`: one of
+    them may be an error in a form of the server's own, which only the slow path looks at."""
+
+    __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
+
+    def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
+        self.texts = texts = list[str]()
+        self.marks = marks = list[int]()
+        self.reason: str | None = None
+        self.finished: int | None = None
+        self.usage: Usage | None = None
+        self.error, said, doubtful, foreign = "", 0, False, False
+        for event in events:
+            text, mark = "", 0
+            if event.choices:
+                choice = event.choices[0]
+                text, mark = text_of(choice)
+                if mark > 0:
+                    said += 1
+                elif mark < 0:
+                    doubtful = True
+                if choice.finish_reason:
+                    self._finish(event, choice)
+            elif event.choices is None or event.object == "error":
+                foreign |= event.is_foreign or event.object == "error"
+            if event.usage is not None:
+                self.usage = usage_of(event) or self.usage
+            if event.error is not None:
+                self.error = self.error or error_words(event.error)
+            texts.append(text)
+            marks.append(mark)
+        self.said, self.doubtful, self.foreign = said, doubtful, foreign
+        if not usage:
+            self.usage = None
+        thinks = self.usage is not None and self.usage.reasoning_tokens
+        self.reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
+
+    def _finish(self, event: Event, choice: Choice) -> None:
+        """The first finish reason ends the tokens, the last is the answer's. Usage may stand beside it."""
+        if choice.usage is not None or event.x_groq is not None:
+            self.usage = usage_of(event) or self.usage
+        reason = finish_of(choice)
+        if reason is not None:
+            self.reason = reason
+            if self.finished is None:
+                self.finished = len(self.marks)
+
+
+def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
+    """The answer, with the tokens of each read. `done`: whether the stream said that it ended."""
+    usage, reason = meaning.usage, meaning.reason
+    reported, hidden = None if usage is None else usage.output_tokens, 0
+    if usage is not None and reported is not None and usage.reasoning_tokens:
+        hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning)
+        reported -= hidden
+    carriers, tokens, most = meaning.marks, meaning.said, meaning.said
+    if meaning.doubtful:
+        carriers, most = with_empty(meaning.marks, meaning.said, meaning.finished, reported)
+        tokens = sum(carriers)
+    most += reason is not None and reason != "length"  # the token that ended it has no text
+    count = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
+    decoded = Decoded(
+        tokens_per_chunk=_per_read(count.per_event, events_per_read),
+        text="".join(meaning.texts),
+        reason=reason,
+        usage=usage,
+        shown_tokens=count.shown,
+        hidden_tokens=hidden,
+    )
+    if meaning.error:
+        decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
+    elif reason in FAILED_REASONS:
+        decoded.error_class, decoded.error_detail = "error_in_stream", f"the server gave the answer up: finish reason '{reason}'"
+    elif not meaning.texts and not done:
+        decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
+    elif not done and reason is None:
+        decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
+    return decoded
+
+
+def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:
+    """Tokens of each read, from tokens of each event."""
+    middle = len(events_per_read) - 2
+    if middle > 0 and events_per_read[1:-1].count(1) == middle:
+        first = events_per_read[0]
+        last = first + middle
+        return [sum(tokens_per_event[:first]), *tokens_per_event[first:last], sum(tokens_per_event[last:])]
+    result: list[int] = []
+    start = 0
+    for count in events_per_read:
+        if count == 1:
+            result.append(tokens_per_event[start])
+        else:
+            result.append(sum(tokens_per_event[start : start + count]))
+        start += count
+    return result

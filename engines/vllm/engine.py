@@ -1,0 +1,263 @@
+"""vLLM inside this process: `AsyncLLM`, streamed deltas, vLLM's own stage stamps, no HTTP between.
+
+A request: stamp `sent`, template and tokenise (`engines.inprocess`), hand the token ids to
+`AsyncLLM.generate`, stamp every delta as the generator yields it. The model runs in vLLM's own
+processes; our event loop only receives. The stages come with the last delta, as `time.monotonic()`
+seconds of the engine core (`RequestStateStats`), the clock of our own stamps; in ns they are good
+to 2 ns, what a double holds of a few months of uptime.
+
+What is ours to choose, on a CPU (each can be set by an engine option, none touches a GPU):
+- `dtype`: bfloat16 where the CPU has bfloat16 arithmetic, else float32. SmolLM2-135M, eight streams,
+  one engine core: 107 to 135 tokens/s in bfloat16 against 71 to 81 in float32 with avx512_bf16;
+  without such instructions 23 against 70.
+- `enforce_eager`: compiling costs 85 to 110 s of start on one core for 10 to 20 % more tokens/s; a run
+  of three minutes never earns that back.
+- KV cache: 2 GiB, 93,000 tokens of SmolLM2.
+- Threads stay as vLLM binds them: one core is left to the scheduler, tokeniser and load generator.
+  On two cores, beside other work: 138 to 161 tokens/s so, 85 to 102 with the model bound to both
+  (VLLM_CPU_OMP_THREADS_BIND=0-1), 39 to 180 unbound (nobind), by what else ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from engines import inprocess
+from engines.contract import (
+    Availability,
+    Decoded,
+    EngineError,
+    EngineInfo,
+    EngineUnavailable,
+    Finish,
+    Model,
+    Recorder,
+    Request,
+    Usage,
+    WeightsKind,
+    parse_options,
+)
+from engines.loaded_weights import dtype_text, quantisation_text
+from engines.vllm.metrics import LatestStats, stages_of, stat_logger
+
+CPU_KV_CACHE_GIB = 2.0
+GIB = 1 << 30
+SHUTDOWN_S = 15.0
+"""A worker on a CPU takes 4 to 5 s to end by itself; vLLM's default of 5 s kills it midway, with warnings."""
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
+}
+"""What a user has set stays: quiet, no telemetry, every port on loopback."""
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Gib = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class VllmOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`--engine-option` keys. All but `kv_cache_space_gib` are vLLM's own, with vLLM's meaning and default."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Count | None = None
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    gpu_memory_utilization: Share | None = None
+    kv_cache_space_gib: Gib | None = None
+    kv_cache_dtype: str | None = None
+    block_size: Count | None = None
+    enforce_eager: bool | None = None
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    tensor_parallel_size: Count | None = None
+    pipeline_parallel_size: Count | None = None
+    data_parallel_size: Count | None = None
+    quantization: str | None = None
+    load_format: str | None = None
+    seed: int | None = None
+    trust_remote_code: bool = False
+
+
+class VllmEngine:
+    """The engine `vllm`."""
+
+    weights: ClassVar[WeightsKind] = "local"
+    options_type: ClassVar[type[msgspec.Struct]] = VllmOptions
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+        self._tokenizer: inprocess.ChatTokenizer | None = None
+        self._latest = LatestStats()
+        self._max_model_len: int | None = None
+        self._on_cpu = False
+
+    @staticmethod
+    def requirements() -> Availability:
+        extra = "vllm" if Path("/proc/driver/nvidia/version").exists() else "vllm-cpu"
+        return inprocess.availability({"vllm": (extra, "vllm-cpu", "vllm"), "torch": ("torch",)}, extra)
+
+    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
+        chosen = parse_options(options, VllmOptions)
+        versions = inprocess.require(self.requirements(), "vllm")
+        wanted = inprocess.need_model(model, "vllm")
+        inprocess.quiet_environment(wanted)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            self._engine = await inprocess.build_in_thread(lambda: self._build(wanted, chosen), _shut_down)
+        except Exception as error:  # vLLM raises whatever its processes died of
+            cause = f"vLLM did not start: {' '.join(str(error).split())[:300]}"
+            raise EngineUnavailable(cause, _start_fix(str(error))) from error
+        self._tokenizer = inprocess.ChatTokenizer(self._engine.get_tokenizer())
+        return self._describe(wanted, versions)
+
+    def _build(self, model: Model, options: VllmOptions) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._on_cpu = bool(current_platform.is_cpu())
+        arguments = engine_arguments(options, on_cpu=self._on_cpu, bfloat16=inprocess.cpu_bfloat16_flag() is not None)
+        engine_args = AsyncEngineArgs(
+            model=model.path or model.name,
+            enable_log_requests=False,
+            disable_log_stats=True,  # vLLM's own log lines; our stat logger keeps the metrics on
+            use_tqdm_on_load=False,
+            **arguments,
+        )
+        return AsyncLLM.from_engine_args(engine_args, stat_loggers=[stat_logger(self._latest)])
+
+    def _describe(self, model: Model, versions: dict[str, str]) -> EngineInfo:
+        config = self._engine.vllm_config
+        self._max_model_len = int(config.model_config.max_model_len)
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        caching = "on: a prompt whose start was seen before is answered faster" if config.cache_config.enable_prefix_caching else "off"
+        notes = [f"prefix caching is {caching}"]
+        if self._on_cpu:
+            flag = inprocess.cpu_bfloat16_flag()
+            notes.append(f"{dtype} on a CPU with {flag}" if flag else f"{dtype} on a CPU without bfloat16 arithmetic")
+        if config.model_config.enforce_eager:
+            notes.append(
+                "eager: torch.compile is off (enforce_eager=false turns it on, and makes the start one to two minutes longer on a CPU)"
+            )
+        if model.random_weights:
+            notes.append("random weights: speeds are real, answers are noise")
+        return EngineInfo(
+            name="vllm",
+            versions=versions,
+            device=str(config.device_config.device_type),
+            dtype=dtype_text(_quantisation(config.model_config), dtype),
+            model=model.name,
+            tokenizer=model.path or model.name,
+            max_model_len=self._max_model_len,
+            reports=["usage", "stages", "stats"],
+            notes=notes,
+        )
+
+    async def generate(self, request: Request, recorder: Recorder) -> Finish:
+        if self._engine is None or self._tokenizer is None:
+            raise EngineError("engine_failed", "vLLM is not running")
+        recorder.sent()
+        token_ids = await self._tokenizer.encode(request)
+        inprocess.check_context(len(token_ids), request.max_tokens, self._max_model_len)
+        try:
+            return await self._stream(request, token_ids, recorder)
+        except EngineError:
+            raise
+        except Exception as error:  # EngineDeadError, EngineGenerateError, and what a version may add
+            raise EngineError("engine_failed", f"{type(error).__name__}: {error}") from error
+
+    async def _stream(self, request: Request, token_ids: list[int], recorder: Recorder) -> Finish:
+        from vllm.inputs import tokens_input
+
+        outputs = self._engine.generate(tokens_input(token_ids), _sampling_params(request), request.id)
+        last: Any = None
+        output_tokens = 0
+        async with aclosing(outputs):  # left by a cancellation, it aborts the request in the engine
+            async for last in outputs:
+                recorder.chunk(last)
+                output_tokens += len(last.outputs[0].token_ids)
+        if last is None:
+            raise EngineError("empty_response", "vLLM yielded nothing")
+        usage = Usage(prompt_tokens=len(token_ids), output_tokens=output_tokens)
+        return Finish(reason=last.outputs[0].finish_reason, usage=usage, stages=stages_of(last.metrics))
+
+    def decode(self, payloads: Sequence[Any]) -> Decoded:
+        """Payloads are vLLM's RequestOutputs, each with the new tokens and their text."""
+        deltas = [payload.outputs[0] for payload in payloads]
+        reason = deltas[-1].finish_reason if deltas else None
+        return Decoded(
+            tokens_per_chunk=[len(delta.token_ids) for delta in deltas], text="".join(delta.text for delta in deltas), reason=reason
+        )
+
+    def stats(self) -> dict[str, float]:
+        """As of vLLM's last step: requests running and waiting, KV-cache use and prefix hits as shares, preemptions so far."""
+        return self._latest.as_dict()
+
+    async def close(self) -> None:
+        engine, self._engine, self._tokenizer = self._engine, None, None
+        if engine is not None:
+            await asyncio.to_thread(_shut_down, engine)
+            await asyncio.sleep(0)  # lets the cancelled output handler end on its own loop
+
+
+def engine_arguments(options: VllmOptions, *, on_cpu: bool, bfloat16: bool) -> dict[str, Any]:
+    """vLLM's engine arguments: what the user chose, and our choices for a CPU. What is absent is vLLM's default."""
+    arguments = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
+    space_gib = arguments.pop("kv_cache_space_gib", None)
+    if on_cpu:
+        arguments.setdefault("enforce_eager", True)
+        if arguments["dtype"] == "auto":
+            arguments["dtype"] = "bfloat16" if bfloat16 else "float32"
+        if space_gib is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ and "gpu_memory_utilization" not in arguments:
+            space_gib = CPU_KV_CACHE_GIB
+    if space_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(space_gib * GIB)
+    return arguments
+
+
+def _quantisation(config: Any) -> str:
+    """Of vLLM's ModelConfig: what the checkpoint says, else the method that vLLM applies while it loads."""
+    return quantisation_text(getattr(config.hf_config, "quantization_config", None)) or str(config.quantization or "")
+
+
+def _sampling_params(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    given = {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": sampling.seed}
+    return SamplingParams(
+        temperature=sampling.temperature,
+        max_tokens=request.max_tokens,
+        ignore_eos=sampling.ignore_eos,
+        output_kind=RequestOutputKind.DELTA,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _start_fix(error: str) -> str:
+    if "kv cache" in error.lower() or "core initialization" in error:
+        return "see vLLM's own lines above; often --engine-option max_model_len=2048, or a larger or smaller kv_cache_space_gib, mends it"
+    return "see vLLM's own lines above"
+
+
+def _shut_down(engine: Any) -> None:
+    """End vLLM's processes. Idempotent."""
+    engine.shutdown(timeout=SHUTDOWN_S)
+    engine.shutdown = lambda: None  # AsyncLLM.__del__ calls it again, at interpreter exit among modules half gone

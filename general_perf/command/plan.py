@@ -1,0 +1,216 @@
+"""From flags to jobs: everything is checked before the first process starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.checked_yaml import nearest
+from bytemlperf.child.limits import threads_asked_for
+from bytemlperf.errors import UserError
+from general_perf.backends.contract import PRECISIONS
+from general_perf.backends.registry import check_names, check_options
+from general_perf.card import PUBLISHED, Card, find_cards
+from general_perf.job.job import MEASURED, Job, job_id
+from general_perf.limits import check_calls, check_numbers
+from general_perf.measure.memory import available_bytes
+from general_perf.zoo.bytemlperf_files import read_workload, unread, workload_files
+from general_perf.zoo.sparsify import kind_of
+
+LOOPS = ("closed", "open")
+GIB = 1 << 30
+MEMORY_SHARE = 0.8
+"""Of the memory available at the start, what a job may take unless told otherwise."""
+
+
+class Flags(msgspec.Struct, kw_only=True):
+    """The command line, as typed."""
+
+    models: list[str]
+    backends: list[str]
+    precisions: list[str]
+    device: str = "cpu"
+    size: str = PUBLISHED
+    dims: dict[str, int] = {}
+    batch_sizes: list[int] = []
+    instances: tuple[int, ...] = (1,)
+    threads: int | None = None
+    loops: tuple[str, ...] = ("closed",)
+    stages: tuple[str, ...] = MEASURED
+    seconds: float = 3.0
+    iterations: int | None = None
+    request_rate: float | None = None
+    rate_share: float = 0.7
+    process: str = "poisson"
+    burstiness: float = 1.0
+    seed: int = 0
+    numeric_samples: int = 4
+    accuracy_samples: int = 200
+    calibration_samples: int = 16
+    backend_options: dict[str, str] = {}
+    memory_limit_gib: float | None = None
+    time_limit_s: float = 600.0
+    weights: str | None = None
+    random_weights: bool = False
+    sparsity: str = ""
+    data_percent: float = 100.0
+
+
+class Wanted(msgspec.Struct, kw_only=True):
+    """One card with what a workload file says of it beside the flags."""
+
+    card: Card
+    batch_sizes: tuple[int, ...]
+    weights: str | None
+    flags: Flags
+    failed: tuple[str, str, str] | None = None
+
+
+def plan(flags: Flags) -> list[Job]:
+    """The jobs, model by model. Raises UserError for anything that can be told wrong now."""
+    _check(flags)
+    backends = check_names(flags.backends)
+    check_options(backends, flags.backend_options)
+    precisions = _known(flags.precisions, PRECISIONS, "precision")
+    jobs = [_job(wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
+    names = [job.id for job in jobs]
+    if len(set(names)) != len(names):
+        raise UserError("two models have the same name", "rename one card")
+    return jobs
+
+
+def wanted_cards(flags: Flags) -> list[Wanted]:
+    """The cards at their sizes, zoo cards and ByteMLPerf's own files alike. Raises UserError."""
+    found: list[Wanted] = []
+    for name in flags.models:
+        if files := workload_files(name):
+            found += [_of_workload(path, flags, alone=not Path(name).is_dir()) for path in files]
+            continue
+        for card in find_cards([name]):
+            size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
+            sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
+            sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
+            wanted = Wanted(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights), flags=flags)
+            if wanted not in found:  # `bert regular` names bert twice
+                found.append(wanted)
+    return found
+
+
+def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
+    """A pair of ByteMLPerf's; one of a folder that can't be read is a row too. Raises UserError where it was named alone."""
+    try:
+        read = read_workload(path, flags.weights, random_weights=flags.random_weights)
+    except UserError as error:
+        if alone:
+            raise
+        return Wanted(card=unread(path), batch_sizes=(1,), weights=None, flags=flags, failed=("unsupported_format", error.cause, error.fix))
+    sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
+    return Wanted(
+        card=read.card, batch_sizes=sizes, weights=_absolute(read.weights), flags=apply_workload(flags, read.workload), failed=read.failed
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    """A run may be resumed from another folder."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+_CLASS_NAMES = ("regular", "business", "sota")
+
+
+def apply_workload(flags: Flags, workload: Any) -> Flags:
+    """The flags with what ByteMLPerf's workload file says, where no flag says otherwise. They are that model's alone."""
+    dropped = {"performance": not workload.test_perf, "accuracy": not workload.test_accuracy, "numerics": not workload.test_numeric}
+    if workload.compile_only:
+        dropped |= {"performance": True, "accuracy": True, "numerics": True}
+    return msgspec.structs.replace(
+        flags,
+        iterations=workload.iterations if flags.iterations is None else flags.iterations,
+        instances=(workload.clients,) if workload.clients and flags.instances == (1,) else flags.instances,
+        stages=tuple(each for each in flags.stages if not dropped.get(each)),
+        data_percent=workload.data_percent,
+    )
+
+
+def _job(wanted: Wanted, backend: str, precision: str) -> Job:
+    card, flags = wanted.card, wanted.flags
+    size = flags.size if flags.size in card.sizes else PUBLISHED
+    limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else available_bytes() * MEMORY_SHARE
+    return Job(
+        id=job_id(card.name, size, backend, precision),
+        attempt=1,
+        card=card.model_dump(),
+        size=size,
+        backend=backend,
+        precision=precision,
+        device=flags.device,
+        threads=flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
+        instances=tuple(sorted(set(flags.instances))),
+        batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
+        stages=tuple(flags.stages),
+        loops=tuple(flags.loops),
+        seconds=flags.seconds,
+        iterations=flags.iterations,
+        rate=flags.request_rate,
+        rate_share=flags.rate_share,
+        process=flags.process,
+        burstiness=flags.burstiness,
+        seed=flags.seed,
+        numeric_samples=flags.numeric_samples,
+        accuracy_samples=min(flags.accuracy_samples, card.dataset_samples or flags.accuracy_samples),
+        calibration_samples=flags.calibration_samples,
+        backend_options=flags.backend_options,
+        memory_limit_bytes=int(limit),
+        weights=wanted.weights,
+        sparsity=flags.sparsity,
+        data_percent=flags.data_percent,
+        failed=wanted.failed,
+        work="",
+        reference="",
+    )
+
+
+def _check(flags: Flags) -> None:
+    if not flags.models:
+        raise UserError("no model was named", "name some, or all; see `bmp general models`")
+    _known(flags.loops, LOOPS, "loop")
+    _known(flags.stages, MEASURED, "stage")
+    _known([flags.process], ("poisson", "constant", "gamma"), "arrival process")
+    if flags.loops == ("open",) and flags.request_rate is None:
+        raise UserError("an open loop alone has no rate", "give --request-rate, or --loop closed --loop open")
+    check_numbers(
+        (
+            ("seconds", flags.seconds),
+            ("iterations", flags.iterations),
+            ("request-rate", flags.request_rate),
+            ("rate-share", flags.rate_share),
+            ("burstiness", flags.burstiness),
+            ("time-limit", flags.time_limit_s),
+            ("memory-limit-gib", flags.memory_limit_gib),
+            ("threads", flags.threads),
+            ("numeric-samples", flags.numeric_samples),
+            ("accuracy-samples", flags.accuracy_samples),
+            ("calibration-samples", flags.calibration_samples),
+            ("seed", flags.seed),
+            *(("batch-size", value) for value in flags.batch_sizes),
+            *(("instances", value) for value in flags.instances),
+        )
+    )
+    check_calls(flags.request_rate, flags.seconds)
+    if flags.sparsity:
+        kind_of(flags.sparsity)
+    if flags.random_weights and not any(workload_files(name) for name in flags.models):
+        raise UserError("--random-weights goes with a ByteMLPerf workload", "leave it out: cards say what weights they take")
+    if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
+        raise UserError("--weights goes with one model", "name one model")
+
+
+def _known(values: Sequence[str], valid: tuple[str, ...], what: str) -> list[str]:
+    for value in values:
+        if value not in valid:
+            raise UserError(f"{what} '{value}' is unknown", nearest(value, valid))
+    return list(dict.fromkeys(values))

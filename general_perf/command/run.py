@@ -1,0 +1,161 @@
+"""What `bmp general` does: plan, sweep, table. No parsing and no measuring here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.command.exits import one_line
+from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.errors import UserError
+from bytemlperf.export.prometheus import Exporter
+from bytemlperf.extras import require
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.suite import SuiteRun, summarise_suite
+from general_perf.backends.registry import check_options
+from general_perf.card import Card
+from general_perf.command.plan import Flags, plan
+from general_perf.job.job import Job
+from general_perf.limits import check_numbers
+
+KIND = "general"
+EXIT_FAILED = 1
+PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy", "scikit-learn")
+
+
+class Output(msgspec.Struct, kw_only=True):
+    """Where results go."""
+
+    runs_dir: Path
+    label: str | None = None
+    prometheus_port: int | None = None
+    keep_artefacts: bool = False
+    bytemlperf_report: bool = False
+    pdf: bool = False
+    quiet: bool = False
+
+
+def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
+    """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
+    check_numbers([("prometheus-port", output.prometheus_port)])
+    jobs = plan(flags)
+    require("bmp general", "general", "torch", "numpy")
+    label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
+    config = {
+        "jobs": [job.id for job in jobs],
+        "plan": [msgspec.to_builtins(job) for job in jobs],
+        "flags": msgspec.to_builtins(flags),
+        "time_limit_s": flags.time_limit_s,
+        "keep_artefacts": output.keep_artefacts,
+    }
+    with _serving(output) as metrics:
+        run = SuiteRun.begin(output.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
+        return _swept(run, jobs, flags.time_limit_s, output, metrics)
+
+
+def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
+    """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
+    require("bmp general", "general", "torch", "numpy")
+    run = SuiteRun.resume(folder, KIND, command=argv, check=_planned)
+    jobs, time_limit_s, keep_artefacts = _planned(run.run)
+    output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
+    with _serving(output) as metrics:
+        return _swept(run, jobs, time_limit_s, output, metrics)
+
+
+def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
+    """The jobs of a run, its time limit and whether it keeps artefacts. Raises UserError."""
+    try:
+        config = run["config"]
+        jobs = [msgspec.convert(each, Job) for each in config["plan"]]
+        for job in jobs:
+            check_options([job.backend], job.backend_options)
+            Card.model_validate(job.card)
+        return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError):
+        raise UserError("the plan in run.json is not one of this version", "run it anew") from None
+
+
+def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
+    """The table of a run, and the reports asked for."""
+    from bytemlperf_llm.record.reader import read_run_json
+    from general_perf.results.table import show
+
+    run = read_run_json(folder)
+    if run.get("kind") != KIND:
+        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
+    with damage_said(folder):
+        summary = summarise_suite(folder, run)
+        show(summary, folder)
+        for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
+            print(path)
+        return _status(summary)
+
+
+def _status(summary: dict[str, Any]) -> int:
+    """1 where the run is invalid or a row failed; a refusal is no failure."""
+    failed = any(row["status"] == "failed" for row in summary["rows"])
+    return EXIT_FAILED if failed or summary["verdict"] == "invalid" else 0
+
+
+def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool, pdf: bool) -> list[Path]:
+    """ByteMLPerf's JSON and PDFs, as asked; their paths."""
+    written: list[Path] = []
+    if bytemlperf:
+        from general_perf.results.bytemlperf_report import write_bytemlperf
+
+        written += write_bytemlperf(folder, run, summary)
+    if pdf:
+        from general_perf.outputs.pdf import write_pdfs
+
+        written += write_pdfs(folder, run, summary)
+    return written
+
+
+@contextmanager
+def _serving(output: Output) -> Iterator[Exporter]:
+    """Live metrics, from before the run folder is made: a port that is taken leaves no run behind."""
+    from general_perf.job.live import exporter
+
+    metrics = exporter()
+    try:
+        if output.prometheus_port is not None:
+            port = metrics.serve(output.prometheus_port)
+            (_silent if output.quiet else _say)(f"metrics on http://127.0.0.1:{port}/metrics")
+        yield metrics
+    finally:
+        metrics.close()
+
+
+def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
+    from general_perf.job.sweep import run_sweep
+    from general_perf.results.table import show
+
+    say = _silent if output.quiet else _say
+    try:
+        with run:
+            run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
+    except KeyboardInterrupt:
+        raise Interrupted(interrupt_status() - 128, f"go on with: bmp general resume {run.folder}") from None
+    summary = run.end()
+    written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report, pdf=output.pdf)
+    if output.quiet:
+        print(run.folder)
+    else:
+        show(summary, run.folder)
+        for path in written:
+            print(path)
+    return _status(summary)
+
+
+def _say(sentence: str) -> None:
+    print(one_line(sentence), file=sys.stderr, flush=True)
+
+
+def _silent(_sentence: str) -> None:
+    return None

@@ -1,0 +1,1 @@
+"""`bmp convert`."""

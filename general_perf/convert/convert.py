@@ -1,0 +1,257 @@
+"""`bmp convert`: a model as a file to deploy, by the backends' own compile step, checked by loading and running the file.
+
+`onnx` and `openvino` are what those backends' `compile` makes, at any of their precisions. `torch-export` is an
+ExportedProgram (.pt2). `engine` is compiled for this very machine: OpenVINO's blob, ONNX Runtime's optimised graph, or
+inductor's ahead-of-time package. The check runs the written file on seeded inputs and compares it with the source in
+fp32; a file that doesn't answer within the precision's tolerance is reported, with exit status 1, and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.checked_yaml import nearest
+from bytemlperf.child.offline import OFFLINE
+from bytemlperf.errors import UserError
+from bytemlperf.extras import require
+from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
+from general_perf.backends.registry import check_options
+from general_perf.card import Card, find_cards
+from general_perf.failures import LIBRARY_LOG, StageError, classify
+from general_perf.limits import check_numbers
+
+FORMATS = ("onnx", "openvino", "torch-export", "engine")
+ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+OPTIONS_OF = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch-export"}
+"""Whose options a format takes; an engine takes its backend's."""
+CHECK_SEED = 3_000_003
+EXIT_DIFFERS = 1
+
+Predict = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The command line."""
+
+    model: str
+    to: str
+    output: Path | None = None
+    backend: str = "openvino"
+    precision: str = "fp32"
+    size: str = "published"
+    weights: Path | None = None
+    dims: dict[str, int] = field(default_factory=dict)
+    batch_size: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    calibration_samples: int = 16
+    force: bool = False
+
+
+def run_convert(wanted: Wanted) -> int:
+    """Convert, check, say. Exit status 0, or 1 where the file answers differently. Raises UserError."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
+    os.environ.update(OFFLINE)
+    card, target = _checked(wanted)
+    require("bmp convert", "general", "torch", "numpy")
+    with tempfile.TemporaryDirectory(prefix="bmp-convert-") as scratch:
+        try:
+            return _convert(wanted, card, target, Path(scratch))
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename == str(target):
+                raise UserError(f"can't write {target}: {error.strerror}", "give another --output") from None
+            failure = classify(error, "compile")
+            raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", _fix(failure.fix)) from None
+
+
+def _checked(wanted: Wanted) -> tuple[Card, Path]:
+    if wanted.to not in FORMATS:
+        raise UserError(f"format '{wanted.to}' is unknown", nearest(wanted.to, FORMATS))
+    if wanted.precision not in PRECISIONS:
+        raise UserError(f"precision '{wanted.precision}' is unknown", nearest(wanted.precision, PRECISIONS))
+    if wanted.to == "engine" and wanted.backend not in ENGINES:
+        raise UserError(f"backend '{wanted.backend}' has no engine files", nearest(wanted.backend, ENGINES))
+    if wanted.precision != "fp32" and (wanted.to == "torch-export" or (wanted.to == "engine" and wanted.backend == "torch-inductor")):
+        raise UserError(f"{wanted.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
+    check_numbers([("batch-size", wanted.batch_size), ("calibration-samples", wanted.calibration_samples)])
+    check_options([wanted.backend if wanted.to == "engine" else OPTIONS_OF[wanted.to]], wanted.extra)
+    found = find_cards([wanted.model])
+    if len(found) != 1:
+        raise UserError(f"'{wanted.model}' names {len(found)} models", "name one")
+    card = found[0].at_size(wanted.size, wanted.dims)
+    ending = ENGINES[wanted.backend] if wanted.to == "engine" else ENDINGS[wanted.to]
+    target = wanted.output or Path(f"{card.name}-{wanted.precision}{ending}")
+    if target.exists() and not wanted.force:
+        raise UserError(f"{target} is there already", "give another --output, or --force")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"the folder {target.absolute().parent} is not there", "make it, or give another --output")
+    return card, target
+
+
+def _convert(wanted: Wanted, card: Card, target: Path, scratch: Path) -> int:
+    from general_perf.datasets.inputs import make_inputs
+    from general_perf.measure.numerics import compare, verdict
+    from general_perf.measure.reference import plain_of
+    from general_perf.zoo.source import build
+
+    batch = card.fixed_batch or wanted.batch_size or min(card.batch_sizes)
+    model = build(card, wanted.weights)
+    options = CompileOptions(
+        precision=wanted.precision,  # type: ignore[arg-type]
+        device="cpu",
+        work=scratch,
+        example=make_inputs(card, batch, 0),
+        batch_sizes=(batch,),
+        threads=len(os.sched_getaffinity(0)),
+        calibration=_calibration(card, wanted),
+        calibration_source=f"{wanted.calibration_samples} seeded random samples",
+        extra=wanted.extra,
+    )
+    predict, note = _MAKERS[wanted.backend if wanted.to == "engine" else wanted.to](model, options, target, wanted.to == "engine")
+    inputs = make_inputs(card, batch, CHECK_SEED)
+    expected, ours = plain_of(model)(inputs), predict(inputs)
+    compared = {name: compare(ours[name], expected[name], "none") for name in card.outputs}
+    tolerance = card.tolerance(wanted.precision)
+    passed = verdict(compared, tolerance)
+    print(f"{target}: {_bytes(target) / 2**20:.1f} MiB, {wanted.precision}, {model.weights}{f', {note}' if note else ''}")
+    for name, each in compared.items():
+        worst = (each["abs"] or {}).get("max")
+        print(
+            f"  {name}: largest difference from the source {worst:.3g}, cosine {each['cosine']:.8f}"
+            if worst is not None
+            else f"  {name}: nothing finite"
+        )
+    print(f"  checked on a batch of {batch}: " + ("within" if passed else "NOT within") + f" {tolerance.scaled_max:g} of the output's RMS")
+    return 0 if passed else EXIT_DIFFERS
+
+
+def _fix(fix: str) -> str:
+    """There is no run folder here whose log could say more."""
+    return "the reason is the library's own; try another --to, --precision or --backend-option" if fix == LIBRARY_LOG else fix
+
+
+def _calibration(card: Card, wanted: Wanted) -> list[Any]:
+    from general_perf.datasets.inputs import make_inputs
+
+    if wanted.precision != "int8":
+        return []
+    return [make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(wanted.calibration_samples)]
+
+
+# --- what writes each format, and loads it again ---------------------------------------------------------
+
+
+def _onnx(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
+    import onnxruntime
+
+    from general_perf.backends.onnxruntime import OnnxRuntime, OrtSession
+
+    compiled = OnnxRuntime().compile(model, options)
+    assert compiled.artefact is not None
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    if engine:
+        settings.optimized_model_filepath = str(target)
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        onnxruntime.InferenceSession(str(compiled.artefact), settings, providers=["CPUExecutionProvider"])
+        settings = onnxruntime.SessionOptions()
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in the file
+    else:
+        _moved(compiled.artefact, target)
+    session = onnxruntime.InferenceSession(str(target), settings, providers=["CPUExecutionProvider"])
+    return OrtSession(session, model.card.outputs, model.input_names).predict, f"opset {compiled.options['opset']}"
+
+
+def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
+    import openvino
+
+    from general_perf.backends.openvino import OpenVino, OpenVinoSession
+
+    compiled = OpenVino().compile(model, options)
+    assert compiled.artefact is not None
+    core, config = openvino.Core(), compiled.payload[3]
+    if engine:
+        made = core.compile_model(str(compiled.artefact), "CPU", config)
+        target.write_bytes(made.export_model().getvalue())
+        loaded = core.import_model(target.read_bytes(), "CPU", config)
+        return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, "for this CPU and this OpenVINO"
+    if target.suffix != ".xml":
+        raise UserError(f"{target.name} can't hold an OpenVINO model", "let --output end in .xml; weights go beside it as .bin")
+    shutil.copyfile(compiled.artefact.with_suffix(".bin"), target.with_suffix(".bin"))
+    shutil.copyfile(compiled.artefact, target)
+    loaded = core.compile_model(str(target), "CPU", config)
+    return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, f"weights in {target.with_suffix('.bin').name}"
+
+
+def _torch_export(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
+    import torch
+
+    from general_perf.backends.export import example_for, exported, quiet
+
+    program = exported(_torch_module(model), model, example_for(model, options), options.extra)
+    with quiet():
+        torch.export.save(program, str(target))
+        loaded = torch.export.load(str(target)).module()
+    return _torch_predict(model, loaded), f"torch {torch.__version__}"
+
+
+def _inductor(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
+    import torch
+
+    from general_perf.backends.export import exported, quiet
+
+    extra = {**options.extra, "dynamic": "false"}
+    program = exported(_torch_module(model), model, options.example, extra)
+    with quiet():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(target.absolute()))
+        loaded = torch._inductor.aoti_load_package(str(target.absolute()))
+    batch = len(next(iter(options.example.values())))
+    return _torch_predict(model, loaded), f"for this CPU and batches of {batch}"
+
+
+def _torch_module(model: SourceModel) -> Any:
+    if model.module is None:
+        raise StageError("unsupported_format", f"torch reads no {model.format.upper()} files", "take --to onnx or openvino")
+    return model.module
+
+
+def _torch_predict(model: SourceModel, call: Any) -> Predict:
+    import torch
+
+    def predict(inputs: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            outputs = call(*[torch.from_numpy(inputs[name]) for name in model.input_names])
+        return {name: each.numpy() for name, each in zip(model.card.outputs, outputs, strict=True)}
+
+    return predict
+
+
+_MAKERS: dict[str, Callable[[SourceModel, CompileOptions, Path, bool], tuple[Predict, str]]] = {
+    "onnx": _onnx,
+    "onnxruntime": _onnx,
+    "openvino": _openvino,
+    "torch-export": _torch_export,
+    "torch-inductor": _inductor,
+}
+
+
+def _moved(artefact: Path, target: Path) -> None:
+    """The graph, and weights beside it where it is too large for one file (they keep their name: the graph says it)."""
+    for beside in artefact.parent.glob(f"{artefact.name}.data"):
+        shutil.copyfile(beside, target.absolute().parent / beside.name)
+    shutil.copyfile(artefact, target)
+
+
+def _bytes(target: Path) -> int:
+    beside = target.with_suffix(".bin") if target.suffix == ".xml" else None
+    return target.stat().st_size + (beside.stat().st_size if beside and beside.exists() else 0)

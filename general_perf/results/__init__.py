@@ -1,0 +1,1 @@
+"""Records, figures and sections of a run."""

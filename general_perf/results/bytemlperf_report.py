@@ -1,0 +1,155 @@
+"""ByteMLPerf's general report: `bytemlperf/<backend>/<model>/result-<precision>.json` in the run folder, as its reports lie.
+
+Keys, types and units are those of its `result-<precision>.json`: `Subgraph Coverage` is a percentage (the measured share of
+operators), `QPS` samples per second, latencies milliseconds, `Exact Match` and `F1 Score` percentages, `Top-1` a share,
+`Diff Dist` the name of a picture beside the file. A point of `Performance` has its four keys and no more, and is a closed
+loop, as there. What was not measured is left out, never filled in; a p99 that the sample can't carry is null. What its
+format has no place for stands under `Bmp`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.suite import suite_records
+
+FOLDER = "bytemlperf"
+WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
+PERCENTAGES = ("Exact Match", "F1 Score")
+
+
+def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
+    """Write the reports, and the picture of each that compared its outputs; their paths."""
+    from general_perf.outputs.picture import write_histogram
+    from general_perf.results.kind import last_attempts
+
+    jobs = last_attempts(suite_records(folder))
+    written = []
+    for row in summary["rows"]:
+        target = folder / FOLDER / row["backend"] / row["model"]
+        target.mkdir(parents=True, exist_ok=True)
+        report, held = report_of(run, row, jobs.get(row["job"], [])), _histogram(jobs.get(row["job"], []))
+        if held is not None:
+            picture = target / f"{row['model']}-to-{row['precision']}.png"
+            write_histogram(held, picture)
+            report["Accuracy"]["Diff Dist"] = picture.name
+            written.append(picture)
+        path = target / f"result-{row['precision']}.json"
+        write_json(path, report)
+        written.append(path)
+    return written
+
+
+def report_of(run: dict[str, Any], row: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One model's report as ByteMLPerf lays it out. A failed one has `Error` beside what there is."""
+    stages: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if record["status"] == "ok":
+            stages.setdefault(record["stage"], record)
+    hardware = run["environment"]["hardware"]
+    points = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
+    report: dict[str, Any] = {
+        "Model": row["model"].upper(),
+        "Backend": row["backend"].upper(),
+        "Host Info": hardware["cpu"]["model"],
+        "Dataset": _dataset(run, row),
+    }
+    if clients := {each["instances"] for each in points if each["loop"] == "closed"}:
+        report |= {"Instance Count": max(clients), "Device Count": 1}  # a job has one device
+    report["Graph Compile"] = _compile(row, stages)
+    if accuracy := _accuracy(stages):
+        report["Accuracy"] = accuracy
+    report["Performance"] = [_point(each) for each in points if each["loop"] == "closed"]
+    report |= {"Version": run["environment"]["bytemlperf_llm"], "Execution Date": run["started_at"], "Bmp": _ours(stages, points)}
+    if row["error_class"]:
+        report["Error"] = {"Class": row["error_class"], "Reason": row["reason"], "Fix": row["fix"]}
+    return report
+
+
+def _dataset(run: dict[str, Any], row: dict[str, Any]) -> str | None:
+    """The dataset that was judged on; the card's where it was not, as there."""
+    cards = {job["id"]: job["card"] for job in run["config"].get("plan", [])}
+    name = row["dataset"] or cards.get(row["job"], {}).get("dataset")
+    return str(name).upper() if name else None
+
+
+def _compile(row: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    compiled = stages.get("compile")
+    if compiled is None:
+        return {}
+    found = {"Compile Duration": round(compiled["compile_s"], 5), "Compile Precision": row["precision"].upper()}
+    share = stages.get("coverage", {}).get("coverage", {}).get("graph_share")
+    if share is not None:
+        found["Subgraph Coverage"] = round(100 * share, 2)
+    return {**found, "Optimizations": {name: name for name in compiled["optimisations"]}}
+
+
+def _accuracy(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    judged, compared = stages.get("accuracy"), stages.get("numerics")
+    if judged is not None:
+        found["Data Percent"] = judged["data_percent"]
+        found |= dict(_metric(name, value, judged["metrics"]) for name, value in judged["metrics"].items())
+    if compared is not None:
+        first = next(iter(compared["outputs"].values()))
+        difference, relative = first["abs"] or {}, first["rel"] or {}
+        found |= {"Mean Diff": difference.get("mean"), "Std Diff": difference.get("std"), "Max Diff": difference.get("max")}
+        found |= {"Max Rel-Diff": relative.get("max"), "Mean Rel-Diff": relative.get("mean")}
+    return found
+
+
+def _metric(name: str, value: float, beside: dict[str, float]) -> tuple[str, float]:
+    """F1 of answers is `F1 Score` there, in percent; F1 of classes is none of its metrics and keeps its name."""
+    word = "F1 Score" if name == "f1" and "exact_match" in beside else WORDS.get(name, name)
+    return word, 100 * value if word in PERCENTAGES else value
+
+
+def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Both distributions of the first output, where it was compared."""
+    compared = next((each for each in records if each["stage"] == "numerics" and each["status"] == "ok"), None)
+    held = next(iter(compared["outputs"].values()))["histogram"] if compared else None
+    return held if held is None else dict(held)
+
+
+def _point(record: dict[str, Any]) -> dict[str, Any]:
+    from general_perf.measure.latency import describe
+    from general_perf.results.kind import throughput
+
+    metric = describe(record["latency_ns"])
+    p99 = metric["percentiles"]["99"]
+    return {
+        "BS": record["batch_size"],
+        "QPS": throughput(record),
+        "AVG Latency": metric["mean"] / 1e6,
+        "P99 Latency": None if p99 == "insufficient" else p99 / 1e6,
+    }
+
+
+def _ours(stages: dict[str, dict[str, Any]], points: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ByteMLPerf's format has no place for."""
+    found: dict[str, Any] = {
+        "Points": [
+            {
+                **_point(each),
+                "Loop": each["loop"],
+                "Clients": each["instances"],
+                "Requested Rate": each["requested_rate"],
+                "Dropped": each["dropped"],
+            }
+            for each in points
+        ]
+    }
+    if "compile" in stages:
+        compiled = stages["compile"]
+        found |= {each: compiled[key] for each, key in (("Weights", "weights"), ("Precision Tool", "precision_tool"))}
+    if "sparsity" in stages:
+        found["Sparsity"] = stages["sparsity"]["sparsity"]
+    coverage = stages.get("coverage", {}).get("coverage", {})
+    if coverage.get("graph_share") is not None:
+        found["Coverage"] = {"FLOPs": coverage["flops_share"], "Method": coverage["method"], "Fell Back": coverage["fallback_operators"]}
+    if "numerics" in stages:
+        first = next(iter(stages["numerics"]["outputs"].values()))
+        found["Numerics"] = {"Passed": stages["numerics"]["passed"], "Cosine": first["cosine"], "Histogram": first["histogram"]}
+    return found

@@ -1,0 +1,77 @@
+"""Every number of a run that a comparison can use. The key is the job and the point, without the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.runs.kinds import Better, Figure
+
+Jobs = dict[str, list[dict[str, Any]]]
+NS_PER_S = 1e9
+
+
+def figures(summary: dict[str, Any], jobs: Jobs) -> list[Figure]:
+    """Figures of every job in the order planned; a failed job gives one without a value, with the reason."""
+    found: list[Figure] = []
+    for row in summary["rows"]:
+        name = row["job"]
+        if row["status"] != "ok":
+            reason = f"{row['error_class'] or row['status']}: {row['reason']}".rstrip(": ")
+            found.append(Figure(key=name, metric="result", unit="", value=None, reason=reason))
+        for record in jobs.get(name, []):
+            if record["status"] == "ok":
+                found += _of_stage(name, record, summary)
+    return found
+
+
+def _of_stage(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
+    stage = record["stage"]
+    if stage == "performance" and record["latency_ns"]:
+        return _speed(name, record, summary)
+    if stage == "compile":
+        return [
+            *_plain(name, "compile time", "s", record["compile_s"], "lower"),
+            *_plain(name, "artefact size", "bytes", record["artefact_bytes"], "lower"),
+        ]
+    if stage == "load":
+        return _plain(name, "time to first answer", "s", record["first_answer_s"], "lower")
+    if stage == "accuracy":
+        return [each for metric, value in record["metrics"].items() for each in _plain(name, f"accuracy: {metric}", "", value, "higher")]
+    if stage == "numerics":
+        worst = max((each["scaled_max"] for each in record["outputs"].values() if each["scaled_max"] is not None), default=None)
+        return _plain(name, "largest difference over RMS", "", worst, "lower")
+    if stage == "coverage":
+        shares = (("graph share", "graph_share"), ("FLOPs share", "flops_share"))
+        return [each for metric, key in shares for each in _plain(name, metric, "", record["coverage"].get(key), "higher")]
+    return []
+
+
+def _plain(key: str, metric: str, unit: str, value: float | None, better: Better) -> list[Figure]:
+    return [] if value is None else [Figure(key=key, metric=metric, unit=unit, value=float(value), better=better)]
+
+
+def _speed(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
+    from general_perf.results.kind import point_of, throughput
+
+    point = f"{name} | {point_of(record)}"
+    metric = summary["metrics"][f"{point} | latency"]
+    bounds = metric["ci95"]
+    seconds = tuple(value / NS_PER_S for value in record["latency_ns"])
+    found = [_latency(point, "latency mean", metric["mean"], bounds["mean"], seconds)]
+    found += [_latency(point, f"latency p{text}", value, bounds[text], seconds) for text, value in metric["percentiles"].items()]
+    found.append(
+        Figure(
+            key=point, metric="throughput", unit="samples/s", value=throughput(record), better="higher", count=len(seconds), headline=True
+        )
+    )
+    return [*found, *_plain(point, "peak host memory", "bytes", record["peak_host_bytes"], "lower")]
+
+
+def _latency(key: str, metric: str, value: Any, bounds: Any, samples: tuple[float, ...]) -> Figure:
+    if value == "insufficient":
+        return Figure(key=key, metric=metric, unit="s", value=None, better="lower", count=len(samples), reason="insufficient samples")
+    low, high = (None, None) if bounds == "insufficient" else (bounds[0] / NS_PER_S, bounds[1] / NS_PER_S)
+    kept = samples if metric.endswith(("mean", "p50")) else ()
+    return Figure(
+        key=key, metric=metric, unit="s", value=value / NS_PER_S, better="lower", low=low, high=high, count=len(samples), samples=kept
+    )

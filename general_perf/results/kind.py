@@ -1,0 +1,222 @@
+"""What a run of kind `general` can tell: summary, comparable figures, page sections. A pure function of the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bytemlperf.runs.kinds import Figure, Section, came_to_its_end
+from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from general_perf.measure.arrived import faults, offered
+from general_perf.measure.latency import describe
+
+STEADY_WIDTH = 0.1
+"""Of the median's 95 % interval over the median, up to which a point is steady."""
+
+Records = Iterable[dict[str, Any]]
+
+
+class GeneralKind:
+    """See bytemlperf.runs.kinds.RunKind."""
+
+    def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
+        """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
+        planned = [str(each) for each in run["config"]["jobs"]]
+        by_job = last_attempts(records)
+        rows = [row_of(name, by_job.get(name, [])) for name in planned]
+        metrics: dict[str, Any] = {}
+        opened: dict[str, Any] = {}
+        for name in planned:
+            for record in by_job.get(name, []):
+                if record["stage"] != "performance" or record["status"] != "ok":
+                    continue
+                if record["latency_ns"]:
+                    metrics |= _metrics(name, record)
+                if (facts := offered(record)) is not None:
+                    opened[f"{name} | {point_of(record)}"] = facts
+        counts = Counter(row["status"] for row in rows)
+        verdict, reasons = _verdict(rows, counts, metrics)
+        return {
+            "verdict": verdict,
+            "reasons": reasons,
+            "warnings": _warnings(rows) + _load_warnings(opened, metrics),
+            "counts": dict(sorted(counts.items())),
+            "first_try": {"compiled": sum(row["compiled"] for row in rows), "of": len(rows)},
+            "errors": dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items())),
+            "rows": rows,
+            "metrics": metrics,
+            **({"open_loop": opened} if opened else {}),
+        }
+
+    def contradictions(self, run: dict[str, Any], records: Records) -> Iterator[str]:
+        """Records against the jobs of run.json: each is of one of them; a sweep that ended has an end for each."""
+        planned = {str(each) for each in run["config"]["jobs"]}
+        left = set(planned)
+        for record in records:
+            if record["job"] not in planned:
+                yield f"there is a record of {record['job']}, which the plan doesn't have"
+            if record["stage"] == "job":
+                left.discard(record["job"])
+        if came_to_its_end(run):
+            yield from (f"there is no end of {job}" for job in sorted(left))
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
+        """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
+        from general_perf.results.figures import figures
+
+        return figures(summary, last_attempts(records))
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:
+        """Rows, speed, compile report, numerics with histograms, usability."""
+        from general_perf.results.sections import sections
+
+        return sections(run, summary, last_attempts(records))
+
+
+GENERAL = GeneralKind()
+
+
+def last_attempts(records: Records) -> dict[str, list[dict[str, Any]]]:
+    """Records by job, of each job's last attempt alone."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        kept = found.setdefault(str(record["job"]), [])
+        if kept and kept[0]["attempt"] != record["attempt"]:
+            kept.clear()
+        kept.append(record)
+    return found
+
+
+def point_of(record: dict[str, Any]) -> str:
+    """`batch 8, 2 instances, open`: what tells the points of a job apart."""
+    many = "" if record["instances"] == 1 else f", {record['instances']} instances"
+    return f"batch {record['batch_size']}{many}, {record['loop']}"
+
+
+def throughput(record: dict[str, Any]) -> float:
+    """Samples per second: answers × batch size over the window from the start to the last answer."""
+    return float(len(record["latency_ns"]) * record["batch_size"] / (record["window_ns"] / 1e9))
+
+
+def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One job in a line. A job without an end is `not run`."""
+    stages: dict[str, dict[str, Any]] = {}
+    for record in records:
+        stages.setdefault(record["stage"], record)
+    end = stages.get("job", {})
+    compiled, loaded = stages.get("compile", {}), stages.get("load", {})
+    coverage = stages.get("coverage", {}).get("coverage", {})
+    speed = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
+    model, backend, precision = name.split("/")
+    return {
+        "job": name,
+        "model": model,
+        "backend": backend,
+        "precision": precision,
+        "status": end.get("status", "not run"),
+        "error_class": end.get("error_class", ""),
+        "reason": end.get("reason", ""),
+        "fix": end.get("fix", ""),
+        "weights": compiled.get("weights", ""),
+        "compiled": compiled.get("status") == "ok",
+        "compile_s": compiled.get("compile_s"),
+        "artefact_bytes": compiled.get("artefact_bytes"),
+        "sparsity": stages.get("sparsity", {}).get("sparsity", ""),
+        "first_answer_s": loaded.get("first_answer_s"),
+        "graph_share": coverage.get("graph_share"),
+        "flops_share": coverage.get("flops_share"),
+        "flops": coverage.get("flops"),
+        "flops_leave_out": coverage.get("details", {}).get("operators_without_flops_formula", {}),
+        "products": coverage.get("details", {}).get("products_by_precision", {}),
+        "int8_share": coverage.get("details", {}).get("int8_share_of_products"),
+        "points": len(speed),
+        "best_samples_per_s": max(map(throughput, speed), default=None),
+        **_numerics(stages.get("numerics", {})),
+        **_accuracy(stages.get("accuracy", {})),
+    }
+
+
+def _numerics(record: dict[str, Any]) -> dict[str, Any]:
+    outputs = [each for each in record.get("outputs", {}).values() if each["scaled_max"] is not None]
+    return {
+        "numerics_passed": record.get("passed"),
+        "scaled_max": max((each["scaled_max"] for each in outputs), default=None),
+        "cosine": min((each["cosine"] for each in outputs if each["cosine"] is not None), default=None),
+        "nonfinite": sum(each["nonfinite"]["ours_nan"] + each["nonfinite"]["ours_inf"] for each in record.get("outputs", {}).values()),
+        "decisions": record.get("decisions"),
+        "decisions_changed": record.get("decisions_changed"),
+    }
+
+
+def _accuracy(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dataset": record.get("dataset", ""),
+        "accuracy": record.get("metrics", {}),
+        "reference_accuracy": record.get("reference_metrics", {}),
+    }
+
+
+def _metrics(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    point = f"{name} | {point_of(record)}"
+    rate = throughput(record)
+    found = {
+        f"{point} | latency": describe(record["latency_ns"]),
+        f"{point} | throughput": {"unit": "samples/s", "count": len(record["latency_ns"]), "mean": rate},
+    }
+    if record["service_ns"]:
+        found[f"{point} | service time"] = describe(record["service_ns"])
+    return found
+
+
+def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str, Any]) -> tuple[VerdictName, list[str]]:
+    """The worst that holds, and the reasons. A refusal is a row like any other; so is one that lacks but the dataset of accuracy."""
+    if counts["not run"]:
+        return "invalid", [f"{counts['not run']} of {len(rows)} jobs were not run"]
+    if not any(row["status"] == "ok" or (row["error_class"] == "missing_dataset" and row["points"]) for row in rows):
+        return "invalid", [f"no job was measured: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"]
+    reasons: dict[VerdictName, str] = {}
+    widths = [_median_width(each) for name, each in metrics.items() if name.endswith("| latency")]
+    steady = [width for width in widths if width is not None and width <= STEADY_WIDTH]
+    if widths and all(width is None for width in widths):
+        reasons["thin"] = f"no median has an interval: all of {len(widths)} points have too few calls"
+    elif widths and not steady:
+        reasons["noisy"] = f"none of {len(widths)} points is steady: every median's interval is wider than {STEADY_WIDTH:.0%}"
+    if counts["failed"]:
+        reasons["partial"] = f"of {len(rows)} jobs {counts['failed']} failed"
+    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
+
+
+def _median_width(metric: dict[str, Any]) -> float | None:
+    """Of the median's 95 % interval over the median; None without one."""
+    median, interval = metric["percentiles"]["50"], metric["ci95"]["50"]
+    return None if isinstance(interval, str) or isinstance(median, str) else float((interval[1] - interval[0]) / median)
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
+    found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
+    found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
+    found += [f"{row['job']}: FLOPs leave out {', '.join(row['flops_leave_out'])}" for row in rows if row["flops_leave_out"]]
+    found += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
+    found += [f"{row['job']}: no reference stands beside the accuracy" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
+    if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
+        found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
+    return found
+
+
+def _run_elsewhere(row: dict[str, Any]) -> str:
+    """Where the row's name says one precision and most of its products ran at another; "" where they didn't."""
+    products, named = row["products"], row["precision"]
+    if not products or 2 * products.get(named, 0) > sum(products.values()):
+        return ""
+    ran = ", ".join(f"{count} in {precision}" for precision, count in sorted(products.items()))
+    return f"the backend multiplies in another precision than {named}: of its products {ran}"
+
+
+def _load_warnings(opened: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    found = []
+    for point, facts in opened.items():
+        median = metrics.get(f"{point} | latency", {}).get("percentiles", {}).get("50")
+        found += [f"{point}: {each}" for each in faults(facts, median if isinstance(median, int | float) else None)]
+    return found

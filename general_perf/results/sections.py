@@ -1,0 +1,316 @@
+"""The general suite's part of the report page: rows, speed, compile report, numerics with histograms, usability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.runs.kinds import Plot, Section, Table, Text
+
+Jobs = dict[str, list[dict[str, Any]]]
+MAX_HISTOGRAMS = 24
+"""Pages stay small: of so many outputs at most."""
+MIB = 1 << 20
+
+
+def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
+    """Most important first."""
+    made: list[Section] = [
+        _rows(summary),
+        *_failures(summary),
+        *_speed(summary, jobs),
+        *_compile(jobs),
+        *_sparsity(jobs),
+        *_numerics(jobs),
+        *_accuracy(jobs),
+    ]
+    return [*made, *_usability(summary, jobs), _method(run)]
+
+
+def _rows(summary: dict[str, Any]) -> Table:
+    columns = (
+        "model",
+        "backend",
+        "precision",
+        "result",
+        "compile s",
+        "first answer s",
+        "numerics",
+        "decisions changed",
+        "accuracy",
+        "samples/s",
+    )
+    rows = [
+        (
+            row["model"],
+            row["backend"],
+            row["precision"],
+            row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
+            row["compile_s"],
+            row["first_answer_s"],
+            None if row["numerics_passed"] is None else "pass" if row["numerics_passed"] else "FAIL",
+            None if row["decisions_changed"] is None else f"{row['decisions_changed']} of {row['decisions']}",
+            ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or None,
+            row["best_samples_per_s"],
+        )
+        for row in summary["rows"]
+    ]
+    first = summary["first_try"]
+    note = f"{first['compiled']} of {first['of']} compiled at first try. Every job has a process of its own; a failed one is a row."
+    return Table(title="Models and backends", columns=columns, rows=rows, note=note)
+
+
+def _failures(summary: dict[str, Any]) -> list[Section]:
+    rows = [(row["job"], row["error_class"], row["reason"], row["fix"]) for row in summary["rows"] if row["error_class"]]
+    return [Table(title="What failed, and the fix", columns=("job", "class", "reason", "fix"), rows=rows)] if rows else []
+
+
+def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
+    return [each for records in jobs.values() for each in records if each["stage"] == stage and each["status"] == "ok"]
+
+
+def _speed(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
+    from general_perf.results.kind import point_of, throughput
+
+    rows, names, rates = [], [], []
+    for record in _records(jobs, "performance"):
+        point = f"{record['job']} | {point_of(record)}"
+        metric = summary["metrics"].get(f"{point} | latency")
+        if metric is None:
+            continue
+        claims = [value if value == "insufficient" else value / 1e6 for value in metric["percentiles"].values()]
+        peak = record["peak_host_bytes"]
+        memory = None if peak is None else peak / MIB
+        rows.append(
+            (record["job"], point_of(record), metric["mean"] / 1e6, *claims, _bounds(metric), metric["count"], throughput(record), memory)
+        )
+        names.append(point)
+        rates.append(throughput(record))
+    if not rows:
+        return []
+    columns = ("job", "point", "mean ms", "p50 ms", "p90 ms", "p99 ms", "95 % of p50, ms", "calls", "samples/s", "peak host MiB")
+    note = "Closed loop: from call to answer. Open loop: from when the call was due. Percentiles are nearest-rank."
+    bars = {"type": "bar", "orientation": "h", "x": rates, "y": names}
+    plot = Plot(
+        title="Throughput, samples/s", data=[bars], layout={"xaxis": {"title": {"text": "samples/s"}}}, alt="Throughput of every point"
+    )
+    return [Table(title="Speed", columns=columns, rows=rows, note=note), *_open(summary), plot]
+
+
+def _open(summary: dict[str, Any]) -> list[Section]:
+    from general_perf.results.table import arrivals_text
+
+    rows = []
+    for key, facts in summary.get("open_loop", {}).items():
+        late = facts["late_ns"] or {}
+        service = summary["metrics"].get(f"{key} | service time", {}).get("percentiles", {}).get("50")
+        rows.append(
+            (
+                *key.split(" | "),
+                facts["requested_rate"],
+                facts["offered_rate"],
+                facts["planned"],
+                facts["dropped"],
+                arrivals_text(facts),
+                facts["dispersion"],
+                facts["expected_dispersion"],
+                *(None if late.get(each) is None else late[each] / 1e6 for each in ("p50", "tail", "max")),
+                service / 1e6 if isinstance(service, int | float) else service,
+            )
+        )
+    columns = (
+        *("job", "point", "asked calls/s", "offered calls/s", "calls", "dropped", "arrivals, Kolmogorov-Smirnov", "dispersion", "expected"),
+        *("client late p50 ms", "1 in 100 ms", "max ms", "service time p50 ms"),
+    )
+    note = "A call arrives when it is due plus the client's own delay. The wait for a free instance is in the latency, not in that delay."
+    return [Table(title="Open loop: what was offered", columns=columns, rows=rows, note=note)] if rows else []
+
+
+def _bounds(metric: dict[str, Any]) -> str:
+    bounds = metric["ci95"]["50"]
+    return bounds if isinstance(bounds, str) else f"{bounds[0] / 1e6:.3g} – {bounds[1] / 1e6:.3g}"
+
+
+def _compile(jobs: Jobs) -> list[Section]:
+    coverage = {each["job"]: each["coverage"] for each in _records(jobs, "coverage")}
+    rows = []
+    for record in _records(jobs, "compile"):
+        found = coverage.get(record["job"], {})
+        fell_back = ", ".join(f"{name} ×{count}" for name, count in list(found.get("fallback_operators", {}).items())[:12])
+        size = record["artefact_bytes"]
+        rows.append(
+            (
+                record["job"],
+                record["weights"],
+                record["compile_s"],
+                None if size is None else size / MIB,
+                found.get("graph_share"),
+                found.get("flops_share"),
+                None if found.get("flops") is None else found["flops"] / 1e9,
+                ", ".join(found.get("details", {}).get("operators_without_flops_formula", {})) or None,
+                found.get("partitions"),
+                fell_back or found.get("reason") or "none",
+                record["precision_tool"],
+                found.get("details", {}).get("int8_share_of_products"),
+                record["calibration"],
+                ", ".join(f"{key}={value}" for key, value in record["options"].items()),
+                "; ".join((*record["optimisations"], *record["notes"])) or None,
+            )
+        )
+    columns = (
+        "job",
+        "weights",
+        "compile s",
+        "artefact MiB",
+        "graph share",
+        "FLOPs share",
+        "GFLOPs a call",
+        "FLOPs not counted of",
+        "parts",
+        "fell back",
+        "precision by",
+        "products in int8",
+        "calibration",
+        "options",
+        "optimisations, notes",
+    )
+    methods = sorted({each["method"] for each in coverage.values()})
+    return [Table(title="Compile report", columns=columns, rows=rows, note="Coverage is measured: " + "; ".join(methods))] if rows else []
+
+
+def _sparsity(jobs: Jobs) -> list[Section]:
+    from general_perf.measure.sparsity import patterns_in_words
+
+    rows = []
+    for record in _records(jobs, "sparsity"):
+        sides = [record["compiled"], record["source"]]
+        facts = [fact for side in sides for fact in ((None, None) if side is None else (side["zero_share"], patterns_in_words(side)))]
+        how = "measured" if record["compiled"] is not None else "the backend's own word"
+        rows.append((record["job"], record["sparsity"], how, (record["compiled"] or record["source"])["values"], *facts))
+    columns = ("job", "sparsity", "known by", "weights", "zeros, compiled", "patterns", "zeros, source", "patterns")
+    note = "Of the weights with two axes or more. A pattern n:m: no m neighbours along an axis keep more than n."
+    return [Table(title="Sparsity of the weights", columns=columns, rows=rows, note=note)] if rows else []
+
+
+def _numerics(jobs: Jobs) -> list[Section]:
+    rows: list[Any] = []
+    plots: list[Section] = []
+    for record in _records(jobs, "numerics"):
+        for name, each in record["outputs"].items():
+            wrong = each["nonfinite"]
+            kl = each["kl"] or {}
+            difference, relative = each["abs"] or {}, each["rel"] or {}
+            rows.append(
+                (
+                    record["job"],
+                    name,
+                    "pass" if record["passed"] else "FAIL",
+                    *(difference.get(key) for key in ("max", "mean", "std")),
+                    *(relative.get(key) for key in ("max", "mean", "std")),
+                    each["cosine"],
+                    kl.get("mean"),
+                    wrong["ours_nan"],
+                    wrong["ours_inf"],
+                    record["reference"],
+                )
+            )
+            if each["histogram"] and len(plots) < MAX_HISTOGRAMS:
+                plots.append(_histogram(record["job"], name, each))
+    columns = (
+        "job",
+        "output",
+        "verdict",
+        "max abs",
+        "mean abs",
+        "std abs",
+        "max rel",
+        "mean rel",
+        "std rel",
+        "cosine",
+        "KL mean, nats",
+        "NaN",
+        "Inf",
+        "reference",
+    )
+    note = "NaN and infinite values are counted, never zeroed; relative differences leave out where the reference is 0."
+    return [Table(title="Numerics", columns=columns, rows=rows, note=note), *plots] if rows else []
+
+
+def _histogram(job: str, output: str, compared: dict[str, Any]) -> Plot:
+    held = compared["histogram"]
+    middles = [(low + high) / 2 for low, high in zip(held["edges"], held["edges"][1:], strict=False)]
+    data = [
+        {"type": "bar", "name": "reference", "x": middles, "y": held["reference"]},
+        {"type": "bar", "name": "backend", "x": middles, "y": held["ours"]},
+    ]
+    zeros = compared["zeros"]
+    note = "" if zeros["ours"] is None else f"zeros: backend {zeros['ours']:.2%}, reference {zeros['reference']:.2%}"
+    return Plot(title=f"Values of {output}: {job}", data=data, layout={"barmode": "group"}, note=note, alt="Histograms side by side")
+
+
+def _accuracy(jobs: Jobs) -> list[Section]:
+    rows = [
+        (
+            record["job"],
+            record["dataset"],
+            record["samples"],
+            metric,
+            value,
+            record["reference_metrics"].get(metric),
+            record["decisions_changed"],
+            _mean_us(record["preprocess_ns"]),
+            _mean_us(record["postprocess_ns"]),
+        )
+        for record in _records(jobs, "accuracy")
+        for metric, value in record["metrics"].items()
+    ]
+    columns = (
+        "job",
+        "dataset",
+        "samples",
+        "metric",
+        "backend",
+        "reference",
+        "decisions changed",
+        "pre-processing µs",
+        "post-processing µs",
+    )
+    return (
+        [Table(title="Accuracy on real data", columns=columns, rows=rows, note="The reference is the model in fp32 on the CPU.")]
+        if rows
+        else []
+    )
+
+
+def _mean_us(values_ns: list[int]) -> float | None:
+    return sum(values_ns) / len(values_ns) / 1e3 if values_ns else None
+
+
+def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
+    rows: dict[str, Any] = {}
+    for name, records in jobs.items():
+        for record in records:
+            facts = record.get("usability") if record["stage"] == "job" else None
+            backend = name.split("/")[1]
+            if facts and "packages" in facts and backend not in rows:
+                mine = [row for row in summary["rows"] if row["backend"] == backend]
+                share = sum(row["compiled"] for row in mine) / len(mine)
+                waits = sorted(row["first_answer_s"] for row in mine if row["first_answer_s"] is not None)
+                middle = waits[len(waits) // 2] if waits else None
+                rows[backend] = (backend, facts["install_bytes"] / MIB, facts["packages"], facts["adapter_lines"], middle, share)
+    columns = ("backend", "installed MiB", "packages", "adapter, lines of code", "median time to first answer, s", "compiled at first try")
+    return (
+        [Table(title="Usability", columns=columns, rows=list(rows.values()), note="Installed size of the runtime with all it requires.")]
+        if rows
+        else []
+    )
+
+
+def _method(run: dict[str, Any]) -> Text:
+    flags = run["config"]["flags"]
+    jobs = run["config"].get("plan") or [flags]
+    ran = {f"{each['iterations']} calls an instance" if each["iterations"] else f"{each['seconds']:g} s" for each in jobs}
+    body = f"Each point ran {' or '.join(sorted(ran))}."
+    return Text(
+        title="How it was measured",
+        body=f"{body} One benchmark loop for every backend; inputs are seeded and realistic, seed {flags['seed']}.",
+    )

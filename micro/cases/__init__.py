@@ -1,0 +1,1 @@
+"""Which operator with which arguments."""

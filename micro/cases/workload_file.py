@@ -1,0 +1,147 @@
+"""Reading workload files: ByteMLPerf's and xpu-perf's JSON and CSV, unchanged.
+
+Old JSON: the file's stem is the operator, `{"cases": [case, …]}`. New: `{"op": [case, …], …}`. A case's
+lists expand to their Cartesian product; a dotted key (`"K.N": [[a, b], …]`) zips its arguments; a key
+that begins `__` is a comment. A case whose `arg_type` is a batch (`batch_llm`) is one case as it stands: its lists
+are lengths by sequence. CSV: one case a row, the operator in `task_name` or else the file's stem.
+
+What can't be asked is a case with a refusal: one that doesn't expand, a placeholder (`{"to_be_implemented": true}`),
+ByteMLPerf's layout of 2024 (`{"operator": …, "input_shape_groups": …}`), and below a folder a file that can't be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import read_plain
+from engines.untrusted import decode_json
+
+COMMENT = "__"
+MAX_CASES = 100_000
+"""Cases of one file; beyond that a product has most likely gone astray."""
+
+
+class RawCase(NamedTuple):
+    """Not yet validated. `source` is the file's name; `refusal` why it is no case that could be tried."""
+
+    op: str
+    args: dict[str, Any]
+    source: str
+    refusal: str = ""
+
+
+def read_workloads(path: Path) -> list[RawCase]:
+    """A file, or every .json and .csv below a folder in the order of their names. Raises UserError."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".csv") and file.is_file())
+        if not files:
+            raise UserError(f"{path} holds no .json or .csv workload", "name a workload file, or a folder of them")
+        return [case for file in files for case in _of_folder(file, path)]
+    try:
+        text = read_plain(path.resolve()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"workload {path} can't be read: {reason}", "name a .json or .csv file, or a folder of them") from None
+    if not text.strip():
+        return [RawCase(path.stem, {}, path.name, "the file is empty")]
+    cases = list(_csv_cases(path, text) if path.suffix == ".csv" else _json_cases(path, text))
+    if not cases:
+        raise UserError(f"workload {path} has no cases", 'give {"cases": [{…}]} or {"operator": [{…}]}')
+    return cases
+
+
+def _of_folder(file: Path, folder: Path) -> list[RawCase]:
+    try:
+        return read_workloads(file)
+    except UserError as error:
+        return [RawCase(file.stem, {"file": str(file.relative_to(folder))}, file.name, error.cause)]
+
+
+def expand(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of a case's lists, dotted keys zipped; a batch as it stands. Raises ValueError with a sentence."""
+    if "batch" in str(case.get("arg_type", "")):
+        yield {key: value for key, value in case.items() if not key.startswith(COMMENT)}
+        return
+    axes: list[list[dict[str, Any]]] = []
+    for key, value in case.items():
+        if not key.startswith(COMMENT):
+            axes.append(_axis(key, value))
+    if prod(len(axis) for axis in axes) > MAX_CASES:
+        raise ValueError(f"the lists multiply to more than {MAX_CASES} cases")
+    for choice in product(*axes):
+        yield {name: value for part in choice for name, value in part.items()}
+
+
+def _axis(key: str, value: Any) -> list[dict[str, Any]]:
+    names = key.split(".")
+    if len(names) == 1:
+        return [{key: part} for part in (value if isinstance(value, list) else [value])]
+    rows = value if isinstance(value, list) else []
+    if rows and not isinstance(rows[0], list):
+        rows = [rows]  # one row written without its brackets
+    for row in rows:
+        if not isinstance(row, list) or len(row) != len(names):
+            raise ValueError(f"'{key}' needs lists of {len(names)} values, one for each name; found {json.dumps(row)}")
+    if not rows:
+        raise ValueError(f"'{key}' needs a list of lists of {len(names)} values")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
+    try:
+        content = decode_json(text)
+    except ValueError as error:
+        raise UserError(f"workload {path} is not JSON: {error}", "mend the file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"workload {path} is not a JSON object", 'give {"cases": [{…}]} or {"operator": [{…}]}')
+    parts = {name: part for name, part in content.items() if not name.startswith(COMMENT)}
+    placeholder = _placeholder(parts)
+    if placeholder:
+        yield RawCase(path.stem, {}, path.name, placeholder)
+        return
+    for name, cases in parts.items():
+        if name == "type" and "cases" in parts:
+            continue
+        op = path.stem if name == "cases" else name
+        if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+            raise UserError(f"workload {path}: '{name}' is no list of cases", 'a case is an object: {"dtype": "float32", …}')
+        for case in cases:
+            try:
+                yield from (RawCase(op, args, path.name) for args in expand(case))
+            except ValueError as error:
+                yield RawCase(op, case, path.name, str(error))
+
+
+def _placeholder(parts: Mapping[str, Any]) -> str:
+    """Why a file of that format holds no case, "" where it may hold some."""
+    if isinstance(parts.get("operator"), str):
+        return f"its layout is ByteMLPerf's before 2025 ('operator': '{parts['operator']}'), which is not read; write {{\"cases\": […]}}"
+    if parts and all(isinstance(part, bool | str) for part in parts.values()):
+        return f"a placeholder without cases ('{next(iter(parts))}')"
+    return ""
+
+
+def _csv_cases(path: Path, text: str) -> Iterator[RawCase]:
+    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"workload {path}, line {number}: not as many cells as the header has", "mend the file")
+        args = {name: _cell(value) for name, value in row.items() if value != "" and not name.startswith(COMMENT)}
+        yield RawCase(str(args.pop("task_name", path.stem)), args, path.name)
+
+
+def _cell(text: str) -> Any:
+    """A number, a JSON list, or the text."""
+    try:
+        value = decode_json(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | list) else text

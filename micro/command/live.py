@@ -1,0 +1,153 @@
+"""A sweep while it runs: metrics for Prometheus, and what a person at the terminal sees.
+
+Families are in base units; the one label, `operator` or `status`, has a closed list of values. A gauge
+of an operator that was not measured yet is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from bytemlperf.export.prometheus import Exporter, Family
+from micro.cases.case import Case
+from micro.peaks.peaks import Peaks
+from micro.registry import OPERATORS
+from micro.results.kind import STATUSES
+from micro.roofline import Roof
+from micro.sweep.row import Row
+
+PLAIN_EVERY_S = 10.0
+_LATENCY_S = tuple(base * 10.0**power for power in range(-6, 2) for base in (1, 2, 5))
+_BY_OPERATOR = {
+    "bmp_micro_operator_latency_seconds": "Median latency of the operator's last case.",
+    "bmp_micro_operator_flops_per_second": "FLOP/s of the operator's last case, at its median.",
+    "bmp_micro_operator_memory_bytes_per_second": "Bytes read and written a second in the operator's last case.",
+    "bmp_micro_operator_bus_bytes_per_second": "Bus bandwidth of the collective's last case.",
+    "bmp_micro_operator_efficiency_ratio": "Share of what the measured peaks allow, in the operator's last case.",
+}
+
+
+def families() -> tuple[Family, ...]:
+    """All of them; operators are labels, so the table of operators closes the list."""
+    operators = tuple(OPERATORS)
+    return (
+        Family("bmp_micro_cases_total", "counter", "Cases that have ended, by status.", "status", STATUSES),
+        Family("bmp_micro_cases_planned", "gauge", "Cases of this sweep."),
+        Family("bmp_micro_case_latency_seconds", "histogram", "Median latencies of measured cases.", buckets=_LATENCY_S),
+        Family("bmp_micro_sampling_seconds_total", "counter", "Seconds spent taking samples."),
+        Family("bmp_micro_peak_memory_bytes_per_second", "gauge", "This machine's measured memory bandwidth (triad)."),
+        Family("bmp_micro_peak_link_bytes_per_second", "gauge", "This machine's measured bandwidth between two ranks."),
+        *(Family(name, "gauge", text, "operator", operators) for name, text in _BY_OPERATOR.items()),
+    )
+
+
+class MicroMetrics:
+    """Feeds an exporter with rows."""
+
+    def __init__(self) -> None:
+        self.exporter = Exporter(families())
+        for name in _BY_OPERATOR:
+            for operator in OPERATORS:
+                self.exporter.set(name, math.nan, operator)
+        for name in ("bmp_micro_peak_memory_bytes_per_second", "bmp_micro_peak_link_bytes_per_second"):
+            self.exporter.set(name, math.nan)
+
+    def plan(self, planned: int, peaks: Peaks | None) -> None:
+        """What is to come, and the peaks that it is held against."""
+        roof = peaks.roof() if peaks else Roof()
+        self.exporter.set("bmp_micro_cases_planned", planned)
+        self.exporter.set("bmp_micro_peak_memory_bytes_per_second", roof.bytes_per_s or math.nan)
+        self.exporter.set("bmp_micro_peak_link_bytes_per_second", roof.link_bytes_per_s or math.nan)
+
+    def add(self, row: Row) -> None:
+        """One row."""
+        exporter = self.exporter
+        exporter.count("bmp_micro_cases_total", label=row.status)
+        if row.latency_us is None or row.timed is None:
+            return
+        seconds = row.latency_us.p50 / 1e6
+        exporter.observe("bmp_micro_case_latency_seconds", [seconds])
+        exporter.count("bmp_micro_sampling_seconds_total", row.timed.sampling_s)
+        shares = row.efficiency or {}
+        values = {
+            "bmp_micro_operator_latency_seconds": seconds,
+            "bmp_micro_operator_flops_per_second": row.tflops and row.tflops * 1e12,
+            "bmp_micro_operator_memory_bytes_per_second": row.mem_bw_gbs and row.mem_bw_gbs * 1e9,
+            "bmp_micro_operator_bus_bytes_per_second": row.bus_bw_gbs and row.bus_bw_gbs * 1e9,
+            "bmp_micro_operator_efficiency_ratio": shares.get("roof_measured", shares.get("cbu_measured")),
+        }
+        for name, value in values.items():
+            exporter.set(name, math.nan if value is None else value, row.op)
+
+
+class SweepView:
+    """A bar with what is measured now in a terminal; elsewhere a plain line now and then. Writes to standard error."""
+
+    def __init__(self, console: Any, *, quiet: bool) -> None:
+        self._console, self._quiet = console, quiet
+        self._progress: Any = None
+        self._task: Any = None
+        self._began = self._said = time.monotonic()
+        self._done, self._total, self._counts = 0, 0, dict.fromkeys(STATUSES, 0)
+        self._what = ""
+
+    def __enter__(self) -> SweepView:
+        if not self._quiet and self._console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+            text = TextColumn("{task.fields[left]}{task.description}", markup=False)
+            self._progress = Progress(*columns, text, console=self._console, transient=True)
+            self._task = self._progress.add_task("starting", total=None, left="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def says(self, text: str) -> None:
+        """What goes on before the first case."""
+        self._what = text
+        self._draw()
+
+    def plan(self, total: int) -> None:
+        """So many cases come now."""
+        self._total, self._began = total, time.monotonic()
+        self._draw()
+
+    def begins(self, case: Case, _place: int) -> None:
+        """The next case."""
+        self._what = case.key
+        self._draw()
+
+    def add(self, row: Row) -> None:
+        """A case has ended."""
+        self._done += 1
+        self._counts[row.status] += 1
+        self._draw()
+
+    def line(self) -> str:
+        """The plain form."""
+        counts = ", ".join(f"{count} {status}" for status, count in self._counts.items() if count)
+        done = f"{self._done}/{self._total} cases" + (f" ({counts})" if counts else "") if self._total else "before the first case"
+        return f"[{time.monotonic() - self._began:5.0f} s] {done}; {self._what}"
+
+    def _draw(self) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, total=self._total or None, description=self._what, left=self._left())
+        elif not self._quiet and time.monotonic() - self._said >= PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        """ "about 40 s left; ", once some cases have told how long one takes; failures too."""
+        failed = f"{self._counts['failed']} failed; " if self._counts["failed"] else ""
+        if self._done < 3 or not self._total:
+            return failed
+        left_s = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        return f"{failed}about {left_s:.0f} s left; "

@@ -1,0 +1,178 @@
+"""What the commands of `bmp micro` do with their cases: peaks, a run folder, the sweep, the table, exports."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.errors import UserError
+from bytemlperf.export.prometheus import LOOPBACK
+from bytemlperf.extras import require
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.discover import discover
+from bytemlperf.runs.files import DAMAGED, damage_said, why
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.runs.verdicts import exit_status
+from micro.cases.case import Case
+from micro.command.flags import Flags
+from micro.command.live import MicroMetrics, SweepView
+from micro.command.settings import settings_of
+from micro.peaks.peaks import Peaks, peaks_for, wanted_by
+from micro.providers.registry import find_provider
+from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
+from micro.results.kind import last_rows
+from micro.results.table import print_rows
+from micro.roofline import MEASURED, SHEET, Roof, sheet_roof
+from micro.sweep.row import Row
+from micro.sweep.sweep import BUDGET_SPENT, Settings, Sweep
+
+EXIT_FAILED_ROWS = 1
+PIPED_WIDTH = 220
+
+
+def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -> int:
+    """A new run folder with a row for each case; 1 where one failed. Raises Interrupted after the first signal."""
+    settings = settings_of(flags)
+    sheet = _sheet(flags.card, settings.device)
+    with _serving(flags.prometheus_port, quiet=flags.quiet) as metrics, SweepView(_errors(), quiet=flags.quiet) as view:
+        peaks = None
+        if flags.peaks != "off":
+            peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.says)
+        config = {"cases": msgspec.to_builtins(cases), "settings": msgspec.to_builtins(settings)}
+        packages = {package for case in cases for package in find_provider(case.provider).packages}
+        more = {"peaks": msgspec.to_builtins(peaks) if peaks else None, "sheet": msgspec.to_builtins(sheet) if sheet else None}
+        run = SuiteRun.begin(
+            flags.runs_dir,
+            "micro",
+            label,
+            config,
+            command=command,
+            seed=flags.seed,
+            packages=sorted({"torch", *packages}),
+            more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
+        )
+        return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
+
+
+def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
+    """Cases without a row, and those that a budget left out, into the same folder."""
+    require("measuring operators", "micro", "torch", "numpy")
+    run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
+    cases, settings = _planned(run.run)
+    settings = msgspec.structs.replace(settings, budget_s=budget_s)
+    done = {row.get("key") for row in run.records() if not str(row.get("reason")).startswith(BUDGET_SPENT)}
+    left = [case for case in cases if case.key not in done]
+    try:
+        with _serving(prometheus_port, quiet=quiet) as metrics, SweepView(_errors(), quiet=quiet) as view:
+            return _sweep(run, left, settings, view, metrics, quiet=quiet)
+    finally:
+        run.end()
+
+
+def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
+    """The cases of a run and how they are measured. Raises UserError."""
+    try:
+        roofs_of(run)
+        return msgspec.convert(run["config"]["cases"], list[Case]), msgspec.convert(run["config"]["settings"], Settings)
+    except DAMAGED as error:
+        raise UserError(f"its run.json can't be gone on with: {why(error)}", "begin a new run") from None
+
+
+def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:
+    peaks = msgspec.convert(run.run["peaks"], Peaks) if run.run.get("peaks") else None
+    metrics.plan(len(cases), peaks)
+    interrupted = False
+
+    def keep(row: Row) -> None:
+        run.append(row)
+        metrics.add(row)
+        view.add(row)
+
+    sweep = Sweep(settings, keep, begins=view.begins, roofs=roofs_of(run.run))
+    with run:
+        try:
+            view.plan(len(cases))
+            sweep.run(cases)
+        except KeyboardInterrupt:  # the case under way is ended; every row so far is kept
+            interrupted = True
+        finally:
+            runners = {name: msgspec.to_builtins(hello) for name, hello in sweep.hellos.items()}
+            summary = run.end(stopped=interrupted, runners=runners)
+    view.__exit__()
+    with damage_said(run.folder):
+        _write_exports(run)
+        if not quiet:
+            _show(run, summary)
+    print(run.folder)
+    if interrupted:
+        raise Interrupted(interrupt_status() - 128, f"go on with: bmp micro resume {run.folder}")
+    return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
+
+
+def roofs_of(run: Mapping[str, Any]) -> dict[str, Roof]:
+    """What run.json says of peaks: "measured" and "sheet", those that there are."""
+    roofs = {}
+    if run.get("peaks"):
+        roofs[MEASURED] = msgspec.convert(run["peaks"], Peaks).roof()
+    if run.get("sheet"):
+        roofs[SHEET] = msgspec.convert(run["sheet"], Roof)
+    return roofs
+
+
+def _sheet(name: str | None, device: str) -> Roof | None:
+    """The named card's peaks, else those of the card that is surely this device's. Raises UserError for an unknown name."""
+    if name is not None:
+        return sheet_roof(cards.find(name))
+    hardware = discover()
+    if device == "cpu":
+        hardware = {"cpu": hardware["cpu"]}
+    card = cards.match(hardware)
+    return sheet_roof(card) if card else None
+
+
+@contextmanager
+def _serving(port: int | None, *, quiet: bool) -> Iterator[MicroMetrics]:
+    """Live metrics, served where a port is asked for. Raises UserError where it is in use."""
+    metrics = MicroMetrics()
+    try:
+        if port is not None:
+            bound = metrics.exporter.serve(port)
+            if not quiet:
+                print(f"metrics: http://{LOOPBACK}:{bound}/metrics", file=sys.stderr, flush=True)
+        yield metrics
+    finally:
+        metrics.exporter.close()
+
+
+def _write_exports(run: SuiteRun) -> None:
+    asked = run.run.get("exports") or ()
+    if "csv" in asked:
+        write_csv(run.folder / CSV_NAME, run.run, last_rows(run.records()))
+    if "jsonl" in asked:
+        write_jsonl(run.folder / JSONL_NAME, run.run, last_rows(run.records()))
+
+
+def _errors() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _show(run: SuiteRun, summary: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH  # a pipe has no width: cut nothing
+    print_rows(last_rows(run.records()), console)
+    counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
+    for line in summary["conditions"]:
+        console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
+    verdict = ": ".join([summary["verdict"], *summary["reasons"]])
+    console.print(f"{counts}; verdict: {verdict}", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Timing and correctness of one case."""

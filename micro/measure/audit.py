@@ -1,0 +1,154 @@
+"""Whether a kernel computed what it was timed for: one more timed call, on values that it has never seen.
+
+A kernel can be fast because it remembers: its first result, a result by its buffers' addresses, or by what is in them;
+because its work was done while weights were prepared; or because it leaves the work to a thread and returns. So after the
+samples the inputs of one set are overwritten in place (all but the constants, which may be packed), the call on them is timed
+like the others, and what its result holds at that moment is compared with the reference of the new values. Where calls
+on new values all take several times the median of the samples, those on values that were seen before had been cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from micro.measure.correctness import Checked, check_outputs
+from micro.measure.timing import Stopwatch, Timed
+from micro.operators.contract import Args, Operator, Tensors
+from micro.providers.contract import Kernel
+
+SEEDS_APART = 7_919
+"""From a case's seed to that of other values for the same case."""
+
+SLOWER = 3.0
+SLOWER_NS = 50_000
+"""A call on new values that takes so many times the median, and so much longer, found nothing to repeat: the samples did.
+The quickest of some tries counts, since a single call may wait for threads or for another process."""
+
+TRIES = 10
+WARM_CALLS = 2
+
+
+class LastCall(NamedTuple):
+    """`outputs` are copies made when the clock had stopped; `fault` is what is wrong whatever they hold."""
+
+    values: Tensors
+    outputs: Any
+    fault: str = ""
+
+
+def copied(inputs: Tensors) -> Tensors:
+    """Inputs of its own for a call."""
+    return tuple(_copy(part) for part in inputs)
+
+
+def value_sets(kernel: Kernel, prepared: Tensors, inputs: Tensors, others: Callable[[], Tensors], count: int) -> list[Tensors]:
+    """`count` sets of inputs to take turns, prepared, of which neighbours hold different values; `prepared` of `inputs` is
+    the last."""
+    both = (others(), inputs) if count > 1 else ()
+    return [*(kernel.prepare(copied(both[(place + count) % 2])) for place in range(count - 1)), prepared]
+
+
+def last_call(
+    kernel: Kernel,
+    writes: Sequence[int],
+    sets: Sequence[Tensors],
+    given: Tensors,
+    values: Tensors,
+    clock: Stopwatch,
+    timed: Timed | None,
+) -> LastCall:
+    """Put `values` where the last set's inputs were `given` and time one call on it, after calls on others. `writes` are
+    inputs that may change."""
+    for mine in sets[-WARM_CALLS - 1 :]:  # memory for results is there, threads are awake, and others' work may still be under way
+        kernel.run(*mine)
+    _overwrite(given, values)
+    kept: list[Any] = []
+
+    def keeping(*inputs: Any) -> None:
+        kept.append(kernel.run(*inputs))
+
+    took_ns = clock.time_ns(keeping, [sets[-1]])
+    fault = unusual(kept[0])
+    outputs = None if fault else _copy(kept[0])
+    kept.clear()
+    fault = fault or changed(values, given, set(writes) | set(kernel.writes))
+    if timed is not None and not timed.graph and not fault:  # a graph leaves the host's launches out, this call doesn't
+        fault = _remembered(kernel, sets[-1], given, took_ns, clock, timed)
+    return LastCall(values, outputs, fault)
+
+
+def new_values(operator: Operator, args: Args, before: Tensors, fresh: Tensors) -> Tensors:
+    """`fresh` inputs with the constants of those before: what may be prepared beforehand stays."""
+    constant = operator.constant(args)
+    return tuple(old if place in constant else new for place, (old, new) in enumerate(zip(before, fresh, strict=True)))
+
+
+def _overwrite(given: Tensors, values: Tensors) -> None:
+    """In the memory that is there."""
+    for old, new in zip(given, values, strict=True):
+        if hasattr(old, "copy_"):
+            old.copy_(new)
+
+
+def judged(operator: Operator, args: Args, last: LastCall, everyones: Any = None) -> Checked:
+    """What its outputs are, compared with the reference of its values (of collectives: of `everyones`)."""
+    if last.fault:
+        return Checked(fault=last.fault)
+    reference = operator.reference(args, last.values if everyones is None else everyones)
+    return check_outputs(operator, args, last.values, last.outputs, reference)
+
+
+def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, clock: Stopwatch, timed: Timed) -> str:
+    """The sentence where every call on new values is far slower than those of the samples, "" where one isn't."""
+    usual_ns = median(timed.samples_ns) / timed.calls
+    for _ in range(TRIES - 1):
+        if took_ns <= SLOWER * usual_ns + SLOWER_NS:
+            return ""
+        _turn(given)
+        took_ns = min(took_ns, clock.time_ns(kernel.run, [buffers]))
+    return f"a call on values not seen before took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
+
+
+def _turn(given: Tensors) -> None:
+    """Other values that need not be made: those of every input that holds no indices, one place further."""
+    for part in given:
+        if hasattr(part, "roll") and part.dim() and (part.is_floating_point() or part.element_size() == 1):
+            flat = _bytes(part)
+            flat.copy_(flat.roll(part.element_size()))
+
+
+def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
+    """Which input isn't what it was, "" where none; `allowed` ones may be."""
+    import torch
+
+    for place, (one, other) in enumerate(zip(before, after, strict=True)):
+        if place not in allowed and hasattr(one, "flatten") and not torch.equal(_bytes(one), _bytes(other)):
+            return f"the kernel overwrote its input {place}"
+    return ""
+
+
+def _bytes(tensor: Any) -> Any:
+    import torch
+
+    return tensor.contiguous().flatten().view(torch.uint8)  # NaN equals itself, float8 too
+
+
+def unusual(outputs: Any) -> str:
+    """A result that isn't plain memory may be computed when it is read, after the clock has stopped."""
+    import numpy
+    import torch
+
+    for output in outputs if isinstance(outputs, list | tuple) else (outputs,):
+        if type(output) not in (torch.Tensor, torch.nn.Parameter, numpy.ndarray) and not isinstance(output, numpy.generic):
+            return f"a result of type {type(output).__name__}, neither a tensor nor an array"
+    return ""
+
+
+def _copy(part: Any) -> Any:
+    if isinstance(part, list | tuple):
+        return tuple(_copy(each) for each in part)
+    if hasattr(part, "clone"):
+        return part.clone().pin_memory() if part.is_pinned() else part.clone()
+    return part.copy() if hasattr(part, "copy") else part

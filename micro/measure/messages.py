@@ -1,0 +1,64 @@
+"""What a sweep and its worker process say to each other: JSON, one object a line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from micro.measure.conditions import Conditions
+from micro.measure.correctness import Checked
+from micro.measure.timing import Rules, Timed
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One case to do. `cache_bytes` 0 keeps the buffers hot; `max_sets` bounds the rotation."""
+
+    op: str
+    provider: str
+    args: dict[str, Any]
+    device: str
+    seed: int
+    rules: Rules
+    cache_bytes: int
+    max_sets: int = 1024
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """The worker is up. Rates for estimates, and the conditions that are kept with the run."""
+
+    flops_per_s: float
+    bytes_per_s: float
+    threads: int
+    affinity: list[int]
+    device_name: str
+    device_memory_bytes: int
+    timer_overhead_ns: float
+    libraries: dict[str, str]
+    pinning: dict[str, str] = {}
+    allocation: str = ""
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
+    """What the worker begins to do; it names the place when it dies or hangs."""
+
+    name: Literal["building", "making inputs", "computing the reference", "running", "checking", "timing"]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
+    """How the case ended. `timed` with status ok only; `checked` once the outputs were compared. Of collectives
+    also what every rank measured, the bytes of the full tensor, and what a link carries over those."""
+
+    status: Literal["ok", "failed", "refused"]
+    reason: str = ""
+    note: str = ""
+    checked: Checked | None = None
+    timed: Timed | None = None
+    conditions: Conditions | None = None
+    ranks: list[dict[str, Any]] | None = None
+    skew: float | None = None
+    link_bytes: int | None = None
+    bus_factor: float | None = None
+
+
+Message = Hello | Stage | Outcome

@@ -1,0 +1,348 @@
+"""Timing one kernel: inner loops, warm-up, a stopping rule, and what the samples say.
+
+    calls  ← as many calls in a row that reading the timer costs at most 1e-4 of them
+    until the median of the last window equals that of the window before, or the warm-up's budget ends:
+        run a sample, throw it away
+    until the median's 95 % interval is narrower than 1 % of it, or the budget ends:
+        keep a sample: the time of `calls` calls, each on the next set of buffers
+
+A sample's latency is its time over its calls. Decisions are classes that are fed samples; the clock
+is a `Stopwatch`, so that tests feed both. On GPUs the same code runs on CUDA events around the calls,
+captured as a CUDA graph where the kernel allows it; a graph has its buffers built in, so that one
+sample is then a whole number of turns through all of them.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from statistics import median
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+import msgspec
+
+from bytemlperf.statistics.statistics import (
+    INSUFFICIENT,
+    Interval,
+    autocorrelation_factor,
+    effective_interval,
+    needed_count,
+    order_interval,
+    percentile,
+)
+
+TIMER_SHARE = 1e-4
+"""The timer's own cost, at most, as a share of what it times."""
+
+MAX_CALLS = 1 << 20
+HALF = Fraction(1, 2)
+PERCENTILES = {"p10": Fraction(1, 10), "p50": HALF, "p90": Fraction(9, 10), "p99": Fraction(99, 100)}
+DRIFT_SHARE = 0.02
+"""Last third against first third of the samples: beyond this, and beyond both intervals, they drift."""
+
+
+class Stopwatch(Protocol):
+    """A clock that times calls. `overhead_ns` is what reading it twice costs."""
+
+    overhead_ns: float
+
+    def now_ns(self) -> int:
+        """Host time, for budgets."""
+
+    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+        """One call for each tuple of arguments, one after the other, finished: nanoseconds in all."""
+
+
+class CpuStopwatch:
+    """`perf_counter_ns` around a plain loop."""
+
+    def __init__(self) -> None:
+        gaps = []
+        for _ in range(1000):
+            start = perf_counter_ns()
+            gaps.append(perf_counter_ns() - start)
+        self.overhead_ns = float(max(1, median(gaps)))
+        self.now_ns = perf_counter_ns
+
+    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+        """As the Protocol says."""
+        start: int = perf_counter_ns()
+        for inputs in arguments:
+            run(*inputs)
+        return perf_counter_ns() - start
+
+
+class CudaStopwatch:
+    """CUDA events around a CUDA graph of the calls, or around the calls where the kernel can't be captured.
+
+    `cuda` is torch.cuda, or what stands for it in a test. Events tick in about half a microsecond and
+    wait for nothing; the host waits once per sample. In a graph the host's launches are gone.
+    """
+
+    EVENT_TICK_NS = 500.0
+
+    def __init__(self, cuda: Any, *, graphs: bool = True) -> None:
+        self._cuda, self._graphs = cuda, graphs
+        self._captured: tuple[Callable[..., Any], list[tuple[Any, ...]], Any] | None = None
+        self.overhead_ns = self.EVENT_TICK_NS
+        self.now_ns = perf_counter_ns
+
+    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+        """As the Protocol says."""
+        graph = self._graph(run, arguments) if self._graphs else None
+        start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        if graph is not None:
+            graph.replay()
+        else:
+            for inputs in arguments:
+                run(*inputs)
+        end.record()
+        end.synchronize()
+        elapsed_ns: int = round(start.elapsed_time(end) * 1e6)
+        return elapsed_ns
+
+    @property
+    def graph(self) -> bool:
+        """Whether calls are replayed from graphs."""
+        return self._graphs
+
+    def _graph(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Any | None:
+        """The graph of these very calls on these very buffers; the last one is kept."""
+        if self._captured is not None and _same_calls(self._captured[0], self._captured[1], run, arguments):
+            return self._captured[2]
+        self._captured = None  # a graph holds its memory
+        run(*arguments[0])  # what a kernel allocates or compiles at its first call can't be captured
+        self._cuda.synchronize()
+        graph = self._cuda.CUDAGraph()
+        try:
+            with self._cuda.graph(graph):
+                for inputs in arguments:
+                    run(*inputs)
+        except RuntimeError:  # it synchronises, or its shapes depend on data
+            self._graphs = False
+            return None
+        self._captured = run, list(arguments), graph
+        return graph
+
+
+def _same_calls(
+    run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], other: Callable[..., Any], others: Sequence[tuple[Any, ...]]
+) -> bool:
+    return run == other and len(arguments) == len(others) and all(one is two for one, two in zip(arguments, others, strict=True))
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to look. `precision` is the interval's width over the median; `max_samples` 0 only checks the result."""
+
+    warm_up_s: float = 1.0
+    budget_s: float = 2.0
+    precision: float = 0.01
+    min_samples: int = 20
+    max_samples: int = 5000
+
+
+class Stationary:
+    """Warm-up is over when two windows in a row have medians within 2 % of each other."""
+
+    WINDOW = 5
+    SHARE = 0.02
+
+    def __init__(self) -> None:
+        self._samples: list[int] = []
+
+    def feed(self, sample_ns: int) -> bool:
+        """Takes one sample; whether that is enough."""
+        self._samples.append(sample_ns)
+        if len(self._samples) < 2 * self.WINDOW:
+            return False
+        before, last = median(self._samples[-2 * self.WINDOW : -self.WINDOW]), median(self._samples[-self.WINDOW :])
+        return abs(last - before) <= self.SHARE * before
+
+
+class Settled:
+    """Sampling is over when the median's 95 % interval is narrow, or there are samples enough."""
+
+    GROWTH = 1.02  # from 100 samples on look only every 2 %: each look is a search for ranks
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules, self._ordered = rules, list[int]()
+        self._next_look = float(rules.min_samples)
+
+    def feed(self, sample_ns: int) -> bool:
+        """Takes one sample; whether that is enough."""
+        insort(self._ordered, sample_ns)
+        count = len(self._ordered)
+        if count >= self._rules.max_samples:
+            return True
+        if count < self._next_look:
+            return False
+        self._next_look = max(count + 1, count * self.GROWTH)
+        return relative_width(order_interval(self._ordered, HALF), self._ordered) <= self._rules.precision
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured: whole nanoseconds per sample, in the order taken, each of `calls` calls."""
+
+    samples_ns: list[int]
+    calls: int
+    timer_share: float
+    warm_up_samples: int
+    warm_up_stationary: bool
+    stopped_by: str  # "precision", "samples" or "budget"
+    buffer_sets: int = 1
+    graph: bool = False
+    warm_up_s: float = 0.0  # with calibration
+    sampling_s: float = 0.0
+
+
+def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch, rules: Rules) -> Timed:
+    """Time `run` on the sets of arguments in turn. What `run` raises passes through."""
+    began = stopwatch.now_ns()
+    ring = _Ring(sets)
+    calls = _whole_turns(_calibrate(run, ring, stopwatch), sets, stopwatch)
+    stationary, warm_up_samples, settled_in = Stationary(), 0, False
+    needed_ns = stopwatch.overhead_ns / TIMER_SHARE
+    deadline = began + rules.warm_up_s * 1e9
+    while not settled_in and stopwatch.now_ns() < deadline:
+        sample_ns = stopwatch.time_ns(run, ring.take(calls))
+        warm_up_samples += 1
+        if sample_ns < needed_ns and calls < MAX_CALLS:  # it was slow while calibrating: cold, or disturbed
+            calls, stationary = _whole_turns(_more_calls(calls, sample_ns, needed_ns), sets, stopwatch), Stationary()
+        else:
+            settled_in = stationary.feed(sample_ns)
+    settled, samples, stopped_by = Settled(rules), list[int](), "budget"
+    warm = stopwatch.now_ns()
+    deadline = warm + rules.budget_s * 1e9
+    while not samples or stopwatch.now_ns() < deadline:
+        samples.append(stopwatch.time_ns(run, ring.take(calls)))
+        if settled.feed(samples[-1]):
+            stopped_by = "samples" if len(samples) >= rules.max_samples else "precision"
+            break
+    return Timed(
+        samples_ns=samples,
+        calls=calls,
+        timer_share=stopwatch.overhead_ns / max(1, median(samples)),
+        warm_up_samples=warm_up_samples,
+        warm_up_stationary=settled_in,
+        stopped_by=stopped_by,
+        buffer_sets=len(sets),
+        graph=getattr(stopwatch, "graph", False),
+        warm_up_s=(warm - began) / 1e9,
+        sampling_s=(stopwatch.now_ns() - warm) / 1e9,
+    )
+
+
+def _whole_turns(calls: int, sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch) -> int:
+    """As many calls, or the next multiple of the sets where a graph would else replay some of them only."""
+    return -(-calls // len(sets)) * len(sets) if getattr(stopwatch, "graph", False) else calls
+
+
+class _Ring:
+    """Argument sets in turn; slices are made before the clock starts."""
+
+    def __init__(self, sets: Sequence[tuple[Any, ...]]) -> None:
+        self._sets, self._ring, self._place = list(sets), list(sets), 0
+
+    def take(self, count: int) -> list[tuple[Any, ...]]:
+        """The next `count` sets."""
+        while len(self._ring) < self._place + count:
+            self._ring += self._sets
+        taken = self._ring[self._place : self._place + count]
+        self._place = (self._place + count) % len(self._sets)
+        return taken
+
+
+def _calibrate(run: Callable[..., Any], ring: _Ring, stopwatch: Stopwatch) -> int:
+    """Calls in a sample, so that the timer's share holds with the fastest of three tries."""
+    needed_ns = stopwatch.overhead_ns / TIMER_SHARE
+    calls = 1
+    while calls < MAX_CALLS:
+        elapsed = min(stopwatch.time_ns(run, ring.take(calls)) for _ in range(3 if calls > 1 else 2))
+        if elapsed >= needed_ns:
+            break
+        calls = _more_calls(calls, elapsed, needed_ns)
+    return calls
+
+
+def _more_calls(calls: int, elapsed_ns: int, needed_ns: float) -> int:
+    """A fifth more than seems needed, at most 16 times as many: the first try may be far off."""
+    wanted = int(calls * needed_ns / max(1, elapsed_ns) * 1.2) + 1
+    return min(MAX_CALLS, max(calls + 1, min(wanted, calls * 16)))
+
+
+def relative_width(interval: Interval, ordered: Sequence[int]) -> float:
+    """Width of the median's interval over the median; infinite where there is none."""
+    middle = percentile(ordered, HALF)
+    return float("inf") if interval == INSUFFICIENT or middle == 0 else (interval[1] - interval[0]) / middle
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Microseconds of one call. None where the samples can't carry a figure. `ci95_*` bound the median."""
+
+    p10: float | None
+    p50: float
+    p90: float | None
+    p99: float | None
+    mean: float
+    min: float
+    max: float
+    ci95_low: float | None
+    ci95_high: float | None
+    n: int
+
+
+def latency_of(timed: Timed) -> Latency:
+    """Nearest-rank percentiles of the samples, each over its calls; p10 needs 44 samples, p99 459."""
+    ordered, per_us = sorted(timed.samples_ns), timed.calls * 1000
+    count = len(ordered)
+    carried = {
+        name: percentile(ordered, share) / per_us if name == "p50" or count >= needed_count(share) else None
+        for name, share in PERCENTILES.items()
+    }
+    interval = median_interval(timed.samples_ns)
+    low, high = (None, None) if interval == INSUFFICIENT else (interval[0] / per_us, interval[1] / per_us)
+    assert carried["p50"] is not None
+    return Latency(
+        p10=carried["p10"],
+        p50=carried["p50"],
+        p90=carried["p90"],
+        p99=carried["p99"],
+        mean=sum(ordered) / count / per_us,
+        min=ordered[0] / per_us,
+        max=ordered[-1] / per_us,
+        ci95_low=low,
+        ci95_high=high,
+        n=count,
+    )
+
+
+def median_interval(samples_ns: Sequence[int]) -> Interval:
+    """95 % interval of the median, wider where the samples follow each other (a machine that speeds up and slows down)."""
+    ordered, factor = sorted(samples_ns), autocorrelation_factor(samples_ns)
+    if factor <= 1.0:
+        return order_interval(ordered, HALF)
+    return effective_interval(ordered, HALF, len(ordered) / factor)
+
+
+def noise_of(timed: Timed, precision: float) -> str:
+    """Whether to believe the median: "steady", or what is wrong and how much."""
+    samples = timed.samples_ns
+    interval = median_interval(samples)
+    if interval == INSUFFICIENT:
+        return f"too few: {len(samples)} samples carry no interval of the median"
+    if timed.timer_share > TIMER_SHARE:
+        return f"timer: reading it took {timed.timer_share:.2%} of a sample"
+    third = len(samples) // 3
+    first, last = samples[:third], samples[-third:]
+    change = median(last) / median(first) - 1
+    begin, end = (order_interval(sorted(part), HALF) for part in (first, last))
+    apart = begin != INSUFFICIENT and end != INSUFFICIENT and (begin[1] < end[0] or end[1] < begin[0])
+    if apart and abs(change) > DRIFT_SHARE:
+        return f"drifting: {change:+.1%} from the first third of the samples to the last"
+    width = relative_width(interval, sorted(samples))
+    if width > precision:
+        return f"noisy: the median's interval is {width:.1%} wide"
+    return "steady"

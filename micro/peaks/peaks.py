@@ -1,0 +1,315 @@
+"""The peaks of this machine, measured: arithmetic per number format, memory, a link between two ranks.
+
+They are cases like any other, run by the same workers, checked before they are timed:
+- **arithmetic**: square products of growing size through every provider that packs them best, until a
+  call takes long enough; the fastest sample of the fastest product.
+- **memory**: STREAM's triad, a copy and a read, through buffers that no cache holds. The triad is the headline;
+  a case is held against its own share of writes, between those three.
+- **link**: one rank sends, another receives, some sizes; the fastest.
+
+A peak is the fastest sample and not a median: what the machine can do, undisturbed. Peaks are kept in the
+cache folder by a hash of what they depend on, and each says when it was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bytemlperf.hardware.discover import discover, package_versions
+from bytemlperf.models.cache import cache_root
+from bytemlperf.runs.folder import write_text
+from bytemlperf.version import __version__
+from engines.untrusted import UntrustedJson, decode_json
+from micro.cases.case import BadCase, Case, case_text, validate
+from micro.measure.estimate import COLD_CACHES
+from micro.measure.messages import Job, Outcome
+from micro.measure.timing import Rules, Timed
+from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
+from micro.registry import OPERATORS
+from micro.roofline import MEMORY, Roof
+from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
+
+PREFIX = "micro-peaks-"
+NAME_DIGITS = 16
+RULES = Rules(warm_up_s=0.3, budget_s=1.0)
+LIMIT_S = 30.0
+"""Of one case: a format that the device lacks may be emulated a thousand times slower."""
+
+BUSY_CPUS = 0.5
+BUSY_TRIES = 3
+GEMM_PROVIDERS = ("torch", "onednn")
+ENOUGH_S = 0.05
+"""A product of that long keeps every core busy; a larger one would not be faster."""
+
+FIRST_SIZE = {"cpu": 512, "cuda": 2048}
+LAST_SIZE = 16384
+STREAM_VALUES = {"cpu": (1 << 20, 1 << 22), "cuda": (1 << 24, 1 << 26)}
+"""Small ones give short samples, some of which nothing disturbs; large ones keep many cores busy."""
+
+HEADLINE = "stream_triad"
+WRITE_SHARES = {"stream_triad": 1 / 3, "stream_copy": 1 / 2, "stream_read": 0.0}
+LINK_VALUES = (1 << 18, 1 << 20, 1 << 22)
+
+
+class Peak(msgspec.Struct, frozen=True, kw_only=True):
+    """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when. `others_cpus` is how many
+    CPUs other processes kept busy meanwhile, `spread` how much longer the median sample took than the fastest."""
+
+    per_s: float
+    case: str
+    provider: str
+    samples: int
+    measured_at: str
+    note: str = ""
+    others_cpus: float | None = None
+    spread: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """By what share it may be too low: how far the median of its samples was off, all of it beside busy processes."""
+        return 1.0 if (self.others_cpus or 0.0) > BUSY_CPUS else self.spread
+
+
+class Wanted(NamedTuple):
+    """What a sweep's efficiencies need."""
+
+    dtypes: frozenset[str] = frozenset()
+    memory: bool = False
+    link: bool = False
+
+
+class Peaks(msgspec.Struct, kw_only=True):
+    """As in run.json under `peaks`. `identity` is what they hold for; `missing` says why there is none."""
+
+    identity: dict[str, str]
+    flops: dict[str, Peak] = {}
+    memory: dict[str, Peak] = {}
+    link: Peak | None = None
+    missing: dict[str, str] = {}
+
+    def roof(self) -> Roof:
+        """For efficiencies."""
+        return Roof(
+            flops_per_s={dtype: peak.per_s for dtype, peak in self.flops.items()},
+            bytes_per_s=self.memory[HEADLINE].per_s if HEADLINE in self.memory else None,
+            by_writes=[(WRITE_SHARES[name], peak.per_s) for name, peak in self.memory.items()],
+            link_bytes_per_s=self.link.per_s if self.link else None,
+            errors={dtype: peak.error for dtype, peak in self.flops.items()}
+            | ({MEMORY: max(peak.error for peak in self.memory.values())} if self.memory else {}),
+            source="measured on this machine",
+        )
+
+    def lacks(self, wanted: Wanted) -> Wanted:
+        """What of it was never tried."""
+        return Wanted(
+            frozenset(dtype for dtype in wanted.dtypes if dtype not in self.flops and dtype not in self.missing),
+            wanted.memory and not self.memory and "memory" not in self.missing,
+            wanted.link and self.link is None and "link" not in self.missing,
+        )
+
+
+def wanted_by(cases: Iterable[Case]) -> Wanted:
+    """From the analytic costs of a sweep's cases."""
+    dtypes, memory, link = set[str](), False, False
+    for case in cases:
+        if case.refusal:
+            continue
+        operator = OPERATORS[case.op]
+        if operator.runner == "ranks":
+            link = True
+            continue
+        cost = operator.cost(case.args)
+        memory = memory or cost.read_bytes + cost.write_bytes > 0
+        if cost.flops and cost.flops_dtype:
+            dtypes.add(cost.flops_dtype)
+    return Wanted(frozenset(dtypes), memory, link)
+
+
+def identity(settings: Settings) -> dict[str, str]:
+    """What peaks depend on."""
+    hardware = discover()
+    versions = package_versions(("torch",))
+    return {
+        "cpu": str(hardware["cpu"]["model"]),
+        "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "gpus": "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in hardware["gpus"]),
+        "device": settings.device,
+        "threads": str(settings.threads),
+        "turn": f"{COLD_CACHES} caches",
+        "kernel": platform.release(),
+        "torch": versions.get("torch", ""),
+        "bytemlperf_llm": __version__,
+    }
+
+
+def path_for(described: dict[str, str]) -> Path:
+    """Where the peaks of such a machine lie."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return cache_root() / f"{PREFIX}{digest[:NAME_DIGITS]}.json"
+
+
+def kept(described: dict[str, str]) -> Peaks:
+    """From the cache; empty ones where there are none, or none that can be read."""
+    with suppress(OSError, UntrustedJson):
+        found = decode_json(path_for(described).read_bytes(), Peaks)
+        if found.identity == described:
+            return found
+    return Peaks(identity=described)
+
+
+def keep(peaks: Peaks) -> None:
+    """Into the cache; a cache that can't be written costs a measurement the next time, no more."""
+    path = path_for(peaks.identity)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, msgspec.json.format(msgspec.json.encode(peaks), indent=1).decode() + "\n")
+
+
+def peaks_for(
+    wanted: Wanted,
+    settings: Settings,
+    *,
+    fresh: bool = False,
+    says: Callable[[str], None] = lambda _text: None,
+    runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
+) -> Peaks:
+    """Those that are wanted: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
+    described = identity(settings)
+    peaks = Peaks(identity=described) if fresh else kept(described)
+    lacking = peaks.lacks(wanted)
+    if not any(lacking):
+        return peaks
+    bench = _Bench(settings, RUNNERS if runners is None else runners, says)
+    try:
+        for dtype in sorted(lacking.dtypes):
+            _keep_best(peaks.flops, dtype, _gemms(bench, dtype), peaks.missing, dtype)
+        if lacking.memory:
+            for name in WRITE_SHARES:
+                _keep_best(peaks.memory, name, _streams(bench, name), peaks.missing, "memory")
+        if lacking.link:
+            found = dict[str, Peak]()
+            _keep_best(found, "link", _links(bench), peaks.missing, "link")
+            peaks.link = found.get("link")
+    finally:
+        bench.close()
+    if peaks.memory:
+        peaks.missing.pop("memory", None)
+    keep(peaks)
+    return peaks
+
+
+class _Tried(NamedTuple):
+    """One case: its best call in seconds and the peak it gives, or why it has none."""
+
+    peak: Peak | None
+    call_s: float
+    reason: str
+
+
+def _fastest_s(timed: Timed) -> float:
+    return min(timed.samples_ns) / timed.calls / 1e9
+
+
+class _Bench:
+    def __init__(self, settings: Settings, makers: dict[str, Callable[[Settings], CaseRunner]], says: Callable[[str], None]) -> None:
+        self.settings, self.kind = settings, settings.device.partition(":")[0]
+        self._makers, self._says = makers, says
+        self._runners: dict[str, CaseRunner] = {}
+
+    def tried(
+        self, op: str, provider: str, given: dict[str, Any], counted: Callable[[Any, Outcome], float], cache_bytes: int = 0
+    ) -> _Tried:
+        """Run one case. `counted(cost, outcome)` is what a call moves or computes."""
+        operator = OPERATORS[op]
+        try:
+            args = validate(operator, given)
+        except BadCase as bad:
+            return _Tried(None, 0.0, str(bad))
+        if operator.runner not in self._runners:
+            runner = self._makers[operator.runner](self.settings)
+            runner.hello()
+            self._runners[operator.runner] = runner
+        case = case_text(op, args)
+        self._says(f"measuring this machine's peaks: {case} [{provider}]")
+        job = Job(
+            op=op, provider=provider, args=args, device=self.settings.device, seed=self.settings.seed, rules=RULES, cache_bytes=cache_bytes
+        )
+        outcome = self._undisturbed(self._runners[operator.runner], job)
+        if outcome.timed is None:
+            return _Tried(None, 0.0, f"{provider}: {outcome.reason}")
+        call_s = _fastest_s(outcome.timed)
+        per_s = counted(operator.cost(args), outcome) / call_s
+        peak = Peak(
+            per_s=per_s,
+            case=case,
+            provider=provider,
+            samples=len(outcome.timed.samples_ns),
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            note=outcome.note,
+            others_cpus=outcome.conditions.others_cpus if outcome.conditions else None,
+            spread=median(outcome.timed.samples_ns) / min(outcome.timed.samples_ns) - 1,
+        )
+        return _Tried(peak, call_s, "")
+
+    def _undisturbed(self, runner: CaseRunner, job: Job) -> Outcome:
+        """The best of some tries where other processes are busy; one where they aren't."""
+        best = runner.run(job, LIMIT_S)
+        for _ in range(BUSY_TRIES - 1):
+            if best.timed is None or best.conditions is None or (best.conditions.others_cpus or 0.0) < BUSY_CPUS:
+                break
+            again = runner.run(job, LIMIT_S)
+            if again.timed is not None and _fastest_s(again.timed) < _fastest_s(best.timed):
+                best = again
+        return best
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+
+
+def _gemms(bench: _Bench, dtype: str) -> Iterator[_Tried]:
+    """Every provider, each from small to large."""
+    limit = bench.settings.max_memory_bytes
+    for provider in GEMM_PROVIDERS:
+        size = FIRST_SIZE.get(bench.kind, FIRST_SIZE["cuda"])
+        while size <= LAST_SIZE and (limit is None or 40 * size * size < limit):  # float64 references beside the matrices
+            tried = bench.tried("gemm", provider, {"M": size, "K": size, "N": size, "dtype": dtype}, lambda cost, _: cost.flops)
+            yield tried
+            if tried.peak is None or tried.call_s > ENOUGH_S:
+                break
+            size *= 2
+
+
+def _streams(bench: _Bench, name: str) -> Iterator[_Tried]:
+    cache = last_level_cache_bytes(bench.settings.threads) if bench.kind == "cpu" else GPU_CACHE_BYTES
+    for size in STREAM_VALUES.get(bench.kind, STREAM_VALUES["cuda"]):
+        given = {"size": size, "dtype": "float32"}
+        yield bench.tried(name, "torch", given, lambda cost, _: cost.read_bytes + cost.write_bytes, cache_bytes=cache)
+
+
+def _links(bench: _Bench) -> Iterator[_Tried]:
+    for values in LINK_VALUES:
+        given = {"world_size": 2, "batch_size": 1, "dim_size": values, "dtype": "float32"}
+        yield bench.tried("p2p", "torch", given, lambda _, outcome: outcome.link_bytes or 0)
+
+
+def _keep_best(found: dict[str, Peak], name: str, tries: Iterable[_Tried], missing: dict[str, str], what: str) -> None:
+    reasons = []
+    for tried in tries:
+        if tried.peak is None:
+            reasons.append(tried.reason)
+        elif name not in found or tried.peak.per_s > found[name].per_s:
+            found[name] = tried.peak
+    if name not in found:
+        missing[what] = "; ".join(reasons) or "nothing fits into memory"

@@ -1,0 +1,1 @@
+"""Records, sections and tables of a sweep."""

@@ -1,0 +1,240 @@
+"""What a run folder of kind "micro" tells: summary, comparable figures, the page's part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from bytemlperf.runs.kinds import Figure, Section, came_to_its_end
+from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from micro.cases.case import Case
+from micro.measure.timing import Latency, Timed, latency_of
+from micro.roofline import MEASURED, above_peak
+
+STATUSES = ("ok", "failed", "refused", "skipped")
+MAX_WARNINGS = 20
+MAX_NOISY = 5
+MAX_HEADLINES = 8
+RATES = (
+    ("FLOP rate", "TFLOP/s", "tflops"),
+    ("memory bandwidth", "GB/s", "mem_bw_gbs"),
+    ("algorithm bandwidth", "GB/s", "alg_bw_gbs"),
+    ("bus bandwidth", "GB/s", "bus_bw_gbs"),
+)
+BUSY_CPUS = 0.1
+BUSY_PEAK_CPUS = 0.5
+FRESH = "measure them again on a quiet machine with --peaks fresh"
+
+
+def last_rows(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a case, in the order first seen: the last one counts, since a resumed sweep repeats what was skipped."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        rows[str(record["key"])] = record
+    return list(rows.values())
+
+
+class MicroKind:
+    """Summary, figures and sections of micro runs."""
+
+    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Counts by status, and per measured case its latency from the raw samples."""
+        rows = last_rows(records)
+        counts = Counter(str(row["status"]) for row in rows)
+        asked = len(run["config"]["cases"])
+        missing = max(0, asked - len(rows))
+        reasons = [f"{missing} of {asked} cases have no row"] if missing else []
+        ok = [row for row in rows if row["status"] == "ok"]
+        failed = [f"{row['key']}: {row['reason']}" for row in rows if row["status"] == "failed"]
+        noisy = [f"{row['key']}: {row['noise']}" for row in ok if row["noise"] != "steady"]
+        verdict, why = _verdict(ok, counts)
+        return {
+            "verdict": "invalid" if missing else verdict,
+            "reasons": [*reasons, *why],
+            "warnings": [
+                *_few("failed", failed),
+                *_few("not steady", noisy, MAX_NOISY),
+                *_few("above the measured peak", _above_peak(ok), 3),
+            ],
+            "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
+            "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
+            "conditions": conditions(run, ok),
+        }
+
+    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterator[str]:
+        """Rows against the cases of run.json: each row is of one, and says so rightly; a sweep that ended has one for each."""
+        left = {case.key for case in msgspec.convert(run["config"]["cases"], list[Case])}
+        planned = set(left)
+        for row in records:
+            key = Case(op=row["op"], provider=row["provider"], args=row["args"]).key
+            if row["key"] != key:
+                yield f"a row of {key} calls itself {row['key']}"
+            if key not in planned:
+                yield f"there is a row of {key}, which the plan doesn't have"
+            left.discard(key)
+        if came_to_its_end(run):
+            yield from (f"there is no row of {key}" for key in sorted(left))
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
+        """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
+        rows = last_rows(records)
+        headlines = _headlines(rows)
+        return [figure for row in rows for figure in _figures(row, headline=row["key"] in headlines)]
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+        """Rooflines, heat maps, curves, and a table of all rows."""
+        from micro.results.sections import sections
+
+        return sections(run, last_rows(records))
+
+
+KIND = MicroKind()
+
+
+def _verdict(ok: list[dict[str, Any]], counts: Counter[str]) -> tuple[VerdictName, list[str]]:
+    """The worst that holds of the cases that have a row, and the reasons. A refusal is a row like any other."""
+    if not ok:
+        lost = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        return "invalid", [f"no case was measured{f': {lost}' if lost else ''}"]
+    reasons: dict[VerdictName, str] = {}
+    words = Counter(str(row["noise"]).partition(":")[0] for row in ok)
+    if words["too few"] == len(ok):
+        reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have too few samples"
+    elif not words["steady"]:
+        reasons["noisy"] = f"none of {len(ok)} measured cases is steady"
+    without = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    if without:
+        reasons["partial"] = f"of {counts.total()} cases {' and '.join(without)}"
+    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
+
+
+def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
+    """Under what conditions the rows were measured, in sentences."""
+    sentences = []
+    settings = run["config"]["settings"]
+    if settings.get("device") == "cpu":
+        threads = settings.get("threads")
+        sentences.append(f"threads: {threads or 'the library decides'} ({settings.get('threads_from') or 'as asked'})")
+    allocations = {hello["allocation"] for hello in ((run.get("end") or {}).get("runners") or {}).values() if hello.get("allocation")}
+    sentences += [f"memory of results: {each}" for each in sorted(allocations)]
+    peaks = run.get("peaks")
+    if peaks:
+        sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))
+        busy = [peak for peak in _peaks_of(peaks) if (peak.get("others_cpus") or 0.0) > BUSY_PEAK_CPUS]
+        if busy:
+            sentences.append(f"{len(busy)} of {len(_peaks_of(peaks))} peaks were measured beside busy processes and may be low: {FRESH}")
+        sentences += [f"no measured peak of {what}: {reason}" for what, reason in (peaks.get("missing") or {}).items()]
+    if run.get("sheet"):
+        sentences.append(f"data sheet: {run['sheet'].get('source')}")
+    timed = [row["timed"] for row in ok]
+    if timed:
+        sampling = sum(each.get("sampling_s", 0.0) for each in timed)
+        warm_up = sum(each.get("warm_up_s", 0.0) for each in timed)
+        total = sum(row.get("duration_s") or 0.0 for row in ok)
+        sentences.append(f"{sampling:.1f} s of sampling and {warm_up:.1f} s of warm-up in {total:.1f} s of measured cases")
+    busy = [row for row in ok if ((row.get("conditions") or {}).get("others_cpus") or 0.0) > BUSY_CPUS]
+    if busy:
+        most = max(row["conditions"]["others_cpus"] for row in busy)
+        sentences.append(f"other processes were busy in {len(busy)} of {len(ok)} measured cases, with up to {most:.1f} CPUs")
+    return sentences
+
+
+def peaks_sentence(peaks: Mapping[str, Any]) -> str:
+    """ "float32 0.35 TFLOP/s, stream_triad 12 GB/s, link 4.6 GB/s, of 2026-11-24"."""
+    parts = [f"{dtype} {peak['per_s'] / 1e12:.3g} TFLOP/s" for dtype, peak in sorted((peaks.get("flops") or {}).items())]
+    parts += [f"{name} {peak['per_s'] / 1e9:.3g} GB/s" for name, peak in (peaks.get("memory") or {}).items()]
+    if peaks.get("link"):
+        parts.append(f"link {peaks['link']['per_s'] / 1e9:.3g} GB/s")
+    days = sorted({str(peak["measured_at"])[:16].replace("T", " ") for peak in _peaks_of(peaks)})
+    return ", ".join(parts) + (f"; of {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else "")
+
+
+def _peaks_of(peaks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    link = peaks.get("link")
+    return [*(peaks.get("flops") or {}).values(), *(peaks.get("memory") or {}).values(), *([link] if link else [])]
+
+
+def _above_peak(rows: list[dict[str, Any]]) -> list[str]:
+    """A case that is faster than the measured peak says that the peak is low, or that a cache answered."""
+    found = []
+    for row in rows:
+        most = above_peak(row)
+        if most is not None:
+            found.append(f"{row['key']}: {most[0]:.0%} of it ({most[1]}); {FRESH}")
+    return found
+
+
+def _latency(row: dict[str, Any]) -> Latency:
+    return latency_of(msgspec.convert(row["timed"], Timed))
+
+
+def _metric(latency: Latency) -> dict[str, Any]:
+    interval = None if latency.ci95_low is None else [latency.ci95_low, latency.ci95_high]
+    return {
+        "unit": "us",
+        "count": latency.n,
+        "mean": latency.mean,
+        "min": latency.min,
+        "max": latency.max,
+        "percentiles": {"10": latency.p10, "50": latency.p50, "90": latency.p90, "99": latency.p99},
+        "ci95": {"50": interval},
+    }
+
+
+def _figures(row: dict[str, Any], *, headline: bool) -> list[Figure]:
+    key = str(row["key"])
+    if row["status"] != "ok":
+        return [Figure(key=key, metric="latency", unit="us", value=None, better="lower", reason=f"{row['status']}: {row['reason']}")]
+    latency, timed = _latency(row), row["timed"]
+    per_us = timed["calls"] * 1000
+    figures = [
+        Figure(
+            key=key,
+            metric="latency",
+            unit="us",
+            value=latency.p50,
+            better="lower",
+            low=latency.ci95_low,
+            high=latency.ci95_high,
+            count=latency.n,
+            samples=tuple(sample / per_us for sample in timed["samples_ns"]),
+            statistic="p50",
+            headline=headline,
+        )
+    ]
+    for metric, unit, name in RATES:
+        if row.get(name) is not None:
+            low, high = _turned(latency, row[name])
+            figures.append(Figure(key=key, metric=metric, unit=unit, value=row[name], better="higher", low=low, high=high, count=latency.n))
+    for name, share in (row.get("efficiency") or {}).items():
+        if name in (f"roof_{MEASURED}", f"cbu_{MEASURED}"):
+            figures.append(Figure(key=key, metric="of the measured peak", unit="%", value=share * 100, better="higher", count=latency.n))
+    return figures
+
+
+def _turned(latency: Latency, rate: float) -> tuple[float | None, float | None]:
+    """The interval of a rate at the median: the latency's, upside down."""
+    if latency.ci95_low is None or latency.ci95_high is None or not latency.ci95_low:
+        return None, None
+    return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
+
+
+def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]:
+    listed = [f"{what}: {sentence}" for sentence in sentences[:most]]
+    return [*listed, *([f"{what}: {len(sentences) - most} more"] if len(sentences) > most else [])]
+
+
+def _headlines(rows: list[dict[str, Any]]) -> set[str]:
+    """Keys of the cases that stand first: all of a few, else each operator's largest."""
+    ok = [row for row in rows if row["status"] == "ok"]
+    if len(ok) <= MAX_HEADLINES:
+        return {str(row["key"]) for row in ok}
+    largest: dict[str, dict[str, Any]] = {}
+    for row in ok:
+        held = largest.get(row["op"])
+        if held is None or (row.get("bytes") or 0) > (held.get("bytes") or 0):
+            largest[row["op"]] = row
+    return {str(row["key"]) for row in largest.values()}

@@ -1,0 +1,310 @@
+"""The page's part of a micro run: rooflines, latency over shapes, bandwidth over size, every row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from micro.cases.case import case_text
+from micro.peaks.peaks import Peaks
+from micro.results.table import LEGEND, common_arguments, filled
+from micro.roofline import MEASURED, SHEET, Roof, from_memory
+
+ROOFLINES, SHAPES, LINKS, ROWS = "Rooflines", "Latency over shapes", "Bandwidth over size", "Every case"
+MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
+NOT_ON_PAGE = ("case", "p10", "p90", "FLOP/B", "alg GB/s", "MFU %", "MBU %", "by", "threads")
+"""Columns that would make a page's table too wide; all figures are in the record."""
+
+MAX_HEAT_MAPS = 24
+MAX_HEAT_SIDE = 40
+
+
+def sections(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
+    """In the order in which a reader asks: how close to the peak, which shapes, which links, and all of it."""
+    ok = [row for row in rows if row["status"] == "ok"]
+    return [*_rooflines(run, ok), *_heat_maps(ok), *_link_curves(run, ok), *_tables(run, rows)]
+
+
+# -- rooflines ------------------------------------------------------------------------
+
+
+def _rooflines(run: dict[str, Any], ok: Sequence[dict[str, Any]]) -> list[Section]:
+    from micro.command.run import roofs_of
+
+    roofs = roofs_of(run)
+    placed = [row for row in ok if row.get("tflops") and row.get("intensity") and row.get("alg_bw_gbs") is None]
+    kinds = sorted({(row["device"], row["flops_dtype"]) for row in placed})
+    plots: list[Section] = []
+    for device, dtype in kinds:
+        group = [row for row in placed if (row["device"], row["flops_dtype"]) == (device, dtype)]
+        plots.append(_roofline(device, dtype, group, roofs))
+    return plots
+
+
+def _roofline(device: str, dtype: str, rows: Sequence[dict[str, Any]], roofs: dict[str, Roof]) -> Plot:
+    intensities = [row["intensity"] for row in rows]
+    ridges = [ridge for roof in roofs.values() if (ridge := roof.ridge(dtype))]
+    low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
+    data: list[dict[str, Any]] = [
+        trace for place, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, place)
+    ]
+    for number, op in enumerate(dict.fromkeys(row["op"] for row in rows)):
+        group = [row for row in rows if row["op"] == op]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": op,
+                "x": [row["intensity"] for row in group],
+                "y": [row["tflops"] for row in group],
+                "text": [_hover(row) for row in group],
+                "hovertemplate": "%{text}<extra></extra>",
+                "marker": {
+                    "symbol": [MARKS[number % len(MARKS)] + ("" if from_memory(row) else "-open") for row in group],
+                    "size": 9,
+                    "color": f"@{(number + len(roofs)) % 8}",
+                },
+            }
+        )
+    return Plot(
+        title=f"{dtype} on {device}",
+        group=ROOFLINES,
+        data=data,
+        layout={
+            "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "range": [math.log10(low), math.log10(high)]},
+            "yaxis": {"type": "log", "title": {"text": "TFLOP/s at the median"}},
+            "hovermode": "closest",
+        },
+        height=420,
+        alt=f"FLOP rate over arithmetic intensity of {len(rows)} cases in {dtype} on {device}, under the roofs of "
+        + (", ".join(roof.source or name for name, roof in roofs.items()) or "no known peak"),
+        note="Solid marks: buffers from memory; open ones: from a cache, which may lie above the memory's slope. "
+        + ("The slope is STREAM's triad where it was measured." if MEASURED in roofs else "No peaks were measured (--peaks off)."),
+    )
+
+
+def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, place: int) -> list[dict[str, Any]]:
+    ridge = roof.ridge(dtype)
+    points = sorted({low, high, *([ridge] if ridge and low < ridge < high else [])})
+    values = [roof.attainable_flops_per_s(dtype, point) for point in points]
+    if None in values:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "measured peaks" if name == MEASURED else f"data sheet: {roof.source}" if name == SHEET else name,
+            "x": points,
+            "y": [value / 1e12 for value in values if value is not None],
+            "line": {"width": 2, "dash": "solid" if name == MEASURED else "dash", "color": f"@{place}"},
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _hover(row: dict[str, Any]) -> str:
+    share = (row.get("efficiency") or {}).get(f"roof_{MEASURED}")
+    tail = f"<br>{share:.0%} of what its intensity allows" if share is not None else ""
+    return f"{case_text(row['op'], row['args'])} [{row['provider']}]<br>{row['latency_us']['p50']:,.4g} µs, {row['buffers']}{tail}"
+
+
+# -- latency over shapes --------------------------------------------------------------
+
+
+def _heat_maps(ok: Sequence[dict[str, Any]]) -> list[Section]:
+    """One an operator, provider and set of other arguments that has a grid of at least two by two."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in ok:
+        groups.setdefault((row["op"], row["provider"]), []).append(row)
+    plots: list[Section] = []
+    for (op, provider), rows in groups.items():
+        axes = _axes(rows)
+        if axes is None:
+            continue
+        for rest, group in _by_rest(rows, axes):
+            plot = _heat_map(op, provider, rest, group, axes)
+            if plot is not None:
+                plots.append(plot)
+    if len(plots) > MAX_HEAT_MAPS:
+        left = len(plots) - MAX_HEAT_MAPS
+        note = Text(body=f"{left} more combinations of arguments have such a map; the table has their rows.", style="note", group=SHAPES)
+        plots = [*plots[:MAX_HEAT_MAPS], note]
+    return plots
+
+
+def _axes(rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+    """The two integer arguments with the most values, the larger number of values across."""
+    counts: dict[str, int] = {}
+    for name in dict.fromkeys(name for row in rows for name in row["args"]):
+        values = {row["args"].get(name) for row in rows if isinstance(row["args"].get(name), int | float)}
+        if len(values) > 1:
+            counts[name] = len(values)
+    ranked = sorted(counts, key=lambda name: -counts[name])
+    return (ranked[0], ranked[1]) if len(ranked) > 1 else None
+
+
+def _bound_to(rows: Sequence[dict[str, Any]], axis: str) -> list[str]:
+    """Arguments that vary, but with the axis alone: the N of a zipped "K.N"."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row["args"]) if name != axis]
+    varying = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) > 1]
+    values = len({row["args"].get(axis) for row in rows})
+    return [name for name in varying if len({(row["args"].get(axis), repr(row["args"].get(name))) for row in rows}) == values]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _by_rest(rows: Sequence[dict[str, Any]], axes: tuple[str, str]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    told = {*axes, *(name for axis in axes for name in _bound_to(rows, axis))}
+    for row in rows:
+        rest = " ".join(f"{name}={value}" for name, value in row["args"].items() if name not in told)
+        groups.setdefault(rest, []).append(row)
+    return groups.items()
+
+
+def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]], axes: tuple[str, str]) -> Plot | None:
+    across, up = (sorted({row["args"][name] for row in rows}) for name in axes)
+    if len(across) < 2 or len(up) < 2 or max(len(across), len(up)) > MAX_HEAT_SIDE:
+        return None
+    median_us = {(row["args"][axes[0]], row["args"][axes[1]]): row["latency_us"]["p50"] for row in rows}
+    titles = [" and ".join([axis, *_bound_to(rows, axis)]) for axis in axes]
+    grid = [[median_us.get((x, y)) for x in across] for y in up]
+    return Plot(
+        title=f"{op} [{provider}] {rest}".strip(),
+        group=SHAPES,
+        half=True,
+        data=[
+            {
+                "type": "heatmap",
+                "x": [str(value) for value in across],
+                "y": [str(value) for value in up],
+                "z": [[None if value is None else math.log10(value) for value in line] for line in grid],
+                "text": [["" if value is None else _short(value) for value in line] for line in grid],
+                "texttemplate": "%{text}",
+                "hovertemplate": f"{axes[0]} %{{x}}, {axes[1]} %{{y}}: %{{text}} µs<extra></extra>",
+                "showscale": False,
+                "xgap": 2,  # without gaps plotly sets an inline style, which the page's policy forbids
+                "ygap": 2,
+            }
+        ],
+        layout={
+            "xaxis": {"title": {"text": titles[0]}, "type": "category"},
+            "yaxis": {"title": {"text": titles[1]}, "type": "category"},
+        },
+        height=90 + 44 * len(up) if len(up) < 8 else 420,
+        alt=f"median latency of {op} over {axes[0]} and {axes[1]}",
+        note="Median latency in µs; the colour is its logarithm.",
+    )
+
+
+# -- links ------------------------------------------------------------------------
+
+
+def _link_curves(run: dict[str, Any], ok: Sequence[dict[str, Any]]) -> list[Section]:
+    rows = [row for row in ok if row.get("bus_bw_gbs") is not None]
+    plots: list[Section] = []
+    peak = msgspec.convert(run["peaks"], Peaks).link if run.get("peaks") else None
+    for op in dict.fromkeys(row["op"] for row in rows):
+        group = [row for row in rows if row["op"] == op]
+        curves: dict[str, list[dict[str, Any]]] = {}
+        for row in group:
+            args = row["args"]
+            name = " ".join(
+                str(part) for part in (f"{args.get('world_size', '')} ranks", args.get("dtype"), args.get("backend"), row["provider"])
+            )
+            curves.setdefault(name, []).append(row)
+        plots.append(_link_plot(op, curves, peak.per_s / 1e9 if peak else None))
+    return plots
+
+
+def _link_plot(op: str, curves: dict[str, list[dict[str, Any]]], peak_gbs: float | None) -> Plot:
+    data: list[dict[str, Any]] = []
+    sizes: list[float] = []
+    for number, (name, rows) in enumerate(curves.items()):
+        ordered = sorted(rows, key=_link_bytes)
+        sizes += map(_link_bytes, ordered)
+        values, low, high = [], [], []
+        for row in ordered:
+            latency, rate = row["latency_us"], row["bus_bw_gbs"]
+            values.append(rate)
+            low.append(rate - rate * latency["p50"] / latency["ci95_high"] if latency["ci95_high"] else 0.0)
+            high.append(rate * latency["p50"] / latency["ci95_low"] - rate if latency["ci95_low"] else 0.0)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": list(map(_link_bytes, ordered)),
+                "y": values,
+                "error_y": {"type": "data", "array": high, "arrayminus": low, "symmetric": False, "thickness": 1},
+                "line": {"color": f"@{number % 8}"},
+                "marker": {"color": f"@{number % 8}"},
+                "hovertemplate": "%{x:.4s}B: %{y:.3g} GB/s<extra></extra>",
+            }
+        )
+    if peak_gbs is not None and len(set(sizes)) > 1:
+        line = {"dash": "dash", "width": 1}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "link's measured peak",
+                "x": [min(sizes), max(sizes)],
+                "y": [peak_gbs] * 2,
+                "line": line,
+            }
+        )
+    return Plot(
+        title=op,
+        group=LINKS,
+        half=len(curves) > 0,
+        data=data,
+        layout={
+            "xaxis": {"type": "log", "title": {"text": "bytes of the full tensor"}},
+            "yaxis": {"title": {"text": "bus bandwidth, GB/s"}, "rangemode": "tozero"},
+        },
+        alt=f"bus bandwidth of {op} over the tensor's size, {len(curves)} curves",
+        note="Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/collectives.md.",
+    )
+
+
+def _link_bytes(row: dict[str, Any]) -> float:
+    return float(round(row["alg_bw_gbs"] * row["latency_us"]["p50"] * 1e3))
+
+
+# -- tables -----------------------------------------------------------------------
+
+
+def _tables(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
+    found: list[Section] = [Text(body=line, style="note", group=ROWS) for line in _conditions(run, rows)]
+    by_op: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_op.setdefault(row["op"], []).append(row)
+    for place, (op, group) in enumerate(by_op.items()):
+        same, varying = common_arguments(group)
+        columns, lines = filled(group)
+        shown = [number for number, column in enumerate(columns) if column not in NOT_ON_PAGE]
+        table = [
+            [_argument(row, name) for name in varying] + [line[number] for number in shown] for row, line in zip(group, lines, strict=True)
+        ]
+        title = " ".join([op, *(f"{name}={group[0]['args'].get(name)}" for name in same)])
+        names = [*varying, *(columns[number] for number in shown)]
+        found.append(Table(title=title, columns=names, rows=table, note=LEGEND if place == 0 else "", group=ROWS))
+    return found
+
+
+def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
+    value = row["args"].get(name)
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None if value is None else str(value)
+
+
+def _conditions(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    from micro.results.kind import conditions
+
+    return conditions(run, [row for row in rows if row["status"] == "ok"])

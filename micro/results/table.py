@@ -1,0 +1,184 @@
+"""Rows as a table, for the terminal and for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bytemlperf.command.exits import one_line
+from micro.cases.case import case_text
+from micro.roofline import MEASURED, SHEET, above_peak, bound
+
+COLUMNS = (
+    "case",
+    "provider",
+    "status",
+    "p50 µs",
+    "−/+ %",
+    "p10",
+    "p90",
+    "p99",
+    "noise",
+    "GB/s",
+    "TFLOP/s",
+    "FLOP/B",
+    "alg GB/s",
+    "bus GB/s",
+    "skew %",
+    "MFU %",
+    "MBU %",
+    "CBU %",
+    "% of roof",
+    "by",
+    "% of sheet",
+    "MBU % sheet",
+    "buffers",
+    "threads",
+    "remarks",
+)
+WORDS = ("provider", "status", "noise", "by", "buffers")
+LATENCIES = {"p50 µs": "p50", "p10": "p10", "p90": "p90", "p99": "p99"}
+RATES = {"GB/s": "mem_bw_gbs", "TFLOP/s": "tflops", "FLOP/B": "intensity", "alg GB/s": "alg_bw_gbs", "bus GB/s": "bus_bw_gbs"}
+SHARES = {"MFU %": "mfu", "MBU %": "mbu", "CBU %": "cbu", "% of roof": "roof"}
+LEGEND = (
+    "Latency is of one call; p50 with its 95 % interval from order statistics (−/+ %: how far it reaches below and above). Rates are "
+    "at p50. MFU, MBU and CBU are shares of this machine's measured peaks, '% of roof' of what the arithmetic intensity allows, 'by' "
+    "what binds; '% of sheet' is the same against the data sheet. Buffers: cold from memory, warm or hot from a cache."
+)
+
+
+def cells(row: dict[str, Any]) -> list[str | float | int | None]:
+    """One row's cells under COLUMNS, numbers as numbers."""
+    latency, shares = row.get("latency_us") or {}, row.get("efficiency") or {}
+    values: dict[str, str | float | int | None] = {
+        "case": case_text(row["op"], row["args"]),
+        "provider": row["provider"],
+        "status": row["status"],
+        "−/+ %": _off(latency),
+        "noise": str(row.get("noise") or "").partition(":")[0],
+        "skew %": _percent(row.get("skew")),
+        "by": bound(row),
+        "% of sheet": _percent(shares.get(f"roof_{SHEET}", shares.get(f"cbu_{SHEET}"))),
+        "MBU % sheet": None if f"roof_{SHEET}" in shares else _percent(shares.get(f"mbu_{SHEET}")),  # a CPU's sheet has no FLOP/s
+        "buffers": str(row.get("buffers") or "").partition(":")[0],
+        "threads": row.get("threads") if latency else None,
+        "remarks": _remarks(row),
+    }
+    values |= {column: latency.get(name) for column, name in LATENCIES.items()}
+    values |= {column: row.get(name) if latency else None for column, name in RATES.items()}
+    values |= {column: _percent(shares.get(f"{name}_{MEASURED}")) for column, name in SHARES.items()}
+    if row.get("alg_bw_gbs") is not None:
+        values["GB/s"] = values["FLOP/B"] = values["TFLOP/s"] = None  # a link's bytes say more
+    return [values[column] for column in COLUMNS]
+
+
+def filled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float | int | None]]]:
+    """Columns that at least one row fills, and the rows under them."""
+    table = [cells(row) for row in rows]
+    used = [place for place in range(len(COLUMNS)) if any(line[place] not in (None, "") for line in table)]
+    return [COLUMNS[place] for place in used], [[line[place] for place in used] for line in table]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else share * 100
+
+
+def _off(latency: dict[str, Any]) -> str | None:
+    """How far the median's 95 % interval reaches below and above it, in % of it."""
+    if not latency or latency["ci95_low"] is None:
+        return None
+    below, above = (abs(latency[side] / latency["p50"] - 1) * 100 for side in ("ci95_low", "ci95_high"))
+    return f"{below:.2g}/{above:.2g}"
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    noise, conditions = row.get("noise") or "", row.get("conditions") or {}
+    said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "−/+ %"
+    parts = (row["reason"], row.get("note") or "", said, _above_remark(row), _conditions_remark(conditions))
+    return "; ".join(part for part in parts if part)
+
+
+def _above_remark(row: dict[str, Any]) -> str:
+    above = above_peak(row) if row["status"] == "ok" else None
+    return (
+        f"{above[1]} {above[0]:.0%}: the measured peak is low{', or a cache kept the result' if above[1] == 'MBU' else ''}" if above else ""
+    )
+
+
+def _conditions_remark(conditions: dict[str, Any]) -> str:
+    if not conditions:
+        return ""
+    import msgspec
+
+    from micro.measure.conditions import Conditions
+
+    return msgspec.convert(conditions, Conditions).remark()
+
+
+def print_rows(rows: Sequence[dict[str, Any]], console: Any) -> None:
+    """One table an operator; arguments that are the same in all of its rows are in the title."""
+    by_op: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_op.setdefault(row["op"], []).append(row)
+    for op, group in by_op.items():
+        _print_operator(op, group, console)
+
+
+def common_arguments(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Names of arguments that have one value in all rows, and of the others."""
+    names = list(dict.fromkeys(name for row in rows for name in row["args"]))
+    same = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) == 1]
+    return same, [name for name in names if name not in same]
+
+
+def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    same, varying = common_arguments(rows)
+    columns, lines = filled(rows)
+    common = " ".join(f"{name}={one_line(str(rows[0]['args'].get(name)))}" for name in same)
+    shown, said = _same_columns(columns, lines)
+    title = Text(" ".join(part for part in (f"{op} ", common, *said) if part).strip())
+    console.print(title, style="bold", soft_wrap=True)
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for name in varying:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for place in shown:
+        table.add_column(Text(columns[place]), justify="left" if columns[place] in WORDS else "right", no_wrap=True)
+    table.add_column("see")
+    remarks: dict[str, int] = {}
+    for row, line in zip(rows, lines, strict=True):
+        remark = _remarks(row)
+        see = str(remarks.setdefault(remark, len(remarks) + 1)) if remark else ""
+        values = [Text(one_line(str(row["args"].get(name, "")))) for name in varying]
+        table.add_row(*values, *(Text(_text(line[place])) for place in shown), see)
+    console.print(table)
+    for remark, number in remarks.items():
+        console.print(Text(f"  {number}: {_text(remark)}", style="dim"), soft_wrap=True)
+    console.print()
+
+
+def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int], list[str]]:
+    """Columns to show, and those of words or threads that say the same in every row, for the title."""
+    shown, said = [], []
+    for place, column in enumerate(columns):
+        if column in ("case", "remarks"):
+            continue
+        if column in ("provider", "buffers", "threads") and len({line[place] for line in lines}) == 1:
+            value = lines[0][place]
+            word = "" if column == "provider" else "thread" if (column, value) == ("threads", 1) else column
+            said.append(f"· {value} {word}".strip())
+        else:
+            shown.append(place)
+    return shown, said
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if not isinstance(cell, float):
+        return "".join(char for char in str(cell) if char.isprintable())
+    if cell >= 1000:
+        return f"{cell:,.0f}"
+    return f"{cell:.3g}" if cell < 100 else f"{cell:.1f}"

@@ -1,0 +1,1 @@
+"""All cases, each in a child process."""

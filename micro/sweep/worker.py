@@ -1,0 +1,178 @@
+"""The worker process: does one case after the other, so that torch is imported once.
+
+Run as `python -m micro.sweep.worker FD THREADS DEVICE`; jobs come on standard input, answers leave on file
+descriptor FD (standard output belongs to whatever libraries print). A case's own exception is a
+failed row; a crash or a hang ends this process, and the sweep starts another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from micro.measure.audit import SEEDS_APART, changed, copied, judged, last_call, new_values, unusual, value_sets
+from micro.measure.conditions import between, pinning, snapshot
+from micro.measure.correctness import Checked, check_outputs
+from micro.measure.estimate import FIRST_CHECKED_BYTES, buffer_sets
+from micro.measure.messages import Hello, Job, Outcome, Stage
+from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
+from micro.operators.contract import Maker, Operator, Tensors
+from micro.peaks.machine import allocation, give_back_memory
+from micro.providers.contract import Refused
+from micro.providers.registry import find_provider
+from micro.registry import find_operator
+
+PROBE_SIZE = 384
+PROBE_BYTES = 64 << 20
+REASON_LENGTH = 400
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers, threads, device = os.fdopen(int(sys.argv[1]), "wb", buffering=0), int(sys.argv[2]), sys.argv[3]
+    with suppress(OSError):  # memory that runs out takes this process, never the sweep
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _die_with_parent()
+    encode = msgspec.json.encode
+
+    def tell(message: Any) -> None:
+        answers.write(encode(message) + b"\n")
+
+    tell(_hello(threads, device))
+    for line in sys.stdin.buffer:
+        job = msgspec.json.decode(line, type=Job)
+        tell(do(job, _stopwatch(device), lambda name: tell(Stage(name=name))))
+
+
+def _die_with_parent() -> None:
+    """A sweep that was killed leaves nobody behind who goes on computing (Linux's PR_SET_PDEATHSIG)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+    """One case: build, make inputs, check, time, check again. Exceptions become the outcome here and nowhere else."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return _do(job, stopwatch, begins)
+    except Refused as refused:
+        return Outcome(status="refused", reason=str(refused))
+    except MemoryError:
+        return Outcome(status="failed", reason="out of memory")
+    except Exception as error:  # a kernel may raise anything; the row says what
+        text = " ".join(str(error).split())[:REASON_LENGTH]
+        return Outcome(status="failed", reason=f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+    begins("building")
+    give_back_memory()
+    operator = find_operator(job.op)
+    kernel = find_provider(job.provider).build(operator, job.args, job.device)
+    begins("making inputs")
+    inputs = operator.inputs(job.args, Maker(job.seed, job.device))
+    begins("running")
+    given = copied(inputs)
+    prepared = kernel.prepare(given)
+    outputs = kernel.run(*prepared)
+    cost = operator.cost(job.args)
+    if cost.resident_bytes <= FIRST_CHECKED_BYTES:
+        checked = _first_checked(operator, job, inputs, outputs, begins)
+        fault = checked.fault or changed(inputs, given, {*operator.writes, *kernel.writes})
+        if fault:
+            return Outcome(status="failed", reason=f"wrong result: {fault}", note=kernel.note, checked=checked)
+    del outputs
+    timed, conditions = None, None
+    begins("timing")
+    count = buffer_sets(cost, job.cache_bytes, job.max_sets) if job.rules.max_samples else 1
+    sets = value_sets(kernel, prepared, inputs, lambda: operator.inputs(job.args, Maker(job.seed + SEEDS_APART, job.device)), count)
+    del prepared
+    if job.rules.max_samples:
+        before = snapshot(job.device)
+        timed = measure(kernel.run, sets, stopwatch, job.rules)
+        conditions = between(before, snapshot(job.device))
+    begins("computing the reference")
+    fresh = operator.inputs(job.args, Maker(job.seed + 2 * SEEDS_APART, job.device))
+    values = new_values(operator, job.args, inputs, fresh)
+    last = last_call(kernel, operator.writes, sets, given, values, _stopwatch(job.device, graphs=False), timed)
+    sets.clear()
+    begins("checking")
+    del inputs, given, fresh
+    checked = judged(operator, job.args, last)
+    if checked.fault:
+        return Outcome(status="failed", reason=f"wrong result of the last timed call: {checked.fault}", note=kernel.note, checked=checked)
+    return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed, conditions=conditions)
+
+
+def _first_checked(operator: Operator, job: Job, inputs: Tensors, outputs: Any, begins: Any) -> Checked:
+    odd = unusual(outputs)
+    if odd:
+        return Checked(fault=odd)
+    begins("computing the reference")
+    reference = operator.reference(job.args, inputs)
+    begins("checking")
+    return check_outputs(operator, job.args, inputs, outputs, reference)
+
+
+def _stopwatch(device: str, *, graphs: bool = True) -> Stopwatch:
+    if device == "cpu":
+        return CpuStopwatch()
+    import torch
+
+    return CudaStopwatch(torch.cuda, graphs=graphs)
+
+
+def _hello(threads: int, device: str) -> Hello:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    flops_per_s, bytes_per_s = _rates(device)
+    name, memory = "CPU", 0
+    if device != "cpu":
+        properties = torch.cuda.get_device_properties(device)
+        name, memory = properties.name, int(properties.total_memory)
+    return Hello(
+        flops_per_s=flops_per_s,
+        bytes_per_s=bytes_per_s,
+        threads=torch.get_num_threads(),
+        affinity=sorted(os.sched_getaffinity(0)),
+        device_name=name,
+        device_memory_bytes=memory,
+        timer_overhead_ns=_stopwatch(device).overhead_ns,
+        libraries={
+            "torch": str(torch.__version__),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "onednn": str(torch.backends.mkldnn.is_available()),
+            "mkl": str(torch.backends.mkl.is_available()),
+        },
+        pinning=pinning(),
+        allocation=allocation() if device == "cpu" else "torch's caching allocator",
+    )
+
+
+def _rates(device: str) -> tuple[float, float]:
+    """FLOP/s and byte/s of a small product and a copy, for estimates only: best of three."""
+    import torch
+
+    stopwatch = CudaStopwatch(torch.cuda, graphs=False) if device != "cpu" else CpuStopwatch()
+    a = torch.ones(PROBE_SIZE, PROBE_SIZE, device=device)
+    b = torch.ones(PROBE_BYTES // 4, device=device)
+    stopwatch.time_ns(torch.matmul, [(a, a)])
+    product_ns = min(stopwatch.time_ns(torch.matmul, [(a, a)]) for _ in range(3))
+    copy_ns = min(stopwatch.time_ns(torch.clone, [(b,)]) for _ in range(3))
+    return 2 * PROBE_SIZE**3 / max(1, product_ns) * 1e9, 2 * PROBE_BYTES / max(1, copy_ns) * 1e9
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Runs over several machines: torchrun is started by the cluster, we only write the plan and sum up.
+
+    bmp train WORKLOAD … --nnodes N --prepare   checks, makes the run folder with its plan, prints the folder
+    torchrun … -m training.rank.worker RUN/plan.json   on every machine, with a rendezvous of its own
+    bmp train finish RUN  ends the run: what failed, summary, verdict
+
+The folder must be on a file system that all machines see; rank 0 writes the records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import SuiteRun
+from training.command.run import Output, begin, err_console, prepare, publish_folder
+from training.plan.plan import PLAN_NAME, Flags, read_plan
+from training.rank.watchdog import stacks
+from training.results.history import History
+from training.watch import launch
+
+
+def run_prepare(flags: Flags, output: Output, argv: list[str]) -> int:
+    """Make the run folder; print it. Raises UserError."""
+    run, plan = begin(prepare(flags, output), output, ["bmp", *argv[1:]])
+    if not output.quiet:
+        command = f"torchrun --nnodes={plan.nnodes} --nproc-per-node={plan.ranks_per_node} --rdzv-backend=c10d --rdzv-endpoint=HOST:29500"
+        err_console().print(
+            f"on every machine: {command} -m training.rank.worker {run.folder / PLAN_NAME}", highlight=False, soft_wrap=True
+        )
+        err_console().print(f"afterwards: bmp train finish {run.folder}", highlight=False, soft_wrap=True)
+    err_console().print("WARNING: torchrun's store listens on every interface and unpickles what any peer writes: trust that network")
+    print(run.folder)
+    return 0
+
+
+def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
+    """End a prepared run. Raises UserError for a folder that isn't one, or that is still being written."""
+    read_plan(folder / PLAN_NAME)
+    if (folder / "summary.json").exists():
+        raise UserError(f"{folder} has ended already", f"see it with: bmp summarize {folder}")
+    with SuiteRun.resume(folder, "training", command=["bmp", *argv[1:]]) as run:
+        if History(run.records()).end is None:
+            hung = stacks(folder)
+            run.fail(launch.hang_sentence(folder) if hung else "the ranks ended before their time; see torchrun's own messages")
+        summary = run.end()
+    return publish_folder(folder, summary, quiet=quiet)

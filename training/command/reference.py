@@ -1,0 +1,173 @@
+"""Stored loss curves: what a run of the same workload and seed must follow within 0.2 %.
+
+A reference is made by `bmp train reference WORKLOAD` (one rank, one thread, deterministic), or from any run
+by `bmp train keep-reference RUN FILE`, and found by what decides a loss curve: model, data, recipe,
+precision, seed and trainer (their random weights differ). Layout and micro-batch don't decide it: that's
+what the check is for. Two exceptions: batch norm makes a ResNet's loss depend on the micro-batch, and
+Megatron-Core draws other weights with another number of pipeline stages or expert parallel ranks.
+
+`earlier_run` is the other comparison: the same run a second time, which in deterministic mode must have the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import json_of
+from training.results.checks import REFERENCE_STEPS
+from training.workload.corpus import TokenFile
+from training.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from training.command.run import Output
+    from training.plan.layout import Layout
+    from training.plan.plan import Flags
+
+BUILTIN_FOLDER = Path(__file__).parents[1] / "references"
+LOCAL_FLAGS = ("--runs-dir", "--label", "--into")
+DECIDING = ("global_batch", "learning_rate", "warmup_steps", "weight_decay", "clip", "precision")
+
+
+def recipe_hash(workload: Workload, tokens: TokenFile | None, trainer: str, seed: int, layout: Layout) -> str:
+    """SHA-256 over what decides the loss curve."""
+    deciding: dict[str, Any] = {
+        "family": workload.family,
+        "model": workload.model.model_dump(),
+        "text": tokens.text_sha256 if tokens else workload.data.corpus,
+        "tokenizer": tokens.tokenizer if tokens else None,
+        "recipe": {key: getattr(workload.training, key) for key in DECIDING},
+        "trainer": trainer,
+        "seed": seed,
+    }
+    if workload.family == "resnet":
+        deciding["micro_batch"] = workload.training.micro_batch
+    if _own_weights(trainer, layout):
+        deciding["drawn_for"] = [layout.pp, layout.ep]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _own_weights(trainer: str, layout: Layout) -> bool:
+    return trainer == "megatron" and (layout.pp > 1 or layout.ep > 1)
+
+
+def find_reference(
+    path: Path | None, workload: Workload, tokens: TokenFile | None, trainer: str, seed: int, layout: Layout
+) -> dict[str, Any] | None:
+    """The stored curve that fits, `{why_not}` when the one that was asked for doesn't, None when there is none.
+    Raises UserError for a file that is no reference."""
+    wanted = recipe_hash(workload, tokens, trainer, seed, layout)
+    for each in [path] if path else sorted(BUILTIN_FOLDER.glob("*.json")):
+        reference = _read(each)
+        if reference["recipe_sha256"] == wanted:
+            return {"name": each.stem, "losses": reference["losses"]}
+        if path:
+            return {"why_not": f"{path.name} was made with another workload, text, recipe, seed or trainer"}
+    if workload.family == "resnet":
+        why_not = "a ResNet's batch norm carries roundings up to 1 % in 50 steps: make a reference here with bmp train reference"
+        return {"why_not": why_not}
+    if _own_weights(trainer, layout):
+        return {"why_not": f"Megatron-Core draws other weights with pp {layout.pp} and ep {layout.ep}, and no reference is stored for them"}
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json_of(path)
+        good = len(content["losses"]) >= REFERENCE_STEPS and isinstance(content["recipe_sha256"], str)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"reference {path} can't be read: {error}", "make one with: bmp train keep-reference RUN FILE") from None
+    if not good:
+        raise UserError(f"reference {path} has fewer than {REFERENCE_STEPS} losses", "make one from a longer run")
+    return content
+
+
+def _portable(command: list[str]) -> list[str]:
+    """A command without the folders of the machine that it ran on."""
+    kept, skip = [], False
+    for word in command:
+        if not skip and word not in LOCAL_FLAGS:
+            kept.append(word)
+        skip = word in LOCAL_FLAGS
+    return kept
+
+
+def keep_reference(run_folder: Path, into: Path) -> None:
+    """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
+    from bytemlperf.runs.folder import write_json
+    from bytemlperf.runs.suite import suite_records
+    from bytemlperf_llm.record.reader import read_run_json
+    from training.plan.plan import PLAN_NAME, read_plan
+    from training.results.history import History
+
+    run = read_run_json(run_folder)
+    plan = read_plan(run_folder / PLAN_NAME)
+    history = History(suite_records(run_folder))
+    losses = history.losses[:REFERENCE_STEPS]
+    if len(losses) < REFERENCE_STEPS or history.end is None:
+        raise UserError(
+            f"{run_folder} has {len(losses)} losses, a reference needs {REFERENCE_STEPS}", f"run with --steps {REFERENCE_STEPS}"
+        )
+    content = {
+        "recipe_sha256": recipe_hash(plan.read_workload(), plan.tokens, plan.trainer, plan.seed, plan.layout),
+        "workload": plan.workload["name"],
+        "trainer": plan.trainer,
+        "seed": plan.seed,
+        "text_sha256": plan.tokens.text_sha256 if plan.tokens else None,
+        "made_with": {"command": _portable(run["command"]), "packages": history.starts[0].packages, "layout": run["config"]["layout"]},
+        "losses": losses,
+    }
+    try:
+        write_json(into, content)
+    except OSError as error:
+        raise UserError(f"{into} can't be written: {error.strerror}", "name a file in a writable folder") from None
+
+
+def make_reference(flags: Flags, output: Output, into: Path | None, argv: list[str]) -> tuple[Path, Path, dict[str, Any]]:
+    """`bmp train reference`: train the reference's steps, and keep their losses. The file, the run's folder and its
+    summary; the file is not written when the run is invalid. Raises UserError."""
+    from training.command.run import train
+
+    path = into or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
+    if path.exists():
+        raise UserError(f"{path} is there already", "name another file with --into, or move it away")
+    once = msgspec.structs.replace(flags, nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS)
+    folder, summary = train(once, output, argv)
+    if summary["verdict"] != "invalid":
+        keep_reference(folder, path)
+    return path, folder, summary
+
+
+def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
+    """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
+    from bytemlperf.runs.suite import suite_records
+    from bytemlperf_llm.record.reader import read_run_json
+    from training.plan.plan import PLAN_NAME, read_plan
+    from training.results.history import History
+
+    if read_run_json(folder).get("kind") != "training":
+        raise UserError(f"{folder} is no training run", "give a run folder of: bmp train WORKLOAD --deterministic")
+    plan, history = read_plan(folder / PLAN_NAME), History(suite_records(folder))
+    then, now = plan.read_workload(), workload
+    differing = [
+        name
+        for name, same in (
+            ("workload", then.model_dump(exclude={"description"}) == now.model_dump(exclude={"description"})),
+            ("trainer", plan.trainer == flags.trainer),
+            ("sharding", plan.sharding == flags.sharding),
+            ("layout", plan.layout == layout),
+            ("seed", plan.seed == flags.seed),
+            ("deterministic mode", plan.deterministic and flags.deterministic),
+        )
+        if not same
+    ]
+    if differing:
+        raise UserError(f"{folder.name} differs in {', '.join(differing)}", "repeat it with its own flags and --deterministic")
+    if history.end is None:
+        raise UserError(f"{folder.name} did not come to its end", "repeat a whole run")
+    return {"name": folder.name, "threads": plan.threads, "losses": history.losses, "state_sha256": history.end.state_sha256}

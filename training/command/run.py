@@ -1,0 +1,288 @@
+"""One training run from flags to verdict: check, prepare, start torchrun, follow, summarise, print."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
+from bytemlperf.errors import UserError
+from bytemlperf.extras import require
+from bytemlperf.runs.suite import SuiteRun
+from training.command.reference import earlier_run, find_reference
+from training.plan.layout import Layout
+from training.plan.memory import Estimate, check_memory, estimate
+from training.plan.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
+from training.rank.loop import STOP_FILE
+from training.watch import launch
+from training.watch.follow import Follower
+from training.watch.metrics import TrainingMetrics
+from training.workload.corpus import prepare_corpus
+from training.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_INVALID = 1
+DEVICES: tuple[Literal["auto", "cpu", "cuda"], ...] = ("auto", "cpu", "cuda")
+PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
+
+
+class Output(NamedTuple):
+    """Where a run's results go, and how loudly."""
+
+    runs_dir: Path
+    label: str | None = None
+    quiet: bool = False
+    prometheus_port: int | None = None
+    prometheus_host: str = "127.0.0.1"
+    skip_memory_check: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Device(NamedTuple):
+    """What the ranks run on; of a GPU its name and memory."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str = ""
+    memory_bytes: int | None = None
+
+
+class Prepared(NamedTuple):
+    """A checked run that hasn't begun."""
+
+    flags: Flags
+    workload: Workload
+    layout: Layout
+    device: Device
+    needed: Estimate
+    micro: list[dict[str, Any]]
+    rerun_of: dict[str, Any] | None = None
+
+
+def prepare(flags: Flags, output: Output) -> Prepared:
+    """Check everything that can be checked. Raises UserError."""
+    from training.workload.workload import vocabulary
+
+    workload = resolve_workload(flags)
+    layout = check_flags(flags, workload)
+    device = choose_device(output.device, flags.nproc)
+    _check_packages(flags.trainer, workload)
+    if flags.resume_from is not None:
+        from training.rank.checkpoint import examine
+
+        examine(flags.resume_from)
+    from training.workload.corpus import resolve_tokenizer
+
+    words = vocabulary(resolve_tokenizer(workload.data.tokenizer))
+    needed = estimate(workload, layout, flags.trainer, flags.sharding, words, device.kind)  # type: ignore[arg-type]
+    if not output.skip_memory_check:
+        check_memory(needed, flags.nproc, device.kind, device.memory_bytes)
+    micro = []
+    if flags.micro_run is not None:
+        from training.results.micro_reference import micro_collectives
+
+        micro = micro_collectives(flags.micro_run)
+    earlier = None if flags.rerun_of is None else earlier_run(flags.rerun_of, flags, workload, layout)
+    return Prepared(flags, workload, layout, device, needed, micro, earlier)
+
+
+def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Run; the folder and the summary. Raises UserError for bad input, Interrupted at the second signal."""
+    if flags.nnodes > 1:
+        raise UserError(f"{flags.nnodes} machines need a rendezvous", "add --prepare, then start torchrun on each: see docs/training.md")
+    prepared = prepare(flags, output)
+    run, plan = begin(prepared, output, argv)
+    console = err_console()
+    metrics = TrainingMetrics()
+    with run:
+        if output.prometheus_port is not None:
+            port = metrics.exporter.serve(output.prometheus_port, output.prometheus_host)
+            console.print(f"[dim]metrics: http://{output.prometheus_host}:{port}/metrics[/]", highlight=False)
+        try:
+            failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
+        finally:
+            metrics.exporter.close()
+        if failure:
+            run.fail(failure)
+        summary = run.end(stopped=stopped)
+    return run.folder, summary
+
+
+def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun, Plan]:
+    """The run folder with its plan. Raises UserError."""
+    flags, workload = prepared.flags, prepared.workload
+    tokens = None if workload.family == "resnet" else prepare_corpus(workload.data)
+    layout = prepared.layout
+    label = output.label or f"{workload.name}-{flags.trainer}-dp{layout.dp}tp{layout.tp}pp{layout.pp}"
+    draft = _with_peak(make_plan(flags, workload, layout, tokens, output.runs_dir, prepared.device.kind), prepared.device)
+    described = msgspec.to_builtins(draft)
+    described.pop("folder")
+    beside = {
+        "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
+        "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed, layout),
+        "rerun_of": prepared.rerun_of,
+        "micro_collectives": prepared.micro,
+        "cores": usable_cores(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    run = SuiteRun.begin(
+        output.runs_dir,
+        "training",
+        label,
+        described,
+        command=argv,
+        seed=flags.seed,
+        packages=PACKAGES,
+        more={"trainer": flags.trainer, "beside": beside},
+    )
+    plan = msgspec.structs.replace(draft, folder=str(run.folder.absolute()))
+    try:
+        (run.folder / PLAN_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
+    except OSError as error:
+        raise UserError(f"can't write into {run.folder}: {error.strerror}", "give a place with room with --runs-dir") from None
+    return run, plan
+
+
+def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console, *, quiet: bool) -> tuple[str, bool]:
+    """Start, follow to the end; a sentence when it failed, and whether the user stopped it."""
+    from training.watch.live import LiveView
+
+    agent = launch.start(plan)
+    try:
+        with LiveView(console, plan, quiet=quiet) as view, _stopping(run.folder, console) as signals:
+            failure = Follower(plan, run, agent, [metrics.hear, view.hear]).follow(lambda: len(signals) > 1)
+    finally:
+        launch.stop(agent)
+    if len(signals) > 1:
+        raise Interrupted(signals[-1], f"what was measured is in {run.folder}")
+    return failure, bool(signals)
+
+
+@contextmanager
+def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
+    """The first signal lets the ranks end after the step that they are in, the second ends them."""
+    received: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
+        if len(received) == 1:
+            (folder / STOP_FILE).touch()
+            console.print("stopping after this step; once more to end at once")
+
+    before = {number: signal.signal(number, hear) for number in stopping()}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        terminate_like_interrupt()
+
+
+def checked_device(wish: str) -> Literal["auto", "cpu", "cuda"]:
+    """--device. Raises UserError."""
+    for known in DEVICES:
+        if wish == known:
+            return known
+    raise UserError(f"--device can't be '{wish}'", f"give one of {', '.join(DEVICES)}")
+
+
+def _with_peak(plan: Plan, device: Device) -> Plan:
+    """The peak that MFU is of: the user's, else the spec card's of a known GPU, else none: the ranks measure one."""
+    if plan.peak_tflops is not None:
+        return msgspec.structs.replace(plan, peak_source="given with --peak-tflops")
+    from bytemlperf.hardware import cards
+
+    card = cards.match_name(device.name)
+    precision = str(plan.workload["training"]["precision"])
+    peak = cards.peak_flops(card, precision) if card else None
+    if card is None or peak is None:
+        return plan
+    return msgspec.structs.replace(plan, peak_tflops=peak / 1e12, peak_source=f"dense {precision} of the spec card {card.name}")
+
+
+def choose_device(wish: str, ranks_here: int) -> Device:
+    """What the ranks will run on. Raises UserError."""
+    from bytemlperf.hardware.discover import nvidia_gpus
+
+    gpus = [] if wish == "cpu" else nvidia_gpus()
+    if not gpus:
+        if wish == "cuda":
+            raise UserError("no CUDA device is here", "take --device cpu, or see: nvidia-smi")
+        return Device("cpu")
+    if len(gpus) < ranks_here:
+        raise UserError(f"{ranks_here} ranks, but {len(gpus)} CUDA devices", f"give --nproc {len(gpus)} or --device cpu")
+    sizes = [float(gpu["memory.total"].split()[0]) * (1 << 20) for gpu in gpus if gpu["memory.total"].split()[0].isdigit()]
+    return Device("cuda", gpus[0]["name"], int(min(sizes)) if sizes else None)
+
+
+def _check_packages(trainer: str, workload: Workload) -> None:
+    needed = {"torch": "train", "transformers": "train", "numpy": "train"}
+    if trainer == "megatron":
+        needed = {"torch": "megatron", "megatron": "megatron", "numpy": "train"}
+    if workload.family == "resnet":
+        needed["sklearn"] = "train"
+    for extra in dict.fromkeys(needed.values()):
+        require("bmp train", extra, *(name for name, brought_by in needed.items() if brought_by == extra))
+
+
+def err_console() -> Console:
+    """Progress goes to standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def publish(folder: Path, summary: dict[str, Any], run: dict[str, Any], *, quiet: bool) -> int:
+    """Table and verdict; the folder's path is the last line on standard output."""
+    if not quiet:
+        from rich.console import Console
+
+        from training.results.study_table import print_study
+        from training.results.table import print_summary
+
+        (print_study if "study" in run["config"] else print_summary)(Console(), run, summary)
+    print(folder, flush=True)
+    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
+
+
+def publish_folder(folder: Path, summary: dict[str, Any], *, quiet: bool) -> int:
+    """`publish` for a folder whose run.json is to be read."""
+    from bytemlperf_llm.record.reader import read_run_json
+
+    return publish(folder, summary, read_run_json(folder), quiet=quiet)
+
+
+def run_train(flags: Flags, output: Output, argv: list[str]) -> int:
+    """`bmp train WORKLOAD`."""
+    return publish_folder(*train(flags, output, ["bmp", *argv[1:]]), quiet=output.quiet)
+
+
+def run_dry(flags: Flags, output: Output) -> int:
+    """`--dry-run`: what would be done, and how much memory a rank would need."""
+    from rich.console import Console
+
+    from training.plan.memory import ESTIMATE_BAND, gib
+    from training.workload.flops import forward_formula
+
+    prepared = prepare(flags, output)
+    layout, needed = prepared.layout, prepared.needed
+    console = Console()
+    console.print(
+        f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} ranks on {prepared.device.kind}", highlight=False
+    )
+    console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}", highlight=False)
+    for name, size in msgspec.to_builtins(needed).items():
+        console.print(f"  {name.removesuffix('_bytes'):<12} {gib(size):>10}", highlight=False)
+    console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10} (± {ESTIMATE_BAND:.0%})", highlight=False)
+    return 0

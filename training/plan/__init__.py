@@ -1,0 +1,1 @@
+"""Workload, layout and memory, resolved."""

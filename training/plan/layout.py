@@ -1,0 +1,109 @@
+"""How the ranks share the work: tensor, pipeline, expert and data parallel sizes, checked against the workload.
+
+Ranks are counted as Megatron-LM does: tensor parallel neighbours first, then data parallel, then
+pipeline stages. Expert parallel groups are cut out of the data parallel ones.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from training.workload.workload import Workload
+
+TrainerName = Literal["torch", "megatron"]
+Sharding = Literal["ddp", "fsdp", "zero1"]
+"""What data parallel ranks share out: nothing, weights with gradients and optimiser (FSDP2), or the optimiser alone
+(Megatron-Core's distributed optimiser, the first stage of ZeRO)."""
+TRAINERS: tuple[TrainerName, ...] = ("torch", "megatron")
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes of the parallel groups; `world` is the number of ranks."""
+
+    world: int
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+
+
+def resolve_layout(world: int, dp: int | None, tp: int, pp: int, ep: int) -> Layout:
+    """The layout of `world` ranks; data parallel takes what is left unless given. Raises UserError when it doesn't come out even."""
+    if min(world, dp or 1, tp, pp, ep) < 1:
+        raise UserError("a parallel size is below 1", "give 1 for what isn't split")
+    if dp is None:
+        if world % (tp * pp):
+            raise UserError(f"{world} ranks can't be split into tp {tp} x pp {pp}", f"give --nproc as a multiple of {tp * pp}")
+        dp = world // (tp * pp)
+    if dp * tp * pp != world:
+        raise UserError(
+            f"dp {dp} x tp {tp} x pp {pp} = {dp * tp * pp} ranks, but there are {world}", f"give --nproc {dp * tp * pp}, or other sizes"
+        )
+    if dp % ep:
+        raise UserError(f"ep {ep} doesn't divide dp {dp}", "experts are split over the data parallel ranks: make --dp a multiple of --ep")
+    return Layout(world=world, dp=dp, tp=tp, pp=pp, ep=ep)
+
+
+def check_layout(workload: Workload, layout: Layout, trainer: TrainerName, sharding: Sharding) -> None:
+    """Raise UserError, with the first reason why `trainer` can't train `workload` in this layout."""
+    _check_trainer(workload, layout, trainer, sharding)
+    if workload.family != "resnet":
+        _check_transformer(workload, layout)
+    recipe = workload.training
+    per_step = recipe.micro_batch * layout.dp
+    if recipe.global_batch % per_step:
+        raise UserError(
+            f"micro_batch {recipe.micro_batch} x dp {layout.dp} doesn't divide global_batch {recipe.global_batch}",
+            f"give --global-batch {-(-recipe.global_batch // per_step) * per_step}, or another --micro-batch",
+        )
+
+
+def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sharding: Sharding) -> None:
+    family = workload.family
+    if trainer == "megatron":
+        if family not in ("gpt", "llama", "moe"):
+            raise UserError(f"trainer megatron doesn't train a {family} here", "take --trainer torch")
+        if sharding == "fsdp":
+            raise UserError("trainer megatron has no --sharding fsdp here", "take --sharding zero1, or --trainer torch")
+        return
+    if sharding == "zero1":
+        raise UserError("trainer torch has no --sharding zero1", "take --sharding fsdp, or --trainer megatron")
+    if layout.pp > 1 or layout.ep > 1:
+        raise UserError("trainer torch has no pipeline or expert parallel", "take --trainer megatron")
+    if family in ("bert", "resnet", "moe") and layout.tp > 1:
+        raise UserError(
+            f"trainer torch has no tensor parallel for a {family}", "take --tp 1" + (", or --trainer megatron" * (family == "moe"))
+        )
+    if layout.tp > 1 and layout.dp > 1 and sharding == "ddp":
+        raise UserError("trainer torch joins tensor and data parallel through fsdp only", "add --sharding fsdp, or take --trainer megatron")
+    if sharding == "fsdp" and family == "resnet":
+        raise UserError("a resnet is trained with ddp here", "leave --sharding out")
+
+
+def _check_transformer(workload: Workload, layout: Layout) -> None:
+    model = workload.model
+    if model.heads % layout.tp:
+        raise UserError(
+            f"tp {layout.tp} doesn't divide the {model.heads} attention heads of {workload.name}", _divisors(model.heads, "--tp")
+        )
+    if model.kv_head_count % layout.tp:
+        raise UserError(f"tp {layout.tp} doesn't divide the {model.kv_head_count} kv heads", _divisors(model.kv_head_count, "--tp"))
+    if model.ffn_size % layout.tp:
+        raise UserError(f"tp {layout.tp} doesn't divide ffn {model.ffn_size}", _divisors(model.ffn_size, "--tp"))
+    if model.layers % layout.pp:
+        raise UserError(f"pp {layout.pp} doesn't divide the {model.layers} layers of {workload.name}", _divisors(model.layers, "--pp"))
+    if layout.ep > 1 and not model.experts:
+        raise UserError(f"{workload.name} has no experts to split over ep {layout.ep}", "leave --ep out")
+    if model.experts and model.experts % layout.ep:
+        raise UserError(f"ep {layout.ep} doesn't divide the {model.experts} experts", _divisors(model.experts, "--ep"))
+    if model.experts and layout.tp > 1:
+        raise UserError(
+            "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "take --tp 1 and --ep"
+        )
+
+
+def _divisors(number: int, flag: str) -> str:
+    return f"give {flag} one of {', '.join(str(size) for size in range(1, min(number, 64) + 1) if number % size == 0)}"

@@ -1,0 +1,234 @@
+"""A run's plan: everything a rank must know, resolved and checked, in one JSON file beside the records.
+
+`make_plan` takes the flags; nothing starts before it has agreed. The file is what torchrun's workers
+get, on this machine or on many.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bytemlperf.child.limits import threads_asked_for
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import UNREADABLE, json_of, why
+from training.plan.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
+from training.workload import workload as workloads
+from training.workload.corpus import TokenFile
+from training.workload.workload import Precision, Recompute, Workload
+
+PLAN_NAME = "plan.json"
+DEFAULT_STEP_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 300.0
+"""How long the ranks may take to import, meet and build before the first step."""
+
+
+class Flags(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for; None leaves it to the workload or to us."""
+
+    workload: str = "gpt"
+    trainer: str = "torch"
+    nproc: int = 1
+    nnodes: int = 1
+    dp: int | None = None
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    sharding: str = "ddp"
+    steps: int | None = None
+    global_batch: int | None = None
+    micro_batch: int | None = None
+    seq_len: int | None = None
+    learning_rate: float | None = None
+    precision: str | None = None
+    recompute: str | None = None
+    seed: int = 0
+    deterministic: bool = False
+    warmup: int = 3
+    trace_steps: int = 2
+    checkpoint_every: int = 0
+    resume_from: Path | None = None
+    max_restarts: int = 0
+    target_loss: float | None = None
+    step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S
+    loader_workers: int = 0
+    threads: int | None = None
+    peak_tflops: float | None = None
+    check_operators: bool = True
+    micro_run: Path | None = None
+    reference: Path | None = None
+    rerun_of: Path | None = None
+    fault: str | None = None
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes wrong on purpose: `rank` dies, hangs or gives a NaN loss in `step`, the first time it comes there."""
+
+    kind: Literal["kill", "hang", "nan"]
+    rank: int
+    step: int
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The resolved run. `measured_from` is the first step that counts; `traced` are the steps under the
+    profiler, which don't count either; `peak_tflops` None means that a matrix product is measured."""
+
+    folder: str
+    workload: dict[str, Any]
+    trainer: TrainerName
+    sharding: Sharding
+    layout: Layout
+    tokens: TokenFile | None
+    seed: int
+    deterministic: bool
+    steps: int
+    measured_from: int
+    traced: list[int]
+    checkpoint_every: int
+    resume_from: str | None
+    max_restarts: int
+    target_loss: float | None
+    step_timeout_s: float
+    loader_workers: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    nnodes: int
+    check_operators: bool
+    peak_tflops: float | None = None
+    peak_source: str = ""
+    fault: Fault | None = None
+
+    def read_workload(self) -> Workload:
+        """The workload as its checked model."""
+        return Workload.model_validate(self.workload)
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.layout.world // self.nnodes
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokens.vocabulary if self.tokens else 0
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan that `write_plan` wrote. Raises UserError."""
+    try:
+        return json_of(path, Plan)
+    except UNREADABLE as error:
+        raise UserError(f"{path} is no training plan: {why(error)}", "write one with: bmp train WORKLOAD --prepare") from None
+
+
+def resolve_workload(flags: Flags) -> Workload:
+    """The workload with the flags' changes, checked again. Raises UserError."""
+    from bytemlperf import checked_yaml
+
+    workload = workloads.load(flags.workload)
+    wished = {
+        "steps": flags.steps,
+        "global_batch": flags.global_batch,
+        "micro_batch": flags.micro_batch,
+        "learning_rate": flags.learning_rate,
+        "precision": _one_of(flags.precision, Precision, "--precision"),
+        "recompute": _one_of(flags.recompute, Recompute, "--recompute"),
+    }
+    content = workload.model_dump()
+    content["training"].update({key: value for key, value in wished.items() if value is not None})
+    if flags.seq_len is not None:
+        content["model"]["seq_len"] = flags.seq_len
+    return checked_yaml.check(
+        content, Workload, lambda location: ", ".join([f"workload {workload.name}", *([".".join(map(str, location))] if location else [])])
+    )
+
+
+def check_flags(flags: Flags, workload: Workload) -> Layout:
+    """The layout, once it and the rest fit. Raises UserError."""
+    trainer: TrainerName = _one_of(flags.trainer, TrainerName, "--trainer")
+    sharding: Sharding = _one_of(flags.sharding, Sharding, "--sharding")
+    for name, value, least in (
+        ("--nproc", flags.nproc, 1),
+        ("--nnodes", flags.nnodes, 1),
+        ("--warmup", flags.warmup, 0),
+        ("--trace-steps", flags.trace_steps, 0),
+        ("--checkpoint-every", flags.checkpoint_every, 0),
+        ("--max-restarts", flags.max_restarts, 0),
+        ("--loader-workers", flags.loader_workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} {value} is below {least}", f"give {least} or more")
+    if flags.step_timeout_s <= 0:
+        raise UserError("--step-timeout must be above 0", "give seconds, as 300")
+    layout = resolve_layout(flags.nproc * flags.nnodes, flags.dp, flags.tp, flags.pp, flags.ep)
+    check_layout(workload, layout, trainer, sharding)
+    unmeasured = flags.warmup + flags.trace_steps
+    if workload.training.steps <= unmeasured:
+        raise UserError(
+            f"{workload.training.steps} steps leave none to measure after {flags.warmup} of warm-up and {flags.trace_steps} traced",
+            f"give --steps {unmeasured + 10}, or lower --warmup and --trace-steps",
+        )
+    return layout
+
+
+def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFile | None, folder: Path, device: str) -> Plan:
+    """Everything resolved. Raises UserError for a fault that can't happen."""
+    return Plan(
+        folder=str(folder.absolute()),
+        workload=workload.model_dump(),
+        trainer=_one_of(flags.trainer, TrainerName, "--trainer"),
+        sharding=_one_of(flags.sharding, Sharding, "--sharding"),
+        layout=layout,
+        tokens=tokens,
+        seed=flags.seed,
+        deterministic=flags.deterministic,
+        steps=workload.training.steps,
+        measured_from=flags.warmup + flags.trace_steps,
+        traced=list(range(flags.warmup, flags.warmup + flags.trace_steps)),
+        checkpoint_every=flags.checkpoint_every,
+        resume_from=str(flags.resume_from.absolute()) if flags.resume_from else None,
+        max_restarts=flags.max_restarts,
+        target_loss=flags.target_loss,
+        step_timeout_s=flags.step_timeout_s,
+        loader_workers=flags.loader_workers,
+        threads=flags.threads or default_threads(flags.nproc),
+        device="cuda" if device == "cuda" else "cpu",
+        nnodes=flags.nnodes,
+        check_operators=flags.check_operators,
+        peak_tflops=flags.peak_tflops,
+        fault=parse_fault(flags.fault, layout, workload.training.steps),
+    )
+
+
+def parse_fault(text: str | None, layout: Layout, steps: int) -> Fault | None:
+    """ "kill:RANK:STEP". Raises UserError."""
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    rank, _, step = rest.partition(":")
+    if kind not in ("kill", "hang", "nan") or not rank.isdigit() or not step.isdigit():
+        raise UserError(f"fault '{text}' can't be read", "give kill, hang or nan with rank and step, as kill:1:12")
+    if int(rank) >= layout.world or int(step) >= steps:
+        raise UserError(f"fault '{text}' never happens: there are {layout.world} ranks and {steps} steps, from 0", "name a rank and a step")
+    return Fault(kind=kind, rank=int(rank), step=int(step))  # type: ignore[arg-type]
+
+
+def default_threads(ranks: int) -> int:
+    """CPU threads of each of so many ranks: `$OMP_NUM_THREADS`, else this machine's cores, shared out."""
+    return threads_asked_for() or max(1, usable_cores() // ranks)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_of(value: str | None, literal: Any, flag: str) -> Any:
+    from typing import get_args
+
+    from bytemlperf.checked_yaml import nearest
+
+    if value is not None and value not in get_args(literal):
+        raise UserError(f"{flag} can't be '{value}'", nearest(value, get_args(literal)))
+    return value

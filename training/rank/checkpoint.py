@@ -1,0 +1,87 @@
+"""Checkpoints: torch.distributed.checkpoint, with a list of sums that is written last.
+
+`step-<n>/` holds what DCP writes and `checkpoint.json` (size and SHA-256 of each file), so that a
+checkpoint is there whole or not at all, and a damaged one is found before it is loaded. DCP's own
+index is a pickle: load only checkpoints that you trust. `n` is the first step that is not in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.errors import UserError
+from bytemlperf.models.cache import sha256_of
+from bytemlperf.runs.folder import write_json
+from engines.untrusted import decode_json
+
+FOLDER = "checkpoints"
+MANIFEST = "checkpoint.json"
+
+
+def folder_of(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint before `step` is kept."""
+    return run_folder / FOLDER / f"step-{step:08d}"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """All ranks together. Raises what DCP raises."""
+    import torch.distributed as dist
+    from torch.distributed import checkpoint
+
+    writer = checkpoint.FileSystemWriter(str(folder), single_file_per_rank=True)
+    checkpoint.save(state, storage_writer=writer, no_dist=not dist.is_initialized())
+
+
+def seal(folder: Path, step: int, about: dict[str, Any]) -> int:
+    """One rank, once all have saved: sum up the files; returns their bytes."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    write_json(folder / MANIFEST, {"step": step, **about, "files": files})
+    return sum(int(entry["bytes"]) for entry in files.values())
+
+
+def load(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """All ranks together: `state` of the right shapes is filled, and returned."""
+    import torch.distributed as dist
+    from torch.distributed import checkpoint
+
+    checkpoint.load(state, storage_reader=checkpoint.FileSystemReader(str(folder)), no_dist=not dist.is_initialized())
+    return state
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint. Raises UserError that names what is wrong with it."""
+    fix = "give another checkpoint with --resume-from, or leave it out"
+    try:
+        manifest: dict[str, Any] = decode_json((folder / MANIFEST).read_bytes())
+        files = manifest["files"]
+        int(manifest["step"])
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}", fix) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {folder} is damaged: {MANIFEST} can't be read ({type(error).__name__})", fix) from None
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"checkpoint {folder} is damaged: {name} is missing", fix)
+        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            raise UserError(f"checkpoint {folder} is damaged: {name} is not as it was saved", fix)
+    return manifest
+
+
+def latest_whole(run_folder: Path) -> tuple[Path | None, list[str]]:
+    """The last checkpoint that is whole, and a sentence for each one after it that is damaged."""
+    damages: list[str] = []
+    for folder in sorted((run_folder / FOLDER).glob("step-*"), reverse=True):
+        if not (folder / MANIFEST).exists():
+            continue  # never finished: nobody counted it
+        try:
+            examine(folder)
+        except UserError as error:
+            damages.append(error.cause)
+            continue
+        return folder, damages
+    return None, damages

@@ -1,0 +1,1 @@
+"""Records, summary, checks and sections of a run."""

@@ -1,0 +1,74 @@
+"""A run's records, sorted: what the summary, the figures and the page are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from training.results.records import (
+    CheckpointRecord,
+    CollectiveRecord,
+    EndRecord,
+    EventRecord,
+    OperatorRecord,
+    Record,
+    StartRecord,
+    StepRecord,
+    TraceRecord,
+    decode,
+)
+
+
+class History:
+    """`steps` are all step records in the order written; after a restart some steps are there twice."""
+
+    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+        self.starts: list[StartRecord] = []
+        self.steps: list[StepRecord] = []
+        self.traces: list[TraceRecord] = []
+        self.collectives: list[CollectiveRecord] = []
+        self.operators: list[OperatorRecord] = []
+        self.checkpoints: list[CheckpointRecord] = []
+        self.events: list[EventRecord] = []
+        self.end: EndRecord | None = None
+        self.unknown = 0
+        for each in records:
+            self._sort(decode(each))
+
+    def _sort(self, record: Record | None) -> None:
+        places: dict[type, list[Any]] = {
+            StartRecord: self.starts,
+            StepRecord: self.steps,
+            TraceRecord: self.traces,
+            CollectiveRecord: self.collectives,
+            OperatorRecord: self.operators,
+            CheckpointRecord: self.checkpoints,
+            EventRecord: self.events,
+        }
+        if isinstance(record, EndRecord):
+            self.end = record
+        elif record is None:
+            self.unknown += 1
+        else:
+            places[type(record)].append(record)
+
+    @property
+    def measured(self) -> list[StepRecord]:
+        """The steps that count for speed. The first one of a later attempt warms up what a restart made cold."""
+        cold = {(start.attempt, start.first_step) for start in self.starts if start.attempt}
+        return [step for step in self.steps if step.role == "measured" and step.status == "ok" and (step.attempt, step.step) not in cold]
+
+    @property
+    def step_times_ns(self) -> list[int]:
+        """Of the measured steps, the slowest rank's."""
+        return [max(step.step_ns) for step in self.measured]
+
+    @property
+    def curve(self) -> list[StepRecord]:
+        """Every step once, in order: the last attempt's where there are several."""
+        return [step for _, step in sorted({step.step: step for step in self.steps}.items())]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss curve, finite values."""
+        return [step.loss for step in self.curve if step.loss is not None]

@@ -1,0 +1,319 @@
+"""summary.json of a training run, from run.json and the records alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
+from training.results.checks import run_checks
+from training.results.convergence import SMOOTHED_STEPS, reached, spikes
+from training.results.history import History
+from training.results.records import StepRecord, TraceRecord
+from training.results.statistics import describe, rate
+from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
+from training.workload.workload import Workload
+
+NS_PER_S = 1e9
+PHASES = ("data", "forward", "backward", "optimizer")
+BUSY_SHARE = 0.5
+STALL_SHARE = 0.05
+"""A step stalls when it waits for data longer than this share of the median step."""
+
+
+def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Verdict, reasons, metrics, counts, and what is particular to training."""
+    config, history = run["config"] | run.get("beside", {}), History(records)
+    checks = run_checks(config, history)
+    reasons = _reasons(config, history) + [
+        f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
+        for check in checks
+        if check.status == "failed"
+    ]
+    return {
+        "verdict": "invalid" if reasons else "valid",
+        "reasons": reasons,
+        "warnings": _warnings(config, history),
+        "metrics": _metrics(config, history),
+        "counts": _counts(history),
+        "checks": [msgspec.to_builtins(check) for check in checks],
+        "split": split(history),
+        "communication": communication(config, history),
+        "memory": _memory(config, history),
+        "convergence": _convergence(config, history),
+        "checkpoints": _checkpoints(history),
+        "recovery": recovery(history),
+        "start": _start(history),
+        "end": None if history.end is None else {"why": history.end.why, "state_sha256": history.end.state_sha256},
+        "definitions": {"percentiles": PERCENTILE_DEFINITION, "intervals": INTERVAL_DEFINITION},
+    }
+
+
+def _reasons(config: dict[str, Any], history: History) -> list[str]:
+    found = []
+    if not history.measured:
+        found.append("no step was measured")
+    diverged = [step for step in history.steps if step.status == "diverged"]
+    if diverged:
+        found.append(f"the loss or the gradient is not finite from step {diverged[0].step} on")
+    if history.end is None:
+        done = len(history.curve)
+        found.append(f"the ranks did not come to their end: {done} of {config['steps']} steps are recorded")
+    return found
+
+
+def _warnings(config: dict[str, Any], history: History) -> list[str]:
+    found = [f"{event.event}: {event.detail}" for event in history.events if event.event == "failure"]
+    found += [f"{record.action} of a checkpoint failed: {record.reason}" for record in history.checkpoints if record.status == "failed"]
+    places = spikes(history.losses)
+    if places:
+        found.append(f"the loss jumped at step {', '.join(str(history.curve[place].step) for place in places[:5])}")
+    target = config.get("target_loss")
+    if target is not None and history.end is not None and history.end.why != "target reached":
+        found.append(f"the loss did not come down to {target}")
+    if history.unknown:
+        found.append(f"{history.unknown} records are of no kind that is known here")
+    cores, load = config.get("cores"), config.get("load_before")
+    if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
+        found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are longer than they need be")
+    ranks = config["layout"]["world"] // config["nnodes"]
+    if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
+        found.append(f"{ranks} ranks of {config['threads']} thread(s) share {cores} cores: they slow each other down")
+    return found
+
+
+def _counts(history: History) -> dict[str, int]:
+    roles = [step.role for step in history.steps]
+    return {
+        "ok": sum(step.status == "ok" for step in history.steps),
+        "diverged": sum(step.status == "diverged" for step in history.steps),
+        "warmup": roles.count("warmup"),
+        "traced": roles.count("traced"),
+        "measured": len(history.measured),
+        "restarts": sum(event.event == "restart" for event in history.events),
+        "hangs": sum(event.event == "hang" for event in history.events),
+    }
+
+
+def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
+    measured, times = history.measured, history.step_times_ns
+    if not measured:
+        return {}
+    workload = Workload.model_validate(config["workload"])
+    first = measured[0]
+    found: dict[str, Any] = {
+        "step_time": describe(times, "ns", "from asking for data to the optimiser's end, slowest rank"),
+        **{f"{name}_time": describe(_means(measured, f"{name}_ns"), "ns", f"{name} of a step, mean of the ranks") for name in PHASES},
+        "wall_time": describe(
+            [step.wall_ns for step in measured], "ns", "from a step's end to the next one's, with reporting and checkpoints"
+        ),
+        "samples_per_second": rate(first.samples, times, "samples/s", "global batch / step time"),
+        "tokens_per_second": None
+        if workload.family == "resnet"
+        else rate(first.tokens, times, "tokens/s", "tokens of a global batch / step time"),
+    }
+    if history.starts:
+        found |= _efficiency(workload, history, times)
+    return {name: metric for name, metric in found.items() if metric is not None}
+
+
+def _means(steps: list[StepRecord], field: str) -> list[int]:
+    return [round(statistics.fmean(getattr(step, field))) for step in steps]
+
+
+def _efficiency(workload: Workload, history: History, times: list[int]) -> dict[str, Any]:
+    start, samples = history.starts[-1], history.measured[0].samples
+    devices = len(start.peak_flops)
+    peak = statistics.fmean(start.peak_flops)
+    formula = f"{MFU_FORMULA}; {forward_formula(workload)}; peak {peak / 1e12:.4g} TFLOP/s a device, {start.peak_source}"
+
+    def per_device(flops: int, unit: str, scale: float, text: str) -> dict[str, Any] | None:
+        metric = rate(1, times, unit, text)
+        if metric is None:
+            return None
+        factor = flops * samples / devices / scale
+        bounds = metric["ci95"]["mean"]
+        scaled = bounds if isinstance(bounds, str) else tuple(bound * factor for bound in bounds)
+        return {**metric, "mean": metric["mean"] * factor, "ci95": {"mean": scaled}}
+
+    return {
+        "tflops_per_device": per_device(start.model_flops, "TFLOP/s", 1e12, "model FLOPs of a step / step time / devices"),
+        "mfu": per_device(start.model_flops, "1", peak, formula),
+        "hfu": per_device(start.model_flops + start.recomputed_flops, "1", peak, HFU_FORMULA),
+    }
+
+
+def split(history: History) -> dict[str, Any]:
+    """Shares of the measured steps' time, and of the traced ones' what no measured step can tell."""
+    measured = history.measured
+    if not measured:
+        return {}
+    whole = statistics.fmean(_means(measured, "step_ns"))
+    shares: dict[str, float] = {name: statistics.fmean(_means(measured, f"{name}_ns")) / whole for name in PHASES}
+    shares["other"] = max(0.0, 1.0 - sum(shares.values()))
+    synced = [ns for step in measured for ns in step.sync_ns if ns is not None]
+    waits = [max(step.data_ns) for step in measured]
+    stalled = [
+        wait
+        for wait, time in zip(waits, history.step_times_ns, strict=True)
+        if wait > STALL_SHARE * statistics.median(history.step_times_ns)
+    ]
+    return {
+        "shares": shares,
+        "gradient_wait_share": sum(synced) / len(synced) / whole if synced else None,
+        "loader_stalls": len(stalled),
+        "loader_stalled_ns": sum(stalled),
+        "loader_wait_ns": sum(waits),
+        **_exposed(history.traces),
+        "unseen": _unseen(history, bool(synced)),
+    }
+
+
+def _unseen(history: History, hooked: bool) -> str:
+    """What of the exposed communication no stamp can tell here; empty where a traced step tells all of it."""
+    if history.traces or len(history.measured[0].step_ns) == 1:
+        return ""
+    if hooked:
+        return "no step was traced: only the wait for gradients is seen, by hooks; give --trace-steps 2"
+    return "no step was traced, and this sharding has no hook: waiting for collectives lies in forward and backward; give --trace-steps 2"
+
+
+def _exposed(traces: list[TraceRecord]) -> dict[str, float | None]:
+    if not traces:
+        return {"exposed_share": None, "communication_share": None, "compute_share": None, "hidden_share": None}
+    step, busy, sent, exposed = (
+        sum(sum(getattr(trace, name)) for trace in traces) for name in ("step_ns", "busy_ns", "communication_ns", "exposed_ns")
+    )
+    return {
+        "exposed_share": exposed / step,
+        "communication_share": sent / step,
+        "compute_share": busy / step,
+        "hidden_share": 1 - exposed / sent if sent else None,
+    }
+
+
+def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
+    """Volume of a step on rank 0, counted and on paper, and bus bandwidths in bytes/s."""
+    if not history.traces:
+        return {"transfers": [], "bus_bandwidth_in_step": None, "alone": []}
+    trace = history.traces[-1]
+    paper = {(each.op, each.group): each.bytes for each in trace.analytic}
+    rows = [
+        {
+            "op": each.op,
+            "group": each.group,
+            "calls": each.calls,
+            "bytes": each.bytes,
+            "analytic_bytes": paper.get((each.op, each.group)),
+            "bus_bytes": each.bus_bytes,
+        }
+        for each in trace.transfers
+    ]
+    under_way = trace.communication_ns[0]
+    alone = [
+        {
+            "op": each.op,
+            "group": each.group,
+            "bytes": each.bytes,
+            "median_ns": statistics.median(each.ns),
+            "bus_bandwidth": each.bus_bytes * NS_PER_S / statistics.median(each.ns),
+            "micro": micro_point(config, each.op, each.group, each.bytes),
+        }
+        for each in history.collectives
+    ]
+    total = sum(each.bus_bytes for each in trace.transfers)
+    return {"transfers": rows, "bus_bandwidth_in_step": total * NS_PER_S / under_way if under_way else None, "alone": alone}
+
+
+def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
+    """What `bmp micro` measured for the same collective and ranks, in float32 as ours, at the size with the nearest ratio."""
+    wanted = op, ranks, "float32"
+    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"], point["dtype"]) == wanted]
+    return min(points, key=lambda point: abs(math.log(point["bytes"] / size))) if points else None
+
+
+def _memory(config: dict[str, Any], history: History) -> dict[str, Any]:
+    estimated = config.get("memory_estimate", {}).get("total_bytes")
+    if not history.steps:
+        return {"estimated_bytes": estimated}
+    last = history.steps[-1]
+    return {"peak_bytes": last.peak_bytes, "held_bytes": last.held_bytes, "estimated_bytes": estimated}
+
+
+def _convergence(config: dict[str, Any], history: History) -> dict[str, Any]:
+    losses, curve = history.losses, history.curve
+    if not losses:
+        return {}
+    target = config.get("target_loss")
+    place = next((place for place in range(len(losses)) if reached(losses[: place + 1], target)), None)
+    begun = history.starts[0].at_ns if history.starts else None
+    return {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "smoothed_loss": statistics.fmean(losses[-SMOOTHED_STEPS:]),
+        "best_loss": min(losses),
+        "target_loss": target,
+        "steps_to_target": None if place is None else curve[place].step + 1,
+        "tokens_to_target": None if place is None else sum(step.tokens for step in curve[: place + 1]),
+        "time_to_target_ns": None if place is None or begun is None else curve[place].at_ns - begun,
+        "spikes": [curve[place].step for place in spikes(losses)],
+    }
+
+
+def _checkpoints(history: History) -> dict[str, Any]:
+    good = [record for record in history.checkpoints if record.status == "ok"]
+    found: dict[str, Any] = {"failed": len(history.checkpoints) - len(good)}
+    for action in ("save", "load"):
+        mine = [record for record in good if record.action == action]
+        found[action] = {
+            "count": len(mine),
+            "bytes": mine[-1].bytes if mine else None,
+            "time": describe([max(record.ns) for record in mine], "ns", f"{action} of a checkpoint, slowest rank") if mine else None,
+        }
+    return found
+
+
+def recovery(history: History) -> list[dict[str, Any]]:
+    """For each restart: the steps that were lost, and how long it took to step again and to be as far as before."""
+    found = []
+    for start in history.starts:
+        before = [step for step in history.steps if step.attempt < start.attempt]
+        after = [step for step in history.steps if step.attempt == start.attempt]
+        if not start.attempt or not before or not after:
+            continue
+        last = before[-1]
+        again = next((step for step in after if step.step >= last.step), None)
+        lost = [step for step in before if step.step >= start.first_step and step.attempt == last.attempt]
+        found.append(
+            {
+                "attempt": start.attempt,
+                "resumed_from_step": start.first_step,
+                "last_step_before": last.step,
+                "lost_steps": len(lost),
+                "lost_ns": sum(step.wall_ns for step in lost),
+                "to_next_step_ns": after[0].at_ns - last.at_ns,
+                "to_same_step_ns": None if again is None else again.at_ns - last.at_ns,
+            }
+        )
+    return found
+
+
+def _start(history: History) -> dict[str, Any]:
+    if not history.starts:
+        return {}
+    start = history.starts[0]
+    return {
+        "start_ns": max(start.start_ns),
+        "parameters": start.parameters,
+        "device": start.device,
+        "devices": sorted(set(start.devices)),
+        "hosts": len(set(start.hosts)),
+        "model_flops": start.model_flops,
+        "recomputed_flops": start.recomputed_flops,
+        "peak_flops": statistics.fmean(start.peak_flops),
+        "peak_source": start.peak_source,
+    }

@@ -1,0 +1,110 @@
+"""Following a run from outside: rank 0's log as it grows, torchrun's end, hangs and restarts."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.runs.suite import SuiteRun
+from training.plan.plan import START_TIMEOUT_S, Plan
+from training.rank.watchdog import EXIT_HUNG, GRACE_S, stacks
+from training.results.records import RANK_LOG, EventRecord
+from training.watch import launch
+
+POLL_S = 0.1
+HANG_PATIENCE_S = 15.0
+"""The ranks' own watchdogs come first; this is for those that can't even end themselves."""
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Tail:
+    """Whole records of a growing file, each once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Those that came since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                grown = file.read()
+        except FileNotFoundError:
+            return
+        whole = grown[: grown.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                yield msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:
+                continue  # torn by a rank's death; the log's own reader names it
+
+
+class Follower:
+    """Waits for the agent's end and writes the events; `failure` is empty when all went well."""
+
+    def __init__(self, plan: Plan, run: SuiteRun, agent: subprocess.Popen[bytes], listeners: list[Listener]) -> None:
+        self._plan, self._run, self._agent, self._listeners = plan, run, agent, listeners
+        self._folder = Path(plan.folder)
+        self._tail = Tail(self._folder / RANK_LOG)
+        self._last_ns = time.perf_counter_ns()
+        self._limit_s = START_TIMEOUT_S
+        self._attempt = 0
+        self._ended = False
+
+    def follow(self, stopping: Callable[[], bool]) -> str:
+        """Until the agent has ended; a sentence when it failed. `stopping` True ends it at once."""
+        while self._agent.poll() is None:
+            if stopping():
+                launch.stop(self._agent)
+                break
+            self._pass_on()
+            if self._hangs():
+                launch.stop(self._agent)
+                self._pass_on()
+                return self._event("hang", launch.hang_sentence(self._folder), list(stacks(self._folder)))
+            time.sleep(POLL_S)
+        self._pass_on()
+        return "" if self._agent.returncode == 0 or self._ended or stopping() else self._failure()
+
+    def _pass_on(self) -> None:
+        for record in self._tail.new():
+            self._last_ns = time.perf_counter_ns()
+            kind = record.get("record")
+            self._limit_s = self._plan.step_timeout_s if kind in ("step", "start") else max(self._plan.step_timeout_s, self._limit_s)
+            self._ended = kind == "end"
+            if kind == "start" and int(record.get("attempt", 0)) > self._attempt:
+                self._restarted(int(record["attempt"]))
+            for listener in self._listeners:
+                listener(record)
+
+    def _restarted(self, attempt: int) -> None:
+        for death in launch.deaths(self._folder)[self._attempt : attempt]:
+            self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
+        self._attempt = attempt
+        self._event("restart", f"torchrun started the ranks again, attempt {attempt}", [])
+
+    def _hangs(self) -> bool:
+        silent_s = (time.perf_counter_ns() - self._last_ns) / 1e9
+        restarting = self._plan.max_restarts and START_TIMEOUT_S
+        return silent_s > max(self._limit_s, restarting) + GRACE_S + HANG_PATIENCE_S
+
+    def _failure(self) -> str:
+        found = launch.deaths(self._folder)[self._attempt :]
+        if not found:
+            return self._event("failure", f"torchrun ended with status {self._agent.returncode}; its messages: {self._folder}/ranks", [])
+        for death in found[:-1]:
+            self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
+            self._attempt += 1
+        kind = "hang" if found[-1].exit_code == EXIT_HUNG else "failure"
+        return self._event(kind, launch.why(self._folder, found[-1], self._attempt), [found[-1].rank])
+
+    def _event(self, event: Any, detail: str, ranks: list[int]) -> str:
+        self._run.append(EventRecord(event=event, attempt=self._attempt, at_ns=time.perf_counter_ns(), detail=detail, ranks=ranks))
+        return detail

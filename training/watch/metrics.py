@@ -1,0 +1,56 @@
+"""A training run's live metrics, fed with its records as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.export.prometheus import Exporter, Family
+
+NS_PER_S = 1e9
+STEP_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+ROLES = ("warmup", "traced", "measured")
+
+FAMILIES = (
+    Family("bmp_training_steps", "counter", "Optimiser steps that were recorded.", "role", ROLES),
+    Family("bmp_training_tokens", "counter", "Tokens learned from (samples for images)."),
+    Family("bmp_training_step_seconds", "histogram", "Time of a measured step on the slowest rank.", buckets=STEP_BUCKETS_S),
+    Family("bmp_training_loss", "gauge", "Loss of the last step."),
+    Family("bmp_training_gradient_norm", "gauge", "Gradient norm of the last step, before clipping."),
+    Family("bmp_training_tokens_per_second", "gauge", "Tokens of the last step over its time."),
+    Family("bmp_training_peak_memory_bytes", "gauge", "Largest peak of any rank so far."),
+    Family("bmp_training_checkpoints", "counter", "Checkpoints.", "outcome", ("ok", "failed")),
+    Family("bmp_training_restarts", "counter", "Times that torchrun started the ranks again."),
+    Family("bmp_training_diverged_steps", "counter", "Steps whose loss or gradient was not finite."),
+)
+
+
+class TrainingMetrics:
+    """Feeds an exporter; `hear` takes every record of rank 0's log."""
+
+    def __init__(self) -> None:
+        self.exporter = Exporter(FAMILIES)
+
+    def hear(self, record: dict[str, Any]) -> None:
+        """One record."""
+        kind = record.get("record")
+        if kind == "step":
+            self._step(record)
+        elif kind == "checkpoint":
+            self.exporter.count("bmp_training_checkpoints", label=str(record["status"]))
+        elif kind == "start" and record["attempt"]:
+            self.exporter.count("bmp_training_restarts")
+
+    def _step(self, record: dict[str, Any]) -> None:
+        export = self.exporter
+        slowest_s = max(record["step_ns"]) / NS_PER_S
+        export.count("bmp_training_steps", label=record["role"])
+        export.count("bmp_training_tokens", record["tokens"])
+        if record["role"] == "measured":
+            export.observe("bmp_training_step_seconds", [slowest_s])
+            export.set("bmp_training_tokens_per_second", record["tokens"] / slowest_s)
+        if record["status"] == "diverged":
+            export.count("bmp_training_diverged_steps")
+        for name, key in (("bmp_training_loss", "loss"), ("bmp_training_gradient_norm", "grad_norm")):
+            if record[key] is not None:
+                export.set(name, record[key])
+        export.set("bmp_training_peak_memory_bytes", max(record["peak_bytes"]))

@@ -1,0 +1,165 @@
+"""From a workload to a model: transformers' own architectures with random weights, no dropout.
+
+GPT is transformers' OPT: pre-layer-norm, learned positions, GELU, the head tied to the embedding,
+which is GPT-2's and Megatron-LM's architecture with separate projections for query, key and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from training.rank.batches import IGNORED_LABEL
+from training.workload.workload import IMAGE_PIXELS, Workload
+
+NO_TOKEN = None
+INIT_STD = 0.02
+DIGIT_CLASSES = 10
+
+
+def build_model(workload: Workload, vocabulary: int) -> Any:
+    """The model with weights drawn from torch's default generator, float32, on the default device."""
+    model = _BUILDERS[workload.family](workload, vocabulary)
+    if workload.training.recompute == "full":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def _gpt(workload: Workload, vocabulary: int) -> Any:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    size = workload.model
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=vocabulary,
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            ffn_dim=size.ffn_size,
+            num_attention_heads=size.heads,
+            max_position_embeddings=size.seq_len,
+            activation_function="gelu",
+            dropout=0.0,
+            attention_dropout=0.0,
+            layerdrop=0.0,
+            init_std=INIT_STD,
+            use_cache=False,
+            pad_token_id=NO_TOKEN,
+            bos_token_id=NO_TOKEN,
+            eos_token_id=NO_TOKEN,
+        )
+    )
+
+
+def _llama(workload: Workload, vocabulary: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**_llama_sizes(workload, vocabulary)))
+
+
+def _moe(workload: Workload, vocabulary: int) -> Any:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    size = workload.model
+    sizes = _llama_sizes(workload, vocabulary)
+    return MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=size.experts, num_experts_per_tok=size.top_k))
+
+
+def _llama_sizes(workload: Workload, vocabulary: int) -> dict[str, Any]:
+    size = workload.model
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.ffn_size,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_head_count,
+        "max_position_embeddings": size.seq_len,
+        "initializer_range": INIT_STD,
+        "use_cache": False,
+        "tie_word_embeddings": False,
+        "pad_token_id": NO_TOKEN,
+        "bos_token_id": NO_TOKEN,
+        "eos_token_id": NO_TOKEN,
+    }
+
+
+def _bert(workload: Workload, vocabulary: int) -> Any:
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = workload.model
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=size.ffn_size,
+            max_position_embeddings=size.seq_len,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=NO_TOKEN,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def _resnet(workload: Workload, _vocabulary: int) -> Any:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    size = workload.model
+    widths, depths = size.widths or [], size.depths or []
+    kind = "bottleneck" if widths[0] >= 256 else "basic"
+    return ResNetForImageClassification(
+        ResNetConfig(
+            num_channels=3, embedding_size=64, hidden_sizes=list(widths), depths=list(depths), layer_type=kind, num_labels=DIGIT_CLASSES
+        )
+    )
+
+
+_BUILDERS: dict[str, Callable[[Workload, int], Any]] = {"gpt": _gpt, "llama": _llama, "moe": _moe, "bert": _bert, "resnet": _resnet}
+
+
+def loss_of(workload: Workload, model: Any, batch: Any) -> Any:
+    """Cross entropy of a micro-batch, summed over its targets (`target_count`), a scalar tensor. A mean would
+    weigh a target by how many others share its micro-batch."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    if workload.family == "resnet":
+        return cross_entropy(model(pixel_values=batch["image"]).logits.float(), batch["label"], reduction="sum")
+    if workload.family == "bert":
+        inputs, labels = batch[:, 0], batch[:, 1]
+        logits = model(input_ids=inputs, attention_mask=None).logits
+    else:
+        inputs, labels = batch[:, :-1], batch[:, 1:]
+        positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape)
+        logits = model(input_ids=inputs, position_ids=positions).logits
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED_LABEL)
+
+
+def target_count(workload: Workload, batch: Any) -> int:
+    """How many targets the loss of a micro-batch is summed over: images, holes, or tokens."""
+    if workload.family == "resnet":
+        return len(batch["label"])
+    if workload.family == "bert":
+        return int((batch[:, 1] != IGNORED_LABEL).sum())
+    samples, window = batch.shape
+    return int(samples * (window - 1))
+
+
+def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str = "meta") -> int:
+    """Forward FLOPs of one sample, counted by torch; without memory on the `meta` device (transformers'
+    decoders look into their masks and need a real one). Two samples are counted: batch norm needs them."""
+    import torch
+
+    from bytemlperf.models.torch_flops import count_call
+
+    with torch.device(device):
+        model = build_model(workload, vocabulary)
+        if workload.family == "resnet":
+            samples: Any = {"image": torch.zeros(2, 3, IMAGE_PIXELS, IMAGE_PIXELS), "label": torch.zeros(2, dtype=torch.long)}
+        elif workload.family == "bert":
+            samples = torch.zeros(2, 2, workload.model.seq_len, dtype=torch.long)
+        else:
+            samples = torch.zeros(2, workload.model.seq_len + 1, dtype=torch.long)
+        return count_call(lambda: loss_of(workload, model, samples), ()).flops // 2
