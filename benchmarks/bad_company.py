@@ -22,7 +22,8 @@ from benchmarks.harness import judged, percentile, reference_server, say_machine
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import Model
 from engines.openai.engine import OpenAIEngine
 from tests.hostile.behaviours import BEHAVIOURS

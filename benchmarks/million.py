@@ -23,9 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.folder import FORMAT_VERSION, write_json
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
-from bytemlperf_llm.record.reader import FORMAT_VERSION
 from bytemlperf_llm.record.record import RequestRecord
 
 NS_PER_MS = 1_000_000

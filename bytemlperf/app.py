@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bytemlperf.command.exits import exit_cleanly
-from bytemlperf_llm.cli import PlainHelpGroup
+from bytemlperf.command.groups import PlainHelpGroup
 
 SUITES_GROUP = "bytemlperf.suites"
 COMMANDS_GROUP = "bytemlperf.commands"

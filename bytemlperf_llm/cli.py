@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 import typer.core
 
+from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf_llm.plan.vllm_words import VllmCommand
-
-
-class PlainHelpGroup(typer.core.TyperGroup):
-    """Lists its commands without rich, whose import would be most of what `--help` costs."""
-
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        self.rich_markup_mode = None
-        super().format_help(ctx, formatter)
-
 
 app = typer.Typer(
     name="bmp-llm",
@@ -126,7 +118,7 @@ def serve_bench(
     Exit status: 0 valid or client-limited, 1 invalid, 2 bad input, 3 overloaded (more was asked than the server carries),
     4 failing (more than 5 % of requests failed), 130 or 143 ended by a signal.
     """
-    from bytemlperf_llm.plan.plan import Flags
+    from bytemlperf_llm.plan.flags import Flags
     from bytemlperf_llm.run.command import run_serve_bench
 
     flags = Flags(
@@ -239,8 +231,8 @@ def resume(
 def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
     """Compute every published figure again, compare, and list what was damaged or changed."""
     from bytemlperf.errors import UserError
+    from bytemlperf.runs.folder import read_run_json
     from bytemlperf.runs.verify import verify_any
-    from bytemlperf_llm.record.reader import read_run_json
     from bytemlperf_llm.run.command import verify_run_folder
 
     try:

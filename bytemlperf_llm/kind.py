@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.kinds import Figure, Section
-from bytemlperf.runs.suite import RunRecords
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
+from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns, columns_of
 from bytemlperf_llm.pages.latency import latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
-from bytemlperf_llm.run.summarise import facts_from, summarise_folder
+from bytemlperf_llm.run.summarise import summarise_folder
 
 LABELS = {
     "ttft": "TTFT",

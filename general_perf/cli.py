@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bytemlperf_llm.cli import PlainHelpGroup
+from bytemlperf.command.groups import PlainHelpGroup
 
 RUN = "run"
 
@@ -81,7 +81,7 @@ def run(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
-    from bytemlperf_llm.plan.plan import pairs
+    from bytemlperf.command.flags import pairs
     from general_perf.command.plan import Flags
     from general_perf.command.run import Output, run_general
     from general_perf.job.job import MEASURED

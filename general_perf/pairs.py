@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.plan import pairs
 
 LARGEST = (1 << 31) - 1
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.plan import Flags, Plan, resolve
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Scenario
 from bytemlperf_llm.run import preflight
 from engines.contract import EngineInfo, Model

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bytemlperf_llm.cli import PlainHelpGroup
+from bytemlperf.command.groups import PlainHelpGroup
 
 
 class WorkloadGroup(PlainHelpGroup):
@@ -157,8 +157,8 @@ def reference(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the file's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train 50 steps on one rank and one thread, deterministic, and keep the losses as a reference (--reference FILE)."""
-    from training.command.reference import make_reference
-    from training.command.run import EXIT_INVALID, Output, checked_device, publish_folder
+    from training.command.publish import EXIT_INVALID, publish_folder
+    from training.command.run import Output, checked_device, make_reference
     from training.plan.plan import Flags
 
     flags = Flags(workload=workload, trainer=trainer, precision=precision, seed=seed)
@@ -203,7 +203,8 @@ def scale(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
-    from training.command.run import Output, checked_device, publish_folder
+    from training.command.publish import publish_folder
+    from training.command.run import Output, checked_device
     from training.plan.plan import Flags
     from training.studies.scale import run_scale
 
@@ -234,7 +235,7 @@ def predict(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
-    from training.command.run import publish_folder
+    from training.command.publish import publish_folder
     from training.studies.predict import run_predict
 
     made = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, runs_dir, ["bmp", *sys.argv[1:]])
@@ -257,7 +258,8 @@ def drift(
     quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train in each precision from the same weights on the same batches, and compare losses and speed."""
-    from training.command.run import Output, checked_device, publish_folder
+    from training.command.publish import publish_folder
+    from training.command.run import Output, checked_device
     from training.plan.plan import Flags
     from training.studies.drift import run_drift
 

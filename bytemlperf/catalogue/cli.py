@@ -90,7 +90,7 @@ def tag(
 ) -> None:
     """Add tags to a run, or take them off; they are kept in its folder."""
     from bytemlperf.catalogue.tags import change_tags
-    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf.runs.folder import read_run_json
 
     read_run_json(run)
     print(f"{run}: {', '.join(change_tags(run, words or [], remove or [])) or 'no tags'}")

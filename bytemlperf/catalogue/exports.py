@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.export.tables import INSTALL_COMMAND, guard_formula
+from bytemlperf.export.formula_guard import INSTALL_COMMAND, guard_formula
 
 SUFFIXES = (".csv", ".json", ".parquet")
 

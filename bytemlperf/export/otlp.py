@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import TIMEOUT_S, authorization, below, checked_url
+from bytemlperf.export.http import TIMEOUT_S, authorization, below, checked_url
 
 if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter

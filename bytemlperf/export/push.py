@@ -13,19 +13,16 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-from bytemlperf.errors import UserError
+from bytemlperf.export.http import AUTHORIZATION_VARIABLE, JOB, TIMEOUT_S, below, checked_url, post
 from bytemlperf.redaction import Redactor
-from engines.credentials import SECRET_NAME, query_secrets
+from engines.credentials import query_secrets
 
 if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter
 
 INTERVAL_S = 5.0
-TIMEOUT_S = 5.0
-AUTHORIZATION_VARIABLE = "BMP_PUSH_AUTHORIZATION"
-JOB = "bmp"
 
 
 class Receiver(Protocol):
@@ -35,36 +32,6 @@ class Receiver(Protocol):
 
     def push(self, exporter: Exporter) -> None:
         """Send what the exporter holds now. Raises OSError or ValueError when that fails."""
-
-
-def checked_url(flag: str, url: str) -> str:
-    """The address, without a slash at its end. Raises UserError for one that can't be used."""
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises where it is none
-    except ValueError:
-        raise UserError(f"{flag} is not an address", "give http://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(
-            f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise UserError(f"{flag} has credentials in its address, where everybody sees them", f"set {AUTHORIZATION_VARIABLE} instead")
-    if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
-        raise UserError(f"{flag} has {secret!r} in its address, where everybody sees it", f"set {AUTHORIZATION_VARIABLE} instead")
-    return url if parts.query else url.rstrip("/")
-
-
-def below(url: str, path: str) -> str:
-    """An address further down than this one; its query stays."""
-    parts = urlsplit(url)
-    return parts._replace(path=parts.path.rstrip("/") + path, fragment="").geturl()
-
-
-def authorization() -> dict[str, str]:
-    """The Authorization header, where the environment has one."""
-    value = os.environ.get(AUTHORIZATION_VARIABLE)
-    return {"Authorization": value} if value else {}
 
 
 def receiver_secrets(*urls: str | None) -> list[str]:
@@ -90,19 +57,6 @@ class Pushgateway:
         instance = urlsafe_b64encode(self._instance.encode()).decode()  # its own way to carry a slash
         url = below(self._url, f"/metrics/job/{JOB}/instance@base64/{instance}")
         post(url, exporter.text(), "text/plain; version=0.0.4", method="PUT")
-
-
-def post(url: str, body: bytes, kind: str, headers: dict[str, str] | None = None, *, method: str = "POST") -> None:
-    """Send it. Raises OSError (urllib's among them) for anything but success; redirects are not followed."""
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class NoRedirects(HTTPRedirectHandler):
-        def redirect_request(self, *_words: object) -> None:  # type: ignore[override]
-            return None
-
-    request = Request(url, data=body, method=method, headers={"Content-Type": kind, **authorization(), **(headers or {})})  # noqa: S310  # checked_url
-    with build_opener(NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
-        answer.read(1024)
 
 
 class Pusher:

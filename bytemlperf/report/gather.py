@@ -14,9 +14,9 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import DAMAGED, UNREADABLE, json_of, why
+from bytemlperf.runs.folder import FORMAT_VERSION, misshapen, read_run_json
 from bytemlperf.runs.kinds import Figure, RunKind, Section, run_kind
-from bytemlperf.runs.suite import RunRecords
-from bytemlperf_llm.record.reader import FORMAT_VERSION, misshapen, read_run_json
+from bytemlperf.runs.records import RunRecords
 
 MAX_PROBLEMS_SHOWN = 20
 

@@ -18,8 +18,8 @@ from bytemlperf.report.page import render, render_watch
 from bytemlperf.report.run_page import run_page
 from bytemlperf.report.text import visible
 from bytemlperf.runs.files import damage_said, lines_of, record_logs
+from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.log import refuse_running
-from bytemlperf_llm.record.reader import read_run_json
 
 REPORT_POLICY = "frame-ancestors 'self'"
 """Beside the policy that the report itself has inside."""

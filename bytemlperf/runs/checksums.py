@@ -16,8 +16,8 @@ from typing import Any
 
 from bytemlperf.runs.files import json_of, open_plain, read_plain, record_logs
 from bytemlperf.runs.folder import write_text
-from bytemlperf_llm.record.gauges import NAME as GAUGES
-from bytemlperf_llm.record.reader import RECOUNT
+from bytemlperf.runs.names import NAME as GAUGES
+from bytemlperf.runs.names import RECOUNT
 from engines.untrusted import UntrustedJson, decode_json
 
 NAME = "checksums.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
+from bytemlperf.runs.files import UNREADABLE, json_of, why
 
 SHORT_ID_BYTES = 3
 
@@ -45,3 +46,51 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+FORMAT_VERSION = 1
+
+
+def read_run_json(folder: Path) -> dict[str, Any]:
+    """run.json of a folder. Raises UserError when the folder is no run, or of a newer format."""
+    path = folder / "run.json"
+    try:
+        run: dict[str, Any] = json_of(path)
+    except FileNotFoundError:
+        what = "has no run.json" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} is not a run folder: it {what}", "name a folder below the runs directory") from None
+    except UNREADABLE as error:
+        raise UserError(f"{path} can't be read: {why(error)}", "the run can't be summarised without it") from None
+    version = run.get("format_version") if isinstance(run, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{path} is not a run description", "name a folder below the runs directory")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}", "update bytemlperf-llm")
+    return run
+
+
+SHAPE: dict[str, Any] = {
+    "config": {},
+    "facts": {},
+    "end": {},
+    "environment": {"packages": {}, "git": {}, "hardware": {"cpu": {}, "memory": {}, "gpus": [], "accelerators": []}},
+}
+"""Objects of every run.json, and those in them; [] is a list of objects."""
+
+
+def misshapen(value: dict[str, Any], shape: dict[str, Any] | None = None, path: str = "") -> list[str]:
+    """What every run has and this one has otherwise: each is replaced by an empty object or list, and named."""
+    found = []
+    for name, inner in (SHAPE if shape is None else shape).items():
+        if name not in value or (path + name in ("end", "environment.git") and value[name] is None):
+            continue
+        if inner == []:
+            if not isinstance(value[name], list) or not all(isinstance(each, dict) for each in value[name]):
+                value[name] = []
+                found.append(f"run.json: {path}{name} is no list of objects")
+        elif isinstance(value[name], dict):
+            found += misshapen(value[name], inner, f"{path}{name}.")
+        else:
+            value[name] = {}
+            found.append(f"run.json: {path}{name} is no object")
+    return found

@@ -16,20 +16,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.discover import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import write_checksums
-from bytemlperf.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, lines_of, record_logs, why
-from bytemlperf.runs.folder import create_run_folder, write_json
+from bytemlperf.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, why
+from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
 from bytemlperf.runs.kinds import run_kind
 from bytemlperf.runs.lock import FolderLock, refuse_links
 from bytemlperf.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
+from bytemlperf.runs.records import RunRecords, suite_records
 from bytemlperf.version import __version__
-from bytemlperf_llm.record.reader import FORMAT_VERSION, read_run_json
 
 LOG_NAME = "records.jsonl"
 MAX_FINDINGS = 20
@@ -162,41 +160,6 @@ class SuiteRun:
             report_after_run(self.folder)
             self._lock.release()
         return summary
-
-
-class RunRecords:
-    """The records of a run folder as dicts, read anew each time they are walked; `damages` then has a
-    sentence for each line that is no record. Without `samples` the caller takes figures without them,
-    and a kind that has its figures in the summary need not read the records."""
-
-    def __init__(self, folder: Path, *, samples: bool = True) -> None:
-        self.folder, self.samples = folder, samples
-        self.damages: list[str] = []
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.damages.clear()
-        return suite_records(self.folder, self.damages)
-
-
-def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Every whole record of every log as a dict, in the order written; a sentence for each line that is none."""
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
-    damages = [] if damages is None else damages
-    for path in record_logs(folder):
-        offset = 0
-        try:
-            for line in lines_of(path):
-                record = None
-                if line.endswith(b"\n"):
-                    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                        record = decode(line)
-                if record is not None:
-                    yield record
-                else:
-                    damages.append(f"{path.name}: {len(line)} bytes at byte {offset} are no record, left out")
-                offset += len(line)
-        except OSError as error:
-            damages.append(f"{path.name} can't be read: {error.strerror}")
 
 
 def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str, Any]:

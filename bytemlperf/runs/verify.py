@@ -6,11 +6,10 @@ from pathlib import Path
 
 from bytemlperf.command.exits import one_line
 from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.folder import read_run_json, write_json
 from bytemlperf.runs.lock import FolderLock
 from bytemlperf.runs.suite import summarise_suite, verify_suite
 from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
-from bytemlperf_llm.record.reader import read_run_json
 from bytemlperf_llm.run.command import summarize_run, verify_run_folder
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bytemlperf_llm.cli import PlainHelpGroup
+from bytemlperf.command.groups import PlainHelpGroup
 
 app = typer.Typer(cls=PlainHelpGroup, help="A static site over many runs.", no_args_is_help=True, pretty_exceptions_enable=False)
 

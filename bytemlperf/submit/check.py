@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import UNREADABLE, damage_said, json_of
-from bytemlperf.runs.suite import suite_records, verify_suite
+from bytemlperf.runs.folder import misshapen, read_run_json
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import verify_suite
 from bytemlperf.submit.declaration import Declaration, read_declaration
 from bytemlperf.submit.rules import Finding, RunRead, all_rules, declared_files, job_rows
-from bytemlperf_llm.record.reader import misshapen, read_run_json
 from bytemlperf_llm.run.verify import verify_run
 
 RUNS = "runs"

@@ -35,10 +35,11 @@ from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Replay, Work
-from bytemlperf_llm.loadgen.worker import Planned, WorkerConfig
+from bytemlperf_llm.loadgen.worker import WorkerConfig
 from bytemlperf_llm.metrics.client_error import MAX_LOOP_BUSY, Calibration, CalibrationStep, Spread, Timer, spread
 from bytemlperf_llm.metrics.definitions import bursts_of, chunk_gaps_ns, divide_ns, token_runs_ns, token_times
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import Message, Request
 from engines.openai.engine import OpenAIEngine
 

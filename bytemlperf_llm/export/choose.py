@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.plan import Flags, sends_plain_prompts
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import sends_plain_prompts
 
 DEFAULT_RESULT_NAME = "vllm-bench.json"
 
 
 def check_exports(flags: Flags) -> None:
     """Before anything starts: could they be written? Raises UserError."""
+    from bytemlperf.export.formula_guard import INSTALL_COMMAND
     from bytemlperf.statistics.statistics import parse_percentile
-    from bytemlperf_llm.export.tables import INSTALL_COMMAND
     from bytemlperf_llm.export.vllm_json import METRICS
 
     if flags.parquet and find_spec("polars") is None:
@@ -59,9 +60,8 @@ def write_exports(folder: Path, flags: Flags) -> list[Path]:
 
 def _write_vllm_json(path: Path, reader: Any, flags: Flags) -> None:
     from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
-    from bytemlperf_llm.metrics.facts import SloMs
-    from bytemlperf_llm.run.rebuild import scenario_of
-    from bytemlperf_llm.run.summarise import facts_from
+    from bytemlperf_llm.metrics.facts import SloMs, facts_from
+    from bytemlperf_llm.plan.scenario import scenario_of
     from bytemlperf_llm.workload.schedule import ramp_of
 
     run = reader.run

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.http import TIMEOUT_S, authorization
 from bytemlperf.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
-from bytemlperf.export.push import TIMEOUT_S, authorization
 from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from bytemlperf.export.push import JOB, below, checked_url, post
+from bytemlperf.export.http import JOB, below, checked_url, post
 
 if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter

@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.formula_guard import INSTALL_COMMAND, guard_formula
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
 from bytemlperf_llm.record.record import RequestRecord
-
-INSTALL_COMMAND = "pip install 'bytemlperf-llm[analysis]'"
 
 _TEXT = ("id", "session", "outcome", "error_class", "error_detail", "token_source", "finish_reason", "output_sha256", "output")
 _LISTS = ("chunk_ns", "tokens_per_chunk")
@@ -27,7 +26,6 @@ _METRICS = ("ttft_ns", "service_ttft_ns", "tpot_ns", "e2e_ns", "service_e2e_ns",
 _RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field != "stages")
 COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS)
 
-_FORMULA_STARTS = "=+-@＝＋－＠"
 _ROWS_PER_WRITE = 20_000
 
 
@@ -68,13 +66,6 @@ def write_parquet(path: Path, records: Iterable[RequestRecord]) -> None:
         polars.concat(frames).write_parquet(path)
     except OSError as error:
         raise _unwritable(path, error) from None
-
-
-def guard_formula(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: OWASP's rule for CSV injection, applied
-    behind leading blanks and control characters too."""
-    start = text.lstrip()[:1]
-    return f"'{text}" if (start and start in _FORMULA_STARTS) or text[:1] in ("\t", "\r", "\n") else text
 
 
 def _cell(value: object) -> object:

@@ -22,12 +22,12 @@ from bytemlperf.errors import EXIT_USAGE, UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberSpec, Ready, Refused, Seen, ToMember
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.replay import Replay, open_log, work_of, worker_config
-from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.rebuild import scenario_of
+from bytemlperf_llm.plan.scenario import scenario_of
 from bytemlperf_llm.workload.dealing import Share, dealt
 
 REPORT_EVERY_S = 1.0
@@ -103,7 +103,7 @@ class Member:
         share = Share(spec.worker, spec.workers)
         engine = engine_class(spec.engine)()
         stack.push_async_callback(engine.close)
-        await preflight.start_engine(engine, spec.model, spec.engine_options, redactor)
+        await start_engine(engine, spec.model, spec.engine_options, redactor)
         pacer = real_pacer()
         stack.callback(pacer.close)
         work = work_of(scenario, dealt(scenario, spec.seed, share, spec.left), share)

@@ -30,7 +30,8 @@ from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec
 from bytemlperf_llm.loadgen.ray_relay import News, Place, Refusal, Relay, here
 from bytemlperf_llm.loadgen.replay import open_log
-from bytemlperf_llm.loadgen.sizing import Size, bounded, parse_workers
+from bytemlperf_llm.loadgen.sizing import Size, bounded
+from bytemlperf_llm.plan.plan import parse_workers
 from bytemlperf_llm.plan.scenario import Scenario
 
 START_DELAY_NS = 1_000_000_000  # "go" passes through Ray to every node

@@ -23,10 +23,11 @@ from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.sink import RecordSink
-from bytemlperf_llm.loadgen.worker import Planned, Worker, WorkerConfig
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.dealing import Share
+from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import Engine
 
 NS_PER_S = 1_000_000_000

@@ -6,10 +6,9 @@ import os
 from typing import NamedTuple
 
 from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.plan import parse_workers
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.contract import Engine
-
-AUTO = "auto"
 
 
 class Size(NamedTuple):
@@ -17,15 +16,6 @@ class Size(NamedTuple):
 
     workers: int
     why: str = ""
-
-
-def parse_workers(text: str) -> int | None:
-    """`--workers`: a number from 1, or None for `auto`. Raises UserError."""
-    if text == AUTO:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UserError(f"--workers {text} is not a number of workers", "give 1 or more, or 'auto'")
-    return int(text)
 
 
 def check_splittable(engine: type[Engine], name: str, workers: str | None, ray: str | None) -> None:

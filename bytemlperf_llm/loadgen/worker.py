@@ -24,6 +24,7 @@ from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.record.record import Outcome, RequestRecord
+from bytemlperf_llm.workload.schedule import Planned
 from engines.client_limits import client_limit
 from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
 
@@ -32,13 +33,6 @@ MAX_FINISH_REASON_CHARS = 64
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
 MAX_UNSETTLED = 32  # ended requests without a record: with more, some are written before the next is sent
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
-
-
-class Planned(NamedTuple):
-    """A request and when it is due, ns from the start of the schedule; None in closed loop."""
-
-    request: Request
-    offset_ns: int | None
 
 
 class Sink(Protocol):

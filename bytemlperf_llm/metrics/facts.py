@@ -6,7 +6,12 @@ at any time and gives the same bytes.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
+
+from bytemlperf.errors import UserError
 
 DEFAULT_PERCENTILES = ("50", "90", "95", "99", "99.9")
 
@@ -57,3 +62,13 @@ def normalised(facts: RunFacts) -> RunFacts:
     """The same facts as they come out of JSON (5 given for a rate becomes 5.0), so that a live
     summary and a recomputed one have the same bytes."""
     return msgspec.convert(msgspec.to_builtins(facts), RunFacts)
+
+
+def facts_from(run: dict[str, Any], folder: Path) -> RunFacts:
+    """The facts kept in run.json. Raises UserError when they are not there."""
+    if run.get("kind") != "llm":
+        raise UserError(f"{folder} is a run of kind {run.get('kind')!r}, not of LLM serving", "name a folder of kind llm")
+    try:
+        return msgspec.convert(run.get("facts"), RunFacts)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{folder}/run.json is damaged: {error}", "the run can't be summarised without it") from None

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import msgspec
 
+from bytemlperf.runs.files import UNREADABLE, json_of, why
+from bytemlperf.runs.names import RECOUNT
 from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 
 FORMAT_VERSION = 1
@@ -123,3 +126,14 @@ def warnings(recount: Recount | None, answers_by_chunks: int) -> list[str]:
             f"{recount.chunk_disagreement:.2%} apart: TPOT, ITL and tokens/s are off by as much"
         )
     return found
+
+
+def read_recount(folder: Path) -> tuple[Counted | None, str]:
+    """What recount.json holds (None: there is none), and a sentence where it can't be used."""
+    try:
+        counted = json_of(folder / RECOUNT, Counted)
+    except FileNotFoundError:
+        return None, ""
+    except UNREADABLE as error:
+        return None, f"{RECOUNT} can't be used: {why(error)}"
+    return counted, f"answers were not recounted: {counted.problem}" if counted.problem else ""

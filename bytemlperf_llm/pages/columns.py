@@ -15,14 +15,13 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import RunRecords
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.arrays import ABSENT
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
 from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.summarise import facts_from
 
 NS_PER_S = 1e9
 NS_PER_MS = 1e6

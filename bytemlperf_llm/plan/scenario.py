@@ -363,3 +363,31 @@ def _load_file(path: Path, shown_as: str) -> Scenario:
     scenario = checked_yaml.load(path, Scenario, shown_as=shown_as)
     scenario._folder = path.parent
     return scenario
+
+
+def scenario_of(run: dict[str, Any]) -> Scenario:
+    """The scenario as it was resolved for the run. Raises UserError where run.json doesn't hold it."""
+    config = run.get("config")
+    content = config.get("scenario") if isinstance(config, dict) else None
+    if not isinstance(content, dict):
+        raise UserError("run.json holds no scenario", "it was damaged; run again")
+    scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
+    folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
+    scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
+    return scenario
+
+
+def seed_of(run: dict[str, Any]) -> int:
+    """The run's seed. Raises UserError where run.json doesn't hold it."""
+    seed = run.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"run.json holds no seed but {seed!r}", "it was damaged; run again")
+    return seed
+
+
+BUILTIN = "built in"
+
+
+def folder_of(scenario: Scenario) -> str:
+    """Where its prompt files lie; the package's own folder has another path on another machine."""
+    return BUILTIN if scenario.folder == BUILTIN_FOLDER else str(scenario.folder.absolute())

@@ -20,7 +20,8 @@ def push(
     from urllib.parse import urlsplit
 
     from bytemlperf.errors import UserError
-    from bytemlperf.export.push import checked_url, receivers_for
+    from bytemlperf.export.http import checked_url
+    from bytemlperf.export.push import receivers_for
     from bytemlperf_llm.push.carry import carry
 
     address = checked_url("the metrics' address", source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bytemlperf.export.push import TIMEOUT_S
+from bytemlperf.export.http import TIMEOUT_S
 
 MAX_PAGE_BYTES = 8 << 20
 

@@ -21,8 +21,8 @@ import msgspec
 
 from bytemlperf.runs.files import lines_of
 from bytemlperf.runs.log import RecordLog, cut_torn_tail
+from bytemlperf.runs.names import NAME
 
-NAME = "gauges.jsonl"
 NS_PER_S = 1_000_000_000
 SAMPLES_PER_STEP = 3_600
 MAX_GAUGES = 32

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bytemlperf.report.event_server import EventServer
 from bytemlperf.report.page import render_live
 from bytemlperf.report.text import visible
-from bytemlperf_llm.live.view import NS_PER_S, Sketch
+from bytemlperf_llm.live.sketch import NS_PER_S, Sketch
 
 if TYPE_CHECKING:
     from bytemlperf_llm.live.metrics import LlmMetrics

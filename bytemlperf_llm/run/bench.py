@@ -24,9 +24,11 @@ from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import create_run_folder, write_json
 from bytemlperf.runs.lock import FolderLock
+from bytemlperf.runs.names import RECOUNT
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LiveView
+from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import MemberSpec
@@ -36,12 +38,13 @@ from bytemlperf_llm.loadgen.ray_fleet import cluster_size, connect, disconnect, 
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
-from bytemlperf_llm.metrics.recount import Counted, merged
-from bytemlperf_llm.plan.plan import Flags, Plan, plan_for, resolve
+from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import Plan, plan_for, resolve
+from bytemlperf_llm.plan.scenario import folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
-from bytemlperf_llm.record.reader import RECOUNT, read_recount
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.description import Part, describe_run, finished, folder_of, resumed
+from bytemlperf_llm.run.description import Part, describe_run, finished, resumed
 from bytemlperf_llm.run.resume import Remainder
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload import Workload, schedule
@@ -164,7 +167,7 @@ class Bench:
         self._model = model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
         started_s = time.monotonic()
         self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
-        info = await preflight.start_engine(engine, model, plan.engine_options, self._redactor)
+        info = await start_engine(engine, model, plan.engine_options, self._redactor)
         if self._remainder is not None:
             refuse_other_engine(self._remainder.run, info)
         self._plan = plan = preflight.fit_prompts(plan, model, info)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf.runs.verdicts import EXIT_INVALID
-from bytemlperf_llm.plan.plan import Flags, pairs
+from bytemlperf_llm.plan.flags import Flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,8 +142,8 @@ def verify_run_folder(folder: Path) -> int:
 
 
 def _show(console: Console, folder: Path, summary: Summary) -> None:
+    from bytemlperf.runs.folder import read_run_json
     from bytemlperf_llm.pages.table import print_summary
-    from bytemlperf_llm.record.reader import read_run_json
 
     print_summary(console, summary, read_run_json(folder), folder)
 

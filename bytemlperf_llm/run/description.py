@@ -13,19 +13,18 @@ import msgspec
 
 from bytemlperf.hardware.discover import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
+from bytemlperf.runs.folder import FORMAT_VERSION
 from bytemlperf.version import __version__
 from bytemlperf_llm.calibration.cache import client_section
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan
-from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Scenario
-from bytemlperf_llm.record.reader import FORMAT_VERSION
+from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.workload.schedule import ScheduleFacts
 from engines.contract import EngineInfo
 
 REPORTED_PACKAGES = ("bytemlperf-llm", "aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
-BUILTIN = "built in"
 
 
 def describe_run(
@@ -99,11 +98,6 @@ def resumed(run_json: dict[str, Any], info: EngineInfo, part: Part, command: lis
     facts = run_json["facts"] | ({"scheduled_requests": None} if run_json["scheduled_requests"] is None else {})
     goes_on = {key: value for key, value in run_json.items() if key != "end"}
     return goes_on | {"facts": facts, "resumed": [*run_json.get("resumed", []), redactor.deep(entry)]}
-
-
-def folder_of(scenario: Scenario) -> str:
-    """Where its prompt files lie; the package's own folder has another path on another machine."""
-    return BUILTIN if scenario.folder == BUILTIN_FOLDER else str(scenario.folder.absolute())
 
 
 def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInfo) -> RunFacts:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.redaction import Redactor, option_secrets
+from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import NS_PER_S, Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer, Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
@@ -25,7 +25,7 @@ from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload import Workload, schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request
+from engines.contract import Engine, EngineError, EngineInfo, Model, Request
 
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
@@ -67,26 +67,6 @@ def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | N
     from bytemlperf.models import DEFAULT_MODEL, resolve
 
     return resolve(name or DEFAULT_MODEL, say)
-
-
-async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:
-    """Start it, learn its secrets. What it says of itself may be a server's words, and is cleaned. Raises UserError."""
-    redactor.add(option_secrets(options))
-    try:
-        info = await engine.start(model, options)
-    except EngineUnavailable as error:
-        redactor.add(_secrets(engine))
-        raise UserError(redactor.clean(error.cause), redactor.clean(error.fix)) from None
-    redactor.add(_secrets(engine))
-    info.model, info.notes = redactor.clean(info.model), [redactor.clean(note) for note in info.notes]
-    if model is not None and model.random_weights and not any("random weights" in note for note in info.notes):
-        info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
-    return info
-
-
-def _secrets(engine: Engine) -> tuple[str, ...]:
-    tell = getattr(engine, "secrets", None)
-    return tuple(tell()) if tell is not None else ()
 
 
 class _Kept:

@@ -6,32 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from bytemlperf import checked_yaml
 from bytemlperf.errors import UserError
-from bytemlperf_llm.loadgen.worker import Planned
-from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Arrival, Scenario
-from bytemlperf_llm.run.description import BUILTIN
+from bytemlperf_llm.plan.scenario import Arrival, Scenario
 from bytemlperf_llm.workload import Workload, schedule
+from bytemlperf_llm.workload.schedule import Planned
 
 MAX_WITHOUT_RECORD = 1_000_000
 """Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
-
-
-def scenario_of(run: dict[str, Any]) -> Scenario:
-    """The scenario as it was resolved for the run. Raises UserError where run.json doesn't hold it."""
-    config = run.get("config")
-    content = config.get("scenario") if isinstance(config, dict) else None
-    if not isinstance(content, dict):
-        raise UserError("run.json holds no scenario", "it was damaged; run again")
-    scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
-    folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
-    scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
-    return scenario
 
 
 def load_sentence(run: dict[str, Any]) -> str:
@@ -58,14 +43,6 @@ def refuse_endless(scenario: Scenario, records: int) -> None:
         raise UserError(
             f"its configuration makes some {most_requests(scenario):.3g} requests, and there are {records} records", "run again"
         )
-
-
-def seed_of(run: dict[str, Any]) -> int:
-    """The run's seed. Raises UserError where run.json doesn't hold it."""
-    seed = run.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"run.json holds no seed but {seed!r}", "it was damaged; run again")
-    return seed
 
 
 def planned_requests(scenario: Scenario, seed: int) -> Iterator[Planned]:

@@ -21,11 +21,11 @@ from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.lock import FolderLock, refuse_links
 from bytemlperf.runs.log import refuse_running
-from bytemlperf_llm.plan.plan import Flags
-from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.metrics.facts import facts_from
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
 from bytemlperf_llm.record.reader import RunReader
-from bytemlperf_llm.run.rebuild import refuse_endless, scenario_of, seed_of
-from bytemlperf_llm.run.summarise import facts_from
+from bytemlperf_llm.run.rebuild import refuse_endless
 from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.workload.dealing import Left, Share, dealt
 

@@ -12,9 +12,10 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.checksums import renew_checksum
 from bytemlperf.runs.folder import write_json, write_text
 from bytemlperf_llm.calibration.cache import client_error_of
-from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.facts import facts_from
+from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.summary import Summary, summarize
-from bytemlperf_llm.record.reader import RunReader, read_recount
+from bytemlperf_llm.record.reader import RunReader
 
 
 def summarise_folder(folder: Path, percentiles: tuple[str, ...] | None = None, run: dict[str, Any] | None = None) -> Summary:
@@ -62,16 +63,6 @@ def _resumptions(run: dict[str, Any]) -> list[str]:
         f"the run was resumed, {len(parts)} time(s), after {before} records: the pause is cut out of its time, "
         "the system was idle in it, and requests lost in flight were sent again"
     ]
-
-
-def facts_from(run: dict[str, Any], folder: Path) -> RunFacts:
-    """The facts kept in run.json. Raises UserError when they are not there."""
-    if run.get("kind") != "llm":
-        raise UserError(f"{folder} is a run of kind {run.get('kind')!r}, not of LLM serving", "name a folder of kind llm")
-    try:
-        return msgspec.convert(run.get("facts"), RunFacts)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{folder}/run.json is damaged: {error}", "the run can't be summarised without it") from None
 
 
 def load_of(summary: Summary) -> dict[str, Any]:

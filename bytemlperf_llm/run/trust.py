@@ -17,9 +17,8 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.models.resolve import BUILT_IN
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.plan.plan import Flags
-from bytemlperf_llm.run.description import BUILTIN
-from bytemlperf_llm.run.rebuild import scenario_of
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.scenario import BUILTIN, scenario_of
 from engines.contract import EngineInfo
 
 NAMED = (

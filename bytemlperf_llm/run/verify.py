@@ -20,15 +20,15 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import is_remote
 from bytemlperf.runs.checksums import check_checksums
 from bytemlperf.runs.files import DAMAGED, read_plain, why
-from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.facts import RunFacts, facts_from, normalised
 from bytemlperf_llm.metrics.summary import Summary
-from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
 from bytemlperf_llm.record.gauges import read_gauges
 from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import facts_of
-from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, planned_requests, refuse_endless, scenario_of, seed_of, shifts_ns
-from bytemlperf_llm.run.summarise import facts_from, load_of, summarise_folder
+from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, planned_requests, refuse_endless, shifts_ns
+from bytemlperf_llm.run.summarise import load_of, summarise_folder
 from bytemlperf_llm.workload import schedule
 from engines.contract import EngineInfo
 from engines.untrusted import decode_json

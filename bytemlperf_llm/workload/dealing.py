@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf_llm.loadgen.worker import Planned
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import Workload, schedule
+from bytemlperf_llm.workload.schedule import Planned
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 
 

@@ -8,10 +8,10 @@ from itertools import count, islice
 from typing import NamedTuple
 
 from bytemlperf.arrivals import processes as arrivals
-from bytemlperf_llm.loadgen.worker import Planned
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import ScheduleHash, Workload
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TraceReport
+from engines.contract import Request
 
 NS_PER_S = 1_000_000_000
 CLOSED_HASHED_REQUESTS = 1_000  # of a closed loop that only a duration ends, so many are hashed
@@ -96,3 +96,10 @@ def describe(scenario: Scenario, seed: int) -> ScheduleFacts:
             longest, longest_index = length, planned.request.index
     known = None if endless else requests
     return ScheduleFacts(known, hashed.hexdigest(), longest_index, workload.trace_report, workload.prompt_lengths)
+
+
+class Planned(NamedTuple):
+    """A request and when it is due, ns from the start of the schedule; None in closed loop."""
+
+    request: Request
+    offset_ns: int | None

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
+from bytemlperf.runs.folder import read_run_json
 from bytemlperf_llm.pages.table import print_summary
-from bytemlperf_llm.record.reader import read_run_json
 from bytemlperf_llm.run.summarise import summarise_folder
 
 COLUMNS = 132

@@ -83,7 +83,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
 
 def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
     """The table of a run, and the reports asked for."""
-    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf.runs.folder import read_run_json
     from general_perf.results.table import show
 
     run = read_run_json(folder)

@@ -27,7 +27,7 @@ def convert(
     force: Annotated[bool, _option("Overwrite the file.", "--force")] = False,
 ) -> None:
     """Convert a model for deployment, and check the result against the source."""
-    from bytemlperf_llm.plan.plan import pairs
+    from bytemlperf.command.flags import pairs
     from general_perf.convert.convert import Wanted, run_convert
     from general_perf.pairs import numbers
 

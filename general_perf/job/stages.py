@@ -56,7 +56,7 @@ def make_reference(job: Job, out: Callable[[Any], None]) -> None:
 
 
 def _dataset_reference(card: Card, job: Job, model: Any, folder: Path) -> None:
-    from general_perf.datasets.contract import load_dataset
+    from general_perf.datasets.registry import load_dataset
 
     try:
         data = load_dataset(card, job.accuracy_samples, job.data_percent)
@@ -120,7 +120,7 @@ def numerics(worker: Worker, session: Any) -> None:
 
 def accuracy(worker: Worker, session: Any) -> None:
     """Metrics on the card's dataset, beside those of the reference on the same samples."""
-    from general_perf.datasets.contract import load_dataset
+    from general_perf.datasets.registry import load_dataset
 
     card, job = worker.card, worker.job
     try:
@@ -267,7 +267,7 @@ def calibration(worker: Worker) -> tuple[list[Any], str]:
     """Batches for quantisation, and in words what they are: real samples that accuracy isn't judged on, else random ones."""
     import numpy as np
 
-    from general_perf.datasets.contract import load_dataset
+    from general_perf.datasets.registry import load_dataset
 
     card, job = worker.card, worker.job
     batch, count = card.fixed_batch or 1, job.calibration_samples

@@ -24,7 +24,7 @@ class ModelFlops(NamedTuple):
 def model_flops(model: SourceModel, inputs: Arrays) -> ModelFlops:
     """Of one call: a torch model's at torch's dispatcher, an ONNX file's from the shapes of a profiled run without optimisations."""
     if model.onnx_path is not None:
-        from general_perf.backends.onnxruntime import flops_of_file
+        from general_perf.measure.onnx_profile import flops_of_file
 
         return ModelFlops(*flops_of_file(model.onnx_path, inputs, model.input_names))
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import suite_records
+from bytemlperf.runs.records import suite_records
 from general_perf.outputs.paper import Layout, Paper
 
 FOLDER = "pdf"
@@ -32,7 +32,7 @@ OPEN_MM = (40, 16, 16, 12, 14, 36, 16, 16, 16)
 
 def write_pdfs(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
     """Write a page for each job; their paths. Raises UserError without fpdf2."""
-    from general_perf.results.kind import last_attempts
+    from general_perf.results.points import last_attempts
 
     try:
         import fpdf  # noqa: F401
@@ -141,7 +141,7 @@ def _speed(paper: Paper, records: list[dict[str, Any]]) -> None:
 
 def _latency(record: dict[str, Any]) -> Sequence[str]:
     from general_perf.measure.latency import describe
-    from general_perf.results.kind import point_of, throughput
+    from general_perf.results.points import point_of, throughput
 
     metric = describe(record["latency_ns"])
     claims = [_with_interval(value, metric["ci95"][name]) for name, value in metric["percentiles"].items()]
@@ -154,7 +154,7 @@ def _offered(record: dict[str, Any]) -> Sequence[str] | None:
     """What an open loop offered, and who was late; None of a closed one."""
     from general_perf.measure.arrived import offered
     from general_perf.measure.latency import describe
-    from general_perf.results.kind import point_of
+    from general_perf.results.points import point_of
     from general_perf.results.table import arrivals_text
 
     facts = offered(record)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.suite import suite_records
+from bytemlperf.runs.records import suite_records
 
 FOLDER = "bytemlperf"
 WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
@@ -23,7 +23,7 @@ PERCENTAGES = ("Exact Match", "F1 Score")
 def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
     """Write the reports, and the picture of each that compared its outputs; their paths."""
     from general_perf.outputs.picture import write_histogram
-    from general_perf.results.kind import last_attempts
+    from general_perf.results.points import last_attempts
 
     jobs = last_attempts(suite_records(folder))
     written = []
@@ -115,7 +115,7 @@ def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _point(record: dict[str, Any]) -> dict[str, Any]:
     from general_perf.measure.latency import describe
-    from general_perf.results.kind import throughput
+    from general_perf.results.points import throughput
 
     metric = describe(record["latency_ns"])
     p99 = metric["percentiles"]["99"]

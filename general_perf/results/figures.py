@@ -51,7 +51,7 @@ def _plain(key: str, metric: str, unit: str, value: float | None, better: Better
 
 
 def _speed(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
-    from general_perf.results.kind import point_of, throughput
+    from general_perf.results.points import point_of, throughput
 
     point = f"{name} | {point_of(record)}"
     metric = summary["metrics"][f"{point} | latency"]

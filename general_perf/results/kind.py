@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from bytemlperf.runs.kinds import Figure, Section, came_to_its_end
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
+from general_perf.results.points import Records, last_attempts, point_of, throughput
 
 STEADY_WIDTH = 0.1
 """Of the median's 95 % interval over the median, up to which a point is steady."""
-
-Records = Iterable[dict[str, Any]]
 
 
 class GeneralKind:
@@ -75,28 +74,6 @@ class GeneralKind:
 
 
 GENERAL = GeneralKind()
-
-
-def last_attempts(records: Records) -> dict[str, list[dict[str, Any]]]:
-    """Records by job, of each job's last attempt alone."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        kept = found.setdefault(str(record["job"]), [])
-        if kept and kept[0]["attempt"] != record["attempt"]:
-            kept.clear()
-        kept.append(record)
-    return found
-
-
-def point_of(record: dict[str, Any]) -> str:
-    """`batch 8, 2 instances, open`: what tells the points of a job apart."""
-    many = "" if record["instances"] == 1 else f", {record['instances']} instances"
-    return f"batch {record['batch_size']}{many}, {record['loop']}"
-
-
-def throughput(record: dict[str, Any]) -> float:
-    """Samples per second: answers × batch size over the window from the start to the last answer."""
-    return float(len(record["latency_ns"]) * record["batch_size"] / (record["window_ns"] / 1e9))
 
 
 def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

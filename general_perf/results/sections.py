@@ -69,7 +69,7 @@ def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
 
 
 def _speed(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
-    from general_perf.results.kind import point_of, throughput
+    from general_perf.results.points import point_of, throughput
 
     rows, names, rates = [], [], []
     for record in _records(jobs, "performance"):

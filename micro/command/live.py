@@ -15,9 +15,8 @@ from bytemlperf.export.prometheus import Exporter, Family
 from micro.cases.case import Case
 from micro.peaks.peaks import Peaks
 from micro.registry import OPERATORS
-from micro.results.kind import STATUSES
 from micro.roofline import Roof
-from micro.sweep.row import Row
+from micro.sweep.row import STATUSES, Row
 
 PLAIN_EVERY_S = 10.0
 _LATENCY_S = tuple(base * 10.0**power for power in range(-6, 2) for base in (1, 2, 5))

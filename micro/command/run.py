@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from micro.cases.case import Case
 from micro.command.flags import Flags
 from micro.command.live import MicroMetrics, SweepView
 from micro.command.settings import settings_of
-from micro.peaks.peaks import Peaks, peaks_for, wanted_by
+from micro.peaks.peaks import Peaks, peaks_for, roofs_of, wanted_by
 from micro.providers.registry import find_provider
 from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
-from micro.results.kind import last_rows
 from micro.results.table import print_rows
-from micro.roofline import MEASURED, SHEET, Roof, sheet_roof
-from micro.sweep.row import Row
+from micro.roofline import Roof, sheet_roof
+from micro.sweep.row import Row, last_rows
 from micro.sweep.sweep import BUDGET_SPENT, Settings, Sweep
 
 EXIT_FAILED_ROWS = 1
@@ -113,16 +112,6 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"go on with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
-
-
-def roofs_of(run: Mapping[str, Any]) -> dict[str, Roof]:
-    """What run.json says of peaks: "measured" and "sheet", those that there are."""
-    roofs = {}
-    if run.get("peaks"):
-        roofs[MEASURED] = msgspec.convert(run["peaks"], Peaks).roof()
-    if run.get("sheet"):
-        roofs[SHEET] = msgspec.convert(run["sheet"], Roof)
-    return roofs
 
 
 def _sheet(name: str | None, device: str) -> Roof | None:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.registry import OPERATORS
-from micro.roofline import MEMORY, Roof
+from micro.roofline import MEASURED, MEMORY, SHEET, Roof
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
 PREFIX = "micro-peaks-"
@@ -313,3 +313,13 @@ def _keep_best(found: dict[str, Peak], name: str, tries: Iterable[_Tried], missi
             found[name] = tried.peak
     if name not in found:
         missing[what] = "; ".join(reasons) or "nothing fits into memory"
+
+
+def roofs_of(run: Mapping[str, Any]) -> dict[str, Roof]:
+    """What run.json says of peaks: "measured" and "sheet", those that there are."""
+    roofs = {}
+    if run.get("peaks"):
+        roofs[MEASURED] = msgspec.convert(run["peaks"], Peaks).roof()
+    if run.get("sheet"):
+        roofs[SHEET] = msgspec.convert(run["sheet"], Roof)
+    return roofs

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import suite_records
-from bytemlperf_llm.record.reader import read_run_json
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import suite_records
 from micro.predict.costs import Answers, Ask, Price
-from micro.results.kind import last_rows
+from micro.sweep.row import last_rows
 
 
 class Known(NamedTuple):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.formula_guard import guard_formula
 from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.suite import suite_records
-from bytemlperf_llm.export.tables import guard_formula
-from bytemlperf_llm.record.reader import read_run_json
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import suite_records
 from micro.registry import OPERATORS
 
 CSV_NAME, JSONL_NAME = "xpu-perf.csv", "xpu-perf.jsonl"
@@ -27,7 +27,7 @@ RATE_DIGITS = 6  # a CPU's TFLOP/s have zeros behind the point
 
 def export_run(folder: Path, csv_path: Path | None, jsonl_path: Path | None) -> None:
     """Write what is asked for. Raises UserError for a folder of another kind, or a place that can't be written."""
-    from micro.results.kind import last_rows
+    from micro.sweep.row import last_rows
 
     if csv_path is None and jsonl_path is None:
         raise UserError("nothing to write", "give --csv FILE or --jsonl FILE")

@@ -33,7 +33,7 @@ def sections(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Sectio
 
 
 def _rooflines(run: dict[str, Any], ok: Sequence[dict[str, Any]]) -> list[Section]:
-    from micro.command.run import roofs_of
+    from micro.peaks.peaks import roofs_of
 
     roofs = roofs_of(run)
     placed = [row for row in ok if row.get("tflops") and row.get("intensity") and row.get("alg_bw_gbs") is None]
@@ -305,6 +305,6 @@ def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
 
 
 def _conditions(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    from micro.results.kind import conditions
+    from micro.results.conditions import conditions
 
     return conditions(run, [row for row in rows if row["status"] == "ok"])

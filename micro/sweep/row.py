@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -135,3 +135,14 @@ def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:
     total = timed.buffer_sets * cost.read_bytes
     what = f"{timed.buffer_sets} sets of inputs in turn, {total / 2**20:.0f} MiB"
     return f"cold: {what}" if total >= COLD_CACHES * cache_bytes else f"warm: {what}, for a cache of {cache_bytes / 2**20:.0f} MiB"
+
+
+STATUSES = ("ok", "failed", "refused", "skipped")
+
+
+def last_rows(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a case, in the order first seen: the last one counts, since a resumed sweep repeats what was skipped."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        rows[str(record["key"])] = record
+    return list(rows.values())

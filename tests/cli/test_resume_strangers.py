@@ -12,7 +12,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.plan.plan import Flags
+from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.run.command import resume_run
 from bytemlperf_llm.run.trust import refuse_other_engine

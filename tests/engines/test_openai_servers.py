@@ -9,7 +9,8 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.run.preflight import ready_check, start_engine, warm_up
+from bytemlperf_llm.loadgen.engine_start import start_engine
+from bytemlperf_llm.run.preflight import ready_check, warm_up
 from engines.contract import EngineUnavailable, Model
 from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, error, models, page, stream

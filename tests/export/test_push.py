@@ -15,7 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import Pusher, Pushgateway, checked_url, receivers_for
+from bytemlperf.export.http import checked_url
+from bytemlperf.export.push import Pusher, Pushgateway, receivers_for
 from bytemlperf_llm.export.remote_write import RemoteWrite, snappy_block, varint
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.export.receivers import fed, otlp_server

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.export.tables import COLUMNS, guard_formula, row_of, write_csv, write_parquet
+from bytemlperf.export.formula_guard import guard_formula
+from bytemlperf_llm.export.tables import COLUMNS, row_of, write_csv, write_parquet
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed, poisson_run
 

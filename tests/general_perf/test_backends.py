@@ -125,7 +125,7 @@ def test_onnxruntimes_flops_are_torchs(resnet, tmp_path):
 
 
 def test_nodes_of_another_provider_are_fallback():
-    from general_perf.backends.onnxruntime import coverage_of
+    from general_perf.measure.onnx_profile import coverage_of
 
     def event(operator: str, provider: str, inputs: list, output: list) -> dict:
         shapes = {"input_type_shape": [{"float": each} for each in inputs], "output_type_shape": [{"float": output}]}

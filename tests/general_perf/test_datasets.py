@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from general_perf.card import zoo
-from general_perf.datasets.contract import Dataset, load_dataset, spread
+from general_perf.datasets.contract import Dataset, spread
 from general_perf.datasets.files import features
+from general_perf.datasets.registry import load_dataset
 from general_perf.failures import StageError
 from general_perf.measure.accuracy import answer_all
 from general_perf.zoo import train

@@ -76,7 +76,7 @@ def test_recurrent_layers_count(tmp_path):
     assert model_flops(model, make_inputs(model.card, BATCH, 0)).flops == wanted
     path = tmp_path / "lstm.onnx"
     torch.onnx.export(model.module, (torch.zeros(BATCH, TOKENS * WIDTH),), str(path), dynamo=False, opset_version=17)
-    from general_perf.backends.onnxruntime import flops_of_file
+    from general_perf.measure.onnx_profile import flops_of_file
 
     assert flops_of_file(path, make_inputs(model.card, BATCH, 0), ["x"]) == (wanted, {})
 

@@ -11,8 +11,8 @@ import pytest
 
 from general_perf.card import zoo
 from general_perf.datasets import pages, questions
-from general_perf.datasets.contract import load_dataset
 from general_perf.datasets.questions import NOTHING, Feature
+from general_perf.datasets.registry import load_dataset
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.measure.accuracy import answer_all

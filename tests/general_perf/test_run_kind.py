@@ -18,7 +18,8 @@ from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
 from general_perf.outputs.pdf import write_pdfs
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
-from general_perf.results.kind import GENERAL, last_attempts
+from general_perf.results.kind import GENERAL
+from general_perf.results.points import last_attempts
 from general_perf.results.table import show
 
 GOOD, BAD = "resnet50/onnxruntime/int8", "bert/openvino/fp32"

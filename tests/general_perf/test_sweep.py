@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.runs.suite import suite_records, verify_suite
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import verify_suite
 from tests.general_perf.vendor import install, relu_card
 
 BMP = [sys.executable, "-c", "from bytemlperf.app import main; main()", "general"]

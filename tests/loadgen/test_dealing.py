@@ -9,8 +9,9 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.loadgen.replay import work_of, worker_config
-from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size, parse_workers
+from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size
 from bytemlperf_llm.plan import scenario as scenarios
+from bytemlperf_llm.plan.plan import parse_workers
 from bytemlperf_llm.workload import ScheduleHash, Workload, schedule
 from bytemlperf_llm.workload.dealing import Left, Share, dealt
 from engines.openai.engine import OpenAIEngine

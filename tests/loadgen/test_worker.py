@@ -11,9 +11,10 @@ import pytest
 
 from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED, Planned
+from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
+from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import ErrorClass, Finish
 from tests.virtual import MS, NS_PER_S, Collected, Script, ScriptedEngine, make_request, make_worker, run
 

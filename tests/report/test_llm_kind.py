@@ -11,7 +11,7 @@ import pytest
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import data_block
 from bytemlperf.runs.kinds import Plot, Table, run_kind
-from bytemlperf.runs.suite import RunRecords, suite_records
+from bytemlperf.runs.records import RunRecords, suite_records
 from bytemlperf_llm.pages.columns import columns_of
 from bytemlperf_llm.pages.timeline import tokens_in
 from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run

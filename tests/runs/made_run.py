@@ -10,7 +10,8 @@ from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.log import RecordLog
-from bytemlperf_llm.plan.plan import Flags, resolve
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import describe_run, finished
 from bytemlperf_llm.run.rebuild import planned_requests

@@ -10,7 +10,8 @@ from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import data_block
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.kinds import Plot, Table
-from bytemlperf_llm.record.gauges import NAME, SAMPLES_PER_STEP, GaugeLog, read_gauges, usable
+from bytemlperf.runs.names import NAME
+from bytemlperf_llm.record.gauges import SAMPLES_PER_STEP, GaugeLog, read_gauges, usable
 from bytemlperf_llm.run.verify import verify_run
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.report.made import llm_run

@@ -14,10 +14,10 @@ import time
 import pytest
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.folder import create_run_folder, write_json
+from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
 from bytemlperf.runs.log import LogFull, RecordLog
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.record.reader import FORMAT_VERSION, RunReader, read_run_json
+from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bytemlperf.runs.kinds import run_kind
-from bytemlperf.runs.suite import suite_records, verify_suite
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import verify_suite
 from tests.training.conftest import STEPS, Ran, bmp
 from training.command.reference import BUILTIN_FOLDER, find_reference
 from training.plan.layout import Layout

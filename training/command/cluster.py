@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
-from training.command.run import Output, begin, err_console, prepare, publish_folder
+from training.command.publish import publish_folder
+from training.command.run import Output, begin, err_console, prepare
 from training.plan.plan import PLAN_NAME, Flags, read_plan
 from training.rank.watchdog import stacks
 from training.results.history import History

@@ -16,8 +16,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import json_of
 from training.results.checks import REFERENCE_STEPS
@@ -25,7 +23,6 @@ from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
 if TYPE_CHECKING:
-    from training.command.run import Output
     from training.plan.layout import Layout
     from training.plan.plan import Flags
 
@@ -99,9 +96,8 @@ def _portable(command: list[str]) -> list[str]:
 
 def keep_reference(run_folder: Path, into: Path) -> None:
     """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
-    from bytemlperf.runs.folder import write_json
-    from bytemlperf.runs.suite import suite_records
-    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf.runs.folder import read_run_json, write_json
+    from bytemlperf.runs.records import suite_records
     from training.plan.plan import PLAN_NAME, read_plan
     from training.results.history import History
 
@@ -128,25 +124,10 @@ def keep_reference(run_folder: Path, into: Path) -> None:
         raise UserError(f"{into} can't be written: {error.strerror}", "name a file in a writable folder") from None
 
 
-def make_reference(flags: Flags, output: Output, into: Path | None, argv: list[str]) -> tuple[Path, Path, dict[str, Any]]:
-    """`bmp train reference`: train the reference's steps, and keep their losses. The file, the run's folder and its
-    summary; the file is not written when the run is invalid. Raises UserError."""
-    from training.command.run import train
-
-    path = into or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
-    if path.exists():
-        raise UserError(f"{path} is there already", "name another file with --into, or move it away")
-    once = msgspec.structs.replace(flags, nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS)
-    folder, summary = train(once, output, argv)
-    if summary["verdict"] != "invalid":
-        keep_reference(folder, path)
-    return path, folder, summary
-
-
 def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
-    from bytemlperf.runs.suite import suite_records
-    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf.runs.folder import read_run_json
+    from bytemlperf.runs.records import suite_records
     from training.plan.plan import PLAN_NAME, read_plan
     from training.results.history import History
 

@@ -16,11 +16,13 @@ from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stoppin
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
 from bytemlperf.runs.suite import SuiteRun
-from training.command.reference import earlier_run, find_reference
+from training.command.publish import publish_folder
+from training.command.reference import earlier_run, find_reference, keep_reference
 from training.plan.layout import Layout
 from training.plan.memory import Estimate, check_memory, estimate
 from training.plan.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
-from training.rank.loop import STOP_FILE
+from training.rank.watchdog import STOP_FILE
+from training.results.checks import REFERENCE_STEPS
 from training.watch import launch
 from training.watch.follow import Follower
 from training.watch.metrics import TrainingMetrics
@@ -28,9 +30,11 @@ from training.workload.corpus import prepare_corpus
 from training.workload.workload import Workload
 
 if TYPE_CHECKING:
+    from training.plan.plan import Flags
+
+if TYPE_CHECKING:
     from rich.console import Console
 
-EXIT_INVALID = 1
 DEVICES: tuple[Literal["auto", "cpu", "cuda"], ...] = ("auto", "cpu", "cuda")
 PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
 
@@ -243,26 +247,6 @@ def err_console() -> Console:
     return Console(stderr=True)
 
 
-def publish(folder: Path, summary: dict[str, Any], run: dict[str, Any], *, quiet: bool) -> int:
-    """Table and verdict; the folder's path is the last line on standard output."""
-    if not quiet:
-        from rich.console import Console
-
-        from training.results.study_table import print_study
-        from training.results.table import print_summary
-
-        (print_study if "study" in run["config"] else print_summary)(Console(), run, summary)
-    print(folder, flush=True)
-    return EXIT_INVALID if summary["verdict"] == "invalid" else 0
-
-
-def publish_folder(folder: Path, summary: dict[str, Any], *, quiet: bool) -> int:
-    """`publish` for a folder whose run.json is to be read."""
-    from bytemlperf_llm.record.reader import read_run_json
-
-    return publish(folder, summary, read_run_json(folder), quiet=quiet)
-
-
 def run_train(flags: Flags, output: Output, argv: list[str]) -> int:
     """`bmp train WORKLOAD`."""
     return publish_folder(*train(flags, output, ["bmp", *argv[1:]]), quiet=output.quiet)
@@ -286,3 +270,18 @@ def run_dry(flags: Flags, output: Output) -> int:
         console.print(f"  {name.removesuffix('_bytes'):<12} {gib(size):>10}", highlight=False)
     console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10} (± {ESTIMATE_BAND:.0%})", highlight=False)
     return 0
+
+
+def make_reference(flags: Flags, output: Output, into: Path | None, argv: list[str]) -> tuple[Path, Path, dict[str, Any]]:
+    """`bmp train reference`: train the reference's steps, and keep their losses. The file, the run's folder and its
+    summary; the file is not written when the run is invalid. Raises UserError."""
+    from training.command.run import train
+
+    path = into or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
+    if path.exists():
+        raise UserError(f"{path} is there already", "name another file with --into, or move it away")
+    once = msgspec.structs.replace(flags, nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS)
+    folder, summary = train(once, output, argv)
+    if summary["verdict"] != "invalid":
+        keep_reference(folder, path)
+    return path, folder, summary

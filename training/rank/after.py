@@ -8,9 +8,8 @@ from typing import Any
 
 from training.plan.plan import Plan
 from training.rank.communication import analytic, bus_factor
-from training.rank.loop import Why
 from training.rank.saving import Write
-from training.results.records import CollectiveRecord, EndRecord
+from training.results.records import CollectiveRecord, EndRecord, Why
 from training.trainers.contract import Trainer
 
 ALONE_REPEATS = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
@@ -69,7 +70,7 @@ def _places(device: Any) -> tuple[list[str], list[str]]:
     import torch
     import torch.distributed as dist
 
-    from training.rank.worker import host
+    from training.rank.before import host
 
     mine = host(), torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     every: list[Any] = [None] * dist.get_world_size()
@@ -103,3 +104,8 @@ def _packages() -> dict[str, str]:
     from bytemlperf.hardware.discover import package_versions
 
     return package_versions(PACKAGES)
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()

@@ -15,20 +15,17 @@ import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from training.plan.plan import Plan
 from training.rank.batches import RankBatches, loader, samples_of
-from training.rank.watchdog import Watchdog
-from training.results.records import RANK_LOG, StepRecord, TraceRecord
+from training.rank.watchdog import STOP_FILE, Watchdog
+from training.results.records import RANK_LOG, StepRecord, TraceRecord, Why
 from training.trainers.contract import StepResult, Trainer
 
-STOP_FILE = "stop"
 ABSENT = -1.0
 """In the vectors that ranks exchange: there is no such value (times and sizes are never negative)."""
 FIELDS = ("step", "data", "forward", "backward", "optimizer", "sync", "peak", "held", "loss", "grad_norm", "stop")
-
-Why = Literal["steps done", "target reached", "stopped", "diverged"]
 
 
 class Loop:

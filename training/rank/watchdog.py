@@ -48,3 +48,6 @@ def stacks(run_folder: Path) -> dict[int, Path]:
     """The ranks that wrote their stacks, and where."""
     paths = {int(path.stem.partition("-")[2]): path for path in sorted((run_folder / RANKS_FOLDER).glob("stacks-*.txt"))}
     return {rank: path for rank, path in sorted(paths.items()) if path.stat().st_size}
+
+
+STOP_FILE = "stop"

@@ -13,7 +13,6 @@ STARTED_NS = time.perf_counter_ns()
 
 import faulthandler  # noqa: E402
 import os  # noqa: E402
-import socket  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
 from datetime import timedelta  # noqa: E402
@@ -82,11 +81,6 @@ def _build(plan: Plan, device: Any) -> Trainer:
     from training.trainers.native import NativeTrainer
 
     return NativeTrainer(plan, device)
-
-
-def host() -> str:
-    """This machine's name."""
-    return socket.gethostname()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ NS_PER_US = 1000
 def micro_collectives(folder: Path) -> list[dict[str, Any]]:
     """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
     another kind of run, or one that holds none."""
-    from bytemlperf.runs.suite import suite_records
-    from bytemlperf_llm.record.reader import read_run_json
+    from bytemlperf.runs.folder import read_run_json
+    from bytemlperf.runs.records import suite_records
 
     kind = read_run_json(folder).get("kind")
     if kind != "micro":

@@ -151,3 +151,6 @@ def decode(record: dict[str, Any]) -> Record | None:
         return converted
     except msgspec.ValidationError:
         return None
+
+
+Why = Literal["steps done", "target reached", "stopped", "diverged"]

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import SuiteRun, suite_records
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, Output, err_console, prepare, train
 from training.plan.plan import Flags
 from training.results.history import History

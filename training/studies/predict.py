@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import SuiteRun, suite_records
-from bytemlperf_llm.record.reader import read_run_json
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import SuiteRun
 from training.results.study_records import PointRecord, decode
 from training.results.study_summary import pooled
 from training.studies.model import Parts, measured_parts, predict

@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.suite import SuiteRun, suite_records
-from bytemlperf_llm.record.reader import read_run_json
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, Output, err_console, prepare, train
 from training.plan.plan import Flags, check_flags, default_threads, resolve_workload, usable_cores
 from training.results.history import History

@@ -1,0 +1,56 @@
+"""Addresses that metrics are sent to: checked, authorised, posted to."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import parse_qsl, urlsplit
+
+from bytemlperf.errors import UserError
+from engines.credentials import SECRET_NAME
+
+TIMEOUT_S = 5.0
+AUTHORIZATION_VARIABLE = "BMP_PUSH_AUTHORIZATION"
+JOB = "bmp"
+
+
+def checked_url(flag: str, url: str) -> str:
+    """The address, without a slash at its end. Raises UserError for one that can't be used."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises where it is none
+    except ValueError:
+        raise UserError(f"{flag} is not an address", "give http://HOST:PORT") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(
+            f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise UserError(f"{flag} has credentials in its address, where everybody sees them", f"set {AUTHORIZATION_VARIABLE} instead")
+    if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
+        raise UserError(f"{flag} has {secret!r} in its address, where everybody sees it", f"set {AUTHORIZATION_VARIABLE} instead")
+    return url if parts.query else url.rstrip("/")
+
+
+def below(url: str, path: str) -> str:
+    """An address further down than this one; its query stays."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.rstrip("/") + path, fragment="").geturl()
+
+
+def authorization() -> dict[str, str]:
+    """The Authorization header, where the environment has one."""
+    value = os.environ.get(AUTHORIZATION_VARIABLE)
+    return {"Authorization": value} if value else {}
+
+
+def post(url: str, body: bytes, kind: str, headers: dict[str, str] | None = None, *, method: str = "POST") -> None:
+    """Send it. Raises OSError (urllib's among them) for anything but success; redirects are not followed."""
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class NoRedirects(HTTPRedirectHandler):
+        def redirect_request(self, *_words: object) -> None:  # type: ignore[override]
+            return None
+
+    request = Request(url, data=body, method=method, headers={"Content-Type": kind, **authorization(), **(headers or {})})  # noqa: S310  # checked_url
+    with build_opener(NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
+        answer.read(1024)
