@@ -7,17 +7,15 @@ import os
 import re
 import time
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httptools
 import msgspec
 
-from engines.reference.schedule import Job
-from engines.reference.truth import Account
+from engines.reference.engine import ReferenceOptions
+from engines.reference.schedule import Job, Pace, Schedule
+from engines.reference.truth import Account, Truth
 from engines.reference.wire import Ask, StreamFormat, WireError, error_response, full_answer, json_response, parse_ask
-
-if TYPE_CHECKING:
-    from engines.reference.server import ReferenceServer
 
 MAX_BODY_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16
@@ -27,6 +25,31 @@ LINGER_S = 1.0
 _GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}").fullmatch
 _COMPLETIONS = {"/v1/chat/completions": True, "/v1/completions": False}
 _GET_PATHS = frozenset({"/v1/models", "/health", "/stats", "/reset"})
+
+
+class ServerOptions(ReferenceOptions, frozen=True, kw_only=True):
+    """As the engine's, and: `events_per_write` events leave in one write; `require_key_env` names the
+    environment variable with the API key that every request must show."""
+
+    events_per_write: int = 1
+    max_model_len: int = 131_072
+    require_key_env: str = ""
+
+
+class Server(Protocol):
+    """What a connection needs of the server that accepted it."""
+
+    options: ServerOptions
+    pace: Pace
+    truth: Truth
+    schedule: Schedule
+    connections: set[Connection]
+
+    def authorized(self, authorization: str) -> bool:
+        """Whether an Authorization header shows the key, where one is required."""
+
+    def stats(self) -> bytes:
+        """The `/stats` body."""
 
 
 class _Request:
@@ -61,7 +84,7 @@ class _Request:
 class Connection(asyncio.Protocol):
     """Parses with httptools, whose callbacks are the `on_...` methods; one request is answered at a time."""
 
-    def __init__(self, server: ReferenceServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._coming: _Request | None = None

@@ -25,21 +25,12 @@ from typing import Any
 import msgspec
 
 from engines.contract import BadOption, parse_options
-from engines.reference.connection import Connection
-from engines.reference.engine import ReferenceOptions, check_options
+from engines.reference.connection import Connection, ServerOptions
+from engines.reference.engine import check_options
 from engines.reference.schedule import Schedule
 from engines.reference.truth import Truth
 
 LISTEN_BACKLOG = 4096
-
-
-class ServerOptions(ReferenceOptions, frozen=True, kw_only=True):
-    """As the engine's, and: `events_per_write` events leave in one write; `require_key_env` names the
-    environment variable with the API key that every request must show."""
-
-    events_per_write: int = 1
-    max_model_len: int = 131_072
-    require_key_env: str = ""
 
 
 class ReferenceServer:
