@@ -19,7 +19,7 @@ import msgspec
 from bytemlperf.child.offline import OFFLINE, last_line, own_modules
 from general_perf.failures import ErrorClass
 from general_perf.job.job import Job
-from general_perf.job.worker import PARENT_ENV, STARTED_ENV
+from general_perf.job.reporter import PARENT_ENV, STARTED_ENV
 from general_perf.measure.memory import tree_bytes
 
 POLL_S = 0.25

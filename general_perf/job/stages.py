@@ -1,4 +1,4 @@
-"""The stages of a job that measure: each takes the worker and a session, and writes its records."""
+"""The stages of a job that measure: each takes the job's reporter and a session, and writes its records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from general_perf.measure.numerics import compare, decide, verdict
 from general_perf.measure.performance import DIFFERENT_BATCHES, closed_loop, open_loop, warm_up
 
 if TYPE_CHECKING:
-    from general_perf.job.worker import Worker
+    from general_perf.job.reporter import Reporter
 
 NUMERICS_SEED = 1_000_003
 """Added to the seed, so that numerics see other inputs than the timed loop and the calibration."""
@@ -81,9 +81,9 @@ def _stacked(answers: list[dict[str, Any]]) -> dict[str, Any]:
 # --- the stages -----------------------------------------------------------------------------------
 
 
-def numerics(worker: Worker, session: Any) -> None:
+def numerics(reporter: Reporter, session: Any) -> None:
     """Outputs over a few batches against the kept reference."""
-    card, job = worker.card, worker.job
+    card, job = reporter.card, reporter.job
     try:
         path = Path(job.reference) / "numerics.npz"
         if not path.exists():
@@ -101,9 +101,9 @@ def numerics(worker: Worker, session: Any) -> None:
         tolerance = card.tolerance(job.precision)
         decided = [decide(each[card.outputs[0]], card.decision, card.distribution) for each in (ours, expected)]
         changed = None if decided[0] is None or decided[1] is None else int((decided[0] != decided[1]).sum())
-        worker.say(
+        reporter.say(
             NumericsRecord(
-                **worker.facts,
+                **reporter.facts,
                 stage="numerics",
                 reference=kind,
                 samples=len(batches) * (card.fixed_batch or job.batch_sizes[0]),
@@ -115,23 +115,23 @@ def numerics(worker: Worker, session: Any) -> None:
             )
         )
     except Exception as error:
-        worker.failed("numerics", error)
+        reporter.failed("numerics", error)
 
 
-def accuracy(worker: Worker, session: Any) -> None:
+def accuracy(reporter: Reporter, session: Any) -> None:
     """Metrics on the card's dataset, beside those of the reference on the same samples."""
     from general_perf.datasets.registry import load_dataset
 
-    card, job = worker.card, worker.job
+    card, job = reporter.card, reporter.job
     try:
         data = load_dataset(card, job.accuracy_samples, job.data_percent)
         ours = answer_all(session.predict, data, card.fixed_batch or job.batch_sizes[0])
         path = Path(job.reference) / "dataset.npz"
         theirs = reference.read(path)[0][ANSWERS] if path.exists() else None
         changed = None if theirs is None else int((data.decisions(ours.answers) != data.decisions(theirs)).sum())
-        worker.say(
+        reporter.say(
             AccuracyRecord(
-                **worker.facts,
+                **reporter.facts,
                 stage="accuracy",
                 dataset=data.name,
                 data_source=data.source,
@@ -145,10 +145,10 @@ def accuracy(worker: Worker, session: Any) -> None:
             )
         )
     except Exception as error:
-        worker.failed("accuracy", error)
+        reporter.failed("accuracy", error)
 
 
-def sparsity(worker: Worker, maker: Any, compiled: Any, model: Any) -> None:
+def sparsity(reporter: Reporter, maker: Any, compiled: Any, model: Any) -> None:
     """What is sparse in the weights as compiled, with the source's beside."""
     from general_perf.backends.contract import ShowsWeights
     from general_perf.backends.weights import of_source
@@ -157,9 +157,9 @@ def sparsity(worker: Worker, maker: Any, compiled: Any, model: Any) -> None:
     try:
         before = measure(of_source(model))
         after = measure(maker.weights(compiled)) if isinstance(maker, ShowsWeights) else None
-        worker.say(
+        reporter.say(
             SparsityRecord(
-                **worker.facts,
+                **reporter.facts,
                 stage="sparsity",
                 sparsity=after.verdict if after is not None else compiled.sparsity,
                 backend_says=compiled.sparsity,
@@ -168,39 +168,39 @@ def sparsity(worker: Worker, maker: Any, compiled: Any, model: Any) -> None:
             )
         )
     except Exception as error:
-        worker.failed("sparsity", error)
+        reporter.failed("sparsity", error)
 
 
-def performance(worker: Worker, maker: Any, compiled: Any, session: Any) -> None:
+def performance(reporter: Reporter, maker: Any, compiled: Any, session: Any) -> None:
     """Every batch size × instances × loop, smallest first: the largest may end the process."""
-    for batch in sorted(worker.job.batch_sizes):
-        for instances in worker.job.instances:
-            worker.at(f"performance at batch {batch}")
-            _points(worker, maker, compiled, session, batch, instances)
+    for batch in sorted(reporter.job.batch_sizes):
+        for instances in reporter.job.instances:
+            reporter.at(f"performance at batch {batch}")
+            _points(reporter, maker, compiled, session, batch, instances)
 
 
-def _points(worker: Worker, maker: Any, compiled: Any, session: Any, batch: int, instances: int) -> None:
+def _points(reporter: Reporter, maker: Any, compiled: Any, session: Any, batch: int, instances: int) -> None:
     """Closed and open loop of one batch size and number of instances; the open loop's rate follows the closed one."""
     from general_perf.backends.contract import LoadOptions
 
-    job = worker.job
+    job = reporter.job
     facts: dict[str, Any] = {"batch_size": batch, "instances": instances, "threads": job.threads}
     loop = job.loops[0]
     try:
-        _check_room(worker.card, batch, job.memory_limit_bytes)
+        _check_room(reporter.card, batch, job.memory_limit_bytes)
         more = [maker.load(compiled, LoadOptions(device=job.device, threads=job.threads)) for _ in range(instances - 1)]
         sessions = [session, *more]
-        batches = [make_inputs(worker.card, batch, job.seed, index) for index in range(DIFFERENT_BATCHES)]
+        batches = [make_inputs(reporter.card, batch, job.seed, index) for index in range(DIFFERENT_BATCHES)]
         warmup_ns = warm_up(sessions, batches[0])
         reached: float | None = None
         for loop in job.loops:
             memory.reset_peak()
-            timed, rate = _timed(job, loop, sessions, batches, reached, worker.progress)
+            timed, rate = _timed(job, loop, sessions, batches, reached, reporter.progress)
             if loop == "closed" and timed.window_ns:
                 reached = len(timed.latency_ns) / (timed.window_ns / 1e9)
-            worker.say(
+            reporter.say(
                 PerformanceRecord(
-                    **worker.facts,
+                    **reporter.facts,
                     stage="performance",
                     loop=loop,  # type: ignore[arg-type]
                     **facts,
@@ -214,7 +214,7 @@ def _points(worker: Worker, maker: Any, compiled: Any, session: Any, batch: int,
                 )
             )
     except Exception as error:
-        worker.failed("performance", error, loop=loop, **facts)
+        reporter.failed("performance", error, loop=loop, **facts)
 
 
 def device_memory(job: Job, session: Any) -> dict[str, Any]:
@@ -251,25 +251,25 @@ def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
         raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit-gib")
 
 
-def coverage(worker: Worker, maker: Any, compiled: Any, example: Any) -> None:
+def coverage(reporter: Reporter, maker: Any, compiled: Any, example: Any) -> None:
     """Which part of the graph the backend took."""
     try:
         began = time.perf_counter()
         found = maker.coverage(compiled, example)
-        worker.say(
-            CoverageRecord(**worker.facts, stage="coverage", coverage=msgspec.to_builtins(found), analysis_s=time.perf_counter() - began)
+        reporter.say(
+            CoverageRecord(**reporter.facts, stage="coverage", coverage=msgspec.to_builtins(found), analysis_s=time.perf_counter() - began)
         )
     except Exception as error:
-        worker.failed("coverage", error)
+        reporter.failed("coverage", error)
 
 
-def calibration(worker: Worker) -> tuple[list[Any], str]:
+def calibration(reporter: Reporter) -> tuple[list[Any], str]:
     """Batches for quantisation, and in words what they are: real samples that accuracy isn't judged on, else random ones."""
     import numpy as np
 
     from general_perf.datasets.registry import load_dataset
 
-    card, job = worker.card, worker.job
+    card, job = reporter.card, reporter.job
     batch, count = card.fixed_batch or 1, job.calibration_samples
     if card.dataset and batch == 1:
         try:

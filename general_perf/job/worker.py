@@ -14,68 +14,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from general_perf.failures import classify
 from general_perf.job.job import Job
-from general_perf.job.records import STAGES, CompileRecord, JobRecord, LoadRecord, Record
+from general_perf.job.records import CompileRecord, JobRecord, LoadRecord
+from general_perf.job.reporter import PARENT_ENV, Reporter
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PARENT_ENV = "BMP_WORKER_PARENT"
-STARTED_ENV = "BMP_WORKER_STARTED_NS"
-"""CLOCK_MONOTONIC of the moment the parent started this process."""
 
 
-class Worker:
-    """One job. `out` takes records and progress."""
-
-    def __init__(self, job: Job, out: Callable[[Any], None]) -> None:
-        from general_perf.card import Card
-
-        self.job, self._out = job, out
-        self.card = Card.model_validate(job.card)
-        self.began_ns = self._since_ns = int(os.environ.get(STARTED_ENV, time.monotonic_ns()))
-        self.stages_s: dict[str, float] = {}
-        self._current = "start"
-        self.facts: dict[str, Any] = {"job": job.id, "attempt": job.attempt, "model": self.card.name, "backend": job.backend}
-        self.facts |= {"precision": job.precision, "device": job.device}
-
-    def say(self, record: Record) -> None:
-        """Send one record to the parent."""
-        self._out(record)
-
-    def progress(self, latencies_ns: list[int]) -> None:
-        """Latencies so far, for live metrics; not kept."""
-        self._out({"stage": "progress", "latency_ns": latencies_ns})
-
-    def at(self, stage: str) -> None:
-        """Say which stage begins, so that the parent can name it when the process dies."""
-        self._out({"stage": "begin", "name": stage})
-        self._ended()
-        self._current = stage
-
-    def _ended(self) -> None:
-        """Add the time since the last stage began to the stage that ran."""
-        now = time.monotonic_ns()
-        self.stages_s[self._current] = self.stages_s.get(self._current, 0.0) + (now - self._since_ns) / 1e9
-        self._since_ns = now
-
-    def record(self, stage: str, **fields: Any) -> Record:
-        """A record of this job."""
-        return STAGES[stage](**{**self.facts, "stage": stage, **fields})
-
-    def failed(self, stage: str, error: BaseException, **fields: Any) -> None:
-        """The record of a stage that went wrong; the library's own traceback goes to standard error."""
-        import traceback
-
-        traceback.print_exception(error)
-        failure = classify(error, stage)
-        what = {"status": failure.status, "error_class": failure.error_class, "reason": failure.reason, "fix": failure.fix}
-        self.say(self.record(stage, **what, **fields))
+class Worker(Reporter):
+    """One job, from its source to its speed."""
 
     # -- the stages, in order --------------------------------------------------------
 
