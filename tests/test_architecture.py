@@ -1,0 +1,125 @@
+"""Which room may know which: no circle of imports, and no arrow that the plan of docs/architecture.md forbids.
+
+Read from the sources: imports inside functions and under TYPE_CHECKING count like any other.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SUITES = ("bytemlperf_llm", "micro", "general_perf", "training")
+PACKAGES = ("bytemlperf", *SUITES, "engines")
+COMMON = ("engines.contract", "engines.untrusted", "engines.credentials", "engines.client_limits")
+"""What engines share with those that call them: the contract, and what keeps strangers' data and this machine's limits apart."""
+AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engines.http")
+
+NOT_YET = {
+    ("bytemlperf.report.run_page", "bytemlperf_llm.run.rebuild"),
+    ("bytemlperf.report.write", "bytemlperf_llm.report.pdf"),
+    ("bytemlperf.compare.show", "bytemlperf_llm.report.pdf"),
+    ("bytemlperf.export.push", "bytemlperf_llm.export.remote_write"),
+    ("bytemlperf.submit.check", "bytemlperf_llm.run.verify"),
+    ("bytemlperf.runs.verify", "bytemlperf_llm.run.command"),
+    ("bytemlperf_llm.calibration.ladder", "engines.openai.engine"),
+    ("bytemlperf_llm.run.command", "engines.reference.server"),
+    ("micro.predict.run", "engines.inprocess"),
+    ("general_perf.measure.arrived", "bytemlperf_llm.metrics.facts"),
+    ("general_perf.measure.arrived", "bytemlperf_llm.metrics.load"),
+    ("general_perf.measure.arrived", "bytemlperf_llm.metrics.verdict"),
+}
+"""Forbidden arrows that still stand. The list only ever gets shorter: one that is gone must leave it."""
+
+
+def test_no_circle_of_imports() -> None:
+    assert circles(graph()) == []
+
+
+def test_no_forbidden_arrow() -> None:
+    found = {(source, target) for source, targets in graph().items() for target in targets if not allowed(source, target)}
+    assert found == NOT_YET
+
+
+def test_the_reader_of_imports_sees_those_inside_functions(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    from b import g\n")
+    (tmp_path / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\n")
+    assert circles(graph(tmp_path, ("a.py", "b.py"))) == [["a", "b"]]
+
+
+def allowed(source: str, target: str) -> bool:
+    """Whether one module may import the other."""
+    here, there = source.partition(".")[0], target.partition(".")[0]
+    if target.endswith(".cli"):
+        return False
+    if there == "engines":
+        engine = target.split(".")[1] if "." in target else ""
+        if here == "engines":
+            return within(target, AMONG_ENGINES) or source.split(".")[1:2] == [engine]
+        return within(target, COMMON)
+    if there in SUITES:
+        return here == there
+    return here != "engines"
+
+
+def within(module: str, rooms: tuple[str, ...]) -> bool:
+    """Whether a module is one of these or in one of them."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def graph(root: Path = ROOT, places: tuple[str, ...] = PACKAGES) -> dict[str, set[str]]:
+    """Module to the modules of ours that it imports."""
+    files = [path for place in places for path in ([root / place] if place.endswith(".py") else sorted((root / place).rglob("*.py")))]
+    modules = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    return {name: set(imports(path, modules)) - {name} for name, path in modules.items()}
+
+
+def imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules among `modules` that a file names in any import."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                if full in modules or node.module in modules:
+                    yield full if full in modules else node.module
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of modules that reach each other (Tarjan's strongly connected components of more than one), sorted."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for target in edges[module]:
+            if target not in index:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], index[target])
+        if low[module] == index[module]:
+            place = stack.index(module)
+            component = stack[place:]
+            del stack[place:]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for module in edges:
+        if module not in index:
+            visit(module)
+    return sorted(found)
+
+
+def test_every_room_and_file_of_the_page_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w/]+(?:\.py|/))`", page) if "<" not in name}
+    assert len(named) > 60
+    homes = [ROOT, *(ROOT / package for package in PACKAGES)]
+    assert sorted(name for name in named - {"command/", "results/"} if not any((home / name).exists() for home in homes)) == []
