@@ -92,7 +92,6 @@ def serve_bench(
     dashboard: Annotated[bool, _in(_OUTPUT, "Serve a live page for the time of the run, on loopback.", "--dashboard")] = False,
     dashboard_port: Annotated[int | None, _in(_OUTPUT, "Its port; with it --dashboard needs not be said. Default: any free one.")] = None,
     push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
-    remote_write: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by Prometheus' remote write.")] = None,
     otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP, and a trace of every request at the end.")] = None,
     push_interval: Annotated[
         float, typer.Option(min=1.0, help="Seconds between pushes. Default: 5.", rich_help_panel=_OUTPUT, show_default=False)
@@ -183,7 +182,6 @@ def serve_bench(
         metric_percentiles=metric_percentiles,
         dashboard_port=0 if dashboard and dashboard_port is None else dashboard_port,
         push_gateway=push_gateway,
-        remote_write=remote_write,
         otlp=otlp,
         push_interval_s=push_interval,
         report=report,

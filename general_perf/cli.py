@@ -73,6 +73,11 @@ def run(
     time_limit: Annotated[float, _in(_LIMITS, "Seconds for one job. Default: 600.")] = 600.0,
     memory_limit_gib: Annotated[float | None, _in(_LIMITS, "Memory for one job. Default: 80 % of what is free.")] = None,
     prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there for the time of the run; 0 for any port.")] = None,
+    push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
+    otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
+    push_interval: Annotated[
+        float, typer.Option(min=1.0, help="Seconds between pushes. Default: 5.", rich_help_panel=_OUTPUT, show_default=False)
+    ] = 5.0,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
     keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep what was compiled in the run folder.", "--keep-artefacts")] = False,
@@ -82,6 +87,7 @@ def run(
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
     from bytemlperf.command.flags import pairs
+    from bytemlperf.export.push import PushTargets
     from general_perf.command.plan import Flags
     from general_perf.command.run import Output, run_general
     from general_perf.job.job import MEASURED
@@ -121,6 +127,7 @@ def run(
         runs_dir=runs_dir,
         label=label,
         prometheus_port=prometheus_port,
+        targets=PushTargets(push_gateway, otlp, push_interval),
         keep_artefacts=keep_artefacts,
         bytemlperf_report=bytemlperf_report,
         pdf=pdf,

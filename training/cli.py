@@ -85,12 +85,18 @@ def run(
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
     prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there; 0 for any port.")] = None,
     prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve them on. Default: 127.0.0.1.")] = "127.0.0.1",
+    push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
+    otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
+    push_interval: Annotated[
+        float, typer.Option(min=1.0, help="Seconds between pushes. Default: 5.", rich_help_panel=_OUTPUT, show_default=False)
+    ] = 5.0,
     skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even when memory seems too small.", "--skip-memory-check")] = False,
     dry_run: Annotated[bool, _in(_OUTPUT, "Only check, and print sizes and the memory estimate.", "--dry-run")] = False,
     prepare: Annotated[bool, _in(_OUTPUT, "Only check and write the plan, for torchrun on several machines.", "--prepare")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
+    from bytemlperf.export.push import PushTargets
     from training.command.run import Output, checked_device, run_dry, run_train
     from training.plan.plan import Flags
 
@@ -129,7 +135,8 @@ def run(
         rerun_of=rerun_of,
         fault=fault,
     )
-    output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device))
+    targets = PushTargets(push_gateway, otlp, push_interval)
+    output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device), targets)
     if prepare:
         from training.command.cluster import run_prepare
 

@@ -12,6 +12,11 @@ from bytemlperf.command.signals import Interrupted, interrupt_status, terminate_
 from bytemlperf.errors import EXIT_USAGE, UserError
 
 EXIT_INTERRUPTED = 130
+GONE = {
+    "--remote-write": "use --otlp, which Prometheus 3 takes too (--web.enable-otlp-receiver)",
+    "push": "give --push-gateway or --otlp to the run itself",
+}
+"""Flags and commands that this version has no more, and what stands in for them."""
 CLOSE_FLAG = 0.8  # how alike a flag must be to be what was meant
 
 
@@ -50,6 +55,10 @@ def _leave_for_usage(error: Exception) -> NoReturn:
         if (limit := client_limit(error)) is not None:
             _leave(f"error: {limit.detail}; run again with that limit raised", EXIT_USAGE)
         raise error
+    message = one_line(error.format_message()).rstrip(".")
+    for name, instead in GONE.items():
+        if message.startswith((f"No such option: {name}", f"No such command '{name}'")):
+            _leave(f"error: {message}; {instead}", EXIT_USAGE)
     if possibilities := getattr(error, "possibilities", None):  # a hint at another flag is worse than none
         error.possibilities = difflib.get_close_matches(getattr(error, "option_name", ""), possibilities, cutoff=CLOSE_FLAG)  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)

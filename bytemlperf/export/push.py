@@ -1,4 +1,4 @@
-"""Live metrics pushed instead of scraped: to a Pushgateway, by Prometheus' remote write, or by OTLP.
+"""Live metrics pushed instead of scraped: to a Pushgateway, or by OTLP (which Prometheus takes too).
 
 One thread pushes what the exporter holds every few seconds, and once more at the end. A receiver that is
 slow, refuses or is gone costs the run nothing: pushes have a time limit, and what failed is said in one line at
@@ -10,11 +10,14 @@ it): `$BMP_PUSH_AUTHORIZATION` is sent as the Authorization header; OTLP takes t
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote
 
+from bytemlperf.command.exits import one_line
 from bytemlperf.export.http import AUTHORIZATION_VARIABLE, JOB, TIMEOUT_S, below, checked_url, post
 from bytemlperf.redaction import Redactor
 from engines.credentials import query_secrets
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter
 
 INTERVAL_S = 5.0
+
+
+class PushTargets(NamedTuple):
+    """Where a run's live metrics are pushed, and how often."""
+
+    push_gateway: str | None = None
+    otlp: str | None = None
+    interval_s: float = INTERVAL_S
 
 
 class Receiver(Protocol):
@@ -104,17 +115,33 @@ def reason(error: Exception) -> str:
     return Redactor(receiver_secrets()).clean(str(inner or error))
 
 
-def receivers_for(push_gateway: str | None, remote_write: str | None, otlp: str | None, instance: str) -> list[Receiver]:
-    """What the flags ask for. Raises UserError for an address that can't be used, or a package that is missing."""
-    found: list[Receiver] = []
-    if push_gateway is not None:
-        found.append(Pushgateway(push_gateway, instance))
-    if remote_write is not None:
-        from bytemlperf_llm.export.remote_write import RemoteWrite
-
-        found.append(RemoteWrite(remote_write, instance))
-    if otlp is not None:
+def receivers_for(targets: PushTargets, instance: str) -> list[Receiver]:
+    """The receivers named. Raises UserError for an address that can't be used, or a package that is missing."""
+    receivers: list[Receiver] = []
+    if targets.push_gateway is not None:
+        receivers.append(Pushgateway(targets.push_gateway, instance))
+    if targets.otlp is not None:
         from bytemlperf.export.otlp import OtlpMetrics
 
-        found.append(OtlpMetrics(otlp, instance))
-    return found
+        receivers.append(OtlpMetrics(targets.otlp, instance))
+    return receivers
+
+
+@contextmanager
+def pushing(exporter: Exporter, targets: PushTargets, instance: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Push for the time of the block, and once more at its end; nothing where nobody is named; what fails is
+    said on standard error where there is no `say`. Raises UserError."""
+    receivers = receivers_for(targets, instance)
+    if not receivers:
+        yield
+        return
+    pusher = Pusher(exporter, receivers, say or _warn, targets.interval_s)
+    pusher.start()
+    try:
+        yield
+    finally:
+        pusher.close()
+
+
+def _warn(text: str) -> None:
+    print(f"! {one_line(text)}", file=sys.stderr, flush=True)

@@ -71,7 +71,6 @@ class Flags:
     metric_percentiles: str = "99"
     dashboard_port: int | None = None
     push_gateway: str | None = None
-    remote_write: str | None = None
     otlp: str | None = None
     push_interval_s: float = 5.0
     report: bool = True

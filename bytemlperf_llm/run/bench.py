@@ -19,7 +19,7 @@ import msgspec
 
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import receiver_secrets
+from bytemlperf.export.push import PushTargets, pushing, receiver_secrets
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import create_run_folder, write_json
@@ -93,7 +93,7 @@ class Bench:
     ) -> None:
         self._remainder = remainder
         self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
-        receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.remote_write, plan.flags.otlp)
+        receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
         self._redactor = Redactor([*option_secrets(plan.engine_options), *receivers])
         self._metrics = LlmMetrics()
 
@@ -138,14 +138,8 @@ class Bench:
     def _push_metrics(self, stack: AsyncExitStack, folder: Path) -> None:
         """Push live metrics to whoever was named. Raises UserError."""
         flags = self._plan.flags
-        if not (flags.push_gateway or flags.remote_write or flags.otlp):
-            return
-        from bytemlperf.export.push import Pusher, receivers_for
-
-        receivers = receivers_for(flags.push_gateway, flags.remote_write, flags.otlp, folder.name)
-        pusher = Pusher(self._metrics.exporter, receivers, self._warn, flags.push_interval_s)
-        pusher.start()
-        stack.callback(pusher.close)
+        targets = PushTargets(flags.push_gateway, flags.otlp, flags.push_interval_s)
+        stack.enter_context(pushing(self._metrics.exporter, targets, folder.name, self._warn))
 
     def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:
         """The live page, where it is asked for: at once, so that a port in use is known before an engine starts. Raises UserError."""

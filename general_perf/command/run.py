@@ -14,6 +14,7 @@ from bytemlperf.command.exits import one_line
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
+from bytemlperf.export.push import PushTargets, pushing, receivers_for
 from bytemlperf.extras import require
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
@@ -34,6 +35,7 @@ class Output(msgspec.Struct, kw_only=True):
     runs_dir: Path
     label: str | None = None
     prometheus_port: int | None = None
+    targets: PushTargets = PushTargets()
     keep_artefacts: bool = False
     bytemlperf_report: bool = False
     pdf: bool = False
@@ -43,6 +45,7 @@ class Output(msgspec.Struct, kw_only=True):
 def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
     """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
     check_numbers([("prometheus-port", output.prometheus_port)])
+    receivers_for(output.targets, KIND)  # an address that can't be used is said before anything is measured
     jobs = plan(flags)
     require("bmp general", "general", "torch", "numpy")
     label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
@@ -138,7 +141,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
 
     say = _silent if output.quiet else _say
     try:
-        with run:
+        with run, pushing(metrics, output.targets, run.folder.name):
             run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"go on with: bmp general resume {run.folder}") from None

@@ -87,6 +87,13 @@ class Flags:
             help="Serve live metrics on this port of the loopback, 0 for any free one.", panel=_OUTPUT, min=0, max=65535, show_default=False
         ),
     ] = None
+    push_gateway: Annotated[
+        str | None, _option(help="Push live metrics to the Pushgateway at this address.", panel=_OUTPUT, show_default=False)
+    ] = None
+    otlp: Annotated[str | None, _option(help="Send live metrics to this address by OTLP over HTTP.", panel=_OUTPUT, show_default=False)] = (
+        None
+    )
+    push_interval: Annotated[float, _option(help="Seconds between pushes.", panel=_OUTPUT, min=1.0)] = 5.0
     quiet: Annotated[bool, _option("--quiet", "-q", help="Only the run folder's path.", panel=_OUTPUT)] = False
 
 

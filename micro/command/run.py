@@ -13,6 +13,7 @@ import msgspec
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import LOOPBACK
+from bytemlperf.export.push import PushTargets, pushing, receivers_for
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.discover import discover
@@ -39,6 +40,8 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     """A new run folder with a row for each case; 1 where one failed. Raises Interrupted after the first signal."""
     settings = settings_of(flags)
     sheet = _sheet(flags.card, settings.device)
+    targets = PushTargets(flags.push_gateway, flags.otlp, flags.push_interval)
+    receivers_for(targets, label)  # an address that can't be used is said before anything is measured
     with _serving(flags.prometheus_port, quiet=flags.quiet) as metrics, SweepView(_errors(), quiet=flags.quiet) as view:
         peaks = None
         if flags.peaks != "off":
@@ -56,7 +59,8 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             packages=sorted({"torch", *packages}),
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
-        return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
+        with pushing(metrics.exporter, targets, run.folder.name):
+            return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
 
 
 def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:

@@ -49,6 +49,7 @@ CASES = [
     (("summarize", "."), "has no run.json", "runs directory"),
     (("summarize", "nowhere"), "does not exist", "runs directory"),
     (("engine", "check", "nope"), "unknown engine", "bmp-llm engines"),
+    ((*QUICK, "--remote-write", "http://h"), "No such option: --remote-write", "--otlp"),
     (("frobnicate",), "No such command 'frobnicate'", "--help"),
     (("reference-server", "--engine-option", "ttft_ms=-1"), "ttft_ms=-1", "give a value"),
 ]

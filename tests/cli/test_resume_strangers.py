@@ -59,7 +59,6 @@ STRANGE: list[dict[str, Any]] = [
     {"ray": "192.0.2.1:6379"},
     {"otlp": ADDRESS},
     {"push_gateway": ADDRESS},
-    {"remote_write": ADDRESS},
     {"prometheus_port": 0, "prometheus_host": "0.0.0.0"},
     {"dashboard_port": 0},
     {"save_result": True, "result_dir": "/tmp/elsewhere"},

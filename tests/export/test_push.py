@@ -1,4 +1,4 @@
-"""Metrics pushed to real receivers: Debian's Pushgateway, a real Prometheus' remote write, OTLP decoded by its own messages."""
+"""Metrics pushed to real receivers: Debian's Pushgateway, OTLP decoded by its own messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
-import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 
@@ -16,8 +16,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import checked_url
-from bytemlperf.export.push import Pusher, Pushgateway, receivers_for
-from bytemlperf_llm.export.remote_write import RemoteWrite, snappy_block, varint
+from bytemlperf.export.push import Pusher, Pushgateway, PushTargets, receivers_for
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.export.receivers import fed, otlp_server
 
@@ -64,41 +63,10 @@ def test_a_real_pushgateway_shows_what_was_pushed():
     assert 'bmp_time_to_first_token_seconds_count{instance="run/with a slash",job="bmp"} 20' in text
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on this machine")
-def test_a_real_prometheus_takes_remote_writes_and_answers(tmp_path):
-    port = free_port()
-    config = tmp_path / "prometheus.yml"
-    config.write_text("global: {scrape_interval: 60s}\n")
-    flags = ("--web.enable-remote-write-receiver", f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path / 'db'}")
-    with program("prometheus", f"--config.file={config}", *flags):
-        fetch(f"http://127.0.0.1:{port}/-/ready")
-        RemoteWrite(f"http://127.0.0.1:{port}", "a run").push(fed().exporter)
-        query = urllib.parse.urlencode({"query": "bmp_time_to_first_token_seconds_count"})
-        (series,) = json.loads(fetch(f"http://127.0.0.1:{port}/api/v1/query?{query}"))["data"]["result"]
-        failures = urllib.parse.urlencode({"query": 'bmp_request_failure_total{error_class="http_5xx"}'})
-        (failed,) = json.loads(fetch(f"http://127.0.0.1:{port}/api/v1/query?{failures}"))["data"]["result"]
-    assert series["metric"] == {"__name__": "bmp_time_to_first_token_seconds_count", "instance": "a run", "job": "bmp"}
-    assert series["value"][1] == "20"
-    assert failed["value"][1] == "2"
-
-
-def test_varints_and_snappy_blocks_are_as_the_formats_say():
-    assert (varint(0), varint(127), varint(300)) == (b"\x00", b"\x7f", b"\xac\x02")
-    content = bytes(range(200))
-    block, read = snappy_block(content), bytearray()
-    at = 2  # 200 takes two bytes
-    while at < len(block):
-        length = (block[at] >> 2) + 1
-        assert block[at] & 3 == 0
-        read += block[at + 1 : at + 1 + length]
-        at += 1 + length
-    assert bytes(read) == content
-
-
 def test_otlp_has_every_family_and_the_conventions_names():
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with otlp_server() as server:
-        (receiver,) = receivers_for(None, None, server.url, "a run")
+        (receiver,) = receivers_for(PushTargets(otlp=server.url), "a run")
         receiver.push(fed().exporter)
     (resource,) = server.metrics[0].resource_metrics
     named = {metric.name: metric for metric in resource.scope_metrics[0].metrics}
@@ -150,11 +118,11 @@ def test_a_run_sends_metrics_and_a_trace_of_every_request(tmp_path):
 
 def test_a_receiver_that_is_gone_or_refuses_costs_the_run_nothing(tmp_path):
     nobody = f"http://127.0.0.1:{free_port()}"
-    flags = ("--num-prompts", "10", "--request-rate", "20", "--push-gateway", nobody, "--remote-write", nobody, "--otlp", nobody)
+    flags = ("--num-prompts", "10", "--request-rate", "20", "--push-gateway", nobody, "--otlp", nobody)
     ended = bmp(*QUICK, *flags, cwd=tmp_path)
     assert (run_folder(ended.stdout, tmp_path) / "summary.json").exists()
     assert "Traceback" not in ended.stderr
-    for name in ("the Pushgateway", "remote write", "OTLP metrics"):
+    for name in ("the Pushgateway", "OTLP metrics"):
         assert f"can't push to {name}" in ended.stderr
     assert "did not take the traces" in ended.stderr
 
@@ -183,14 +151,38 @@ def test_credentials_come_from_the_environment_and_reach_no_address(monkeypatch)
         checked_url("--otlp", "http://user:canary@host:1")
     monkeypatch.setenv("BMP_PUSH_AUTHORIZATION", "Bearer canary")
     with otlp_server() as server:
-        for receiver in receivers_for(None, server.url + "/write", server.url, "run"):
+        for receiver in receivers_for(PushTargets(server.url, server.url), "run"):
             receiver.push(fed().exporter)
     sent = [{name.lower(): value for name, value in headers.items()} for headers in server.headers]
     assert [headers.get("authorization") for headers in sent] == ["Bearer canary"] * 2
 
 
 @pytest.mark.parametrize("url", ["localhost:9091", "ftp://host/", "http://", "nonsense"])
-@pytest.mark.parametrize("flag", ["--push-gateway", "--remote-write", "--otlp"])
+@pytest.mark.parametrize("flag", ["--push-gateway", "--otlp"])
 def test_an_address_that_is_none_is_one_line_before_anything_starts(tmp_path, flag, url):
     with pytest.raises(UserError, match=flag):
-        receivers_for(*(url if flag == each else None for each in ("--push-gateway", "--remote-write", "--otlp")), "run")
+        receivers_for(PushTargets(**{flag.strip("-").replace("-", "_"): url}), "run")
+
+
+def suite(*words, cwd):
+    command = [sys.executable, "-c", "from bytemlperf.app import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+def test_operators_are_pushed_too(tmp_path):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with otlp_server() as server:
+        quick = ("--peaks", "off", "--measure-seconds", "0.01", "--quiet")
+        ended = suite("micro", "gemm", "-a", "M=64", "-a", "N=64", "-a", "K=64", *quick, "--otlp", server.url, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (resource,) = server.metrics[-1].resource_metrics
+    assert {each.key: each.value.string_value for each in resource.resource.attributes}["service.instance.id"] in ended.stdout
+    assert any(metric.name.startswith("bmp_micro_") for metric in resource.scope_metrics[0].metrics)
+
+
+@pytest.mark.parametrize("words", ["micro gemm", "general run bert-tiny", "train run bert-tiny"])
+def test_every_suite_refuses_an_address_before_it_measures(tmp_path, words):
+    ended = suite(*words.split(), "--push-gateway", "nonsense", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert "--push-gateway takes an http" in ended.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import msgspec
 
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
+from bytemlperf.export.push import PushTargets, pushing, receivers_for
 from bytemlperf.extras import require
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
@@ -49,6 +50,7 @@ class Output(NamedTuple):
     prometheus_host: str = "127.0.0.1"
     skip_memory_check: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    targets: PushTargets = PushTargets()
 
 
 class Device(NamedTuple):
@@ -102,6 +104,7 @@ def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str
     """Run; the folder and the summary. Raises UserError for bad input, Interrupted at the second signal."""
     if flags.nnodes > 1:
         raise UserError(f"{flags.nnodes} machines need a rendezvous", "add --prepare, then start torchrun on each: see docs/training.md")
+    receivers_for(output.targets, "training")  # an address that can't be used is said before anything is measured
     prepared = prepare(flags, output)
     run, plan = begin(prepared, output, argv)
     console = err_console()
@@ -111,7 +114,8 @@ def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str
             port = metrics.exporter.serve(output.prometheus_port, output.prometheus_host)
             console.print(f"[dim]metrics: http://{output.prometheus_host}:{port}/metrics[/]", highlight=False)
         try:
-            failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
+            with pushing(metrics.exporter, output.targets, run.folder.name):
+                failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
         finally:
             metrics.exporter.close()
         if failure:
