@@ -21,7 +21,7 @@ COMMANDS = {
     "llm": ("bmp-llm", "serve-bench", "--engine", "reference", "--num-prompts", "4", "--output-len", "4", "--request-rate", "20"),
 }
 QUICKLY = ("--peaks", "off", "--measure-seconds", "0.2")
-SHADOWS = ("torch", "numpy", "json", "msgspec", "queue", "micro", "training", "general_perf", "bytemlperf_llm")
+SHADOWS = ("torch", "numpy", "json", "msgspec", "queue", "engines", "micro", "training", "general_perf", "bytemlperf", "bytemlperf_llm")
 PORTS = {"train": 2, "ranks": 2}
 """gloo's own, at least: a run whose sockets were not seen proves nothing."""
 

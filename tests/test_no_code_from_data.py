@@ -14,8 +14,10 @@ from engines.reference.server import ReferenceServer
 from tests.cli.helpers import QUICK
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bytemlperf_llm", "engines", "general_perf", "micro", "training")
+PACKAGES = ("bytemlperf", "bytemlperf_llm", "engines", "general_perf", "micro", "training")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+GUARDED = {"training/rank/dcp.py": ["pickles"]}
+"""An unpickler that builds only what a list allows: tests/training/test_checkpoints.py."""
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"}
@@ -65,7 +67,7 @@ def findings(source: str) -> list[str]:
 def test_no_source_runs_code_out_of_data():
     assert len(SOURCES) > 200
     found = {str(path.relative_to(ROOT)): findings(path.read_text(encoding="utf-8")) for path in SOURCES}
-    assert {name: what for name, what in found.items() if what} == {}
+    assert {name: what for name, what in found.items() if what} == GUARDED
 
 
 @pytest.mark.parametrize(

@@ -43,5 +43,5 @@ def find_provider(name: str) -> Provider:
         raise UserError(f"there is no provider '{name}'", f"known here: {', '.join(provider_names())}")
     provider = found[name].load()
     if not isinstance(provider, Provider):
-        raise UserError(f"provider '{name}' is no micro.providers.contract.Provider", "mend the package that names it")
+        raise UserError(f"provider '{name}' is no micro.providers.contract.Provider", "fix the package that names it")
     return provider

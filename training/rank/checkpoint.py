@@ -2,21 +2,24 @@
 
 `step-<n>/` holds what DCP writes and `checkpoint.json` (size and SHA-256 of each file), so that a
 checkpoint is there whole or not at all, and a damaged one is found before it is loaded. DCP's own
-index is a pickle: load only checkpoints that you trust. `n` is the first step that is not in it.
+index is a pickle, and read as data alone (training/rank/dcp.py). `n` is the first step that is not in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
 from bytemlperf.models.cache import sha256_of
+from bytemlperf.runs.files import DAMAGED, json_of
 from bytemlperf.runs.folder import write_json
-from engines.untrusted import decode_json
 
 FOLDER = "checkpoints"
 MANIFEST = "checkpoint.json"
+_OTHER = "give another checkpoint with --resume-from, or leave it out"
 
 
 def folder_of(run_folder: Path, step: int) -> Path:
@@ -24,13 +27,27 @@ def folder_of(run_folder: Path, step: int) -> Path:
     return run_folder / FOLDER / f"step-{step:08d}"
 
 
+@contextmanager
+def _said(folder: Path, fix: str) -> Iterator[None]:
+    """What any rank met is a UserError on every rank: DCP's own is a BaseException that carries all ranks' stacks."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (met, _) = next(iter(error.failures.items()))
+        reason = " ".join(str(met).split())[:200]
+        raise UserError(f"checkpoint {folder}, rank {rank}: {type(met).__name__}: {reason}", fix) from None
+
+
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """All ranks together. Raises what DCP raises."""
+    """All ranks together. Raises UserError."""
     import torch.distributed as dist
     from torch.distributed import checkpoint
 
-    writer = checkpoint.FileSystemWriter(str(folder), single_file_per_rank=True)
-    checkpoint.save(state, storage_writer=writer, no_dist=not dist.is_initialized())
+    with _said(folder, "look at the disk of the run folder"):
+        writer = checkpoint.FileSystemWriter(str(folder), single_file_per_rank=True)
+        checkpoint.save(state, storage_writer=writer, no_dist=not dist.is_initialized())
 
 
 def seal(folder: Path, step: int, about: dict[str, Any]) -> int:
@@ -44,31 +61,36 @@ def seal(folder: Path, step: int, about: dict[str, Any]) -> int:
 
 
 def load(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """All ranks together: `state` of the right shapes is filled, and returned."""
+    """All ranks together: `state` of the right shapes is filled, and returned. Raises UserError."""
     import torch.distributed as dist
     from torch.distributed import checkpoint
 
-    checkpoint.load(state, storage_reader=checkpoint.FileSystemReader(str(folder)), no_dist=not dist.is_initialized())
+    from training.rank.dcp import IndexReader, Values
+
+    with _said(folder, _OTHER):
+        checkpoint.load(state, storage_reader=IndexReader(folder), planner=Values(), no_dist=not dist.is_initialized())
     return state
 
 
 def examine(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint. Raises UserError that names what is wrong with it."""
-    fix = "give another checkpoint with --resume-from, or leave it out"
+    from training.rank.dcp import read_index
+
     try:
-        manifest: dict[str, Any] = decode_json((folder / MANIFEST).read_bytes())
-        files = manifest["files"]
+        manifest: dict[str, Any] = json_of(folder / MANIFEST)
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         int(manifest["step"])
     except FileNotFoundError:
-        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}", fix) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {folder} is damaged: {MANIFEST} can't be read ({type(error).__name__})", fix) from None
-    for name, entry in files.items():
+        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}", _OTHER) from None
+    except DAMAGED as error:
+        raise UserError(f"checkpoint {folder} is damaged: {MANIFEST} can't be read ({type(error).__name__})", _OTHER) from None
+    for name, (size, digest) in files.items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(f"checkpoint {folder} is damaged: {name} is missing", fix)
-        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise UserError(f"checkpoint {folder} is damaged: {name} is not as it was saved", fix)
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise UserError(f"checkpoint {folder} is damaged: {name[:200]} is missing", _OTHER)
+        if path.stat().st_size != size or sha256_of(path) != digest:
+            raise UserError(f"checkpoint {folder} is damaged: {name} is not as it was saved", _OTHER)
+    read_index(folder)
     return manifest
 
 

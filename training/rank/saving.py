@@ -26,7 +26,7 @@ def save_checkpoint(plan: Plan, trainer: Trainer, attempt: int, step: int, gathe
     reason = ""
     try:
         checkpoint.save(folder, trainer.state())
-    except Exception as error:  # DCP raises on every rank what any rank met, in its own classes
+    except Exception as error:  # on every rank what any rank met
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     taken = [int(row[0]) for row in gather([float(time.perf_counter_ns() - started)])]
     size = 0
