@@ -82,7 +82,6 @@ def run(
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
     keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep what was compiled in the run folder.", "--keep-artefacts")] = False,
     bytemlperf_report: Annotated[bool, _in(_OUTPUT, "Also write reports as ByteMLPerf does.", "--bytemlperf-report")] = False,
-    pdf: Annotated[bool, _in(_OUTPUT, "Also write one page of PDF for each model and backend.", "--pdf")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
@@ -130,7 +129,6 @@ def run(
         targets=PushTargets(push_gateway, otlp, push_interval),
         keep_artefacts=keep_artefacts,
         bytemlperf_report=bytemlperf_report,
-        pdf=pdf,
         quiet=quiet,
     )
     raise typer.Exit(run_general(flags, output, sys.argv))
@@ -147,16 +145,15 @@ def resume(
     raise typer.Exit(resume_general(folder, sys.argv, quiet=quiet))
 
 
-@app.command(short_help="Write reports of a run: ByteMLPerf's JSON, PDF.")
+@app.command(short_help="Write reports of a run: ByteMLPerf's JSON.")
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     bytemlperf: Annotated[bool, _in(_OUTPUT, "ByteMLPerf's report JSON, one for each model and backend.", "--bytemlperf")] = False,
-    pdf: Annotated[bool, _in(_OUTPUT, "One page for each model and backend.", "--pdf")] = False,
 ) -> None:
     """Show a run's table again, and write its reports."""
     from general_perf.command.run import report_general
 
-    raise typer.Exit(report_general(folder, bytemlperf=bytemlperf, pdf=pdf))
+    raise typer.Exit(report_general(folder, bytemlperf=bytemlperf))
 
 
 @app.command()

@@ -19,8 +19,6 @@ AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engine
 
 NOT_YET = {
     ("bytemlperf.report.run_page", "bytemlperf_llm.run.rebuild"),
-    ("bytemlperf.report.write", "bytemlperf_llm.report.pdf"),
-    ("bytemlperf.compare.show", "bytemlperf_llm.report.pdf"),
     ("bytemlperf.submit.check", "bytemlperf_llm.run.verify"),
     ("bytemlperf.runs.verify", "bytemlperf_llm.run.command"),
     ("bytemlperf_llm.calibration.ladder", "engines.openai.engine"),

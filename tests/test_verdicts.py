@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from bytemlperf.runs.verdicts import COLOURS, EXIT_STATUSES, UNFIT, VERDICTS, exit_status
-from bytemlperf_llm.report.pdf import INK_OF
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
-def test_a_verdict_has_a_colour_on_the_terminal_the_pdf_and_the_page(verdict):
-    assert COLOURS[verdict] in INK_OF
+def test_a_verdict_has_a_colour_on_the_terminal_and_the_page(verdict):
+    assert COLOURS[verdict]
     style = (ROOT / "bytemlperf/report/assets/page.css").read_text()
     assert re.search(rf"\.verdict\.{verdict}\b[^{{]*\{{ border-color", style)
 

@@ -14,6 +14,7 @@ from bytemlperf.errors import EXIT_USAGE, UserError
 EXIT_INTERRUPTED = 130
 GONE = {
     "--remote-write": "use --otlp, which Prometheus 3 takes too (--web.enable-otlp-receiver)",
+    "--pdf": "print the run's page with: bmp report RUN --format pdf",
     "push": "give --push-gateway or --otlp to the run itself",
 }
 """Flags and commands that this version has no more, and what stands in for them."""

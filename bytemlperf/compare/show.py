@@ -12,6 +12,7 @@ from bytemlperf.compare.comparison import Comparison, Row, Side, geometric_mean
 from bytemlperf.compare.gate import percent
 from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
+from bytemlperf.report.pdf import print_page
 from bytemlperf.report.run_page import KIND_NAMES
 from bytemlperf.report.text import UNAVAILABLE, interval, number, unit
 from bytemlperf.report.thin import distribution
@@ -232,10 +233,8 @@ def page(shown: Shown) -> str:
 
 
 def as_pdf(shown: Shown) -> bytes:
-    """The same page as a PDF. Raises UserError without fpdf2."""
-    from bytemlperf_llm.report.pdf import pdf_page
-
-    return pdf_page(page_of(shown))
+    """The same page, printed. Raises UserError without jinja2, and without a browser."""
+    return print_page(page(shown))
 
 
 def page_of(shown: Shown) -> Page:

@@ -10,13 +10,14 @@ from pathlib import Path
 from bytemlperf.errors import UserError
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.page import render
+from bytemlperf.report.pdf import print_page
 from bytemlperf.report.run_page import run_page
 from bytemlperf.runs.checksums import renew_checksum
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import write_text
 
 
-def _html(view: RunView) -> str | bytes:
+def _html(view: RunView) -> str:
     return render(run_page(view))
 
 
@@ -33,9 +34,7 @@ def _json(view: RunView) -> str:
 
 
 def _pdf(view: RunView) -> bytes:
-    from bytemlperf_llm.report.pdf import pdf_report
-
-    return pdf_report(view)
+    return print_page(render(run_page(view)))
 
 
 FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _markdown, "json": _json, "pdf": _pdf}

@@ -38,7 +38,6 @@ class Output(msgspec.Struct, kw_only=True):
     targets: PushTargets = PushTargets()
     keep_artefacts: bool = False
     bytemlperf_report: bool = False
-    pdf: bool = False
     quiet: bool = False
 
 
@@ -84,7 +83,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
         raise UserError("the plan in run.json is not one of this version", "run it anew") from None
 
 
-def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
+def report_general(folder: Path, *, bytemlperf: bool) -> int:
     """The table of a run, and the reports asked for."""
     from bytemlperf.runs.folder import read_run_json
     from general_perf.results.table import show
@@ -95,7 +94,7 @@ def report_general(folder: Path, *, bytemlperf: bool, pdf: bool) -> int:
     with damage_said(folder):
         summary = summarise_suite(folder, run)
         show(summary, folder)
-        for path in write_reports(folder, run, summary, bytemlperf=bytemlperf, pdf=pdf):
+        for path in write_reports(folder, run, summary, bytemlperf=bytemlperf):
             print(path)
         return _status(summary)
 
@@ -106,18 +105,13 @@ def _status(summary: dict[str, Any]) -> int:
     return EXIT_FAILED if failed or summary["verdict"] == "invalid" else 0
 
 
-def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool, pdf: bool) -> list[Path]:
-    """ByteMLPerf's JSON and PDFs, as asked; their paths."""
-    written: list[Path] = []
-    if bytemlperf:
-        from general_perf.results.bytemlperf_report import write_bytemlperf
+def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool) -> list[Path]:
+    """ByteMLPerf's JSON, as asked; their paths."""
+    if not bytemlperf:
+        return []
+    from general_perf.results.bytemlperf_report import write_bytemlperf
 
-        written += write_bytemlperf(folder, run, summary)
-    if pdf:
-        from general_perf.outputs.pdf import write_pdfs
-
-        written += write_pdfs(folder, run, summary)
-    return written
+    return write_bytemlperf(folder, run, summary)
 
 
 @contextmanager
@@ -146,7 +140,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"go on with: bmp general resume {run.folder}") from None
     summary = run.end()
-    written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report, pdf=output.pdf)
+    written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
     if output.quiet:
         print(run.folder)
     else:

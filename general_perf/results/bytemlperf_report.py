@@ -22,7 +22,7 @@ PERCENTAGES = ("Exact Match", "F1 Score")
 
 def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
     """Write the reports, and the picture of each that compared its outputs; their paths."""
-    from general_perf.outputs.picture import write_histogram
+    from general_perf.results.histogram import write_histogram
     from general_perf.results.points import last_attempts
 
     jobs = last_attempts(suite_records(folder))

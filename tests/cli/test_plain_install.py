@@ -67,7 +67,6 @@ NEEDS = {
     "site build RUN --out OUT": "report",
     "runs": "catalogue",
     "runs query SELECT": "catalogue",
-    "push http://127.0.0.1:1/metrics --otlp http://127.0.0.1:1": "otel",
     "micro gemm": "micro",
     "micro all_reduce": "micro",
     "micro host2device": "micro",

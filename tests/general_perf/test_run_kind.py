@@ -1,11 +1,8 @@
-"""What a run tells, from records alone: summary, figures, sections, ByteMLPerf's report, PDF, table."""
+"""What a run tells, from records alone: summary, figures, sections, ByteMLPerf's report, table."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 
 import msgspec
 import numpy as np
@@ -13,10 +10,8 @@ import pytest
 from rich.console import Console
 
 from general_perf.job.records import STAGES
-from general_perf.measure.arrived import offered
 from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
-from general_perf.outputs.pdf import write_pdfs
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.results.kind import GENERAL
 from general_perf.results.points import last_attempts
@@ -281,106 +276,6 @@ def test_an_open_loop_is_no_point_of_bytemlperfs(records):
     report = report_of(run, row, last_attempts(records)[GOOD])
     assert report["Performance"] == []
     assert report["Bmp"]["Points"][0]["Loop"] == "open"
-
-
-def test_a_page_of_pdf_for_every_job(records, tmp_path):
-    run = run_json(GOOD, BAD)
-    (tmp_path / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in records))
-    written = write_pdfs(tmp_path, run, GENERAL.summarise(run, records))
-    assert len(written) == 2
-    for path in written:
-        content = path.read_bytes()
-        assert content.startswith(b"%PDF-")
-        assert content.count(b"/Type /Page\n") == 1
-
-
-def pages_of(path) -> list[str]:
-    """The text of every page of a PDF as it is drawn; whatever lies off the paper is left out."""
-    info = subprocess.run(["pdfinfo", path], capture_output=True, text=True, check=True).stdout
-    width, height = (round(float(each)) for each in re.findall(r"Page size: +([0-9.]+) x ([0-9.]+)", info)[0])
-    area = ["-x", "0", "-y", "0", "-W", str(width), "-H", str(height)]
-    text = subprocess.run(["pdftotext", "-layout", "-nodiag", *area, path, "-"], capture_output=True, text=True, check=True).stdout
-    return text.rstrip("\f\n").split("\f")
-
-
-def full(records: list[dict], points: int) -> list[dict]:
-    """A job with all that a page can hold: many points, both loops, two outputs, long texts, a failure at the end."""
-    reference = np.linspace(-1, 1, 40).reshape(4, 10)
-    compared = compare(reference + 0.01, reference, "softmax")
-    due = [10_000_000 * place for place in range(len(LATENCIES_NS))]
-    opened = {"loop": "open", "process": "poisson", "requested_rate": 1234.5, "planned": 512, "dropped": 12, "due_ns": due}
-    opened |= {"service_ns": LATENCIES_NS, "late_ns": [20_000 + place for place in range(len(due))]}
-    timed = {"latency_ns": LATENCIES_NS, "window_ns": 10**9, "peak_host_bytes": 1 << 30, "instances": 16}
-    long = "words that go on " * 23
-    compiled = {"precision_tool": long[:150], "calibration": long[:60], "options": {f"an_option_{place}": long[:20] for place in range(9)}}
-    return [
-        record(GOOD, "compile", weights=long[:120], compile_s=2.5, artefact_bytes=1 << 30, parameters=10**9, **compiled),
-        *(record(GOOD, "performance", batch_size=64 * (place + 1), **timed, **extra) for place in range(points) for extra in ({}, opened)),
-        record(GOOD, "numerics", passed=False, samples=4, outputs=dict.fromkeys(("logits", "boxes", "more"), compared), decisions=4),
-        record(GOOD, "accuracy", data_source=long[:200], samples=8, metrics=dict.fromkeys(("map", "map_50", "map_75", "recall"), 0.5)),
-        record(
-            GOOD,
-            "coverage",
-            coverage={
-                "method": "m",
-                "nodes": 10,
-                "graph_share": 0.9,
-                "flops_share": 0.5,
-                "fallback_operators": {f"Operator{place}": 1 for place in range(20)},
-                "details": {"int8_share_of_products": 0.875},
-            },
-        ),
-        record(GOOD, "job", status="failed", error_class="runtime_error", reason=long, fix=long[:90], usability=records[7]["usability"]),
-    ]
-
-
-def drawn(records: list[dict], folder) -> list[str]:
-    (folder / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in records))
-    run = run_json(GOOD)
-    (path,) = write_pdfs(folder, run, GENERAL.summarise(run, records))
-    return pages_of(path)
-
-
-@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="poppler-utils are not here")
-@pytest.mark.parametrize("points", [1, 3, 40])
-def test_all_of_a_page_lies_on_one_page_however_much_there_is(records, tmp_path, points):
-    (page,) = drawn(full(records, points), tmp_path)
-    for wanted in (
-        "Result",
-        "samples/s",
-        "peak MiB",
-        "open loop, ms",
-        "service p50",
-        "boxes: abs difference",
-        "Accuracy on real data",
-        "compiled at first try",
-    ):
-        assert wanted in page, wanted
-    shown = page.count("16 instances, closed") + page.count("16 instances, open") // 2
-    left_out = re.findall(r"(\d+) more points", page)
-    assert shown + sum(map(int, left_out)) == 2 * points
-    assert "1 more outputs" in page
-
-
-@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="poppler-utils are not here")
-def test_a_page_tells_intervals_the_offered_load_and_the_share_of_int8(records, tmp_path):
-    made = full(records, 1)
-    (page,) = drawn(made, tmp_path)
-    ordered = sorted(LATENCIES_NS)
-    low, high = describe(LATENCIES_NS)["ci95"]["99"]
-    assert f"{ordered[494] / 1e6:.3g} ({low / 1e6:.3g} - {high / 1e6:.3g})" in page
-    (line,) = [each for each in page.splitlines() if "16 instances, open" in each and "poisson" in each]
-    facts = offered(made[2])
-    for wanted in (
-        "1,234",
-        f"{facts['offered_rate']:.0f}",
-        " 512 ",
-        " 12 ",
-        f"{facts['late_ns']['tail'] / 1e6:.3f}",
-        f"{ordered[249] / 1e6:.3g}",
-    ):
-        assert wanted in line, wanted
-    assert "products in int8: 87.5%" in page
 
 
 def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, capsys):

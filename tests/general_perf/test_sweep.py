@@ -82,7 +82,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     """A file is refused; a torch model's result declares what was measured in its weights."""
     done = bmp(place, "relu.yaml", *QUICK, "--sparsity", "2:4", "--runs-dir", str(tmp_path / "file"))
     assert rows(only_run(tmp_path / "file"))["relu/vendor/fp32"]["error_class"] == "unsupported_format", done.stderr
-    flags = ["--size", "small", "--backend", "torch-eager", "--iterations", "2", "--batch-size", "1", "--bytemlperf-report", "--pdf"]
+    flags = ["--size", "small", "--backend", "torch-eager", "--iterations", "2", "--batch-size", "1", "--bytemlperf-report"]
     done = bmp(place, "vit", *flags, "--sparsity", "2:4", "--runs-dir", str(tmp_path / "torch"))
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "torch")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
-from bytemlperf.report.text import cell, number, visible
+from bytemlperf.errors import UserError
 from bytemlperf.report.write import write_report
-from bytemlperf.runs.kinds import Plot
-from bytemlperf_llm.report.pdf_plot import Axis, ticks, undrawn
+from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.made import HOSTILE, llm_run, llm_run_json, read
 
 
@@ -59,47 +56,46 @@ def test_nothing_acts_in_markdown(hostile):
     assert "\x1b" not in text
 
 
-def test_a_pdf_has_the_figures_and_drawn_plots(run):
+needs_chromium = pytest.mark.skipif(not have_chromium(), reason="no Chromium here: apt install chromium")
+
+
+@needs_chromium
+def test_a_pdf_is_the_page_printed_with_plots_as_wide_as_the_paper(run, tmp_path):
     path = write_report(run, "pdf")
     content = path.read_bytes()
     assert content.startswith(b"%PDF-")
     assert content.count(b"/Type /Page\n") >= 4
-    assert len(content) < 6_000_000
-    if shutil.which("pdftotext") is None:
-        pytest.skip("no pdftotext here: apt-get install poppler-utils")
-    text = subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True).stdout
-    assert "VALID" in text
-    assert "Where the time went" in text
-    assert number(read(run, "summary.json")["metrics"]["ttft"]["percentiles"]["50"] / 1e6) in text
-    assert "seconds from the first request due" in text, "the axis of a drawn plot"
+    assert 100_000 < len(content) < 6_000_000
+    assert b"/MediaBox [0 0 594.95996 841.91998]" in content, "A4"
 
 
-def test_a_pdf_is_made_of_hostile_strings_and_without_the_system_font(hostile, monkeypatch):
-    assert write_report(hostile, "pdf").stat().st_size > 20_000
-    monkeypatch.setattr("bytemlperf_llm.report.pdf.FONT_FOLDERS", ())
-    assert write_report(hostile, "pdf").stat().st_size > 5_000
+@needs_chromium
+def test_a_printed_plot_is_as_wide_as_its_figure(run):
+    with chromium() as browser:
+        page = Opened(browser.new_page()).open(write_report(run).as_uri())
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        widths = page.eval_on_selector_all(
+            ".canvas", "all => all.map(c => [c.clientWidth, c.querySelector('.main-svg').getBoundingClientRect().width])"
+        )
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator(".main-svg[viewBox]").count() == 0
+    assert widths
+    assert all(figure == pytest.approx(plot, abs=1) for figure, plot in widths)
 
 
-def test_ticks_are_round_and_inside():
-    assert [text for _, text in ticks(Axis(low=0, high=97, start=0, end=1))] == ["0", "20", "40", "60", "80"]
-    assert [value for value, _ in ticks(Axis(low=0, high=2, start=0, end=1, log=True))] == [1, 2, 5, 10, 20, 50, 100]
+def test_without_a_browser_a_pdf_is_one_line_with_the_package(run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="needs Chromium or Chrome") as raised:
+        write_report(run, "pdf")
+    assert "apt install chromium" in raised.value.fix
 
 
-def test_a_trace_that_cannot_be_drawn_is_named():
-    assert undrawn(Plot(title="t", data=[{"type": "violin"}, {"type": "bar"}])) == "violin"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.0, "0"), (51.026, "51.03"), (67.1, "67.10"), (30.0, "30"), (1234.6, "1,235"), (0.00012, "0.00012"), (2e12, "2e+12"),
-     (float("inf"), "∞"), (None, "–"), (-3.25, "-3.250")],
-)  # fmt: skip
-def test_numbers_have_four_digits(value, text):
-    assert number(value) == text
-
-
-def test_marks_that_act_are_shown():
-    assert visible("a\u202eb\u2028c\x1b[0m\ud800") == "a‹U+202E›b‹U+2028›c‹U+001B›[0m‹U+D800›"
-    assert visible("日本語 العربية 👩\u200d🔬\n") == "日本語 العربية 👩\u200d🔬\n"
-    assert cell(True) == "yes"
-    assert cell(1234567) == "1,234,567"
+@pytest.mark.parametrize(("script", "cause"), [("echo 'no display' >&2; exit 1", "no display"), ("exit 0", "no reason given")])
+def test_a_browser_that_prints_nothing_is_one_line(run, monkeypatch, tmp_path, script, cause):
+    browser = tmp_path / "chromium"
+    browser.write_text(f"#!/bin/sh\n{script}\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"printed no page: {cause}"):
+        write_report(run, "pdf")

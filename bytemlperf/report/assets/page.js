@@ -81,10 +81,15 @@
       layout.height += room;
       layout.legend = merged(layout.legend, { maxheight: room + LEGEND_LINE });
     }
+    if (printing) { layout.width = PRINT_WIDTH; }  // not the window's: print styles stretch it to the paper's
     Plotly.react(canvas, prepared(plot.data), layout, CONFIG);
+    canvas.querySelectorAll(".main-svg").forEach(function (svg) {
+      if (printing) { svg.setAttribute("viewBox", "0 0 " + PRINT_WIDTH + " " + layout.height); } else { svg.removeAttribute("viewBox"); }
+    });
   }
   function draw(canvas) { drawPlot(canvas, plots[Number(canvas.getAttribute("data-plot"))]); }
   window.bmp = { draw: drawPlot, redraw: [] };
+  var PRINT_WIDTH = 688;  // CSS pixels of A4 within page.css's margins
   var MOST_NAMES = 12, LEGEND_LINE = 20, LEGEND_WIDTH = 200;
   function canvases() { return Array.prototype.slice.call(document.querySelectorAll(".canvas[data-plot]")); }
   function drawAll() { canvases().forEach(draw); window.bmp.redraw.forEach(function (again) { again(); }); }

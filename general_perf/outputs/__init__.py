@@ -1,1 +1,0 @@
-"""What leaves a run folder: table, page sections, ByteMLPerf's report, PDF."""
