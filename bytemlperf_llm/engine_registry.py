@@ -36,7 +36,7 @@ def engine_class(name: str) -> type[Engine]:
     except Exception as error:
         raise UserError(
             f"engine '{name}' can't be loaded from {known[name].value}: {type(error).__name__}: {error}",
-            "reinstall the package that brings it",
+            "reinstall the package that provides it",
         ) from None
     return loaded
 

@@ -32,7 +32,7 @@ LABELS = {
 }
 SAMPLED = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
 HEADLINES = {("ttft", "50"), ("ttft", "99"), ("tpot", "50"), ("e2e", "50")}
-RATE_LABELS = {"request_throughput": "answers", "output_token_throughput": "output tokens", "input_token_throughput": "prompt tokens"}
+RATE_LABELS = {name: name.replace("_", " ") for name in ("request_throughput", "output_token_throughput", "input_token_throughput")}
 _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
@@ -127,7 +127,7 @@ def _samples(name: str, columns: RunColumns) -> tuple[Sequence[float], Sequence[
 
 def _reason(value: Any) -> str:
     if value == "insufficient":
-        return "the sample can't carry this percentile"
+        return "insufficient samples"
     return "among requests that never ended" if value == "inf" else ""
 
 
@@ -190,7 +190,7 @@ def _shares(key: str, summary: dict[str, Any]) -> list[Figure]:
         )
         share = goodput["share"]
         value = None if share is None else share * 100
-        reason = "" if share is not None else "no request was judged"
+        reason = "" if share is not None else "no request was checked against the SLO"
         figures.append(
             Figure(key=key, metric="goodput share", label="requests within the SLO", unit="%", value=value, better="higher", reason=reason)
         )

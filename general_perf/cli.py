@@ -72,17 +72,17 @@ def run(
     calibration_samples: Annotated[int, _in(_HOW, "Samples that int8 is calibrated on. Default: 16.")] = 16,
     time_limit: Annotated[float, _in(_LIMITS, "Seconds for one job. Default: 600.")] = 600.0,
     memory_limit_gib: Annotated[float | None, _in(_LIMITS, "Memory for one job. Default: 80 % of what is free.")] = None,
-    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there for the time of the run; 0 for any port.")] = None,
+    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Port for live Prometheus metrics during the run; 0 picks a free one.")] = None,
     push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
     otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
     push_interval: Annotated[
         float, typer.Option(min=1.0, help="Seconds between pushes. Default: 5.", rich_help_panel=_OUTPUT, show_default=False)
     ] = 5.0,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
     keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep what was compiled in the run folder.", "--keep-artefacts")] = False,
     bytemlperf_report: Annotated[bool, _in(_OUTPUT, "Also write reports as ByteMLPerf does.", "--bytemlperf-report")] = False,
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
     from bytemlperf.command.flags import pairs
@@ -137,7 +137,7 @@ def run(
 @app.command(short_help="Go on with a sweep that was stopped or killed.")
 def resume(
     folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Do the jobs that have no end yet, into the same folder."""
     from general_perf.command.run import resume_general
@@ -166,7 +166,7 @@ def models() -> None:
 
 @app.command()
 def backends() -> None:
-    """List the backends, with versions, or what is missing."""
+    """List backends with their versions, or what they lack."""
     from general_perf.command.listing import print_backends
 
     print_backends()

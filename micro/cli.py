@@ -98,7 +98,7 @@ def resume(
     prometheus_port: Annotated[
         int | None, typer.Option(help="Serve live metrics on this port of the loopback.", min=0, max=65535, show_default=False)
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run folder's path.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run folder's path.")] = False,
 ) -> None:
     """Go on with a sweep: cases without a row, and those that a budget left out."""
     from micro.command.run import resume_run

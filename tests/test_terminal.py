@@ -84,7 +84,7 @@ def test_what_was_cut_from_the_rates_is_printed():
     text = printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
     assert re.search(r"steady state: rates leave out [0-9.]+ s of ramp-up and [0-9.]+ s of ramp-down of [0-9.]+ s", text)
     short = printed(poisson_run(10, 50), RunFacts(open_loop=True, scheduled_requests=10))
-    assert "steady state: nothing cut: 10 answers are too few" in short
+    assert "steady state: nothing cut: 10 responses are insufficient" in short
 
 
 def test_the_next_command_is_the_runs_own():
@@ -106,7 +106,7 @@ def test_an_overloaded_run_is_to_be_repeated_at_a_rate_that_is_found():
     falling_behind = [answered(i, 10 * i, 10 * i, [30 * i + 20, 30 * i + 30]) for i in range(200)]
     text = printed(falling_behind, facts, ("--request-rate", "100", "--num-prompts", "200"))
     assert "OVERLOADED" in text
-    assert "because 100 requests/s were asked of a system that completed 33.33 a second" in " ".join(text.split())
+    assert "because target rate 100 requests/s, completed 33.33 requests/s" in " ".join(text.split())
     assert "next: bmp-llm serve-bench --num-prompts 200 --request-rate auto " in text
 
 

@@ -81,10 +81,10 @@ def run(
         float, _in(_FAULTS, "Seconds in which a step must end, else all ranks' stacks are kept. Default: 300.")
     ] = 300.0,
     fault: Annotated[str | None, _in(_FAULTS, "kill, hang or nan with rank and step, as kill:1:12: break on purpose.")] = None,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
     prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there; 0 for any port.")] = None,
-    prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve them on. Default: 127.0.0.1.")] = "127.0.0.1",
+    prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve metrics on. Default: 127.0.0.1.")] = "127.0.0.1",
     push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
     otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
     push_interval: Annotated[
@@ -93,7 +93,7 @@ def run(
     skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even when memory seems too small.", "--skip-memory-check")] = False,
     dry_run: Annotated[bool, _in(_OUTPUT, "Only check, and print sizes and the memory estimate.", "--dry-run")] = False,
     prepare: Annotated[bool, _in(_OUTPUT, "Only check and write the plan, for torchrun on several machines.", "--prepare")] = False,
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the run folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
     from bytemlperf.export.push import PushTargets
@@ -161,7 +161,7 @@ def reference(
     seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
     into: Annotated[Path | None, _in(_OUTPUT, "The JSON file to write. Default: WORKLOAD-TRAINER-seedN.json here.")] = None,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Where the run's folder goes. Default: runs.")] = Path("runs"),
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the file's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the file's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train 50 steps on one rank and one thread, deterministic, and keep the losses as a reference (--reference FILE)."""
     from training.command.publish import EXIT_INVALID, publish_folder
@@ -205,9 +205,9 @@ def scale(
     micro_batch: Annotated[int | None, _in(_RECIPE, "Samples of a forward pass of a rank.")] = None,
     precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
     seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
     from training.command.publish import publish_folder
@@ -238,8 +238,8 @@ def predict(
     cores: Annotated[int | None, _in(_RANKS, "Cores of the machine to predict for; 0: every rank has its own.")] = None,
     bandwidth_gbs: Annotated[float | None, _in(_RANKS, "Bus bandwidth there, 10^9 bytes/s. Default: as measured.")] = None,
     latency_us: Annotated[float | None, _in(_RANKS, "Latency of a message there. Default: as measured.")] = None,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
     from training.command.publish import publish_folder
@@ -260,9 +260,9 @@ def drift(
     device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
     steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
     seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where run folders go. Default: runs.")] = Path("runs"),
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train in each precision from the same weights on the same batches, and compare losses and speed."""
     from training.command.publish import publish_folder
@@ -280,7 +280,7 @@ def drift(
 @app.command(short_help="End a run that a cluster's torchrun has done.")
 def finish(
     run: Annotated[Path, typer.Argument(help="Folder that --prepare made.", show_default=False)],
-    quiet: Annotated[bool, _in(_OUTPUT, "Only the folder's path.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Sum up a run that was prepared with --prepare and done by torchrun on several machines."""
     from training.command.cluster import run_finish

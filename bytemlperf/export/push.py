@@ -92,7 +92,7 @@ class Pusher:
         self.push()
         for name, count in self._failures.items():
             if count:
-                self._say(f"{count} pushes to {name} failed; the run's own records are whole")
+                self._say(f"{count} pushes to {name} failed; the run's own records are complete")
 
     def _push_forever(self) -> None:
         while not self._stopping.wait(self._interval_s):

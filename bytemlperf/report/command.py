@@ -11,9 +11,9 @@ import typer
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)],
     format_name: Annotated[str, typer.Option("--format", help="html, md, json or pdf.")] = "html",
-    out: Annotated[Path | None, typer.Option(help="Where to write it. Default: report.FORMAT in the run folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file. Default: report.FORMAT in the run folder.")] = None,
 ) -> None:
-    """Write a run's report: one file, to be read, printed or sent."""
+    """Write a run's report as one file to read, print or send."""
     from bytemlperf.report.write import write_report
 
     print(write_report(run, format_name, out))

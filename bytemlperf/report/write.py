@@ -64,7 +64,7 @@ def write_output(path: Path, content: str | bytes) -> None:
         else:
             path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}", "give another place with --out") from None
+        raise UserError(f"can't write {path}: {error.strerror or error}", "give another path with --out") from None
 
 
 def report_after_run(folder: Path) -> Path | None:

@@ -24,7 +24,7 @@ def create_run_folder(runs_dir: Path, kind: str, label: str, now: datetime | Non
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"can't make a run folder in {runs_dir}: {error.strerror}", "give a writable place with --runs-dir") from None
+        raise UserError(f"can't make a run folder in {runs_dir}: {error.strerror}", "give a writable folder with --runs-dir") from None
     return folder
 
 
@@ -60,7 +60,7 @@ def read_run_json(folder: Path) -> dict[str, Any]:
         what = "has no run.json" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} is not a run folder: it {what}", "name a folder below the runs directory") from None
     except UNREADABLE as error:
-        raise UserError(f"{path} can't be read: {why(error)}", "the run can't be summarised without it") from None
+        raise UserError(f"{path} can't be read: {why(error)}", "the run can't be summarized without it") from None
     version = run.get("format_version") if isinstance(run, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path} is not a run description", "name a folder below the runs directory")

@@ -84,7 +84,7 @@ class SuiteRun:
             write_json(folder / "run.json", described)
             log = RecordLog(folder / LOG_NAME)
         except OSError as error:
-            raise UserError(f"can't write into {folder}: {error.strerror}", "give a place with room with --runs-dir") from None
+            raise UserError(f"can't write into {folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
         return cls(folder, described, log, lock)
 
     @classmethod
@@ -128,7 +128,7 @@ class SuiteRun:
             self._log.append(record)
         except LogFull as error:
             self._failure = f"the disk takes no more records: {error}"
-            raise UserError(f"the disk takes no more records: {error}", f"make room; what is there is kept in {self.folder}") from None
+            raise UserError(f"the disk takes no more records: {error}", f"free disk space; the run so far is in {self.folder}") from None
 
     def fail(self, why: str) -> None:
         """The run as a whole went wrong: its verdict becomes invalid."""

@@ -64,7 +64,7 @@ def build_site(
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"can't write into {out}: {error.strerror}", "make room, or give another place with --out") from None
+        raise UserError(f"can't write into {out}: {error.strerror}", "free disk space, or give another path with --out") from None
     problems = [f"{each.folder}: {each.why}" for each in unread] + [text for run in runs for text in _report(run, out)]
     return Built(out / "index.html", len(written) + len(runs), problems)
 
@@ -107,7 +107,7 @@ def _clear(out: Path) -> None:
     """An empty folder with our mark. Raises UserError where something else is there."""
     try:
         if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is no folder", "give another place with --out")
+            raise UserError(f"{out} is no folder", "give another path with --out")
         if out.exists() and any(out.iterdir()):
             if not (out / MARK).exists():
                 raise UserError(f"{out} is not empty and no site made by this command", "give a new folder with --out")
@@ -115,4 +115,4 @@ def _clear(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / MARK).write_text("Made by bmp site build, which may write this folder anew.\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"can't write {out}: {error.strerror}", "give a writable place with --out") from None
+        raise UserError(f"can't write {out}: {error.strerror}", "give a writable folder with --out") from None

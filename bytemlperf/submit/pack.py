@@ -48,7 +48,7 @@ def pack(folder: Path, checked: Checked, out: Path, left_out: list[str]) -> str:
         partial.replace(out)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"can't write {out}: {error.strerror or error}", "give another place with --out") from None
+        raise UserError(f"can't write {out}: {error.strerror or error}", "give another path with --out") from None
     return _digest(out)
 
 

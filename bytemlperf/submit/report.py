@@ -43,4 +43,4 @@ def _tell(folder: Path, checked: Checked) -> None:
     for finding in checked.findings:
         print(one_line(f"{finding.level}: {finding.rule}: {finding.subject}: {finding.text}"))
     problems = sum(finding.level == "problem" for finding in checked.findings)
-    print(f"{folder}: {'ACCEPTED' if checked.accepted else f'REFUSED, {problems} problem(s)'}")
+    print(f"{folder}: {'ACCEPTED' if checked.accepted else f'''REFUSED, {problems} problem{'' if problems == 1 else 's'}'''}")

@@ -1,1 +1,1 @@
-"""The client's own error: load steps, cache, table."""
+"""The client measurement error: load steps, cache, table."""

@@ -65,7 +65,7 @@ def keep(calibration: Calibration) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1).decode() + "\n")
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "set BMP_CACHE to a folder that you can write") from None
+        raise UserError(f"can't write {path}: {error.strerror}", "set BMP_CACHE to a writable folder") from None
     return path
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 NS_PER_US = 1e3
 ERRORS = ("ttft", "tpot", "itl", "e2e", "lateness", "server_write")
-TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "sent late", "server_write": "server late [2]"}
-LADDER_ENDS = "; the ladder ends there, the machine may do more"
+TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "send delay", "server_write": "server delay [2]"}
+LADDER_ENDS = "; the load steps end there, the machine may carry more"
 BEYOND = {
     "server": "; above it the reference server was the limit, not the worker",
-    "machine": "; above it other processes had the cores: try again when the machine is quiet",
+    "machine": "; above it other processes were using the cores: try again on a quiet machine",
 }
 FOOTNOTES = (
-    "[1] against the gap asked for, so with the server's own unevenness in it",
-    "[2] the server's writes against its own schedule; the errors are against its writes, so this is in none but ITL's",
+    "[1] against the target gap, so it includes the server's own jitter",
+    "[2] the server's writes against its own schedule; errors are measured against its writes, so this is in ITL's only",
 )
 
 
@@ -86,7 +86,7 @@ def _state(step: CalibrationStep, calibration: Calibration) -> str:
     if step.unmatched:
         return f"[red]{step.unmatched} lost[/]"
     if not in_time(step, calibration):
-        return "[yellow]sent late[/]"
+        return "[yellow]late sends[/]"
     return "[yellow]loop busy[/]" if step.loop_busy > MAX_LOOP_BUSY else "[yellow]too far off[/]"
 
 
@@ -108,7 +108,7 @@ def ceiling_sentence(calibration: Calibration) -> str:
     )
     top = ceiling(calibration)
     if top is None:
-        return f"ceiling: not even the lowest step held ({limits})"
+        return f"ceiling: even the lowest load step did not hold ({limits})"
     beyond = next((step for step in calibration.steps if step.rate_asked > top.rate_asked and not holds(step, calibration)), None)
     further = LADDER_ENDS if beyond is None else BEYOND.get(beyond.saturated, "")
     name = "ceiling of one worker here" if beyond is not None and not further else "one worker here carries at least"
@@ -118,6 +118,6 @@ def ceiling_sentence(calibration: Calibration) -> str:
 def others_sentence(calibration: Calibration) -> str:
     """When the machine was not the client's and the server's alone."""
     return (
-        f"other processes used up to {others_busy(calibration):.0%} of this machine meanwhile, and the errors are theirs as well: "
-        f"run `{COMMAND}` again when it's quiet"
+        f"other processes used up to {others_busy(calibration):.0%} of this machine meanwhile, and the errors include their effect: "
+        f"run `{COMMAND}` again on a quiet machine"
     )

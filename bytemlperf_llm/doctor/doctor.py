@@ -81,11 +81,11 @@ def run_doctor() -> int:
 
     console = Console()
     if console.is_terminal:
-        Console(stderr=True).print("Trying every library and engine in a process of its own, about half a minute.")
+        Console(stderr=True).print("Trying every library and engine in its own process, about half a minute.")
     findings = inspect()
     console.print(render(findings))
     broken = sum(finding.status == "broken" for finding in findings)
-    console.print(f"{broken} broken: type the commands that stand behind >" if broken else "Everything that is installed works.")
+    console.print(f"{broken} broken: run the commands shown after >" if broken else "Everything that is installed works.")
     return 1 if broken else 0
 
 
@@ -103,7 +103,7 @@ def run_calibrate() -> int:
     calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
     path = calibration_cache.keep(calibration)
     print_calibration(console, calibration)
-    console.print(f"kept in {path}; every run on this machine now says its client's error", markup=False, soft_wrap=True)
+    console.print(f"kept in {path}; every run on this machine now reports its client measurement error", markup=False, soft_wrap=True)
     return 0
 
 
@@ -156,7 +156,7 @@ def core_findings(probe: Probe) -> list[Finding]:
     try:
         metadata = importlib.metadata.distribution(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        cause = "not installed, only found as a folder: no engine can be found"
+        cause = "not installed, only a folder on the path: no engine can be found"
         return [Finding(area="core", name=DISTRIBUTION, status="broken", detail=cause, fix=f"{pip_command()} install -e .")]
     findings = [Finding(area="core", name=DISTRIBUTION, status="ok", detail=metadata.version)]
     return [*findings, _token_loops(), *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
@@ -165,7 +165,7 @@ def core_findings(probe: Probe) -> list[Finding]:
 def _token_loops() -> Finding:
     if compiled():
         return Finding(area="core", name="token loops", status="ok", detail="compiled")
-    detail = "in Python, as there was no C compiler: right, but a token costs the client more"
+    detail = "in Python, as there was no C compiler: correct, but each token costs the client more"
     fix = f"install gcc and Python's headers, then {pip_command()} install --force-reinstall --no-deps {DISTRIBUTION}"
     return Finding(area="core", name="token loops", status="note", detail=detail, fix=fix)
 
@@ -220,9 +220,9 @@ def _torch_build(torch: Outcome | None, gpu: bool) -> list[Finding]:
     except (ValueError, IndexError, KeyError, TypeError):
         return []
     if cuda and not gpu:
-        detail, engine = f"built for CUDA {cuda}, no NVIDIA GPU here: works, and takes gigabytes more", "cpu"
+        detail, engine = f"built for CUDA {cuda}, no NVIDIA GPU here: works, but takes gigabytes more", "cpu"
     elif gpu and not cuda:
-        detail, engine = "a CPU build, and there is an NVIDIA GPU: engines in process will not use it", "cuda"
+        detail, engine = "a CPU build, although there is an NVIDIA GPU: in-process engines will not use it", "cuda"
     else:
         return []
     return [Finding(area="library", name="torch build", status="note", detail=detail, fix=f"make clean && make setup ENGINE={engine}")]
@@ -238,7 +238,7 @@ def engine_finding(name: str, outcome: Outcome, distribution: str) -> Finding:
         answer: dict[str, Any] = json.loads(outcome.output.strip().splitlines()[-1])
         versions, missing, fix = dict(answer["versions"]), str(answer["missing"]), str(answer["fix"])
     except (ValueError, IndexError, KeyError, TypeError):
-        return Finding(area="engine", name=name, status="broken", detail="its requirements() gave no answer that can be read")
+        return Finding(area="engine", name=name, status="broken", detail="its requirements() returned nothing readable")
     if missing:
         return Finding(area="engine", name=name, status="missing", detail=missing, fix=fix)
     return Finding(area="engine", name=name, status="ok", detail=", ".join(f"{key} {value}" for key, value in versions.items()))
@@ -264,16 +264,16 @@ def model_findings() -> list[Finding]:
                 name="cache",
                 status="broken",
                 detail=f"{root} can't be written",
-                fix="set BMP_CACHE to a folder that you can write",
+                fix="set BMP_CACHE to a writable folder",
             )
         ]
     folder = root / smollm2.FOLDER
     if is_sound(folder, smollm2.RECIPE):
         state = Finding(area="model", name="smollm2", status="ok", detail=f"ready in {folder}")
     elif folder.exists():
-        state = Finding(area="model", name="smollm2", status="note", detail="damaged in the cache, is built again at the next use")
+        state = Finding(area="model", name="smollm2", status="note", detail="damaged in the cache, rebuilt at the next use")
     else:
-        state = Finding(area="model", name="smollm2", status="note", detail="is fetched (98 MB) and converted at its first use")
+        state = Finding(area="model", name="smollm2", status="note", detail="downloaded (98 MB) and converted at the first use")
     return [Finding(area="model", name="cache", status="ok", detail=str(root)), state]
 
 
@@ -286,7 +286,7 @@ def render(findings: list[Finding]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("", "what", "state"):
         table.add_column(title, no_wrap=True)
-    table.add_column("detail, and the command that mends it", overflow="fold")
+    table.add_column("detail, and the command that fixes it", overflow="fold")
     area = ""
     for finding in findings:
         shown = "" if finding.area == area else finding.area

@@ -51,7 +51,7 @@ def run_engine_check(name: str, model_name: str | None, options: list[str]) -> i
     for check, problem, seen in results:
         print(f"{'FAIL' if problem else 'ok  '} {check}: {problem or seen}")
     failed = sum(1 for _, problem, _ in results if problem)
-    print(f"{name}: {len(results) - failed} of {len(results)} checks hold")
+    print(f"{name}: {len(results) - failed} of {len(results)} checks passed")
     return EXIT_FAILED if failed else 0
 
 
@@ -126,7 +126,7 @@ async def _streams(engine: Engine, _info: EngineInfo) -> str:
     answer = await ask(engine, max_tokens=4 * OUTPUT_TOKENS)
     carrying = sum(1 for tokens in answer.decoded.tokens_per_chunk if tokens)
     if carrying < 2:
-        raise Violation("the whole answer came in one chunk: nothing is streamed")
+        raise Violation("the whole response came in one chunk: nothing is streamed")
     return f"{answer.tokens} tokens in {carrying} chunks"
 
 

@@ -36,7 +36,7 @@ def check_exports(flags: Flags) -> None:
         try:
             flags.result_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"can't make --result-dir {flags.result_dir}: {error.strerror}", "give a writable place") from None
+            raise UserError(f"can't make --result-dir {flags.result_dir}: {error.strerror}", "give a writable folder") from None
 
 
 def write_exports(folder: Path, flags: Flags) -> list[Path]:

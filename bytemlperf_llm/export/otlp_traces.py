@@ -72,10 +72,10 @@ def send_traces(url: str, facts: TraceFacts, records: Iterable[RequestRecord]) -
         sent += 1
         if len(spans) >= BATCH:
             if exporter.export(spans) is not SpanExportResult.SUCCESS:
-                raise UserError("the OTLP receiver did not take the traces", "see what it says; the run's own records are whole")
+                raise UserError("the OTLP receiver rejected the traces", "see its message; the run's own records are complete")
             spans = []
     if spans and exporter.export(spans) is not SpanExportResult.SUCCESS:
-        raise UserError("the OTLP receiver did not take the traces", "see what it says; the run's own records are whole")
+        raise UserError("the OTLP receiver rejected the traces", "see its message; the run's own records are complete")
     exporter.shutdown()  # type: ignore[no-untyped-call]
     return sent
 

@@ -88,10 +88,10 @@ FAMILIES = (
     Family(
         "bmp_e2e_request_latency_seconds", "histogram", "From the planned time (open loop) or sending to the last token.", buckets=_WHOLE_S
     ),
-    Family("bmp_schedule_lateness_seconds", "histogram", "How long after its planned time a request was sent.", buckets=_LATENESS_S),
-    Family("bmp_request_success_total", "counter", "Requests answered in full."),
+    Family("bmp_schedule_lateness_seconds", "histogram", "Send delay: from a request's planned time to sending.", buckets=_LATENESS_S),
+    Family("bmp_request_success_total", "counter", "Requests completed."),
     Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
-    Family("bmp_requests_in_flight", "gauge", "Requests sent and not ended."),
+    Family("bmp_requests_in_flight", "gauge", "Requests in flight."),
     Family("bmp_generation_tokens_total", "counter", "Output tokens received."),
     Family("bmp_request_prompt_tokens", "histogram", "Prompt tokens of an answered request, as the engine reports them.", buckets=_TOKENS),
     Family("bmp_request_generation_tokens", "histogram", "Output tokens of an answered request.", buckets=_TOKENS),

@@ -67,7 +67,7 @@ class AnswerSample:
 
     def counted(self, tokenizer: str) -> Counted:
         """Count the tokens of what was kept. `tokenizer` is a folder with tokenizer.json, or `words`."""
-        name = "one token a word" if tokenizer == WORDS_RULE else f"tokenizer of {'/'.join(Path(tokenizer).parts[-2:])}"
+        name = "one token per word" if tokenizer == WORDS_RULE else f"tokenizer of {'/'.join(Path(tokenizer).parts[-2:])}"
         try:
             counter = counter_for(tokenizer, "plain")
         except UserError as error:

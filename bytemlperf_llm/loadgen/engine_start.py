@@ -18,7 +18,7 @@ async def start_engine(engine: Engine, model: Model | None, options: dict[str, s
     redactor.add(_secrets(engine))
     info.model, info.notes = redactor.clean(info.model), [redactor.clean(note) for note in info.notes]
     if model is not None and model.random_weights and not any("random weights" in note for note in info.notes):
-        info.notes.append("random weights: speed is that of this architecture, answers mean nothing")
+        info.notes.append("random weights: speed is that of this architecture, output is meaningless")
     return info
 
 

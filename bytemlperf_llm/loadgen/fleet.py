@@ -96,7 +96,7 @@ class Fleet:
         except MemberLost as lost:
             self._metrics.absorb(MetricsDelta(), seat.worker)
             tally.issued = max(tally.issued, _lines(self._folder / seat.described()["log"]))
-            self._note(f"{lost}; the others go on")
+            self._note(f"{lost}; the others continue")
             self._fail(f"{lost}: its requests without a record count as dropped", stop=False)
 
     def _hear(self, worker: int, tally: _Tally, message: FromMember) -> None:

@@ -178,7 +178,7 @@ class Probe:
                 if steps and window is not None and window[0].tokens_per_s < doubtful * steps[-1].tokens_per_s:
                     window = await self._window(window[1], concurrency, CAREFUL_REQUESTS, least_s, max(least_s, MAX_CAREFUL_S)) or window
             if window is None:
-                return steps, _Ending(False, f"the probe's time was over before {concurrency} streams were measured")
+                return steps, _Ending(False, f"the probe's time budget ended before {concurrency} streams were measured")
             steps.append(window[0]._replace(busy=round((self._busy_ns() - busy_ns) / max(1, self._now() - begin_ns), 3)))
             now = self._typical_s(), (self._failed - failed) / max(1, self._done - done + self._failed - failed)
             first = first or now
@@ -196,13 +196,13 @@ class Probe:
         if self._failure is not None and self._failure.error_class == "client_limit":
             return _Ending(False, f"this client met its own limit at {last.concurrency} streams: {self._failure.detail}")
         if failed > first_failed + BROKEN_FAILURES:
-            return _Ending(True, f"requests began to fail at {last.concurrency} streams")
+            return _Ending(True, f"requests started failing at {last.concurrency} streams")
         if len(steps) > 1 and last.tokens_per_s < WORTHWHILE_GAIN * steps[-2].tokens_per_s:
             return _Ending(True, f"{last.concurrency} streams brought {last.tokens_per_s / steps[-2].tokens_per_s - 1:+.0%}")
         if first_s is not None and typical_s is not None and typical_s > BROKEN_LATENCY * first_s:
             return _Ending(True, f"requests took {typical_s / first_s:.0f} times as long at {last.concurrency} streams as at first")
         if self._left_s() <= 0:
-            return _Ending(False, f"throughput still grew at {last.concurrency} streams when the probe's time was over")
+            return _Ending(False, f"throughput still grew at {last.concurrency} streams when the probe's time budget ended")
         return None
 
     async def _join(self, lanes: list[asyncio.Task[None]], concurrency: int, probe_s: float) -> _Mark:

@@ -77,12 +77,12 @@ def _check_listening(address: str) -> None:
         if address == "auto":
             return
         if address == "local":  # every one of its ports would be open on every interface
-            raise UserError("--ray local would start a cluster that other machines can reach", "on this machine take --workers")
+            raise UserError("--ray local would start a cluster that other machines can reach", "on this machine use --workers")
         raise UserError(f"--ray {address} is not an address", "give HOST:PORT of the cluster's head, or 'auto'")
     try:
         socket.create_connection((parts.hostname or "", port), CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise UserError(f"no Ray cluster answers at {address}: {error.strerror or error}", "start one with: ray start --head") from None
+        raise UserError(f"no Ray cluster responds at {address}: {error.strerror or error}", "start one with: ray start --head") from None
 
 
 def cluster_size(workers: str | None, scenario: Scenario, scheduled: int | None) -> Size:
@@ -191,7 +191,7 @@ class RaySeat:
                 await asyncio.to_thread(self._log.sync)
             except (LogFull, OSError) as error:
                 self.stop()
-                raise MemberLost(f"the records of worker {self.worker} can't be written any more ({error})") from None
+                raise MemberLost(f"the records of worker {self.worker} can no longer be written ({error})") from None
             news = msgspec.json.decode(told, type=News)
             for message in news.messages:
                 yield message
@@ -218,7 +218,7 @@ class RaySeat:
             try:
                 await asyncio.wait_for(self._actor.close.remote(), CLOSE_TIMEOUT_S)
             except (TimeoutError, ray.exceptions.RayError):
-                self._say(f"worker {self.worker}: its Ray actor does not answer any more")
+                self._say(f"worker {self.worker}: its Ray actor no longer responds")
             ray.kill(self._actor)
         self._log.close()
 

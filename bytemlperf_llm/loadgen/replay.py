@@ -195,7 +195,7 @@ def open_log(path: Path) -> RecordLog:
     try:
         return RecordLog(path)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "give a place with room with --runs-dir") from None
+        raise UserError(f"can't write {path}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
 
 
 def settle_garbage() -> None:

@@ -25,7 +25,7 @@ class RecordSink:
         try:
             self._log.append(record)
         except LogFull as full:
-            self.fail(f"records can't be written any more ({full}); what was written is kept")
+            self.fail(f"records can no longer be written ({full}); what was written is kept")
         self._metrics.ended(record)
         if self._max_error_rate is not None and (reason := too_many_failures(self._metrics, self._max_error_rate)):
             self.fail(reason)

@@ -40,4 +40,4 @@ def bounded(asked: int, scenario: Scenario, scheduled: int | None) -> Size:
     limit, what = min(((number, text) for number, text in limits if number is not None), default=(asked, ""))
     if limit >= asked:
         return Size(asked)
-    return Size(max(1, limit), f"{max(1, limit)} workers, not {asked}: there are {limit} {what} to share out")
+    return Size(max(1, limit), f"{max(1, limit)} workers, not {asked}: there are only {limit} {what} to share")

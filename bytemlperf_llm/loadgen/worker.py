@@ -234,7 +234,7 @@ class Worker:
         try:
             return self._engine.decode(payloads)
         except Exception as error:
-            detail = f"the answer can't be decoded: {type(error).__name__}: {error}"
+            detail = f"the response can't be decoded: {type(error).__name__}: {error}"
             return Decoded(tokens_per_chunk=[0] * len(payloads), text="", error_class="engine_failed", error_detail=detail)
 
     def _carries_token(self, payloads: list[Any]) -> bool:
@@ -244,8 +244,8 @@ class Worker:
         if watch is None:
             return _Ending("dropped", None, "never left this client's queue")
         if watch.expired is not None:
-            return _Ending("failed", watch.expired, "no progress within the time limit")
-        return _Ending("in_flight", None, "still running when the drain limit ended")
+            return _Ending("failed", watch.expired, "no progress within the timeout")
+        return _Ending("in_flight", None, "still running at the drain timeout")
 
     def _ended(self, ended: _Ended) -> None:
         request, recorder, finish, ending, end_ns, sent_to_engine = ended
@@ -272,11 +272,11 @@ _NOTHING = Decoded(tokens_per_chunk=[], text="")
 def _judged(request: Request, recorder: RequestRecorder, finish: Finish, decoded: Decoded) -> _Ending:
     """An answer that arrived is still a failure when the stream itself says so, or brings no token where one was asked for."""
     if not recorder.payloads:
-        return _Ending("failed", "empty_response", "the engine answered nothing")
+        return _Ending("failed", "empty_response", "the engine returned nothing")
     if decoded.error_class is not None:
         return _Ending("failed", decoded.error_class, decoded.error_detail)
     if finish.reason in FAILED_REASONS:
-        return _Ending("failed", "engine_failed", f"the engine gave the answer up: finish reason '{finish.reason}'")
+        return _Ending("failed", "engine_failed", f"the engine aborted the response: finish reason '{finish.reason}'")
     if request.max_tokens > 0 and not any(decoded.tokens_per_chunk):
-        return _Ending("failed", "no_token", f"an answer without a token (finish reason: {decoded.reason or 'none'})")
+        return _Ending("failed", "no_token", f"a response without tokens (finish reason: {decoded.reason or 'none'})")
     return _WELL

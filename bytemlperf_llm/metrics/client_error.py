@@ -1,4 +1,4 @@
-"""The client's own error: what a calibration found on this machine, and what of it a run carries.
+"""The client measurement error: what a calibration found on this machine, and what of it a run carries.
 
 A calibration is a ladder of steps: at each, a server that stamps its own writes was asked so many
 requests a second, and the client's stamps were compared with the server's. A run's error bar is
@@ -157,7 +157,7 @@ def error_bar(calibration: Calibration | None, why_not: str, chunks_per_s: float
     above = sorted((step for step in calibration.steps if step.chunks_per_s >= chunks_per_s), key=lambda step: step.chunks_per_s)
     if not above:
         highest = max((step.chunks_per_s for step in calibration.steps), default=0.0)
-        note = f"beyond what was calibrated: {chunks_per_s:,.0f} chunks/s on a worker, calibrated up to {highest:,.0f}; use more workers"
+        note = f"outside the calibrated range: {chunks_per_s:,.0f} chunks/s on a worker, calibrated up to {highest:,.0f}; use more workers"
         return ClientError(note=note, chunks_per_s=chunks_per_s, streams=streams)
     step = next((step for step in above if step.streams >= streams), above[-1])
     note = "" if step.streams >= streams else f"calibrated with {step.streams:,.0f} streams on a worker, the run had {streams:,.0f}"

@@ -71,4 +71,4 @@ def facts_from(run: dict[str, Any], folder: Path) -> RunFacts:
     try:
         return msgspec.convert(run.get("facts"), RunFacts)
     except msgspec.ValidationError as error:
-        raise UserError(f"{folder}/run.json is damaged: {error}", "the run can't be summarised without it") from None
+        raise UserError(f"{folder}/run.json is damaged: {error}", "the run can't be summarized without it") from None

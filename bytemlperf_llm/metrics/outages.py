@@ -1,4 +1,4 @@
-"""Outages: stretches in which the engine answered nothing. Kill it in mid-run, start it again, and
+"""Outages: stretches in which the engine returned nothing. Kill it in mid-run, start it again, and
 this says how long it was gone and what that cost.
 
 Requests are looked at in the order in which they ended. An outage is at least `MIN_FAILURES`

@@ -162,7 +162,7 @@ def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: Steady
     if not settings.enabled:
         return uncut("switched off")
     if len(ok_rows) < settings.min_ok_requests:
-        return uncut(f"{len(ok_rows)} answers are too few to tell ramps from noise ({settings.min_ok_requests} needed)")
+        return uncut(f"{len(ok_rows)} responses are insufficient to tell ramps from noise ({settings.min_ok_requests} needed)")
     level = settings.in_flight_share * median_in_flight(steps)
     busy = steps.busy(level)
     if busy is None:

@@ -113,11 +113,11 @@ def warnings(recount: Recount | None, answers_by_chunks: int) -> list[str]:
     if recount is None:
         return []
     found = []
-    of_answers = f"a recount of {recount.answers:,} answers ({recount.tokenizer})"
+    of_answers = f"a recount of {recount.answers:,} responses ({recount.tokenizer})"
     if recount.usage_disagreement is not None and recount.usage_disagreement > WARN_DISAGREEMENT:
         found.append(
             f"the server's usage and {of_answers} differ by {recount.usage_disagreement:.2%}: {recount.usage_tokens:,} against "
-            f"{recount.usage_recounted:,} tokens (one in mid-answer that has no text is counted by the server alone). "
+            f"{recount.usage_recounted:,} tokens (one in mid-response that has no text is counted by the server alone). "
             "TPOT, ITL and tokens/s are by usage; is it this model's tokenizer?"
         )
     if answers_by_chunks and recount.chunk_disagreement is not None and recount.chunk_disagreement > WARN_DISAGREEMENT:
@@ -136,4 +136,4 @@ def read_recount(folder: Path) -> tuple[Counted | None, str]:
         return None, ""
     except UNREADABLE as error:
         return None, f"{RECOUNT} can't be used: {why(error)}"
-    return counted, f"answers were not recounted: {counted.problem}" if counted.problem else ""
+    return counted, f"responses were not recounted: {counted.problem}" if counted.problem else ""

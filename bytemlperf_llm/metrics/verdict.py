@@ -143,13 +143,13 @@ def _records(evidence: Evidence) -> list[str]:
 
 def _answers(evidence: Evidence) -> list[str]:
     if evidence.scheduled == 0:
-        return ["no request was scheduled: there is nothing to measure; ask for at least one with --num-prompts"]
+        return ["no request was scheduled: there is nothing to measure; request at least one with --num-prompts"]
     answered = evidence.outcomes.get("ok", 0)
     if answered and evidence.answers_without_token == answered:
-        return ["no answer carried a token: there is no latency to measure; send one request by hand and look at its stream"]
+        return ["no response carried a token: there is no latency to measure; send one request by hand and look at its stream"]
     if answered:
         return []
-    return ["no request was answered: every figure is empty; see the failures by class, and send one request by hand first"]
+    return ["no request succeeded: every figure is empty; see the failures by class, and send one request by hand first"]
 
 
 def _unsent(evidence: Evidence) -> list[str]:
@@ -169,7 +169,7 @@ def _rate(facts: RunFacts, evidence: Evidence) -> list[str]:
         return []
     if load.planned_rate is not None and abs(load.offered_rate / load.planned_rate - 1.0) > RATE_TOLERANCE:
         return [
-            f"offered {load.offered_rate:.4g} requests/s where the schedule has {load.planned_rate:.4g}: the client could not keep it; "
+            f"sent {load.offered_rate:.4g} requests/s where the schedule has {load.planned_rate:.4g}: the client could not keep up; "
             "use more workers or a lower rate"
         ]
     if load.requested_rate is None:
@@ -178,17 +178,15 @@ def _rate(facts: RunFacts, evidence: Evidence) -> list[str]:
     if abs(load.offered_rate / load.requested_rate - 1.0) <= allowed:
         return []
     return [
-        f"offered {load.offered_rate:.4g} of {load.requested_rate:.4g} requests/s asked for ({allowed:.0%} allowed): "
-        "figures belong to another load; use more workers or ask for a lower rate"
+        f"actual rate {load.offered_rate:.4g} requests/s, target {load.requested_rate:.4g} ({allowed:.0%} off allowed): "
+        "the figures are of a different load; use more workers or a lower target rate"
     ]
 
 
 def _arrivals(facts: RunFacts, load: Load) -> list[str]:
     if not _other_process(load, ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE):
         return []
-    return [
-        f"{arrival_text(facts, load)}: another load than asked for; use more workers, a lower rate, or give the client cores of its own"
-    ]
+    return [f"{arrival_text(facts, load)}: not the target load; use more workers, a lower rate, or give the client cores of its own"]
 
 
 def _other_process(load: Load, alpha: float, limit: float) -> bool:
@@ -203,9 +201,9 @@ def arrival_text(facts: RunFacts, load: Load) -> str:
     test = load.arrival_test
     assert test is not None
     if test.p_value is None:
-        return f"{test.distance:.1%} of delivered gaps are not the asked constant one, within a tenth or 1 ms"
+        return f"{test.distance:.1%} of the actual gaps are off the constant target by more than a tenth and 1 ms"
     return (
-        f"delivered gaps differ from those of {facts.process} arrivals at the asked rate by {test.distance:.3f} "
+        f"actual gaps differ from those of {facts.process} arrivals at the target rate by {test.distance:.3f} "
         f"(Kolmogorov-Smirnov, {test.gaps} gaps, p = {test.p_value:.2g})"
     )
 
@@ -215,8 +213,8 @@ def _failing(evidence: Evidence) -> list[str]:
     if failed <= FAILING_SHARE * sent or not evidence.outcomes.get("ok", 0):
         return []
     return [
-        f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures are of the ones that did not; "
-        "see the failures by class, lower the load or repair the server"
+        f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures cover the successful ones; "
+        "see the failures by class, lower the load or fix the server"
     ]
 
 
@@ -245,9 +243,9 @@ def _overloaded(facts: RunFacts, load: Load) -> list[str]:
     trend = load.latency_trend
     if trend is None or not _is_overloaded(load):
         return []
-    asked = f"{facts.requested_rate:.4g} requests/s were asked" if facts.requested_rate is not None else "more was asked"
+    asked = f"target rate {facts.requested_rate:.4g} requests/s" if facts.requested_rate is not None else "trace rate"
     return [
-        f"{asked} of a system that completed {trend.completion_rate:.4g} a second: latency grew by {trend.growth:.2g} s with each second "
+        f"{asked}, completed {trend.completion_rate:.4g} requests/s: latency grew by {trend.growth:.2g} s with each second "
         f"of arrivals (limit {trend.limit:.2g}), and percentiles depend on the run's length; lower the rate, or take --request-rate auto"
     ]
 
@@ -287,18 +285,18 @@ def load_warnings(facts: RunFacts, load: Load, sent_requests: int) -> list[str]:
     """What a reader should know of the arrivals."""
     found = []
     if _other_process(load, ARRIVAL_ALPHA, ARRIVAL_DISTANCE) and not _arrivals(facts, load):
-        found.append(f"{arrival_text(facts, load)}: they are not quite the process asked for")
+        found.append(f"{arrival_text(facts, load)}: slightly off the target process")
     if load.capped_requests:
         found.append(
             f"{load.capped_requests} requests waited for a slot under the cap of {facts.max_concurrency} in flight: "
-            "their wait counts in the latency, and the offered rate is the system's, not the schedule's"
+            "their wait counts in the latency, and the actual rate is set by the system, not by the schedule"
         )
     elif load.count_dispersion is not None and load.expected_dispersion is not None:
         tolerance = dispersion_tolerance(load.expected_dispersion, sent_requests)
         if abs(load.count_dispersion - load.expected_dispersion) > tolerance:
             found.append(
-                f"delivered arrivals have dispersion {load.count_dispersion:.2f} where {facts.process} has "
-                f"{load.expected_dispersion:.2f}: they are not the process asked for"
+                f"actual arrivals have dispersion {load.count_dispersion:.2f} where {facts.process} has "
+                f"{load.expected_dispersion:.2f}: they are not the target process"
             )
     return found
 
@@ -309,11 +307,11 @@ def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: in
     found = []
     if sent and outcomes.get("failed", 0) > WARN_FAILURE_SHARE * sent:
         found.append(
-            f"{outcomes['failed'] / sent:.1%} of requests failed: percentiles over successes flatter; "
-            "read the ones with failures counted as infinite"
+            f"{outcomes['failed'] / sent:.1%} of requests failed: percentiles over successes look too good; "
+            "read the ones that count failures as infinite"
         )
     if outcomes.get("in_flight", 0):
-        found.append(f"{outcomes['in_flight']} requests were still running at the drain limit: the slowest are cut off")
+        found.append(f"{outcomes['in_flight']} requests were still running at the drain timeout: the slowest are cut off")
     if outcomes.get("cancelled", 0):
         found.append(f"stopped early: {outcomes['cancelled']} of {scheduled} requests were cancelled")
     if unrecorded:
@@ -324,8 +322,8 @@ def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: in
 def length_warnings(shorter: int, longer: int, answers: int) -> list[str]:
     """Answers under `ignore_eos` that are off by more than `LENGTH_TOLERANCE` from what was asked."""
     return [
-        f"{count} of {answers} responses ({count / answers:.1%}) are more than {LENGTH_TOLERANCE:.0%} {what} than asked for under "
-        "ignore_eos: the server did another amount of work; see output tokens and finish reasons in the records"
+        f"{count} of {answers} responses ({count / answers:.1%}) are more than {LENGTH_TOLERANCE:.0%} {what} than requested under "
+        "ignore_eos: the server did a different amount of work; see output tokens and finish reasons in the records"
         for count, what in ((shorter, "shorter"), (longer, "longer"))
         if count > WARN_LENGTH_SHARE * answers
     ]
@@ -334,7 +332,7 @@ def length_warnings(shorter: int, longer: int, answers: int) -> list[str]:
 def autocorrelation_warnings(effective: Sequence[tuple[str, int, int]]) -> list[str]:
     """(metric, count, effective count) of each metric."""
     return [
-        f"{name} is autocorrelated: {count} requests tell as much of its mean as {worth} independent ones; its intervals allow for it"
+        f"{name} is autocorrelated: {count} requests say as much about its mean as {worth} independent ones; its intervals account for that"
         for name, count, worth in effective
         if worth < WARN_EFFECTIVE_SHARE * count
     ]

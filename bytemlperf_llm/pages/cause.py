@@ -18,7 +18,7 @@ from bytemlperf_llm.pages.columns import RunColumns
 
 GROUP = "Where the time went"
 USUAL = (0.45, 0.55)
-SLOWEST = ((459, 0.99, "slowest 1 %"), (44, 0.9, "slowest tenth"), (0, 0.75, "slowest quarter"))
+SLOWEST = ((459, 0.99, "slowest 1 %"), (44, 0.9, "slowest 10 %"), (0, 0.75, "slowest quarter"))
 """From so many requests on, the slowest are those beyond this share: as many as a p99, a p90 needs."""
 
 WORTH_SAYING = 0.05
@@ -29,7 +29,7 @@ SAYING = {
     "engine queue": "waited in the engine's queue",
     "prefill": "was being prefilled, up to its first token",
     "to the first token": "waited for its first token",
-    "decode": "was being answered, token by token",
+    "decode": "was decoding, token by token",
     "delivery": "had its last token on its way back",
 }
 
@@ -102,17 +102,17 @@ def cause_sections(columns: RunColumns) -> list[Section]:
     e2e, ttft = (columns.latencies[name][columns.answered] for name in ("e2e", "ttft"))
     beyond, slow_name = slow_group(len(e2e))
     groups = [
-        ("first token, usual", _until_first(stages), _group_rows(ttft, *USUAL), ttft),
+        ("first token, typical", _until_first(stages), _group_rows(ttft, *USUAL), ttft),
         (f"first token, {slow_name}", _until_first(stages), _group_rows(ttft, beyond, 1.0), ttft),
-        ("whole answer, usual", stages, _group_rows(e2e, *USUAL), e2e),
-        (f"whole answer, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
+        ("whole response, typical", stages, _group_rows(e2e, *USUAL), e2e),
+        (f"whole response, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
     ]
     found = [(name, parts, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
     sentence = " ".join((_sentence(*found[1][:3]), _sentence(*found[3][:3])))
     source = (
-        "Cut at the engine's own stamps."
+        "Split at the engine's own timestamps."
         if from_engine
-        else "The engine gives no stamps of its own: what it did before the first token can't be told apart here."
+        else "The engine reports no timestamps: the stages before the first token can't be separated."
     )
     return [Text(body=sentence, group=GROUP), _plot(found, [stage.name for stage in stages]), _table(found, source)]
 
@@ -168,5 +168,5 @@ def _table(found: list[tuple[str, list[Stage], list[float], float]], source: str
         ]
         for name, stages, parts, mean in found
     ]
-    note = f"{source} Usual: the requests between the 45th and the 55th percentile. Shares of summed time."
+    note = f"{source} Typical: the requests between the 45th and the 55th percentile. Shares of summed time."
     return Table(title="Stages in figures", columns=["requests", "mean, ms", *names], rows=rows, note=note, folded=True, group=GROUP)

@@ -19,7 +19,7 @@ LABELS = {
 }
 REQUEST_LEVELS = ("running", "waiting")
 SHARE_ENDINGS = ("_usage", "_rate", "_share")
-SAMPLED = "Engine gauges are asked for about once a second; what rises and falls in between is not seen."
+SAMPLED = "Engine metrics are sampled about once a second; shorter peaks are not seen."
 
 
 class GaugeLine(NamedTuple):
@@ -80,4 +80,4 @@ def gauge_table(lines: Sequence[GaugeLine], group: str) -> Table:
         for line in lines
     ]
     columns = ["", "least", "median", "greatest", "last", "samples"]
-    return Table(title="What the engine said of itself", columns=columns, rows=rows, note=SAMPLED, folded=True, group=group)
+    return Table(title="Engine metrics", columns=columns, rows=rows, note=SAMPLED, folded=True, group=group)

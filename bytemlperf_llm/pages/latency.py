@@ -20,7 +20,7 @@ TITLES = {
     "service_e2e": "E2E from sent",
     "ntpot": "E2E per token",
     "max_stall": "longest stall",
-    "schedule_lateness": "sent late by",
+    "schedule_lateness": "send delay",
     "client_lateness": "client's own delay",
 }
 FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall")
@@ -39,7 +39,7 @@ def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Secti
     for name, title, others in CURVES:
         curve = _per_token_curve(columns) if name == "tpot" else _curves(title, [(TITLES[each], columns.present(each)) for each in others])
         if curve is not None:
-            sections += [curve, _histogram(f"{title}, how often", columns.present(name))]
+            sections += [curve, _histogram(f"{title}: histogram", columns.present(name))]
     return [*sections, _formulas(summary)]
 
 
@@ -60,8 +60,8 @@ def latency_table(summary: dict[str, Any]) -> Table:
             infinite = [_cell(with_failures[percent], None) for percent in percents]
             rows.append([f"{TITLES[name]}, failures as ∞", None, *infinite, "∞", None])
     note = (
-        "Latency runs from when a request was due (closed loop: sent); 'from sent' leaves out what the client made it wait. "
-        "Below each figure its 95 % interval. insufficient: the sample can't carry that percentile."
+        "Latency runs from when a request was due (closed loop: sent); 'from sent' leaves out the wait in the client. "
+        "Below each figure its 95 % interval. insufficient: too small a sample for that percentile."
     )
     return Table(
         title="Milliseconds", columns=["", "mean", *(f"p{percent}" for percent in percents), "max", "n"], rows=rows, note=note, group=GROUP
@@ -104,7 +104,7 @@ def _curves(title: str, series: list[tuple[str, Any]]) -> Plot:
         data.append({"type": "scatter", "mode": "lines", "name": name, "x": x, "y": share * 100, "line": line, "hovertemplate": hover})
         told.append(f"{name} from {number(float(values.min()))} to {number(float(values.max()))} ms")
     layout = {"xaxis": _milliseconds([values for _, values in series]), "yaxis": _share_axis()}
-    note = "Share of answered requests that took at most so long. Minimum, maximum and the tail are exact."
+    note = "Cumulative share of successful requests. Minimum, maximum and the tail are exact."
     return Plot(title=title, data=data, layout=layout, note=note, alt="; ".join(told), half=True, group=GROUP)
 
 
@@ -182,8 +182,7 @@ def _histogram(title: str, values: Any) -> Plot:
 def _formulas(summary: dict[str, Any]) -> Table:
     metrics = summary.get("metrics", {})
     rows = [[TITLES.get(name, name), metric["formula"], metric["count"], metric["effective_count"]] for name, metric in metrics.items()]
-    note = (
-        "Effective: as many independent values the sample is worth for its mean; fewer where values are autocorrelated or clustered. "
-        + str(summary.get("percentile_definition", ""))
+    note = "Effective n: independent values that give the mean the same precision; smaller under autocorrelation or clustering. " + str(
+        summary.get("percentile_definition", "")
     )
     return Table(title="Formulas", columns=["metric", "formula", "n", "effective n"], rows=rows, note=note, folded=True, group=GROUP)

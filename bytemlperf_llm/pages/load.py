@@ -11,7 +11,7 @@ from bytemlperf.statistics.arrays import ABSENT
 from bytemlperf_llm.pages.columns import NS_PER_S, RunColumns
 from bytemlperf_llm.pages.latency import ms
 
-LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, asked and offered", "The client's own error"
+LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
 LENGTH_BINS = 12
 
 
@@ -24,8 +24,8 @@ def length_sections(columns: RunColumns) -> list[Section]:
     known = columns.raw("prompt")[rows] != ABSENT
     plots = [
         _against("TTFT by prompt length", "prompt tokens", prompt[known], columns.latencies["ttft"][rows][known]),
-        _against("E2E by answer length", "output tokens", output, columns.latencies["e2e"][rows]),
-        _against("TPOT by answer length", "output tokens", output, columns.latencies["tpot"][rows]),
+        _against("E2E by output length", "output tokens", output, columns.latencies["e2e"][rows]),
+        _against("TPOT by output length", "output tokens", output, columns.latencies["tpot"][rows]),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -94,7 +94,7 @@ def error_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section
     failures = summary.get("failures", {})
     if failures:
         said = [[name, failure["count"], "\n".join(failure["details"]) or None] for name, failure in failures.items()]
-        sections.append(Table(title="Failures", columns=["class", "requests", "what was said"], rows=said, group=ERRORS))
+        sections.append(Table(title="Failures", columns=["class", "requests", "message"], rows=said, group=ERRORS))
         sections.append(_failure_plot(columns))
     sections += [_outages(summary, columns)] if summary.get("outages") else []
     return sections
@@ -137,20 +137,20 @@ def _outages(summary: dict[str, Any], columns: RunColumns) -> Table:
         ]
         for outage in summary["outages"]
     ]
-    return Table(title="Outages", columns=["began, s", "until answers came again, s", "requests lost"], rows=rows, group=ERRORS)
+    return Table(title="Outages", columns=["began, s", "until recovery, s", "requests lost"], rows=rows, group=ERRORS)
 
 
 def schedule_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
     """Rates asked and offered, arrivals as tested, and how late the client was."""
     load = summary.get("load", {})
     rows: list[list[str | float | int | None]] = []
-    for name, key in (("asked", "requested_rate"), ("planned", "planned_rate"), ("offered", "offered_rate")):
+    for name, key in (("target", "requested_rate"), ("planned", "planned_rate"), ("actual", "offered_rate")):
         rows.append([f"rate {name}, requests/s", _or_dash(load.get(key))])
     test = load.get("arrival_test")
     if load.get("count_dispersion") is not None and load.get("expected_dispersion") is not None:
-        rows.append(["dispersion of arrivals, asked / found", f"{load['expected_dispersion']:.2f} / {load['count_dispersion']:.2f}"])
+        rows.append(["dispersion of arrivals, expected / observed", f"{load['expected_dispersion']:.2f} / {load['count_dispersion']:.2f}"])
     if test and test.get("p_value") is not None:
-        rows.append(["arrivals against the process asked for, Kolmogorov-Smirnov", f"D {test['distance']:.3f}, p {test['p_value']:.2g}"])
+        rows.append(["arrivals against the target process, Kolmogorov-Smirnov", f"D {test['distance']:.3f}, p {test['p_value']:.2g}"])
     elif test:
         rows.append(["gaps off by more than a tenth", f"{test['distance']:.1%}"])
     late = load.get("lateness")
@@ -222,16 +222,16 @@ def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
         }
         for name, percent, colour in (("median", 50.0, "@0"), ("latest", 100.0, "@3"))
     ]
-    layout = {"xaxis": {"title": "seconds from the first request due"}, "yaxis": {"title": "sent late by, ms", "rangemode": "tozero"}}
+    layout = {"xaxis": {"title": "seconds from the first request due"}, "yaxis": {"title": "send delay, ms", "rangemode": "tozero"}}
     alt = f"sent at most {number(float(late.max()))} ms late"
     return Plot(
-        title="Lateness of sends",
+        title="Send delay",
         data=data,
         layout=layout,
         alt=alt,
         half=True,
         group=SCHEDULE,
-        note="A wait for a free slot under a cap is in it.",
+        note="Includes the wait for a free slot under a cap.",
     )
 
 
@@ -254,7 +254,7 @@ def client_sections(summary: dict[str, Any]) -> list[Section]:
     return [
         Table(
             title="",
-            columns=["", "half the time within, ms", "99 % within, ms"],
+            columns=["", "50 % within, ms", "99 % within, ms"],
             rows=rows,
             note=" ".join((at, str(error["note"]))),
             group=CLIENT,

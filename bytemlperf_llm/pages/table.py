@@ -34,7 +34,7 @@ TITLES = {
     "itl": "ITL",
     "e2e": "E2E",
     "service_e2e": "E2E from sent",
-    "schedule_lateness": "sent late by",
+    "schedule_lateness": "send delay",
 }
 ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
 """The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
@@ -47,7 +47,7 @@ def print_summary(console: Console, summary: Summary, run: dict[str, Any], folde
     console.print(throughput_table(summary, console.width))
     console.print(f"[dim]steady state:[/] {markup_of(summary.steady_state.note)}", highlight=False)
     if summary.client_error is not None:
-        console.print(f"[dim]client's own error:[/] {markup_of(sentence(summary.client_error))}", highlight=False)
+        console.print(f"[dim]client measurement error:[/] {markup_of(sentence(summary.client_error))}", highlight=False)
     for text in _remarks(summary, run):
         console.print(f"[yellow]![/] {markup_of(text)}")
     word = summary.verdict.upper()
@@ -157,7 +157,7 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
     outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.outcomes.items() if count)
     rows = [("requests", f"{summary.scheduled:,}: {outcomes}")]
     if load.requested_rate is not None:
-        rows.append(("rate asked / offered", f"{_number(load.requested_rate)} / {_number(load.offered_rate)} req/s"))
+        rows.append(("rate target / actual", f"{_number(load.requested_rate)} / {_number(load.offered_rate)} req/s"))
     rows += _arrival_rows(load)
     if load.loop_utilisation is not None:
         rows.append(("client loop busy", f"{load.loop_utilisation:.1%}"))
@@ -177,16 +177,16 @@ def _load_rows(summary: Summary) -> list[tuple[str, str]]:
 def _arrival_rows(load: Load) -> list[tuple[str, str]]:
     rows = []
     if load.count_dispersion is not None and load.expected_dispersion is not None:
-        rows.append(("dispersion asked / found", f"{load.expected_dispersion:.2f} / {load.count_dispersion:.2f}"))
+        rows.append(("dispersion expected / observed", f"{load.expected_dispersion:.2f} / {load.count_dispersion:.2f}"))
     test = load.arrival_test
     if test is not None and test.p_value is None:
-        rows.append(("gaps not as asked", f"{test.distance:.1%}"))
+        rows.append(("arrival gaps off target", f"{test.distance:.1%}"))
     elif test is not None:
         rows.append(("arrivals, Kolmogorov-Smirnov", f"D {test.distance:.3f}, p {test.p_value:.2g}"))
     late = load.lateness
     if late is not None:
         p50, p99 = (_late_ms(value) for value in (late.p50, late.p99))
-        rows.append(("client late p50 / p99 / max", f"{p50} / {p99} / {_ms(late.max)} ms"))
+        rows.append(("client delay p50 / p99 / max", f"{p50} / {p99} / {_ms(late.max)} ms"))
     return rows
 
 
@@ -210,7 +210,7 @@ def _outage(outage: Outage) -> str:
     began, lost = f"outage from {outage.began_ns / NS_PER_S:.1f} s", f"{outage.failed_requests:,} requests lost"
     if outage.recovery_ns is None:
         return f"{began} to the end, {lost}"
-    return f"{began}: answers came again after {outage.recovery_ns / NS_PER_S:.1f} s, {lost}"
+    return f"{began}: recovered after {outage.recovery_ns / NS_PER_S:.1f} s, {lost}"
 
 
 def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
@@ -219,7 +219,7 @@ def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
         return _after_invalid(summary, run, folder)
     command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
     if summary.verdict == "overloaded":
-        return _command([*_without(command, "--request-rate"), "--request-rate", "auto"], "70 % of what the server carries")
+        return _command([*_without(command, "--request-rate"), "--request-rate", "auto"], "70 % of the server's capacity")
     rate = run["config"]["scenario"]["arrival"]["rate"]
     claims = summary.metrics[SHOWN[0]].percentiles if SHOWN[0] in summary.metrics else {}
     missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]
@@ -228,7 +228,7 @@ def _next_command(summary: Summary, run: dict[str, Any], folder: Path) -> str:
         longer = _without(command, "--request-rate", "--num-prompts", "--duration")
         return _command([*longer, "--request-rate", f"{rate:g}", "--num-prompts", str(requests)], f"enough for a p{percent}")
     if "--prometheus-port" in command:
-        return _command(["bmp-llm", "verify", str(folder)], "is it as it was left?")
+        return _command(["bmp-llm", "verify", str(folder)], "unchanged since the run?")
     return _command([*command, "--prometheus-port", "9400"], "watch it live")
 
 
@@ -237,8 +237,8 @@ def _after_invalid(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     if summary.outcomes["dropped"] and (not end or end.get("stopped_by_user") or end.get("failure")):
         return _command(["bmp-llm", "resume", str(folder)], "send the rest")
     if summary.outcomes["ok"]:
-        return _command(["bmp-llm", "doctor", "--calibrate"], "what this client can do on this machine")
-    return _command(["bmp-llm", "doctor"], "what is installed, and what is broken")
+        return _command(["bmp-llm", "doctor", "--calibrate"], "what this client can carry on this machine")
+    return _command(["bmp-llm", "doctor"], "check the installation")
 
 
 def _without(command: list[str], *flags: str) -> list[str]:

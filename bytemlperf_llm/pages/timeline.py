@@ -61,11 +61,11 @@ def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, 
     layout["xaxis"]["anchor"] = f"y{len(panels)}" if len(panels) > 1 else "y"
     shapes = _steady_shapes(summary, columns)
     many = count > DOTS
-    note = "Latencies stand at the time the request was due; tokens count where each arrived, answers where each ended."
+    note = "Latencies stand at the time the request was due; tokens count when they arrive, responses when they end."
     note += f" Dots: {DOTS:,} of {count:,} requests, the fastest and slowest ones among them; lines: of all." if many else ""
     note += f" {SAMPLED}" if told else ""
     note += " Shaded: ramp-up and ramp-down, which the rates leave out." if shapes else ""
-    alt = "TTFT, TPOT, output tokens per second, answers per second and the number in flight over the run"
+    alt = "TTFT, TPOT, output tokens per second, requests per second and the number in flight over the run"
     alt += "; the engine's own gauges below" if told else ""
     height = PANEL_HEIGHT * len(panels)
     return Plot(
@@ -88,7 +88,7 @@ def waterfall_sections(columns: RunColumns) -> list[Section]:
     rows = numpy.nonzero(columns.answered)[0]
     return [
         _waterfall("Around the slowest first token", int(rows[slow]), columns),
-        _waterfall("Around a usual one", int(rows[usual]), columns),
+        _waterfall("Around a typical one", int(rows[usual]), columns),
     ]
 
 
@@ -168,7 +168,7 @@ def _rate_panels(columns: RunColumns) -> list[Panel]:
     middle = (edges[:-1] + edges[1:]) / 2
     return [
         Panel("tokens/s", 2, [_line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]),
-        Panel("answers/s", 2, [_line("answers/s", middle, answers, "%{y:.3~g} answers/s", width=1.6, color="@4", shape="hvh")]),
+        Panel("requests/s", 2, [_line("requests/s", middle, answers, "%{y:.3~g} requests/s", width=1.6, color="@4", shape="hvh")]),
     ]
 
 

@@ -78,7 +78,7 @@ def parse_window(text: str) -> list[float | None]:
     except ValueError:
         colon, window = "", []
     if not colon:
-        raise UserError(f"--trace-window {text!r} is no window", "give START:END in seconds of the trace, such as 0:300, :300 or 600:")
+        raise UserError(f"--trace-window {text!r} is not a window", "give START:END in seconds of the trace, such as 0:300, :300 or 600:")
     return window
 
 

@@ -28,7 +28,7 @@ RANDOM = {"--input-len": "1024", "--output-len": "128"}  # vLLM's default data s
 IN_BODY = ("min-p", "frequency-penalty", "presence-penalty", "repetition-penalty", "chat-template-kwargs", "logprobs")
 ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_')}\": …}}'" for name in IN_BODY} | {
     "--tokenizer-mode": "leave it out, or name a folder with --tokenizer",
-    "--random-batch-size": "leave it out: every prompt is a request of its own here",
+    "--random-batch-size": "leave it out: every prompt is its own request here",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
     "--append-result": "leave it out; every run has a folder of its own under --runs-dir",
     "--request-id-prefix": "leave it out; --label names the run",
@@ -72,7 +72,7 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
         if name in ELSEWHERE:
-            raise UserError(f"{name} of vllm bench serve is not taken here", ELSEWHERE[name])
+            raise UserError(f"{name} of vllm bench serve is not supported here", ELSEWHERE[name])
         if equals:
             yield name, value
         elif place == len(words) or words[place].startswith("-") or name in WITHOUT_EFFECT:
@@ -96,7 +96,7 @@ def _is_dropped(name: str, value: str | None) -> bool:
 def _defaults(backend: str, given: dict[str, str | None]) -> list[tuple[str, str | None]]:
     """What vLLM's own line means by what it leaves out."""
     if backend not in BACKENDS:
-        raise UserError(f"--backend {backend} is not spoken here", "ask the server's OpenAI-compatible address with --engine openai")
+        raise UserError(f"--backend {backend} is not supported here", "use the server's OpenAI-compatible address with --engine openai")
     if given.get("--engine") not in (None, "openai"):
         raise UserError(f"--backend is for servers, and --engine {given['--engine']} runs in process", "remove one of them")
     found = {"--engine": "openai"}

@@ -56,7 +56,7 @@ class GaugeLog:
                 self._keep(Sample(at_ns=at_ns, gauges=gauges))
         except Exception as error:  # an engine's stats() may raise whatever its own code does
             self._ask = None
-            self._say(f"the engine's gauges are sampled no more: {type(error).__name__}: {error}")
+            self._say(f"sampling of the engine's metrics stopped: {type(error).__name__}: {error}")
 
     def _keep(self, sample: Sample) -> None:
         if self._log is None:

@@ -14,7 +14,7 @@ from engines.contract import ErrorClass, Ns, Stages
 
 Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
 """Every scheduled request ends in exactly one: answered; failed (see error_class); cancelled by
-the user's stop; never sent; still running when the drain limit ended."""
+the user's stop; never sent; still running at the drain timeout."""
 
 TokenSource = Literal["usage", "chunks"]
 """Where `output_tokens` comes from: what the engine reported, or the chunks counted, since it reported nothing or what can't be."""

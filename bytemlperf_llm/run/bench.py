@@ -105,7 +105,7 @@ class Bench:
             self._page = self._serve_dashboard(stack)
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
-                self._say("WARNING: Ray listens on every interface, in this process too: use a network that you trust")
+                self._say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
                 stack.callback(disconnect)
             folder = self._folder()
             lock = FolderLock(folder) if self._remainder is None else self._remainder.lock
@@ -194,7 +194,7 @@ class Bench:
         """run.json of a run that is resumed. Raises UserError when its schedule is not the one that can be made here."""
         if self._schedule.sha256 != left.run["schedule_sha256"]:
             raise UserError(
-                f"{left.folder} has another schedule than its configuration makes here", "its prompt files have changed; run again"
+                f"{left.folder} has another schedule than its configuration makes here", "its prompt files have changed; start a new run"
             )
         logs = [log_name(left.next_log() + worker) for worker in range(self._workers)]
         part = Part(logs, left.shift_ns, left.begin_ns, len(left.done))
@@ -225,7 +225,7 @@ class Bench:
                     await crew.replay(origin_ns)
             except Interrupted as interrupted:
                 trust = " --trust" if unconfirmed(self._plan.flags, run_json["config"]) else ""
-                interrupted.hint = f"the records so far are kept; go on with: bmp-llm resume {folder}{trust}"
+                interrupted.hint = f"the records so far are kept; resume with: bmp-llm resume {folder}{trust}"
                 raise
             finally:
                 duration_ns = monotonic_ns() - origin_ns
@@ -315,7 +315,7 @@ def _write_run(folder: Path, run_json: dict[str, Any]) -> None:
     try:
         write_json(folder / "run.json", run_json)
     except OSError as error:
-        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "make room, or give another place with --runs-dir") from None
+        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "free disk space, or choose another --runs-dir") from None
 
 
 def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:

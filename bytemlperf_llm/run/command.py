@@ -137,7 +137,7 @@ def verify_run_folder(folder: Path) -> int:
     for text in verified.findings:
         print(f"problem: {one_line(text)}")
     if not verified.findings:
-        print(f"{folder}: {verified.records} records, schedule and summary are as the run left them")
+        print(f"{folder}: {verified.records} records, schedule and summary are unchanged since the run")
     return EXIT_INVALID if verified.findings else 0
 
 

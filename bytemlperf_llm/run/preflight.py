@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 _FIXES = {
     "http_4xx": "check --model, --endpoint and the key",
-    "context_length": "take a model with a longer context, or a scenario with shorter prompts (--output-len shortens answers)",
+    "context_length": "use a model with a longer context, or a scenario with shorter prompts (--output-len shortens responses)",
     "connection_refused": "start the server, or give its address with --base-url",
     "name_not_found": "check --base-url",
     "connect_timeout": "check --base-url",
@@ -99,7 +99,7 @@ async def ready_check(
         if not (adapted or waits or (error.error_class == "stale_connection" and not attempt)):
             raise _not_ready(engine, error, timeouts, redactor)
         await asyncio.sleep(READY_POLL_S if waits else 0)
-    info.notes += [f"the server wants {name}={value}, which is sent from now on" for name, value in changed.items()]
+    info.notes += [f"the server requires {name}={value}, which is sent from now on" for name, value in changed.items()]
     _check_context(info, request, record.prompt_tokens)
     return changed
 
@@ -117,7 +117,7 @@ def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor:
     cause, fix = f"the first request fails: {said}: {error.detail}", _FIXES.get(error.error_class, "look at the engine's own log")
     if error.error_class.endswith("_timeout"):
         limit_ns = getattr(timeouts, error.error_class.removesuffix("timeout") + "ns")
-        cause = f"the first request is not answered: {said} of {limit_ns / NS_PER_S:g} s"
+        cause = f"no response to the first request: {said} of {limit_ns / NS_PER_S:g} s"
         fix = f"{fix}, or raise --{error.error_class.replace('_', '-')}"
     advice = getattr(engine, "advise", lambda _: None)(error)
     return UserError(redactor.clean(cause), redactor.clean(advice or fix))
@@ -129,7 +129,7 @@ def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None
     needed = prompt_tokens + request.max_tokens
     if needed > info.max_model_len:
         raise UserError(
-            f"request {request.index} needs {needed} tokens of context ({prompt_tokens} prompt + {request.max_tokens} answer), "
+            f"request {request.index} needs {needed} tokens of context ({prompt_tokens} prompt + {request.max_tokens} output), "
             f"and {info.model} has {info.max_model_len}",
             _FIXES["context_length"],
         )

@@ -133,7 +133,7 @@ def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None
     missing = _header_names(config.get("header_names", ())) - {name.strip().lower() for name in map(_name, headers)}
     if missing:
         name = sorted(missing)[0]
-        raise UserError(f"the run sent a header {name!r}, whose value is never kept", f"give it again with --header '{name}: VALUE'")
+        raise UserError(f"the run sent a header {name!r}, whose value is never stored", f"give it again with --header '{name}: VALUE'")
     unknown = sorted(kept.keys() - {field.name for field in fields(Flags)})
     if unknown:
         raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
@@ -151,7 +151,7 @@ def _refuse_redacted(kept: dict[str, Any]) -> None:
         if REDACTED in str(value):
             flag = "--" + name.replace("_", "-")
             fix = "give it again with --base-url" if name == "base_url" else "run again: it can't be resumed"
-            raise UserError(f"{flag} held a secret, which is never kept", fix)
+            raise UserError(f"{flag} held a secret, which is never stored", fix)
 
 
 def _header_names(names: Any) -> set[str]:

@@ -60,7 +60,7 @@ def _resumptions(run: dict[str, Any]) -> list[str]:
         return []
     before = ", ".join(str(part["records_before"]) for part in parts)
     return [
-        f"the run was resumed, {len(parts)} time(s), after {before} records: the pause is cut out of its time, "
+        f"the run was resumed, {'once' if len(parts) == 1 else f'{len(parts)} times'}, after {before} records: the pause is excluded, "
         "the system was idle in it, and requests lost in flight were sent again"
     ]
 
@@ -78,7 +78,7 @@ def keep_load(folder: Path, run: dict[str, Any], summary: Summary) -> None:
         write_json(folder / "run.json", run)
         renew_checksum(folder, "run.json")
     except OSError as error:
-        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "make room, or make the folder writable") from None
+        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "free disk space, or make the folder writable") from None
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -86,4 +86,4 @@ def write_summary(folder: Path, summary: Summary) -> None:
     try:
         write_text(folder / "summary.json", summary.to_json().decode())
     except OSError as error:
-        raise UserError(f"can't write {folder}/summary.json: {error.strerror}", "make room, or make the folder writable") from None
+        raise UserError(f"can't write {folder}/summary.json: {error.strerror}", "free disk space, or make the folder writable") from None

@@ -54,14 +54,14 @@ def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | 
     asked = unconfirmed(flags, config, base_url)
     if asked:
         only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
-        fix = f"confirm it: {asked[0]}" if only_address else "if the run is your own, or you trust all of that: --trust"
-        raise UserError(f"run.json wants {', '.join(asked)}, and a folder doesn't decide that", fix)
+        fix = f"confirm it: {asked[0]}" if only_address else "if the run is your own, or you trust all of this: --trust"
+        raise UserError(f"run.json wants {', '.join(asked)}, which needs your confirmation", fix)
 
 
 def refuse_other_address(kept: str | None, given: str | None) -> None:
     """A run has one server. Raises UserError where another address is given."""
     if given is not None and _plain(Redactor()(given)) != _plain(kept or ""):
-        raise UserError(f"the run was against {kept}, not {given}", "another server gets a run of its own: bmp-llm serve-bench")
+        raise UserError(f"the run was against {kept}, not {given}", "another server needs a new run: bmp-llm serve-bench")
 
 
 def refuse_other_engine(run: Mapping[str, Any], info: EngineInfo) -> None:
@@ -72,7 +72,7 @@ def refuse_other_engine(run: Mapping[str, Any], info: EngineInfo) -> None:
     for name in _COMPARED:
         if before.get(name) != now.get(name):
             raise UserError(
-                f"the engine's {name} was {before.get(name)}, and is {now.get(name)}", "run again: a run is of one engine and model"
+                f"the engine's {name} was {before.get(name)}, and is {now.get(name)}", "start a new run: a run has one engine and model"
             )
 
 

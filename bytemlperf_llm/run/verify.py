@@ -65,7 +65,7 @@ def verify_run(folder: Path) -> Verified:
     findings += _limited([*seen.damages, *seen.repeated])
     findings += _limited(seen.impossible)
     if is_remote(reader.run) and len(seen.too_long) > len(seen.records) * SERVERS_WAY:
-        unchecked.append(f"{len(seen.too_long)} responses have more tokens than were asked for: the server goes on, or counts otherwise")
+        unchecked.append(f"{len(seen.too_long)} responses are longer than requested: the server generates more, or counts differently")
     else:
         findings += _limited(seen.too_long)
     findings += _limited(read_gauges(folder).damages)
@@ -75,7 +75,7 @@ def verify_run(folder: Path) -> Verified:
         findings += _check_description(reader.run, facts, scenario, seed)
         findings += _limited(_against_schedule(seen, scenario, seed))
     except UserError as error:
-        unchecked.append(f"the schedule can't be made again: {error.cause}")
+        unchecked.append(f"the schedule can't be rebuilt: {error.cause}")
     except DAMAGED as error:
         findings.append(f"run.json is damaged: {why(error)}")
     return Verified([*findings, *_check_summary(folder, reader.run)], unchecked, len(seen.records))
@@ -118,7 +118,7 @@ class _Seen:
         self.impossible += [f"{name}: request {record.index} {text}" for text in contradictions(record)]
         if record.max_tokens and record.output_tokens > record.max_tokens:
             self.too_long.append(
-                f"{name}: request {record.index} has {record.output_tokens} tokens where {record.max_tokens} were asked for"
+                f"{name}: request {record.index} has {record.output_tokens} tokens where {record.max_tokens} were requested"
             )
         planned_ns = None if record.planned_ns is None else record.planned_ns - shift_ns
         self.records[record.index] = _Kept(record.id, planned_ns, record.max_tokens, record.session, record.turn)
@@ -136,7 +136,7 @@ def contradictions(record: RequestRecord) -> Iterator[str]:
             yield f"{after} {earlier - later} ns before it {before}"
             break
     if record.chunk_ns and record.sent_ns is None:
-        yield "has tokens and was never sent"
+        yield "has tokens but was never sent"
     if len(record.tokens_per_chunk) != len(record.chunk_ns):
         yield f"has {len(record.chunk_ns)} stamps for {len(record.tokens_per_chunk)} chunks"
 
@@ -212,10 +212,10 @@ def _compare(kept: bytes, computed: bytes) -> list[str]:
     try:
         before, now = dict(_leaves(decode_json(kept))), dict(_leaves(decode_json(computed)))
     except ValueError:
-        return ["summary.json is damaged: it is no JSON"]
+        return ["summary.json is damaged: not valid JSON"]
     paths = [path for path in {**before, **now} if before.get(path, _ABSENT) != now.get(path, _ABSENT)]
     texts = (f"summary.json: {path} is {before.get(path, _ABSENT)}, the records give {now.get(path, _ABSENT)}" for path in paths)
-    return _limited(texts) or ["summary.json is not written as the program writes it"]
+    return _limited(texts) or ["summary.json is not formatted as this program writes it"]
 
 
 _ABSENT = "absent"

@@ -99,7 +99,7 @@ def raw_lines(path: Path, fix: str = TRACE_FIX) -> Iterator[tuple[int, bytes]]:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             if len(raw) > MAX_LINE_BYTES:
-                raise bad(path, number + 1, "line", f"longer than {MAX_LINE_BYTES >> 20} MiB", "give one request a line")
+                raise bad(path, number + 1, "line", f"longer than {MAX_LINE_BYTES >> 20} MiB", "give one request per line")
             for line in raw.splitlines(keepends=True):  # at CR too
                 number += 1
                 yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line

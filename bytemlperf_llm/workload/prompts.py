@@ -58,7 +58,7 @@ def source(scenario: Scenario, seed: int) -> PromptSource:
     paths = [scenario.folder / file for file in scenario.prompts.files or ()]
     prompts = [prompt for path in paths for prompt in read(path)]
     if not prompts:
-        raise UserError(f"no prompt in {', '.join(str(path) for path in paths)}", f"write one a line: {LINE_FORMS}")
+        raise UserError(f"no prompt in {', '.join(str(path) for path in paths)}", f"write one per line: {LINE_FORMS}")
     return PromptSet(prompts, seed)
 
 
@@ -74,7 +74,7 @@ def _checked(prompt: Prompt, where: str) -> Prompt:
         raise UserError(f"{where}: exactly one of messages and prompt is needed", f"give each line as {LINE_FORMS}")
     text = prompt.prompt if prompt.messages is None else "".join(message.content for message in prompt.messages)
     if not text:
-        raise UserError(f"{where}: the prompt is empty", "write a text, or remove the line")
+        raise UserError(f"{where}: the prompt is empty", "write some text, or remove the line")
     if prompt.output_tokens is not None and prompt.output_tokens < 1:
         raise UserError(f"{where}: output_tokens is {prompt.output_tokens}", "give 1 or more, or leave it out")
     return prompt
@@ -155,6 +155,6 @@ class CountedPrompts:
     def _made(self, name: str, tokens: int, blocks: tuple[str, ...]) -> Prompt:
         total, least = self._prefix_tokens + tokens, self._maker.minimum
         if total < least:
-            raise UserError(f"a prompt of {total} tokens can't be: the chat template and one word have {least}", f"ask for {least} or more")
+            raise UserError(f"no prompt has {total} tokens: the chat template and one word have {least}", f"give {least} or more")
         text = self._maker.prompt(name, total, blocks)
         return Prompt(prompt=text) if self._plain else Prompt(messages=(Message(role="user", content=text),))

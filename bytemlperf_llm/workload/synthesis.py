@@ -59,7 +59,7 @@ class TextMaker:
     @property
     def lengths(self) -> str:
         """Whether prompt lengths are exact or estimated, and by which rule."""
-        how = self._counter.how + ("" if self.additive else "; every prompt counted, and mended at its end")
+        how = self._counter.how + ("" if self.additive else "; every prompt counted, and adjusted at its end")
         return f"{'exact' if self._counter.exact else 'estimated'}: {how}"
 
     def prompt(self, name: str, tokens: int, hash_ids: Sequence[object] = ()) -> str:

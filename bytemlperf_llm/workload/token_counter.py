@@ -50,9 +50,9 @@ class WordCounter:
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
         self.how = (
-            "one token a word, which is the engine's own rule"
+            "one token per word, the engine's own rule"
             if exact
-            else "one token a word, the chat template not counted, since no tokenizer is known (give one with --tokenizer)"
+            else "one token per word, chat template not counted, since no tokenizer is known (give one with --tokenizer)"
         )
 
     def text(self, text: str) -> int:

@@ -60,8 +60,8 @@ class TraceReport(msgspec.Struct, kw_only=True):
             (self.too_long, f"left out: longer than {limit}"),
             (self.truncated, f"cut to fit {limit}"),
             (self.lengthened, "longer than in the trace: the chat template alone has more tokens"),
-            (self.empty, "left out: no prompt, or no token asked for"),
-            (self.unusable, f"left out: not of the form; the first is {self.first_unusable}"),
+            (self.empty, "left out: no prompt, or no output token requested"),
+            (self.unusable, f"left out: wrong format; the first is {self.first_unusable}"),
         ]
         return [head, *(f"{count} of {self.rows} trace rows {what}" for count, what in counts if count)]
 
@@ -191,7 +191,7 @@ class TracePrompts:
                 self._path,
                 kept.row.line,
                 "request",
-                f"needs {needed} tokens of context ({kept.prompt_tokens} prompt + {kept.output_tokens} answer) and there are {most}",
+                f"needs {needed} tokens of context ({kept.prompt_tokens} prompt + {kept.output_tokens} output) and there are {most}",
                 "--on-too-long skip leaves such requests out, truncate shortens them",
             )
         if self._trace.on_too_long == "skip":

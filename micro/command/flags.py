@@ -94,7 +94,7 @@ class Flags:
         None
     )
     push_interval: Annotated[float, _option(help="Seconds between pushes.", panel=_OUTPUT, min=1.0)] = 5.0
-    quiet: Annotated[bool, _option("--quiet", "-q", help="Only the run folder's path.", panel=_OUTPUT)] = False
+    quiet: Annotated[bool, _option("--quiet", "-q", help="Print only the run folder's path.", panel=_OUTPUT)] = False
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -93,7 +93,7 @@ def write_workload(path: Path, steps: list[Step]) -> Path:
     try:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}", "give another place with --workload") from None
+        raise UserError(f"{path} can't be written: {error.strerror}", "give another path with --workload") from None
     return path
 
 

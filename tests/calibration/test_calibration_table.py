@@ -33,23 +33,23 @@ def test_every_step_has_its_figures_and_its_state():
     )
     for expected in ("0.123", "1.456", "30.0", "16,000", "70%", "holds", "loop busy", "too far off", "3 lost", "server full"):
         assert expected in text, expected
-    assert next(line for line in text.splitlines() if line.strip().startswith("700 ")).rstrip().endswith("sent late")
+    assert next(line for line in text.splitlines() if line.strip().startswith("700 ")).rstrip().endswith("late sends")
     assert "TTFT 50 ms, ITL 10 ms, 32 tokens" in text
-    assert "against the gap asked for" in text
+    assert "against the target gap" in text
     assert "ceiling of one worker here: 320 tokens/s in 320 chunks/s" in text
 
 
 def test_a_ladder_that_held_to_its_end_says_so():
-    assert ceiling_sentence(calibration(step(10), step(100))).endswith("; the ladder ends there, the machine may do more")
+    assert ceiling_sentence(calibration(step(10), step(100))).endswith("; the load steps end there, the machine may carry more")
     assert "more" not in ceiling_sentence(calibration(step(10), step(100, loop_busy=0.9)))
-    assert ceiling_sentence(calibration(step(10, loop_busy=0.9))).startswith("ceiling: not even the lowest step held")
+    assert ceiling_sentence(calibration(step(10, loop_busy=0.9))).startswith("ceiling: even the lowest load step did not hold")
 
 
 @pytest.mark.parametrize(
     ("beyond", "says"),
     [
         ({"saturated": "server"}, "the reference server was the limit, not the worker"),
-        ({"saturated": "machine"}, "other processes had the cores"),
+        ({"saturated": "machine"}, "other processes were using the cores"),
     ],
 )
 def test_a_limit_that_is_not_the_workers_is_not_called_its_ceiling(beyond, says):

@@ -68,7 +68,7 @@ def test_more_streams_at_the_same_chunk_rate_take_a_higher_step():
 def test_beyond_the_ladder_there_is_no_figure():
     beyond = error_bar(calibration(step(10)), "", chunks_per_s=321, streams=1)
     assert beyond.ttft_p50_ms is None
-    assert sentence(beyond).startswith("beyond what was calibrated: 321 chunks/s on a worker, calibrated up to 320")
+    assert sentence(beyond).startswith("outside the calibrated range: 321 chunks/s on a worker, calibrated up to 320")
 
 
 def test_what_stands_in_the_table():

@@ -137,7 +137,7 @@ def test_a_server_that_lies_about_usage_is_found_out(tmp_path, tokenizer, tells,
         ended, folder, summary = run(url, tokenizer, cwd=tmp_path)
     assert summary["tokens"]["recount"]["usage_disagreement"] == apart
     name = "/".join(Path(tokenizer).parts[-2:])
-    assert any(f"the server's usage and a recount of 30 answers (tokenizer of {name})" in text for text in summary["warnings"])
+    assert any(f"the server's usage and a recount of 30 responses (tokenizer of {name})" in text for text in summary["warnings"])
     assert "is it this model's tokenizer?" in " ".join(ended.stdout.split())
     assert verified(folder, tmp_path)
 
@@ -167,7 +167,7 @@ def test_without_a_tokenizer_nothing_is_recounted(tmp_path):
 
     ended = bmp(*QUICK, "--num-prompts", "5", "--request-rate", "50", "--quiet", cwd=tmp_path)
     folder = run_folder(ended.stdout, tmp_path)
-    assert json.loads((folder / "summary.json").read_text())["tokens"]["recount"]["tokenizer"] == "one token a word"
+    assert json.loads((folder / "summary.json").read_text())["tokens"]["recount"]["tokenizer"] == "one token per word"
     (folder / "recount.json").write_text('{"tokenizer": 3}')
     again = bmp("summarize", str(folder), cwd=tmp_path)
     assert "recount.json can't be used" in " ".join(again.stdout.split())

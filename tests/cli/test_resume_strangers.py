@@ -74,7 +74,7 @@ def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_fro
     monkeypatch.setattr("bytemlperf_llm.run.bench.resume", lambda *_, **__: pytest.fail("it went on"))
     folder = changed(stopped, tmp_path, **flags)
     before = content(folder)
-    with pytest.raises(UserError, match=r"run.json wants .*a folder doesn't decide that") as refused:
+    with pytest.raises(UserError, match=r"run.json wants .*which needs your confirmation") as refused:
         resume_run(folder, [], None, ["bmp-llm"], trust=False, quiet=True)
     assert "--trust" in refused.value.fix or ADDRESS in refused.value.fix
     assert content(folder) == before
@@ -87,7 +87,7 @@ def test_files_of_this_machine_are_not_sent_because_a_folder_says_so(folder, pro
     run["config"]["scenario_folder"] = folder
     run["config"]["scenario"]["prompts"] = {"files": [prompts]}
     (place / "run.json").write_text(json.dumps(run))
-    with pytest.raises(UserError, match=rf"run.json wants the file {prompts}.*a folder doesn't decide that"):
+    with pytest.raises(UserError, match=rf"run.json wants the file {prompts}.*which needs your confirmation"):
         resume_run(place, [], None, ["bmp-llm"], trust=False, quiet=True)
 
 

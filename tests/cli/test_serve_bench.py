@@ -189,7 +189,7 @@ def test_a_rate_above_capacity_is_overloaded_and_has_its_status(tmp_path):
     ended = bmp(*QUICK, "--engine-option", "slots=2", "--request-rate", "500", "--num-prompts", "200", cwd=tmp_path)
     summary = json.loads((run_folder(ended.stdout, tmp_path) / "summary.json").read_text())
     assert ended.returncode == {"overloaded": 3, "invalid": 1}[summary["verdict"]]  # the latter where this machine is busy
-    assert any(reason.startswith("500 requests/s were asked of a system that completed 1") for reason in summary["reasons"])
+    assert any(reason.startswith("target rate 500 requests/s, completed 1") for reason in summary["reasons"])
     assert summary["load"]["latency_trend"]["overloaded"]
 
 

@@ -59,7 +59,7 @@ def test_every_dataset(tmp_path, name):
         assert run["facts"]["process"] == "trace"
     trace = run["prompts"]["trace"]
     assert (trace["format"], trace["rows"], trace["requests"]) == (name, 4, 4)
-    assert f"trace trace ({name}): 4 requests; prompt lengths exact: one token a word" in ended.stderr
+    assert f"trace trace ({name}): 4 requests; prompt lengths exact: one token per word" in ended.stderr
     assert bmp("verify", str(run_folder(ended.stdout, tmp_path)), cwd=tmp_path).returncode == 0
 
 
@@ -124,4 +124,4 @@ def test_a_prompt_shorter_than_the_template_is_one_line(tmp_path):
     folder = byte_tokenizer(tmp_path / "bytes")
     ended = bmp(*QUICK, "--input-len", "4", "--tokenizer", folder, cwd=tmp_path)
     assert ended.returncode == 2
-    assert "a prompt of 4 tokens can't be: the chat template and one word have" in ended.stderr
+    assert "no prompt has 4 tokens: the chat template and one word have" in ended.stderr

@@ -226,7 +226,7 @@ def member_lines():
         (("--engine", "transformers", "--workers", "2"), "engine 'transformers' runs inside"),
         (("--engine", "transformers", "--workers", "auto"), "engine 'transformers' runs inside"),
         (("--engine", "transformers", "--ray", "auto"), "engine 'transformers' runs inside"),
-        (("--ray", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
+        (("--ray", "127.0.0.1:1"), "no Ray cluster responds at 127.0.0.1:1"),
         (("--ray", "local"), "--ray local would start a cluster that other machines can reach"),
         (("--ray", "nonsense"), "--ray nonsense is not an address"),
     ],

@@ -124,7 +124,7 @@ def test_a_receiver_that_is_gone_or_refuses_costs_the_run_nothing(tmp_path):
     assert "Traceback" not in ended.stderr
     for name in ("the Pushgateway", "OTLP metrics"):
         assert f"can't push to {name}" in ended.stderr
-    assert "did not take the traces" in ended.stderr
+    assert "rejected the traces" in ended.stderr
 
 
 def test_a_failing_receiver_is_named_once_and_counted():

@@ -113,8 +113,8 @@ def test_concurrency_is_split_a_cap_too():
 
 def test_there_are_no_more_workers_than_slots_or_requests():
     assert bounded(4, load_named("poisson"), 97).workers == 4
-    assert bounded(8, load_named("closed"), 20) == (5, "5 workers, not 8: there are 5 requests in flight to share out")
-    assert bounded(8, load_named("poisson"), 3) == (3, "3 workers, not 8: there are 3 requests to share out")
+    assert bounded(8, load_named("closed"), 20) == (5, "5 workers, not 8: there are only 5 requests in flight to share")
+    assert bounded(8, load_named("poisson"), 3) == (3, "3 workers, not 8: there are only 3 requests to share")
     assert local_size(None, load_named("poisson"), 97).workers == 1
     assert local_size("auto", load_named("poisson"), 97).workers >= 1
 

@@ -95,7 +95,7 @@ async def test_the_death_of_one_is_said_and_the_others_go_on(tmp_path):
     assert not fleet.stopped
     assert fleet.issued == 15, "seven records of the lost one are in its log"
     assert metrics.in_flight == 0
-    assert notes == ["worker 0 was killed by SIGKILL; the others go on"]
+    assert notes == ["worker 0 was killed by SIGKILL; the others continue"]
     assert fleet.described()[0]["loop_utilisation"] is None
 
 

@@ -70,7 +70,7 @@ def test_steady_rates_of_random_arrivals(seed):
 def test_short_runs_are_not_cut_and_say_so():
     acc, steady = measured(constant_run(count=49))
     assert (steady.cut, steady.ramp_up_ns, steady.ramp_down_ns) == (False, 0, 0)
-    assert "49 answers are too few" in steady.note
+    assert "49 responses are insufficient" in steady.note
     rates = throughput(acc, steady)
     assert rates["request_throughput"].value == rates["request_throughput"].overall == pytest.approx(49 / 6.7)
 

@@ -38,7 +38,7 @@ def test_what_agrees_is_not_flagged():
 def test_more_than_half_a_per_cent_is_flagged(usage, flagged):
     summary = summarize([answer(index, usage, 200, 200) for index in range(4)], OPEN, counted(200))
     assert summary.tokens.recount.usage_disagreement == abs(usage - 200) / 200
-    assert any("usage and a recount of 4 answers (tokenizer of a-model)" in text for text in summary.warnings) == flagged
+    assert any("usage and a recount of 4 responses (tokenizer of a-model)" in text for text in summary.warnings) == flagged
 
 
 def test_opposite_errors_do_not_cancel():

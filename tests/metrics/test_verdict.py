@@ -70,19 +70,19 @@ def test_a_clean_run_is_valid_without_reasons():
 LEFT_WAITING = {"ok": 90, "dropped": 10}
 CASES = [
     (OPEN, {"contradictions": 1}, "invalid", "do not sum"),
-    (OPEN, {"outcomes": {"failed": 100}}, "invalid", "no request was answered"),
+    (OPEN, {"outcomes": {"failed": 100}}, "invalid", "no request succeeded"),
     (OPEN, {"outcomes": {}, "scheduled": 0, "sent_requests": 0}, "invalid", "no request was scheduled"),
     (OPEN, {"unrecorded": 5}, "valid", ""),
     (OPEN, {"unrecorded": 4, "outcomes": {"ok": 94, "dropped": 2}}, "invalid", "6 of 100 scheduled"),
     (OPEN, {"load": load(offered_rate=9.51)}, "valid", ""),
-    (OPEN, {"load": load(offered_rate=9.4)}, "invalid", "could not keep it"),
-    (OPEN, {"load": load(offered_rate=9.4, planned_rate=9.4)}, "invalid", "asked for"),
+    (OPEN, {"load": load(offered_rate=9.4)}, "invalid", "could not keep up"),
+    (OPEN, {"load": load(offered_rate=9.4, planned_rate=9.4)}, "invalid", "different load"),
     (OPEN, {"load": load(offered_rate=9.4), "sent_requests": 29}, "valid", ""),
     (OPEN, {"load": load(offered_rate=5.0, capped_requests=3)}, "valid", ""),
     (RunFacts(open_loop=False), {"load": load(offered_rate=5.0)}, "valid", ""),
     # a Poisson schedule of 100 may itself be off by 5 % + 3/sqrt(100)
     (OPEN, {"load": load(offered_rate=7.0, planned_rate=7.0, expected_dispersion=1.0)}, "valid", ""),
-    (OPEN, {"load": load(offered_rate=6.4, planned_rate=6.4, expected_dispersion=1.0)}, "invalid", "35% allowed"),
+    (OPEN, {"load": load(offered_rate=6.4, planned_rate=6.4, expected_dispersion=1.0)}, "invalid", "35% off allowed"),
     (RunFacts(open_loop=True, loop_utilisation=0.5), {}, "valid", ""),
     (RunFacts(open_loop=True, loop_utilisation=0.51), {}, "client-limited", "51% busy"),
     (OPEN, {"tail_lateness_ns": 5 * MS}, "valid", ""),
@@ -94,18 +94,18 @@ CASES = [
     (OPEN, {"outcomes": {"ok": 95, "failed": 5}}, "valid", ""),
     (OPEN, {"outcomes": {"ok": 94, "failed": 6}}, "failing", "6 of 100 requests failed (6.0%, limit 5%)"),
     (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "load": load(latency_trend=trend(overloaded=True))}, "failing", "50 of 100"),
-    (OPEN, {"load": load(latency_trend=trend(overloaded=True))}, "overloaded", "completed 8 a second"),
+    (OPEN, {"load": load(latency_trend=trend(overloaded=True))}, "overloaded", "completed 8 requests/s"),
     (OPEN, {"load": load(latency_trend=trend(overloaded=False))}, "valid", ""),
     (OPEN, {"load": load(latency_trend=trend(overloaded=True)), "tail_lateness_ns": 6 * MS}, "overloaded", "depend on the run's length"),
     # a saturated client may be the queue itself, a half-busy one is not
     (busy(0.95), {"load": load(latency_trend=trend(overloaded=True), loop_utilisation=0.95)}, "client-limited", "95% busy"),
-    (busy(0.6), {"load": load(latency_trend=trend(overloaded=True), loop_utilisation=0.6)}, "overloaded", "completed 8 a second"),
+    (busy(0.6), {"load": load(latency_trend=trend(overloaded=True), loop_utilisation=0.6)}, "overloaded", "completed 8 requests/s"),
     # left waiting under a cap by an overloaded system, and by something else
     (OPEN, {"outcomes": LEFT_WAITING, "load": load(latency_trend=trend(overloaded=True), capped_requests=9)}, "overloaded", ""),
     (OPEN, {"outcomes": LEFT_WAITING, "load": load(capped_requests=9)}, "invalid", "10 of 100 scheduled"),
     (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "client_failures": 50}, "client-limited", "ulimit -n"),
     (OPEN, {"outcomes": {"ok": 50, "failed": 50}, "client_failures": 40}, "failing", "10 of 100 requests failed"),
-    (OPEN, {"answers_without_token": 100}, "invalid", "no answer carried a token"),
+    (OPEN, {"answers_without_token": 100}, "invalid", "no response carried a token"),
     (OPEN, {"answers_without_token": 99}, "valid", ""),
 ]
 
@@ -134,7 +134,7 @@ def test_outcome_warnings():
 def test_load_warnings():
     poisson = RunFacts(open_loop=True, process="poisson", max_concurrency=8)
     assert load_warnings(poisson, load(count_dispersion=1.2, expected_dispersion=1.0), 1000) == []
-    assert "not the process" in load_warnings(poisson, load(count_dispersion=8.5, expected_dispersion=1.0), 1000)[0]
+    assert "not the target process" in load_warnings(poisson, load(count_dispersion=8.5, expected_dispersion=1.0), 1000)[0]
     assert "cap of 8" in load_warnings(poisson, load(capped_requests=4, count_dispersion=8.5, expected_dispersion=1.0), 1000)[0]
 
 
@@ -167,7 +167,7 @@ def test_delivered_arrivals(test, verdict, warned):
     gaps, distance, p_value = test
     delivered = load(arrival_test=ArrivalTest(gaps=gaps, distance=distance, p_value=p_value))
     assert judge(OPEN, evidence(load=delivered)).verdict == verdict
-    assert any("process asked for" in text for text in load_warnings(OPEN, delivered, 500)) == warned
+    assert any("target process" in text for text in load_warnings(OPEN, delivered, 500)) == warned
     capped = load(arrival_test=delivered.arrival_test, capped_requests=1)
     assert judge(OPEN, evidence(load=capped)).verdict == "valid", "under a cap the arrivals are the system's"
 
@@ -185,7 +185,7 @@ def test_a_run_whose_client_lost_more_than_a_failing_servers_share_is_no_success
 def test_answers_of_another_length_are_warned_of_with_their_share():
     assert length_warnings(1, 0, 100) == []
     (short,) = length_warnings(12, 0, 12)
-    assert short.startswith("12 of 12 responses (100.0%) are more than 10% shorter than asked for")
+    assert short.startswith("12 of 12 responses (100.0%) are more than 10% shorter than requested")
     shorter, longer = length_warnings(2, 50, 100)
     assert "2 of 100 responses (2.0%) are more than 10% shorter" in shorter
     assert "50 of 100 responses (50.0%) are more than 10% longer" in longer
@@ -195,9 +195,9 @@ def test_answers_of_another_length_are_warned_of_with_their_share():
 def test_a_tenth_of_the_asked_length_is_tolerated(tokens, warned):
     records = [answered(index, index * 100, index * 100, [index * 100 + 50] * tokens, max_tokens=20) for index in range(40)]
     asked = msgspec.structs.replace(OPEN, ignore_eos=True)
-    found = [text for text in summarize(records, asked).warnings if "than asked for" in text]
+    found = [text for text in summarize(records, asked).warnings if "than requested" in text]
     assert [warned in text for text in found] == ([True] if warned else [])
-    assert not [text for text in summarize(records, OPEN).warnings if "than asked for" in text], "an answer may end when it likes"
+    assert not [text for text in summarize(records, OPEN).warnings if "than requested" in text], "an answer may end when it likes"
 
 
 def test_a_ramp_is_not_held_to_the_dispersion_of_one_rate():
@@ -206,6 +206,6 @@ def test_a_ramp_is_not_held_to_the_dispersion_of_one_rate():
     records = [answered(index, at, at, [at + 20, at + 30]) for index, at in enumerate(times)]
     summary = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=None))
     assert summary.load.count_dispersion > 2
-    assert not [text for text in summary.warnings if "process asked for" in text]
+    assert not [text for text in summary.warnings if "target process" in text]
     one_rate = summarize(records, RunFacts(open_loop=True, process="poisson", requested_rate=10.0))
-    assert [text for text in (*one_rate.warnings, *one_rate.reasons) if "process asked for" in text]
+    assert [text for text in (*one_rate.warnings, *one_rate.reasons) if "target process" in text]

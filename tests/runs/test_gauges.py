@@ -65,7 +65,7 @@ def test_an_engine_that_fails_is_asked_no_more_and_that_is_said_once(tmp_path):
     said: list[str] = []
     sampled(tmp_path, Engine({"running": 1.0}, RuntimeError("gone"), {"running": 1.0}), 5, said)
     assert len(read_gauges(tmp_path).samples) == 1
-    assert said == ["the engine's gauges are sampled no more: RuntimeError: gone"]
+    assert said == ["sampling of the engine's metrics stopped: RuntimeError: gone"]
 
 
 def test_a_cut_at_any_byte_leaves_whole_lines_and_is_gone_on_with(tmp_path):
@@ -120,14 +120,14 @@ def test_the_report_plots_them_on_the_runs_own_time(view_with):
     origin_s = -traces["running in the engine"]["x"][0]
     assert traces["running in the engine"]["x"] == pytest.approx([second - origin_s for second in range(4)], abs=1e-4)
     assert traces["running in the engine"]["yaxis"] != traces["KV cache used"]["yaxis"]
-    table = next(each for each in view.sections if isinstance(each, Table) and each.title == "What the engine said of itself")
+    table = next(each for each in view.sections if isinstance(each, Table) and each.title == "Engine metrics")
     assert table.rows[0] == ["running in the engine", 0.0, 1.5, 3.0, 3.0, 4]
 
 
 def test_a_torn_file_is_named_and_the_rest_is_shown(view_with):
     view = view_with('{"at_ns":0,"gauges":{"running":1.0}}\n{"at_ns":1,"gauges":{"runni')
     assert any("torn tail" in problem for problem in view.problems)
-    assert any(isinstance(each, Table) and each.title == "What the engine said of itself" for each in view.sections)
+    assert any(isinstance(each, Table) and each.title == "Engine metrics" for each in view.sections)
 
 
 def test_a_run_of_the_command_keeps_them(tmp_path):

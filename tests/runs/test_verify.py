@@ -109,7 +109,7 @@ def made_anew(folder):
         ({"chunk_ns": [10**9, 5 * 10**8]}, "ns before it had a token"),
         ({"end_ns": 1}, "request 2 ended "),
         ({"sent_ns": 0, "first_byte_ns": 0}, "ns before it was due"),
-        ({"sent_ns": None}, "has tokens and was never sent"),
+        ({"sent_ns": None}, "has tokens but was never sent"),
         ({"output_tokens": 4000, "tokens_per_chunk": [2000, 2000]}, "has 4000 tokens where "),
         ({"tokens_per_chunk": [2]}, "has 2 stamps for 1 chunks"),
     ],
@@ -236,7 +236,7 @@ def test_a_forged_summary_is_named_by_its_place(folder):
 def test_other_blanks_in_a_summary_are_said(folder):
     path = folder / "summary.json"
     path.write_text(path.read_text().replace("\n", "\n "))
-    assert verify_run(folder).findings == ["summary.json is not written as the program writes it"]
+    assert verify_run(folder).findings == ["summary.json is not formatted as this program writes it"]
 
 
 def test_a_killed_run_says_that_it_has_no_checksums(tmp_path):

@@ -130,7 +130,7 @@ def test_an_odd_conversation_is_left_out_counted_and_named(tmp_path, odd, said):
     assert [request.messages[-1].content for request in workload] == ["q one", "q two", "q three"]
     report = workload.trace_report
     assert (report.requests, report.unusable, report.first_unusable) == (3, 2, said)
-    assert any(sentence.startswith("2 of 5 trace rows left out: not of the form") and said in sentence for sentence in report.sentences())
+    assert any(sentence.startswith("2 of 5 trace rows left out: wrong format") and said in sentence for sentence in report.sentences())
 
 
 def test_one_conversation_in_another_encoding_is_left_out(tmp_path):

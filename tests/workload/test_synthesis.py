@@ -105,7 +105,7 @@ def test_where_tokens_dont_add_up_every_prompt_is_counted_and_mended():
     counter = MergingCounter(exact=True)
     maker = TextMaker(counter, seed=0)
     assert not maker.additive
-    assert "every prompt counted, and mended" in maker.lengths
+    assert "every prompt counted, and adjusted" in maker.lengths
     for tokens in range(1, 400):
         assert counter.prompt(user(maker.prompt("x", tokens))) == tokens
     assert maker.prompt("x", 300, (1, 2)) == TextMaker(counter, seed=0).prompt("x", 300, (1, 2))

@@ -158,7 +158,7 @@ def test_a_truncated_prompt_keeps_the_start_that_it_shares(tmp_path):
 
 def test_too_long_requests_fail_by_default(tmp_path):
     with pytest.raises(
-        UserError, match=r"trace:3: request: needs 101 tokens of context \(96 prompt \+ 5 answer\) and there are 100; --on-too-long"
+        UserError, match=r"trace:3: request: needs 101 tokens of context \(96 prompt \+ 5 output\) and there are 100; --on-too-long"
     ):
         schedule.describe(traced(tmp_path, LONG, max_model_len=100), 0)
 
@@ -181,7 +181,7 @@ def test_it_says_when_the_trace_is_shorter_than_asked_for(tmp_path):
 def test_lengths_without_a_tokenizer_are_called_estimated(tmp_path):
     facts = schedule.describe(traced(tmp_path, TIMES, tokenizer=None), 0)
     assert facts.prompt_lengths is not None
-    assert facts.prompt_lengths.startswith("estimated: one token a word, the chat template not counted, since no tokenizer is known")
+    assert facts.prompt_lengths.startswith("estimated: one token per word, chat template not counted, since no tokenizer is known")
     assert facts.trace is not None
     assert not facts.trace.lengths_exact
 

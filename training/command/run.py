@@ -155,7 +155,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
     try:
         (run.folder / PLAN_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
     except OSError as error:
-        raise UserError(f"can't write into {run.folder}: {error.strerror}", "give a place with room with --runs-dir") from None
+        raise UserError(f"can't write into {run.folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
     return run, plan
 
 

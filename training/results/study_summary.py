@@ -44,7 +44,7 @@ def _warnings(config: dict[str, Any]) -> list[str]:
     crowded = [ranks for ranks in config.get("ranks", []) if cores and ranks * threads > cores]
     if config["study"] != "scale" or not crowded:
         return []
-    return [f"{', '.join(map(str, crowded))} ranks of {threads} thread(s) share {cores} cores: they can't scale"]
+    return [f"{', '.join(map(str, crowded))} ranks of {threads} thread{'' if threads == 1 else 's'} share {cores} cores: they can't scale"]
 
 
 def _busy(config: dict[str, Any], load: float | None) -> list[str]:

@@ -82,7 +82,9 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
         found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are longer than they need be")
     ranks = config["layout"]["world"] // config["nnodes"]
     if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
-        found.append(f"{ranks} ranks of {config['threads']} thread(s) share {cores} cores: they slow each other down")
+        found.append(
+            f"{ranks} ranks of {config['threads']} thread{'' if config['threads'] == 1 else 's'} share {cores} cores: they slow each other"
+        )
     return found
 
 

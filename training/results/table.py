@@ -59,7 +59,7 @@ def _print_head(console: Console, run: dict[str, Any], summary: dict[str, Any]) 
         f"\n[bold]{plain(config['workload']['name'])}[/]{parameters} · {config['trainer']} · {config['sharding']}", highlight=False
     )
     sizes = ", ".join(f"{name} {layout[name]}" for name in ("dp", "tp", "pp", "ep"))
-    ranks = f"{layout['world']} ranks ({sizes}), {config['threads']} thread(s) each"
+    ranks = f"{layout['world']} rank{'' if layout['world'] == 1 else 's'} ({sizes}), threads per rank: {config['threads']}"
     batch = f"global batch {recipe['global_batch']} in micro-batches of {recipe['micro_batch']}, {recipe['precision']}"
     console.print(f"[dim]{ranks} on {config['device']}; {batch}; seed {run['seed']}[/]", highlight=False)
 

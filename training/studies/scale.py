@@ -81,7 +81,9 @@ def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output,
     with study:
         for each in there_and_back(runs, repeats):
             if not output.quiet:
-                console.print(f"[bold]{each.nproc} rank(s)[/], global batch {each.global_batch}", highlight=False)
+                console.print(
+                    f"[bold]{each.nproc} rank{'' if each.nproc == 1 else 's'}[/], global batch {each.global_batch}", highlight=False
+                )
             folder, _ = train(
                 each, output._replace(runs_dir=study.folder / "runs", label=f"{each.nproc}-ranks", prometheus_port=None), argv
             )
