@@ -298,7 +298,7 @@ class ResponseWatcher:
             return False
         data = b"".join(pending)
         done = scanner.scan(data)
-        if done and scanner.position != len(data):
+        if done and data[scanner.position :].strip(b"\r\n"):
             raise HttpParseError("bytes after the end of the response")
         self._pending = [data[scanner.position :]]
         self._scanned, self._missing = 1, scanner.missing

@@ -23,7 +23,7 @@ from engines.contract import Decoded, ErrorClass
 from engines.http import sse
 from engines.http.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.http.pool import MAX_READS, MAX_RESPONSE_BYTES
-from engines.http.sse import ERROR_EVENT, SseParser
+from engines.http.sse import SseParser
 from engines.openai.alike import Alike, take_alike
 from engines.openai.events import EMPTY, MAX_WORDS_CHARS, SAYS, Event, decode_events, foreign_words, read_event
 from engines.openai.meaning import Meaning, assemble
@@ -40,6 +40,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
 _FRAMED_EVENT = re.compile(rb"[1-9a-f][0-9a-f]*\r\ndata: (\{[^\n]*\})\n\n\r\n")
 _NAMED = re.compile(rb"[\r\n](?:event|error)")
+_FAILURE = re.compile(r"(?:^|[._-])(?:error|fail|failed|failure|exception|abort|aborted)$", re.I)  # names of events
 _EVENT_END = b"}\n\n\r\n"
 _DONE_CHUNK = b"e\r\n" + DONE_EVENT + b"\r\n0\r\n\r\n"
 _FRAMING_BYTES = len(b"\r\ndata: \n\n\r\n")  # around each event, besides the digits of its size
@@ -109,6 +110,8 @@ def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
         return None
     if alike is not None:
         _put_back(alike, meaning, events_per_read)
+    if not meaning.said:
+        return None
     decoded = assemble(meaning, events_per_read, done=True)
     if alike is not None and alike.parted is not None:
         parts = slice(alike.parted, alike.parted + 3)
@@ -265,15 +268,16 @@ def _add_last_words(decoded: Decoded, bodies: Sequence[bytes]) -> None:
 def _meant(sse_event: sse.Event) -> Event | None:
     """What an event of the stream says; None for nothing. One that the server gave a name of its own needn't be JSON. Raises
     UntrustedJson."""
+    failed = _FAILURE.search(sse_event.event) is not None
     if not sse_event.data.strip():
-        return Event(error=True) if sse_event.event == ERROR_EVENT else None
+        return Event(error=True) if failed else None
     try:
         event = read_event(sse_event.data)
     except UntrustedJson:
         if sse_event.event == "message":
             raise
         event = Event(choices=[])
-    if sse_event.event == ERROR_EVENT:
+    if failed:
         event.error = event.error or " ".join(sse_event.data.decode("utf-8", "replace").split())[:MAX_WORDS_CHARS]
     elif sse_event.event != "message" and event.choices is None:
         return None
@@ -289,7 +293,7 @@ def _up_to(bodies: Sequence[bytes], most_bytes: int) -> Sequence[bytes]:
 def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
     """Why this response can't be a token stream; None when it may be one."""
     status = head.status
-    if status != 200:
+    if status not in (200, 201):  # NestJS gives 201 to whatever answers a POST
         return _status_error(head, body)
     if head.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         return "content_encoding", f"compressed answer ({head.headers['content-encoding']}) though identity was asked for"

@@ -6,6 +6,7 @@ another type is read again field by field, so that an odd field costs that field
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,11 +23,30 @@ SAYS, EMPTY, LAST_EMPTY = 1, -1, -2
 """What an event is for the count of tokens, besides 0, which is none: it has content; its content is empty (a token whose
 text is still to come, or none: `openai_tokens` tells); the same beside the finish reason `length`."""
 
+_GIVEN_UP = re.compile("error|abort|cancel|fail|timeout|timed_out|interrupt|disconnect")
 _NO_REASON = frozenset({"", "null", "none"})
-_ERROR_KEYS = ("error", "errors", "message", "msg", "error_msg", "error_message", "detail", "details", "title", "code", "error_code")
+_ERROR_KEYS = (
+    "error",
+    "errors",
+    "message",
+    "msg",
+    "error_msg",
+    "error_message",
+    "status_msg",
+    "base_resp",
+    "detail",
+    "details",
+    "title",
+    "code",
+    "error_code",
+)
 _NO_WORDS = "an error without a message"
 _FINE_CODES = (0, 200, "0", "200")
-_TEXT_KEYS = ("thinking", "reasoning", "summary", "name", "arguments", "input", "function", "text", "content", "transcript", "refusal")
+_TEXT_KEYS = (
+    *("thinking", "reasoning", "summary", "name", "arguments", "input", "function", "custom", "text", "content", "transcript", "refusal"),
+    "data",
+)
+_OPAQUE = ("reasoning.encrypted", "redacted_thinking")  # blocks for the next turn, sent when the reasoning is over
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -40,11 +60,14 @@ class Delta(msgspec.Struct, gc=False):
     thinking: Any = None
     function_call: Any = None
     audio: Any = None
+    reasoning_text: Any = None
+    thinking_blocks: Any = None
 
     @property
     def reasons(self) -> Any:
         """Its reasoning; servers send the same under several names."""
-        return self.reasoning_content or self.reasoning or self.thinking or self.reasoning_details
+        plain = self.reasoning_content or self.reasoning or self.thinking or self.reasoning_text
+        return plain or self.reasoning_details or self.thinking_blocks
 
     def generated(self) -> str:
         """The text of everything in it that a model generates."""
@@ -58,6 +81,7 @@ class Choice(msgspec.Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     usage: UsageEvent | None = None
+    error: Any = None
 
     @property
     def reasons(self) -> Any:
@@ -84,7 +108,7 @@ class Event(msgspec.Struct, gc=False):
     @property
     def is_foreign(self) -> bool:
         """Nothing of a token stream: it may be an error in a form of the server's own."""
-        return self.choices is None and self.usage is None and self.error is None
+        return not self.choices and self.usage is None and self.error is None
 
 
 decode_event = msgspec.json.Decoder(Event).decode
@@ -98,7 +122,8 @@ def read_event(data: bytes) -> Event:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         event = _loose_event(decode_json(data, lenient=True))
     if event.is_foreign or event.object == "error":
-        event.error = foreign_words(decode_json(data, lenient=True)) or None
+        value = decode_json(data, lenient=True)
+        event.error = (foreign_words(value) if isinstance(value, dict) else "") or None
     return event
 
 
@@ -106,6 +131,8 @@ def _loose_event(value: Any) -> Event:
     if not isinstance(value, dict):
         return Event(choices=[])  # a number or a text: a sign of life
     choices = value.get("choices")
+    if isinstance(choices, dict):
+        choices = [choices]
     if choices is not None and not isinstance(choices, list):
         raise UntrustedJson("choices are not a list")
     named = value.get("object")
@@ -135,6 +162,7 @@ def _loose_choice(value: dict[str, Any]) -> Choice:
         text=None if text is None else words_in(text),
         finish_reason=reason if isinstance(reason, str) else None,
         usage=loose_usage(value.get("usage")),
+        error=value.get("error"),
     )
 
 
@@ -158,8 +186,8 @@ def text_of(choice: Choice) -> tuple[str, int]:
         thought = delta.reasoning_content or delta.reasoning
         if thought and not content and thought.__class__ is str and delta.tool_calls is None:
             return thought, SAYS
-        rare = delta.tool_calls or delta.reasoning_details or delta.refusal or delta.thinking or delta.function_call or delta.audio
-        if (rare or thought or content) and (text := delta.generated()):
+        rare = delta.tool_calls or delta.refusal or delta.function_call or delta.audio
+        if (rare or content or delta.reasons) and (text := delta.generated()):
             return text, SAYS
     if content is None or (delta is not None and delta.role is not None):
         return "", 0
@@ -185,7 +213,9 @@ def finish_of(choice: Choice) -> str | None:
     reason = choice.finish_reason
     if not reason or (reason := reason.lower()) in _NO_REASON:
         return None
-    return reason if reason in FINISH_REASONS else "other"
+    if reason in FINISH_REASONS:
+        return reason
+    return "error" if _GIVEN_UP.search(reason) else "other"
 
 
 def words_in(value: Any, depth: int = 4) -> str:
@@ -194,7 +224,7 @@ def words_in(value: Any, depth: int = 4) -> str:
         return value
     if isinstance(value, list) and depth:
         return "".join([words_in(item, depth - 1) for item in value])
-    if isinstance(value, dict) and depth:
+    if isinstance(value, dict) and depth and value.get("type") not in _OPAQUE:
         return "".join([words_in(value[key], depth - 1) for key in _TEXT_KEYS if key in value])
     return ""
 
@@ -219,7 +249,7 @@ def _telling(value: Any, depth: int = 6) -> Iterator[str]:
     if isinstance(value, list) and depth:
         for item in value[:_MAX_NESTED_TEXTS]:
             yield from _telling(item, depth - 1)
-    elif isinstance(value, dict) and depth:
+    elif isinstance(value, dict) and depth and value.get("status_code") not in _FINE_CODES:
         for key in _ERROR_KEYS:
             texts = list(_telling(value.get(key), depth - 1))
             yield from texts

@@ -34,7 +34,9 @@ class Meaning:
                     doubtful = True
                 if choice.finish_reason:
                     self._finish(event, choice)
-            elif event.choices is None or event.object == "error":
+                if choice.error is not None:
+                    self.error = self.error or error_words(choice.error)
+            elif said or event.choices is None or event.object == "error":  # Azure begins with one without choices
                 foreign |= event.is_foreign or event.object == "error"
             if event.usage is not None:
                 self.usage = usage_of(event) or self.usage

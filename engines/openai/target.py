@@ -14,6 +14,7 @@ from engines.contract import BadOption
 
 DEFAULT_ENDPOINT = "/v1/chat/completions"
 _ENDPOINT = re.compile(r"/(?:chat/)?completions$")
+_OTHER_ENDPOINT = re.compile(r"/models$|(?<=/v1)/(?:chat|responses|embeddings)$")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
 _OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
@@ -94,7 +95,8 @@ def _ascii_host(host: str) -> str:
 
 def _paths(base: str, endpoint: str) -> tuple[str, str, str]:
     """What stands before the API's root, the path of requests, and the query that came with the endpoint."""
-    base, pasted = re.sub(r"/models$", "", base), _ENDPOINT.search(base)
+    base = _OTHER_ENDPOINT.sub("", re.sub(r"^//+", "/", base))
+    pasted = _ENDPOINT.search(base)
     if pasted and not endpoint:
         return re.sub(r"/v1$", "", base[: pasted.start()]), quote(base, safe=_PATH_SAFE), ""
     if pasted:

@@ -93,6 +93,13 @@ def test_close_delimited_bodies_end_with_the_connection():
     assert not watcher.head.keep_alive
 
 
+def test_empty_lines_after_the_end_are_nothing_and_anything_else_is_a_fault():
+    whole = CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"
+    assert ResponseWatcher().feed(whole + b"\r\n\r\n")
+    with pytest.raises(HttpParseError, match="after the end"):
+        ResponseWatcher().feed(whole + b"\r\nmore")
+
+
 @pytest.mark.parametrize(
     ("head", "keep_alive"),
     [

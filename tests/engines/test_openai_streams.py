@@ -93,6 +93,10 @@ CONTENT: dict[str, tuple[Any, str]] = {
     "function_call": ({"function_call": {"name": "a", "arguments": "b"}}, "ab"),
     "transcript": ({"audio": {"id": "x", "transcript": "ab"}}, "ab"),
     "delta is a text": ("ab", "ab"),
+    "custom tool": ({"tool_calls": [{"index": 0, "type": "custom", "custom": {"name": "a", "input": "b"}}]}, "ab"),
+    "sound": ({"audio": {"id": "x", "data": "ab"}}, "ab"),
+    "thinking_blocks": ({"content": "", "thinking_blocks": [{"type": "thinking", "thinking": "ab"}]}, "ab"),
+    "reasoning_text": ({"reasoning_text": "ab"}, "ab"),
 }
 
 
@@ -294,6 +298,14 @@ ERRORS: dict[str, tuple[list[Json | bytes], str]] = {
         [{**chunk({"content": ""}, "error"), "error": {"code": 502, "message": "Provider gone"}}],
         "Provider gone",
     ),
+    "in a choice": (
+        [{"choices": [{"index": 0, "delta": {"content": ""}, "error": {"code": 502, "message": "Provider gone"}}]}],
+        "Provider gone",
+    ),
+    "beside empty choices": ([{"choices": [], "usage": None, "error_code": 336, "error_msg": "flow limit"}], "flow limit"),
+    "base_resp": ([{"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}], "insufficient balance"),
+    "an event named failed": ([b'event: response.failed\ndata: {"message":"worker died"}\n\n'], "worker died"),
+    "finish reason of an error's own name": ([chunk({}, "network_error")], "error"),
     "finish reason abort": ([chunk({}, "abort"), usage(3)], "abort"),
     "finish reason error": ([chunk({"content": ""}, "error")], "error"),
     "finish reason of an object": ([chunk({}, {"type": "abort", "message": "gone"})], "abort"),
@@ -332,6 +344,7 @@ HARMLESS: dict[str, Json | bytes] = {
     "error is false": {"choices": [], "error": False},
     "error has no code": {"choices": [], "error": {"code": 0, "message": ""}},
     "success": {"code": 0, "message": "success"},
+    "success of a gateway": {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
     "ping": b'event: ping\ndata: {"type": "ping"}\n\n',
     "ping without a name": {"type": "ping"},
     "a place in a queue": b"event: queue\ndata: position 3\n\n",

@@ -24,6 +24,8 @@ CHAT = "/v1/chat/completions"
         ("http://h:1/v1/completions/", "", "http://h:1/v1/completions", "/v1/models"),
         ("http://h:1/v1/chat/completions", "/v1/completions", "http://h:1/v1/completions", "/v1/models"),
         ("http://h:1/v1/models", "", "http://h:1/v1/chat/completions", "/v1/models"),
+        ("http://h:1/v1/chat", "", "http://h:1/v1/chat/completions", "/v1/models"),
+        ("http://h:1//v1/responses", "", "http://h:1/v1/chat/completions", "/v1/models"),
         # a query stays, wherever it was given
         (
             "http://h:1?api-version=2024-10-21",
