@@ -1,16 +1,21 @@
-"""The index of a runs directory: a DuckDB file beside the folders, brought up to date at every use.
+"""The index of a runs directory: an SQLite file beside the folders, brought up to date at every use.
 
 It holds nothing that the folders don't: deleting it loses nothing, and `bmp runs index --rebuild` makes it anew.
 A run is read again when the size or time of its run.json, summary.json or tags.json has changed. Where
-the directory can't be written, or another process holds the index, it is built in memory.
+the directory can't be written, or another process writes the index, it is built in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from bytemlperf.catalogue.tags import NAME as TAGS
 from bytemlperf.catalogue.tags import read_tags
@@ -20,29 +25,38 @@ from bytemlperf.report.gather import RunView, part, view_run
 from bytemlperf.report.run_page import headlines, name_of
 from bytemlperf.report.text import number, unit
 from bytemlperf.runs.files import damage_said
+from bytemlperf.version import __version__
 
-FILE = ".catalogue.duckdb"
-SCHEMA = 1
-INSTALL_COMMAND = "pip install 'bytemlperf-llm[catalogue]'"
+FILE = ".catalogue.sqlite"
 SIGNED = ("run.json", "summary.json", TAGS)
 HEADLINES_SHOWN = 3
+BUSY_S = 2.0  # how long another process's writing is waited for
+MAX_INTEGER = 2**63 - 1
 
 _TABLES = """
 CREATE TABLE runs (
-    folder VARCHAR PRIMARY KEY, path VARCHAR, kind VARCHAR, label VARCHAR, started_at TIMESTAMP, verdict VARCHAR, reasons VARCHAR,
-    subject VARCHAR, model VARCHAR, device VARCHAR, machine VARCHAR, duration_s DOUBLE, seed BIGINT, schedule VARCHAR,
-    tags VARCHAR[], headlines VARCHAR, problems VARCHAR, signature VARCHAR
+    folder TEXT PRIMARY KEY, path TEXT, kind TEXT, label TEXT, started_at MOMENT, verdict TEXT, reasons TEXT,
+    subject TEXT, model TEXT, device TEXT, machine TEXT, duration_s REAL, seed INTEGER, schedule TEXT,
+    tags WORDS, headlines TEXT, problems TEXT, signature TEXT
 );
 CREATE TABLE figures (
-    folder VARCHAR, key VARCHAR, metric VARCHAR, label VARCHAR, unit VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE,
-    count BIGINT, better VARCHAR, headline BOOLEAN, reason VARCHAR
+    folder TEXT, key TEXT, metric TEXT, label TEXT, unit TEXT, value REAL, low REAL, high REAL,
+    count INTEGER, better TEXT, headline TRUTH, reason TEXT
 );
-CREATE TABLE about (schema_version INTEGER, version VARCHAR);
+CREATE INDEX figures_folder ON figures (folder);
 """
+_FORM = crc32(f"{_TABLES} {__version__}".encode()) & 0x7FFFFFFF
+"""Marks an index as one of this version's."""
+sqlite3.register_converter("moment", lambda text: datetime.fromisoformat(text.decode()))
+sqlite3.register_converter("words", json.loads)
+sqlite3.register_converter("truth", lambda text: text != b"0")
 RUN_COLUMNS = (
     *("folder", "path", "kind", "label", "started_at", "verdict", "reasons", "subject", "model", "device", "machine"),
     *("duration_s", "seed", "schedule", "tags", "headlines", "problems"),
 )
+FIGURE_COLUMNS = ("key", "metric", "label", "unit", "value", "low", "high", "count", "better", "headline", "reason")
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|(\bas\s+)?"((?:[^"]|"")*)\"""", re.IGNORECASE)
+_READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 
 
 class Update(NamedTuple):
@@ -62,7 +76,6 @@ class Catalogue:
         self.runs_dir = runs_dir
         if not runs_dir.is_dir():
             raise UserError(f"{runs_dir} is no folder", "name a runs directory with --dir")
-        self._duckdb = _duckdb()
         self.note = ""
         self.connection = self._open(rebuild=rebuild)
 
@@ -72,58 +85,49 @@ class Catalogue:
     def __exit__(self, *_error: object) -> None:
         self.connection.close()
 
-    def _open(self, *, rebuild: bool) -> Any:
+    def _open(self, *, rebuild: bool) -> sqlite3.Connection:
         path = self.runs_dir / FILE
-        if rebuild:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
         try:
-            connection = self._connect(str(path))
-            if self._usable(connection):
-                return connection
-            connection.close()
-            path.unlink()  # another version's, or damaged: it holds nothing that the folders don't
-            connection = self._connect(str(path))
-        except (self._duckdb.Error, OSError) as error:
-            if _damaged(error):
-                with suppress(OSError):
-                    path.unlink()
-                    return self._prepared(self._connect(str(path)))
-            self.note = "the index can't be kept (read-only, or in use by another process): built in memory"
-            connection = self._connect(":memory:")
-        return self._prepared(connection)
+            if not rebuild and path.exists():
+                connection = _connected(path)
+                if _usable(connection):
+                    return connection
+                connection.close()
+            path.unlink(missing_ok=True)  # another version's, or damaged: it holds nothing that the folders don't
+            return _prepared(_connected(path))
+        except (sqlite3.Error, OSError):
+            return self._in_memory()
 
-    def _connect(self, place: str) -> Any:
-        return self._duckdb.connect(place, config={"enable_external_access": "false", "threads": "2"})
-
-    def _prepared(self, connection: Any) -> Any:
-        connection.execute(_TABLES)
-        connection.execute("INSERT INTO about VALUES (?, ?)", [SCHEMA, _version()])
-        return connection
-
-    def _usable(self, connection: Any) -> bool:
-        try:
-            return bool(connection.execute("SELECT schema_version, version FROM about").fetchall() == [(SCHEMA, _version())])
-        except self._duckdb.Error:
-            return False
+    def _in_memory(self) -> sqlite3.Connection:
+        self.note = "the index can't be kept (read-only, or in use by another process): built in memory"
+        return _prepared(_connected(":memory:"))
 
     # -- bringing up to date --------------------------------------------------------------
 
     def update(self) -> Update:
         """Read what is new or changed, forget what is gone."""
+        try:
+            return self._update()
+        except sqlite3.Error as error:  # written by another process, on a full or read-only disk, damaged
+            self.connection.close()
+            if not isinstance(error, sqlite3.OperationalError):
+                (self.runs_dir / FILE).unlink(missing_ok=True)
+            self.connection = self._in_memory()
+            return self._update()
+
+    def _update(self) -> Update:
+        self.connection.execute("BEGIN IMMEDIATE")
         known = dict(self.connection.execute("SELECT folder, signature FROM runs").fetchall())
         folders, strangers = find_runs(self.runs_dir)
         names = {str(folder.relative_to(self.runs_dir)): folder for folder in folders}
         gone = [name for name in known if name not in names]
         fresh = {name: folder for name, folder in names.items() if known.get(name) != signature(folder)}
-        if gone or fresh:
-            self.connection.begin()  # one write to the disk, not one a row
-            for name in (*gone, *fresh):
-                for table in ("runs", "figures"):
-                    self.connection.execute(f"DELETE FROM {table} WHERE folder = ?", [name])  # noqa: S608  # our own two names
-            for name, folder in fresh.items():
-                self._add(name, folder)
-            self.connection.commit()
+        for name in (*gone, *fresh):
+            for table in ("runs", "figures"):
+                self.connection.execute(f"DELETE FROM {table} WHERE folder = ?", [name])  # noqa: S608  # our own two names
+        for name, folder in fresh.items():
+            self._add(name, folder)
+        self.connection.execute("COMMIT")
         return Update(read=len(fresh), kept=len(names) - len(fresh), removed=len(gone), strangers=strangers, note=self.note)
 
     def _add(self, name: str, folder: Path) -> None:
@@ -133,23 +137,65 @@ class Catalogue:
                 row, rows = _run_row(name, view), list(_figure_rows(name, view))
         except UserError as error:
             row, rows = _run_row(name, RunView(folder=folder, run={}, problems=[error.cause])), []
-        marks = ", ".join("?" * len(row))
-        self.connection.execute(f"INSERT INTO runs VALUES ({marks})", row)  # noqa: S608  # question marks only
-        if rows:
-            self.connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        for table, values in (("runs", [row]), ("figures", rows)):
+            if values:
+                marks = ", ".join("?" * len(values[0]))
+                self.connection.executemany(f"INSERT INTO {table} VALUES ({marks})", map(_storable, values))  # noqa: S608  # question marks only
 
     # -- asking -----------------------------------------------------------------------------
 
     def ask(self, statement: str, values: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Columns and rows of one SELECT. Raises UserError for anything else, and for what DuckDB refuses."""
+        """Columns and rows of one SELECT. Raises UserError for anything else, and for what SQLite refuses."""
+        _check_names(statement)
+        self.connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY)
         try:
-            parsed = self._duckdb.extract_statements(statement)
-            if len(parsed) != 1 or parsed[0].type != self._duckdb.StatementType.SELECT:
-                raise UserError("only one SELECT can be asked", "leave out semicolons and statements that change something")
             found = self.connection.execute(statement, list(values))
-            return [column[0] for column in found.description], found.fetchall()
-        except self._duckdb.Error as error:
-            raise UserError(f"DuckDB doesn't understand it: {str(error).splitlines()[0]}", f"columns: {', '.join(RUN_COLUMNS)}") from None
+            return [column[0] for column in found.description or ()], found.fetchall()
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            if "authorized" in str(error) or "one statement" in str(error):
+                raise UserError("only one SELECT can be asked", "leave out semicolons and statements that change something") from None
+            raise UserError(f"SQLite doesn't understand it: {error}", f"columns: {', '.join(RUN_COLUMNS)}") from None
+        finally:
+            self.connection.set_authorizer(None)
+
+
+def _connected(place: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(place, timeout=BUSY_S, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_FORM}; COMMIT;")
+    return connection
+
+
+def _usable(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("PRAGMA user_version").fetchone() == (_FORM,))
+    except sqlite3.OperationalError:  # in use
+        raise
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _check_names(statement: str) -> None:
+    """SQLite takes a name in double quotes that no column has for a text. Raises UserError for one."""
+    quoted = [(bool(new), name.replace('""', '"')) for new, name in _QUOTED.findall(statement) if name]
+    known = {*RUN_COLUMNS, *FIGURE_COLUMNS, "runs", "figures", *(name for new, name in quoted if new)}
+    if unknown := next((name for new, name in quoted if name not in known), None):
+        raise UserError(f"there is no column {unknown!r}", f"take one of {', '.join(RUN_COLUMNS)}; a figure is one after --metric")
+
+
+def _storable(row: Iterable[Any]) -> list[Any]:
+    """Values as SQLite takes them: words as JSON, no number or character beyond what it holds."""
+    return [_storable_value(value) for value in row]
+
+
+def _storable_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return None if isinstance(value, int) and abs(value) > MAX_INTEGER else value
 
 
 def find_runs(runs_dir: Path) -> tuple[list[Path], list[str]]:
@@ -212,31 +258,11 @@ def _text(value: object) -> str | None:
 
 
 def _timestamp(value: object) -> str | None:
-    """UTC, as DuckDB reads it; None for what is no time."""
-    from datetime import UTC, datetime
-
+    """UTC, in a form that sorts; None for what is no time."""
     try:
         return datetime.fromisoformat(str(value)).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return None
-
-
-def _duckdb() -> Any:
-    try:
-        import duckdb
-    except ImportError:
-        raise UserError("the catalogue needs duckdb, which is not installed", INSTALL_COMMAND) from None
-    return duckdb
-
-
-def _damaged(error: Exception) -> bool:
-    return any(word in str(error) for word in ("not a valid DuckDB", "Corrupt", "corrupt", "serialization", "version number"))
-
-
-def _version() -> str:
-    from bytemlperf.version import __version__
-
-    return __version__
 
 
 class Wanted(NamedTuple):
@@ -250,15 +276,15 @@ class Wanted(NamedTuple):
     limit: int | None = None
 
 
-_METRIC_COLUMN = "(SELECT first(value ORDER BY key) FROM figures WHERE figures.folder = runs.folder AND (metric = ? OR label = ?)) AS "
+_METRIC_COLUMN = "(SELECT value FROM figures WHERE folder = runs.folder AND (metric = ? OR label = ?) ORDER BY key LIMIT 1) AS "
 
 
 def selection(wanted: Wanted) -> tuple[str, list[Any]]:
     """The statement for a list of runs, and its values."""
-    columns = ["runs.* EXCLUDE (signature)", *(_METRIC_COLUMN + _quoted(metric) for metric in wanted.metrics)]
+    columns = [*RUN_COLUMNS, *(_METRIC_COLUMN + _quoted(metric) for metric in wanted.metrics)]
     values: list[Any] = [metric for metric in wanted.metrics for _ in range(2)]
-    conditions = [*([] if wanted.kind is None else ["kind = ?"]), *("list_contains(tags, ?)" for _ in wanted.tags), *wanted.where]
-    values += [*([] if wanted.kind is None else [wanted.kind]), *wanted.tags]
+    conditions = [*([] if wanted.kind is None else ["kind = ?"]), *("instr(tags, ?)" for _ in wanted.tags), *wanted.where]
+    values += [*([] if wanted.kind is None else [wanted.kind]), *(json.dumps(tag, ensure_ascii=False) for tag in wanted.tags)]
     parts = [
         f"SELECT * FROM (SELECT {', '.join(columns)} FROM runs)",  # noqa: S608  # a user's own question; nothing can be read or written by it
         "WHERE true" + "".join(f" AND ({condition})" for condition in conditions),

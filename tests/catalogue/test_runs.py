@@ -92,6 +92,7 @@ def test_another_process_that_holds_the_index_is_no_obstacle(place):
 
     with Catalogue(place) as catalogue:
         catalogue.update()
+        catalogue.connection.execute("BEGIN EXCLUSIVE")
         command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "runs", "--dir", str(place)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -117,6 +118,10 @@ def test_what_is_wrong_is_named_and_the_rest_listed(place):
         ("--where", "nonsense ="),
         ("--where", "1=1); DROP TABLE runs; --"),
         ("--sort", "no such column"),
+        ("--where", '"tftt p50" < 200'),
+        ("query", "ATTACH '/tmp/other.sqlite' AS other"),
+        ("query", "PRAGMA user_version = 1"),
+        ("query", "SELECT load_extension('x')"),
         ("--dir", "/nowhere/at/all"),
         ("query", "DROP TABLE runs"),
         ("query", "SELECT 1; SELECT 2"),
@@ -132,6 +137,33 @@ def test_bad_input_is_one_line_and_status_2(place, words):
     assert ended.returncode == 2, ended.stdout
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_name_of_ones_own_may_be_quoted(place):
+    ended = bmp(
+        "runs",
+        "query",
+        """SELECT count(*) AS "how many" FROM runs WHERE label <> '"no" column' ORDER BY "how many" """,
+        "--dir",
+        str(place),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "how many" in ended.stdout
+
+
+def test_values_that_sqlite_cannot_hold_lose_no_run(place):
+    (place / "a" / "run.json").write_text(json.dumps(read(place / "a", "run.json") | {"seed": 2**70, "label": "half \ud800 a pair"}))
+    assert len(rows_of(place)) == 3
+
+
+def test_an_index_that_is_damaged_inside_is_no_obstacle(place):
+    rows_of(place)
+    content = bytearray((place / FILE).read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    (place / FILE).write_bytes(content)
+    for note in (True, False):
+        listed = bmp("runs", "--dir", str(place)).stdout
+        assert ("fast" in listed, "built in memory" in listed) == (True, note)
 
 
 def test_a_tag_that_is_none_is_refused(place):

@@ -65,8 +65,6 @@ NEEDS = {
     "watch RUN": "report",
     "compare RUN RUN --format html --out OUT": "report",
     "site build RUN --out OUT": "report",
-    "runs": "catalogue",
-    "runs query SELECT": "catalogue",
     "micro gemm": "micro",
     "micro all_reduce": "micro",
     "micro host2device": "micro",
@@ -81,7 +79,17 @@ NEEDS = {
     "train scale gpt-tiny": "train",
     "train gpt-tiny --trainer megatron": "megatron",
 }
-WORK = ["llm engines", "llm summarize RUN", "compare RUN RUN", "hardware list", "micro --list", "general backends", "train workloads"]
+WORK = [
+    "llm engines",
+    "runs --dir .",
+    "runs index --dir .",
+    "llm summarize RUN",
+    "compare RUN RUN",
+    "hardware list",
+    "micro --list",
+    "general backends",
+    "train workloads",
+]
 
 
 def plain_distributions() -> set[str]:

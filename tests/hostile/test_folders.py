@@ -42,7 +42,7 @@ LIMIT_S = 120
 """For all commands on one folder, on a busy machine; a quiet one takes two seconds."""
 
 MORE_BYTES = 3 << 30
-"""Of address space, beside what the test itself has: DuckDB's threads reserve some."""
+"""Of address space, beside what the test itself has: threads reserve some."""
 
 READING = (
     ("verify", "RUN"),
