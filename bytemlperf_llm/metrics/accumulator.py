@@ -173,20 +173,22 @@ class Accumulator:
         times = token_times(record)
         seen = len(times.tokens) if times.single else times.token_count
         gaps = chunk_gaps_ns(times)
-        self._add_row(record, times, seen, max(gaps, default=ABSENT))
-        self.tokens.add((record,), (max(gaps, default=0),), (sum(gaps),))
-        if record.outcome == "ok" and times.stamps_ns:
-            self._add_gaps(len(self) - 1, times, gaps)
-            self.stream_tokens += seen
-            self.stream_chunks += len(times.tokens)
+        largest = max(gaps) if gaps else ABSENT
+        self._add_row(record, times, seen, largest)
+        if record.outcome == "ok":
+            span_ns = times.stamps_ns[-1] - times.stamps_ns[0] if gaps else 0
+            self.tokens.add_answer(record, largest if gaps else 0, span_ns)
+            if times.stamps_ns:
+                self._add_gaps(len(self) - 1, times, gaps, span_ns)
+                self.stream_tokens += seen
+                self.stream_chunks += len(times.tokens)
 
     @property
     def inter_chunk(self) -> ClusteredColumn:
         """Gaps between bursts: the very column `itl` until a burst of several tokens makes them differ."""
         return self.itl if self._inter_chunk is None else self._inter_chunk
 
-    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int]) -> None:
-        span_ns = times.stamps_ns[-1] - times.stamps_ns[0]
+    def _add_gaps(self, row: int, times: TokenTimes, gaps: list[int], span_ns: int) -> None:
         if times.single and min(gaps, default=BURST_NS + 1) > BURST_NS:
             self.itl.add(row, gaps, total=span_ns)
         else:

@@ -74,25 +74,28 @@ class TokenTally:
         """Take in answers, each with its largest gap between chunks and the time from its first token to its last; other
         outcomes change nothing."""
         for record, silence_ns, span_ns in zip(records, silences_ns, spans_ns, strict=True):
-            if record.outcome != "ok":
-                continue
-            usage, output = record.usage_tokens, record.output_tokens
-            if usage is None and record.token_source == "usage":  # noqa: S105
-                usage = output  # of an older run
-            if usage is None:
-                self.without_usage += 1
-            else:
-                self._compare(record, usage)
-            if output >= MIN_TOKENS_TO_BUNDLE:
-                first = record.tokens_per_chunk[0] or next(filter(None, record.tokens_per_chunk), 0) if record.tokens_per_chunk else 0
-                self.bundled += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
-            if record.reasoning_tokens is not None:
-                self.hidden += record.hidden_tokens
-                self.reasoning = (self.reasoning or 0) + record.reasoning_tokens
-            if record.cached_tokens is not None:
-                self.cached = (self.cached or 0) + record.cached_tokens
-            if record.accepted_draft_tokens is not None:
-                self.accepted = (self.accepted or 0) + record.accepted_draft_tokens
+            if record.outcome == "ok":
+                self.add_answer(record, silence_ns, span_ns)
+
+    def add_answer(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
+        """Take in one answer."""
+        usage, output = record.usage_tokens, record.output_tokens
+        if usage is None and record.token_source == "usage":  # noqa: S105
+            usage = output  # of an older run
+        if usage is None:
+            self.without_usage += 1
+        else:
+            self._compare(record, usage)
+        if output >= MIN_TOKENS_TO_BUNDLE:
+            first = record.tokens_per_chunk[0] or next(filter(None, record.tokens_per_chunk), 0) if record.tokens_per_chunk else 0
+            self.bundled += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
+        if record.reasoning_tokens is not None:
+            self.hidden += record.hidden_tokens
+            self.reasoning = (self.reasoning or 0) + record.reasoning_tokens
+        if record.cached_tokens is not None:
+            self.cached = (self.cached or 0) + record.cached_tokens
+        if record.accepted_draft_tokens is not None:
+            self.accepted = (self.accepted or 0) + record.accepted_draft_tokens
 
     def _compare(self, record: RequestRecord, usage: int) -> None:
         shown = record.shown_tokens

@@ -65,7 +65,7 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
     """The alike events of a response whose reads hold whole events, one event a chunk; None where that
     is not certain."""
     if len(reads) < MIN_EVENTS:
-        return _take_from_largest(list(reads)) if reads else None
+        return _take_from_largest(list(reads)) if reads and max(map(len, reads)) >= MIN_BYTES else None
     mould = _mould(reads[len(reads) // 2])
     if mould is None:
         return None
@@ -85,8 +85,6 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     """The same where nearly the whole answer came in one read."""
     place = max(range(len(reads)), key=lambda place: len(reads[place]))
     read = reads[place]
-    if len(read) < MIN_BYTES:
-        return None
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
     mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
     if mould is None:

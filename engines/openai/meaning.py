@@ -17,8 +17,9 @@ class Meaning:
     __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
 
     def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
-        self.texts = texts = list[str]()
-        self.marks = marks = list[int]()
+        texts: list[str] = []
+        marks: list[int] = []
+        self.texts, self.marks = texts, marks
         self.reason: str | None = None
         self.finished: int | None = None
         self.usage: Usage | None = None
@@ -100,6 +101,8 @@ def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -
         first = events_per_read[0]
         last = first + middle
         return [sum(tokens_per_event[:first]), *tokens_per_event[first:last], sum(tokens_per_event[last:])]
+    if middle == -1:
+        return [sum(tokens_per_event)]
     result: list[int] = []
     start = 0
     for count in events_per_read:
