@@ -106,11 +106,11 @@ def column_of(values: Any) -> array[int]:
 def sum_of_squares(values: Sequence[int]) -> int:
     """Exact sum of squares."""
     view = _fast(values)
-    if view is None or int(view.max()) >= _SQUARE_LIMIT or int(view.min()) < 0:
+    if view is None or max(int(view.max()), -int(view.min())) >= _SQUARE_LIMIT:
         return sum(value * value for value in values)
     total = 0
     for start in range(0, len(view), _BLOCK):
-        block = view[start : start + _BLOCK].astype("i8")
+        block = abs(view[start : start + _BLOCK].astype("i8"))
         high, low = block >> _SPLIT_BITS, block & ((1 << _SPLIT_BITS) - 1)
         total += (int(high.dot(high)) << 2 * _SPLIT_BITS) + (int(high.dot(low)) << (_SPLIT_BITS + 1)) + int(low.dot(low))
     return total
