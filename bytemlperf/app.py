@@ -1,26 +1,117 @@
 """bmp: all suites under one command, and what works on the runs of any of them.
 
-Suites' typer apps (`bytemlperf.suites`) and single commands (`bytemlperf.commands`) are found by entry
-point, so that either can come with another package; `bmp llm …` is `bmp-llm …`.
+Suites' typer apps and single commands are imported when they are called: the help is the table here, and a line for each
+command of another package (entry points in `bytemlperf.suites` and `bytemlperf.commands`). `bmp llm …` is `bmp-llm …`.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from bytemlperf.command.exits import exit_cleanly
 from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.errors import UserError, nearest
+from bytemlperf.extensions import POINTS, Extension, Point
 
-SUITES_GROUP = "bytemlperf.suites"
-COMMANDS_GROUP = "bytemlperf.commands"
+SUITES = Point(
+    "suite",
+    "bytemlperf.suites",
+    {
+        "llm": "bytemlperf_llm.cli:app",
+        "micro": "micro.cli:app",
+        "general": "general_perf.cli:app",
+        "train": "training.cli:app",
+        "runs": "bytemlperf.catalogue.cli:app",
+        "hardware": "bytemlperf.hardware.cli:app",
+        "submit": "bytemlperf.submit.cli:app",
+        "site": "bytemlperf.site.cli:app",
+    },
+)
+COMMANDS = Point(
+    "command",
+    "bytemlperf.commands",
+    {
+        "predict": "micro.predict.command:predict",
+        "convert": "general_perf.convert.command:convert",
+        "compare": "bytemlperf.compare.command:compare",
+        "report": "bytemlperf.report.command:report",
+        "watch": "bytemlperf.report.command:watch",
+    },
+)
+HELP = {
+    "llm": "Benchmark LLM serving the way production sees it.",
+    "micro": "Measure operators and collectives.",
+    "general": "Measure common models: compile, accuracy, speed.",
+    "train": "Measure training: throughput, scaling, memory.",
+    "predict": "Predict an LLM's latency from measured operators.",
+    "convert": "Convert a model for deployment, and check the result.",
+    "compare": "Compare runs, with intervals of the differences.",
+    "report": "Write a run's report: one file to read or send.",
+    "watch": "Show a run in the browser while it goes on.",
+    "runs": "List, filter, tag and export the runs of a directory.",
+    "hardware": "Spec cards of accelerators and CPUs; this machine.",
+    "submit": "Check and pack a vendor's submission.",
+    "site": "A static site over many runs.",
+}
+
+
+class Mounted(PlainHelpGroup):
+    """The app's own commands, and those of the table and of other packages, each imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """In the order of the help."""
+        return list(dict.fromkeys([*HELP, *self.commands, *COMMANDS.all(), *SUITES.all()]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """The command, imported. Raises UserError where that fails."""
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        found = _extension(cmd_name)
+        return _loaded(found) if found else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As click's; an unknown name is refused with the nearest."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            raise UserError(f"unknown command '{args[0]}'", f"{nearest(args[0], known)} (see bmp --help)")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A line for each, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._line(name)) for name in self.list_commands(ctx)])
+
+    def _line(self, name: str) -> str:
+        if name in self.commands:
+            return self.commands[name].get_short_help_str(60)
+        if name in HELP:
+            return HELP[name]
+        found = _extension(name)
+        return f"From {found.package}." if found else ""
+
+
+def _extension(name: str) -> Extension | None:
+    own = next((point.find(name) for point in (COMMANDS, SUITES) if name in point.built_in), None)
+    return own or COMMANDS.all().get(name) or SUITES.all().get(name)
+
+
+def _loaded(extension: Extension) -> Any:
+    holder = typer.Typer(add_completion=False)
+    loaded = extension.load()
+    if extension.point is SUITES:
+        holder.add_typer(loaded, name=extension.name)
+    else:
+        holder.command(extension.name)(loaded)
+    return typer.main.get_group(holder).commands[extension.name]
+
 
 app = typer.Typer(
     name="bmp",
-    cls=PlainHelpGroup,
+    cls=Mounted,
     help="Benchmark accelerators: serving, operators, models, training.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,16 +134,20 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder of any kind
 
 @app.command()
 def verify(run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)]) -> None:
-    """Check that a run is as it was left; list what was damaged or changed."""
+    """Check that a run is as it was left; list what was changed."""
     from bytemlperf.runs.verify import verify_any
 
     raise typer.Exit(verify_any(run))
 
 
+@app.command()
+def extensions(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List engines, providers, backends, and what starts here."""
+    from bytemlperf.command.listing import print_extensions
+
+    print_extensions((*POINTS, SUITES, COMMANDS), json)
+
+
 def main() -> NoReturn:
-    """Mount every suite and command, and run."""
-    for command in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
-        app.command(command.name)(command.load())
-    for suite in sorted(entry_points(group=SUITES_GROUP), key=lambda entry: entry.name):
-        app.add_typer(suite.load(), name=suite.name)
+    """Run the command that was given."""
     exit_cleanly(app)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 
 MAX_FILE_BYTES = 1 << 20
 MAX_ECHO_CHARS = 60
@@ -44,13 +44,6 @@ def check(data: Any, model: type[ModelT], place: Place) -> ModelT:
         return model.model_validate(data)
     except ValidationError as error:
         raise _explain(error, model, place) from None
-
-
-def nearest(word: object, valid: Iterable[str]) -> str:
-    """The fix for a word that is not among `valid`: the closest one, or all of them."""
-    names = sorted(valid)
-    near = difflib.get_close_matches(str(word), names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
 
 
 # --- the file ---------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
-"""Errors that a user can mend: one line, exit status 2, never a traceback."""
+"""Errors that a user can fix: one line, exit status 2, never a traceback."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 EXIT_USAGE = 2
 
@@ -12,3 +15,10 @@ class UserError(Exception):
         super().__init__(f"{cause}; {fix}")
         self.cause = cause
         self.fix = fix
+
+
+def nearest(word: object, valid: Iterable[str]) -> str:
+    """The fix for a word that is not among `valid`: the closest one, or all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(str(word), names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"

@@ -18,8 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
-ENTRY_POINT_GROUP = "bytemlperf.engines"
-
 WeightsKind = Literal["local", "remote", "none"]
 """What `start` gets as model: a folder on this machine, a name some server knows, or nothing."""
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bytemlperf.checked_yaml import load, nearest
-from bytemlperf.errors import UserError
+from bytemlperf.checked_yaml import load
+from bytemlperf.errors import UserError, nearest
 
 CARDS = Path(__file__).parent / "cards"
 PUBLISHED = "published"

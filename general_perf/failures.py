@@ -97,7 +97,7 @@ def classify(error: BaseException, stage: str) -> Failure:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         return Failure("failed", "out_of_memory", _one_line(text), _BY_TEXT[1][2])
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError):
         return Failure("refused", "missing_package", _one_line(text), "pip install 'bytemlperf-llm[general]'")
     for pattern, error_class, fix in _BY_TEXT:
         if re.search(pattern, text, re.IGNORECASE):

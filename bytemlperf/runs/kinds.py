@@ -1,21 +1,18 @@
 """What a run folder of some kind can tell: the contract between the suites and what all of them share.
 
 A suite writes its runs with `runs.suite.SuiteRun` and describes them by one `RunKind`, found through
-the entry-point group `bytemlperf.run_kinds` (entry-point name = `kind` in run.json). Summary, verify,
+`bytemlperf.extensions.RUN_KINDS` (its name there = `kind` in run.json). Summary, verify,
 report, comparison, catalogue and site work on any kind through it, and know no suite by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from bytemlperf.errors import UserError
-
-ENTRY_POINT_GROUP = "bytemlperf.run_kinds"
+from bytemlperf.extensions import RUN_KINDS
 
 Better = Literal["lower", "higher", "neither"]
 
@@ -119,10 +116,5 @@ def came_to_its_end(run: dict[str, Any]) -> bool:
 
 def run_kind(kind: str) -> RunKind:
     """The description of a kind. Raises UserError for one that no installed package knows."""
-    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-    if kind not in found:
-        raise UserError(
-            f"runs of kind {kind!r} are unknown here", f"known kinds: {', '.join(sorted(found)) or 'none'}; update bytemlperf-llm"
-        )
-    loaded: RunKind = found[kind].load()
+    loaded: RunKind = RUN_KINDS.load(kind)
     return loaded

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bytemlperf.child import offline as child
+from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware import discover
 from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
-from bytemlperf_llm.engine_registry import engine_entry_points
 from bytemlperf_llm.record.stamps import compiled
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def inspect(probe: Probe | None = None) -> list[Finding]:
     """Look at everything. Takes as long as importing every installed engine; never raises."""
     ask = probe or run_python
     installed = {name: version for name in LIBRARIES if (version := _version(name))}
-    engines = engine_entry_points()
+    engines = ENGINES.all()
     with ThreadPoolExecutor(TRIED_AT_ONCE) as pool:
         core = pool.submit(core_findings, ask)
         libraries = {name: pool.submit(ask, ["-c", LIBRARIES[name]]) for name in installed}
@@ -121,7 +121,7 @@ def inspect(probe: Probe | None = None) -> list[Finding]:
             *machine_findings(),
             *core.result(),
             *library_findings(installed, tried, bool(discover()["gpus"])),
-            *(engine_finding(name, future.result(), _distribution(engines[name])) for name, future in probes.items()),
+            *(engine_finding(name, future.result(), engines[name].distribution or DISTRIBUTION) for name, future in probes.items()),
             *model_findings(),
         ]
 
@@ -246,7 +246,7 @@ def engine_finding(name: str, outcome: Outcome, distribution: str) -> Finding:
 
 def probe_engine(name: str) -> None:
     """In the child: print engine `name`'s Availability as one line of JSON."""
-    found = engine_entry_points()[name].load()
+    found = ENGINES.load(name)
     ask = getattr(found, "requirements", None)
     answer = ask() if ask is not None else None
     fields = ("versions", "missing", "fix")
@@ -302,10 +302,6 @@ def pip_command() -> str:
     """How to call the pip of this very Python, as short as it can be said from here."""
     executable = os.path.relpath(sys.executable)
     return f"{sys.executable if executable.startswith('..') else executable} -m pip"
-
-
-def _distribution(entry: importlib.metadata.EntryPoint) -> str:
-    return entry.dist.name if entry.dist else DISTRIBUTION
 
 
 def _plain(text: str) -> str:

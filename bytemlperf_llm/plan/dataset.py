@@ -6,8 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from bytemlperf.checked_yaml import nearest
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, UNTIMED_FORMATS, Scenario, TraceFormatName
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 

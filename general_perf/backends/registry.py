@@ -1,14 +1,11 @@
-"""Backends by name, from the entry-point group `bytemlperf.backends`."""
+"""Backends by name, from `bytemlperf.extensions`, and the options of ours."""
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-
-from bytemlperf.checked_yaml import nearest
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
+from bytemlperf.extensions import BACKENDS
 from general_perf.backends.contract import Backend
 
-GROUP = "bytemlperf.backends"
 YES_OR_NO = ("true", "false")
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 INT8 = ("static", "dynamic")
@@ -24,25 +21,19 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
 
 def backend_names() -> list[str]:
     """Names of all installed backends."""
-    return sorted(_found())
+    return sorted(BACKENDS.all())
 
 
 def backend(name: str) -> Backend:
-    """A backend by name. Raises UserError for an unknown one, ImportError where its package is not there."""
-    found = _found()
-    if name not in found:
-        raise UserError(f"backend '{name}' is unknown", nearest(name, found))
-    loaded: Backend = found[name].load()()
+    """A backend by name. Raises UserError for one that is unknown or can't be loaded."""
+    loaded: Backend = BACKENDS.load(name)()
     return loaded
 
 
 def check_names(names: list[str]) -> list[str]:
     """The names, with `all` spelled out. Raises UserError for an unknown one."""
-    found = _found()
-    for name in names:
-        if name != "all" and name not in found:
-            raise UserError(f"backend '{name}' is unknown", nearest(name, [*found, "all"]))
-    spelled = [each for name in names for each in (sorted(found) if name == "all" else [name])]
+    BACKENDS.check(names, also=("all",))
+    spelled = [each for name in names for each in (backend_names() if name == "all" else [name])]
     return list(dict.fromkeys(spelled))
 
 
@@ -56,7 +47,3 @@ def check_options(backends: list[str], given: dict[str, str]) -> None:
             raise UserError(f"--backend-option {key} is unknown to {', '.join(backends)}", nearest(key, known))
         if known[key] and value not in known[key]:
             raise UserError(f"--backend-option {key}={value} is unknown", nearest(value, known[key]))
-
-
-def _found() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}

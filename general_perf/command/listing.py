@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.errors import UserError
+
 
 def print_models() -> None:
     """Every card in a line."""
@@ -47,7 +49,7 @@ def print_backends() -> None:
     for name in backend_names():
         try:
             info = backend(name).describe()
-        except ImportError as error:
+        except (ImportError, UserError) as error:
             table.add_row(name, f"not here: {error}", "pip install 'bytemlperf-llm\\[general]'", "", "", "")
             continue
         versions = ", ".join(f"{package} {version}" for package, version in info.versions.items())

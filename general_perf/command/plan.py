@@ -9,9 +9,8 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.checked_yaml import nearest
 from bytemlperf.child.limits import threads_asked_for
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 from general_perf.backends.contract import PRECISIONS
 from general_perf.backends.registry import check_names, check_options
 from general_perf.card import PUBLISHED, Card, find_cards

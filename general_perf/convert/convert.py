@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.checked_yaml import nearest
 from bytemlperf.child.offline import OFFLINE
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
 from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
 from general_perf.backends.registry import check_options

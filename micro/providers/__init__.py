@@ -1,1 +1,1 @@
-"""Providers: whose kernel computes an operator. One function, one row in `registry`."""
+"""Providers: whose kernel computes an operator. One function, one row in `bytemlperf.extensions.PROVIDERS`."""

@@ -1,6 +1,6 @@
 """What a provider author writes: one function `build(operator, args, device) -> Kernel`, and a table row.
 
-Built-in rows are in `registry.PROVIDERS`; a package of its own names a `Provider` in the entry-point
+Built-in ones are in `bytemlperf.extensions.PROVIDERS`; a package of its own names a `Provider` in the entry-point
 group `bytemlperf.micro_providers` (entry-point name = provider's name).
 """
 
@@ -36,8 +36,10 @@ class Kernel(NamedTuple):
 
 
 class Provider(NamedTuple):
-    """`build` raises Refused for a case that it doesn't do. `packages` are distributions whose versions are kept."""
+    """`build` raises Refused for a case that it doesn't do. `packages` are distributions whose versions are kept,
+    `needs` the modules that must be installed (torch always)."""
 
     help: str
     build: Callable[[Operator, Args, str], Kernel]
     packages: tuple[str, ...] = ("torch",)
+    needs: tuple[str, ...] = ("torch",)

@@ -11,7 +11,7 @@ from micro.operators.contract import Args, Operator, Tensors
 from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Refused
+from micro.providers.contract import Kernel, Provider, Refused
 from micro.providers.installed import need_dtype, need_gpu, need_package
 
 HALVES = ("bfloat16", "float16")
@@ -118,3 +118,7 @@ def _starts(lengths: Any, device: str) -> Any:
     import torch
 
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+FLASH_ATTN = Provider("flash-attn, on GPUs", flash_attn, ("torch", "flash-attn"), ("torch", "flash_attn"))
+FLASHINFER = Provider("flashinfer, on GPUs", flashinfer, ("torch", "flashinfer-python"), ("torch", "flashinfer"))

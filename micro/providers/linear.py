@@ -6,7 +6,7 @@ from typing import Any
 
 from micro.operators.contract import Args, Operator, Tensors
 from micro.operators.gemm import group_sizes
-from micro.providers.contract import Kernel, Refused
+from micro.providers.contract import Kernel, Provider, Refused
 
 PACKED = ("gemm", "gemv", "group_gemm", "moe_gating_gemm")
 NUMPY = ("gemm", "gemv", "batch_gemm", "moe_gating_gemm")
@@ -102,3 +102,7 @@ def numpy_blas(operator: Operator, args: Args, device: str) -> Kernel:
         return a, b.T if turned else b
 
     return Kernel(numpy.matmul, prepare)
+
+
+ONEDNN = Provider("oneDNN's linear with packed weights (AMX where there is one)", onednn)
+NUMPY_BLAS = Provider("numpy's BLAS, a control", numpy_blas, ("numpy",))

@@ -8,7 +8,7 @@ from micro.operators.attention import ATTENTION, One, compute_type, each_sequenc
 from micro.operators.contract import Args, Operator
 from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
-from micro.providers.contract import Kernel, Refused
+from micro.providers.contract import Kernel, Provider, Refused
 from micro.providers.torch_based import allow_dtypes
 
 MOST_MASK_BYTES = 1 << 30
@@ -71,3 +71,6 @@ def _mask(query: int, cached: int, causal: bool, device: str) -> tuple[Any, bool
     if query * (query + cached) > MOST_MASK_BYTES:
         raise Refused(f"SDPA needs a mask of {query} by {query + cached}, more than {MOST_MASK_BYTES >> 20} MiB")
     return torch.ones(query, query + cached, dtype=torch.bool, device=device).tril(cached), False
+
+
+SDPA = Provider("torch's scaled_dot_product_attention", sdpa)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from micro.operators.contract import Args, Operator
-from micro.providers.contract import Kernel, Refused
+from micro.providers.contract import Kernel, Provider, Refused
 from micro.providers.installed import need_gpu, need_package
 
 TF32_FIRST_CAPABILITY = (8, 0)
@@ -49,3 +49,8 @@ def allow_dtypes(args: Args, device: str) -> None:
         raise Refused("this GPU has no tfloat32")
     torch.set_float32_matmul_precision("high" if wants_tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = wants_tf32
+
+
+TORCH = Provider("torch eager, as torch dispatches it", eager)
+TORCH_COMPILE = Provider("torch.compile of the same expression", compiled)
+TRITON = Provider("torch.compile with Triton's products, on GPUs", triton, ("torch", "triton"), ("torch", "triton"))

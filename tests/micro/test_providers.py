@@ -11,7 +11,7 @@ from micro.cases.case import validate
 from micro.measure.correctness import check_outputs
 from micro.operators.contract import Maker
 from micro.providers.contract import Refused
-from micro.providers.registry import PROVIDERS
+from micro.providers.registry import find_provider
 from micro.registry import OPERATORS
 
 torch = pytest.importorskip("torch")
@@ -50,7 +50,7 @@ def computed(provider: str, op: str, given: dict[str, Any]) -> str:
     args = validate(operator, given)
     inputs = operator.inputs(args, Maker(3, "cpu"))
     with torch.inference_mode():
-        kernel = PROVIDERS[provider].build(operator, args, "cpu")
+        kernel = find_provider(provider).build(operator, args, "cpu")
         prepared = kernel.prepare(tuple(part.clone() for part in inputs))
         junk = [torch.full_like(part, 77) for part in inputs for _ in range(99)]  # a kernel that points to freed memory reads this
         outputs = kernel.run(*prepared)
@@ -86,7 +86,7 @@ def test_vllm_computes_on_a_cpu(op: str, given: dict[str, Any]) -> None:
 )
 def test_what_a_provider_lacks_is_refused_with_a_reason(provider: str, op: str, given: dict[str, Any], reason: str) -> None:
     with pytest.raises(Refused, match=reason):
-        PROVIDERS[provider].build(OPERATORS[op], validate(OPERATORS[op], given), "cpu")
+        find_provider(provider).build(OPERATORS[op], validate(OPERATORS[op], given), "cpu")
 
 
 @pytest.mark.parametrize("name", ["vllm", "triton", "flash_attn", "flashinfer"])
@@ -94,7 +94,7 @@ def test_an_absent_package_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("micro.providers.installed.find_spec", lambda _module: None)
     operator = OPERATORS["rms_norm"]
     with pytest.raises(Refused, match="is not installed"):
-        PROVIDERS[name].build(operator, validate(operator, {"batch_size": 1, "dim_size": 1}), "cpu")
+        find_provider(name).build(operator, validate(operator, {"batch_size": 1, "dim_size": 1}), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_an_absent_package_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
 )
 def test_an_emulation_is_called_one(op: str, given: dict[str, Any], note: str) -> None:
     operator = OPERATORS[op]
-    assert PROVIDERS["torch"].build(operator, validate(operator, given), "cpu").note == note
+    assert find_provider("torch").build(operator, validate(operator, given), "cpu").note == note

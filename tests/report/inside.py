@@ -1,18 +1,14 @@
-"""`bmp` in this process: the same command, streams and status as a process has, without its start and
-without building all the other suites' commands."""
+"""`bmp` in this process: the same command, streams and status as a process has, without its start."""
 
 from __future__ import annotations
 
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from importlib.metadata import entry_points
 from typing import NamedTuple
 from unittest.mock import patch
 
-import typer
-
-from bytemlperf.app import COMMANDS_GROUP, SUITES_GROUP
+from bytemlperf.app import app
 from bytemlperf.command.exits import exit_cleanly
 
 
@@ -24,12 +20,6 @@ class Ended(NamedTuple):
 
 def bmp(*words: str) -> Ended:
     """Run to its end; a bug raises."""
-    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    app.callback()(lambda: None)
-    for entry in entry_points(group=COMMANDS_GROUP, name=words[0]):
-        app.command(entry.name)(entry.load())
-    for entry in entry_points(group=SUITES_GROUP, name=words[0]):
-        app.add_typer(entry.load(), name=entry.name)
     out, err = io.StringIO(), io.StringIO()
     with patch.object(sys, "argv", ["bmp", *words]), redirect_stdout(out), redirect_stderr(err):
         try:

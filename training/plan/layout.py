@@ -13,11 +13,11 @@ import msgspec
 from bytemlperf.errors import UserError
 from training.workload.workload import Workload
 
-TrainerName = Literal["torch", "megatron"]
+TrainerName = str
+"""Of `bytemlperf.extensions.TRAINERS`; a trainer of another package checks its layout itself, when it is built."""
 Sharding = Literal["ddp", "fsdp", "zero1"]
 """What data parallel ranks share out: nothing, weights with gradients and optimiser (FSDP2), or the optimiser alone
 (Megatron-Core's distributed optimiser, the first stage of ZeRO)."""
-TRAINERS: tuple[TrainerName, ...] = ("torch", "megatron")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +68,7 @@ def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sha
             raise UserError(f"trainer megatron doesn't train a {family} here", "take --trainer torch")
         if sharding == "fsdp":
             raise UserError("trainer megatron has no --sharding fsdp here", "take --sharding zero1, or --trainer torch")
+    if trainer != "torch":
         return
     if sharding == "zero1":
         raise UserError("trainer torch has no --sharding zero1", "take --sharding fsdp, or --trainer megatron")

@@ -68,7 +68,7 @@ def estimate(workload: Workload, layout: Layout, trainer: TrainerName, sharding:
         optimizer_bytes=kept * ADAM_BYTES // (layout.dp if sharding == "zero1" else 1),
         activations_bytes=int(activations * (HOLES if device == "cpu" else 1.0)),
         temporary_bytes=temporary // (layout.dp if sharding == "fsdp" else 1),
-        process_bytes=CUDA_CONTEXT_BYTES if device == "cuda" else CPU_PROCESS_BYTES[trainer],
+        process_bytes=CUDA_CONTEXT_BYTES if device == "cuda" else CPU_PROCESS_BYTES.get(trainer, CPU_PROCESS_BYTES["torch"]),
     )
 
 

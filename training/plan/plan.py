@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from bytemlperf.child.limits import threads_asked_for
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
+from bytemlperf.extensions import TRAINERS
 from bytemlperf.runs.files import UNREADABLE, json_of, why
 from training.plan.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
 from training.workload import workload as workloads
@@ -146,7 +147,7 @@ def resolve_workload(flags: Flags) -> Workload:
 
 def check_flags(flags: Flags, workload: Workload) -> Layout:
     """The layout, once it and the rest fit. Raises UserError."""
-    trainer: TrainerName = _one_of(flags.trainer, TrainerName, "--trainer")
+    TRAINERS.check([flags.trainer])
     sharding: Sharding = _one_of(flags.sharding, Sharding, "--sharding")
     for name, value, least in (
         ("--nproc", flags.nproc, 1),
@@ -162,7 +163,7 @@ def check_flags(flags: Flags, workload: Workload) -> Layout:
     if flags.step_timeout_s <= 0:
         raise UserError("--step-timeout must be above 0", "give seconds, as 300")
     layout = resolve_layout(flags.nproc * flags.nnodes, flags.dp, flags.tp, flags.pp, flags.ep)
-    check_layout(workload, layout, trainer, sharding)
+    check_layout(workload, layout, flags.trainer, sharding)
     unmeasured = flags.warmup + flags.trace_steps
     if workload.training.steps <= unmeasured:
         raise UserError(
@@ -177,7 +178,7 @@ def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFil
     return Plan(
         folder=str(folder.absolute()),
         workload=workload.model_dump(),
-        trainer=_one_of(flags.trainer, TrainerName, "--trainer"),
+        trainer=flags.trainer,
         sharding=_one_of(flags.sharding, Sharding, "--sharding"),
         layout=layout,
         tokens=tokens,
@@ -225,10 +226,6 @@ def usable_cores() -> int:
 
 
 def _one_of(value: str | None, literal: Any, flag: str) -> Any:
-    from typing import get_args
-
-    from bytemlperf.checked_yaml import nearest
-
     if value is not None and value not in get_args(literal):
         raise UserError(f"{flag} can't be '{value}'", nearest(value, get_args(literal)))
     return value

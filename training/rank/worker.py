@@ -19,6 +19,7 @@ from datetime import timedelta  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+from bytemlperf.extensions import TRAINERS  # noqa: E402
 from training.plan.plan import START_TIMEOUT_S, Plan, read_plan  # noqa: E402
 
 if TYPE_CHECKING:
@@ -73,14 +74,8 @@ def _prepare(plan: Plan) -> Any:
 
 
 def _build(plan: Plan, device: Any) -> Trainer:
-    if plan.trainer == "megatron":
-        from training.trainers.megatron import MegatronTrainer
-
-        megatron: Trainer = MegatronTrainer(plan, device)
-        return megatron
-    from training.trainers.native import NativeTrainer
-
-    return NativeTrainer(plan, device)
+    trainer: Trainer = TRAINERS.load(plan.trainer)(plan, device)
+    return trainer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the step loop needs of a trainer."""
+"""What the step loop needs of a trainer: a class called with (plan, device) on every rank, found in `bytemlperf.extensions.TRAINERS`
+or the entry-point group `bytemlperf.trainers`; `needs`, where it has it, names the modules that must be installed."""
 
 from __future__ import annotations
 

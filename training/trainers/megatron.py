@@ -24,6 +24,8 @@ TIMED: dict[str, Phase] = {"forward-compute": "forward", "backward-compute": "ba
 class MegatronTrainer:
     """A `Trainer`."""
 
+    needs = ("torch", "megatron")
+
     def __init__(self, plan: Plan, device: Any) -> None:
         import torch
         from megatron.core import parallel_state

@@ -29,6 +29,8 @@ ROWS = ("out_proj", "o_proj", "fc2", "down_proj")
 class NativeTrainer:
     """A `Trainer`."""
 
+    needs = ("torch", "transformers")
+
     def __init__(self, plan: Plan, device: Any) -> None:
         import torch
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bytemlperf import checked_yaml
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "workloads"
 
@@ -123,7 +123,7 @@ def load(name: str) -> Workload:
     if path.suffix in (".yaml", ".yml") or "/" in name:
         return checked_yaml.load(path, Workload)
     if name not in names():
-        raise UserError(f"there is no workload '{name}'", checked_yaml.nearest(name, names()))
+        raise UserError(f"there is no workload '{name}'", nearest(name, names()))
     return checked_yaml.load(BUILTIN_FOLDER / f"{name}.yaml", Workload, shown_as=f"workload {name}")
 
 

@@ -122,7 +122,7 @@ WISH = Wish(
         (WISH._replace(from_run=Path("/nowhere")), "/nowhere is not a run folder"),
         (WISH._replace(device="tpu"), "there is no device 'tpu'"),
         (WISH._replace(tp=3), "--tp 3 does not divide synthetic's 2 attention heads"),
-        (WISH._replace(providers=("nobody",)), "there is no provider 'nobody'"),
+        (WISH._replace(providers=("nobody",)), "unknown provider 'nobody'"),
         (WISH._replace(workload=Path("/nowhere/cases.json")), "/nowhere/cases.json can't be written"),
     ],
 )
