@@ -72,7 +72,7 @@ def test_a_kind_that_nobody_knows_shows_what_every_run_has(run):
     (run / "run.json").write_text(json.dumps(content))
     page = write_report(run).read_text()
     assert "quantum" in page
-    assert "unknown here" in page
+    assert "unknown kind of run" in page
     assert "To run it again" in page
 
 
