@@ -1,8 +1,8 @@
 """Events that differ in their text alone, as nearly all of a token stream do.
 
 One event from the middle of an answer is taken as the mould: what stands before and after its text.
-The others are shown to be cast from it by comparing bytes (`cast`, compiled where it could be), and only
-their texts are decoded, in one call; that costs a fraction of parsing each event. What comes before the
+The others are shown to be cast from it by comparing bytes (`cast`, which is compiled: without a compiler nothing is taken
+here), and only their texts are decoded, in one call; that costs a fraction of parsing each event. What comes before the
 first and after the last such event (head, role, finish reason, usage, `[DONE]`) is left over as a short
 stream of its own, for a parser that knows more.
 
@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
 
 from engines.openai.events import SAYS, decode_event, text_of
+
+try:
+    from engines.http._stream import cast
+
+    COMPILED = True
+except ImportError:  # no compiler where this was installed
+    COMPILED = False
 
 MIN_EVENTS = 8
 """Fewer alike events than this aren't worth the mould."""
@@ -34,8 +39,6 @@ _EVENT_BEGIN = b"\r\ndata: {"
 _EVENT_END = b"}\n\n\r\n"
 _DONE = b"[DONE]"
 _TEXT = re.compile(rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"')
-_FRAMING_BYTES = 4  # CR LF behind a chunk's size and behind its data
-_MAX_DIGITS = 6
 _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
@@ -64,6 +67,8 @@ class Mould(NamedTuple):
 def take_alike(reads: Sequence[bytes]) -> Alike | None:
     """The alike events of a response whose reads hold whole events, one event a chunk; None where that
     is not certain."""
+    if not COMPILED:
+        return None
     if len(reads) < MIN_EVENTS:
         return _take_from_largest(list(reads)) if reads and max(map(len, reads)) >= MIN_BYTES else None
     mould = _mould(reads[len(reads) // 2])
@@ -139,57 +144,3 @@ def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> tuple[list[str]
         return None
     all_say = all(texts)
     return (texts, all_say) if len(texts) == found[1] and (mould.empty_is_token or all_say) else None
-
-
-# -- cast, for where engines/http/_stream.c could not be compiled -----------------------------------------
-
-
-def python_cast(reads: list[bytes], first: int, last: int, before: bytes, after: bytes) -> tuple[list[int], int, bytes] | None:
-    """Events in each of `reads[first:last]`, their number, and their texts as a JSON list; None unless
-    those reads hold whole events and nothing else."""
-    counts, pieces = list[int](), list[bytes]()
-    for read in reads[first:last]:
-        *events, rest = read.split(after)
-        if rest:
-            return None
-        counts.append(len(events))
-        pieces += events
-    raw = _raw_texts(pieces, before, len(after)) if pieces else []
-    return None if raw is None else (counts, len(raw), b'["%b"]' % b'","'.join(raw) if raw else b"[]")
-
-
-def _raw_texts(pieces: list[bytes], before: bytes, after: int) -> list[bytes] | None:
-    lengths = list(map(len, pieces))
-    places = [_digits(length + after) + len(before) for length in {min(lengths), max(lengths)}]
-    if places[0] == places[-1]:
-        place = places[0]
-        heads = {piece[:place] for piece in pieces}
-        raw = [piece[place:] for piece in pieces]
-    else:
-        places = [_digits(length + after) + len(before) for length in lengths]
-        heads = {piece[:place] for piece, place in zip(pieces, places, strict=True)}
-        raw = [piece[place:] for piece, place in zip(pieces, places, strict=True)]
-    if heads != {_size_digits(length + after) + before for length in set(lengths)} or any(map(bytes.endswith, raw, repeat(b"\\"))):
-        return None
-    return raw
-
-
-@lru_cache(maxsize=4096)
-def _size_digits(chunk_bytes: int) -> bytes:
-    """The hexadecimal size of a chunk that takes so many bytes, size line and line ends included; empty
-    where no size fits (one digit more would be needed, and then it is a byte too long)."""
-    for digits in range(1, _MAX_DIGITS + 1):
-        size = b"%x" % max(chunk_bytes - _FRAMING_BYTES - digits, 0)
-        if len(size) == digits:
-            return size
-    return b""
-
-
-def _digits(chunk_bytes: int) -> int:
-    return len(_size_digits(chunk_bytes))
-
-
-try:
-    from engines.http._stream import cast
-except ImportError:  # no compiler where this was installed
-    cast = python_cast

@@ -1,7 +1,7 @@
 """What the reads of one OpenAI-style streaming answer mean. No I/O, no clock.
 
 Two paths with one result. The fast path takes out the events that differ in their text alone
-(`openai_alike`), cuts the rest with one regular expression and decodes them in one call; it is taken
+(`alike`), cuts the rest with one regular expression and decodes them in one call; it is taken
 only when counting proves that it saw every event whole. Everything else goes through the HTTP and SSE
 parsers piece by piece.
 
@@ -38,13 +38,8 @@ LAST_READS = 8
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb"(?<=\n)data: (\{[^\n]*\})\n\n")
-_FRAMED_EVENT = re.compile(rb"[1-9a-f][0-9a-f]*\r\ndata: (\{[^\n]*\})\n\n\r\n")
 _NAMED = re.compile(rb"[\r\n](?:event|error)")
 _FAILURE = re.compile(r"(?:^|[._-])(?:error|fail|failed|failure|exception|abort|aborted)$", re.I)  # names of events
-_EVENT_END = b"}\n\n\r\n"
-_DONE_CHUNK = b"e\r\n" + DONE_EVENT + b"\r\n0\r\n\r\n"
-_FRAMING_BYTES = len(b"\r\ndata: \n\n\r\n")  # around each event, besides the digits of its size
-_HEX_DIGITS = tuple(len(f"{length + len(b'data: ') + 2:x}") for length in range(4096))
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
 
 
@@ -91,9 +86,7 @@ def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
     rest = reads if alike is None else alike.rest
     joined = b"".join(rest)
     body = joined.find(b"\r\n\r\n") + 4
-    cut = _cut_one_a_chunk(joined, body)
-    if cut is None:
-        cut = _cut_counted(joined, body)
+    cut = _cut_counted(joined, body)
     if cut is None:
         return None
     events_per_read = _events_per_read(rest, len(cut))
@@ -134,21 +127,6 @@ def _put_back(alike: Alike, meaning: Meaning, events_per_read: list[int]) -> Non
     if meaning.finished is not None and meaning.finished >= place:
         meaning.finished += len(texts)
     events_per_read[alike.reads_before : alike.reads_before] = alike.counts
-
-
-def _cut_one_a_chunk(joined: bytes, body: int) -> list[bytes] | None:
-    """The events of a body of one event a chunk, `[DONE]` in the last; None when it is anything else.
-
-    Lengths prove it: the events, their framing, the head and the end make up every byte there is.
-    """
-    if not joined.endswith(_DONE_CHUNK):
-        return None
-    cut = _FRAMED_EVENT.findall(joined, body)
-    lengths = [len(event) for event in cut]
-    if not lengths or max(lengths) >= len(_HEX_DIGITS):
-        return None
-    framing = _FRAMING_BYTES * len(cut) + sum([_HEX_DIGITS[length] for length in lengths])
-    return cut if body + sum(lengths) + framing + len(_DONE_CHUNK) == len(joined) else None
 
 
 def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 
 from engines.openai import alike as openai_alike
-from engines.openai.alike import MIN_EVENTS, python_cast, take_alike
+from engines.openai.alike import MIN_EVENTS, take_alike
 from engines.openai.decode import decode
 
-try:
-    from engines.http._stream import cast as compiled_cast
-except ImportError:
-    compiled_cast = None
+if not openai_alike.COMPILED:
+    pytest.skip("engines/http/_stream.c was not compiled here", allow_module_level=True)
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PLAIN = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'
@@ -19,15 +17,6 @@ ROLE = b'data: {"id":"x","choices":[{"index":0,"delta":{"role":"assistant","cont
 LAST = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"."},"finish_reason":"length"}]}\n\n'
 TAIL = (b"data: [DONE]\n\n",)
 WORDS = [b" w%d" % place for place in range(40)]
-
-
-@pytest.fixture(autouse=True, params=["compiled", "python"])
-def _cast(request, monkeypatch):
-    """Every test here with the inner loop in C and in Python."""
-    chosen = compiled_cast if request.param == "compiled" else python_cast
-    if chosen is None:
-        pytest.skip("engines/http/_stream.c was not compiled here")
-    monkeypatch.setattr(openai_alike, "cast", chosen)
 
 
 def framed(event: bytes) -> bytes:
@@ -124,3 +113,11 @@ def test_tokens_behind_the_end_are_left_to_the_parser():
     reads = [HEAD, framed(TAIL[0]), *(framed(PLAIN % word) for word in WORDS), b"0\r\n\r\n"]
     assert take_alike(reads) is None
     assert sum(decode(reads).tokens_per_chunk) == 0
+
+
+def test_without_a_compiler_the_next_path_gives_the_same(monkeypatch):
+    streams = [stream(WORDS), stream(WORDS, last=()), [b"".join(stream([*WORDS, b"data: {}\\n\\n"]))], [b"".join(stream(WORDS * 4))]]
+    compiled = [decode(reads) for reads in streams]
+    monkeypatch.setattr(openai_alike, "COMPILED", False)
+    assert take_alike(streams[0]) is None
+    assert [decode(reads) for reads in streams] == compiled
