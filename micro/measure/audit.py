@@ -3,13 +3,14 @@
 A kernel can be fast because it remembers: its first result, a result by its buffers' addresses, or by what is in them;
 because its work was done while weights were prepared; or because it leaves the work to a thread and returns. So after the
 samples the inputs of one set are overwritten in place (all but the constants, which may be packed), the call on them is timed
-like the others, and what its result holds at that moment is compared with the reference of the new values. Where calls
+like the others, and what its result holds at that moment is compared with the reference of the new values. One more call,
+on other values again, must not give the same result: a kernel that skips some of its calls may have done this one. Where calls
 on new values all take several times the median of the samples, those on values that were seen before had been cut short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -58,9 +59,12 @@ def last_call(
     values: Tensors,
     clock: Stopwatch,
     timed: Timed | None,
+    constant: Collection[int] = (),
 ) -> LastCall:
     """Put `values` where the last set's inputs were `given` and time one call on it, after calls on others. `writes` are
-    inputs that may change."""
+    inputs that may change, `constant` ones that the kernel may have prepared a copy of."""
+    import torch
+
     for mine in sets[-WARM_CALLS - 1 :]:  # memory for results is there, threads are awake, and others' work may still be under way
         kernel.run(*mine)
     _overwrite(given, values)
@@ -74,6 +78,9 @@ def last_call(
     outputs = None if fault else _copy(kept[0])
     kept.clear()
     fault = fault or changed(values, given, set(writes) | set(kernel.writes))
+    if timed is not None and not fault:
+        wrote = [place for place in {*writes, *kernel.writes} if not torch.equal(_bytes(values[place]), _bytes(given[place]))]
+        fault = _skipped(kernel, sets[-1], given, outputs, constant, wrote)
     if timed is not None and not timed.graph and not fault:  # a graph leaves the host's launches out, this call doesn't
         fault = _remembered(kernel, sets[-1], given, took_ns, clock, timed)
     return LastCall(values, outputs, fault)
@@ -111,12 +118,38 @@ def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, 
     return f"a call on values not seen before took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
 
 
-def _turn(given: Tensors) -> None:
-    """Other values that need not be made: those of every input that holds no indices, one place further."""
-    for part in given:
-        if hasattr(part, "roll") and part.dim() and (part.is_floating_point() or part.element_size() == 1):
+def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Any, constant: Collection[int], wrote: Sequence[int]) -> str:
+    """The sentence where other values give the very same result, or leave those that the last call `wrote` as they are;
+    "" where not, or where they might."""
+    import torch
+
+    if not _turn(given) - set(constant):
+        return ""
+    before = [given[place].clone() for place in wrote]
+    again = kernel.run(*buffers)
+    if wrote:
+        pairs = [(one, given[place]) for one, place in zip(before, wrote, strict=True)]
+    else:
+        pairs = [(torch.as_tensor(one), torch.as_tensor(other)) for one, other in zip(_parts(outputs), _parts(again), strict=True)]
+        if all((one.float() == one.flatten()[:1].float()).all() for one, _ in pairs):  # a softmax of one value is 1, whatever that is
+            return ""
+    same = all(torch.equal(_bytes(one), _bytes(other)) for one, other in pairs)
+    return "a call on other values gave the same result again: calls are skipped" if same else ""
+
+
+def _turn(given: Tensors) -> set[int]:
+    """Other values that need not be made: those of every input that holds no indices, one place further. Which have changed."""
+    import torch
+
+    turned = set()
+    for place, part in enumerate(given):
+        if hasattr(part, "roll") and part.dim() and part.is_contiguous() and (part.is_floating_point() or part.element_size() == 1):
             flat = _bytes(part)
-            flat.copy_(flat.roll(part.element_size()))
+            further = flat.roll(part.element_size())
+            if not torch.equal(flat, further):
+                turned.add(place)
+            flat.copy_(further)
+    return turned
 
 
 def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
@@ -140,10 +173,14 @@ def unusual(outputs: Any) -> str:
     import numpy
     import torch
 
-    for output in outputs if isinstance(outputs, list | tuple) else (outputs,):
+    for output in _parts(outputs):
         if type(output) not in (torch.Tensor, torch.nn.Parameter, numpy.ndarray) and not isinstance(output, numpy.generic):
             return f"a result of type {type(output).__name__}, neither a tensor nor an array"
     return ""
+
+
+def _parts(outputs: Any) -> Sequence[Any]:
+    return outputs if isinstance(outputs, list | tuple) else (outputs,)
 
 
 def _copy(part: Any) -> Any:
