@@ -20,6 +20,10 @@ MAX_FOREIGN_CHARS = 400
 MIN_CUT_CHARS = 6  # of a secret's beginning at the end of a text
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _PARAMETER = re.compile(r"([?&]([A-Za-z0-9_.%-]+)=)([^&\s\"'<>#\\]+)")
+MIN_CHANGED_CHARS = 12
+_GAP = r"(?:\x1b\[[0-9;]*[A-Za-z]|[^!-~])*"
+"""Between two characters of a secret that was coloured, wrapped, or broken by characters of no width."""
+
 _SECRET_FLAGS = ("--header", "-H")
 
 
@@ -28,18 +32,21 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = (), most_chars: int = MAX_FOREIGN_CHARS) -> None:
         self._forms: list[str] = []
+        self._changed: re.Pattern[str] | None = None
         self._most_chars = most_chars
         self.add(secrets)
 
     def copy(self, most_chars: int) -> Redactor:
         """One that knows the same, and cuts a stranger's text to another length."""
         other = Redactor(most_chars=most_chars)
-        other._forms = self._forms
+        other._forms, other._changed = self._forms, self._changed
         return other
 
     def add(self, secrets: Iterable[str]) -> None:
         """Learn more secrets; longest first, so that one inside another leaves nothing behind."""
         self._forms = sorted({*self._forms, *all_forms(secrets)}, key=lambda form: (-len(form), form))
+        patterns = [_changed(form) for form in self._forms if len(form) >= MIN_CHANGED_CHARS]
+        self._changed = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def __call__(self, text: str) -> str:
         for form in self._forms:
@@ -50,7 +57,10 @@ class Redactor:
     def clean(self, text: str, most_chars: int | None = None) -> str:
         """A stranger's text, fit for a record, a log, a page or a terminal: on one line, without secrets, control characters
         and escape sequences, of so many characters at most."""
-        return one_line(self._without_cut_secret(self(whole_text(text))))[: most_chars or self._most_chars]
+        text = self(whole_text(text))
+        if self._changed is not None:
+            text = self._changed.sub(REDACTED, text)
+        return one_line(self._without_cut_secret(text))[: most_chars or self._most_chars]
 
     def _without_cut_secret(self, text: str) -> str:
         """Whoever passed it on may have cut it in the middle of a secret."""
@@ -80,6 +90,13 @@ class Redactor:
             else:
                 shown.append(self(word))
         return shown
+
+
+def _changed(form: str) -> str:
+    """A pattern of a secret in other cases, with what isn't printed or spaces in it, or with its middle masked."""
+    characters = [re.escape(char) for char in form if not char.isspace()]
+    start = _GAP.join(characters[:MIN_CUT_CHARS])
+    return f"{start}(?:{_GAP}{_GAP.join(characters[MIN_CUT_CHARS:])}|\\S{{0,64}}?(?:\\*\\*|…|\\.\\.\\.)\\S{{0,64}})"
 
 
 def _parameter(found: re.Match[str]) -> str:

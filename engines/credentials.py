@@ -40,11 +40,13 @@ _PAIR = re.compile(r"(?:^|[;,\s])[\w.-]+=\"?([^;,\s\"]+)")
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """The secret, itself without its scheme (`Bearer`, `Basic`, …), what `Basic` encodes, and each as a server may escape it."""
+    """The secret, itself without its scheme (`Bearer`, `Basic`, …), what `Basic` encodes, and each as a server may escape it or
+    encode it in base64."""
     for plain in _plain_forms(secret.strip()):
         yield plain
         yield from {quote(plain, safe=""), quote(plain), quote_plus(plain), json.dumps(plain)[1:-1], html.escape(plain)} - {plain}
         yield from {plain.replace("/", "\\/")} - {plain}
+        yield base64.b64encode(plain.encode()).decode().rstrip("=")
 
 
 def _plain_forms(secret: str) -> Iterator[str]:

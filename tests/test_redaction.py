@@ -24,6 +24,28 @@ def test_a_secret_is_known_without_its_scheme_and_escaped(secret, echo):
     assert shown.startswith("wrong key")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        str.upper,
+        str.lower,
+        lambda key: f"{key[:9]}\x1b[31m{key[9:]}",
+        lambda key: "\u200b".join(key),
+        lambda key: f"{key[:8]}\n  {key[8:]}",
+        lambda key: f"{key[:8]}****{key[-4:]}",
+        lambda key: f"{key[:7]}...{key[-3:]}, sorry",
+        lambda key: base64.b64encode(key.encode()).decode(),
+    ],
+)
+def test_a_secret_that_was_changed_on_its_way_is_out(change):
+    shown = Redactor([f"Bearer {KEY}"]).clean(f"wrong key {change(KEY)} given")
+    assert "canary" not in shown.lower().replace("�", "")
+    assert base64.b64encode(KEY.encode()).decode()[:8] not in shown
+    assert KEY[-4:] not in shown
+    assert shown.startswith("wrong key [redacted]")
+    assert shown.endswith("given")
+
+
 def test_what_basic_encodes_is_a_secret_too():
     redactor = Redactor([f"Basic {base64.b64encode(b'alice:canary-word').decode()}"])
     assert redactor("no canary-word for alice:canary-word") == "no [redacted] for [redacted]"

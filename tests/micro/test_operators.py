@@ -78,6 +78,18 @@ def test_a_result_that_is_a_little_wrong_is_found(operator: Operator, args: dict
         assert fault, what
 
 
+@pytest.mark.parametrize(("name", "args"), [("reduce_max", {}), ("reduce_min", {}), ("topk", {"k": 4})])
+@pytest.mark.parametrize("column", [0, 1, -2, -1])
+def test_no_column_of_an_extreme_can_be_left_out(name: str, args: dict[str, Any], column: int) -> None:
+    operator = OPERATORS[name]
+    args = validate(operator, {"batch_size": 4, "dim_size": 512, "dtype": "bfloat16", **args})
+    inputs = operator.inputs(args, Maker(1, "cpu"))
+    lacking = inputs[0].clone()
+    lacking[:, column] = 0
+    assert not check_outputs(operator, args, inputs, operator.kernel(args)(*inputs), operator.reference(args, inputs)).fault
+    assert check_outputs(operator, args, inputs, operator.kernel(args)(lacking), operator.reference(args, inputs)).fault
+
+
 def copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(part.clone() if isinstance(part, torch.Tensor) else part for part in inputs)
 
