@@ -25,6 +25,8 @@ class FolderLock:
         self._fd = -1
         try:
             self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise UserError(f"{folder} does not exist", "name a folder below the runs directory") from None
         except OSError as error:
             raise UserError(f"{folder} can't be opened as a folder: {error.strerror}", "name a folder below the runs directory") from None
         try:

@@ -39,11 +39,15 @@ def no_more_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 64, hard))
-    try:
+
+    def hold_the_rest() -> None:
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))
-        yield
+
+    try:
+        hold_the_rest()
+        yield hold_the_rest
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -57,7 +61,9 @@ async def test_too_many_open_files_are_the_clients_limit(transport, host):
         engine = OpenAIEngine()
         url = f"http://{host}:{server.port}"
         await engine.start(Model(name="lab"), {"base_url": url, "transport": transport, "keep_alive": "false"})
-        with no_more_files():
+        with no_more_files() as hold_the_rest:
+            await asyncio.sleep(0.1)  # connections of the start that are still being closed give theirs back
+            hold_the_rest()
             (record,) = await records_of(engine)
         await engine.close()
     assert (record.outcome, record.error_class) == ("failed", "client_limit")

@@ -36,7 +36,7 @@ def test_a_hanging_rank_leaves_the_stacks_of_all(train: Callable[..., Ran]) -> N
     run = train("gpt-tiny", "--nproc", "2", *flags)
     assert run.status == 1
     assert run.summary["verdict"] == "invalid"
-    assert "rank 1 in training/rank/loop.py" in run.summary["reasons"][0]
+    assert "rank 1 in rank/loop.py" in run.summary["reasons"][0]
     assert "(_break)" in run.summary["reasons"][0]
     assert [step["step"] for step in run.steps] == list(range(8))
     assert "backward" in (run.folder / "ranks" / "stacks-0.txt").read_text()
