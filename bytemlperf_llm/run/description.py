@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +28,13 @@ from engines.contract import EngineInfo
 REPORTED_PACKAGES = ("bytemlperf-llm", "aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
 
 
+def _in_json(value: Any) -> Any:
+    """A flag's value. JSON has no infinity: `--burstiness inf` is the scenario's `constant`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
 def describe_run(
     plan: Plan,
     scenario: Scenario,
@@ -46,7 +54,7 @@ def describe_run(
         "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "command": command,
         "config": {
-            "flags": {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()},
+            "flags": {name: _in_json(value) for name, value in flags.items()},
             "scenario": scenario.model_dump(mode="json"),
             "scenario_folder": folder_of(scenario),
             "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),

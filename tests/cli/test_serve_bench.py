@@ -25,7 +25,19 @@ from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_re
 def finished(tmp_path_factory):
     """One run with everything on, shared by the tests that only look at it."""
     place = tmp_path_factory.mktemp("run")
-    words = (*QUICK, "--request-rate", "50", "--num-prompts", "60", "--save-result", "--save-detailed", "--csv", "--parquet")
+    words = (
+        *QUICK,
+        "--request-rate",
+        "50",
+        "--burstiness",
+        "inf",
+        "--num-prompts",
+        "60",
+        "--save-result",
+        "--save-detailed",
+        "--csv",
+        "--parquet",
+    )
     ended = bmp(*words, "--metadata", "team=blue", "--keep-output", "--metric-percentiles", "50,99", cwd=place)
     assert ended.returncode in (0, 1), ended.stderr  # a machine that is busy with something else may make a run invalid
     return ended, run_folder(ended.stdout, place)
@@ -101,6 +113,7 @@ def test_the_vllm_file_has_vllms_keys(finished):
     always = ["latencies", "queue_times", "rtfx"]
     assert set(result) == {*setup.split(), *results.split(), *statistics, *detailed.split(), *always, "team"}
     assert result["request_goodput"] is None, "no --goodput was given"
+    assert result["burstiness"] == "inf"
     assert result["tokenizer_id"] == result["model_id"]
     assert 0 < result["start_times"][0] < time.perf_counter()
     assert result["completed"] == len(result["ttfts"]) == 60
