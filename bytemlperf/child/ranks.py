@@ -9,27 +9,87 @@ the agent, and the agent's end ends its ranks: nobody is left behind.
 
 from __future__ import annotations
 
-import ctypes
 import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
-PR_SET_PDEATHSIG = 1
-"""linux/prctl.h"""
+from bytemlperf.child.inside import die_with_parent
+from bytemlperf.child.process import environment, last_line, spawn
 
+AGENT_LOG = "torchrun.log"
 STORE_FOLDER = "BMP_STORE_FOLDER"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 
 
-def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux for this signal at the parent's death; elsewhere nothing."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
+MONITOR_S = 0.1
+_DEATH = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_RAISED = re.compile(r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)", re.MULTILINE)
+
+
+class Death(NamedTuple):
+    """A rank's end that torchrun noticed first."""
+
+    rank: int
+    exit_code: int
+
+
+class Frame(NamedTuple):
+    """A line of a stack."""
+
+    path: Path
+    line: int
+    function: str
+
+
+def start(
+    count: int, module: str, *arguments: str, folder: Path, threads: int, more: Mapping[str, str] | None = None, restarts: int = 0
+) -> subprocess.Popen[bytes]:
+    """The agent of `count` ranks that run the module. Its messages and the ranks' own output are kept in the folder."""
+    folder.mkdir(exist_ok=True)
+    numbers = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--monitor-interval={MONITOR_S}"]
+    command = ["-m", "bytemlperf.child.ranks", *numbers, f"--log-dir={folder}", "--redirects=3", "-m", module, *arguments]
+    variables = environment({"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONUNBUFFERED": "1", **(more or {})}, threads)
+    with (folder / AGENT_LOG).open("wb") as log:
+        return spawn(command, variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def deaths(folder: Path) -> list[Death]:
+    """The ranks that died first in each attempt, in order."""
+    return [Death(int(rank), int(code)) for code, rank in _DEATH.findall(agent_log(folder))]
+
+
+def agent_log(folder: Path) -> str:
+    """What torchrun said; empty before it said anything."""
+    try:
+        return (folder / AGENT_LOG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def last_words(folder: Path, rank: int, attempt: int = 0) -> str:
+    """The last error that a rank raised, else its last line; empty where it left none."""
+    found = sorted(folder.glob(f"*/attempt_{attempt}/{rank}/stderr.log"))
+    return last_error(found[-1].read_text(encoding="utf-8", errors="replace")) if found else ""
+
+
+def last_error(text: str) -> str:
+    """Libraries print advice after the traceback: the last raised error, else the last line."""
+    return last_line("\n".join(_RAISED.findall(text)) or text)
+
+
+def innermost(dump: str) -> Frame | None:
+    """The innermost frame of the main thread, which faulthandler writes last; None outside Python."""
+    found = _FRAME.search(dump.rpartition("(most recent call first):")[2])
+    return Frame(Path(found[1]), int(found[2]), found[3]) if found else None
 
 
 def join_group(backend: str, timeout: timedelta) -> None:
@@ -48,7 +108,7 @@ def join_group(backend: str, timeout: timedelta) -> None:
 
 def main(arguments: list[str]) -> None:
     """torchrun, in this process. Exits with its status."""
-    die_with_parent()
+    die_with_parent(signal.SIGTERM)
     from torch.distributed.run import main as torchrun
 
     with tempfile.TemporaryDirectory(prefix="bmp-ranks-") as folder:

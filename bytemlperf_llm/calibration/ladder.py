@@ -13,7 +13,6 @@ import asyncio
 import http.client
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.arrivals import processes as arrivals
-from bytemlperf.child.offline import own_modules
+from bytemlperf.child.process import environment, kill, last_words, spawn
 from bytemlperf.errors import UserError
 from bytemlperf.runs.log import RecordLog
 from bytemlperf_llm.calibration.cache import machine
@@ -314,22 +313,20 @@ async def overshoot(pacer: Pacer) -> Spread:
 @contextmanager
 def reference_server() -> Iterator[int]:
     """The reference server as a child, on the last core where there are several; gives its port."""
-    command = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()", "reference-server", "--port", "0"]
+    program = "from bytemlperf.child.inside import die_with_parent; die_with_parent(); from bytemlperf_llm.cli import main; main()"
+    command = ["-c", program, "reference-server", "--port", "0"]
     command += ["--engine-option", f"ttft_ms={TTFT_MS}", "--engine-option", f"itl_ms={ITL_MS}"]
-    environment = os.environ | own_modules()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        assert child.stderr is not None
+    with tempfile.TemporaryFile() as log:
+        child = spawn(command, environment(), stdout=subprocess.PIPE, stderr=log)
         try:
             pin_apart(child.pid)
-            url = child.stdout.readline().strip()
+            assert child.stdout is not None
+            url = child.stdout.readline().decode().strip()
             if not url:
-                raise UserError(
-                    f"the reference server did not start: {child.stderr.read().strip()[-300:]}", "bmp-llm doctor says what is broken"
-                )
+                raise UserError(f"the reference server did not start: {last_words(log)}", "bmp-llm doctor says what is broken")
             yield int(url.rpartition(":")[2])
         finally:
-            child.terminate()
+            kill(child)
 
 
 def pin_apart(process_id: int) -> None:

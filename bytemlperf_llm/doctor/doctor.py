@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from bytemlperf.child import offline as child
+from bytemlperf.child.process import Outcome, run
 from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware import discover
 from bytemlperf.models import smollm2
@@ -62,13 +61,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     detail: str = ""
     fix: str = ""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How a child ended: `error` is empty when all went well; `output` is what it printed."""
-
-    error: str
-    output: str
 
 
 Probe = Callable[[list[str]], Outcome]
@@ -128,14 +120,7 @@ def inspect(probe: Probe | None = None) -> list[Finding]:
 
 def run_python(arguments: list[str]) -> Outcome:
     """Run this Python; killed, failed and hanging children are told apart in `error`."""
-    environment = {**os.environ, **child.OFFLINE, **child.own_modules()}
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Outcome(f"no answer within {PROBE_TIMEOUT_S} s", "")
-    return Outcome(child.death(done.returncode, done.stderr) if done.returncode else "", done.stdout)
+    return run(arguments, PROBE_TIMEOUT_S)
 
 
 def machine_findings() -> list[Finding]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.child.process import signal_name
 from bytemlperf.errors import UserError
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
@@ -138,9 +138,4 @@ def _import_path() -> str:
 
 
 def _ending(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
+    return f"ended with status {status}" if status >= 0 else f"was killed by {signal_name(-status)}"

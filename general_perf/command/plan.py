@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.child.limits import threads_asked_for
+from bytemlperf.child.limits import memory_to_plan_with, threads_asked_for
 from bytemlperf.errors import UserError, nearest
 from general_perf.backends.contract import PRECISIONS
 from general_perf.backends.registry import check_names, check_options
 from general_perf.card import PUBLISHED, Card, find_cards
 from general_perf.job.job import MEASURED, Job, job_id
 from general_perf.limits import check_calls, check_numbers
-from general_perf.measure.memory import available_bytes
 from general_perf.zoo.bytemlperf_files import read_workload, unread, workload_files
 from general_perf.zoo.sparsify import kind_of
 
@@ -138,7 +137,7 @@ def apply_workload(flags: Flags, workload: Any) -> Flags:
 def _job(wanted: Wanted, backend: str, precision: str) -> Job:
     card, flags = wanted.card, wanted.flags
     size = flags.size if flags.size in card.sizes else PUBLISHED
-    limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else available_bytes() * MEMORY_SHARE
+    limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else memory_to_plan_with() * MEMORY_SHARE
     return Job(
         id=job_id(card.name, size, backend, precision),
         attempt=1,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.child.offline import OFFLINE
+from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
 from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel

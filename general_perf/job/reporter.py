@@ -13,7 +13,6 @@ from general_perf.failures import classify
 from general_perf.job.job import Job
 from general_perf.job.records import STAGES, Record
 
-PARENT_ENV = "BMP_WORKER_PARENT"
 STARTED_ENV = "BMP_WORKER_STARTED_NS"
 """CLOCK_MONOTONIC of the moment the parent started this process."""
 

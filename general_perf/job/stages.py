@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bytemlperf.child import limits
 from general_perf.card import Card
 from general_perf.datasets.inputs import input_bytes, make_inputs
 from general_perf.failures import StageError, classify
 from general_perf.job.job import NO_REFERENCE, Job
 from general_perf.job.records import AccuracyRecord, CoverageRecord, NumericsRecord, PerformanceRecord, SparsityRecord
-from general_perf.measure import memory, reference
+from general_perf.measure import reference
 from general_perf.measure.accuracy import answer_all
 from general_perf.measure.numerics import compare, decide, verdict
 from general_perf.measure.performance import DIFFERENT_BATCHES, closed_loop, open_loop, warm_up
@@ -194,7 +195,7 @@ def _points(reporter: Reporter, maker: Any, compiled: Any, session: Any, batch: 
         warmup_ns = warm_up(sessions, batches[0])
         reached: float | None = None
         for loop in job.loops:
-            memory.reset_peak()
+            limits.reset_peak()
             timed, rate = _timed(job, loop, sessions, batches, reached, reporter.progress)
             if loop == "closed" and timed.window_ns:
                 reached = len(timed.latency_ns) / (timed.window_ns / 1e9)
@@ -209,7 +210,7 @@ def _points(reporter: Reporter, maker: Any, compiled: Any, session: Any, batch: 
                     process=job.process if loop == "open" else "",
                     burstiness=job.burstiness,
                     warmup_ns=warmup_ns,
-                    peak_host_bytes=memory.peak_bytes(),
+                    peak_host_bytes=limits.peak_bytes(),
                     **device_memory(job, session),
                 )
             )
@@ -242,7 +243,7 @@ def _timed(job: Job, loop: str, sessions: Any, batches: Any, reached: float | No
 
 def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
     needed = input_bytes(card, batch) * DIFFERENT_BATCHES
-    held = memory.peak_bytes() or 0
+    held = limits.peak_bytes() or 0
     if needed > limit_bytes - held:
         cause = (
             f"{DIFFERENT_BATCHES} batches of {batch}, which take turns, take {needed / 2**30:.1f} GiB for their inputs alone; "

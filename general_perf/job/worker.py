@@ -11,7 +11,6 @@ boundary, and becomes a record. What kills the process (memory, a crash, a hang)
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.child.inside import die_with_parent, messages
 from general_perf.job.job import Job
 from general_perf.job.records import CompileRecord, JobRecord, LoadRecord
-from general_perf.job.reporter import PARENT_ENV, Reporter
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from general_perf.job.reporter import Reporter
 
 
 class Worker(Reporter):
@@ -48,11 +46,11 @@ class Worker(Reporter):
 
     def _compile(self) -> tuple[Any, Any, Any, Any] | None:
         """Source, compile, load, first answer; None where one of them failed, which is then said."""
+        from bytemlperf.child import limits
         from general_perf.backends.contract import CompileOptions, LoadOptions
         from general_perf.backends.registry import backend
         from general_perf.datasets.inputs import make_inputs
         from general_perf.job import stages
-        from general_perf.measure import memory
         from general_perf.zoo.source import build
 
         job, stage = self.job, "compile"
@@ -84,7 +82,7 @@ class Worker(Reporter):
                 extra=job.backend_options,
             )
             self._check_precision(maker, model)
-            memory.reset_peak()
+            limits.reset_peak()
             began = time.perf_counter()
             compiled = maker.compile(model, options)
             compile_s = time.perf_counter() - began
@@ -112,7 +110,7 @@ class Worker(Reporter):
         return maker, compiled, session, example
 
     def _compile_record(self, compiled: Any, compile_s: float, known: dict[str, Any]) -> CompileRecord:
-        from general_perf.measure import memory
+        from bytemlperf.child import limits
 
         return CompileRecord(
             **self.facts,
@@ -120,7 +118,7 @@ class Worker(Reporter):
             **known,
             compile_s=compile_s,
             artefact_bytes=_bytes_of(compiled.artefact),
-            peak_host_bytes=memory.peak_bytes(),
+            peak_host_bytes=limits.peak_bytes(),
             options=dict(compiled.options),
             optimisations=list(compiled.optimisations),
             precision_tool=compiled.precision_tool,
@@ -205,27 +203,12 @@ def _bytes_of(artefact: Path | None) -> int | None:
     return sum(each.stat().st_size for each in artefact.parent.glob(f"{artefact.stem}.*"))
 
 
-def _die_with_parent() -> None:
-    """End when the sweep ends, however it ends: a worker left behind would slow down whatever is measured next."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.environ.get(PARENT_ENV, str(os.getppid())) != str(os.getppid()):
-        os._exit(1)  # it was gone before we asked
-
-
 def main() -> int:
     """Run the job on standard input."""
-    _die_with_parent()
+    die_with_parent()
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
     sys.modules["torchao"] = None  # type: ignore[assignment]  # transformers would import it unasked, in seconds; int8 takes the None away
-    channel = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    encode = msgspec.json.Encoder().encode
-
-    def out(message: Any) -> None:
-        channel.write(encode(message) + b"\n")
-
+    out = messages()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     if sys.argv[1:] == ["reference"]:
         from general_perf.job.stages import make_reference

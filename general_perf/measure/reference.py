@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.child.limits import memory_to_plan_with
 from general_perf.backends.contract import Arrays, SourceModel
-from general_perf.measure.memory import available_bytes
 
 KIND_KEY = "reference_kind"
 DOUBLE_FACTOR = 4
@@ -30,7 +30,7 @@ def reference_of(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
         return _onnx(model, probe)
     if model.format == "torchscript":
         return _torch(model, model.module, None), "TorchScript, CPU, as the file is"
-    if model.parameter_bytes * DOUBLE_FACTOR <= available_bytes():
+    if model.parameter_bytes * DOUBLE_FACTOR <= memory_to_plan_with():
         import copy
 
         import torch

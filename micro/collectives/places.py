@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+from bytemlperf.child import ranks
+
 STOPPED = ("T", "t")
 """States of a process in /proc that SIGSTOP or a debugger has stopped."""
 
@@ -30,13 +30,12 @@ def place_of(pid: int, dump: Path) -> Place:
 
 def innermost(dump: str) -> Place:
     """The innermost frame of the last stack in a dump."""
-    frame = _FRAME.search(dump.rpartition("(most recent call first):")[2])
+    frame = ranks.innermost(dump)
     if frame is None:
         return Place("hangs outside Python")
-    path = Path(frame[1])
-    if "torch/distributed/" in path.as_posix():
-        return Place(f"waits in {frame[3]}", waits=True)
-    return Place(f"hangs in {path.name}:{frame[2]} ({frame[3]})")
+    if "torch/distributed/" in frame.path.as_posix():
+        return Place(f"waits in {frame.function}", waits=True)
+    return Place(f"hangs in {frame.path.name}:{frame.line} ({frame.function})")
 
 
 def state(pid: int) -> str:

@@ -13,14 +13,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.child.ranks import die_with_parent, join_group
+from bytemlperf.child.inside import die_with_parent, first_out_of_memory
+from bytemlperf.child.ranks import join_group
 from micro.collectives.inputs import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import SUMS_IN_PLACE
@@ -56,9 +56,8 @@ class Ended(Exception):
 def main() -> None:
     """Join the group, and serve until the socket ends."""
     path, device, backend, threads, stacks = sys.argv[1:6]
-    die_with_parent(signal.SIGKILL)
-    with suppress(OSError):  # memory that runs out takes a rank, never the sweep
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    die_with_parent()
+    first_out_of_memory()
     rank = int(os.environ["RANK"])
     with Path(stacks, f"{rank}.txt").open("w", encoding="utf-8") as where:
         faulthandler.register(signal.SIGUSR1, file=where, all_threads=False)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -24,7 +22,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf.child.offline import own_modules
+from bytemlperf.child import ranks
+from bytemlperf.child.process import END_TIMEOUT_S, signal_name, stop
 from bytemlperf.errors import UserError
 from micro.collectives.messages import RankDone, RankHello, RankMessage
 from micro.collectives.places import Place, place_of
@@ -35,12 +34,7 @@ START_TIMEOUT_S = 180.0
 GRACE_S = 3.0
 """Between a rank's failure and the end of those who wait for it."""
 
-END_TIMEOUT_S = 5.0
-MONITOR_S = 0.1
 STACK_S = 0.5
-LAST_WORDS = 300
-_EXIT = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
-_RAISED = re.compile(r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)")
 
 
 class Ending(NamedTuple):
@@ -62,6 +56,7 @@ class World:
         self.hellos: dict[int, RankHello] = {}
         self._selector = selectors.DefaultSelector()
         self._folder = Path(tempfile.mkdtemp(prefix="bmp-ranks-"))
+        self._ranks_folder = self._folder / "ranks"
         self._agent: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -78,35 +73,10 @@ class World:
                 raise
 
     def _torchrun(self, path: Path) -> subprocess.Popen[bytes]:
-        folder = self._folder
-        arguments = [
-            f"--nproc-per-node={self.ranks}",
-            "--max-restarts=0",
-            f"--monitor-interval={MONITOR_S}",
-            f"--log-dir={folder / 'ranks'}",
-            "--redirects=3",
-            "-m",
-            "micro.collectives.rank",
-            *(str(path), self._device, self.backend, str(self.threads), str(folder)),
-        ]
-        threads = str(self.threads)
-        environment = {
-            **os.environ,
-            **own_modules(),
-            **KEPT_BLOCKS,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
-        }
-        with (folder / "torchrun.log").open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "bytemlperf.child.ranks", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # an interrupt is the sweep's to handle
-            )
+        arguments = (str(path), self._device, self.backend, str(self.threads), str(self._folder))
+        return ranks.start(
+            self.ranks, "micro.collectives.rank", *arguments, folder=self._ranks_folder, threads=self.threads, more=KEPT_BLOCKS
+        )
 
     def _greet(self, door: socket.socket, deadline: float) -> None:
         door.settimeout(0.2)
@@ -187,13 +157,13 @@ class World:
         if self._agent is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._agent.wait(END_TIMEOUT_S)  # it ends the others
-        found = _EXIT.search(self._log())
-        if found is None:
+        found = ranks.deaths(self._ranks_folder)
+        if not found:
             return f"rank {rank} closed its connection{while_what}; the others were ended"
-        code, first = int(found[1]), int(found[2])
+        first, code = found[0]
         while_what = f" while {self._stage[first]}" if first in self._stage else ""
-        how = f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        words = self._rank_words(first) if code > 0 else ""
+        how = f"exit status {code}" if code >= 0 else f"killed by {signal_name(-code)}"
+        words = ranks.last_words(self._ranks_folder, first) if code > 0 else ""
         memory = " (memory ran out?)" if code == -signal.SIGKILL else ""
         return f"rank {first} crashed{while_what}: {how}{memory}" + (f"; {words}" if words else "") + "; the others were ended"
 
@@ -206,19 +176,12 @@ class World:
         places = {rank: place_of(self.hellos[rank].pid, self._folder / f"{rank}.txt") for rank in sorted(silent)}
         return hang_sentence(places, self._stage)
 
-    def _log(self) -> str:
-        with suppress(OSError):
-            return (self._folder / "torchrun.log").read_text(encoding="utf-8", errors="replace")
-        return ""
-
-    def _rank_words(self, rank: int) -> str:
-        for path in sorted((self._folder / "ranks").glob(f"*/attempt_0/{rank}/stderr.log")):
-            return _last(path.read_text(encoding="utf-8", errors="replace"))
-        return ""
-
     def _last_words(self) -> str:
-        found = _EXIT.search(self._log())
-        return (f"rank {found[2]}: {self._rank_words(int(found[2]))}" if found else _last(self._log())) or "no message"
+        found = ranks.deaths(self._ranks_folder)
+        if not found:
+            return ranks.last_error(ranks.agent_log(self._ranks_folder)) or "no message"
+        rank = found[0].rank
+        return f"rank {rank}: {ranks.last_words(self._ranks_folder, rank)}"
 
     def close(self) -> None:
         """End torchrun and every rank, whatever they are doing."""
@@ -232,13 +195,7 @@ class World:
         self.hellos = {}
         agent, self._agent = self._agent, None
         if agent is not None:
-            agent.terminate()  # it ends ranks that never said hello
-            try:
-                agent.wait(END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(agent.pid, signal.SIGKILL)
-                agent.wait()
+            stop(agent)  # it ends ranks that never said hello
         self._selector.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -271,13 +228,6 @@ def _failure(done: dict[int, RankDone]) -> str:
 def _peer_lost(reason: str) -> bool:
     """What a rank says whose peer failed: not the cause."""
     return any(words in reason.lower() for words in ("closed by peer", "connection reset", "broken pipe", "timed out"))
-
-
-def _last(text: str) -> str:
-    lines = text.strip().splitlines()
-    raised = [found[1] for line in lines if (found := _RAISED.match(line))]
-    chosen = raised[-1] if raised else lines[-1] if lines else ""
-    return " ".join(chosen.split())[-LAST_WORDS:]
 
 
 def _is_rank(pid: int) -> bool:

@@ -7,13 +7,12 @@ TTFT and TPOT are serve-bench's, so what the engine, its scheduler and its token
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bytemlperf.child.offline import own_modules
+from bytemlperf.child.process import environment
 from bytemlperf.errors import UserError
 from micro.predict.prediction import Prediction
 
@@ -76,8 +75,7 @@ def check(engine: str, model: str, prediction: Prediction, threads: int, runs_di
     arguments = serve_bench_arguments(engine, model, prediction, threads, runs_dir)
     before = set(runs_dir.glob("*")) if runs_dir.is_dir() else set()
     code = "from bytemlperf_llm.cli import main; main()"
-    environment = {**os.environ, **own_modules()}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment(), check=False)
     folders = sorted(set(runs_dir.glob("*")) - before) if runs_dir.is_dir() else []
     if not folders or not (folders[-1] / "summary.json").is_file():
         words = " ".join((done.stderr or done.stdout).split())[-LAST_WORDS:]

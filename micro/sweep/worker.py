@@ -1,22 +1,18 @@
 """The worker process: does one case after the other, so that torch is imported once.
 
-Run as `python -m micro.sweep.worker FD THREADS DEVICE`; jobs come on standard input, answers leave on file
-descriptor FD (standard output belongs to whatever libraries print). A case's own exception is a
-failed row; a crash or a hang ends this process, and the sweep starts another one.
+Run as `python -m micro.sweep.worker THREADS DEVICE`; jobs come on standard input, messages leave on standard output.
+A case's own exception is a failed row; a crash or a hang ends this process, and the sweep starts another one.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bytemlperf.child.inside import die_with_parent, first_out_of_memory, messages
 from micro.measure.audit import SEEDS_APART, changed, copied, judged, last_call, new_values, unusual, value_sets
 from micro.measure.conditions import between, pinning, snapshot
 from micro.measure.correctness import Checked, check_outputs
@@ -32,30 +28,18 @@ from micro.registry import find_operator
 PROBE_SIZE = 384
 PROBE_BYTES = 64 << 20
 REASON_LENGTH = 400
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    answers, threads, device = os.fdopen(int(sys.argv[1]), "wb", buffering=0), int(sys.argv[2]), sys.argv[3]
-    with suppress(OSError):  # memory that runs out takes this process, never the sweep
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    _die_with_parent()
-    encode = msgspec.json.encode
-
-    def tell(message: Any) -> None:
-        answers.write(encode(message) + b"\n")
-
+    threads, device = int(sys.argv[1]), sys.argv[2]
+    first_out_of_memory()
+    die_with_parent()
+    tell = messages()
     tell(_hello(threads, device))
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
         tell(do(job, _stopwatch(device), lambda name: tell(Stage(name=name))))
-
-
-def _die_with_parent() -> None:
-    """A sweep that was killed leaves nobody behind who goes on computing (Linux's PR_SET_PDEATHSIG)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from bytemlperf.child.process import environment as child_environment
 from micro.cases.case import Case
 from micro.measure.correctness import Checked
 from micro.measure.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
 from micro.measure.messages import Job, Outcome
 from micro.operators.contract import Cost
+from micro.peaks.machine import KEPT_BLOCKS
 from micro.registry import OPERATORS
 from micro.roofline import Roof
-from micro.sweep.child import _environment
 from micro.sweep.row import Row
 from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed
@@ -186,6 +187,6 @@ print(held() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps blocks as it likes")
 def test_the_memory_of_a_result_is_kept_for_the_next_one() -> None:
-    environment = _environment(1)
+    environment = child_environment(KEPT_BLOCKS, 1)
     done = subprocess.run([sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 60 << 20, "its pages would be new ones otherwise, zeroed by the kernel at each call"

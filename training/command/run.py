@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from bytemlperf.child.process import stop
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import PushTargets, pushing, receivers_for
@@ -168,7 +169,7 @@ def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console
         with LiveView(console, plan, quiet=quiet) as view, _stopping(run.folder, console) as signals:
             failure = Follower(plan, run, agent, [metrics.hear, view.hear]).follow(lambda: len(signals) > 1)
     finally:
-        launch.stop(agent)
+        stop(agent, launch.KILL_PATIENCE_S)
     if len(signals) > 1:
         raise Interrupted(signals[-1], f"what was measured is in {run.folder}")
     return failure, bool(signals)

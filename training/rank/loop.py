@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.child.limits import resident_bytes
 from training.plan.plan import Plan
 from training.rank.batches import RankBatches, loader, samples_of
 from training.rank.watchdog import STOP_FILE, Watchdog
@@ -234,5 +235,5 @@ def memory(device: str) -> tuple[int, int]:
         import torch
 
         return int(torch.cuda.max_memory_reserved()), int(torch.cuda.memory_reserved())
-    held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    held = resident_bytes()
     return max(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024), held

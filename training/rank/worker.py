@@ -13,6 +13,7 @@ STARTED_NS = time.perf_counter_ns()
 
 import faulthandler  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
 from datetime import timedelta  # noqa: E402
@@ -32,10 +33,10 @@ GROUP_PATIENCE_S = 120
 def main(plan_path: str) -> None:
     """Train this rank's part."""
     plan = read_plan(Path(plan_path))
-    from bytemlperf.child.ranks import die_with_parent
+    from bytemlperf.child.inside import die_with_parent
     from training.rank.watchdog import Watchdog
 
-    die_with_parent()
+    die_with_parent(signal.SIGTERM)
     rank, attempt = int(os.environ["RANK"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     watchdog = Watchdog(Path(plan.folder), rank, plan.step_timeout_s)
     watchdog.expect(START_TIMEOUT_S)

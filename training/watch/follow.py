@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.child.process import stop
+from bytemlperf.child.ranks import deaths
 from bytemlperf.runs.suite import SuiteRun
 from training.plan.plan import START_TIMEOUT_S, Plan
-from training.rank.watchdog import EXIT_HUNG, GRACE_S, stacks
+from training.rank.watchdog import EXIT_HUNG, GRACE_S, RANKS_FOLDER, stacks
 from training.results.records import RANK_LOG, EventRecord
 from training.watch import launch
 
@@ -62,11 +64,11 @@ class Follower:
         """Until the agent has ended; a sentence when it failed. `stopping` True ends it at once."""
         while self._agent.poll() is None:
             if stopping():
-                launch.stop(self._agent)
+                stop(self._agent, launch.KILL_PATIENCE_S)
                 break
             self._pass_on()
             if self._hangs():
-                launch.stop(self._agent)
+                stop(self._agent, launch.KILL_PATIENCE_S)
                 self._pass_on()
                 return self._event("hang", launch.hang_sentence(self._folder), list(stacks(self._folder)))
             time.sleep(POLL_S)
@@ -85,7 +87,7 @@ class Follower:
                 listener(record)
 
     def _restarted(self, attempt: int) -> None:
-        for death in launch.deaths(self._folder)[self._attempt : attempt]:
+        for death in deaths(self._folder / RANKS_FOLDER)[self._attempt : attempt]:
             self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
         self._attempt = attempt
         self._event("restart", f"torchrun started the ranks again, attempt {attempt}", [])
@@ -96,7 +98,7 @@ class Follower:
         return silent_s > max(self._limit_s, restarting) + GRACE_S + HANG_PATIENCE_S
 
     def _failure(self) -> str:
-        found = launch.deaths(self._folder)[self._attempt :]
+        found = deaths(self._folder / RANKS_FOLDER)[self._attempt :]
         if not found:
             return self._event("failure", f"torchrun ended with status {self._agent.returncode}; its messages: {self._folder}/ranks", [])
         for death in found[:-1]:
