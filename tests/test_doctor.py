@@ -80,10 +80,10 @@ def test_both_builds_of_vllm_at_once():
         (Outcome("", 'noise\n{"versions": {"vllm": "0.32"}, "missing": "", "fix": ""}\n'), "ok", "vllm 0.32"),
         (Outcome("", '{"versions": {}, "missing": "vllm is not installed", "fix": "pip install x"}'), "missing", "vllm is not installed"),
         (Outcome("killed by SIGSEGV", ""), "broken", "killed by SIGSEGV"),
-        (Outcome("", ""), "broken", "no answer"),
-        (Outcome("", "not json"), "broken", "no answer"),
-        (Outcome("", "[]"), "broken", "no answer"),
-        (Outcome("", '{"versions": 3, "missing": "", "fix": ""}'), "broken", "no answer"),
+        (Outcome("", ""), "broken", "nothing readable"),
+        (Outcome("", "not json"), "broken", "nothing readable"),
+        (Outcome("", "[]"), "broken", "nothing readable"),
+        (Outcome("", '{"versions": 3, "missing": "", "fix": ""}'), "broken", "nothing readable"),
     ],
 )
 def test_what_an_engine_says_of_itself(outcome: Outcome, status: str, detail: str):
