@@ -191,10 +191,12 @@ class OpenAIEngine:
 
     def _usable(self, listing: Listing, *, named: bool) -> Listing:
         """Raises EngineUnavailable where a list is needed and access to it is refused."""
-        if named or not listing.refused:
+        if named or not listing.problem:
             return listing
-        if self._proxy is not None:
+        if self._proxy is not None and not listing.moved:  # 407, 404, a page: it may be the proxy's own word
             raise self._unreachable(listing.problem, EngineError("http_4xx", listing.problem))
+        if not listing.refused:
+            return listing
         given = "the key was refused" if self._secrets else "no key was given"
         raise EngineUnavailable(f"{self._target.authority} refuses access, {given} ({listing.problem})", self._key_fix())
 
@@ -217,6 +219,8 @@ class OpenAIEngine:
         """Why the server can't be asked, and the remedy."""
         through = "" if self._proxy is None else f" through {self._proxy.name}"
         fix = "start the server, give its address with --base-url, or wait for it with --ready-check-timeout-sec 120"
+        if error.error_class in ("connection_reset", "malformed_stream"):
+            fix = "look at what listens there, and check --base-url (http:// or https://?)"
         fix = "raise that limit" if error.error_class == "client_limit" else fix_for(error) or fix
         return EngineUnavailable(f"can't reach {self._target.authority}{through} ({problem})", self._around_proxy() or fix)
 

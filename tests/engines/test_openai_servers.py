@@ -74,6 +74,25 @@ async def test_without_one_what_is_no_list_is_a_refusal(name):
             await started(server.url, None)
 
 
+@pytest.mark.parametrize("name", ["401", "404", "407", "500", "HTML", "dropped"])
+async def test_behind_a_proxy_what_is_no_list_names_the_proxy(name, monkeypatch):
+    given = LISTS.get(name, page("407 Proxy Authentication Required", b"", "proxy-authenticate: Basic\r\n"))
+    async with answering(lambda asked: given) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(UserError) as caught:
+            await started("http://127.0.0.1:9", None)
+    assert "http_proxy" in caught.value.cause
+    assert "no_proxy=127.0.0.1" in caught.value.fix
+
+
+async def test_a_connection_that_is_cut_at_once_asks_for_the_scheme():
+    async with answering(lambda asked: None) as server:  # as a port that speaks TLS does
+        with pytest.raises(UserError) as caught:
+            await started(server.url, None)
+    assert "https://" in caught.value.fix
+
+
 REFUSALS = {
     "stream_options": ("[{'loc': ('body', 'stream_options'), 'msg': 'Extra inputs are not permitted'}]", "usage=false"),
     "temperature": ("Unsupported value: 'temperature' does not support 0.0 with this model. Only 1 is supported.", "--temperature 1"),
