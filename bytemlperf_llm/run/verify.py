@@ -30,7 +30,7 @@ from bytemlperf_llm.run.description import facts_of
 from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, planned_requests, refuse_endless, shifts_ns
 from bytemlperf_llm.run.summarise import load_of, summarise_folder
 from bytemlperf_llm.workload import schedule
-from engines.contract import EngineInfo
+from engines.contract import FAILED_REASONS, EngineInfo
 from engines.untrusted import decode_json
 
 EARLY_NS = 1_000_000
@@ -139,6 +139,15 @@ def contradictions(record: RequestRecord) -> Iterator[str]:
         yield "has tokens but was never sent"
     if len(record.tokens_per_chunk) != len(record.chunk_ns):
         yield f"has {len(record.chunk_ns)} stamps for {len(record.tokens_per_chunk)} chunks"
+    if record.outcome != "ok":
+        return
+    tokens = sum(record.tokens_per_chunk)
+    if record.output_tokens not in (tokens, record.usage_tokens):
+        yield f"has {record.output_tokens} tokens, its chunks {tokens} and its usage {record.usage_tokens}"
+    if record.max_tokens > 0 and not tokens:
+        yield "is ok without a token"
+    if record.finish_reason in FAILED_REASONS or record.error_class is not None:
+        yield f"is ok with finish reason {record.finish_reason} and error class {record.error_class}"
 
 
 def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[str]:

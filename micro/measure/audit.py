@@ -125,6 +125,7 @@ def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Any, con
 
     if not _turn(given) - set(constant):
         return ""
+    _turn(tuple(given[place] for place in wrote))  # twice: a copy's result, turned like what it copied, would be right already
     before = [given[place].clone() for place in wrote]
     again = kernel.run(*buffers)
     if wrote:

@@ -112,6 +112,9 @@ def made_anew(folder):
         ({"sent_ns": None}, "has tokens but was never sent"),
         ({"output_tokens": 4000, "tokens_per_chunk": [2000, 2000]}, "has 4000 tokens where "),
         ({"tokens_per_chunk": [2]}, "has 2 stamps for 1 chunks"),
+        ({"output_tokens": 3, "usage_tokens": None, "tokens_per_chunk": [1, 1]}, "has 3 tokens, its chunks 2 and its usage None"),
+        ({"output_tokens": 0, "usage_tokens": 0, "tokens_per_chunk": [], "chunk_ns": []}, "is ok without a token"),
+        ({"finish_reason": "abort"}, "is ok with finish reason abort"),
     ],
 )
 def test_what_cannot_be_is_found_even_when_everything_was_made_anew(folder, changes, finding):
