@@ -110,7 +110,7 @@ def test_a_core_package_that_fails_to_import(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_unwritable_cache_is_broken_and_a_damaged_model_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("BMP_CACHE", str(tmp_path))
-    assert by_name(doctor.model_findings())["smollm2"].detail.startswith("is fetched")
+    assert by_name(doctor.model_findings())["smollm2"].detail.startswith("downloaded (")
     (tmp_path / doctor.smollm2.FOLDER).mkdir()
     assert "damaged" in by_name(doctor.model_findings())["smollm2"].detail
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
