@@ -230,16 +230,9 @@ def resume(
 @app.command(short_help="Check that a run is unchanged.")
 def verify(run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]) -> None:
     """Recompute and compare every published figure; list what was damaged or changed."""
-    from bytemlperf.errors import UserError
-    from bytemlperf.runs.folder import read_run_json
     from bytemlperf.runs.verify import verify_any
-    from bytemlperf_llm.run.command import verify_run_folder
 
-    try:
-        ours = read_run_json(run).get("kind") == "llm"
-    except UserError:
-        ours = True  # a damaged run.json is one of the findings
-    raise typer.Exit(verify_run_folder(run) if ours else verify_any(run))
+    raise typer.Exit(verify_any(run, default_kind="llm"))
 
 
 @app.command()

@@ -19,7 +19,10 @@ from bytemlperf_llm.pages.latency import latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
+from bytemlperf_llm.run.command import summarize_run
+from bytemlperf_llm.run.rebuild import load_sentence
 from bytemlperf_llm.run.summarise import summarise_folder
+from bytemlperf_llm.run.verify import verify_run
 
 LABELS = {
     "ttft": "TTFT",
@@ -39,6 +42,10 @@ THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
 class LlmKind:
     """Summary, figures and sections of LLM serving."""
+
+    load_sentence = staticmethod(load_sentence)
+    verify_folder = staticmethod(verify_run)
+    summarize_folder = staticmethod(summarize_run)
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """As `bmp-llm summarize`. Raises UserError."""

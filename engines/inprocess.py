@@ -20,7 +20,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.contract import Availability, Decoded, EngineError, EngineUnavailable, ErrorClass, Finish, Model, Recorder, Request
@@ -29,9 +28,6 @@ BuiltT = TypeVar("BuiltT")
 
 INLINE_TEXT_CHARACTERS = 1000
 """Prompts up to this long are tokenised on the event loop: under 1 ms, cheaper than a busy thread hop."""
-
-CPU_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-"""Names in /proc/cpuinfo of bfloat16 arithmetic: x86 `flags`, Arm `Features`."""
 
 TELEMETRY_OFF = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -191,13 +187,3 @@ def need_model(model: Model | None, engine: str) -> Model:
     if model is None:
         raise EngineUnavailable(f"engine '{engine}' runs the model itself and got none", "give --model smollm2")
     return model
-
-
-def cpu_bfloat16_flag(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The flag that says this CPU multiplies bfloat16 in hardware, or None."""
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    flags = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split(":", 1)[-1].split()}
-    return next((flag for flag in CPU_BFLOAT16_FLAGS if flag in flags), None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from benchmarks.harness import OURS, ROOT, Server, cores, mock_server, percentile
 from benchmarks.peers import process_tree, results
 from benchmarks.peers.adapters import QUIET, Client, Load, Place
-from bytemlperf_llm.metrics.load import count_dispersion, rate_of
+from bytemlperf.arrivals.delivered import count_dispersion, rate_of
 
 STREAMS, PEAK_TOKENS = 64, 128
 TRUTH_TTFT_MS, TRUTH_ITL_MS, TRUTH_TOKENS = 50, 10, 32

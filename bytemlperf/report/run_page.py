@@ -9,9 +9,8 @@ from bytemlperf.hardware.measured import device_text, is_remote
 from bytemlperf.report.gather import RunView, part
 from bytemlperf.report.page import Page, Tile
 from bytemlperf.report.text import UNAVAILABLE, flattened, interval, number, unit
-from bytemlperf.runs.kinds import Figure, Section, Table, Text
+from bytemlperf.runs.kinds import Figure, Section, Table, Text, special
 from bytemlperf.version import __version__
-from bytemlperf_llm.run.rebuild import load_sentence
 
 KIND_NAMES = {"llm": "LLM serving", "micro": "Operators", "general": "General models", "training": "Training"}
 VALID_MEANS = {"llm": "The load was the one asked for, and the client kept up with it."}
@@ -73,9 +72,10 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     subject, versions = view.subject, part(view.subject, "versions")
     named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
+    load_sentence = special(view.kind, "load_sentence")
     found = [
         ("measured", named),
-        ("load", load_sentence(view.run) if view.kind == "llm" else ""),
+        ("load", load_sentence(view.run) if load_sentence else ""),
         ("model", model),
         ("device", device_text(view.run, subject)),
         ("client's machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),

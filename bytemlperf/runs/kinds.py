@@ -7,11 +7,12 @@ report, comparison, catalogue and site work on any kind through it, and know no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bytemlperf.errors import UserError
 from bytemlperf.extensions import RUN_KINDS
 
 Better = Literal["lower", "higher", "neither"]
@@ -91,12 +92,21 @@ Section = Text | Table | Plot
 """Sections in a row with the same `group` stand together under that heading; `half` plots stand two abreast."""
 
 
+class Verified(NamedTuple):
+    """`findings`: what is wrong. `unchecked`: what could not be looked at, and why."""
+
+    findings: list[str]
+    unchecked: list[str]
+    records: int
+
+
 class RunKind(Protocol):
     """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
     written, and can be walked more than once; where they come from a folder they are a `suite.RunRecords`,
     which knows it. `run` is run.json, `summary` what `summarise` gave. A kind may also have
     `contradictions(run, records)`: a sentence for each record that its plan doesn't have, and for each part
-    of the plan that a run which came to its end has no record of."""
+    of the plan that a run which came to its end has no record of; `load_sentence(run)`, the load in a few words; and, in place of
+    what all suites share, `verify_folder(folder) -> Verified` and `summarize_folder(folder) -> int`, an exit status."""
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
@@ -118,3 +128,12 @@ def run_kind(kind: str) -> RunKind:
     """The description of a kind. Raises UserError for one that no installed package knows."""
     loaded: RunKind = RUN_KINDS.load(kind)
     return loaded
+
+
+def special(kind: object, name: str) -> Callable[..., Any] | None:
+    """A function that a kind may have; None where it has none, or nobody knows the kind."""
+    try:
+        found: Callable[..., Any] | None = getattr(run_kind(str(kind)), name, None)
+    except UserError:
+        return None
+    return found

@@ -1,22 +1,23 @@
-"""Commands on a run folder whatever its kind: LLM serving has its own code, the others share one."""
+"""Commands on a run folder whatever its kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from bytemlperf.command.exits import one_line
+from bytemlperf.errors import UserError
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
+from bytemlperf.runs.kinds import Verified, special
 from bytemlperf.runs.lock import FolderLock
 from bytemlperf.runs.suite import summarise_suite, verify_suite
 from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
-from bytemlperf_llm.run.command import summarize_run, verify_run_folder
 
 
 def summarize_any(folder: Path) -> int:
     """Compute and keep the summary again; say the verdict."""
-    if read_run_json(folder).get("kind") == "llm":
-        return summarize_run(folder)
+    if own := special(read_run_json(folder).get("kind"), "summarize_folder"):
+        return int(own(folder))
     with FolderLock(folder), damage_said(folder):
         summary = summarise_suite(folder)
         write_json(folder / "summary.json", summary)
@@ -26,14 +27,29 @@ def summarize_any(folder: Path) -> int:
     return exit_status(summary.get("verdict"))
 
 
-def verify_any(folder: Path) -> int:
-    """One line for each finding."""
-    if read_run_json(folder).get("kind") == "llm":
-        return verify_run_folder(folder)
+def verified_folder(folder: Path, default_kind: str = "") -> Verified:
+    """What its kind finds. `default_kind` is that of a folder whose run.json can't be read. Raises UserError."""
+    try:
+        kind = read_run_json(folder).get("kind")
+    except UserError:
+        if not default_kind:
+            raise
+        kind = default_kind  # a damaged run.json is one of the findings
     with damage_said(folder):
+        if own := special(kind, "verify_folder"):
+            verified: Verified = own(folder)
+            return verified
         findings, count = verify_suite(folder)
-    for text in findings:
+        return Verified(findings, [], count)
+
+
+def verify_any(folder: Path, default_kind: str = "") -> int:
+    """One line for each finding."""
+    verified = verified_folder(folder, default_kind)
+    for text in verified.unchecked:
+        print(f"not checked: {one_line(text)}")
+    for text in verified.findings:
         print(f"problem: {one_line(text)}")
-    if not findings:
-        print(f"{folder}: {count} records and the summary are as the run left them")
-    return EXIT_INVALID if findings else 0
+    if not verified.findings:
+        print(f"{folder}: {verified.records} records and all that was computed from them are unchanged since the run")
+    return EXIT_INVALID if verified.findings else 0

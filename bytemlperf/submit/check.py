@@ -9,10 +9,9 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.files import UNREADABLE, damage_said, json_of
 from bytemlperf.runs.folder import misshapen, read_run_json
 from bytemlperf.runs.records import suite_records
-from bytemlperf.runs.suite import verify_suite
+from bytemlperf.runs.verify import verified_folder
 from bytemlperf.submit.declaration import Declaration, read_declaration
 from bytemlperf.submit.rules import Finding, RunRead, all_rules, declared_files, job_rows
-from bytemlperf_llm.run.verify import verify_run
 
 RUNS = "runs"
 
@@ -68,7 +67,7 @@ def read_one(path: Path) -> RunRead:
     problems = misshapen(run)
     general = run.get("kind") == "general"
     with damage_said(path):
-        problems += verify_run(path).findings if run.get("kind") == "llm" else verify_suite(path)[0]
+        problems += verified_folder(path).findings
         return RunRead(path.name, run, _verdict(path), problems, job_rows(run, suite_records(path)) if general else [])
 
 

@@ -29,6 +29,7 @@ from bytemlperf.child.process import environment, kill, last_words, spawn
 from bytemlperf.errors import UserError
 from bytemlperf.runs.log import RecordLog
 from bytemlperf_llm.calibration.cache import machine
+from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
@@ -39,8 +40,7 @@ from bytemlperf_llm.metrics.client_error import MAX_LOOP_BUSY, Calibration, Cali
 from bytemlperf_llm.metrics.definitions import bursts_of, chunk_gaps_ns, divide_ns, token_runs_ns, token_times
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import Planned
-from engines.contract import Message, Request
-from engines.openai.engine import OpenAIEngine
+from engines.contract import Engine, Message, Request
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
@@ -90,7 +90,7 @@ def run_calibration(say: Say, rates: Sequence[float] = RATES, step_s: float = ST
 
 async def _calibrate(port: int, say: Say, rates: Sequence[float], step_s: float) -> Calibration:
     async with AsyncExitStack() as stack:
-        engine = OpenAIEngine()
+        engine = engine_class("openai")()
         stack.push_async_callback(engine.close)
         await engine.start(None, {"base_url": f"http://127.0.0.1:{port}", "transport": "lean"})
         pacer = real_pacer()
@@ -147,7 +147,7 @@ def saturated(step: CalibrationStep) -> str:
 class Rung:
     """Measures one step after another with the same engine, pacer and server."""
 
-    def __init__(self, engine: OpenAIEngine, pacer: Pacer, port: int) -> None:
+    def __init__(self, engine: Engine, pacer: Pacer, port: int) -> None:
         self._engine, self._pacer, self._port = engine, pacer, port
         self._count = 0
 

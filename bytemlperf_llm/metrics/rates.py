@@ -17,6 +17,7 @@ from itertools import islice
 
 import msgspec
 
+from bytemlperf.arrivals.delivered import NS_PER_S
 from bytemlperf.statistics.arrays import ABSENT, ascending
 from bytemlperf.statistics.columns import (
     LARGEST,
@@ -33,7 +34,6 @@ from bytemlperf.statistics.columns import (
 )
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
-from bytemlperf_llm.metrics.load import NS_PER_S
 from bytemlperf_llm.metrics.request_metrics import request_column
 
 NS_PER_MS = 1_000_000

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import msgspec
 
+from bytemlperf.arrivals.delivered import tail_lateness
 from bytemlperf.runs.verdicts import VerdictName
 from bytemlperf.statistics.arrays import ABSENT, ascending, sort_values
 from bytemlperf.statistics.columns import gaps_of, places_of, rows_with, rows_without, take
@@ -46,7 +47,6 @@ from bytemlperf_llm.metrics.verdict import (
     length_warnings,
     load_warnings,
     outcome_warnings,
-    tail_lateness,
 )
 from bytemlperf_llm.record.record import RequestRecord
 

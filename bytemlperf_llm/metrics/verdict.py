@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bytemlperf.arrivals.delivered import ARRIVAL_ALPHA, ARRIVAL_DISTANCE, dispersion_tolerance
 from bytemlperf.runs.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
-from bytemlperf.statistics.arrays import sort_values
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import Load, dispersion_tolerance
+from bytemlperf_llm.metrics.load import Load
 
 NS_PER_MS = 1_000_000
 SENT = ("ok", "failed", "in_flight")
@@ -44,21 +44,12 @@ LATENESS_TTFT_SHARE = 0.10
 LATENESS_INVALID_FACTOR = 5
 """Five times these limits (25 ms, half of the median TTFT): the figures are mostly the client's."""
 
-MIN_LATE_REQUESTS = 3
-"""One or two late sends are the machine's hiccup, whatever their share of a short run."""
-
 MAX_LOOP_UTILISATION = 0.5
 """A half-busy event loop already delays its sends and stamps: at utilisation u an M/M/1 queue's mean wait
 equals u/(1 − u) service times, one whole service time at 0.5."""
 
 SATURATED_LOOP = 0.9
 """A loop so busy may itself be where requests queue: growing latency is not laid to the system then."""
-
-ARRIVAL_ALPHA = 0.01
-ARRIVAL_DISTANCE = 0.05
-"""Delivered gaps are noted as another process when one correct run in a hundred would look so *and* they are
-as far from the asked process as burstiness 0.8 or 1.25 is from Poisson, which moves the mean wait of a GI/M/1 queue at
-70 % use by +16 or −13 %. With many requests any difference is significant, however little it does."""
 
 ARRIVAL_INVALID_ALPHA = 1e-4
 ARRIVAL_INVALID_DISTANCE = 0.14
@@ -257,13 +248,6 @@ def _loop(facts: RunFacts) -> list[str]:
         f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
         "its own work delays sends and stamps; send from more cores with --workers, or lower the rate"
     ]
-
-
-def tail_lateness(delays_ns: Sequence[int]) -> int | None:
-    """The delay that one request in a hundred, and at least three, reach or exceed: p99 from 200
-    requests on, the third largest before; None under three."""
-    late = max(MIN_LATE_REQUESTS, len(delays_ns) // 100 + 1)
-    return int(sort_values(delays_ns)[-late]) if len(delays_ns) >= MIN_LATE_REQUESTS else None
 
 
 def _lateness(evidence: Evidence) -> tuple[list[str], list[str]]:

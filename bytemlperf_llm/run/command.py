@@ -124,23 +124,6 @@ def summarize_run(folder: Path) -> int:
     return _status(summary)
 
 
-def verify_run_folder(folder: Path) -> int:
-    """Compare a run folder with what its records and configuration say; one line for each finding."""
-    from bytemlperf.command.exits import one_line
-    from bytemlperf.runs.files import damage_said
-    from bytemlperf_llm.run.verify import verify_run
-
-    with damage_said(folder):
-        verified = verify_run(folder)
-    for text in verified.unchecked:
-        print(f"not checked: {one_line(text)}")
-    for text in verified.findings:
-        print(f"problem: {one_line(text)}")
-    if not verified.findings:
-        print(f"{folder}: {verified.records} records, schedule and summary are unchanged since the run")
-    return EXIT_INVALID if verified.findings else 0
-
-
 def _show(console: Console, folder: Path, summary: Summary) -> None:
     from bytemlperf.runs.folder import read_run_json
     from bytemlperf_llm.pages.table import print_summary

@@ -20,6 +20,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import is_remote
 from bytemlperf.runs.checksums import check_checksums
 from bytemlperf.runs.files import DAMAGED, read_plain, why
+from bytemlperf.runs.kinds import Verified
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from, normalised
 from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
@@ -41,14 +42,6 @@ SERVERS_WAY = 0.5
 
 MAX_OF_A_KIND = 20
 """So many findings of one kind are listed; the rest is counted."""
-
-
-class Verified(NamedTuple):
-    """`findings`: what is wrong. `unchecked`: what could not be looked at, and why."""
-
-    findings: list[str]
-    unchecked: list[str]
-    records: int
 
 
 def verify_run(folder: Path) -> Verified:

@@ -38,6 +38,7 @@ from engines.contract import (
     parse_options,
 )
 from engines.loaded_weights import dtype_text, quantisation_text
+from engines.processor import cpu_bfloat16_flag
 from engines.transformers.batching import ContinuousBatching, Generator, OneAtATime
 
 PAGE_TOKENS = 256
@@ -180,7 +181,7 @@ def _dtype_name(wanted: str, *, on_cpu: bool) -> str:
     """On a CPU bfloat16 where it has the arithmetic, else float32; elsewhere "auto", the checkpoint's own."""
     if wanted != "auto" or not on_cpu:
         return wanted
-    return "bfloat16" if inprocess.cpu_bfloat16_flag() else "float32"
+    return "bfloat16" if cpu_bfloat16_flag() else "float32"
 
 
 def _batching_config(options: TransformersOptions, cache_tokens: int | None, *, on_cpu: bool) -> Any:

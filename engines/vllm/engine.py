@@ -46,6 +46,7 @@ from engines.contract import (
     parse_options,
 )
 from engines.loaded_weights import dtype_text, quantisation_text
+from engines.processor import cpu_bfloat16_flag
 from engines.vllm.metrics import LatestStats, stages_of, stat_logger
 
 CPU_KV_CACHE_GIB = 2.0
@@ -132,7 +133,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._on_cpu = bool(current_platform.is_cpu())
-        arguments = engine_arguments(options, on_cpu=self._on_cpu, bfloat16=inprocess.cpu_bfloat16_flag() is not None)
+        arguments = engine_arguments(options, on_cpu=self._on_cpu, bfloat16=cpu_bfloat16_flag() is not None)
         engine_args = AsyncEngineArgs(
             model=model.path or model.name,
             enable_log_requests=False,
@@ -149,7 +150,7 @@ class VllmEngine:
         caching = "on: a prompt whose start was seen before is answered faster" if config.cache_config.enable_prefix_caching else "off"
         notes = [f"prefix caching is {caching}"]
         if self._on_cpu:
-            flag = inprocess.cpu_bfloat16_flag()
+            flag = cpu_bfloat16_flag()
             notes.append(f"{dtype} on a CPU with {flag}" if flag else f"{dtype} on a CPU without bfloat16 arithmetic")
         if config.model_config.enforce_eager:
             notes.append(

@@ -2,16 +2,22 @@
 
 A call *arrives* when it is due plus the client's own delay: with a free instance until the call, else until the moment
 an instance became free and took it (that wait is the model's queue, and belongs to the latency). The test of the gaps
-between arrivals and the index of dispersion are those of bytemlperf_llm.metrics.load.
+between arrivals and the index of dispersion are those of bytemlperf.arrivals.delivered.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import arrival_test, count_dispersion, expected_dispersion, rate_of
-from bytemlperf_llm.metrics.verdict import ARRIVAL_ALPHA, ARRIVAL_DISTANCE, tail_lateness
+from bytemlperf.arrivals.delivered import (
+    ARRIVAL_ALPHA,
+    ARRIVAL_DISTANCE,
+    arrival_test,
+    count_dispersion,
+    expected_dispersion,
+    rate_of,
+    tail_lateness,
+)
 
 LATE_SHARE = 0.1
 """Of the median latency: so much of it may be the client's own delay, in one call of a hundred."""
@@ -31,8 +37,7 @@ def offered(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     late = record["late_ns"]
     arrived = sorted(due + delay for due, delay in zip(record["due_ns"], late, strict=True))
-    facts = RunFacts(open_loop=True, process=record["process"], burstiness=record["burstiness"], requested_rate=record["requested_rate"])
-    test = arrival_test(arrived, facts)
+    test = arrival_test(arrived, record["process"], record["burstiness"], record["requested_rate"])
     ordered = sorted(late)
     return {
         "process": record["process"],

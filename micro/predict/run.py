@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.errors import UserError
+from engines.processor import cpu_bfloat16_flag
 from micro.command.settings import device_of
 from micro.operators.dtypes import canonical, size_bytes
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
@@ -132,8 +133,6 @@ def _dtype(wish: Wish, shape: ModelShape) -> str:
         return str(name)
     if wish.hardware or wish.device != "cpu":
         return shape.dtype
-    from engines.inprocess import cpu_bfloat16_flag
-
     return "bfloat16" if cpu_bfloat16_flag() else "float32"
 
 

@@ -13,6 +13,7 @@ import pytest
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from engines import inprocess
 from engines.contract import EngineError, Finish, Message, Model, Request
+from engines.processor import cpu_bfloat16_flag
 
 
 class WordTokenizer:
@@ -125,8 +126,8 @@ def test_standard_output_is_given_back(capfd: pytest.CaptureFixture[str]) -> Non
 )
 def test_bfloat16_arithmetic_is_read_from_cpuinfo(tmp_path: Path, cpuinfo: str, flag: str | None) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert inprocess.cpu_bfloat16_flag(tmp_path / "cpuinfo") == flag
-    assert inprocess.cpu_bfloat16_flag(tmp_path / "missing") is None
+    assert cpu_bfloat16_flag(tmp_path / "cpuinfo") == flag
+    assert cpu_bfloat16_flag(tmp_path / "missing") is None
 
 
 def test_telemetry_is_off_and_the_hub_too_for_a_local_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,10 @@ from itertools import accumulate
 
 import pytest
 
+from bytemlperf.arrivals.delivered import ARRIVAL_ALPHA, ARRIVAL_DISTANCE, arrival_test
 from bytemlperf.statistics.kolmogorov import EXACT_COUNT, distance, exponential, lower_gamma, p_value
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import arrival_test
-from bytemlperf_llm.metrics.verdict import (
-    ARRIVAL_ALPHA,
-    ARRIVAL_DISTANCE,
-    ARRIVAL_INVALID_ALPHA,
-    ARRIVAL_INVALID_DISTANCE,
-)
+from bytemlperf_llm.metrics.verdict import ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE
 
 SECOND = 1_000_000_000
 
@@ -116,10 +111,14 @@ FACTS = {
 OWN = {"poisson": poisson, "half": gamma_half, "four": gamma_four, "constant": constant}
 
 
+def gaps_tested(times_ns, facts):
+    return arrival_test(times_ns, facts.process, facts.burstiness, facts.requested_rate)
+
+
 def share_passed(asked, made, count, seeds, alpha, limit=0.0):
     passed = 0
     for seed in range(seeds):
-        found = arrival_test(made(random.Random(seed), count), FACTS[asked])
+        found = gaps_tested(made(random.Random(seed), count), FACTS[asked])
         passed += not (found.distance > limit and (found.p_value is None or found.p_value < alpha))
     return passed / seeds
 
@@ -159,20 +158,19 @@ def test_a_wrong_process_fails(asked, made):
 
 def test_half_the_rate_fails():
     slow = [2 * time for time in poisson(random.Random(1), 400)]
-    assert arrival_test(slow, FACTS["poisson"]).p_value < ARRIVAL_INVALID_ALPHA
+    assert gaps_tested(slow, FACTS["poisson"]).p_value < ARRIVAL_INVALID_ALPHA
 
 
 def test_what_has_no_process_is_not_tested():
     some = poisson(random.Random(1), 400)
-    assert arrival_test(some[:31], FACTS["poisson"]) is not None
-    assert arrival_test(some[:30], FACTS["poisson"]) is None
-    assert arrival_test(some, RunFacts(open_loop=False, process="closed")) is None
-    assert arrival_test(some, RunFacts(open_loop=True, process="poisson")) is None, "a ramp has no single rate"
-    assert arrival_test(some, RunFacts(open_loop=True, process="trace", requested_rate=10.0)) is None
+    assert gaps_tested(some[:31], FACTS["poisson"]) is not None
+    assert gaps_tested(some[:30], FACTS["poisson"]) is None
+    assert gaps_tested(some, RunFacts(open_loop=True, process="poisson")) is None, "a ramp has no single rate"
+    assert gaps_tested(some, RunFacts(open_loop=True, process="trace", requested_rate=10.0)) is None
 
 
 def test_a_constant_rate_may_be_off_by_a_tenth():
     gaps = [0.109 if index % 2 else 0.091 for index in range(100)]
-    assert arrival_test(times(gaps), FACTS["constant"]).distance == 0.0
+    assert gaps_tested(times(gaps), FACTS["constant"]).distance == 0.0
     gaps = [0.115 if index % 2 else 0.085 for index in range(101)]
-    assert arrival_test(times(gaps), FACTS["constant"]).distance == 1.0
+    assert gaps_tested(times(gaps), FACTS["constant"]).distance == 1.0

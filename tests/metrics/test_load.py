@@ -7,17 +7,10 @@ from itertools import accumulate
 
 import pytest
 
+from bytemlperf.arrivals.delivered import count_dispersion, dispersion_tolerance, expected_dispersion, gap_cv2, rate_of
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import (
-    client_lateness,
-    count_dispersion,
-    dispersion_tolerance,
-    expected_dispersion,
-    gap_cv2,
-    measure_load,
-    rate_of,
-)
+from bytemlperf_llm.metrics.load import client_lateness, measure_load
 from tests.metrics.records import MS, answered, failed
 
 SECOND = 1_000_000_000

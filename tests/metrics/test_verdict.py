@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bytemlperf.arrivals.delivered import ArrivalTest, tail_lateness
 from bytemlperf.runs.verdicts import VERDICTS
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import ArrivalTest, Load
+from bytemlperf_llm.metrics.load import Load
 from bytemlperf_llm.metrics.overload import LatencyTrend
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.metrics.verdict import (
@@ -18,7 +19,6 @@ from bytemlperf_llm.metrics.verdict import (
     length_warnings,
     load_warnings,
     outcome_warnings,
-    tail_lateness,
 )
 from tests.metrics.records import answered
 

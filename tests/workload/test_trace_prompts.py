@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from bytemlperf.arrivals.delivered import arrival_test, expected_dispersion
 from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
-from bytemlperf_llm.metrics.load import arrival_test, expected_dispersion
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import Workload, dealing, schedule
@@ -274,7 +274,7 @@ def test_workers_share_a_trace_without_telling_each_other(tmp_path):
 def test_no_process_is_expected_of_a_traces_arrivals():
     assert expected_dispersion("trace", 1.0) is None
     facts = RunFacts(open_loop=True, process="trace")
-    assert arrival_test(range(0, 1000 * SECOND, SECOND), facts) is None
+    assert arrival_test(range(0, 1000 * SECOND, SECOND), facts.process, facts.burstiness, facts.requested_rate) is None
 
 
 def test_a_session_goes_with_its_request(tmp_path):
