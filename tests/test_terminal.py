@@ -115,3 +115,12 @@ def test_a_client_that_could_not_keep_its_load_is_to_be_calibrated():
     text = printed(late, RunFacts(open_loop=True, scheduled_requests=100), end={"stopped_by_user": False})
     assert "INVALID" in text
     assert "next: bmp-llm doctor --calibrate " in text
+
+
+def test_a_server_that_fails_is_no_matter_of_the_clients_speed():
+    facts = RunFacts(open_loop=True, scheduled_requests=100)
+    answers = [failed(i, 10 * i, 10 * i + 1) if i % 2 else answered(i, 10 * i, 10 * i, [10 * i + 5, 10 * i + 9]) for i in range(100)]
+    text = printed(answers, facts, end={"stopped_by_user": False})
+    assert "FAILING" in text
+    assert "read the server's own log" in text
+    assert "--calibrate" not in text

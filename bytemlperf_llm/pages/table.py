@@ -236,6 +236,8 @@ def _after_invalid(summary: Summary, run: dict[str, Any], folder: Path) -> str:
     end = run.get("end") or {}
     if summary.outcomes["dropped"] and (not end or end.get("stopped_by_user") or end.get("failure")):
         return _command(["bmp-llm", "resume", str(folder)], "send the rest")
+    if summary.verdict == "failing":
+        return _command(["bmp-llm", "doctor"], "check the installation, and read the server's own log")
     if summary.outcomes["ok"]:
         return _command(["bmp-llm", "doctor", "--calibrate"], "what this client can carry on this machine")
     return _command(["bmp-llm", "doctor"], "check the installation")
