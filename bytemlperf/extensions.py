@@ -113,7 +113,8 @@ def _named_somewhere(group: str) -> bool:
     for place in map(Path, sys.path):
         if place.is_file():
             return True  # an archive of packages, which importlib.metadata can read
-        if any(heading in path.read_text(encoding="utf-8", errors="replace") for path in place.glob("*-info/entry_points.txt")):
+        others = (path for path in place.glob("*-info/entry_points.txt") if not path.parent.name.startswith("bytemlperf_llm-"))
+        if any(heading in path.read_text(encoding="utf-8", errors="replace") for path in others):
             return True
     return False
 

@@ -32,6 +32,24 @@ def test_no_forbidden_arrow() -> None:
     assert found == set(REASONED)
 
 
+MOST_INSIDE_FUNCTIONS = 214
+"""Imports of ours inside functions, beside the command lines' (whose help must not wait for them). May only fall: what needs no
+optional package and costs no start-up is imported at the top."""
+
+
+def test_own_modules_are_imported_at_the_top() -> None:
+    assert sum(inside_functions(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")) <= MOST_INSIDE_FUNCTIONS
+
+
+def inside_functions(path: Path) -> int:
+    """How many imports of ours a file makes inside its functions; 0 for a command line."""
+    if path.name in ("cli.py", "app.py"):
+        return 0
+    functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = {node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)}
+    return sum((node.module or "").partition(".")[0] in PACKAGES for node in found)
+
+
 def test_the_reader_of_imports_sees_those_inside_functions(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("def f():\n    from b import g\n")
     (tmp_path / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\n")
