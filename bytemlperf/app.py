@@ -55,7 +55,7 @@ HELP = {
     "runs": "List, filter, tag and export the runs of a directory.",
     "hardware": "Spec cards of accelerators and CPUs; this machine.",
     "submit": "Check and pack a vendor's submission.",
-    "site": "A static site over many runs.",
+    "site": "Build a static site from many runs.",
 }
 
 
@@ -126,7 +126,7 @@ def _root() -> None:
 
 @app.command()
 def summarize(run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)]) -> None:
-    """Compute a run's summary again, from its records alone."""
+    """Recompute a run's summary from its records."""
     from bytemlperf.runs.verify import summarize_any
 
     raise typer.Exit(summarize_any(run))

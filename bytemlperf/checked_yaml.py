@@ -72,9 +72,9 @@ def _compose(text: str, name: str) -> yaml.Node:
         _refuse_duplicates(root, name, set())
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{name}:{line}: not valid YAML: {error.problem}", "mend the line") from None
+        raise UserError(f"{name}:{line}: not valid YAML: {error.problem}", "fix the line") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}", "mend the file") from None
+        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}", "fix the file") from None
     except RecursionError:
         raise UserError(f"{name} is nested too deep", "write plain keys and values") from None
     if not isinstance(root, yaml.MappingNode):

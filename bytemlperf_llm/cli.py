@@ -204,7 +204,7 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder.", show_def
 @app.command("report", short_help="Write a run's report: one HTML file, or md, json, pdf.")
 def report_(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    format_name: Annotated[str, typer.Option("--format", help="html, md, json or pdf.")] = "html",
+    format_name: Annotated[str, typer.Option("--format", help="Format: html, md, json or pdf.")] = "html",
     out: Annotated[Path | None, typer.Option(help="Output file. Default: report.FORMAT in the run folder.")] = None,
 ) -> None:
     """Write a run's report as one file to read, print or send."""

@@ -185,5 +185,5 @@ def require(available: Availability, engine: str) -> dict[str, str]:
 
 def need_model(model: Model | None, engine: str) -> Model:
     if model is None:
-        raise EngineUnavailable(f"engine '{engine}' runs the model itself and got none", "give --model smollm2")
+        raise EngineUnavailable(f"engine '{engine}' runs the model itself and was given none", "give --model smollm2")
     return model

@@ -41,37 +41,39 @@ def run(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names, regular, business, sota, all; a card's YAML; ByteMLPerf's JSON, or a folder of it.", show_default=False
+            help="Models: names, regular, business, sota, all; a card's YAML; ByteMLPerf's JSON, or a folder of it.", show_default=False
         ),
     ],
     backend: Annotated[
         list[str] | None, _in(_WHAT, "torch-eager, torch-inductor, onnxruntime, openvino, all; repeatable. Default: onnxruntime.")
     ] = None,
     precision: Annotated[list[str] | None, _in(_WHAT, "fp32, bf16, fp16, int8; repeatable. Default: fp32.")] = None,
-    size: Annotated[str, _in(_WHAT, "published (default), or a variant of the card such as small.")] = "published",
-    weights: Annotated[Path | None, _in(_WHAT, "Other weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
-    random_weights: Annotated[bool, _in(_WHAT, "For a ByteMLPerf workload: our architecture, seeded.", "--random-weights")] = False,
+    size: Annotated[str, _in(_WHAT, "Model size: published (default), or a variant of the card such as small.")] = "published",
+    weights: Annotated[Path | None, _in(_WHAT, "Use these weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
+    random_weights: Annotated[
+        bool, _in(_WHAT, "For a ByteMLPerf workload: our architecture with seeded random weights.", "--random-weights")
+    ] = False,
     sparsity: Annotated[str, _in(_WHAT, "Prune linear layers before compiling: a pattern such as 2:4, or a share of 0, such as 0.8.")] = "",
     dim: Annotated[list[str] | None, _in(_WHAT, "NAME=SIZE of the card's dims, such as sequence=64; repeatable.")] = None,
     device: Annotated[str, _in(_HOW, "cpu (default) or cuda.")] = "cpu",
-    backend_option: Annotated[list[str] | None, _in(_HOW, "KEY=VALUE for the backend; repeatable.")] = None,
+    backend_option: Annotated[list[str] | None, _in(_HOW, "Backend option as KEY=VALUE; repeatable.")] = None,
     threads: Annotated[int | None, _in(_HOW, "Threads per instance. Default: OMP_NUM_THREADS, else cores / instances.")] = None,
-    batch_size: Annotated[list[int] | None, _in(_LOAD, "Repeatable. Default: the card's.")] = None,
+    batch_size: Annotated[list[int] | None, _in(_LOAD, "Batch size; repeatable. Default: the card's.")] = None,
     instances: Annotated[list[int] | None, _in(_LOAD, "Concurrent instances; repeatable. Default: 1.")] = None,
-    loop: Annotated[list[str] | None, _in(_LOAD, "closed (default), open; repeatable.")] = None,
-    seconds: Annotated[float, _in(_LOAD, "Duration of one point. Default: 3.")] = 3.0,
-    iterations: Annotated[int | None, _in(_LOAD, "Calls of each instance in the closed loop, instead of a duration.")] = None,
-    request_rate: Annotated[float | None, _in(_LOAD, "Open loop: calls per second.")] = None,
-    rate_share: Annotated[float, _in(_LOAD, "Without --request-rate: share of the closed loop's rate. Default: 0.7.")] = 0.7,
-    arrivals: Annotated[str, _in(_LOAD, "poisson (default), constant, gamma.")] = "poisson",
-    burstiness: Annotated[float, _in(_LOAD, "Shape of gamma arrivals. Default: 1.")] = 1.0,
+    loop: Annotated[list[str] | None, _in(_LOAD, "Load loop: closed (default), open; repeatable.")] = None,
+    seconds: Annotated[float, _in(_LOAD, "Duration of a measurement in seconds. Default: 3.")] = 3.0,
+    iterations: Annotated[int | None, _in(_LOAD, "Calls per instance in the closed loop, instead of a duration.")] = None,
+    request_rate: Annotated[float | None, _in(_LOAD, "Target rate of the open loop, in calls per second.")] = None,
+    rate_share: Annotated[float, _in(_LOAD, "Open-loop rate without --request-rate, as a share of the closed loop's. Default: 0.7.")] = 0.7,
+    arrivals: Annotated[str, _in(_LOAD, "Arrival process: poisson (default), constant, gamma.")] = "poisson",
+    burstiness: Annotated[float, _in(_LOAD, "Burstiness of gamma arrivals. Default: 1.")] = 1.0,
     seed: Annotated[int, _in(_LOAD, "Same seed, same inputs and arrivals. Default: 0.")] = 0,
-    stage: Annotated[list[str] | None, _in(_HOW, "numerics, accuracy, performance, coverage; repeatable. Default: all.")] = None,
+    stage: Annotated[list[str] | None, _in(_HOW, "Stage: numerics, accuracy, performance, coverage; repeatable. Default: all.")] = None,
     numeric_samples: Annotated[int, _in(_HOW, "Samples compared with the reference. Default: 4.")] = 4,
-    accuracy_samples: Annotated[int, _in(_HOW, "Most samples of a dataset. Default: 200.")] = 200,
-    calibration_samples: Annotated[int, _in(_HOW, "Samples that int8 is calibrated on. Default: 16.")] = 16,
-    time_limit: Annotated[float, _in(_LIMITS, "Seconds for one job. Default: 600.")] = 600.0,
-    memory_limit_gib: Annotated[float | None, _in(_LIMITS, "Memory for one job. Default: 80 % of what is free.")] = None,
+    accuracy_samples: Annotated[int, _in(_HOW, "Limit on dataset samples. Default: 200.")] = 200,
+    calibration_samples: Annotated[int, _in(_HOW, "Calibration samples for int8. Default: 16.")] = 16,
+    time_limit: Annotated[float, _in(_LIMITS, "Timeout of a job, in seconds. Default: 600.")] = 600.0,
+    memory_limit_gib: Annotated[float | None, _in(_LIMITS, "Memory limit of a job. Default: 80 % of free memory.")] = None,
     prometheus_port: Annotated[int | None, _in(_OUTPUT, "Port for live Prometheus metrics during the run; 0 picks a free one.")] = None,
     push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
     otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
@@ -80,8 +82,8 @@ def run(
     ] = 5.0,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
-    keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep what was compiled in the run folder.", "--keep-artefacts")] = False,
-    bytemlperf_report: Annotated[bool, _in(_OUTPUT, "Also write reports as ByteMLPerf does.", "--bytemlperf-report")] = False,
+    keep_artefacts: Annotated[bool, _in(_OUTPUT, "Keep compiled artifacts in the run folder.", "--keep-artefacts")] = False,
+    bytemlperf_report: Annotated[bool, _in(_OUTPUT, "Also write ByteMLPerf's report files.", "--bytemlperf-report")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
@@ -134,12 +136,12 @@ def run(
     raise typer.Exit(run_general(flags, output, sys.argv))
 
 
-@app.command(short_help="Go on with a sweep that was stopped or killed.")
+@app.command(short_help="Resume a sweep that was stopped or killed.")
 def resume(
     folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
-    """Do the jobs that have no end yet, into the same folder."""
+    """Run the unfinished jobs, into the same folder."""
     from general_perf.command.run import resume_general
 
     raise typer.Exit(resume_general(folder, sys.argv, quiet=quiet))
@@ -172,14 +174,14 @@ def backends() -> None:
     print_backends()
 
 
-@app.command(short_help="Install backends afresh, and say what it took.")
+@app.command(short_help="Install backends from scratch and report the cost.")
 def usability(
     backend: Annotated[list[str], typer.Argument(help="Backends, or all.", show_default=False)],
-    no_cache: Annotated[bool, _in(_HOW, "Fetch anew what pip's cache holds.", "--no-cache")] = False,
-    output: Annotated[Path | None, _in(_OUTPUT, "Also write it there as JSON.", "--output", "-o")] = None,
-    folder: Annotated[Path | None, _in(_OUTPUT, "Where the environments are made and thrown away. Default: the system's.")] = None,
+    no_cache: Annotated[bool, _in(_HOW, "Download again what pip's cache holds.", "--no-cache")] = False,
+    output: Annotated[Path | None, _in(_OUTPUT, "Also write the result to this JSON file.", "--output", "-o")] = None,
+    folder: Annotated[Path | None, _in(_OUTPUT, "Directory for the temporary environments. Default: the system's.")] = None,
 ) -> None:
-    """A fresh virtual environment for each backend, with its packages: time, size, number. Needs a package index."""
+    """Install each backend into a fresh virtual environment; report time, size and packages. Needs a package index."""
     import json
 
     from general_perf.backends.registry import check_names

@@ -62,23 +62,23 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
     (
         r"out of memory|bad_alloc|can't allocate|cannot allocate|failed to allocate|not enough memory|insufficient memory",
         "out_of_memory",
-        "take a smaller batch or --size small, or raise --memory-limit-gib",
+        "use a smaller batch or --size small, or raise --memory-limit-gib",
     ),
     (
         r"not implemented|NOT_IMPLEMENTED|could not find an implementation|unsupported operation|no conversion rule|not supported for|"
         r"is not a registered (function|op)|UnsupportedOperator|Unsupported op|No ONNX function found|could not run 'aten|"
         r"operations which were not converted|Type Error: Type 'tensor|No Op registered for",
         "unsupported_operator",
-        "take another backend or precision; the operator is named in the reason",
+        "use another backend or precision; the operator is named in the reason",
     ),
     (
         r"protobuf parsing failed|INVALID_PROTOBUF|not a ZIP archive|PytorchStreamReader|HeaderTooLarge|header too large|"
         r"InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header|invalid magic number|Incomplete metadata|"
         r"INVALID_GRAPH|This is an invalid model|is not a valid JSON file",
         "corrupt_weights",
-        "fetch or make the weight file again",
+        "download or rebuild the weight file",
     ),
-    (r"at start of device string", "missing_device", "take --device cpu or cuda"),
+    (r"at start of device string", "missing_device", "use --device cpu or cuda"),
     (
         r"size mismatch|shape mismatch|shapes? cannot be multiplied|Got invalid dimensions|invalid rank|Invalid Feed|"
         r"incompatible with the corresponding|The expanded size|must match the size|same size as position|incompatible shape|"

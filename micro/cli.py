@@ -49,7 +49,7 @@ def _root(list_all: Annotated[bool, typer.Option("--list", help="List operators,
 @app.command("op", hidden=True)
 @with_flags
 def op(
-    name: Annotated[str, typer.Argument(help="An operator; see `bmp micro --list`.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the operator; see `bmp micro --list`.", show_default=False)],
     flags: Flags,
     arg: Annotated[
         list[str] | None,
@@ -80,7 +80,7 @@ def run(
 @with_flags
 def run_all(
     flags: Flags,
-    suite: Annotated[str, typer.Option(help="Which cases; 'basic' are seconds an operator on a laptop.")] = "basic",
+    suite: Annotated[str, typer.Option(help="Case suite; 'basic' takes seconds per operator on a laptop.")] = "basic",
 ) -> None:
     """Sweep every operator."""
     from micro.cases.selection import suite_cases
@@ -94,13 +94,15 @@ def run_all(
 @app.command()
 def resume(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    budget: Annotated[float | None, typer.Option(help="Seconds for the rest of the sweep.", show_default=False, min=0)] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Time budget of the rest of the sweep, in seconds.", show_default=False, min=0)
+    ] = None,
     prometheus_port: Annotated[
-        int | None, typer.Option(help="Serve live metrics on this port of the loopback.", min=0, max=65535, show_default=False)
+        int | None, typer.Option(help="Serve live metrics on this loopback port.", min=0, max=65535, show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run folder's path.")] = False,
 ) -> None:
-    """Go on with a sweep: cases without a row, and those that a budget left out."""
+    """Resume a sweep: cases without a row, and those that a budget left out."""
     from micro.command.run import resume_run
 
     raise typer.Exit(resume_run(run_folder, budget, prometheus_port, sys.argv, quiet=quiet))
@@ -108,21 +110,23 @@ def resume(
 
 @app.command()
 def check(
-    provider: Annotated[str | None, typer.Argument(help="A provider; see `bmp micro --list`.", show_default=False)] = None,
+    provider: Annotated[str | None, typer.Argument(help="Name of the provider; see `bmp micro --list`.", show_default=False)] = None,
     operator: Annotated[
-        list[str] | None, typer.Option("--operator", "-o", help="Only this one; repeatable. Default: all.", show_default=False)
+        list[str] | None, typer.Option("--operator", "-o", help="Only this operator; repeatable. Default: all.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
-    max_case_seconds: Annotated[float, typer.Option("--max-case-seconds", help="End a case that takes longer.", min=0.1)] = 60.0,
-    out: Annotated[Path | None, typer.Option(help="Every case as a line of JSON.", show_default=False)] = None,
-    cheats: Annotated[bool, typer.Option("--cheats", help="Check the check: built-in providers that cheat must all be caught.")] = False,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda or cuda:N.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", min=0)] = 0,
+    max_case_seconds: Annotated[float, typer.Option("--max-case-seconds", help="Timeout of a case, in seconds.", min=0.1)] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Write every case as a line of JSON to this file.", show_default=False)] = None,
+    cheats: Annotated[
+        bool, typer.Option("--cheats", help="Test the check itself: built-in cheating providers must all be caught.")
+    ] = False,
 ) -> None:
-    """Check a provider's results, over every operator and awkward shapes; nothing is timed. Status 1 on a wrong one."""
+    """Check a provider's results over all operators and awkward shapes, untimed. Exit 1 if any is wrong."""
     from micro.command.check import check_cheats, check_provider
 
     if cheats == (provider is not None):
-        raise UserError("what is to be checked is a provider or --cheats, one of them", "list providers with: bmp micro --list")
+        raise UserError("give either a provider or --cheats", "list providers with: bmp micro --list")
     if provider is None:
         raise typer.Exit(check_cheats(operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
     raise typer.Exit(check_provider(provider, operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
@@ -131,10 +135,10 @@ def check(
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV file here.", show_default=False)] = None,
-    jsonl: Annotated[Path | None, typer.Option(help="Write a JSONL file here.", show_default=False)] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default=False)] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="JSONL file to write.", show_default=False)] = None,
 ) -> None:
-    """Write a run in xpu-perf's field names."""
+    """Export a run with xpu-perf's field names."""
     from micro.results.exports import export_run
 
     export_run(run_folder, csv, jsonl)

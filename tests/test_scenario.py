@@ -103,7 +103,7 @@ WRONG = [
     ("{files: [p.jsonl]}", "{}", "F:3: prompts: exactly one of files, synthetic and trace is needed", "give files"),
     ("files: [p.jsonl]", "files: [3]", "F:3: prompts.files.0 can't be '3'", "give a valid string"),
     ("duration_s: 60", "duration_s: 60\nslo: {ttft_sm: 5}", "F:7: 'ttft_sm' is not a key of slo", "did you mean 'ttft_ms'?"),
-    ("duration_s: 60", "duration_s: [60", "F:7: not valid YAML", "mend the line"),
+    ("duration_s: 60", "duration_s: [60", "F:7: not valid YAML", "fix the line"),
     ("duration_s: 60", "duration_s: !!python/object:os.system 1", "F:6: could not determine a constructor", "plain YAML"),
     *(
         ("duration_s: 60", f"duration_s: {value}", "F: not valid YAML: a value is not what its tag says", "leave out tags")

@@ -45,52 +45,54 @@ def _root() -> None:
 
 @app.command(short_help="Train a workload and measure it.")
 def run(
-    workload: Annotated[str, typer.Argument(help="Name or YAML file; see `bmp train workloads`.", show_default=False)],
-    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
+    workload: Annotated[str, typer.Argument(help="Workload: name or YAML file; see `bmp train workloads`.", show_default=False)],
+    trainer: Annotated[str, _in(_RANKS, "Trainer: torch (default) or megatron.")] = "torch",
     nproc: Annotated[int, _in(_RANKS, "Ranks on this machine. Default: 1.")] = 1,
-    nnodes: Annotated[int, _in(_RANKS, "Machines, with --prepare. Default: 1.")] = 1,
-    dp: Annotated[int | None, _in(_RANKS, "Data parallel size. Default: what the others leave.")] = None,
+    nnodes: Annotated[int, _in(_RANKS, "Number of machines, with --prepare. Default: 1.")] = 1,
+    dp: Annotated[int | None, _in(_RANKS, "Data parallel size. Default: ranks / other parallel sizes.")] = None,
     tp: Annotated[int, _in(_RANKS, "Tensor parallel size. Default: 1.")] = 1,
     pp: Annotated[int, _in(_RANKS, "Pipeline stages (megatron). Default: 1.")] = 1,
     ep: Annotated[int, _in(_RANKS, "Expert parallel size (megatron). Default: 1.")] = 1,
-    sharding: Annotated[str, _in(_RANKS, "ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
+    sharding: Annotated[str, _in(_RANKS, "Sharding: ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
     threads: Annotated[int | None, _in(_RANKS, "CPU threads per rank. Default: OMP_NUM_THREADS, else cores / ranks.")] = None,
-    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
-    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps. Default: the workload's.")] = None,
-    global_batch: Annotated[int | None, _in(_RECIPE, "Samples of a step.")] = None,
-    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples of a forward pass of a rank.")] = None,
-    seq_len: Annotated[int | None, _in(_RECIPE, "Tokens of a sample.")] = None,
+    device: Annotated[str, _in(_RANKS, "Device: auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimizer steps. Default: the workload's.")] = None,
+    global_batch: Annotated[int | None, _in(_RECIPE, "Samples per step.")] = None,
+    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples per forward pass and rank.")] = None,
+    seq_len: Annotated[int | None, _in(_RECIPE, "Tokens per sample.")] = None,
     learning_rate: Annotated[float | None, _in(_RECIPE, "AdamW's.")] = None,
-    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
-    recompute: Annotated[str | None, _in(_RECIPE, "none or full: layers' activations again in the backward pass.")] = None,
+    precision: Annotated[str | None, _in(_RECIPE, "Precision: fp32 or bf16.")] = None,
+    recompute: Annotated[str | None, _in(_RECIPE, "Activation recomputation: none or full.")] = None,
     seed: Annotated[int, _in(_RECIPE, "Same seed, same weights and batches. Default: 0.")] = 0,
-    deterministic: Annotated[bool, _in(_MEASURE, "Only operators that give the same bits each time.", "--deterministic")] = False,
-    warmup: Annotated[int, _in(_MEASURE, "Steps that don't count, first. Default: 3.")] = 3,
-    trace_steps: Annotated[int, _in(_MEASURE, "Steps under the profiler then, which don't count either. Default: 2.")] = 2,
-    target_loss: Annotated[float | None, _in(_MEASURE, "Stop when the mean of 5 losses is there.")] = None,
-    loader_workers: Annotated[int, _in(_MEASURE, "Processes a rank that read data ahead. Default: 0.")] = 0,
-    peak_tflops: Annotated[float | None, _in(_MEASURE, "Peak of a device for MFU. Default: a measured matrix product.")] = None,
-    micro_run: Annotated[Path | None, _in(_MEASURE, "Run folder of `bmp micro` with collectives to stand beside ours.")] = None,
+    deterministic: Annotated[bool, _in(_MEASURE, "Use deterministic operators only.", "--deterministic")] = False,
+    warmup: Annotated[int, _in(_MEASURE, "Warm-up steps, excluded from the results. Default: 3.")] = 3,
+    trace_steps: Annotated[int, _in(_MEASURE, "Profiled steps after warm-up, excluded from the results. Default: 2.")] = 2,
+    target_loss: Annotated[float | None, _in(_MEASURE, "Stop when the 5-step mean loss reaches this.")] = None,
+    loader_workers: Annotated[int, _in(_MEASURE, "Data-loader processes per rank. Default: 0.")] = 0,
+    peak_tflops: Annotated[float | None, _in(_MEASURE, "Peak of a device for MFU, in TFLOP/s. Default: a measured matrix product.")] = None,
+    micro_run: Annotated[Path | None, _in(_MEASURE, "Run folder of `bmp micro` with collectives to compare with.")] = None,
     reference: Annotated[Path | None, _in(_MEASURE, "Stored loss curve to compare with. Default: a built-in one that fits.")] = None,
-    rerun_of: Annotated[Path | None, _in(_MEASURE, "A run that this one repeats: with --deterministic all bits must be the same.")] = None,
-    no_operator_check: Annotated[bool, _in(_MEASURE, "Don't compare operators with float64 first.", "--no-operator-check")] = False,
-    checkpoint_every: Annotated[int, _in(_FAULTS, "Save after so many steps. Default: never.")] = 0,
-    resume_from: Annotated[Path | None, _in(_FAULTS, "Go on from a checkpoint folder.")] = None,
-    max_restarts: Annotated[int, _in(_FAULTS, "Times that torchrun may start the ranks again. Default: 0.")] = 0,
+    rerun_of: Annotated[Path | None, _in(_MEASURE, "Earlier run to compare with: with --deterministic every bit must match.")] = None,
+    no_operator_check: Annotated[
+        bool, _in(_MEASURE, "Skip the initial check of operators against float64.", "--no-operator-check")
+    ] = False,
+    checkpoint_every: Annotated[int, _in(_FAULTS, "Steps between checkpoints. Default: never.")] = 0,
+    resume_from: Annotated[Path | None, _in(_FAULTS, "Checkpoint folder to resume from.")] = None,
+    max_restarts: Annotated[int, _in(_FAULTS, "Maximum torchrun restarts. Default: 0.")] = 0,
     step_timeout: Annotated[
-        float, _in(_FAULTS, "Seconds in which a step must end, else all ranks' stacks are kept. Default: 300.")
+        float, _in(_FAULTS, "Timeout of a step in seconds; on timeout all ranks' stacks are saved. Default: 300.")
     ] = 300.0,
-    fault: Annotated[str | None, _in(_FAULTS, "kill, hang or nan with rank and step, as kill:1:12: break on purpose.")] = None,
+    fault: Annotated[str | None, _in(_FAULTS, "Inject a fault: kill, hang or nan with rank and step, such as kill:1:12.")] = None,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the run.")] = None,
-    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Serve live metrics there; 0 for any port.")] = None,
+    prometheus_port: Annotated[int | None, _in(_OUTPUT, "Port for live Prometheus metrics; 0 picks a free one.")] = None,
     prometheus_host: Annotated[str, _in(_OUTPUT, "Address to serve metrics on. Default: 127.0.0.1.")] = "127.0.0.1",
     push_gateway: Annotated[str | None, _in(_OUTPUT, "Push live metrics to the Pushgateway at this address.")] = None,
     otlp: Annotated[str | None, _in(_OUTPUT, "Send live metrics there by OTLP over HTTP.")] = None,
     push_interval: Annotated[
         float, typer.Option(min=1.0, help="Seconds between pushes. Default: 5.", rich_help_panel=_OUTPUT, show_default=False)
     ] = 5.0,
-    skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even when memory seems too small.", "--skip-memory-check")] = False,
+    skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even if the memory estimate doesn't fit.", "--skip-memory-check")] = False,
     dry_run: Annotated[bool, _in(_OUTPUT, "Only check, and print sizes and the memory estimate.", "--dry-run")] = False,
     prepare: Annotated[bool, _in(_OUTPUT, "Only check and write the plan, for torchrun on several machines.", "--prepare")] = False,
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
@@ -152,15 +154,15 @@ def workloads() -> None:
     print_workloads()
 
 
-@app.command(short_help="Make a loss curve that later runs must follow.")
+@app.command(short_help="Record a reference loss curve.")
 def reference(
-    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
-    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
-    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
-    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
-    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    workload: Annotated[str, typer.Argument(help="Workload: name or YAML file.", show_default=False)],
+    trainer: Annotated[str, _in(_RANKS, "Trainer: torch (default) or megatron.")] = "torch",
+    device: Annotated[str, _in(_RANKS, "Device: auto (default), cpu or cuda.")] = "auto",
+    precision: Annotated[str | None, _in(_RECIPE, "Precision: fp32 or bf16.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Random seed. Default: 0.")] = 0,
     into: Annotated[Path | None, _in(_OUTPUT, "The JSON file to write. Default: WORKLOAD-TRAINER-seedN.json here.")] = None,
-    runs_dir: Annotated[Path, _in(_OUTPUT, "Where the run's folder goes. Default: runs.")] = Path("runs"),
+    runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for the run folder. Default: runs.")] = Path("runs"),
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the file's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train 50 steps on one rank and one thread, deterministic, and keep the losses as a reference (--reference FILE)."""
@@ -179,7 +181,7 @@ def reference(
 
 @app.command("keep-reference")
 def keep_reference(
-    run: Annotated[Path, typer.Argument(help="A training run of 50 steps or more.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder of a training run of 50 steps or more.", show_default=False)],
     file: Annotated[Path, typer.Argument(help="The JSON file to write.", show_default=False)],
 ) -> None:
     """Keep a run's loss curve as a reference for others of the same workload and seed."""
@@ -190,21 +192,21 @@ def keep_reference(
         keep(run, file)
 
 
-@app.command(short_help="The same workload on more and more ranks.")
+@app.command(short_help="Measure scaling over increasing numbers of ranks.")
 def scale(
-    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
-    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks, as 1,2 (default).")] = "1,2",
-    mode: Annotated[str, _in(_RANKS, "strong (default: the same global batch) or weak (the same share of a rank).")] = "strong",
-    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
-    sharding: Annotated[str, _in(_RANKS, "ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
-    repeats: Annotated[int, _in(_MEASURE, "Runs of each size, back and forth. Default: 2.")] = 2,
+    workload: Annotated[str, typer.Argument(help="Workload: name or YAML file.", show_default=False)],
+    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks. Default: 1,2.")] = "1,2",
+    mode: Annotated[str, _in(_RANKS, "Scaling mode: strong (default, same global batch) or weak (same batch per rank).")] = "strong",
+    trainer: Annotated[str, _in(_RANKS, "Trainer: torch (default) or megatron.")] = "torch",
+    sharding: Annotated[str, _in(_RANKS, "Sharding: ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
+    repeats: Annotated[int, _in(_MEASURE, "Runs per size, in alternating order. Default: 2.")] = 2,
     threads: Annotated[int | None, _in(_RANKS, "CPU threads per rank. Default: OMP_NUM_THREADS, else cores / most ranks.")] = None,
-    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
-    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
-    global_batch: Annotated[int | None, _in(_RECIPE, "Samples of a step; with weak scaling of the first run.")] = None,
-    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples of a forward pass of a rank.")] = None,
-    precision: Annotated[str | None, _in(_RECIPE, "fp32 or bf16.")] = None,
-    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    device: Annotated[str, _in(_RANKS, "Device: auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimizer steps per run. Default: the workload's.")] = None,
+    global_batch: Annotated[int | None, _in(_RECIPE, "Samples per step; with weak scaling, of the first run.")] = None,
+    micro_batch: Annotated[int | None, _in(_RECIPE, "Samples per forward pass and rank.")] = None,
+    precision: Annotated[str | None, _in(_RECIPE, "Precision: fp32 or bf16.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Random seed. Default: 0.")] = 0,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
@@ -231,13 +233,15 @@ def scale(
     raise typer.Exit(publish_folder(*run_scale(flags, nproc, mode, repeats, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
 
 
-@app.command(short_help="What more ranks would reach, from a scaling study.")
+@app.command(short_help="Predict larger numbers of ranks from a scaling study.")
 def predict(
     study: Annotated[Path, typer.Argument(help="Folder of `bmp train scale` over 1, 2 and perhaps more ranks.", show_default=False)],
-    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks to predict, as 2,4,8.")] = "2,4,8",
-    cores: Annotated[int | None, _in(_RANKS, "Cores of the machine to predict for; 0: every rank has its own.")] = None,
-    bandwidth_gbs: Annotated[float | None, _in(_RANKS, "Bus bandwidth there, 10^9 bytes/s. Default: as measured.")] = None,
-    latency_us: Annotated[float | None, _in(_RANKS, "Latency of a message there. Default: as measured.")] = None,
+    nproc: Annotated[str, _in(_RANKS, "Numbers of ranks to predict, such as 2,4,8.")] = "2,4,8",
+    cores: Annotated[int | None, _in(_RANKS, "Cores of the target machine; 0: one per rank.")] = None,
+    bandwidth_gbs: Annotated[
+        float | None, _in(_RANKS, "Bus bandwidth of the target machine, in 10^9 bytes/s. Default: as measured.")
+    ] = None,
+    latency_us: Annotated[float | None, _in(_RANKS, "Message latency on the target machine. Default: as measured.")] = None,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
@@ -249,17 +253,17 @@ def predict(
     raise typer.Exit(publish_folder(*made, quiet=quiet))
 
 
-@app.command(short_help="What a precision does to the loss.")
+@app.command(short_help="Compare losses across precisions.")
 def drift(
-    workload: Annotated[str, typer.Argument(help="Name or YAML file.", show_default=False)],
-    precision: Annotated[str, _in(_RECIPE, "Two or more, the one to compare with first. Default: fp32,bf16.")] = "fp32,bf16",
-    nproc: Annotated[int, _in(_RANKS, "Ranks. Default: 1.")] = 1,
+    workload: Annotated[str, typer.Argument(help="Workload: name or YAML file.", show_default=False)],
+    precision: Annotated[str, _in(_RECIPE, "Two or more precisions, the baseline first. Default: fp32,bf16.")] = "fp32,bf16",
+    nproc: Annotated[int, _in(_RANKS, "Number of ranks. Default: 1.")] = 1,
     threads: Annotated[int | None, _in(_RANKS, "CPU threads per rank. Default: OMP_NUM_THREADS, else cores / ranks.")] = None,
-    trainer: Annotated[str, _in(_RANKS, "torch (default) or megatron.")] = "torch",
-    sharding: Annotated[str, _in(_RANKS, "ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
-    device: Annotated[str, _in(_RANKS, "auto (default), cpu or cuda.")] = "auto",
-    steps: Annotated[int | None, _in(_RECIPE, "Optimiser steps of each run. Default: the workload's.")] = None,
-    seed: Annotated[int, _in(_RECIPE, "Default: 0.")] = 0,
+    trainer: Annotated[str, _in(_RANKS, "Trainer: torch (default) or megatron.")] = "torch",
+    sharding: Annotated[str, _in(_RANKS, "Sharding: ddp (default), fsdp (torch) or zero1 (megatron).")] = "ddp",
+    device: Annotated[str, _in(_RANKS, "Device: auto (default), cpu or cuda.")] = "auto",
+    steps: Annotated[int | None, _in(_RECIPE, "Optimizer steps per run. Default: the workload's.")] = None,
+    seed: Annotated[int, _in(_RECIPE, "Random seed. Default: 0.")] = 0,
     runs_dir: Annotated[Path, _in(_OUTPUT, "Directory for run folders. Default: runs.")] = Path("runs"),
     label: Annotated[str | None, _in(_OUTPUT, "Name of the study.")] = None,
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
@@ -277,12 +281,12 @@ def drift(
     raise typer.Exit(publish_folder(*run_drift(flags, precision, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
 
 
-@app.command(short_help="End a run that a cluster's torchrun has done.")
+@app.command(short_help="Finish a run done by a cluster's torchrun.")
 def finish(
-    run: Annotated[Path, typer.Argument(help="Folder that --prepare made.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder that --prepare created.", show_default=False)],
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the folder's path.", "--quiet", "-q")] = False,
 ) -> None:
-    """Sum up a run that was prepared with --prepare and done by torchrun on several machines."""
+    """Summarize a run prepared with --prepare and run by torchrun on several machines."""
     from training.command.cluster import run_finish
 
     raise typer.Exit(run_finish(run, sys.argv, quiet=quiet))

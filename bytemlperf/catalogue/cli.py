@@ -15,12 +15,12 @@ DEFAULT_DIR = Path("runs")
 app = typer.Typer(help="List, filter, tag and export the runs of a directory.", pretty_exceptions_enable=False, add_completion=False)
 
 _Dir = Annotated[Path, typer.Option("--dir", help="The runs directory. Default: runs.", show_default=False)]
-_Where = Annotated[list[str] | None, typer.Option(help="Only runs for which this SQL condition holds: \"verdict = 'valid'\"; repeatable.")]
-_Metric = Annotated[list[str] | None, typer.Option(help="A column with this figure, as in 'ttft p50'; repeatable.")]
-_Sort = Annotated[str | None, typer.Option(help="Column to sort by, with - in front downwards. Default: the newest first.")]
+_Where = Annotated[list[str] | None, typer.Option(help="Only runs that match this SQL condition: \"verdict = 'valid'\"; repeatable.")]
+_Metric = Annotated[list[str] | None, typer.Option(help="Add a column with this figure, such as 'ttft p50'; repeatable.")]
+_Sort = Annotated[str | None, typer.Option(help="Column to sort by; a leading - sorts descending. Default: newest first.")]
 _Tag = Annotated[list[str] | None, typer.Option(help="Only runs with this tag; repeatable.")]
 _Kind = Annotated[str | None, typer.Option(help="Only runs of this kind.")]
-_Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Limit on the number of runs.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -34,7 +34,7 @@ def runs(
     kind: _Kind = None,
     limit: _Limit = None,
 ) -> None:
-    """List the runs of a directory, the newest first."""
+    """List the runs of a directory, newest first."""
     if context.invoked_subcommand is not None:
         return
     from bytemlperf.catalogue.index import Wanted
@@ -46,7 +46,7 @@ def runs(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="FILE.csv, FILE.json or FILE.parquet.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Output file: FILE.csv, FILE.json or FILE.parquet.", show_default=False)],
     directory: _Dir = DEFAULT_DIR,
     where: _Where = None,
     metric: _Metric = None,
@@ -54,9 +54,11 @@ def export(
     tag: _Tag = None,
     kind: _Kind = None,
     limit: _Limit = None,
-    figures: Annotated[bool, typer.Option("--figures", help="Every figure of these runs, a row each, instead of the runs.")] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Export every figure of these runs, one per row, instead of the runs.")
+    ] = False,
 ) -> None:
-    """Write the list, or every figure of the runs in it, to a file."""
+    """Export the list, or every figure of its runs, to a file."""
     from bytemlperf.catalogue.exports import check_suffix, write_rows
     from bytemlperf.catalogue.index import Wanted
 
@@ -73,7 +75,7 @@ def query(
     sql: Annotated[str, typer.Argument(help="One SELECT over the tables runs and figures.", show_default=False)],
     directory: _Dir = DEFAULT_DIR,
 ) -> None:
-    """Ask the index in SQL."""
+    """Query the index in SQL."""
     from bytemlperf.catalogue.index import Catalogue
     from bytemlperf.catalogue.listing import print_rows
 
@@ -86,9 +88,9 @@ def query(
 def tag(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     words: Annotated[list[str] | None, typer.Argument(help="Tags to add.", show_default=False)] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Tag to take off; repeatable.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Tag to remove; repeatable.")] = None,
 ) -> None:
-    """Add tags to a run, or take them off; they are kept in its folder."""
+    """Add or remove tags of a run; they are stored in its folder."""
     from bytemlperf.catalogue.tags import change_tags
     from bytemlperf.runs.folder import read_run_json
 
@@ -99,9 +101,9 @@ def tag(
 @app.command()
 def index(
     directory: _Dir = DEFAULT_DIR,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Throw it away first: the folders hold everything.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild it from the run folders.")] = False,
 ) -> None:
-    """Bring the index up to date."""
+    """Update the index."""
     from bytemlperf.catalogue.index import Catalogue
 
     with Catalogue(directory, rebuild=rebuild) as catalogue:

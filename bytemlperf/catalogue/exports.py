@@ -18,7 +18,7 @@ SUFFIXES = (".csv", ".json", ".parquet")
 def check_suffix(path: Path) -> None:
     """Raises UserError for a file whose name doesn't say its format."""
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} has no format that can be written", f"name a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} has no supported format", f"name a file that ends in {', '.join(SUFFIXES)}")
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -27,7 +27,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     try:
         {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, columns, rows)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}", "give another place") from None
+        raise UserError(f"can't write {path}: {error.strerror or error}", "give another path") from None
 
 
 def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -75,7 +75,7 @@ class Catalogue:
     def __init__(self, runs_dir: Path, *, rebuild: bool = False) -> None:
         self.runs_dir = runs_dir
         if not runs_dir.is_dir():
-            raise UserError(f"{runs_dir} is no folder", "name a runs directory with --dir")
+            raise UserError(f"{runs_dir} is not a folder", "name a runs directory with --dir")
         self.note = ""
         self.connection = self._open(rebuild=rebuild)
 
@@ -153,7 +153,7 @@ class Catalogue:
             return [column[0] for column in found.description or ()], found.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             if "authorized" in str(error) or "one statement" in str(error):
-                raise UserError("only one SELECT can be asked", "leave out semicolons and statements that change something") from None
+                raise UserError("only one SELECT is allowed", "leave out semicolons and statements that change something") from None
             raise UserError(f"SQLite doesn't understand it: {error}", f"columns: {', '.join(RUN_COLUMNS)}") from None
         finally:
             self.connection.set_authorizer(None)

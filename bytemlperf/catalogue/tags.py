@@ -28,7 +28,7 @@ def change_tags(folder: Path, add: Iterable[str] = (), remove: Iterable[str] = (
     add = list(add)
     for tag in add:
         if not _TAG.fullmatch(tag):
-            raise UserError(f"{tag!r} is no tag", "use letters, digits and . : / _ -, up to 64 of them")
+            raise UserError(f"{tag!r} is not a valid tag", "use letters, digits and . : / _ -, up to 64 of them")
     tags = sorted({*read_tags(folder), *add} - set(remove))
     try:
         write_json(folder / NAME, tags)

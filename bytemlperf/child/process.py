@@ -87,7 +87,7 @@ def versions_of(module: str, *arguments: str, what: str) -> dict[str, str]:
     """Run a module that prints one JSON object of versions as its last line. Raises UserError."""
     done = run(["-m", module, *arguments])
     if done.error:
-        raise UserError(f"{what} failed: {done.error}", "see what is broken: bmp-llm doctor")
+        raise UserError(f"{what} failed: {done.error}", "check the installation: bmp-llm doctor")
     versions: dict[str, str] = json.loads(done.output.strip().splitlines()[-1])
     return versions
 

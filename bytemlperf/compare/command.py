@@ -22,16 +22,16 @@ FILES_ONLY = ("html", "pdf")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of any kind, the baseline first.", show_default=False)],
     baseline: Annotated[str | None, typer.Option(help="Folder or label of the baseline. Default: the first run.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Only this figure, as in 'ttft p99'; repeatable.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every figure, not only the headlines.")] = False,
+    metric: Annotated[list[str] | None, typer.Option(help="Show only this figure, such as 'ttft p99'; repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every figure, not only the headlines.")] = False,
     fail_if: Annotated[
-        list[str] | None, typer.Option(help="Exit 1 when so: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")
+        list[str] | None, typer.Option(help="Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")
     ] = None,
     card: Annotated[
         list[str] | None, typer.Option(help="CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see bmp hardware list.")
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="Your own cards or price list (YAML file or folder).")] = None,
-    format_name: Annotated[str, typer.Option("--format", help="table, md, html, json or pdf.")] = "table",
+    prices: Annotated[Path | None, typer.Option(help="Your own spec cards or price list (YAML file or folder).")] = None,
+    format_name: Annotated[str, typer.Option("--format", help="Format: table, md, html, json or pdf.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
     """Compare runs: differences with intervals, and whether chance explains them."""
@@ -68,14 +68,14 @@ def _baseline(views: list[RunView], wanted: str | None) -> RunView:
     for view in views:
         if wanted in (view.label, view.folder.name) or Path(wanted).absolute() == view.folder.absolute():
             return view
-    raise UserError(f"--baseline {wanted!r} is none of the runs", f"name one of {', '.join(view.label for view in views)}")
+    raise UserError(f"--baseline {wanted!r} is not one of the runs", f"name one of {', '.join(view.label for view in views)}")
 
 
 def _kind_problems(comparisons: list[Any]) -> list[str]:
     if len(comparisons) < 2:
         return []
     kinds = ", ".join(f"{each.kind} ({', '.join(each.names)})" for each in comparisons)
-    return [f"runs of different kinds can't be compared with each other: {kinds}; each kind is shown by itself"]
+    return [f"runs of different kinds can't be compared: {kinds}; each kind is shown separately"]
 
 
 def _normalised(comparisons: list[Any], chosen: list[str], prices: Path | None) -> list[Any]:

@@ -194,7 +194,7 @@ def _described(view: RunView) -> dict[str, Any]:
     return {
         "config": view.run.get("config"),
         "measured": view.subject,
-        "client's machine" if is_remote(view.run) else "hardware": part(view.run, "environment", "hardware"),
+        "client machine" if is_remote(view.run) else "hardware": part(view.run, "environment", "hardware"),
         "packages": part(view.run, "environment", "packages"),
         "git": part(view.run, "environment", "git").get("commit"),
         "schedule": view.run.get("schedule_sha256"),

@@ -6,7 +6,7 @@
     any worse > 5%                 some figure is worse by more than 5 %, likewise
 
 A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A
-figure that isn't there, or a run that is invalid, failing or overloaded, fails a gate: what can't be judged must not pass.
+figure that isn't there, or a run that is invalid, failing or overloaded, fails a gate: what can't be evaluated must not pass.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parse(text: str) -> Condition:
     """Raises UserError for what is no condition."""
     found = _CONDITION.match(text)
     if found is None:
-        raise UserError(f"--fail-if {text!r} is no condition", "write METRIC > LIMIT or METRIC > PERCENT%, as in 'ttft p50 > 5%'")
+        raise UserError(f"--fail-if {text!r} is not a condition", "write METRIC > LIMIT or METRIC > PERCENT%, as in 'ttft p50 > 5%'")
     condition = Condition(
         text=text.strip(),
         metric=found["metric"],
@@ -56,7 +56,7 @@ def parse(text: str) -> Condition:
 
 
 def failures(comparisons: Sequence[Comparison], conditions: Sequence[Condition]) -> list[str]:
-    """A sentence for each way in which a condition is met, or can't be judged. Raises UserError for a metric that no run has."""
+    """A sentence for each way in which a condition is met, or can't be evaluated. Raises UserError for a metric that no run has."""
     found = []
     if conditions:
         found += [
@@ -106,14 +106,14 @@ def _row_failures(comparison: Comparison, row: Row, condition: Condition) -> lis
 def _absolute(side: Side, condition: Condition) -> str:
     figure = side.figure
     if figure is None or figure.value is None:
-        return f"can't be judged: {(figure.reason if figure else '') or 'not measured'}"
+        return f"can't be evaluated: {(figure.reason if figure else '') or 'not measured'}"
     return f"{number(figure.value)} {figure.unit}" if condition.beyond(figure.value) else ""
 
 
 def _relative(row: Row, side: Side, condition: Condition) -> str:
     change = side.change
     if change is None or change.ratio is None:
-        return f"can't be judged: {change.method if change else 'there is no baseline to compare with'}"
+        return f"can't be evaluated: {change.method if change else 'there is no baseline to compare with'}"
     if not condition.beyond((change.ratio - 1) * 100):
         return ""
     excludes_none = change.low is None or change.high is None or change.low > 1 or change.high < 1

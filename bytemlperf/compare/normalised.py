@@ -49,7 +49,7 @@ def devices_of(comparison: Comparison, chosen: Mapping[str, str], cards: Mapping
     known = api.load_or(cards)
     unknown = [name for name in chosen if name not in comparison.names and name != "*"]
     if unknown:
-        raise UserError(f"--card names no run of these: {', '.join(unknown)}", f"the runs are called {', '.join(comparison.names)}")
+        raise UserError(f"--card matches none of these runs: {', '.join(unknown)}", f"the runs are called {', '.join(comparison.names)}")
     return [_device(view, chosen.get(name, chosen.get("*")), known) for name, view in zip(comparison.names, comparison.views, strict=True)]
 
 

@@ -19,7 +19,7 @@ from bytemlperf.report.thin import distribution
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.version import __version__
 
-JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference seen", "unknown": ""}
+JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference", "unknown": ""}
 MAX_CURVES, MAX_CURVE_SAMPLES, MIN_CURVE_SAMPLES = 6, 200_000, 30
 MAX_FOREST_ROWS = 40
 MAX_HEADLINES = 60
@@ -147,7 +147,7 @@ def markdown(shown: Shown) -> str:
         parts += [markdown_table(overall)] if overall else []
         if comparison.settings:
             parts += [
-                "<details><summary>What was set differently</summary>",
+                "<details><summary>Settings that differ</summary>",
                 "",
                 markdown_table(settings_table(comparison)),
                 "</details>",
@@ -221,7 +221,7 @@ def _side(side: Side) -> dict[str, Any]:
 
 def settings_table(comparison: Comparison) -> Table:
     """What differs between the runs besides their results."""
-    return Table(title="What was set differently", columns=["", *comparison.names], rows=comparison.settings, folded=True)
+    return Table(title="Settings that differ", columns=["", *comparison.names], rows=comparison.settings, folded=True)
 
 
 # -- the page -------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def page_of(shown: Shown) -> Page:
     for comparison in shown.comparisons:
         sections += _sections(comparison, "" if len(shown.comparisons) == 1 else f"{KIND_NAMES.get(comparison.kind, comparison.kind)}: ")
     sections += [msgspec.structs.replace(table, group="Price and power") for table in shown.normalised]
-    sections.append(Text(body=METHOD, style="note", group="How it was compared"))
+    sections.append(Text(body=METHOD, style="note", group="Comparison methods"))
     sections.append(_method_table(first))
     verdict = "" if not shown.gated else "invalid" if shown.failures else "valid"
     return Page(
@@ -258,7 +258,7 @@ def page_of(shown: Shown) -> Page:
         warnings=[note for each in shown.comparisons for note in each.notes],
         tiles=_tiles(first),
         sections=sections,
-        footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network.",
+        footer=f"bytemlperf-llm {__version__}. Self-contained page; makes no network requests.",
     )
 
 
@@ -304,7 +304,7 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     if comparison.settings:
         sections.append(
             msgspec.structs.replace(
-                settings_table(comparison), title="Settings, hardware and packages", group=f"{prefix}What was set differently"
+                settings_table(comparison), title="Settings, hardware and packages", group=f"{prefix}Settings that differ"
             )
         )
     return sections
@@ -405,4 +405,4 @@ def _method_table(comparison: Comparison) -> Table:
             if difference is not None:
                 p = None if difference.p_value is None else f"{difference.p_value:.2g}"
                 body.append([row_name(row, comparison), comparison.names[place], difference.method, p])
-    return Table(title="Method of each", columns=["figure", "run", "method", "p"], rows=body, folded=True, group="How it was compared")
+    return Table(title="Method per figure", columns=["figure", "run", "method", "p"], rows=body, folded=True, group="Comparison methods")

@@ -25,9 +25,9 @@ def checked_url(flag: str, url: str) -> str:
             f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
         )
     if parts.username is not None or parts.password is not None:
-        raise UserError(f"{flag} has credentials in its address, where everybody sees them", f"set {AUTHORIZATION_VARIABLE} instead")
+        raise UserError(f"{flag} has credentials in its address, where anyone can see them", f"set {AUTHORIZATION_VARIABLE} instead")
     if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
-        raise UserError(f"{flag} has {secret!r} in its address, where everybody sees it", f"set {AUTHORIZATION_VARIABLE} instead")
+        raise UserError(f"{flag} has {secret!r} in its address, where anyone can see it", f"set {AUTHORIZATION_VARIABLE} instead")
     return url if parts.query else url.rstrip("/")
 
 

@@ -50,7 +50,7 @@ class OtlpMetrics:
 
         data = metrics_data(exporter, resource_attributes(self._instance), self._start_ns, time.time_ns())
         if self._exporter.export(data, timeout_millis=TIMEOUT_S * 1000) is not MetricExportResult.SUCCESS:
-            raise OSError("the receiver did not take them")
+            raise OSError("the receiver rejected them")
 
 
 def endpoint_of(url: str, signal: str) -> str:
@@ -122,7 +122,7 @@ def _token_usage(families: list[Any], start_ns: int, now_ns: int) -> list[Any]:
     if not points:
         return []
     data = Histogram(data_points=points, aggregation_temporality=AggregationTemporality.CUMULATIVE)
-    return [Metric(name=TOKEN_USAGE, description="Input and output tokens of an answered request.", unit="{token}", data=data)]
+    return [Metric(name=TOKEN_USAGE, description="Input and output tokens of a completed request.", unit="{token}", data=data)]
 
 
 def _histogram_point(family: Any, start_ns: int, now_ns: int, more: Mapping[str, str] | None = None) -> Any:

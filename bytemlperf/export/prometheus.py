@@ -85,7 +85,7 @@ class _Histogram:
         self.total += delta.total
 
 
-IN_BUCKETS = "Counted in buckets: a quantile of it is an estimate; exact ones are in summary.json."
+IN_BUCKETS = "Bucketed: quantiles are estimates; exact ones are in summary.json."
 
 
 class Exporter:

@@ -106,7 +106,7 @@ class Pusher:
             except (OSError, ValueError) as error:
                 self._failures[receiver.name] += 1
                 if self._failures[receiver.name] == 1:
-                    self._say(f"can't push to {receiver.name}: {reason(error)}; trying again every {self._interval_s:g} s")
+                    self._say(f"push to {receiver.name} failed: {reason(error)}; retrying every {self._interval_s:g} s")
 
 
 def reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from bytemlperf.command.groups import PlainHelpGroup
 
 app = typer.Typer(
     cls=PlainHelpGroup,
-    help="Spec cards of accelerators and CPUs, with sources; and what this machine is.",
+    help="Spec cards of accelerators and CPUs, with sources, and this machine's hardware.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -25,16 +25,16 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def _root() -> None:
-    """Spec cards of accelerators and CPUs, with sources; and what this machine is."""
+    """Spec cards of accelerators and CPUs, with sources, and this machine's hardware."""
 
 
 @app.command("list")
 def list_cards(
-    vendor: Annotated[str | None, typer.Option(help="Only this vendor's.", show_default=False)] = None,
+    vendor: Annotated[str | None, typer.Option(help="Only cards of this vendor.", show_default=False)] = None,
     cards: _Cards = None,
     json: _Json = False,
 ) -> None:
-    """Every card: peak, memory, bandwidth, power, price."""
+    """List every card: peak, memory, bandwidth, power, price."""
     from bytemlperf.hardware.tables import print_list
 
     print_list(vendor, cards, json)
@@ -46,7 +46,7 @@ def show(
     cards: _Cards = None,
     json: _Json = False,
 ) -> None:
-    """One card with the source of each figure; without a name, this machine and its card."""
+    """Show one card with the source of each figure; without a name, this machine and its card."""
     from bytemlperf.hardware.tables import print_card, print_machine
 
     if name is None:
@@ -57,15 +57,15 @@ def show(
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(help="Two cards or more; the first is the baseline.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(help="Two or more cards; the first is the baseline.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Data type for performance per currency and per watt.")] = "bf16",
     currency: Annotated[
-        str | None, typer.Option(help="Compare prices in this currency. Default: the one that the cards share.", show_default=False)
+        str | None, typer.Option(help="Compare prices in this currency. Default: one that the cards share.", show_default=False)
     ] = None,
     cards: _Cards = None,
     json: _Json = False,
 ) -> None:
-    """Cards side by side, with performance per currency and per watt."""
+    """Compare cards, with performance per currency and per watt."""
     from bytemlperf.hardware.tables import print_comparison
 
     print_comparison(names, dtype, currency, cards, json)

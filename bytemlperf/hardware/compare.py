@@ -87,7 +87,7 @@ def _money_rows(cards: Sequence[Card], dtype: str, money: str) -> list[Row]:
     bandwidths = [_scaled(api.memory_bandwidth(card), api.GIGA) for card in cards]
     return [
         Row("price", money, prices, "lower"),
-        Row("price of an hour", money, tuple(price.amount if price else None for price in rented), "lower"),
+        Row("price per hour", money, tuple(price.amount if price else None for price in rented), "lower"),
         Row(f"{dtype} per 1,000 {money}", "TFLOPS", tuple(per_currency(card, money, dtype) for card in cards)),
         Row(
             f"memory bandwidth per 1,000 {money}",

@@ -16,7 +16,7 @@ from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
 
 REMOTE = "remote"
-UNKNOWN = "remote, hardware not known"
+UNKNOWN = "remote, hardware unknown"
 FIX = "state it with serve-bench --device CARD or CARD*COUNT"
 _STATED = re.compile(r"(.+?)(?:\*([1-9]\d{0,5}))?")
 
@@ -37,7 +37,7 @@ def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
     """`CARD` or `CARD*COUNT`, the card by id, name or alias. Raises UserError that names the nearest."""
     found = _STATED.fullmatch(text.strip())
     if found is None:
-        raise UserError(f"--device {text!r} names no card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
+        raise UserError(f"--device {text!r} is not a known card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
     return Stated(api.card_id(found[1], known), int(found[2] or 1))
 
 

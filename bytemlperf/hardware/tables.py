@@ -22,7 +22,7 @@ def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
     found = {name: card for name, card in api.load(path).items() if vendor is None or card.vendor.lower() == vendor.lower()}
     if not found:
         vendors = sorted({card.vendor for card in api.load(path).values()})
-        raise UserError(f"there is no card of the vendor {vendor!r}", f"vendors: {', '.join(vendors)}")
+        raise UserError(f"there is no card from vendor {vendor!r}", f"vendors: {', '.join(vendors)}")
     if as_json:
         _print_json({name: card.model_dump(mode="json", exclude_defaults=True) for name, card in found.items()})
         return
@@ -67,16 +67,16 @@ def print_machine(path: Path | None, as_json: bool) -> None:
     table = _table("", "")
     for label, value in _machine_lines(found):
         _row(table, label, value)
-    _row(table, "card", card.name if card else "none is sure; name one where a card is asked for")
+    _row(table, "card", card.name if card else "none is certain; name one where a card is needed")
     _console().print(table)
 
 
 def print_comparison(names: list[str], dtype: str, currency: str | None, path: Path | None, as_json: bool) -> None:
     """Cards in columns. Raises UserError for fewer than two, an unknown card or data type."""
     if len(names) < 2:
-        raise UserError("a comparison takes two cards", "name another one; `bmp hardware list` shows them")
+        raise UserError("a comparison needs two cards", "name another one; `bmp hardware list` shows them")
     if api.normal_dtype(dtype) not in get_args(Dtype):
-        raise UserError(f"{dtype!r} is no data type of a card", f"give one of {', '.join(get_args(Dtype))}")
+        raise UserError(f"{dtype!r} is not a data type of a card", f"give one of {', '.join(get_args(Dtype))}")
     known = api.load(path)
     chosen = [api.find(name, known) for name in names]
     found = rows(chosen, dtype, currency)
@@ -132,7 +132,7 @@ def _peak_text(peak: Peak) -> str:
 
 
 def _link_text(link: Link) -> str:
-    direction = "direction not said" if link.direction == "not said" else link.direction
+    direction = "direction not stated" if link.direction == "not said" else link.direction
     return f"{_number(link.gbytes_per_s)} GB/s, {direction}"
 
 

@@ -53,7 +53,7 @@ def built_folder(name: str, recipe: dict[str, Any], build: Callable[[Path], dict
     except OSError as error:
         raise UserError(
             f"the model cache {root} can't be written: {error.strerror or error}",
-            "free space there, or set BMP_CACHE to a writable folder",
+            "free disk space there, or set BMP_CACHE to a writable folder",
         ) from None
     return target
 

@@ -27,7 +27,7 @@ def resolve(name: str, say: Callable[[str], None]) -> Model:
     # The library reads both when it is imported.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    say(f"Fetching {name} from the hub.")
+    say(f"Downloading {name} from the hub.")
     return checkpoint.describe(name, Path(_snapshot(name)))
 
 
@@ -43,4 +43,4 @@ def _snapshot(name: str) -> str:
         raise UserError(f"the hub has no model '{name}' that you may read", "check the name, set HF_TOKEN, or " + OTHERS) from None
     except Exception as error:  # the library lets its HTTP client's own errors through
         cause = (str(error).strip() or "no reason given").splitlines()[0][:120]
-        raise UserError(f"model '{name}' can't be fetched, the hub does not answer ({type(error).__name__}: {cause})", OTHERS) from None
+        raise UserError(f"model '{name}' can't be downloaded, the hub does not respond ({type(error).__name__}: {cause})", OTHERS) from None

@@ -21,7 +21,7 @@ Progress = Callable[[str], None]
 DEFAULT_MODEL = "smollm2"
 BUILT_IN = {
     "smollm2": "SmolLM2-135M-Instruct, real weights from a Python package; the default",
-    "synthetic": "a tiny Llama with random weights, made in a moment; options: synthetic:seed=1,layers=2,hidden=64,context=2048",
+    "synthetic": "a tiny Llama with random weights, generated in seconds; options: synthetic:seed=1,layers=2,hidden=64,context=2048",
 }
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

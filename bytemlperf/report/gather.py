@@ -76,7 +76,7 @@ def view_run(folder: Path, *, sections: bool = True, figures: bool = True, sampl
     try:
         kind: RunKind | None = run_kind(view.kind)
     except UserError as error:
-        problems.append(f"{error.cause}: only what every run has is shown")
+        problems.append(f"{error.cause}: only the parts common to all runs are shown")
         kind = None
     view.summary = _summary(view, kind, records)
     if kind is not None:
@@ -88,7 +88,7 @@ def view_run(folder: Path, *, sections: bool = True, figures: bool = True, sampl
     known = " ".join(view.warnings)
     problems += [damage for damage in records.damages[:MAX_PROBLEMS_SHOWN] if damage not in known]
     if len(records.damages) > MAX_PROBLEMS_SHOWN:
-        problems.append(f"{len(records.damages) - MAX_PROBLEMS_SHOWN} more lines of the logs are no records")
+        problems.append(f"{len(records.damages) - MAX_PROBLEMS_SHOWN} more lines of the logs are not records")
     return view
 
 
@@ -100,7 +100,7 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
         newer = _newer_format(folder)
         if newer is None:
             raise
-        return newer, [f"{error.cause}: what can be understood is shown; {error.fix}"]
+        return newer, [f"{error.cause}: the readable parts are shown; {error.fix}"]
 
 
 def _newer_format(folder: Path) -> dict[str, Any] | None:
@@ -119,11 +119,11 @@ def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[s
         kept = json_of(path)
         if isinstance(kept, dict):
             return kept
-        view.problems.append("summary.json is damaged: computed anew from the records")
+        view.problems.append("summary.json is damaged: recomputed from the records")
     except FileNotFoundError:
         pass  # a killed run
     except UNREADABLE as error:
-        view.problems.append(f"summary.json can't be read ({why(error)}): computed anew from the records")
+        view.problems.append(f"summary.json can't be read ({why(error)}): recomputed from the records")
     if kind is None:
         return None
     computed: dict[str, Any] | None = _attempt(view.problems, "the summary", lambda: _computed(view, kind, records))
@@ -133,7 +133,7 @@ def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[s
 def _computed(view: RunView, kind: RunKind, records: RunRecords) -> dict[str, Any]:
     summary = kind.summarise(view.run, records)
     if view.run.get("end") is None and not any("no end" in str(text) for text in summary.get("warnings", [])):
-        summary["warnings"] = [*summary.get("warnings", []), "the run has no end: it was killed, or is still going on"]
+        summary["warnings"] = [*summary.get("warnings", []), "the run has no end: it was killed or is still in progress"]
     return summary
 
 
@@ -143,5 +143,5 @@ def _attempt(problems: list[str], what: str, compute: Any) -> Any:
     except UserError as error:
         problems.append(f"{what}: {error.cause}; {error.fix}")
     except DAMAGED as error:
-        problems.append(f"{what} can't be made from what the folder holds: {why(error)}")
+        problems.append(f"{what} can't be built from the folder's contents: {why(error)}")
     return None

@@ -13,7 +13,7 @@ from bytemlperf.runs.kinds import Figure, Section, Table, Text, special
 from bytemlperf.version import __version__
 
 KIND_NAMES = {"llm": "LLM serving", "micro": "Operators", "general": "General models", "training": "Training"}
-VALID_MEANS = {"llm": "The load was the one asked for, and the client kept up with it."}
+VALID_MEANS = {"llm": "The load was on target, and the client kept up with it."}
 MAX_TILES = 8
 MAX_FIGURE_ROWS = 400
 AGAIN = "To run it again"
@@ -32,7 +32,7 @@ def run_page(view: RunView) -> Page:
         warnings=view.warnings,
         tiles=_tiles(view.figures),
         sections=[*view.sections, *_figure_sections(view), *again_sections(view)],
-        footer=f"bytemlperf-llm {__version__}. This page is one file and asks nothing of any network. {view.folder.name}",
+        footer=f"bytemlperf-llm {__version__}. Self-contained page; makes no network requests. {view.folder.name}",
     )
 
 
@@ -78,7 +78,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
         ("load", load_sentence(view.run) if load_sentence else ""),
         ("model", model),
         ("device", device_text(view.run, subject)),
-        ("client's machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
+        ("client machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
         ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
         ("took", _duration(view.run)),
         ("seed", str(view.run["seed"]) if view.run.get("seed") is not None else ""),
@@ -134,7 +134,7 @@ def again_sections(view: RunView) -> list[Section]:
     tables = (
         ("Configuration", run.get("config")),
         ("What was measured", view.subject),
-        ("The client's machine" if is_remote(run) else "Hardware", part(run, "environment", "hardware")),
+        ("Client machine" if is_remote(run) else "Hardware", part(run, "environment", "hardware")),
         ("Packages", part(run, "environment", "packages")),
     )
     for title, content in tables:

@@ -51,7 +51,9 @@ class WatchPage(EventServer):
         killed = self._idle > 1 and not ended
         if state != self._seen or killed:
             self._seen = state
-            self._show("The run has ended." if ended else "The run was killed: no process writes it." if killed else "", ended or killed)
+            self._show(
+                "The run has ended." if ended else "The run was killed: no process is writing it." if killed else "", ended or killed
+            )
         return ended or killed
 
     def _show(self, ending: str, over: bool) -> None:
@@ -63,7 +65,7 @@ class WatchPage(EventServer):
             return
         self._made += 1
         records = _count_records(self._folder)
-        says = ending or f"The run goes on: {records} record{'' if records == 1 else 's'} so far."
+        says = ending or f"RUNNING: {records} record{'' if records == 1 else 's'} so far."
         self.publish("end" if over else "look", {"says": says, "page": self._made, "records": records})
 
     def _run_has_ended(self) -> bool:

@@ -47,16 +47,18 @@ def check_checksums(folder: Path) -> list[str]:
     try:
         kept = read_plain(folder / NAME)
     except FileNotFoundError:
-        return [f"there is no {NAME}: the run was killed before its end, or is still going on"]
+        return [f"there is no {NAME}: the run was killed or is still in progress"]
     except OSError as error:
         return [f"{NAME} can't be read: {error.strerror}"]
     try:
         listed: dict[str, Any] = dict(decode_json(kept)["files"])
     except (ValueError, TypeError, KeyError):
-        return [f"{NAME} is damaged: it can't be understood"]
+        return [f"{NAME} is damaged: it can't be parsed"]
     made = [folder / name for name in listed if name in REPORTS and os.path.lexists(folder / name)]
     found = {path.name: _now(path, listed.get(path.name)) for path in (*_covered(folder), *made)}
-    return _differences(listed, found) or ([] if _text(found).encode() == kept else [f"{NAME} is damaged: it is not as it was written"])
+    return _differences(listed, found) or (
+        [] if _text(found).encode() == kept else [f"{NAME} is damaged: it was changed after it was written"]
+    )
 
 
 def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[str]:

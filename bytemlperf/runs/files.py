@@ -50,7 +50,7 @@ def open_plain(path: Path) -> BufferedReader:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -93,7 +93,7 @@ def damage_said(folder: Path) -> Iterator[None]:
     except (UserError, BrokenPipeError):
         raise
     except DAMAGED as error:
-        raise UserError(f"{folder} is damaged: {why(error)}", "see what is left of it: bmp verify") from None
+        raise UserError(f"{folder} is damaged: {why(error)}", "check it with: bmp verify") from None
 
 
 def why(error: BaseException) -> str:

@@ -87,10 +87,10 @@ def misshapen(value: dict[str, Any], shape: dict[str, Any] | None = None, path: 
         if inner == []:
             if not isinstance(value[name], list) or not all(isinstance(each, dict) for each in value[name]):
                 value[name] = []
-                found.append(f"run.json: {path}{name} is no list of objects")
+                found.append(f"run.json: {path}{name} is not a list of objects")
         elif isinstance(value[name], dict):
             found += misshapen(value[name], inner, f"{path}{name}.")
         else:
             value[name] = {}
-            found.append(f"run.json: {path}{name} is no object")
+            found.append(f"run.json: {path}{name} is not an object")
     return found

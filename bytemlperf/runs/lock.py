@@ -14,7 +14,7 @@ def refuse_links(folder: Path) -> None:
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise UserError(f"{folder} holds a link or no plain file: {path.relative_to(folder)}", "go on with a folder of plain files")
+                raise UserError(f"{folder} holds a link or special file: {path.relative_to(folder)}", "resume a folder of regular files")
 
 
 class FolderLock:
@@ -33,7 +33,7 @@ class FolderLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise UserError(f"{folder} is still being written by another process", "wait for its end, or stop that process") from None
+            raise UserError(f"{folder} is still being written by another process", "wait for it to end, or stop that process") from None
         except OSError:  # some network file systems have no locks
             return
 

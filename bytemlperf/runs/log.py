@@ -31,7 +31,7 @@ def refuse_running(folder: Path) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{folder} is still being written", "wait for its end, or stop that process") from None
+                raise UserError(f"{folder} is still being written", "wait for it to end, or stop that process") from None
             except OSError:
                 return
 
@@ -120,7 +120,7 @@ class RecordLog:
             except OSError as error:
                 if failed is None:
                     raise
-                failed(f"the disk doesn't take the records any more ({error.strerror}); what it took is kept")
+                failed(f"records can no longer be written ({error.strerror}); those written are kept")
                 return
 
     def close(self) -> None:

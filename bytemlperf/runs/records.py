@@ -41,7 +41,7 @@ def suite_records(folder: Path, damages: list[str] | None = None) -> Iterator[di
                 if record is not None:
                     yield record
                 else:
-                    damages.append(f"{path.name}: {len(line)} bytes at byte {offset} are no record, left out")
+                    damages.append(f"{path.name}: {len(line)} bytes at byte {offset} are not a record, left out")
                 offset += len(line)
         except OSError as error:
             damages.append(f"{path.name} can't be read: {error.strerror}")

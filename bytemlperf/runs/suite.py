@@ -109,7 +109,7 @@ class SuiteRun:
         try:
             log = RecordLog(path, resume=True)
         except OSError as error:
-            raise UserError(f"can't go on with {folder}: {error.strerror}", "wait for the run to end, or make it writable") from None
+            raise UserError(f"can't resume {folder}: {error.strerror}", "wait for the run to end, or make it writable") from None
         entry = {"at": _now(), "command": Redactor().command(command), "end_before": run.pop("end", None)}
         with damage_said(folder):
             run["resumed"] = [*run.get("resumed", []), entry]
@@ -127,8 +127,8 @@ class SuiteRun:
         try:
             self._log.append(record)
         except LogFull as error:
-            self._failure = f"the disk takes no more records: {error}"
-            raise UserError(f"the disk takes no more records: {error}", f"free disk space; the run so far is in {self.folder}") from None
+            self._failure = f"records can no longer be written: {error}"
+            raise UserError(f"records can no longer be written: {error}", f"free disk space; the run so far is in {self.folder}") from None
 
     def fail(self, why: str) -> None:
         """The run as a whole went wrong: its verdict becomes invalid."""
@@ -177,7 +177,7 @@ def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str
         summary["verdict"] = "invalid"
         summary["reasons"] = [str(end["failure"]), *summary.get("reasons", [])]
     elif end.get("stopped_by_user"):
-        warnings.append("stopped by the user: what is missing was not measured")
+        warnings.append("stopped by the user: the rest was not measured")
     summary["warnings"] = warnings
     return summary
 
@@ -209,7 +209,7 @@ def _against_plan(folder: Path, run: dict[str, Any]) -> list[str]:
         held = getattr(run_kind(str(run.get("kind"))), "contradictions", None)
         found = [] if held is None else list(islice(held(run, suite_records(folder)), MAX_FINDINGS + 1))
     except DAMAGED as error:
-        return [f"the records can't be held against the plan: {why(error)}"]
+        return [f"the records can't be checked against the plan: {why(error)}"]
     return [*found[:MAX_FINDINGS], "… and more like these"] if len(found) > MAX_FINDINGS else found
 
 

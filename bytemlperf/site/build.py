@@ -107,12 +107,12 @@ def _clear(out: Path) -> None:
     """An empty folder with our mark. Raises UserError where something else is there."""
     try:
         if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is no folder", "give another path with --out")
+            raise UserError(f"{out} is not a folder", "give another path with --out")
         if out.exists() and any(out.iterdir()):
             if not (out / MARK).exists():
-                raise UserError(f"{out} is not empty and no site made by this command", "give a new folder with --out")
+                raise UserError(f"{out} is not empty and not a site made by this command", "give a new folder with --out")
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / MARK).write_text("Made by bmp site build, which may write this folder anew.\n", encoding="utf-8")
+        (out / MARK).write_text("Made by bmp site build, which may rewrite this folder.\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}", "give a writable folder with --out") from None

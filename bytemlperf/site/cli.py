@@ -9,32 +9,32 @@ import typer
 
 from bytemlperf.command.groups import PlainHelpGroup
 
-app = typer.Typer(cls=PlainHelpGroup, help="A static site over many runs.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=PlainHelpGroup, help="Build a static site from many runs.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
 def _root() -> None:
-    """A static site over many runs."""
+    """Build a static site from many runs."""
 
 
 @app.command()
 def build(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
     out: Annotated[Path, typer.Option(help="A new folder, or a site made before.", show_default=False)],
-    title: Annotated[str, typer.Option(help="The site's name.")] = "Benchmark results",
+    title: Annotated[str, typer.Option(help="Title of the site.")] = "Benchmark results",
     cards: Annotated[Path | None, typer.Option(help="Your own spec cards and prices. Default: $BMP_CARDS.", show_default=False)] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="PATTERN=CARD or PATTERN=CARD*COUNT: runs whose folder or label fits used these devices; repeatable.", show_default=False
+            help="PATTERN=CARD or PATTERN=CARD*COUNT: hardware of the runs whose folder or label matches; repeatable.", show_default=False
         ),
     ] = None,
     currency: Annotated[
         str | None,
-        typer.Option(help="Normalise by prices in it. Default: that of your own prices, else the usual one.", show_default=False),
+        typer.Option(help="Currency of prices. Default: that of your own prices, else the most common one.", show_default=False),
     ] = None,
 ) -> None:
-    """Hardware, comparison, leaderboards, models and every run's report, as files that open from disk."""
+    """Build hardware, comparison, leaderboard, model and report pages as files that open from disk."""
     from bytemlperf.command.exits import one_line
     from bytemlperf.site.build import build_site
 

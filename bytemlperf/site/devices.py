@@ -1,7 +1,7 @@
 """Which device a run used, and how many: what prices and watts are multiplied by.
 
 A spec card is taken where the user states it, or where the description of the machine that was measured matches one
-(`hardware.cards.match`): never the client's machine for a server. A count is only taken where it can't be wrong: one
+(`hardware.cards.match`): never the client machine for a server. A count is only taken where it can't be wrong: one
 GPU in the machine, or the whole sockets of a machine that is not virtual. Anything else has no normalised figures, with
 the reason.
 """

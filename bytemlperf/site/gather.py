@@ -78,7 +78,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
         found += [path for path in below if path not in found]
     if not found:
         named = ", ".join(map(str, empty)) or "nothing"
-        raise UserError(f"{named} is no run folder and holds none", "name run folders, or a folder of them")
+        raise UserError(f"{named} neither is nor holds a run folder", "name run folders, or a folder of them")
     return [*found, *empty]
 
 

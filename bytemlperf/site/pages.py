@@ -24,7 +24,7 @@ from bytemlperf.site.views import Cell, Column, TableView, board_table, numeric,
 from bytemlperf.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
-FOOTER = f"Made by bytemlperf-llm {__version__}. These pages are files and ask nothing of any network."
+FOOTER = f"Made by bytemlperf-llm {__version__}. Self-contained pages; they make no network requests."
 MAX_BOARD_ROWS = 5000
 
 

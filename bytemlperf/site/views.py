@@ -89,7 +89,7 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str, *, with_suit
         Column("device", choose=True),
         *([Column("measured", choose=True)] if measured else []),
         *([Column(f"per 1,000 {currency}", numeric=True, about="value ÷ (purchase price of the devices ÷ 1,000)")] if money else []),
-        *([Column(f"for one {currency}", numeric=True, about="value × 3,600 s ÷ an hour's price of the devices")] if rent else []),
+        *([Column(f"for one {currency}", numeric=True, about="value × 3,600 s ÷ price per hour of the devices")] if rent else []),
         *([Column("per watt", numeric=True, about="value ÷ TDP of the devices; measured power may be less")] if power else []),
         Column("verdict", choose=True, chosen="valid"),
         Column("run"),

@@ -33,7 +33,7 @@ def check_submission(folder: Path) -> Checked:
     """Apply every rule. Raises UserError where there is nothing to apply them to."""
     declared = read_declaration(folder)
     files = [
-        Finding("problem", "files", str(path), "declared and not there, or not a plain file")
+        Finding("problem", "files", str(path), "declared but missing, or not a regular file")
         for path in declared_files(declared)
         if not _plain(folder, path)
     ]
@@ -57,7 +57,7 @@ def run_folders(folder: Path) -> list[Path]:
         if path.is_symlink():
             raise UserError(f"{path} is a link", "put the run folders there themselves")
     if not found:
-        raise UserError(f"{place} holds no run folder", "put the run folders there, whole and unchanged")
+        raise UserError(f"{place} holds no run folder", "put the complete, unchanged run folders there")
     return found
 
 

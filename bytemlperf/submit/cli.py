@@ -21,7 +21,7 @@ def _root() -> None:
 
 @app.command()
 def check(folder: _Folder, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Apply the rules: models, whole and verified runs, a reproducible environment, precision and sparsity."""
+    """Apply the rules: models, complete and verified runs, a reproducible environment, precision and sparsity."""
     from bytemlperf.submit.report import check_and_tell
 
     raise typer.Exit(check_and_tell(folder, json))

@@ -18,7 +18,7 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 def _below(text: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not text.isprintable():
-        raise ValueError(f"{text!r} leads out of the submission; give a path below its folder")
+        raise ValueError(f"{text!r} is outside the submission; give a path below its folder")
     return text
 
 
@@ -64,9 +64,9 @@ class Declaration(BaseModel):
 def read_declaration(folder: Path) -> Declaration:
     """Raises UserError where the folder is none or the file is wrong."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder", "give the folder with submission.yaml and runs/")
+        raise UserError(f"{folder} is not a folder", "give the folder with submission.yaml and runs/")
     if not (folder / NAME).exists():
         raise UserError(f"{folder} has no {NAME}", "write one; docs/submit.md shows it")
     if not (folder / NAME).is_file():
-        raise UserError(f"{folder / NAME} is no plain file", "write one; docs/submit.md shows it")
+        raise UserError(f"{folder / NAME} is not a regular file", "write one; docs/submit.md shows it")
     return checked_yaml.load(folder / NAME, Declaration)

@@ -60,7 +60,7 @@ def _files(folder: Path, checked: Checked, left_out: list[str]) -> Iterator[tupl
     for run in checked.runs:
         for path in sorted(run.rglob("*")):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise UserError(f"{path} is a link or no plain file", "remove it; a run leaves none")
+                raise UserError(f"{path} is a link or special file", "remove it; a run leaves none")
             if path.is_dir():
                 continue
             within, name = path.relative_to(run), str(path.relative_to(folder))

@@ -34,7 +34,7 @@ def pack_and_tell(folder: Path, out: Path | None) -> int:
     left_out: list[str] = []
     digest = pack(folder, checked, path, left_out)
     for name in left_out:
-        print(one_line(f"left out: {name}: no run leaves such a file"))
+        print(one_line(f"left out: {name}: not a file of a run"))
     print(f"{path}: {path.stat().st_size:,} bytes, sha256 {digest}")
     return 0
 

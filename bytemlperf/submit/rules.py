@@ -66,7 +66,7 @@ def suites_present(declared: Declaration, runs: Sequence[RunRead]) -> list[Findi
     there = {str(run.run.get("kind")) for run in runs}
     missing = [f"no run of the suite {suite} below runs/" for suite in declared.suites if suite not in there]
     strangers = [
-        (run.name, f"a run of {run.run.get('kind')}, which suites doesn't name")
+        (run.name, f"a run of {run.run.get('kind')}, which is not listed under suites")
         for run in runs
         if run.run.get("kind") not in declared.suites
     ]
@@ -78,7 +78,7 @@ def suites_present(declared: Declaration, runs: Sequence[RunRead]) -> list[Findi
 def verified(runs: Sequence[RunRead]) -> list[Finding]:
     """`verify` accepts every run folder."""
     bad = [Finding("problem", "verify", run.name, text) for run in runs for text in _few(run.problems)]
-    return bad or [Finding("ok", "verify", "runs/", "every run is as it was left")]
+    return bad or [Finding("ok", "verify", "runs/", "every run is unchanged")]
 
 
 def complete(runs: Sequence[RunRead]) -> list[Finding]:
@@ -94,13 +94,13 @@ def complete(runs: Sequence[RunRead]) -> list[Finding]:
             found.append(Finding("problem", "complete", run.name, f"the run failed: {end['failure']}"))
         if run.verdict != "valid":
             found.append(Finding("problem", "complete", run.name, f"its verdict is {run.verdict or 'missing'}, not valid"))
-    return found or [Finding("ok", "complete", "runs/", "every run ended by itself and is valid")]
+    return found or [Finding("ok", "complete", "runs/", "every run completed and is valid")]
 
 
 def models(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]:
     """At least five models measured at their published size, all regular ones among them."""
     if "general" not in declared.suites:
-        return [Finding("ok", "models", "runs/", "no general runs are declared, so that there are no models to count")]
+        return [Finding("ok", "models", "runs/", "no general runs are declared, so there are no models to count")]
     jobs = [(run.name, job) for run in runs for job in run.jobs]
     measured = {job["model"] for _, job in jobs if job["status"] == "ok" and job["size"] == PUBLISHED_SIZE}
     small = {job["model"] for _, job in jobs if job["size"] != PUBLISHED_SIZE} - measured
@@ -144,7 +144,7 @@ def reproducible(runs: Sequence[RunRead], lock: str) -> list[Finding]:
         if pins and unpinned:
             found.append(Finding("problem", "reproducible", run.name, f"the lock doesn't pin {', '.join(unpinned[:MAX_LISTED])}"))
         if (environment.get("git") or {}).get("dirty"):
-            found.append(Finding("warning", "reproducible", run.name, "the source tree had changes that no commit holds"))
+            found.append(Finding("warning", "reproducible", run.name, "the source tree had uncommitted changes"))
     return found or [Finding("ok", "reproducible", "runs/", "command, seed and packages are known, the lock's versions ran")]
 
 

@@ -37,7 +37,7 @@ def print_scenarios() -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("scenario", style="bold")
-    table.add_column("what it is")
+    table.add_column("description")
     for scenario in builtin():
         table.add_row(scenario.name, markup_of(scenario.description))
     Console().print(table)

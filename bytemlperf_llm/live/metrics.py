@@ -93,8 +93,8 @@ FAMILIES = (
     Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
     Family("bmp_requests_in_flight", "gauge", "Requests in flight."),
     Family("bmp_generation_tokens_total", "counter", "Output tokens received."),
-    Family("bmp_request_prompt_tokens", "histogram", "Prompt tokens of an answered request, as the engine reports them.", buckets=_TOKENS),
-    Family("bmp_request_generation_tokens", "histogram", "Output tokens of an answered request.", buckets=_TOKENS),
+    Family("bmp_request_prompt_tokens", "histogram", "Prompt tokens of a completed request, as the engine reports them.", buckets=_TOKENS),
+    Family("bmp_request_generation_tokens", "histogram", "Output tokens of a completed request.", buckets=_TOKENS),
     Family("bmp_prompt_tokens_total", "counter", "Prompt tokens sent, as the engine reports them."),
 )
 

@@ -75,7 +75,7 @@ class AiohttpTransport:
                     received_bytes += len(data)
                     self._held_bytes += len(data)
                     if received_bytes > MAX_RESPONSE_BYTES:
-                        raise EngineError("too_large", f"answer is over {MAX_RESPONSE_BYTES} bytes")
+                        raise EngineError("too_large", f"response is over {MAX_RESPONSE_BYTES} bytes")
                     if too_much(self._held_bytes, received_bytes, self._most_bytes):
                         raise EngineError("too_large", why(self._held_bytes, received_bytes))
             finally:
@@ -121,7 +121,7 @@ class AiohttpTransport:
             there = urlsplit(target)
             server = there.scheme, there.hostname, there.port or (443 if there.scheme == "https" else 80)
         except ValueError:
-            raise EngineError("redirect", "redirected to something that is no address") from None
+            raise EngineError("redirect", "redirected to an invalid address") from None
         here = urlsplit(self._url)
         allowed = {(here.scheme, here.hostname, here.port or (443 if here.scheme == "https" else 80)), ("https", here.hostname, 443)}
         if server[0] not in ("http", "https") or (self._private and server not in allowed):

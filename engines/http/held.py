@@ -34,7 +34,7 @@ def too_much(all_bytes: int, largest_bytes: int, most: int) -> bool:
 
 def why(all_bytes: int, own_bytes: int) -> str:
     """For the record of an answer that had to."""
-    return f"answers in flight held {all_bytes >> 20} MiB together, this one {own_bytes >> 20} MiB: no memory for so much"
+    return f"responses in flight held {all_bytes >> 20} MiB together, this one {own_bytes >> 20} MiB: not enough memory"
 
 
 def forget(payloads: list[Any]) -> None:

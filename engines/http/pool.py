@@ -178,9 +178,9 @@ class Connection(asyncio.Protocol):
             if watcher.feed(data, held_back):
                 self._finish(watcher)
             elif tap.left_bytes < 0:
-                self.give_up(f"answer is over {self._max_bytes} bytes")
+                self.give_up(f"response is over {self._max_bytes} bytes")
             elif tap.left_reads < 0:
-                self.give_up(f"answer came in over {MAX_READS} reads")
+                self.give_up(f"response came in over {MAX_READS} reads")
             tap.quiet = watcher.quiet
         except HttpParseError as error:
             self._fail(EngineError("too_large" if isinstance(error, HttpTooLarge) else "malformed_stream", str(error)))
@@ -206,9 +206,9 @@ class Connection(asyncio.Protocol):
             )
             self._fail(closed_unanswered(race=self._served and not self._reads and lost))
         elif exc is not None:
-            self._fail(EngineError("connection_reset", f"connection reset in the answer: {type(exc).__name__}"))
+            self._fail(EngineError("connection_reset", f"connection reset in the response: {type(exc).__name__}"))
         else:
-            self._fail(EngineError("truncated_stream", "connection closed in the middle of the answer"))
+            self._fail(EngineError("truncated_stream", "connection closed in the middle of the response"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -367,7 +367,7 @@ class Pool:
 def closed_unanswered(*, race: bool) -> EngineError:
     """A connection that ended without a byte of an answer. `race`: it had served before, and what is known says that the server
     had closed it before it read the request."""
-    return EngineError("stale_connection", STALE) if race else EngineError("connection_reset", "connection closed before any answer")
+    return EngineError("stale_connection", STALE) if race else EngineError("connection_reset", "connection closed before any response")
 
 
 def _idle_limit_s(head: Head) -> float:
@@ -393,7 +393,7 @@ def connect_error(error: Exception, *, tls: bool) -> EngineError:
     if isinstance(error, ssl.SSLError | ssl.CertificateError):
         return EngineError("tls", getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error))
     if isinstance(error, TimeoutError):
-        return EngineError("connect_timeout", "no answer to the connection attempt")
+        return EngineError("connect_timeout", "no response to the connection attempt")
     if tls and isinstance(error, ConnectionError | EOFError):
         return EngineError("tls", "connection cut in the TLS handshake")
     if isinstance(error, ConnectionResetError):

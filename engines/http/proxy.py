@@ -45,7 +45,7 @@ def proxy_for(tls: bool, host: str, port: int) -> Proxy | None:
             f"the proxy in {variable} is not an http:// address with a host", f"{variable}= goes without, or add {host} to no_proxy"
         )
     credentials, _, address = parts.netloc.rpartition("@")
-    return Proxy(url, f"the proxy {address} that {variable} names", credentials)
+    return Proxy(url, f"the proxy {address} from {variable}", credentials)
 
 
 def is_bypassed(host: str, port: int, no_proxy: str) -> bool:

@@ -25,7 +25,7 @@ FIELD_FIXES = (
     ("top_k", "leave it out: no --top-k, and no sampling.top_k in the scenario"),
     ("seed", "leave it out: no sampling.seed in the scenario"),
     ("max_completion_tokens", "--engine-option max_tokens_field=max_tokens"),
-    ("max_tokens", "--output-len for shorter answers, or --engine-option max_tokens_field=max_completion_tokens"),
+    ("max_tokens", "--output-len for shorter responses, or --engine-option max_tokens_field=max_completion_tokens"),
 )
 _UNKNOWN = r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed|forbidden|deprecated"
 _REFUSED = re.compile(rf"{_UNKNOWN}|invalid|must|only|should|unavailable|greater|less than|too large|at most|cannot|can't|use ", re.I)
@@ -47,7 +47,7 @@ def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[st
     if "HTTPS" in error.detail and "HTTP request" in error.detail:
         return "the port speaks TLS: give https:// in --base-url"
     if re.search(r"api[-_ ]version", error.detail, re.I):
-        return "give the version that it wants in --base-url: http://HOST/…?api-version=VERSION"
+        return "give the required version in --base-url: http://HOST/…?api-version=VERSION"
     if error.error_class == "stale_connection":
         return "turn reuse off with --engine-option keep_alive=false"
     if error.error_class == "redirect" and "another server" in error.detail:

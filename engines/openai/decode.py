@@ -277,7 +277,7 @@ def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
         return "content_encoding", f"compressed answer ({head.headers['content-encoding']}) though identity was asked for"
     content_type = head.headers.get("content-type", "").lower()
     if not body:
-        return "empty_response", "an answer without a body"
+        return "empty_response", "a response without a body"
     if content_type.startswith("text/html") or body.lstrip()[:1] == b"<":
         return "not_a_stream", "HTML instead of a token stream"
     if body.lstrip()[:1] == b"{" and not content_type.startswith("text/event-stream"):

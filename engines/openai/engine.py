@@ -56,10 +56,10 @@ UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls",
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
-_SEVERAL = "which makes several answers of one request"
+_SEVERAL = "which makes several responses of one request"
 OTHER_TOKENS = {
     **dict.fromkeys(("n", "best_of", "use_beam_search", "num_beams", "beam_width", "num_return_sequences"), _SEVERAL),
-    "echo": "which makes the prompt a part of the answer",
+    "echo": "which makes the prompt part of the response",
 }
 """Fields of a body by which the tokens of a stream are not those of one answer."""
 
@@ -336,7 +336,7 @@ class _Collect:
 def _extra_body(text: str) -> dict[str, Any]:
     extra = json_object("extra_body", text)
     if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
-        raise BadOption(f"extra_body sets {taken[0]}, which the scenario decides", f"remove {taken[0]} from --extra-body")
+        raise BadOption(f"extra_body sets {taken[0]}, which the scenario sets", f"remove {taken[0]} from --extra-body")
     _refuse_other_tokens(extra)
     return extra
 

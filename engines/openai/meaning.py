@@ -86,9 +86,9 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
     if meaning.error:
         decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
     elif reason in FAILED_REASONS:
-        decoded.error_class, decoded.error_detail = "error_in_stream", f"the server gave the answer up: finish reason '{reason}'"
+        decoded.error_class, decoded.error_detail = "error_in_stream", f"the server aborted the response: finish reason '{reason}'"
     elif not meaning.texts and not done:
-        decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the answer"
+        decoded.error_class, decoded.error_detail = "malformed_stream", "no event in the response"
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
     return decoded

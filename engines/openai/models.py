@@ -37,8 +37,8 @@ def read_listing(head: Head, body: bytes) -> Listing:
     try:
         return Listing(_models(decode_json(body)))
     except UntrustedJson:
-        what = "HTML" if body.lstrip()[:1] == b"<" else "something that is not a list of models"
-        return Listing(problem=f"/v1/models answers with {what}", foreign=True)
+        what = "HTML" if body.lstrip()[:1] == b"<" else "something other than a list of models"
+        return Listing(problem=f"/v1/models responds with {what}", foreign=True)
 
 
 def _models(parsed: Any) -> dict[str, int | None]:
@@ -74,5 +74,5 @@ def _note(name: str, listing: Listing, server: str) -> str:
         return f"{server} does not list its models ({listing.problem}): '{name}' is taken as given"
     if listing.models and name not in listing.models:
         listed = ", ".join(list(listing.models)[:MAX_NAMED])
-        return f"{server} does not list the model '{name}', which is asked for all the same; it lists {listed}"
+        return f"{server} does not list the model '{name}', which is requested anyway; it lists {listed}"
     return ""

@@ -90,7 +90,7 @@ def _ascii_host(host: str) -> str:
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
-        raise BadOption("--base-url has a host that is no name", "give it as http://HOST:PORT") from None
+        raise BadOption("--base-url has an invalid host name", "give it as http://HOST:PORT") from None
 
 
 def _paths(base: str, endpoint: str) -> tuple[str, str, str]:

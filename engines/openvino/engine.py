@@ -93,7 +93,7 @@ class OpenVinoEngine:
             f"prefix caching is {'on' if chosen.enable_prefix_caching else 'off'}",
         ]
         if wanted.random_weights:
-            notes.append("random weights: speeds are real, answers are noise")
+            notes.append("random weights: speeds are real, output is meaningless")
         return EngineInfo(
             name="openvino",
             versions=versions,

@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refused = self._refused or WireError(400, "invalid_request", "this is not an HTTP request that is understood here")
+            self._refused = self._refused or WireError(400, "invalid_request", "this is not a supported HTTP request")
         if self._coming is not None and not self._coming.method and self._header_bytes > MAX_HEADER_BYTES:
             self._refused = WireError(431, "invalid_request", f"the header is larger than {MAX_HEADER_BYTES} bytes")
         for request in self._ready:

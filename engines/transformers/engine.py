@@ -97,7 +97,7 @@ class TransformersEngine:
             cause = f"transformers could not load {wanted.name}: {' '.join(str(error).split())[:300]}"
             raise EngineUnavailable(cause, "check the checkpoint folder and the engine options, or try --model smollm2") from error
         if wanted.random_weights:
-            self._notes.append("random weights: speeds are real, answers are noise")
+            self._notes.append("random weights: speeds are real, output is meaningless")
         return EngineInfo(
             name="transformers",
             versions=versions,
@@ -150,7 +150,7 @@ class TransformersEngine:
             return OneAtATime(weights)
         if cache_tokens is not None and self._max_model_len is not None:
             self._max_model_len = min(self._max_model_len, cache_tokens)
-        self._notes = ["continuous batching", "every request samples alike: temperature is an engine option"]
+        self._notes = ["continuous batching", "all requests share sampling settings: temperature is an engine option"]
         return generator
 
     async def generate(self, request: Request, recorder: Recorder) -> Finish:

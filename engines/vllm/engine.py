@@ -147,7 +147,7 @@ class VllmEngine:
         config = self._engine.vllm_config
         self._max_model_len = int(config.model_config.max_model_len)
         dtype = str(config.model_config.dtype).removeprefix("torch.")
-        caching = "on: a prompt whose start was seen before is answered faster" if config.cache_config.enable_prefix_caching else "off"
+        caching = "on: prompts with a known prefix are faster" if config.cache_config.enable_prefix_caching else "off"
         notes = [f"prefix caching is {caching}"]
         if self._on_cpu:
             flag = cpu_bfloat16_flag()
@@ -157,7 +157,7 @@ class VllmEngine:
                 "eager: torch.compile is off (enforce_eager=false turns it on, and makes the start one to two minutes longer on a CPU)"
             )
         if model.random_weights:
-            notes.append("random weights: speeds are real, answers are noise")
+            notes.append("random weights: speeds are real, output is meaningless")
         return EngineInfo(
             name="vllm",
             versions=versions,
@@ -254,7 +254,7 @@ def _sampling_params(request: Request) -> Any:
 
 def _start_fix(error: str) -> str:
     if "kv cache" in error.lower() or "core initialization" in error:
-        return "see vLLM's own lines above; often --engine-option max_model_len=2048, or a larger or smaller kv_cache_space_gib, mends it"
+        return "see vLLM's own lines above; often --engine-option max_model_len=2048, or a larger or smaller kv_cache_space_gib, fixes it"
     return "see vLLM's own lines above"
 
 

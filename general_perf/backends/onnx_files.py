@@ -25,7 +25,7 @@ def beside(path: Path, model: Any) -> list[Path]:
             cause = f"{path.name} keeps weights in {held.location}, which is not beside it"
             raise StageError("missing_weights", cause, "put that file there")
         if (held.offset or 0) + (held.length or 0) > place.stat().st_size:
-            raise StageError("corrupt_weights", f"{held.location} is shorter than {path.name} says", "fetch or make both files again")
+            raise StageError("corrupt_weights", f"{held.location} is shorter than {path.name} says", "download or rebuild both files")
         found[held.location] = place
     return list(found.values())
 

@@ -175,7 +175,7 @@ def _at_precision(model: SourceModel, options: CompileOptions, plain: Path) -> t
         return plain, "as the model is", None
     if options.precision == "bf16":
         if model.onnx_path is not None:
-            raise StageError("unsupported_precision", "an ONNX file is not turned into bf16 here", "take fp32, fp16 or int8")
+            raise StageError("unsupported_precision", "an ONNX file is not turned into bf16 here", "use fp32, fp16 or int8")
         return plain, "module.to(torch.bfloat16) before the export", None
     if options.precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16

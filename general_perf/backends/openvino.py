@@ -198,12 +198,12 @@ def _device(core: Any, options: CompileOptions) -> str:
     asked = "CPU" if options.device == "cpu" else options.device.upper()
     if asked not in core.available_devices:
         raise StageError(
-            "missing_device", f"OpenVINO has no device {asked} here, only {', '.join(core.available_devices)}", "take --device cpu"
+            "missing_device", f"OpenVINO has no device {asked} here, only {', '.join(core.available_devices)}", "use --device cpu"
         )
     needed = NEEDED.get(options.precision)
     offered = core.get_property(asked, "OPTIMIZATION_CAPABILITIES")
     if needed and needed not in offered:
-        raise StageError("unsupported_precision", f"this {asked} computes in {', '.join(offered)}, not in {needed}", "take fp32 or int8")
+        raise StageError("unsupported_precision", f"this {asked} computes in {', '.join(offered)}, not in {needed}", "use fp32 or int8")
     return str(asked)
 
 

@@ -18,7 +18,7 @@ from general_perf.failures import StageError
 def require_torch_model(model: SourceModel) -> None:
     """Raise StageError for a model that torch can't run."""
     if model.module is None:
-        raise StageError("unsupported_format", f"torch runs no {model.format.upper()} files", "take --backend onnxruntime or openvino")
+        raise StageError("unsupported_format", f"torch runs no {model.format.upper()} files", "use --backend onnxruntime or openvino")
 
 
 def require_device(device: str) -> None:
@@ -26,7 +26,7 @@ def require_device(device: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise StageError("missing_device", f"device {device}: torch sees no CUDA device", "take --device cpu")
+        raise StageError("missing_device", f"device {device}: torch sees no CUDA device", "use --device cpu")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # torch's own default for convolutions: fp32 in name
 
 
@@ -40,7 +40,7 @@ def at_precision(model: SourceModel, options: CompileOptions) -> AtPrecision:
     if options.precision == "fp32" or (model.format == "torchscript" and options.precision == model.held):
         return AtPrecision(module.to(options.device), "as the model is")
     if model.format == "torchscript":
-        raise StageError("unsupported_precision", "a TorchScript file keeps its own precision", "take --precision fp32")
+        raise StageError("unsupported_precision", "a TorchScript file keeps its own precision", "use --precision fp32")
     if options.precision == "int8":
         return quantised(module, model, options)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16

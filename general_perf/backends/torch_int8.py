@@ -97,7 +97,7 @@ def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPreci
     products = products_of(converted.graph)
     if not products.int8:
         what = f"none of the model's products ({_listed(products.float) or 'there are none'}) is one that torchao quantises"
-        raise StageError("unsupported_precision", what, "take bf16")
+        raise StageError("unsupported_precision", what, "use bf16")
     return AtPrecision(converted, tool.name, options.calibration_source, products, {"int8": "static"})
 
 
@@ -212,7 +212,7 @@ def _dynamic(module: Any) -> AtPrecision:
     import torch
 
     if not any(isinstance(each, torch.nn.Linear) for each in module.modules()):
-        raise StageError("unsupported_precision", "the model has no linear layer, which is all that dynamic int8 quantises", "take bf16")
+        raise StageError("unsupported_precision", "the model has no linear layer, which is all that dynamic int8 quantises", "use bf16")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)

@@ -80,7 +80,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
             Card.model_validate(job.card)
         return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
     except (msgspec.ValidationError, KeyError, TypeError, ValueError):
-        raise UserError("the plan in run.json is not one of this version", "run it anew") from None
+        raise UserError("this run can't be resumed: its plan is of another version", "start a new run") from None
 
 
 def report_general(folder: Path, *, bytemlperf: bool) -> int:
@@ -138,7 +138,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
         with run, pushing(metrics, output.targets, run.folder.name):
             run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
     except KeyboardInterrupt:
-        raise Interrupted(interrupt_status() - 128, f"go on with: bmp general resume {run.folder}") from None
+        raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
     written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
     if output.quiet:

@@ -13,17 +13,17 @@ def _option(help_text: str, *names: str) -> Any:
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="A model of the zoo, or a card's YAML; see `bmp general models`.", show_default=False)],
-    to: Annotated[str, _option("onnx, openvino, torch-export, or engine: what the backend itself loads, for this machine.")],
+    model: Annotated[str, typer.Argument(help="Model of the zoo, or a card's YAML; see `bmp general models`.", show_default=False)],
+    to: Annotated[str, _option("Target format: onnx, openvino, torch-export, or engine (what the backend loads on this machine).")],
     output: Annotated[Path | None, _option("File to write. Default: MODEL with the format's ending, here.", "--output", "-o")] = None,
     backend: Annotated[str, _option("For --to engine: openvino (default), onnxruntime, torch-inductor.")] = "openvino",
-    precision: Annotated[str, _option("fp32 (default), bf16, fp16, int8.")] = "fp32",
-    size: Annotated[str, _option("published (default), or a variant of the card such as small.")] = "published",
-    weights: Annotated[Path | None, _option("Other weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
+    precision: Annotated[str, _option("Precision: fp32 (default), bf16, fp16, int8.")] = "fp32",
+    size: Annotated[str, _option("Model size: published (default), or a variant of the card such as small.")] = "published",
+    weights: Annotated[Path | None, _option("Use these weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None,
     dim: Annotated[list[str] | None, _option("NAME=SIZE of the card's dims; repeatable.")] = None,
-    batch_size: Annotated[int | None, _option("Batch of the example. Default: the card's smallest.")] = None,
-    backend_option: Annotated[list[str] | None, _option("KEY=VALUE for the backend, such as opset=18; repeatable.")] = None,
-    calibration_samples: Annotated[int, _option("Samples that int8 is calibrated on. Default: 16.")] = 16,
+    batch_size: Annotated[int | None, _option("Batch size of the example. Default: the card's smallest.")] = None,
+    backend_option: Annotated[list[str] | None, _option("Backend option as KEY=VALUE, such as opset=18; repeatable.")] = None,
+    calibration_samples: Annotated[int, _option("Calibration samples for int8. Default: 16.")] = 16,
     force: Annotated[bool, _option("Overwrite the file.", "--force")] = False,
 ) -> None:
     """Convert a model for deployment, and check the result against the source."""

@@ -220,7 +220,7 @@ def _inductor(model: SourceModel, options: CompileOptions, target: Path, _engine
 
 def _torch_module(model: SourceModel) -> Any:
     if model.module is None:
-        raise StageError("unsupported_format", f"torch reads no {model.format.upper()} files", "take --to onnx or openvino")
+        raise StageError("unsupported_format", f"torch reads no {model.format.upper()} files", "use --to onnx or openvino")
     return model.module
 
 

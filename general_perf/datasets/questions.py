@@ -196,5 +196,5 @@ def _tokenizer(card: Card) -> Any:
     from bytemlperf.models import resolve
 
     if card.source.kind != "language_model":
-        raise StageError("missing_dataset", f"{card.name} is no language model to ask", "leave accuracy out with --stage")
+        raise StageError("missing_dataset", f"{card.name} is not a language model", "leave accuracy out with --stage")
     return Tokenizer.from_file(str(Path(str(resolve(card.source.name).path)) / "tokenizer.json"))

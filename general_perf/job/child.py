@@ -66,7 +66,7 @@ def _watched(child: Child, job: Job, time_limit_s: float, on_message: Callable[[
         peak = max(peak, used)
         if used > job.memory_limit_bytes:
             cause = f"in {stage} it took {used / 2**30:.1f} GiB, over the limit of {job.memory_limit_bytes / 2**30:.1f} GiB"
-            return Ended("out_of_memory", cause, "take a smaller batch or --size small, or raise --memory-limit-gib", peak, stage, wall_s)
+            return Ended("out_of_memory", cause, "use a smaller batch or --size small, or raise --memory-limit-gib", peak, stage, wall_s)
         if wall_s > time_limit_s:
             return Ended(
                 "time_limit", f"in {stage} after {time_limit_s:g} s", "raise --time-limit, or take --size small", peak, stage, wall_s
@@ -88,7 +88,7 @@ def _death(status: int | None, words: str) -> tuple[str, str]:
     if status is None:
         return "it closed its output and went on", "run it again"
     if -status == signal.SIGKILL:
-        fix = "if memory ran out, take a smaller batch or --size small; if somebody killed it, run it again"
+        fix = "if memory ran out, use a smaller batch or --size small; if it was killed on purpose, run it again"
         return "killed by SIGKILL (the kernel does so when memory runs out)", fix
-    fix = "see the run folder's log of this job" if words else "take another backend or precision, or run it again"
+    fix = "see the run folder's log of this job" if words else "use another backend or precision, or run it again"
     return f"killed by {signal_name(-status)}" if status < 0 else words or "no message", fix

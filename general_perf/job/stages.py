@@ -90,9 +90,7 @@ def numerics(reporter: Reporter, session: Any) -> None:
         if not path.exists():
             note = path.with_name(NO_REFERENCE)
             why = note.read_text(encoding="utf-8") if note.exists() else "it was not made"
-            raise StageError(
-                "runtime_error", f"there is no reference to compare with: {why}", "fix that, or leave numerics out with --stage"
-            )
+            raise StageError("runtime_error", f"no reference to compare with: {why}", "fix that, or leave numerics out with --stage")
         expected, kind = reference.read(path)
         batches = _numeric_batches(card, job)
         ours = _stacked([session.predict(each) for each in batches])
@@ -222,10 +220,10 @@ def device_memory(job: Job, session: Any) -> dict[str, Any]:
     """Peak bytes on the device with what they are; where there are none, why."""
     held = session.device_memory_bytes()
     if held is not None:
-        return {"peak_device_bytes": held, "device_memory": "peak of the device's own memory, as the backend tells it"}
+        return {"peak_device_bytes": held, "device_memory": "peak of the device's own memory, as the backend reports it"}
     if job.device == "cpu":
         return {"device_memory": "the device is the CPU: its memory is the host's, whose peak stands beside"}
-    return {"device_memory": f"{job.backend} does not tell what it holds on {job.device}"}
+    return {"device_memory": f"{job.backend} does not report its memory on {job.device}"}
 
 
 def _timed(job: Job, loop: str, sessions: Any, batches: Any, reached: float | None, progress: Any) -> tuple[Any, float | None]:
@@ -246,7 +244,7 @@ def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
     held = limits.peak_bytes() or 0
     if needed > limit_bytes - held:
         cause = (
-            f"{DIFFERENT_BATCHES} batches of {batch}, which take turns, take {needed / 2**30:.1f} GiB for their inputs alone; "
+            f"{DIFFERENT_BATCHES} batches of {batch}, used in rotation, take {needed / 2**30:.1f} GiB for their inputs alone; "
             f"{held / 2**30:.1f} GiB of the limit of {limit_bytes / 2**30:.1f} GiB are taken"
         )
         raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit-gib")

@@ -28,7 +28,7 @@ def compare(ours: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], distrib
     import numpy as np
 
     if ours.shape != reference.shape:
-        raise ValueError(f"shape mismatch: the backend answered {list(ours.shape)}, the reference {list(reference.shape)}")
+        raise ValueError(f"shape mismatch: the backend returned {list(ours.shape)}, the reference {list(reference.shape)}")
     one: Any = ours.astype(np.float64)
     two: Any = reference.astype(np.float64)
     fine_one, fine_two = np.isfinite(one), np.isfinite(two)

@@ -156,7 +156,7 @@ def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str
     widths = [_median_width(each) for name, each in metrics.items() if name.endswith("| latency")]
     steady = [width for width in widths if width is not None and width <= STEADY_WIDTH]
     if widths and all(width is None for width in widths):
-        reasons["thin"] = f"no median has an interval: all of {len(widths)} points have too few calls"
+        reasons["thin"] = f"no median has an interval: all of {len(widths)} points have insufficient calls"
     elif widths and not steady:
         reasons["noisy"] = f"none of {len(widths)} points is steady: every median's interval is wider than {STEADY_WIDTH:.0%}"
     if counts["failed"]:
@@ -176,9 +176,9 @@ def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
     found += [f"{row['job']}: FLOPs leave out {', '.join(row['flops_leave_out'])}" for row in rows if row["flops_leave_out"]]
     found += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
-    found += [f"{row['job']}: no reference stands beside the accuracy" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
+    found += [f"{row['job']}: no reference accuracy to compare with" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
-        found.append(f"random weights, so accuracy can't be told: {', '.join(random)}")
+        found.append(f"random weights, so accuracy is meaningless: {', '.join(random)}")
     return found
 
 

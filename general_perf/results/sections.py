@@ -61,7 +61,7 @@ def _rows(summary: dict[str, Any]) -> Table:
 
 def _failures(summary: dict[str, Any]) -> list[Section]:
     rows = [(row["job"], row["error_class"], row["reason"], row["fix"]) for row in summary["rows"] if row["error_class"]]
-    return [Table(title="What failed, and the fix", columns=("job", "class", "reason", "fix"), rows=rows)] if rows else []
+    return [Table(title="Failures and fixes", columns=("job", "class", "reason", "fix"), rows=rows)] if rows else []
 
 
 def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
@@ -118,11 +118,11 @@ def _open(summary: dict[str, Any]) -> list[Section]:
             )
         )
     columns = (
-        *("job", "point", "asked calls/s", "offered calls/s", "calls", "dropped", "arrivals, Kolmogorov-Smirnov", "dispersion", "expected"),
+        *("job", "point", "target calls/s", "actual calls/s", "calls", "dropped", "arrivals, Kolmogorov-Smirnov", "dispersion", "expected"),
         *("client late p50 ms", "1 in 100 ms", "max ms", "service time p50 ms"),
     )
     note = "A call arrives when it is due plus the client's own delay. The wait for a free instance is in the latency, not in that delay."
-    return [Table(title="Open loop: what was offered", columns=columns, rows=rows, note=note)] if rows else []
+    return [Table(title="Open loop: target and actual load", columns=columns, rows=rows, note=note)] if rows else []
 
 
 def _bounds(metric: dict[str, Any]) -> str:
@@ -184,7 +184,7 @@ def _sparsity(jobs: Jobs) -> list[Section]:
     for record in _records(jobs, "sparsity"):
         sides = [record["compiled"], record["source"]]
         facts = [fact for side in sides for fact in ((None, None) if side is None else (side["zero_share"], patterns_in_words(side)))]
-        how = "measured" if record["compiled"] is not None else "the backend's own word"
+        how = "measured" if record["compiled"] is not None else "reported by the backend"
         rows.append((record["job"], record["sparsity"], how, (record["compiled"] or record["source"])["values"], *facts))
     columns = ("job", "sparsity", "known by", "weights", "zeros, compiled", "patterns", "zeros, source", "patterns")
     note = "Of the weights with two axes or more. A pattern n:m: no m neighbours along an axis keep more than n."
@@ -311,6 +311,6 @@ def _method(run: dict[str, Any]) -> Text:
     ran = {f"{each['iterations']} calls an instance" if each["iterations"] else f"{each['seconds']:g} s" for each in jobs}
     body = f"Each point ran {' or '.join(sorted(ran))}."
     return Text(
-        title="How it was measured",
+        title="Measurement method",
         body=f"{body} One benchmark loop for every backend; inputs are seeded and realistic, seed {flags['seed']}.",
     )

@@ -134,7 +134,7 @@ def _show_open(summary: dict[str, Any], console: Any) -> None:
     if not summary.get("open_loop"):
         return
     table = Table(box=box.SIMPLE_HEAD, title="open loop: calls per second, ms", title_justify="left", pad_edge=False)
-    for name in ("job", "point", "asked/s", "offered/s", "due", "dropped", "arrivals", "client late p50", "1 in 100", "service p50"):
+    for name in ("job", "point", "target/s", "actual/s", "due", "dropped", "arrivals", "client late p50", "1 in 100", "service p50"):
         left = name in ("job", "point", "arrivals")
         table.add_column(name, justify="left" if left else "right", no_wrap=name == "job")
     for key, facts in summary["open_loop"].items():
@@ -157,7 +157,7 @@ def _show_open(summary: dict[str, Any], console: Any) -> None:
 def arrivals_text(facts: dict[str, Any]) -> str:
     """The arrival test in words: D of Kolmogorov and Smirnov, with its p where the process is random."""
     if facts["distance"] is None:
-        return f"{facts['process']}, too few to test"
+        return f"{facts['process']}, insufficient"
     claim = f"D {facts['distance']:.3f}" + ("" if facts["p_value"] is None else f", p {facts['p_value']:.2g}")
     return f"{facts['process']}: {claim}"
 

@@ -53,7 +53,7 @@ def install(name: str, *, folder: Path | None = None, no_cache: bool = False) ->
         wanted = pinned(made.describe().distributions)
     except ImportError as error:
         raise UserError(
-            f"backend '{name}' is installed afresh as it is here, and it isn't: {error}", "pip install 'bytemlperf-llm[general]'"
+            f"backend '{name}' is not installed here, so its versions are unknown: {error}", "pip install 'bytemlperf-llm[general]'"
         ) from None
     with tempfile.TemporaryDirectory(prefix="bmp-install-", dir=folder) as place:
         root, wheels = Path(place) / "venv", Path(place) / "wheels"
@@ -89,7 +89,7 @@ def _timed(command: list[str], name: str) -> float:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired:
-        raise UserError(f"installing {name} took over {TIME_LIMIT_S:g} s", "try where the package index is nearer") from None
+        raise UserError(f"installing {name} took over {TIME_LIMIT_S:g} s", "try again with a faster package index") from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["pip said nothing"]
         raise UserError(f"{name} can't be installed: {said[-1]}", "check that pip reaches a package index that has it")

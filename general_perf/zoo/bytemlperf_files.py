@@ -172,7 +172,7 @@ def _inputs(model: ModelFile) -> tuple[list[Input], str]:
         return [], f"names {len(shapes)} inputs and {len(types)} types"
     wrong = next((each for each in types if each not in DTYPES), None)
     if wrong is not None:
-        return [], f"has an input of type {wrong}, which is none of {', '.join(DTYPES)}"
+        return [], f"has an input of type {wrong}, which is not one of {', '.join(DTYPES)}"
     return [_input(name, shape, DTYPES[kind], model.layout) for (name, shape), kind in zip(shapes.items(), types, strict=False)], ""
 
 
@@ -228,7 +228,7 @@ def _object(path: Path) -> dict[str, Any]:
     except UntrustedJson as error:
         raise UserError(f"{path.name} is not valid JSON: {error}", "fix the file") from None
     if not isinstance(held, dict):
-        raise UserError(f"{path.name} holds no JSON object", "fix the file")
+        raise UserError(f"{path.name} is not a JSON object", "fix the file")
     return held
 
 

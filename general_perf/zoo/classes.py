@@ -50,5 +50,5 @@ def _class(library: str, name: str, bases: tuple[type, ...], what: str) -> Any:
         found = None
     own = isinstance(found, type) and issubclass(found, bases) and found.__module__.startswith(f"{library}.models.")
     if not own:
-        raise StageError("unsupported_format", f"'{name}' is no {what} class of {library}", "name a class such as BertModel in the card")
+        raise StageError("unsupported_format", f"'{name}' is not a {what} class of {library}", "name a class such as BertModel in the card")
     return found

@@ -196,7 +196,7 @@ def _file(card: Card, path: Path, file_format: str, weights: str) -> SourceModel
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
-        raise StageError("corrupt_weights", f"{path.name} is no TorchScript file: {error}", "fetch or make it again") from None
+        raise StageError("corrupt_weights", f"{path.name} is not a TorchScript file: {error}", "download or rebuild it") from None
     parameters = list(module.parameters())
     size = sum(each.numel() for each in parameters), sum(each.numel() * each.element_size() for each in parameters)
     return SourceModel(
@@ -220,9 +220,9 @@ def _onnx(card: Card, path: Path, weights_from: str) -> SourceModel:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError) as error:
-        raise StageError("corrupt_weights", f"{path.name} is no ONNX file: {error}", "fetch or make it again") from None
+        raise StageError("corrupt_weights", f"{path.name} is not an ONNX file: {error}", "download or rebuild it") from None
     if not model.graph.node:
-        raise StageError("corrupt_weights", f"{path.name} is no ONNX model: it has no operators", "fetch or make it again")
+        raise StageError("corrupt_weights", f"{path.name} is not an ONNX model: it has no operators", "download or rebuild it")
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]
     by_name = {each.name: each for each in card.inputs}
@@ -276,7 +276,7 @@ def _fill(model: Any, path: Path) -> None:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise StageError("corrupt_weights", f"{path.name} can't be read: {error}", "fetch or make the weight file again") from None
+        raise StageError("corrupt_weights", f"{path.name} can't be read: {error}", "download or rebuild the weight file") from None
     wanted = model.state_dict()
     wrong = [name for name in state if name in wanted and state[name].shape != wanted[name].shape]
     if wrong:

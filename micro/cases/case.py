@@ -74,16 +74,16 @@ def _checked(operator: Operator, argument: Argument, value: Any) -> Any:
             return _integer(where, argument, value)
         case "ints":
             if not isinstance(value, list | tuple):
-                raise BadCase(f"{where}={value!r} is no list of integers")
+                raise BadCase(f"{where}={value!r} is not a list of integers")
             return [_integer(where, argument, part) for part in value]
         case "dtype":
             name = canonical(value) if isinstance(value, str) else None
             if name is None or (argument.choices and name not in argument.choices):
-                raise BadCase(f"{where}={value!r} is none of {', '.join(argument.choices)}")
+                raise BadCase(f"{where}={value!r} is not one of {', '.join(argument.choices)}")
             return name
         case "choice":
             if value not in argument.choices:
-                raise BadCase(f"{where}={value!r} is none of {', '.join(argument.choices)}")
+                raise BadCase(f"{where}={value!r} is not one of {', '.join(argument.choices)}")
             return value
         case "bool":
             if not isinstance(value, bool | int) or value not in (0, 1):
@@ -91,7 +91,7 @@ def _checked(operator: Operator, argument: Argument, value: Any) -> Any:
             return bool(value)
         case "float":
             if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-                raise BadCase(f"{where}={value!r} is no number")
+                raise BadCase(f"{where}={value!r} is not a number")
             return float(value)
     return value
 
@@ -100,7 +100,7 @@ def _integer(where: str, argument: Argument, value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadCase(f"{where}={value!r} is no integer")
+        raise BadCase(f"{where}={value!r} is not an integer")
     if not argument.low <= value <= argument.high:
         raise BadCase(f"{where}={value} is out of range, {argument.low} to {argument.high}")
     return value

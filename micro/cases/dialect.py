@@ -46,7 +46,7 @@ def _scores(given: dict[str, Any]) -> dict[str, Any]:
     keys = args.pop("kv_seq_len")
     sizes = [args.pop(name, 1) for name in ("batch_size", "head_num", "q_seq_len")]
     if not all(isinstance(size, int) and 1 <= size <= MOST_SEQUENCES for size in sizes):
-        raise BadCase(f"batch_size, head_num and q_seq_len are no sizes: {sizes}")
+        raise BadCase(f"batch_size, head_num and q_seq_len are not sizes: {sizes}")
     return {**args, "batch_size": math.prod(sizes), "dim_size": keys}
 
 

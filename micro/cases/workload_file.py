@@ -99,7 +99,7 @@ def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
     try:
         content = decode_json(text)
     except ValueError as error:
-        raise UserError(f"workload {path} is not JSON: {error}", "mend the file") from None
+        raise UserError(f"workload {path} is not JSON: {error}", "fix the file") from None
     if not isinstance(content, dict):
         raise UserError(f"workload {path} is not a JSON object", 'give {"cases": [{…}]} or {"operator": [{…}]}')
     parts = {name: part for name, part in content.items() if not name.startswith(COMMENT)}
@@ -112,7 +112,7 @@ def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
             continue
         op = path.stem if name == "cases" else name
         if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-            raise UserError(f"workload {path}: '{name}' is no list of cases", 'a case is an object: {"dtype": "float32", …}')
+            raise UserError(f"workload {path}: '{name}' is not a list of cases", 'a case is an object: {"dtype": "float32", …}')
         for case in cases:
             try:
                 yield from (RawCase(op, args, path.name) for args in expand(case))
@@ -133,7 +133,7 @@ def _csv_cases(path: Path, text: str) -> Iterator[RawCase]:
     rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise UserError(f"workload {path}, line {number}: not as many cells as the header has", "mend the file")
+            raise UserError(f"workload {path}, line {number}: fewer or more cells than the header", "fix the file")
         args = {name: _cell(value) for name, value in row.items() if value != "" and not name.startswith(COMMENT)}
         yield RawCase(str(args.pop("task_name", path.stem)), args, path.name)
 

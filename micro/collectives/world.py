@@ -131,7 +131,7 @@ class World:
             if time.monotonic() >= until and waiting_ends < float("inf"):
                 return Ending(done, _failure(done))
             if time.monotonic() >= deadline:
-                return Ending(done, f"time limit: {self._hang(set(self._links) - set(done))}")
+                return Ending(done, f"timeout: {self._hang(set(self._links) - set(done))}")
         return Ending(done, "" if all(each.agreed for each in done.values()) else _failure(done))
 
     def _next(self, timeout_s: float) -> list[tuple[int, RankMessage | None]]:

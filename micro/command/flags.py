@@ -24,9 +24,9 @@ class Flags:
 
     provider: Annotated[
         list[str] | None,
-        _option("--provider", "-p", help="Whose kernels; repeatable, or 'all'. Default: torch.", panel=_MEASURING, show_default=False),
+        _option("--provider", "-p", help="Kernel provider (repeatable), or 'all'. Default: torch.", panel=_MEASURING, show_default=False),
     ] = None
-    device: Annotated[str, _option(help="cpu, cuda or cuda:N.", panel=_MEASURING)] = "cpu"
+    device: Annotated[str, _option(help="Device: cpu, cuda or cuda:N.", panel=_MEASURING)] = "cpu"
     threads: Annotated[
         int | None,
         _option(
@@ -39,17 +39,19 @@ class Flags:
     ] = None
     hot: Annotated[
         bool,
-        _option("--hot", help="One set of buffers, warm in the caches, instead of turns through more than they hold.", panel=_MEASURING),
+        _option(
+            "--hot", help="Reuse one buffer set (warm caches) instead of rotating through more than the cache holds.", panel=_MEASURING
+        ),
     ] = False
-    seed: Annotated[int, _option(help="Of the random inputs.", panel=_MEASURING, min=0)] = 0
+    seed: Annotated[int, _option(help="Seed of the random inputs.", panel=_MEASURING, min=0)] = 0
     measure_seconds: Annotated[
         float | None,
         _option(
-            help="Sampling of one case ends then at the latest. Default: 2, in `all` 0.5.", panel=_MEASURING, min=0.01, show_default=False
+            help="Maximum sampling time per case, in seconds. Default: 2, in `all` 0.5.", panel=_MEASURING, min=0.01, show_default=False
         ),
     ] = None
     precision: Annotated[
-        float, _option(help="Sampling ends when the median's 95 % interval is this share of it.", panel=_MEASURING, min=1e-4)
+        float, _option(help="Stop sampling when the median's 95 % interval is this share of it.", panel=_MEASURING, min=1e-4)
     ] = 0.01
     peaks: Annotated[
         str,
@@ -69,23 +71,26 @@ class Flags:
     ] = None
     budget: Annotated[
         float | None,
-        _option(help="Seconds for the whole sweep; what is left out is a row.", panel=_BOUNDS, show_default=False, min=0),
+        _option(
+            help="Time budget of the sweep in seconds; cases beyond it are recorded as skipped.", panel=_BOUNDS, show_default=False, min=0
+        ),
     ] = None
-    max_case_seconds: Annotated[float, _option(help="Skip a case that would take longer; end one that does.", panel=_BOUNDS, min=0.1)] = (
-        60.0
-    )
+    max_case_seconds: Annotated[
+        float, _option(help="Time limit of a case in seconds: skip one that would exceed it, end one that does.", panel=_BOUNDS, min=0.1)
+    ] = 60.0
     max_memory: Annotated[
-        str | None, _option(help="Such as 4GiB: skip what needs more. Default: 80 % of what is free.", panel=_BOUNDS, show_default=False)
+        str | None,
+        _option(
+            help="Memory limit, such as 4GiB: skip cases that need more. Default: 80 % of free memory.", panel=_BOUNDS, show_default=False
+        ),
     ] = None
-    runs_dir: Annotated[Path, _option(help="Where run folders go.", panel=_OUTPUT)] = Path("runs")
+    runs_dir: Annotated[Path, _option(help="Directory for run folders.", panel=_OUTPUT)] = Path("runs")
     label: Annotated[str | None, _option(help="Name of the run.", panel=_OUTPUT, show_default=False)] = None
-    csv: Annotated[bool, _option("--csv", help="Also a CSV file in xpu-perf's field names.", panel=_OUTPUT)] = False
-    jsonl: Annotated[bool, _option("--jsonl", help="Also a JSONL file in xpu-perf's field names.", panel=_OUTPUT)] = False
+    csv: Annotated[bool, _option("--csv", help="Also write a CSV file with xpu-perf's field names.", panel=_OUTPUT)] = False
+    jsonl: Annotated[bool, _option("--jsonl", help="Also write a JSONL file with xpu-perf's field names.", panel=_OUTPUT)] = False
     prometheus_port: Annotated[
         int | None,
-        _option(
-            help="Serve live metrics on this port of the loopback, 0 for any free one.", panel=_OUTPUT, min=0, max=65535, show_default=False
-        ),
+        _option(help="Serve live metrics on this loopback port; 0 picks a free one.", panel=_OUTPUT, min=0, max=65535, show_default=False),
     ] = None
     push_gateway: Annotated[
         str | None, _option(help="Push live metrics to the Pushgateway at this address.", panel=_OUTPUT, show_default=False)

@@ -33,8 +33,8 @@ def families() -> tuple[Family, ...]:
     """All of them; operators are labels, so the table of operators closes the list."""
     operators = tuple(OPERATORS)
     return (
-        Family("bmp_micro_cases_total", "counter", "Cases that have ended, by status.", "status", STATUSES),
-        Family("bmp_micro_cases_planned", "gauge", "Cases of this sweep."),
+        Family("bmp_micro_cases_total", "counter", "Completed cases, by status.", "status", STATUSES),
+        Family("bmp_micro_cases_planned", "gauge", "Cases in this sweep."),
         Family("bmp_micro_case_latency_seconds", "histogram", "Median latencies of measured cases.", buckets=_LATENCY_S),
         Family("bmp_micro_sampling_seconds_total", "counter", "Seconds spent taking samples."),
         Family("bmp_micro_peak_memory_bytes_per_second", "gauge", "This machine's measured memory bandwidth (triad)."),

@@ -84,7 +84,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
         roofs_of(run)
         return msgspec.convert(run["config"]["cases"], list[Case]), msgspec.convert(run["config"]["settings"], Settings)
     except DAMAGED as error:
-        raise UserError(f"its run.json can't be gone on with: {why(error)}", "begin a new run") from None
+        raise UserError(f"this run can't be resumed: {why(error)}", "start a new run") from None
 
 
 def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:
@@ -114,7 +114,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
             _show(run, summary)
     print(run.folder)
     if interrupted:
-        raise Interrupted(interrupt_status() - 128, f"go on with: bmp micro resume {run.folder}")
+        raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
 
 

@@ -24,7 +24,7 @@ PEAK_CHOICES = ("auto", "fresh", "off")
 def settings_of(flags: Flags) -> Settings:
     """Raises UserError for a device that isn't there, a size that is none, or an unknown choice."""
     if flags.peaks not in PEAK_CHOICES:
-        raise UserError(f"--peaks {flags.peaks!r} is none of {', '.join(PEAK_CHOICES)}", "leave it out for 'auto'")
+        raise UserError(f"--peaks {flags.peaks!r} is not one of {', '.join(PEAK_CHOICES)}", "leave it out for 'auto'")
     device = device_of(flags.device)
     threads, threads_from = (flags.threads, ASKED) if flags.threads is not None else default_threads()
     cache = 0 if flags.hot else (last_level_cache_bytes(threads) if device == "cpu" else GPU_CACHE_BYTES)

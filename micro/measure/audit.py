@@ -115,7 +115,7 @@ def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, 
             return ""
         _turn(given)
         took_ns = min(took_ns, clock.time_ns(kernel.run, [buffers]))
-    return f"a call on values not seen before took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
+    return f"a call on new values took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
 
 
 def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Any, constant: Collection[int], wrote: Sequence[int]) -> str:

@@ -332,7 +332,7 @@ def noise_of(timed: Timed, precision: float) -> str:
     samples = timed.samples_ns
     interval = median_interval(samples)
     if interval == INSUFFICIENT:
-        return f"too few: {len(samples)} samples carry no interval of the median"
+        return f"insufficient: {len(samples)} samples give no interval of the median"
     if timed.timer_share > TIMER_SHARE:
         return f"timer: reading it took {timed.timer_share:.2%} of a sample"
     third = len(samples) // 3

@@ -125,7 +125,7 @@ def each_sequence(args: Args, tensors: Tensors, dtype: Any) -> Iterator[One]:
 
 def _check(args: Args) -> str:
     if args["q_lens"] == [] and args["attn_mode"] == "decode" and args["q_len"] > 64:
-        return f"q_len={args['q_len']} is no decode step"
+        return f"q_len={args['q_len']} is not a decode step"
     if args["dtype"] in LARGEST and args["cache_dtype"] != args["dtype"]:
         return f"dtype={args['dtype']} needs a cache of the same, not {args['cache_dtype']}"
     if args["cache_dtype"] in ACTIVATIONS and args["cache_dtype"] != args["dtype"]:

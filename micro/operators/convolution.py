@@ -18,7 +18,7 @@ def _output_size(args: Args) -> tuple[int, int]:
 
 def _check(args: Args) -> str:
     if args["in_channels"] % args["groups"] or args["out_channels"] % args["groups"]:
-        return f"groups={args['groups']} divides not both of in_channels={args['in_channels']} and out_channels={args['out_channels']}"
+        return f"groups={args['groups']} does not divide both in_channels={args['in_channels']} and out_channels={args['out_channels']}"
     if min(args["height"], args["width"]) + 2 * args["padding"] < args["kernel_size"]:
         return f"kernel_size={args['kernel_size']} is larger than the padded image"
     return ""

@@ -150,7 +150,7 @@ def _residual_count(args: Args) -> int:
 
 def _residual_check(args: Args) -> str:
     if args["sp_rank"] >= args["sp_size"]:
-        return f"sp_rank={args['sp_rank']} is none of sp_size={args['sp_size']} ranks"
+        return f"sp_rank={args['sp_rank']} is not one of the sp_size={args['sp_size']} ranks"
     return check_moe(args) if _residual_count(args) else f"sp_rank={args['sp_rank']} has no token of {args['num_tokens']}"
 
 

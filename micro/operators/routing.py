@@ -47,7 +47,7 @@ def check_moe(args: Args) -> str:
     if experts % ranks:
         return f"ep_size={ranks} does not divide num_experts={experts}"
     if args["ep_rank"] >= ranks:
-        return f"ep_rank={args['ep_rank']} is none of ep_size={ranks} ranks"
+        return f"ep_rank={args['ep_rank']} is not one of the ep_size={ranks} ranks"
     wrong = check_routing(args["routing"], experts)
     if wrong:
         return wrong
@@ -58,7 +58,7 @@ def _weights(routing: Any, parts: int) -> list[float]:
     if routing == BALANCED:
         return [1.0] * parts
     if not isinstance(routing, str):
-        raise ValueError("it is no text")
+        raise ValueError("it is not text")
     name, _, exponent = routing.partition(":")
     if name == ZIPF:
         power = float(exponent or 1.0)
@@ -74,9 +74,9 @@ def _counts_of_file(path: Path, parts: int) -> list[float]:
     except OSError as error:
         raise ValueError(f"it is neither {BALANCED}, {ZIPF} nor a file that can be read ({error.strerror})") from None
     if not isinstance(counts, list) or len(counts) != parts:
-        raise ValueError(f"the file holds no list of {parts} counts")
+        raise ValueError(f"the file is not a list of {parts} counts")
     if not all(isinstance(count, int | float) and count >= 0 for count in counts) or not sum(counts):
-        raise ValueError("a count is no number of 0 or more, or all are 0")
+        raise ValueError("a count is not a number of 0 or more, or all are 0")
     return [float(count) for count in counts]
 
 

@@ -79,7 +79,7 @@ def check(engine: str, model: str, prediction: Prediction, threads: int, runs_di
     folders = sorted(set(runs_dir.glob("*")) - before) if runs_dir.is_dir() else []
     if not folders or not (folders[-1] / "summary.json").is_file():
         words = " ".join((done.stderr or done.stdout).split())[-LAST_WORDS:]
-        raise UserError(f"serve-bench gave no run: {words or 'no message'}", f"try it by itself: bmp-llm {' '.join(arguments)}")
+        raise UserError(f"serve-bench produced no run: {words or 'no message'}", f"run it alone: bmp-llm {' '.join(arguments)}")
     return compare(engine, folders[-1], ["bmp-llm", *arguments], prediction)
 
 

@@ -61,7 +61,7 @@ def prices(steps: Iterable[Step], pricing: Pricing, *, all_hot: bool) -> dict[st
     """One price for each distinct ask. Raises UserError with every operator that has none."""
     asks = {ask.text: ask for ask in (ask_of(step, all_hot=all_hot) for step in steps)}
     found, reasons = pricing(list(asks.values()))
-    missing = [f"{text}: {reasons.get(text, 'no answer')}" for text in asks if text not in found]
+    missing = [f"{text}: {reasons.get(text, 'no response')}" for text in asks if text not in found]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"no time for {missing[0]}{more}", "a prediction without it would be wrong; nothing is counted as 0 µs")

@@ -58,7 +58,9 @@ def price_from(ask: Ask, rows: list[Known]) -> Price | str:
     priced = [price for provider in sorted({row.provider for row in rows}) if (price := _of_provider(ask, provider, rows))]
     if priced:
         return min(priced, key=lambda price: price.call_us)
-    return f"the run's {len(rows)} {ask.op} cases have neither this one nor two around it that differ in one number"
+    return (
+        f"the run's {len(rows)} {ask.op} cases have neither this one nor two around it that differ in one number only only only only only"
+    )
 
 
 def _of_provider(ask: Ask, provider: str, rows: list[Known]) -> Price | None:

@@ -106,7 +106,7 @@ def shape_of(name: str, config: dict[str, Any]) -> ModelShape:
     if model_type not in ARCHITECTURES:
         near = difflib.get_close_matches(model_type, ARCHITECTURES, n=1)
         known = f"did you mean {near[0]}?" if near else f"known: {', '.join(ARCHITECTURES)}"
-        raise UserError(f"'{name}' has model_type '{model_type}', whose forward pass is not known", known)
+        raise UserError(f"'{name}' has model_type '{model_type}', whose forward pass is not supported", known)
     if config.get("quantization_config"):
         raise UserError(f"'{name}' has quantised weights", "give the configuration of the unquantised model")
     architecture = ARCHITECTURES[model_type]

@@ -109,13 +109,13 @@ def _possible(wish: Wish, shape: ModelShape, load: Load) -> None:
         raise UserError(f"{total} tokens are more than the {shape.context} that {shape.name} was made for", "give fewer")
     if shape.window and total > shape.window:
         raise UserError(
-            f"{shape.name} attends to {shape.window} tokens only, and {total} are asked for",
-            "sliding windows are not known here; give fewer",
+            f"{shape.name} attends to {shape.window} tokens only, and {total} were requested",
+            "sliding windows are not supported; give fewer",
         )
     if wish.hardware and wish.from_run:
         raise UserError("--hardware and --from-run are two different sources", "give one of them")
     if wish.check and wish.check not in ENGINES:
-        raise UserError(f"--check {wish.check}: there is no such engine to compare with", f"give {' or '.join(ENGINES)}")
+        raise UserError(f"--check {wish.check}: no such engine to compare with", f"give {' or '.join(ENGINES)}")
     if wish.check and wish.hardware:
         raise UserError("--check compares with an engine on this machine", "leave out --hardware")
     if wish.check and load.tp > 1 and wish.check == "transformers":

@@ -28,7 +28,7 @@ def _summary(prediction: Prediction) -> str:
     ttft = f"TTFT {_number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
     tpot = "" if prediction.tpot_ms is None else f", TPOT {_number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
     rest = f"E2E {_number(prediction.e2e_ms)} ms, {_number(prediction.output_tokens_per_s)} tokens/s"
-    return f"predicted: {ttft}{tpot}, {rest} (operators alone, nothing for the engine around them)"
+    return f"predicted: {ttft}{tpot}, {rest} (operators alone, excluding the engine around them)"
 
 
 def _between(bounds_ms: tuple[float, float] | None) -> str:
@@ -70,7 +70,7 @@ def print_check(checked: Checked) -> None:
         measured = f"{_number(figure.measured)} {figure.unit}"
         table.add_row(figure.name, f"{_number(figure.predicted)} {figure.unit}", measured, interval, f"{figure.error:+.1%}")
     console.print(table)
-    console.print("error = predicted / measured − 1; what the engine adds (scheduler, tokenizer, Python) is in it", style="dim")
+    console.print("error = predicted / measured − 1; it includes what the engine adds (scheduler, tokenizer, Python)", style="dim")
     for note in checked.notes:
         console.print(f"  {note}", style="dim", markup=False)
     console.print(" ".join(checked.command), markup=False, highlight=False, soft_wrap=True)

@@ -24,7 +24,9 @@ def conditions(run: Mapping[str, Any], ok: list[dict[str, Any]]) -> list[str]:
         sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))
         busy = [peak for peak in _peaks_of(peaks) if (peak.get("others_cpus") or 0.0) > BUSY_PEAK_CPUS]
         if busy:
-            sentences.append(f"{len(busy)} of {len(_peaks_of(peaks))} peaks were measured beside busy processes and may be low: {FRESH}")
+            sentences.append(
+                f"{len(busy)} of {len(_peaks_of(peaks))} peaks were measured while other processes were busy, and may be low: {FRESH}"
+            )
         sentences += [f"no measured peak of {what}: {reason}" for what, reason in (peaks.get("missing") or {}).items()]
     if run.get("sheet"):
         sentences.append(f"data sheet: {run['sheet'].get('source')}")

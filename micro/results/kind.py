@@ -91,8 +91,8 @@ def _verdict(ok: list[dict[str, Any]], counts: Counter[str]) -> tuple[VerdictNam
         return "invalid", [f"no case was measured{f': {lost}' if lost else ''}"]
     reasons: dict[VerdictName, str] = {}
     words = Counter(str(row["noise"]).partition(":")[0] for row in ok)
-    if words["too few"] == len(ok):
-        reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have too few samples"
+    if words["insufficient"] == len(ok):
+        reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have insufficient samples"
     elif not words["steady"]:
         reasons["noisy"] = f"none of {len(ok)} measured cases is steady"
     without = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]

@@ -39,7 +39,7 @@ class WorkerChild:
         self._child = Child(["-m", "micro.sweep.worker", str(self._threads), self._device], variables, self._log)
         message = self._wait(time.monotonic() + START_TIMEOUT_S)
         if not isinstance(message, Hello):
-            cause = message if isinstance(message, str) else "it spoke out of turn"
+            cause = message if isinstance(message, str) else "it sent an unexpected message"
             self.close()
             raise UserError(f"the worker process did not start: {cause}", "check the installation with: bmp llm doctor")
         return message
@@ -67,7 +67,7 @@ class WorkerChild:
         try:
             line = self._child.line(deadline)
         except TimeoutError:
-            return f"time limit: still {self.stage} when it was over"
+            return f"timeout while {self.stage}"
         return self._death(self._child) if line is None else msgspec.json.decode(line, type=Message)
 
     def _death(self, child: Child) -> str:

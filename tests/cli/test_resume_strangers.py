@@ -122,7 +122,7 @@ def test_a_link_in_a_folder_leads_nowhere(stopped, tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("half a line")
     (folder / "records-1.jsonl").symlink_to(precious)
-    with pytest.raises(UserError, match=r"holds a link or no plain file: records-1\.jsonl"):
+    with pytest.raises(UserError, match=r"holds a link or special file: records-1\.jsonl"):
         resume_run(folder, [], None, ["bmp-llm"], trust=True, quiet=True)
     assert precious.read_text() == "half a line"
 

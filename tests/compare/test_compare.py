@@ -70,7 +70,7 @@ def test_what_the_sample_cannot_carry_is_not_compared(compared):
         ("TPOT p50 > 5%", 1),
         ("tpot p50 > 3", 1),
         ("tpot p50 > 3000", 0),
-        ("ttft p99.9 > 5%", 1),  # can't be judged: must not pass
+        ("ttft p99.9 > 5%", 1),  # can't be evaluated: must not pass
     ],
 )
 def test_a_gate_is_met_or_not(runs, condition, status):

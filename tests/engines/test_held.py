@@ -88,7 +88,7 @@ def assert_only_the_large_failed(records):
     assert sum(record.outcome == "ok" for record in records) >= 8
     failures = [record for record in records if record.outcome == "failed"]
     assert {record.error_class for record in failures} == {"too_large"}
-    together = [record for record in failures if record.error_detail.startswith("answers in flight held ")]
+    together = [record for record in failures if record.error_detail.startswith("responses in flight held ")]
     assert together, "the shared limit came before the 64 MiB of each"
 
 

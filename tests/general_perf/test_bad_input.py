@@ -47,7 +47,7 @@ def nothing(_folder: Path) -> None:
     ("backend", "spoil", "flags", "error_class", "reason", "fix"),
     [
         ("onnxruntime", lambda folder: (folder / "relu.onnx").unlink(), [], "missing_weights", "relu.onnx is not there", "put the"),
-        ("openvino", cut, [], "corrupt_weights", "relu.onnx is no ONNX", "fetch or make it again"),
+        ("openvino", cut, [], "corrupt_weights", "relu.onnx is not an ONNX", "download or rebuild it"),
         ("onnxruntime", newer_opset, [], "unsupported_opset", "opset", "older opset"),
         ("openvino", newer_opset, [], "unsupported_opset", "relu.onnx wants opset 99", "older opset"),
         ("openvino", other_shape, [], "shape_mismatch", "takes x as [None, 8], the card gives x as [1, 16]", "fix the card's shape"),

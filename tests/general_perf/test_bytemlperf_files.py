@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_named(tmp_path, workload, model, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "is not valid JSON"), ("", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"), ("[1]", "holds no JSON object")],
+    [("{", "is not valid JSON"), ("", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"), ("[1]", "is not a JSON object")],
 )
 def test_no_json(tmp_path, text, said):
     path = tmp_path / "w.json"

@@ -94,7 +94,7 @@ def test_an_engine_for_this_machine(place, backend):
         (["ranker.yaml", "--to", "onnx", "-o", "ranker.yaml"], "is there already; give another --output, or --force"),
         (["ranker.yaml", "--to", "torch-export", "--precision", "int8"], "is written in fp32 here"),
         (["ranker.yaml", "--to", "engine", "--backend", "torch-eager"], "has no engine files"),
-        (["magika", "--to", "torch-export"], "torch reads no ONNX files; take --to onnx or openvino"),
+        (["magika", "--to", "torch-export"], "torch reads no ONNX files; use --to onnx or openvino"),
         (["ranker.yaml", "--to", "onnx", "--backend-option", "opset=99"], "opset 99 is not one that ONNX knows here"),
     ],
 )

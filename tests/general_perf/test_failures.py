@@ -39,7 +39,7 @@ COMPILE = ("compile", "failed")
         (MemoryError(), "performance", "failed", "out_of_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "performance", "failed", "out_of_memory"),
         (RuntimeError("Protobuf parsing failed."), "compile", "failed", "corrupt_weights"),
-        (ValueError("shape mismatch: the backend answered [2], the reference [3]"), "numerics", "failed", "shape_mismatch"),
+        (ValueError("shape mismatch: the backend returned [2], the reference [3]"), "numerics", "failed", "shape_mismatch"),
         (RuntimeError("The expanded size of the tensor (9) must match the existing size (8)"), "load", "failed", "shape_mismatch"),
         (
             RuntimeError("This is an invalid model. Error No Op registered for Frob with domain_version of 17"),

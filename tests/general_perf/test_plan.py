@@ -64,7 +64,7 @@ def test_bad_flags_are_one_sentence_with_the_mend(changes, said):
 
 @pytest.mark.parametrize("size", ["abc", "0", "-4", "1.5", "", "²", "1" * 5000, str(1 << 31)])
 def test_a_dim_that_is_no_size_is_named(size):
-    with pytest.raises(UserError, match="the size is no number from 1 to 2147483647; write --dim sequence=64"):
+    with pytest.raises(UserError, match="the size is not a number from 1 to 2147483647; write --dim sequence=64"):
         numbers([f"sequence={size}"], "--dim")
 
 
@@ -119,5 +119,5 @@ def test_a_strangers_plan_whose_card_names_a_function_is_not_resumed():
     config = {"plan": [msgspec.to_builtins(job)], "time_limit_s": 1.0, "keep_artefacts": False}
     assert _planned({"config": config})[0][0].id == job.id
     config["plan"][0]["card"]["source"]["model"] = "utils.hub.cached_file"
-    with pytest.raises(UserError, match="not one of this version"):
+    with pytest.raises(UserError, match="its plan is of another version"):
         _planned({"config": config})

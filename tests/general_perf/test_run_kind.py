@@ -101,7 +101,7 @@ def test_a_run_whose_only_row_failed_after_it_compiled_is_invalid(records, error
 @pytest.mark.parametrize(
     ("latencies_ns", "verdict", "said"),
     [
-        ([10**6] * 3, "thin", "no median has an interval: all of 1 points have too few calls"),
+        ([10**6] * 3, "thin", "no median has an interval: all of 1 points have insufficient calls"),
         ([10**6, 3 * 10**6] * 20, "noisy", "none of 1 points is steady"),
         ([10**6 + each for each in range(40)], "valid", ""),
     ],
@@ -169,7 +169,7 @@ def test_what_flops_leave_out_is_warned_of(records):
 
 
 def test_an_accuracy_without_the_references_is_warned_of(records):
-    warning = f"{GOOD}: no reference stands beside the accuracy"
+    warning = f"{GOOD}: no reference accuracy to compare with"
     assert warning not in GENERAL.summarise(run_json(GOOD), records)["warnings"]
     records[3]["reference_metrics"] = {}
     assert warning in GENERAL.summarise(run_json(GOOD), records)["warnings"]
@@ -181,7 +181,7 @@ def test_sections_are_plain_and_small(records):
     titles = [each.title for each in made]
     for wanted in (
         "Models and backends",
-        "What failed, and the fix",
+        "Failures and fixes",
         "Speed",
         "Compile report",
         "Numerics",

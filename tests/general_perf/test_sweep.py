@@ -173,7 +173,7 @@ def test_a_run_of_another_kind_is_not_resumed_and_not_touched(place, tmp_path):
     assert (done.returncode, "is a run of kind micro; resume it with its own suite" in done.stderr) == (2, True), done.stderr
     (tmp_path / "run.json").write_text(held["run.json"].decode().replace("micro", "general"))
     done = bmp(place, "resume", str(tmp_path))
-    assert (done.returncode, "is not one of this version; run it anew" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "its plan is of another version; start a new run" in done.stderr) == (2, True), done.stderr
     assert (tmp_path / "records.jsonl").read_bytes() == held["records.jsonl"]
     assert (tmp_path / "summary.json").exists()
 
@@ -240,7 +240,7 @@ def test_a_signal_leaves_no_process_behind(place, tmp_path, number, status):
     folder = only_run(tmp_path)
     run = json.loads((folder / "run.json").read_text())
     assert run["end"]["stopped_by_user"] is True
-    assert f"interrupted: go on with: bmp general resume {folder}" in said
+    assert f"interrupted: resume with: bmp general resume {folder}" in said
 
 
 def _workers_of(pid: int) -> list[int]:

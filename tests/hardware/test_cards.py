@@ -184,7 +184,7 @@ def test_rows_and_ratios(tmp_path: Path):
         (MINE.replace("tdp_watts", "tdp_wats"), "did you mean 'tdp_watts'"),
         (MINE.replace("https://example.org/sheet", "a friend said so"), "url"),
         (MINE.replace("table 1}\nmemory", "table 1}\n  - {dtype: bf16, sparse_tflops: 1, source: sheet, where: x}\nmemory"), "given twice"),
-        ("prices:\n  nobody: {amount: 1, currency: EUR, date: 2026}\n", "there is no card of 'nobody'"),
+        ("prices:\n  nobody: {amount: 1, currency: EUR, date: 2026}\n", "there is no card 'nobody'"),
         ("prices:\n  T4: {amount: 1, currency: euro, date: 2026}\n", "currency"),
         ("prices:\n  T4: {amount: 1, currency: EUR}\n", "date is missing"),
     ],

@@ -47,7 +47,7 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     views, _ = gather([served(tmp_path / "a", engine=engine), served(tmp_path / "b", engine=engine)])
     run = views[0].run
     found = device_of("a", "a", run, KNOWN, [])
-    assert (found.name, found.card_id, found.used) == ("remote, hardware not known", None, None)
+    assert (found.name, found.card_id, found.used) == ("remote, hardware unknown", None, None)
     assert "--device CARD" in found.why
     (comparison,) = compare_all(views, views[0])
     assert devices_of(comparison, {}, KNOWN) == [None, None]
@@ -55,8 +55,8 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     assert _run_row("a", views[0])[10] is None, "the catalogue's machine"
     facts = dict(run_page(views[0]).facts)
     assert "machine" not in facts
-    assert "Tesla T4" in facts["client's machine"]
-    assert facts["device"] == "remote, hardware not known"
+    assert "Tesla T4" in facts["client machine"]
+    assert facts["device"] == "remote, hardware unknown"
     findings = on_the_device(DECLARED, [RunRead("a", run, "valid", (), ())])
     assert [(finding.level, finding.rule) for finding in findings] == [("warning", "device")]
 
@@ -73,7 +73,7 @@ def test_what_the_user_states_is_taken_everywhere(tmp_path):
     (comparison,) = compare_all(views, views[0])
     devices = devices_of(comparison, {}, KNOWN)
     assert [device and (device.card.name, device.count) for device in devices] == [(KNOWN["nvidia-h100-sxm5"].name, 8), None]
-    assert "remote, hardware not known" in normalised_table(comparison, devices).note
+    assert "remote, hardware unknown" in normalised_table(comparison, devices).note
     (device, _) = devices_of(comparison, {"*": "t4*2"}, KNOWN)
     assert (device.card.name, device.count) == (KNOWN["nvidia-t4"].name, 2)
     (finding,) = on_the_device(DECLARED, [RunRead("a", view.run, "valid", (), ())])

@@ -230,7 +230,7 @@ def test_a_submission_holds_plain_files_of_its_runs_alone(stray: str, app: Any, 
     if stray == "stranger":
         with tarfile.open(tmp_path / "out.tgz") as tar:
             assert not [name for name in tar.getnames() if "id_rsa" in name]
-        assert "id_rsa: no run leaves such a file" in out.getvalue()
+        assert "id_rsa: not a file of a run" in out.getvalue()
     else:
         assert status in (1, 2)
         assert not (tmp_path / "out.tgz").exists()

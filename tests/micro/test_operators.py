@@ -133,10 +133,14 @@ def test_nan_and_a_wrong_shape_are_faults() -> None:
     [
         ("gemm", {"M": 1, "K": 1}, "N is missing"),
         ("gemm", {"M": 1, "K": 1, "N": 0}, "N=0 is out of range"),
-        ("gemm", {"M": 1, "K": 1, "N": "x"}, "N='x' is no integer"),
+        ("gemm", {"M": 1, "K": 1, "N": "x"}, "N='x' is not an integer"),
         ("gemm", {"M": 1, "K": 1, "N": 1, "dtyp": "float32"}, "did you mean dtype"),
         ("gemm", {"M": 1, "K": 1, "N": 1, "dtype": "float33"}, "is none of float32"),
-        ("conv2d", {"batch_size": 1, "in_channels": 4, "out_channels": 6, "height": 4, "width": 4, "groups": 4}, "groups=4 divides not"),
+        (
+            "conv2d",
+            {"batch_size": 1, "in_channels": 4, "out_channels": 6, "height": 4, "width": 4, "groups": 4},
+            "groups=4 does not divide",
+        ),
         ("conv2d", {"batch_size": 1, "in_channels": 1, "out_channels": 1, "height": 2, "width": 4}, "larger than the padded image"),
     ],
 )

@@ -174,7 +174,9 @@ def test_a_case_faster_than_the_peak_is_a_warning_and_a_busy_peak_is_said() -> N
     assert any(warning.startswith("above the measured peak: gemm(") and "120% of it (MFU)" in warning for warning in summary["warnings"])
     assert not any("above" in warning for warning in KIND.summarise(RUN, RECORDS)["warnings"])
     held = {**RUN["peaks"], "link": {**RUN["peaks"]["link"], "others_cpus": 1.5}}
-    assert "1 of 5 peaks were measured beside busy processes" in " ".join(KIND.summarise({**RUN, "peaks": held}, RECORDS)["conditions"])
+    assert "1 of 5 peaks were measured while other processes were busy" in " ".join(
+        KIND.summarise({**RUN, "peaks": held}, RECORDS)["conditions"]
+    )
 
 
 def test_two_runs_compare_from_their_samples() -> None:
@@ -202,8 +204,13 @@ def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
     [
         (["steady", "noisy: 3 %"], ["refused"], "valid", None),
         (["noisy: 3 %", "drifting: +4 %"], [], "noisy", "none of 2 measured cases is steady"),
-        (["too few: 3", "too few: 4"], [], "thin", "no median has an interval: all of 2 measured cases have too few samples"),
-        (["too few: 3", "noisy: 3 %"], [], "noisy", "none of 2 measured cases is steady"),
+        (
+            ["insufficient: 3", "insufficient: 4"],
+            [],
+            "thin",
+            "no median has an interval: all of 2 measured cases have insufficient samples",
+        ),
+        (["insufficient: 3", "noisy: 3 %"], [], "noisy", "none of 2 measured cases is steady"),
         (["steady"], ["skipped", "skipped", "failed"], "partial", "of 4 cases 1 failed and 2 skipped"),
         (["noisy: 3 %"], ["skipped"], "partial", "none of 1 measured cases is steady"),
         ([], ["failed"], "invalid", "no case was measured: 1 failed"),

@@ -71,7 +71,7 @@ def test_few_samples_carry_no_interval_and_no_tail() -> None:
     few = timed([5, 6, 7])
     latency = latency_of(few)
     assert (latency.p50, latency.p99, latency.p10, latency.ci95_low) == (0.006, None, None, None)
-    assert noise_of(few, 0.01).startswith("too few")
+    assert noise_of(few, 0.01).startswith("insufficient")
     assert latency_of(timed(list(range(1, 459)))).p99 is None
     assert latency_of(timed(list(range(1, 460)))).p99 == 0.455
 

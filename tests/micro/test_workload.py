@@ -53,7 +53,7 @@ def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "not a JSON object"),
-        ({"cases": {}}, "no list of cases"),
+        ({"cases": {}}, "not a list of cases"),
         ({"cases": []}, "has no cases"),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_batch_is_one_case_as_it_stands(tmp_path: Path) -> None:
         ("flash_attention", {**SESSION, "batch_size": 20}, "at least one token for each of batch_size=20 sequences, not 10"),
         ("flash_attention", {**SESSION, "batch_size": 10**12, "q_seq_len": 10**13}, "at least one token for each"),
         ("flash_attention", {**HEADS, "batch_size": 10**12}, "batch_size=1000000000000 is out of range"),
-        ("softmax", {"head_num": "x", "q_seq_len": 1, "kv_seq_len": 1}, "are no sizes"),
+        ("softmax", {"head_num": "x", "q_seq_len": 1, "kv_seq_len": 1}, "are not sizes"),
         ("flash_attention", {"mode": "train", **HEADS}, "attn_mode='train' is none of prefill, decode"),
         ("flash_attention", {"dtype": "mxfloat8", **HEADS}, "dtype='mxfloat8' is none of"),
         ("flash_mla", {"dtype": "bfloat16"}, "there is no operator 'flash_mla'"),
@@ -176,7 +176,7 @@ def test_refusals_say_the_true_reason(tmp_path: Path, op: str, case: dict[str, o
 
 def test_a_pipe_is_no_workload(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gemm.json")
-    with pytest.raises(UserError, match="can't be read: it is no plain file"):
+    with pytest.raises(UserError, match="can't be read: it is not a regular file"):
         read_workloads(tmp_path / "gemm.json")
 
 

@@ -176,9 +176,9 @@ def test_a_site_is_written_anew_and_nothing_else_is(tmp_path: Path):
     assert not (out / "stale.html").exists()
     assert (out / "index.html").read_bytes() == first
     (out / MARK).unlink()
-    with pytest.raises(UserError, match="no site made by this command"):
+    with pytest.raises(UserError, match="not a site made by this command"):
         build_site([tmp_path / "runs"], out)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         build_site([tmp_path / "runs"], tmp_path / "runs/a/run.json")
 
 

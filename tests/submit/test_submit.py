@@ -124,8 +124,8 @@ def test_what_makes_a_run_again_must_be_there(accepted: Path, change: dict, says
         ("precisions: [fp32]", "precisions: [bf16]", "fp32 ran and isn't declared"),
         ("sparsity: none", 'sparsity: "2:4"', "ran with sparsity none, declared is 2:4"),
         ("suites: [general]", "suites: [general, llm]", "no run of the suite llm"),
-        ("suites: [general]", "suites: [llm]", "which suites doesn't name"),
-        ("install.sh", "other.sh", "declared and not there"),
+        ("suites: [general]", "suites: [llm]", "which is not listed under suites"),
+        ("install.sh", "other.sh", "declared but missing"),
     ],
 )
 def test_the_declaration_is_held_against_the_runs(tmp_path: Path, old: str, new: str, says: str):
@@ -161,8 +161,8 @@ def test_runs_on_another_device_than_declared(accepted: Path):  # noqa: F811
     [
         ("  install: install.sh\n", "", "neither image nor install"),
         ("install: install.sh", "image: registry/name:latest", "has no digest"),
-        ("lock: requirements.lock", "lock: ../other.lock", "leads out of the submission"),
-        ("lock: requirements.lock", "lock: /etc/passwd", "leads out of the submission"),
+        ("lock: requirements.lock", "lock: ../other.lock", "is outside the submission"),
+        ("lock: requirements.lock", "lock: /etc/passwd", "is outside the submission"),
         ("sparsity: none", "sparsity: some", "sparsity can't be 'some'"),
         ("sparsity: none\n", "", "sparsity is missing"),
         ("vendor: Example", "vender: Example", "did you mean 'vendor'?"),
@@ -175,7 +175,7 @@ def test_a_wrong_declaration_is_one_line(tmp_path: Path, old: str, new: str, say
 
 
 def test_a_folder_that_is_no_submission(tmp_path: Path):
-    for words, says in ((("check", "gone"), "is no folder"), (("check", "."), "has no submission.yaml")):
+    for words, says in ((("check", "gone"), "is not a folder"), (("check", "."), "has no submission.yaml")):
         done = run(*words, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert says in done.stderr

@@ -59,7 +59,7 @@ def refused(arguments: list[str]) -> str:
         (["scale", "gpt-tiny", "--nproc", "1,x"], ["can't be read"]),
         (["scale", "gpt-tiny", "--mode", "sideways"], ["weak or strong"]),
         (["scale", "gpt-tiny", "--nproc", "1,3"], ["doesn't divide global_batch"]),
-        (["drift", "gpt-tiny", "--precision", "fp32"], ["compares nothing"]),
+        (["drift", "gpt-tiny", "--precision", "fp32"], ["has nothing to compare"]),
     ],
 )
 def test_one_line_that_names_the_mend(arguments: list[str], words: list[str], tmp_path: Path) -> None:

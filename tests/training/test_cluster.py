@@ -44,7 +44,7 @@ def test_a_prepared_run_that_never_ran_is_invalid(tmp_path: Path) -> None:
     assert "bmp train finish" in made.err
     done = bmp("train", "finish", str(made.folder), "-q")
     assert done.status == 1
-    assert any("before their time" in reason for reason in done.summary["reasons"])
+    assert any("ended early" in reason for reason in done.summary["reasons"])
 
 
 def test_the_slurm_example_is_sound(tmp_path: Path) -> None:

@@ -43,6 +43,6 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
     with SuiteRun.resume(folder, "training", command=["bmp", *argv[1:]]) as run:
         if History(run.records()).end is None:
             hung = stacks(folder)
-            run.fail(launch.hang_sentence(folder) if hung else "the ranks ended before their time; see torchrun's own messages")
+            run.fail(launch.hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
         summary = run.end()
     return publish_folder(folder, summary, quiet=quiet)

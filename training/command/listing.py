@@ -17,7 +17,7 @@ def print_workloads() -> None:
     table.add_column("workload", style="bold", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("batch", justify="right")
-    table.add_column("what it is")
+    table.add_column("description")
     for name in workloads.names():
         workload = workloads.load(name)
         table.add_row(name, _size(workload), str(workload.training.global_batch), workload.description)

@@ -132,7 +132,7 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
     from training.results.history import History
 
     if read_run_json(folder).get("kind") != "training":
-        raise UserError(f"{folder} is no training run", "give a run folder of: bmp train WORKLOAD --deterministic")
+        raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")
     plan, history = read_plan(folder / PLAN_NAME), History(suite_records(folder))
     then, now = plan.read_workload(), workload
     differing = [
@@ -150,5 +150,5 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
     if differing:
         raise UserError(f"{folder.name} differs in {', '.join(differing)}", "repeat it with its own flags and --deterministic")
     if history.end is None:
-        raise UserError(f"{folder.name} did not come to its end", "repeat a whole run")
+        raise UserError(f"{folder.name} did not complete", "repeat a whole run")
     return {"name": folder.name, "threads": plan.threads, "losses": history.losses, "state_sha256": history.end.state_sha256}

@@ -171,7 +171,7 @@ def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console
     finally:
         stop(agent, launch.KILL_PATIENCE_S)
     if len(signals) > 1:
-        raise Interrupted(signals[-1], f"what was measured is in {run.folder}")
+        raise Interrupted(signals[-1], f"the measurements so far are in {run.folder}")
     return failure, bool(signals)
 
 
@@ -227,7 +227,7 @@ def choose_device(wish: str, ranks_here: int) -> Device:
     gpus = [] if wish == "cpu" else nvidia_gpus()
     if not gpus:
         if wish == "cuda":
-            raise UserError("no CUDA device is here", "take --device cpu, or see: nvidia-smi")
+            raise UserError("no CUDA device found", "use --device cpu, or check: nvidia-smi")
         return Device("cpu")
     if len(gpus) < ranks_here:
         raise UserError(f"{ranks_here} ranks, but {len(gpus)} CUDA devices", f"give --nproc {len(gpus)} or --device cpu")

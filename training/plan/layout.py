@@ -33,7 +33,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 def resolve_layout(world: int, dp: int | None, tp: int, pp: int, ep: int) -> Layout:
     """The layout of `world` ranks; data parallel takes what is left unless given. Raises UserError when it doesn't come out even."""
     if min(world, dp or 1, tp, pp, ep) < 1:
-        raise UserError("a parallel size is below 1", "give 1 for what isn't split")
+        raise UserError("a parallel size is below 1", "give 1 for dimensions that aren't split")
     if dp is None:
         if world % (tp * pp):
             raise UserError(f"{world} ranks can't be split into tp {tp} x pp {pp}", f"give --nproc as a multiple of {tp * pp}")
@@ -65,21 +65,21 @@ def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sha
     family = workload.family
     if trainer == "megatron":
         if family not in ("gpt", "llama", "moe"):
-            raise UserError(f"trainer megatron doesn't train a {family} here", "take --trainer torch")
+            raise UserError(f"trainer megatron doesn't train a {family} here", "use --trainer torch")
         if sharding == "fsdp":
-            raise UserError("trainer megatron has no --sharding fsdp here", "take --sharding zero1, or --trainer torch")
+            raise UserError("trainer megatron has no --sharding fsdp here", "use --sharding zero1, or --trainer torch")
     if trainer != "torch":
         return
     if sharding == "zero1":
-        raise UserError("trainer torch has no --sharding zero1", "take --sharding fsdp, or --trainer megatron")
+        raise UserError("trainer torch has no --sharding zero1", "use --sharding fsdp, or --trainer megatron")
     if layout.pp > 1 or layout.ep > 1:
-        raise UserError("trainer torch has no pipeline or expert parallel", "take --trainer megatron")
+        raise UserError("trainer torch has no pipeline or expert parallel", "use --trainer megatron")
     if family in ("bert", "resnet", "moe") and layout.tp > 1:
         raise UserError(
-            f"trainer torch has no tensor parallel for a {family}", "take --tp 1" + (", or --trainer megatron" * (family == "moe"))
+            f"trainer torch has no tensor parallel for a {family}", "use --tp 1" + (", or --trainer megatron" * (family == "moe"))
         )
     if layout.tp > 1 and layout.dp > 1 and sharding == "ddp":
-        raise UserError("trainer torch joins tensor and data parallel through fsdp only", "add --sharding fsdp, or take --trainer megatron")
+        raise UserError("trainer torch joins tensor and data parallel through fsdp only", "add --sharding fsdp, or use --trainer megatron")
     if sharding == "fsdp" and family == "resnet":
         raise UserError("a resnet is trained with ddp here", "leave --sharding out")
 
@@ -102,7 +102,7 @@ def _check_transformer(workload: Workload, layout: Layout) -> None:
         raise UserError(f"ep {layout.ep} doesn't divide the {model.experts} experts", _divisors(model.experts, "--ep"))
     if model.experts and layout.tp > 1:
         raise UserError(
-            "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "take --tp 1 and --ep"
+            "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "use --tp 1 and --ep"
         )
 
 

@@ -180,7 +180,7 @@ def check_memory(needed: Estimate, ranks_here: int, device: str, gpu_bytes: int 
         each = "" if device == "cuda" or ranks_here == 1 else f" for {ranks_here} ranks of {gib(needed.total_bytes)}"
         raise UserError(
             f"not enough memory: about {gib(total)} (± {ESTIMATE_BAND:.0%}) needed{each}, {gib(there)} there",
-            "lower --micro-batch, take --recompute full, --sharding fsdp or more ranks; --skip-memory-check tries all the same",
+            "lower --micro-batch, use --recompute full, --sharding fsdp or more ranks; or try anyway with --skip-memory-check",
         )
 
 

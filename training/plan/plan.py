@@ -120,7 +120,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return json_of(path, Plan)
     except UNREADABLE as error:
-        raise UserError(f"{path} is no training plan: {why(error)}", "write one with: bmp train WORKLOAD --prepare") from None
+        raise UserError(f"{path} is not a training plan: {why(error)}", "write one with: bmp train WORKLOAD --prepare") from None
 
 
 def resolve_workload(flags: Flags) -> Workload:

@@ -81,7 +81,7 @@ def examine(folder: Path) -> dict[str, Any]:
         files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         int(manifest["step"])
     except FileNotFoundError:
-        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}", _OTHER) from None
+        raise UserError(f"{folder} is not a checkpoint: it has no {MANIFEST}", _OTHER) from None
     except DAMAGED as error:
         raise UserError(f"checkpoint {folder} is damaged: {MANIFEST} can't be read ({type(error).__name__})", _OTHER) from None
     for name, (size, digest) in files.items():
@@ -89,7 +89,7 @@ def examine(folder: Path) -> dict[str, Any]:
         if Path(name).name != name or path.is_symlink() or not path.is_file():
             raise UserError(f"checkpoint {folder} is damaged: {name[:200]} is missing", _OTHER)
         if path.stat().st_size != size or sha256_of(path) != digest:
-            raise UserError(f"checkpoint {folder} is damaged: {name} is not as it was saved", _OTHER)
+            raise UserError(f"checkpoint {folder} is damaged: {name} changed after it was saved", _OTHER)
     read_index(folder)
     return manifest
 

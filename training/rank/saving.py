@@ -70,6 +70,6 @@ def _layout(plan: Plan) -> dict[str, int]:
 def _check_fits(plan: Plan, manifest: dict[str, Any]) -> None:
     """Raises UserError for a checkpoint of another trainer, or of another layout where that matters."""
     if manifest.get("trainer") != plan.trainer:
-        raise UserError(f"the checkpoint is of trainer {manifest.get('trainer')}", f"take --trainer {manifest.get('trainer')}")
+        raise UserError(f"the checkpoint is of trainer {manifest.get('trainer')}", f"use --trainer {manifest.get('trainer')}")
     if plan.trainer == "megatron" and manifest.get("layout") != _layout(plan):
-        raise UserError("a megatron checkpoint goes on in its own layout only", f"it was saved with {manifest.get('layout')}")
+        raise UserError("a megatron checkpoint resumes in its own layout only", f"it was saved with {manifest.get('layout')}")

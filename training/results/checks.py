@@ -96,7 +96,7 @@ def _memory(history: History) -> Check:
     steps = [step for step in history.measured if step.attempt == (history.starts[-1].attempt if history.starts else 0)]
     if len(steps) < LONG_RUN_STEPS:
         return _missing(
-            name, MEMORY_GROWTH_LIMIT, f"{len(steps)} measured steps are too few to tell; give --steps {LONG_RUN_STEPS + 10} or more"
+            name, MEMORY_GROWTH_LIMIT, f"{len(steps)} measured steps are insufficient; give --steps {LONG_RUN_STEPS + 10} or more"
         )
     growth = max(growth_of([step.held_bytes[rank] for step in steps]) for rank in range(len(steps[0].held_bytes)))
     return _judge(
@@ -116,7 +116,7 @@ def _rerun(earlier: Any, history: History) -> list[Check]:
     if not isinstance(earlier, dict):
         return []
     if history.end is None:
-        return [_missing("repeated run", 1, "this run did not come to its end")]
+        return [_missing("repeated run", 1, "this run did not complete")]
     pairs = list(zip(history.losses, earlier["losses"], strict=False))
     differing = sum(now != then for now, then in pairs) + abs(len(history.losses) - len(earlier["losses"]))
     differing += history.end.state_sha256 != earlier["state_sha256"]

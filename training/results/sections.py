@@ -88,7 +88,7 @@ def _throughput_plot(history: History) -> Plot | None:
         return None
     unit = "images/s" if all(step.tokens == step.samples for step in steps) else "tokens/s"
     rates: list[float | None] = [step.tokens * 1e9 / max(step.step_ns) for step in steps]
-    note = "; ".join(filter(None, [note, "warm-up and traced steps are shown, and don't count"]))
+    note = "; ".join(filter(None, [note, "warm-up and traced steps are shown but excluded"]))
     return Plot(title="Throughput", data=[_line(steps, rates, unit)], layout=_axes(unit), note=note, alt=f"{unit} of each step")
 
 
@@ -129,7 +129,7 @@ def _rates(summary: dict[str, Any]) -> Table | None:
             rows.append([TITLES.get(name, name.replace("_", " ")), metric["mean"] * scale, low, high, unit, metric["count"]])
     if not rows:
         return None
-    return Table(title="What was reached", columns=["", "mean", "95 % from", "to", "unit", "steps"], rows=rows)
+    return Table(title="Results", columns=["", "mean", "95 % from", "to", "unit", "steps"], rows=rows)
 
 
 def _times(summary: dict[str, Any]) -> Table | None:
@@ -141,7 +141,7 @@ def _times(summary: dict[str, Any]) -> Table | None:
         if metric is None:
             continue
         claims = [metric["percentiles"][text] for text in ("50", "90", "99")]
-        shown = ["too few" if isinstance(claim, str) else claim / NS_PER_MS for claim in claims]
+        shown = ["insufficient" if isinstance(claim, str) else claim / NS_PER_MS for claim in claims]
         rows.append([title, metric["mean"] / NS_PER_MS, *shown, metric["count"]])
     if not rows:
         return None
@@ -201,4 +201,4 @@ def _recovery(summary: dict[str, Any]) -> Table | None:
 
 def _formulas(summary: dict[str, Any]) -> Text:
     lines = [f"{name}: {metric['formula']}" for name, metric in summary["metrics"].items()]
-    return Text(title="How it was computed", body="\n".join([*lines, *summary["definitions"].values()]))
+    return Text(title="Formulas", body="\n".join([*lines, *summary["definitions"].values()]))

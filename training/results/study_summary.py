@@ -52,13 +52,13 @@ def _busy(config: dict[str, Any], load: float | None) -> list[str]:
     cores = config.get("cores")
     if not cores or load is None or load <= BUSY_SHARE * cores:
         return []
-    return [f"the machine was busy before the study (load average {load:g} on {cores} cores): scaling is worse than it need be"]
+    return [f"the machine was busy before the study (load average {load:g} on {cores} cores): scaling looks worse than it is"]
 
 
 def _superlinear(kind: str, rows: list[dict[str, Any]]) -> list[str]:
     """More than ranks can give: caches, or a machine that was not the same all the time."""
     places = [row["ranks"] for row in rows if kind == "scale" and (row["efficiency"]["low"] or 0.0) > SUPERLINEAR]
-    return [f"{ranks} ranks scale better than they can: other work slowed the smaller runs, or caches help" for ranks in places]
+    return [f"{ranks} ranks scale better than linearly: other work slowed the smaller runs, or caches help" for ranks in places]
 
 
 def _scale(found: list[Any]) -> list[dict[str, Any]]:

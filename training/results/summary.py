@@ -62,7 +62,7 @@ def _reasons(config: dict[str, Any], history: History) -> list[str]:
         found.append(f"the loss or the gradient is not finite from step {diverged[0].step} on")
     if history.end is None:
         done = len(history.curve)
-        found.append(f"the ranks did not come to their end: {done} of {config['steps']} steps are recorded")
+        found.append(f"the ranks did not complete: {done} of {config['steps']} steps are recorded")
     return found
 
 
@@ -74,12 +74,12 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
         found.append(f"the loss jumped at step {', '.join(str(history.curve[place].step) for place in places[:5])}")
     target = config.get("target_loss")
     if target is not None and history.end is not None and history.end.why != "target reached":
-        found.append(f"the loss did not come down to {target}")
+        found.append(f"the loss did not reach {target}")
     if history.unknown:
-        found.append(f"{history.unknown} records are of no kind that is known here")
+        found.append(f"{history.unknown} records are of an unknown kind")
     cores, load = config.get("cores"), config.get("load_before")
     if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
-        found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are longer than they need be")
+        found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are inflated")
     ranks = config["layout"]["world"] // config["nnodes"]
     if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
         found.append(
@@ -108,7 +108,7 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
     workload = Workload.model_validate(config["workload"])
     first = measured[0]
     found: dict[str, Any] = {
-        "step_time": describe(times, "ns", "from asking for data to the optimiser's end, slowest rank"),
+        "step_time": describe(times, "ns", "from requesting data to the end of the optimizer step, slowest rank"),
         **{f"{name}_time": describe(_means(measured, f"{name}_ns"), "ns", f"{name} of a step, mean of the ranks") for name in PHASES},
         "wall_time": describe(
             [step.wall_ns for step in measured], "ns", "from a step's end to the next one's, with reporting and checkpoints"

@@ -85,10 +85,10 @@ def _times(metrics: dict[str, Any]) -> Table:
 
 def _cell(value: Any, interval: Any) -> str:
     if isinstance(value, str):
-        return "[dim]too few[/]"
+        return "[dim]insufficient[/]"
     shown = f"{value / NS_PER_MS:,.2f}"
     if isinstance(interval, str):
-        return f"{shown}\n[dim]too few[/]"
+        return f"{shown}\n[dim]insufficient[/]"
     return f"{shown}\n[dim]{interval[0] / NS_PER_MS:,.2f}–{interval[1] / NS_PER_MS:,.2f}[/]"
 
 
@@ -106,7 +106,7 @@ def _rates(metrics: dict[str, Any]) -> Table:
             continue
         bounds = metric["ci95"]["mean"]
         unit = " %" if scale != 1.0 else ""
-        between = "too few" if isinstance(bounds, str) else f"{bounds[0] * scale:{spec}}–{bounds[1] * scale:{spec}}{unit}"
+        between = "insufficient" if isinstance(bounds, str) else f"{bounds[0] * scale:{spec}}–{bounds[1] * scale:{spec}}{unit}"
         table.add_row(title, f"{metric['mean'] * scale:{spec}}{unit}", between)
     return table
 
@@ -175,7 +175,7 @@ def _checkpoint_lines(summary: dict[str, Any]) -> list[str]:
             spent = f"mean {part['time']['mean'] / NS_PER_MS:,.0f} ms"
             found.append(f"[bold]checkpoint {action}[/] {part['count']} x, {gib_fine(part['bytes'])}, {spent}")
     for each in summary["recovery"]:
-        same = "" if each["to_same_step_ns"] is None else f", as far as before after {each['to_same_step_ns'] / 1e9:.2f} s"
+        same = "" if each["to_same_step_ns"] is None else f", caught up after {each['to_same_step_ns'] / 1e9:.2f} s"
         found.append(
             f"[bold]recovery[/] {each['lost_steps']} steps lost ({each['lost_ns'] / 1e9:.2f} s of work), "
             f"stepping again after {each['to_next_step_ns'] / 1e9:.2f} s{same}"

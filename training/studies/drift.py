@@ -20,7 +20,7 @@ def run_drift(flags: Flags, precisions: str, output: Output, argv: list[str]) ->
     """Run the study; its folder and summary. Raises UserError."""
     names = [name.strip() for name in precisions.split(",")]
     if len(names) < 2 or len(set(names)) != len(names):
-        raise UserError(f"--precision '{precisions}' compares nothing", "give two or more, the one to compare with first: fp32,bf16")
+        raise UserError(f"--precision '{precisions}' has nothing to compare", "give two or more, the one to compare with first: fp32,bf16")
     runs = [msgspec.structs.replace(flags, precision=name) for name in names]
     prepared = [prepare(each, output) for each in runs]
     config = {

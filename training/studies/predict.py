@@ -25,7 +25,7 @@ def run_predict(
     run = read_run_json(study)
     config = run["config"]
     if run.get("kind") != "training" or config.get("study") != "scale":
-        raise UserError(f"{study} is no scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
+        raise UserError(f"{study} is not a scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
     points = pooled([record for each in suite_records(study) if isinstance(record := decode(each), PointRecord) and record.step_ns])
     if not points:
         raise UserError(f"{study} has no run that was measured", "run bmp train scale again")

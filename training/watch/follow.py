@@ -90,7 +90,7 @@ class Follower:
         for death in deaths(self._folder / RANKS_FOLDER)[self._attempt : attempt]:
             self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
         self._attempt = attempt
-        self._event("restart", f"torchrun started the ranks again, attempt {attempt}", [])
+        self._event("restart", f"torchrun restarted the ranks, attempt {attempt}", [])
 
     def _hangs(self) -> bool:
         silent_s = (time.perf_counter_ns() - self._last_ns) / 1e9

@@ -11,7 +11,7 @@ STEP_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.
 ROLES = ("warmup", "traced", "measured")
 
 FAMILIES = (
-    Family("bmp_training_steps", "counter", "Optimiser steps that were recorded.", "role", ROLES),
+    Family("bmp_training_steps", "counter", "Recorded optimizer steps.", "role", ROLES),
     Family("bmp_training_tokens", "counter", "Tokens learned from (samples for images)."),
     Family("bmp_training_step_seconds", "histogram", "Time of a measured step on the slowest rank.", buckets=STEP_BUCKETS_S),
     Family("bmp_training_loss", "gauge", "Loss of the last step."),
@@ -19,7 +19,7 @@ FAMILIES = (
     Family("bmp_training_tokens_per_second", "gauge", "Tokens of the last step over its time."),
     Family("bmp_training_peak_memory_bytes", "gauge", "Largest peak of any rank so far."),
     Family("bmp_training_checkpoints", "counter", "Checkpoints.", "outcome", ("ok", "failed")),
-    Family("bmp_training_restarts", "counter", "Times that torchrun started the ranks again."),
+    Family("bmp_training_restarts", "counter", "Restarts by torchrun."),
     Family("bmp_training_diverged_steps", "counter", "Steps whose loss or gradient was not finite."),
 )
 

@@ -85,7 +85,7 @@ def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
             return each
     names = [*known, *(alias for card in known.values() for alias in card.aliases)]
     near = difflib.get_close_matches(name, names, n=3)
-    raise UserError(f"there is no card of {name!r}", f"did you mean {' or '.join(near)}?" if near else "`bmp hardware list` shows them all")
+    raise UserError(f"there is no card {name!r}", f"did you mean {' or '.join(near)}?" if near else "`bmp hardware list` shows them all")
 
 
 def match(discovered: Mapping[str, Any], cards: Mapping[str, Card] | None = None) -> Card | None:

@@ -13,10 +13,10 @@
     var data = [
       line("p50", series.ttft[0], "y", "@0", true), line("p99", series.ttft[1], "y", "@1", true), line("slowest", series.ttft[2], "y", "@3", true),
       line("p50", series.tpot[0], "y2", "@0"), line("p99", series.tpot[1], "y2", "@1"), line("slowest", series.tpot[2], "y2", "@3"),
-      line("tokens/s", series.tokens, "y3", "@2"), line("answers/s", series.answers, "y4", "@4"), line("in flight", series.flight, "y5", "@7")
+      line("tokens/s", series.tokens, "y3", "@2"), line("requests/s", series.answers, "y4", "@4"), line("in flight", series.flight, "y5", "@7")
     ];
     var layout = { xaxis: { title: "seconds", anchor: "y5", rangemode: "tozero" } };
-    [["TTFT, ms", 0.76, 1], ["TPOT, ms", 0.51, 0.72], ["tokens/s", 0.34, 0.47], ["answers/s", 0.17, 0.3], ["in flight", 0, 0.13]].forEach(function (panel, at) {
+    [["TTFT, ms", 0.76, 1], ["TPOT, ms", 0.51, 0.72], ["tokens/s", 0.34, 0.47], ["requests/s", 0.17, 0.3], ["in flight", 0, 0.13]].forEach(function (panel, at) {
       layout["yaxis" + (at ? at + 1 : "")] = { title: panel[0], domain: [panel[1], panel[2]], rangemode: "tozero", nticks: 4, anchor: "x" };
     });
     return { data: data, layout: layout, height: 720 };

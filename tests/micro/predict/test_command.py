@@ -113,8 +113,8 @@ WISH = Wish(
     ("wish", "cause"),
     [
         (WISH._replace(input_len=4000), "4128 tokens are more than the 2048 that synthetic was made for"),
-        (WISH._replace(hardware="h1000"), "there is no card of 'h1000'"),
-        (WISH._replace(check="sglang"), "--check sglang: there is no such engine to compare with"),
+        (WISH._replace(hardware="h1000"), "there is no card 'h1000'"),
+        (WISH._replace(check="sglang"), "--check sglang: no such engine to compare with"),
         (WISH._replace(check="vllm", threads=7), "vllm binds \\d+ threads here, not 7"),
         (WISH._replace(check="vllm", hardware="h100"), "--check compares with an engine on this machine"),
         (WISH._replace(from_run=Path("/nowhere"), hardware="h100"), "--hardware and --from-run are two different sources"),

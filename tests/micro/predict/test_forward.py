@@ -86,7 +86,7 @@ def test_every_operator_of_every_architecture_takes_its_arguments() -> None:
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        ({"model_type": "lama"}, "has model_type 'lama', whose forward pass is not known"),
+        ({"model_type": "lama"}, "has model_type 'lama', whose forward pass is not supported"),
         ({"hidden_size": None}, "hidden_size is missing in the configuration"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3' in the configuration"),
         ({"quantization_config": {"bits": 4}}, "has quantised weights"),
