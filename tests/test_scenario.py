@@ -113,7 +113,7 @@ WRONG = [
     (MINIMAL, "- a\n- b\n", "F:1: not a mapping", "key: value"),
     (MINIMAL, "", "F is empty", "required"),
     (MINIMAL, "[" * 5000, "F is nested too deep", "plain keys"),
-    (MINIMAL, "a: \x01", "F: not valid YAML", "mend"),
+    (MINIMAL, "a: \x01", "F: not valid YAML", "fix"),
 ]
 
 

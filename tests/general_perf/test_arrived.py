@@ -40,7 +40,7 @@ def test_arrivals_as_planned_pass(process):
 
 def test_a_constant_stream_is_no_poisson_process():
     facts = offered({**record("constant"), "process": "poisson"})
-    assert any("not the poisson process" in each for each in faults(facts, 1e6))
+    assert any("not the target poisson process" in each for each in faults(facts, 1e6))
 
 
 def test_a_rate_that_was_not_reached_fails_the_test():

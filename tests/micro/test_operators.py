@@ -135,7 +135,7 @@ def test_nan_and_a_wrong_shape_are_faults() -> None:
         ("gemm", {"M": 1, "K": 1, "N": 0}, "N=0 is out of range"),
         ("gemm", {"M": 1, "K": 1, "N": "x"}, "N='x' is not an integer"),
         ("gemm", {"M": 1, "K": 1, "N": 1, "dtyp": "float32"}, "did you mean dtype"),
-        ("gemm", {"M": 1, "K": 1, "N": 1, "dtype": "float33"}, "is none of float32"),
+        ("gemm", {"M": 1, "K": 1, "N": 1, "dtype": "float33"}, "is not one of float32"),
         (
             "conv2d",
             {"batch_size": 1, "in_channels": 4, "out_channels": 6, "height": 4, "width": 4, "groups": 4},

@@ -164,8 +164,8 @@ def test_a_batch_is_one_case_as_it_stands(tmp_path: Path) -> None:
         ("flash_attention", {**SESSION, "batch_size": 10**12, "q_seq_len": 10**13}, "at least one token for each"),
         ("flash_attention", {**HEADS, "batch_size": 10**12}, "batch_size=1000000000000 is out of range"),
         ("softmax", {"head_num": "x", "q_seq_len": 1, "kv_seq_len": 1}, "are not sizes"),
-        ("flash_attention", {"mode": "train", **HEADS}, "attn_mode='train' is none of prefill, decode"),
-        ("flash_attention", {"dtype": "mxfloat8", **HEADS}, "dtype='mxfloat8' is none of"),
+        ("flash_attention", {"mode": "train", **HEADS}, "attn_mode='train' is not one of prefill, decode"),
+        ("flash_attention", {"dtype": "mxfloat8", **HEADS}, "dtype='mxfloat8' is not one of"),
         ("flash_mla", {"dtype": "bfloat16"}, "there is no operator 'flash_mla'"),
     ],
 )
