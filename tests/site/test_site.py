@@ -209,7 +209,7 @@ def test_the_command(tmp_path: Path):
     assert done.returncode == 0, "what can be read is shown"
     assert "problem: empty: empty is not a run folder" in done.stdout
     for words, says in (
-        (("gone", "--out", "x"), "gone is no run folder"),
+        (("gone", "--out", "x"), "gone neither is nor holds a run folder"),
         (("runs", "--out", "runs"), "is not empty"),
         (("runs", "--out", "x", "--device", "a"), "PATTERN=CARD"),
         (("runs",), "--out"),
