@@ -72,7 +72,7 @@ def test_an_address_is_understood(base_url, endpoint, url, models):
         ("http://", "no host"),
         ("http://a\x1bb", "blank"),
         ("http://h/a b", "blank"),
-        ("http://" + "ü" * 80, "no name"),
+        ("http://" + "ü" * 80, "invalid host name"),
     ],
 )
 def test_what_is_no_address_is_refused_by_its_flag(base_url, cause):
