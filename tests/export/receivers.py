@@ -58,6 +58,8 @@ def otlp_server():
             self.send_header("Content-Length", "0")
             self.end_headers()
 
+        do_PUT = do_POST  # a Pushgateway takes PUT
+
         def log_message(self, *_words: object) -> None:
             pass
 

@@ -44,7 +44,7 @@ def refused(arguments: list[str]) -> str:
         (["moe-tiny", "--trainer", "megatron", "--nproc", "2", "--tp", "2"], ["sequence parallel", "--tp 1"]),
         (["moe-tiny", "--nproc", "2", "--ep", "2"], ["no pipeline or expert parallel", "--trainer megatron"]),
         (["gpt-tiny", "--rerun-of", "/nowhere"], ["/nowhere"]),
-        (["gpt-tiny", "--trainer", "tensorflow"], ["--trainer can't be 'tensorflow'"]),
+        (["gpt-tiny", "--trainer", "tensorflow"], ["unknown trainer 'tensorflow'", "bmp extensions"]),
         (["gpt-tiny", "--precision", "fp64"], ["--precision can't be 'fp64'"]),
         (["gpt-tiny", "--device", "tpu"], ["--device can't be 'tpu'"]),
         (["gpt-tiny", "--steps", "4"], ["leave none to measure", "--steps 15"]),
