@@ -37,6 +37,7 @@ CLASSIFIED_BYTES = 1 << 16
 LAST_READS = 8
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
+_DONE_LINE = b"\n" + DONE_EVENT
 _EVENT = re.compile(rb"\ndata: (\{[^\n]*\})(?=\n\n)")  # begins with a literal, which is searched for much faster than a lookbehind
 _NAMED = re.compile(rb"[\r\n](?:event|error)")
 _FAILURE = re.compile(r"(?:^|[._-])(?:error|fail|failed|failure|exception|abort|aborted)$", re.I)  # names of events
@@ -139,7 +140,7 @@ def _cut_counted(joined: bytes, body: int) -> list[bytes] | None:
     - Nothing but the end of an event looks like one.
     - No line names an event or an error.
     """
-    if joined.rfind(b"\n" + DONE_EVENT) + 1 != joined.rfind(b"data:"):
+    if joined.rfind(_DONE_LINE) + 1 != joined.rfind(b"data:"):
         return None  # before the search: it takes long where a long line has no end
     if (joined.find(b"error", body) >= 0 or joined.find(b"event", body) >= 0) and _NAMED.search(joined, body):
         return None

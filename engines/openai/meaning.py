@@ -74,13 +74,16 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
         carriers, most = with_empty(meaning.marks, meaning.said, meaning.finished, reported)
         tokens = sum(carriers)
     most += reason is not None and reason != "length"  # the token that ended it has no text
-    count = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
+    if reported == tokens:  # as nearly always
+        per_event, shown = carriers, tokens
+    else:
+        per_event, shown = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
     decoded = Decoded(
-        tokens_per_chunk=_per_read(count.per_event, events_per_read),
+        tokens_per_chunk=_per_read(per_event, events_per_read),
         text="".join(meaning.texts),
         reason=reason,
         usage=usage,
-        shown_tokens=count.shown,
+        shown_tokens=shown,
         hidden_tokens=hidden,
     )
     if meaning.error:

@@ -9,32 +9,24 @@ reason; at the end, behind the last content, it is one where `usage` counts it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
 from engines.openai.events import EMPTY, LAST_EMPTY, SAYS
 
 UNSEEN_TOKENS = 64
 """Tokens that an answer may have besides those of its text and its empty events: markup of tool calls and chat formats."""
 
 
-class Count(NamedTuple):
-    """`per_event` sums to the answer's tokens. `shown` is how many of them the events show by themselves, as near to what
-    usage reports as they allow. `from_usage`: whether the sum is what usage reports."""
-
-    per_event: list[int]
-    shown: int
-    from_usage: bool
-
-
-def count_tokens(carriers: list[int], count: int, said: int, most: int, texts: Sequence[str], reported: int | None) -> Count:
-    """Tokens of each event. `carriers` (1 for a token, else 0) are `count` of the `most` that could be, `said` of them have
-    content; `reported` is the number that usage gives for what was streamed."""
+def count_tokens(
+    carriers: list[int], count: int, said: int, most: int, texts: Sequence[str], reported: int | None
+) -> tuple[list[int], int]:
+    """Tokens of each event, and how many of them the events show by themselves, as near to what usage reports as they
+    allow. `carriers` (1 for a token, else 0) are `count` of the `most` that could be, `said` of them have content; `reported` is
+    the number that usage gives for what was streamed."""
     if reported is None or reported == count:
-        return Count(carriers, count, from_usage=reported is not None)
+        return carriers, count
     shown = min(max(reported, said), most)
     if not count or reported < count or reported > _most_tokens(texts, most):
-        return Count(carriers, shown, from_usage=False)
-    return Count(spread(reported, carriers, texts), shown, from_usage=True)
+        return carriers, shown
+    return spread(reported, carriers, texts), shown
 
 
 def with_empty(marks: list[int], said: int, finished: int | None, reported: int | None) -> tuple[list[int], int]:

@@ -63,26 +63,31 @@ def _loose_details(value: Any) -> Details | None:
 
 def read_usage(usage: UsageEvent) -> Usage | None:
     """What a usage object reports; None where it counts no output."""
-    prompt = sound(usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens)
-    output = sound(usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens)
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    output = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+    if prompt is not None and not 0 < prompt <= MAX_TOKENS:
+        prompt = sound(prompt)
     if output is None and usage.total_tokens is not None and prompt is not None:
-        output = sound(usage.total_tokens - prompt)
-    if not output:
+        output = usage.total_tokens - prompt
+    if output is None or not 0 < output <= MAX_TOKENS:
         return None
     made = usage.completion_tokens_details or usage.output_tokens_details or _NONE
     given = usage.prompt_tokens_details or usage.input_tokens_details or _NONE
-    reasoning = sound(usage.reasoning_tokens if made.reasoning_tokens is None else made.reasoning_tokens)
+    reasoning = usage.reasoning_tokens if made.reasoning_tokens is None else made.reasoning_tokens
+    if reasoning is not None:
+        reasoning = sound(reasoning)
     if reasoning and (reasoning > output or usage.total_tokens == (prompt or 0) + output + reasoning):
         output += reasoning  # it was counted beside
     cached = given.cached_tokens if given.cached_tokens is not None else usage.cached_tokens
     if cached is None:
         cached = usage.prompt_cache_hit_tokens if usage.prompt_cache_hit_tokens is not None else usage.cache_read_input_tokens
+    accepted = made.accepted_prediction_tokens
     return Usage(
         prompt_tokens=prompt or None,
         output_tokens=output,
         reasoning_tokens=reasoning,
-        cached_tokens=sound(cached),
-        accepted_draft_tokens=sound(made.accepted_prediction_tokens),
+        cached_tokens=None if cached is None else sound(cached),
+        accepted_draft_tokens=None if accepted is None else sound(accepted),
     )
 
 
