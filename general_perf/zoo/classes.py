@@ -38,7 +38,7 @@ def config_class(name: str) -> Any:
 
 def _known(name: str, names: tuple[str, ...]) -> str:
     if name not in names:
-        raise StageError("unsupported_format", f"'{name}' is no model of ours", f"name one of {', '.join(names)}")
+        raise StageError("unsupported_format", f"'{name}' is not a model of ours", f"name one of {', '.join(names)}")
     return name
 
 

@@ -169,7 +169,7 @@ def test_what_is_no_class_of_models_is_refused_when_the_card_is_read(source, tmp
     ],
 )
 def test_a_name_that_is_no_class_of_models_is_not_touched(library, name):
-    with pytest.raises(StageError, match=f"'{name}' is no ") as caught:
+    with pytest.raises(StageError, match=f"'{name}' is not a ") as caught:
         model_class(library, name)
     assert caught.value.error_class == "unsupported_format"
 

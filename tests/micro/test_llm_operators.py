@@ -261,7 +261,7 @@ def test_shares_of_zipfs_law_and_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("[1, 2]", "no list of 8 counts"), ('{"a": 1}', "no list of 8"), ("[0,0,0,0,0,0,0,0]", "all are 0"), ("{", "truncated")],
+    [("[1, 2]", "not a list of 8 counts"), ('{"a": 1}', "not a list of 8"), ("[0,0,0,0,0,0,0,0]", "all are 0"), ("{", "truncated")],
 )
 def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> None:
     path = tmp_path / "counts.json"
@@ -277,7 +277,7 @@ def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> Non
         ("scatter", {"src_batch_size": 4, "dst_batch_size": 3, "dim_size": 1}, "in any order"),
         ("moe_swiglu", {**MOE, "ep_size": 3}, "ep_size=3 does not divide num_experts=8"),
         ("moe_swiglu", {**MOE, "topk": 9}, "topk=9 is more than"),
-        ("moe_swiglu", {**MOE, "ep_rank": 2}, "ep_rank=2 is none of"),
+        ("moe_swiglu", {**MOE, "ep_rank": 2}, "ep_rank=2 is not one of"),
         ("moe_swiglu", {**MOE, "num_tokens": 1, "topk": 1, "ep_rank": 1}, "no token comes to rank 1"),
         ("moe_swiglu", {**MOE, "routing": "zipf:99"}, "exponent"),
         ("moe_swiglu", {**MOE, "routing": "/nowhere"}, "neither balanced, zipf nor a file"),
@@ -287,7 +287,7 @@ def test_bad_files_of_counts(tmp_path: Path, content: str, sentence: str) -> Non
         ("moe_dispatch_tokens", {**TOKENS, "topk": 2, "world_size": 1}, "world_size=1 is out of range"),
         ("moe_dispatch_tokens", {**MOE, "routing": "/nowhere"}, "neither balanced, zipf nor a file"),
         ("quant_matmul", {**TOKENS, "new_hidden_size": 8, "w_dtype": "float8"}, "does not go with dtype=int8"),
-        ("quant_matmul", {**TOKENS, "new_hidden_size": 8, "dtype": "mxfloat8"}, "'mxfloat8' is none of"),
+        ("quant_matmul", {**TOKENS, "new_hidden_size": 8, "dtype": "mxfloat8"}, "'mxfloat8' is not one of"),
         ("quant_matmul", {**TOKENS, "num_tokens": 1, "sp_size": 2, "new_hidden_size": 8}, "sp_size=2 ranks share num_tokens=1"),
         ("flash_attention", {**HEADS, "kv_head_num": 3}, "kv_head_num=3 does not divide"),
         ("flash_attention", {**HEADS, "q_lens": [1, 2], "cache_lens": [1]}, "2 q_lens and 1 cache_lens"),

@@ -110,7 +110,7 @@ def test_unknown_is_last_both_ways(opened: Opened, site: Path):
 
 def test_price_normalisation_is_on_the_leaderboard(opened: Opened, site: Path):
     page = open_page(opened, site, "leaderboard-llm-serving.html")
-    page.get_by_label("metric").select_option("output tokens")
+    page.get_by_label("metric").select_option("output token throughput")
     page.get_by_label("case").select_option("chat")
     run, value, money = (column_of(page, title) for title in ("run", "value", "per 1,000 USD"))
     rows = dict(zip(shown(page, run), zip(shown(page, value), shown(page, money), strict=True), strict=True))

@@ -100,11 +100,11 @@ def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_pat
     done = bmp("micro", "all_reduce", *case, *QUICK, "--max-case-seconds", "2", "--runs-dir", str(tmp_path), expect=1)
     found = {row["args"]["batch_size"]: (row["status"], row["reason"]) for row in rows(done.stdout.strip())}
     assert found[1] == ("failed", "rank 1 crashed while running: killed by SIGABRT; the others were ended")
-    assert re.fullmatch(r"time limit: rank 1 hangs in hostile_ranks.py:\d+ \(hostile\) while running; rank 0 waited", found[2][1]), found[2]
+    assert re.fullmatch(r"timeout: rank 1 hangs in hostile_ranks.py:\d+ \(hostile\) while running; rank 0 waited", found[2][1]), found[2]
     assert found[3][0] == "failed"
     assert found[3][1].startswith("rank 1: wrong result: ")
     assert found[4] == ("failed", "rank 1: RuntimeError: no such kernel")
-    assert found[6] == ("failed", "time limit: rank 1 is stopped (SIGSTOP) while running; rank 0 waited")
+    assert found[6] == ("failed", "timeout: rank 1 is stopped (SIGSTOP) while running; rank 0 waited")
     assert found[7] == ("refused", "rank 1: rank 1 would rather not")
     assert found[8] == ("ok", "")
     assert found[9][0] == "failed"
@@ -177,7 +177,7 @@ def test_memory_counts_all_ranks() -> None:
     ("args", "sentence"),
     [
         (["-a", "world_size=1"], "error: all_reduce: world_size=1 is out of range, 2 to 4096"),
-        (["-a", "dtype=int8"], "error: all_reduce: dtype='int8' is none of float32"),
+        (["-a", "dtype=int8"], "error: all_reduce: dtype='int8' is not one of float32"),
     ],
 )
 def test_bad_input_is_one_line(args: list[str], sentence: str) -> None:
