@@ -9,6 +9,7 @@ reason; at the end, behind the last content, it is one where `usage` counts it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from engines.openai.events import EMPTY, LAST_EMPTY, SAYS
 
 UNSEEN_TOKENS = 64

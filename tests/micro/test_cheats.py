@@ -9,6 +9,7 @@ import pytest
 
 from micro.cases.case import validate
 from micro.command.check import CHEAT_RULES, CHEATED
+from micro.measure.audit import TRIES
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import CpuStopwatch, Rules
 from micro.providers.cheats import CHEATS
@@ -89,7 +90,11 @@ def test_what_computes_is_not_accused(provider: str, op: str, given: dict[str, A
     [
         (lambda _call: 10_000_000, ""),
         (lambda call: 10_000_000 * (1 + 9 * (call < 3)), ""),  # disturbed three times
-        (lambda _call: 100_000_000, "a call on new values took 100,000 µs, 10.0 times the median: results are kept"),
+        (
+            lambda call: 10_000_000 * (1 + 9 * (call < TRIES)),
+            "a call on new values took 100,000 µs, 10.0 times the median: results are kept",
+        ),
+        (lambda _call: 100_000_000, ""),  # on the same values too: the machine has become slow
         (lambda _call: 10_400_000, ""),
     ],
 )
