@@ -56,7 +56,7 @@ def test_one_token_has_no_decode() -> None:
 def test_a_missing_operator_or_time_is_an_error_and_never_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no time for gemm.*the fan has stopped"):
         prices([GEMM], lambda asks: ({}, {asks[0].text: "the fan has stopped"}), all_hot=True)
-    with pytest.raises(UserError, match=r"no time for gemm.*no answer"):
+    with pytest.raises(UserError, match=r"no time for gemm.*no response"):
         prices([GEMM], lambda _asks: ({}, {}), all_hot=True)
     monkeypatch.delitem(registry.OPERATORS, "swiglu")
     with pytest.raises(UserError, match="the swiglu needs the operator 'swiglu', which bmp micro does not have"):
