@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.runs.kinds import Figure, Section
+from bytemlperf.runs.kinds import Figure, RunKind, Section
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
 from bytemlperf_llm.metrics.facts import facts_from
@@ -40,12 +40,15 @@ _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the uni
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
 
-class LlmKind:
+class LlmKind(RunKind):
     """Summary, figures and sections of LLM serving."""
 
-    load_sentence = staticmethod(load_sentence)
-    verify_folder = staticmethod(verify_run)
-    summarize_folder = staticmethod(summarize_run)
+    name = "LLM serving"
+    valid_means = "The load was on target, and the client kept up with it."
+
+    load_sentence = staticmethod(load_sentence)  # type: ignore[assignment]
+    verify = staticmethod(verify_run)  # type: ignore[assignment]
+    summarize = staticmethod(summarize_run)  # type: ignore[assignment]
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """As `bmp-llm summarize`. Raises UserError."""

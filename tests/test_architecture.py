@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bytemlperf.extensions import RUN_KINDS
+
 ROOT = Path(__file__).parents[1]
 SUITES = ("bytemlperf_llm", "micro", "general_perf", "training")
 PACKAGES = ("bytemlperf", *SUITES, "engines")
@@ -130,3 +132,19 @@ def test_every_room_and_file_of_the_page_is_there() -> None:
     assert len(named) > 60
     homes = [ROOT, *(ROOT / package for package in PACKAGES)]
     assert sorted(name for name in named - {"command/", "results/"} if not any((home / name).exists() for home in homes)) == []
+
+
+def test_the_core_knows_no_suite_by_name() -> None:
+    """The tables of extensions and commands name them, and a submission's declaration and its rule on models."""
+    names, told = {*RUN_KINDS.built_in, "train"}, {"extensions.py", "app.py", "submit/declaration.py", "submit/rules.py"}
+    core = ROOT / "bytemlperf"
+    files = {str(path.relative_to(core)): path for path in core.rglob("*.py")}
+    knowing = {name for name, path in files.items() if names & set(constants(path))}
+    assert knowing <= told
+
+
+def constants(path: Path) -> Iterator[object]:
+    """The values that stand in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value

@@ -13,10 +13,9 @@ from bytemlperf.compare.gate import percent
 from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
-from bytemlperf.report.run_page import KIND_NAMES
 from bytemlperf.report.text import UNAVAILABLE, interval, number, unit
 from bytemlperf.report.thin import distribution
-from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.runs.kinds import Plot, Section, Table, Text, kind_name
 from bytemlperf.version import __version__
 
 JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference", "unknown": ""}
@@ -140,7 +139,7 @@ def markdown(shown: Shown) -> str:
     """For a pull request."""
     parts = []
     for comparison in shown.comparisons:
-        parts.append(f"### {KIND_NAMES.get(comparison.kind, comparison.kind)}: {escape_markdown(_title(comparison))}")
+        parts.append(f"### {kind_name(comparison.kind)}: {escape_markdown(_title(comparison))}")
         parts += [f"- {escape_markdown(text)}" for text in _lines(comparison)] + [""]
         parts.append(markdown_table(figure_table(comparison, shown_rows(comparison, everything=shown.everything))))
         overall = overall_table(comparison)
@@ -242,14 +241,14 @@ def page_of(shown: Shown) -> Page:
     first = shown.comparisons[0]
     sections: list[Section] = []
     for comparison in shown.comparisons:
-        sections += _sections(comparison, "" if len(shown.comparisons) == 1 else f"{KIND_NAMES.get(comparison.kind, comparison.kind)}: ")
+        sections += _sections(comparison, "" if len(shown.comparisons) == 1 else f"{kind_name(comparison.kind)}: ")
     sections += [msgspec.structs.replace(table, group="Price and power") for table in shown.normalised]
     sections.append(Text(body=METHOD, style="note", group="Comparison methods"))
     sections.append(_method_table(first))
     verdict = "" if not shown.gated else "invalid" if shown.failures else "valid"
     return Page(
         title=_title(first),
-        kicker=f"Comparison, {', '.join(KIND_NAMES.get(each.kind, each.kind) for each in shown.comparisons)}",
+        kicker=f"Comparison, {', '.join(kind_name(each.kind) for each in shown.comparisons)}",
         verdict=verdict,
         verdict_word="" if not shown.gated else "GATE FAILED" if shown.failures else "GATE PASSED",
         reasons=shown.failures,

@@ -30,6 +30,11 @@ class RunView(msgspec.Struct, kw_only=True):
     figures: list[Figure] = []
     sections: list[Section] = []
     problems: list[str] = []
+    suite: RunKind = msgspec.field(default_factory=RunKind)
+
+    @property
+    def kind_name(self) -> str:
+        return self.suite.name or self.kind
 
     @property
     def kind(self) -> str:
@@ -74,7 +79,7 @@ def view_run(folder: Path, *, sections: bool = True, figures: bool = True, sampl
     view = RunView(folder=folder, run=run, problems=problems)
     records = RunRecords(folder, samples=samples)
     try:
-        kind: RunKind | None = run_kind(view.kind)
+        view.suite = kind = run_kind(view.kind)
     except UserError as error:
         problems.append(f"{error.cause}: only the parts common to all runs are shown")
         kind = None

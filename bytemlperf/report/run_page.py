@@ -9,11 +9,9 @@ from bytemlperf.hardware.measured import device_text, is_remote
 from bytemlperf.report.gather import RunView, part
 from bytemlperf.report.page import Page, Tile
 from bytemlperf.report.text import UNAVAILABLE, flattened, interval, number, unit
-from bytemlperf.runs.kinds import Figure, Section, Table, Text, special
+from bytemlperf.runs.kinds import Figure, Section, Table, Text
 from bytemlperf.version import __version__
 
-KIND_NAMES = {"llm": "LLM serving", "micro": "Operators", "general": "General models", "training": "Training"}
-VALID_MEANS = {"llm": "The load was on target, and the client kept up with it."}
 MAX_TILES = 8
 MAX_FIGURE_ROWS = 400
 AGAIN = "To run it again"
@@ -23,9 +21,9 @@ def run_page(view: RunView) -> Page:
     """Everything of a run, verdict first."""
     return Page(
         title=view.label,
-        kicker=KIND_NAMES.get(view.kind, view.kind),
+        kicker=view.kind_name,
         verdict=view.verdict if view.summary is not None else "",
-        verdict_says=VALID_MEANS.get(view.kind, "") if view.verdict == "valid" and not view.reasons else "",
+        verdict_says=view.suite.valid_means if view.verdict == "valid" and not view.reasons else "",
         reasons=view.reasons,
         facts=facts_of(view),
         problems=view.problems,
@@ -72,10 +70,9 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     subject, versions = view.subject, part(view.subject, "versions")
     named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
-    load_sentence = special(view.kind, "load_sentence")
     found = [
         ("measured", named),
-        ("load", load_sentence(view.run) if load_sentence else ""),
+        ("load", view.suite.load_sentence(view.run)),
         ("model", model),
         ("device", device_text(view.run, subject)),
         ("client machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),

@@ -7,8 +7,9 @@ report, comparison, catalogue and site work on any kind through it, and know no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -100,22 +101,64 @@ class Verified(NamedTuple):
     records: int
 
 
-class RunKind(Protocol):
-    """What a suite knows of its runs. `records` are whole records of the logs as dicts, in the order
-    written, and can be walked more than once; where they come from a folder they are a `suite.RunRecords`,
-    which knows it. `run` is run.json, `summary` what `summarise` gave. A kind may also have
-    `contradictions(run, records)`: a sentence for each record that its plan doesn't have, and for each part
-    of the plan that a run which came to its end has no record of; `load_sentence(run)`, the load in a few words; and, in place of
-    what all suites share, `verify_folder(folder) -> Verified` and `summarize_folder(folder) -> int`, an exit status."""
+class PlannedJob(msgspec.Struct, kw_only=True):
+    """A model at a size and precision that a run was to measure, and what became of it."""
+
+    name: str
+    model: str
+    size: str
+    precision: str
+    status: str = "not run"
+    reason: str = ""
+    sparsity: str = ""
+
+
+class RunKind:
+    """What a suite knows of its runs; a suite's own kind extends it. `records` are whole records of the logs as dicts, in the order
+    written, and can be walked more than once; where they come from a folder they are a `RunRecords`, which knows it. `run` is
+    run.json, `summary` what `summarise` gave."""
+
+    name = ""
+    """In words; the kind itself where it is empty."""
+    valid_means = ""
+    """What a valid verdict without a reason says, in a sentence."""
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
+        raise NotImplementedError
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
         """Every number that a comparison can use."""
+        raise NotImplementedError
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """The suite's part of the report page, most important first."""
+        raise NotImplementedError
+
+    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterable[str]:  # noqa: ARG002
+        """A sentence for each record that the plan doesn't have, and for each part of the plan that a run which came to its end
+        has no record of."""
+        return ()
+
+    def jobs(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[PlannedJob]:  # noqa: ARG002
+        """What the rules of a submission need of each planned job; nothing where models are not what was measured."""
+        return []
+
+    def model_of(self, figure: Figure) -> str:  # noqa: ARG002
+        """The model that a figure is of, where its key tells; else empty."""
+        return ""
+
+    def load_sentence(self, run: dict[str, Any]) -> str:  # noqa: ARG002
+        """The load in a few words; empty where there is none."""
+        return ""
+
+    def verify(self, folder: Path) -> Verified | None:  # noqa: ARG002
+        """In place of what all suites share; None where there is nothing in its place."""
+        return None
+
+    def summarize(self, folder: Path) -> int | None:  # noqa: ARG002
+        """In place of what all suites share: an exit status; None where there is nothing in its place."""
+        return None
 
 
 def came_to_its_end(run: dict[str, Any]) -> bool:
@@ -130,10 +173,9 @@ def run_kind(kind: str) -> RunKind:
     return loaded
 
 
-def special(kind: object, name: str) -> Callable[..., Any] | None:
-    """A function that a kind may have; None where it has none, or nobody knows the kind."""
+def kind_name(kind: str) -> str:
+    """What a person reads in its place."""
     try:
-        found: Callable[..., Any] | None = getattr(run_kind(str(kind)), name, None)
+        return run_kind(kind).name or kind
     except UserError:
-        return None
-    return found
+        return kind

@@ -23,7 +23,7 @@ from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, why
 from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
-from bytemlperf.runs.kinds import run_kind
+from bytemlperf.runs.kinds import Verified, run_kind
 from bytemlperf.runs.lock import FolderLock, refuse_links
 from bytemlperf.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
 from bytemlperf.runs.records import RunRecords, suite_records
@@ -182,32 +182,34 @@ def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str
     return summary
 
 
-def verify_suite(folder: Path) -> tuple[list[str], int]:
-    """What is wrong with a run folder (nothing: an empty list), and how many records it has."""
+def verify_suite(folder: Path) -> Verified:
+    """What is wrong with a run folder. Raises UserError."""
     from bytemlperf.runs.checksums import check_checksums
 
     run = read_run_json(folder)
     damages: list[str] = []
     count = sum(1 for _ in suite_records(folder, damages))
-    findings = [*check_checksums(folder), *damages, *_against_plan(folder, run)]
+    return Verified([*check_checksums(folder), *damages, *_against_plan(folder, run), *_check_summary(folder, run)], [], count)
+
+
+def _check_summary(folder: Path, run: dict[str, Any]) -> list[str]:
     try:
         kept = json_of(folder / "summary.json", dict[str, Any])
     except FileNotFoundError:
-        return [*findings, f"there is no summary.json; write it with: bmp summarize {folder}"], count
+        return [f"there is no summary.json; write it with: bmp summarize {folder}"]
     except UNREADABLE as error:
-        return [*findings, f"summary.json can't be read: {why(error)}"], count
+        return [f"summary.json can't be read: {why(error)}"]
     try:
         computed = json.loads(json.dumps(summarise_suite(folder, run)))
     except DAMAGED as error:
-        return [*findings, f"the summary can't be computed from the records as they are: {why(error)}"], count
-    return [*findings, *_differences(kept, computed)], count
+        return [f"the summary can't be computed from the records as they are: {why(error)}"]
+    return _differences(kept, computed)
 
 
 def _against_plan(folder: Path, run: dict[str, Any]) -> list[str]:
     """What the records have and the plan doesn't, or the other way round, where the kind can tell."""
     try:
-        held = getattr(run_kind(str(run.get("kind"))), "contradictions", None)
-        found = [] if held is None else list(islice(held(run, suite_records(folder)), MAX_FINDINGS + 1))
+        found = list(islice(run_kind(str(run.get("kind"))).contradictions(run, suite_records(folder)), MAX_FINDINGS + 1))
     except DAMAGED as error:
         return [f"the records can't be checked against the plan: {why(error)}"]
     return [*found[:MAX_FINDINGS], "… and more like these"] if len(found) > MAX_FINDINGS else found

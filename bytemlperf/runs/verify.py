@@ -8,7 +8,7 @@ from bytemlperf.command.exits import one_line
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
-from bytemlperf.runs.kinds import Verified, special
+from bytemlperf.runs.kinds import Verified, run_kind
 from bytemlperf.runs.lock import FolderLock
 from bytemlperf.runs.suite import summarise_suite, verify_suite
 from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
@@ -16,8 +16,9 @@ from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
 
 def summarize_any(folder: Path) -> int:
     """Compute and keep the summary again; say the verdict."""
-    if own := special(read_run_json(folder).get("kind"), "summarize_folder"):
-        return int(own(folder))
+    status = run_kind(str(read_run_json(folder).get("kind"))).summarize(folder)
+    if status is not None:
+        return status
     with FolderLock(folder), damage_said(folder):
         summary = summarise_suite(folder)
         write_json(folder / "summary.json", summary)
@@ -36,11 +37,7 @@ def verified_folder(folder: Path, default_kind: str = "") -> Verified:
             raise
         kind = default_kind  # a damaged run.json is one of the findings
     with damage_said(folder):
-        if own := special(kind, "verify_folder"):
-            verified: Verified = own(folder)
-            return verified
-        findings, count = verify_suite(folder)
-        return Verified(findings, [], count)
+        return run_kind(str(kind)).verify(folder) or verify_suite(folder)
 
 
 def verify_any(folder: Path, default_kind: str = "") -> int:

@@ -12,7 +12,6 @@ from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.compare import PER_CURRENCY
 from bytemlperf.report.gather import RunView, part, view_run
-from bytemlperf.report.run_page import KIND_NAMES
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.devices import Assignment, Device, device_of
@@ -35,7 +34,7 @@ class SiteRun(NamedTuple):
 
     @property
     def suite(self) -> str:
-        return KIND_NAMES.get(self.view.kind, self.view.kind)
+        return self.view.kind_name
 
     @property
     def started(self) -> str:
@@ -113,7 +112,7 @@ def model_of(view: RunView, figure: Figure) -> str:
     workload = part(view.run, "config", "workload").get("name")
     if workload:
         return str(workload)
-    return figure.key.split("/")[0].split(" | ")[0] if view.kind == "general" else ""
+    return view.suite.model_of(figure)
 
 
 def case_of(figure: Figure) -> str:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import UNREADABLE, damage_said, json_of
 from bytemlperf.runs.folder import misshapen, read_run_json
+from bytemlperf.runs.kinds import run_kind
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.verify import verified_folder
 from bytemlperf.submit.declaration import Declaration, read_declaration
-from bytemlperf.submit.rules import Finding, RunRead, all_rules, declared_files, job_rows
+from bytemlperf.submit.rules import Finding, RunRead, all_rules, declared_files
 
 RUNS = "runs"
 
@@ -62,13 +63,12 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_one(path: Path) -> RunRead:
-    """One run folder: its run.json, verdict, what verify finds, and a general run's jobs. Raises UserError."""
+    """One run folder: its run.json, verdict, what verify finds, and its jobs. Raises UserError."""
     run = read_run_json(path)
     problems = misshapen(run)
-    general = run.get("kind") == "general"
     with damage_said(path):
         problems += verified_folder(path).findings
-        return RunRead(path.name, run, _verdict(path), problems, job_rows(run, suite_records(path)) if general else [])
+        return RunRead(path.name, run, _verdict(path), problems, run_kind(str(run.get("kind"))).jobs(run, suite_records(path)))
 
 
 def _verdict(path: Path) -> str:

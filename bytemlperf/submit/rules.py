@@ -8,12 +8,13 @@ packages of the lock, the precision and the sparsity that were declared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
+from bytemlperf.runs.kinds import PlannedJob
 from bytemlperf.submit.declaration import Declaration
 
 MIN_MODELS = 5
@@ -44,8 +45,7 @@ class RunRead(NamedTuple):
     run: dict[str, Any]
     verdict: str
     problems: Sequence[str]
-    jobs: Sequence[dict[str, Any]]
-    """For general runs: job, model, size, precision, status, sparsity, weights."""
+    jobs: Sequence[PlannedJob]
 
 
 def all_rules(declared: Declaration, runs: Sequence[RunRead], lock: str) -> list[Finding]:
@@ -102,9 +102,9 @@ def models(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]:
     if "general" not in declared.suites:
         return [Finding("ok", "models", "runs/", "no general runs are declared, so there are no models to count")]
     jobs = [(run.name, job) for run in runs for job in run.jobs]
-    measured = {job["model"] for _, job in jobs if job["status"] == "ok" and job["size"] == PUBLISHED_SIZE}
-    small = {job["model"] for _, job in jobs if job["size"] != PUBLISHED_SIZE} - measured
-    failed = {job["model"]: job for _, job in jobs if job["status"] != "ok" and job["model"] not in measured}
+    measured = {job.model for _, job in jobs if job.status == "ok" and job.size == PUBLISHED_SIZE}
+    small = {job.model for _, job in jobs if job.size != PUBLISHED_SIZE} - measured
+    failed = {job.model: job for _, job in jobs if job.status != "ok" and job.model not in measured}
     found = []
     if len(measured) < MIN_MODELS:
         found.append(Finding("problem", "models", "runs/", f"{len(measured)} models were measured, a submission has at least {MIN_MODELS}"))
@@ -112,7 +112,7 @@ def models(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]:
         if name in measured:
             continue
         if name in failed:
-            why = f"failed: {failed[name]['reason'] or failed[name]['status']}"
+            why = f"failed: {failed[name].reason or failed[name].status}"
         else:
             why = "was measured only at a smaller size" if name in small else "is not there"
         found.append(Finding("problem", "models", name, f"the regular model {name} {why}"))
@@ -154,7 +154,7 @@ def as_declared(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]
     if not jobs:
         return [Finding("warning", "declared", "runs/", "these runs don't record precision and sparsity; only the declaration says them")]
     names = {cards.normal_dtype(each) for each in declared.precisions}
-    ran = {cards.normal_dtype(str(job["precision"])) for _, job in jobs}
+    ran = {cards.normal_dtype(job.precision) for _, job in jobs}
     found = [
         Finding("problem", "declared", "submission.yaml", f"the precision {each} ran and isn't declared") for each in sorted(ran - names)
     ]
@@ -162,11 +162,11 @@ def as_declared(declared: Declaration, runs: Sequence[RunRead]) -> list[Finding]
         Finding("problem", "declared", "submission.yaml", f"the precision {each} is declared and never ran") for each in sorted(names - ran)
     ]
     for name, job in jobs:
-        if job["status"] == "ok" and not job["sparsity"]:
-            found.append(Finding("problem", "declared", name, f"{job['job']} has no record of its sparsity; run it again"))
-        elif job["sparsity"] and not _as_sparse(job["sparsity"], declared.sparsity):
+        if job.status == "ok" and not job.sparsity:
+            found.append(Finding("problem", "declared", name, f"{job.name} has no record of its sparsity; run it again"))
+        elif job.sparsity and not _as_sparse(job.sparsity, declared.sparsity):
             found.append(
-                Finding("problem", "declared", name, f"{job['job']} ran with sparsity {job['sparsity']}, declared is {declared.sparsity}")
+                Finding("problem", "declared", name, f"{job.name} ran with sparsity {job.sparsity}, declared is {declared.sparsity}")
             )
     return found or [Finding("ok", "declared", "runs/", f"precisions {', '.join(sorted(ran))}, sparsity {declared.sparsity}")]
 
@@ -209,34 +209,6 @@ def locked(text: str) -> dict[str, str]:
     """Pins of a requirements file, by normalised name: what stands before and after `==`."""
     found = re.findall(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*==\s*([^\s;#\\]+)", text, re.MULTILINE)
     return {_plain(name): version for name, version in found}
-
-
-def job_rows(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For the last attempt of each planned job of a general run: what the rules need of it."""
-    sizes = {
-        str(each["id"]): str(each["size"]) for each in run.get("config", {}).get("plan", ()) if isinstance(each, dict) and "id" in each
-    }
-    rows = {
-        job: {
-            "job": job,
-            "model": job.split("/")[0].split("@")[0],
-            "size": size,
-            "precision": job.split("/")[-1],
-            "status": "not run",
-            "reason": "",
-            "sparsity": "",
-        }
-        for job, size in sizes.items()
-    }
-    for record in records:
-        row = rows.get(str(record.get("job")))
-        if row is None:
-            continue
-        if record.get("stage") == "sparsity":
-            row["sparsity"] = str(record.get("sparsity") or "")
-        if record.get("stage") == "job":
-            row |= {"status": str(record.get("status")), "reason": str(record.get("reason") or "")}
-    return list(rows.values())
 
 
 def _card_name(device: str) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from bytemlperf.runs.kinds import Figure, Section, came_to_its_end
+from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
@@ -16,8 +16,10 @@ STEADY_WIDTH = 0.1
 """Of the median's 95 % interval over the median, up to which a point is steady."""
 
 
-class GeneralKind:
+class GeneralKind(RunKind):
     """See bytemlperf.runs.kinds.RunKind."""
+
+    name = "General models"
 
     def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
         """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
@@ -60,6 +62,28 @@ class GeneralKind:
         if came_to_its_end(run):
             yield from (f"there is no end of {job}" for job in sorted(left))
 
+    def jobs(self, run: dict[str, Any], records: Records) -> list[PlannedJob]:
+        """Of run.json's plan, and the last attempt of each."""
+        planned = [each for each in run.get("config", {}).get("plan", ()) if isinstance(each, dict) and "id" in each]
+        jobs = {
+            name: PlannedJob(name=name, model=name.split("/")[0].split("@")[0], size=str(each["size"]), precision=name.split("/")[-1])
+            for each in planned
+            for name in [str(each["id"])]
+        }
+        for record in records:
+            job = jobs.get(str(record.get("job")))
+            if job is None:
+                continue
+            if record.get("stage") == "sparsity":
+                job.sparsity = str(record.get("sparsity") or "")
+            if record.get("stage") == "job":
+                job.status, job.reason = str(record.get("status")), str(record.get("reason") or "")
+        return list(jobs.values())
+
+    def model_of(self, figure: Figure) -> str:
+        """The first word of the key."""
+        return figure.key.split("/")[0].split(" | ")[0]
+
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
         """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
         from general_perf.results.figures import figures
@@ -73,7 +97,7 @@ class GeneralKind:
         return sections(run, summary, last_attempts(records))
 
 
-GENERAL = GeneralKind()
+KIND = GeneralKind()
 
 
 def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.runs.kinds import Figure, Section, came_to_its_end
+from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from micro.cases.case import Case
 from micro.measure.timing import Latency, Timed, latency_of
@@ -27,8 +27,10 @@ RATES = (
 )
 
 
-class MicroKind:
+class MicroKind(RunKind):
     """Summary, figures and sections of micro runs."""
+
+    name = "Operators"
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Counts by status, and per measured case its latency from the raw samples."""

@@ -8,7 +8,7 @@ import pytest
 from bytemlperf.arrivals.processes import bounded, offsets_ns
 from general_perf.job.records import PerformanceRecord
 from general_perf.measure.arrived import faults, offered
-from general_perf.results.kind import GENERAL
+from general_perf.results.kind import KIND
 
 JOB = "digits-resnet/openvino/fp32"
 FACTS = {"attempt": 1, "model": "digits-resnet", "backend": "openvino", "precision": "fp32", "device": "cpu", "stage": "performance"}
@@ -59,7 +59,7 @@ def test_a_late_client_is_told_and_bunches_its_arrivals():
 
 def test_dropped_calls_stand_in_the_warnings_of_the_run():
     run = {"config": {"jobs": [JOB], "flags": {"iterations": None, "seconds": 3.0, "seed": 0}}}
-    summary = GENERAL.summarise(run, [record(planned=9000, dropped=7000)])
+    summary = KIND.summarise(run, [record(planned=9000, dropped=7000)])
     assert summary["open_loop"][f"{JOB} | batch 1, open"]["dropped"] == 7000
     assert any("7000 of 9000 calls were dropped" in each for each in summary["warnings"])
 

@@ -13,7 +13,7 @@ from general_perf.job.records import STAGES
 from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
-from general_perf.results.kind import GENERAL
+from general_perf.results.kind import KIND
 from general_perf.results.points import last_attempts
 from general_perf.results.table import show
 
@@ -71,7 +71,7 @@ def run_json(*jobs: str) -> dict:
 
 
 def test_every_planned_job_has_a_row(records):
-    summary = GENERAL.summarise(run_json(GOOD, BAD, "vit/openvino/fp32"), records)
+    summary = KIND.summarise(run_json(GOOD, BAD, "vit/openvino/fp32"), records)
     assert [row["status"] for row in summary["rows"]] == ["ok", "failed", "not run"]
     assert summary["verdict"] == "invalid"
     assert summary["reasons"] == ["1 of 3 jobs were not run"]
@@ -80,10 +80,10 @@ def test_every_planned_job_has_a_row(records):
 
 
 def test_a_failed_row_beside_a_good_one_is_partial(records):
-    summary = GENERAL.summarise(run_json(GOOD, BAD), records)
+    summary = KIND.summarise(run_json(GOOD, BAD), records)
     assert (summary["verdict"], summary["reasons"]) == ("partial", ["of 2 jobs 1 failed"])
-    assert GENERAL.summarise(run_json(GOOD), records)["verdict"] == "valid"
-    alone = GENERAL.summarise(run_json(BAD), records)
+    assert KIND.summarise(run_json(GOOD), records)["verdict"] == "valid"
+    alone = KIND.summarise(run_json(BAD), records)
     assert (alone["verdict"], alone["reasons"]) == ("invalid", ["no job was measured: 1 failed"])
     assert any("random weights" in warning for warning in summary["warnings"])
 
@@ -94,7 +94,7 @@ def test_a_failed_row_beside_a_good_one_is_partial(records):
 def test_a_run_whose_only_row_failed_after_it_compiled_is_invalid(records, error_class, verdict):
     failed = {"status": "failed", "error_class": error_class, "reason": "why", "fix": "how"}
     left = [each for each in records if each["job"] == GOOD and each["stage"] != "job"]
-    summary = GENERAL.summarise(run_json(GOOD), [*left, record(GOOD, "job", **failed)])
+    summary = KIND.summarise(run_json(GOOD), [*left, record(GOOD, "job", **failed)])
     assert (summary["rows"][0]["compiled"], summary["rows"][0]["points"], summary["verdict"]) == (True, 1, verdict)
 
 
@@ -110,19 +110,19 @@ def test_the_verdict_says_when_all_is_thin_or_noise(records, latencies_ns, verdi
     for each in records:
         if each["stage"] == "performance":
             each["latency_ns"] = latencies_ns
-    summary = GENERAL.summarise(run_json(GOOD), records)
+    summary = KIND.summarise(run_json(GOOD), records)
     assert summary["verdict"] == verdict
     assert said in " ".join(summary["reasons"])
 
 
 def test_figures_of_speed_are_those_of_the_records(records):
     run = run_json(GOOD, BAD)
-    summary = GENERAL.summarise(run, records)
+    summary = KIND.summarise(run, records)
     metric = summary["metrics"][f"{GOOD} | batch 4, closed | latency"]
     ordered = sorted(LATENCIES_NS)
     assert metric["percentiles"] == {"50": ordered[249], "90": ordered[449], "99": ordered[494]}
     assert metric["mean"] == pytest.approx(sum(LATENCIES_NS) / 500)
-    figures = {(each.key, each.metric): each for each in GENERAL.figures(run, summary, records)}
+    figures = {(each.key, each.metric): each for each in KIND.figures(run, summary, records)}
     throughput = figures[f"{GOOD} | batch 4, closed", "throughput"]
     assert throughput.value == 500 * 4 / 1.0
     assert figures[f"{GOOD} | batch 4, closed", "latency p50"].value == ordered[249] / 1e9
@@ -136,7 +136,7 @@ def test_only_the_last_attempt_counts(records):
     again = [record(GOOD, "compile", attempt=2, compile_s=9.0), record(GOOD, "job", attempt=2)]
     kept = last_attempts([*records[:5], *again])[GOOD]
     assert [each["stage"] for each in kept] == ["compile", "job"]
-    row = GENERAL.summarise(run_json(GOOD), [*records[:5], *again])["rows"][0]
+    row = KIND.summarise(run_json(GOOD), [*records[:5], *again])["rows"][0]
     assert (row["compile_s"], row["points"]) == (9.0, 0)
 
 
@@ -149,7 +149,7 @@ def test_too_few_calls_claim_no_p99():
 def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
     records[2]["passed"] = False
     records[2]["outputs"]["logits"]["nonfinite"]["ours_nan"] = 3
-    warnings = GENERAL.summarise(run_json(GOOD), records)["warnings"]
+    warnings = KIND.summarise(run_json(GOOD), records)["warnings"]
     assert f"{GOOD}: outputs are not within the tolerance" in warnings
     assert f"{GOOD}: 3 outputs are NaN or infinite" in warnings
 
@@ -157,27 +157,27 @@ def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
 def test_products_at_another_precision_than_the_rows_are_warned_of(records):
     for products, said in (({"int8": 9, "fp32": 1}, False), ({"fp32": 12}, True), ({}, False)):
         records[6]["coverage"]["details"] = {"products_by_precision": products}
-        warnings = GENERAL.summarise(run_json(GOOD), records)["warnings"]
+        warnings = KIND.summarise(run_json(GOOD), records)["warnings"]
         assert any("multiplies in another precision than int8: of its products 12 in fp32" in each for each in warnings) == said
 
 
 def test_what_flops_leave_out_is_warned_of(records):
     records[6]["coverage"] |= {"flops": 12, "details": {"operators_without_flops_formula": {"Einsum": 2}}}
-    summary = GENERAL.summarise(run_json(GOOD), records)
+    summary = KIND.summarise(run_json(GOOD), records)
     assert summary["rows"][0]["flops"] == 12
     assert f"{GOOD}: FLOPs leave out Einsum" in summary["warnings"]
 
 
 def test_an_accuracy_without_the_references_is_warned_of(records):
     warning = f"{GOOD}: no reference accuracy to compare with"
-    assert warning not in GENERAL.summarise(run_json(GOOD), records)["warnings"]
+    assert warning not in KIND.summarise(run_json(GOOD), records)["warnings"]
     records[3]["reference_metrics"] = {}
-    assert warning in GENERAL.summarise(run_json(GOOD), records)["warnings"]
+    assert warning in KIND.summarise(run_json(GOOD), records)["warnings"]
 
 
 def test_sections_are_plain_and_small(records):
     run = run_json(GOOD, BAD)
-    made = GENERAL.sections(run, GENERAL.summarise(run, records), records)
+    made = KIND.sections(run, KIND.summarise(run, records), records)
     titles = [each.title for each in made]
     for wanted in (
         "Models and backends",
@@ -197,9 +197,9 @@ def test_sections_are_plain_and_small(records):
 
 def test_summary_and_figures_are_json(records):
     run = run_json(GOOD, BAD)
-    summary = GENERAL.summarise(run, records)
+    summary = KIND.summarise(run, records)
     json.dumps(summary, allow_nan=False)
-    assert summary == GENERAL.summarise(run, iter(records))
+    assert summary == KIND.summarise(run, iter(records))
 
 
 THEIRS = {
@@ -232,7 +232,7 @@ def same_kinds(report: dict, wanted: dict) -> None:
 def test_bytemlperfs_report_has_its_keys_types_and_units(records, tmp_path):
     run = run_json(GOOD, BAD)
     (tmp_path / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in records))
-    written = write_bytemlperf(tmp_path, run, GENERAL.summarise(run, records))
+    written = write_bytemlperf(tmp_path, run, KIND.summarise(run, records))
     names = [str(each.relative_to(tmp_path / "bytemlperf")) for each in written]
     assert names == [
         "onnxruntime/resnet50/resnet50-to-int8.png",
@@ -257,14 +257,14 @@ def test_bytemlperfs_report_names_the_dataset_that_was_not_there(records):
     run = run_json(GOOD)
     run["config"]["plan"] = [{"id": GOOD, "card": {"dataset": "open_imagenet"}}]
     left = [each for each in records if each["stage"] != "accuracy"]
-    row = GENERAL.summarise(run, left)["rows"][0]
+    row = KIND.summarise(run, left)["rows"][0]
     assert report_of(run, row, last_attempts(left)[GOOD])["Dataset"] == "OPEN_IMAGENET"
 
 
 def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
     run = run_json(GOOD)
     records[3]["metrics"] = {"exact_match": 0.5, "f1": 0.75}
-    row = GENERAL.summarise(run, records)["rows"][0]
+    row = KIND.summarise(run, records)["rows"][0]
     found = report_of(run, row, last_attempts(records)[GOOD])["Accuracy"]
     assert (found["Exact Match"], found["F1 Score"]) == (50.0, 75.0)
 
@@ -272,17 +272,17 @@ def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
 def test_an_open_loop_is_no_point_of_bytemlperfs(records):
     run = run_json(GOOD)
     records[4]["loop"] = "open"
-    row = GENERAL.summarise(run, records)["rows"][0]
+    row = KIND.summarise(run, records)["rows"][0]
     report = report_of(run, row, last_attempts(records)[GOOD])
     assert report["Performance"] == []
     assert report["Bmp"]["Points"][0]["Loop"] == "open"
 
 
 def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, capsys):
-    show(GENERAL.summarise(run_json(GOOD), records), tmp_path)
+    show(KIND.summarise(run_json(GOOD), records), tmp_path)
     assert "int8 %" not in capsys.readouterr().out
     records[6]["coverage"]["details"] = {"int8_share_of_products": 0.875}
-    show(GENERAL.summarise(run_json(GOOD, BAD), records), tmp_path)
+    show(KIND.summarise(run_json(GOOD, BAD), records), tmp_path)
     shown = capsys.readouterr().out
     assert "int8 %" in shown
     assert "87.5" in shown
@@ -291,7 +291,7 @@ def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, c
 @pytest.mark.parametrize("columns", [200, 120, 80])
 def test_a_narrow_terminal_gets_fewer_columns_and_every_figure_whole(columns, records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("general_perf.results.table.console", lambda: Console(width=columns, force_terminal=True, color_system=None))
-    summary = GENERAL.summarise(run_json(GOOD, BAD), records)
+    summary = KIND.summarise(run_json(GOOD, BAD), records)
     show(summary, tmp_path)
     rows = capsys.readouterr().out.split("latency, ms")[0]
     assert "…" not in rows
@@ -302,7 +302,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_every_figure_whole(columns, re
 
 
 def test_the_table_shows_hostile_text_as_text(records, tmp_path, capsys):
-    show(GENERAL.summarise(run_json(GOOD, BAD), records), tmp_path)
+    show(KIND.summarise(run_json(GOOD, BAD), records), tmp_path)
     shown = capsys.readouterr().out
     assert "[red]kernel[/red]" in shown
     assert "\x1b" not in shown

@@ -68,7 +68,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     assert usability["packages"] == 1
     assert usability["install_bytes"] > 1000
     assert usability["adapter_lines"] > 20
-    assert verify_suite(folder) == ([], len(records))
+    assert verify_suite(folder) == ([], [], len(records))
     llm = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()", "verify", str(folder)]
     checked = subprocess.run(llm, capture_output=True, text=True, env=environment(place), check=False)
     assert (

@@ -15,10 +15,11 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.submit.check import check_submission
-from bytemlperf.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, job_rows, locked
+from bytemlperf.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, locked
 from general_perf.card import zoo
 from general_perf.job.job import Job, job_id
 from general_perf.job.records import SparsityRecord
+from general_perf.results.kind import KIND
 from tests.submit.made import DECLARATION, accepted, general_run, submission  # noqa: F401
 
 COMMAND = [sys.executable, "-c", "from bytemlperf.app import main; main()", "submit"]
@@ -47,7 +48,7 @@ def test_what_the_rules_read_is_what_a_sweep_writes():
     assert {"id", "size"} <= set(Job.__struct_fields__)
     assert {"job", "stage", "status", "reason", "sparsity"} <= set(SparsityRecord.__struct_fields__)
     run = {"config": {"plan": [{"id": job_id("bert", size, "onnxruntime", "bf16"), "size": size} for size in (PUBLISHED_SIZE, "small")]}}
-    assert [(row["model"], row["precision"], row["size"]) for row in job_rows(run, [])] == [
+    assert [(job.model, job.precision, job.size) for job in KIND.jobs(run, [])] == [
         ("bert", "bf16", PUBLISHED_SIZE),
         ("bert", "bf16", "small"),
     ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bytemlperf.runs.kinds import Figure, Section
+from bytemlperf.runs.kinds import Figure, RunKind, Section
 
 
-class TrainingKind:
+class TrainingKind(RunKind):
     """Runs, and scaling, drift and prediction studies over them: `config.study` says which."""
+
+    name = "Training"
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """From the records alone."""
