@@ -1,4 +1,4 @@
-"""What the engines inside this process share: prompts to tokens, engine thread to event loop.
+"""What the engines inside this process share: start, prompts to tokens, engine thread to event loop, end.
 
 Prompts. Templating and tokenising are part of serving, so they happen after `recorder.sent()`,
 on the clock. A short prompt is tokenised on the event loop (0.15 ms for 45 characters, 0.8 ms for
@@ -19,10 +19,25 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
-from engines.contract import Availability, Decoded, EngineError, EngineUnavailable, ErrorClass, Finish, Model, Recorder, Request
+import msgspec
+
+from engines.contract import (
+    Availability,
+    Decoded,
+    EngineError,
+    EngineInfo,
+    EngineUnavailable,
+    ErrorClass,
+    Finish,
+    Model,
+    Recorder,
+    Request,
+    WeightsKind,
+    parse_options,
+)
 
 BuiltT = TypeVar("BuiltT")
 
@@ -38,7 +53,7 @@ class ChatTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.raw = tokenizer
 
-    async def encode(self, request: Request) -> list[int]:
+    async def encode(self, request: Request) -> Any:
         """Token ids of `request`, generation prompt included. Raises EngineError when it can't be templated."""
         try:
             if request.text_length() <= INLINE_TEXT_CHARACTERS:
@@ -47,12 +62,15 @@ class ChatTokenizer:
         except Exception as error:  # a template is a program of the model's author: it can raise anything
             raise EngineError("engine_failed", f"the prompt can't be tokenised: {type(error).__name__}: {error}") from error
 
-    def _encode(self, request: Request) -> list[int]:
+    def _encode(self, request: Request) -> Any:
         if request.messages is None:
             return list(self.raw(request.prompt or "")["input_ids"])
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        text = self.raw.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self.raw.apply_chat_template(msgspec.to_builtins(request.messages), add_generation_prompt=True, tokenize=False)
         return list(self.raw(text, add_special_tokens=False)["input_ids"])
+
+    def count(self, prompt: Any) -> int:
+        """Tokens of what `encode` gave."""
+        return len(prompt)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """What the tokens say, special tokens left out."""
@@ -60,11 +78,10 @@ class ChatTokenizer:
 
 
 def load_tokenizer(folder: str, *, trust_remote_code: bool = False) -> ChatTokenizer:
-    """The tokenizer of a checkpoint folder. Raises EngineUnavailable when chat prompts can't be templated with it."""
+    """The tokenizer of a checkpoint folder."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    return ChatTokenizer(tokenizer)
+    return ChatTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code))
 
 
 def check_context(prompt_tokens: int, max_tokens: int, max_model_len: int | None) -> None:
@@ -100,6 +117,96 @@ class Stream:
     async def wait(self) -> Finish:
         """Until the answer is over. Raises EngineError."""
         return await self._over
+
+
+class InProcessEngine:
+    """What an engine that runs the model in this process needs not say again.
+
+    A subclass builds what generates (`_build`: anything with `stop`, in a thread of its own), describes it (`_describe`, on the event
+    loop) and hands it one request (`_submit`). It sets `_tokenizer` and `_max_model_len` in either of the first two.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    weights: ClassVar[WeightsKind] = "local"
+    options_type: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+        self._tokenizer: ChatTokenizer | None = None
+        self._max_model_len: int | None = None
+        self._event_loop: asyncio.AbstractEventLoop
+
+    @staticmethod
+    def requirements() -> Availability:
+        raise NotImplementedError
+
+    def _build(self, model: Model, options: Any) -> Any:
+        """What generates; many seconds of work. May raise whatever a library raises."""
+        raise NotImplementedError
+
+    async def _describe(self, model: Model, options: Any) -> EngineInfo:
+        """All but the versions, the model's name, its context and that its weights are random."""
+        raise NotImplementedError
+
+    def _submit(self, request: Request, prompt: Any, stream: Stream) -> Callable[[], None]:
+        """Queue an encoded request; returns its cancel. Raises EngineError."""
+        cancel: Callable[[], None] = self._runner.submit(request, prompt, stream)
+        return cancel
+
+    def _start_fix(self, _error: str) -> str:
+        return "check the checkpoint folder and the engine options, or try --model smollm2"
+
+    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
+        """As the contract says."""
+        chosen = parse_options(options, self.options_type)
+        versions = require(self.requirements(), self.name)
+        model = need_model(model, self.name)
+        quiet_environment(model)
+        self._event_loop = asyncio.get_running_loop()
+        try:
+            self._runner = await build_in_thread(lambda: self._build(model, chosen), self._stop)
+        except EngineUnavailable:
+            raise
+        except Exception as error:  # loading weights and code of others raises whatever it likes
+            cause = f"{self.title} could not load {model.name}: {' '.join(str(error).split())[:300]}"
+            raise EngineUnavailable(cause, self._start_fix(str(error))) from error
+        info = await self._describe(model, chosen)
+        notes = ["random weights: speeds are real, output is meaningless"] if model.random_weights else []
+        return msgspec.structs.replace(
+            info, versions=versions, model=model.name, max_model_len=self._max_model_len, notes=[*info.notes, *notes]
+        )
+
+    async def generate(self, request: Request, recorder: Recorder) -> Finish:
+        """As the contract says."""
+        if self._runner is None or self._tokenizer is None:
+            raise EngineError("engine_failed", f"{self.title} is not running")
+        recorder.sent()
+        prompt = await self._tokenizer.encode(request)
+        check_context(self._tokenizer.count(prompt), request.max_tokens, self._max_model_len)
+        return await self._answer(request, prompt, recorder)
+
+    async def _answer(self, request: Request, prompt: Any, recorder: Recorder) -> Finish:
+        stream = Stream(recorder)
+        cancel = self._submit(request, prompt, stream)
+        try:
+            return await stream.wait()
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
+    def decode(self, payloads: Sequence[Any]) -> Decoded:
+        """Payloads are lists of token ids."""
+        return decode_token_ids(payloads, self._tokenizer.text if self._tokenizer else lambda _ids: "")
+
+    async def close(self) -> None:
+        """As the contract says."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await asyncio.to_thread(self._stop, runner)
+
+    def _stop(self, runner: Any) -> None:
+        runner.stop()
 
 
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: Any) -> None:

@@ -8,19 +8,15 @@ stream": https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 Rules of this file:
 
-1. How the bytes were cut into `feed` calls never shows in the events, the fault or the end.
-2. Any bytes at all give events, then at most one `fault`. Nothing raises but `Event.text`.
+1. How the bytes were cut into `feed` calls never shows in the events or the fault.
+2. Any bytes at all give events, then at most one `fault`. Nothing raises.
 3. Memory stays under `max_event_bytes`, plus what one `feed` was given.
 
-Where this differs from a browser: an event's data stays bytes, since JSON is decoded from bytes;
-`Event.text` is strict about UTF-8 where a browser would put U+FFFD; and an event cut by the end of
-the stream is discarded, as the standard says, but `close` tells so; and a field `error`, which the standard
-ignores, makes an event of the name `error`, since servers send one.
+Where this differs from a browser: an event's data stays bytes, since JSON is decoded from bytes; nobody reconnects, so `id` and
+`retry` say nothing; and a field `error`, which the standard ignores, makes an event of the name `error`, since servers send one.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import msgspec
 
@@ -30,77 +26,31 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 ERROR_EVENT = "error"
 """Name of an event that tells of a failure."""
 
-_MAX_RETRY_DIGITS = 18
 _BOM = b"\xef\xbb\xbf"
 _LF = b"\n"
 _CR = b"\r"
 
-FaultKind = Literal["event_too_large"]
-
-
-class InvalidUtf8(ValueError):
-    """The data of an event is not UTF-8."""
-
 
 class Event(msgspec.Struct, frozen=True):
-    """One event. `data` is its data lines joined by LF; `last_id` is the last id seen so far."""
+    """One event. `data` is its data lines joined by LF."""
 
     data: bytes
     event: str = "message"
-    last_id: str = ""
-
-    def text(self) -> str:
-        """The data as text. Raises InvalidUtf8."""
-        try:
-            return self.data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidUtf8(f"event data is not UTF-8 at byte {error.start}") from None
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """Why the parser stopped taking bytes."""
-
-    kind: FaultKind
-    detail: str
-
-
-class End(msgspec.Struct, frozen=True):
-    """How the stream ended. `incomplete`: in the middle of a line or an event. `discarded` is the
-    data which that event would have had, None when it had none."""
-
-    incomplete: bool
-    discarded: bytes | None
-    fault: Fault | None
 
 
 class SseParser:
-    """One stream. `fault` is None until the stream breaks a limit; after that every byte is ignored.
-    `retry_ms` is the last reconnection time that the server asked for."""
+    """One stream. `fault` is None until the stream breaks a limit, then it says which; from there on every byte is ignored."""
 
-    __slots__ = (
-        "_after_cr",
-        "_at_start",
-        "_data",
-        "_event",
-        "_held_bytes",
-        "_last_id",
-        "_line_bytes",
-        "_line_parts",
-        "_max_event_bytes",
-        "fault",
-        "retry_ms",
-    )
+    __slots__ = ("_after_cr", "_at_start", "_data", "_event", "_held_bytes", "_line_bytes", "_line_parts", "_max_event_bytes", "fault")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self.fault: Fault | None = None
-        self.retry_ms: int | None = None
+        self.fault: str | None = None
         self._max_event_bytes = max_event_bytes
         self._line_parts: list[bytes] = []  # the line that has no end yet, as it came
         self._line_bytes = 0
         self._data: list[bytes] = []
         self._held_bytes = 0
         self._event = ""
-        self._last_id = ""
         self._after_cr = False
         self._at_start = True
 
@@ -131,25 +81,10 @@ class SseParser:
         self._too_large(self._line_bytes)
         return events
 
-    def close(self) -> End:
-        """The stream is over. The event without its blank line is discarded, as the standard says."""
-        held = self._data or self._event
-        line = b"".join(self._line_parts)
-        if self._at_start:
-            self._at_start = False
-            line = line.removeprefix(_BOM)
-        incomplete = bool(held or line)
-        if line:
-            self._take_line(line, [])
-        discarded = _LF.join(self._data) if self._data else None
-        self._line_parts.clear()
-        self._forget_event()
-        return End(incomplete=incomplete, discarded=discarded, fault=self.fault)
-
     def _too_large(self, line_bytes: int) -> bool:
         if self._held_bytes + line_bytes <= self._max_event_bytes:
             return False
-        self.fault = Fault("event_too_large", f"an event is larger than {self._max_event_bytes} bytes")
+        self.fault = f"an event is larger than {self._max_event_bytes} bytes"
         self._line_parts.clear()
         self._line_bytes = 0
         self._forget_event()
@@ -166,34 +101,20 @@ class SseParser:
             self._take_field(line)
         else:
             if self._data:
-                events.append(Event(_LF.join(self._data), self._event or "message", self._last_id))
+                events.append(Event(_LF.join(self._data), self._event or "message"))
             self._forget_event()
 
     def _take_field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if name == b"data":
+        if name in (b"data", b"error"):  # llama.cpp of 2025 puts the error there, where a data line belongs
             self._data.append(value)
             self._held_bytes += len(line) + 1
-        elif name == b"error":  # llama.cpp of 2025 puts the error there, where a data line belongs
-            self._data.append(value)
-            self._held_bytes += len(line) + 1
-            self._event = ERROR_EVENT
+            self._event = ERROR_EVENT if name == b"error" else self._event
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
-        elif name == b"id" and b"\0" not in value:
-            self._last_id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
-            self.retry_ms = int(value)
 
     def _forget_event(self) -> None:
         self._data = []
         self._held_bytes = 0
         self._event = ""
-
-
-def parse_all(stream: bytes, max_event_bytes: int = MAX_EVENT_BYTES) -> tuple[list[Event], End]:
-    """A whole stream at once: its events and how it ended."""
-    parser = SseParser(max_event_bytes)
-    events = parser.feed(stream)
-    return events, parser.close()

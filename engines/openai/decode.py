@@ -220,7 +220,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Dec
             if event is not None:
                 events.append(Event(choices=[], usage=event.usage) if done else event)
         if parser.fault is not None:
-            problem = "too_large", parser.fault.detail
+            problem = "too_large", parser.fault
         events_per_read.append(len(events) - before)
         if problem is not None:
             break

@@ -12,27 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from engines import inprocess
-from engines.contract import (
-    Availability,
-    Decoded,
-    EngineError,
-    EngineInfo,
-    EngineUnavailable,
-    Finish,
-    Model,
-    Recorder,
-    Request,
-    Sampling,
-    WeightsKind,
-    parse_options,
-)
+from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request, Sampling
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino.loop import StepLoop
 
@@ -58,107 +45,56 @@ class OpenVinoOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: Count | None = None
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(inprocess.InProcessEngine):
     """The engine `openvino`."""
 
-    weights: ClassVar[WeightsKind] = "local"
-    options_type: ClassVar[type[msgspec.Struct]] = OpenVinoOptions
-
-    def __init__(self) -> None:
-        self._loop: StepLoop | None = None
-        self._tokenizer: PipelineTokenizer | None = None
-        self._max_model_len: int | None = None
+    name, title, options_type = "openvino", "OpenVINO", OpenVinoOptions
 
     @staticmethod
     def requirements() -> Availability:
         return inprocess.availability({"openvino_genai": ("openvino-genai",), "openvino": ("openvino",)}, "openvino")
 
-    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
-        chosen = parse_options(options, OpenVinoOptions)
-        versions = inprocess.require(self.requirements(), "openvino")
-        wanted = inprocess.need_model(model, "openvino")
-        source = source_of(wanted)
-        inprocess.quiet_environment(wanted)
-        try:
-            pipeline = await inprocess.build_in_thread(lambda: _build(source, chosen), lambda _pipeline: None)
-        except Exception as error:  # the C++ side raises RuntimeError with its own source lines in it
-            cause = f"OpenVINO could not load {source.name}: {' '.join(str(error).split())[:300]}"
-            raise EngineUnavailable(cause, "check the engine options, or try --model smollm2") from error
+    def _build(self, model: Model, options: OpenVinoOptions) -> StepLoop:
+        pipeline = _pipeline(source_of(model), options)
         self._tokenizer = PipelineTokenizer(pipeline.get_tokenizer())
-        self._max_model_len = chosen.max_model_len or wanted.max_model_len
-        self._loop = StepLoop(pipeline, asyncio.get_running_loop())
-        notes = [
-            "continuous batching",
-            f"weights from {source.name}",
-            f"prefix caching is {'on' if chosen.enable_prefix_caching else 'off'}",
-        ]
-        if wanted.random_weights:
-            notes.append("random weights: speeds are real, output is meaningless")
+        self._max_model_len = options.max_model_len or model.max_model_len
+        return StepLoop(pipeline, self._event_loop)
+
+    async def _describe(self, model: Model, options: OpenVinoOptions) -> EngineInfo:
+        source = source_of(model)
+        caching = "on" if options.enable_prefix_caching else "off"
         return EngineInfo(
-            name="openvino",
-            versions=versions,
-            device=chosen.device,
-            dtype=await asyncio.to_thread(_loaded_dtype, source, chosen),
-            model=wanted.name,
+            name=self.name,
+            device=options.device,
+            dtype=await asyncio.to_thread(_loaded_dtype, source, options),
             tokenizer=f"of {source.name}",
-            max_model_len=self._max_model_len,
             reports=["usage", "stats"],
-            notes=notes,
+            notes=["continuous batching", f"weights from {source.name}", f"prefix caching is {caching}"],
         )
 
-    async def generate(self, request: Request, recorder: Recorder) -> Finish:
-        if self._loop is None or self._tokenizer is None:
-            raise EngineError("engine_failed", "OpenVINO is not running")
-        stream = inprocess.Stream(recorder)
-        recorder.sent()
-        input_ids = await self._tokenizer.encode(request)
-        prompt_tokens = int(input_ids.shape[-1])
-        inprocess.check_context(prompt_tokens, request.max_tokens, self._max_model_len)
-        cancel = self._loop.submit(input_ids, prompt_tokens, _generation_config(request), stream)
-        try:
-            return await stream.wait()
-        except asyncio.CancelledError:
-            cancel()
-            raise
-
-    def decode(self, payloads: Sequence[Any]) -> Decoded:
-        """Payloads are lists of token ids."""
-        return inprocess.decode_token_ids(payloads, self._tokenizer.text if self._tokenizer else lambda _ids: "")
+    def _submit(self, request: Request, prompt: Any, stream: inprocess.Stream) -> Callable[[], None]:
+        cancel: Callable[[], None] = self._runner.submit(prompt, int(prompt.shape[-1]), _generation_config(request), stream)
+        return cancel
 
     def stats(self) -> dict[str, float]:
         """As of the last step: requests running and waiting, KV-cache use as a share, its peak so far."""
-        return dict(self._loop.stats) if self._loop is not None else {}
-
-    async def close(self) -> None:
-        loop, self._loop, self._tokenizer = self._loop, None, None
-        if loop is not None:
-            await asyncio.to_thread(loop.stop)
+        return dict(self._runner.stats) if self._runner is not None else {}
 
 
-class PipelineTokenizer:
-    """OpenVINO GenAI's tokenizer, with the chat template that came with the weights."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._raw = tokenizer
-
-    async def encode(self, request: Request) -> Any:
-        """A [1, n] tensor of token ids. Raises EngineError when the prompt can't be templated."""
-        try:
-            if request.text_length() <= inprocess.INLINE_TEXT_CHARACTERS:
-                return self._encode(request)
-            return await asyncio.to_thread(self._encode, request)
-        except Exception as error:  # a template is a program of the model's author: it can raise anything
-            raise EngineError("engine_failed", f"the prompt can't be tokenised: {type(error).__name__}: {error}") from error
+class PipelineTokenizer(inprocess.ChatTokenizer):
+    """OpenVINO GenAI's tokenizer, with the chat template that came with the weights. A prompt is a [1, n] tensor of token ids."""
 
     def _encode(self, request: Request) -> Any:
         if request.messages is None:
-            return self._raw.encode(request.prompt or "").input_ids
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        text = self._raw.apply_chat_template(messages, add_generation_prompt=True)
-        return self._raw.encode(text, add_special_tokens=False).input_ids
+            return self.raw.encode(request.prompt or "").input_ids
+        text = self.raw.apply_chat_template(msgspec.to_builtins(request.messages), add_generation_prompt=True)
+        return self.raw.encode(text, add_special_tokens=False).input_ids
+
+    def count(self, prompt: Any) -> int:
+        return int(prompt.shape[-1])
 
     def text(self, token_ids: Sequence[int]) -> str:
-        return str(self._raw.decode(list(token_ids)))
+        return str(self.raw.decode(list(token_ids)))
 
 
 def source_of(model: Model) -> Path:
@@ -173,7 +109,7 @@ def source_of(model: Model) -> Path:
     )
 
 
-def _build(source: Path, options: OpenVinoOptions) -> Any:
+def _pipeline(source: Path, options: OpenVinoOptions) -> Any:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()

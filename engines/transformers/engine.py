@@ -13,30 +13,15 @@ other work; on one thread in bfloat16 65 to 80 whatever else ran).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from engines import inprocess
-from engines.contract import (
-    Availability,
-    Decoded,
-    EngineError,
-    EngineInfo,
-    EngineUnavailable,
-    Finish,
-    Model,
-    Recorder,
-    Request,
-    Sampling,
-    WeightsKind,
-    parse_options,
-)
+from engines.contract import Availability, EngineInfo, Model, Sampling
 from engines.loaded_weights import dtype_text, quantisation_text
 from engines.processor import cpu_bfloat16_flag
 from engines.transformers.batching import ContinuousBatching, Generator, OneAtATime
@@ -69,16 +54,13 @@ class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True):
     trust_remote_code: bool = False
 
 
-class TransformersEngine:
+class TransformersEngine(inprocess.InProcessEngine):
     """The engine `transformers`."""
 
-    weights: ClassVar[WeightsKind] = "local"
-    options_type: ClassVar[type[msgspec.Struct]] = TransformersOptions
+    name, title, options_type = "transformers", "transformers", TransformersOptions
 
     def __init__(self) -> None:
-        self._generator: Generator | None = None
-        self._tokenizer: inprocess.ChatTokenizer | None = None
-        self._max_model_len: int | None = None
+        super().__init__()
         self._device = self._dtype = ""
         self._notes: list[str] = []
 
@@ -86,27 +68,13 @@ class TransformersEngine:
     def requirements() -> Availability:
         return inprocess.availability({"transformers": ("transformers",), "torch": ("torch",)}, "transformers")
 
-    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
-        chosen = parse_options(options, TransformersOptions)
-        versions = inprocess.require(self.requirements(), "transformers")
-        wanted = inprocess.need_model(model, "transformers")
-        inprocess.quiet_environment(wanted)
-        try:
-            self._generator = await inprocess.build_in_thread(lambda: self._build(wanted, chosen), lambda built: built.stop())
-        except Exception as error:  # loading weights and code of others raises whatever it likes
-            cause = f"transformers could not load {wanted.name}: {' '.join(str(error).split())[:300]}"
-            raise EngineUnavailable(cause, "check the checkpoint folder and the engine options, or try --model smollm2") from error
-        if wanted.random_weights:
-            self._notes.append("random weights: speeds are real, output is meaningless")
+    async def _describe(self, model: Model, _options: TransformersOptions) -> EngineInfo:
         return EngineInfo(
-            name="transformers",
-            versions=versions,
+            name=self.name,
             device=self._device,
             dtype=self._dtype,
-            model=wanted.name,
-            tokenizer=wanted.path or wanted.name,
-            max_model_len=self._max_model_len,
-            reports=["usage", "stages"] if isinstance(self._generator, ContinuousBatching) else ["usage"],
+            tokenizer=model.path or model.name,
+            reports=["usage", "stages"] if isinstance(self._runner, ContinuousBatching) else ["usage"],
             notes=self._notes,
         )
 
@@ -152,29 +120,6 @@ class TransformersEngine:
             self._max_model_len = min(self._max_model_len, cache_tokens)
         self._notes = ["continuous batching", "all requests share sampling settings: temperature is an engine option"]
         return generator
-
-    async def generate(self, request: Request, recorder: Recorder) -> Finish:
-        if self._generator is None or self._tokenizer is None:
-            raise EngineError("engine_failed", "transformers is not running")
-        stream = inprocess.Stream(recorder)
-        recorder.sent()
-        token_ids = await self._tokenizer.encode(request)
-        inprocess.check_context(len(token_ids), request.max_tokens, self._max_model_len)
-        cancel = self._generator.submit(request, token_ids, stream)
-        try:
-            return await stream.wait()
-        except asyncio.CancelledError:
-            cancel()
-            raise
-
-    def decode(self, payloads: Sequence[Any]) -> Decoded:
-        """Payloads are lists of token ids."""
-        return inprocess.decode_token_ids(payloads, self._tokenizer.text if self._tokenizer else lambda _ids: "")
-
-    async def close(self) -> None:
-        generator, self._generator = self._generator, None
-        if generator is not None:
-            await asyncio.to_thread(generator.stop)
 
 
 def _dtype_name(wanted: str, *, on_cpu: bool) -> str:

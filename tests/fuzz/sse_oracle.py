@@ -23,15 +23,15 @@ def read_lines(stream: bytes) -> tuple[list[bytes], bytes]:
     return lines, bytes(line)
 
 
-def read_events(stream: bytes) -> list[tuple[bytes, str, str]]:
-    """(data, event, last id) of every event that a blank line sent off."""
-    events: list[tuple[bytes, str, str]] = []
+def read_events(stream: bytes) -> list[tuple[bytes, str]]:
+    """(data, event) of every event that a blank line sent off."""
+    events: list[tuple[bytes, str]] = []
     data: bytearray = bytearray()
-    kind = last_id = ""
+    kind = ""
     for line in read_lines(stream.removeprefix(b"\xef\xbb\xbf"))[0]:
         if not line:
             if data:
-                events.append((bytes(data[:-1]), kind or "message", last_id))
+                events.append((bytes(data[:-1]), kind or "message"))
             data, kind = bytearray(), ""
             continue
         colon = line.find(b":")
@@ -45,6 +45,4 @@ def read_events(stream: bytes) -> list[tuple[bytes, str, str]]:
             kind = "error"
         if field == b"event":
             kind = value.decode("utf-8", "replace")
-        if field == b"id" and 0 not in value:
-            last_id = value.decode("utf-8", "replace")
     return events

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from engines.contract import ErrorClass
-from engines.http.sse import InvalidUtf8, parse_all
+from engines.http.sse import SseParser
 from tests.hostile.behaviours import HONEST, SEPARATORS
 from tests.hostile.server import BEHAVIOURS, TEXT, TLS_OUTCOMES, HostileServer, Settings
 
@@ -50,7 +50,7 @@ def body_of(answer: bytes) -> bytes:
 
 
 def content_of(body: bytes) -> str:
-    payloads = [json.loads(event.text()) for event in parse_all(body)[0] if event.data != b"[DONE]"]
+    payloads = [json.loads(event.data.decode()) for event in SseParser().feed(body) if event.data != b"[DONE]"]
     return "".join(choice["delta"].get("content", "") for payload in payloads for choice in payload["choices"])
 
 
@@ -137,17 +137,17 @@ async def test_the_slow_ones_do_not_end_by_themselves(name: str) -> None:
 
 async def test_wrong_bytes_are_wrong() -> None:
     async with HostileServer(SMALL) as server:
-        utf8 = parse_all(body_of(await everything(server, "invalid_utf8")))[0]
-        broken = parse_all(body_of(await everything(server, "malformed_json")))[0]
-        lines = parse_all(body_of(await everything(server, "malformed_sse")))
-        separators = parse_all(body_of(await everything(server, "separators")))[0]
+        utf8 = SseParser().feed(body_of(await everything(server, "invalid_utf8")))
+        broken = SseParser().feed(body_of(await everything(server, "malformed_json")))
+        lines = SseParser().feed(body_of(await everything(server, "malformed_sse")))
+        separators = SseParser().feed(body_of(await everything(server, "separators")))
         echoed = await everything(server, "echo_key")
-    with pytest.raises(InvalidUtf8):
-        utf8[3].text()
+    with pytest.raises(UnicodeDecodeError):
+        utf8[3].data.decode()
     with pytest.raises(json.JSONDecodeError):
         json.loads(broken[3].data)
-    assert lines[0] == []
-    assert json.loads(separators[0].text())["choices"][0]["delta"]["content"] == SEPARATORS
+    assert lines == []
+    assert json.loads(separators[0].data.decode())["choices"][0]["delta"]["content"] == SEPARATORS
     assert b"Bearer canary" in echoed
 
 
