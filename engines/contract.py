@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -287,7 +287,9 @@ def parse_options(options: Mapping[str, str], options_type: type[OptionsT]) -> O
         try:
             msgspec.convert(value, fields[key].type, strict=False)
         except msgspec.ValidationError as error:
-            raise BadOption(f"engine option {key}={value!r} is not usable: {error}", f"give another value for {key}") from None
+            choices = get_args(fields[key].type) if get_origin(fields[key].type) is Literal else ()
+            fix = f"use {', '.join(choices[:-1])} or {choices[-1]}" if choices else f"give another value for {key}"
+            raise BadOption(f"engine option {key}={value!r} is not usable: {error}", fix) from None
     try:
         return msgspec.convert(dict(options), options_type, strict=False)
     except msgspec.ValidationError as error:

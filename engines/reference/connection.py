@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import re
 import time
 from collections import deque
-from typing import Protocol, cast
+from collections.abc import Mapping
+from typing import Annotated, cast
 
 import httptools
 import msgspec
 
+from engines.contract import BadOption, parse_options
 from engines.reference.engine import ReferenceOptions
-from engines.reference.schedule import Job, Pace, Schedule
+from engines.reference.schedule import Job, Schedule
 from engines.reference.truth import Account, Truth
 from engines.reference.wire import Ask, StreamFormat, WireError, error_response, full_answer, json_response, parse_ask
 
@@ -26,68 +29,71 @@ _GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}").fullmatch
 _COMPLETIONS = {"/v1/chat/completions": True, "/v1/completions": False}
 _GET_PATHS = frozenset({"/v1/models", "/health", "/stats", "/reset"})
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class ServerOptions(ReferenceOptions, frozen=True, kw_only=True):
     """As the engine's, and: `events_per_write` events leave in one write; `require_key_env` names the
     environment variable with the API key that every request must show."""
 
-    events_per_write: int = 1
-    max_model_len: int = 131_072
+    events_per_write: Count = 1
+    max_model_len: Count = 131_072
     require_key_env: str = ""
 
 
-class Server(Protocol):
-    """What a connection needs of the server that accepted it."""
+class ServerState:
+    """What all connections share. Raises BadOption."""
 
-    options: ServerOptions
-    pace: Pace
-    truth: Truth
-    schedule: Schedule
-    connections: set[Connection]
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self.options = parse_options(options, ServerOptions)
+        self.api_key = _read_key(self.options.require_key_env)
+        self.pace = self.options.pace()
+        self.truth = Truth()
+        self.schedule: Schedule
+        self.connections: set[Connection] = set()
 
     def authorized(self, authorization: str) -> bool:
         """Whether an Authorization header shows the key, where one is required."""
+        return self.api_key is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.api_key}".encode())
 
     def stats(self) -> bytes:
         """The `/stats` body."""
+        options = {**msgspec.structs.asdict(self.options), "require_key_env": bool(self.options.require_key_env)}
+        load = {"running": self.schedule.running, "waiting": self.schedule.waiting, "connections": len(self.connections)}
+        return msgspec.json.encode({"options": options, "load": load, **self.truth.report()})
 
 
-class _Request:
-    """What the parser has gathered of one request."""
+def _read_key(variable: str) -> str | None:
+    if not variable:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise BadOption(f"engine option require_key_env names {variable}, which is not set", f"export {variable} with the key in it")
+    return key
 
-    __slots__ = (
-        "arrival_ns",
-        "authorization",
-        "body",
-        "expects_continue",
-        "keep_alive",
-        "length",
-        "method",
-        "request_id",
-        "url",
-        "version",
-    )
 
-    def __init__(self) -> None:
-        self.url = b""
-        self.method = b""
-        self.version = "1.1"
-        self.authorization = ""
-        self.request_id = ""
-        self.length = 0
-        self.expects_continue = False
-        self.body: list[bytes] = []
-        self.keep_alive = True
-        self.arrival_ns = 0
+class _Request(msgspec.Struct):
+    """What the parser has gathered of one request; without a method its header isn't over."""
+
+    url: bytes = b""
+    method: bytes = b""
+    version: str = "1.1"
+    authorization: str = ""
+    request_id: str = ""
+    length: int = 0
+    expects_continue: bool = False
+    body: list[bytes] = []
+    keep_alive: bool = True
+    arrival_ns: int = 0
 
 
 class Connection(asyncio.Protocol):
     """Parses with httptools, whose callbacks are the `on_...` methods; one request is answered at a time."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerState) -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
-        self._coming: _Request | None = None
+        self._coming = _Request()
         self._header_bytes = 0
         self._body_bytes = 0
         self._refused: WireError | None = None
@@ -129,13 +135,13 @@ class Connection(asyncio.Protocol):
         arrival_ns = time.monotonic_ns()
         if self._closing:
             return
-        if self._coming is None or not self._coming.method:
+        if not self._coming.method:
             self._header_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refused = self._refused or WireError(400, "invalid_request", "this is not a supported HTTP request")
-        if self._coming is not None and not self._coming.method and self._header_bytes > MAX_HEADER_BYTES:
+        if not self._coming.method and self._header_bytes > MAX_HEADER_BYTES:
             self._refused = WireError(431, "invalid_request", f"the header is larger than {MAX_HEADER_BYTES} bytes")
         for request in self._ready:
             request.arrival_ns = request.arrival_ns or arrival_ns
@@ -151,12 +157,10 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        assert self._coming is not None
         self._coming.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._coming
-        assert request is not None
         match name.lower():
             case b"content-length":
                 request.length = int(value) if value.isdigit() else 0
@@ -170,7 +174,6 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         request = self._coming
-        assert request is not None
         request.method = self._parser.get_method()
         request.version = self._parser.get_http_version()
         self._header_bytes = 0
@@ -180,7 +183,6 @@ class Connection(asyncio.Protocol):
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        assert self._coming is not None
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
             self._refuse_large_body()
@@ -188,12 +190,11 @@ class Connection(asyncio.Protocol):
             self._coming.body.append(body)
 
     def on_message_complete(self) -> None:
-        assert self._coming is not None
         self._coming.keep_alive = self._parser.should_keep_alive()
         self._body_bytes = 0
         if self._refused is None:
             self._ready.append(self._coming)
-        self._coming = None
+        self._coming = _Request()
 
     def _refuse_large_body(self) -> None:
         self._refused = WireError(413, "invalid_request", f"the body is larger than {MAX_BODY_BYTES} bytes")

@@ -14,44 +14,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hmac
 import ipaddress
-import os
 import signal
 import sys
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import msgspec
-
-from engines.contract import BadOption, parse_options
-from engines.reference.connection import Connection, ServerOptions
-from engines.reference.engine import check_options
+from engines.reference.connection import Connection, ServerState
 from engines.reference.schedule import Schedule
-from engines.reference.truth import Truth
 
 LISTEN_BACKLOG = 4096
 
 
-class ReferenceServer:
+class ReferenceServer(ServerState):
     """`async with ReferenceServer({"ttft_ms": "5"}) as server:` listens at `server.url` until the block ends.
 
     Port 0 takes a free one. Raises BadOption when made, OSError when the port is taken.
     """
 
     def __init__(self, options: Mapping[str, str] | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.options = parse_options(options or {}, ServerOptions)
-        check_options(self.options)
-        for name in ("events_per_write", "max_model_len"):
-            if getattr(self.options, name) < 1:
-                raise BadOption(f"engine option {name}={getattr(self.options, name)} is out of range", "give a value of at least 1")
-        self.api_key = _read_key(self.options.require_key_env)
-        self.pace = self.options.pace()
-        self.truth = Truth()
+        super().__init__(options or {})
         self.host = host
         self.port = port
-        self.schedule: Schedule
-        self.connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
 
     @property
@@ -73,25 +57,6 @@ class ReferenceServer:
             connection.abort()
         await asyncio.sleep(0)  # lets the transports say connection_lost
         self.schedule.close()
-
-    def authorized(self, authorization: str) -> bool:
-        """Whether an Authorization header shows the key, where one is required."""
-        return self.api_key is None or hmac.compare_digest(authorization.encode(), f"Bearer {self.api_key}".encode())
-
-    def stats(self) -> bytes:
-        """The `/stats` body."""
-        options = {**msgspec.structs.asdict(self.options), "require_key_env": bool(self.options.require_key_env)}
-        load = {"running": self.schedule.running, "waiting": self.schedule.waiting, "connections": len(self.connections)}
-        return msgspec.json.encode({"options": options, "load": load, **self.truth.report()})
-
-
-def _read_key(variable: str) -> str | None:
-    if not variable:
-        return None
-    key = os.environ.get(variable, "")
-    if not key:
-        raise BadOption(f"engine option require_key_env names {variable}, which is not set", f"export {variable} with the key in it")
-    return key
 
 
 def is_loopback(host: str) -> bool:

@@ -51,7 +51,7 @@ CASES = [
     (("engine", "check", "nope"), "unknown engine", "bmp-llm engines"),
     ((*QUICK, "--remote-write", "http://h"), "No such option: --remote-write", "--otlp"),
     (("frobnicate",), "No such command 'frobnicate'", "--help"),
-    (("reference-server", "--engine-option", "ttft_ms=-1"), "ttft_ms=-1", "give a value"),
+    (("reference-server", "--engine-option", "ttft_ms=-1"), "ttft_ms='-1'", "another value"),
 ]
 
 

@@ -237,7 +237,7 @@ async def test_the_key_comes_from_environment_or_file(monkeypatch, tmp_path):
         ({"headers": "[1]"}, "not a JSON object"),
         ({"headers": '{"A": "b\\r\\nC: d"}'}, "line break"),
         ({"api_key_file": "/nonexistent/key"}, "key file"),
-        ({"transport": "carrier-pigeon"}, "unknown"),
+        ({"transport": "carrier-pigeon"}, "use auto, lean or aiohttp"),
         ({"base_ur": "x"}, "base_url"),
     ],
 )

@@ -264,8 +264,8 @@ async def test_the_key_is_required_and_never_shown(monkeypatch: pytest.MonkeyPat
     ("options", "said"),
     [
         ({"require_key_env": "REFERENCE_KEY_UNSET"}, "REFERENCE_KEY_UNSET"),
-        ({"itl_ms": "-3"}, "itl_ms=-3"),
-        ({"events_per_write": "0"}, "events_per_write=0"),
+        ({"itl_ms": "-3"}, "itl_ms='-3'"),
+        ({"events_per_write": "0"}, "events_per_write='0'"),
         ({"event_per_write": "1"}, "events_per_write"),
     ],
 )
