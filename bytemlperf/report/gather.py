@@ -73,11 +73,14 @@ def part(value: Any, *keys: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def view_run(folder: Path, *, sections: bool = True, figures: bool = True, samples: bool = True) -> RunView:
-    """Gather one run; without `samples` figures may come from the summary alone. Raises UserError where the folder is no run."""
+def view_run(
+    folder: Path, records: RunRecords | None = None, *, sections: bool = True, figures: bool = True, samples: bool = True
+) -> RunView:
+    """Gather one run, from `records` where they were walked already; without `samples` figures may come from the summary
+    alone. Raises UserError where the folder is no run."""
     run, problems = _read_run(folder)
     view = RunView(folder=folder, run=run, problems=problems)
-    records = RunRecords(folder, samples=samples)
+    records = records or RunRecords(folder, samples=samples)
     try:
         view.suite = kind = run_kind(view.kind)
     except UserError as error:

@@ -15,6 +15,7 @@ from bytemlperf.report.run_page import run_page
 from bytemlperf.runs.checksums import renew_checksum
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import write_text
+from bytemlperf.runs.records import RunRecords
 
 
 def _html(view: RunView) -> str:
@@ -41,14 +42,14 @@ FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _ma
 """Format name to what makes it; the name is the file's suffix."""
 
 
-def write_report(folder: Path, format_name: str = "html", out: Path | None = None) -> Path:
+def write_report(folder: Path, format_name: str = "html", out: Path | None = None, records: RunRecords | None = None) -> Path:
     """Make the report of a run folder; returns where it is. Raises UserError."""
     make = FORMATS.get(format_name)
     if make is None:
         raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
     path = out or folder / f"report.{format_name}"
     with damage_said(folder):
-        content = make(view_run(folder))
+        content = make(view_run(folder, records))
     write_output(path, content)
     if out is None:
         with suppress(OSError):  # a folder that takes no more
@@ -67,10 +68,11 @@ def write_output(path: Path, content: str | bytes) -> None:
         raise UserError(f"can't write {path}: {error.strerror or error}", "give another path with --out") from None
 
 
-def report_after_run(folder: Path) -> Path | None:
-    """The page of a run that has just ended. Whatever goes wrong is one line: a page is no reason to lose a run."""
+def report_after_run(folder: Path, records: RunRecords | None = None) -> Path | None:
+    """The page of a run that has just ended; `records` are those that its summary was made of. Whatever
+    goes wrong is one line: a page is no reason to lose a run."""
     try:
-        return write_report(folder)
+        return write_report(folder, records=records)
     except UserError as error:
         print(f"no report.html: {error.cause}; {error.fix}, then bmp report {folder}", file=sys.stderr)
     except Exception as error:  # a mistake of ours in a page must not become the run's

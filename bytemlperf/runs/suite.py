@@ -1,8 +1,8 @@
-"""A run folder of the suites other than LLM serving: written record by record, resumed, summarised.
+"""A run folder of any suite: reserved, described, written record by record, summarised at its end; gone on with.
 
-run.json is there before the first record; each record is one `write()`, so that a killed sweep
-keeps every case that it counted; the summary is computed from the records on disk. What a record
-holds is the suite's own (FORMAT: one JSON object a line).
+run.json is written twice, whole each time: before the first record, and at the end. Each record is one `write()`, so that a
+killed run keeps every record that it counted; the summary is computed from the records on disk. What a record holds is the
+suite's own (FORMAT: one JSON object a line).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware.discover import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
-from bytemlperf.runs.checksums import write_checksums
+from bytemlperf.runs.checksums import check_checksums, write_checksums
 from bytemlperf.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, why
 from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
 from bytemlperf.runs.kinds import Verified, run_kind
@@ -34,89 +34,116 @@ MAX_FINDINGS = 20
 
 
 class SuiteRun:
-    """An open run folder. Use as a context manager: leaving it writes how the run ended."""
+    """An open run folder, locked. Use as a context manager: leaving it writes how the run ended, and removes a folder that was
+    reserved and never described."""
 
-    def __init__(self, folder: Path, run: dict[str, Any], log: RecordLog, lock: FolderLock) -> None:
-        self.folder, self.run = folder, run
+    def __init__(self, folder: Path, kind: str, lock: FolderLock, run: dict[str, Any] | None = None) -> None:
+        self.folder, self.kind, self.run = folder, kind, run or {}
         self._lock = lock
-        self._log = log
+        self._log: RecordLog | None = None
+        self._begun = False
         self._failure = ""
-        self._ended = False
+        self._summary: dict[str, Any] | None = None
 
     @classmethod
-    def begin(
-        cls,
-        runs_dir: Path,
-        kind: str,
-        label: str,
+    def reserve(cls, runs_dir: Path, kind: str, label: str) -> SuiteRun:
+        """A new folder, empty until the run is described. Raises UserError."""
+        folder = create_run_folder(runs_dir, kind, label)
+        return cls(folder, kind, FolderLock(folder), {"label": label})
+
+    @classmethod
+    def begin(cls, runs_dir: Path, kind: str, label: str, config: dict[str, Any], **about: Any) -> SuiteRun:
+        """`reserve` and `describe`."""
+        run = cls.reserve(runs_dir, kind, label)
+        run.describe(config, **about)
+        return run
+
+    def describe(
+        self,
         config: dict[str, Any],
         *,
         command: list[str],
         seed: int,
         packages: Iterable[str] = (),
+        versions: dict[str, str] | None = None,
         more: dict[str, Any] | None = None,
-    ) -> SuiteRun:
-        """Make the folder and its run.json. `config` is fully resolved; `packages` are distributions whose
-        versions are kept; `more` are further top-level keys (`backend`, `trainer`, …). Raises UserError."""
-        folder = create_run_folder(runs_dir, kind, label)
-        lock = FolderLock(folder)
-        redactor = Redactor()
-        run = {
-            "format_version": FORMAT_VERSION,
-            "kind": kind,
-            "label": label,
-            "started_at": _now(),
-            "command": redactor.command(command),
-            "config": config,
-            "seed": seed,
-            "environment": {
-                "bytemlperf_llm": __version__,
-                "python": sys.version.split()[0],
-                "packages": package_versions(("bytemlperf-llm", *packages)),
-                "hardware": discover(),
-                "git": git_state(Path.cwd()),
-            },
-            **(more or {}),
-        }
-        described = redactor.deep(run)
+        redactor: Redactor | None = None,
+        log: str | None = LOG_NAME,
+    ) -> None:
+        """Write run.json. `config` is fully resolved; `packages` are distributions whose versions are kept, `versions` others;
+        `more` are further top-level keys (`backend`, `trainer`, …); `log` is what `append` writes to, if anything. Raises UserError."""
+        redactor = redactor or Redactor()
+        described = redactor.deep(
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": self.kind,
+                "label": self.run["label"],
+                "started_at": _now(),
+                "command": redactor.command(command),
+                "config": config,
+                "seed": seed,
+                "environment": {
+                    "bytemlperf_llm": __version__,
+                    "python": sys.version.split()[0],
+                    "packages": package_versions(("bytemlperf-llm", *packages)) | (versions or {}),
+                    "hardware": discover(),
+                    "git": git_state(Path.cwd()),
+                },
+                **(more or {}),
+            }
+        )
         assert isinstance(described, dict)
+        self.run = described
         try:
-            write_json(folder / "run.json", described)
-            log = RecordLog(folder / LOG_NAME)
+            write_json(self.folder / "run.json", described)
+            self._log = None if log is None else RecordLog(self.folder / log)
         except OSError as error:
-            raise UserError(f"can't write into {folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
-        return cls(folder, described, log, lock)
+            raise UserError(
+                f"can't write into {self.folder}: {error.strerror}", "give a folder with enough space with --runs-dir"
+            ) from None
+        self._begun = True
 
     @classmethod
-    def resume(cls, folder: Path, kind: str, *, command: list[str], check: Callable[[dict[str, Any]], object] | None = None) -> SuiteRun:
-        """Go on with a run that was stopped or killed; `records()` tells what is done. A torn last line is cut off. Raises
-        UserError where the folder is no run of this kind, can't be written, or is still written by another process; `check`
-        gets run.json before anything is changed, and may raise its own."""
+    def open(cls, folder: Path, kind: str) -> SuiteRun:
+        """A run that was stopped or killed, locked and unchanged until `go_on`. Raises UserError where the folder is no run of this
+        kind, or is still written by another process."""
         read_run_json(folder)  # says what it is instead
         lock = FolderLock(folder)
         refuse_links(folder)
         run = read_run_json(folder)
         if run.get("kind") != kind:
             raise UserError(f"{folder} is a run of kind {run.get('kind')}", "resume it with its own suite's command")
-        if check is not None:
-            check(run)
-        path = folder / LOG_NAME
         refuse_running(folder)
+        return cls(folder, kind, lock, run)
+
+    def go_on(
+        self, *, command: list[str], more: dict[str, Any] | None = None, redactor: Redactor | None = None, log: str | None = LOG_NAME
+    ) -> None:
+        """What was summed up at its end holds no longer; a torn last line of `log` is cut off. `more` is kept with the command in
+        `resumed`. Raises UserError where the folder can't be written."""
+        redactor = redactor or Redactor()
         try:
-            cut_torn_tail(path)
+            if log is not None:
+                cut_torn_tail(self.folder / log)
+                self._log = RecordLog(self.folder / log, resume=True)
         except OSError as error:
-            raise UserError(f"{path} can't be read: {error.strerror}", "make it readable and writable") from None
-        try:
-            log = RecordLog(path, resume=True)
-        except OSError as error:
-            raise UserError(f"can't resume {folder}: {error.strerror}", "wait for the run to end, or make it writable") from None
-        entry = {"at": _now(), "command": Redactor().command(command), "end_before": run.pop("end", None)}
-        with damage_said(folder):
-            run["resumed"] = [*run.get("resumed", []), entry]
+            raise UserError(f"can't resume {self.folder}: {log}: {error.strerror}", "make it readable and writable") from None
+        entry = {"at": _now(), "command": redactor.command(command), "end_before": self.run.pop("end", None), **(more or {})}
+        self._begun = True
+        with damage_said(self.folder):
+            self.run["resumed"] = [*self.run.get("resumed", []), redactor.deep(entry)]
             for name in ("summary.json", CHECKSUMS):
-                (folder / name).unlink(missing_ok=True)
-            write_json(folder / "run.json", run)
-        return cls(folder, run, log, lock)
+                (self.folder / name).unlink(missing_ok=True)
+            write_json(self.folder / "run.json", self.run)
+
+    @classmethod
+    def resume(cls, folder: Path, kind: str, *, command: list[str], check: Callable[[dict[str, Any]], object] | None = None) -> SuiteRun:
+        """`open` and `go_on`; `check` gets run.json before anything is changed, and may raise its own UserError."""
+        run = cls.open(folder, kind)
+        if check is not None:
+            check(run.run)
+        run.go_on(command=command)
+        return run
 
     def records(self) -> Iterator[dict[str, Any]]:
         """What is on disk."""
@@ -124,6 +151,7 @@ class SuiteRun:
 
     def append(self, record: Any) -> None:
         """Keep one record (a msgspec Struct or a dict). Raises UserError when the disk takes no more."""
+        assert self._log is not None
         try:
             self._log.append(record)
         except LogFull as error:
@@ -138,34 +166,41 @@ class SuiteRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.end(stopped=kind is not None and not issubclass(kind, Exception))
+        if self._begun:
+            self.end(stopped=kind is not None and not issubclass(kind, Exception))
+            return
+        with suppress(OSError):  # only an empty one goes
+            self.folder.rmdir()
+        self._lock.release()
 
     def end(self, *, stopped: bool = False, **facts: Any) -> dict[str, Any]:
         """Write how it ended, the summary and the page; returns the summary. Further calls change nothing."""
-        first = not self._ended
-        if first:
-            self._ended = True
-            with suppress(OSError):
+        if self._summary is not None:
+            return self._summary
+        with suppress(OSError):
+            if self._log is not None:
                 self._log.close()
-            self.run["end"] = {"at": _now(), "stopped_by_user": stopped, "failure": self._failure, **facts}
+        self.run["end"] = {"at": _now(), "stopped_by_user": stopped, "failure": self._failure, **facts}
+        records = RunRecords(self.folder)
+        try:
+            self._summary = summarise_suite(self.folder, self.run, records)
+        finally:
             with suppress(OSError):  # a full disk: the records are kept, and `summarise` works without
                 write_json(self.folder / "run.json", self.run)
                 write_checksums(self.folder)
-        summary = summarise_suite(self.folder, self.run)
         with suppress(OSError):
-            write_json(self.folder / "summary.json", summary)
-        if first:
-            from bytemlperf.report.write import report_after_run
+            write_json(self.folder / "summary.json", self._summary)
+        from bytemlperf.report.write import report_after_run
 
-            report_after_run(self.folder)
-            self._lock.release()
-        return summary
+        report_after_run(self.folder, records)
+        self._lock.release()
+        return self._summary
 
 
-def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The summary of a run of any suite but LLM serving, from what is on disk. Raises UserError."""
+def summarise_suite(folder: Path, run: dict[str, Any] | None = None, records: RunRecords | None = None) -> dict[str, Any]:
+    """The summary of a run, from what is on disk. Raises UserError."""
     run = read_run_json(folder) if run is None else run
-    records = RunRecords(folder)
+    records = records or RunRecords(folder)
     kind = run_kind(str(run.get("kind")))
     with damage_said(folder):
         summary = kind.summarise(run, records)
@@ -184,8 +219,6 @@ def summarise_suite(folder: Path, run: dict[str, Any] | None = None) -> dict[str
 
 def verify_suite(folder: Path) -> Verified:
     """What is wrong with a run folder. Raises UserError."""
-    from bytemlperf.runs.checksums import check_checksums
-
     run = read_run_json(folder)
     damages: list[str] = []
     count = sum(1 for _ in suite_records(folder, damages))

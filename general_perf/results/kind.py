@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
+from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
 from general_perf.measure.latency import describe
@@ -24,7 +25,7 @@ class GeneralKind(RunKind):
     def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
         """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
         planned = [str(each) for each in run["config"]["jobs"]]
-        by_job = last_attempts(records)
+        by_job = once(records, last_attempts)
         rows = [row_of(name, by_job.get(name, [])) for name in planned]
         metrics: dict[str, Any] = {}
         opened: dict[str, Any] = {}
@@ -88,13 +89,13 @@ class GeneralKind(RunKind):
         """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
         from general_perf.results.figures import figures
 
-        return figures(summary, last_attempts(records))
+        return figures(summary, once(records, last_attempts))
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:
         """Rows, speed, compile report, numerics with histograms, usability."""
         from general_perf.results.sections import sections
 
-        return sections(run, summary, last_attempts(records))
+        return sections(run, summary, once(records, last_attempts))
 
 
 KIND = GeneralKind()

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
+from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from micro.cases.case import Case
 from micro.measure.timing import Latency, Timed, latency_of
@@ -34,7 +35,7 @@ class MicroKind(RunKind):
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Counts by status, and per measured case its latency from the raw samples."""
-        rows = last_rows(records)
+        rows = once(records, last_rows)
         counts = Counter(str(row["status"]) for row in rows)
         asked = len(run["config"]["cases"])
         missing = max(0, asked - len(rows))
@@ -72,7 +73,7 @@ class MicroKind(RunKind):
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
         """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
-        rows = last_rows(records)
+        rows = once(records, last_rows)
         headlines = _headlines(rows)
         return [figure for row in rows for figure in _figures(row, headline=row["key"] in headlines)]
 
@@ -80,7 +81,7 @@ class MicroKind(RunKind):
         """Rooflines, heat maps, curves, and a table of all rows."""
         from micro.results.sections import sections
 
-        return sections(run, last_rows(records))
+        return sections(run, once(records, last_rows))
 
 
 KIND = MicroKind()

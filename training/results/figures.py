@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bytemlperf.runs.kinds import Better, Figure
+from bytemlperf.runs.records import once
 from training.results.history import History
 
 NS_PER_MS = 1e6
@@ -27,7 +28,7 @@ def key_of(config: dict[str, Any]) -> str:
 
 def figures(run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
     """Every comparable number of a single run."""
-    key, history = key_of(run["config"]), History(records)
+    key, history = key_of(run["config"]), once(records, History)
     found = [
         *(_time(key, name, summary["metrics"].get(name), history) for name in MS_METRICS),
         *(_rate(key, name, summary["metrics"].get(name)) for name in RATE_METRICS),

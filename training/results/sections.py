@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.runs.records import once
 from training.results.history import History
 from training.results.records import StepRecord
 from training.results.summary import PHASES
@@ -31,7 +32,7 @@ RATES = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", 
 
 def sections(summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
     """The page of a single run."""
-    history = History(records)
+    history = once(records, History)
     found: list[Section | None] = [
         _rates(summary),
         _loss_plot(history, summary),

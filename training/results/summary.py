@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.runs.records import once
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
 from training.results.checks import run_checks
 from training.results.convergence import SMOOTHED_STEPS, reached, spikes
@@ -27,7 +28,7 @@ STALL_SHARE = 0.05
 
 def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Verdict, reasons, metrics, counts, and what is particular to training."""
-    config, history = run["config"] | run.get("beside", {}), History(records)
+    config, history = run["config"] | run.get("beside", {}), once(records, History)
     checks = run_checks(config, history)
     reasons = _reasons(config, history) + [
         f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
