@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from bytemlperf.command.exits import exit_cleanly
+from bytemlperf.command.exits import GONE, exit_cleanly
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
@@ -77,7 +77,7 @@ class Mounted(PlainHelpGroup):
         """As click's; an unknown name is refused with the nearest."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            raise UserError(f"unknown command '{args[0]}'", f"{nearest(args[0], known)} (see bmp --help)")
+            raise UserError(f"unknown command '{args[0]}'", GONE.get(args[0]) or f"{nearest(args[0], known)} (see bmp --help)")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -174,7 +174,7 @@ PROVIDERS = Point(
     "see micro/providers/contract.py",
     ("help", "build", "packages"),
     lacks_modules,
-    "bmp micro --list",
+    "bmp micro list",
 )
 BACKENDS = Point(
     "backend",

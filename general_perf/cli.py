@@ -87,8 +87,7 @@ def run(
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
-    from bytemlperf.command.flags import pairs
-    from bytemlperf.export.push import PushTargets
+    from bytemlperf.command.flags import MetricsOutput, pairs
     from general_perf.command.plan import Flags
     from general_perf.command.run import Output, run_general
     from general_perf.job.job import MEASURED
@@ -128,7 +127,7 @@ def run(
         runs_dir=runs_dir,
         label=label,
         prometheus_port=prometheus_port,
-        targets=PushTargets(push_gateway, otlp, push_interval),
+        targets=MetricsOutput(push_gateway=push_gateway, otlp=otlp, push_interval_s=push_interval),
         keep_artefacts=keep_artefacts,
         bytemlperf_report=bytemlperf_report,
         quiet=quiet,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
+from bytemlperf.command.flags import only, with_flags
+from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError
-from micro.command.flags import Flags, with_flags
+from micro.command.flags import Flags
 
 SUITE_MEASURE_S = 0.5
 """Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
 
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
-class OperatorGroup(typer.core.TyperGroup):
+
+class OperatorGroup(PlainHelpGroup):
     """A first word that is no command is an operator's name: `bmp micro gemm` is `bmp micro op gemm`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -30,26 +32,28 @@ class OperatorGroup(typer.core.TyperGroup):
 app = typer.Typer(
     cls=OperatorGroup,
     help="Measure operators and collectives: `bmp micro gemm`, `bmp micro run FILE`.",
-    invoke_without_command=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
 @app.callback()
-def _root(list_all: Annotated[bool, typer.Option("--list", help="List operators, their arguments, and providers.")] = False) -> None:
+def _root() -> None:
     """Measure operators and collectives."""
-    if list_all:
-        from micro.command.listing import print_lists
 
-        print_lists()
-        raise typer.Exit(0)
+
+@app.command("list")
+def list_all() -> None:
+    """List operators, their arguments, and providers."""
+    from micro.command.listing import print_lists
+
+    print_lists()
 
 
 @app.command("op", hidden=True)
 @with_flags
 def op(
-    name: Annotated[str, typer.Argument(help="Name of the operator; see `bmp micro --list`.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the operator; see `bmp micro list`.", show_default=False)],
     flags: Flags,
     arg: Annotated[
         list[str] | None,
@@ -60,7 +64,7 @@ def op(
     from micro.cases.selection import operator_cases
     from micro.command.run import run_cases
 
-    raise typer.Exit(run_cases(operator_cases(name, arg or [], flags.provider), flags, flags.label or name, sys.argv))
+    raise typer.Exit(run_cases(operator_cases(name, arg or [], flags.providers), flags, flags.label or name, sys.argv))
 
 
 @app.command("run")
@@ -73,7 +77,7 @@ def run(
     from micro.cases.selection import workload_cases
     from micro.command.run import run_cases
 
-    raise typer.Exit(run_cases(workload_cases(workload, flags.provider), flags, flags.label or workload.stem, sys.argv))
+    raise typer.Exit(run_cases(workload_cases(workload, flags.providers), flags, flags.label or workload.stem, sys.argv))
 
 
 @app.command("all")
@@ -86,37 +90,28 @@ def run_all(
     from micro.cases.selection import suite_cases
     from micro.command.run import run_cases
 
-    if flags.measure_seconds is None:
-        flags = replace(flags, measure_seconds=SUITE_MEASURE_S)
-    raise typer.Exit(run_cases(suite_cases(suite, flags.provider), flags, flags.label or suite, sys.argv))
+    if flags.seconds is None:
+        flags = flags.changed(seconds=SUITE_MEASURE_S)
+    raise typer.Exit(run_cases(suite_cases(suite, flags.providers), flags, flags.label or suite, sys.argv))
 
 
 @app.command()
-def resume(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    budget: Annotated[
-        float | None, typer.Option(help="Time budget of the rest of the sweep, in seconds.", show_default=False, min=0)
-    ] = None,
-    prometheus_port: Annotated[
-        int | None, typer.Option(help="Serve live metrics on this loopback port.", min=0, max=65535, show_default=False)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run folder's path.")] = False,
-) -> None:
+@with_flags
+def resume(run_folder: _Run, flags: Annotated[Flags, only("budget_s", "prometheus_port", "quiet")]) -> None:
     """Resume a sweep: cases without a row, and those that a budget left out."""
     from micro.command.run import resume_run
 
-    raise typer.Exit(resume_run(run_folder, budget, prometheus_port, sys.argv, quiet=quiet))
+    raise typer.Exit(resume_run(run_folder, flags, sys.argv))
 
 
 @app.command()
+@with_flags
 def check(
-    provider: Annotated[str | None, typer.Argument(help="Name of the provider; see `bmp micro --list`.", show_default=False)] = None,
+    flags: Annotated[Flags, only("device", "seed", "time_limit_s")],
+    provider: Annotated[str | None, typer.Argument(help="Name of the provider; see `bmp micro list`.", show_default=False)] = None,
     operator: Annotated[
         list[str] | None, typer.Option("--operator", "-o", help="Only this operator; repeatable. Default: all.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="Device: cpu, cuda or cuda:N.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the random inputs.", min=0)] = 0,
-    max_case_seconds: Annotated[float, typer.Option("--max-case-seconds", help="Timeout of a case, in seconds.", min=0.1)] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Write every case as a line of JSON to this file.", show_default=False)] = None,
     cheats: Annotated[
         bool, typer.Option("--cheats", help="Test the check itself: built-in cheating providers must all be caught.")
@@ -126,19 +121,16 @@ def check(
     from micro.command.check import check_cheats, check_provider
 
     if cheats == (provider is not None):
-        raise UserError("give either a provider or --cheats", "list providers with: bmp micro --list")
-    if provider is None:
-        raise typer.Exit(check_cheats(operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
-    raise typer.Exit(check_provider(provider, operator or [], device=device, seed=seed, limit_s=max_case_seconds, out=out))
+        raise UserError("give either a provider or --cheats", "list providers with: bmp micro list")
+    raise typer.Exit(check_cheats(operator or [], flags, out) if provider is None else check_provider(provider, operator or [], flags, out))
 
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
-    csv: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default=False)] = None,
-    jsonl: Annotated[Path | None, typer.Option(help="JSONL file to write.", show_default=False)] = None,
+    run_folder: _Run,
+    out: Annotated[list[Path], typer.Option(help="File to write, FILE.csv or FILE.jsonl; repeatable.", show_default=False)],
 ) -> None:
     """Export a run with xpu-perf's field names."""
     from micro.results.exports import export_run
 
-    export_run(run_folder, csv, jsonl)
+    export_run(run_folder, out)

@@ -51,6 +51,6 @@ def find_operator(name: str) -> Operator:
     if name not in OPERATORS:
         near = get_close_matches(name, OPERATORS, n=3)
         raise UserError(
-            f"there is no operator '{name}'", f"did you mean {' or '.join(near)}?" if near else "list them with: bmp micro --list"
+            f"there is no operator '{name}'", f"did you mean {' or '.join(near)}?" if near else "list them with: bmp micro list"
         )
     return OPERATORS[name]

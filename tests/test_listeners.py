@@ -23,7 +23,7 @@ COMMANDS = {
     "doctor": ("bmp-llm", "doctor"),
 }
 SLOW = ("general", "doctor")
-QUICKLY = ("--peaks", "off", "--measure-seconds", "0.2")
+QUICKLY = ("--peaks", "off", "--seconds", "0.2")
 FILES = ("torch", "numpy", "json", "random", "msgspec", "queue", "psutil")
 FOLDERS = ("micro", "training", "general_perf", "bytemlperf_llm", "bytemlperf", "engines", "scenarios")
 PORTS = {"train": 2, "ranks": 2}

@@ -98,7 +98,7 @@ def run(
     quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
 ) -> None:
     """Train a workload under torchrun and measure it: step times, throughput, MFU, memory, communication, convergence."""
-    from bytemlperf.export.push import PushTargets
+    from bytemlperf.command.flags import MetricsOutput
     from training.command.run import Output, checked_device, run_dry, run_train
     from training.plan.plan import Flags
 
@@ -137,7 +137,7 @@ def run(
         rerun_of=rerun_of,
         fault=fault,
     )
-    targets = PushTargets(push_gateway, otlp, push_interval)
+    targets = MetricsOutput(push_gateway=push_gateway, otlp=otlp, push_interval_s=push_interval)
     output = Output(runs_dir, label, quiet, prometheus_port, prometheus_host, skip_memory_check, checked_device(device), targets)
     if prepare:
         from training.command.cluster import run_prepare

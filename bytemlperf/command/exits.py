@@ -16,8 +16,18 @@ GONE = {
     "--remote-write": "use --otlp, which Prometheus 3 takes too (--web.enable-otlp-receiver)",
     "--pdf": "print the run's page with: bmp report RUN --format pdf",
     "push": "give --push-gateway or --otlp to the run itself",
+    "micro --list": "use: bmp micro list",
+    "micro --precision": "use --ci-width",
+    "micro --max-case-seconds": "use --time-limit",
+    "micro --max-memory": "use --memory-limit",
+    "export --csv": "use --out FILE.csv",
+    "export --jsonl": "use --out FILE.jsonl",
+    "--measure-seconds": "use --seconds",
+    "predict --batch": "use --batch-size",
+    "predict --dtype": "use --precision",
+    "predict --hardware": "use --card",
 }
-"""Flags and commands that this version has no more, and what stands in for them."""
+"""Flags and commands that this version has no more, of one command or of all, and what stands in for them."""
 CLOSE_FLAG = 0.8  # how alike a flag must be to be what was meant
 
 
@@ -56,15 +66,21 @@ def _leave_for_usage(error: Exception) -> NoReturn:
         if (limit := client_limit(error)) is not None:
             _leave(f"error: {limit.detail}; run again with that limit raised", EXIT_USAGE)
         raise error
-    message = one_line(error.format_message()).rstrip(".")
-    for name, instead in GONE.items():
-        if message.startswith((f"No such option: {name}", f"No such command '{name}'")):
-            _leave(f"error: {message}; {instead}", EXIT_USAGE)
-    if possibilities := getattr(error, "possibilities", None):  # a hint at another flag is worse than none
-        error.possibilities = difflib.get_close_matches(getattr(error, "option_name", ""), possibilities, cutoff=CLOSE_FLAG)  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
     path = getattr(context, "command_path", "") or "bmp-llm"
-    _leave(f"error: {one_line(error.format_message()).rstrip('.')}; see {path} --help", EXIT_USAGE)
+    instead = _instead(path, option or one_line(error.format_message()))
+    if possibilities := getattr(error, "possibilities", None):  # a hint at another flag is worse than none
+        error.possibilities = [] if instead else difflib.get_close_matches(option, possibilities, cutoff=CLOSE_FLAG)  # type: ignore[attr-defined]
+    _leave(f"error: {one_line(error.format_message()).rstrip('.')}; {instead or f'see {path} --help'}", EXIT_USAGE)
+
+
+def _instead(path: str, what: str) -> str:
+    """What stands in for a flag of the command at `path`, or for the command that a message says isn't there; "" where nothing does."""
+    for gone, instead in GONE.items():
+        command, _, name = gone.rpartition(" ")
+        if what in (name, f"No such command '{name}'.") and (not command or command in path.split()):
+            return instead
+    return ""
 
 
 def _leave(text: str, status: int) -> NoReturn:

@@ -1,10 +1,258 @@
-"""Options that take `name=value` pairs."""
+"""Options declared once: the annotated fields of a class make a command's options, and the command gets one object.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Load(Options, panel="Load"):
+        duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
+
+    @app.command()
+    @with_flags
+    def bench(load: Load) -> None: ...
+
+A field's name is its flag's (`duration_s` is --duration: a unit is not part of a flag), its type says how often a flag is given
+(`tuple[str, ...]`: repeatable; `dict[str, int]`: repeatable NAME=VALUE) and what it may be (`Literal`), its default ends the help.
+Values that are out of range are refused wherever an object is made: by a command line, or from a run folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
+
+LARGEST_SIZE = (1 << 31) - 1
+SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field's annotation says of its flag. A help that ends in ":" gets the choices of the field's Literal. `names` are
+    separated by spaces. Numbers are at least `least` or above `above`, at most `most` (math.inf: infinity is a value), and finite."""
+
+    help: str
+    names: str = ""
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class Argument(Option):
+    """A positional one."""
+
+
+class Only(NamedTuple):
+    """With a class of flags in a command's annotation: those that the command has. The others keep their defaults."""
+
+    names: tuple[str, ...]
+
+
+def only(*names: str) -> Only:
+    """The fields of a class of flags that a command takes."""
+    return Only(names)
+
+
+class Field(NamedTuple):
+    """A flag as its class declares it. `kind` is the type of one value, `container` tuple, dict or None."""
+
+    name: str
+    option: Option
+    panel: str
+    kind: Any
+    container: type | None
+    optional: bool
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        own = self.option.names.partition(" ")[0].partition("/")[0]
+        return own if own.startswith("--") else "--" + self.name.removesuffix("_s").replace("_", "-")
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """Of a Literal; else empty."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    def check(self, value: Any) -> None:
+        """Raises UserError for a value out of range or not among the choices."""
+        for each in value if self.container is tuple else value.values() if self.container is dict else [value]:
+            if self.choices and each not in self.choices:
+                raise UserError(f"{self.flag} {each!r} is unknown", nearest(each, self.choices))
+            if isinstance(each, int | float) and not isinstance(each, bool):
+                _check_number(self.flag, each, self.option)
+
+    def parse(self, given: Any) -> Any:
+        """The field's value from typer's. Raises UserError."""
+        if self.container is None:
+            return given
+        if not given:
+            return self.default
+        if self.container is tuple:
+            return tuple(given)
+        texts = pairs(self.flag, given)
+        return texts if self.kind is str else {key: _size(self.flag, key, text) for key, text in texts.items()}
+
+    def parameter(self) -> inspect.Parameter:
+        """For typer."""
+        import typer
+
+        kind: Any = str if self.choices or self.container is dict else self.kind
+        repeated = self.container is not None
+        annotation = list[kind] if repeated else kind
+        default = None if repeated and self.default is not inspect.Parameter.empty else self.default
+        if default is None:
+            annotation = annotation | None
+        more: dict[str, Any] = {"help": self._help(), "show_default": False}
+        if isinstance(self.option, Argument):
+            info: Any = typer.Argument(**more)
+        else:
+            info = typer.Option(*self._names(), rich_help_panel=self.panel or None, **more)
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info])
+
+    def _names(self) -> list[str]:
+        names = self.option.names.split()
+        if not any(name.startswith("--") for name in names):
+            switch = self.kind is bool and (self.optional or self.default is True)
+            names.insert(0, f"{self.flag}/--no-{self.flag[2:]}" if switch else self.flag)
+        return names
+
+    def _help(self) -> str:
+        text, default = self.option.help, self.default
+        first = default[0] if isinstance(default, tuple) and default else default
+        if text.endswith(":") and self.choices:
+            listed = ", ".join(f"{choice} (default)" if choice == first else str(choice) for choice in self.choices)
+            return f"{text} {listed}{'; repeatable' if self.container else ''}."
+        shown = default is not inspect.Parameter.empty and default is not None and default is not False and default not in ("", ())
+        if not shown or self.container is dict or "default" in text.lower():
+            return text
+        return f"{text} Default: {_shown(default)}."
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_number(flag: str, value: float, option: Option) -> None:
+    least, above, most = option.least, option.above, option.most
+    text = f"{value:g}" if isinstance(value, float) else str(value)[:30]
+    span = f" from {least:g} to {most:g}" if least is not None and most is not None else ""
+    if least is not None and not value >= least:
+        raise UserError(f"{flag} {text} is below {least:g}", f"give a number{span}" if span else f"give {least:g} or more")
+    if above is not None and not value > above:
+        raise UserError(f"{flag} {text} is not above {above:g}", f"give a number above {above:g}")
+    if most is not None and value > most:
+        raise UserError(f"{flag} {text} is too large", f"give a number{span or ' up to ' + str(most)}")
+    if most is None and (least is not None or above is not None) and isinstance(value, float) and math.isinf(value):
+        raise UserError(f"{flag} {text} is not finite", "give a number")
+
+
+class Options:
+    """The base of a class of flags; `panel` heads its own fields in the help. Raises UserError for a value out of range."""
+
+    panel: ClassVar[str] = ""
+
+    def __init_subclass__(cls, panel: str = "") -> None:
+        cls.panel = panel
+
+    def __post_init__(self) -> None:
+        for field in fields_of(type(self)):
+            if (value := getattr(self, field.name)) is not None:
+                field.check(value)
+
+    def recorded(self) -> dict[str, Any]:
+        """For run.json, by field. JSON has no infinity: `--burstiness inf` is the scenario's `constant`."""
+        from dataclasses import fields
+
+        return {field.name: _in_json(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other values."""
+        from dataclasses import replace
+
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def fields_of(flags: type) -> tuple[Field, ...]:
+    """In the order of the class's bases, each base's own fields together."""
+    return tuple(_fields(flags))
+
+
+def _fields(flags: type[Options]) -> Iterator[Field]:
+    hints = get_type_hints(flags, include_extras=True)
+    for base in flags.__mro__:
+        for name in inspect.get_annotations(base):
+            option = next((each for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Option)), None)
+            if option is not None:
+                kind, container, optional = _kind(hints[name].__origin__)
+                yield Field(name, option, getattr(base, "panel", ""), kind, container, optional, _default(flags, name))
+
+
+def _default(flags: type[Options], name: str) -> Any:
+    from dataclasses import MISSING
+
+    declared = flags.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    if declared.default_factory is not MISSING:
+        return declared.default_factory()
+    return inspect.Parameter.empty if declared.default is MISSING else declared.default
+
+
+def _kind(hint: Any) -> tuple[Any, type | None, bool]:
+    """(type of one value, tuple or dict where it may be repeated, whether None is a value)."""
+    arguments = get_args(hint)
+    if NoneType in arguments:
+        kind, container, _ = _kind(next(each for each in arguments if each is not NoneType))
+        return kind, container, True
+    origin = get_origin(hint)
+    if origin is tuple:
+        return arguments[0], tuple, False
+    return (arguments[1], dict, False) if origin is dict else (hint, None, False)
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` for typer: each of its parameters that is a class of flags becomes that class's options."""
+    hints = get_type_hints(command, include_extras=True)
+    classes: dict[str, tuple[type[Options], list[Field]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind = getattr(hints[name], "__origin__", hints[name])
+        if not (isinstance(kind, type) and issubclass(kind, Options)):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        chosen = next((each.names for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Only)), None)
+        classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
+        parameters += [field.parameter() for field in classes[name][1]]
+
+    @wraps(command)
+    def wrapped(**given: Any) -> None:
+        for name, (kind, fields) in classes.items():
+            given[name] = kind(**{field.name: field.parse(given.pop(field.name)) for field in fields})
+        command(**given)
+
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    return wrapped
+
+
+# -- values --------------------------------------------------------------------------------
 
 
 def pairs(flag: str, texts: Iterable[str]) -> dict[str, str]:
@@ -17,3 +265,42 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
     if not equals or not key:
         raise UserError(f"{flag} {text!r} is not KEY=VALUE", f"give it as {flag} KEY=VALUE")
     return key, value
+
+
+def _size(flag: str, key: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= LARGEST_SIZE:
+        raise UserError(f"{flag} {key}={text[:30]}: the size is not a number from 1 to {LARGEST_SIZE}", f"write {flag} {key}=64")
+    return int(text)
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """ "4GiB", "500 MB" or plain bytes. Raises UserError."""
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in SIZE_UNITS:
+        raise UserError(f"{flag} {text[:30]!r} is not a size", "give bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
+    return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+
+
+# -- what every suite has --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutput(Options, panel="Output"):
+    """Where a run's folder goes, and how loudly."""
+
+    runs_dir: Annotated[Path, Option("Directory for run folders.")] = Path("runs")
+    label: Annotated[str | None, Option("Name of the run.")] = None
+    quiet: Annotated[bool, Option("Print only the run folder's path.", "--quiet -q")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsOutput(Options, panel="Live metrics"):
+    """Where a run's live metrics go."""
+
+    prometheus_port: Annotated[int | None, Option("Serve metrics on this port during the run; 0: any free one.", least=0, most=65535)] = (
+        None
+    )
+    prometheus_host: Annotated[str, Option("Address to serve metrics on.")] = "127.0.0.1"
+    push_gateway: Annotated[str | None, Option("Push metrics to the Pushgateway at this address.")] = None
+    otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address.")] = None
+    push_interval_s: Annotated[float, Option("Seconds between pushes.", least=1)] = 5.0

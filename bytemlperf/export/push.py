@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from bytemlperf.command.exits import one_line
@@ -23,17 +23,10 @@ from bytemlperf.redaction import Redactor
 from engines.credentials import query_secrets
 
 if TYPE_CHECKING:
+    from bytemlperf.command.flags import MetricsOutput
     from bytemlperf.export.prometheus import Exporter
 
 INTERVAL_S = 5.0
-
-
-class PushTargets(NamedTuple):
-    """Where a run's live metrics are pushed, and how often."""
-
-    push_gateway: str | None = None
-    otlp: str | None = None
-    interval_s: float = INTERVAL_S
 
 
 class Receiver(Protocol):
@@ -115,27 +108,27 @@ def reason(error: Exception) -> str:
     return Redactor(receiver_secrets()).clean(str(inner or error))
 
 
-def receivers_for(targets: PushTargets, instance: str) -> list[Receiver]:
+def receivers_for(output: MetricsOutput, instance: str) -> list[Receiver]:
     """The receivers named. Raises UserError for an address that can't be used, or a package that is missing."""
     receivers: list[Receiver] = []
-    if targets.push_gateway is not None:
-        receivers.append(Pushgateway(targets.push_gateway, instance))
-    if targets.otlp is not None:
+    if output.push_gateway is not None:
+        receivers.append(Pushgateway(output.push_gateway, instance))
+    if output.otlp is not None:
         from bytemlperf.export.otlp import OtlpMetrics
 
-        receivers.append(OtlpMetrics(targets.otlp, instance))
+        receivers.append(OtlpMetrics(output.otlp, instance))
     return receivers
 
 
 @contextmanager
-def pushing(exporter: Exporter, targets: PushTargets, instance: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
+def pushing(exporter: Exporter, output: MetricsOutput, instance: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Push for the time of the block, and once more at its end; nothing where nobody is named; what fails is
     said on standard error where there is no `say`. Raises UserError."""
-    receivers = receivers_for(targets, instance)
+    receivers = receivers_for(output, instance)
     if not receivers:
         yield
         return
-    pusher = Pusher(exporter, receivers, say or _warn, targets.interval_s)
+    pusher = Pusher(exporter, receivers, say or _warn, output.push_interval_s)
     pusher.start()
     try:
         yield

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import PushTargets, pushing, receiver_secrets
+from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import create_run_folder, write_json
@@ -138,7 +139,7 @@ class Bench:
     def _push_metrics(self, stack: AsyncExitStack, folder: Path) -> None:
         """Push live metrics to whoever was named. Raises UserError."""
         flags = self._plan.flags
-        targets = PushTargets(flags.push_gateway, flags.otlp, flags.push_interval_s)
+        targets = MetricsOutput(push_gateway=flags.push_gateway, otlp=flags.otlp, push_interval_s=flags.push_interval_s)
         stack.enter_context(pushing(self._metrics.exporter, targets, folder.name, self._warn))
 
     def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:

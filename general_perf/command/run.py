@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from bytemlperf.command.exits import one_line
+from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
-from bytemlperf.export.push import PushTargets, pushing, receivers_for
+from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.extras import require
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
@@ -35,7 +36,7 @@ class Output(msgspec.Struct, kw_only=True):
     runs_dir: Path
     label: str | None = None
     prometheus_port: int | None = None
-    targets: PushTargets = PushTargets()
+    targets: MetricsOutput = MetricsOutput()
     keep_artefacts: bool = False
     bytemlperf_report: bool = False
     quiet: bool = False

@@ -19,7 +19,7 @@ Checked = tuple[str, dict[str, Any], str]
 """An operator's name, arguments, and why the case can't be tried ("" where it can)."""
 
 
-def operator_cases(name: str, given: Sequence[str], providers: Sequence[str] | None) -> list[Case]:
+def operator_cases(name: str, given: Sequence[str], providers: Sequence[str]) -> list[Case]:
     """One operator's basic cases with NAME=VALUES in their place. Raises UserError: what was typed must fit."""
     operator = find_operator(name)
     chosen = dict(_pair(text) for text in given)
@@ -27,16 +27,16 @@ def operator_cases(name: str, given: Sequence[str], providers: Sequence[str] | N
         cases = [args | changed for basic in operator.basic for args in expand(basic) for changed in expand(chosen)]
         checked = [validate(operator, args) for args in cases]
     except (BadCase, ValueError) as bad:
-        raise UserError(str(bad), f"see its arguments with: bmp micro --list; give them with --arg NAME=VALUE (for {name})") from None
+        raise UserError(str(bad), f"see its arguments with: bmp micro list; give them with --arg NAME=VALUE (for {name})") from None
     return for_providers([(name, args, "") for args in checked], providers)
 
 
-def workload_cases(path: Path, providers: Sequence[str] | None) -> list[Case]:
+def workload_cases(path: Path, providers: Sequence[str]) -> list[Case]:
     """A file's or folder's cases. What is unknown or impossible is a refused case. Raises UserError for a file that can't be read."""
     return for_providers([_checked(raw) for raw in read_workloads(path)], providers)
 
 
-def suite_cases(suite: str, providers: Sequence[str] | None) -> list[Case]:
+def suite_cases(suite: str, providers: Sequence[str]) -> list[Case]:
     """Every operator's cases of a suite."""
     if suite not in SUITES:
         raise UserError(f"there is no suite '{suite}'", f"there is: {', '.join(SUITES)}")
@@ -44,9 +44,9 @@ def suite_cases(suite: str, providers: Sequence[str] | None) -> list[Case]:
     return for_providers([(operator.name, validate(operator, args), "") for operator, args in found], providers)
 
 
-def for_providers(cases: Iterable[Checked], providers: Sequence[str] | None) -> list[Case]:
+def for_providers(cases: Iterable[Checked], providers: Sequence[str]) -> list[Case]:
     """Each case for each provider, once. Raises UserError for a provider that isn't there."""
-    names = provider_names() if list(providers or ()) == ["all"] else list(providers or ["torch"])
+    names = provider_names() if list(providers) == ["all"] else list(providers or ["torch"])
     for name in names:
         find_provider(name)
     made = (Case(op=op, provider=name, args=args, refusal=refusal) for op, args, refusal in cases for name in names)

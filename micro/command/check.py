@@ -19,13 +19,13 @@ import msgspec
 from bytemlperf.errors import UserError
 from micro.cases.case import BadCase, Case, case_text, validate
 from micro.cases.workload_file import expand
+from micro.command.flags import Flags
 from micro.command.live import SweepView
-from micro.command.settings import device_of, memory_limit
+from micro.command.settings import settings_of
 from micro.measure.estimate import Rates, estimate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules
 from micro.operators.contract import Argument, Operator
-from micro.peaks.machine import default_threads
 from micro.providers.cheats import CHEATS
 from micro.providers.registry import find_provider
 from micro.registry import OPERATORS, find_operator
@@ -47,13 +47,13 @@ SHOWN_FAULTS = 20
 EXIT_WRONG = 1
 
 
-def check_provider(provider: str, only: Sequence[str], *, device: str, seed: int, limit_s: float, out: Path | None) -> int:
+def check_provider(provider: str, only: Sequence[str], flags: Flags, out: Path | None) -> int:
     """Run the suite, show it, and return the exit status. Raises UserError for bad input."""
     from rich.console import Console
 
     find_provider(provider)
     operators = [find_operator(name) for name in only] or list(OPERATORS.values())
-    settings = _settings(device_of(device), seed, limit_s)
+    settings = _settings(flags)
     cases = [Case(op=operator.name, provider=provider, args=args) for operator in operators for args in check_cases(operator)]
     with SweepView(Console(stderr=True), quiet=False) as view:
         rows = _rows(cases, settings, view, out)
@@ -62,10 +62,9 @@ def check_provider(provider: str, only: Sequence[str], *, device: str, seed: int
     return 0 if counts["ok"] and not counts["failed"] else EXIT_WRONG
 
 
-def _settings(device: str, seed: int, limit_s: float) -> Settings:
-    threads, threads_from = default_threads()
-    memory_bytes = memory_limit(None, device)
-    return Settings(device=device, threads=threads, threads_from=threads_from, seed=seed, max_case_s=limit_s, max_memory_bytes=memory_bytes)
+def _settings(flags: Flags) -> Settings:
+    """Of the device, the seed and the time limit of a case; the rest is this machine's."""
+    return msgspec.structs.replace(settings_of(flags), cache_bytes=0)
 
 
 def _rows(cases: Sequence[Case], settings: Settings, view: SweepView, out: Path | None, rules: Rules | None = None) -> list[Row]:
@@ -94,14 +93,14 @@ CHEAT_RULES = Rules(warm_up_s=0.02, budget_s=0.05)
 CONTROL = "torch"
 
 
-def check_cheats(only: Sequence[str], *, device: str, seed: int, limit_s: float, out: Path | None) -> int:
+def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
     """Run every cheating provider, and torch as the control; 1 where one isn't caught. Raises UserError for bad input."""
     from rich.console import Console
 
     unknown = sorted(set(only) - set(CHEATED))
     if unknown:
         raise UserError(f"no cheat is tried on '{unknown[0]}'", f"there are cases of {', '.join(CHEATED)}")
-    settings = _settings(device_of(device), seed, limit_s)
+    settings = _settings(flags)
     args = {name: validate(OPERATORS[name], given) for name, given in CHEATED.items() if name in only or not only}
     cases = [Case(op=name, provider=provider, args=args[name]) for provider in (CONTROL, *CHEATS) for name in args]
     with SweepView(Console(stderr=True), quiet=False) as view:

@@ -1,4 +1,4 @@
-"""What `bmp micro --list` prints."""
+"""What `bmp micro list` prints."""
 
 from __future__ import annotations
 

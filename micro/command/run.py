@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import msgspec
 
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
-from bytemlperf.export.prometheus import LOOPBACK
-from bytemlperf.export.push import PushTargets, pushing, receivers_for
+from bytemlperf.export.push import pushing, receivers_for
+from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.discover import discover
@@ -40,9 +39,9 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     """A new run folder with a row for each case; 1 where one failed. Raises Interrupted after the first signal."""
     settings = settings_of(flags)
     sheet = _sheet(flags.card, settings.device)
-    targets = PushTargets(flags.push_gateway, flags.otlp, flags.push_interval)
-    receivers_for(targets, label)  # an address that can't be used is said before anything is measured
-    with _serving(flags.prometheus_port, quiet=flags.quiet) as metrics, SweepView(_errors(), quiet=flags.quiet) as view:
+    receivers_for(flags, label)  # an address that can't be used is said before anything is measured
+    metrics = MicroMetrics()
+    with serving(metrics.exporter, flags, _say(flags)), SweepView(_errors(), quiet=flags.quiet) as view:
         peaks = None
         if flags.peaks != "off":
             peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.says)
@@ -59,21 +58,22 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             packages=sorted({"torch", *packages}),
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
-        with pushing(metrics.exporter, targets, run.folder.name):
+        with pushing(metrics.exporter, flags, run.folder.name):
             return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
 
 
-def resume_run(folder: Path, budget_s: float | None, prometheus_port: int | None, command: list[str], *, quiet: bool) -> int:
+def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
     """Cases without a row, and those that a budget left out, into the same folder."""
     require("measuring operators", "micro", "torch", "numpy")
     run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
     cases, settings = _planned(run.run)
-    settings = msgspec.structs.replace(settings, budget_s=budget_s)
+    settings = msgspec.structs.replace(settings, budget_s=flags.budget_s)
     done = {row.get("key") for row in run.records() if not str(row.get("reason")).startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
-        with _serving(prometheus_port, quiet=quiet) as metrics, SweepView(_errors(), quiet=quiet) as view:
-            return _sweep(run, left, settings, view, metrics, quiet=quiet)
+        metrics = MicroMetrics()
+        with serving(metrics.exporter, flags, _say(flags)), SweepView(_errors(), quiet=flags.quiet) as view:
+            return _sweep(run, left, settings, view, metrics, quiet=flags.quiet)
     finally:
         run.end()
 
@@ -129,18 +129,8 @@ def _sheet(name: str | None, device: str) -> Roof | None:
     return sheet_roof(card) if card else None
 
 
-@contextmanager
-def _serving(port: int | None, *, quiet: bool) -> Iterator[MicroMetrics]:
-    """Live metrics, served where a port is asked for. Raises UserError where it is in use."""
-    metrics = MicroMetrics()
-    try:
-        if port is not None:
-            bound = metrics.exporter.serve(port)
-            if not quiet:
-                print(f"metrics: http://{LOOPBACK}:{bound}/metrics", file=sys.stderr, flush=True)
-        yield metrics
-    finally:
-        metrics.exporter.close()
+def _say(flags: Flags) -> Callable[[str], None]:
+    return (lambda _: None) if flags.quiet else lambda text: print(text, file=sys.stderr, flush=True)
 
 
 def _write_exports(run: SuiteRun) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from bytemlperf.child.limits import available_memory_bytes
+from bytemlperf.command.flags import parse_bytes
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
 from micro.command.flags import Flags
@@ -12,33 +13,28 @@ from micro.measure.timing import Rules
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
 from micro.sweep.sweep import ASKED, Settings
 
-SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SAMPLING_SHARE = 0.25
-"""Of --max-case-seconds, at most: the rest is for set-up, the check and warm-up."""
+"""Of --time-limit, at most: the rest is for set-up, the check and warm-up."""
 
 MEASURE_S = 2.0
-PEAK_CHOICES = ("auto", "fresh", "off")
 
 
 def settings_of(flags: Flags) -> Settings:
-    """Raises UserError for a device that isn't there, a size that is none, or an unknown choice."""
-    if flags.peaks not in PEAK_CHOICES:
-        raise UserError(f"--peaks {flags.peaks!r} is not one of {', '.join(PEAK_CHOICES)}", "leave it out for 'auto'")
+    """Raises UserError for a device that isn't there, or a size that is none."""
     device = device_of(flags.device)
     threads, threads_from = (flags.threads, ASKED) if flags.threads is not None else default_threads()
     cache = 0 if flags.hot else (last_level_cache_bytes(threads) if device == "cpu" else GPU_CACHE_BYTES)
-    budget_s = min(MEASURE_S if flags.measure_seconds is None else flags.measure_seconds, flags.max_case_seconds * SAMPLING_SHARE)
+    budget_s = min(MEASURE_S if flags.seconds is None else flags.seconds, flags.time_limit_s * SAMPLING_SHARE)
     return Settings(
         device=device,
         threads=threads,
         threads_from=threads_from,
         seed=flags.seed,
-        rules=Rules(budget_s=budget_s, warm_up_s=max(min(0.2, budget_s), budget_s / 2), precision=flags.precision),
+        rules=Rules(budget_s=budget_s, warm_up_s=max(min(0.2, budget_s), budget_s / 2), precision=flags.ci_width),
         cache_bytes=cache,
-        budget_s=flags.budget,
-        max_case_s=flags.max_case_seconds,
-        max_memory_bytes=memory_limit(flags.max_memory, device),
+        budget_s=flags.budget_s,
+        max_case_s=flags.time_limit_s,
+        max_memory_bytes=memory_limit(flags.memory_limit, device),
     )
 
 
@@ -61,7 +57,7 @@ def device_of(text: str) -> str:
 def memory_limit(text: str | None, device: str) -> int | None:
     """What was asked for, else a share of what is free now; None where that can't be told."""
     if text is not None:
-        return parse_size(text)
+        return parse_bytes("--memory-limit", text)
     if device == "cpu":
         available = available_memory_bytes()
     else:
@@ -69,11 +65,3 @@ def memory_limit(text: str | None, device: str) -> int | None:
 
         available = torch.cuda.mem_get_info(device)[0]
     return None if available is None else int(available * MEMORY_SHARE)
-
-
-def parse_size(text: str) -> int:
-    """ "4GiB", "500 MB" or plain bytes. Raises UserError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in SIZE_UNITS:
-        raise UserError(f"'{text}' is no size", "give bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
-    return int(float(match[1]) * SIZE_UNITS[match[2].upper()])

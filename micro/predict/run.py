@@ -16,6 +16,7 @@ from micro.operators.dtypes import canonical, size_bytes
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.predict.check import ENGINES, Checked, check
 from micro.predict.costs import Pricing
+from micro.predict.flags import Flags
 from micro.predict.forward import Step
 from micro.predict.model import ModelShape, read_shape
 from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
@@ -31,28 +32,6 @@ FITS_SHARE = 0.5
 """Weights that fill more of the last-level cache than this don't stay in it beside everything else."""
 
 
-class Wish(NamedTuple):
-    """The command line, as typed."""
-
-    model: str
-    batch: int
-    input_len: int
-    output_len: int
-    tp: int
-    hardware: str | None
-    cards: Path | None
-    from_run: Path | None
-    dtype: str
-    device: str
-    threads: int
-    providers: tuple[str, ...]
-    measure_s: float
-    fresh: bool
-    workload: Path | None
-    check: str | None
-    runs_dir: Path
-
-
 class Basis(NamedTuple):
     """Where prices come from, in words too. `all_hot`: everything stays in the cache."""
 
@@ -61,22 +40,22 @@ class Basis(NamedTuple):
     all_hot: bool
 
 
-def run(wish: Wish, *, as_json: bool) -> None:
+def run(flags: Flags) -> None:
     """Everything is checked before anything is measured. Raises UserError."""
-    shape = read_shape(wish.model)
-    load = Load(wish.batch, wish.input_len, wish.output_len, wish.tp)
-    _possible(wish, shape, load)
-    dtype, threads = _dtype(wish, shape), wish.threads or engine_threads()
-    if wish.workload:
-        print(write_workload(wish.workload, steps_of(shape, load, dtype)))
+    shape = read_shape(flags.model)
+    load = Load(flags.batch_size, flags.input_len, flags.output_len, flags.tp)
+    _possible(flags, shape, load)
+    dtype, threads = _dtype(flags, shape), flags.threads or engine_threads()
+    if flags.workload:
+        print(write_workload(flags.workload, steps_of(shape, load, dtype)))
         return
-    with _Status(quiet=as_json) as status:
-        basis = _basis(wish, shape, dtype, threads, status)
+    with _Status(quiet=flags.json) as status:
+        basis = _basis(flags, shape, dtype, threads, status)
         prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
-        if wish.check:
-            status.say(f"running {wish.check}: {load.batch} streams")
-        checked = check(wish.check, wish.model, prediction, threads, wish.runs_dir) if wish.check else None
-    if as_json:
+        if flags.check:
+            status.say(f"running {flags.check}: {load.batch} streams")
+        checked = check(flags.check, flags.model, prediction, threads, flags.runs_dir) if flags.check else None
+    if flags.json:
         print(json.dumps(_document(prediction, basis, checked), indent=1))
         return
     print_prediction(prediction, basis.text)
@@ -103,7 +82,7 @@ def engine_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
-def _possible(wish: Wish, shape: ModelShape, load: Load) -> None:
+def _possible(flags: Flags, shape: ModelShape, load: Load) -> None:
     total = load.input_len + load.output_len
     if shape.context and total > shape.context:
         raise UserError(f"{total} tokens are more than the {shape.context} that {shape.name} was made for", "give fewer")
@@ -112,57 +91,57 @@ def _possible(wish: Wish, shape: ModelShape, load: Load) -> None:
             f"{shape.name} attends to {shape.window} tokens only, and {total} were requested",
             "sliding windows are not supported; give fewer",
         )
-    if wish.hardware and wish.from_run:
-        raise UserError("--hardware and --from-run are two different sources", "give one of them")
-    if wish.check and wish.check not in ENGINES:
-        raise UserError(f"--check {wish.check}: no such engine to compare with", f"give {' or '.join(ENGINES)}")
-    if wish.check and wish.hardware:
-        raise UserError("--check compares with an engine on this machine", "leave out --hardware")
-    if wish.check and load.tp > 1 and wish.check == "transformers":
+    if flags.card and flags.from_run:
+        raise UserError("--card and --from-run are two different sources", "give one of them")
+    if flags.check and flags.check not in ENGINES:
+        raise UserError(f"--check {flags.check}: no such engine to compare with", f"give {' or '.join(ENGINES)}")
+    if flags.check and flags.card:
+        raise UserError("--check compares with an engine on this machine", "leave out --card")
+    if flags.check and load.tp > 1 and flags.check == "transformers":
         raise UserError("transformers runs on one rank", "leave out --tp, or check with vllm")
-    if wish.check == "vllm" and wish.threads and wish.threads != engine_threads():
-        raise UserError(f"vllm binds {engine_threads()} threads here, not {wish.threads}", "leave out --threads")
+    if flags.check == "vllm" and flags.threads and flags.threads != engine_threads():
+        raise UserError(f"vllm binds {engine_threads()} threads here, not {flags.threads}", "leave out --threads")
 
 
-def _dtype(wish: Wish, shape: ModelShape) -> str:
+def _dtype(flags: Flags, shape: ModelShape) -> str:
     """Auto: a card's and a GPU's is the configuration's own; on a CPU bfloat16 where it multiplies that, as engines do."""
-    if wish.dtype != "auto":
-        name = canonical(wish.dtype)
+    if flags.precision != "auto":
+        name = canonical(flags.precision)
         if name not in DTYPES:
-            raise UserError(f"there is no dtype '{wish.dtype}' here", f"give auto, {', '.join(DTYPES)}")
+            raise UserError(f"--precision '{flags.precision}' is unknown", "give auto, fp32, bf16 or fp16")
         return str(name)
-    if wish.hardware or wish.device != "cpu":
+    if flags.card or flags.device != "cpu":
         return shape.dtype
     return "bfloat16" if cpu_bfloat16_flag() else "float32"
 
 
-def _basis(wish: Wish, shape: ModelShape, dtype: str, threads: int, status: _Status) -> Basis:
-    if wish.hardware:
+def _basis(flags: Flags, shape: ModelShape, dtype: str, threads: int, status: _Status) -> Basis:
+    if flags.card:
         from bytemlperf.hardware import cards
         from micro.predict.modelled import Modelled
 
-        card = cards.find(wish.hardware, cards.load(wish.cards))
-        _fits(wish, shape, dtype, card.name, cards.memory_bytes(card))
+        card = cards.find(flags.card, cards.load(flags.cards))
+        _fits(flags, shape, dtype, card.name, cards.memory_bytes(card))
         return Basis(Modelled(card), f"roofline of {card.name}: a bound, from its data sheet alone", all_hot=False)
-    weights_bytes = size_bytes(dtype, shape.pass_values // wish.tp)
-    all_hot = weights_bytes <= FITS_SHARE * (last_level_cache_bytes() if wish.device == "cpu" else GPU_CACHE_BYTES)
-    if wish.from_run:
+    weights_bytes = size_bytes(dtype, shape.pass_values // flags.tp)
+    all_hot = weights_bytes <= FITS_SHARE * (last_level_cache_bytes() if flags.device == "cpu" else GPU_CACHE_BYTES)
+    if flags.from_run:
         from micro.predict.from_run import FromRun
 
-        return Basis(FromRun(wish.from_run), f"times of {wish.from_run}", all_hot)
+        return Basis(FromRun(flags.from_run), f"times of {flags.from_run}", all_hot)
     from micro.predict.measured import Measuring
 
-    device = device_of(wish.device)
-    pricing = Measuring(device, threads, _providers(wish), measure_s=wish.measure_s, fresh=wish.fresh, say=status.say)
+    device = device_of(flags.device)
+    pricing = Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=status.say)
     place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
     return Basis(pricing, f"measured on {place}; {memory}", all_hot)
 
 
-def _fits(wish: Wish, shape: ModelShape, dtype: str, device: str, memory_bytes: float | None) -> None:
+def _fits(flags: Flags, shape: ModelShape, dtype: str, device: str, memory_bytes: float | None) -> None:
     """Raises UserError where weights and KV cache are more than the devices' memory: nobody could run that."""
-    cached = shape.cache_values(wish.batch * (wish.input_len + wish.output_len))
-    weights_gb, cache_gb = (size_bytes(dtype, values) / wish.tp / GIGA for values in (shape.held_values, cached))
+    cached = shape.cache_values(flags.batch_size * (flags.input_len + flags.output_len))
+    weights_gb, cache_gb = (size_bytes(dtype, values) / flags.tp / GIGA for values in (shape.held_values, cached))
     if memory_bytes is not None and (weights_gb + cache_gb) * GIGA > memory_bytes:
         needs = f"{weights_gb:.3g} GB of weights and {cache_gb:.3g} GB of KV cache a rank"
         raise UserError(
@@ -170,13 +149,13 @@ def _fits(wish: Wish, shape: ModelShape, dtype: str, device: str, memory_bytes: 
         )
 
 
-def _providers(wish: Wish) -> list[str]:
-    if wish.providers:
-        for name in wish.providers:
+def _providers(flags: Flags) -> list[str]:
+    if flags.providers:
+        for name in flags.providers:
             find_provider(name)
-        return list(wish.providers)
+        return list(flags.providers)
     known = provider_names()
-    return [name for name in ENGINES[wish.check or DEFAULT_ENGINE] if name in known]
+    return [name for name in ENGINES[flags.check or DEFAULT_ENGINE] if name in known]
 
 
 def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> dict[str, Any]:

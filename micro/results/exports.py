@@ -25,21 +25,20 @@ DIGITS = 3
 RATE_DIGITS = 6  # a CPU's TFLOP/s have zeros behind the point
 
 
-def export_run(folder: Path, csv_path: Path | None, jsonl_path: Path | None) -> None:
-    """Write what is asked for. Raises UserError for a folder of another kind, or a place that can't be written."""
+def export_run(folder: Path, paths: Iterable[Path]) -> None:
+    """Write each path by its ending. Raises UserError for a folder of another kind, another ending, or a place that can't be written."""
     from micro.sweep.row import last_rows
 
-    if csv_path is None and jsonl_path is None:
-        raise UserError("nothing to write", "give --csv FILE or --jsonl FILE")
+    for path in paths:
+        if path.suffix not in WRITERS:
+            raise UserError(f"--out {path} has no known ending", f"name a file that ends in {' or '.join(WRITERS)}")
     run = read_run_json(folder)
     if run.get("kind") != "micro":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
     with damage_said(folder):
         rows = last_rows(suite_records(folder))
-        if csv_path is not None:
-            write_csv(csv_path, run, rows)
-        if jsonl_path is not None:
-            write_jsonl(jsonl_path, run, rows)
+        for path in paths:
+            WRITERS[path.suffix](path, run, rows)
 
 
 def write_jsonl(path: Path, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -156,3 +155,6 @@ def _write(path: Path, write: Any) -> None:
         write()
     except OSError as error:
         raise UserError(f"can't write {path}: {error.strerror or error}", "give a file in a folder that you can write") from None
+
+
+WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}

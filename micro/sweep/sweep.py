@@ -112,7 +112,7 @@ class Sweep:
         runner, rates = self._come_up(operator.runner)
         expected = estimate(operator, case.args, case.provider, rates, settings.cache_bytes)
         too_much = self._too_much(expected, spent_s)
-        if too_much and settings.cache_bytes and "--max-memory" in too_much:
+        if too_much and settings.cache_bytes and "--memory-limit" in too_much:
             hot = estimate(operator, case.args, case.provider, rates, 0)
             too_much += "" if self._too_much(hot, spent_s) else f"; --hot needs {_size(hot.memory_bytes)}"
         if too_much:
@@ -172,9 +172,9 @@ class Sweep:
         """Why a case is left out, "" where it isn't."""
         settings = self._settings
         if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
-            return f"needs about {_size(expected.memory_bytes)}, more than --max-memory {_size(settings.max_memory_bytes)}"
+            return f"needs about {_size(expected.memory_bytes)}, more than --memory-limit {_size(settings.max_memory_bytes)}"
         if expected.case_s > settings.max_case_s:
-            return f"would take about {expected.case_s:.3g} s, more than --max-case-seconds {settings.max_case_s:g}"
+            return f"would take about {expected.case_s:.3g} s, more than --time-limit {settings.max_case_s:g}"
         if settings.budget_s is not None and (spent_s >= settings.budget_s or spent_s + expected.case_s > settings.budget_s):
             return f"{BUDGET_SPENT}: --budget {settings.budget_s:g} s has no room for the case"
         return ""

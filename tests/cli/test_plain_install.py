@@ -87,7 +87,7 @@ WORK = [
     "llm summarize RUN",
     "compare RUN RUN",
     "hardware list",
-    "micro --list",
+    "micro list",
     "general backends",
     "train workloads",
 ]

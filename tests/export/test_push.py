@@ -14,9 +14,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import checked_url
-from bytemlperf.export.push import Pusher, Pushgateway, PushTargets, receivers_for
+from bytemlperf.export.push import Pusher, Pushgateway, receivers_for
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.export.receivers import fed, otlp_server
 
@@ -66,7 +67,7 @@ def test_a_real_pushgateway_shows_what_was_pushed():
 def test_otlp_has_every_family_and_the_conventions_names():
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with otlp_server() as server:
-        (receiver,) = receivers_for(PushTargets(otlp=server.url), "a run")
+        (receiver,) = receivers_for(MetricsOutput(otlp=server.url), "a run")
         receiver.push(fed().exporter)
     (resource,) = server.metrics[0].resource_metrics
     named = {metric.name: metric for metric in resource.scope_metrics[0].metrics}
@@ -151,7 +152,7 @@ def test_credentials_come_from_the_environment_and_reach_no_address(monkeypatch)
         checked_url("--otlp", "http://user:canary@host:1")
     monkeypatch.setenv("BMP_PUSH_AUTHORIZATION", "Bearer canary")
     with otlp_server() as server:
-        for receiver in receivers_for(PushTargets(server.url, server.url), "run"):
+        for receiver in receivers_for(MetricsOutput(push_gateway=server.url, otlp=server.url), "run"):
             receiver.push(fed().exporter)
     sent = [{name.lower(): value for name, value in headers.items()} for headers in server.headers]
     assert [headers.get("authorization") for headers in sent] == ["Bearer canary"] * 2
@@ -161,7 +162,7 @@ def test_credentials_come_from_the_environment_and_reach_no_address(monkeypatch)
 @pytest.mark.parametrize("flag", ["--push-gateway", "--otlp"])
 def test_an_address_that_is_none_is_one_line_before_anything_starts(tmp_path, flag, url):
     with pytest.raises(UserError, match=flag):
-        receivers_for(PushTargets(**{flag.strip("-").replace("-", "_"): url}), "run")
+        receivers_for(MetricsOutput(**{flag.strip("-").replace("-", "_"): url}), "run")
 
 
 def suite(*words, cwd):
@@ -172,7 +173,7 @@ def suite(*words, cwd):
 def test_operators_are_pushed_too(tmp_path):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with otlp_server() as server:
-        quick = ("--peaks", "off", "--measure-seconds", "0.01", "--quiet")
+        quick = ("--peaks", "off", "--seconds", "0.01", "--quiet")
         ended = suite("micro", "gemm", "-a", "M=64", "-a", "N=64", "-a", "K=64", *quick, "--otlp", server.url, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     (resource,) = server.metrics[-1].resource_metrics

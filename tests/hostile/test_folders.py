@@ -50,7 +50,7 @@ READING = (
     ("report", "RUN", "--format", "json", "--out", "OUT.json"),
     ("compare", "RUN", "WHOLE"),
     ("runs", "tag", "RUN", "seen"),
-    ("micro", "export", "RUN", "--csv", "OUT.csv"),
+    ("micro", "export", "RUN", "--out", "OUT.csv"),
     ("general", "report", "RUN"),
     ("train", "keep-reference", "RUN", "OUT.ref"),
     ("submit", "check", "SUBMISSION"),

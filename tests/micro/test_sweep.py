@@ -64,7 +64,7 @@ def test_too_much_memory_is_known_beforehand() -> None:
     runner = ScriptedRunner()
     (row,) = swept([case(1 << 15)], runner, max_memory_bytes=1 << 30)
     assert (row.status, runner.jobs) == ("skipped", [])
-    assert "more than --max-memory 1 GiB" in row.reason
+    assert "more than --memory-limit 1 GiB" in row.reason
 
 
 def test_rotating_buffers_count_as_memory() -> None:
@@ -76,7 +76,7 @@ def test_rotating_buffers_count_as_memory() -> None:
 def test_a_case_that_would_take_too_long_is_skipped() -> None:
     (row,) = swept([case(1 << 16)], max_case_s=5)
     assert row.status == "skipped"
-    assert "more than --max-case-seconds 5" in row.reason
+    assert "more than --time-limit 5" in row.reason
 
 
 def test_the_budget_ends_a_sweep_with_rows() -> None:

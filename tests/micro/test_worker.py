@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot", "--peaks", "off"]
+QUICK = ["--seconds", "0.05", "--threads", "1", "--hot", "--peaks", "off"]
 
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def rows(folder: str) -> list[dict[str, Any]]:
 
 def test_whatever_a_kernel_does_is_a_row(hostile_provider: str, tmp_path: Path) -> None:
     case = ["-a", "M=1,2,3,4,5,6,7,8", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
-    done = bmp("micro", "gemm", *case, *QUICK, "--max-case-seconds", "3", "--runs-dir", str(tmp_path), "-q", expect=1)
+    done = bmp("micro", "gemm", *case, *QUICK, "--time-limit", "3", "--runs-dir", str(tmp_path), "-q", expect=1)
     found = {row["args"]["M"]: (row["status"], row["reason"]) for row in rows(done.stdout.strip())}
     assert found[1] == ("failed", "crashed while running: killed by SIGABRT")
     assert found[2] == ("failed", "timeout while running")
@@ -78,11 +78,11 @@ def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
         (["micro", "gemm", "-a", "M"], "error: 'M' is not NAME=VALUE"),
         (["micro", "gemm", "-p", "nobody"], "error: unknown provider 'nobody'"),
         (["micro", "gemm", "--device", "tpu"], "error: there is no device 'tpu'"),
-        (["micro", "gemm", "--max-memory", "lots"], "error: 'lots' is no size"),
+        (["micro", "gemm", "--memory-limit", "lots"], "error: --memory-limit 'lots' is not a size"),
         (["micro", "run", "/nowhere.json"], "error: workload /nowhere.json can't be read"),
         (["micro", "all", "--suite", "huge"], "error: there is no suite 'huge'"),
         (["micro", "resume", "/nowhere"], "error: /nowhere is not a run folder"),
-        (["micro", "gemm", "--peaks", "guessed"], "error: --peaks 'guessed' is not one of auto, fresh, off"),
+        (["micro", "gemm", "--peaks", "guessed"], "error: --peaks 'guessed' is unknown; valid: auto, fresh, off"),
         (["micro", "gemm", "--card", "h1000"], "error: there is no card 'h1000'; did you mean"),
         (["micro", "gemm", "-a", "M=0"], "error: gemm: M=0 is out of range, 1 to"),
         (["micro", "gemm", "-a", "dtype=fp5"], "error: gemm: dtype='fp5' is not one of float32"),
@@ -92,8 +92,14 @@ def test_a_workload_runs_resumes_and_verifies(tmp_path: Path) -> None:
         (["micro", "check", "nobody"], "error: unknown provider 'nobody'"),
         (["micro", "check", "torch", "-o", "sofmax"], "error: there is no operator 'sofmax'; did you mean softmax"),
         (["micro", "check", "torch", "--out", "/nowhere/x.jsonl"], "error: can't write /nowhere/x.jsonl"),
-        (["micro", "export", "/nowhere", "--csv", "x.csv"], "error: /nowhere is not a run folder"),
-        (["micro", "export", "/nowhere"], "error: nothing to write; give --csv FILE or --jsonl FILE"),
+        (["micro", "export", "/nowhere", "--out", "x.csv"], "error: /nowhere is not a run folder"),
+        (
+            ["micro", "export", "/nowhere", "--out", "x.txt"],
+            "error: --out x.txt has no known ending; name a file that",
+        ),
+        (["micro", "--list"], "error: No such option: --list; use: bmp micro list"),
+        (["micro", "gemm", "--precision", "0.1"], "error: No such option: --precision; use --ci-width"),
+        (["micro", "gemm", "--seconds", "0"], "error: --seconds 0 is below 0.01; give 0.01 or more"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -119,7 +125,7 @@ def test_bad_input_is_one_line(
 def test_the_list_names_every_operator() -> None:
     from micro.registry import OPERATORS
 
-    shown = bmp("micro", "--list").stdout
+    shown = bmp("micro", "list").stdout
     assert all(name in shown for name in OPERATORS)
 
 
@@ -154,14 +160,14 @@ def test_a_signal_ends_the_case_keeps_the_rest_and_resume_goes_on(
     case = ["-a", "M=8,2,9", "-a", "K=16", "-a", "N=16", "-a", "dtype=float32", "-p", hostile_provider]
     command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "micro", "gemm", *case, *QUICK]
     runs = tmp_path / "runs"
-    limits = ["--max-case-seconds", "3"] if number == signal.SIGINT else []  # M=2 hangs: the resumed run ends it
+    limits = ["--time-limit", "3"] if number == signal.SIGINT else []  # M=2 hangs: the resumed run ends it
     command += [*limits, "--runs-dir", str(runs), "--prometheus-port", "0"]
     sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert sweep.stderr is not None
     where = sweep.stderr.readline()
-    assert where.startswith("metrics: http://127.0.0.1:")
+    assert where.startswith("metrics at http://127.0.0.1:")
     assert _soon(lambda: any(len(rows(str(log.parent))) == 1 for log in runs.glob("*/records.jsonl")))
-    with urlopen(where.split()[1], timeout=10) as answer:
+    with urlopen(where.split()[2], timeout=10) as answer:
         assert 'bmp_micro_cases_total{status="ok"} 1.0' in answer.read().decode()
     sweep.send_signal(number)
     out, err = sweep.communicate(timeout=60)

@@ -74,7 +74,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
 def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """`bmp micro` of a collective, over two ranks in two sizes and types."""
     sizes = ("-a", "world_size=2", "-a", "batch_size=16,256", "-a", "dim_size=1024", "-a", "dtype=float32,bfloat16")
-    quickly = ("--peaks", "off", "--measure-seconds", "0.2")
+    quickly = ("--peaks", "off", "--seconds", "0.2")
     return bmp("micro", "all_reduce", *sizes, *quickly, runs_dir=tmp_path_factory.mktemp("micro"))
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.child.process import stop
+from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import PushTargets, pushing, receivers_for
+from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.extras import require
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
@@ -51,7 +52,7 @@ class Output(NamedTuple):
     prometheus_host: str = "127.0.0.1"
     skip_memory_check: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    targets: PushTargets = PushTargets()
+    targets: MetricsOutput = MetricsOutput()
 
 
 class Device(NamedTuple):

@@ -42,7 +42,7 @@ def build(operator, args, device):
 
 PROVIDER = Provider("misbehaves on rank 1", build, ())
 """
-QUICK = ["--measure-seconds", "0.05", "--threads", "1", "--hot", "-q"]
+QUICK = ["--seconds", "0.05", "--threads", "1", "--hot", "-q"]
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_ranks_take_the_threads_that_were_asked_for(threads_from: str, threads: 
 @pytest.mark.slow
 def test_whatever_a_rank_does_is_a_row_that_names_it(hostile_ranks: str, tmp_path: Path) -> None:
     case = ["-a", "batch_size=1,2,3,4,6,7,8,9", "-a", "dim_size=16", "-a", "dtype=float32", "-p", hostile_ranks]
-    done = bmp("micro", "all_reduce", *case, *QUICK, "--max-case-seconds", "2", "--runs-dir", str(tmp_path), expect=1)
+    done = bmp("micro", "all_reduce", *case, *QUICK, "--time-limit", "2", "--runs-dir", str(tmp_path), expect=1)
     found = {row["args"]["batch_size"]: (row["status"], row["reason"]) for row in rows(done.stdout.strip())}
     assert found[1] == ("failed", "rank 1 crashed while running: killed by SIGABRT; the others were ended")
     assert re.fullmatch(r"timeout: rank 1 hangs in hostile_ranks.py:\d+ \(hostile\) while running; rank 0 waited", found[2][1]), found[2]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from bytemlperf.errors import UserError
-from micro.predict.run import Wish, run
+from micro.predict.flags import Flags
+from micro.predict.run import run
 
-QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--measure-seconds", "0.02", "--threads", "1"]
+QUICK = ["--model", "synthetic", "--input-len", "32", "--output-len", "4", "--seconds", "0.02", "--threads", "1"]
 
 
 def bmp(*args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -37,12 +38,12 @@ def predicted(*args: str) -> dict[str, Any]:
 def test_operators_are_measured_kept_and_compared_with_a_real_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     monkeypatch.setenv("BMP_CACHE", str(tmp_path / "cache"))
-    first = predicted("--dtype", "float32")
+    first = predicted("--precision", "float32")
     for name, pass_ms in (("prefill", first["ttft_ms"]), ("decode", first["tpot_ms"])):
         assert all(part["call_us"] > 0 for part in first[name])
         assert sum(part["calls"] * part["call_us"] for part in first[name]) == pytest.approx(pass_ms * 1000)
         assert {part["source"] for part in first[name]} == {"measured"}
-    again = predicted("--dtype", "float32", "--check", "transformers", "--runs-dir", str(tmp_path / "runs"))
+    again = predicted("--precision", "float32", "--check", "transformers", "--runs-dir", str(tmp_path / "runs"))
     assert {part["source"] for part in again["prefill"]} == {"measured before"}
     assert again["ttft_ms"] == first["ttft_ms"]
     summary = json.loads((Path(again["check"]["run"]) / "summary.json").read_text())
@@ -55,22 +56,22 @@ def test_operators_are_measured_kept_and_compared_with_a_real_engine(tmp_path: P
 
 @pytest.mark.slow
 def test_times_are_taken_from_a_sweep_of_the_operators_that_it_writes_down(tmp_path: Path) -> None:
-    model = [*QUICK[:6], "--dtype", "float32"]
+    model = [*QUICK[:6], "--precision", "float32"]
     workload = bmp("predict", *model, "--workload", str(tmp_path / "cases.json")).stdout.strip()
-    sweep = ["--hot", "--threads", "1", "--measure-seconds", "0.02", "--runs-dir", str(tmp_path), "-q"]
+    sweep = ["--hot", "--threads", "1", "--seconds", "0.02", "--runs-dir", str(tmp_path), "-q"]
     folder = bmp("micro", "run", workload, *sweep).stdout.strip()
     document = json.loads(bmp("predict", *model, "--from-run", folder, "--json").stdout)
     assert {part["source"] for part in document["prefill"] + document["decode"]} == {"run"}
     rows = [json.loads(line) for line in (Path(folder) / "records.jsonl").read_text().splitlines()]
     gemms = {row["latency_us"]["p50"] for row in rows if row["op"] == "gemm"}
     assert {part["call_us"] for part in document["prefill"] if part["op"] == "gemm"} <= gemms
-    longer = bmp("predict", *QUICK[:2], "--input-len", "64", "--output-len", "4", "--dtype", "float32", "--from-run", folder, expect=2)
+    longer = bmp("predict", *QUICK[:2], "--input-len", "64", "--output-len", "4", "--precision", "float32", "--from-run", folder, expect=2)
     assert longer.stderr.startswith("error: no time for ")
     assert "have neither this one nor two around it" in longer.stderr
 
 
 def test_a_card_needs_no_torch_and_prints_both_passes() -> None:
-    done = bmp("predict", *QUICK[:6], "--hardware", "h100", "--dtype", "bfloat16")
+    done = bmp("predict", *QUICK[:6], "--card", "h100", "--precision", "bfloat16")
     assert "roofline of NVIDIA H100" in done.stdout
     assert "prefill: 1 x 32 tokens" in done.stdout
     assert "decode: a token each over 33 in the cache" in done.stdout
@@ -81,54 +82,36 @@ def test_what_no_device_could_hold_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256}
     heads = {"num_attention_heads": 64, "num_key_value_heads": 8}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "torch_dtype": "bfloat16", **sizes, **heads}))
-    model = ["--model", str(tmp_path), "--input-len", "1024", "--output-len", "128", "--hardware", "h100"]
+    model = ["--model", str(tmp_path), "--input-len", "1024", "--output-len", "128", "--card", "h100"]
     assert bmp("predict", *model, expect=2).stderr.startswith(
         "error: 141 GB of weights and 0.377 GB of KV cache a rank are more than the 80"
     )
     assert "8 ranks" in bmp("predict", *model, "--tp", "8").stdout
 
 
-WISH = Wish(
-    model="synthetic",
-    batch=1,
-    input_len=512,
-    output_len=128,
-    tp=1,
-    hardware=None,
-    cards=None,
-    from_run=None,
-    dtype="auto",
-    device="cpu",
-    threads=0,
-    providers=(),
-    measure_s=0.02,
-    fresh=False,
-    workload=None,
-    check=None,
-    runs_dir=Path("runs"),
-)
+FLAGS = Flags(model="synthetic", seconds=0.02, json=True)
 
 
 @pytest.mark.parametrize(
-    ("wish", "cause"),
+    ("flags", "cause"),
     [
-        (WISH._replace(input_len=4000), "4128 tokens are more than the 2048 that synthetic was made for"),
-        (WISH._replace(hardware="h1000"), "there is no card 'h1000'"),
-        (WISH._replace(check="sglang"), "--check sglang: no such engine to compare with"),
-        (WISH._replace(check="vllm", threads=7), "vllm binds \\d+ threads here, not 7"),
-        (WISH._replace(check="vllm", hardware="h100"), "--check compares with an engine on this machine"),
-        (WISH._replace(from_run=Path("/nowhere"), hardware="h100"), "--hardware and --from-run are two different sources"),
-        (WISH._replace(dtype="int3"), "there is no dtype 'int3' here"),
-        (WISH._replace(from_run=Path("/nowhere")), "/nowhere is not a run folder"),
-        (WISH._replace(device="tpu"), "there is no device 'tpu'"),
-        (WISH._replace(tp=3), "--tp 3 does not divide synthetic's 2 attention heads"),
-        (WISH._replace(providers=("nobody",)), "unknown provider 'nobody'"),
-        (WISH._replace(workload=Path("/nowhere/cases.json")), "/nowhere/cases.json can't be written"),
+        (FLAGS.changed(input_len=4000), "4128 tokens are more than the 2048 that synthetic was made for"),
+        (FLAGS.changed(card="h1000"), "there is no card 'h1000'"),
+        (FLAGS.changed(check="sglang"), "--check sglang: no such engine to compare with"),
+        (FLAGS.changed(check="vllm", threads=7), "vllm binds \\d+ threads here, not 7"),
+        (FLAGS.changed(check="vllm", card="h100"), "--check compares with an engine on this machine"),
+        (FLAGS.changed(from_run=Path("/nowhere"), card="h100"), "--card and --from-run are two different sources"),
+        (FLAGS.changed(precision="int3"), "--precision 'int3' is unknown"),
+        (FLAGS.changed(from_run=Path("/nowhere")), "/nowhere is not a run folder"),
+        (FLAGS.changed(device="tpu"), "there is no device 'tpu'"),
+        (FLAGS.changed(tp=3), "--tp 3 does not divide synthetic's 2 attention heads"),
+        (FLAGS.changed(providers=("nobody",)), "unknown provider 'nobody'"),
+        (FLAGS.changed(workload=Path("/nowhere/cases.json")), "/nowhere/cases.json can't be written"),
     ],
 )
-def test_what_cant_be_is_said_before_anything_is_measured(wish: Wish, cause: str) -> None:
+def test_what_cant_be_is_said_before_anything_is_measured(flags: Flags, cause: str) -> None:
     with pytest.raises(UserError, match=cause):
-        run(wish, as_json=True)
+        run(flags)
 
 
 def test_bad_input_is_one_line() -> None:
