@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
@@ -189,10 +189,14 @@ def _in_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-@cache
-def fields_of(flags: type) -> tuple[Field, ...]:
+_FIELDS: dict[type[Options], tuple[Field, ...]] = {}
+
+
+def fields_of(flags: type[Options]) -> tuple[Field, ...]:
     """In the order of the class's bases, each base's own fields together."""
-    return tuple(_fields(flags))
+    if flags not in _FIELDS:
+        _FIELDS[flags] = tuple(_fields(flags))
+    return _FIELDS[flags]
 
 
 def _fields(flags: type[Options]) -> Iterator[Field]:
