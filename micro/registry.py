@@ -20,30 +20,28 @@ from micro.operators import (
     norm,
     quant_gemm,
     reduction,
+    stream,
 )
 from micro.operators.contract import Operator
-from micro.operators.stream import STREAM
 
-OPERATORS: dict[str, Operator] = {
-    **gemm.GEMMS,
-    "conv2d": convolution.CONV2D,
-    "softmax": norm.SOFTMAX,
-    "layer_norm": norm.LAYER_NORM,
-    "rms_norm": norm.RMS_NORM,
-    "batch_norm": norm.BATCH_NORM,
-    **elementwise.ELEMENTWISE,
-    **reduction.REDUCTIONS,
-    **index.INDEXING,
-    **llm_norm.LLM_NORMS,
-    **llm_quant.LLM_QUANTS,
-    **quant_gemm.QUANT_GEMMS,
-    **kv_cache.KV_CACHE,
-    **attention.ATTENTION,
-    **moe.MOE,
-    **moe_gemm.MOE_GEMMS,
-    **STREAM,
-    **COLLECTIVES,
-}
+FAMILIES = (
+    gemm.GEMMS,
+    (convolution.CONV2D,),
+    norm.NORMS,
+    elementwise.ELEMENTWISE,
+    reduction.REDUCTIONS,
+    index.INDEXING,
+    llm_norm.LLM_NORMS,
+    llm_quant.LLM_QUANTS,
+    quant_gemm.QUANT_GEMMS,
+    kv_cache.KV_CACHE,
+    tuple(attention.ATTENTION.values()),
+    moe.MOE,
+    moe_gemm.MOE_GEMMS,
+    stream.STREAM,
+    tuple(COLLECTIVES.values()),
+)
+OPERATORS: dict[str, Operator] = {operator.name: operator for family in FAMILIES for operator in family}
 
 
 def find_operator(name: str) -> Operator:

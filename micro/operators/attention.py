@@ -12,28 +12,28 @@ off; torch itself multiplies in the dtype of `compute_type` and the row's note s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from micro.operators.contract import (
     SMALLEST,
     Args,
     Argument,
-    Cost,
+    Basic,
     Maker,
     Operator,
+    Run,
     SameAs,
     Sample,
+    Tensor,
     Tensors,
     Tolerance,
     dtype_argument,
     units_of,
 )
-from micro.operators.dtypes import size_bytes, torch_dtype
-from micro.operators.gemm import spread_rows
+from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import (
     ACTIVATIONS,
     BLOCK_SIZE,
-    CACHE_SPREAD,
     CACHES,
     HEADS,
     SEQUENCES,
@@ -41,9 +41,17 @@ from micro.operators.kv_cache import (
     cache_scale,
     cache_values,
     check_sequences,
+    longest,
+    new_tokens,
+    quantised_normal,
     random_cache,
+    scales_of,
 )
 from micro.operators.quantise import LARGEST
+from micro.operators.tensors import TensorSpec, moved, normal, spread_rows
+
+if TYPE_CHECKING:
+    from torch import dtype as TorchDtype
 
 SCORES_BYTES = 64 << 20
 """Scores that the plain expression holds at a time, in float32."""
@@ -58,9 +66,9 @@ SPLIT_KEYS = 256
 class One(NamedTuple):
     """One sequence of a case: q [q heads, q_len, head_dim], k and v [kv heads, kv_len, head_dim], all of one dtype."""
 
-    q: Any
-    k: Any
-    v: Any
+    q: Tensor
+    k: Tensor
+    v: Tensor
     cached: int
 
 
@@ -69,26 +77,23 @@ def compute_type(args: Args) -> str:
     return str(args["dst_dtype"] if args["dtype"] in LARGEST else args["dtype"])
 
 
+Q = TensorSpec((new_tokens, "q_head_num", "head_dim"), "dtype", quantised_normal)
+
+
 def make_inputs(args: Args, make: Maker) -> Tensors:
     """q, k_cache, v_cache, block_table, then k_scale and v_scale of a quantised cache, q_scale of quantised q."""
-    sequences, dtype = Sequences.of(args), args["dtype"]
-    shape = (sequences.tokens, args["q_head_num"], args["head_dim"])
-    largest = LARGEST.get(dtype)
-    if largest:
-        q = make.normal(*shape, scale=largest / CACHE_SPREAD).clamp_(-largest, largest).to(torch_dtype(dtype))
-    else:
-        q = make.normal(*shape, dtype=dtype)
+    sequences, q = Sequences.of(args), Q.draw(args, make)
     k_cache, v_cache = random_cache(args, make, sequences), random_cache(args, make, sequences)
     scales = [cache_scale(args, make), cache_scale(args, make)] if args["cache_dtype"] in LARGEST else []
-    if largest:
-        scales.append(make.uniform(0.5 * CACHE_SPREAD / largest, 1.5 * CACHE_SPREAD / largest, *shape[:2]))
+    if args["dtype"] in LARGEST:
+        scales.append(scales_of(make, args["dtype"], *q.shape[:2]))
     table = sequences.block_table(make)
-    real_q = q.float() * scales[2][..., None] if largest else q.float()
+    real_q = q.float() * scales[2][..., None] if args["dtype"] in LARGEST else q.float()
     _let_newest_count(args, k_cache, sequences.slots(make, table), real_q, scales[0] if scales else None)
     return (q, k_cache, v_cache, table, *scales)
 
 
-def _let_newest_count(args: Args, k_cache: Any, slots: Any, q: Any, scale: Any) -> None:
+def _let_newest_count(args: Args, k_cache: Tensor, slots: Tensor, q: Tensor, scale: Tensor | None) -> None:
     """Turn each new token's own key towards its queries: it weighs some times as much as another then, so that a kernel that
     leaves it out is off by more than rounding in a long cache too."""
     group, size = args["q_head_num"] // args["kv_head_num"], k_cache.shape[2]
@@ -104,7 +109,7 @@ def _let_newest_count(args: Args, k_cache: Any, slots: Any, q: Any, scale: Any) 
     k_cache[place] = turned.to(k_cache.dtype)
 
 
-def each_sequence(args: Args, tensors: Tensors, dtype: Any) -> Iterator[One]:
+def each_sequence(args: Args, tensors: Tensors, dtype: TorchDtype) -> Iterator[One]:
     """The case's sequences with real values of `dtype`: gathered from the blocks, scaled where quantised."""
     sequences = Sequences.of(args)
     q, k_cache, v_cache, table, *scales = tensors
@@ -135,7 +140,7 @@ def _check(args: Args) -> str:
     return check_sequences(args)
 
 
-def rows_attended(one: One, first: int, last: int, causal: bool) -> Any:
+def rows_attended(one: One, first: int, last: int, causal: bool) -> Tensor:
     """Plain attention of q rows first to last − 1: [q heads, rows, head_dim]. Scores and softmax in float32 or better."""
     import torch
 
@@ -150,7 +155,7 @@ def rows_attended(one: One, first: int, last: int, causal: bool) -> Any:
     return (scores.softmax(-1).to(one.v.dtype) @ one.v).reshape(one.q.shape[0], last - first, dim)
 
 
-def _plain(one: One, causal: bool) -> Any:
+def _plain(one: One, causal: bool) -> Tensor:
     """[q_len, q heads, head_dim], some rows at a time."""
     import torch
 
@@ -160,27 +165,27 @@ def _plain(one: One, causal: bool) -> Any:
     return torch.cat(parts, 1).transpose(0, 1)
 
 
-def _kernel(args: Args) -> Callable[..., Any]:
-    import torch
+def _sequence_by_sequence(attend: Callable[[One, bool], Tensor]) -> Callable[[Args], Run]:
+    """The kernel that computes each sequence by `attend(one, causal)`."""
 
-    causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
+    def kernel(args: Args) -> Run:
+        import torch
 
-    def attention(*tensors: Any) -> Any:
-        return torch.cat([_plain(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
+        causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
+        return lambda *tensors: torch.cat([attend(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
 
-    return attention
+    return kernel
 
 
-def _reference(args: Args, inputs: Tensors) -> Any:
+def _reference(args: Args, inputs: Tensors) -> Sample:
     """float64, of evenly spread tokens where all would cost too much."""
     import torch
 
     sequences = Sequences.of(args)
-    per_row = 4 * args["q_head_num"] * args["head_dim"] * max(sequences.lengths)
-    chosen = spread_rows(sequences.tokens, per_row)
-    chosen = torch.arange(sequences.tokens) if chosen is None else chosen
-    parts = []
-    for start, new, one in zip(sequences.starts, sequences.query, each_sequence(args, _scales_wide(inputs), torch.float64), strict=True):
+    chosen = spread_rows(sequences.tokens, 4 * args["q_head_num"] * args["head_dim"] * longest(args))
+    exact_scales, parts = (scale.double() for scale in inputs[4:]), []
+    ones = each_sequence(args, (*inputs[:4], *exact_scales), torch.float64)
+    for start, new, one in zip(sequences.starts, sequences.query, ones, strict=True):
         rows = chosen[(chosen >= start) & (chosen < start + new)] - start
         step = max(1, SCORES_BYTES // (8 * one.q.shape[0] * one.k.shape[1]))
         if len(rows) == new:
@@ -189,10 +194,6 @@ def _reference(args: Args, inputs: Tensors) -> Any:
             spans = [(row, row + 1) for row in rows.tolist()]
         parts += [rows_attended(one, first, last, args["is_causal"]).transpose(0, 1) for first, last in spans]
     return Sample(chosen, torch.cat(parts))
-
-
-def _scales_wide(inputs: Tensors) -> Tensors:
-    return (*inputs[:4], *(scale.double() for scale in inputs[4:]))
 
 
 def pairs(args: Args) -> int:
@@ -204,17 +205,34 @@ def pairs(args: Args) -> int:
     return sum(new * (old + new) for new, old in both)
 
 
-def _cost(args: Args) -> Cost:
-    sequences, width = Sequences.of(args), args["kv_head_num"] * args["head_dim"]
-    values = sequences.tokens * args["q_head_num"] * args["head_dim"]
-    table = size_bytes("int32", sum(-(-length // sequences.block_size) for length in sequences.lengths))
-    scales = size_bytes("float32", 2 * width if args["cache_dtype"] in LARGEST else 0)
-    scales += size_bytes("float32", sequences.tokens * args["q_head_num"] if args["dtype"] in LARGEST else 0)
-    fixed = size_bytes(args["dtype"], values) + table + scales
-    read = fixed + size_bytes(args["cache_dtype"], 2 * sum(sequences.lengths) * width)
-    written = size_bytes(args["dst_dtype"], values)
-    held = fixed + written + size_bytes(args["cache_dtype"], 2 * cache_values(args, sequences))
-    return Cost(4 * args["q_head_num"] * args["head_dim"] * pairs(args), read, written, held, flops_dtype=args["qk_compute_dtype"])
+def _used_blocks(args: Args) -> int:
+    sequences = Sequences.of(args)
+    return sum(-(-length // sequences.block_size) for length in sequences.lengths)
+
+
+def _q_scales(args: Args) -> int:
+    return new_tokens(args) if args["dtype"] in LARGEST else 0
+
+
+def _cache_scales(args: Args) -> int:
+    return 2 if args["cache_dtype"] in LARGEST else 0
+
+
+_BESIDE_CACHE = (
+    Q,
+    normal(_used_blocks, dtype="int32"),
+    normal(_cache_scales, "kv_head_num", "head_dim", dtype="float32"),
+    normal(_q_scales, "q_head_num", dtype="float32"),
+)
+_KEYS_AND_VALUES = normal(2, lambda args: sum(Sequences.of(args).lengths), "kv_head_num", "head_dim", dtype="cache_dtype")
+_CACHES, _RESULT = normal(2, cache_values, dtype="cache_dtype"), Q._replace(dtype="dst_dtype")
+_COST = moved(
+    (*_BESIDE_CACHE, _KEYS_AND_VALUES),
+    (_RESULT,),
+    *(4, "q_head_num", "head_dim", pairs),
+    flops_dtype="qk_compute_dtype",
+    held=(*_BESIDE_CACHE, _RESULT, _CACHES),
+)
 
 
 def _tolerance(args: Args) -> Tolerance:
@@ -222,7 +240,7 @@ def _tolerance(args: Args) -> Tolerance:
     all errors follow the row's scale. They are one rounding each of scores (up to 8, so of some 1 % in bfloat16 where a kernel
     rounds them at all), weights and result, and sums in float32; where q or the weights are quantised, what that loses."""
     unit, sum_unit = units_of(args["dst_dtype"])
-    sums = sum_unit * (4 + args["head_dim"] ** 0.5 + max(Sequences.of(args).lengths) ** 0.5)
+    sums = sum_unit * (4 + args["head_dim"] ** 0.5 + longest(args) ** 0.5)
     lost = LOSS.get(args["pv_compute_dtype"], 0.0)
     if args["qk_compute_dtype"] != args["dtype"]:
         lost += LOSS.get(args["qk_compute_dtype"], 0.0)
@@ -242,7 +260,7 @@ def _emulation(args: Args, _device: str) -> str:
 # --- flash_decoding -------------------------------------------------------------------------------------------
 
 
-def _split(one: One, causal: bool) -> Any:
+def _split(one: One, causal: bool) -> Tensor:
     """Parts of the keys apart, merged by their log-sum-exp: [q_len, q heads, head_dim]."""
     import torch
 
@@ -266,17 +284,6 @@ def _split(one: One, causal: bool) -> Any:
     return merged.reshape(heads, rows, dim).transpose(0, 1)
 
 
-def _split_kernel(args: Args) -> Callable[..., Any]:
-    import torch
-
-    causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
-
-    def flash_decoding(*tensors: Any) -> Any:
-        return torch.cat([_split(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
-
-    return flash_decoding
-
-
 _ARGUMENTS = (
     *HEADS,
     *SEQUENCES,
@@ -290,43 +297,47 @@ _ARGUMENTS = (
 )
 _DTYPES = "dtype.cache_dtype.qk_compute_dtype.pv_compute_dtype.dst_dtype"
 _PLAIN, _CACHE8, _ALL8 = ["bfloat16"] * 5, ["bfloat16", "int8", "bfloat16", "bfloat16", "bfloat16"], ["int8"] * 4 + ["bfloat16"]
-_HEADS: dict[str, Any] = {"q_head_num.kv_head_num.head_dim": [[8, 2, 64]]}
+_HEADS: Basic = {"q_head_num.kv_head_num.head_dim": [[8, 2, 64]]}
 _LAYOUT = "attn_mode.batch_size.cache_len.q_len.block_size"
 
-FLASH_ATTENTION = Operator(
-    name="flash_attention",
-    constant=lambda _args: (1, 2, 3),
-    family="attention",
-    help="causal attention of packed q over a linear or paged cache, of prefill or decode",
-    arguments=_ARGUMENTS,
-    inputs=make_inputs,
-    kernel=_kernel,
-    reference=_reference,
-    cost=_cost,
-    tolerance=_tolerance,
-    check=_check,
-    basic=(
+
+def _operator(
+    name: str, what: str, attend: Callable[[One, bool], Tensor], arguments: tuple[Argument, ...], basic: tuple[Basic, ...]
+) -> Operator:
+    return Operator(
+        name=name,
+        constant=lambda _args: (1, 2, 3),
+        family="attention",
+        help=what,
+        arguments=arguments,
+        inputs=make_inputs,
+        kernel=_sequence_by_sequence(attend),
+        reference=_reference,
+        cost=_COST,
+        tolerance=_tolerance,
+        check=_check,
+        basic=basic,
+        aliases={"q_seq_len": "q_len"},
+        emulation=_emulation,
+    )
+
+
+FLASH_ATTENTION = _operator(
+    "flash_attention",
+    "causal attention of packed q over a linear or paged cache, of prefill or decode",
+    _plain,
+    _ARGUMENTS,
+    (
         {_DTYPES: [_PLAIN, _CACHE8], **_HEADS, _LAYOUT: [["prefill", 1, 128, 256, 64], ["decode", 4, 512, 1, 64]]},
         {_DTYPES: [["float32"] * 5], **_HEADS, _LAYOUT: [["prefill", 1, 0, 512, 0]]},
         {_DTYPES: [_ALL8], **_HEADS, _LAYOUT: [["prefill", 1, 0, 256, 0]]},
     ),
-    aliases={"q_seq_len": "q_len"},
-    emulation=_emulation,
 )
-FLASH_DECODING = Operator(
-    name="flash_decoding",
-    constant=lambda _args: (1, 2, 3),
-    family="attention",
-    help="attention of a few new tokens with the keys in parts, merged by their log-sum-exp",
-    arguments=(SEQUENCES[0]._replace(default="decode"), *(argument for argument in _ARGUMENTS if argument.name != "attn_mode")),
-    inputs=make_inputs,
-    kernel=_split_kernel,
-    reference=_reference,
-    cost=_cost,
-    tolerance=_tolerance,
-    check=_check,
-    basic=({_DTYPES: [_PLAIN, _CACHE8], **_HEADS, "batch_size.cache_len.block_size": [[4, 1023, 0]]},),
-    aliases={"q_seq_len": "q_len"},
-    emulation=_emulation,
+FLASH_DECODING = _operator(
+    "flash_decoding",
+    "attention of a few new tokens with the keys in parts, merged by their log-sum-exp",
+    _split,
+    (SEQUENCES[0]._replace(default="decode"), *(argument for argument in _ARGUMENTS if argument.name != "attn_mode")),
+    ({_DTYPES: [_PLAIN, _CACHE8], **_HEADS, "batch_size.cache_len.block_size": [[4, 1023, 0]]},),
 )
 ATTENTION = {operator.name: operator for operator in (FLASH_ATTENTION, FLASH_DECODING)}

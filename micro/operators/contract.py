@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from micro.operators.dtypes import DTYPES, FLOATS, torch_dtype
 
+if TYPE_CHECKING:
+    from torch import Tensor as Tensor
+else:
+    Tensor = Any  # torch's, which takes a second to import
+
 Args = Mapping[str, Any]
 """A case's validated arguments: every declared argument is there."""
-Tensors = tuple[Any, ...]
+Basic = Mapping[str, Any]
+"""A case in the form of a workload file: values, lists of values, dotted keys with lists of lists."""
+Tensors = tuple[Tensor, ...]
 """Inputs in the order that kernels take them, or outputs."""
+Outputs: TypeAlias = Tensor | Tensors
+"""What one call returns."""
+Run = Callable[..., Outputs]
+"""One call, of the inputs."""
 
 
 class _Required:
@@ -102,8 +113,12 @@ SMALLEST = {"float16": 2.0**-25}
 class Sample(NamedTuple):
     """A reference of some rows (first dimension) only, where all of them would cost too much."""
 
-    rows: Any  # int64 tensor
-    expected: Any
+    rows: Tensor  # int64
+    expected: Tensor
+
+
+Expected: TypeAlias = Tensor | Sample | tuple[Tensor | Sample, ...]
+"""What a reference returns."""
 
 
 class Maker:
@@ -115,28 +130,28 @@ class Maker:
         self._torch, self._device = torch, device
         self._generator = torch.Generator().manual_seed(seed)
 
-    def normal(self, *shape: int, dtype: str = "float32", scale: float = 1.0) -> Any:
+    def normal(self, *shape: int, dtype: str = "float32", scale: float = 1.0) -> Tensor:
         """Standard normal values times `scale`."""
         values = self._torch.randn(shape, generator=self._generator)
         return self._to(values.mul_(scale) if scale != 1.0 else values, dtype)
 
-    def uniform(self, low: float, high: float, *shape: int, dtype: str = "float32") -> Any:
+    def uniform(self, low: float, high: float, *shape: int, dtype: str = "float32") -> Tensor:
         """Values in [low, high)."""
         return self._to(self._torch.rand(shape, generator=self._generator).mul_(high - low).add_(low), dtype)
 
-    def integers(self, low: int, high: int, *shape: int, dtype: str = "int64") -> Any:
+    def integers(self, low: int, high: int, *shape: int, dtype: str = "int64") -> Tensor:
         """Integers in [low, high)."""
         return self._torch.randint(low, high, shape, generator=self._generator, dtype=torch_dtype(dtype)).to(self._device)
 
-    def values(self, values: Any, dtype: str = "int64") -> Any:
+    def values(self, values: object, dtype: str = "int64") -> Tensor:
         """These very values, a list or nested lists."""
         return self._to(self._torch.as_tensor(values), dtype)
 
-    def permutation(self, count: int) -> Any:
+    def permutation(self, count: int) -> Tensor:
         """0 to count − 1 in random order, int64."""
         return self._torch.randperm(count, generator=self._generator).to(self._device)
 
-    def _to(self, values: Any, dtype: str) -> Any:
+    def _to(self, values: Tensor, dtype: str) -> Tensor:
         return values.to(device=self._device, dtype=torch_dtype(dtype))
 
 
@@ -164,13 +179,13 @@ class Operator:
     help: str
     arguments: tuple[Argument, ...]
     inputs: Callable[[Args, Maker], Tensors]
-    kernel: Callable[[Args], Callable[..., Any]]
-    reference: Callable[[Args, Tensors], Any]
+    kernel: Callable[[Args], Run]
+    reference: Callable[[Args, Tensors], Expected]
     cost: Callable[[Args], Cost]
     tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]]
-    basic: tuple[dict[str, Any], ...]
+    basic: tuple[Basic, ...]
     check: Callable[[Args], str] = field(default=lambda _args: "")
-    comparable: Callable[[Args, Tensors, Any], Any] | None = None
+    comparable: Callable[[Args, Tensors, Outputs], Outputs] | None = None
     runner: str = "worker"
     constant: Callable[[Args], tuple[int, ...]] = field(default=lambda _args: ())
     writes: tuple[int, ...] = ()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, wide
-from micro.operators.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Operator, Run, Tolerance, dtype_argument, wide
 from micro.operators.product import gemm_tolerance
+from micro.operators.tensors import drawn, moved, normal
 
 
-def _output_size(args: Args) -> tuple[int, int]:
-    reach = args["kernel_size"] - 1
-    height, width = ((args[name] + 2 * args["padding"] - reach - 1) // args["stride"] + 1 for name in ("height", "width"))
-    return height, width
+def _output_size(side: str, args: Args) -> int:
+    return int((args[side] + 2 * args["padding"] - args["kernel_size"]) // args["stride"] + 1)
+
+
+def _depth(args: Args) -> int:
+    """Channels that one channel of the result is made of."""
+    return int(args["in_channels"] // args["groups"])
+
+
+_HEIGHT, _WIDTH = (lambda args: _output_size("height", args)), (lambda args: _output_size("width", args))
+_IMAGE = normal("batch_size", "in_channels", "height", "width")
+_WEIGHT = normal("out_channels", _depth, "kernel_size", "kernel_size")
+_RESULT = normal("batch_size", "out_channels", _HEIGHT, _WIDTH)
 
 
 def _check(args: Args) -> str:
@@ -24,42 +30,16 @@ def _check(args: Args) -> str:
     return ""
 
 
-def _weight_shape(args: Args) -> tuple[int, int, int, int]:
-    return args["out_channels"], args["in_channels"] // args["groups"], args["kernel_size"], args["kernel_size"]
-
-
-def _inputs(args: Args, make: Maker) -> Tensors:
-    image = make.normal(args["batch_size"], args["in_channels"], args["height"], args["width"], dtype=args["dtype"])
-    return image, make.normal(*_weight_shape(args), dtype=args["dtype"])
-
-
-def _kernel(args: Args) -> Callable[..., Any]:
+def _kernel(args: Args) -> Run:
     from torch.nn.functional import conv2d
 
     stride, padding, groups = args["stride"], args["padding"], args["groups"]
-
-    def convolve(x: Any, weight: Any) -> Any:
-        return conv2d(x, weight, None, stride, padding, 1, groups)
-
-    return convolve
-
-
-def _reference(args: Args, inputs: Tensors) -> Any:
-    return _kernel(args)(*wide(inputs))
-
-
-def _cost(args: Args) -> Cost:
-    height, width = _output_size(args)
-    out, depth, kernel, _ = _weight_shape(args)
-    outputs = args["batch_size"] * out * height * width
-    read = args["batch_size"] * args["in_channels"] * args["height"] * args["width"] + out * depth * kernel * kernel
-    dtype = args["dtype"]
-    return Cost(2 * outputs * depth * kernel * kernel, size_bytes(dtype, read), size_bytes(dtype, outputs), flops_dtype=dtype)
+    return lambda x, weight: conv2d(x, weight, None, stride, padding, 1, groups)
 
 
 def _tolerance(args: Args) -> Tolerance:
     """Like a product; fast algorithms (Winograd) add and subtract what is larger than the result."""
-    one = gemm_tolerance(args["dtype"], _weight_shape(args)[1] * args["kernel_size"] ** 2)
+    one = gemm_tolerance(args["dtype"], _depth(args) * args["kernel_size"] ** 2)
     return one._replace(of_scale=2 * one.of_scale, noise=2 * one.noise)
 
 
@@ -80,10 +60,10 @@ CONV2D = Operator(
         Argument("groups", "int", "groups of channels; in_channels of them is depthwise", 1),
         dtype_argument(),
     ),
-    inputs=_inputs,
+    inputs=drawn(_IMAGE, _WEIGHT),
     kernel=_kernel,
-    reference=_reference,
-    cost=_cost,
+    reference=lambda args, inputs: _kernel(args)(*wide(inputs)),
+    cost=moved((_IMAGE, _WEIGHT), (_RESULT,), 2, *_RESULT.sizes, _depth, "kernel_size", "kernel_size"),
     tolerance=_tolerance,
     check=_check,
     basic=(

@@ -5,7 +5,10 @@ tfloat32 is kept as float32 and rounded by the device's matrix unit; int4 is kep
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import dtype as TorchDtype
 
 
 class Dtype(NamedTuple):
@@ -58,7 +61,7 @@ def size_bytes(dtype: str, count: int) -> int:
     return -(-count * DTYPES[dtype].bits // 8)
 
 
-def torch_dtype(dtype: str) -> Any:
+def torch_dtype(dtype: str) -> TorchDtype:
     """torch's dtype that holds it."""
     import torch
 

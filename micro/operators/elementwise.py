@@ -6,16 +6,18 @@ these operators are bound by memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument, rounding, wide
+from micro.operators.contract import Args, Argument, Cost, Operator, Run, Tensor, Tolerance, dtype_argument, rounding, wide
 from micro.operators.dtypes import size_bytes, torch_dtype
-from micro.operators.norm import ROWS, ROWS_ALIASES
+from micro.operators.norm import ROWS, ROWS_ALIASES, X
+from micro.operators.tensors import count, drawn, moved, uniform
 
 DTYPES_HERE = ("float32", "float16", "bfloat16", "float64")
 CAST_TO = {"float32": "bfloat16", "float16": "float32", "bfloat16": "float32", "float64": "float32"}
 """What `cast` makes of a dtype where the case doesn't say, as ByteMLPerf does."""
+
+_BASIC = ({"dtype": ["float32", "bfloat16"], "batch_size": 1024, "dim_size": [1024, 4096]},)
 
 
 class _Row(NamedTuple):
@@ -23,18 +25,18 @@ class _Row(NamedTuple):
 
     name: str
     help: str
-    function: Callable[..., Any]  # of torch's tensors, in any precision
+    function: Run  # of torch's tensors, in any precision
     domain: tuple[tuple[float, float] | None, ...] = (None,)
     units: float = 4.0
 
 
-def _gelu(x: Any) -> Any:
+def _gelu(x: Tensor) -> Tensor:
     from torch.nn.functional import gelu
 
     return gelu(x)
 
 
-def _silu(x: Any) -> Any:
+def _silu(x: Tensor) -> Tensor:
     from torch.nn.functional import silu
 
     return silu(x)
@@ -57,49 +59,33 @@ _TABLE = (
 
 
 def _operator(row: _Row) -> Operator:
-    def inputs(args: Args, make: Maker) -> Tensors:
-        return tuple(_input(args, make, domain) for domain in row.domain)
-
-    def cost(args: Args) -> Cost:
-        count, dtype = args["batch_size"] * args["dim_size"], args["dtype"]
-        return Cost(count, len(row.domain) * size_bytes(dtype, count), size_bytes(dtype, count), flops_dtype=dtype)
-
+    tensors = [X if domain is None else uniform(*X.sizes, low=domain[0], high=domain[1]) for domain in row.domain]
     return Operator(
         name=row.name,
         family="elementwise",
         help=f"{row.help}, element by element of [batch_size, dim_size]",
-        arguments=(*ROWS[:2], dtype_argument(DTYPES_HERE)),
-        inputs=inputs,
+        arguments=(*ROWS, dtype_argument(DTYPES_HERE)),
+        inputs=drawn(*tensors),
         kernel=lambda _args: row.function,
-        reference=lambda _args, tensors: row.function(*wide(tensors)),
-        cost=cost,
+        reference=lambda _args, inputs: row.function(*wide(inputs)),
+        cost=moved(tensors, (X,), *X.sizes),
         tolerance=lambda args: rounding(args["dtype"], units=row.units),
-        basic=({"dtype": ["float32", "bfloat16"], "batch_size": 1024, "dim_size": [1024, 4096]},),
+        basic=_BASIC,
         aliases=ROWS_ALIASES,
     )
-
-
-def _input(args: Args, make: Maker, domain: tuple[float, float] | None) -> Any:
-    shape, dtype = (args["batch_size"], args["dim_size"]), args["dtype"]
-    return make.normal(*shape, dtype=dtype) if domain is None else make.uniform(*domain, *shape, dtype=dtype)
 
 
 def _cast_to(args: Args) -> str:
     return str(CAST_TO[args["dtype"]] if args["dst_dtype"] == "auto" else args["dst_dtype"])
 
 
-def _cast_kernel(args: Args) -> Callable[..., Any]:
+def _cast_kernel(args: Args) -> Run:
     target = torch_dtype(_cast_to(args))
-
-    def cast(x: Any) -> Any:
-        return x.to(target)
-
-    return cast
+    return lambda x: x.to(target)
 
 
 def _cast_cost(args: Args) -> Cost:
-    count = args["batch_size"] * args["dim_size"]
-    return Cost(0, size_bytes(args["dtype"], count), size_bytes(_cast_to(args), count), flops_dtype=args["dtype"])
+    return Cost(0, X.bytes(args), size_bytes(_cast_to(args), count(args, *X.sizes)), flops_dtype=args["dtype"])
 
 
 def _cast_tolerance(args: Args) -> Tolerance:
@@ -112,18 +98,18 @@ CAST = Operator(
     family="elementwise",
     help="another number format, element by element of [batch_size, dim_size]",
     arguments=(
-        *ROWS[:2],
+        *ROWS,
         dtype_argument(DTYPES_HERE),
         Argument("dst_dtype", "choice", "the other one; auto takes ByteMLPerf's", "auto", choices=("auto", *DTYPES_HERE, "float8_e4m3")),
     ),
-    inputs=lambda args, make: (_input(args, make, None),),
+    inputs=drawn(X),
     kernel=_cast_kernel,
-    reference=lambda _args, tensors: tensors[0].double(),
+    reference=lambda _args, inputs: inputs[0].double(),
     cost=_cast_cost,
     tolerance=_cast_tolerance,
     check=lambda args: f"cast from {args['dtype']} to itself moves nothing" if _cast_to(args) == args["dtype"] else "",
-    basic=({"dtype": ["float32", "bfloat16"], "batch_size": 1024, "dim_size": [1024, 4096]},),
+    basic=_BASIC,
     aliases=ROWS_ALIASES,
 )
 
-ELEMENTWISE = {row.name: _operator(row) for row in _TABLE} | {"cast": CAST}
+ELEMENTWISE = (*map(_operator, _TABLE), CAST)

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
-from random import SystemRandom
-from typing import Any
-
 from micro.operators import product
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, dtype_argument
 from micro.operators.dtypes import FLOATS, size_bytes
 from micro.operators.product import gemm_tolerance
 from micro.operators.routing import ROUTING_HELP, check_routing, spread
-
-REFERENCE_FLOPS = 2 * 10**9
-"""A reference product larger than this takes evenly spread rows instead of all; float64, so about 0.1 s."""
-
-REFERENCE_VALUES = 1 << 23
-"""Where a row costs little but there are many, values that a reference holds: 64 MiB in float64."""
+from micro.operators.tensors import drawn, moved, normal, spread_rows
 
 RESULT: dict[str, str] = {"int8": "int32", "float8_e4m3": "float32"}
 """The result's dtype where it is not the inputs'."""
@@ -27,6 +17,10 @@ _SIZES = (
     Argument("K", "int", "columns of A, rows of B"),
     Argument("N", "int", "columns of B and C"),
 )
+_A, _B = normal("M", "K"), normal("K", "N")
+_BATCH_A, _BATCH_B, _BATCH_C = (normal("batch_size", *sizes) for sizes in (("M", "K"), ("K", "N"), ("M", "N")))
+_GROUP_B = normal("num_groups", "K", "N")
+_X, _Y = normal("K"), normal("M")
 
 
 def result_dtype(dtype: str) -> str:
@@ -34,78 +28,35 @@ def result_dtype(dtype: str) -> str:
     return RESULT.get(dtype, dtype)
 
 
-def spread_rows(count: int, flops_per_row: int, budget: int = REFERENCE_FLOPS) -> Any:
-    """Indices of rows whose reference fits the budget, in ascending order, first and last among them; None where all fit.
-    No kernel can know which: they are others each time, whatever the seed."""
-    import torch
-
-    rows = max(2, budget // max(1, flops_per_row))
-    if rows >= count:
-        return None
-    return torch.tensor([0, *sorted(SystemRandom().sample(range(1, count - 1), rows - 2)), count - 1])
-
-
 def _inputs(args: Args, make: Maker) -> Tensors:
     return product.matrix(make, args["dtype"], args["M"], args["K"]), product.matrix(make, args["dtype"], args["K"], args["N"])
 
 
-def _kernel(args: Args) -> Callable[..., Any]:
+def _kernel(args: Args) -> Run:
     import torch
 
-    if args["dtype"] in RESULT:
-        return product.product
-
-    def matmul(a: Any, b: Any) -> Any:
-        return torch.matmul(a, b)
-
-    return matmul
+    return product.product if args["dtype"] in RESULT else torch.matmul
 
 
-def _reference(args: Args, inputs: Tensors) -> Any:
+def _reference(args: Args, inputs: Tensors) -> Sample:
     a, b = inputs
     rows = spread_rows(args["M"], 2 * args["K"] * args["N"])
-    if rows is None:
-        return a.double() @ b.double()
-    return Sample(rows, a[rows.to(a.device)].double() @ b.double())
+    return Sample(rows, a[rows].double() @ b.double())
 
 
 def _cost(args: Args) -> Cost:
     m, k, n, dtype = args["M"], args["K"], args["N"], args["dtype"]
-    written = size_bytes(result_dtype(dtype), m * n)
-    return Cost(2 * prod((m, k, n)), size_bytes(dtype, m * k + k * n), written, flops_dtype=dtype)
+    return Cost(2 * m * k * n, size_bytes(dtype, m * k + k * n), size_bytes(result_dtype(dtype), m * n), flops_dtype=dtype)
 
 
 def _tolerance(args: Args) -> Tolerance:
-    if args["dtype"] == "int8":
-        return Tolerance(0, 0)
-    return gemm_tolerance(result_dtype(args["dtype"]), args["K"], args["dtype"])
+    return Tolerance(0, 0) if args["dtype"] == "int8" else gemm_tolerance(result_dtype(args["dtype"]), args["K"], args["dtype"])
 
 
-def _batch_inputs(args: Args, make: Maker) -> Tensors:
-    batch, m, k, n, dtype = (args[name] for name in ("batch_size", "M", "K", "N", "dtype"))
-    return make.normal(batch, m, k, dtype=dtype), make.normal(batch, k, n, dtype=dtype)
-
-
-def _batch_kernel(_args: Args) -> Callable[..., Any]:
-    import torch
-
-    def batch_matmul(a: Any, b: Any) -> Any:
-        return torch.bmm(a, b)
-
-    return batch_matmul
-
-
-def _batch_reference(args: Args, inputs: Tensors) -> Any:
+def _batch_reference(args: Args, inputs: Tensors) -> Sample:
     a, b = inputs
     chosen = spread_rows(args["batch_size"], 2 * args["M"] * args["K"] * args["N"])
-    if chosen is None:
-        return a.double() @ b.double()
-    return Sample(chosen, a[chosen.to(a.device)].double() @ b[chosen.to(b.device)].double())
-
-
-def _batch_cost(args: Args) -> Cost:
-    one, batch = _cost(args), args["batch_size"]
-    return Cost(batch * one.flops, batch * one.read_bytes, batch * one.write_bytes, flops_dtype=args["dtype"])
+    return Sample(chosen, a[chosen].double() @ b[chosen].double())
 
 
 def group_sizes(args: Args) -> list[int]:
@@ -113,38 +64,27 @@ def group_sizes(args: Args) -> list[int]:
     return spread(args["M"], args["num_groups"], args["routing"])
 
 
-def _group_inputs(args: Args, make: Maker) -> Tensors:
-    m, k, n, dtype = (args[name] for name in ("M", "K", "N", "dtype"))
-    return make.normal(m, k, dtype=dtype), make.normal(args["num_groups"], k, n, dtype=dtype)
-
-
-def _group_kernel(args: Args) -> Callable[..., Any]:
+def _group_kernel(args: Args) -> Run:
     import torch
 
     sizes = group_sizes(args)
-
-    def group_matmul(a: Any, b: Any) -> Any:
-        return torch.cat([rows @ b[group] for group, rows in enumerate(a.split(sizes)) if rows.shape[0]])
-
-    return group_matmul
+    return lambda a, b: torch.cat([rows @ b[group] for group, rows in enumerate(a.split(sizes)) if rows.shape[0]])
 
 
-def group_of_rows(sizes: list[int]) -> Any:
+def group_of_rows(sizes: list[int]) -> Tensor:
     """Of each row, its group: int64."""
     import torch
 
     return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
-def _group_reference(args: Args, inputs: Tensors) -> Any:
+def _group_reference(args: Args, inputs: Tensors) -> Sample:
     import torch
 
     a, b = inputs
     rows = spread_rows(args["M"], 2 * args["K"] * args["N"])
-    rows = torch.arange(args["M"]) if rows is None else rows
     groups = group_of_rows(group_sizes(args))[rows]
-    parts = [a[rows[groups == group].to(a.device)].double() @ b[group].double() for group in groups.unique().tolist()]
-    return Sample(rows, torch.cat(parts))
+    return Sample(rows, torch.cat([a[rows[groups == group]].double() @ b[group].double() for group in groups.unique().tolist()]))
 
 
 def _group_cost(args: Args) -> Cost:
@@ -152,24 +92,6 @@ def _group_cost(args: Args) -> Cost:
     used = sum(1 for size in group_sizes(args) if size)
     read, written = size_bytes(dtype, m * k + used * k * n), size_bytes(dtype, m * n)
     return Cost(2 * m * k * n, read, written, size_bytes(dtype, m * k + groups * k * n) + written, flops_dtype=dtype)
-
-
-def _vector_inputs(args: Args, make: Maker) -> Tensors:
-    return make.normal(args["M"], args["K"], dtype=args["dtype"]), make.normal(args["K"], dtype=args["dtype"])
-
-
-def _vector_kernel(_args: Args) -> Callable[..., Any]:
-    import torch
-
-    def matrix_vector(a: Any, x: Any) -> Any:
-        return torch.mv(a, x)
-
-    return matrix_vector
-
-
-def _vector_cost(args: Args) -> Cost:
-    m, k, dtype = args["M"], args["K"], args["dtype"]
-    return Cost(2 * m * k, size_bytes(dtype, m * k + k), size_bytes(dtype, m), flops_dtype=dtype)
 
 
 GEMM = Operator(
@@ -192,10 +114,10 @@ BATCH_GEMM = Operator(
     family="gemm",
     help="batch_size products C[M,N] = A[M,K] · B[K,N]",
     arguments=(Argument("batch_size", "int", "products"), *_SIZES, dtype_argument()),
-    inputs=_batch_inputs,
-    kernel=_batch_kernel,
+    inputs=drawn(_BATCH_A, _BATCH_B),
+    kernel=lambda _args: lambda a, b: a.bmm(b),
     reference=_batch_reference,
-    cost=_batch_cost,
+    cost=moved((_BATCH_A, _BATCH_B), (_BATCH_C,), 2, "batch_size", "M", "K", "N"),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
     basic=({"dtype": ["float32", "bfloat16"], "batch_size.M.K.N": [[16, 128, 128, 512]]},),
 )
@@ -210,7 +132,7 @@ GROUP_GEMM = Operator(
         Argument("routing", "any", ROUTING_HELP.replace("experts", "groups"), "balanced"),
         dtype_argument(),
     ),
-    inputs=_group_inputs,
+    inputs=drawn(_A, _GROUP_B),
     kernel=_group_kernel,
     reference=_group_reference,
     cost=_group_cost,
@@ -224,11 +146,11 @@ GEMV = Operator(
     family="gemm",
     help="y[M] = A[M,K] · x[K]",
     arguments=(_SIZES[0], _SIZES[1], dtype_argument()),
-    inputs=_vector_inputs,
-    kernel=_vector_kernel,
+    inputs=drawn(_A, _X),
+    kernel=lambda _args: lambda a, x: a.mv(x),
     reference=lambda _args, inputs: inputs[0].double() @ inputs[1].double(),
-    cost=_vector_cost,
+    cost=moved((_A, _X), (_Y,), 2, "M", "K"),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
     basic=({"dtype": ["float32", "bfloat16"], "M.K": [[4096, 4096]]},),
 )
-GEMMS = {operator.name: operator for operator in (GEMM, BATCH_GEMM, GROUP_GEMM, GEMV)}
+GEMMS = (GEMM, BATCH_GEMM, GROUP_GEMM, GEMV)

@@ -8,82 +8,49 @@ often it is read, which is what a perfect cache would move.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
-from micro.operators.dtypes import size_bytes
-from micro.operators.norm import ROWS, ROWS_ALIASES
-from micro.operators.reduction import at
+from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, Tolerance, additions, dtype_argument
+from micro.operators.norm import ROWS, ROWS_ALIASES, X
+from micro.operators.reduction import INDEX, at
+from micro.operators.tensors import TensorSpec, integers_or_normal, moved, normal
 
-INDEX = "int64"
 _MOVED = ("float32", "float16", "bfloat16", "float64", "int8")
 _TABLE = (
     Argument("src_batch_size", "int", "rows of the source"),
     Argument("dst_batch_size", "int", "rows of the result"),
     Argument("dim_size", "int", "values in a row"),
 )
-_BASIC = (
-    {
-        "dtype": ["float32", "bfloat16"],
-        "src_batch_size.dst_batch_size.dim_size": [[1024, 1024, 1024], [16384, 4096, 1024]],
-    },
-)
-_EXACT = Tolerance(0, 0)
+_DTYPES = ["float32", "bfloat16"]
+_SIZES = "src_batch_size.dst_batch_size.dim_size"
 
 
-def _rows(args: Args, make: Maker, count: int) -> Any:
-    shape = (count, args["dim_size"])
-    return make.integers(-127, 128, *shape, dtype="int8") if args["dtype"] == "int8" else make.normal(*shape, dtype=args["dtype"])
+def _fewer(args: Args) -> int:
+    return int(min(args["src_batch_size"], args["dst_batch_size"]))
+
+
+_SOURCE = TensorSpec(("src_batch_size", "dim_size"), "dtype", integers_or_normal)
+_TARGET = TensorSpec(("dst_batch_size", "dim_size"), "dtype", integers_or_normal)
+_TOUCHED = TensorSpec((_fewer, "dim_size"), "dtype", integers_or_normal)
+"""Rows of the larger side that are read or written."""
+_SOURCE_INDEX, _TARGET_INDEX = normal("src_batch_size", dtype=INDEX), normal("dst_batch_size", dtype=INDEX)
 
 
 def _pick_inputs(args: Args, make: Maker) -> Tensors:
-    source, picks = args["src_batch_size"], args["dst_batch_size"]
-    return _rows(args, make, source), make.permutation(picks) % source
+    return _SOURCE.draw(args, make), make.permutation(args["dst_batch_size"]) % args["src_batch_size"]
 
 
-def _pick_cost(args: Args) -> Cost:
-    dtype, dim, source, picks = args["dtype"], args["dim_size"], args["src_batch_size"], args["dst_batch_size"]
-    index = size_bytes(INDEX, picks)
-    written = size_bytes(dtype, picks * dim)
-    return Cost(
-        0,
-        size_bytes(dtype, min(source, picks) * dim) + index,
-        written,
-        size_bytes(dtype, source * dim) + index + written,
-        flops_dtype=dtype,
-    )
-
-
-def _index_select_kernel(_args: Args) -> Callable[..., Any]:
-    import torch
-
-    def index_select(source: Any, index: Any) -> Any:
-        return torch.index_select(source, 0, index)
-
-    return index_select
-
-
-def _gather_kernel(args: Args) -> Callable[..., Any]:
-    import torch
-
+def _gather_kernel(args: Args) -> Run:
     dim = args["dim_size"]
-
-    def gather(source: Any, index: Any) -> Any:
-        return torch.gather(source, 0, index[:, None].expand(-1, dim))
-
-    return gather
+    return lambda source, index: source.gather(0, index[:, None].expand(-1, dim))
 
 
-def _embedding_kernel(_args: Args) -> Callable[..., Any]:
+def _embedding_kernel(_args: Args) -> Run:
     from torch.nn.functional import embedding
 
-    def embed(source: Any, index: Any) -> Any:
-        return embedding(index, source)
-
-    return embed
+    return lambda source, index: embedding(index, source)
 
 
-def _pick(name: str, what: str, kernel: Callable[[Args], Callable[..., Any]], dtypes: tuple[str, ...] = _MOVED) -> Operator:
+def _pick(name: str, what: str, kernel: Callable[[Args], Run], dtypes: tuple[str, ...] = _MOVED) -> Operator:
     return Operator(
         name=name,
         family="index",
@@ -92,9 +59,9 @@ def _pick(name: str, what: str, kernel: Callable[[Args], Callable[..., Any]], dt
         inputs=_pick_inputs,
         kernel=kernel,
         reference=lambda _args, inputs: inputs[0][inputs[1]],
-        cost=_pick_cost,
-        tolerance=lambda _args: _EXACT,
-        basic=_BASIC,
+        cost=moved((_TOUCHED, _TARGET_INDEX), (_TARGET,), held=(_SOURCE, _TARGET_INDEX, _TARGET)),
+        tolerance=lambda _args: Tolerance(0, 0),
+        basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [16384, 4096, 1024]]},),
     )
 
 
@@ -104,53 +71,30 @@ def _scatter_check(args: Args) -> str:
 
 
 def _scatter_inputs(args: Args, make: Maker) -> Tensors:
-    source, target = args["src_batch_size"], args["dst_batch_size"]
-    return _rows(args, make, target), make.permutation(target)[:source].clone(), _rows(args, make, source)
+    target, places = _TARGET.draw(args, make), make.permutation(args["dst_batch_size"])
+    return target, places[: args["src_batch_size"]].clone(), _SOURCE.draw(args, make)
 
 
-def _scatter_kernel(args: Args) -> Callable[..., Any]:
+def _scatter_kernel(args: Args) -> Run:
     dim = args["dim_size"]
-
-    def scatter(target: Any, index: Any, source: Any) -> Any:
-        return target.scatter_(0, index[:, None].expand(-1, dim), source)
-
-    return scatter
+    return lambda target, index, source: target.scatter_(0, index[:, None].expand(-1, dim), source)
 
 
-def _scatter_reference(_args: Args, inputs: Tensors) -> Any:
+def _scatter_reference(_args: Args, inputs: Tensors) -> Tensor:
     target, index, source = inputs
     result = target.clone()
     result[index] = source
     return result
 
 
-def _scatter_cost(args: Args) -> Cost:
-    dtype, dim, source, target = args["dtype"], args["dim_size"], args["src_batch_size"], args["dst_batch_size"]
-    moved, index = size_bytes(dtype, source * dim), size_bytes(INDEX, source)
-    return Cost(0, moved + index, moved, moved + index + size_bytes(dtype, target * dim), flops_dtype=dtype)
-
-
 def _index_add_inputs(args: Args, make: Maker) -> Tensors:
-    source, target = args["src_batch_size"], args["dst_batch_size"]
-    return _rows(args, make, target), make.permutation(source) % target, _rows(args, make, source)
+    target, places = _TARGET.draw(args, make), make.permutation(args["src_batch_size"]) % args["dst_batch_size"]
+    return target, places, _SOURCE.draw(args, make)
 
 
-def _index_add_kernel(_args: Args) -> Callable[..., Any]:
-    def index_add(target: Any, index: Any, source: Any) -> Any:
-        return target.index_add_(0, index, source)
-
-    return index_add
-
-
-def _index_add_reference(_args: Args, inputs: Tensors) -> Any:
+def _index_add_reference(_args: Args, inputs: Tensors) -> Tensor:
     target, index, source = inputs
     return target.double().index_add(0, index, source.double())
-
-
-def _index_add_cost(args: Args) -> Cost:
-    dtype, dim, source, target = args["dtype"], args["dim_size"], args["src_batch_size"], args["dst_batch_size"]
-    touched, added, index = size_bytes(dtype, min(source, target) * dim), size_bytes(dtype, source * dim), size_bytes(INDEX, source)
-    return Cost(source * dim, added + index + touched, touched, added + index + size_bytes(dtype, target * dim), flops_dtype=dtype)
 
 
 def _index_add_tolerance(args: Args) -> Tolerance:
@@ -160,32 +104,19 @@ def _index_add_tolerance(args: Args) -> Tolerance:
 
 def _sort_inputs(args: Args, make: Maker) -> Tensors:
     shape, dtype = (args["batch_size"], args["dim_size"]), args["dtype"]
-    return (make.integers(-(1 << 30), 1 << 30, *shape, dtype=dtype) if dtype in ("int32", "int64") else make.normal(*shape, dtype=dtype),)
+    return (make.integers(-(1 << 30), 1 << 30, *shape, dtype=dtype) if dtype in ("int32", "int64") else X.draw(args, make),)
 
 
-def _sort_kernel(_args: Args) -> Callable[..., Any]:
-    def sort(x: Any) -> Any:
-        values, indices = x.sort(-1)
-        return values, indices
-
-    return sort
-
-
-def _sort_reference(args: Args, inputs: Tensors) -> Any:
+def _sort_reference(args: Args, inputs: Tensors) -> Tensors:
     import torch
 
     values = inputs[0].sort(-1).values
     return values, values, torch.arange(args["dim_size"]).expand(args["batch_size"], -1)
 
 
-def _sort_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
+def _sort_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors:
     values, indices = outputs
     return values, at(inputs[0], indices), indices.sort(-1).values
-
-
-def _sort_cost(args: Args) -> Cost:
-    count, dtype = args["batch_size"] * args["dim_size"], args["dtype"]
-    return Cost(0, size_bytes(dtype, count), size_bytes(dtype, count) + size_bytes(INDEX, count), flops_dtype=dtype)
 
 
 def _unique_inputs(args: Args, make: Maker) -> Tensors:
@@ -193,17 +124,13 @@ def _unique_inputs(args: Args, make: Maker) -> Tensors:
     return (make.integers(low, low + args["distinct"], args["batch_size"], dtype=args["dtype"]),)
 
 
-def _unique_kernel(_args: Args) -> Callable[..., Any]:
+def _unique_kernel(_args: Args) -> Run:
     import torch
 
-    def unique(x: Any) -> Any:
-        values, counts = torch.unique(x, sorted=True, return_counts=True)
-        return values, counts
-
-    return unique
+    return lambda x: torch.unique(x, sorted=True, return_counts=True)
 
 
-def _unique_reference(_args: Args, inputs: Tensors) -> Any:
+def _unique_reference(_args: Args, inputs: Tensors) -> Tensors:
     import numpy
     import torch
 
@@ -211,10 +138,9 @@ def _unique_reference(_args: Args, inputs: Tensors) -> Any:
     return torch.from_numpy(values), torch.from_numpy(counts)
 
 
-def _unique_cost(args: Args) -> Cost:
-    count, dtype = args["batch_size"], args["dtype"]
-    most = min(count, args["distinct"])  # nearly all of them are there once count is a few times as many
-    return Cost(0, size_bytes(dtype, count), size_bytes(dtype, most) + size_bytes(INDEX, most), flops_dtype=dtype)
+def _most_distinct(args: Args) -> int:
+    """Nearly all of them are there once batch_size is a few times as many."""
+    return int(min(args["batch_size"], args["distinct"]))
 
 
 SCATTER = Operator(
@@ -226,34 +152,34 @@ SCATTER = Operator(
     inputs=_scatter_inputs,
     kernel=_scatter_kernel,
     reference=_scatter_reference,
-    cost=_scatter_cost,
-    tolerance=lambda _args: _EXACT,
+    cost=moved((_SOURCE, _SOURCE_INDEX), (_SOURCE,), held=(_SOURCE, _SOURCE_INDEX, _TARGET)),
+    tolerance=lambda _args: Tolerance(0, 0),
     check=_scatter_check,
-    basic=({"dtype": ["float32", "bfloat16"], "src_batch_size.dst_batch_size.dim_size": [[1024, 1024, 1024], [4096, 16384, 1024]]},),
+    basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [4096, 16384, 1024]]},),
 )
 INDEX_ADD = Operator(
     name="index_add",
     writes=(0,),
     family="index",
     help="src_batch_size rows added to places of [dst_batch_size, dim_size], in place",
-    arguments=(*_TABLE, dtype_argument(("float32", "float16", "bfloat16", "float64"))),
+    arguments=(*_TABLE, dtype_argument(_MOVED[:-1])),
     inputs=_index_add_inputs,
-    kernel=_index_add_kernel,
+    kernel=lambda _args: lambda target, index, source: target.index_add_(0, index, source),
     reference=_index_add_reference,
-    cost=_index_add_cost,
+    cost=moved((_SOURCE, _SOURCE_INDEX, _TOUCHED), (_TOUCHED,), *_SOURCE.sizes, held=(_SOURCE, _SOURCE_INDEX, _TARGET)),
     tolerance=_index_add_tolerance,
-    basic=({"dtype": ["float32", "bfloat16"], "src_batch_size.dst_batch_size.dim_size": [[1024, 1024, 1024], [4096, 1024, 1024]]},),
+    basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [4096, 1024, 1024]]},),
 )
 SORT = Operator(
     name="sort",
     family="index",
     help="each row of [batch_size, dim_size] in ascending order, and where its values were",
-    arguments=(*ROWS[:2], dtype_argument(("float32", "float16", "bfloat16", "int32", "int64"))),
+    arguments=(*ROWS, dtype_argument(("float32", "float16", "bfloat16", "int32", "int64"))),
     inputs=_sort_inputs,
-    kernel=_sort_kernel,
+    kernel=lambda _args: lambda x: tuple(x.sort(-1)),
     reference=_sort_reference,
-    cost=_sort_cost,
-    tolerance=lambda _args: _EXACT,
+    cost=moved((X,), (X, normal(*X.sizes, dtype=INDEX))),
+    tolerance=lambda _args: Tolerance(0, 0),
     comparable=_sort_comparable,
     basic=({"dtype": ["float32", "int32"], "batch_size": 64, "dim_size": [4096]},),
     aliases=ROWS_ALIASES,
@@ -270,16 +196,16 @@ UNIQUE = Operator(
     inputs=_unique_inputs,
     kernel=_unique_kernel,
     reference=_unique_reference,
-    cost=_unique_cost,
-    tolerance=lambda _args: _EXACT,
+    cost=moved((normal("batch_size"),), (normal(_most_distinct), normal(_most_distinct, dtype=INDEX))),
+    tolerance=lambda _args: Tolerance(0, 0),
     basic=({"dtype": ["int32", "int64"], "batch_size": [65536]},),
 )
-INDEXING = {
-    "embedding": _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, _MOVED[:-1]),
-    "gather": _pick("gather", "by torch.gather with the index repeated along a row", _gather_kernel),
-    "index_select": _pick("index_select", "whole rows by index", _index_select_kernel),
-    "scatter": SCATTER,
-    "index_add": INDEX_ADD,
-    "sort": SORT,
-    "unique": UNIQUE,
-}
+INDEXING = (
+    _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, _MOVED[:-1]),
+    _pick("gather", "by torch.gather with the index repeated along a row", _gather_kernel),
+    _pick("index_select", "whole rows by index", lambda _args: lambda source, index: source.index_select(0, index)),
+    SCATTER,
+    INDEX_ADD,
+    SORT,
+    UNIQUE,
+)

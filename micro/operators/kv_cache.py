@@ -11,15 +11,27 @@ Bytes count tokens, not whole blocks. Rotation costs three FLOPs a value: two pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, Tolerance, dtype_argument, rounding
-from micro.operators.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.gemm import REFERENCE_VALUES, spread_rows
+from micro.operators.contract import (
+    Args,
+    Argument,
+    Maker,
+    Operator,
+    Outputs,
+    Run,
+    SameAs,
+    Sample,
+    Tensor,
+    Tensors,
+    Tolerance,
+    dtype_argument,
+    rounding,
+)
+from micro.operators.dtypes import DTYPES, torch_dtype
 from micro.operators.quantise import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
+from micro.operators.tensors import REFERENCE_VALUES, moved, normal, spread_rows
 
 ACTIVATIONS = ("bfloat16", "float16", "float32")
 CACHES = (*ACTIVATIONS, *LARGEST)
@@ -58,8 +70,7 @@ class Sequences:
             query, cached = tuple(args["q_lens"]), tuple(args["cache_lens"]) or (0,) * len(args["q_lens"])
         else:
             query, cached = (args["q_len"],) * args["batch_size"], (args["cache_len"],) * args["batch_size"]
-        longest = max(new + old for new, old in zip(query, cached, strict=True))
-        return cls(query, cached, args.get("block_size", 0) or longest)
+        return cls(query, cached, args.get("block_size", 0) or max(new + old for new, old in zip(query, cached, strict=True)))
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -83,17 +94,17 @@ class Sequences:
     def blocks(self) -> int:
         return len(self.query) * self.blocks_per_sequence
 
-    def block_table(self, make: Maker) -> Any:
+    def block_table(self, make: Maker) -> Tensor:
         """[sequences, blocks_per_sequence] int32, each block once. In order where one sequence is one block."""
         linear = self.blocks_per_sequence == 1
         order = make.values(list(range(self.blocks))) if linear else make.permutation(self.blocks)
         return order.view(len(self.query), -1).int()
 
-    def positions(self, make: Maker) -> Any:
+    def positions(self, make: Maker) -> Tensor:
         """[tokens] int64: each new token's place in its sequence."""
         return make.values([old + place for new, old in zip(self.query, self.cached, strict=True) for place in range(new)])
 
-    def slots(self, make: Maker, table: Any) -> Any:
+    def slots(self, make: Maker, table: Tensor) -> Tensor:
         """[tokens] int64: block · block_size + place in the block, of each new token."""
         import torch
 
@@ -111,27 +122,67 @@ def check_sequences(args: Args) -> str:
     return ""
 
 
-def cache_values(args: Args, sequences: Sequences) -> int:
+def new_tokens(args: Args) -> int:
+    """Tokens of all sequences that aren't in the cache yet."""
+    return Sequences.of(args).tokens
+
+
+def longest(args: Args) -> int:
+    """Keys of the longest sequence."""
+    return max(Sequences.of(args).lengths)
+
+
+def cache_values(args: Args) -> int:
     """Of the whole k cache (or v), as allocated."""
+    sequences = Sequences.of(args)
     return sequences.blocks * sequences.block_size * int(args["kv_head_num"] * args["head_dim"])
 
 
-def random_cache(args: Args, make: Maker, sequences: Sequences) -> Any:
-    """[blocks, kv_head_num, block_size, head_dim] of the cache's dtype; standard normal once scaled."""
+def quantised_normal(make: Maker, *shape: int, dtype: str) -> Tensor:
+    """Standard normal once scaled: by 1, or by what `CACHE_SPREAD` says of a quantised format."""
+    if dtype not in LARGEST:
+        return make.normal(*shape, dtype=dtype)
+    return make.normal(*shape, scale=LARGEST[dtype] / CACHE_SPREAD).clamp_(-LARGEST[dtype], LARGEST[dtype]).to(torch_dtype(dtype))
+
+
+def random_cache(args: Args, make: Maker, sequences: Sequences) -> Tensor:
+    """[blocks, kv_head_num, block_size, head_dim] of the cache's dtype."""
     shape = (sequences.blocks, args["kv_head_num"], sequences.block_size, args["head_dim"])
-    dtype = args["cache_dtype"]
-    if dtype in LARGEST:
-        return make.normal(*shape, scale=LARGEST[dtype] / CACHE_SPREAD).clamp_(-LARGEST[dtype], LARGEST[dtype]).to(torch_dtype(dtype))
-    return make.normal(*shape, dtype=dtype)
+    return quantised_normal(make, *shape, dtype=args["cache_dtype"])
 
 
-def cache_scale(args: Args, make: Maker) -> Any:
-    """[kv_head_num, head_dim] float32, around what makes stored values standard normal."""
-    step = CACHE_SPREAD / LARGEST[args["cache_dtype"]]
-    return make.uniform(0.5 * step, 1.5 * step, args["kv_head_num"], args["head_dim"])
+def scales_of(make: Maker, dtype: str, *shape: int) -> Tensor:
+    """float32, around what makes stored values of a quantised format standard normal."""
+    step = CACHE_SPREAD / LARGEST[dtype]
+    return make.uniform(0.5 * step, 1.5 * step, *shape)
 
+
+def cache_scale(args: Args, make: Maker) -> Tensor:
+    """[kv_head_num, head_dim] float32 of the cache."""
+    return scales_of(make, args["cache_dtype"], args["kv_head_num"], args["head_dim"])
+
+
+_PACKED = normal(new_tokens, lambda args: int(args["q_head_num"] + 2 * args["kv_head_num"]), "head_dim")
+_PER_TOKEN = normal(new_tokens, dtype="int64")
 
 # --- rotary_embedding -----------------------------------------------------------------------------------------
+
+
+def different_positions(sequences: Sequences) -> int:
+    """How many rows of a table by position are read: the union of the sequences' ranges."""
+    covered, end = 0, 0
+    for old, new in sorted(zip(sequences.cached, sequences.query, strict=True)):
+        covered += max(0, old + new - max(old, end))
+        end = max(end, old + new)
+    return covered
+
+
+def _turning_heads(args: Args) -> int:
+    return int(args["q_head_num"] + args["kv_head_num"])
+
+
+_TURNED = normal(new_tokens, _turning_heads, "rope_dim")
+_ANGLES, _ANGLES_READ = (normal(2, rows, "rope_dim") for rows in (longest, lambda args: different_positions(Sequences.of(args))))
 
 
 def _rope_check(args: Args) -> str:
@@ -145,14 +196,13 @@ def _rope_check(args: Args) -> str:
 def _rope_inputs(args: Args, make: Maker) -> Tensors:
     import torch
 
-    sequences, heads = Sequences.of(args), args["q_head_num"] + 2 * args["kv_head_num"]
-    packed = make.normal(sequences.tokens, heads, args["head_dim"], dtype=args["dtype"])
+    packed, positions = _PACKED.draw(args, make), Sequences.of(args).positions(make)
     frequencies = ROPE_BASE ** (-torch.arange(0, args["rope_dim"], 2, dtype=torch.float64) / args["rope_dim"])
-    angles = (torch.arange(max(sequences.lengths), dtype=torch.float64)[:, None] * frequencies).repeat(1, 2)
-    return packed, sequences.positions(make), make.values(angles.cos(), args["dtype"]), make.values(angles.sin(), args["dtype"])
+    angles = (torch.arange(longest(args), dtype=torch.float64)[:, None] * frequencies).repeat(1, 2)
+    return packed, positions, make.values(angles.cos(), args["dtype"]), make.values(angles.sin(), args["dtype"])
 
 
-def _rotated(x: Any, cos: Any, sin: Any) -> Any:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The two halves of the last dimension are the parts of a complex number, turned by the angle."""
     import torch
 
@@ -160,47 +210,29 @@ def _rotated(x: Any, cos: Any, sin: Any) -> Any:
     return x * cos[:, None] + torch.cat((-right, left), -1) * sin[:, None]
 
 
-def _rope_kernel(args: Args) -> Callable[..., Any]:
-    heads, part = args["q_head_num"] + args["kv_head_num"], slice(args["rope_offset"], args["rope_offset"] + args["rope_dim"])
+def _turning_part(args: Args) -> tuple[slice, slice, slice]:
+    """Of packed tokens: heads that turn, and of a head the values."""
+    return slice(None), slice(0, _turning_heads(args)), slice(args["rope_offset"], args["rope_offset"] + args["rope_dim"])
 
-    def rotary_embedding(packed: Any, positions: Any, cos: Any, sin: Any) -> Any:
-        turned = packed[:, :heads, part]
+
+def _rope_kernel(args: Args) -> Run:
+    part = _turning_part(args)
+
+    def rotary_embedding(packed: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        turned = packed[part]
         turned.copy_(_rotated(turned, cos[positions], sin[positions]))
         return packed
 
     return rotary_embedding
 
 
-def _rope_reference(args: Args, inputs: Tensors) -> Any:
+def _rope_reference(args: Args, inputs: Tensors) -> Sample:
     """Of evenly spread tokens where all are many: each is turned by itself."""
     packed, positions, cos, sin = inputs
     rows = spread_rows(packed.shape[0], packed[0].numel(), REFERENCE_VALUES)
-    if rows is not None:
-        packed, positions = packed[rows.to(packed.device)], positions[rows.to(packed.device)]
-    result = packed.double()
-    turned = result[:, : args["q_head_num"] + args["kv_head_num"], args["rope_offset"] : args["rope_offset"] + args["rope_dim"]]
-    turned.copy_(_rotated(turned.clone(), cos[positions].double(), sin[positions].double()))
-    return result if rows is None else Sample(rows, result)
-
-
-def different_positions(sequences: Sequences) -> int:
-    """How many rows of a table by position are read: the union of the sequences' ranges."""
-    covered, end = 0, 0
-    for old, new in sorted(zip(sequences.cached, sequences.query, strict=True)):
-        covered += max(0, old + new - max(old, end))
-        end = max(end, old + new)
-    return covered
-
-
-def _rope_cost(args: Args) -> Cost:
-    sequences, dtype = Sequences.of(args), args["dtype"]
-    turned = sequences.tokens * (args["q_head_num"] + args["kv_head_num"]) * args["rope_dim"]
-    index = size_bytes("int64", sequences.tokens)
-    held = (
-        sequences.tokens * (args["q_head_num"] + 2 * args["kv_head_num"]) * args["head_dim"] + 2 * max(sequences.lengths) * args["rope_dim"]
-    )
-    read = size_bytes(dtype, turned + 2 * different_positions(sequences) * args["rope_dim"]) + index
-    return Cost(3 * turned, read, size_bytes(dtype, turned), size_bytes(dtype, held) + index, flops_dtype=dtype)
+    result, positions = packed[rows].double(), positions[rows]
+    result[_turning_part(args)] = _rotated(result[_turning_part(args)], cos[positions].double(), sin[positions].double())
+    return Sample(rows, result)
 
 
 ROTARY_EMBEDDING = Operator(
@@ -219,7 +251,7 @@ ROTARY_EMBEDDING = Operator(
     inputs=_rope_inputs,
     kernel=_rope_kernel,
     reference=_rope_reference,
-    cost=_rope_cost,
+    cost=moved((_TURNED, _ANGLES_READ, _PER_TOKEN), (_TURNED,), 3, *_TURNED.sizes, held=(_PACKED, _ANGLES, _PER_TOKEN)),
     tolerance=lambda args: rounding(args["dtype"], scale=2, cancels=2),  # the two products may cancel
     check=_rope_check,
     basic=(
@@ -239,32 +271,40 @@ def _stored(args: Args) -> tuple[str, ...]:
     return ("k", "v") if args["store_mode"] == "both" else (args["store_mode"],)
 
 
+def _kinds(args: Args) -> int:
+    return len(_stored(args))
+
+
+def _scaled_kinds(args: Args) -> int:
+    return _kinds(args) if args["cache_dtype"] in LARGEST else 0
+
+
+_NEW = normal(_kinds, new_tokens, "kv_head_num", "head_dim")
+_STORED, _CACHES = _NEW._replace(dtype="cache_dtype"), normal(_kinds, cache_values, dtype="cache_dtype")
+_SCALES = normal(_scaled_kinds, "kv_head_num", "head_dim", dtype="float32")
+
+
 def _store_inputs(args: Args, make: Maker) -> Tensors:
-    sequences, heads = Sequences.of(args), args["q_head_num"] + 2 * args["kv_head_num"]
-    packed = make.normal(sequences.tokens, heads, args["head_dim"], dtype=args["dtype"])
+    sequences, packed = Sequences.of(args), _PACKED.draw(args, make)
     caches = [random_cache(args, make, sequences) for _ in _stored(args)]
-    return (
-        packed,
-        sequences.slots(make, sequences.block_table(make)),
-        *caches,
-        *(cache_scale(args, make) for _ in _stored(args) if args["cache_dtype"] in LARGEST),
-    )
+    slots = sequences.slots(make, sequences.block_table(make))
+    return (packed, slots, *caches, *(cache_scale(args, make) for _ in range(_scaled_kinds(args))))
 
 
-def _new_values(args: Args, packed: Any) -> list[Any]:
+def _new_values(args: Args, packed: Tensor) -> list[Tensor]:
     q, kv = args["q_head_num"], args["kv_head_num"]
     return [packed[:, q : q + kv] if name == "k" else packed[:, q + kv :] for name in _stored(args)]
 
 
-def _store_kernel(args: Args) -> Callable[..., Any]:
-    count, largest, integer = len(_stored(args)), LARGEST.get(args["cache_dtype"]), args["cache_dtype"] == "int8"
+def _store_kernel(args: Args) -> Run:
+    count, largest, integer = _kinds(args), LARGEST.get(args["cache_dtype"]), args["cache_dtype"] == "int8"
 
-    def store_kv_cache(packed: Any, slots: Any, *rest: Any) -> Any:
-        caches, scales = rest[:count], rest[count:]
+    def store_kv_cache(packed: Tensor, slots: Tensor, *caches_and_scales: Tensor) -> Tensors:
+        caches, scales = caches_and_scales[:count], caches_and_scales[count:]
         block_size = caches[0].shape[2]
-        for place, (cache, values) in enumerate(zip(caches, _new_values(args, packed), strict=True)):
+        for kind, (cache, values) in enumerate(zip(caches, _new_values(args, packed), strict=True)):
             if largest:
-                values = (values.float() / scales[place]).clamp(-largest, largest)
+                values = (values.float() / scales[kind]).clamp(-largest, largest)
                 values = values.round() if integer else values
             cache[slots // block_size, :, slots % block_size] = values.to(cache.dtype)
         return caches
@@ -272,52 +312,44 @@ def _store_kernel(args: Args) -> Callable[..., Any]:
     return store_kv_cache
 
 
-def _store_reference(args: Args, inputs: Tensors) -> Any:
+def _store_reference(args: Args, inputs: Tensors) -> Tensors:
     """What lies at the tokens' slots, not rounded, and that nothing else changed."""
     import torch
 
-    packed, rest = inputs[0], inputs[2:]
-    count, largest = len(_stored(args)), LARGEST.get(args["cache_dtype"])
-    results = []
-    for place, values in enumerate(_new_values(args, packed)):
-        results.append((values.double() / rest[count + place].double()).clamp(-largest, largest) if largest else values.double())
-    return (*results, torch.zeros(1))
+    packed, scales = inputs[0], inputs[2 + _kinds(args) :]
+    values, largest = [part.double() for part in _new_values(args, packed)], LARGEST.get(args["cache_dtype"])
+    if largest:
+        values = [(part / scale.double()).clamp(-largest, largest) for part, scale in zip(values, scales, strict=True)]
+    return (*values, torch.zeros(1))
 
 
-def _store_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
+def _store_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors:
     import torch
 
     slots, caches = inputs[1], outputs if isinstance(outputs, tuple | list) else (outputs,)
-    found, elsewhere = [], 0
+    stored, elsewhere = [], 0
     for before, cache in zip(inputs[2:], caches, strict=False):
         block, place = slots // cache.shape[2], slots % cache.shape[2]
-        found.append(cache[block, :, place])
-        changed = (cache.view(torch.uint8) != before.view(torch.uint8)).view(cache.shape[0], cache.shape[1], cache.shape[2], -1).any(-1)
+        stored.append(cache[block, :, place])
+        changed = (cache.view(torch.uint8) != before.view(torch.uint8)).view(*cache.shape[:3], -1).any(-1)
         changed[block, :, place] = False
         elsewhere += int(changed.sum())
-    return (*found, torch.tensor([float(elsewhere)]))
+    return (*stored, torch.tensor([float(elsewhere)]))
 
 
 def _store_tolerance(args: Args) -> tuple[Tolerance, ...]:
     float32, half = DTYPES["float32"].epsilon, DTYPES[args["cache_dtype"]].epsilon / 2
-    one = Tolerance(half, 1e-7)  # converted once; exact where both dtypes are the same
+    stored = Tolerance(half, 1e-7)  # converted once; exact where both dtypes are the same
     if args["cache_dtype"] == "int8":
-        one = Tolerance(0, HALF_STEP + 128 * 4 * float32)
+        stored = Tolerance(0, HALF_STEP + 128 * 4 * float32)
     elif args["cache_dtype"] in LARGEST:
-        one = Tolerance(FLOAT8_HALF_UNIT + 4 * float32, FLOAT8_HALF_SMALLEST)
-    return (*(one for _ in _stored(args)), Tolerance(0, 0))
+        stored = Tolerance(FLOAT8_HALF_UNIT + 4 * float32, FLOAT8_HALF_SMALLEST)
+    return (*(stored for _ in _stored(args)), Tolerance(0, 0))
 
 
-def _store_cost(args: Args) -> Cost:
-    sequences, kinds = Sequences.of(args), len(_stored(args))
-    moved = kinds * sequences.tokens * args["kv_head_num"] * args["head_dim"]
-    scale = size_bytes("float32", kinds * args["kv_head_num"] * args["head_dim"]) if args["cache_dtype"] in LARGEST else 0
-    read = size_bytes(args["dtype"], moved) + size_bytes("int64", sequences.tokens) + scale
-    written = size_bytes(args["cache_dtype"], moved)
-    packed = size_bytes(args["dtype"], sequences.tokens * (args["q_head_num"] + 2 * args["kv_head_num"]) * args["head_dim"])
-    held = packed + size_bytes(args["cache_dtype"], kinds * cache_values(args, sequences))
-    flops = 2 * moved if args["cache_dtype"] in LARGEST else 0  # division by the scale, rounding
-    return Cost(flops, read, written, held, flops_dtype=args["dtype"])
+def _store_flops(args: Args) -> int:
+    """Of each value: division by the scale, rounding."""
+    return 2 if args["cache_dtype"] in LARGEST else 0
 
 
 STORE_KV_CACHE = Operator(
@@ -336,7 +368,7 @@ STORE_KV_CACHE = Operator(
     inputs=_store_inputs,
     kernel=_store_kernel,
     reference=_store_reference,
-    cost=_store_cost,
+    cost=moved((_NEW, _PER_TOKEN, _SCALES), (_STORED,), _store_flops, *_NEW.sizes, held=(_PACKED, _CACHES)),
     tolerance=_store_tolerance,
     check=check_sequences,
     comparable=_store_comparable,
@@ -348,4 +380,4 @@ STORE_KV_CACHE = Operator(
         },
     ),
 )
-KV_CACHE = {operator.name: operator for operator in (ROTARY_EMBEDDING, STORE_KV_CACHE)}
+KV_CACHE = (ROTARY_EMBEDDING, STORE_KV_CACHE)

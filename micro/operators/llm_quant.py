@@ -6,11 +6,11 @@ FLOPs are the norm's or gate's and `quantise.QUANT_FLOPS` for each value.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, rounding, wide
-from micro.operators.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, rounding, wide
 from micro.operators.llm_norm import (
+    FACTORS,
+    GATE_AND_UP,
     HIDDEN,
     NORM_FLOPS,
     RESIDUAL_FLOPS,
@@ -18,88 +18,66 @@ from micro.operators.llm_norm import (
     SWIGLU_FLOPS,
     TOKENS,
     VECTOR,
+    X,
     check_tokens,
-    factors,
     swiglu,
     tokens_of_rank,
 )
 from micro.operators.norm import EPSILON, rms_normalised
 from micro.operators.quantise import QUANT_FLOPS, exact_quotients, half_precision, quant_argument, quant_tolerances, quantise
+from micro.operators.tensors import Size, TensorSpec, drawn, moved, normal, times, uniform
 
 
-def quant_bytes(args: Args, rows: int, width: int) -> int:
-    """Of quantised rows and their scales."""
-    return size_bytes(args["dst_dtype"], rows * width) + size_bytes(VECTOR, rows)
+def quantised(rows: Size, *width: Size) -> tuple[TensorSpec, TensorSpec]:
+    """Quantised rows and their scales."""
+    return normal(rows, *width, dtype="dst_dtype"), normal(rows, dtype=VECTOR)
 
 
-def _quantising(
-    name: str, what: str, before: Callable[..., Any], *, width: int = 1, flops: int = 0, extra: tuple[Argument, ...] = ()
-) -> Operator:
-    """An operator that computes `before(x)` of [tokens, width · hidden_size] and quantises each token."""
+_QUANTISED = quantised(*X.sizes)
 
-    def inputs(args: Args, make: Maker) -> Tensors:
-        x = make.normal(tokens_of_rank(args), width * args["hidden_size"], dtype=args["dtype"])
-        return x, factors(make, args["hidden_size"])
 
-    def kernel(args: Args) -> Callable[..., Any]:
+def _quantising(name: str, what: str, before: Callable[[Tensor], Tensor], x: TensorSpec, flops: int) -> Operator:
+    """An operator that computes `before(x)` and quantises each token."""
+
+    def kernel(args: Args) -> Run:
         dst_dtype = args["dst_dtype"]
-
-        def run(x: Any, smooth: Any) -> Any:
-            return quantise(before(x.float()), smooth, dst_dtype)
-
-        return run
-
-    def cost(args: Args) -> Cost:
-        rows, hidden, dtype = tokens_of_rank(args), args["hidden_size"], args["dtype"]
-        read = size_bytes(dtype, rows * width * hidden) + size_bytes(VECTOR, hidden)
-        return Cost((flops + QUANT_FLOPS) * rows * hidden, read, quant_bytes(args, rows, hidden), flops_dtype=dtype)
+        return lambda x, smooth: quantise(before(x.float()), smooth, dst_dtype)
 
     return Operator(
         name=name,
         family="llm",
         help=what,
-        arguments=(TOKENS, HIDDEN, SP_SIZE, half_precision(), quant_argument(), *extra),
-        inputs=inputs,
+        arguments=(TOKENS, HIDDEN, SP_SIZE, half_precision(), quant_argument()),
+        inputs=drawn(x, FACTORS),
         kernel=kernel,
-        reference=lambda args, tensors: exact_quotients(before(tensors[0].double()), tensors[1], args["dst_dtype"]),
-        cost=cost,
+        reference=lambda args, inputs: exact_quotients(before(inputs[0].double()), inputs[1], args["dst_dtype"]),
+        cost=moved((x, FACTORS), _QUANTISED, flops, *X.sizes),
         tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
         check=check_tokens,
         basic=({"dtype": "bfloat16", "dst_dtype": ["int8", "float8"], "num_tokens": 256, "hidden_size": 2048},),
     )
 
 
-SCALE_DYNAMIC_QUANT = _quantising(
-    "scale_dynamic_quant", "x · smooth quantised by token, of [num_tokens/sp_size, hidden_size], with scales", lambda x: x
-)
-SWIGLU_DYNAMIC_QUANT = _quantising(
-    "swiglu_dynamic_quant", "swiglu of [num_tokens/sp_size, 2·hidden_size], quantised by token", swiglu, width=2, flops=SWIGLU_FLOPS
-)
-
-
 def _add_quant_inputs(args: Args, make: Maker) -> Tensors:
-    rows, width, dtype = tokens_of_rank(args), args["hidden_size"], args["dtype"]
-    x, weight, smooth = make.normal(rows, width, dtype=dtype), factors(make, width), factors(make, width)
-    return (x, weight, smooth, make.normal(rows, width, dtype=dtype)) if args["add_residual"] else (x, weight, smooth)
+    tensors = drawn(X, FACTORS, FACTORS)(args, make)
+    return (*tensors, X.draw(args, make)) if args["add_residual"] else tensors
 
 
-def _add_quant_kernel(args: Args) -> Callable[..., Any]:
+def _add_quant_kernel(args: Args) -> Run:
     from torch.nn.functional import rms_norm
 
     shape, mode, dst_dtype = (args["hidden_size"],), args["output_mode"], args["dst_dtype"]
 
-    def add_rms_norm_dynamic_quant(x: Any, weight: Any, smooth: Any, residual: Any = None) -> Any:
+    def add_rms_norm_dynamic_quant(x: Tensor, weight: Tensor, smooth: Tensor, residual: Tensor | None = None) -> Tensors:
         after = x.float() if residual is None else x.float() + residual.float()
         normed = rms_norm(after, shape, weight, EPSILON)
-        quantised, scale = quantise(normed, smooth, dst_dtype)
-        if mode == "none":
-            return quantised, scale
-        return quantised, scale, (after if mode == "res" else normed).to(x.dtype)
+        results = quantise(normed, smooth, dst_dtype)
+        return results if mode == "none" else (*results, (after if mode == "res" else normed).to(x.dtype))
 
     return add_rms_norm_dynamic_quant
 
 
-def _add_quant_reference(args: Args, inputs: Tensors) -> Any:
+def _add_quant_reference(args: Args, inputs: Tensors) -> Tensors:
     x, weight, smooth, *residual = wide(inputs)
     after = x + residual[0] if residual else x
     normed = rms_normalised(after, weight)
@@ -108,16 +86,14 @@ def _add_quant_reference(args: Args, inputs: Tensors) -> Any:
 
 
 def _add_quant_tolerance(args: Args) -> tuple[Tolerance, ...]:
-    quantised = quant_tolerances(args["dtype"], args["dst_dtype"])
-    return quantised if args["output_mode"] == "none" else (*quantised, rounding(args["dtype"], units=16))
+    tolerances = quant_tolerances(args["dtype"], args["dst_dtype"])
+    return tolerances if args["output_mode"] == "none" else (*tolerances, rounding(args["dtype"], units=16))
 
 
 def _add_quant_cost(args: Args) -> Cost:
-    rows, hidden, dtype = tokens_of_rank(args), args["hidden_size"], args["dtype"]
-    count, added = rows * hidden, int(args["add_residual"])
-    written = quant_bytes(args, rows, hidden) + (size_bytes(dtype, count) if args["output_mode"] != "none" else 0)
-    flops = (NORM_FLOPS + QUANT_FLOPS + added * RESIDUAL_FLOPS) * count
-    return Cost(flops, size_bytes(dtype, (1 + added) * count) + size_bytes(VECTOR, 2 * hidden), written, flops_dtype=dtype)
+    residual, third = (X,) if args["add_residual"] else (), () if args["output_mode"] == "none" else (X,)
+    flops = NORM_FLOPS + QUANT_FLOPS + (RESIDUAL_FLOPS if residual else 0)
+    return moved((X, *residual, FACTORS, FACTORS), (*_QUANTISED, *third), flops, *X.sizes)(args)
 
 
 ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
@@ -144,33 +120,20 @@ ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
     ),
 )
 
-
-def _head_quant_inputs(args: Args, make: Maker) -> Tensors:
-    heads, dim = args["head_num"], args["head_dim"]
-    data = make.normal(tokens_of_rank(args), heads, dim, dtype=args["dtype"])
-    return data, factors(make, dim), factors(make, heads * dim)
+_HEADS = normal(tokens_of_rank, "head_num", "head_dim")
+_HEAD_FACTORS, _SMOOTH = uniform("head_dim", dtype=VECTOR), uniform(times("head_num", "head_dim"), dtype=VECTOR)
 
 
-def _head_quant_kernel(args: Args) -> Callable[..., Any]:
+def _head_quant_kernel(args: Args) -> Run:
     from torch.nn.functional import rms_norm
 
     shape, dst_dtype = (args["head_dim"],), args["dst_dtype"]
-
-    def head_rms_norm_dynamic_quant(data: Any, weight: Any, smooth: Any) -> Any:
-        return quantise(rms_norm(data.float(), shape, weight, EPSILON).flatten(1), smooth, dst_dtype)
-
-    return head_rms_norm_dynamic_quant
+    return lambda data, weight, smooth: quantise(rms_norm(data.float(), shape, weight, EPSILON).flatten(1), smooth, dst_dtype)
 
 
-def _head_quant_reference(args: Args, inputs: Tensors) -> Any:
+def _head_quant_reference(args: Args, inputs: Tensors) -> Tensors:
     data, weight, smooth = wide(inputs)
     return exact_quotients(rms_normalised(data, weight).flatten(1), smooth, args["dst_dtype"])
-
-
-def _head_quant_cost(args: Args) -> Cost:
-    rows, width = tokens_of_rank(args), args["head_num"] * args["head_dim"]
-    read = size_bytes(args["dtype"], rows * width) + size_bytes(VECTOR, args["head_dim"] + width)
-    return Cost((NORM_FLOPS + QUANT_FLOPS) * rows * width, read, quant_bytes(args, rows, width), flops_dtype=args["dtype"])
 
 
 HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
@@ -185,15 +148,29 @@ HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
         half_precision(),
         quant_argument(),
     ),
-    inputs=_head_quant_inputs,
+    inputs=drawn(_HEADS, _HEAD_FACTORS, _SMOOTH),
     kernel=_head_quant_kernel,
     reference=_head_quant_reference,
-    cost=_head_quant_cost,
+    cost=moved((_HEADS, _HEAD_FACTORS, _SMOOTH), quantised(*_HEADS.sizes), NORM_FLOPS + QUANT_FLOPS, *_HEADS.sizes),
     tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
     check=check_tokens,
     basic=({"dst_dtype": ["int8"], "num_tokens": 256, "head_num.head_dim": [[16, 128]]},),
 )
-LLM_QUANTS = {
-    operator.name: operator
-    for operator in (SCALE_DYNAMIC_QUANT, SWIGLU_DYNAMIC_QUANT, ADD_RMS_NORM_DYNAMIC_QUANT, HEAD_RMS_NORM_DYNAMIC_QUANT)
-}
+LLM_QUANTS = (
+    _quantising(
+        "scale_dynamic_quant",
+        "x · smooth quantised by token, of [num_tokens/sp_size, hidden_size], with scales",
+        lambda x: x,
+        X,
+        QUANT_FLOPS,
+    ),
+    _quantising(
+        "swiglu_dynamic_quant",
+        "swiglu of [num_tokens/sp_size, 2·hidden_size], quantised by token",
+        swiglu,
+        GATE_AND_UP,
+        SWIGLU_FLOPS + QUANT_FLOPS,
+    ),
+    ADD_RMS_NORM_DYNAMIC_QUANT,
+    HEAD_RMS_NORM_DYNAMIC_QUANT,
+)

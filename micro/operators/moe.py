@@ -8,26 +8,68 @@ has too, is an all-to-all of sorted tokens between ranks (`micro.collectives.dis
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Sample, Tensors, Tolerance, dtype_argument, rounding, wide
-from micro.operators.dtypes import DTYPES, size_bytes, torch_dtype
-from micro.operators.gemm import REFERENCE_VALUES, spread_rows
-from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, factors, swiglu, tokens_of_rank
-from micro.operators.llm_quant import quant_bytes
+from micro.operators.contract import (
+    Args,
+    Argument,
+    Basic,
+    Maker,
+    Operator,
+    Outputs,
+    Run,
+    Sample,
+    Tensor,
+    Tensors,
+    Tolerance,
+    dtype_argument,
+    rounding,
+    wide,
+)
+from micro.operators.dtypes import DTYPES, torch_dtype
+from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, swiglu, tokens_of_rank
+from micro.operators.llm_quant import quantised
 from micro.operators.quantise import QUANT_FLOPS, exact_quotients, half_precision, quant_argument, quant_tolerances, quantise
 from micro.operators.reduction import at, distinct
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
+from micro.operators.tensors import REFERENCE_VALUES, TensorSpec, drawn, integers_or_normal, moved, normal, spread_rows, times, uniform
 
 ID = "int32"
 EXACT = Tolerance(0, 0)
-BASIC_MOE: dict[str, Any] = {"num_experts.topk.ep_size.num_tokens": [[32, 4, 4, 256]], "routing": ["balanced"]}
-SKEWED_MOE: dict[str, Any] = BASIC_MOE | {"routing": ["balanced", "zipf"]}
+BASIC_MOE: Basic = {"num_experts.topk.ep_size.num_tokens": [[32, 4, 4, 256]], "routing": ["balanced"]}
+SKEWED_MOE: Basic = {**BASIC_MOE, "routing": ["balanced", "zipf"]}
 SOFTMAX_FLOPS = 5  # maximum, subtract, exp, add, divide
 
 
-def expert_of_rows(counts: Any, rows: int) -> Any:
+# --- sizes of a rank ------------------------------------------------------------------------------------------
+
+
+def rows_of_rank(args: Args) -> int:
+    """Rows that come to the rank."""
+    return Routing.of(args).rows
+
+
+def used_tokens(args: Args) -> int:
+    """Different tokens among them."""
+    return Routing.of(args).used_tokens
+
+
+def experts_of_rank(args: Args) -> int:
+    """The rank's experts."""
+    return int(args["num_experts"] // args["ep_size"])
+
+
+def used_experts(args: Args) -> int:
+    """Those of them that got a row."""
+    return sum(1 for rows in Routing.of(args).counts if rows)
+
+
+COUNTS_AND_OFFSETS = normal(2, experts_of_rank, dtype=ID)
+HOMES = (normal(rows_of_rank, dtype=ID), normal(rows_of_rank, dtype=VECTOR))
+"""Each row's token, and its weight there."""
+SMOOTH = uniform(experts_of_rank, "hidden_size", dtype=VECTOR)
+_USED_SMOOTH = uniform(used_experts, "hidden_size", dtype=VECTOR)
+
+
+def expert_of_rows(counts: Tensor, rows: int) -> Tensor:
     """[rows] int64: each row's expert, from the experts' counts."""
     import torch
 
@@ -39,27 +81,34 @@ def counts_and_offsets(routing: Routing, make: Maker) -> Tensors:
     return make.values(list(routing.counts), ID), make.values(routing.offsets, ID)
 
 
+def selected_experts(routing: Routing, make: Maker) -> Tensors:
+    """selected_experts [tokens, topk] int32 and moe_weights float32 that add up to 1 for a token."""
+    selected = routing.selection(make)
+    weights = make.uniform(0.1, 1.0, routing.tokens, routing.topk)
+    return selected, weights / weights.sum(-1, keepdim=True)
+
+
 # --- moe_softmax_topk -----------------------------------------------------------------------------------------
 
+_GATES, _CHOSEN = normal(tokens_of_rank, "num_experts"), normal(tokens_of_rank, "topk")
 
-def _softmax_kernel(args: Args) -> Callable[..., Any]:
-    import torch
 
-    k, first = args["topk"], args["compute_mode"] == "pre-softmax"
+def _softmax_kernel(args: Args) -> Run:
+    k, softmax_first = args["topk"], args["compute_mode"] == "pre-softmax"
 
-    def moe_softmax_topk(gates: Any) -> Any:
-        if first:
-            weights, chosen = torch.topk(gates.softmax(-1), k, dim=-1)
+    def moe_softmax_topk(gates: Tensor) -> Tensors:
+        if softmax_first:
+            weights, chosen = gates.softmax(-1).topk(k, dim=-1)
             weights = weights / weights.sum(-1, keepdim=True)
         else:
-            best, chosen = torch.topk(gates, k, dim=-1)
+            best, chosen = gates.topk(k, dim=-1)
             weights = best.softmax(-1)
         return chosen.int(), weights
 
     return moe_softmax_topk
 
 
-def _softmax_reference(args: Args, inputs: Tensors) -> Any:
+def _softmax_reference(args: Args, inputs: Tensors) -> Tensors:
     """Both modes are the same mathematically: softmax over the chosen ones."""
     import torch
 
@@ -67,22 +116,15 @@ def _softmax_reference(args: Args, inputs: Tensors) -> Any:
     return best.softmax(-1), best, torch.ones(best.shape[0], dtype=torch.bool)
 
 
-def _softmax_comparable(_args: Args, inputs: Tensors, outputs: Any) -> Any:
+def _softmax_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors:
     chosen, weights = outputs
     gates = at(inputs[0], chosen)
     order = gates.argsort(-1, descending=True)  # by gate: where two are equal their weights are too
     return weights.gather(-1, order), gates.gather(-1, order), distinct(chosen)
 
 
-def _softmax_cost(args: Args) -> Cost:
-    rows, k, dtype = tokens_of_rank(args), args["topk"], args["dtype"]
-    values = args["num_experts"] + k if args["compute_mode"] == "pre-softmax" else k
-    read, written = size_bytes(dtype, rows * args["num_experts"]), size_bytes(dtype, rows * k) + size_bytes(ID, rows * k)
-    return Cost(SOFTMAX_FLOPS * rows * values, read, written, flops_dtype=dtype)
-
-
-def _softmax_check(args: Args) -> str:
-    return f"topk={args['topk']} is more than num_experts={args['num_experts']}" if args["topk"] > args["num_experts"] else ""
+def _softmax_values(args: Args) -> int:
+    return int(args["topk"] + (args["num_experts"] if args["compute_mode"] == "pre-softmax" else 0))
 
 
 MOE_SOFTMAX_TOPK = Operator(
@@ -96,12 +138,12 @@ MOE_SOFTMAX_TOPK = Operator(
         SP_SIZE,
         dtype_argument(("float32",)),
     ),
-    inputs=lambda args, make: (make.normal(tokens_of_rank(args), args["num_experts"], dtype=args["dtype"]),),
+    inputs=drawn(_GATES),
     kernel=_softmax_kernel,
     reference=_softmax_reference,
-    cost=_softmax_cost,
+    cost=moved((_GATES,), (_CHOSEN, _CHOSEN._replace(dtype=ID)), SOFTMAX_FLOPS, tokens_of_rank, _softmax_values),
     tolerance=lambda args: (Tolerance(16 * DTYPES[args["dtype"]].epsilon, 1e-6), EXACT, EXACT),
-    check=_softmax_check,
+    check=lambda args: f"topk={args['topk']} is more than num_experts={args['num_experts']}" if args["topk"] > args["num_experts"] else "",
     comparable=_softmax_comparable,
     basic=({"compute_mode": ["pre-softmax", "post-softmax"], "num_tokens": 1024, "num_experts.topk": [[128, 8]]},),
 )
@@ -109,15 +151,14 @@ MOE_SOFTMAX_TOPK = Operator(
 
 # --- dispatch: moe_dispatch_local, moe_scatter_dynamic_quant ---------------------------------------------------
 
+_TOKENS, _USED_TOKENS = (TensorSpec((rows, "hidden_size"), "dtype", integers_or_normal) for rows in ("num_tokens", used_tokens))
+_SELECTION = (normal("num_tokens", "topk", dtype=ID), normal("num_tokens", "topk", dtype=VECTOR))
+_PLAN = (*HOMES, COUNTS_AND_OFFSETS)
+_DISPATCHED = (normal(rows_of_rank, "hidden_size"), *_PLAN)
+_SCATTERED = (*quantised(rows_of_rank, "hidden_size"), *_PLAN)
 
-def _selected(args: Args, make: Maker) -> Tensors:
-    """selected_experts [tokens, topk] int32 and moe_weights float32 that add up to 1 for a token."""
-    selected = Routing.of(args).selection(make)
-    weights = make.uniform(0.1, 1.0, args["num_tokens"], args["topk"])
-    return selected, weights / weights.sum(-1, keepdim=True)
 
-
-def dispatched(routing: Routing, selected: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
+def dispatched(routing: Routing, selected: Tensor, weights: Tensor) -> Tensors:
     """token id and weight of the rank's rows, expert after expert; counts and offsets of its experts. Computed
     from the selection: the routing only says how many rows there will be."""
     import torch
@@ -131,73 +172,50 @@ def dispatched(routing: Routing, selected: Any, weights: Any) -> tuple[Any, Any,
 
 
 def _dispatch_inputs(args: Args, make: Maker) -> Tensors:
-    shape = (args["num_tokens"], args["hidden_size"])
-    x = make.integers(-127, 128, *shape, dtype="int8") if args["dtype"] == "int8" else make.normal(*shape, dtype=args["dtype"])
-    return (x, *_selected(args, make))
+    return (_TOKENS.draw(args, make), *selected_experts(Routing.of(args), make))
 
 
-def _dispatch_kernel(args: Args) -> Callable[..., Any]:
+def _dispatch_kernel(args: Args) -> Run:
     routing = Routing.of(args)
 
-    def moe_dispatch_local(x: Any, selected: Any, weights: Any) -> Any:
+    def moe_dispatch_local(x: Tensor, selected: Tensor, weights: Tensor) -> Tensors:
         token, weight, counts, offsets = dispatched(routing, selected, weights)
         return x[token], token, weight, counts, offsets
 
     return moe_dispatch_local
 
 
-def _row_order(args: Args, counts: Any, token: Any) -> Any:
-    """Rows of an expert may come in any order: by expert, then by token."""
-    rows = token.shape[0]
-    if int(counts.sum()) != rows:
-        return slice(None)  # wrong anyway
-    return (expert_of_rows(counts, rows) * args["num_tokens"] + token.long()).argsort()
+def _in_row_order(args: Args, token: Tensor, weight: Tensor, counts: Tensor, offsets: Tensor) -> tuple[Tensor | slice, Tensors]:
+    """Rows of an expert may come in any order: by expert, then by token; and the plan in that order."""
+    rows, order = token.shape[0], slice(None)
+    if int(counts.sum()) == rows:  # else it is wrong anyway
+        order = (expert_of_rows(counts, rows) * args["num_tokens"] + token.long()).argsort()
+    return order, (token[order], weight[order], counts, offsets)
 
 
-def _dispatch_comparable(args: Args, _inputs: Tensors, outputs: Any) -> Any:
-    x, token, weight, counts, offsets = outputs
-    order = _row_order(args, counts, token)
-    return x[order], token[order], weight[order], counts, offsets
+def _dispatch_comparable(args: Args, _inputs: Tensors, outputs: Outputs) -> Tensors:
+    x, *plan = outputs
+    order, ordered_plan = _in_row_order(args, *plan)
+    return (x[order], *ordered_plan)
 
 
-def _plan(args: Args, selected: Any, weights: Any) -> tuple[Any, Any, Any, Any, Any]:
+def _plan(args: Args, selected: Tensor, weights: Tensor) -> Tensors:
     """The reference of `dispatched`, with numpy and another algorithm: expert by expert. Also each row's expert."""
     import numpy
     import torch
 
     routing, chosen, given = Routing.of(args), selected.cpu().numpy(), weights.cpu().numpy()
-    tokens, kept, counts = [], [], []  # by expert
-    for expert in range(routing.first, routing.first + len(routing.counts)):
-        token, place = numpy.nonzero(chosen == expert)
-        tokens.append(token)
-        kept.append(given[token, place])
-        counts.append(len(token))
-    experts: Any = numpy.repeat(numpy.arange(len(counts)), counts)
-    offsets = numpy.cumsum(counts) - counts
-    arrays = (numpy.concatenate(tokens), numpy.concatenate(kept), numpy.array(counts), offsets, experts)
-    return tuple(torch.from_numpy(array) for array in arrays)  # type: ignore[return-value]
+    places = [numpy.nonzero(chosen == routing.first + expert) for expert in range(len(routing.counts))]
+    counts = numpy.array([len(token) for token, _ in places])
+    tokens, kept = numpy.concatenate([token for token, _ in places]), numpy.concatenate([given[place] for place in places])
+    experts: numpy.ndarray = numpy.repeat(numpy.arange(len(counts)), counts)
+    return tuple(map(torch.from_numpy, (tokens, kept, counts, numpy.cumsum(counts) - counts, experts)))
 
 
-def _dispatch_reference(args: Args, inputs: Tensors) -> Any:
+def _dispatch_reference(args: Args, inputs: Tensors) -> Tensors:
     x, selected, weights = inputs
     token, weight, counts, offsets, _ = _plan(args, selected, weights)
-    return x[token.to(x.device)], token, weight, counts, offsets
-
-
-def _plan_bytes(args: Args, routing: Routing) -> tuple[int, int]:
-    """Read: the selection and its weights. Written: ids, weights, counts, offsets."""
-    chosen = args["num_tokens"] * args["topk"]
-    return size_bytes(ID, chosen) + size_bytes(VECTOR, chosen), (size_bytes(ID, 1) + size_bytes(VECTOR, 1)) * routing.rows + size_bytes(
-        ID, 2 * len(routing.counts)
-    )
-
-
-def _dispatch_cost(args: Args) -> Cost:
-    routing, width, dtype = Routing.of(args), args["hidden_size"], args["dtype"]
-    plan_read, plan_written = _plan_bytes(args, routing)
-    written = size_bytes(dtype, routing.rows * width) + plan_written
-    held = size_bytes(dtype, args["num_tokens"] * width) + plan_read + written
-    return Cost(0, size_bytes(dtype, routing.used_tokens * width) + plan_read, written, held, flops_dtype=dtype)
+    return x[token], token, weight, counts, offsets
 
 
 MOE_DISPATCH_LOCAL = Operator(
@@ -208,7 +226,7 @@ MOE_DISPATCH_LOCAL = Operator(
     inputs=_dispatch_inputs,
     kernel=_dispatch_kernel,
     reference=_dispatch_reference,
-    cost=_dispatch_cost,
+    cost=moved((_USED_TOKENS, *_SELECTION), _DISPATCHED, held=(_TOKENS, *_SELECTION, *_DISPATCHED)),
     tolerance=lambda _args: EXACT,
     check=check_moe,
     comparable=_dispatch_comparable,
@@ -218,47 +236,33 @@ MOE_DISPATCH_LOCAL = Operator(
 
 
 def _scatter_inputs(args: Args, make: Maker) -> Tensors:
-    x = make.normal(args["num_tokens"], args["hidden_size"], dtype=args["dtype"])
-    return x, factors(make, args["num_experts"] // args["ep_size"], args["hidden_size"]), *_selected(args, make)
+    return (*drawn(_TOKENS, SMOOTH)(args, make), *selected_experts(Routing.of(args), make))
 
 
-def _scatter_kernel(args: Args) -> Callable[..., Any]:
+def _scatter_kernel(args: Args) -> Run:
     routing, dst_dtype = Routing.of(args), args["dst_dtype"]
 
-    def moe_scatter_dynamic_quant(x: Any, smooth: Any, selected: Any, weights: Any) -> Any:
+    def moe_scatter_dynamic_quant(x: Tensor, smooth: Tensor, selected: Tensor, weights: Tensor) -> Tensors:
         token, weight, counts, offsets = dispatched(routing, selected, weights)
-        quantised, scale = quantise(x[token].float(), smooth[expert_of_rows(counts, routing.rows)], dst_dtype)
-        return quantised, scale, token, weight, counts, offsets
+        values, scale = quantise(x[token].float(), smooth[expert_of_rows(counts, routing.rows)], dst_dtype)
+        return values, scale, token, weight, counts, offsets
 
     return moe_scatter_dynamic_quant
 
 
-def _scatter_reference(args: Args, inputs: Tensors) -> Any:
-    import torch
-
+def _scatter_reference(args: Args, inputs: Tensors) -> tuple[Tensor | Sample, ...]:
     x, smooth, selected, weights = inputs
     token, weight, counts, offsets, expert = _plan(args, selected, weights)
     rows = spread_rows(len(token), args["hidden_size"], REFERENCE_VALUES)
-    rows = torch.arange(len(token)) if rows is None else rows
-    quotients = exact_quotients(x[token[rows].to(x.device)], smooth[expert[rows].to(x.device)], args["dst_dtype"])
+    quotients = exact_quotients(x[token[rows]], smooth[expert[rows]], args["dst_dtype"])
     return (*(Sample(rows, part) for part in quotients), token, weight, counts, offsets)
 
 
-def _scatter_comparable(args: Args, _inputs: Tensors, outputs: Any) -> Any:
-    quantised, scale, token, weight, counts, offsets = outputs
-    order = _row_order(args, counts, token)
-    by_byte = quantised.view(dtype=torch_dtype("uint8"))[order].view(quantised.dtype)
-    return by_byte, scale[order], token[order], weight[order], counts, offsets
-
-
-def _scatter_cost(args: Args) -> Cost:
-    routing, width, dtype = Routing.of(args), args["hidden_size"], args["dtype"]
-    plan_read, plan_written = _plan_bytes(args, routing)
-    smooth = size_bytes(VECTOR, sum(1 for count in routing.counts if count) * width)
-    read = size_bytes(dtype, routing.used_tokens * width) + plan_read + smooth
-    written = quant_bytes(args, routing.rows, width) + plan_written
-    held = size_bytes(dtype, args["num_tokens"] * width) + size_bytes(VECTOR, len(routing.counts) * width) + plan_read + written
-    return Cost(QUANT_FLOPS * routing.rows * width, read, written, held, flops_dtype=dtype)
+def _scatter_comparable(args: Args, _inputs: Tensors, outputs: Outputs) -> Tensors:
+    values, scale, *plan = outputs
+    order, ordered_plan = _in_row_order(args, *plan)
+    by_byte = values.view(dtype=torch_dtype("uint8"))[order].view(values.dtype)
+    return (by_byte, scale[order], *ordered_plan)
 
 
 MOE_SCATTER_DYNAMIC_QUANT = Operator(
@@ -269,7 +273,12 @@ MOE_SCATTER_DYNAMIC_QUANT = Operator(
     inputs=_scatter_inputs,
     kernel=_scatter_kernel,
     reference=_scatter_reference,
-    cost=_scatter_cost,
+    cost=moved(
+        (_USED_TOKENS, *_SELECTION, _USED_SMOOTH),
+        _SCATTERED,
+        *(QUANT_FLOPS, rows_of_rank, "hidden_size"),
+        held=(_TOKENS, SMOOTH, *_SELECTION, *_SCATTERED),
+    ),
     tolerance=lambda args: (*quant_tolerances(args["dtype"], args["dst_dtype"]), EXACT, EXACT, EXACT, EXACT),
     check=check_moe,
     comparable=_scatter_comparable,
@@ -279,25 +288,18 @@ MOE_SCATTER_DYNAMIC_QUANT = Operator(
 
 # --- moe_swiglu, moe_swiglu_dynamic_quant ---------------------------------------------------------------------
 
-
-def _gated_inputs(args: Args, make: Maker) -> Tensors:
-    return (make.normal(Routing.of(args).rows, 2 * args["hidden_size"], dtype=args["dtype"]),)
-
-
-def _gated_cost(args: Args) -> Cost:
-    count, dtype = Routing.of(args).rows * args["hidden_size"], args["dtype"]
-    return Cost(SWIGLU_FLOPS * count, size_bytes(dtype, 2 * count), size_bytes(dtype, count), flops_dtype=dtype)
-
+_GATE_AND_UP, _GATED = normal(rows_of_rank, times(2, "hidden_size")), normal(rows_of_rank, "hidden_size")
+_GATED_QUANT = quantised(*_GATED.sizes)
 
 MOE_SWIGLU = Operator(
     name="moe_swiglu",
     family="moe",
     help="swiglu of the rank's rows [rows, 2·hidden_size]",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision()),
-    inputs=_gated_inputs,
+    inputs=drawn(_GATE_AND_UP),
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
-    cost=_gated_cost,
+    cost=moved((_GATE_AND_UP,), (_GATED,), SWIGLU_FLOPS, *_GATED.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_moe,
     basic=({"hidden_size": 1024, **BASIC_MOE},),
@@ -305,32 +307,17 @@ MOE_SWIGLU = Operator(
 
 
 def _gated_quant_inputs(args: Args, make: Maker) -> Tensors:
-    routing = Routing.of(args)
-    return (*_gated_inputs(args, make), factors(make, len(routing.counts), args["hidden_size"]), *counts_and_offsets(routing, make))
+    return (*drawn(_GATE_AND_UP, SMOOTH)(args, make), *counts_and_offsets(Routing.of(args), make))
 
 
-def _gated_quant_kernel(args: Args) -> Callable[..., Any]:
-    dst_dtype, rows = args["dst_dtype"], Routing.of(args).rows
-
-    def moe_swiglu_dynamic_quant(x: Any, smooth: Any, counts: Any, _offsets: Any) -> Any:
-        return quantise(swiglu(x.float()), smooth[expert_of_rows(counts, rows)], dst_dtype)
-
-    return moe_swiglu_dynamic_quant
+def _gated_quant_kernel(args: Args) -> Run:
+    dst_dtype, rows = args["dst_dtype"], rows_of_rank(args)
+    return lambda x, smooth, counts, _offsets: quantise(swiglu(x.float()), smooth[expert_of_rows(counts, rows)], dst_dtype)
 
 
-def _gated_quant_reference(args: Args, inputs: Tensors) -> Any:
+def _gated_quant_reference(args: Args, inputs: Tensors) -> Tensors:
     x, smooth, counts, _ = wide(inputs)
     return exact_quotients(swiglu(x), smooth.repeat_interleave(counts, 0), args["dst_dtype"])
-
-
-def _gated_quant_cost(args: Args) -> Cost:
-    routing, width = Routing.of(args), args["hidden_size"]
-    count, used = routing.rows * width, sum(1 for rows in routing.counts if rows)
-    vectors = size_bytes(ID, 2 * len(routing.counts))
-    read = size_bytes(args["dtype"], 2 * count) + size_bytes(VECTOR, used * width) + vectors
-    written = quant_bytes(args, routing.rows, width)
-    held = size_bytes(args["dtype"], 2 * count) + size_bytes(VECTOR, len(routing.counts) * width) + vectors + written
-    return Cost((SWIGLU_FLOPS + QUANT_FLOPS) * count, read, written, held, flops_dtype=args["dtype"])
 
 
 MOE_SWIGLU_DYNAMIC_QUANT = Operator(
@@ -341,12 +328,14 @@ MOE_SWIGLU_DYNAMIC_QUANT = Operator(
     inputs=_gated_quant_inputs,
     kernel=_gated_quant_kernel,
     reference=_gated_quant_reference,
-    cost=_gated_quant_cost,
+    cost=moved(
+        (_GATE_AND_UP, _USED_SMOOTH, COUNTS_AND_OFFSETS),
+        _GATED_QUANT,
+        *(SWIGLU_FLOPS + QUANT_FLOPS, *_GATED.sizes),
+        held=(_GATE_AND_UP, SMOOTH, COUNTS_AND_OFFSETS, *_GATED_QUANT),
+    ),
     tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
     check=check_moe,
     basic=({"dst_dtype": ["int8"], "hidden_size": 1024, **SKEWED_MOE},),
 )
-MOE = {
-    operator.name: operator
-    for operator in (MOE_SOFTMAX_TOPK, MOE_DISPATCH_LOCAL, MOE_SCATTER_DYNAMIC_QUANT, MOE_SWIGLU, MOE_SWIGLU_DYNAMIC_QUANT)
-}
+MOE = (MOE_SOFTMAX_TOPK, MOE_DISPATCH_LOCAL, MOE_SCATTER_DYNAMIC_QUANT, MOE_SWIGLU, MOE_SWIGLU_DYNAMIC_QUANT)

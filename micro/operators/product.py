@@ -7,9 +7,7 @@ int4 product on any device.
 
 from __future__ import annotations
 
-from typing import Any
-
-from micro.operators.contract import SMALLEST, Args, Maker, Tolerance, units_of
+from micro.operators.contract import SMALLEST, Args, Maker, Tensor, Tolerance, units_of
 from micro.operators.dtypes import torch_dtype
 
 FLOAT8_CAPABILITY = (8, 9)
@@ -36,7 +34,7 @@ def gemm_tolerance(dtype: str, depth: int, operands: str = "") -> Tolerance:
     return Tolerance(unit + 2 * sum_unit, depth**0.5 * SMALLEST.get(dtype, 0.0), 2 * unit + 4 * sums, noise * unit + sums)
 
 
-def matrix(make: Maker, dtype: str, *shape: int) -> Any:
+def matrix(make: Maker, dtype: str, *shape: int) -> Tensor:
     """Random operands: standard normal floats, integers over the whole range, packed int4 pairs."""
     if dtype == "int8":
         return make.integers(-127, 128, *shape, dtype="int8")
@@ -45,13 +43,13 @@ def matrix(make: Maker, dtype: str, *shape: int) -> Any:
     return make.normal(*shape, dtype=dtype)
 
 
-def scales(make: Maker, dtype: str, *shape: int) -> Any:
+def scales(make: Maker, dtype: str, *shape: int) -> Tensor:
     """float32 scales that differ by up to three times, for values of about 1 after them."""
     spread = {"int8": INT8_SPREAD, "int4": INT4_SPREAD}.get(dtype, 1.0)
     return make.uniform(0.5 / spread, 1.5 / spread, *shape)
 
 
-def pack_int4(values: Any) -> Any:
+def pack_int4(values: Tensor) -> Tensor:
     """int8 in [−8, 7] to uint8 of half the last dimension; the even column is the low half."""
     import torch
 
@@ -59,7 +57,7 @@ def pack_int4(values: Any) -> Any:
     return (low | (high << 4)).to(torch.uint8)
 
 
-def unpack_int4(packed: Any) -> Any:
+def unpack_int4(packed: Tensor) -> Tensor:
     """The inverse of `pack_int4`."""
     import torch
 
@@ -68,7 +66,7 @@ def unpack_int4(packed: Any) -> Any:
     return torch.stack((low, high), dim=-1).flatten(-2)
 
 
-def product(a: Any, b: Any) -> Any:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """a[M,K] · b[K,N] of equal dtypes: int32 for int8, float32 for float8, else the inputs' dtype."""
     import torch
 
@@ -86,7 +84,7 @@ def product(a: Any, b: Any) -> Any:
     return torch.matmul(a, b)
 
 
-def scaled_product(a: Any, a_scale: Any, weight: Any, weight_scale: Any, dst_dtype: str) -> Any:
+def scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_scale: Tensor | None, dst_dtype: str) -> Tensor:
     """(a[M,K] · weight[N,K]ᵀ) · a_scale[M] · weight_scale[N], to `dst_dtype`. Scales of None are 1."""
     import torch
 
@@ -98,14 +96,14 @@ def scaled_product(a: Any, a_scale: Any, weight: Any, weight_scale: Any, dst_dty
     return result.to(torch_dtype(dst_dtype))
 
 
-def exact_scaled_product(a: Any, a_scale: Any, weight: Any, weight_scale: Any) -> Any:
+def exact_scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_scale: Tensor | None) -> Tensor:
     """The reference of `scaled_product`, in float64."""
     import torch
 
     if weight.dtype == torch.uint8:
         weight = unpack_int4(weight)
     result = a.double() @ weight.double().t()
-    return result if a_scale is None else result * a_scale.double()[:, None] * weight_scale.double()
+    return result if a_scale is None or weight_scale is None else result * a_scale.double()[:, None] * weight_scale.double()
 
 
 def has_float8(device: str) -> bool:

@@ -6,21 +6,11 @@ to dst_dtype. int8 sums are exact in int32; int4 weights lie two to a byte. Floa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, SameAs, Sample, Tensors, dtype_argument
+from micro.operators.contract import Args, Argument, Basic, Cost, Maker, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument
 from micro.operators.dtypes import size_bytes, torch_dtype
-from micro.operators.gemm import spread_rows
-from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, check_tokens, tokens_of_rank
-from micro.operators.product import (
-    emulation,
-    exact_scaled_product,
-    gemm_tolerance,
-    matrix,
-    scaled_product,
-    scales,
-)
+from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, X, check_tokens, tokens_of_rank
+from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, matrix, scaled_product, scales
+from micro.operators.tensors import drawn, moved, normal, spread_rows
 
 OUTPUTS = ("bfloat16", "float16", "float32")
 SCALED = ("int8", "float8_e4m3")
@@ -45,12 +35,12 @@ def check_quant_dtypes(args: Args) -> str:
     return "hidden_size is odd, int4 lies in pairs" if weight == "int4" and args["hidden_size"] % 2 else ""
 
 
-def operand(make: Maker, dtype: str, *shape: int) -> tuple[Any, Any]:
+def operand(make: Maker, dtype: str, *shape: int) -> tuple[Tensor, Tensor | None]:
     """A random matrix and the scales of its rows (None where it has none)."""
     return matrix(make, dtype, *shape), scales(make, dtype, *shape[:-1]) if dtype in (*SCALED, "int4") else None
 
 
-def some(*tensors: Any) -> Tensors:
+def some(*tensors: Tensor | None) -> Tensors:
     """Those that are there."""
     return tuple(tensor for tensor in tensors if tensor is not None)
 
@@ -60,9 +50,12 @@ def weight_places(args: Args) -> tuple[int, ...]:
     return (2, 3, 4) if args["dtype"] in SCALED else (1, 2)
 
 
-def four(tensors: Tensors) -> Tensors:
+def four(tensors: Tensors) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """x, its scale, weight, its scale; the scales None where there are only two tensors."""
-    return tensors if len(tensors) == 4 else (tensors[0], None, tensors[1], None)
+    if len(tensors) == 2:
+        return tensors[0], None, tensors[1], None
+    x, x_scale, weight, weight_scale = tensors
+    return x, x_scale, weight, weight_scale
 
 
 def operand_bytes(dtype: str, rows: int, width: int) -> int:
@@ -76,33 +69,37 @@ def _tokens_operands(args: Args, make: Maker) -> Tensors:
     return (*tensors, make.normal(out, dtype=args["dst_dtype"])) if args["has_bias"] else tensors
 
 
-def _matmul_kernel(args: Args) -> Callable[..., Any]:
-    dst_dtype, biased, ranks = args["dst_dtype"], args["has_bias"], args["sp_size"] if args["transpose_o"] else 1
-
-    def quant_matmul(*tensors: Any) -> Any:
-        operands, bias = (tensors[:-1], tensors[-1]) if biased else (tensors, None)
-        x, x_scale, weight, weight_scale = four(operands)
-        result = scaled_product(x, x_scale, weight, weight_scale, dst_dtype)
-        return _by_rank(result if bias is None else result + bias, ranks)
-
-    return quant_matmul
+def _ranks_apart(args: Args) -> int:
+    """Ranks by which the result is laid out."""
+    return int(args["sp_size"] if args["transpose_o"] else 1)
 
 
-def _by_rank(result: Any, ranks: int) -> Any:
+def _by_rank(result: Tensor, ranks: int) -> Tensor:
     """[tokens, out] with the columns of each rank together: [ranks · tokens, out / ranks]."""
     return result if ranks == 1 else result.unflatten(1, (ranks, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def _matmul_reference(args: Args, inputs: Tensors) -> Any:
-    operands, bias = (inputs[:-1], inputs[-1]) if args["has_bias"] else (inputs, None)
+def _matmul_kernel(args: Args) -> Run:
+    dst_dtype, ranks = args["dst_dtype"], _ranks_apart(args)
+
+    def quant_matmul(*operands: Tensor) -> Tensor:
+        return _by_rank(scaled_product(*four(operands), dst_dtype=dst_dtype), ranks)
+
+    def biased_quant_matmul(*tensors: Tensor) -> Tensor:
+        *operands, bias = tensors
+        return _by_rank(scaled_product(*four(tuple(operands)), dst_dtype=dst_dtype) + bias, ranks)
+
+    return biased_quant_matmul if args["has_bias"] else quant_matmul
+
+
+def _matmul_reference(args: Args, inputs: Tensors) -> Tensor | Sample:
+    operands, bias = (inputs[:-1], inputs[-1].double()) if args["has_bias"] else (inputs, 0.0)
     x, x_scale, weight, weight_scale = four(operands)
-    ranks = args["sp_size"] if args["transpose_o"] else 1
-    rows = spread_rows(x.shape[0], 2 * args["hidden_size"] * args["new_hidden_size"]) if ranks == 1 else None
-    if rows is not None:
-        x, x_scale = x[rows.to(x.device)], None if x_scale is None else x_scale[rows.to(x.device)]
-    result = exact_scaled_product(x, x_scale, weight, weight_scale)
-    result = _by_rank(result if bias is None else result + bias.double(), ranks)
-    return result if rows is None else Sample(rows, result)
+    if _ranks_apart(args) > 1:
+        return _by_rank(exact_scaled_product(x, x_scale, weight, weight_scale) + bias, _ranks_apart(args))
+    rows = spread_rows(x.shape[0], 2 * args["hidden_size"] * args["new_hidden_size"])
+    scale = None if x_scale is None else x_scale[rows]
+    return Sample(rows, exact_scaled_product(x[rows], scale, weight, weight_scale) + bias)
 
 
 def _matmul_cost(args: Args) -> Cost:
@@ -121,7 +118,7 @@ def _matmul_check(args: Args) -> str:
 _W8A8, _W4A8, _FP8 = (["int8", "int8", "int8"], ["int8", "int4", "int8"], ["float8"] * 3)
 
 
-def _matmul(name: str, help_: str, basic: dict[str, Any]) -> Operator:
+def _matmul(name: str, help_: str, basic: Basic) -> Operator:
     return Operator(
         name=name,
         family="llm gemm",
@@ -147,47 +144,20 @@ def _matmul(name: str, help_: str, basic: dict[str, Any]) -> Operator:
     )
 
 
-QUANT_MATMUL = _matmul(
-    "quant_matmul",
-    "x[num_tokens/sp_size, hidden_size] · weight[new_hidden_size, hidden_size]ᵀ with scales by token and by channel",
-    {"dtype.w_dtype.compute_dtype": [_W8A8, _W4A8, _FP8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
-)
-MOE_QUANT_MATMUL = _matmul(
-    "moe_quant_matmul",
-    "quant_matmul of the shared experts",
-    {"dtype.w_dtype.compute_dtype": [_W8A8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
-)
-
-
 # --- moe_gating_gemm ------------------------------------------------------------------------------------------
 
-
-def _gating_inputs(args: Args, make: Maker) -> Tensors:
-    rows, width, dtype = tokens_of_rank(args), args["hidden_size"], args["dtype"]
-    return make.normal(rows, width, dtype=dtype), make.normal(args["num_experts"], width, dtype=dtype)
+_GATE, _LOGITS = normal("num_experts", "hidden_size"), normal(tokens_of_rank, "num_experts", dtype="dst_dtype")
 
 
-def _gating_kernel(args: Args) -> Callable[..., Any]:
+def _gating_kernel(args: Args) -> Run:
     result = torch_dtype(args["dst_dtype"])
-
-    def moe_gating_gemm(x: Any, weight: Any) -> Any:
-        return (x @ weight.t()).to(result)
-
-    return moe_gating_gemm
+    return lambda x, weight: (x @ weight.t()).to(result)
 
 
-def _gating_reference(args: Args, inputs: Tensors) -> Any:
+def _gating_reference(args: Args, inputs: Tensors) -> Sample:
     x, weight = inputs
     rows = spread_rows(x.shape[0], 2 * args["hidden_size"] * args["num_experts"])
-    if rows is None:
-        return x.double() @ weight.double().t()
-    return Sample(rows, x[rows.to(x.device)].double() @ weight.double().t())
-
-
-def _gating_cost(args: Args) -> Cost:
-    rows, width, experts = tokens_of_rank(args), args["hidden_size"], args["num_experts"]
-    read, written = size_bytes(args["dtype"], (rows + experts) * width), size_bytes(args["dst_dtype"], rows * experts)
-    return Cost(2 * rows * width * experts, read, written, flops_dtype=args["compute_dtype"])
+    return Sample(rows, x[rows].double() @ weight.double().t())
 
 
 def _gating_check(args: Args) -> str:
@@ -210,10 +180,10 @@ MOE_GATING_GEMM = Operator(
         dtype_argument(OUTPUTS, name="compute_dtype", default=SameAs("dtype", "float32")),
         dtype_argument(OUTPUTS, name="dst_dtype"),
     ),
-    inputs=_gating_inputs,
+    inputs=drawn(X, _GATE),
     kernel=_gating_kernel,
     reference=_gating_reference,
-    cost=_gating_cost,
+    cost=moved((X, _GATE), (_LOGITS,), 2, *X.sizes, "num_experts", flops_dtype="compute_dtype"),
     tolerance=lambda args: max(gemm_tolerance(args[name], args["hidden_size"]) for name in ("dtype", "dst_dtype")),
     check=_gating_check,
     basic=({"num_tokens": [256], "hidden_size.num_experts": [[2048, 128]]},),
@@ -227,35 +197,28 @@ def _sum_inputs(args: Args, make: Maker) -> Tensors:
     ranks, rows, width, out = args["sp_size"], tokens_of_rank(args), args["hidden_size"], args["new_hidden_size"]
     x, x_scale = operand(make, args["dtype"], ranks, rows, width)
     weight = matrix(make, args["dtype"], *((ranks, out, width) if args["trans_w"] else (ranks, width, out)))
-    return x, x_scale, weight, scales(make, args["dtype"], ranks, out)
+    return some(x, x_scale, weight, scales(make, args["dtype"], ranks, out))
 
 
-def _sum_kernel(args: Args) -> Callable[..., Any]:
+def _sum_kernel(args: Args) -> Run:
     import torch
 
     result, ranks, turned = torch_dtype(args["dst_dtype"]), args["sp_size"], args["trans_w"]
 
-    def quant_group_gemm_reduce_sum(x: Any, x_scale: Any, weight: Any, weight_scale: Any) -> Any:
-        parts = []
-        for rank in range(ranks):
-            mine = weight[rank] if turned else weight[rank].t()
-            parts.append(scaled_product(x[rank], x_scale[rank], mine, weight_scale[rank], SCALE))
+    def quant_group_gemm_reduce_sum(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+        weights = weight if turned else weight.transpose(1, 2)
+        parts = [scaled_product(x[rank], x_scale[rank], weights[rank], weight_scale[rank], SCALE) for rank in range(ranks)]
         return torch.stack(parts).sum(0).to(result)
 
     return quant_group_gemm_reduce_sum
 
 
-def _sum_reference(args: Args, inputs: Tensors) -> Any:
+def _sum_reference(args: Args, inputs: Tensors) -> Sample:
     x, x_scale, weight, weight_scale = inputs
+    weights = weight if args["trans_w"] else weight.transpose(1, 2)
     rows = spread_rows(x.shape[1], 2 * args["sp_size"] * args["hidden_size"] * args["new_hidden_size"])
-    if rows is not None:
-        x, x_scale = x[:, rows.to(x.device)], x_scale[:, rows.to(x.device)]
-    parts = (
-        exact_scaled_product(x[rank], x_scale[rank], weight[rank] if args["trans_w"] else weight[rank].t(), weight_scale[rank])
-        for rank in range(args["sp_size"])
-    )
-    total = sum(parts)
-    return total if rows is None else Sample(rows, total)
+    ranks = range(args["sp_size"])
+    return Sample(rows, sum(exact_scaled_product(x[rank][rows], x_scale[rank][rows], weights[rank], weight_scale[rank]) for rank in ranks))
 
 
 def _sum_cost(args: Args) -> Cost:
@@ -287,4 +250,17 @@ QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
     basic=({"dtype": ["int8", "float8"], "num_tokens": 128, "sp_size": 2, "hidden_size.new_hidden_size": [[512, 1024]]},),
     emulation=emulation,
 )
-QUANT_GEMMS = {operator.name: operator for operator in (MOE_GATING_GEMM, QUANT_MATMUL, MOE_QUANT_MATMUL, QUANT_GROUP_GEMM_REDUCE_SUM)}
+QUANT_GEMMS = (
+    MOE_GATING_GEMM,
+    _matmul(
+        "quant_matmul",
+        "x[num_tokens/sp_size, hidden_size] · weight[new_hidden_size, hidden_size]ᵀ with scales by token and by channel",
+        {"dtype.w_dtype.compute_dtype": [_W8A8, _W4A8, _FP8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
+    ),
+    _matmul(
+        "moe_quant_matmul",
+        "quant_matmul of the shared experts",
+        {"dtype.w_dtype.compute_dtype": [_W8A8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
+    ),
+    QUANT_GROUP_GEMM_REDUCE_SUM,
+)

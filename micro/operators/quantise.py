@@ -7,9 +7,7 @@ expert are further. The reference therefore returns quotients, not integers.
 
 from __future__ import annotations
 
-from typing import Any
-
-from micro.operators.contract import Argument, Tolerance, dtype_argument
+from micro.operators.contract import Argument, Tensor, Tolerance, dtype_argument
 from micro.operators.dtypes import DTYPES, torch_dtype
 
 LARGEST = {"int8": 127.0, "float8_e4m3": 448.0}
@@ -28,7 +26,7 @@ def quant_argument(default: str = "int8") -> Argument:
     return dtype_argument(tuple(LARGEST), name="dst_dtype", default=default)
 
 
-def quantise(x: Any, smooth: Any, dst_dtype: str) -> tuple[Any, Any]:
+def quantise(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
     """x[rows, values] float32 and smooth [values] or [rows, values], to (quantised, scale[rows] float32)."""
     import torch
 
@@ -39,7 +37,7 @@ def quantise(x: Any, smooth: Any, dst_dtype: str) -> tuple[Any, Any]:
     return quantised.to(torch_dtype(dst_dtype)), scale.squeeze(-1)
 
 
-def exact_quotients(x: Any, smooth: Any, dst_dtype: str) -> tuple[Any, Any]:
+def exact_quotients(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
     """The reference: float64 quotients, not rounded, and scales."""
     smoothed = x.double() * smooth.double()
     scale = smoothed.abs().amax(-1, keepdim=True) / LARGEST[dst_dtype]

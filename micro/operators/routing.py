@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from engines.untrusted import decode_json
-from micro.operators.contract import Args, Argument, Maker
+from micro.operators.contract import Args, Argument, Maker, Tensor
 
 ROUTING_HELP = "tokens of experts: balanced, zipf (exponent 1), zipf:EXPONENT, or a JSON file with a list of their counts"
 BALANCED, ZIPF = "balanced", "zipf"
@@ -30,7 +29,7 @@ MOE_ARGUMENTS = (
 )
 
 
-def check_routing(routing: Any, parts: int) -> str:
+def check_routing(routing: object, parts: int) -> str:
     """What is wrong with it, "" where nothing is."""
     try:
         _weights(routing, parts)
@@ -54,7 +53,7 @@ def check_moe(args: Args) -> str:
     return "" if Routing.of(args).rows else f"no token comes to rank {args['ep_rank']}"
 
 
-def _weights(routing: Any, parts: int) -> list[float]:
+def _weights(routing: object, parts: int) -> list[float]:
     if routing == BALANCED:
         return [1.0] * parts
     if not isinstance(routing, str):
@@ -80,7 +79,7 @@ def _counts_of_file(path: Path, parts: int) -> list[float]:
     return [float(count) for count in counts]
 
 
-def spread(total: int, parts: int, routing: Any, most: int | None = None) -> list[int]:
+def spread(total: int, parts: int, routing: object, most: int | None = None) -> list[int]:
     """`total` over `parts` by the routing's weights, none more than `most`. Largest remainders; ties go to the first."""
     weights = _weights(routing, parts)
     if most is not None and most * sum(1 for weight in weights if weight) < total:
@@ -153,7 +152,7 @@ class Routing:
         used = _used_balanced(tokens, topk, ranks, rank) if balanced else min(tokens, sum(mine))
         return cls(tokens, topk, experts, rank * here, mine, used, balanced, tuple(counts), ranks)
 
-    def selection(self, make: Maker) -> Any:
+    def selection(self, make: Maker) -> Tensor:
         """[tokens, topk] int32 experts, tokens in random order; none twice in a row."""
         import torch
 

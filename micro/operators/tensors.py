@@ -1,0 +1,102 @@
+"""Tensors of an operator, declared once: what they are filled with, and by that the bytes that a call moves.
+
+An operator that reads each of its inputs once and writes each result once says so with `drawn` and `moved`; one that touches
+parts of them (an index, a cache, the experts that got a token) writes its own `inputs` or `cost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from random import SystemRandom
+from typing import NamedTuple
+
+from micro.operators.contract import Args, Cost, Maker, Tensor, Tensors
+from micro.operators.dtypes import DTYPES, size_bytes
+
+Size = int | str | Callable[[Args], int]
+"""A number, an argument's name, or what follows from the arguments."""
+
+REFERENCE_FLOPS = 2 * 10**9
+"""A reference product larger than this takes evenly spread rows instead of all; float64, so about 0.1 s."""
+
+REFERENCE_VALUES = 1 << 23
+"""Where a row costs little but there are many, values that a reference holds: 64 MiB in float64."""
+
+
+class TensorSpec(NamedTuple):
+    """`dtype` is a number format or the argument that names it; `fill(make, *shape, dtype=…)` draws the values."""
+
+    sizes: tuple[Size, ...]
+    dtype: str
+    fill: Callable[..., Tensor]
+
+    def draw(self, args: Args, make: Maker) -> Tensor:
+        """Random values of the case's shape."""
+        return self.fill(make, *(size_of(args, size) for size in self.sizes), dtype=self._format(args))
+
+    def bytes(self, args: Args) -> int:
+        """Memory that it takes."""
+        return size_bytes(self._format(args), count(args, *self.sizes))
+
+    def _format(self, args: Args) -> str:
+        return self.dtype if self.dtype in DTYPES else str(args[self.dtype])
+
+
+def normal(*sizes: Size, dtype: str = "dtype", scale: float = 1.0) -> TensorSpec:
+    """Standard normal values times `scale`."""
+    return TensorSpec(sizes, dtype, lambda make, *shape, dtype: make.normal(*shape, dtype=dtype, scale=scale))
+
+
+def uniform(*sizes: Size, low: float = 0.5, high: float = 1.5, dtype: str = "dtype") -> TensorSpec:
+    """Values in [low, high); without them factors around 1."""
+    return TensorSpec(sizes, dtype, lambda make, *shape, dtype: make.uniform(low, high, *shape, dtype=dtype))
+
+
+def integers_or_normal(make: Maker, *shape: int, dtype: str) -> Tensor:
+    """A `fill` for what is only moved: int8 over its whole range, floats standard normal."""
+    return make.integers(-127, 128, *shape, dtype=dtype) if dtype == "int8" else make.normal(*shape, dtype=dtype)
+
+
+def size_of(args: Args, size: Size) -> int:
+    """A size of a case."""
+    return size(args) if callable(size) else int(args[size] if isinstance(size, str) else size)
+
+
+def count(args: Args, *sizes: Size) -> int:
+    """The product of some sizes."""
+    return prod(size_of(args, size) for size in sizes)
+
+
+def times(*sizes: Size) -> Callable[[Args], int]:
+    """The product as a size."""
+    return lambda args: count(args, *sizes)
+
+
+def drawn(*specs: TensorSpec) -> Callable[[Args, Maker], Tensors]:
+    """`Operator.inputs`: one random tensor after the other."""
+    return lambda args, make: tuple(spec.draw(args, make) for spec in specs)
+
+
+def moved(
+    reads: Sequence[TensorSpec], writes: Sequence[TensorSpec], *flops: Size, flops_dtype: str = "dtype", held: Sequence[TensorSpec] = ()
+) -> Callable[[Args], Cost]:
+    """`Operator.cost` where each of these tensors is read or written once, and FLOPs are the product of some sizes (of none: 0).
+    `held` are those that lie in memory, where that is more."""
+
+    def cost(args: Args) -> Cost:
+        read, written, footprint = (sum(spec.bytes(args) for spec in specs) for specs in (reads, writes, held))
+        return Cost(count(args, *flops) if flops else 0, read, written, footprint, flops_dtype=args[flops_dtype])
+
+    return cost
+
+
+def spread_rows(rows: int, flops_per_row: int, budget: int = REFERENCE_FLOPS) -> Tensor:
+    """Indices of the rows of a reference, in ascending order: all of them where they fit the budget, else first, last and some
+    between. No kernel can know which: they are others each time, whatever the seed."""
+    import torch
+
+    kept = max(2, budget // max(1, flops_per_row))
+    if kept >= rows:
+        return torch.arange(rows)
+    return torch.tensor([0, *sorted(SystemRandom().sample(range(1, rows - 1), kept - 2)), rows - 1])
