@@ -6,7 +6,8 @@ A figure that no card's source gives stays None; ratios of it are None too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, get_args
 
 from bytemlperf.hardware import cards as api
@@ -30,39 +31,67 @@ class Row(NamedTuple):
 
 def currency_of(cards: Sequence[Card]) -> str | None:
     """The currency that all priced cards share, None when none has a price or they differ."""
-    found = {price.currency for card in cards for price in card.prices[:1]}
-    return found.pop() if len(found) == 1 else None
+    currencies = {price.currency for card in cards for price in card.prices[:1]}
+    return currencies.pop() if len(currencies) == 1 else None
 
 
 def rows(cards: Sequence[Card], dtype: str = PER_WATT_DTYPE, currency: str | None = None) -> list[Row]:
     """Every figure that at least one card has. `currency` None takes the one that they share."""
-    name = api.normal_dtype(dtype)
-    money = currency or currency_of(cards)
-    candidates = [
-        *_peaks(cards),
-        Row("memory", "GB", tuple(card.memory_gb.value if card.memory_gb else None for card in cards)),
-        Row("memory bandwidth", "GB/s", tuple(_scaled(api.memory_bandwidth(card), api.GIGA) for card in cards)),
-        Row("power (TDP)", "W", tuple(api.tdp_watts(card) for card in cards), "lower"),
-        *(_money_rows(cards, name, money) if money else ()),
-        Row(f"{name} per watt", "TFLOPS/W", tuple(per_watt(card, name) for card in cards)),
-        Row(
-            "memory bandwidth per watt",
-            "GB/s/W",
-            tuple(_ratio(_scaled(api.memory_bandwidth(card), api.GIGA), api.tdp_watts(card)) for card in cards),
-        ),
-    ]
-    return [row for row in candidates if any(value is not None for value in row.values)]
+    name, money = api.normal_dtype(dtype), currency or currency_of(cards)
+    figures = [*_published(), *(_of_money(name, money) if money else ()), *_of_watts(name)]
+    found = [Row(label, unit, tuple(map(value_of, cards)), better) for label, unit, better, value_of in figures]
+    return [row for row in found if any(value is not None for value in row.values)]
+
+
+Measure = tuple[str, str, str, Callable[[Card], float | None]]
+"""What a row says of a card: label, unit, better, value."""
+
+
+def _published() -> Iterator[Measure]:
+    for dtype in get_args(Dtype):
+        for sparse, kind in ((False, "dense"), (True, "sparse")):
+            yield f"{dtype} {kind}", "TFLOPS", "higher", partial(tflops, dtype=dtype, sparse=sparse)
+    yield "memory", "GB", "higher", lambda card: card.memory_gb.value if card.memory_gb else None
+    yield "memory bandwidth", "GB/s", "higher", gbytes_per_s
+    yield "power (TDP)", "W", "lower", api.tdp_watts
+
+
+def _of_money(dtype: str, money: str) -> Iterator[Measure]:
+    def price(card: Card, basis: str = "purchase") -> float | None:
+        priced = api.price(card, basis, money)
+        return priced.amount if priced else None
+
+    yield "price", money, "lower", price
+    yield "price per hour", money, "lower", partial(price, basis="hour")
+    yield f"{dtype} per 1,000 {money}", "TFLOPS", "higher", lambda card: per_currency(card, money, dtype)
+    yield f"memory bandwidth per 1,000 {money}", "GB/s", "higher", lambda card: _per_thousand(gbytes_per_s(card), price(card))
+
+
+def _of_watts(dtype: str) -> Iterator[Measure]:
+    yield f"{dtype} per watt", "TFLOPS/W", "higher", partial(per_watt, dtype=dtype)
+    yield "memory bandwidth per watt", "GB/s/W", "higher", lambda card: _ratio(gbytes_per_s(card), api.tdp_watts(card))
+
+
+def tflops(card: Card, dtype: str, sparse: bool = False) -> float | None:
+    """Peak of a data type in 10^12 operations a second."""
+    rate = api.peak_flops(card, dtype, sparse)
+    return None if rate is None else rate / api.TERA
+
+
+def gbytes_per_s(card: Card) -> float | None:
+    """Bandwidth of the device's memory."""
+    return card.memory_gbytes_per_s.value if card.memory_gbytes_per_s else None
 
 
 def per_watt(card: Card, dtype: str = PER_WATT_DTYPE) -> float | None:
     """Dense TFLOPS a watt of TDP."""
-    return _ratio(_scaled(api.peak_flops(card, dtype), api.TERA), api.tdp_watts(card))
+    return _ratio(tflops(card, dtype), api.tdp_watts(card))
 
 
 def per_currency(card: Card, currency: str, dtype: str = PER_WATT_DTYPE) -> float | None:
     """Dense TFLOPS per thousand of the currency, by the purchase price."""
-    found = api.price(card, "purchase", currency)
-    return _ratio(_scaled(api.peak_flops(card, dtype), api.TERA), found.amount / PER_CURRENCY if found else None)
+    price = api.price(card, "purchase", currency)
+    return _per_thousand(tflops(card, dtype), price.amount if price else None)
 
 
 def ratios(row: Row) -> tuple[float | None, ...]:
@@ -71,34 +100,8 @@ def ratios(row: Row) -> tuple[float | None, ...]:
     return tuple(_ratio(value, first) for value in row.values)
 
 
-def _peaks(cards: Sequence[Card]) -> list[Row]:
-    found = []
-    for dtype in get_args(Dtype):
-        for sparse, suffix in ((False, "dense"), (True, "sparse")):
-            values = tuple(_scaled(api.peak_flops(card, dtype, sparse), api.TERA) for card in cards)
-            found.append(Row(f"{dtype} {suffix}", "TFLOPS", values))
-    return found
-
-
-def _money_rows(cards: Sequence[Card], dtype: str, money: str) -> list[Row]:
-    bought = [api.price(card, "purchase", money) for card in cards]
-    rented = [api.price(card, "hour", money) for card in cards]
-    prices = tuple(price.amount if price else None for price in bought)
-    bandwidths = [_scaled(api.memory_bandwidth(card), api.GIGA) for card in cards]
-    return [
-        Row("price", money, prices, "lower"),
-        Row("price per hour", money, tuple(price.amount if price else None for price in rented), "lower"),
-        Row(f"{dtype} per 1,000 {money}", "TFLOPS", tuple(per_currency(card, money, dtype) for card in cards)),
-        Row(
-            f"memory bandwidth per 1,000 {money}",
-            "GB/s",
-            tuple(_ratio(rate, price / PER_CURRENCY if price else None) for rate, price in zip(bandwidths, prices, strict=True)),
-        ),
-    ]
-
-
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value / unit
+def _per_thousand(value: float | None, price: float | None) -> float | None:
+    return _ratio(value, price and price / PER_CURRENCY)
 
 
 def _ratio(value: float | None, by: float | None) -> float | None:

@@ -36,6 +36,7 @@ DISPLAY_VENDORS = ("0x10de", "0x1002", "0x8086")
 NAME_FILES = ("product_name", "device_type", "info/architecture/device_name")
 """Below the device: amdgpu, habanalabs, neuron."""
 
+NAMED_BELOW = ("accel/accel*/device", "neuron_device/neuron*", "habanalabs/hl*")
 MEMORY_FILES = ("mem_info_vram_total", "lmem_total_bytes")
 
 
@@ -54,9 +55,9 @@ def numa(root: Path = SYS) -> list[dict[str, Any]]:
     return [
         {
             "node": int(node.name[4:]),
-            "cpus": _text(node / "cpulist"),
-            "memory_bytes": _node_memory(_text(node / "meminfo") or ""),
-            "distances": [int(each) for each in (_text(node / "distance") or "").split()],
+            "cpus": text_of(node / "cpulist") or None,
+            "memory_bytes": _node_memory(text_of(node / "meminfo")),
+            "distances": [int(distance) for distance in text_of(node / "distance").split()],
         }
         for node in nodes
     ]
@@ -77,20 +78,18 @@ def network_links(root: Path = SYS) -> list[dict[str, Any]]:
             "numa_node": _numa_node(port.parents[1] / "device"),
         }
         for port in sorted((root / "class/infiniband").glob("*/ports/*"))
-        if (rate := _leading_number(_text(port / "rate"))) is not None and "ACTIVE" in (_text(port / "state") or "")
+        if (rate := _leading_number(text_of(port / "rate"))) is not None and "ACTIVE" in text_of(port / "state")
     ]
     return [*ethernet, *infiniband]
 
 
 def _computes(device: Path) -> bool:
-    kind, vendor = (_text(device / "class") or "")[:6], _text(device / "vendor") or ""
-    if vendor not in VENDORS:
-        return False
-    return kind in (COMPUTE_3D, ACCELERATOR) or (kind == DISPLAY and vendor in DISPLAY_VENDORS)
+    kind, vendor = text_of(device / "class")[:6], text_of(device / "vendor")
+    return vendor in VENDORS and (kind in (COMPUTE_3D, ACCELERATOR) or (kind == DISPLAY and vendor in DISPLAY_VENDORS))
 
 
 def _accelerator(device: Path) -> dict[str, Any]:
-    vendor, number = _text(device / "vendor") or "", _text(device / "device") or ""
+    vendor, number = text_of(device / "vendor"), text_of(device / "device")
     driver = device / "driver"
     return {
         "vendor": VENDORS[vendor],
@@ -106,24 +105,18 @@ def _accelerator(device: Path) -> dict[str, Any]:
 
 
 def _declared_name(device: Path) -> str | None:
-    places = [
-        device,
-        *sorted(device.glob("accel/accel*/device")),
-        *sorted(device.glob("neuron_device/neuron*")),
-        *sorted(device.glob("habanalabs/hl*")),
-    ]
-    names = (_text(place / name) for place in places for name in NAME_FILES)
-    return next((name for name in names if name), None)
+    folders = [device, *(below for pattern in NAMED_BELOW for below in sorted(device.glob(pattern)))]
+    return next((name for folder in folders for file in NAME_FILES if (name := text_of(folder / file))), None)
 
 
 def _memory(device: Path) -> int | None:
-    places = [device, *sorted(device.glob("drm/card*"))]
-    return next((size for place in places for name in MEMORY_FILES if (size := _number(place / name))), None)
+    folders = [device, *sorted(device.glob("drm/card*"))]
+    return next((size for folder in folders for file in MEMORY_FILES if (size := _number(folder / file))), None)
 
 
 def _pci_link(device: Path) -> dict[str, Any] | None:
     """What the slot runs at now and could at most: gigatransfers a second and lanes."""
-    now, most = _leading_number(_text(device / "current_link_speed")), _leading_number(_text(device / "max_link_speed"))
+    now, most = _leading_number(text_of(device / "current_link_speed")), _leading_number(text_of(device / "max_link_speed"))
     lanes, lanes_most = _number(device / "current_link_width"), _number(device / "max_link_width")
     if not now and not most:
         return None
@@ -149,23 +142,23 @@ def _numa_node(device: Path) -> int | None:
 
 
 def _node_memory(meminfo: str) -> int | None:
-    found = re.search(r"MemTotal:\s+(\d+) kB", meminfo)
-    return int(found[1]) * 1024 if found else None
+    total = re.search(r"MemTotal:\s+(\d+) kB", meminfo)
+    return int(total[1]) * 1024 if total else None
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path) or ""
+    text = text_of(path)
     return int(text) if re.fullmatch(r"-?\d+", text) else None
 
 
-def _leading_number(text: str | None) -> float | None:
-    found = re.match(r"\d+(\.\d+)?", text or "")
-    return float(found[0]) if found else None
+def _leading_number(text: str) -> float | None:
+    number = re.match(r"\d+(\.\d+)?", text)
+    return float(number[0]) if number else None
 
 
-def _text(path: Path) -> str | None:
-    """A file's text, None where it is absent, empty or refuses (some attributes fail when read)."""
+def text_of(path: Path) -> str:
+    """A file's text without the blanks around it; empty where it is absent or refuses (some attributes fail when read)."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        return None
+        return ""

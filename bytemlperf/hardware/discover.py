@@ -13,10 +13,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.hardware.devices import accelerators, network_links, numa
+from bytemlperf.hardware.devices import accelerators, network_links, numa, text_of
 
 NVIDIA_SMI_TIMEOUT_S = 10
 GIT_TIMEOUT_S = 10
@@ -43,11 +44,12 @@ FLAGS = {
 def discover() -> dict[str, Any]:
     """Hardware and operating system, JSON-ready. Keys: cpu, memory, numa_nodes, numa, os, python, gpus,
     accelerators, links. Of links and devices only what drivers declare; nothing is measured."""
+    nodes = numa()
     return {
         "cpu": cpu(),
         "memory": memory(),
-        "numa_nodes": _count("/sys/devices/system/node", "node[0-9]*"),
-        "numa": numa(),
+        "numa_nodes": len(nodes) or None,
+        "numa": nodes,
         "os": operating_system(),
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "gpus": nvidia_gpus(),
@@ -58,7 +60,7 @@ def discover() -> dict[str, Any]:
 
 def cpu(cpuinfo: str | None = None) -> dict[str, Any]:
     """Model, core counts, ISA flags that matter, cache sizes. `cpuinfo` stands in for /proc/cpuinfo."""
-    text = _read("/proc/cpuinfo") if cpuinfo is None else cpuinfo
+    text = text_of(Path("/proc/cpuinfo")) if cpuinfo is None else cpuinfo
     blocks = [_fields(block) for block in text.split("\n\n") if block.strip()]
     first = blocks[0] if blocks else {}
     flags = set((first.get("flags") or first.get("Features") or "").split())
@@ -73,15 +75,15 @@ def cpu(cpuinfo: str | None = None) -> dict[str, Any]:
         "quota_cores": _cgroup_cores(),
         "isa": sorted({ours for kernel, ours in FLAGS.items() if kernel in flags}),
         "caches": _caches(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "governor": text_of(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None,
         "virtual": "hypervisor" in flags,
     }
 
 
 def memory() -> dict[str, int | None]:
     """Bytes of memory, of swap, and the control group's limit where there is one."""
-    fields = _fields(_read("/proc/meminfo"))
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    fields = _fields(text_of(Path("/proc/meminfo")))
+    limit = text_of(Path("/sys/fs/cgroup/memory.max"))
     return {
         "total_bytes": _kilobytes(fields.get("MemTotal")),
         "swap_bytes": _kilobytes(fields.get("SwapTotal")),
@@ -91,12 +93,11 @@ def memory() -> dict[str, int | None]:
 
 def operating_system() -> dict[str, str | None]:
     """Distribution, kernel, C library."""
-    try:
+    distribution = None
+    with suppress(OSError):
         distribution = platform.freedesktop_os_release().get("PRETTY_NAME")
-    except OSError:
-        distribution = None
-    library = " ".join(platform.libc_ver())
-    return {"name": platform.system(), "distribution": distribution, "kernel": platform.release(), "libc": library.strip() or None}
+    library = " ".join(platform.libc_ver()).strip() or None
+    return {"name": platform.system(), "distribution": distribution, "kernel": platform.release(), "libc": library}
 
 
 def has_nvidia_driver() -> bool:
@@ -131,10 +132,8 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of those distributions in `names` that are installed."""
     versions = {}
     for name in names:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -156,7 +155,7 @@ def git_state(folder: Path | str) -> dict[str, Any] | None:
 def _caches() -> dict[str, str]:
     caches = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = (_read(index / name).strip() for name in ("level", "type", "size"))
+        level, kind, size = (text_of(index / name) for name in ("level", "type", "size"))
         if level and size:
             letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
             caches[f"L{level}{letter}"] = size
@@ -165,7 +164,7 @@ def _caches() -> dict[str, str]:
 
 def _cgroup_cores() -> float | None:
     """CPUs that a container may use (cgroup v2 quota / period), None where it is not limited."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    quota, _, period = text_of(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
@@ -177,17 +176,6 @@ def _fields(block: str) -> dict[str, str]:
 def _kilobytes(text: str | None) -> int | None:
     number = (text or "").split(" ")[0]
     return int(number) * 1024 if number.isdigit() else None
-
-
-def _count(folder: str, pattern: str) -> int | None:
-    return len(list(Path(folder).glob(pattern))) or None
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _output(command: list[str], timeout_s: float) -> str | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from rich.console import Console
+
+from bytemlperf.command.console import listing
 from bytemlperf.command.exits import markup_of
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Dtype, Figure, Link, Peak, Price, Sourced
-from bytemlperf.hardware.compare import ratios, rows
+from bytemlperf.hardware.compare import Row, gbytes_per_s, ratios, rows, tflops
 from bytemlperf.hardware.discover import discover
 
 UNKNOWN = "–"
@@ -19,56 +22,46 @@ UNKNOWN = "–"
 
 def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
     """One line a card. Raises UserError when the vendor has none."""
-    found = {name: card for name, card in api.load(path).items() if vendor is None or card.vendor.lower() == vendor.lower()}
-    if not found:
-        vendors = sorted({card.vendor for card in api.load(path).values()})
+    cards = api.load(path)
+    chosen = {name: card for name, card in cards.items() if vendor is None or card.vendor.lower() == vendor.lower()}
+    if not chosen:
+        vendors = sorted({card.vendor for card in cards.values()})
         raise UserError(f"there is no card from vendor {vendor!r}", f"vendors: {', '.join(vendors)}")
     if as_json:
-        _print_json({name: card.model_dump(mode="json", exclude_defaults=True) for name, card in found.items()})
+        _print_json({name: _fields(card) for name, card in chosen.items()})
         return
-    table = _table("id", "TFLOPS", "GB", "GB/s", "W", "price")
-    table.columns[0].no_wrap = True
-    for name, card in sorted(found.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0])):
-        _row(table, name, *(_number(each) for each in _line(card)), _price_text(card))
-    _console().print(table)
-    _console().print(
-        "TFLOPS: bf16, else fp16, dense. – is unknown: no public document gives it. Sources: bmp hardware show ID", style="dim"
-    )
+    order = sorted(chosen.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0]))
+    lines = ((name, *map(_number, _line(card)), _price_text(card)) for name, card in order)
+    _print(("id", "TFLOPS", "GB", "GB/s", "W", "price"), lines, whole=("id",))
+    _remark("TFLOPS: bf16, else fp16, dense. – is unknown: no public document gives it. Sources: bmp hardware show ID")
 
 
 def print_card(name: str, path: Path | None, as_json: bool) -> None:
     """Every figure of a card, with its source."""
     card = api.find(name, api.load(path))
     if as_json:
-        _print_json(card.model_dump(mode="json", exclude_defaults=True))
+        _print_json(_fields(card))
         return
-    console = _console()
-    about = ", ".join(each for each in (card.vendor, card.architecture, f"figures per {card.per}") if each)
-    console.print(markup_of(f"{card.name}  ({about})"), style="bold")
+    about = ", ".join(filter(None, (card.vendor, card.architecture, f"figures per {card.per}")))
+    _remark(f"{card.name}  ({about})", "bold")
     if card.note:
-        console.print(markup_of(card.note))
-    table = _table("figure", "value", "where", "source")
-    for label, value, figure in figure_lines(card):
-        remark = "; ".join(each for each in (figure.where, figure.derived, figure.note) if each)
-        _row(table, label, value, remark, figure.source)
-    console.print(table)
+        _remark(card.note, "")
+    remarks = (
+        (label, value, "; ".join(filter(None, (of.where, of.derived, of.note))), of.source) for label, value, of in figure_lines(card)
+    )
+    _print(("figure", "value", "where", "source"), remarks)
     for key, source in card.sources.items():
-        via = f"; read at {source.via}" if source.via else ""
-        console.print(markup_of(f"{key}: {source.title}, {source.publisher}. {source.url}{via}"), style="dim", soft_wrap=True)
+        _remark(f"{key}: {source.title}, {source.publisher}. {source.url}{f'; read at {source.via}' if source.via else ''}")
 
 
 def print_machine(path: Path | None, as_json: bool) -> None:
     """This machine as a run keeps it, and the card that fits."""
-    found = discover()
-    card = api.match(found, api.load(path))
+    machine = discover()
+    card = api.match(machine, api.load(path))
     if as_json:
-        _print_json({"hardware": found, "card": card.name if card else None})
+        _print_json({"hardware": machine, "card": card.name if card else None})
         return
-    table = _table("", "")
-    for label, value in _machine_lines(found):
-        _row(table, label, value)
-    _row(table, "card", card.name if card else "none is certain; name one where a card is needed")
-    _console().print(table)
+    _print(("", ""), [*_machine_lines(machine), ("card", card.name if card else "none is certain; name one where a card is needed")])
 
 
 def print_comparison(names: list[str], dtype: str, currency: str | None, path: Path | None, as_json: bool) -> None:
@@ -77,29 +70,19 @@ def print_comparison(names: list[str], dtype: str, currency: str | None, path: P
         raise UserError("a comparison needs two cards", "name another one; `bmp hardware list` shows them")
     if api.normal_dtype(dtype) not in get_args(Dtype):
         raise UserError(f"{dtype!r} is not a data type of a card", f"give one of {', '.join(get_args(Dtype))}")
-    known = api.load(path)
-    chosen = [api.find(name, known) for name in names]
-    found = rows(chosen, dtype, currency)
+    cards = api.load(path)
+    chosen = [api.find(name, cards) for name in names]
+    compared = rows(chosen, dtype, currency)
     if as_json:
-        _print_json({"cards": [card.name for card in chosen], "rows": [{**row._asdict(), "ratios": ratios(row)} for row in found]})
+        _print_json({"cards": [card.name for card in chosen], "rows": [{**row._asdict(), "ratios": ratios(row)} for row in compared]})
         return
-    table = _table("", *(card.name for card in chosen))
-    for row in found:
-        cells = [_with_ratio(value, ratio, index) for index, (value, ratio) in enumerate(zip(row.values, ratios(row), strict=True))]
-        _row(table, f"{row.label}, {row.unit}", *cells)
-    _console().print(table)
-    _console().print(markup_of(f"× is against {chosen[0].name}. – is unknown. Published peaks, not measurements."), style="dim")
+    _print(("", *(card.name for card in chosen)), ((f"{row.label}, {row.unit}", *_cells(row)) for row in compared))
+    _remark(f"× is against {chosen[0].name}. – is unknown. Published peaks, not measurements.")
 
 
-def _line(card: Card) -> Iterable[float | None]:
-    half = api.peak_flops(card, "bf16") or api.peak_flops(card, "fp16")
-    bandwidth = api.memory_bandwidth(card)
-    return (
-        half / api.TERA if half else None,
-        card.memory_gb.value if card.memory_gb else None,
-        bandwidth / api.GIGA if bandwidth else None,
-        api.tdp_watts(card),
-    )
+def _line(card: Card) -> tuple[float | None, ...]:
+    half = tflops(card, "bf16") or tflops(card, "fp16")
+    return half, card.memory_gb.value if card.memory_gb else None, gbytes_per_s(card), api.tdp_watts(card)
 
 
 def figure_lines(card: Card) -> Iterable[tuple[str, str, Sourced]]:
@@ -123,12 +106,8 @@ def figure_lines(card: Card) -> Iterable[tuple[str, str, Sourced]]:
 
 
 def _peak_text(peak: Peak) -> str:
-    parts = []
-    if peak.dense_tflops is not None:
-        parts.append(f"{_number(peak.dense_tflops)} TFLOPS dense")
-    if peak.sparse_tflops is not None:
-        parts.append(f"{_number(peak.sparse_tflops)} TFLOPS sparse")
-    return ", ".join(parts)
+    rates = (peak.dense_tflops, "dense"), (peak.sparse_tflops, "sparse")
+    return ", ".join(f"{_number(rate)} TFLOPS {kind}" for rate, kind in rates if rate is not None)
 
 
 def _link_text(link: Link) -> str:
@@ -145,51 +124,42 @@ def _price_text(card: Card) -> str:
     return f"{_amount_text(price)} ({price.date})" if price else UNKNOWN
 
 
-def _machine_lines(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    cpu = found["cpu"]
+def _machine_lines(machine: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    cpu = machine["cpu"]
     yield "CPU", f"{cpu['model']}, {cpu['logical_cores']} logical cores, {', '.join(cpu['isa']) or 'no known extensions'}"
     yield "caches", ", ".join(f"{name} {size}" for name, size in cpu["caches"].items()) or UNKNOWN
-    yield "memory", f"{(found['memory']['total_bytes'] or 0) / 2**30:.1f} GiB"
-    for node in found["numa"]:
+    yield "memory", f"{(machine['memory']['total_bytes'] or 0) / 2**30:.1f} GiB"
+    for node in machine["numa"]:
         yield f"NUMA node {node['node']}", f"CPUs {node['cpus']}, {(node['memory_bytes'] or 0) / 2**30:.1f} GiB"
-    for gpu in found["gpus"]:
+    for gpu in machine["gpus"]:
         yield "GPU", f"{gpu['name']}, {gpu['memory.total']}, {gpu['power.limit']}"
-    for device in found["accelerators"]:
+    for device in machine["accelerators"]:
         yield "device", f"{device['name']} at {device['pci']}, driver {device['driver'] or 'none'}"
-    for link in found["links"]["network"]:
+    for link in machine["links"]["network"]:
         yield link["kind"], f"{link['name']}, {_number(link['gbits_per_s'])} Gbit/s declared"
-    yield "system", f"{found['os']['distribution']}, kernel {found['os']['kernel']}"
+    yield "system", f"{machine['os']['distribution']}, kernel {machine['os']['kernel']}"
 
 
-def _with_ratio(value: float | None, ratio: float | None, index: int) -> str:
-    text = _number(value)
-    return text if index == 0 or ratio is None else f"{text}  ({ratio:.2f}×)"
+def _cells(row: Row) -> Iterable[str]:
+    for place, (value, ratio) in enumerate(zip(row.values, ratios(row), strict=True)):
+        yield _number(value) + (f"  ({ratio:.2f}×)" if place and ratio is not None else "")
 
 
 def _number(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _table(*columns: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
-    for column in columns:
-        table.add_column(markup_of(column))
-    return table
+def _print(columns: Sequence[str], lines: Iterable[Iterable[str]], whole: Sequence[str] = ()) -> None:
+    Console(highlight=False).print(listing(columns, lines, whole=whole))
 
 
-def _row(table: Any, *cells: str) -> None:
-    """A row of texts that come out of somebody's cards, or out of this machine."""
-    table.add_row(*map(markup_of, cells))
+def _remark(text: str, style: str = "dim") -> None:
+    Console(highlight=False).print(markup_of(text), style=style, soft_wrap=True)
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
+def _fields(card: Card) -> dict[str, object]:
+    return card.model_dump(mode="json", exclude_defaults=True)
 
 
-def _print_json(content: Any) -> None:
+def _print_json(content: object) -> None:
     print(json.dumps(content, indent=2))

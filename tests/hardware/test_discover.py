@@ -42,14 +42,14 @@ def test_arm_flags_are_called_features():
 
 
 def test_hidden_files_are_none_not_errors(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_read", lambda path: "")
+    monkeypatch.setattr(module, "text_of", lambda path: "")
     assert cpu()["physical_cores"] is None
     assert memory() == {"total_bytes": None, "swap_bytes": None, "limit_bytes": None}
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("", None), ("5 0", None)])
 def test_a_containers_cpu_quota_is_told(monkeypatch: pytest.MonkeyPatch, quota: str, cores: float | None):
-    monkeypatch.setattr(module, "_read", lambda path: quota if str(path).endswith("cpu.max") else "")
+    monkeypatch.setattr(module, "text_of", lambda path: quota if str(path).endswith("cpu.max") else "")
     assert cpu()["quota_cores"] == cores
 
 
