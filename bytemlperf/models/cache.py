@@ -23,7 +23,6 @@ from bytemlperf.errors import UserError
 from engines.untrusted import decode_json
 
 MARKER = "built.json"
-HASH_BLOCK_BYTES = 1 << 20
 
 
 def cache_root() -> Path:
@@ -74,11 +73,8 @@ def is_sound(folder: Path, recipe: dict[str, Any]) -> bool:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(root: Path, target: Path, recipe: dict[str, Any], build: Callable[[Path], dict[str, str]]) -> None:

@@ -12,7 +12,7 @@ from bytemlperf.runs.kinds import run_kind
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.verify import verified_folder
 from bytemlperf.submit.declaration import Declaration, read_declaration
-from bytemlperf.submit.rules import Finding, RunRead, all_rules, declared_files
+from bytemlperf.submit.rules import Finding, Read, RunRead, all_rules, declared_files
 
 RUNS = "runs"
 
@@ -47,19 +47,19 @@ def check_submission(folder: Path) -> Checked:
             unreadable.append(Finding("problem", "verify", path.name, error.cause))
     lock_path = folder / declared.environment.lock
     lock = lock_path.read_text(encoding="utf-8", errors="replace") if _plain(folder, Path(declared.environment.lock)) else ""
-    return Checked(declared, runs, [*files, *unreadable, *all_rules(declared, read, lock)])
+    return Checked(declared, runs, [*files, *unreadable, *all_rules(Read(declared, read, lock))])
 
 
 def run_folders(folder: Path) -> list[Path]:
     """The run folders below runs/. Raises UserError when there is none."""
-    place = folder / RUNS
-    found = sorted(path.parent for path in place.glob("*/run.json"))
-    for path in (place, *found):
+    runs = folder / RUNS
+    folders = sorted(path.parent for path in runs.glob("*/run.json"))
+    for path in (runs, *folders):
         if path.is_symlink():
             raise UserError(f"{path} is a link", "put the run folders there themselves")
-    if not found:
-        raise UserError(f"{place} holds no run folder", "put the complete, unchanged run folders there")
-    return found
+    if not folders:
+        raise UserError(f"{runs} holds no run folder", "put the complete, unchanged run folders there")
+    return folders
 
 
 def read_one(path: Path) -> RunRead:

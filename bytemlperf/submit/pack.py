@@ -17,7 +17,6 @@ from bytemlperf.submit.declaration import NAME
 from bytemlperf.submit.rules import declared_files
 
 MANIFEST = "SHA256SUMS"
-BLOCK_BYTES = 1 << 20
 
 OF_A_RUN = [
     *((name, 1) for name in ("run.json", "summary.json", "checksums.json", "recount.json", "gauges.jsonl", "tags.json", "plan.json")),
@@ -77,8 +76,5 @@ def _add(tar: tarfile.TarFile, name: str, content: io.BufferedReader | io.BytesI
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
     with open_plain(path) as file:
-        while block := file.read(BLOCK_BYTES):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

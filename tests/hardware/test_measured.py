@@ -17,7 +17,7 @@ from bytemlperf.report.gather import view_run
 from bytemlperf.report.run_page import run_page
 from bytemlperf.site.devices import device_of, parse_assignments
 from bytemlperf.submit.declaration import Declaration
-from bytemlperf.submit.rules import RunRead, on_the_device
+from bytemlperf.submit.rules import Read, RunRead, findings
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.report.made import llm_run
 from tests.submit.made import DECLARATION
@@ -57,8 +57,8 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     assert "machine" not in facts
     assert "Tesla T4" in facts["client machine"]
     assert facts["device"] == "remote, hardware unknown"
-    findings = on_the_device(DECLARED, [RunRead("a", run, "valid", (), ())])
-    assert [(finding.level, finding.rule) for finding in findings] == [("warning", "device")]
+    found = findings("device", Read(DECLARED, [RunRead("a", run, "valid", (), ())]))
+    assert [(finding.level, finding.rule) for finding in found] == [("warning", "device")]
 
 
 def test_what_the_user_states_is_taken_everywhere(tmp_path):
@@ -76,7 +76,7 @@ def test_what_the_user_states_is_taken_everywhere(tmp_path):
     assert "remote, hardware unknown" in normalised_table(comparison, devices).note
     (device, _) = devices_of(comparison, {"*": "t4*2"}, KNOWN)
     assert (device.card.name, device.count) == (KNOWN["nvidia-t4"].name, 2)
-    (finding,) = on_the_device(DECLARED, [RunRead("a", view.run, "valid", (), ())])
+    (finding,) = findings("device", Read(DECLARED, [RunRead("a", view.run, "valid", (), ())]))
     assert finding.level == "problem"
     assert "H100" in finding.text
 
