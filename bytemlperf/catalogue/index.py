@@ -21,10 +21,11 @@ from bytemlperf.catalogue.tags import NAME as TAGS
 from bytemlperf.catalogue.tags import read_tags
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import device_text, hardware_of
-from bytemlperf.report.gather import RunView, part, view_run
+from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.run_page import headlines, name_of
 from bytemlperf.report.text import number, unit
 from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import part
 from bytemlperf.version import __version__
 
 FILE = ".catalogue.sqlite"

@@ -12,10 +12,11 @@ import msgspec
 from bytemlperf.compare.statistics import Change, change, significant
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import is_remote
-from bytemlperf.report.gather import RunView, part, view_run
+from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.run_page import name_of
 from bytemlperf.report.text import flattened
 from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.runs.verdicts import VERDICTS
 

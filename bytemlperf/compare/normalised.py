@@ -16,8 +16,9 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware import measured
 from bytemlperf.hardware.card import Card
-from bytemlperf.report.gather import RunView, part
+from bytemlperf.report.gather import RunView
 from bytemlperf.report.text import number
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Table
 
 MAX_ROWS = 24

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
+from bytemlperf.runs.folder import part
 
 REMOTE = "remote"
 UNKNOWN = "remote, hardware unknown"
@@ -43,9 +44,7 @@ def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
 
 def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
     """What the run's own --device says; None without one, or where no card of that name is known here."""
-    config = run.get("config")
-    flags = config.get("flags") if isinstance(config, dict) else None
-    text = flags.get("device") if isinstance(flags, dict) else None
+    text = part(run, "config", "flags").get("device")
     if not isinstance(text, str):
         return None
     try:
@@ -57,9 +56,7 @@ def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
 def device_text(run: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
     """The device of run.json's `subject` (engine, backend, trainer) for a reader: as stated, as the subject says, or that it
     isn't known; "" where there is nothing to say."""
-    config = run.get("config")
-    flags = config.get("flags") if isinstance(config, dict) else None
-    if isinstance(flags, dict) and flags.get("device") is not None:
+    if part(run, "config", "flags").get("device") is not None:
         known = api.load()
         if (own := stated(run, known)) is not None:
             return f"{own.text(known)} (as stated)"
@@ -71,12 +68,10 @@ def device_text(run: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
 
 def is_remote(run: Mapping[str, Any]) -> bool:
     """Whether a server was measured over a network, loopback included."""
-    engine = run.get("engine")
-    return isinstance(engine, dict) and (engine.get("remote") is True or engine.get("device") == REMOTE)
+    engine = part(run, "engine")
+    return engine.get("remote") is True or engine.get("device") == REMOTE
 
 
 def hardware_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """The hardware that was measured, as run.json describes it; empty where it isn't known."""
-    environment = run.get("environment")
-    hardware = environment.get("hardware") if isinstance(environment, dict) else None
-    return hardware if isinstance(hardware, dict) and not is_remote(run) else {}
+    return {} if is_remote(run) else part(run, "environment", "hardware")

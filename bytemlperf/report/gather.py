@@ -66,13 +66,6 @@ class RunView(msgspec.Struct, kw_only=True):
         return {}
 
 
-def part(value: Any, *keys: str) -> dict[str, Any]:
-    """The object below these keys; an empty one where anything on the way isn't there, or is no object."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
 def view_run(
     folder: Path, records: RunRecords | None = None, *, sections: bool = True, figures: bool = True, samples: bool = True
 ) -> RunView:

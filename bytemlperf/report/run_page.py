@@ -6,9 +6,10 @@ import shlex
 from typing import Any
 
 from bytemlperf.hardware.measured import device_text, is_remote
-from bytemlperf.report.gather import RunView, part
+from bytemlperf.report.gather import RunView
 from bytemlperf.report.page import Page, Tile
 from bytemlperf.report.text import UNAVAILABLE, flattened, interval, number, unit
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Section, Table, Text
 from bytemlperf.version import __version__
 

@@ -78,6 +78,13 @@ SHAPE: dict[str, Any] = {
 """Objects of every run.json, and those in them; [] is a list of objects."""
 
 
+def part(value: Any, *keys: str) -> dict[str, Any]:
+    """The object below these keys; an empty one where anything on the way isn't there, or is no object."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
 def misshapen(value: dict[str, Any], shape: dict[str, Any] | None = None, path: str = "") -> list[str]:
     """What every run has and this one has otherwise: each is replaced by an empty object or list, and named."""
     found = []

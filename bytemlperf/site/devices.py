@@ -17,7 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware import measured
 from bytemlperf.hardware.card import Card
-from bytemlperf.report.gather import part
+from bytemlperf.runs.folder import part
 
 
 class Device(NamedTuple):

@@ -11,8 +11,9 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.compare import PER_CURRENCY
-from bytemlperf.report.gather import RunView, part, view_run
+from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.devices import Assignment, Device, device_of
 

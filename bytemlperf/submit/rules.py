@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import PlannedJob
 from bytemlperf.submit.declaration import NAME as DECLARATION
 from bytemlperf.submit.declaration import Declaration
@@ -137,8 +138,8 @@ def reproducible(submission: Read) -> Found:
     if not pins:
         yield "problem", "lock", "the lock pins no package with =="
     for name, run, *_ in submission.runs:
-        environment = run.get("environment") or {}
-        packages = {_plain(package): str(version) for package, version in (environment.get("packages") or {}).items()}
+        environment = part(run, "environment")
+        packages = {_plain(package): str(version) for package, version in part(environment, "packages").items()}
         held = {"command": run.get("command"), "seed": isinstance(run.get("seed"), int), "package versions": packages}
         for what, value in held.items():
             if not value:
@@ -148,7 +149,7 @@ def reproducible(submission: Read) -> Found:
         unpinned = sorted(set(packages) - set(pins) - {"bytemlperf-llm"})
         if pins and unpinned:
             yield "problem", name, f"the lock doesn't pin {', '.join(unpinned[:MAX_LISTED])}"
-        if (environment.get("git") or {}).get("dirty"):
+        if part(environment, "git").get("dirty"):
             yield "warning", name, "the source tree had uncommitted changes"
     yield "ok", "runs/", "command, seed and packages are known, the lock's versions ran"
 
@@ -223,7 +224,7 @@ def locked(text: str) -> dict[str, str]:
 def _device_text(run: RunRead) -> str:
     hardware = measured.hardware_of(run.run)
     gpus = [str(gpu.get("name")) for gpu in hardware.get("gpus") or ()]
-    return f"{len(gpus)} × {gpus[0]}" if gpus else str((hardware.get("cpu") or {}).get("model"))
+    return f"{len(gpus)} × {gpus[0]}" if gpus else str(part(hardware, "cpu").get("model"))
 
 
 def _few(texts: Sequence[str]) -> list[str]:
