@@ -281,6 +281,21 @@ def drift(
     raise typer.Exit(publish_folder(*run_drift(flags, precision, output, ["bmp", *sys.argv[1:]]), quiet=quiet))
 
 
+@app.command(short_help="Resume a run that was stopped or killed.")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    trust: Annotated[bool, _in(_OUTPUT, "Trust the checkpoint outside the run folder that the run names.", "--trust")] = False,
+    skip_memory_check: Annotated[bool, _in(_OUTPUT, "Start even if the memory estimate doesn't fit.", "--skip-memory-check")] = False,
+    quiet: Annotated[bool, _in(_OUTPUT, "Print only the run folder's path.", "--quiet", "-q")] = False,
+) -> None:
+    """Train the rest of a run, from its last whole checkpoint, else from its start, into the same folder."""
+    from training.command.resume import resume_train
+    from training.command.run import Output
+
+    output = Output(run.parent, quiet=quiet, skip_memory_check=skip_memory_check)
+    raise typer.Exit(resume_train(run, output, sys.argv, trust=trust))
+
+
 @app.command(short_help="Finish a run done by a cluster's torchrun.")
 def finish(
     run: Annotated[Path, typer.Argument(help="Run folder that --prepare created.", show_default=False)],

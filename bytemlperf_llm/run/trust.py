@@ -17,6 +17,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.models.resolve import BUILT_IN
 from bytemlperf.redaction import Redactor
+from bytemlperf.runs import trust
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.scenario import BUILTIN, scenario_of
 from engines.contract import EngineInfo
@@ -52,10 +53,8 @@ def unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None = 
 def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None) -> None:
     """Raises UserError where run.json wants what this command line, with this `--base-url`, doesn't confirm."""
     asked = unconfirmed(flags, config, base_url)
-    if asked:
-        only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
-        fix = f"confirm it: {asked[0]}" if only_address else "if the run is your own, or you trust all of this: --trust"
-        raise UserError(f"run.json wants {', '.join(asked)}, which needs your confirmation", fix)
+    only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
+    trust.refuse_unconfirmed(asked, fix=f"confirm it: {asked[0]}" if only_address else trust.FIX)
 
 
 def refuse_other_address(kept: str | None, given: str | None) -> None:

@@ -21,7 +21,7 @@ from bytemlperf.extras import require
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
 from training.command.reference import earlier_run, find_reference, keep_reference
-from training.plan.layout import Layout
+from training.plan.layout import Layout, Sharding, TrainerName
 from training.plan.memory import Estimate, check_memory, estimate
 from training.plan.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
 from training.rank.watchdog import STOP_FILE
@@ -29,11 +29,8 @@ from training.results.checks import REFERENCE_STEPS
 from training.watch import launch
 from training.watch.follow import Follower
 from training.watch.metrics import TrainingMetrics
-from training.workload.corpus import prepare_corpus
-from training.workload.workload import Workload
-
-if TYPE_CHECKING:
-    from training.plan.plan import Flags
+from training.workload.corpus import prepare_corpus, resolve_tokenizer
+from training.workload.workload import Workload, vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,24 +72,29 @@ class Prepared(NamedTuple):
     rerun_of: dict[str, Any] | None = None
 
 
+def needed_memory(
+    workload: Workload, layout: Layout, trainer: TrainerName, sharding: Sharding, device: Device, ranks_here: int, *, check: bool
+) -> Estimate:
+    """What a rank will need. Raises UserError where it is checked and can't fit."""
+    needed = estimate(workload, layout, trainer, sharding, vocabulary(resolve_tokenizer(workload.data.tokenizer)), device.kind)
+    if check:
+        check_memory(needed, ranks_here, device.kind, device.memory_bytes)
+    return needed
+
+
 def prepare(flags: Flags, output: Output) -> Prepared:
     """Check everything that can be checked. Raises UserError."""
-    from training.workload.workload import vocabulary
-
     workload = resolve_workload(flags)
     layout = check_flags(flags, workload)
     device = choose_device(output.device, flags.nproc)
-    _check_packages(flags.trainer, workload)
+    check_packages(flags.trainer, workload)
     if flags.resume_from is not None:
         from training.rank.checkpoint import examine
 
         examine(flags.resume_from)
-    from training.workload.corpus import resolve_tokenizer
-
-    words = vocabulary(resolve_tokenizer(workload.data.tokenizer))
-    needed = estimate(workload, layout, flags.trainer, flags.sharding, words, device.kind)  # type: ignore[arg-type]
-    if not output.skip_memory_check:
-        check_memory(needed, flags.nproc, device.kind, device.memory_bytes)
+    sharding: Sharding = flags.sharding  # type: ignore[assignment]
+    trainer: TrainerName = flags.trainer  # type: ignore[assignment]
+    needed = needed_memory(workload, layout, trainer, sharding, device, flags.nproc, check=not output.skip_memory_check)
     micro = []
     if flags.micro_run is not None:
         from training.results.micro_reference import micro_collectives
@@ -109,8 +111,12 @@ def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str
     receivers_for(output.targets, "training")  # an address that can't be used is said before anything is measured
     prepared = prepare(flags, output)
     run, plan = begin(prepared, output, argv)
-    console = err_console()
-    metrics = TrainingMetrics()
+    return train_to_end(run, plan, output)
+
+
+def train_to_end(run: SuiteRun, plan: Plan, output: Output) -> tuple[Path, dict[str, Any]]:
+    """A run that has begun, or goes on; the folder and the summary. Raises Interrupted at the second signal."""
+    console, metrics = err_console(), TrainingMetrics()
     with run:
         if output.prometheus_port is not None:
             port = metrics.exporter.serve(output.prometheus_port, output.prometheus_host)
@@ -154,11 +160,16 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
         more={"trainer": flags.trainer, "beside": beside},
     )
     plan = msgspec.structs.replace(draft, folder=str(run.folder.absolute()))
-    try:
-        (run.folder / PLAN_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
-    except OSError as error:
-        raise UserError(f"can't write into {run.folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
+    write_plan(plan)
     return run, plan
+
+
+def write_plan(plan: Plan) -> None:
+    """What the ranks read, into the run folder. Raises UserError."""
+    try:
+        Path(plan.folder, PLAN_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
+    except OSError as error:
+        raise UserError(f"can't write into {plan.folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
 
 
 def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console, *, quiet: bool) -> tuple[str, bool]:
@@ -172,7 +183,7 @@ def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console
     finally:
         stop(agent, launch.KILL_PATIENCE_S)
     if len(signals) > 1:
-        raise Interrupted(signals[-1], f"the measurements so far are in {run.folder}")
+        raise Interrupted(signals[-1], f"resume with: bmp train resume {run.folder}")
     return failure, bool(signals)
 
 
@@ -236,7 +247,7 @@ def choose_device(wish: str, ranks_here: int) -> Device:
     return Device("cuda", gpus[0]["name"], int(min(sizes)) if sizes else None)
 
 
-def _check_packages(trainer: str, workload: Workload) -> None:
+def check_packages(trainer: str, workload: Workload) -> None:
     needed = {"torch": "train", "transformers": "train", "numpy": "train"}
     if trainer == "megatron":
         needed = {"torch": "megatron", "megatron": "megatron", "numpy": "train"}

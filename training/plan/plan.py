@@ -101,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     peak_tflops: float | None = None
     peak_source: str = ""
     fault: Fault | None = None
+    first_attempt: int = 0  # of this part of the run: the parts before had those below it
 
     def read_workload(self) -> Workload:
         """The workload as its checked model."""

@@ -37,7 +37,7 @@ def main(plan_path: str) -> None:
     from training.rank.watchdog import Watchdog
 
     die_with_parent(signal.SIGTERM)
-    rank, attempt = int(os.environ["RANK"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    rank, attempt = int(os.environ["RANK"]), plan.first_attempt + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     watchdog = Watchdog(Path(plan.folder), rank, plan.step_timeout_s)
     watchdog.expect(START_TIMEOUT_S)
     warnings.filterwarnings("ignore")  # libraries' advice; errors still end on standard error

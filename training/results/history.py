@@ -37,7 +37,6 @@ class History:
 
     def _sort(self, record: Record | None) -> None:
         places: dict[type, list[Any]] = {
-            StartRecord: self.starts,
             StepRecord: self.steps,
             TraceRecord: self.traces,
             CollectiveRecord: self.collectives,
@@ -47,6 +46,9 @@ class History:
         }
         if isinstance(record, EndRecord):
             self.end = record
+        elif isinstance(record, StartRecord):
+            self.starts.append(record)
+            self.end = None  # of the part before
         elif record is None:
             self.unknown += 1
         else:
@@ -67,6 +69,11 @@ class History:
     def curve(self) -> list[StepRecord]:
         """Every step once, in order: the last attempt's where there are several."""
         return [step for _, step in sorted({step.step: step for step in self.steps}.items())]
+
+    def pause_ns(self, start: StartRecord) -> int:
+        """From the last step before to a start."""
+        before = [step.at_ns for step in self.steps if step.attempt < start.attempt]
+        return start.at_ns - before[-1] if before else 0
 
     @property
     def losses(self) -> list[float]:

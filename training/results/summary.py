@@ -30,6 +30,7 @@ def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[st
     """Verdict, reasons, metrics, counts, and what is particular to training."""
     config, history = run["config"] | run.get("beside", {}), once(records, History)
     checks = run_checks(config, history)
+    resumed = {part["first_attempt"] for part in run.get("resumed", []) if "first_attempt" in part}
     reasons = _reasons(config, history) + [
         f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
         for check in checks
@@ -38,16 +39,16 @@ def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[st
     return {
         "verdict": "invalid" if reasons else "valid",
         "reasons": reasons,
-        "warnings": _warnings(config, history),
+        "warnings": _warnings(config, history) + _resumed(history, resumed),
         "metrics": _metrics(config, history),
         "counts": _counts(history),
         "checks": [msgspec.to_builtins(check) for check in checks],
         "split": split(history),
         "communication": communication(config, history),
         "memory": _memory(config, history),
-        "convergence": _convergence(config, history),
+        "convergence": _convergence(config, history, resumed),
         "checkpoints": _checkpoints(history),
-        "recovery": recovery(history),
+        "recovery": recovery(history, resumed),
         "start": _start(history),
         "end": None if history.end is None else {"why": history.end.why, "state_sha256": history.end.state_sha256},
         "definitions": {"percentiles": PERCENTILE_DEFINITION, "intervals": INTERVAL_DEFINITION},
@@ -87,6 +88,11 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
             f"{ranks} ranks of {config['threads']} thread{'' if config['threads'] == 1 else 's'} share {cores} cores: they slow each other"
         )
     return found
+
+
+def _resumed(history: History, resumed: set[int]) -> list[str]:
+    starts = [start for start in history.starts if start.attempt in resumed]
+    return [f"resumed from step {start.first_step}: the pause before is excluded" for start in starts]
 
 
 def _counts(history: History) -> dict[str, int]:
@@ -247,13 +253,15 @@ def _memory(config: dict[str, Any], history: History) -> dict[str, Any]:
     return {"peak_bytes": last.peak_bytes, "held_bytes": last.held_bytes, "estimated_bytes": estimated}
 
 
-def _convergence(config: dict[str, Any], history: History) -> dict[str, Any]:
+def _convergence(config: dict[str, Any], history: History, resumed: set[int]) -> dict[str, Any]:
     losses, curve = history.losses, history.curve
     if not losses:
         return {}
     target = config.get("target_loss")
     place = next((place for place in range(len(losses)) if reached(losses[: place + 1], target)), None)
     begun = history.starts[0].at_ns if history.starts else None
+    until = -1 if place is None else curve[place].attempt
+    paused_ns = sum(history.pause_ns(start) for start in history.starts if start.attempt in resumed and start.attempt <= until)
     return {
         "first_loss": losses[0],
         "last_loss": losses[-1],
@@ -262,7 +270,7 @@ def _convergence(config: dict[str, Any], history: History) -> dict[str, Any]:
         "target_loss": target,
         "steps_to_target": None if place is None else curve[place].step + 1,
         "tokens_to_target": None if place is None else sum(step.tokens for step in curve[: place + 1]),
-        "time_to_target_ns": None if place is None or begun is None else curve[place].at_ns - begun,
+        "time_to_target_ns": None if place is None or begun is None else curve[place].at_ns - begun - paused_ns,
         "spikes": [curve[place].step for place in spikes(losses)],
     }
 
@@ -280,13 +288,13 @@ def _checkpoints(history: History) -> dict[str, Any]:
     return found
 
 
-def recovery(history: History) -> list[dict[str, Any]]:
-    """For each restart: the steps that were lost, and how long it took to step again and to be as far as before."""
+def recovery(history: History, resumed: set[int]) -> list[dict[str, Any]]:
+    """For each restart (not after a pause): the steps that were lost, and how long it took to step again and to be as far as before."""
     found = []
     for start in history.starts:
         before = [step for step in history.steps if step.attempt < start.attempt]
         after = [step for step in history.steps if step.attempt == start.attempt]
-        if not start.attempt or not before or not after:
+        if not start.attempt or start.attempt in resumed or not before or not after:
             continue
         last = before[-1]
         again = next((step for step in after if step.step >= last.step), None)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.child.process import stop
-from bytemlperf.child.ranks import deaths
+from bytemlperf.child.ranks import Death, deaths
 from bytemlperf.runs.suite import SuiteRun
 from training.plan.plan import START_TIMEOUT_S, Plan
 from training.rank.watchdog import EXIT_HUNG, GRACE_S, RANKS_FOLDER, stacks
@@ -26,10 +26,10 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Tail:
-    """Whole records of a growing file, each once."""
+    """Whole records that are added to a file from now on, each once."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
+        self._path, self._offset = path, path.stat().st_size if path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Those that came since the last call."""
@@ -57,7 +57,7 @@ class Follower:
         self._tail = Tail(self._folder / RANK_LOG)
         self._last_ns = time.perf_counter_ns()
         self._limit_s = START_TIMEOUT_S
-        self._attempt = 0
+        self._attempt = plan.first_attempt
         self._ended = False
 
     def follow(self, stopping: Callable[[], bool]) -> str:
@@ -87,8 +87,8 @@ class Follower:
                 listener(record)
 
     def _restarted(self, attempt: int) -> None:
-        for death in deaths(self._folder / RANKS_FOLDER)[self._attempt : attempt]:
-            self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
+        for death in self._deaths()[: attempt - self._attempt]:
+            self._event("failure", self._why(death), [death.rank])
         self._attempt = attempt
         self._event("restart", f"torchrun restarted the ranks, attempt {attempt}", [])
 
@@ -98,14 +98,21 @@ class Follower:
         return silent_s > max(self._limit_s, restarting) + GRACE_S + HANG_PATIENCE_S
 
     def _failure(self) -> str:
-        found = deaths(self._folder / RANKS_FOLDER)[self._attempt :]
+        found = self._deaths()
         if not found:
             return self._event("failure", f"torchrun ended with status {self._agent.returncode}; its messages: {self._folder}/ranks", [])
         for death in found[:-1]:
-            self._event("failure", launch.why(self._folder, death, self._attempt), [death.rank])
+            self._event("failure", self._why(death), [death.rank])
             self._attempt += 1
         kind = "hang" if found[-1].exit_code == EXIT_HUNG else "failure"
-        return self._event(kind, launch.why(self._folder, found[-1], self._attempt), [found[-1].rank])
+        return self._event(kind, self._why(found[-1]), [found[-1].rank])
+
+    def _deaths(self) -> list[Death]:
+        """From this attempt on; torchrun counts those of this part of the run."""
+        return deaths(self._folder / RANKS_FOLDER)[self._attempt - self._plan.first_attempt :]
+
+    def _why(self, death: Death) -> str:
+        return launch.why(self._folder, death, self._attempt - self._plan.first_attempt)
 
     def _event(self, event: Any, detail: str, ranks: list[int]) -> str:
         self._run.append(EventRecord(event=event, attempt=self._attempt, at_ns=time.perf_counter_ns(), detail=detail, ranks=ranks))
