@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
+from bytemlperf.hardware.card import Card
 from bytemlperf.report.write import write_report
 from bytemlperf.site.devices import parse_assignments
-from bytemlperf.site.gather import BoardRow, SiteRun, board, find_runs, read_runs
+from bytemlperf.site.gather import SiteRun, board, find_runs, read_runs, unused
 from bytemlperf.site.pages import Pages
 
 MARK = ".bytemlperf-site"
@@ -57,7 +58,10 @@ def build_site(
         "compare.html": pages.compare(known, rows),
         **{file: pages.board(suite, [row for row in rows if row.run.suite == suite]) for suite, file in pages.boards.items()},
         **{file: pages.model(model, [row for row in rows if row.model == model]) for model, file in models.items()},
-        **{f"hardware/{name}.html": pages.card(name, card, _of_card(rows, name)) for name, card in known.items()},
+        **{
+            f"hardware/{name}.html": pages.card(name, card, [row for row in rows if row.run.device.card_id == name])
+            for name, card in known.items()
+        },
     }
     try:
         for name, text in written.items():
@@ -80,27 +84,20 @@ def _report(run: SiteRun, out: Path) -> list[str]:
     return [f"{run.view.folder.name}: {text}" for text in run.view.problems]
 
 
-def _of_card(rows: Sequence[BoardRow], name: str) -> list[BoardRow]:
-    return [row for row in rows if row.run.device.card_id == name]
-
-
-def _usual_currency(known: Mapping[str, object]) -> str:
-    prices = Counter(price.currency for card in known.values() for price in getattr(card, "prices", ()))
-    own = Counter(price.currency for card in known.values() for price in getattr(card, "prices", ()) if price.source == "own")
-    chosen = (own or prices).most_common(1)
-    return chosen[0][0] if chosen else DEFAULT_CURRENCY
+def _usual_currency(known: Mapping[str, Card]) -> str:
+    prices = [price for card in known.values() for price in card.prices]
+    own = [price for price in prices if price.source == "own"]
+    return next((currency for currency, _ in Counter(price.currency for price in own or prices).most_common(1)), DEFAULT_CURRENCY)
 
 
 def _files(names: set[str], prefix: str) -> dict[str, str]:
     """A file name for each, safe in a path, and nobody else's."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in sorted(names):
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
-        file, number = "-".join(part for part in (prefix, slug) if part), 2
-        while f"{file}.html" in found.values():
-            file, number = f"{file}-{number}", number + 1
-        found[name] = f"{file}.html"
-    return found
+        stem = unused("-".join(part for part in (prefix, slug) if part), [file.removesuffix(".html") for file in files.values()])
+        files[name] = f"{stem}.html"
+    return files
 
 
 def _clear(out: Path) -> None:

@@ -39,24 +39,20 @@ class Assignment(NamedTuple):
 
 def parse_assignments(texts: Sequence[str], known: Mapping[str, Card]) -> list[Assignment]:
     """`PATTERN=CARD` or `PATTERN=CARD*COUNT`. Raises UserError."""
-    found = []
+    assignments = []
     for text in texts:
-        pattern, separator, card = text.partition("=")
-        name, _, count = card.partition("*")
-        if not separator or not pattern or not name or (count and not re.fullmatch(r"[1-9]\d{0,5}", count)):
+        pattern, _, device = text.partition("=")
+        if not pattern or not re.fullmatch(r"[^*]+(\*([1-9]\d{0,5})?)?", device):
             raise UserError(f"--device {text!r} is not PATTERN=CARD or PATTERN=CARD*COUNT", "write for example --device '*h100*=h100*8'")
-        found.append(Assignment(pattern, api.card_id(name, known), int(count or 1)))
-    return found
+        assignments.append(Assignment(pattern, *measured.parse_device(device, known)))
+    return assignments
 
 
 def device_of(folder_name: str, label: str, run: dict[str, Any], known: Mapping[str, Card], assigned: Sequence[Assignment]) -> Device:
     """The device of one run."""
-    for each in assigned:
-        if fnmatch(folder_name, each.pattern) or fnmatch(label, each.pattern):
-            return Device(known[each.card_id].name, each.card_id, each.used)
-    own = measured.stated(run, known)
-    if own is not None:
-        return Device(known[own.card_id].name, own.card_id, own.used)
+    fitting = (each for each in assigned if fnmatch(folder_name, each.pattern) or fnmatch(label, each.pattern))
+    if stated := next(fitting, None) or measured.stated(run, known):
+        return Device(known[stated.card_id].name, stated.card_id, stated.used)
     if measured.is_remote(run):
         return Device(measured.UNKNOWN, why=measured.FIX)
     hardware = part(run, "environment", "hardware")
@@ -89,7 +85,7 @@ def _count(hardware: dict[str, Any], card: Card) -> tuple[int | None, str]:
         if cpu.get("virtual") or cpu.get("quota_cores") or cpu.get("usable_cores") != cpu.get("logical_cores"):
             return None, "the run had only a part of the CPU; assign what it had with --device"
         return (int(cpu["sockets"]), "") if cpu.get("sockets") else (None, "the number of sockets is not known; assign it with --device")
-    found = [*(hardware.get("gpus") or ()), *(hardware.get("accelerators") or ())] if not hardware.get("gpus") else hardware["gpus"]
-    if len(found) == 1:
+    devices = hardware.get("gpus") or hardware.get("accelerators") or ()
+    if len(devices) == 1:
         return 1, ""
-    return None, f"the machine has {len(found)} devices and the run doesn't say how many it used; assign it with --device"
+    return None, f"the machine has {len(devices)} devices and the run doesn't say how many it used; assign it with --device"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,21 +71,20 @@ class Unread(NamedTuple):
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """Run folders among and directly below `places`. A place without any is kept, so that reading it says what it
     is instead. Raises UserError where no place has one."""
-    found: list[Path] = []
-    empty: list[Path] = []
-    for place in places:
-        below = [place] if (place / "run.json").exists() else sorted(path.parent for path in place.glob("*/run.json"))
-        empty += [] if below else [place]
-        found += [path for path in below if path not in found]
-    if not found:
+    runs_in = {
+        place: [place] if (place / "run.json").exists() else sorted(path.parent for path in place.glob("*/run.json")) for place in places
+    }
+    empty = [place for place, runs in runs_in.items() if not runs]
+    if len(empty) == len(runs_in):
         named = ", ".join(map(str, empty)) or "nothing"
         raise UserError(f"{named} neither is nor holds a run folder", "name run folders, or a folder of them")
-    return [*found, *empty]
+    return list(dict.fromkeys([*chain(*runs_in.values()), *empty]))
 
 
 def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequence[Assignment]) -> tuple[list[SiteRun], list[Unread]]:
     """Newest first. What can't be read at all is named."""
-    runs, unread, taken = [], [], set[str]()
+    runs: dict[str, SiteRun] = {}
+    unread = []
     for folder in folders:
         try:
             with damage_said(folder):
@@ -93,8 +93,9 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
         except UserError as error:
             unread.append(Unread(folder.name, error.cause))
             continue
-        runs.append(SiteRun(view, device, _slug(folder.name, taken)))
-    return sorted(runs, key=lambda run: run.started, reverse=True), unread
+        slug = unused(re.sub(r"[^a-zA-Z0-9._-]+", "-", folder.name).strip("-.") or "run", runs)
+        runs[slug] = SiteRun(view, device, slug)
+    return sorted(runs.values(), key=lambda run: run.started, reverse=True), unread
 
 
 def board(runs: Sequence[SiteRun], known: Mapping[str, Card], currency: str) -> list[BoardRow]:
@@ -154,11 +155,6 @@ def _ranked(rows: Sequence[BoardRow]) -> list[BoardRow]:
     return ranked
 
 
-def _slug(name: str, taken: set[str]) -> str:
-    """A folder name that is safe in a path and a link, and nobody else's."""
-    plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", name).strip("-.") or "run"
-    slug, number = plain, 2
-    while slug in taken:
-        slug, number = f"{plain}-{number}", number + 1
-    taken.add(slug)
-    return slug
+def unused(name: str, taken: Container[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    return next(free for free in chain([name], (f"{name}-{number}" for number in count(2))) if free not in taken)

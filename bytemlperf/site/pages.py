@@ -14,13 +14,13 @@ from typing import Any
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Sourced
-from bytemlperf.hardware.compare import per_currency, per_watt, rows
+from bytemlperf.hardware.compare import gbytes_per_s, per_currency, per_watt, rows, tflops
 from bytemlperf.hardware.tables import figure_lines
 from bytemlperf.report.page import ASSETS as REPORT_ASSETS
 from bytemlperf.report.page import INSTALL_COMMAND, content_security_policy, data_block
 from bytemlperf.report.text import visible
 from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, case_of
-from bytemlperf.site.views import Cell, Column, TableView, board_table, numeric, run_table, words
+from bytemlperf.site.views import Cell, Column, Drawn, board_table, drawn, numeric, run_table, words
 from bytemlperf.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
@@ -36,8 +36,7 @@ class Pages:
 
     def index(self, runs: Sequence[SiteRun], unread: Sequence[Unread], models: Mapping[str, str]) -> str:
         """What there is, and every run."""
-        counts = {suite: sum(run.suite == suite for run in runs) for suite in self.boards}
-        tiles = [(suite, counts[suite], self.boards[suite]) for suite in self.boards]
+        tiles = [(suite, sum(run.suite == suite for run in runs), file) for suite, file in self.boards.items()]
         valid = sum(run.view.verdict == VALID for run in runs)
         return self._page(
             "index.html.j2",
@@ -54,26 +53,25 @@ class Pages:
 
     def hardware(self, known: Mapping[str, Card], measured: Mapping[str, int]) -> str:
         """Every card; those that runs used are marked."""
-        columns = (
-            Column("device"),
-            Column("vendor", choose=True),
-            Column("kind", choose=True),
-            Column("runs", numeric=True),
-            Column("bf16 or fp16, TFLOPS", numeric=True, about="dense"),
-            Column("fp8, TFLOPS", numeric=True, about="dense"),
-            Column("memory, GB", numeric=True),
-            Column("GB/s", numeric=True),
-            Column("TDP, W", numeric=True),
-            Column(f"price, {self.currency}", numeric=True),
-            Column("TFLOPS/W", numeric=True),
-            Column(f"TFLOPS per 1,000 {self.currency}", numeric=True),
-        )
+        money = self.currency
+        columns: Drawn[tuple[str, Card]] = [
+            (Column("device"), lambda row: words(row[1].name, f"hardware/{row[0]}.html")),
+            (Column("vendor", choose=True), lambda row: words(row[1].vendor)),
+            (Column("kind", choose=True), lambda row: words(row[1].kind)),
+            (Column("runs", numeric=True), lambda row: numeric(measured.get(row[0], 0))),
+            (Column("bf16 or fp16, TFLOPS", numeric=True, about="dense"), lambda row: numeric(tflops(row[1], _half(row[1])))),
+            (Column("fp8, TFLOPS", numeric=True, about="dense"), lambda row: numeric(tflops(row[1], "fp8"))),
+            (Column("memory, GB", numeric=True), lambda row: numeric(row[1].memory_gb.value if row[1].memory_gb else None)),
+            (Column("GB/s", numeric=True), lambda row: numeric(gbytes_per_s(row[1]))),
+            (Column("TDP, W", numeric=True), lambda row: numeric(api.tdp_watts(row[1]))),
+            (Column(f"price, {money}", numeric=True), lambda row: _price(row[1], money)),
+            (Column("TFLOPS/W", numeric=True), lambda row: numeric(per_watt(row[1], _half(row[1])))),
+            (Column(f"TFLOPS per 1,000 {money}", numeric=True), lambda row: numeric(per_currency(row[1], money, _half(row[1])))),
+        ]
         order = sorted(known.items(), key=lambda item: (-measured.get(item[0], 0), item[1].kind == "cpu", item[1].name))
-        lines = [self._card_line(name, card, measured.get(name, 0)) for name, card in order]
         notes = ["Published figures, dense. – is unknown: no public document gives it. Per watt and per price stand on bf16, else fp16."]
-        return self._page(
-            "table.html.j2", "Hardware", "", "hardware", table=TableView("hardware", columns, lines, [name for name, _ in order], notes)
-        )
+        table = drawn("hardware", columns, order, [name for name, _ in order], notes)
+        return self._page("table.html.j2", "Hardware", "", "hardware", table=table)
 
     def card(self, name: str, card: Card, board: Sequence[BoardRow]) -> str:
         """One device: each figure with its source, and what was measured on it."""
@@ -107,44 +105,12 @@ class Pages:
         data = {"currency": self.currency, "order": order, "devices": _compared(known, board, self.currency)}
         return self._page("compare.html.j2", "Compare devices", "", "compare", data=data_block(data))
 
-    def _card_line(self, name: str, card: Card, runs: int) -> tuple[Cell, ...]:
-        dtype = "bf16" if api.peak_flops(card, "bf16") else "fp16"
-        price = api.price(card, "purchase", self.currency)
-        return (
-            words(card.name, f"hardware/{name}.html"),
-            words(card.vendor),
-            words(card.kind),
-            numeric(runs),
-            numeric(_tera(api.peak_flops(card, dtype))),
-            numeric(_tera(api.peak_flops(card, "fp8"))),
-            numeric(card.memory_gb.value if card.memory_gb else None),
-            numeric(card.memory_gbytes_per_s.value if card.memory_gbytes_per_s else None),
-            numeric(api.tdp_watts(card)),
-            numeric(price.amount if price else None, small=price.date if price else ""),
-            numeric(per_watt(card, dtype)),
-            numeric(per_currency(card, self.currency, dtype)),
-        )
-
     def _page(self, template: str, title: str, root: str, here: str, **content: Any) -> str:
         style = _text(REPORT_ASSETS / "page.css") + _text(ASSETS / "site.css")
         script = _text(ASSETS / "site.js")
-        rendered = (
-            _templates()
-            .get_template(template)
-            .render(
-                title=title,
-                site=self.title,
-                root=root,
-                here=here,
-                boards=self.boards,
-                policy=content_security_policy([script], [style]),
-                style=style,
-                script=script,
-                footer=FOOTER,
-                **content,
-            )
-        )
-        return str(rendered)
+        shown = content | {"title": title, "site": self.title, "root": root, "here": here, "boards": self.boards, "footer": FOOTER}
+        shown |= {"policy": content_security_policy([script], [style]), "style": style, "script": script}
+        return str(_templates().get_template(template).render(shown))
 
 
 def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: str) -> list[dict[str, Any]]:
@@ -186,8 +152,13 @@ def _card_figure(label: str, value: str, figure: Sourced) -> tuple[str, str, str
     return label, value, f"{figure.source}: {figure.where}", remark
 
 
-def _tera(value: float | None) -> float | None:
-    return None if value is None else value / api.TERA
+def _half(card: Card) -> str:
+    return "bf16" if api.peak_flops(card, "bf16") else "fp16"
+
+
+def _price(card: Card, currency: str) -> Cell:
+    price = api.price(card, "purchase", currency)
+    return numeric(price.amount, small=price.date) if price else numeric(None)
 
 
 @cache

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from bytemlperf.report.text import interval, number, unit, visible
+from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import BoardRow, SiteRun, case_of
 
+RowT = TypeVar("RowT")
 UNKNOWN = "–"
+PER_PRICE = "value ÷ (purchase price of the devices ÷ 1,000)"
+PER_RENT = "value × 3,600 s ÷ price per hour of the devices"
+PER_WATT = "value ÷ TDP of the devices; measured power may be less"
 RANKS = "Ranks go by the value alone. Where intervals overlap, bmp compare says whether two runs differ."
 
 
@@ -51,68 +56,58 @@ def words(text: str, link: str = "", small: str = "") -> Cell:
     return Cell(visible(text) or UNKNOWN, None, link, visible(small))
 
 
+Drawn = Sequence[tuple[Column, Callable[[RowT], Cell]]]
+"""Each column, and its cell in a row."""
+
+
+def drawn(name: str, columns: Drawn[RowT], rows: Sequence[RowT], pick: Sequence[str] = (), notes: Sequence[str] = ()) -> TableView:
+    """The table of these rows."""
+    return TableView(name, [column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows], pick, notes)
+
+
 def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
     """Every run, newest first."""
-    columns = (
-        Column("run"),
-        Column("suite", choose=True),
-        Column("measured", choose=True),
-        Column("device", choose=True),
-        Column("verdict", choose=True),
-        Column("started (UTC)"),
-    )
-    rows = [
-        (
-            words(run.view.label, f"{root}runs/{run.slug}/report.html"),
-            words(run.suite),
-            words(run.measured),
-            words(run.device.name),
-            words(run.view.verdict),
-            words(run.started),
-        )
-        for run in runs
+    columns: Drawn[SiteRun] = [
+        (Column("run"), lambda run: words(run.view.label, f"{root}runs/{run.slug}/report.html")),
+        (Column("suite", choose=True), lambda run: words(run.suite)),
+        (Column("measured", choose=True), lambda run: words(run.measured)),
+        (Column("device", choose=True), lambda run: words(run.device.name)),
+        (Column("verdict", choose=True), lambda run: words(run.view.verdict)),
+        (Column("started (UTC)"), lambda run: words(run.started)),
     ]
-    return TableView("runs", columns, rows)
+    return drawn("runs", columns, runs)
 
 
 def board_table(rows: Sequence[BoardRow], currency: str, root: str, *, with_suite: bool = False) -> TableView:
     """A leaderboard. Columns of money and power are there where any row has them."""
-    money, rent, power = (any(getattr(row, name) is not None for row in rows) for name in ("per_currency", "per_rent", "per_watt"))
-    models, measured = any(row.model for row in rows), any(row.run.measured for row in rows)
-    columns = [
-        Column("rank", numeric=True, about="among valid runs of the same model, case and metric"),
-        *([Column("suite", choose=True)] if with_suite else []),
-        *([Column("model", choose=True)] if models and not with_suite else []),
-        Column("case", choose=True),
-        Column("metric", choose=True),
-        Column("value", numeric=True),
-        Column("device", choose=True),
-        *([Column("measured", choose=True)] if measured else []),
-        *([Column(f"per 1,000 {currency}", numeric=True, about="value ÷ (purchase price of the devices ÷ 1,000)")] if money else []),
-        *([Column(f"for one {currency}", numeric=True, about="value × 3,600 s ÷ price per hour of the devices")] if rent else []),
-        *([Column("per watt", numeric=True, about="value ÷ TDP of the devices; measured power may be less")] if power else []),
-        Column("verdict", choose=True, chosen="valid"),
-        Column("run"),
-    ]
-    lines = [
+    by_price, by_rent = f"per 1,000 {currency}", f"for one {currency}"
+    columns: Drawn[BoardRow] = [
+        (Column("rank", numeric=True, about="among valid runs of the same model, case and metric"), lambda row: numeric(row.rank)),
+        (Column("suite", choose=True), lambda row: words(row.run.suite)),
+        (Column("model", choose=True), lambda row: words(row.model)),
+        (Column("case", choose=True), lambda row: words(row.figure.key)),
+        (Column("metric", choose=True), lambda row: words(case_of(row.figure), small=f"{_better(row.figure)} is better")),
+        (Column("value", numeric=True), lambda row: numeric(row.figure.value, small=_detail(row))),
+        (Column("device", choose=True), lambda row: words(row.run.device.name, small=_device_note(row))),
+        (Column("measured", choose=True), lambda row: words(row.run.measured)),
+        (Column(by_price, numeric=True, about=PER_PRICE), lambda row: numeric(row.per_currency)),
+        (Column(by_rent, numeric=True, about=PER_RENT), lambda row: numeric(row.per_rent)),
+        (Column("per watt", numeric=True, about=PER_WATT), lambda row: numeric(row.per_watt)),
+        (Column("verdict", choose=True, chosen="valid"), lambda row: words(row.run.view.verdict)),
         (
-            numeric(row.rank),
-            *([words(row.run.suite)] if with_suite else []),
-            *([words(row.model)] if models and not with_suite else []),
-            words(row.figure.key),
-            words(case_of(row.figure), small="lower is better" if row.figure.better == "lower" else "higher is better"),
-            numeric(row.figure.value, small=_detail(row)),
-            words(row.run.device.name, small=_device_note(row)),
-            *([words(row.run.measured)] if measured else []),
-            *([numeric(row.per_currency)] if money else []),
-            *([numeric(row.per_rent)] if rent else []),
-            *([numeric(row.per_watt)] if power else []),
-            words(row.run.view.verdict),
-            words(row.run.view.label, f"{root}runs/{row.run.slug}/report.html", row.run.started[:10]),
-        )
-        for row in rows
+            Column("run"),
+            lambda row: words(row.run.view.label, f"{root}runs/{row.run.slug}/report.html", row.run.started[:10]),
+        ),
     ]
-    return TableView("board", columns, lines, notes=[RANKS, *_not_normalised(rows)])
+    empty = {"suite": not with_suite, "model": with_suite or not any(row.model for row in rows)}
+    empty |= {"measured": not any(row.run.measured for row in rows), by_price: all(row.per_currency is None for row in rows)}
+    empty |= {by_rent: all(row.per_rent is None for row in rows), "per watt": all(row.per_watt is None for row in rows)}
+    shown = [(column, cell) for column, cell in columns if not empty.get(column.title)]
+    return drawn("board", shown, rows, notes=[RANKS, *_not_normalised(rows)])
+
+
+def _better(figure: Figure) -> str:
+    return "lower" if figure.better == "lower" else "higher"
 
 
 def _detail(row: BoardRow) -> str:
@@ -131,4 +126,4 @@ def _not_normalised(rows: Sequence[BoardRow]) -> list[str]:
     for row in rows:
         if row.run.device.why:
             names.setdefault(row.run.device.why, set()).add(row.run.device.name)
-    return [f"Not normalised: {', '.join(sorted(found))}: {why}." for why, found in names.items()]
+    return [f"Not normalised: {', '.join(sorted(devices))}: {why}." for why, devices in names.items()]
