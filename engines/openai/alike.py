@@ -142,5 +142,5 @@ def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> tuple[list[str]
         texts = _decode_texts(found[2])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    all_say = all(texts)
+    all_say = b'""' not in found[2] or all(texts)
     return (texts, all_say) if len(texts) == found[1] and (mould.empty_is_token or all_say) else None

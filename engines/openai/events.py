@@ -199,10 +199,11 @@ def text_of(choice: Choice) -> tuple[str, int]:
 def usage_of(event: Event) -> Usage | None:
     """The usage in an event: beside the choices, in the first of them (Moonshot), or under `x_groq`."""
     usage = None if event.usage is None else read_usage(event.usage)
-    if usage is None and event.choices and (inside := event.choices[0].usage) is not None:
-        usage = read_usage(inside)
-    if usage is None and event.x_groq is not None and event.x_groq.usage is not None:
-        usage = read_usage(event.x_groq.usage)
+    if usage is None:
+        if event.choices and (inside := event.choices[0].usage) is not None:
+            usage = read_usage(inside)
+        if usage is None and event.x_groq is not None and event.x_groq.usage is not None:
+            usage = read_usage(event.x_groq.usage)
     if usage is not None and event.timings is not None and (accepted := event.timings.draft_n_accepted) is not None:
         return msgspec.structs.replace(usage, accepted_draft_tokens=sound(accepted))
     return usage

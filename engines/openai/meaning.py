@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engines.contract import FAILED_REASONS, Decoded, Usage
-from engines.openai.events import Choice, Event, error_words, finish_of, text_of, usage_of
+from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Usage
+from engines.openai.events import Event, error_words, finish_of, text_of, usage_of
 from engines.openai.tokens import count_tokens, with_empty
 from engines.openai.usage import hidden_tokens
 
@@ -19,47 +19,40 @@ class Meaning:
     def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
         texts: list[str] = []
         marks: list[int] = []
-        self.texts, self.marks = texts, marks
-        self.reason: str | None = None
-        self.finished: int | None = None
-        self.usage: Usage | None = None
-        self.error, said, doubtful, foreign = "", 0, False, False
+        reason: str | None = None
+        finished: int | None = None
+        reported: Usage | None = None
+        error, said, doubtful, foreign = "", 0, False, False
         for event in events:
-            text, mark = "", 0
-            if event.choices:
-                choice = event.choices[0]
+            text, mark, choices = "", 0, event.choices
+            if choices:
+                choice = choices[0]
                 text, mark = text_of(choice)
                 if mark > 0:
                     said += 1
                 elif mark < 0:
                     doubtful = True
-                if choice.finish_reason:
-                    self._finish(event, choice)
+                ended = choice.finish_reason
+                if ended and (ended in FINISH_REASONS or (ended := finish_of(choice))):
+                    reason = ended  # the first one ends the tokens, the last is the answer's
+                    finished = len(marks) if finished is None else finished
                 if choice.error is not None:
-                    self.error = self.error or error_words(choice.error)
-            elif said or event.choices is None or event.object == "error":  # Azure begins with one without choices
-                foreign |= event.is_foreign or event.object == "error"
+                    error = error or error_words(choice.error)
+                if choice.usage is not None or event.x_groq is not None:
+                    reported = usage_of(event) or reported
+            elif event.object == "error" or (event.usage is None and (said or choices is None) and event.is_foreign):  # Azure begins with one without choices
+                foreign = True
             if event.usage is not None:
-                self.usage = usage_of(event) or self.usage
+                reported = usage_of(event) or reported
             if event.error is not None:
-                self.error = self.error or error_words(event.error)
+                error = error or error_words(event.error)
             texts.append(text)
             marks.append(mark)
+        self.texts, self.marks, self.reason, self.finished, self.error = texts, marks, reason, finished, error
         self.said, self.doubtful, self.foreign = said, doubtful, foreign
-        if not usage:
-            self.usage = None
-        thinks = self.usage is not None and self.usage.reasoning_tokens
+        self.usage = reported if usage else None
+        thinks = usage and reported is not None and reported.reasoning_tokens
         self.reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
-
-    def _finish(self, event: Event, choice: Choice) -> None:
-        """The first finish reason ends the tokens, the last is the answer's. Usage may stand beside it."""
-        if choice.usage is not None or event.x_groq is not None:
-            self.usage = usage_of(event) or self.usage
-        reason = finish_of(choice)
-        if reason is not None:
-            self.reason = reason
-            if self.finished is None:
-                self.finished = len(self.marks)
 
 
 def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
