@@ -22,7 +22,7 @@ TokenSource = Literal["usage", "chunks"]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
-class RequestRecord(msgspec.Struct, kw_only=True, gc=False):
+class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """One request of the measured schedule."""
 
     id: str
