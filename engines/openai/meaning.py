@@ -40,8 +40,8 @@ class Meaning:
                     error = error or error_words(choice.error)
                 if choice.usage is not None or event.x_groq is not None:
                     reported = usage_of(event) or reported
-            elif event.object == "error" or (event.usage is None and (said or choices is None) and event.is_foreign):  # Azure begins with one without choices
-                foreign = True
+            elif event.object == "error" or (event.usage is None and (said or choices is None) and event.is_foreign):
+                foreign = True  # Azure begins with one without choices
             if event.usage is not None:
                 reported = usage_of(event) or reported
             if event.error is not None:
