@@ -6,13 +6,13 @@ command of another package (entry points in `bytemlperf.suites` and `bytemlperf.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 import typer.core
 
 from bytemlperf.command.exits import GONE, exit_cleanly
+from bytemlperf.command.flags import Json, RunFolder, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
@@ -125,7 +125,8 @@ def _root() -> None:
 
 
 @app.command()
-def summarize(run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)]) -> None:
+@with_flags
+def summarize(run: RunFolder) -> None:
     """Recompute a run's summary from its records."""
     from bytemlperf.runs.verify import summarize_any
 
@@ -133,7 +134,8 @@ def summarize(run: Annotated[Path, typer.Argument(help="A run folder of any kind
 
 
 @app.command()
-def verify(run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)]) -> None:
+@with_flags
+def verify(run: RunFolder) -> None:
     """Check that a run is as it was left; list what was changed."""
     from bytemlperf.runs.verify import verify_any
 
@@ -141,7 +143,8 @@ def verify(run: Annotated[Path, typer.Argument(help="A run folder of any kind.",
 
 
 @app.command()
-def extensions(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+@with_flags
+def extensions(json: Json = False) -> None:
     """List engines, providers, backends, and what starts here."""
     from bytemlperf.command.listing import print_extensions
 

@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bytemlperf.command.flags import only, with_flags
+from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError
 from micro.command.flags import Flags
 
 SUITE_MEASURE_S = 0.5
 """Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
-
-_Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
 class OperatorGroup(PlainHelpGroup):
@@ -53,24 +51,21 @@ def list_all() -> None:
 @app.command("op", hidden=True)
 @with_flags
 def op(
-    name: Annotated[str, typer.Argument(help="Name of the operator; see `bmp micro list`.", show_default=False)],
+    name: Annotated[str, Argument("Name of the operator; see `bmp micro list`.")],
     flags: Flags,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option("--arg", "-a", help="NAME=VALUE[,VALUE…], in place of the basic suite's; repeatable.", show_default=False),
-    ] = None,
+    arg: Annotated[tuple[str, ...], Option("NAME=VALUE[,VALUE…], in place of the basic suite's; repeatable.", "--arg -a")] = (),
 ) -> None:
     """Sweep one operator."""
     from micro.cases.selection import operator_cases
     from micro.command.run import run_cases
 
-    raise typer.Exit(run_cases(operator_cases(name, arg or [], flags.providers), flags, flags.label or name, sys.argv))
+    raise typer.Exit(run_cases(operator_cases(name, arg, flags.providers), flags, flags.label or name, sys.argv))
 
 
 @app.command("run")
 @with_flags
 def run(
-    workload: Annotated[Path, typer.Argument(help="A workload file (.json, .csv), or a folder of them.", show_default=False)],
+    workload: Annotated[Path, Argument("A workload file (.json, .csv), or a folder of them.")],
     flags: Flags,
 ) -> None:
     """Run ByteMLPerf's or xpu-perf's workload files."""
@@ -84,7 +79,7 @@ def run(
 @with_flags
 def run_all(
     flags: Flags,
-    suite: Annotated[str, typer.Option(help="Case suite; 'basic' takes seconds per operator on a laptop.")] = "basic",
+    suite: Annotated[str, Option("Case suite; 'basic' takes seconds per operator on a laptop.")] = "basic",
 ) -> None:
     """Sweep every operator."""
     from micro.cases.selection import suite_cases
@@ -97,40 +92,34 @@ def run_all(
 
 @app.command()
 @with_flags
-def resume(run_folder: _Run, flags: Annotated[Flags, only("budget_s", "prometheus_port", "quiet")]) -> None:
+def resume(run: RunFolder, flags: Annotated[Flags, only("budget_s", "prometheus_port", "quiet")]) -> None:
     """Resume a sweep: cases without a row, and those that a budget left out."""
     from micro.command.run import resume_run
 
-    raise typer.Exit(resume_run(run_folder, flags, sys.argv))
+    raise typer.Exit(resume_run(run, flags, sys.argv))
 
 
 @app.command()
 @with_flags
 def check(
     flags: Annotated[Flags, only("device", "seed", "time_limit_s")],
-    provider: Annotated[str | None, typer.Argument(help="Name of the provider; see `bmp micro list`.", show_default=False)] = None,
-    operator: Annotated[
-        list[str] | None, typer.Option("--operator", "-o", help="Only this operator; repeatable. Default: all.", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write every case as a line of JSON to this file.", show_default=False)] = None,
-    cheats: Annotated[
-        bool, typer.Option("--cheats", help="Test the check itself: built-in cheating providers must all be caught.")
-    ] = False,
+    provider: Annotated[str | None, Argument("Name of the provider; see `bmp micro list`.")] = None,
+    operator: Annotated[tuple[str, ...], Option("Only this operator; repeatable. Default: all.", "--operator -o")] = (),
+    out: Annotated[Path | None, Option("Write every case as a line of JSON to this file.")] = None,
+    cheats: Annotated[bool, Option("Test the check itself: built-in cheating providers must all be caught.")] = False,
 ) -> None:
     """Check a provider's results over all operators and awkward shapes, untimed. Exit 1 if any is wrong."""
     from micro.command.check import check_cheats, check_provider
 
     if cheats == (provider is not None):
         raise UserError("give either a provider or --cheats", "list providers with: bmp micro list")
-    raise typer.Exit(check_cheats(operator or [], flags, out) if provider is None else check_provider(provider, operator or [], flags, out))
+    raise typer.Exit(check_cheats(operator, flags, out) if provider is None else check_provider(provider, operator, flags, out))
 
 
 @app.command()
-def export(
-    run_folder: _Run,
-    out: Annotated[list[Path], typer.Option(help="File to write, FILE.csv or FILE.jsonl; repeatable.", show_default=False)],
-) -> None:
+@with_flags
+def export(run: RunFolder, out: Annotated[tuple[Path, ...], Option("File to write, FILE.csv or FILE.jsonl; repeatable.")]) -> None:
     """Export a run with xpu-perf's field names."""
     from micro.results.exports import export_run
 
-    export_run(run_folder, out)
+    export_run(run, out)

@@ -127,7 +127,7 @@ BAD = [
     ({"dataset_name": "burstgpt"}, "--dataset-name burstgpt needs the file; add --dataset-path"),
     ({"time_scale": 2.0}, "--time-scale is for traces, and scenario 'chat' has none"),
     ({"max_model_len": 2}, "--max-model-len is for traces, and scenario 'chat' has none"),
-    ({"dataset_name": "azure", "time_scale": 0.0}, "--time-scale 0 is out of range; give a factor above 0"),
+    ({"dataset_name": "azure", "time_scale": 0.0}, "--time-scale 0 is not above 0; give a number above 0"),
     ({"dataset_name": "azure", "trace_window": "5"}, "--trace-window '5' is not a window; give START:END"),
     ({"dataset_name": "azure", "trace_window": "a:b"}, "--trace-window 'a:b' is not a window"),
     ({"dataset_name": "azure", "trace_window": "9:3"}, "window_s starts at 9 and ends at 3"),
@@ -139,7 +139,7 @@ BAD = [
     ({"input_len": 5, "dataset_name": "azure"}, "--input-len makes up prompts, and a trace has its own"),
     ({"input_len": 5, "scenario": "trace-azure"}, "--input-len makes up prompts, and a trace has its own"),
     ({"random_prefix_len": 5}, "--random-prefix-len needs the length of what follows; add --input-len"),
-    ({"input_len": 0}, "--input-len 0 is out of range"),
+    ({"input_len": 0}, "--input-len 0 is below 1; give 1 or more"),
     ({"random_prefix_len": -1, "input_len": 5}, "--random-prefix-len -1 is below 0"),
     ({"tokenizer": "./no/such/folder", "input_len": 5}, "model folder './no/such/folder' does not exist"),
 ]

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from bytemlperf_llm import cli
+from bytemlperf.command.flags import fields_of
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
+from bytemlperf_llm.plan.flags import Flags, Prompts
 from bytemlperf_llm.workload.traces import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text(encoding="utf-8")
@@ -16,13 +17,13 @@ PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text(encoding="ut
 
 def test_the_page_names_every_format_and_every_flag():
     assert list(FORMATS) == list(get_args(scenarios.TraceFormatName))
-    flags = ["--" + name.replace("_", "-") for name, kind in vars(dataset_flags.DatasetFlags).items() if isinstance(kind, property)]
+    flags = [field.flag for field in fields_of(Prompts)]
     assert "--on-too-long" in flags
     for word in [*FORMATS, *flags]:
         assert word in PAGE
-    known = {name for parameter in cli.serve_bench.__annotations__ for name in (parameter.replace("_", "-"),)}
+    known = {field.flag for field in fields_of(Flags)}
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", PAGE):
-        assert flag in known | {"timed-trace-chunk-hash-size"}
+        assert f"--{flag}" in known | {"--timed-trace-chunk-hash-size"}
 
 
 def test_the_pages_example_loads(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from bytemlperf.catalogue.flags import Selection
 from bytemlperf.catalogue.tags import NAME as TAGS
 from bytemlperf.catalogue.tags import read_tags
 from bytemlperf.errors import UserError
@@ -76,7 +77,7 @@ class Catalogue:
     def __init__(self, runs_dir: Path, *, rebuild: bool = False) -> None:
         self.runs_dir = runs_dir
         if not runs_dir.is_dir():
-            raise UserError(f"{runs_dir} is not a folder", "name a runs directory with --dir")
+            raise UserError(f"{runs_dir} is not a folder", "name a runs directory with --runs-dir")
         self.note = ""
         self.connection = self._open(rebuild=rebuild)
 
@@ -266,21 +267,10 @@ def _timestamp(value: object) -> str | None:
         return None
 
 
-class Wanted(NamedTuple):
-    """Which runs, in which order, with a column for each of `metrics`. `where` are conditions in SQL."""
-
-    metrics: Sequence[str] = ()
-    where: Sequence[str] = ()
-    kind: str | None = None
-    tags: Sequence[str] = ()
-    sort: str | None = None
-    limit: int | None = None
-
-
 _METRIC_COLUMN = "(SELECT value FROM figures WHERE folder = runs.folder AND (metric = ? OR label = ?) ORDER BY key LIMIT 1) AS "
 
 
-def selection(wanted: Wanted) -> tuple[str, list[Any]]:
+def selection(wanted: Selection) -> tuple[str, list[Any]]:
     """The statement for a list of runs, and its values."""
     columns = [*RUN_COLUMNS, *(_METRIC_COLUMN + _quoted(metric) for metric in wanted.metrics)]
     values: list[Any] = [metric for metric in wanted.metrics for _ in range(2)]

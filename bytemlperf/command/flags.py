@@ -231,21 +231,29 @@ def _kind(hint: Any) -> tuple[Any, type | None, bool]:
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` for typer: each of its parameters that is a class of flags becomes that class's options."""
+    """`command` for typer: a parameter that is a class of flags becomes that class's options, one that an Option annotates its own."""
     hints = get_type_hints(command, include_extras=True)
     classes: dict[str, tuple[type[Options], list[Field]]] = {}
+    own: dict[str, Field] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        kind = getattr(hints[name], "__origin__", hints[name])
-        if not (isinstance(kind, type) and issubclass(kind, Options)):
+        kind, notes = getattr(hints[name], "__origin__", hints[name]), getattr(hints[name], "__metadata__", ())
+        if isinstance(kind, type) and issubclass(kind, Options):
+            chosen = next((note.names for note in notes if isinstance(note, Only)), None)
+            classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
+            parameters += [field.parameter() for field in classes[name][1]]
+        elif option := next((note for note in notes if isinstance(note, Option)), None):
+            own[name] = Field(name, option, "", *_kind(kind), parameter.default)
+            parameters.append(own[name].parameter())
+        else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
-            continue
-        chosen = next((each.names for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Only)), None)
-        classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
-        parameters += [field.parameter() for field in classes[name][1]]
 
     @wraps(command)
     def wrapped(**given: Any) -> None:
+        for name, field in own.items():
+            given[name] = field.parse(given[name])
+            if given[name] is not None:
+                field.check(given[name])
         for name, (kind, fields) in classes.items():
             given[name] = kind(**{field.name: field.parse(given.pop(field.name)) for field in fields})
         command(**given)
@@ -285,7 +293,13 @@ def parse_bytes(flag: str, text: str) -> int:
     return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
 
 
-# -- what every suite has --------------------------------------------------------------------
+# -- what many commands have -----------------------------------------------------------------
+
+RunFolder = Annotated[Path, Argument("A run folder.")]
+Device = Annotated[str, Option("Device: cpu (default), cuda or cuda:N.")]
+Quiet = Annotated[bool, Option("Print only the run folder's path.", "--quiet -q")]
+Json = Annotated[bool, Option("Print JSON.")]
+CardFiles = Annotated[Path | None, Option("Your own spec cards and prices: a YAML file or a folder. Default: $BMP_CARDS.", "--cards")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +308,7 @@ class RunOutput(Options, panel="Output"):
 
     runs_dir: Annotated[Path, Option("Directory for run folders.")] = Path("runs")
     label: Annotated[str | None, Option("Name of the run.")] = None
-    quiet: Annotated[bool, Option("Print only the run folder's path.", "--quiet -q")] = False
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bytemlperf.command.flags import Argument, CardFiles, Option, with_flags
 from bytemlperf.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,37 +16,33 @@ if TYPE_CHECKING:
     from bytemlperf.report.gather import RunView
 
 EXIT_GATE = 1
-FORMATS = ("table", "md", "html", "json", "pdf")
 FILES_ONLY = ("html", "pdf")
 
 
+@with_flags
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of any kind, the baseline first.", show_default=False)],
-    baseline: Annotated[str | None, typer.Option(help="Folder or label of the baseline. Default: the first run.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Show only this figure, such as 'ttft p99'; repeatable.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Show every figure, not only the headlines.")] = False,
-    fail_if: Annotated[
-        list[str] | None, typer.Option(help="Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")
-    ] = None,
+    runs: Annotated[tuple[Path, ...], Argument("Run folders of any kind, the baseline first.")],
+    baseline: Annotated[str | None, Option("Folder or label of the baseline. Default: the first run.")] = None,
+    metric: Annotated[tuple[str, ...], Option("Show only this figure, such as 'ttft p99'; repeatable.")] = (),
+    everything: Annotated[bool, Option("Show every figure, not only the headlines.", "--all")] = False,
+    fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")] = (),
     card: Annotated[
-        list[str] | None, typer.Option(help="CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see bmp hardware list.")
-    ] = None,
-    prices: Annotated[Path | None, typer.Option(help="Your own spec cards or price list (YAML file or folder).")] = None,
-    format_name: Annotated[str, typer.Option("--format", help="Format: table, md, html, json or pdf.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+        tuple[str, ...], Option("CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see `bmp hardware list`.")
+    ] = (),
+    cards: CardFiles = None,
+    format_name: Annotated[Literal["table", "md", "html", "json", "pdf"], Option("Format:", "--format")] = "table",
+    out: Annotated[Path | None, Option("Write to this file instead of standard output.")] = None,
 ) -> None:
     """Compare runs: differences with intervals, and whether chance explains them."""
     from bytemlperf.compare.comparison import compare_all, gather
     from bytemlperf.compare.gate import failures, parse
     from bytemlperf.compare.show import Shown
 
-    if format_name not in FORMATS:
-        raise UserError(f"--format {format_name!r} is unknown", f"give one of {', '.join(FORMATS)}")
     if format_name in FILES_ONLY and out is None:
         raise UserError("a page needs a file", f"add --out comparison.{format_name}")
-    conditions = [parse(text) for text in fail_if or []]
+    conditions = [parse(text) for text in fail_if]
     views, problems = gather(runs)
-    comparisons = compare_all(views, _baseline(views, baseline), metric or ())
+    comparisons = compare_all(views, _baseline(views, baseline), metric)
     if metric and not any(comparison.rows for comparison in comparisons):
         raise UserError(f"no run has a figure {metric[0]!r}", "leave out --metric to see them all")
     problems += _kind_problems(comparisons)
@@ -54,7 +51,7 @@ def compare(
         problems=problems,
         failures=failures(comparisons, conditions),
         gated=bool(conditions),
-        normalised=_normalised(comparisons, card or [], prices),
+        normalised=_normalised(comparisons, card, cards),
         everything=everything or bool(metric),
     )
     _show(shown, format_name, out)
@@ -78,7 +75,7 @@ def _kind_problems(comparisons: list[Any]) -> list[str]:
     return [f"runs of different kinds can't be compared: {kinds}; each kind is shown separately"]
 
 
-def _normalised(comparisons: list[Any], chosen: list[str], prices: Path | None) -> list[Any]:
+def _normalised(comparisons: list[Any], chosen: Iterable[str], prices: Path | None) -> list[Any]:
     from bytemlperf.compare.normalised import devices_of, normalised_table
     from bytemlperf.hardware.cards import load
 

@@ -92,7 +92,7 @@ def normalised_table(comparison: Comparison, devices: Sequence[Device | None]) -
         else f"{name}: {measured.UNKNOWN if measured.is_remote(view.run) else 'no card'}"
         for name, device, view in zip(comparison.names, devices, comparison.views, strict=True)
     )
-    note = f"{named}. Power is the published TDP, not a measurement; prices are those of the cards, or your own by --prices."
+    note = f"{named}. Power is the published TDP, not a measurement; prices are those of the cards, or your own by --cards."
     if not rows:
         return None
     return Table(title="To power and price", columns=["", *comparison.names], rows=rows, note=note)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bytemlperf.command.flags import Argument, CardFiles, Json, Option, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 
 app = typer.Typer(
@@ -16,12 +16,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_Cards = Annotated[
-    Path | None,
-    typer.Option("--cards", help="Your own cards and price lists: a YAML file or a folder. Default: $BMP_CARDS.", show_default=False),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.callback()
 def _root() -> None:
@@ -29,10 +23,11 @@ def _root() -> None:
 
 
 @app.command("list")
+@with_flags
 def list_cards(
-    vendor: Annotated[str | None, typer.Option(help="Only cards of this vendor.", show_default=False)] = None,
-    cards: _Cards = None,
-    json: _Json = False,
+    vendor: Annotated[str | None, Option("Only cards of this vendor.")] = None,
+    cards: CardFiles = None,
+    json: Json = False,
 ) -> None:
     """List every card: peak, memory, bandwidth, power, price."""
     from bytemlperf.hardware.tables import print_list
@@ -41,10 +36,11 @@ def list_cards(
 
 
 @app.command()
+@with_flags
 def show(
-    name: Annotated[str | None, typer.Argument(help="A card's id, name or alias. Default: this machine.", show_default=False)] = None,
-    cards: _Cards = None,
-    json: _Json = False,
+    name: Annotated[str | None, Argument("A card's id, name or alias. Default: this machine.")] = None,
+    cards: CardFiles = None,
+    json: Json = False,
 ) -> None:
     """Show one card with the source of each figure; without a name, this machine and its card."""
     from bytemlperf.hardware.tables import print_card, print_machine
@@ -56,16 +52,15 @@ def show(
 
 
 @app.command()
+@with_flags
 def compare(
-    names: Annotated[list[str], typer.Argument(help="Two or more cards; the first is the baseline.", show_default=False)],
-    dtype: Annotated[str, typer.Option(help="Data type for performance per currency and per watt.")] = "bf16",
-    currency: Annotated[
-        str | None, typer.Option(help="Compare prices in this currency. Default: one that the cards share.", show_default=False)
-    ] = None,
-    cards: _Cards = None,
-    json: _Json = False,
+    names: Annotated[tuple[str, ...], Argument("Two or more cards; the first is the baseline.")],
+    precision: Annotated[str, Option("Precision for performance per currency and per watt.")] = "bf16",
+    currency: Annotated[str | None, Option("Compare prices in this currency. Default: one that the cards share.")] = None,
+    cards: CardFiles = None,
+    json: Json = False,
 ) -> None:
     """Compare cards, with performance per currency and per watt."""
     from bytemlperf.hardware.tables import print_comparison
 
-    print_comparison(names, dtype, currency, cards, json)
+    print_comparison(names, precision, currency, cards, json)

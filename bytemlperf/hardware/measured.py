@@ -2,7 +2,7 @@
 
 `environment.hardware` of run.json is the machine that the command ran on. Where the engine is a server
 somewhere else, that machine is only the client's: the server's hardware is not known, unless the user
-states it with `serve-bench --device CARD` or `CARD*COUNT`.
+states it with `serve-bench --card CARD` or `CARD*COUNT`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bytemlperf.runs.folder import part
 
 REMOTE = "remote"
 UNKNOWN = "remote, hardware unknown"
-FIX = "state it with serve-bench --device CARD or CARD*COUNT"
+FIX = "state it with serve-bench --card CARD or CARD*COUNT"
 _STATED = re.compile(r"(.+?)(?:\*([1-9]\d{0,5}))?")
 
 
@@ -38,12 +38,12 @@ def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
     """`CARD` or `CARD*COUNT`, the card by id, name or alias. Raises UserError that names the nearest."""
     found = _STATED.fullmatch(text.strip())
     if found is None:
-        raise UserError(f"--device {text!r} is not a known card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
+        raise UserError(f"--card {text!r} is not a known card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
     return Stated(api.card_id(found[1], known), int(found[2] or 1))
 
 
 def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
-    """What the run's own --device says; None without one, or where no card of that name is known here."""
+    """What the run's own --card says; None without one, or where no card of that name is known here."""
     text = part(run, "config", "flags").get("device")
     if not isinstance(text, str):
         return None

@@ -64,7 +64,7 @@ def print_machine(path: Path | None, as_json: bool) -> None:
     _print(("", ""), [*_machine_lines(machine), ("card", card.name if card else "none is certain; name one where a card is needed")])
 
 
-def print_comparison(names: list[str], dtype: str, currency: str | None, path: Path | None, as_json: bool) -> None:
+def print_comparison(names: Sequence[str], dtype: str, currency: str | None, path: Path | None, as_json: bool) -> None:
     """Cards in columns. Raises UserError for fewer than two, an unknown card or data type."""
     if len(names) < 2:
         raise UserError("a comparison needs two cards", "name another one; `bmp hardware list` shows them")

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from bytemlperf.command.flags import Option, RunFolder, with_flags
 
+
+@with_flags
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder of any kind.", show_default=False)],
-    format_name: Annotated[str, typer.Option("--format", help="Format: html, md, json or pdf.")] = "html",
-    out: Annotated[Path | None, typer.Option(help="Output file. Default: report.FORMAT in the run folder.")] = None,
+    run: RunFolder,
+    format_name: Annotated[str, Option("Format: html (default), md, json or pdf.", "--format")] = "html",
+    out: Annotated[Path | None, Option("Output file. Default: report.FORMAT in the run folder.")] = None,
 ) -> None:
     """Write a run's report as one file to read, print or send."""
     from bytemlperf.report.write import write_report
@@ -19,12 +22,13 @@ def report(
     print(write_report(run, format_name, out))
 
 
+@with_flags
 def watch(
-    run: Annotated[Path, typer.Argument(help="A run folder of any kind; the run may still be in progress.", show_default=False)],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 picks a free one.")] = 0,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between checks of the folder.")] = 5.0,
+    run: RunFolder,
+    port: Annotated[int, Option("Port on loopback; 0: any free one.", least=0, most=65535)] = 0,
+    every: Annotated[float, Option("Seconds between checks of the folder.", least=0.2)] = 5.0,
 ) -> None:
-    """Show a run in the browser while it goes on: its report, made anew when records were added."""
+    """Show a run in the browser while it goes on: its report, rebuilt when records were added."""
     from bytemlperf.report.watch import watch_run
 
     raise typer.Exit(watch_run(run, port, every))

@@ -43,7 +43,7 @@ def parse_assignments(texts: Sequence[str], known: Mapping[str, Card]) -> list[A
     for text in texts:
         pattern, _, device = text.partition("=")
         if not pattern or not re.fullmatch(r"[^*]+(\*([1-9]\d{0,5})?)?", device):
-            raise UserError(f"--device {text!r} is not PATTERN=CARD or PATTERN=CARD*COUNT", "write for example --device '*h100*=h100*8'")
+            raise UserError(f"--card {text!r} is not PATTERN=CARD or PATTERN=CARD*COUNT", "write for example --card '*h100*=h100*8'")
         assignments.append(Assignment(pattern, *measured.parse_device(device, known)))
     return assignments
 
@@ -61,7 +61,7 @@ def device_of(folder_name: str, label: str, run: dict[str, Any], known: Mapping[
     except (AttributeError, TypeError):  # a damaged description
         return Device("unknown", why="the run's hardware can't be read")
     if card is None:
-        return Device(described(hardware), why="no spec card fits this machine; assign one with --device")
+        return Device(described(hardware), why="no spec card fits this machine; assign one with --card")
     identity = next(name for name, each in known.items() if each is card)
     count, why = _count(hardware, card)
     return Device(card.name, identity, count, why)
@@ -83,9 +83,9 @@ def _count(hardware: dict[str, Any], card: Card) -> tuple[int | None, str]:
     if card.kind == "cpu":
         cpu = part(hardware, "cpu")
         if cpu.get("virtual") or cpu.get("quota_cores") or cpu.get("usable_cores") != cpu.get("logical_cores"):
-            return None, "the run had only a part of the CPU; assign what it had with --device"
-        return (int(cpu["sockets"]), "") if cpu.get("sockets") else (None, "the number of sockets is not known; assign it with --device")
+            return None, "the run had only a part of the CPU; assign what it had with --card"
+        return (int(cpu["sockets"]), "") if cpu.get("sockets") else (None, "the number of sockets is not known; assign it with --card")
     devices = hardware.get("gpus") or hardware.get("accelerators") or ()
     if len(devices) == 1:
         return 1, ""
-    return None, f"the machine has {len(devices)} devices and the run doesn't say how many it used; assign it with --device"
+    return None, f"the machine has {len(devices)} devices and the run doesn't say how many it used; assign it with --card"

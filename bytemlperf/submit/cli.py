@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from bytemlperf.command.flags import Argument, Json, Option, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 
 app = typer.Typer(cls=PlainHelpGroup, help="Check and pack a vendor's submission.", no_args_is_help=True, pretty_exceptions_enable=False)
 
-_Folder = Annotated[Path, typer.Argument(help="A folder with submission.yaml and runs/.", show_default=False)]
+_Folder = Annotated[Path, Argument("A folder with submission.yaml and runs/.")]
 
 
 @app.callback()
@@ -20,7 +21,8 @@ def _root() -> None:
 
 
 @app.command()
-def check(folder: _Folder, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+@with_flags
+def check(folder: _Folder, json: Json = False) -> None:
     """Apply the rules: models, complete and verified runs, a reproducible environment, precision and sparsity."""
     from bytemlperf.submit.report import check_and_tell
 
@@ -28,9 +30,10 @@ def check(folder: _Folder, json: Annotated[bool, typer.Option("--json", help="Pr
 
 
 @app.command()
+@with_flags
 def pack(
     folder: _Folder,
-    out: Annotated[Path | None, typer.Option(help="Default: the folder's name with .tar.gz, beside it.", show_default=False)] = None,
+    out: Annotated[Path | None, Option("Archive to write. Default: the folder's name with .tar.gz, beside it.")] = None,
 ) -> None:
     """Check, then write one archive with a list of SHA-256 sums. The same folder gives the same bytes."""
     from bytemlperf.submit.report import pack_and_tell

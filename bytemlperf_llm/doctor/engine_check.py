@@ -7,7 +7,7 @@ asks for. A vendor runs it in an afternoon; it measures nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
         return sum(self.decoded.tokens_per_chunk)
 
 
-def run_engine_check(name: str, model_name: str | None, options: list[str]) -> int:
+def run_engine_check(name: str, model_name: str | None, options: Iterable[str]) -> int:
     """Print one line a check; 0 when all hold."""
     engine_type = engine_class(name)
     results = asyncio.run(_check(engine_type, model_name, pairs("--engine-option", options)))

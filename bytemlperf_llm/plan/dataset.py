@@ -4,45 +4,17 @@ a scenario's own prompts. Names are those of `vllm bench serve` where it has the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from bytemlperf.errors import UserError, nearest
+from bytemlperf_llm.plan.flags import Prompts
 from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, UNTIMED_FORMATS, Scenario, TraceFormatName
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 
 BUILTIN_TRACES = {"mooncake": "traces/mooncake-excerpt.jsonl", "azure": "traces/azure-code-2023-excerpt.csv"}
 
 
-class DatasetFlags(Protocol):
-    """The part of the command line that is read here; None is "not given"."""
-
-    @property
-    def dataset_name(self) -> str | None: ...
-    @property
-    def dataset_path(self) -> Path | None: ...
-    @property
-    def time_scale(self) -> float | None: ...
-    @property
-    def trace_window(self) -> str | None: ...
-    @property
-    def trace_block_size(self) -> int | None: ...
-    @property
-    def timed_trace_sec_multiplier(self) -> float | None: ...
-    @property
-    def max_model_len(self) -> int | None: ...
-    @property
-    def on_too_long(self) -> str | None: ...
-    @property
-    def tokenizer(self) -> str | None: ...
-    @property
-    def input_len(self) -> int | None: ...
-    @property
-    def random_prefix_len(self) -> int | None: ...
-    @property
-    def output_len(self) -> int | None: ...
-
-
-def prompt_changes(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     """Overrides of `prompts` for the scenario. Raises UserError."""
     changes = _source(flags, scenario)
     if flags.tokenizer is not None:
@@ -64,7 +36,7 @@ def prompt_changes(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
     return changes | {f"prompts.trace.{key}": value for key, (_, value) in given.items()}
 
 
-def replays_times(flags: DatasetFlags) -> bool:
+def replays_times(flags: Prompts) -> bool:
     """Whether the command line names a trace that has times, so that they rule unless a rate is given."""
     return flags.dataset_name is not None and flags.dataset_name not in UNTIMED_FORMATS
 
@@ -81,7 +53,7 @@ def parse_window(text: str) -> list[float | None]:
     return window
 
 
-def _source(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+def _source(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     if flags.input_len is not None or flags.random_prefix_len is not None:
         return _made_up(flags, scenario)
     if flags.dataset_name is None:
@@ -97,7 +69,7 @@ def _source(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
     return {"name": f"{scenario.name}-{flags.dataset_name}"[:64], "prompts": {"trace": trace}}
 
 
-def _made_up(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
+def _made_up(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     if flags.input_len is None:
         raise UserError("--random-prefix-len needs the length of what follows", "add --input-len")
     if flags.dataset_name is not None or scenario.prompts.trace is not None:
@@ -106,7 +78,7 @@ def _made_up(flags: DatasetFlags, scenario: Scenario) -> dict[str, Any]:
     return {"prompts": {"synthetic": {"tokens": tokens, "prefix_tokens": flags.random_prefix_len or 0}}}
 
 
-def _file(flags: DatasetFlags, scenario: Scenario) -> str:
+def _file(flags: Prompts, scenario: Scenario) -> str:
     """Relative where it comes with the package and the scenario does too, so that a run can be made again elsewhere."""
     if flags.dataset_path is not None:
         return str(flags.dataset_path.expanduser().absolute())

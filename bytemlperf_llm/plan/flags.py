@@ -1,78 +1,130 @@
-"""What the command line asked for."""
+"""The flags of `serve-bench`, declared once. None is "not given": the scenario's own then holds."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
-    """The command line of `serve-bench`, as typed; None is "not given"."""
+class Engine(Options, panel="Engine and model"):
+    """What is measured, and how it is reached."""
 
-    engine: str = "vllm"
-    scenario: str = "chat"
-    model: str | None = None
-    seed: int = 0
-    request_rate: str | None = None
-    burstiness: float | None = None
-    max_concurrency: int | None = None
-    ramp_up_strategy: str | None = None
-    ramp_up_start_rps: float | None = None
-    ramp_up_end_rps: float | None = None
-    num_prompts: int | None = None
-    duration_s: float | None = None
-    num_warmups: int | None = None
-    dataset_name: str | None = None
-    dataset_path: Path | None = None
-    time_scale: float | None = None
-    trace_window: str | None = None
-    trace_block_size: int | None = None
-    timed_trace_sec_multiplier: float | None = None
-    max_model_len: int | None = None
-    on_too_long: str | None = None
-    tokenizer: str | None = None
-    input_len: int | None = None
-    random_prefix_len: int | None = None
-    output_len: int | None = None
-    ignore_eos: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    connect_timeout_s: float | None = None
-    first_token_timeout_s: float | None = None
-    idle_timeout_s: float | None = None
-    total_timeout_s: float | None = None
-    drain_s: float | None = None
-    goodput: tuple[str, ...] = ()
-    max_error_rate: float | None = None
-    base_url: str | None = None
-    endpoint: str | None = None
-    headers: tuple[str, ...] = ()
-    extra_body: str | None = None
-    insecure: bool = False
-    api_key_file: Path | None = None
-    ready_check_timeout_s: float = 0.0
-    engine_options: tuple[str, ...] = ()
-    workers: str | None = None
-    ray: str | None = None
-    prometheus_port: int | None = None
-    prometheus_host: str = "127.0.0.1"
-    runs_dir: Path = Path("runs")
-    label: str | None = None
-    device: str | None = None
-    metadata: tuple[str, ...] = ()
-    keep_output: bool = False
-    save_result: bool = False
-    save_detailed: bool = False
-    result_dir: Path | None = None
-    result_filename: str | None = None
-    percentile_metrics: str = "ttft,tpot,itl"
-    metric_percentiles: str = "99"
-    dashboard_port: int | None = None
-    push_gateway: str | None = None
-    otlp: str | None = None
-    push_interval_s: float = 5.0
-    report: bool = True
-    csv: bool = False
-    parquet: bool = False
+    engine: Annotated[str, Option("Engine to measure; see `bmp-llm engines`.")] = "vllm"
+    model: Annotated[
+        str | None,
+        Option("smollm2 (default), synthetic, a folder, a hub id; or the name a server serves it under (--served-model-name)."),
+    ] = None
+    engine_options: Annotated[tuple[str, ...], Option("Engine option as KEY=VALUE; repeatable.", "--engine-option")] = ()
+    base_url: Annotated[str | None, Option("Server address, for --engine openai. Default: http://127.0.0.1:8000.")] = None
+    endpoint: Annotated[str | None, Option("/v1/chat/completions (default) or /v1/completions.")] = None
+    headers: Annotated[
+        tuple[str, ...], Option("'NAME: VALUE' sent with every request; repeatable; values are never stored.", "--header")
+    ] = ()
+    extra_body: Annotated[str | None, Option("JSON object merged into every request body.")] = None
+    insecure: Annotated[bool, Option("Don't check the server's TLS certificate.")] = False
+    api_key_file: Annotated[Path | None, Option("File with the API key. Default: the variable OPENAI_API_KEY.")] = None
+    ready_check_timeout_s: Annotated[
+        float, Option("Seconds to wait for the server to become ready.", "--ready-check-timeout-sec", least=0)
+    ] = 0.0
+    device: Annotated[str | None, Option("What the server runs on: CARD or CARD*COUNT of `bmp hardware list`.", "--card")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Options, panel="Load"):
+    """What is sent, and when."""
+
+    scenario: Annotated[str, Option("Scenario name or YAML file; see `bmp-llm scenarios`.")] = "chat"
+    request_rate: Annotated[str | None, Option("Requests per second, 'inf' (all at once) or 'auto'.")] = None
+    burstiness: Annotated[
+        float | None, Option("Shape of gamma arrivals: 1 is Poisson, below 1 burstier, inf constant gaps.", above=0, most=math.inf)
+    ] = None
+    max_concurrency: Annotated[
+        int | None, Option("Concurrent requests. Alone: closed loop. With a rate or trace: upper limit.", least=1)
+    ] = None
+    ramp_up_strategy: Annotated[str | None, Option("Shape of the rate ramp: linear or exponential.")] = None
+    ramp_up_start_rps: Annotated[float | None, Option("Request rate at the start of the ramp.", above=0)] = None
+    ramp_up_end_rps: Annotated[float | None, Option("Request rate at the end of the ramp.", above=0)] = None
+    num_prompts: Annotated[int | None, Option("Number of requests.", least=1)] = None
+    duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
+    num_warmups: Annotated[int | None, Option("Warm-up requests before measuring.", least=0)] = None
+    seed: Annotated[int, Option("Same seed, same schedule and prompts.")] = 0
+    ignore_eos: Annotated[bool | None, Option("Ignore end-of-sequence tokens.")] = None
+    temperature: Annotated[float | None, Option("Sampling temperature.")] = None
+    top_p: Annotated[float | None, Option("Nucleus sampling.")] = None
+    top_k: Annotated[int | None, Option("Top-k sampling.")] = None
+    workers: Annotated[str | None, Option("Load workers, one process each; or 'auto'. Default: 1.")] = None
+    ray: Annotated[str | None, Option("Run the workers as actors of this Ray cluster: 'auto' or HOST:PORT.")] = None
+    goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000; repeatable.")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts(Options, panel="Traces and prompt lengths"):
+    """What takes the place of the scenario's own prompts."""
+
+    input_len: Annotated[int | None, Option("Length of synthetic prompts in tokens, chat template included.", least=1)] = None
+    random_prefix_len: Annotated[int | None, Option("Length of a prefix shared by all prompts, in tokens (with --input-len).", least=0)] = (
+        None
+    )
+    output_len: Annotated[int | None, Option("Output tokens per request, instead of the scenario's or trace's lengths.", least=1)] = None
+    dataset_name: Annotated[
+        str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom or sharegpt; sent at its own times.")
+    ] = None
+    dataset_path: Annotated[Path | None, Option("Dataset file. Default: the bundled excerpt of mooncake or azure.")] = None
+    time_scale: Annotated[float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", above=0)] = None
+    trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.")] = None
+    trace_block_size: Annotated[int | None, Option("Tokens per hash id. Default: mooncake 512, others 16.", least=1)] = None
+    timed_trace_sec_multiplier: Annotated[float | None, Option("Seconds per unit of timed_trace's times. Default: 1.", above=0)] = None
+    max_model_len: Annotated[int | None, Option("Limit on prompt plus output tokens. Default: the model's context.", least=1)] = None
+    on_too_long: Annotated[str | None, Option("Longer requests: skip, truncate or fail (default).")] = None
+    tokenizer: Annotated[
+        str | None, Option("Folder with tokenizer.json, model name, or 'words', to count prompt tokens. Default: the model's.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Options, panel="Limits"):
+    """How long a request or the run may take."""
+
+    connect_timeout_s: Annotated[float | None, Option("Timeout for sending a request, in seconds.", above=0)] = None
+    first_token_timeout_s: Annotated[float | None, Option("Timeout from sending to the first chunk, in seconds.", above=0)] = None
+    idle_timeout_s: Annotated[float | None, Option("Timeout between chunks, in seconds.", above=0)] = None
+    total_timeout_s: Annotated[float | None, Option("Timeout for a whole request, in seconds.", above=0)] = None
+    drain_s: Annotated[float | None, Option("Seconds to wait for requests in flight after the schedule ends.", least=0)] = None
+    max_error_rate: Annotated[float | None, Option("Stop when a larger share of requests has failed.", least=0, most=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports(Options, panel="Output"):
+    """Files beside the run folder's own."""
+
+    metadata: Annotated[tuple[str, ...], Option("KEY=VALUE stored with the result; repeatable.")] = ()
+    keep_output: Annotated[bool, Option("Store response texts in the records.")] = False
+    report: Annotated[bool, Option("Write report.html into the run folder.")] = True
+    csv: Annotated[bool, Option("Also write records.csv.")] = False
+    parquet: Annotated[bool, Option("Also write records.parquet.")] = False
+    save_result: Annotated[bool, Option("Also write a JSON as `vllm bench serve` does.")] = False
+    save_detailed: Annotated[bool, Option("With --save-result: include per-request lists and texts.")] = False
+    result_dir: Annotated[Path | None, Option("Folder of the --save-result JSON. Default: the run folder.")] = None
+    result_filename: Annotated[str | None, Option("Name of the --save-result JSON. Default: vllm-bench.json.")] = None
+    percentile_metrics: Annotated[str, Option("Metrics of the --save-result JSON.")] = "ttft,tpot,itl"
+    metric_percentiles: Annotated[str, Option("Percentiles of the --save-result JSON.")] = "99"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePage(Options, panel="Live metrics"):
+    """The page that shows the run while it goes on."""
+
+    dashboard: Annotated[bool, Option("Serve a live page on loopback during the run.")] = False
+    dashboard_port: Annotated[
+        int | None, Option("Port of the live page; implies --dashboard. Default: any free one.", least=0, most=65535)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput, LivePage):
+    """The command line of `serve-bench`, as typed."""

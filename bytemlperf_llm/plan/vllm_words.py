@@ -17,6 +17,7 @@ from bytemlperf.errors import UserError
 
 SAME = {"--random-input-len": "--input-len", "--random-output-len": "--output-len"}
 SAME |= {"--sharegpt-output-len": "--output-len", "--custom-output-len": "--output-len"}
+SAME |= {"--served-model-name": "--model", "--timed-trace-chunk-hash-size": "--trace-block-size"}
 WITHOUT_EFFECT = ("--trust-remote-code", "--disable-tqdm")
 MANY_VALUES = {
     "--goodput": re.compile(r"[a-z0-9]+:[0-9.]+"),
@@ -25,8 +26,10 @@ MANY_VALUES = {
 }
 BACKENDS = ("vllm", "openai", "openai-chat", "sglang", "sglang-oai", "sglang-oai-chat", "lmdeploy", "scalellm", "llama.cpp")
 RANDOM = {"--input-len": "1024", "--output-len": "128"}  # vLLM's default data set
-IN_BODY = ("min-p", "frequency-penalty", "presence-penalty", "repetition-penalty", "chat-template-kwargs", "logprobs")
-ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_')}\": …}}'" for name in IN_BODY} | {
+SAMPLING = ("min-p", "frequency-penalty", "presence-penalty", "repetition-penalty", "chat-template-kwargs", "logprobs", "use-beam-search")
+FROM_FILE = "name the data as a file, with --dataset-name (custom or sharegpt) and --dataset-path"
+TEXT_ONLY = "leave it out: prompts are text"
+ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_')}\": …}}'" for name in SAMPLING} | {
     "--tokenizer-mode": "leave it out, or name a folder with --tokenizer",
     "--random-batch-size": "leave it out: every prompt is its own request here",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
@@ -34,8 +37,31 @@ ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_
     "--request-id-prefix": "leave it out; --label names the run",
     "--profile": "leave it out",
     "--plot-timeline": "leave it out; the timeline is in report.html (--report)",
+    "--plot-dataset-stats": "leave it out; lengths are in report.html (--report)",
+    "--timeline-itl-thresholds": "leave it out; the timeline is in report.html (--report)",
     "--lora-modules": "name the adapter the server serves with --model",
+    "--lora-assignment": "name the adapter the server serves with --model",
+    "--self-timed": "leave it out: a trace is sent at its own times unless --request-rate is given",
+    "--no-self-timed": "give --request-rate",
+    "--skip-chat-template": "use --endpoint /v1/completions",
+    "--skip-tokenizer-init": "leave it out: tokens are counted only where --tokenizer or the model says how",
+    "--no-stream": "leave it out: every response is streamed, so that its tokens can be timed",
+    "--no-oversample": "leave it out; --num-prompts bounds the run",
+    "--disable-shuffle": "leave it out: the order is the file's",
+    "--custom-ensure-client-side-data": "leave it out: prompts are read before the first request",
+    "--no-reranker": "leave it out: only text generation is measured",
+    "--enable-multimodal-chat": TEXT_ONLY,
+    "--prefix-repetition-": "use --random-prefix-len with --input-len and --output-len",
+    "--hf-": FROM_FILE,
+    "--spec-bench-": FROM_FILE,
+    "--speed-bench-": FROM_FILE,
+    "--blazedit-": FROM_FILE,
+    "--bfcl-": FROM_FILE,
+    "--timed-trace-label-": "leave it out: name the file's fields as the format does, see docs/traces.md",
+    "--random-mm-": TEXT_ONLY,
+    "--asr-": TEXT_ONLY,
 }
+"""vLLM's flags that have no equal, or what theirs begin with, and what to do instead."""
 
 
 class VllmCommand(typer.core.TyperCommand):
@@ -50,7 +76,8 @@ def ours(words: list[str]) -> list[str]:
     pairs = list(_pairs(words))
     given = dict(pairs)
     backend = given.get("--backend") or given.get("--endpoint-type")
-    pairs = [(SAME.get(name, name), value) for name, value in pairs if not _is_dropped(name, value)]
+    dropped = {"--model"} if given.get("--served-model-name") else set()  # the name that requests say; vLLM's --model finds a tokenizer
+    pairs = [(SAME.get(name, name), value) for name, value in pairs if name not in dropped and not _is_dropped(name, value)]
     if backend is not None:
         pairs += _defaults(backend, given)
     elif given.get("--dataset-name") == "random":
@@ -71,8 +98,8 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
             continue
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
-        if name in ELSEWHERE:
-            raise UserError(f"{name} of vllm bench serve is not supported here", ELSEWHERE[name])
+        if instead := next((text for flag, text in ELSEWHERE.items() if name == flag or (flag[-1] == "-" and name.startswith(flag))), None):
+            raise UserError(f"{name} of vllm bench serve is not supported here", instead)
         if equals:
             yield name, value
         elif place == len(words) or words[place].startswith("-") or name in WITHOUT_EFFECT:

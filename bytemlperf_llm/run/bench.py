@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receiver_secrets
+from bytemlperf.export.serving import serving
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import create_run_folder, write_json
@@ -102,7 +102,7 @@ class Bench:
         plan = self._plan
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
-            self._serve_metrics(stack)
+            stack.enter_context(serving(self._metrics.exporter, plan.flags, self._say))
             self._page = self._serve_dashboard(stack)
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
@@ -111,7 +111,7 @@ class Bench:
             folder = self._folder()
             lock = FolderLock(folder) if self._remainder is None else self._remainder.lock
             stack.callback(_remove_if_empty, folder)
-            self._push_metrics(stack, folder)
+            stack.enter_context(pushing(self._metrics.exporter, plan.flags, folder.name, self._warn))
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
@@ -125,22 +125,6 @@ class Bench:
         if self._remainder is not None:
             return self._remainder.folder
         return create_run_folder(self._plan.flags.runs_dir, "llm", self._plan.label)
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        flags = self._plan.flags
-        if flags.prometheus_port is None:
-            return
-        if flags.prometheus_host not in ("127.0.0.1", "localhost", "::1"):
-            self._say(f"WARNING: metrics are served on {flags.prometheus_host}, which other machines may reach")
-        port = self._metrics.exporter.serve(flags.prometheus_port, flags.prometheus_host)
-        stack.callback(self._metrics.exporter.close)
-        self._say(f"metrics at http://{flags.prometheus_host}:{port}/metrics until the run ends")
-
-    def _push_metrics(self, stack: AsyncExitStack, folder: Path) -> None:
-        """Push live metrics to whoever was named. Raises UserError."""
-        flags = self._plan.flags
-        targets = MetricsOutput(push_gateway=flags.push_gateway, otlp=flags.otlp, push_interval_s=flags.push_interval_s)
-        stack.enter_context(pushing(self._metrics.exporter, targets, folder.name, self._warn))
 
     def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:
         """The live page, where it is asked for: at once, so that a port in use is known before an engine starts. Raises UserError."""

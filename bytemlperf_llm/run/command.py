@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
     from bytemlperf_llm.run.bench import Ended
 
 
-def run_serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> int:
+def run_serve_bench(flags: Flags, argv: list[str]) -> int:
     """The run, its summary and exports. The run folder's path is the last line on standard output."""
     from bytemlperf_llm.export.choose import check_exports
     from bytemlperf_llm.run.bench import serve_bench
 
     check_exports(flags)
     console = _console()
-    ended = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
-    return _publish(ended, flags, console, quiet=quiet)
+    ended = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=flags.quiet)
+    return _publish(ended, flags, console, quiet=flags.quiet)
 
 
-def resume_run(folder: Path, headers: list[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
+def resume_run(folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
     """Send what a stopped run has not sent, then as `run_serve_bench`."""
     from bytemlperf.runs.files import damage_said
     from bytemlperf_llm.export.choose import check_exports
@@ -140,7 +141,7 @@ def _console() -> Console:
     return console
 
 
-def run_reference_server(host: str, port: int, options: list[str]) -> int:
+def run_reference_server(host: str, port: int, options: Sequence[str]) -> int:
     """Serve until interrupted."""
     from engines.contract import EngineUnavailable
     from engines.reference.server import serve

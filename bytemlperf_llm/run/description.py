@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +26,6 @@ from engines.contract import EngineInfo
 REPORTED_PACKAGES = ("bytemlperf-llm", "aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
 
 
-def _in_json(value: Any) -> Any:
-    """A flag's value. JSON has no infinity: `--burstiness inf` is the scenario's `constant`."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
 def describe_run(
     plan: Plan,
     scenario: Scenario,
@@ -45,7 +36,7 @@ def describe_run(
     redactor: Redactor,
 ) -> dict[str, Any]:
     """run.json as it stands before the first measured request."""
-    flags = {name: value for name, value in asdict(plan.flags).items() if name != "headers"}
+    flags = {name: value for name, value in plan.flags.recorded().items() if name != "headers"}
     engine = msgspec.to_builtins(info) | {"remote": engine_class(plan.flags.engine).weights == "remote"}
     description = {
         "format_version": FORMAT_VERSION,
@@ -54,7 +45,7 @@ def describe_run(
         "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "command": command,
         "config": {
-            "flags": {name: _in_json(value) for name, value in flags.items()},
+            "flags": flags,
             "scenario": scenario.model_dump(mode="json"),
             "scenario_folder": folder_of(scenario),
             "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
+from bytemlperf.command.flags import Device, MetricsOutput, Option, Options, RunOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Measuring(Options, panel="Measuring"):
     """What is measured, and how."""
 
     providers: Annotated[tuple[str, ...], Option("Kernel provider (repeatable), or 'all'. Default: torch.", "--provider -p")] = ()
-    device: Annotated[str, Option("Device: cpu (default), cuda or cuda:N.")] = "cpu"
+    device: Device = "cpu"
     threads: Annotated[
         int | None,
         Option(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from bytemlperf.command.flags import Option, Options
+from bytemlperf.command.flags import CardFiles, Device, Json, Option, Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class Flags(Options):
     output_len: Annotated[int, Option("Output tokens per request.", least=1)] = 128
     tp: Annotated[int, Option("Tensor parallel ranks.", least=1)] = 1
     card: Annotated[str | None, Option("Model this spec card (see `bmp hardware list`) by roofline, without measuring.")] = None
-    cards: Annotated[Path | None, Option("Your own spec cards, for --card.")] = None
+    cards: CardFiles = None
     from_run: Annotated[Path | None, Option("Interpolate times from this run folder of bmp micro, without measuring.")] = None
     precision: Annotated[str, Option("Precision: fp32, bf16, fp16, or auto (default: an engine's choice here).")] = "auto"
-    device: Annotated[str, Option("Device to measure on: cpu (default), cuda or cuda:N.")] = "cpu"
+    device: Device = "cpu"
     threads: Annotated[int, Option("Threads of CPU kernels. Default: as many as an engine uses, all cores but one.", least=0)] = 0
     providers: Annotated[
         tuple[str, ...],
@@ -35,4 +35,4 @@ class Flags(Options):
     workload: Annotated[Path | None, Option("Write the operators as a workload file for `bmp micro run`, without measuring.")] = None
     check: Annotated[str | None, Option("Run this engine (transformers or vllm) on the same work and print the prediction error.")] = None
     runs_dir: Annotated[Path, Option("Directory for --check's run folder.")] = Path("runs")
-    json: Annotated[bool, Option("Print one JSON object instead of tables.")] = False
+    json: Json = False

@@ -27,7 +27,7 @@ def place(tmp_path):
 
 def rows_of(place, *words):
     out = place.parent / "out.json"
-    ended = bmp("runs", "export", str(out), "--dir", str(place), *words)
+    ended = bmp("runs", "export", str(out), "--runs-dir", str(place), *words)
     assert ended.returncode == 0, ended.stderr
     return json.loads(out.read_text())
 
@@ -70,7 +70,7 @@ def test_the_index_is_no_copy_that_counts(place):
     assert [row["tags"] for row in after] == [[], ["kept"], []]
     (place / FILE).write_bytes(b"not a database at all" * 100)
     assert rows_of(place, "--metric", "ttft p50") == after
-    assert "3 runs read" in bmp("runs", "index", "--dir", str(place), "--rebuild").stdout
+    assert "3 runs read" in bmp("runs", "index", "--runs-dir", str(place), "--rebuild").stdout
 
 
 def test_only_what_changed_is_read_again(place):
@@ -93,7 +93,7 @@ def test_another_process_that_holds_the_index_is_no_obstacle(place):
     with Catalogue(place) as catalogue:
         catalogue.update()
         catalogue.connection.execute("BEGIN EXCLUSIVE")
-        command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "runs", "--dir", str(place)]
+        command = [sys.executable, "-c", "from bytemlperf.app import main; main()", "runs", "--runs-dir", str(place)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "built in memory" in ended.stdout
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_named_and_the_rest_listed(place):
     (place / "a" / "run.json").write_text(json.dumps(read(place / "a", "run.json") | {"format_version": 99}))
     (place / "b" / "run.json").write_text("{")
     (place / "stranger").mkdir()
-    ended = bmp("runs", "--dir", str(place))
+    ended = bmp("runs", "--runs-dir", str(place))
     assert ended.returncode == 0
     assert "format version 99" in ended.stdout
     assert "can't be read" in ended.stdout
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_named_and_the_rest_listed(place):
         ("query", "ATTACH '/tmp/other.sqlite' AS other"),
         ("query", "PRAGMA user_version = 1"),
         ("query", "SELECT load_extension('x')"),
-        ("--dir", "/nowhere/at/all"),
+        ("--runs-dir", "/nowhere/at/all"),
         ("query", "DROP TABLE runs"),
         ("query", "SELECT 1; SELECT 2"),
         ("query", "SELECT * FROM read_csv('/etc/passwd')"),
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_named_and_the_rest_listed(place):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(place, words):
-    where = [] if "--dir" in words or "tag" in words else ["--dir", str(place)]
+    where = [] if "--runs-dir" in words or "tag" in words else ["--runs-dir", str(place)]
     ended = bmp("runs", *words, *where)
     assert ended.returncode == 2, ended.stdout
     assert ended.stderr.startswith("error: ")
@@ -144,7 +144,7 @@ def test_a_name_of_ones_own_may_be_quoted(place):
         "runs",
         "query",
         """SELECT count(*) AS "how many" FROM runs WHERE label <> '"no" column' ORDER BY "how many" """,
-        "--dir",
+        "--runs-dir",
         str(place),
     )
     assert ended.returncode == 0, ended.stderr
@@ -162,7 +162,7 @@ def test_an_index_that_is_damaged_inside_is_no_obstacle(place):
     content[4096:] = b"\xa5" * (len(content) - 4096)
     (place / FILE).write_bytes(content)
     for note in (True, False):
-        listed = bmp("runs", "--dir", str(place)).stdout
+        listed = bmp("runs", "--runs-dir", str(place)).stdout
         assert ("fast" in listed, "built in memory" in listed) == (True, note)
 
 
@@ -176,7 +176,7 @@ def test_a_cell_of_a_csv_never_is_a_formula(tmp_path):
     runs = tmp_path / "runs"
     llm_run(runs / "evil", 60, label="=HYPERLINK(1)", engine={"name": "@SUM(1)", "model": "+1"})
     out = tmp_path / "out.csv"
-    assert bmp("runs", "export", str(out), "--dir", str(runs)).returncode == 0
+    assert bmp("runs", "export", str(out), "--runs-dir", str(runs)).returncode == 0
     (row,) = list(csv.DictReader(out.open()))
     assert (row["label"], row["subject"], row["model"]) == ("'=HYPERLINK(1)", "'@SUM(1)", "'+1")
 
@@ -184,7 +184,7 @@ def test_a_cell_of_a_csv_never_is_a_formula(tmp_path):
 def test_figures_are_exported_as_parquet(place, tmp_path):
     polars = pytest.importorskip("polars")
     out = tmp_path / "figures.parquet"
-    assert bmp("runs", "export", str(out), "--dir", str(place), "--figures", "--where", "label = 'fast'").returncode == 0
+    assert bmp("runs", "export", str(out), "--runs-dir", str(place), "--figures", "--where", "label = 'fast'").returncode == 0
     frame = polars.read_parquet(out)
     assert set(frame["folder"]) == {"a"}
     assert frame.filter(polars.col("metric") == "ttft p50")["unit"].to_list() == ["ms"]
@@ -193,7 +193,7 @@ def test_figures_are_exported_as_parquet(place, tmp_path):
 def test_hostile_labels_do_not_act_in_a_terminal(tmp_path):
     runs = tmp_path / "runs"
     llm_run(runs / "evil", 60, label=" ".join(HOSTILE))
-    ended = bmp("runs", "--dir", str(runs))
+    ended = bmp("runs", "--runs-dir", str(runs))
     assert ended.returncode == 0
     assert "\x1b" not in ended.stdout
     assert "\u202e" not in ended.stdout
@@ -203,5 +203,5 @@ def test_a_directory_that_cannot_be_written_is_read(place):
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     place.chmod(0o500)
-    assert "fast" in bmp("runs", "--dir", str(place)).stdout
+    assert "fast" in bmp("runs", "--runs-dir", str(place)).stdout
     place.chmod(0o700)

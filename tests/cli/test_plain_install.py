@@ -82,8 +82,8 @@ NEEDS = {
 }
 WORK = [
     "llm engines",
-    "runs --dir .",
-    "runs index --dir .",
+    "runs --runs-dir .",
+    "runs index --runs-dir .",
     "llm summarize RUN",
     "compare RUN RUN",
     "hardware list",

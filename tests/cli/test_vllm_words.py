@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 
 import pytest
+from typer.main import get_group
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.vllm_words import ours
+from bytemlperf_llm.cli import app
+from bytemlperf_llm.plan.vllm_words import SAME, WITHOUT_EFFECT, ours
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp
 
@@ -22,6 +25,8 @@ from tests.cli.helpers import bmp
         ("--trust_remote_code --disable-tqdm --num-prompts 3", "--num-prompts 3"),
         ("--goodput ttft:500 tpot:50 e2el:10000 --model m", "--goodput ttft:500 --goodput tpot:50 --goodput e2el:10000 --model m"),
         ("--metadata a=1 b=2 --save-result", "--metadata a=1 --metadata b=2 --save-result"),
+        ("--model some/folder --served-model-name m", "--model m"),
+        ("--timed-trace-chunk-hash-size 16", "--trace-block-size 16"),
         ("--host h --port 9", "--base-url http://h:9"),
         (
             "--backend openai-chat --dataset-name random --random-input-len 64 --random-output-len 20 --num-prompts 6 --request-rate 10",
@@ -57,12 +62,28 @@ def test_a_line_is_rewritten(line, meant):
         ("--random-range-ratio 0.5", "--scenario"),
         ("--min-p 0.1", "--extra-body"),
         ("--profile", "leave it out"),
+        ("--hf-split train", "--dataset-path"),
+        ("--use-beam-search", "--extra-body"),
+        ("--prefix-repetition-prefix-len 5", "--random-prefix-len"),
+        ("--random-mm-bucket-config x", "prompts are text"),
     ],
 )
 def test_what_has_no_equal_names_the_nearest_flag(line, fix):
     with pytest.raises(UserError) as refused:
         ours(shlex.split(line))
     assert fix in refused.value.fix
+
+
+def test_every_flag_of_vllms_own_parser_is_taken_or_refused_with_what_to_do():
+    serve = pytest.importorskip("vllm.benchmarks.serve")
+    parser = argparse.ArgumentParser()
+    serve.add_cli_args(parser)
+    taken = {name for parameter in get_group(app).commands["serve-bench"].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    taken |= {*SAME, *WITHOUT_EFFECT, "--backend", "--endpoint-type", "--host", "--port", "--random-range-ratio", "--help"}
+    for flag in (name for action in parser._actions for name in action.option_strings if name.startswith("--")):
+        if flag not in taken:
+            with pytest.raises(UserError):
+                ours([flag])
 
 
 async def test_a_whole_line_runs(tmp_path):

@@ -165,7 +165,7 @@ def test_rates_are_normalised_by_a_card_and_a_users_own_price(runs, tmp_path):
     amounts = {"nvidia-t4": 2000, "nvidia-l4": 4000}
     rows = [f"  {name}: {{amount: {amount}, currency: EUR, date: 2026-01-01}}" for name, amount in amounts.items()]
     prices.write_text("\n".join(["prices:", *rows]))
-    cards = ("--card", "base=nvidia-t4", "--card", "slow=nvidia-l4", "--prices", str(prices))
+    cards = ("--card", "base=nvidia-t4", "--card", "slow=nvidia-l4", "--cards", str(prices))
     ended = bmp("compare", str(runs["base"]), str(runs["slow"]), *cards, "--format", "md")
     assert ended.returncode == 0, ended.stderr
     rates = [read(runs[name], "summary.json")["rates"]["output_token_throughput"]["value"] for name in ("base", "slow")]
@@ -191,7 +191,11 @@ def test_markdown_is_a_table_in_which_nothing_acts(tmp_path):
 
 def test_no_escape_sequence_of_a_run_reaches_the_terminal(tmp_path):
     one, other = llm_run(tmp_path / "one", 60, label="\x1b[31mred\x07\x9b2J[bold]x[/bold]"), llm_run(tmp_path / "other", 60, label="other")
-    for words in (("compare", str(one), str(other)), ("compare", str(one), str(other), "--format", "md"), ("runs", "--dir", str(tmp_path))):
+    for words in (
+        ("compare", str(one), str(other)),
+        ("compare", str(one), str(other), "--format", "md"),
+        ("runs", "--runs-dir", str(tmp_path)),
+    ):
         ended = bmp(*words)
         assert ended.returncode == 0, ended.stderr
         assert not {"\x1b", "\x07", "\x9b"} & {*ended.stdout, *ended.stderr}

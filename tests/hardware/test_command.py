@@ -55,7 +55,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path):
         (("show", "H1000"), "did you mean H100"),
         (("show", "zzz"), "bmp hardware list"),
         (("compare", "h100"), "needs two cards"),
-        (("compare", "h100", "t4", "--dtype", "fp3"), "fp3"),
+        (("compare", "h100", "t4", "--precision", "fp3"), "fp3"),
         (("list", "--vendor", "nobody"), "vendors: "),
         (("list", "--cards", "bad.yaml"), "did you mean 'prices'?"),
         (("list", "--cards", "gone"), "gone can't be read"),

@@ -48,7 +48,7 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     run = views[0].run
     found = device_of("a", "a", run, KNOWN, [])
     assert (found.name, found.card_id, found.used) == ("remote, hardware unknown", None, None)
-    assert "--device CARD" in found.why
+    assert "--card CARD" in found.why
     (comparison,) = compare_all(views, views[0])
     assert devices_of(comparison, {}, KNOWN) == [None, None]
     assert normalised_table(comparison, [None, None]) is None
@@ -93,8 +93,8 @@ def test_a_device_that_is_none_is_one_line(text):
 
 
 def test_the_command_line_takes_and_shows_it(tmp_path):
-    ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "3", "--device", "h100*8", "--no-report", cwd=tmp_path)
+    ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "3", "--card", "h100*8", "--no-report", cwd=tmp_path)
     assert f"8 × {KNOWN['nvidia-h100-sxm5'].name} (as stated)" in ended.stdout
     run = json.loads((run_folder(ended.stdout, tmp_path) / "run.json").read_text())
     assert (run["engine"]["remote"], run["config"]["flags"]["device"]) == (False, "h100*8")
-    assert bmp(*QUICK, "--device", "h1000", cwd=tmp_path).returncode == 2
+    assert bmp(*QUICK, "--card", "h1000", cwd=tmp_path).returncode == 2

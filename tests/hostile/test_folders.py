@@ -65,7 +65,11 @@ CHANGING = (
     ("train", "finish", "RUN"),
     ("summarize", "RUN"),
 )
-OF_ALL = ("runs", "--dir", "ALL"), ("runs", "export", "OUT.csv", "--dir", "ALL", "--figures"), ("site", "build", "ALL", "--out", "OUT.site")
+OF_ALL = (
+    ("runs", "--runs-dir", "ALL"),
+    ("runs", "export", "OUT.csv", "--runs-dir", "ALL", "--figures"),
+    ("site", "build", "ALL", "--out", "OUT.site"),
+)
 FEW = (
     *("run.json is a fifo", "summary.json is a fifo", "records.jsonl is a link to a device", "run.json is nested deep", "end is a number"),
     *("environment is null", "summary.json is of nulls", "records of nulls", "records of texts", "records of huge numbers"),

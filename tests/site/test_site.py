@@ -211,7 +211,7 @@ def test_the_command(tmp_path: Path):
     for words, says in (
         (("gone", "--out", "x"), "gone neither is nor holds a run folder"),
         (("runs", "--out", "runs"), "is not empty"),
-        (("runs", "--out", "x", "--device", "a"), "PATTERN=CARD"),
+        (("runs", "--out", "x", "--card", "a"), "PATTERN=CARD"),
         (("runs",), "--out"),
     ):
         done = site(*words)
