@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bytemlperf.catalogue.flags import Selection
 from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
-
-if TYPE_CHECKING:
-    from bytemlperf.catalogue.index import Update
 
 app = typer.Typer(help="List, filter, tag and export the runs of a directory.", pretty_exceptions_enable=False, add_completion=False)
 
@@ -24,9 +21,10 @@ def runs(context: typer.Context, selected: Selection) -> None:
     """List the runs of a directory, newest first."""
     if context.invoked_subcommand is not None:
         return
+    from bytemlperf.catalogue.index import asked, selection
     from bytemlperf.catalogue.listing import print_runs
 
-    columns, rows, update = _select(selected)
+    columns, rows, update = asked(selected.runs_dir, *selection(selected))
     print_runs(columns, rows, update, selected.metrics)
 
 
@@ -39,11 +37,14 @@ def export(
 ) -> None:
     """Export the list, or every figure of its runs, to a file."""
     from bytemlperf.catalogue.exports import check_suffix, write_rows
+    from bytemlperf.catalogue.index import asked, selection
 
     check_suffix(out)
-    columns, rows, _ = _select(selected)
+    columns, rows, _ = asked(selected.runs_dir, *selection(selected))
     if figures:
-        columns, rows = _figures(selected.runs_dir, [row[0] for row in rows])
+        columns, figure_rows, _ = asked(selected.runs_dir, "SELECT * FROM figures ORDER BY folder, key, metric")
+        folders = {row[0] for row in rows}
+        rows = [row for row in figure_rows if row[0] in folders]
     write_rows(out, columns, rows)
     print(f"{out}: {len(rows)} rows")
 
@@ -52,12 +53,11 @@ def export(
 @with_flags
 def query(sql: Annotated[str, Argument("One SELECT over the tables runs and figures.")], selected: _RunsDir) -> None:
     """Query the index in SQL."""
-    from bytemlperf.catalogue.index import Catalogue
+    from bytemlperf.catalogue.index import asked
     from bytemlperf.catalogue.listing import print_rows
 
-    with Catalogue(selected.runs_dir) as catalogue:
-        catalogue.update()
-        print_rows(*catalogue.ask(sql))
+    columns, rows, _ = asked(selected.runs_dir, sql)
+    print_rows(columns, rows)
 
 
 @app.command()
@@ -84,22 +84,3 @@ def index(selected: _RunsDir, rebuild: Annotated[bool, Option("Rebuild it from t
     with Catalogue(selected.runs_dir, rebuild=rebuild) as catalogue:
         done = catalogue.update()
     print(f"{done.read} runs read, {done.kept} unchanged, {done.removed} gone" + (f"; {done.note}" if done.note else ""))
-
-
-def _select(selected: Selection) -> tuple[list[str], list[tuple[Any, ...]], Update]:
-    from bytemlperf.catalogue.index import Catalogue, selection
-
-    with Catalogue(selected.runs_dir) as catalogue:
-        update = catalogue.update()
-        columns, rows = catalogue.ask(*selection(selected))
-    return columns, rows, update
-
-
-def _figures(directory: Path, folders: list[str]) -> tuple[list[str], list[tuple[Any, ...]]]:
-    from bytemlperf.catalogue.index import Catalogue
-
-    with Catalogue(directory) as catalogue:
-        catalogue.update()
-        columns, rows = catalogue.ask("SELECT * FROM figures ORDER BY folder, key, metric")
-    chosen = set(folders)
-    return columns, [row for row in rows if row[0] in chosen]

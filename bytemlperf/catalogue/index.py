@@ -62,12 +62,12 @@ _READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION,
 
 
 class Update(NamedTuple):
-    """What bringing the index up to date did. `strangers` are folders that are no runs."""
+    """What bringing the index up to date did. `not_runs` are folders that hold none."""
 
     read: int
     kept: int
     removed: int
-    strangers: list[str]
+    not_runs: list[str]
     note: str = ""
 
 
@@ -120,7 +120,7 @@ class Catalogue:
     def _update(self) -> Update:
         self.connection.execute("BEGIN IMMEDIATE")
         known = dict(self.connection.execute("SELECT folder, signature FROM runs").fetchall())
-        folders, strangers = find_runs(self.runs_dir)
+        folders, not_runs = find_runs(self.runs_dir)
         names = {str(folder.relative_to(self.runs_dir)): folder for folder in folders}
         gone = [name for name in known if name not in names]
         fresh = {name: folder for name, folder in names.items() if known.get(name) != signature(folder)}
@@ -130,7 +130,7 @@ class Catalogue:
         for name, folder in fresh.items():
             self._add(name, folder)
         self.connection.execute("COMMIT")
-        return Update(read=len(fresh), kept=len(names) - len(fresh), removed=len(gone), strangers=strangers, note=self.note)
+        return Update(read=len(fresh), kept=len(names) - len(fresh), removed=len(gone), not_runs=not_runs, note=self.note)
 
     def _add(self, name: str, folder: Path) -> None:
         try:
@@ -159,6 +159,13 @@ class Catalogue:
             raise UserError(f"SQLite doesn't understand it: {error}", f"columns: {', '.join(RUN_COLUMNS)}") from None
         finally:
             self.connection.set_authorizer(None)
+
+
+def asked(runs_dir: Path, statement: str, values: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]], Update]:
+    """Columns and rows of one SELECT over the index, brought up to date before. Raises UserError."""
+    with Catalogue(runs_dir) as catalogue:
+        update = catalogue.update()
+        return *catalogue.ask(statement, values), update
 
 
 def _connected(place: Path | str) -> sqlite3.Connection:
@@ -202,12 +209,10 @@ def _storable_value(value: Any) -> Any:
 
 def find_runs(runs_dir: Path) -> tuple[list[Path], list[str]]:
     """Run folders of a directory, up to two levels down, and the names of folders on the first level that hold none."""
-    found = sorted({path.parent for pattern in ("*/run.json", "*/*/run.json") for path in runs_dir.glob(pattern)})
-    holding = {folder.relative_to(runs_dir).parts[0] for folder in found}
-    strangers = [
-        path.name for path in sorted(runs_dir.iterdir()) if path.is_dir() and path.name not in holding and not path.name.startswith(".")
-    ]
-    return found, strangers
+    runs = sorted({path.parent for pattern in ("*/run.json", "*/*/run.json") for path in runs_dir.glob(pattern)})
+    holding = {folder.relative_to(runs_dir).parts[0] for folder in runs}
+    folders = (path.name for path in sorted(runs_dir.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return runs, [name for name in folders if name not in holding]
 
 
 def signature(folder: Path) -> str:
