@@ -9,15 +9,14 @@ beforehand, as it is where counts were exchanged before; the rows' values come f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
-from micro.collectives.arguments import BACKEND, world_size
-from micro.collectives.inputs import AllInputs, RankMaker
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, dtype_argument
+from micro.collectives.contract import BACKEND, AllInputs, RankMaker, world_size
+from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, dtype_argument
 from micro.operators.dtypes import size_bytes
 from micro.operators.llm_norm import HIDDEN, TOKENS
 from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_routing
+from micro.operators.tensors import TensorSpec, integers_or_normal
 
 SELECTION_SEED = 7
 """Not the case's: sizes of what is sent must be known when a kernel is built, which is told no seed."""
@@ -52,54 +51,51 @@ def _routing(args: Args) -> Routing:
     return Routing.of({**args, "num_experts": experts_of(args), "ep_size": args["world_size"], "ep_rank": 0})
 
 
-def _selection(args: Args) -> Any:
+def _selection(args: Args) -> Tensor:
     """[num_tokens, topk] int32 on the CPU: all ranks' tokens."""
     return _routing(args).selection(Maker(SELECTION_SEED, "cpu"))
 
 
-def _share(args: Args, make: Maker) -> Any:
-    """A rank's tokens [num_tokens / world_size, hidden_size]: the first values that its maker makes."""
-    return _values(args, make, args["num_tokens"] // args["world_size"])
+def _share_size(args: Args) -> int:
+    return int(args["num_tokens"] // args["world_size"])
 
 
-def _values(args: Args, make: Maker, rows: int) -> Any:
-    if args["dtype"] == "int8":
-        return make.integers(-127, 128, rows, args["hidden_size"], dtype="int8")
-    return make.normal(rows, args["hidden_size"], dtype=args["dtype"])
+SHARE = TensorSpec((_share_size, "hidden_size"), "dtype", integers_or_normal)
+"""A rank's tokens: the first values that its maker makes."""
 
 
 def _inputs(args: Args, make: Maker) -> Tensors:
     """The rows to send, by expert; and a buffer of random values, so that doing nothing is found out."""
-    rank, x = cast(RankMaker, make).rank, _share(args, make)
+    rank, x = cast(RankMaker, make).rank, SHARE.draw(args, make)
     chosen = _selection(args).chunk(args["world_size"])[rank]
     token = chosen.flatten().argsort(stable=True) // args["topk"]
-    return x[token.to(x.device)], _values(args, make, received_rows(args)[rank])
+    return x[token.to(x.device)], SHARE._replace(sizes=(received_rows(args)[rank], "hidden_size")).draw(args, make)
 
 
-def _kernel(args: Args) -> Callable[..., Any]:
+def _kernel(args: Args) -> Run:
     import torch.distributed as dist
 
     splits, rank = split_sizes(args), dist.get_rank()
     sent, got = splits[rank], [row[rank] for row in splits]
 
-    def moe_dispatch_tokens(rows: Any, result: Any) -> Any:
+    def moe_dispatch_tokens(rows: Tensor, result: Tensor) -> Tensor:
         dist.all_to_all_single(result, rows, got, sent)
         return result
 
     return moe_dispatch_tokens
 
 
-def _reference(args: Args, every: Any) -> Any:
+def _reference(args: Args, every: AllInputs) -> Tensor:
     """From all ranks' tokens, expert by expert: another way than `_inputs` and `split_sizes` go."""
     import numpy
     import torch
 
-    ranks, inputs = args["world_size"], cast(AllInputs, every)
-    here, share, chosen = experts_of(args) // ranks, args["num_tokens"] // ranks, _selection(args).numpy()
+    ranks, share, chosen = args["world_size"], _share_size(args), _selection(args).numpy()
+    here = experts_of(args) // ranks
     parts = []
     for source in range(ranks):
-        x, theirs = _share(args, inputs.maker(source)), chosen[source * share : (source + 1) * share]
-        for expert in range(inputs.rank * here, (inputs.rank + 1) * here):
+        x, theirs = SHARE.draw(args, every.maker(source)), chosen[source * share : (source + 1) * share]
+        for expert in range(every.rank * here, (every.rank + 1) * here):
             parts.append(x[torch.from_numpy(numpy.nonzero(theirs == expert)[0]).to(x.device)])
     return torch.cat(parts)
 

@@ -11,14 +11,26 @@ nccl-tests' (doc/PERFORMANCE.md): bytes on the busiest link over bytes of the fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from micro.collectives.arguments import BACKEND, MAX_RANKS, world_size
+from micro.collectives.contract import BACKEND, MAX_RANKS, AllInputs, world_size
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
-from micro.collectives.inputs import AllInputs
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Tensors, Tolerance, additions, dtype_argument
-from micro.operators.dtypes import DTYPES, size_bytes
+from micro.operators.contract import (
+    Args,
+    Argument,
+    Cost,
+    Expected,
+    Maker,
+    Operator,
+    Run,
+    Tensor,
+    Tensors,
+    Tolerance,
+    additions,
+    dtype_argument,
+)
+from micro.operators.dtypes import DTYPES
+from micro.operators.tensors import TensorSpec, drawn, times
 
 SUMMED = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
 MOVED = (*SUMMED, "int8", "uint8")
@@ -31,6 +43,11 @@ LINKS = ("host2device", "device2host", "device2device")
 
 SUMS_IN_PLACE = ("all_reduce", "all_reduce_h2d")
 """Each call's sum is the next call's input: values are restored before every sample."""
+
+SMALL_AND_LARGE = [4, 64, 1024, 4096]
+"""Rows of 1,024 values: 16 KiB to 16 MiB in float32."""
+
+EXACT = Tolerance(0.0, 0.0)
 
 
 def bus_factor(op: str, ranks: int) -> float:
@@ -47,28 +64,28 @@ def link_bytes(op: str, args: Args) -> int:
     are uneven)."""
     if op == "moe_dispatch_tokens":
         return received_bytes(args)
-    return full_bytes(args) * (2 if op == "all_reduce_h2d" else 1)
+    return WHOLE.bytes(args) * (2 if op == "all_reduce_h2d" else 1)
 
 
-def full_bytes(args: Args) -> int:
-    """Bytes of batch_size · dim_size values."""
-    return size_bytes(args["dtype"], count(args))
+def _values(make: Maker, *shape: int, dtype: str) -> Tensor:
+    """Random values of the dtype; integers small enough that sums of them fit."""
+    return make.normal(*shape, dtype=dtype) if DTYPES[dtype].epsilon else make.integers(1, 100, *shape, dtype=dtype)
 
 
-def count(args: Args) -> int:
-    """Values of the full tensor."""
-    return int(args["batch_size"] * args["dim_size"])
+def _on_host(make: Maker, *shape: int, dtype: str) -> Tensor:
+    return _values(make, *shape, dtype=dtype).cpu().pin_memory()
 
 
-def _arguments(dtypes: tuple[str, ...], *more: Argument, ranks: Any = 2, fewest: int = 2) -> tuple[Argument, ...]:
-    return (
-        world_size(ranks, fewest),
-        Argument("batch_size", "int", "rows of the full tensor", 1024),
-        Argument("dim_size", "int", "values in a row", 1024),
-        dtype_argument(dtypes),
-        BACKEND,
-        *more,
-    )
+count = times("batch_size", "dim_size")
+"""Values of the full tensor."""
+
+
+def _part_size(args: Args) -> int:
+    return count(args) // int(args["world_size"])
+
+
+WHOLE, HOST = TensorSpec((count,), "dtype", _values), TensorSpec((count,), "dtype", _on_host)
+PART = TensorSpec((_part_size,), "dtype", _values)
 
 
 def _divisible(args: Args) -> str:
@@ -77,187 +94,47 @@ def _divisible(args: Args) -> str:
     return ""
 
 
-def _values(args: Args, make: Maker, amount: int) -> Any:
-    """Random values of the dtype; integers small enough that sums of them fit."""
-    if DTYPES[args["dtype"]].epsilon:
-        return make.normal(amount, dtype=args["dtype"])
-    return make.integers(1, 100, amount, dtype=args["dtype"])
-
-
-def _whole(args: Args, make: Maker) -> Tensors:
-    return (_values(args, make, count(args)),)
-
-
-def _with_output(given: Callable[[Args], int], got: Callable[[Args], int]) -> Callable[[Args, Maker], Tensors]:
-    """A source, and a buffer for the result whose values are random too, so that doing nothing is found out."""
-
-    def inputs(args: Args, make: Maker) -> Tensors:
-        source = _values(args, make, given(args))
-        return source, _values(args, make, got(args))
-
-    return inputs
-
-
-def _part(args: Args) -> int:
-    return count(args) // int(args["world_size"])
-
-
-def _cost(op: str, read: Callable[[Args], int], write: Callable[[Args], int], adds: bool = False) -> Callable[[Args], Cost]:
+def _cost(op: str, read: Sequence[TensorSpec], written: Sequence[TensorSpec], adds: bool) -> Callable[[Args], Cost]:
     """Bytes that one rank reads and writes; the footprint is that of all ranks, which share this machine's memory
     on a CPU, and the restored copy of what is summed in place."""
 
     def cost(args: Args) -> Cost:
-        dtype, ranks = args["dtype"], int(args["world_size"])
-        reads, writes = size_bytes(dtype, read(args)), size_bytes(dtype, write(args))
+        ranks, reads, writes = int(args["world_size"]), *(sum(spec.bytes(args) for spec in specs) for specs in (read, written))
         kept = reads if op in SUMS_IN_PLACE else 0
-        flops = count(args) * (ranks - 1) if adds and DTYPES[dtype].epsilon else 0
-        return Cost(flops, reads, writes, footprint_bytes=ranks * (reads + writes + kept), flops_dtype=dtype)
+        flops = count(args) * (ranks - 1) if adds and DTYPES[args["dtype"]].epsilon else 0
+        return Cost(flops, reads, writes, footprint_bytes=ranks * (reads + writes + kept), flops_dtype=args["dtype"])
 
     return cost
 
 
-def _exact(_args: Args) -> Tolerance:
-    return Tolerance(0.0, 0.0)
-
-
 def _sum_tolerance(args: Args) -> Tolerance:
     """One rounding for each addition; integers are exact."""
-    if not DTYPES[args["dtype"]].epsilon:
-        return Tolerance(0.0, 0.0)
-    return additions(args["dtype"], args["world_size"])
+    return additions(args["dtype"], args["world_size"]) if DTYPES[args["dtype"]].epsilon else EXACT
 
 
-def _sum_of(args: Args, every: AllInputs, place: slice) -> Any:
+# --- what a rank must hold ------------------------------------------------------------------------------------
+
+
+def _sum_of(args: Args, every: AllInputs, part: slice) -> Tensor:
     """In float64 (integers: int64), one rank's values at a time."""
-    wide = "float64" if DTYPES[args["dtype"]].epsilon else "int64"
-    total: Any = None
-    for rank in range(args["world_size"]):
-        part = getattr(every[rank][0][place], {"float64": "double", "int64": "long"}[wide])()
-        total = part if total is None else total.add_(part)
+    wide = "double" if DTYPES[args["dtype"]].epsilon else "long"
+    total = getattr(every[0][0][part], wide)()
+    for rank in range(1, args["world_size"]):
+        total.add_(getattr(every[rank][0][part], wide)())
     return total
 
 
 def _own(args: Args, every: AllInputs) -> slice:
-    size = _part(args)
-    return slice(every.rank * size, (every.rank + 1) * size)
+    return slice(every.rank * _part_size(args), (every.rank + 1) * _part_size(args))
 
 
-def _all_reduce_kernel(_args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    def all_reduce(x: Any) -> Any:
-        dist.all_reduce(x)
-        return x
-
-    return all_reduce
-
-
-def _reduce_scatter_kernel(_args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    def reduce_scatter(source: Any, result: Any) -> Any:
-        dist.reduce_scatter_tensor(result, source)
-        return result
-
-    return reduce_scatter
-
-
-def _all_gather_kernel(_args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    def all_gather(source: Any, result: Any) -> Any:
-        dist.all_gather_into_tensor(result, source)
-        return result
-
-    return all_gather
-
-
-def _all_to_all_kernel(_args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    def all_to_all(source: Any, result: Any) -> Any:
-        dist.all_to_all_single(result, source)
-        return result
-
-    return all_to_all
-
-
-def _broadcast_kernel(_args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    def broadcast(x: Any) -> Any:
-        dist.broadcast(x, src=0)
-        return x
-
-    return broadcast
-
-
-def _p2p_kernel(args: Args) -> Callable[..., Any]:
-    import torch.distributed as dist
-
-    rank, source, target = dist.get_rank(), args["src_device"], args["dst_device"]
-
-    def send(x: Any) -> Any:
-        dist.send(x, target)
-        return x
-
-    def receive(x: Any) -> Any:
-        dist.recv(x, source)
-        return x
-
-    def stand_by(x: Any) -> Any:
-        return x
-
-    return {source: send, target: receive}.get(rank, stand_by)
-
-
-def _copy_kernel(_args: Args) -> Callable[..., Any]:
-    def copy(source: Any, result: Any) -> Any:
-        return result.copy_(source, non_blocking=True)
-
-    return copy
-
-
-def _overlapped_kernel(_args: Args) -> Callable[..., Any]:
-    """The sum runs on the backend's own stream while host memory is copied on ours; a call ends with both."""
-    import torch.distributed as dist
-
-    def overlapped(x: Any, source: Any, result: Any) -> Any:
-        work = dist.all_reduce(x, async_op=True)
-        result.copy_(source, non_blocking=True)
-        work.wait()
-        return x, result
-
-    return overlapped
-
-
-def _host_to_device(args: Args, make: Maker) -> Tensors:
-    values = _values(args, make, count(args))
-    return values.cpu().pin_memory(), _values(args, make, count(args))
-
-
-def _device_to_host(args: Args, make: Maker) -> Tensors:
-    values = _values(args, make, count(args))
-    return values, _values(args, make, count(args)).cpu().pin_memory()
-
-
-def _overlapped_inputs(args: Args, make: Maker) -> Tensors:
-    return (_values(args, make, count(args)), *_host_to_device(args, make))
-
-
-def _expected_all_to_all(args: Args, every: AllInputs) -> Any:
+def _joined(args: Args, every: AllInputs, part: slice) -> Tensor:
     import torch
 
-    return torch.cat([every[rank][0][_own(args, every)] for rank in range(args["world_size"])])
+    return torch.cat([every[rank][0][part] for rank in range(args["world_size"])])
 
 
-def _expected_all_gather(args: Args, every: AllInputs) -> Any:
-    import torch
-
-    return torch.cat([every[rank][0] for rank in range(args["world_size"])])
-
-
-def _expected_p2p(args: Args, every: AllInputs) -> Any:
+def _sent(args: Args, every: AllInputs) -> Tensor:
     return every[args["src_device"] if every.rank == args["dst_device"] else every.rank][0]
 
 
@@ -268,138 +145,184 @@ def _p2p_check(args: Args) -> str:
     return f"src_device and dst_device are ranks from 0 to {ranks - 1}" if max(source, target) >= ranks else ""
 
 
-SMALL_AND_LARGE = [4, 64, 1024, 4096]
-"""Rows of 1,024 values: 16 KiB to 16 MiB in float32."""
+# --- kernels --------------------------------------------------------------------------------------------------
 
 
-def _basic(*dtypes: str, ranks: int = 2) -> tuple[dict[str, Any], ...]:
-    return ({"world_size": ranks, "dtype": list(dtypes), "batch_size": SMALL_AND_LARGE, "dim_size": 1024},)
+def _kernels() -> dict[str, Run]:
+    """By operator, on the default group."""
+    import torch.distributed as dist
+
+    def all_reduce(x: Tensor) -> Tensor:
+        dist.all_reduce(x)
+        return x
+
+    def broadcast(x: Tensor) -> Tensor:
+        dist.broadcast(x, src=0)
+        return x
+
+    def reduce_scatter(source: Tensor, result: Tensor) -> Tensor:
+        dist.reduce_scatter_tensor(result, source)
+        return result
+
+    def all_gather(source: Tensor, result: Tensor) -> Tensor:
+        dist.all_gather_into_tensor(result, source)
+        return result
+
+    def all_to_all(source: Tensor, result: Tensor) -> Tensor:
+        dist.all_to_all_single(result, source)
+        return result
+
+    def all_reduce_h2d(x: Tensor, source: Tensor, result: Tensor) -> Tensors:
+        """The sum runs on the backend's own stream while host memory is copied on ours; a call ends with both."""
+        work = dist.all_reduce(x, async_op=True)
+        result.copy_(source, non_blocking=True)
+        work.wait()
+        return x, result
+
+    return {kernel.__name__: kernel for kernel in (all_reduce, broadcast, reduce_scatter, all_gather, all_to_all, all_reduce_h2d)}
 
 
-def _collective(name: str, what: str, **parts: Any) -> Operator:
-    basic = parts.pop("basic", _basic("float32", ranks=1 if name in LINKS else 2))
-    return Operator(name=name, family="collective", help=what, runner="ranks", aliases=LLM_NAMES, basic=basic, **parts)
+def _p2p_kernel(args: Args) -> Run:
+    import torch.distributed as dist
+
+    rank, source, target = dist.get_rank(), args["src_device"], args["dst_device"]
+
+    def send(x: Tensor) -> Tensor:
+        dist.send(x, target)
+        return x
+
+    def receive(x: Tensor) -> Tensor:
+        dist.recv(x, source)
+        return x
+
+    return {source: send, target: receive}.get(rank, lambda x: x)
 
 
-COLLECTIVES: dict[str, Operator] = {
-    "all_reduce": _collective(
+# --- the table ------------------------------------------------------------------------------------------------
+
+
+def _collective(
+    name: str,
+    what: str,
+    inputs: tuple[TensorSpec, ...],
+    reference: Callable[[Args, AllInputs], Expected],
+    *,
+    writes: tuple[int, ...],
+    dtypes: tuple[str, ...] = MOVED,
+    basic_dtypes: tuple[str, ...] = ("float32",),
+    kernel: Callable[[Args], Run] | None = None,
+    more: tuple[Argument, ...] = (),
+    read: Sequence[TensorSpec] = (WHOLE,),
+    written: Sequence[TensorSpec] = (WHOLE,),
+    tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]] = lambda _args: EXACT,
+    check: Callable[[Args], str] = lambda _args: "",
+) -> Operator:
+    """The buffer for a result has random values too, so that doing nothing is found out."""
+    ranks = 1 if name in LINKS else 2
+    return Operator(
+        name=name,
+        family="collective",
+        help=what,
+        arguments=(
+            world_size(ranks, ranks),
+            Argument("batch_size", "int", "rows of the full tensor", 1024),
+            Argument("dim_size", "int", "values in a row", 1024),
+            dtype_argument(dtypes),
+            BACKEND,
+            *more,
+        ),
+        inputs=drawn(*inputs),
+        kernel=kernel or (lambda _args: _kernels()[name]),
+        reference=reference,
+        cost=_cost(name, read, written, adds=dtypes == SUMMED),
+        tolerance=tolerance,
+        check=check,
+        writes=writes,
+        basic=({"world_size": ranks, "dtype": list(basic_dtypes), "batch_size": SMALL_AND_LARGE, "dim_size": 1024},),
+        runner="ranks",
+        aliases=LLM_NAMES,
+    )
+
+
+def _link(name: str, what: str, source: TensorSpec, target: TensorSpec) -> Operator:
+    """A copy, of each rank by itself."""
+    return _collective(
+        name,
+        f"{what}, each rank by itself",
+        (source, target),
+        lambda _args, every: every[every.rank][0],
+        writes=(1,),
+        kernel=lambda _args: lambda source, result: result.copy_(source, non_blocking=True),
+    )
+
+
+_TABLE = (
+    _collective(
         "all_reduce",
         "every rank's tensor becomes the sum of all, in place",
+        (WHOLE,),
+        lambda args, every: _sum_of(args, every, slice(None)),
         writes=(0,),
-        arguments=_arguments(SUMMED),
-        inputs=_whole,
-        kernel=_all_reduce_kernel,
-        reference=lambda args, every: _sum_of(args, every, slice(None)),
-        cost=_cost("all_reduce", count, count, adds=True),
+        dtypes=SUMMED,
+        basic_dtypes=("float32", "bfloat16"),
         tolerance=_sum_tolerance,
-        basic=_basic("float32", "bfloat16"),
     ),
-    "reduce_scatter": _collective(
+    _collective(
         "reduce_scatter",
         "each rank gets its part of the sum of all tensors",
+        (WHOLE, PART),
+        lambda args, every: _sum_of(args, every, _own(args, every)),
         writes=(1,),
-        arguments=_arguments(SUMMED),
-        inputs=_with_output(count, _part),
-        kernel=_reduce_scatter_kernel,
-        reference=lambda args, every: _sum_of(args, every, _own(args, every)),
-        cost=_cost("reduce_scatter", count, _part, adds=True),
+        dtypes=SUMMED,
+        written=(PART,),
         tolerance=_sum_tolerance,
         check=_divisible,
     ),
-    "all_gather": _collective(
+    _collective(
         "all_gather",
         "each rank gives a part, all get the whole tensor",
+        (PART, WHOLE),
+        lambda args, every: _joined(args, every, slice(None)),
         writes=(1,),
-        arguments=_arguments(MOVED),
-        inputs=_with_output(_part, count),
-        kernel=_all_gather_kernel,
-        reference=_expected_all_gather,
-        cost=_cost("all_gather", _part, count),
-        tolerance=_exact,
+        read=(PART,),
         check=_divisible,
     ),
-    "all_to_all": _collective(
+    _collective(
         "all_to_all",
         "each rank gives every other one a part of its tensor",
+        (WHOLE, WHOLE),
+        lambda args, every: _joined(args, every, _own(args, every)),
         writes=(1,),
-        arguments=_arguments(MOVED),
-        inputs=_with_output(count, count),
-        kernel=_all_to_all_kernel,
-        reference=_expected_all_to_all,
-        cost=_cost("all_to_all", count, count),
-        tolerance=_exact,
         check=_divisible,
     ),
-    "moe_dispatch_tokens": MOE_DISPATCH_TOKENS,
-    "broadcast": _collective(
-        "broadcast",
-        "rank 0's tensor, to all",
-        writes=(0,),
-        arguments=_arguments(MOVED),
-        inputs=_whole,
-        kernel=_broadcast_kernel,
-        reference=lambda _args, every: every[0][0],
-        cost=_cost("broadcast", count, count),
-        tolerance=_exact,
-    ),
-    "p2p": _collective(
+    MOE_DISPATCH_TOKENS,
+    _collective("broadcast", "rank 0's tensor, to all", (WHOLE,), lambda _args, every: every[0][0], writes=(0,)),
+    _collective(
         "p2p",
         "one rank sends, another receives; others stand by",
+        (WHOLE,),
+        _sent,
         writes=(0,),
-        arguments=_arguments(
-            MOVED,
+        kernel=_p2p_kernel,
+        more=(
             Argument("src_device", "int", "rank that sends", 0, low=0, high=MAX_RANKS),
             Argument("dst_device", "int", "rank that receives", 1, low=0, high=MAX_RANKS),
         ),
-        inputs=_whole,
-        kernel=_p2p_kernel,
-        reference=_expected_p2p,
-        cost=_cost("p2p", count, count),
-        tolerance=_exact,
         check=_p2p_check,
     ),
-    "host2device": _collective(
-        "host2device",
-        "page-locked host memory to the device, each rank by itself",
-        writes=(1,),
-        arguments=_arguments(MOVED, ranks=1, fewest=1),
-        inputs=_host_to_device,
-        kernel=_copy_kernel,
-        reference=lambda _args, every: every[every.rank][0],
-        cost=_cost("host2device", count, count),
-        tolerance=_exact,
-    ),
-    "device2host": _collective(
-        "device2host",
-        "the device's memory to page-locked host memory, each rank by itself",
-        writes=(1,),
-        arguments=_arguments(MOVED, ranks=1, fewest=1),
-        inputs=_device_to_host,
-        kernel=_copy_kernel,
-        reference=lambda _args, every: every[every.rank][0],
-        cost=_cost("device2host", count, count),
-        tolerance=_exact,
-    ),
-    "device2device": _collective(
-        "device2device",
-        "within the device's memory, each rank by itself",
-        writes=(1,),
-        arguments=_arguments(MOVED, ranks=1, fewest=1),
-        inputs=_with_output(count, count),
-        kernel=_copy_kernel,
-        reference=lambda _args, every: every[every.rank][0],
-        cost=_cost("device2device", count, count),
-        tolerance=_exact,
-    ),
-    "all_reduce_h2d": _collective(
+    _link("host2device", "page-locked host memory to the device", HOST, WHOLE),
+    _link("device2host", "the device's memory to page-locked host memory", WHOLE, HOST),
+    _link("device2device", "within the device's memory", WHOLE, WHOLE),
+    _collective(
         "all_reduce_h2d",
         "all_reduce while as much host memory is copied to the device",
+        (WHOLE, HOST, WHOLE),
+        lambda args, every: (_sum_of(args, every, slice(None)), every[every.rank][1]),
         writes=(0, 2),
-        arguments=_arguments(SUMMED),
-        inputs=_overlapped_inputs,
-        kernel=_overlapped_kernel,
-        reference=lambda args, every: (_sum_of(args, every, slice(None)), every[every.rank][1]),
-        cost=_cost("all_reduce_h2d", lambda args: 2 * count(args), lambda args: 2 * count(args), adds=True),
-        tolerance=lambda args: (_sum_tolerance(args), Tolerance(0.0, 0.0)),
+        dtypes=SUMMED,
+        read=(WHOLE, WHOLE),
+        written=(WHOLE, WHOLE),
+        tolerance=lambda args: (_sum_tolerance(args), EXACT),
     ),
-}
+)
+COLLECTIVES: dict[str, Operator] = {operator.name: operator for operator in _TABLE}

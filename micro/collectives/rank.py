@@ -21,7 +21,7 @@ import msgspec
 
 from bytemlperf.child.inside import die_with_parent, first_out_of_memory
 from bytemlperf.child.ranks import join_group
-from micro.collectives.inputs import AllInputs, RankMaker
+from micro.collectives.contract import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import SUMS_IN_PLACE
 from micro.collectives.timing import Control, follow, lead, start_skew_ns

@@ -180,7 +180,7 @@ class Operator:
     arguments: tuple[Argument, ...]
     inputs: Callable[[Args, Maker], Tensors]
     kernel: Callable[[Args], Run]
-    reference: Callable[[Args, Tensors], Expected]
+    reference: Callable[[Args, Any], Expected]
     cost: Callable[[Args], Cost]
     tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]]
     basic: tuple[Basic, ...]

@@ -11,7 +11,7 @@ import pytest
 
 from micro.cases.case import validate
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes, received_rows, split_sizes
-from micro.collectives.inputs import AllInputs, RankMaker
+from micro.collectives.contract import AllInputs, RankMaker
 from micro.measure.estimate import Rates, estimate
 from tests.micro.collectives.test_ranks import QUICK, bmp, rows
 

@@ -1,13 +1,21 @@
-"""The inputs of all ranks, made again from their seeds on each rank: a reference needs nothing sent."""
+"""What operators of several ranks share: arguments, and the inputs of all ranks, made again from their seeds on each rank, so that
+a reference needs nothing sent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from micro.operators.contract import Args, Maker, Tensors
+from micro.operators.contract import Args, Argument, Maker, Tensors
 
+MAX_RANKS = 4096
+BACKEND = Argument("backend", "any", "torch.distributed's backend; auto: the device's own (gloo, nccl, xccl, …)", "auto")
 SEEDS_APART = 1_000_003
 """So that rank 1 of seed 0 has other values than rank 0 of seed 1."""
+
+
+def world_size(default: int, fewest: int) -> Argument:
+    """How many ranks."""
+    return Argument("world_size", "int", "ranks", default, low=fewest, high=MAX_RANKS)
 
 
 class RankMaker(Maker):
