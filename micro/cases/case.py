@@ -16,6 +16,10 @@ FORMAT_ARGUMENTS = ("arg_type", "args_type")
 """Arguments that workload files carry for the tool, not for the operator."""
 
 
+Arguments = dict[str, Any]
+"""A case's arguments by name: what a workload file gives, or all that the operator declares, validated."""
+
+
 class BadCase(Exception):
     """What is wrong with a case's arguments, in one sentence."""
 
@@ -25,7 +29,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     op: str
     provider: str
-    args: dict[str, Any]
+    args: Arguments
     refusal: str = ""
 
     @property
@@ -40,7 +44,7 @@ def case_text(op: str, args: Mapping[str, Any]) -> str:
     return f"{op}({' '.join(values)})"
 
 
-def validate(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
+def validate(operator: Operator, given: Mapping[str, Any]) -> Arguments:
     """Every declared argument, checked, with defaults filled in. Raises BadCase."""
     given = {operator.aliases.get(name, name): value for name, value in given.items() if name not in FORMAT_ARGUMENTS}
     known = [argument.name for argument in operator.arguments]
@@ -49,7 +53,7 @@ def validate(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise BadCase(f"{operator.name} has no argument '{name}'; {hint}")
-    args: dict[str, Any] = {}
+    args: Arguments = {}
     for argument in operator.arguments:
         args[argument.name] = _checked(operator, argument, given.get(argument.name, _default(argument, args)))
     impossible = operator.check(args)

@@ -10,27 +10,28 @@ is an answer, a wrong or crashed case is not: the exit status is 1 then, and als
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from rich.console import Console
+from rich.text import Text
 
+from bytemlperf.command.console import listing
 from bytemlperf.errors import UserError
-from micro.cases.case import BadCase, Case, case_text, validate
+from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.cases.workload_file import expand
 from micro.command.flags import Flags
 from micro.command.live import SweepView
 from micro.command.settings import settings_of
-from micro.measure.estimate import Rates, estimate
-from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules
 from micro.operators.contract import Argument, Operator
 from micro.providers.cheats import CHEATS
 from micro.providers.registry import find_provider
 from micro.registry import OPERATORS, find_operator
-from micro.sweep.row import Row, plain_row
-from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
+from micro.sweep.row import STATUSES, Row
+from micro.sweep.sweep import Sweep
 
 ODD_SIZES = (1, 3, 17, 129)
 MOST_CASES, MOST_PER_FORMAT = 24, 8
@@ -39,7 +40,7 @@ MOST_CASES, MOST_PER_FORMAT = 24, 8
 SMALL = 256
 """Sizes of the awkward cases, at most: a mistake shows as well in a small one."""
 
-RULES = {"worker": Rules(max_samples=0), "ranks": Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=1)}
+UNTIMED = Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=0)
 """Nothing is timed; ranks take one sample, which is how they leave a case together."""
 
 PIPED_WIDTH = 160
@@ -49,38 +50,46 @@ EXIT_WRONG = 1
 
 def check_provider(provider: str, only: Sequence[str], flags: Flags, out: Path | None) -> int:
     """Run the suite, show it, and return the exit status. Raises UserError for bad input."""
-    from rich.console import Console
-
     find_provider(provider)
     operators = [find_operator(name) for name in only] or list(OPERATORS.values())
-    settings = _settings(flags)
     cases = [Case(op=operator.name, provider=provider, args=args) for operator in operators for args in check_cases(operator)]
-    with SweepView(Console(stderr=True), quiet=False) as view:
-        rows = _rows(cases, settings, view, out)
+    rows = _swept(cases, flags, UNTIMED, out)
     _show(rows, provider)
     counts = Counter(row.status for row in rows)
     return 0 if counts["ok"] and not counts["failed"] else EXIT_WRONG
 
 
-def _settings(flags: Flags) -> Settings:
-    """Of the device, the seed and the time limit of a case; the rest is this machine's."""
-    return msgspec.structs.replace(settings_of(flags), cache_bytes=0)
-
-
-def _rows(cases: Sequence[Case], settings: Settings, view: SweepView, out: Path | None, rules: Rules | None = None) -> list[Row]:
-    """Every case's row, shown and written as soon as it is known."""
+def _swept(cases: Sequence[Case], flags: Flags, rules: Rules, out: Path | None) -> list[Row]:
+    """Every case's row, shown and written as soon as it is known. Of the flags the device, the seed and the time limit count."""
     rows: list[Row] = []
-    with _Writer(out) as writer:
+    settings = msgspec.structs.replace(settings_of(flags), cache_bytes=0, rules=rules)
+    with SweepView(Console(stderr=True), quiet=False) as view, _writing(out) as write:
+
+        def keep(row: Row) -> None:
+            rows.append(row)
+            write(row)
+            view.add(row)
+
         view.plan(len(cases))
-        for case, outcome in _run(cases, settings, view, rules):
-            row = plain_row(case, settings.device, outcome.status, outcome.reason)
-            rows.append(msgspec.structs.replace(row, note=outcome.note, check=outcome.checked))
-            writer.add(rows[-1])
-            view.add(rows[-1])
+        Sweep(settings, keep, begins=view.begins).run(cases)
     return rows
 
 
-CHEATED: dict[str, dict[str, Any]] = {
+@contextmanager
+def _writing(path: Path | None) -> Iterator[Callable[[Row], object]]:
+    """Takes rows, as lines of JSON where there is a path. Raises UserError where it can't be written."""
+    if path is None:
+        yield lambda _row: None
+        return
+    try:
+        file = path.open("wb", buffering=0)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror}", "give --out a file in a folder that you can write") from None
+    with file:
+        yield lambda row: file.write(msgspec.json.encode(row) + b"\n")
+
+
+CHEATED: dict[str, Arguments] = {
     "gemm": {"M": 512, "K": 1024, "N": 1024},
     "quant_matmul": {"num_tokens": 64, "hidden_size": 128, "new_hidden_size": 96},
     "softmax": {"batch_size": 64, "dim_size": 512, "dtype": "bfloat16"},
@@ -95,16 +104,12 @@ CONTROL = "torch"
 
 def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
     """Run every cheating provider, and torch as the control; 1 where one isn't caught. Raises UserError for bad input."""
-    from rich.console import Console
-
     unknown = sorted(set(only) - set(CHEATED))
     if unknown:
         raise UserError(f"no cheat is tried on '{unknown[0]}'", f"there are cases of {', '.join(CHEATED)}")
-    settings = _settings(flags)
     args = {name: validate(OPERATORS[name], given) for name, given in CHEATED.items() if name in only or not only}
     cases = [Case(op=name, provider=provider, args=args[name]) for provider in (CONTROL, *CHEATS) for name in args]
-    with SweepView(Console(stderr=True), quiet=False) as view:
-        rows = _rows(cases, settings, view, out, CHEAT_RULES)
+    rows = _swept(cases, flags, CHEAT_RULES, out)
     console = Console(highlight=False, soft_wrap=True)
     passed = 0
     for row in rows:
@@ -117,19 +122,19 @@ def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
     return 0 if passed == len(rows) else EXIT_WRONG
 
 
-def check_cases(operator: Operator) -> list[dict[str, Any]]:
+def check_cases(operator: Operator) -> list[Arguments]:
     """The basic cases, and awkward ones: validated, each once."""
     basic = [validate(operator, args) for case in operator.basic for args in expand(case)]
-    found = {case_text(operator.name, args): args for args in basic}
+    cases = {case_text(operator.name, args): args for args in basic}
     for number, args in enumerate(_every_format(operator, max(basic, key=lambda args: operator.cost(args).resident_bytes))):
         awkward = list(_awkward(operator, args))
         step = -(-len(awkward) // (MOST_PER_FORMAT if number else MOST_CASES))
-        for each in awkward[number % step :: step]:  # each format others
-            found.setdefault(case_text(operator.name, each), each)
-    return list(found.values())
+        for case in awkward[number % step :: step]:  # each format others
+            cases.setdefault(case_text(operator.name, case), case)
+    return list(cases.values())
 
 
-def _every_format(operator: Operator, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _every_format(operator: Operator, args: Arguments) -> Iterator[Arguments]:
     """The case with each of its first number format's choices, where it is possible."""
     formats = [argument for argument in operator.arguments if argument.kind == "dtype"]
     for choice in formats[0].choices if formats else ():
@@ -140,7 +145,7 @@ def _every_format(operator: Operator, args: dict[str, Any]) -> Iterator[dict[str
         yield args
 
 
-def _awkward(operator: Operator, args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _awkward(operator: Operator, args: Arguments) -> Iterator[Arguments]:
     """Everything small, then one size after the other odd."""
     sizes = [argument for argument in operator.arguments if argument.kind == "int" and argument.name != "world_size"]
     small = _possible(operator, args | {size.name: _within(size, min(args[size.name], SMALL)) for size in sizes}) or args
@@ -156,100 +161,23 @@ def _within(argument: Argument, value: int) -> int:
     return max(argument.low, min(argument.high, value))
 
 
-def _possible(operator: Operator, args: dict[str, Any]) -> dict[str, Any] | None:
+def _possible(operator: Operator, args: Arguments) -> Arguments | None:
     try:
         return validate(operator, args)
     except BadCase:
         return None
 
 
-def _run(cases: Sequence[Case], settings: Settings, view: SweepView, rules: Rules | None) -> Iterator[tuple[Case, Outcome | Any]]:
-    runners: dict[str, CaseRunner] = {}
-    try:
-        for place, case in enumerate(cases):
-            view.begins(case, place)
-            yield case, _one(case, settings, runners, rules or RULES[OPERATORS[case.op].runner])
-    finally:
-        for runner in runners.values():
-            runner.close()
-
-
-def _one(case: Case, settings: Settings, runners: dict[str, CaseRunner], rules: Rules) -> Any:
-    operator = OPERATORS[case.op]
-    expected = estimate(operator, case.args, case.provider, Rates(), 0)
-    if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
-        return _Skipped(f"needs about {expected.memory_bytes / 2**30:.3g} GiB, more than is free")
-    job = Job(
-        op=case.op,
-        provider=case.provider,
-        args=case.args,
-        device=settings.device,
-        seed=settings.seed,
-        rules=rules,
-        cache_bytes=0,
-    )
-    runner = runners.get(operator.runner) or RUNNERS[operator.runner](settings)
-    refusal = runner.refusal(job)
-    if refusal:
-        return Outcome(status="refused", reason=refusal)
-    if operator.runner not in runners:
-        runners[operator.runner] = runner
-        runner.hello()
-    return runner.run(job, settings.max_case_s)
-
-
-class _Skipped:
-    """Stands for an outcome where there was none."""
-
-    status, note, checked = "skipped", "", None
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-
-class _Writer:
-    def __init__(self, path: Path | None) -> None:
-        self._file = None
-        if path is not None:
-            try:
-                self._file = path.open("wb", buffering=0)
-            except OSError as error:
-                raise UserError(f"can't write {path}: {error.strerror}", "give --out a file in a folder that you can write") from None
-
-    def add(self, row: Row) -> None:
-        if self._file is not None:
-            self._file.write(msgspec.json.encode(row) + b"\n")
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 def _show(rows: Sequence[Row], provider: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     by_op: dict[str, list[Row]] = {}
     for row in rows:
         by_op.setdefault(row.op, []).append(row)
-    table = Table(title=f"{provider}: results against the reference", title_justify="left", box=None, header_style="bold")
-    for column in ("operator", "right", "wrong", "refused", "skipped", "largest error", "refused because"):
-        table.add_column(column, justify="left" if column in ("operator", "refused because") else "right", overflow="fold")
-    for op, group in by_op.items():
-        counts = Counter(row.status for row in group)
-        errors = [row.check.max_absolute_error for row in group if row.status == "ok" and row.check]
-        why = next((row.reason for row in group if row.status == "refused"), "")
-        cells = [str(counts[status] or "–") for status in ("ok", "failed", "refused", "skipped")]
-        style = "red" if counts["failed"] else ""
-        table.add_row(op, *cells, f"{max(errors):.2g}" if errors else "–", Text(why), style=style)
-    console.print(table)
+    columns = ("operator", "right", "wrong", "refused", "skipped", "largest error", "refused because")
+    console.print(f"{provider}: results against the reference", markup=False)
+    console.print(listing(columns, [_cells(op, group) for op, group in by_op.items()], right=columns[1:6]))
     faults = [row for row in rows if row.status == "failed"]
     for row in faults[:SHOWN_FAULTS]:
         console.print(Text(f"wrong: {row.key}: {row.reason}"), soft_wrap=True)
@@ -257,3 +185,13 @@ def _show(rows: Sequence[Row], provider: str) -> None:
         console.print(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out", markup=False)
     counts = Counter(row.status for row in rows)
     console.print(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped", markup=False)
+
+
+def _cells(op: str, rows: Sequence[Row]) -> list[Text]:
+    """One operator's line."""
+    counts = Counter(row.status for row in rows)
+    errors = [row.check.max_absolute_error for row in rows if row.status == "ok" and row.check]
+    refusal = next((row.reason for row in rows if row.status == "refused"), "")
+    numbers = [str(counts[status] or "–") for status in STATUSES]
+    style = "red" if counts["failed"] else ""
+    return [Text(cell, style) for cell in (op, *numbers, f"{max(errors):.2g}" if errors else "–", refusal)]

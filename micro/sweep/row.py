@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from micro.operators.contract import Cost
 from micro.roofline import MEASURED, Roof, efficiency, too_fast
 
 Status = Literal["ok", "failed", "refused", "skipped"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,9 +136,6 @@ def _buffers(timed: Timed | None, cost: Cost, cache_bytes: int) -> str:
     total = timed.buffer_sets * cost.read_bytes
     what = f"{timed.buffer_sets} sets of inputs in turn, {total / 2**20:.0f} MiB"
     return f"cold: {what}" if total >= COLD_CACHES * cache_bytes else f"warm: {what}, for a cache of {cache_bytes / 2**20:.0f} MiB"
-
-
-STATUSES = ("ok", "failed", "refused", "skipped")
 
 
 def last_rows(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ class Sweep:
         settings = self._settings
         if settings.max_memory_bytes is not None and expected.memory_bytes > settings.max_memory_bytes:
             return f"needs about {_size(expected.memory_bytes)}, more than --memory-limit {_size(settings.max_memory_bytes)}"
-        if expected.case_s > settings.max_case_s:
+        if settings.rules.max_samples and expected.case_s > settings.max_case_s:
             return f"would take about {expected.case_s:.3g} s, more than --time-limit {settings.max_case_s:g}"
         if settings.budget_s is not None and (spent_s >= settings.budget_s or spent_s + expected.case_s > settings.budget_s):
             return f"{BUDGET_SPENT}: --budget {settings.budget_s:g} s has no room for the case"
