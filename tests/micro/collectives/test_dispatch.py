@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from micro.cases.case import validate
-from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes, received_rows, split_sizes
 from micro.collectives.contract import AllInputs, RankMaker
+from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes, received_rows, split_sizes
 from micro.measure.estimate import Rates, estimate
 from tests.micro.collectives.test_ranks import QUICK, bmp, rows
 
