@@ -49,7 +49,7 @@ def _number_or_auto(value: Any) -> Any:
 class _Part(BaseModel):
     """Strict, so that `true` is no 1 and `"60"` no 60; frozen, so that what ran is what was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- lengths ----------------------------------------------------------------------------------
@@ -280,13 +280,13 @@ class Scenario(_Part):
     prompts: Prompts
     output_tokens: Lengths
     arrival: Arrival
-    auto: Auto = Auto()
+    auto: Auto = Field(default_factory=Auto)
     num_requests: Annotated[int, Field(ge=1)] | None = None
     duration_s: Seconds | None = None
     warmup_requests: Annotated[int, Field(ge=0)] = 4
-    slo: Slo = Slo()
-    sampling: SamplingKeys = SamplingKeys()
-    timeouts: Timeouts = Timeouts()
+    slo: Slo = Field(default_factory=Slo)
+    sampling: SamplingKeys = Field(default_factory=SamplingKeys)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
     _folder: Path = PrivateAttr(default_factory=Path)
