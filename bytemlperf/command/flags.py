@@ -129,8 +129,8 @@ class Field(NamedTuple):
         text, default = self.option.help, self.default
         first = default[0] if isinstance(default, tuple) and default else default
         if text.endswith(":") and self.choices:
-            listed = ", ".join(f"{choice} (default)" if choice == first else str(choice) for choice in self.choices)
-            return f"{text} {listed}{'; repeatable' if self.container else ''}."
+            *listed, last = (f"{choice} (default)" if choice == first else str(choice) for choice in self.choices)
+            return f"{text} {', '.join(listed)} or {last}{'; repeatable' if self.container else ''}."
         shown = default is not inspect.Parameter.empty and default is not None and default is not False and default not in ("", ())
         if not shown or self.container is dict or "default" in text.lower():
             return text

@@ -33,8 +33,9 @@ from tests.hostile import folders
 from tests.micro.made import run_and_records
 from tests.runs.made_run import made_run
 from tests.submit.made import DECLARATION, general_run, submission
+from training.plan.flags import Flags
 from training.plan.layout import Layout
-from training.plan.plan import PLAN_NAME, Flags, make_plan
+from training.plan.plan import PLAN_NAME, make_plan
 from training.workload import workload
 
 LIMIT_S = 120

@@ -18,9 +18,9 @@ from bytemlperf.runs.suite import SuiteRun, verify_suite
 from tests.training.conftest import BMP, STEPS, Ran, bmp
 from tests.training.test_faults import _running, _wait_for_steps, _wait_until
 from training.command.resume import resume_train
-from training.command.run import Output
+from training.plan.flags import Flags, Output
 from training.plan.layout import Layout
-from training.plan.plan import PLAN_NAME, Flags, make_plan
+from training.plan.plan import PLAN_NAME, make_plan
 from training.results.history import History
 from training.workload import workload
 from training.workload.corpus import prepare_corpus
@@ -111,7 +111,7 @@ def test_what_cannot_go_on_is_refused_and_left_as_it_is(left: Path, tmp_path: Pa
     folder = changed(left, tmp_path, **changes)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=said):
-        resume_train(folder, Output(tmp_path), ["bmp"], trust=False)
+        resume_train(folder, Output(runs_dir=tmp_path), ["bmp"], trust=False)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
@@ -119,5 +119,5 @@ def test_one_process_at_a_time(left: Path, tmp_path: Path) -> None:
     folder = changed(left, tmp_path)
     held = SuiteRun.open(folder, "training")
     with pytest.raises(UserError, match="still being written"):
-        resume_train(folder, Output(tmp_path), ["bmp"], trust=False)
+        resume_train(folder, Output(runs_dir=tmp_path), ["bmp"], trust=False)
     assert held.folder == folder

@@ -196,13 +196,13 @@ def test_no_reference_of_another_machine_is_held_against_a_resnet() -> None:
 
 def test_a_reference_is_made_again_as_it_was(train: Callable[..., Ran], tmp_path: Path) -> None:
     file = tmp_path / "made.json"
-    made = train("reference", "bert-tiny", "--into", str(file), "-q")
+    made = train("reference", "bert-tiny", "--out", str(file), "-q")
     assert (made.status, made.out.strip()) == (0, str(file)), made.err
     content, stored = (json.loads(path.read_text()) for path in (file, BUILTIN_FOLDER / "bert-tiny-torch-seed0.json"))
     assert content["recipe_sha256"] == stored["recipe_sha256"]
     assert content["losses"] == pytest.approx(stored["losses"], rel=1e-4)
     assert str(tmp_path) not in file.read_text()
-    again = train("reference", "bert-tiny", "--into", str(file), "-q")
+    again = train("reference", "bert-tiny", "--out", str(file), "-q")
     assert (again.status, "is there already" in again.err) == (2, True)
 
 

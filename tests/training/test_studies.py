@@ -9,7 +9,7 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import verify_suite
 from tests.training.conftest import Ran, bmp
-from training.plan.plan import Flags
+from training.plan.flags import Flags
 from training.results.study_records import PointRecord
 from training.results.study_summary import pooled
 from training.studies.model import contention, latency_and_bandwidth, measured_parts, predict
@@ -63,7 +63,7 @@ def test_a_study_without_communication_predicts_nothing() -> None:
 
 
 def test_runs_go_back_and_forth_and_are_pooled() -> None:
-    runs = [Flags(nproc=ranks) for ranks in (1, 2)]
+    runs = [Flags(workload="gpt", nproc=ranks) for ranks in (1, 2)]
     assert [each.nproc for each in there_and_back(runs, 3)] == [1, 2, 2, 1, 1, 2]
     joined = pooled([point(2, 4e6), point(1, 1e6), point(1, 3e6)])
     assert [each.ranks for each in joined] == [1, 2]

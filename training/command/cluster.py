@@ -14,17 +14,18 @@ from pathlib import Path
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
-from training.command.run import Output, begin, err_console, prepare
-from training.plan.plan import PLAN_NAME, Flags, read_plan
+from training.command.run import begin, err_console, prepare
+from training.plan.flags import Flags
+from training.plan.plan import PLAN_NAME, read_plan
 from training.rank.watchdog import stacks
 from training.results.history import History
 from training.watch import launch
 
 
-def run_prepare(flags: Flags, output: Output, argv: list[str]) -> int:
+def run_prepare(flags: Flags, argv: list[str]) -> int:
     """Make the run folder; print it. Raises UserError."""
-    run, plan = begin(prepare(flags, output), output, ["bmp", *argv[1:]])
-    if not output.quiet:
+    run, plan = begin(prepare(flags), argv)
+    if not flags.quiet:
         command = f"torchrun --nnodes={plan.nnodes} --nproc-per-node={plan.ranks_per_node} --rdzv-backend=c10d --rdzv-endpoint=HOST:29500"
         err_console().print(
             f"on every machine: {command} -m training.rank.worker {run.folder / PLAN_NAME}", highlight=False, soft_wrap=True
@@ -40,7 +41,7 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
     read_plan(folder / PLAN_NAME)
     if (folder / "summary.json").exists():
         raise UserError(f"{folder} has ended already", f"see it with: bmp summarize {folder}")
-    with SuiteRun.resume(folder, "training", command=["bmp", *argv[1:]]) as run:
+    with SuiteRun.resume(folder, "training", command=argv) as run:
         if History(run.records()).end is None:
             hung = stacks(folder)
             run.fail(launch.hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")

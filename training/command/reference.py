@@ -23,11 +23,11 @@ from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
 if TYPE_CHECKING:
+    from training.plan.flags import Flags
     from training.plan.layout import Layout
-    from training.plan.plan import Flags
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "references"
-LOCAL_FLAGS = ("--runs-dir", "--label", "--into")
+LOCAL_FLAGS = ("--runs-dir", "--label", "--out")
 DECIDING = ("global_batch", "learning_rate", "warmup_steps", "weight_decay", "clip", "precision")
 
 

@@ -14,7 +14,8 @@ from bytemlperf.runs.log import cut_torn_tail
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.trust import refuse_unconfirmed
 from training.command.publish import publish_folder
-from training.command.run import Output, check_packages, choose_device, needed_memory, train_to_end, write_plan
+from training.command.run import check_packages, choose_device, needed_memory, train_to_end, write_plan
+from training.plan.flags import Output
 from training.plan.plan import Plan
 from training.rank.checkpoint import examine, latest_whole
 from training.rank.watchdog import RANKS_FOLDER, STOP_FILE
@@ -31,7 +32,7 @@ def resume_train(folder: Path, output: Output, argv: list[str], *, trust: bool) 
     check_packages(plan.trainer, workload)
     device = choose_device(plan.device, plan.ranks_per_node)
     needed_memory(workload, plan.layout, plan.trainer, plan.sharding, device, plan.ranks_per_node, check=not output.skip_memory_check)
-    run.go_on(command=["bmp", *argv[1:]], more={"first_attempt": plan.first_attempt})
+    run.go_on(command=argv, more={"first_attempt": plan.first_attempt})
     _set_aside(run)
     write_plan(plan)
     return publish_folder(*train_to_end(run, plan, output), quiet=output.quiet)

@@ -13,43 +13,31 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.child.process import stop
-from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receivers_for
+from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
 from training.command.reference import earlier_run, find_reference, keep_reference
-from training.plan.layout import Layout, Sharding, TrainerName
+from training.plan.flags import Flags, Output
+from training.plan.layout import Layout, TrainerName
 from training.plan.memory import Estimate, check_memory, estimate
-from training.plan.plan import PLAN_NAME, Flags, Plan, check_flags, make_plan, resolve_workload, usable_cores
+from training.plan.plan import PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
 from training.rank.watchdog import STOP_FILE
 from training.results.checks import REFERENCE_STEPS
 from training.watch import launch
 from training.watch.follow import Follower
 from training.watch.metrics import TrainingMetrics
+from training.workload.choices import Sharding
 from training.workload.corpus import prepare_corpus, resolve_tokenizer
 from training.workload.workload import Workload, vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEVICES: tuple[Literal["auto", "cpu", "cuda"], ...] = ("auto", "cpu", "cuda")
 PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
-
-
-class Output(NamedTuple):
-    """Where a run's results go, and how loudly."""
-
-    runs_dir: Path
-    label: str | None = None
-    quiet: bool = False
-    prometheus_port: int | None = None
-    prometheus_host: str = "127.0.0.1"
-    skip_memory_check: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    targets: MetricsOutput = MetricsOutput()
 
 
 class Device(NamedTuple):
@@ -82,19 +70,17 @@ def needed_memory(
     return needed
 
 
-def prepare(flags: Flags, output: Output) -> Prepared:
+def prepare(flags: Flags) -> Prepared:
     """Check everything that can be checked. Raises UserError."""
     workload = resolve_workload(flags)
     layout = check_flags(flags, workload)
-    device = choose_device(output.device, flags.nproc)
+    device = choose_device(flags.device, flags.nproc)
     check_packages(flags.trainer, workload)
     if flags.resume_from is not None:
         from training.rank.checkpoint import examine
 
         examine(flags.resume_from)
-    sharding: Sharding = flags.sharding  # type: ignore[assignment]
-    trainer: TrainerName = flags.trainer  # type: ignore[assignment]
-    needed = needed_memory(workload, layout, trainer, sharding, device, flags.nproc, check=not output.skip_memory_check)
+    needed = needed_memory(workload, layout, flags.trainer, flags.sharding, device, flags.nproc, check=not flags.skip_memory_check)
     micro = []
     if flags.micro_run is not None:
         from training.results.micro_reference import micro_collectives
@@ -104,41 +90,34 @@ def prepare(flags: Flags, output: Output) -> Prepared:
     return Prepared(flags, workload, layout, device, needed, micro, earlier)
 
 
-def train(flags: Flags, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+def train(flags: Flags, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run; the folder and the summary. Raises UserError for bad input, Interrupted at the second signal."""
     if flags.nnodes > 1:
         raise UserError(f"{flags.nnodes} machines need a rendezvous", "add --prepare, then start torchrun on each: see docs/training.md")
-    receivers_for(output.targets, "training")  # an address that can't be used is said before anything is measured
-    prepared = prepare(flags, output)
-    run, plan = begin(prepared, output, argv)
-    return train_to_end(run, plan, output)
+    receivers_for(flags, "training")  # an address that can't be used is said before anything is measured
+    run, plan = begin(prepare(flags), argv)
+    return train_to_end(run, plan, flags)
 
 
 def train_to_end(run: SuiteRun, plan: Plan, output: Output) -> tuple[Path, dict[str, Any]]:
     """A run that has begun, or goes on; the folder and the summary. Raises Interrupted at the second signal."""
     console, metrics = err_console(), TrainingMetrics()
-    with run:
-        if output.prometheus_port is not None:
-            port = metrics.exporter.serve(output.prometheus_port, output.prometheus_host)
-            console.print(f"[dim]metrics: http://{output.prometheus_host}:{port}/metrics[/]", highlight=False)
-        try:
-            with pushing(metrics.exporter, output.targets, run.folder.name):
-                failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
-        finally:
-            metrics.exporter.close()
+    with run, serving(metrics.exporter, output, lambda text: console.print(text, style="dim", highlight=False)):
+        with pushing(metrics.exporter, output, run.folder.name):
+            failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
         if failure:
             run.fail(failure)
         summary = run.end(stopped=stopped)
     return run.folder, summary
 
 
-def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun, Plan]:
+def begin(prepared: Prepared, argv: list[str]) -> tuple[SuiteRun, Plan]:
     """The run folder with its plan. Raises UserError."""
     flags, workload = prepared.flags, prepared.workload
     tokens = None if workload.family == "resnet" else prepare_corpus(workload.data)
     layout = prepared.layout
-    label = output.label or f"{workload.name}-{flags.trainer}-dp{layout.dp}tp{layout.tp}pp{layout.pp}"
-    draft = _with_peak(make_plan(flags, workload, layout, tokens, output.runs_dir, prepared.device.kind), prepared.device)
+    label = flags.label or f"{workload.name}-{flags.trainer}-dp{layout.dp}tp{layout.tp}pp{layout.pp}"
+    draft = _with_peak(make_plan(flags, workload, layout, tokens, flags.runs_dir, prepared.device.kind), prepared.device)
     described = msgspec.to_builtins(draft)
     described.pop("folder")
     beside = {
@@ -150,7 +129,7 @@ def begin(prepared: Prepared, output: Output, argv: list[str]) -> tuple[SuiteRun
         "load_before": round(os.getloadavg()[0], 2),
     }
     run = SuiteRun.begin(
-        output.runs_dir,
+        flags.runs_dir,
         "training",
         label,
         described,
@@ -210,14 +189,6 @@ def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
         terminate_like_interrupt()
 
 
-def checked_device(wish: str) -> Literal["auto", "cpu", "cuda"]:
-    """--device. Raises UserError."""
-    for known in DEVICES:
-        if wish == known:
-            return known
-    raise UserError(f"--device can't be '{wish}'", f"give one of {', '.join(DEVICES)}")
-
-
 def _with_peak(plan: Plan, device: Device) -> Plan:
     """The peak that MFU is of: the user's, else the spec card's of a known GPU, else none: the ranks measure one."""
     if plan.peak_tflops is not None:
@@ -264,23 +235,25 @@ def err_console() -> Console:
     return Console(stderr=True)
 
 
-def run_train(flags: Flags, output: Output, argv: list[str]) -> int:
+def run_train(flags: Flags, argv: list[str]) -> int:
     """`bmp train WORKLOAD`."""
-    return publish_folder(*train(flags, output, ["bmp", *argv[1:]]), quiet=output.quiet)
+    return publish_folder(*train(flags, argv), quiet=flags.quiet)
 
 
-def run_dry(flags: Flags, output: Output) -> int:
+def run_dry(flags: Flags) -> int:
     """`--dry-run`: what would be done, and how much memory a rank would need."""
     from rich.console import Console
 
     from training.plan.memory import ESTIMATE_BAND, gib
     from training.workload.flops import forward_formula
 
-    prepared = prepare(flags, output)
+    prepared = prepare(flags)
     layout, needed = prepared.layout, prepared.needed
     console = Console()
     console.print(
-        f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} ranks on {prepared.device.kind}", highlight=False
+        f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} rank{'s' * (layout.world > 1)} on "
+        f"{prepared.device.kind}",
+        highlight=False,
     )
     console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}", highlight=False)
     for name, size in msgspec.to_builtins(needed).items():
@@ -289,16 +262,15 @@ def run_dry(flags: Flags, output: Output) -> int:
     return 0
 
 
-def make_reference(flags: Flags, output: Output, into: Path | None, argv: list[str]) -> tuple[Path, Path, dict[str, Any]]:
-    """`bmp train reference`: train the reference's steps, and keep their losses. The file, the run's folder and its
-    summary; the file is not written when the run is invalid. Raises UserError."""
-    from training.command.run import train
-
-    path = into or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
+def run_reference(flags: Flags, out: Path | None, argv: list[str]) -> int:
+    """`bmp train reference`: train the reference's steps, keep their losses, and print the file; an invalid run is published
+    instead. Raises UserError."""
+    path = out or Path(f"{Path(flags.workload).stem}-{flags.trainer}-seed{flags.seed}.json")
     if path.exists():
-        raise UserError(f"{path} is there already", "name another file with --into, or move it away")
-    once = msgspec.structs.replace(flags, nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS)
-    folder, summary = train(once, output, argv)
-    if summary["verdict"] != "invalid":
-        keep_reference(folder, path)
-    return path, folder, summary
+        raise UserError(f"{path} is there already", "name another file with --out, or move it away")
+    folder, summary = train(flags.changed(nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS), argv)
+    if summary["verdict"] == "invalid":
+        return publish_folder(folder, summary, quiet=flags.quiet)
+    keep_reference(folder, path)
+    print(path)
+    return 0

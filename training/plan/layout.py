@@ -6,18 +6,14 @@ pipeline stages. Expert parallel groups are cut out of the data parallel ones.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from bytemlperf.errors import UserError
+from training.workload.choices import Sharding
 from training.workload.workload import Workload
 
 TrainerName = str
 """Of `bytemlperf.extensions.TRAINERS`; a trainer of another package checks its layout itself, when it is built."""
-Sharding = Literal["ddp", "fsdp", "zero1"]
-"""What data parallel ranks share out: nothing, weights with gradients and optimiser (FSDP2), or the optimiser alone
-(Megatron-Core's distributed optimiser, the first stage of ZeRO)."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,8 @@ import msgspec
 
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.errors import UserError
-from training.plan.layout import Layout, Sharding, TrainerName
+from training.plan.layout import Layout, TrainerName
+from training.workload.choices import Sharding
 from training.workload.flops import layer_parameters, outer_parameters
 from training.workload.workload import Workload
 

@@ -8,61 +8,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
 from bytemlperf.child.limits import threads_asked_for
-from bytemlperf.errors import UserError, nearest
+from bytemlperf.errors import UserError
 from bytemlperf.extensions import TRAINERS
 from bytemlperf.runs.files import UNREADABLE, json_of, why
-from training.plan.layout import Layout, Sharding, TrainerName, check_layout, resolve_layout
+from training.plan.flags import Flags
+from training.plan.layout import Layout, TrainerName, check_layout, resolve_layout
 from training.workload import workload as workloads
+from training.workload.choices import Sharding
 from training.workload.corpus import TokenFile
-from training.workload.workload import Precision, Recompute, Workload
+from training.workload.workload import Workload
 
 PLAN_NAME = "plan.json"
-DEFAULT_STEP_TIMEOUT_S = 300.0
 START_TIMEOUT_S = 300.0
 """How long the ranks may take to import, meet and build before the first step."""
-
-
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for; None leaves it to the workload or to us."""
-
-    workload: str = "gpt"
-    trainer: str = "torch"
-    nproc: int = 1
-    nnodes: int = 1
-    dp: int | None = None
-    tp: int = 1
-    pp: int = 1
-    ep: int = 1
-    sharding: str = "ddp"
-    steps: int | None = None
-    global_batch: int | None = None
-    micro_batch: int | None = None
-    seq_len: int | None = None
-    learning_rate: float | None = None
-    precision: str | None = None
-    recompute: str | None = None
-    seed: int = 0
-    deterministic: bool = False
-    warmup: int = 3
-    trace_steps: int = 2
-    checkpoint_every: int = 0
-    resume_from: Path | None = None
-    max_restarts: int = 0
-    target_loss: float | None = None
-    step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S
-    loader_workers: int = 0
-    threads: int | None = None
-    peak_tflops: float | None = None
-    check_operators: bool = True
-    micro_run: Path | None = None
-    reference: Path | None = None
-    rerun_of: Path | None = None
-    fault: str | None = None
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +97,8 @@ def resolve_workload(flags: Flags) -> Workload:
         "global_batch": flags.global_batch,
         "micro_batch": flags.micro_batch,
         "learning_rate": flags.learning_rate,
-        "precision": _one_of(flags.precision, Precision, "--precision"),
-        "recompute": _one_of(flags.recompute, Recompute, "--recompute"),
+        "precision": flags.precision,
+        "recompute": flags.recompute,
     }
     content = workload.model_dump()
     content["training"].update({key: value for key, value in wished.items() if value is not None})
@@ -149,22 +112,8 @@ def resolve_workload(flags: Flags) -> Workload:
 def check_flags(flags: Flags, workload: Workload) -> Layout:
     """The layout, once it and the rest fit. Raises UserError."""
     TRAINERS.check([flags.trainer])
-    sharding: Sharding = _one_of(flags.sharding, Sharding, "--sharding")
-    for name, value, least in (
-        ("--nproc", flags.nproc, 1),
-        ("--nnodes", flags.nnodes, 1),
-        ("--warmup", flags.warmup, 0),
-        ("--trace-steps", flags.trace_steps, 0),
-        ("--checkpoint-every", flags.checkpoint_every, 0),
-        ("--max-restarts", flags.max_restarts, 0),
-        ("--loader-workers", flags.loader_workers, 0),
-    ):
-        if value < least:
-            raise UserError(f"{name} {value} is below {least}", f"give {least} or more")
-    if flags.step_timeout_s <= 0:
-        raise UserError("--step-timeout must be above 0", "give seconds, as 300")
     layout = resolve_layout(flags.nproc * flags.nnodes, flags.dp, flags.tp, flags.pp, flags.ep)
-    check_layout(workload, layout, flags.trainer, sharding)
+    check_layout(workload, layout, flags.trainer, flags.sharding)
     unmeasured = flags.warmup + flags.trace_steps
     if workload.training.steps <= unmeasured:
         raise UserError(
@@ -180,7 +129,7 @@ def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFil
         folder=str(folder.absolute()),
         workload=workload.model_dump(),
         trainer=flags.trainer,
-        sharding=_one_of(flags.sharding, Sharding, "--sharding"),
+        sharding=flags.sharding,
         layout=layout,
         tokens=tokens,
         seed=flags.seed,
@@ -224,9 +173,3 @@ def default_threads(ranks: int) -> int:
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _one_of(value: str | None, literal: Any, flag: str) -> Any:
-    if value is not None and value not in get_args(literal):
-        raise UserError(f"{flag} can't be '{value}'", nearest(value, get_args(literal)))
-    return value

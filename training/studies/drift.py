@@ -10,19 +10,19 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, Output, err_console, prepare, train
-from training.plan.plan import Flags
+from training.command.run import PACKAGES, err_console, prepare, train
+from training.plan.flags import Flags
 from training.results.history import History
 from training.results.study_records import CurveRecord
 
 
-def run_drift(flags: Flags, precisions: str, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run the study; its folder and summary. Raises UserError."""
     names = [name.strip() for name in precisions.split(",")]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(f"--precision '{precisions}' has nothing to compare", "give two or more, the one to compare with first: fp32,bf16")
-    runs = [msgspec.structs.replace(flags, precision=name) for name in names]
-    prepared = [prepare(each, output) for each in runs]
+    runs = [flags.changed(precision=name, check_operators=False) for name in names]
+    prepared = [prepare(each) for each in runs]
     config = {
         "study": "drift",
         "workload": prepared[0].workload.model_dump(),
@@ -32,15 +32,15 @@ def run_drift(flags: Flags, precisions: str, output: Output, argv: list[str]) ->
         "layout": msgspec.to_builtins(prepared[0].layout),
         "device": prepared[0].device.kind,
     }
-    label = output.label or f"drift-{prepared[0].workload.name}-{flags.trainer}"
+    label = flags.label or f"drift-{prepared[0].workload.name}-{flags.trainer}"
     more = {"trainer": flags.trainer}
-    study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
+    study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
     console = err_console()
     with study:
         for each, name in zip(runs, names, strict=True):
-            if not output.quiet:
+            if not flags.quiet:
                 console.print(f"[bold]{name}[/]", highlight=False)
-            folder, summary = train(each, output._replace(runs_dir=study.folder / "runs", label=name, prometheus_port=None), argv)
+            folder, summary = train(each.changed(runs_dir=study.folder / "runs", label=name), argv)
             history = History(suite_records(folder))
             study.append(
                 CurveRecord(

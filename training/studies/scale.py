@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import statistics
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import msgspec
+from typing import Any
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, Output, err_console, prepare, train
-from training.plan.plan import Flags, check_flags, default_threads, resolve_workload, usable_cores
+from training.command.run import PACKAGES, err_console, prepare, train
+from training.plan.flags import Flags
+from training.plan.plan import check_flags, default_threads, resolve_workload, usable_cores
 from training.results.history import History
 from training.results.study_records import PointRecord
 from training.results.summary import PHASES
-
-Mode = Literal["weak", "strong"]
+from training.workload.choices import ScalingMode
 
 
 def parse_counts(text: str) -> list[int]:
@@ -37,30 +35,26 @@ def parse_counts(text: str) -> list[int]:
     return counts
 
 
-def point_flags(flags: Flags, counts: list[int], mode: str, device_threads: int) -> list[Flags]:
+def point_flags(flags: Flags, counts: list[int], mode: ScalingMode, device_threads: int) -> list[Flags]:
     """Each run's flags. Raises UserError before anything starts."""
-    if mode not in get_args(Mode):
-        raise UserError(f"--mode can't be '{mode}'", "give weak or strong")
     workload = resolve_workload(flags)
     batch = workload.training.global_batch
     found = []
     for ranks in counts:
         share = batch * ranks if mode == "weak" else batch
         micro = flags.micro_batch or min(workload.training.micro_batch, max(1, share // ranks))
-        each = msgspec.structs.replace(flags, nproc=ranks, dp=ranks, global_batch=share, micro_batch=micro, threads=device_threads)
+        each = flags.changed(nproc=ranks, dp=ranks, global_batch=share, micro_batch=micro, threads=device_threads, check_operators=False)
         check_flags(each, resolve_workload(each))
         found.append(each)
     return found
 
 
-def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output, argv: list[str]) -> tuple[Path, dict[str, Any]]:
+def run_scale(flags: Flags, nproc: str, mode: ScalingMode, repeats: int, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run the study; its folder and summary. Raises UserError."""
     counts = parse_counts(nproc)
-    if repeats < 1:
-        raise UserError(f"--repeats {repeats} is below 1", "give 1 or more")
     threads = flags.threads or default_threads(max(counts))
     runs = point_flags(flags, counts, mode, threads)
-    prepared = [prepare(each, output) for each in runs]
+    prepared = [prepare(each) for each in runs]
     device = prepared[0].device.kind
     config = {
         "study": "scale",
@@ -74,19 +68,17 @@ def run_scale(flags: Flags, nproc: str, mode: str, repeats: int, output: Output,
         "cores": usable_cores() if device == "cpu" else None,
         "device": device,
     }
-    label = output.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
+    label = flags.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
     more = {"trainer": flags.trainer, "beside": {"load_before": round(os.getloadavg()[0], 2)}}
-    study = SuiteRun.begin(output.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
+    study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
     console = err_console()
     with study:
         for each in there_and_back(runs, repeats):
-            if not output.quiet:
+            if not flags.quiet:
                 console.print(
                     f"[bold]{each.nproc} rank{'' if each.nproc == 1 else 's'}[/], global batch {each.global_batch}", highlight=False
                 )
-            folder, _ = train(
-                each, output._replace(runs_dir=study.folder / "runs", label=f"{each.nproc}-ranks", prometheus_port=None), argv
-            )
+            folder, _ = train(each.changed(runs_dir=study.folder / "runs", label=f"{each.nproc}-ranks"), argv)
             study.append(point_of(folder, each.nproc))
         summary = study.end()
     return study.folder, summary

@@ -14,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bytemlperf import checked_yaml
 from bytemlperf.errors import UserError, nearest
+from training.workload.choices import Precision, Recompute
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "workloads"
 
 Family = Literal["gpt", "llama", "moe", "bert", "resnet"]
 Corpus = Literal["stdlib", "prompts", "digits"]
 TokenizerName = Literal["auto", "smollm2", "bytes"]
-Precision = Literal["fp32", "bf16"]
-Recompute = Literal["none", "full"]
 Size = Annotated[int, Field(ge=1, le=1 << 22)]
 
 BYTE_VOCABULARY = 256
