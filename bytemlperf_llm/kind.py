@@ -17,6 +17,7 @@ from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns, columns_of
 from bytemlperf_llm.pages.latency import latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
+from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
 from bytemlperf_llm.run.command import summarize_run
@@ -49,6 +50,7 @@ class LlmKind(RunKind):
     load_sentence = staticmethod(load_sentence)  # type: ignore[assignment]
     verify = staticmethod(verify_run)  # type: ignore[assignment]
     summarize = staticmethod(summarize_run)  # type: ignore[assignment]
+    next_command = staticmethod(next_command)  # type: ignore[assignment]
 
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """As `bmp-llm summarize`. Raises UserError."""
@@ -81,6 +83,10 @@ class LlmKind(RunKind):
             *client_sections(summary),
             *waterfall_sections(columns),
         ]
+
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+        """Latencies, what was reached, whether the load was on target, failures."""
+        return terminal_sections(run, summary)
 
 
 KIND = LlmKind()

@@ -6,13 +6,14 @@ import io
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from bytemlperf.command.exits import one_line
+from bytemlperf.report.terminal import print_run
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
-from bytemlperf_llm.pages.table import print_summary
 from tests.metrics.records import answered, failed, poisson_run
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x1b[0m\x9b31m\u202edlrow\u2028end"
@@ -23,6 +24,7 @@ def test_the_table_shows_hostile_names_and_errors_inert():
     records = [*poisson_run(20, 10), failed(20, 3000, 3100, error_detail=HOSTILE)]
     summary = summarize(records, RunFacts(open_loop=True, scheduled_requests=21))
     run = {
+        "kind": "llm",
         "config": {"scenario": {"name": HOSTILE, "arrival": {"rate": 10.0}}, "flags": {"engine": "openai", "scenario": "smoke"}},
         "engine": {
             "name": HOSTILE,
@@ -35,7 +37,7 @@ def test_the_table_shows_hostile_names_and_errors_inert():
         "schedule_sha256": "0" * 64,
     }
     shown = io.StringIO()
-    print_summary(Console(file=shown, width=140, highlight=False), summary, run, Path("runs/x"))
+    print_run(Console(file=shown, width=140, highlight=False), Path("runs/x"), run, msgspec.to_builtins(summary))
     assert "owned" in shown.getvalue()
     assert not set(FORBIDDEN) & set(shown.getvalue())
 
@@ -50,6 +52,7 @@ def test_a_cause_is_one_line_without_escapes(text):
 def printed(records, facts, command=(), columns=140, **more):
     """What a run's summary looks like in a terminal."""
     run = {
+        "kind": "llm",
         "command": ["bmp-llm", "serve-bench", *command],
         "config": {"scenario": {"name": "smoke", "arrival": {"rate": facts.requested_rate}}, "flags": {}},
         "engine": {"name": "openai"},
@@ -58,11 +61,12 @@ def printed(records, facts, command=(), columns=140, **more):
         **more,
     }
     shown = io.StringIO()
-    print_summary(Console(file=shown, width=columns, highlight=False), summarize(records, facts), run, Path("runs/x"))
+    summary = msgspec.to_builtins(summarize(records, facts))
+    print_run(Console(file=shown, width=columns, highlight=False), Path("runs/x"), run, summary)
     return shown.getvalue()
 
 
-@pytest.mark.parametrize(("columns", "last"), [(160, "p99.9"), (118, "p99"), (100, "p99"), (80, "p99")])
+@pytest.mark.parametrize(("columns", "last"), [(160, "max"), (120, "max"), (100, "p99.9"), (80, "p99")])
 def test_a_narrow_terminal_gets_fewer_percentiles_and_no_cut_figure(columns, last):
     slow = [answered(i, 10 * i, 10 * i + 0.2, [10 * i + 4000 + 7 * i, 10 * i + 9000 + 7 * i]) for i in range(2000)]
     text = printed(slow, RunFacts(open_loop=True, scheduled_requests=2000), columns=columns)
@@ -75,8 +79,8 @@ def test_failures_as_infinite_stand_below_the_successes():
     lost = [failed(1000 + i, 10 * i, 10 * i + 100) for i in range(50)]
     text = printed([*poisson_run(450, 50), *lost], RunFacts(open_loop=True, scheduled_requests=500))
     row = next(line for line in text.splitlines() if "TTFT, failures as ∞" in line)
-    assert row.split()[-5] != "∞", "p90 is among the successes"
-    assert row.split()[-4:] == ["∞", "∞", "insufficient", "500"], "p95, p99, p99.9, n"
+    assert row.split()[-6] != "∞", "p90 is among the successes"
+    assert row.split()[-5:] == ["∞", "∞", "insufficient", "∞", "500"], "p95, p99, p99.9, max, n"
     assert "failures as ∞" not in printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
 
 

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.report.text import cell, visible
+from bytemlperf.report.text import cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 
 ASSETS = Path(__file__).parent / "assets"
@@ -32,8 +31,6 @@ SLIM_COLUMNS = 3  # a table of so few is not stretched over the page
 SHORT_CHARS, LONG_CHARS = 16, 48
 """Texts up to so long wrap as they like; longer ones get room in a wide table."""
 SIGNIFICANT_DIGITS = 6  # of a number in a plot: a screen has four
-
-_NUMERIC = re.compile(r"^\s*(?:[-−+≈±<>≤≥×]\s*)*(?:\d|∞|insufficient|–|not measured)", re.ASCII)
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +177,7 @@ def _table(table: Table) -> dict[str, Any]:
     columns = [visible(str(name)) for name in table.columns]
     width = len(columns)
     rows = [[cell(value) for value in row][:width] for row in table.rows]
-    right = [_mostly_numbers([row[place] for row in rows if place < len(row)]) for place in range(width)]
+    right = [mostly_numbers([row[place] for row in rows if place < len(row)]) for place in range(width)]
     style = ["n" if right[place] else _room([row[place] for row in rows if place < len(row)]) for place in range(width)]
     shown = [[{"lines": text.split("\n"), "style": style[place]} for place, text in enumerate(row)] for row in rows]
     heads = [{"text": name, "style": "n" if right[place] else ""} for place, name in enumerate(columns)]
@@ -192,10 +189,6 @@ def _table(table: Table) -> dict[str, Any]:
         "folded": table.folded,
         "slim": width <= SLIM_COLUMNS,
     }
-
-
-def _mostly_numbers(texts: Sequence[str]) -> bool:
-    return bool(texts) and sum(bool(_NUMERIC.match(text)) for text in texts) > len(texts) * 0.6
 
 
 def _room(texts: Sequence[str]) -> str:

@@ -6,7 +6,9 @@ marks visible instead of letting them act; escaping for a format is that format'
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 _ACTING_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, format marks (bidi among them), surrogates, separators
@@ -14,8 +16,10 @@ _KEPT = "\n\t"
 _JOINERS = "\u200c\u200d"  # some scripts and emoji need them, and they move nothing
 
 UNAVAILABLE = "–"
+LONGEST_FIGURE = 40
 
 UNIT_NAMES = {"us": "µs"}
+_NUMERIC = re.compile(r"^\s*(?:[-−+≈±<>≤≥×]\s*)*(?:\d|∞|insufficient|–|not measured)", re.ASCII)
 
 
 def visible(text: str) -> str:
@@ -40,18 +44,25 @@ def cell(value: object) -> str:
     return number(value) if isinstance(value, float) else visible(str(value))
 
 
+def mostly_numbers(texts: Sequence[str]) -> bool:
+    """Whether a column of cells is one of numbers: set right, and never broken. Sentences that begin with a number are none."""
+    numeric = sum(bool(_NUMERIC.match(text)) for text in texts)
+    return numeric > len(texts) * 0.6 and max(len(line) for text in texts for line in text.split("\n")) <= LONGEST_FIGURE
+
+
 def number(value: float | int | None) -> str:
-    """Four significant digits, thousands apart; whole numbers without a fraction; no exponent between 0.001 and a billion."""
+    """Four significant digits, thousands apart, three below a tenth; whole numbers without a fraction; no exponent between 0.0001
+    and a billion."""
     if value is None:
         return UNAVAILABLE
     size = abs(value)
     if value != value or size == float("inf"):
         return "∞" if size == float("inf") else "not a number"
-    if size >= 1e9 or 0 < size < 1e-3:
+    if size >= 1e9 or 0 < size < 0.1:
         return f"{value:.3g}"
     if value == int(value):
         return f"{int(value):,}"
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    digits = 0 if size >= 999.95 else 1 if size >= 99.995 else 2 if size >= 9.9995 else 3
     return f"{value:,.{digits}f}"
 
 

@@ -61,7 +61,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A table of a page. Cells are plain text or numbers; the page escapes and formats them, sets numbers
     right and dims a line after the first of a cell (an interval under its figure). `folded` tables wait
-    behind their title."""
+    behind their title. `spare` columns are left out of a terminal too narrow for all, the first of them first."""
 
     title: str
     columns: Sequence[str]
@@ -69,6 +69,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     note: str = ""
     folded: bool = False
     group: str = ""
+    spare: Sequence[str] = ()
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -134,6 +135,14 @@ class RunKind:
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
         """The suite's part of the report page, most important first."""
         raise NotImplementedError
+
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+        """What of them the end of a run prints."""
+        return [section for section in self.sections(run, summary, records) if not isinstance(section, Plot) and not section.folded]
+
+    def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:  # noqa: ARG002
+        """A command that is worth trying next, and why; None where there is none."""
+        return None
 
     def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterable[str]:  # noqa: ARG002
         """A sentence for each record that the plan doesn't have, and for each part of the plan that a run which came to its end

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bytemlperf.command.console import terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.errors import UserError
+from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
 from bytemlperf.runs.kinds import Verified, run_kind
@@ -15,16 +17,16 @@ from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
 
 
 def summarize_any(folder: Path) -> int:
-    """Compute and keep the summary again; say the verdict."""
-    status = run_kind(str(read_run_json(folder).get("kind"))).summarize(folder)
+    """Compute and keep the summary again; print it."""
+    run = read_run_json(folder)
+    status = run_kind(str(run.get("kind"))).summarize(folder)
     if status is not None:
         return status
     with FolderLock(folder), damage_said(folder):
-        summary = summarise_suite(folder)
+        summary = summarise_suite(folder, run)
         write_json(folder / "summary.json", summary)
-    for reason in (*summary.get("reasons", []), *summary.get("warnings", [])):
-        print(one_line(str(reason)))
-    print(f"{folder}: {str(summary.get('verdict', 'no verdict')).upper()}")
+        print_run(terminal(), folder, run, summary)
+    print(folder)
     return exit_status(summary.get("verdict"))
 
 

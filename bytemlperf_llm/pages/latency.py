@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.report.blocks import bounded_cell, metric_cells
 from bytemlperf.report.text import number
 from bytemlperf.report.thin import distribution, histogram_edges, limits_between
 from bytemlperf.runs.kinds import Plot, Section, Table
@@ -23,7 +24,8 @@ TITLES = {
     "schedule_lateness": "send delay",
     "client_lateness": "client's own delay",
 }
-FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall")
+FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")
+SPARE = ("p95", "max", "p99.9", "p90")
 CURVES = (
     ("ttft", "Time to first token", ("ttft", "service_ttft")),
     ("tpot", "Time per output token", ()),
@@ -49,37 +51,26 @@ def latency_table(summary: dict[str, Any]) -> Table:
     shown = [name for name in FIRST if name in metrics]
     percents = list(metrics[shown[0]]["percentiles"]) if shown else []
     rows: list[list[str | float | int | None]] = []
-    failures = any(summary.get("outcomes", {}).get(name) for name in ("failed", "cancelled", "in_flight"))
+    outcomes = summary.get("outcomes", {})
+    failures = [name for name in ("failed", "cancelled", "in_flight") if outcomes.get(name)]
     for name in shown:
         metric = metrics[name]
-        cells = [_cell(metric["mean"], metric["ci95"].get("mean"))]
-        cells += [_cell(metric["percentiles"][percent], metric["ci95"].get(percent)) for percent in percents]
-        rows.append([TITLES[name], *cells, _cell(metric["max"], None), metric["count"]])
+        rows.append([TITLES[name], *metric_cells(metric, percents, NS_PER_MS), ms(metric["max"]), metric["count"]])
         with_failures = metric.get("percentiles_with_failures")
         if failures and with_failures and name in ("ttft", "e2e"):
-            infinite = [_cell(with_failures[percent], None) for percent in percents]
-            rows.append([f"{TITLES[name]}, failures as ∞", None, *infinite, "∞", None])
+            infinite = [bounded_cell(with_failures[percent], None, NS_PER_MS) for percent in percents]
+            rows.append([f"{TITLES[name]}, failures as ∞", None, *infinite, "∞", metric["count"] + sum(map(outcomes.get, failures))])
     note = (
         "Latency runs from when a request was due (closed loop: sent); 'from sent' leaves out the wait in the client. "
         "Below each figure its 95 % interval. insufficient: too small a sample for that percentile."
     )
-    return Table(
-        title="Milliseconds", columns=["", "mean", *(f"p{percent}" for percent in percents), "max", "n"], rows=rows, note=note, group=GROUP
-    )
-
-
-def _cell(value: Any, interval: Any) -> str:
-    if isinstance(value, str):
-        return "∞" if value == "inf" else value
-    below = "" if interval is None or isinstance(interval, str) else f"\n{ms(interval[0])} – {ms(interval[1])}"
-    return f"{ms(value)}{below}"
+    columns = ["", "mean", *(f"p{percent}" for percent in percents), "max", "n"]
+    return Table(title="Milliseconds", columns=columns, rows=rows, note=note, group=GROUP, spare=SPARE)
 
 
 def ms(value_ns: Any) -> str:
     """Nanoseconds as milliseconds."""
-    if isinstance(value_ns, str):
-        return "∞" if value_ns == "inf" else value_ns
-    return number(value_ns / NS_PER_MS)
+    return bounded_cell(value_ns, None, NS_PER_MS)
 
 
 def _share_axis() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bytemlperf.report.text import number
+from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.statistics.arrays import ABSENT
@@ -91,13 +91,16 @@ def error_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section
     sections: list[Section] = [
         Table(title="How requests ended", columns=["outcome", "requests", "share"], rows=rows, note=note, group=ERRORS)
     ]
-    failures = summary.get("failures", {})
-    if failures:
-        said = [[name, failure["count"], "\n".join(failure["details"]) or None] for name, failure in failures.items()]
-        sections.append(Table(title="Failures", columns=["class", "requests", "message"], rows=said, group=ERRORS))
-        sections.append(_failure_plot(columns))
-    sections += [_outages(summary, columns)] if summary.get("outages") else []
+    if summary.get("failures"):
+        sections += [failure_table(summary), _failure_plot(columns)]
+    sections += [outage_table(summary, columns.origin_ns)] if summary.get("outages") else []
     return sections
+
+
+def failure_table(summary: dict[str, Any], most: int | None = None) -> Table:
+    """Classes of failure, each with the first messages, at most so many."""
+    rows = [[name, failure["count"], "\n".join(failure["details"][:most]) or None] for name, failure in summary["failures"].items()]
+    return Table(title="Failures", columns=["class", "requests", "message"], rows=rows, group=ERRORS)
 
 
 def _failure_plot(columns: RunColumns) -> Plot:
@@ -128,10 +131,11 @@ def _failure_plot(columns: RunColumns) -> Plot:
     return Plot(title="Failures over time", data=data, layout=layout, alt=alt, height=220, group=ERRORS)
 
 
-def _outages(summary: dict[str, Any], columns: RunColumns) -> Table:
+def outage_table(summary: dict[str, Any], origin_ns: int) -> Table:
+    """When each outage began after `origin_ns`, and what it cost."""
     rows: list[list[str | float | int | None]] = [
         [
-            (outage["began_ns"] - columns.origin_ns) / NS_PER_S,
+            (outage["began_ns"] - origin_ns) / NS_PER_S,
             "to the end" if outage["recovery_ns"] is None else outage["recovery_ns"] / NS_PER_S,
             outage["failed_requests"],
         ]
@@ -140,30 +144,55 @@ def _outages(summary: dict[str, Any], columns: RunColumns) -> Table:
     return Table(title="Outages", columns=["began, s", "until recovery, s", "requests lost"], rows=rows, group=ERRORS)
 
 
-def schedule_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
-    """Rates asked and offered, arrivals as tested, and how late the client was."""
+def result_table(summary: dict[str, Any]) -> Table:
+    """Rates, goodput, how requests ended, tokens."""
+    rows = [[name.replace("_", " "), f"{number(rate['value'])} {rate['unit']}"] for name, rate in summary.get("rates", {}).items()]
+    if good := summary.get("goodput"):
+        slo = " ".join(f"{name}≤{value:g}" for name, value in good["slo_ms"].items() if value is not None)
+        share = "–" if good["share"] is None else f"{good['share']:.1%}"
+        rows.append([f"goodput ({slo} ms)", f"{number(good['requests_per_s']['value'])} {good['requests_per_s']['unit']}, {share}"])
+    outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.get("outcomes", {}).items() if count)
+    rows.append(["requests", f"{summary.get('scheduled') or 0:,}: {outcomes}"])
+    tokens = summary.get("tokens") or {}
+    rows.append(["tokens in / out", f"{cell(tokens.get('prompt_tokens'))} / {cell(tokens.get('output_tokens'))}"])
+    if counts := tokens.get("recount"):
+        usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
+        counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"
+        rows.append([f"usage / recount / chunks of {counts['answers']:,}", counted])
+    return Table(title="", columns=["", ""], rows=rows, group="Throughput and requests")
+
+
+def schedule_table(summary: dict[str, Any]) -> Table:
+    """Rates asked and offered, arrivals as tested, how late and how busy the client was."""
     load = summary.get("load", {})
     rows: list[list[str | float | int | None]] = []
-    for name, key in (("target", "requested_rate"), ("planned", "planned_rate"), ("actual", "offered_rate")):
-        rows.append([f"rate {name}, requests/s", _or_dash(load.get(key))])
+    rates = [load.get(name) for name in ("requested_rate", "planned_rate", "offered_rate")]
+    if rates[0] is not None:
+        rows.append(["rate target / planned / actual", f"{' / '.join(map(number, rates))} req/s"])
     test = load.get("arrival_test")
     if load.get("count_dispersion") is not None and load.get("expected_dispersion") is not None:
-        rows.append(["dispersion of arrivals, expected / observed", f"{load['expected_dispersion']:.2f} / {load['count_dispersion']:.2f}"])
+        rows.append(["dispersion expected / observed", f"{load['expected_dispersion']:.2f} / {load['count_dispersion']:.2f}"])
     if test and test.get("p_value") is not None:
-        rows.append(["arrivals against the target process, Kolmogorov-Smirnov", f"D {test['distance']:.3f}, p {test['p_value']:.2g}"])
+        rows.append(["arrivals, Kolmogorov-Smirnov", f"D {test['distance']:.3f}, p {test['p_value']:.2g}"])
     elif test:
-        rows.append(["gaps off by more than a tenth", f"{test['distance']:.1%}"])
-    late = load.get("lateness")
-    if late:
-        rows.append(["client's own delay p50 / p99 / max, ms", " / ".join(ms(late[name]) for name in ("p50", "p99", "max"))])
+        rows.append(["arrival gaps off target", f"{test['distance']:.1%}"])
+    if late := load.get("lateness"):
+        rows.append(["client delay p50 / p99 / max", " / ".join(ms(late[name]) for name in ("p50", "p99", "max")) + " ms"])
     if load.get("capped_requests"):
-        rows.append(["requests that waited for a slot under the cap", load["capped_requests"]])
+        rows.append(["requests that waited for a slot", load["capped_requests"]])
     if load.get("loop_utilisation") is not None:
-        rows.append(["client's event loop busy", f"{load['loop_utilisation']:.1%}"])
-    steady = summary.get("steady_state") or {}
-    note = str(steady.get("note", ""))
-    sections: list[Section] = [Table(title="Schedule fidelity", columns=["", ""], rows=rows, note=note, group=SCHEDULE)]
-    return [*sections, *_arrival_plots(columns)]
+        rows.append(["client loop busy", f"{load['loop_utilisation']:.1%}"])
+    return Table(title="Schedule fidelity", columns=["", ""], rows=rows, note=steady_note(summary), group=SCHEDULE)
+
+
+def steady_note(summary: dict[str, Any]) -> str:
+    """What was cut from the rates."""
+    return str((summary.get("steady_state") or {}).get("note", ""))
+
+
+def schedule_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
+    """Whether the load was the one asked for."""
+    return [schedule_table(summary), *_arrival_plots(columns)]
 
 
 def _arrival_plots(columns: RunColumns) -> list[Section]:
@@ -260,7 +289,3 @@ def client_sections(summary: dict[str, Any]) -> list[Section]:
             group=CLIENT,
         )
     ]
-
-
-def _or_dash(value: float | None) -> str | float | None:
-    return None if value is None else float(value)

@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from bytemlperf.command.console import terminal
 from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf.runs.verdicts import EXIT_INVALID
@@ -26,7 +29,7 @@ def run_serve_bench(flags: Flags, argv: list[str]) -> int:
     from bytemlperf_llm.run.bench import serve_bench
 
     check_exports(flags)
-    console = _console()
+    console = terminal()
     ended = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=flags.quiet)
     return _publish(ended, flags, console, quiet=flags.quiet)
 
@@ -43,7 +46,7 @@ def resume_run(folder: Path, headers: Sequence[str], base_url: str | None, argv:
         flags = flags_of(run, tuple(headers), base_url, trust=trust)
         remainder = read_remainder(folder, lock)
     check_exports(flags)
-    console = _console()
+    console = terminal()
     ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
     return _publish(ended, flags, console, quiet=quiet)
 
@@ -63,9 +66,7 @@ def _publish(ended: Ended, flags: Flags, console: Console, *, quiet: bool) -> in
     except UserError as error:
         unwritten = f"{error.cause}; the records are kept: {error.fix}, then bmp-llm summarize {folder}"
     if not quiet:
-        from bytemlperf_llm.pages.table import print_summary
-
-        print_summary(console, summary, ended.run_json, folder)
+        _show(console, folder, ended.run_json, summary)
     if unwritten:
         print(f"warning: {unwritten}", file=sys.stderr)
     else:
@@ -114,31 +115,22 @@ def _write_report(folder: Path, console: Console, *, quiet: bool) -> None:
 def summarize_run(folder: Path) -> int:
     """Compute and keep the summary again; print it."""
     from bytemlperf.runs.files import damage_said
+    from bytemlperf.runs.folder import read_run_json
     from bytemlperf.runs.lock import FolderLock
     from bytemlperf_llm.run.summarise import summarise_folder, write_summary
 
     with FolderLock(folder), damage_said(folder):
         summary = summarise_folder(folder)
         write_summary(folder, summary)
-        _show(_console(), folder, summary)
+        _show(terminal(), folder, read_run_json(folder), summary)
     print(folder)
     return _status(summary)
 
 
-def _show(console: Console, folder: Path, summary: Summary) -> None:
-    from bytemlperf.runs.folder import read_run_json
-    from bytemlperf_llm.pages.table import print_summary
+def _show(console: Console, folder: Path, run: dict[str, Any], summary: Summary) -> None:
+    from bytemlperf.report.terminal import print_run
 
-    print_summary(console, summary, read_run_json(folder), folder)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)  # a file or a pipe has no width to fit
-    return console
+    print_run(console, folder, run, msgspec.to_builtins(summary))
 
 
 def run_reference_server(host: str, port: int, options: Sequence[str]) -> int:

@@ -12,8 +12,8 @@ def print_models() -> None:
     from rich import box
     from rich.table import Table
 
+    from bytemlperf.command.console import terminal
     from general_perf.card import PUBLISHED, zoo
-    from general_perf.results.table import console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "class", "task", "weights", "data", "sizes"):
@@ -21,7 +21,7 @@ def print_models() -> None:
     for card in zoo().values():
         sizes = ", ".join([PUBLISHED, *card.sizes])
         table.add_row(card.name, card.model_class, card.task, _weights(card.source), card.dataset or "–", sizes)
-    console().print(table)
+    terminal().print(table)
 
 
 def _weights(source: Any) -> str:
@@ -40,8 +40,8 @@ def print_backends() -> None:
     from rich import box
     from rich.table import Table
 
+    from bytemlperf.command.console import terminal
     from general_perf.backends.registry import backend, backend_names
-    from general_perf.results.table import console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("backend", "what", "versions", "precisions", "devices", "reads"):
@@ -54,4 +54,4 @@ def print_backends() -> None:
             continue
         versions = ", ".join(f"{package} {version}" for package, version in info.versions.items())
         table.add_row(name, info.about, versions, ", ".join(info.precisions), ", ".join(info.devices), ", ".join(info.formats))
-    console().print(table)
+    terminal().print(table)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.command.console import terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, interrupt_status
@@ -17,6 +18,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.extras import require
+from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
 from general_perf.backends.registry import check_options
@@ -87,14 +89,13 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
 def report_general(folder: Path, *, bytemlperf: bool) -> int:
     """The table of a run, and the reports asked for."""
     from bytemlperf.runs.folder import read_run_json
-    from general_perf.results.table import show
 
     run = read_run_json(folder)
     if run.get("kind") != KIND:
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
     with damage_said(folder):
         summary = summarise_suite(folder, run)
-        show(summary, folder)
+        print_run(terminal(), folder, run, summary)
         for path in write_reports(folder, run, summary, bytemlperf=bytemlperf):
             print(path)
         return _status(summary)
@@ -132,7 +133,6 @@ def _serving(output: Output) -> Iterator[Exporter]:
 
 def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
     from general_perf.job.sweep import run_sweep
-    from general_perf.results.table import show
 
     say = _silent if output.quiet else _say
     try:
@@ -142,12 +142,11 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
     written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
-    if output.quiet:
-        print(run.folder)
-    else:
-        show(summary, run.folder)
+    if not output.quiet:
+        print_run(terminal(), run.folder, run.run, summary)
         for path in written:
             print(path)
+    print(run.folder)
     return _status(summary)
 
 

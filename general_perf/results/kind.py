@@ -97,6 +97,12 @@ class GeneralKind(RunKind):
 
         return sections(run, summary, once(records, last_attempts))
 
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:  # noqa: ARG002
+        """Rows, speed of a few, failures."""
+        from general_perf.results.sections import terminal_sections
+
+        return terminal_sections(summary)
+
 
 KIND = GeneralKind()
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.report.blocks import bars, metric_cells
+from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from general_perf.results.points import point_of
 
 Jobs = dict[str, list[dict[str, Any]]]
 MAX_HISTOGRAMS = 24
 """Pages stay small: of so many outputs at most."""
 MIB = 1 << 20
+NS_PER_MS = 1e6
+PERCENTS = ("50", "90", "99")
+FEW_JOBS = 6
+"""Up to so many jobs, a terminal shows every point of speed."""
+SPARE = ("decisions changed", "first answer s", "graph, FLOPs %", "compile s", "int8 %")
+OPEN_SPARE = ("dispersion", "expected", "max ms", "1 in 100 ms", "arrivals, Kolmogorov-Smirnov")
 
 
 def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
@@ -17,7 +26,9 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
     made: list[Section] = [
         _rows(summary),
         *_failures(summary),
-        *_speed(summary, jobs),
+        *_speed(summary, _peaks(jobs)),
+        *_open(summary),
+        *_throughput(summary),
         *_compile(jobs),
         *_sparsity(jobs),
         *_numerics(jobs),
@@ -26,37 +37,46 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
     return [*made, *_usability(summary, jobs), _method(run)]
 
 
+def terminal_sections(summary: dict[str, Any]) -> list[Section]:
+    """A row a job, with speed beside it where there are few; failed ones with the reason."""
+    few = len(summary["rows"]) <= FEW_JOBS
+    return [_rows(summary), *(_speed(summary, {}) + _open(summary) if few else []), *_failures(summary)]
+
+
 def _rows(summary: dict[str, Any]) -> Table:
-    columns = (
-        "model",
-        "backend",
-        "precision",
-        "result",
-        "compile s",
-        "first answer s",
-        "numerics",
-        "decisions changed",
-        "accuracy",
-        "samples/s",
-    )
-    rows = [
-        (
-            row["model"],
-            row["backend"],
-            row["precision"],
-            row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
-            row["compile_s"],
-            row["first_answer_s"],
-            None if row["numerics_passed"] is None else "pass" if row["numerics_passed"] else "FAIL",
-            None if row["decisions_changed"] is None else f"{row['decisions_changed']} of {row['decisions']}",
-            ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or None,
-            row["best_samples_per_s"],
-        )
-        for row in summary["rows"]
-    ]
+    rows = [_row(row) for row in summary["rows"]]
     first = summary["first_try"]
     note = f"{first['compiled']} of {first['of']} compiled at first try. Every job has a process of its own; a failed one is a row."
-    return Table(title="Models and backends", columns=columns, rows=rows, note=note)
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
+    return Table(
+        title="Models and backends", columns=columns, rows=[[row[name] for name in columns] for row in rows], note=note, spare=SPARE
+    )
+
+
+def _row(row: dict[str, Any]) -> dict[str, str | float | int | None]:
+    shares = [None if share is None else f"{100 * share:.4g}" for share in (row["graph_share"], row["flops_share"])]
+    return {
+        "model": row["model"],
+        "backend": row["backend"],
+        "precision": row["precision"],
+        "result": row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
+        "compile s": row["compile_s"],
+        "first answer s": row["first_answer_s"],
+        "graph, FLOPs %": None if shares == [None, None] else ", ".join(share or cell(None) for share in shares),
+        "int8 %": None if row["int8_share"] is None else f"{100 * row['int8_share']:.3g}",
+        "numerics": _verdict_of(row),
+        "decisions changed": None if row["decisions_changed"] is None else f"{row['decisions_changed']} of {row['decisions']}",
+        "accuracy": ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or None,
+        "samples/s": row["best_samples_per_s"],
+    }
+
+
+def _verdict_of(row: dict[str, Any]) -> str | None:
+    """Pass or fail, with the largest difference over the reference's root mean square."""
+    if row["numerics_passed"] is None:
+        return None
+    word = "pass" if row["numerics_passed"] else "FAIL"
+    return word if row["scaled_max"] is None else f"{word} {row['scaled_max']:.1e}"
 
 
 def _failures(summary: dict[str, Any]) -> list[Section]:
@@ -68,37 +88,51 @@ def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
     return [each for records in jobs.values() for each in records if each["stage"] == stage and each["status"] == "ok"]
 
 
-def _speed(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
-    from general_perf.results.points import point_of, throughput
+def _points(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """`job | point` of each measured point, its latency and its throughput."""
+    metrics = summary["metrics"]
+    points = [name.removesuffix(" | latency") for name in metrics if name.endswith(" | latency")]
+    return [(point, metrics[f"{point} | latency"], metrics[f"{point} | throughput"]) for point in points]
 
-    rows, names, rates = [], [], []
-    for record in _records(jobs, "performance"):
-        point = f"{record['job']} | {point_of(record)}"
-        metric = summary["metrics"].get(f"{point} | latency")
-        if metric is None:
-            continue
-        claims = [value if value == "insufficient" else value / 1e6 for value in metric["percentiles"].values()]
-        peak = record["peak_host_bytes"]
-        memory = None if peak is None else peak / MIB
-        rows.append(
-            (record["job"], point_of(record), metric["mean"] / 1e6, *claims, _bounds(metric), metric["count"], throughput(record), memory)
-        )
-        names.append(point)
-        rates.append(throughput(record))
-    if not rows:
-        return []
-    columns = ("job", "point", "mean ms", "p50 ms", "p90 ms", "p99 ms", "95 % of p50, ms", "calls", "samples/s", "peak host MiB")
-    note = "Closed loop: from call to answer. Open loop: from when the call was due. Percentiles are nearest-rank."
-    bars = {"type": "bar", "orientation": "h", "x": rates, "y": names}
-    plot = Plot(
-        title="Throughput, samples/s", data=[bars], layout={"xaxis": {"title": {"text": "samples/s"}}}, alt="Throughput of every point"
+
+def _peaks(jobs: Jobs) -> dict[str, float | None]:
+    """The most memory of each point's processes, MiB."""
+    peaks = {f"{record['job']} | {point_of(record)}": record["peak_host_bytes"] for record in _records(jobs, "performance")}
+    return {point: None if peak is None else peak / MIB for point, peak in peaks.items()}
+
+
+def _speed(summary: dict[str, Any], peaks: dict[str, float | None]) -> list[Section]:
+    rows = [
+        [
+            *point.split(" | "),
+            *metric_cells(latency, PERCENTS, NS_PER_MS),
+            latency["count"],
+            rate["mean"],
+            *([peaks.get(point)] if peaks else []),
+        ]
+        for point, latency, rate in _points(summary)
+    ]
+    columns = (
+        "job",
+        "point",
+        "mean",
+        *(f"p{percent}" for percent in PERCENTS),
+        "calls",
+        "samples/s",
+        *(["peak host MiB"] if peaks else []),
     )
-    return [Table(title="Speed", columns=columns, rows=rows, note=note), *_open(summary), plot]
+    note = "95 % intervals below. Closed loop: from call to answer. Open loop: from when the call was due. Percentiles are nearest-rank."
+    return [Table(title="Speed", columns=columns, rows=rows, note=note, spare=("p90, ms", "calls"))] if rows else []
+
+
+def _throughput(summary: dict[str, Any]) -> list[Section]:
+    points = _points(summary)
+    trace = bars("", [rate["mean"] for _, _, rate in points], [point for point, _, _ in points], lying=True)
+    layout = {"xaxis": {"title": {"text": "samples/s"}}}
+    return [Plot(title="Throughput, samples/s", data=[trace], layout=layout, alt="Throughput of every point")] if points else []
 
 
 def _open(summary: dict[str, Any]) -> list[Section]:
-    from general_perf.results.table import arrivals_text
-
     rows = []
     for key, facts in summary.get("open_loop", {}).items():
         late = facts["late_ns"] or {}
@@ -122,12 +156,15 @@ def _open(summary: dict[str, Any]) -> list[Section]:
         *("client late p50 ms", "1 in 100 ms", "max ms", "service time p50 ms"),
     )
     note = "A call arrives when it is due plus the client's own delay. The wait for a free instance is in the latency, not in that delay."
-    return [Table(title="Open loop: target and actual load", columns=columns, rows=rows, note=note)] if rows else []
+    return [Table(title="Open loop: target and actual load", columns=columns, rows=rows, note=note, spare=OPEN_SPARE)] if rows else []
 
 
-def _bounds(metric: dict[str, Any]) -> str:
-    bounds = metric["ci95"]["50"]
-    return bounds if isinstance(bounds, str) else f"{bounds[0] / 1e6:.3g} – {bounds[1] / 1e6:.3g}"
+def arrivals_text(facts: dict[str, Any]) -> str:
+    """The arrival test in words: D of Kolmogorov and Smirnov, with its p where the process is random."""
+    if facts["distance"] is None:
+        return f"{facts['process']}, insufficient"
+    claim = f"D {facts['distance']:.3f}" + ("" if facts["p_value"] is None else f", p {facts['p_value']:.2g}")
+    return f"{facts['process']}: {claim}"
 
 
 def _compile(jobs: Jobs) -> list[Section]:
@@ -238,10 +275,7 @@ def _numerics(jobs: Jobs) -> list[Section]:
 def _histogram(job: str, output: str, compared: dict[str, Any]) -> Plot:
     held = compared["histogram"]
     middles = [(low + high) / 2 for low, high in zip(held["edges"], held["edges"][1:], strict=False)]
-    data = [
-        {"type": "bar", "name": "reference", "x": middles, "y": held["reference"]},
-        {"type": "bar", "name": "backend", "x": middles, "y": held["ours"]},
-    ]
+    data = [bars("reference", middles, held["reference"]), bars("backend", middles, held["ours"])]
     zeros = compared["zeros"]
     note = "" if zeros["ours"] is None else f"zeros: backend {zeros['ours']:.2%}, reference {zeros['reference']:.2%}"
     return Plot(title=f"Values of {output}: {job}", data=data, layout={"barmode": "group"}, note=note, alt="Histograms side by side")

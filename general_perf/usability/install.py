@@ -112,7 +112,7 @@ def show(found: list[Installed]) -> None:
     from rich import box
     from rich.table import Table
 
-    from general_perf.results.table import console
+    from bytemlperf.command.console import terminal
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("backend")
@@ -122,7 +122,7 @@ def show(found: list[Installed]) -> None:
         sizes = [f"{size / 2**20:.0f}" for size in (each.fetched_bytes, each.installed_bytes)]
         times = [f"{seconds:.1f}" for seconds in (each.environment_s, each.fetch_s, each.install_s)]
         table.add_row(each.backend, str(each.packages), *sizes, *times, str(each.adapter_lines))
-    console().print(table)
+    terminal().print(table)
 
 
 def to_json(found: list[Installed]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receivers_for
@@ -16,6 +17,7 @@ from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.discover import discover
+from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import exit_status
@@ -26,13 +28,11 @@ from micro.command.settings import settings_of
 from micro.peaks.peaks import Peaks, peaks_for, roofs_of, wanted_by
 from micro.providers.registry import find_provider
 from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
-from micro.results.table import print_rows
 from micro.roofline import Roof, sheet_roof
 from micro.sweep.row import Row, last_rows
 from micro.sweep.sweep import BUDGET_SPENT, Settings, Sweep
 
 EXIT_FAILED_ROWS = 1
-PIPED_WIDTH = 220
 
 
 def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -> int:
@@ -111,7 +111,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     with damage_said(run.folder):
         _write_exports(run)
         if not quiet:
-            _show(run, summary)
+            print_run(terminal(), run.folder, run.run, summary)
     print(run.folder)
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
@@ -145,17 +145,3 @@ def _errors() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-def _show(run: SuiteRun, summary: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH  # a pipe has no width: cut nothing
-    print_rows(last_rows(run.records()), console)
-    counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
-    for line in summary["conditions"]:
-        console.print(line, markup=False, highlight=False, style="dim", soft_wrap=True)
-    verdict = ": ".join([summary["verdict"], *summary["reasons"]])
-    console.print(f"{counts}; verdict: {verdict}", markup=False, highlight=False)

@@ -83,6 +83,12 @@ class MicroKind(RunKind):
 
         return sections(run, once(records, last_rows))
 
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+        """A table an operator, and the machine's condition."""
+        from micro.results.sections import terminal_sections
+
+        return terminal_sections(summary, last_rows(records))
+
 
 KIND = MicroKind()
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.runs.kinds import Plot, Section, Text
 from micro.cases.case import case_text
 from micro.peaks.peaks import Peaks
-from micro.results.table import LEGEND, common_arguments, filled
+from micro.results.table import LEGEND, ROWS, operator_tables
 from micro.roofline import MEASURED, SHEET, Roof, from_memory
 
-ROOFLINES, SHAPES, LINKS, ROWS = "Rooflines", "Latency over shapes", "Bandwidth over size", "Every case"
+ROOFLINES, SHAPES, LINKS = "Rooflines", "Latency over shapes", "Bandwidth over size"
 MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
 NOT_ON_PAGE = ("case", "p10", "p90", "FLOP/B", "alg GB/s", "MFU %", "MBU %", "by", "threads")
 """Columns that would make a page's table too wide; all figures are in the record."""
@@ -283,25 +283,13 @@ def _link_bytes(row: dict[str, Any]) -> float:
 
 def _tables(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
     found: list[Section] = [Text(body=line, style="note", group=ROWS) for line in _conditions(run, rows)]
-    by_op: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_op.setdefault(row["op"], []).append(row)
-    for place, (op, group) in enumerate(by_op.items()):
-        same, varying = common_arguments(group)
-        columns, lines = filled(group)
-        shown = [number for number, column in enumerate(columns) if column not in NOT_ON_PAGE]
-        table = [
-            [_argument(row, name) for name in varying] + [line[number] for number in shown] for row, line in zip(group, lines, strict=True)
-        ]
-        title = " ".join([op, *(f"{name}={group[0]['args'].get(name)}" for name in same)])
-        names = [*varying, *(columns[number] for number in shown)]
-        found.append(Table(title=title, columns=names, rows=table, note=LEGEND if place == 0 else "", group=ROWS))
-    return found
+    return [*found, Text(body=LEGEND, style="note", group=ROWS), *operator_tables(rows, NOT_ON_PAGE)]
 
 
-def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
-    value = row["args"].get(name)
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None if value is None else str(value)
+def terminal_sections(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
+    """A table an operator, the machine's condition, and how many cases ended how."""
+    counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
+    return [*operator_tables(rows), *(Text(body=line, style="note") for line in summary["conditions"]), Text(body=counts)]
 
 
 def _conditions(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,11 +1,11 @@
-"""Rows as a table, for the terminal and for pages."""
+"""Rows as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from bytemlperf.command.exits import one_line
+from bytemlperf.runs.kinds import Table
 from micro.cases.case import case_text
 from micro.roofline import MEASURED, SHEET, above_peak, bound
 
@@ -36,7 +36,9 @@ COLUMNS = (
     "threads",
     "remarks",
 )
-WORDS = ("provider", "status", "noise", "by", "buffers")
+ROWS = "Every case"
+SPARE = ("FLOP/B", "p10", "p90", "MBU % sheet", "% of sheet", "alg GB/s", "MBU %", "MFU %", "p99", "by", "status", "−/+ %")
+"""What a narrow terminal does without; all figures are in the record."""
 LATENCIES = {"p50 µs": "p50", "p10": "p10", "p90": "p90", "p99": "p99"}
 RATES = {"GB/s": "mem_bw_gbs", "TFLOP/s": "tflops", "FLOP/B": "intensity", "alg GB/s": "alg_bw_gbs", "bus GB/s": "bus_bw_gbs"}
 SHARES = {"MFU %": "mfu", "MBU %": "mbu", "CBU %": "cbu", "% of roof": "roof"}
@@ -115,13 +117,12 @@ def _conditions_remark(conditions: dict[str, Any]) -> str:
     return msgspec.convert(conditions, Conditions).remark()
 
 
-def print_rows(rows: Sequence[dict[str, Any]], console: Any) -> None:
-    """One table an operator; arguments that are the same in all of its rows are in the title."""
+def operator_tables(rows: Sequence[dict[str, Any]], leave_out: Collection[str] = ()) -> list[Table]:
+    """One table an operator; what all of its rows have alike is in the title, and remarks are numbered below it."""
     by_op: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_op.setdefault(row["op"], []).append(row)
-    for op, group in by_op.items():
-        _print_operator(op, group, console)
+    return [_operator_table(op, group, leave_out) for op, group in by_op.items()]
 
 
 def common_arguments(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
@@ -131,32 +132,30 @@ def common_arguments(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[st
     return same, [name for name in names if name not in same]
 
 
-def _print_operator(op: str, rows: list[dict[str, Any]], console: Any) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+def _operator_table(op: str, rows: list[dict[str, Any]], leave_out: Collection[str]) -> Table:
     same, varying = common_arguments(rows)
     columns, lines = filled(rows)
-    common = " ".join(f"{name}={one_line(str(rows[0]['args'].get(name)))}" for name in same)
     shown, said = _same_columns(columns, lines)
-    title = Text(" ".join(part for part in (f"{op} ", common, *said) if part).strip())
-    console.print(title, style="bold", soft_wrap=True)
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for name in varying:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for place in shown:
-        table.add_column(Text(columns[place]), justify="left" if columns[place] in WORDS else "right", no_wrap=True)
-    table.add_column("see")
-    remarks: dict[str, int] = {}
-    for row, line in zip(rows, lines, strict=True):
-        remark = _remarks(row)
-        see = str(remarks.setdefault(remark, len(remarks) + 1)) if remark else ""
-        values = [Text(one_line(str(row["args"].get(name, "")))) for name in varying]
-        table.add_row(*values, *(Text(_text(line[place])) for place in shown), see)
-    console.print(table)
-    for remark, number in remarks.items():
-        console.print(Text(f"  {number}: {_text(remark)}", style="dim"), soft_wrap=True)
-    console.print()
+    shown = [place for place in shown if columns[place] not in leave_out]
+    numbers: dict[str, int] = {}
+    sees = [str(numbers.setdefault(remark, len(numbers) + 1)) if (remark := _remarks(row)) else "" for row in rows]
+    cells = [
+        [*(_argument(row, name) for name in varying), *(line[place] for place in shown), *([see] if numbers else [])]
+        for row, line, see in zip(rows, lines, sees, strict=True)
+    ]
+    return Table(
+        title=" ".join([op, *(f"{name}={rows[0]['args'].get(name)}" for name in same), *said]),
+        columns=[*varying, *(columns[place] for place in shown), *(["see"] if numbers else [])],
+        rows=cells,
+        note="\n".join(f"{number}: {remark}" for remark, number in numbers.items()),
+        group=ROWS,
+        spare=SPARE,
+    )
+
+
+def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
+    value = row["args"].get(name)
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None if value is None else str(value)
 
 
 def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int], list[str]]:
@@ -172,13 +171,3 @@ def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int]
         else:
             shown.append(place)
     return shown, said
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return "–"
-    if not isinstance(cell, float):
-        return "".join(char for char in str(cell) if char.isprintable())
-    if cell >= 1000:
-        return f"{cell:,.0f}"
-    return f"{cell:.3g}" if cell < 100 else f"{cell:.1f}"

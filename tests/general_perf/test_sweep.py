@@ -76,7 +76,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
         f"{len(records)} records and all that was computed from them are unchanged since the run" in checked.stdout,
     ) == (0, True)
     assert not (folder / "work").exists()  # nothing large stays
-    assert done.stdout.splitlines()[-1] in ("VALID", "NOISY", "THIN")  # by how busy the machine is
+    assert any(line in ("VALID", "NOISY", "THIN") for line in done.stdout.splitlines())  # by how busy the machine is
     peaks = [each.get("peak_host_bytes") or 0 for each in records]
     assert records[-1]["peak_tree_bytes"] >= max(peaks) > 0  # also of what was held between two looks at the processes
 
@@ -122,7 +122,7 @@ def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason
     assert row["fix"]
     assert row["reason"] in done.stdout
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "INVALID"  # the only row failed, also where it had compiled
+    assert "\nINVALID\n" in done.stdout  # the only row failed, also where it had compiled
     assert "Traceback" not in done.stderr
     log = only_run(tmp_path) / "logs" / "relu-vendor-fp32.log"
     if "log" in row["fix"]:  # a fix that sends somebody to a log sends him to one that is there

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.command.console import terminal
+from bytemlperf.report.terminal import print_run
+
 EXIT_INVALID = 1
 
 
 def publish(folder: Path, summary: dict[str, Any], run: dict[str, Any], *, quiet: bool) -> int:
     """Table and verdict; the folder's path is the last line on standard output."""
     if not quiet:
-        from rich.console import Console
-
-        from training.results.study_table import print_study
-        from training.results.table import print_summary
-
-        (print_study if "study" in run["config"] else print_summary)(Console(), run, summary)
+        print_run(terminal(), folder, run, summary)
     print(folder, flush=True)
     return EXIT_INVALID if summary["verdict"] == "invalid" else 0
 

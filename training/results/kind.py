@@ -48,5 +48,14 @@ class TrainingKind(RunKind):
             return study_sections(summary)
         return sections(summary, records)
 
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+        """What a run's end shows."""
+        from training.results.sections import terminal_sections
+        from training.results.study_page import study_table
+
+        if "study" in run["config"]:
+            return [study_table(summary)]
+        return terminal_sections(run, summary)
+
 
 KIND = TrainingKind()

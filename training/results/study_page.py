@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from bytemlperf.report.blocks import axes, bounded_cell, dots, line
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
-from training.results.study_table import cells
 
 PERCENT = 100.0
+NS_PER_MS = 1e6
 TITLES = {"scale": "Scaling", "predict": "Prediction from measured parts", "drift": "Precisions"}
 
 
@@ -50,49 +52,70 @@ def _bounded(key: str, metric: str, unit: str, bounds: dict[str, Any], count: in
 
 def study_sections(summary: dict[str, Any]) -> list[Section]:
     """A table, and a plot of what was scaled or predicted."""
-    columns, rows = cells(summary)
-    table = Table(title=TITLES[summary["study"]], columns=columns, rows=rows)
     draw = {"scale": _scale_plot, "predict": _prediction_plot}.get(summary["study"])
-    plot = draw(summary["rows"]) if draw else None
-    return [table] if plot is None else [plot, table]
+    plot = draw(summary["rows"]) if draw and summary["rows"] else None
+    return [study_table(summary)] if plot is None else [plot, study_table(summary)]
 
 
-def _scale_plot(rows: list[dict[str, Any]]) -> Plot | None:
-    if not rows:
-        return None
+def study_table(summary: dict[str, Any]) -> Table:
+    """A row a run or prediction."""
+    columns, cells_of = TABLES[summary["study"]]
+    return Table(title=TITLES[summary["study"]], columns=columns, rows=[cells_of(row) for row in summary["rows"]])
+
+
+def _scale(row: dict[str, Any]) -> list[str | float | None]:
+    rate = row["tokens_per_second"] or row["samples_per_second"]
+    speed, efficiency = _bounds(row["speed_up"]), _bounds(row["efficiency"], PERCENT)
+    return [row["ranks"], row["samples"], row["step_ns"] / NS_PER_MS, row["count"], rate, speed, efficiency]
+
+
+def _prediction(row: dict[str, Any]) -> list[str | float | None]:
+    names = ("step_ns", "compute_ns", "fixed_ns", "communication_ns")
+    measured = None if row["measured_ns"] is None else row["measured_ns"] / NS_PER_MS
+    error = None if row["error"] is None else f"{row['error']:+.1%}"
+    parts = [row[name] / NS_PER_MS for name in names]
+    return [row["ranks"], *parts, f"{row['contention']:.2f}", row["tokens_per_second"], measured, error]
+
+
+def _drift(row: dict[str, Any]) -> list[str | float | None]:
+    drifts = [f"{row['largest_drift']:.3%}", f"{row['last_drift']:+.3%}"]
+    return [row["precision"], row["steps"], f"{row['last_loss']:.4f}", *drifts, _bounds(row["speed_up"])]
+
+
+def _bounds(bounds: dict[str, Any], percent: float = 1.0) -> str:
+    """A value with its 95 % interval below."""
+    between = None if bounds["low"] is None else (bounds["low"], bounds["high"])
+    return bounded_cell(bounds["value"], between, 1 / percent)
+
+
+TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str | float | None]]]] = {
+    "scale": (["ranks", "batch", "step, ms", "steps", "tokens/s", "speed-up", "efficiency, %"], _scale),
+    "predict": (["ranks", "step, ms", "compute", "fixed", "communication", "crowd", "tokens/s", "measured", "error"], _prediction),
+    "drift": (["precision", "steps", "last loss", "largest drift", "last drift", "speed-up"], _drift),
+}
+"""Of each study: columns, and a row's cells. An interval stands below its figure."""
+
+
+def _scale_plot(rows: list[dict[str, Any]]) -> Plot:
     ranks = [row["ranks"] for row in rows]
     speeds = [row["speed_up"] for row in rows]
-    bars: dict[str, Any] = {"type": "data", "symmetric": False}
-    bars["array"] = [0 if each["high"] is None else each["high"] - each["value"] for each in speeds]
-    bars["arrayminus"] = [0 if each["low"] is None else each["value"] - each["low"] for each in speeds]
-    measured = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "measured",
-        "x": ranks,
-        "y": [each["value"] for each in speeds],
-        "error_y": bars,
+    around = {
+        "type": "data",
+        "symmetric": False,
+        "array": [0 if speed["high"] is None else speed["high"] - speed["value"] for speed in speeds],
+        "arrayminus": [0 if speed["low"] is None else speed["value"] - speed["low"] for speed in speeds],
     }
-    ideal = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "ideal",
-        "x": ranks,
-        "y": [count / ranks[0] for count in ranks],
-        "line": {"dash": "dot"},
-    }
-    layout = {"xaxis": {"title": {"text": "ranks"}}, "yaxis": {"title": {"text": "speed-up"}, "rangemode": "tozero"}}
-    return Plot(title="Speed-up", data=[measured, ideal], layout=layout, alt="Speed-up over the number of ranks, with 95 % intervals")
+    measured = line("measured", ranks, [speed["value"] for speed in speeds]) | {"mode": "lines+markers", "error_y": around}
+    ideal = line("ideal", ranks, [count / ranks[0] for count in ranks], dash="dot")
+    alt = "Speed-up over the number of ranks, with 95 % intervals"
+    return Plot(title="Speed-up", data=[measured, ideal], layout=axes("ranks", "speed-up"), alt=alt)
 
 
-def _prediction_plot(rows: list[dict[str, Any]]) -> Plot | None:
-    if not rows:
-        return None
-    ranks = [row["ranks"] for row in rows]
-    measured = [(row["ranks"], row["measured_ns"] / 1e6) for row in rows if row["measured_ns"] is not None]
-    data: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "lines+markers", "name": "predicted", "x": ranks, "y": [row["step_ns"] / 1e6 for row in rows]},
-        {"type": "scatter", "mode": "markers", "name": "measured", "x": [x for x, _ in measured], "y": [y for _, y in measured]},
-    ]
-    layout = {"xaxis": {"title": {"text": "ranks"}, "type": "log"}, "yaxis": {"title": {"text": "step, ms"}, "rangemode": "tozero"}}
-    return Plot(title="Predicted step time", data=data, layout=layout, alt="Step time over the number of ranks, predicted and measured")
+def _prediction_plot(rows: list[dict[str, Any]]) -> Plot:
+    measured = [row for row in rows if row["measured_ns"] is not None]
+    predicted = line("predicted", [row["ranks"] for row in rows], [row["step_ns"] / NS_PER_MS for row in rows])
+    found = dots("measured", [row["ranks"] for row in measured], [row["measured_ns"] / NS_PER_MS for row in measured])
+    layout = axes("ranks", "step, ms")
+    layout["xaxis"]["type"] = "log"
+    alt = "Step time over the number of ranks, predicted and measured"
+    return Plot(title="Predicted step time", data=[predicted | {"mode": "lines+markers"}, found], layout=layout, alt=alt)

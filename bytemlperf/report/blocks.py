@@ -1,0 +1,49 @@
+"""What sections of several suites are made of: a metric's cells with their intervals, traces and axes of plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bytemlperf.report.text import number
+
+
+def metric_cells(metric: dict[str, Any], percents: Sequence[str], scale: float = 1.0) -> list[str]:
+    """Mean and percentiles of a metric over `scale`, each with its 95 % interval in a line below where it has one."""
+    bounds = metric.get("ci95") or {}
+    claims = [("mean", metric["mean"]), *((percent, metric["percentiles"].get(percent)) for percent in percents)]
+    return [bounded_cell(value, bounds.get(name), scale) for name, value in claims]
+
+
+def bounded_cell(value: Any, bounds: Any, scale: float = 1.0) -> str:
+    """A value over `scale` with its interval below; words stay words, but that `inf` is ∞."""
+    if isinstance(value, str) or value is None:
+        return "∞" if value == "inf" else value or number(None)
+    below = "" if bounds is None or isinstance(bounds, str) else "\n" + " – ".join(bounded_cell(bound, None, scale) for bound in bounds)
+    return f"{number(value / scale)}{below}"
+
+
+def line(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:
+    """A curve; `style` is plotly's of a line."""
+    return _trace("scatter", name, x, y, hover, mode="lines", **({"line": style} if style else {}))
+
+
+def dots(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:
+    """Single points; `style` is plotly's of a marker."""
+    return _trace("scatter", name, x, y, hover, mode="markers", **({"marker": style} if style else {}))
+
+
+def bars(name: str, x: Any, y: Any, hover: str = "", *, color: str = "", lying: bool = False) -> dict[str, Any]:
+    """Bars, standing or lying."""
+    more = {"marker": {"color": color, "line": {"width": 0}}} if color else {}
+    return _trace("bar", name, x, y, hover, **more, **({"orientation": "h"} if lying else {}))
+
+
+def _trace(kind: str, name: str, x: Any, y: Any, hover: str, **more: Any) -> dict[str, Any]:
+    told = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {}
+    return {"type": kind, "name": name, "x": x, "y": y, **told, **more}
+
+
+def axes(x: str, y: str, **more: Any) -> dict[str, Any]:
+    """A layout of two named axes, the upright one from 0."""
+    return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}, "rangemode": "tozero"}, **more}

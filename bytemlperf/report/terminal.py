@@ -1,0 +1,40 @@
+"""The end of a run in a terminal, the same for every suite: what was measured, its sections, warnings, verdict, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytemlperf.command.console import print_sections, print_text
+from bytemlperf.command.exits import one_line
+from bytemlperf.report.gather import RunView
+from bytemlperf.report.run_page import facts_of
+from bytemlperf.runs.kinds import run_kind
+from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.verdicts import COLOURS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FACTS = ("measured", "load", "model", "device", "seed")
+
+
+def print_run(console: Console, folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Sections as the suite picks them for a terminal (`RunKind.terminal`), ending in the verdict and, where the suite knows one,
+    the next command to try."""
+    kind = run_kind(str(run.get("kind")))
+    view = RunView(folder=folder, run=run)
+    facts = [f"{name} {one_line(text)}" for name, text in facts_of(view) if name in FACTS]
+    console.print()
+    print_text(console, " · ".join(facts), title=one_line(view.label), style="dim")
+    console.print()
+    print_sections(console, kind.terminal(run, summary, RunRecords(folder)))
+    for text in summary.get("warnings", []):
+        print_text(console, one_line(str(text)), style="warning")
+    verdict = str(summary.get("verdict", "no verdict"))
+    print_text(console, verdict.upper(), style=f"bold {COLOURS.get(verdict, '')}")
+    for text in summary.get("reasons", []):
+        print_text(console, f"  because {one_line(str(text))}")
+    if advice := kind.next_command(run, summary, folder):
+        command, why = advice
+        print_text(console, f"{one_line(command)}   # {why}", title="next", style="code")

@@ -1,0 +1,81 @@
+"""What of the page a run's end shows in a terminal, and the next command that is worth trying."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.runs.kinds import Section, Text
+from bytemlperf_llm.metrics.client_error import ClientError, sentence
+from bytemlperf_llm.pages.latency import latency_table
+from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
+
+ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
+"""The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
+
+
+def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
+    """Latencies, what was reached, whether the load was the one asked for; failures and outages where there were any."""
+    title = "latency, ms (percentiles by nearest rank; 95 % interval below each figure)"
+    sections: list[Section] = [
+        msgspec.structs.replace(latency_table(summary), title=title, note=""),
+        result_table(summary),
+        msgspec.structs.replace(schedule_table(summary), title="", note=""),
+    ]
+    sections += [failure_table(summary, most=1)] if summary.get("failures") else []
+    sections += [outage_table(summary, 0)] if summary.get("outages") else []
+    error = summary.get("client_error")
+    said = {
+        "steady state": steady_note(summary),
+        "client measurement error": sentence(msgspec.convert(error, ClientError)) if error else "",
+        "scenario": f"{run['config']['scenario']['name']}, schedule {run['schedule_sha256'][:12]}",
+    }
+    sections += [Text(title=title, body=body) for title, body in said.items() if body]
+    notes = run.get("engine", {}).get("notes", [])
+    return [*sections, *(Text(body=note, style="warning") for note in notes if "random weights" in note)]
+
+
+def next_command(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str]:
+    """One thing worth trying, by what the run showed, and why: mostly its own command with something more."""
+    words, why = _advice(run, summary, folder)
+    return shlex.join(words), why
+
+
+def _advice(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[list[str], str]:
+    command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
+    verdict, end = summary["verdict"], run.get("end") or {}
+    if verdict in ("invalid", "failing"):
+        if summary["outcomes"]["dropped"] and (not end or end.get("stopped_by_user") or end.get("failure")):
+            return ["bmp-llm", "resume", str(folder)], "send the rest"
+        if verdict == "failing":
+            return ["bmp-llm", "doctor"], "check the installation, and read the server's own log"
+        if summary["outcomes"]["ok"]:
+            return ["bmp-llm", "doctor", "--calibrate"], "what this client can carry on this machine"
+        return ["bmp-llm", "doctor"], "check the installation"
+    if verdict == "overloaded":
+        return [*_without(command, "--request-rate"), "--request-rate", "auto"], "70 % of the server's capacity"
+    rate = run["config"]["scenario"]["arrival"]["rate"]
+    claims = summary["metrics"].get("ttft", {}).get("percentiles", {})
+    missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]
+    if missing and rate:
+        percent, requests = missing[0]
+        longer = _without(command, "--request-rate", "--num-prompts", "--duration")
+        return [*longer, "--request-rate", f"{rate:g}", "--num-prompts", str(requests)], f"enough for a p{percent}"
+    if "--prometheus-port" in command:
+        return ["bmp-llm", "verify", str(folder)], "unchanged since the run?"
+    return [*command, "--prometheus-port", "9400"], "watch it live"
+
+
+def _without(command: list[str], *flags: str) -> list[str]:
+    """The command without these flags and their values."""
+    kept: list[str] = []
+    words = iter(command)
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif word.partition("=")[0] not in flags:
+            kept.append(word)
+    return kept
