@@ -84,6 +84,11 @@ def test_failures_as_infinite_stand_below_the_successes():
     assert "failures as ∞" not in printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
 
 
+def test_the_head_says_what_was_measured_under_which_load():
+    text = printed(poisson_run(20, 10), RunFacts(open_loop=True, requested_rate=10.0, scheduled_requests=20), seed=7)
+    assert "measured openai · load Poisson, 10 req/s · seed 7" in text
+
+
 def test_what_was_cut_from_the_rates_is_printed():
     text = printed(poisson_run(450, 50), RunFacts(open_loop=True, scheduled_requests=450))
     assert re.search(r"steady state: rates leave out [0-9.]+ s of ramp-up and [0-9.]+ s of ramp-down of [0-9.]+ s", text)

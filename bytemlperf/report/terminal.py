@@ -23,7 +23,7 @@ def print_run(console: Console, folder: Path, run: dict[str, Any], summary: dict
     """Sections as the suite picks them for a terminal (`RunKind.terminal`), ending in the verdict and, where the suite knows one,
     the next command to try."""
     kind = run_kind(str(run.get("kind")))
-    view = RunView(folder=folder, run=run)
+    view = RunView(folder=folder, run=run, suite=kind)
     facts = [f"{name} {one_line(text)}" for name, text in facts_of(view) if name in FACTS]
     console.print()
     print_text(console, " · ".join(facts), title=one_line(view.label), style="dim")
