@@ -85,7 +85,8 @@ def test_failures_as_infinite_stand_below_the_successes():
 
 
 def test_the_head_says_what_was_measured_under_which_load():
-    text = printed(poisson_run(20, 10), RunFacts(open_loop=True, requested_rate=10.0, scheduled_requests=20), seed=7)
+    config = {"scenario": {"name": "smoke", "arrival": {"process": "poisson", "rate": 10.0}}}
+    text = printed(poisson_run(20, 10), RunFacts(open_loop=True, requested_rate=10.0, scheduled_requests=20), seed=7, config=config)
     assert "measured openai · load Poisson, 10 req/s · seed 7" in text
 
 
