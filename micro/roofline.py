@@ -22,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.card import Card
 from micro.operators.dtypes import DTYPES
 
 MEASURED, SHEET = "measured", "sheet"
@@ -147,11 +149,9 @@ def from_memory(row: Mapping[str, Any]) -> bool:
     return str(row.get("buffers") or "").startswith("cold")
 
 
-def sheet_roof(card: Any) -> Roof:
-    """A spec card's peaks (bytemlperf.hardware.card.Card), dense. A link's bandwidth is taken one way;
+def sheet_roof(card: Card) -> Roof:
+    """A spec card's peaks, dense. A link's bandwidth is taken one way;
     where the card doesn't say which way it counts, it is left out."""
-    from bytemlperf.hardware import cards
-
     flops = {dtype: peak for dtype in DTYPES if (peak := cards.peak_flops(card, dtype)) is not None}
     ways = {"one way": 1.0, "both ways": 0.5}
     links = [link.gbytes_per_s * ways[link.direction] * cards.GIGA for link in card.links if link.direction in ways]

@@ -13,12 +13,7 @@ cache folder by a hash of what they depend on, and each says when it was measure
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -26,22 +21,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf.hardware.discover import discover, package_versions
-from bytemlperf.models.cache import cache_root
-from bytemlperf.runs.folder import write_text
-from bytemlperf.version import __version__
-from engines.untrusted import UntrustedJson, decode_json
 from micro.cases.case import BadCase, Case, case_text, validate
-from micro.measure.estimate import COLD_CACHES
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
+from micro.peaks import cache
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.registry import OPERATORS
 from micro.roofline import MEASURED, MEMORY, SHEET, Roof
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
-PREFIX = "micro-peaks-"
-NAME_DIGITS = 16
 RULES = Rules(warm_up_s=0.3, budget_s=1.0)
 LIMIT_S = 30.0
 """Of one case: a format that the device lacks may be emulated a thousand times slower."""
@@ -136,44 +124,15 @@ def wanted_by(cases: Iterable[Case]) -> Wanted:
     return Wanted(frozenset(dtypes), memory, link)
 
 
-def identity(settings: Settings) -> dict[str, str]:
-    """What peaks depend on."""
-    hardware = discover()
-    versions = package_versions(("torch",))
-    return {
-        "cpu": str(hardware["cpu"]["model"]),
-        "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        "gpus": "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in hardware["gpus"]),
-        "device": settings.device,
-        "threads": str(settings.threads),
-        "turn": f"{COLD_CACHES} caches",
-        "kernel": platform.release(),
-        "torch": versions.get("torch", ""),
-        "bytemlperf_llm": __version__,
-    }
-
-
-def path_for(described: dict[str, str]) -> Path:
+def path_for(identity: dict[str, str]) -> Path:
     """Where the peaks of such a machine lie."""
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return cache_root() / f"{PREFIX}{digest[:NAME_DIGITS]}.json"
+    return cache.path_of("micro-peaks", identity)
 
 
-def kept(described: dict[str, str]) -> Peaks:
+def kept(identity: dict[str, str]) -> Peaks:
     """From the cache; empty ones where there are none, or none that can be read."""
-    with suppress(OSError, UntrustedJson):
-        found = decode_json(path_for(described).read_bytes(), Peaks)
-        if found.identity == described:
-            return found
-    return Peaks(identity=described)
-
-
-def keep(peaks: Peaks) -> None:
-    """Into the cache; a cache that can't be written costs a measurement the next time, no more."""
-    path = path_for(peaks.identity)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, msgspec.json.format(msgspec.json.encode(peaks), indent=1).decode() + "\n")
+    peaks = cache.read(path_for(identity), Peaks)
+    return peaks if peaks is not None and peaks.identity == identity else Peaks(identity=identity)
 
 
 def peaks_for(
@@ -185,8 +144,8 @@ def peaks_for(
     runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
 ) -> Peaks:
     """Those that are wanted: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
-    described = identity(settings)
-    peaks = Peaks(identity=described) if fresh else kept(described)
+    identity = cache.machine(settings.device, settings.threads)
+    peaks = Peaks(identity=identity) if fresh else kept(identity)
     lacking = peaks.lacks(wanted)
     if not any(lacking):
         return peaks
@@ -205,7 +164,7 @@ def peaks_for(
         bench.close()
     if peaks.memory:
         peaks.missing.pop("memory", None)
-    keep(peaks)
+    cache.write(path_for(identity), peaks)
     return peaks
 
 

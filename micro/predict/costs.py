@@ -1,30 +1,30 @@
 """What one call of a step costs: measured here, interpolated from a sweep, or modelled by a spec card's roofline.
 
-All three answer the same question, `Price` by `Ask`, and none answers with a guess: what can't be told is
-in the list of reasons, which ends the prediction.
+All three answer the same question, a `Price` for each `Call`, and none answers with a guess: what can't be told is a
+sentence in the price's place, which ends the prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytemlperf.errors import UserError
-from micro.cases.case import BadCase, Case, case_text, validate
+from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.predict.forward import Step
 from micro.registry import OPERATORS
 
 
-class Ask(NamedTuple):
+class Call(NamedTuple):
     """An operator with validated arguments. `hot`: with its inputs in the caches."""
 
     op: str
-    args: dict[str, Any]
+    args: Arguments
     hot: bool
 
     @property
     def text(self) -> str:
-        """Equal for equal asks."""
+        """Equal for equal calls."""
         return f"{case_text(self.op, self.args)}, {'hot' if self.hot else 'cold'}"
 
 
@@ -39,12 +39,11 @@ class Price(NamedTuple):
     bounds_us: tuple[float, float] | None = None
 
 
-Answers = tuple[dict[str, Price], dict[str, str]]
-"""Prices and reasons by an ask's text: every ask is in one of the two."""
-Pricing = Callable[[Sequence[Ask]], Answers]
+Pricing = Callable[[Sequence[Call]], Sequence[Price | str]]
+"""For each call its price, or why there is none."""
 
 
-def ask_of(step: Step, *, all_hot: bool) -> Ask:
+def call_of(step: Step, *, all_hot: bool) -> Call:
     """Raises UserError where no such operator is there, or its arguments are impossible: a part of the model is missing."""
     if step.op not in OPERATORS:
         raise UserError(
@@ -54,20 +53,20 @@ def ask_of(step: Step, *, all_hot: bool) -> Ask:
         args = validate(OPERATORS[step.op], step.args)
     except BadCase as bad:
         raise UserError(f"the {step.part} can't be measured: {bad}", "a prediction without it would be wrong") from None
-    return Ask(step.op, args, all_hot or not step.streams)
+    return Call(step.op, args, all_hot or not step.streams)
 
 
 def prices(steps: Iterable[Step], pricing: Pricing, *, all_hot: bool) -> dict[str, Price]:
-    """One price for each distinct ask. Raises UserError with every operator that has none."""
-    asks = {ask.text: ask for ask in (ask_of(step, all_hot=all_hot) for step in steps)}
-    found, reasons = pricing(list(asks.values()))
-    missing = [f"{text}: {reasons.get(text, 'no response')}" for text in asks if text not in found]
+    """One price for each distinct call. Raises UserError with every operator that has none."""
+    calls = {call.text: call for call in (call_of(step, all_hot=all_hot) for step in steps)}
+    priced = dict(zip(calls, pricing(list(calls.values())), strict=True))
+    missing = [f"{text}: {reason}" for text, reason in priced.items() if isinstance(reason, str)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"no time for {missing[0]}{more}", "a prediction without it would be wrong; nothing is counted as 0 µs")
-    return found
+    return {text: price for text, price in priced.items() if isinstance(price, Price)}
 
 
-def case_of(ask: Ask, provider: str) -> Case:
-    """The sweep's case of an ask."""
-    return Case(op=ask.op, provider=provider, args=ask.args)
+def case_of(call: Call, provider: str) -> Case:
+    """The sweep's case of an call."""
+    return Case(op=call.op, provider=provider, args=call.args)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
-from micro.predict.costs import Answers, Ask, Price
+from micro.predict.costs import Call, Price
 from micro.sweep.row import last_rows
 
 
@@ -39,46 +39,36 @@ class FromRun:
         if not self._rows:
             raise UserError(f"{folder} has no measured row", "give a run folder of bmp micro with measured cases")
 
-    def __call__(self, asks: Sequence[Ask]) -> Answers:
-        found: dict[str, Price] = {}
-        reasons: dict[str, str] = {}
-        for ask in asks:
-            answer = price_from(ask, [row for row in self._rows if row.op == ask.op])
-            if isinstance(answer, Price):
-                found[ask.text] = answer
-            else:
-                reasons[ask.text] = answer
-        return found, reasons
+    def __call__(self, calls: Sequence[Call]) -> list[Price | str]:
+        return [price_from(call, [row for row in self._rows if row.op == call.op]) for call in calls]
 
 
-def price_from(ask: Ask, rows: list[Known]) -> Price | str:
+def price_from(call: Call, rows: list[Known]) -> Price | str:
     """The fastest provider's; a sentence where the rows don't carry one."""
     if not rows:
-        return f"the run has no {ask.op}"
-    priced = [price for provider in sorted({row.provider for row in rows}) if (price := _of_provider(ask, provider, rows))]
+        return f"the run has no {call.op}"
+    priced = [price for provider in sorted({row.provider for row in rows}) if (price := _of_provider(call, provider, rows))]
     if priced:
         return min(priced, key=lambda price: price.call_us)
-    return (
-        f"the run's {len(rows)} {ask.op} cases have neither this one nor two around it that differ in one number only only only only only"
-    )
+    return f"the run's {len(rows)} {call.op} cases have neither this one nor two around it that differ in one number only"
 
 
-def _of_provider(ask: Ask, provider: str, rows: list[Known]) -> Price | None:
+def _of_provider(call: Call, provider: str, rows: list[Known]) -> Price | None:
     own = [row for row in rows if row.provider == provider]
-    same = [row for row in own if row.args == ask.args]
+    same = [row for row in own if row.args == call.args]
     if same:
-        chosen = next((row for row in same if row.hot == ask.hot), same[0])
-        return Price(chosen.call_us, "run", provider, _buffers(chosen, ask))
-    for name, wanted in ask.args.items():
+        chosen = next((row for row in same if row.hot == call.hot), same[0])
+        return Price(chosen.call_us, "run", provider, _buffers(chosen, call))
+    for name, wanted in call.args.items():
         if isinstance(wanted, int) and not isinstance(wanted, bool):
-            price = _between(ask, name, wanted, provider, [row for row in own if _differs_in(row.args, ask.args) == [name]])
+            price = _between(call, name, wanted, provider, [row for row in own if _differs_in(row.args, call.args) == [name]])
             if price:
                 return price
     return None
 
 
-def _between(ask: Ask, name: str, wanted: int, provider: str, rows: list[Known]) -> Price | None:
-    fitting = [row for row in rows if row.hot == ask.hot] or rows
+def _between(call: Call, name: str, wanted: int, provider: str, rows: list[Known]) -> Price | None:
+    fitting = [row for row in rows if row.hot == call.hot] or rows
     below = max((row for row in fitting if 0 < row.args[name] < wanted), key=lambda row: row.args[name], default=None)
     above = min((row for row in fitting if row.args[name] > wanted), key=lambda row: row.args[name], default=None)
     if below is None or above is None:
@@ -86,7 +76,7 @@ def _between(ask: Ask, name: str, wanted: int, provider: str, rows: list[Known])
     low, high = below.args[name], above.args[name]
     share = log(wanted / low) / log(high / low)
     call_us = exp((1 - share) * log(below.call_us) + share * log(above.call_us))
-    buffers = _buffers(below, ask)
+    buffers = _buffers(below, call)
     return Price(call_us, "interpolated", provider, f"between {name}={low} and {high}" + (f"; {buffers}" if buffers else ""))
 
 
@@ -94,8 +84,8 @@ def _differs_in(args: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [name for name in wanted if args.get(name) != wanted[name]] if args.keys() == wanted.keys() else ["", ""]
 
 
-def _buffers(row: Known, ask: Ask) -> str:
-    return "" if row.hot == ask.hot else f"measured {'hot' if row.hot else 'cold'}"
+def _buffers(row: Known, call: Call) -> str:
+    return "" if row.hot == call.hot else f"measured {'hot' if row.hot else 'cold'}"
 
 
 def _known(row: dict[str, Any]) -> Known:

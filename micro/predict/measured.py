@@ -7,25 +7,18 @@ everything that the time depends on: CPU, caches, device, threads, library versi
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from bytemlperf.child.limits import available_memory_bytes
-from bytemlperf.hardware.discover import cpu, nvidia_gpus, package_versions
-from bytemlperf.models.cache import cache_root
-from engines.untrusted import UntrustedJson, decode_json
 from micro.cases.case import Case
 from micro.measure.timing import Rules
+from micro.peaks import cache
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
-from micro.predict.costs import Answers, Ask, Price, case_of
+from micro.predict.costs import Call, Price, case_of
 from micro.sweep.row import Row
 from micro.sweep.sweep import ASKED, Settings, Sweep
 
@@ -45,18 +38,18 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     ci95_us: tuple[float, float] | None = None
     noise: str = ""
     refusal: str = ""
-    conditions: dict[str, Any]
+    conditions: dict[str, str]
 
 
 class Pair(NamedTuple):
-    """An ask, and whose kernel answers it."""
+    """An call, and whose kernel answers it."""
 
-    ask: Ask
+    call: Call
     provider: str
 
     @property
     def key(self) -> str:
-        return f"{self.ask.text} [{self.provider}]"
+        return f"{self.call.text} [{self.provider}]"
 
 
 class Measuring:
@@ -74,26 +67,27 @@ class Measuring:
     ) -> None:
         self._device, self._threads, self._providers = device, threads, list(providers)
         self._measure_s, self._fresh, self._say = measure_s, fresh, say
-        self._machine = machine(device, threads)
+        self._machine = cache.machine(device, threads)
 
-    def __call__(self, asks: Sequence[Ask]) -> Answers:
-        pairs = [Pair(ask, provider) for ask in asks for provider in self._providers]
+    def __call__(self, calls: Sequence[Call]) -> list[Price | str]:
+        pairs = [Pair(call, provider) for call in calls for provider in self._providers]
         known = {} if self._fresh else {pair.key: kept for pair in pairs if (kept := self._read(pair))}
         before, wrong = set(known), dict[str, str]()
         for hot in (False, True):
-            self._measure([pair for pair in pairs if pair.key not in known and pair.ask.hot == hot], hot, known, wrong)
-        found: dict[str, Price] = {}
-        reasons: dict[str, str] = {}
-        for ask in asks:
-            own = [Pair(ask, provider).key for provider in self._providers]
-            timed = {key: known[key].call_us or 0.0 for key in own if key in known and not known[key].refusal}
-            if timed:
-                best = min(timed, key=timed.__getitem__)
-                found[ask.text] = _price(known[best], "measured before" if best in before else "measured")
-            else:
-                said = (wrong.get(key) or known[key].refusal for key in own)
-                reasons[ask.text] = "; ".join(f"{name} {reason}" for name, reason in zip(self._providers, said, strict=True))
-        return found, reasons
+            self._measure([pair for pair in pairs if pair.key not in known and pair.call.hot == hot], hot, known, wrong)
+        return [self._price(call, known, wrong, before) for call in calls]
+
+    def _price(self, call: Call, known: Mapping[str, Kept], wrong: Mapping[str, str], before: set[str]) -> Price | str:
+        """The fastest provider's, or what each of them says."""
+        own = [Pair(call, provider).key for provider in self._providers]
+        timed = {key: known[key].call_us or 0.0 for key in own if key in known and not known[key].refusal}
+        if not timed:
+            reasons = (wrong.get(key) or known[key].refusal for key in own)
+            return "; ".join(f"{name} {reason}" for name, reason in zip(self._providers, reasons, strict=True))
+        best = min(timed, key=timed.__getitem__)
+        kept = known[best]
+        remark = "" if kept.noise == "steady" else kept.noise.removeprefix("noisy: the median's ")
+        return Price(timed[best], "measured before" if best in before else "measured", kept.provider, remark, kept.ci95_us)
 
     def _measure(self, pairs: list[Pair], hot: bool, known: dict[str, Kept], wrong: dict[str, str]) -> None:
         """Rows of a sweep over the cases: what is timed or refused is kept, what failed or was skipped has a reason."""
@@ -103,7 +97,7 @@ class Measuring:
             pair = by_case[row.key]
             if row.status in ("ok", "refused"):
                 known[pair.key] = self._kept(pair, row)
-                self._write(pair, known[pair.key])
+                cache.write(self._path(pair), known[pair.key])
             else:
                 wrong[pair.key] = f"{row.status}: {row.reason}"
 
@@ -117,7 +111,7 @@ class Measuring:
         latency = row.latency_us
         low, high = (latency.ci95_low, latency.ci95_high) if latency else (None, None)
         return Kept(
-            case=pair.ask.text,
+            case=pair.call.text,
             provider=pair.provider,
             call_us=latency.p50 if latency else None,
             ci95_us=None if low is None or high is None else (low, high),
@@ -127,55 +121,21 @@ class Measuring:
         )
 
     def _settings(self, hot: bool) -> Settings:
-        cache = last_level_cache_bytes(self._threads) if self._device == "cpu" else GPU_CACHE_BYTES
+        cold_bytes = last_level_cache_bytes(self._threads) if self._device == "cpu" else GPU_CACHE_BYTES
         free = available_memory_bytes()
         return Settings(
             device=self._device,
             threads=self._threads,
             threads_from=ASKED,
             rules=Rules(budget_s=self._measure_s, warm_up_s=max(0.2, self._measure_s / 2)),
-            cache_bytes=0 if hot else cache,
+            cache_bytes=0 if hot else cold_bytes,
             max_case_s=MAX_CASE_S,
             max_memory_bytes=None if free is None or self._device != "cpu" else int(free * MEMORY_SHARE),
         )
 
     def _path(self, pair: Pair) -> Path:
-        what = json.dumps([FORMAT, self._machine, pair.key], sort_keys=True)
-        return cache_root() / FOLDER / f"{pair.ask.op}-{pair.provider}-{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
+        return cache.path_of(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
 
     def _read(self, pair: Pair) -> Kept | None:
-        """None where nothing is kept, or what is kept is damaged."""
-        with suppress(OSError, UntrustedJson):
-            kept = decode_json(self._path(pair).read_bytes(), Kept)
-            if kept.case == pair.ask.text and (kept.refusal or (kept.call_us or 0) > 0):
-                return kept
-        return None
-
-    def _write(self, pair: Pair, kept: Kept) -> None:
-        """Whole or not at all; a cache that can't be written only costs time."""
-        path = self._path(pair)
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(kept)))
-            os.replace(name, path)
-
-
-def machine(device: str, threads: int) -> dict[str, Any]:
-    """Everything of a machine that an operator's time depends on."""
-    processor = cpu()
-    names = ("model", "logical_cores", "usable_cores", "quota_cores", "caches", "isa")
-    return {
-        "cpu": {name: processor[name] for name in names},
-        "gpu": nvidia_gpus()[:1] if device != "cpu" else [],
-        "device": device,
-        "threads": threads,
-        "packages": package_versions(("bytemlperf-llm", "torch", "numpy")),
-    }
-
-
-def _price(kept: Kept, source: str) -> Price:
-    assert kept.call_us is not None
-    remark = "" if kept.noise == "steady" else kept.noise.removeprefix("noisy: the median's ")
-    return Price(kept.call_us, source, kept.provider, remark, kept.ci95_us)
+        kept = cache.read(self._path(pair), Kept)
+        return kept if kept and kept.case == pair.call.text and (kept.refusal or (kept.call_us or 0) > 0) else None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.models.resolve import resolve
 from engines.untrusted import decode_json
 
 
@@ -83,8 +84,6 @@ def read_shape(name: str) -> ModelShape:
     if path.is_dir():
         path = path / CONFIG_NAME
     elif not path.is_file():
-        from bytemlperf.models.resolve import resolve
-
         folder = resolve(name).path
         if folder is None:
             raise UserError(f"model '{name}' has no folder here", "give a folder or a config.json")

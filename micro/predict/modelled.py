@@ -15,7 +15,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card, Link
 from micro.collectives.operators import COLLECTIVES, bus_factor, link_bytes
-from micro.predict.costs import Answers, Ask, Price
+from micro.predict.costs import Call, Price
 from micro.registry import OPERATORS
 
 
@@ -29,19 +29,11 @@ class Modelled:
         self._card, self._bytes_per_s = card, bandwidth
         self._link = max(card.links, key=one_way_bytes_per_s, default=None)
 
-    def __call__(self, asks: Sequence[Ask]) -> Answers:
-        found: dict[str, Price] = {}
-        reasons: dict[str, str] = {}
-        for ask in asks:
-            price = self._collective(ask) if ask.op in COLLECTIVES else self._call(ask)
-            if isinstance(price, Price):
-                found[ask.text] = price
-            else:
-                reasons[ask.text] = price
-        return found, reasons
+    def __call__(self, calls: Sequence[Call]) -> list[Price | str]:
+        return [self._collective(call) if call.op in COLLECTIVES else self._call(call) for call in calls]
 
-    def _call(self, ask: Ask) -> Price | str:
-        cost = OPERATORS[ask.op].cost(ask.args)
+    def _call(self, call: Call) -> Price | str:
+        cost = OPERATORS[call.op].cost(call.args)
         memory_s = (cost.read_bytes + cost.write_bytes) / self._bytes_per_s
         if not cost.flops:
             return Price(memory_s * 1e6, "roofline", remark="memory")
@@ -51,11 +43,11 @@ class Modelled:
         compute_s = cost.flops / peak
         return Price(max(memory_s, compute_s) * 1e6, "roofline", remark="memory" if memory_s >= compute_s else "compute")
 
-    def _collective(self, ask: Ask) -> Price | str:
+    def _collective(self, call: Call) -> Price | str:
         if self._link is None:
             return f"the card of {self._card.name} has no link between devices"
-        cost, ranks = OPERATORS[ask.op].cost(ask.args), int(ask.args["world_size"])
-        link_s = link_bytes(ask.op, ask.args) * bus_factor(ask.op, ranks) / one_way_bytes_per_s(self._link)
+        cost, ranks = OPERATORS[call.op].cost(call.args), int(call.args["world_size"])
+        link_s = link_bytes(call.op, call.args) * bus_factor(call.op, ranks) / one_way_bytes_per_s(self._link)
         memory_s = (cost.read_bytes + cost.write_bytes) / self._bytes_per_s
         said = "" if self._link.direction != "not said" else ", taken as both ways together"
         return Price(max(link_s, memory_s) * 1e6, "roofline", remark=f"{self._link.name}{said}")

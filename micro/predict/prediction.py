@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from micro.predict.costs import Price, Pricing, ask_of, prices
+from micro.predict.costs import Price, Pricing, call_of, prices
 from micro.predict.forward import Pass, Step, forward
 from micro.predict.model import ModelShape
 
@@ -107,7 +107,7 @@ def predict(shape: ModelShape, load: Load, dtype: str, pricing: Pricing, *, all_
     priced = prices([*prefill, *decode], pricing, all_hot=all_hot)
 
     def parts(steps: list[Step]) -> list[Part]:
-        return [Part(step, priced[ask_of(step, all_hot=all_hot).text]) for step in steps]
+        return [Part(step, priced[call_of(step, all_hot=all_hot).text]) for step in steps]
 
     return Prediction(shape, load, dtype, parts(prefill), parts(decode))
 

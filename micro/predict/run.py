@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from rich.console import Console
+from rich.text import Text
 
 from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
 from engines.processor import cpu_bfloat16_flag
 from micro.command.settings import device_of
 from micro.operators.dtypes import canonical, size_bytes
@@ -18,7 +22,10 @@ from micro.predict.check import ENGINES, Checked, check
 from micro.predict.costs import Pricing
 from micro.predict.flags import Flags
 from micro.predict.forward import Step
+from micro.predict.from_run import FromRun
+from micro.predict.measured import Measuring
 from micro.predict.model import ModelShape, read_shape
+from micro.predict.modelled import Modelled
 from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
 from micro.predict.tables import print_check, print_prediction
 from micro.providers.registry import find_provider, provider_names
@@ -49,11 +56,11 @@ def run(flags: Flags) -> None:
     if flags.workload:
         print(write_workload(flags.workload, steps_of(shape, load, dtype)))
         return
-    with _Status(quiet=flags.json) as status:
-        basis = _basis(flags, shape, dtype, threads, status)
+    with Console(stderr=True, quiet=flags.json).status("reading") as status:
+        basis = _basis(flags, shape, dtype, threads, lambda sentence: status.update(Text(sentence)))
         prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
         if flags.check:
-            status.say(f"running {flags.check}: {load.batch} streams")
+            status.update(f"running {flags.check}: {load.batch} streams")
         checked = check(flags.check, flags.model, prediction, threads, flags.runs_dir) if flags.check else None
     if flags.json:
         print(json.dumps(_document(prediction, basis, checked), indent=1))
@@ -115,24 +122,17 @@ def _dtype(flags: Flags, shape: ModelShape) -> str:
     return "bfloat16" if cpu_bfloat16_flag() else "float32"
 
 
-def _basis(flags: Flags, shape: ModelShape, dtype: str, threads: int, status: _Status) -> Basis:
+def _basis(flags: Flags, shape: ModelShape, dtype: str, threads: int, say: Callable[[str], None]) -> Basis:
     if flags.card:
-        from bytemlperf.hardware import cards
-        from micro.predict.modelled import Modelled
-
         card = cards.find(flags.card, cards.load(flags.cards))
         _fits(flags, shape, dtype, card.name, cards.memory_bytes(card))
         return Basis(Modelled(card), f"roofline of {card.name}: a bound, from its data sheet alone", all_hot=False)
     weights_bytes = size_bytes(dtype, shape.pass_values // flags.tp)
     all_hot = weights_bytes <= FITS_SHARE * (last_level_cache_bytes() if flags.device == "cpu" else GPU_CACHE_BYTES)
     if flags.from_run:
-        from micro.predict.from_run import FromRun
-
         return Basis(FromRun(flags.from_run), f"times of {flags.from_run}", all_hot)
-    from micro.predict.measured import Measuring
-
     device = device_of(flags.device)
-    pricing = Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=status.say)
+    pricing = Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=say)
     place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
     return Basis(pricing, f"measured on {place}; {memory}", all_hot)
@@ -164,23 +164,3 @@ def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> 
         figures = [{**figure._asdict(), "error": figure.error} for figure in checked.figures]
         document["check"] = {**checked._asdict(), "run": str(checked.run), "figures": figures}
     return document
-
-
-class _Status:
-    """A line on standard error that says what goes on."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-
-        self._status = Console(stderr=True, quiet=quiet).status("reading")
-
-    def say(self, sentence: str) -> None:
-        """Takes the place of the sentence before."""
-        self._status.update(sentence.replace("[", "\\["))
-
-    def __enter__(self) -> _Status:
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()

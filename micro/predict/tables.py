@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from micro.predict.check import Checked
+from rich.console import Console
+from rich.table import Table
+
+from bytemlperf.command.console import first_that_fits, listing
+from micro.predict.check import Checked, Compared
 from micro.predict.prediction import Part, Prediction
 
 PIPED_WIDTH = 160
+FIGURES = ("calls", "µs each", "ms", "part")
+COLUMNS = ("operator", "is", *FIGURES, "from", "remark")
+LEFT_OUT = ((), ("is",), ("remark",), ("is", "remark"), ("is", "from", "remark"))
+"""Columns that a narrow terminal does without."""
 
 
 def print_prediction(prediction: Prediction, basis: str) -> None:
@@ -35,41 +42,34 @@ def _between(bounds_ms: tuple[float, float] | None) -> str:
     return "" if bounds_ms is None else f" ({_number(bounds_ms[0])} – {_number(bounds_ms[1])})"
 
 
-def _print_pass(title: str, parts: Sequence[Part], console: Any) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _print_pass(title: str, parts: Sequence[Part], console: Console) -> None:
+    total_us = sum(part.total_us for part in parts)
+    rows = [
+        (
+            *(part.step.part, part.step.op, str(part.step.calls), _number(part.price.call_us)),
+            *(_number(part.total_us / 1000), f"{part.total_us / total_us:.1%}"),
+            " ".join(word for word in (part.price.source, part.price.provider and f"({part.price.provider})") if word),
+            part.price.remark,
+        )
+        for part in parts
+    ]
+    rows.append(("total", "", "", "", _number(total_us / 1000), "100%", "", ""))
+    console.print(title, markup=False)
+    console.print(first_that_fits((_without(left_out, rows) for left_out in LEFT_OUT), console.width) or _without(LEFT_OUT[-1], rows))
 
-    total = sum(part.total_us for part in parts)
-    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1), header_style="bold", show_footer=True)
-    table.add_column("operator", "total", no_wrap=True)
-    table.add_column("is", no_wrap=True)
-    for name, footer in (("calls", ""), ("µs each", ""), ("ms", _number(total / 1000)), ("part", "100%")):
-        table.add_column(name, footer, justify="right", no_wrap=True)
-    table.add_column("from", no_wrap=True)
-    table.add_column("remark", overflow="fold")
-    for part in parts:
-        source = " ".join(word for word in (part.price.source, part.price.provider and f"({part.price.provider})") if word)
-        figures = (str(part.step.calls), _number(part.price.call_us), _number(part.total_us / 1000), f"{part.total_us / total:.1%}")
-        table.add_row(*map(Text, (part.step.part, part.step.op, *figures, source, part.price.remark)))
-    console.print(table)
-    console.print()
+
+def _without(left_out: Collection[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    kept = [place for place, name in enumerate(COLUMNS) if name not in left_out]
+    columns = [COLUMNS[place] for place in kept]
+    return listing(columns, [[row[place] for place in kept] for row in rows], right=FIGURES, whole=FIGURES)
 
 
 def print_check(checked: Checked) -> None:
     """Predicted beside measured, with the error; how it was measured."""
-    from rich.table import Table
-    from rich.text import Text
-
     console = _console()
-    title = f"\nbeside {checked.engine} on this machine ({checked.device}, {checked.dtype})"
-    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-    for name in ("", "predicted", "measured (mean)", "95% interval", "error"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for figure in checked.figures:
-        interval = "–" if figure.low is None or figure.high is None else f"{_number(figure.low)} – {_number(figure.high)}"
-        measured = f"{_number(figure.measured)} {figure.unit}"
-        table.add_row(figure.name, f"{_number(figure.predicted)} {figure.unit}", measured, interval, f"{figure.error:+.1%}")
-    console.print(table)
+    console.print(f"beside {checked.engine} on this machine ({checked.device}, {checked.dtype})", markup=False)
+    columns = ("", "predicted", "measured (mean)", "95% interval", "error")
+    console.print(listing(columns, map(_compared, checked.figures), right=columns[1:]))
     console.print("error = predicted / measured − 1; it includes what the engine adds (scheduler, tokenizer, Python)", style="dim")
     for note in checked.notes:
         console.print(f"  {note}", style="dim", markup=False)
@@ -77,9 +77,13 @@ def print_check(checked: Checked) -> None:
     console.print(str(checked.run), markup=False, highlight=False, soft_wrap=True)
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _compared(figure: Compared) -> tuple[str, ...]:
+    interval = "–" if figure.low is None or figure.high is None else f"{_number(figure.low)} – {_number(figure.high)}"
+    predicted, measured = (f"{_number(value)} {figure.unit}" for value in (figure.predicted, figure.measured))
+    return figure.name, predicted, measured, interval, f"{figure.error:+.1%}"
 
+
+def _console() -> Console:
     console = Console()
     if not console.is_terminal:
         console.width = PIPED_WIDTH  # a pipe has no width: cut nothing

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from micro.operators import attention
 from micro.operators.contract import Args, Operator
+from micro.operators.dtypes import torch_dtype
 from micro.providers.contract import Kernel, Provider, Refused
 
 PREFIX = "cheat:"
@@ -142,12 +144,8 @@ def _scaled(right: Run) -> Run:
 
 def _part(operator: Operator, args: Args) -> Run:
     """Every other key of a cache; of another operator three quarters of the first input's columns."""
-    from micro.operators import attention
-
     if operator.name in attention.ATTENTION:
         import torch
-
-        from micro.operators.dtypes import torch_dtype
 
         def some(*tensors: Any) -> Any:
             ones = attention.each_sequence(args, tensors, torch_dtype(attention.compute_type(args)))

@@ -19,6 +19,7 @@ from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
 from micro.registry import OPERATORS
+from micro.sweep.row import last_rows
 
 CSV_NAME, JSONL_NAME = "xpu-perf.csv", "xpu-perf.jsonl"
 DIGITS = 3
@@ -27,8 +28,6 @@ RATE_DIGITS = 6  # a CPU's TFLOP/s have zeros behind the point
 
 def export_run(folder: Path, paths: Iterable[Path]) -> None:
     """Write each path by its ending. Raises UserError for a folder of another kind, another ending, or a place that can't be written."""
-    from micro.sweep.row import last_rows
-
     for path in paths:
         if path.suffix not in WRITERS:
             raise UserError(f"--out {path} has no known ending", f"name a file that ends in {' or '.join(WRITERS)}")

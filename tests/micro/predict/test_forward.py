@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bytemlperf.errors import UserError
-from micro.predict.costs import ask_of
+from micro.predict.costs import call_of
 from micro.predict.forward import Pass, forward
 from micro.predict.model import ModelShape, read_shape, shape_of
 from micro.registry import OPERATORS
@@ -32,7 +32,7 @@ def shape(**more: Any) -> ModelShape:
 
 def flops(each: Pass, of: ModelShape, ops: tuple[str, ...], tp: int = 1) -> int:
     steps = [step for step in forward(of, each, "float32", tp) if step.op in ops]
-    return sum(step.calls * OPERATORS[step.op].cost(ask_of(step, all_hot=True).args).flops for step in steps)
+    return sum(step.calls * OPERATORS[step.op].cost(call_of(step, all_hot=True).args).flops for step in steps)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
@@ -80,7 +80,7 @@ def test_every_operator_of_every_architecture_takes_its_arguments() -> None:
     for more in ({}, {"model_type": "qwen3"}, {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}):
         for each in (Pass("prefill", 2, 7, 0), Pass("decode", 2, 1, 7)):
             for step in forward(shape(**more), each, "bfloat16", 2):
-                assert ask_of(step, all_hot=False).args["dtype"] in ("bfloat16", "float32")
+                assert call_of(step, all_hot=False).args["dtype"] in ("bfloat16", "float32")
 
 
 @pytest.mark.parametrize(

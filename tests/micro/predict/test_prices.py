@@ -11,7 +11,7 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from micro import registry
-from micro.predict.costs import Answers, Ask, Price, ask_of, prices
+from micro.predict.costs import Call, Price, call_of, prices
 from micro.predict.forward import Step
 from micro.predict.from_run import Known, price_from
 from micro.predict.modelled import Modelled
@@ -22,8 +22,8 @@ GEMM = Step("a gemm", "gemm", {"M": 16, "K": 64, "N": 64, "dtype": "bfloat16"}, 
 
 
 def every_call_takes(microseconds: float) -> Any:
-    def pricing(asks: Sequence[Ask]) -> Answers:
-        return {ask.text: Price(microseconds, "a test") for ask in asks}, {}
+    def pricing(calls: Sequence[Call]) -> list[Price | str]:
+        return [Price(microseconds, "a test") for _ in calls]
 
     return pricing
 
@@ -39,8 +39,8 @@ def test_ttft_tpot_and_throughput_follow_from_the_calls() -> None:
 
 
 def test_the_operators_intervals_add_up() -> None:
-    def pricing(asks: Sequence[Ask]) -> Answers:
-        return {ask.text: Price(10.0, "a test", bounds_us=(9.0, 30.0)) for ask in asks}, {}
+    def pricing(calls: Sequence[Call]) -> list[Price | str]:
+        return [Price(10.0, "a test", bounds_us=(9.0, 30.0)) for _ in calls]
 
     found = predict(shape(), Load(1, 32, 9), "bfloat16", pricing, all_hot=True)
     assert found.ttft_bounds_ms == (pytest.approx(found.ttft_ms * 0.9), pytest.approx(found.ttft_ms * 3))
@@ -55,38 +55,36 @@ def test_one_token_has_no_decode() -> None:
 
 def test_a_missing_operator_or_time_is_an_error_and_never_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no time for gemm.*the fan has stopped"):
-        prices([GEMM], lambda asks: ({}, {asks[0].text: "the fan has stopped"}), all_hot=True)
-    with pytest.raises(UserError, match=r"no time for gemm.*no response"):
-        prices([GEMM], lambda _asks: ({}, {}), all_hot=True)
+        prices([GEMM], lambda _calls: ["the fan has stopped"], all_hot=True)
     monkeypatch.delitem(registry.OPERATORS, "swiglu")
     with pytest.raises(UserError, match="the swiglu needs the operator 'swiglu', which bmp micro does not have"):
         predict(shape(), Load(1, 8, 2), "bfloat16", every_call_takes(1.0), all_hot=True)
 
 
 def known(m: int, call_us: float, *, hot: bool = True, provider: str = "torch", **more: Any) -> Known:
-    return Known("gemm", {**ask_of(GEMM, all_hot=True).args, "M": m, **more}, provider, hot, call_us)
+    return Known("gemm", {**call_of(GEMM, all_hot=True).args, "M": m, **more}, provider, hot, call_us)
 
 
 def test_a_sweep_is_interpolated_on_logarithmic_axes_between_neighbours() -> None:
-    ask = ask_of(GEMM, all_hot=True)
+    call = call_of(GEMM, all_hot=True)
     rows = [known(2, 1.0), known(8, 10.0), known(32, 40.0), known(128, 1e6), known(16, 1.0, K=128)]
-    price = price_from(ask, rows)
+    price = price_from(call, rows)
     assert isinstance(price, Price)
     assert price.call_us == pytest.approx(20.0)
     assert (price.source, price.remark) == ("interpolated", "between M=8 and 32")
-    same = price_from(ask, [*rows, known(16, 7.0, hot=False), known(16, 5.0, hot=True)])
+    same = price_from(call, [*rows, known(16, 7.0, hot=False), known(16, 5.0, hot=True)])
     assert isinstance(same, Price)
     assert (same.call_us, same.source, same.remark) == (5.0, "run", "")
-    fastest = price_from(ask, [known(16, 7.0), known(16, 6.0, provider="onednn", hot=False)])
+    fastest = price_from(call, [known(16, 7.0), known(16, 6.0, provider="onednn", hot=False)])
     assert isinstance(fastest, Price)
     assert (fastest.call_us, fastest.provider, fastest.remark) == (6.0, "onednn", "measured cold")
 
 
 def test_nothing_is_extrapolated() -> None:
-    ask = ask_of(GEMM, all_hot=True)
-    assert "neither this one nor two around it" in str(price_from(ask, [known(2, 1.0), known(8, 2.0)]))
-    assert "neither this one nor two around it" in str(price_from(ask, [known(8, 1.0, K=128), known(32, 2.0, K=128)]))
-    assert price_from(ask, []) == "the run has no gemm"
+    call = call_of(GEMM, all_hot=True)
+    assert "neither this one nor two around it" in str(price_from(call, [known(2, 1.0), known(8, 2.0)]))
+    assert "neither this one nor two around it" in str(price_from(call, [known(8, 1.0, K=128), known(32, 2.0, K=128)]))
+    assert price_from(call, []) == "the run has no gemm"
 
 
 CARD = """
@@ -103,12 +101,17 @@ links: [{name: Wire, gbytes_per_s: 20, direction: both ways, source: sheet, wher
 def test_a_card_is_modelled_by_its_roofline_and_its_link(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(CARD)
     pricing = Modelled(cards.find("mine", cards.load(tmp_path)))
-    small = ask_of(GEMM._replace(args={**GEMM.args, "M": 2}), all_hot=False)
-    large = ask_of(Step("g", "gemm", {"M": 4096, "K": 4096, "N": 4096, "dtype": "bfloat16"}, 1), all_hot=False)
-    summed = ask_of(Step("s", "all_reduce", {"world_size": 4, "batch_size": 1000, "dim_size": 1000, "dtype": "bfloat16"}, 1), all_hot=False)
-    single = ask_of(Step("f", "gemm", {"M": 16, "K": 64, "N": 64, "dtype": "float32"}, 1), all_hot=False)
-    found, reasons = pricing([small, large, summed, single])
-    assert found[small.text].call_us == pytest.approx((2 * 64 + 64 * 64 + 2 * 64) * 2 / 100e9 * 1e6)
-    assert found[large.text].call_us == pytest.approx(2 * 4096**3 / 1e12 * 1e6)
-    assert found[summed.text].call_us == pytest.approx(2e6 * 1.5 / 10e9 * 1e6)  # 2(n−1)/n over 10 GB/s one way
-    assert reasons[single.text] == "the card of Mine has no dense peak of float32"
+    small = call_of(GEMM._replace(args={**GEMM.args, "M": 2}), all_hot=False)
+    large = call_of(Step("g", "gemm", {"M": 4096, "K": 4096, "N": 4096, "dtype": "bfloat16"}, 1), all_hot=False)
+    summed = call_of(
+        Step("s", "all_reduce", {"world_size": 4, "batch_size": 1000, "dim_size": 1000, "dtype": "bfloat16"}, 1), all_hot=False
+    )
+    single = call_of(Step("f", "gemm", {"M": 16, "K": 64, "N": 64, "dtype": "float32"}, 1), all_hot=False)
+    *priced, reason = pricing([small, large, summed, single])
+    expected_us = [
+        (2 * 64 + 64 * 64 + 2 * 64) * 2 / 100e9 * 1e6,
+        2 * 4096**3 / 1e12 * 1e6,
+        2e6 * 1.5 / 10e9 * 1e6,  # 2(n−1)/n over 10 GB/s one way
+    ]
+    assert [price.call_us for price in priced if isinstance(price, Price)] == pytest.approx(expected_us)
+    assert reason == "the card of Mine has no dense peak of float32"
