@@ -172,12 +172,12 @@ class ChunkScanner:
         if data.startswith(CRLF, line_end + 2):
             end = line_end + 4
         else:
-            found = data.find(_END, line_end + 2)
-            if found < 0:
+            blank_line = data.find(_END, line_end + 2)
+            if blank_line < 0:
                 if len(data) - line_end > MAX_HEAD_BYTES:
                     raise HttpTooLarge("trailers are over 64 KiB")
                 return False
-            end = found + 4
+            end = blank_line + 4
         self.position = end
         self.done = True
         return True

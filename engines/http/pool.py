@@ -374,8 +374,8 @@ def _idle_limit_s(head: Head) -> float:
     """How long a connection may idle: less than the server says it waits, where it says so."""
     if "keep-alive" not in head.headers:
         return MAX_IDLE_S
-    told = _KEEP_ALIVE_S.search(head.headers["keep-alive"])
-    return MAX_IDLE_S if told is None else min(MAX_IDLE_S, IDLE_SHARE * int(told[1]))
+    timeout = _KEEP_ALIVE_S.search(head.headers["keep-alive"])
+    return MAX_IDLE_S if timeout is None else min(MAX_IDLE_S, IDLE_SHARE * int(timeout[1]))
 
 
 def connect_error(error: Exception, *, tls: bool) -> EngineError:

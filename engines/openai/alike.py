@@ -1,7 +1,7 @@
 """Events that differ in their text alone, as nearly all of a token stream do.
 
-One event from the middle of an answer is taken as the mould: what stands before and after its text.
-The others are shown to be cast from it by comparing bytes (`cast`, which is compiled: without a compiler nothing is taken
+One event from the middle of an answer is taken as the template: what stands before and after its text.
+The others are shown to match it by comparing bytes (`cast`, which is compiled: without a compiler nothing is taken
 here), and only their texts are decoded, in one call; that costs a fraction of parsing each event. What comes before the
 first and after the last such event (head, role, finish reason, usage, `[DONE]`) is left over as a short
 stream of its own, for a parser that knows more.
@@ -27,7 +27,7 @@ except ImportError:  # no compiler where this was installed
     COMPILED = False
 
 MIN_EVENTS = 8
-"""Fewer alike events than this aren't worth the mould."""
+"""Fewer alike events than this aren't worth a template."""
 
 MIN_BYTES = 2048
 """Nor is a whole answer shorter than this."""
@@ -55,7 +55,7 @@ class Alike(NamedTuple):
     parted: int | None = None
 
 
-class Mould(NamedTuple):
+class Template(NamedTuple):
     """What stands around the text of an event, framing included but for the chunk size's digits.
     `empty_is_token`: whether an event with an empty text may be one."""
 
@@ -71,19 +71,19 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
         return None
     if len(reads) < MIN_EVENTS:
         return _take_from_largest(list(reads)) if reads and max(map(len, reads)) >= MIN_BYTES else None
-    mould = _mould(reads[len(reads) // 2])
-    if mould is None:
+    template = _template(reads[len(reads) // 2])
+    if template is None:
         return None
     reads = list(reads)
-    first = next((place for place in range(MAX_ODD_READS) if _is_cast(reads, place, mould)), None)
-    last = next((place for place in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, place, mould)), None)
+    first = next((place for place in range(MAX_ODD_READS) if _is_cast(reads, place, template)), None)
+    last = next((place for place in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, place, template)), None)
     if first is None or last is None:
         return None
-    found = cast(reads, first, last + 1, mould.before, mould.after)
-    texts = None if found is None else _texts(found, mould)
-    if found is None or texts is None or any(_DONE in read for read in reads[:first]):
+    matched = cast(reads, first, last + 1, template.before, template.after)
+    texts = None if matched is None else _texts(matched, template)
+    if matched is None or texts is None or any(_DONE in read for read in reads[:first]):
         return None
-    return Alike(reads[:first] + reads[last + 1 :], first, found[0], *texts)
+    return Alike(reads[:first] + reads[last + 1 :], first, matched[0], *texts)
 
 
 def _take_from_largest(reads: list[bytes]) -> Alike | None:
@@ -91,23 +91,25 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     place = max(range(len(reads)), key=lambda place: len(reads[place]))
     read = reads[place]
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
-    mould = _mould(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
-    if mould is None:
+    template = (
+        _template(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
+    )
+    if template is None:
         return None
-    begin, end = read.find(mould.after) + len(mould.after), read.rfind(mould.after) + len(mould.after)
-    found = cast([read[begin:end]], 0, 1, mould.before, mould.after)
-    texts = None if found is None else _texts(found, mould)
+    begin, end = read.find(template.after) + len(template.after), read.rfind(template.after) + len(template.after)
+    matched = cast([read[begin:end]], 0, 1, template.before, template.after)
+    texts = None if matched is None else _texts(matched, template)
     before = [*reads[:place], read[:begin]]
-    if found is None or texts is None or any(_DONE in part for part in before):
+    if matched is None or texts is None or any(_DONE in part for part in before):
         return None
-    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, found[0], *texts, parted=place)
+    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, matched[0], *texts, parted=place)
 
 
-def _is_cast(reads: list[bytes], place: int, mould: Mould) -> bool:
-    return cast(reads, place, place + 1, mould.before, mould.after) is not None
+def _is_cast(reads: list[bytes], place: int, template: Template) -> bool:
+    return cast(reads, place, place + 1, template.before, template.after) is not None
 
 
-def _mould(read: bytes) -> Mould | None:
+def _template(read: bytes) -> Template | None:
     """From the first event of a read, which must be nothing but a token."""
     start = read.find(_EVENT_BEGIN)
     end = read.find(_EVENT_END, start)
@@ -115,12 +117,12 @@ def _mould(read: bytes) -> Mould | None:
         return None
     begin = start + len(_EVENT_BEGIN) - 1
     event = read[begin : end + 1]
-    found = _TEXT.search(event)
-    if found is None:
+    match = _TEXT.search(event)
+    if match is None:
         return None
     try:
         parsed = decode_event(event)
-        (text,) = _decode_texts(b'["%b"]' % found[1])
+        (text,) = _decode_texts(b'["%b"]' % match[1])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if parsed.usage is not None or parsed.error is not None or parsed.object == "error" or not parsed.choices:
@@ -129,18 +131,18 @@ def _mould(read: bytes) -> Mould | None:
     if choice.finish_reason is not None or choice.usage is not None or not text or text_of(choice) != (text, SAYS):
         return None
     empty_is_token = choice.delta is None or choice.delta.role is None
-    return Mould(read[start : begin + found.start(1)], read[begin + found.end(1) : end + len(_EVENT_END)], empty_is_token)
+    return Template(read[start : begin + match.start(1)], read[begin + match.end(1) : end + len(_EVENT_END)], empty_is_token)
 
 
-def _texts(found: tuple[list[int], int, bytes], mould: Mould) -> tuple[list[str], bool] | None:
-    """The texts of a cast, and whether all have something in them; None where one is no JSON string, or no token.
+def _texts(matched: tuple[list[int], int, bytes], template: Template) -> tuple[list[str], bool] | None:
+    """The texts of a match, and whether all have something in them; None where one is no JSON string, or no token.
 
     A quote in one of them would make the list longer, and none can swallow the quote behind it (`cast`
     sees to that): so a list of the right length has them one by one.
     """
     try:
-        texts = _decode_texts(found[2])
+        texts = _decode_texts(matched[2])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    all_say = b'""' not in found[2] or all(texts)
-    return (texts, all_say) if len(texts) == found[1] and (mould.empty_is_token or all_say) else None
+    all_say = b'""' not in matched[2] or all(texts)
+    return (texts, all_say) if len(texts) == matched[1] and (template.empty_is_token or all_say) else None

@@ -245,8 +245,8 @@ class OpenAIEngine:
     def advise(self, error: EngineError) -> str | None:
         """The remedy for a first request that failed; None where nothing special is known."""
         sent = {self._limit_field}.union(*map(self._constant_fields, self._rest_by_sampling))
-        if found := fix_for(error, sent, self._extra):
-            return found
+        if fix := fix_for(error, sent, self._extra):
+            return fix
         if self._proxy is not None and error.error_class != "error_in_stream":
             return self._around_proxy()
         if "HTTP 401" in error.detail or "HTTP 403" in error.detail:

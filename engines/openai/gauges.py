@@ -39,7 +39,7 @@ _SAMPLE = re.compile(rb"^(" + b"|".join(map(re.escape, GAUGES)) + rb")(?:\{[^\n]
 
 def gauges_of(page: bytes) -> dict[str, float]:
     """The known gauges of a page in Prometheus' text format; empty where it has none."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, text in _SAMPLE.findall(page):
         try:
             value = float(text)
@@ -48,11 +48,11 @@ def gauges_of(page: bytes) -> dict[str, float]:
         if not math.isfinite(value):
             continue
         gauge = GAUGES[name]
-        found[gauge] = max(found.get(gauge, 0.0), value) if gauge in SHARES else found.get(gauge, 0.0) + value
-    hits, queries = found.pop("prefix_hits", None), found.pop("prefix_queries", None)
+        values[gauge] = max(values.get(gauge, 0.0), value) if gauge in SHARES else values.get(gauge, 0.0) + value
+    hits, queries = values.pop("prefix_hits", None), values.pop("prefix_queries", None)
     if hits is not None and queries is not None:
-        found["prefix_cache_hit_rate"] = hits / queries if queries else 0.0
-    return found
+        values["prefix_cache_hit_rate"] = hits / queries if queries else 0.0
+    return values
 
 
 class ServerGauges:

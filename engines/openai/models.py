@@ -31,8 +31,8 @@ class Listing(NamedTuple):
 def read_listing(head: Head, body: bytes) -> Listing:
     """What an answer to GET /v1/models says."""
     if head.status != 200:
-        found = classify(head, body)
-        detail = found[1] if found else f"HTTP {head.status}"
+        refused = classify(head, body)
+        detail = refused[1] if refused else f"HTTP {head.status}"
         return Listing(problem=detail, refused=head.status in (401, 403), moved=300 <= head.status < 400)
     try:
         return Listing(_models(decode_json(body)))

@@ -71,17 +71,17 @@ def read_usage(usage: UsageEvent) -> Usage | None:
         output = usage.total_tokens - prompt
     if output is None or not 0 < output <= MAX_TOKENS:
         return None
-    made = usage.completion_tokens_details or usage.output_tokens_details or _NONE
-    given = usage.prompt_tokens_details or usage.input_tokens_details or _NONE
-    reasoning = usage.reasoning_tokens if made.reasoning_tokens is None else made.reasoning_tokens
+    output_details = usage.completion_tokens_details or usage.output_tokens_details or _NONE
+    prompt_details = usage.prompt_tokens_details or usage.input_tokens_details or _NONE
+    reasoning = usage.reasoning_tokens if output_details.reasoning_tokens is None else output_details.reasoning_tokens
     if reasoning is not None:
         reasoning = sound(reasoning)
     if reasoning and (reasoning > output or usage.total_tokens == (prompt or 0) + output + reasoning):
         output += reasoning  # it was counted beside
-    cached = given.cached_tokens if given.cached_tokens is not None else usage.cached_tokens
+    cached = prompt_details.cached_tokens if prompt_details.cached_tokens is not None else usage.cached_tokens
     if cached is None:
         cached = usage.prompt_cache_hit_tokens if usage.prompt_cache_hit_tokens is not None else usage.cache_read_input_tokens
-    accepted = made.accepted_prediction_tokens
+    accepted = output_details.accepted_prediction_tokens
     return Usage(
         prompt_tokens=prompt or None,
         output_tokens=output,
