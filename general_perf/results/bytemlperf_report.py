@@ -114,16 +114,16 @@ def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _point(record: dict[str, Any]) -> dict[str, Any]:
-    from general_perf.measure.latency import describe
-    from general_perf.results.points import throughput
+    from general_perf.results.points import latency, throughput
 
-    metric = describe(record["latency_ns"])
-    p99 = metric["percentiles"]["99"]
+    metric = latency(record)
+    assert metric is not None
+    p99 = metric.percentiles["99"]
     return {
         "BS": record["batch_size"],
         "QPS": throughput(record),
-        "AVG Latency": metric["mean"] / 1e6,
-        "P99 Latency": None if p99 == "insufficient" else p99 / 1e6,
+        "AVG Latency": metric.mean / 1e6,
+        "P99 Latency": None if isinstance(p99, str) else p99 / 1e6,
     }
 
 
