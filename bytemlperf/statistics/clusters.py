@@ -12,7 +12,7 @@ _TOP = (1 << 32) - 1
 _HALF_BITS = 16
 _BINS = 1 << _HALF_BITS
 _BLOCK = 1 << 18
-_BLOCK_CLUSTERS = 1 << 14
+_BLOCK_CLUSTERS = 1 << 10
 
 
 class ClusteredColumn:

@@ -183,15 +183,12 @@ def _tokens_inside(acc: Accumulator, ok_rows: Column, window: Window) -> int:
 
 def _stamps_inside(first_ns: int, runs: tuple[Column, Column], window: Window) -> int:
     """How many tokens of a request arrived inside the window; a run of equal intervals is counted, not walked."""
-    found, now = int(window.holds(first_ns)), first_ns
-    for gap, count in zip(*(part.tolist() for part in runs), strict=True):
-        if gap > 0 and count > 1:
-            upto, before = ((edge - now) // gap for edge in (window.end_ns, window.start_ns))
-            found += min(max(upto, 0), count) - min(max(before, 0), count)
-        else:
-            found += count * window.holds(now + gap)
-        now += gap * count
-    return found
+    gaps, counts = runs
+    ends = first_ns + numpy.cumsum(gaps * counts)
+    begins, step = ends - gaps * counts, numpy.maximum(gaps, 1)
+    upto, before = (numpy.clip((edge - begins) // step, 0, counts) for edge in (window.end_ns, window.start_ns))
+    together = counts * ((ends > window.start_ns) & (ends <= window.end_ns))
+    return int(window.holds(first_ns)) + int(numpy.where(gaps > 0, upto - before, together).sum())
 
 
 def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None:
