@@ -21,7 +21,7 @@ from tests.general_perf.vendor import install, relu_card
 BMP = [sys.executable, "-c", "from bytemlperf.app import main; main()", "general"]
 ROOT = Path(__file__).resolve().parents[2]
 """So that the child runs this very copy."""
-QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit-gib", "4"]
+QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit", "4GiB"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     ],
 )
 def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason):
-    limits = {"hang": ["--time-limit", "6"], "hoard": ["--memory-limit-gib", "1"]}.get(do, [])
+    limits = {"hang": ["--time-limit", "6"], "hoard": ["--memory-limit", "1GiB"]}.get(do, [])
     stages = ["--stage", "performance"]  # no reference: one process less
     done = bmp(place, "relu.yaml", *QUICK, *limits, *stages, "--backend-option", f"do={do}", "--runs-dir", str(tmp_path))
     row = rows(only_run(tmp_path))["relu/vendor/fp32"]
@@ -207,7 +207,7 @@ def test_live_metrics_tell_what_is_done_and_how_long_calls_took(place, tmp_path)
     command = [*BMP, "relu.yaml", "second.yaml", *QUICK, "--stage", "performance", "--prometheus-port", "0", "--runs-dir", str(tmp_path)]
     sweep = subprocess.Popen(command, env=environment(place), cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert sweep.stderr is not None
-    address = next(line.split()[-1] for line in sweep.stderr if line.startswith("metrics on"))
+    address = next(line.split()[2] for line in sweep.stderr if line.startswith("metrics at"))
     assert address.startswith("http://127.0.0.1:")
     next(line for line in sweep.stderr if line.startswith("[2/2]"))
     with urllib.request.urlopen(address, timeout=10) as answer:
