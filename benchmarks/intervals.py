@@ -12,8 +12,10 @@ Bounds: coverage at least 94.5 % over all percentiles; false differences at most
 from __future__ import annotations
 
 import argparse
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,12 +23,11 @@ import msgspec
 from benchmarks.simulated import Served, run_of
 from bytemlperf.compare.statistics import change, significant
 from bytemlperf.runs.kinds import Figure
-from bytemlperf.statistics.arrays import ClusteredColumn
-from bytemlperf.statistics.selection import Runs
+from bytemlperf.statistics.clusters import ClusteredColumn
+from bytemlperf.statistics.metric import Metric
 from bytemlperf.statistics.statistics import nearest_rank, parse_percentile
 from bytemlperf_llm.kind import figures_of
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.describe import Metric
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.pages.columns import RunColumns
@@ -60,19 +61,20 @@ def truth_of(served: Served, first_seed: int, requests: int = TRUTH_REQUESTS) ->
             values[name] += _values(acc, name)
     found = {}
     for name, pairs in values.items():
-        ordered = Runs(pairs)
-        found[name, "mean"] = sum(value * count for value, count in pairs) / len(ordered)
+        pairs.sort()
+        upto = list(accumulate(count for _, count in pairs))
+        found[name, "mean"] = sum(value * count for value, count in pairs) / upto[-1]
         for text in PERCENTILES:
-            found[name, text] = ordered[nearest_rank(len(ordered), parse_percentile(text)) - 1]
+            found[name, text] = pairs[bisect_left(upto, nearest_rank(upto[-1], parse_percentile(text)))][0]
     return found
 
 
 def _values(acc: Accumulator, name: str) -> Iterable[tuple[int, int]]:
     columns: dict[str, ClusteredColumn] = {"itl": acc.itl, "inter_chunk_latency": acc.inter_chunk}
     if name not in columns:
-        return [(value, 1) for value in acc.request_values(name, acc.rows("ok"))]
-    column = columns[name]
-    return [pair for place in range(len(column.rows)) for pair in zip(*column.runs(place), strict=True)]
+        return [(value, 1) for value in acc.request_values(name, acc.rows("ok")).tolist()]
+    values, counts = columns[name].runs(0, len(columns[name].rows))
+    return zip(values.tolist(), counts.tolist(), strict=True)
 
 
 def covered(metrics: dict[str, Metric], truth: dict[tuple[str, str], float]) -> dict[tuple[str, str], bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from importlib.util import find_spec
 
 from engines.contract import EngineError
 
@@ -23,6 +24,11 @@ _LIMITS = {
 }
 _NO_THREAD = "no more threads: raise the limit with ulimit -u"
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+def compiled() -> bool:
+    """Whether the loops that run once per token are compiled here; without, a token costs the client more."""
+    return find_spec("engines.http._stream") is not None
 
 
 def client_limit(error: BaseException) -> EngineError | None:

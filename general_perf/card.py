@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bytemlperf.checked_yaml import load
 from bytemlperf.errors import UserError, nearest
+from general_perf.choices import PUBLISHED
 
 CARDS = Path(__file__).parent / "cards"
-PUBLISHED = "published"
 BATCH = "batch"
 
 ModelClass = Literal["regular", "business", "sota"]

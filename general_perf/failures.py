@@ -62,7 +62,7 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
     (
         r"out of memory|bad_alloc|can't allocate|cannot allocate|failed to allocate|not enough memory|insufficient memory",
         "out_of_memory",
-        "use a smaller batch or --size small, or raise --memory-limit-gib",
+        "use a smaller batch or --size small, or raise --memory-limit",
     ),
     (
         r"not implemented|NOT_IMPLEMENTED|could not find an implementation|unsupported operation|no conversion rule|not supported for|"

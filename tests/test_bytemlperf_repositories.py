@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from general_perf.command.plan import Flags, plan
+from general_perf.command.flags import Flags
+from general_perf.command.plan import plan
 from micro.cases.selection import workload_cases
 
 FOLDERS = [Path(each) for each in os.environ.get("BYTEMLPERF_FOLDERS", "").split(":") if each]
@@ -49,7 +50,7 @@ def test_every_general_pair_is_a_row(random_weights: bool) -> None:
     folders = sorted({file.parent for file in workloads("general_perf")})
     jobs = []
     for folder in (*folders, *(each.with_name("model_zoo") for each in folders)):
-        flags = Flags(models=[str(folder)], backends=["onnxruntime"], precisions=["fp32"], random_weights=random_weights)
+        flags = Flags(models=(str(folder),), backends=("onnxruntime",), precisions=("fp32",), random_weights=random_weights)
         found = plan(flags)
         assert len(found) == len(list(folder.glob("*.json")))
         jobs += found

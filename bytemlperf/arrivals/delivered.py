@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from fractions import Fraction
-from operator import sub
 
 import msgspec
 
-from bytemlperf.statistics.arrays import sort_values, sum_of_squares
-from bytemlperf.statistics.columns import gaps_of
+from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import Column, Values, column, dot, total_of
 from bytemlperf.statistics.kolmogorov import Distribution, distance, exponential, gamma, p_value, rounded
+from bytemlperf.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 ARRIVALS_PER_WINDOW = 10  # mean count of a window for the index of dispersion
 MIN_WINDOWS = 10
 
@@ -54,33 +51,33 @@ def expected_dispersion(process: str, burstiness: float) -> float | None:
     return {"constant": 0.0, "poisson": 1.0, "gamma": 1.0 / burstiness}.get(process)
 
 
-def rate_of(times_ns: Sequence[int]) -> float | None:
+def rate_of(times_ns: Values) -> float | None:
     """(n − 1) gaps over the time they span, in 1/s; None under two distinct times."""
     if len(times_ns) < 2 or times_ns[0] == times_ns[-1]:
         return None
-    return float(Fraction((len(times_ns) - 1) * NS_PER_S, times_ns[-1] - times_ns[0]))
+    return float(Fraction((len(times_ns) - 1) * NS_PER_S, int(times_ns[-1]) - int(times_ns[0])))
 
 
-def gap_cv2(times_ns: Sequence[int]) -> float | None:
+def gap_cv2(times_ns: Values) -> float | None:
     """Squared coefficient of variation of the gaps; None under three times or without a span."""
-    gaps = gaps_of(times_ns)
-    total, count = sum(gaps), len(gaps)
+    gaps = numpy.diff(column(times_ns))
+    total, count = total_of(gaps), len(gaps)
     if count < 2 or total == 0:
         return None
-    squares = sum_of_squares(gaps)
+    squares = dot(gaps, gaps)
     return float(Fraction(count * squares - total * total, count * (count - 1)) / Fraction(total, count) ** 2)
 
 
-def count_dispersion(times_ns: Sequence[int]) -> float | None:
+def count_dispersion(times_ns: Values) -> float | None:
     """Index of dispersion of counts over equal windows of about ten arrivals (Cox and Lewis, The
     Statistical Analysis of Series of Events, 1966, 4.5); None under a hundred arrivals."""
     windows = len(times_ns) // ARRIVALS_PER_WINDOW
     if windows < MIN_WINDOWS or times_ns[0] == times_ns[-1]:
         return None
-    origin, span = times_ns[0], times_ns[-1] - times_ns[0]
-    edges = (origin - (-window * span // windows) for window in range(1, windows))  # the first time that falls behind window − 1
-    before = [0, *(bisect_left(times_ns, edge) for edge in edges), len(times_ns)]
-    counts = list(map(sub, before[1:], before))
+    times = column(times_ns)
+    origin, span = int(times[0]), int(times[-1]) - int(times[0])
+    edges = [origin - (-window * span // windows) for window in range(1, windows)]  # the first time that falls behind window − 1
+    counts = numpy.diff(numpy.searchsorted(times, column(edges)), prepend=0, append=len(times)).tolist()
     mean = Fraction(len(times_ns), windows)
     return float(sum((count - mean) ** 2 for count in counts) / (windows - 1) / mean)
 
@@ -91,12 +88,12 @@ def dispersion_tolerance(expected: float, arrivals: int) -> float:
     return 0.1 + 4.0 * expected * math.sqrt(2.0 / (windows - 1))
 
 
-def arrival_test(times_ns: Sequence[int], process: str, burstiness: float, requested_rate: float | None) -> ArrivalTest | None:
+def arrival_test(times_ns: Values, process: str, burstiness: float, requested_rate: float | None) -> ArrivalTest | None:
     """Test the gaps between sends (times in order) against the asked process; None where no single
     rate was asked for, or there are too few. The rate is the asked one, so a wrong rate fails too."""
     if requested_rate is None or len(times_ns) <= MIN_TESTED_GAPS:
         return None
-    gaps = sort_values(gaps_of(times_ns))
+    gaps = numpy.sort(numpy.diff(column(times_ns)))
     per_gap = requested_rate / NS_PER_S
     if process == "constant":
         return ArrivalTest(gaps=len(gaps), distance=_uneven_share(gaps, 1 / per_gap), p_value=None)
@@ -107,14 +104,14 @@ def arrival_test(times_ns: Sequence[int], process: str, burstiness: float, reque
     return ArrivalTest(gaps=len(gaps), distance=found, p_value=p_value(len(gaps), found))
 
 
-def _uneven_share(ordered: Sequence[int], gap_ns: float) -> float:
+def _uneven_share(ordered: Column, gap_ns: float) -> float:
     tolerance = max(EVEN_SHARE * gap_ns, EVEN_FLOOR_NS)
-    inside = bisect_right(ordered, gap_ns + tolerance) - bisect_left(ordered, gap_ns - tolerance)
-    return rounded(1 - inside / len(ordered))
+    inside = (ordered >= gap_ns - tolerance) & (ordered <= gap_ns + tolerance)
+    return rounded(1 - int(inside.sum()) / len(ordered))
 
 
-def tail_lateness(delays_ns: Sequence[int]) -> int | None:
+def tail_lateness(delays_ns: Values) -> int | None:
     """The delay that one request in a hundred, and at least three, reach or exceed: p99 from 200
     requests on, the third largest before; None under three."""
     late = max(MIN_LATE_REQUESTS, len(delays_ns) // 100 + 1)
-    return int(sort_values(delays_ns)[-late]) if len(delays_ns) >= MIN_LATE_REQUESTS else None
+    return int(numpy.sort(column(delays_ns))[-late]) if len(delays_ns) >= MIN_LATE_REQUESTS else None

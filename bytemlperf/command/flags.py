@@ -98,8 +98,7 @@ class Field(NamedTuple):
             return self.default
         if self.container is tuple:
             return tuple(given)
-        texts = pairs(self.flag, given)
-        return texts if self.kind is str else {key: _size(self.flag, key, text) for key, text in texts.items()}
+        return pairs(self.flag, given) if self.kind is str else sizes(self.flag, given)
 
     def parameter(self) -> inspect.Parameter:
         """For typer."""
@@ -143,16 +142,20 @@ def _shown(value: Any) -> str:
     return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
+
+
 def _check_number(flag: str, value: float, option: Option) -> None:
     least, above, most = option.least, option.above, option.most
     text = f"{value:g}" if isinstance(value, float) else str(value)[:30]
-    span = f" from {least:g} to {most:g}" if least is not None and most is not None else ""
+    span = f" from {_plain(least)} to {_plain(most)}" if least is not None and most is not None else ""
     if least is not None and not value >= least:
         raise UserError(f"{flag} {text} is below {least:g}", f"give a number{span}" if span else f"give {least:g} or more")
     if above is not None and not value > above:
         raise UserError(f"{flag} {text} is not above {above:g}", f"give a number above {above:g}")
     if most is not None and value > most:
-        raise UserError(f"{flag} {text} is too large", f"give a number{span or ' up to ' + str(most)}")
+        raise UserError(f"{flag} {text} is too large", f"give a number{span or ' up to ' + _plain(most)}")
     if most is None and (least is not None or above is not None) and isinstance(value, float) and math.isinf(value):
         raise UserError(f"{flag} {text} is not finite", "give a number")
 
@@ -279,6 +282,11 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
     return key, value
 
 
+def sizes(flag: str, texts: Iterable[str]) -> dict[str, int]:
+    """NAME=SIZE texts of a repeatable flag, each from 1. Raises UserError."""
+    return {key: _size(flag, key, text) for key, text in pairs(flag, texts).items()}
+
+
 def _size(flag: str, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= LARGEST_SIZE:
         raise UserError(f"{flag} {key}={text[:30]}: the size is not a number from 1 to {LARGEST_SIZE}", f"write {flag} {key}=64")
@@ -288,9 +296,10 @@ def _size(flag: str, key: str, text: str) -> int:
 def parse_bytes(flag: str, text: str) -> int:
     """ "4GiB", "500 MB" or plain bytes. Raises UserError."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in SIZE_UNITS:
+    size = int(float(match[1]) * SIZE_UNITS.get(match[2].upper(), 0)) if match else 0
+    if not size:
         raise UserError(f"{flag} {text[:30]!r} is not a size", "give bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
-    return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+    return size
 
 
 # -- what many commands have -----------------------------------------------------------------

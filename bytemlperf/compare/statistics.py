@@ -21,12 +21,12 @@ freedom, or those of Welch; over all figures of a comparison Benjamini and Hochb
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.lazy import numpy
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.statistics.special import t_quantile, two_tails
 from bytemlperf.statistics.statistics import batched_estimates, estimates
@@ -108,8 +108,6 @@ def _from_samples(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Error
 
 def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
     """The samples of what both measured, in the baseline's order; None where that's not most of either."""
-    import numpy
-
     _, before, after = numpy.intersect1d(numpy.asarray(baseline.sample_ids), numpy.asarray(new.sample_ids), return_indices=True)
     order = numpy.argsort(before, kind="stable")
     before, after = before[order], after[order]
@@ -121,8 +119,6 @@ def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
 
 def _paired_error(before: Any, after: Any, statistic: str) -> Error | None:
     """Of log(after's / before's); None where pairs say too little of a percentile."""
-    import numpy
-
     if statistic == "mean":
         return _error_of_mean(after / after.mean() - before / before.mean())
     if min(before.min(), after.min()) <= 0 or min(_beyond(each, statistic) for each in (before, after)) < MIN_BEYOND:
@@ -150,8 +146,6 @@ def _resampled_error(before: Any, after: Any, statistic: str) -> Error:
     """The bootstrap's: the same requests are drawn in both, one by one. Near a percentile the values of single requests
     matter, which no formula for large samples knows. That neighbours are alike is then added: as many times as it widens
     the error of the mean difference."""
-    import numpy
-
     generator, size = numpy.random.default_rng(SEED), len(before)  # the same runs give the same result
     ratios: list[Any] = []
     while sum(map(len, ratios)) < RESAMPLES:
@@ -172,8 +166,6 @@ def _alike(values: Any) -> tuple[float, int]:
 
 def _own_error(samples: Any, statistic: str) -> Error:
     """Of the logarithm of one sample's statistic."""
-    import numpy
-
     if statistic == "mean":
         return _error_of_mean(samples / samples.mean() - 1.0)
     at = float(statistic_of(samples[None, :], statistic)[0])
@@ -186,10 +178,8 @@ def _own_error(samples: Any, statistic: str) -> Error:
 
 def _error_of_mean(deviations: Any) -> Error:
     """Of the mean of values in the order of time: the estimate that reaches furthest."""
-    import numpy
-
-    fixed = array("q", numpy.rint(numpy.clip(deviations, -_LARGEST, _LARGEST) * _FIXED_POINT).astype("i8").tobytes())
-    ones = array("q", [1]) * len(fixed)
+    fixed = numpy.rint(numpy.clip(deviations, -_LARGEST, _LARGEST) * _FIXED_POINT).astype("i8")
+    ones = numpy.ones_like(fixed)
     widest = max(batched_estimates(fixed, ones) or estimates(fixed, ones), key=lambda each: each.reach())
     return Error(math.sqrt(widest.variance) / _FIXED_POINT, widest.degrees)
 
@@ -225,8 +215,6 @@ def _share(statistic: str) -> float:
 
 def statistic_of(samples: Any, statistic: str) -> Any:
     """Of each row: `mean`, or a nearest-rank percentile such as `p99`. Raises ValueError for another name."""
-    import numpy
-
     if statistic == "mean":
         return samples.mean(axis=1)
     if not statistic.startswith("p"):
@@ -236,8 +224,6 @@ def statistic_of(samples: Any, statistic: str) -> Any:
 
 
 def _array(samples: Sequence[float]) -> Any:
-    import numpy
-
     return numpy.asarray(samples, dtype="f8")
 
 

@@ -15,7 +15,9 @@ Biometrika 58, 1971), whose relative error at p = 0.01 is below 1 % from 1,000 v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+from bytemlperf.statistics.columns import Ordered
 
 EXACT_COUNT = 20_000
 _DIGITS = 6
@@ -69,7 +71,7 @@ def _away_from_zero(value: float) -> float:
     return value if abs(value) > _TINY else _TINY
 
 
-def distance(ordered: Sequence[int], unit: float, distribution: Distribution) -> float:
+def distance(ordered: Ordered, unit: float, distribution: Distribution) -> float:
     """D of a sorted, non-empty sample whose values are times `unit` of the distribution's own.
 
     Between two values the difference can't exceed what their ranks and probabilities at the ends

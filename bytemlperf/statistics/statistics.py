@@ -10,16 +10,13 @@ the machine. Sources are given at each function; docs/metrics.md tells it at len
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from operator import mul
 from typing import Literal, NamedTuple
 
 from bytemlperf.errors import UserError
-from bytemlperf.statistics.arrays import sum_of_squares, sums_between, total_of
-from bytemlperf.statistics.columns import dot, ones_at_most
+from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import Column, Ordered, Values, column, dot, sums_between, total_of
 from bytemlperf.statistics.special import lower_tail_count, normal_quantile, t_quantile
 
 PERCENTILE_DEFINITION = "nearest-rank: the p-th percentile of n sorted values is value number ceil(p/100 * n), counted from 1"
@@ -73,7 +70,7 @@ def nearest_rank(count: int, share: Fraction) -> int:
     return -(-share.numerator * count // share.denominator)
 
 
-def percentile(ordered: Sequence[int], share: Fraction) -> int:
+def percentile(ordered: Ordered, share: Fraction) -> int:
     """Nearest-rank percentile of a sorted, non-empty sequence."""
     return int(ordered[nearest_rank(len(ordered), share) - 1])
 
@@ -84,7 +81,7 @@ def needed_count(share: Fraction) -> int:
     return math.ceil(math.log(1.0 - CARRY_CONFIDENCE) / math.log(far))
 
 
-def order_interval(ordered: Sequence[int], share: Fraction) -> Interval:
+def order_interval(ordered: Ordered, share: Fraction) -> Interval:
     """Interval of a percentile from independent values: X(r) to X(s) with P(B < r) ≤ 2.5 % and
     P(B ≥ s) ≤ 2.5 % for B ~ Binomial(n, p) (David and Nagaraja, Order Statistics, 3rd ed., 7.1)."""
     count = len(ordered)
@@ -106,7 +103,7 @@ class Estimate(NamedTuple):
         return t_quantile(1.0 - _TAIL, self.degrees) * math.sqrt(self.variance)
 
 
-def estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+def estimates(amounts: Values, sizes: Values) -> list[Estimate]:
     """What a ratio's variance is, by three answers to how far neighbours are alike; whoever takes the largest is safe.
 
     `amounts` and `sizes` are those of units (requests) in the order of time, at least two. The ratio is linearised in
@@ -118,10 +115,10 @@ def estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
       correlation, freed of its bias (Kendall, Biometrika 41, 1954), multiplies their variance by (1 + ρ)/(1 − ρ).
     Under twenty units there are no batches.
     """
-    return [_variance(amounts, sizes), *batched_estimates(amounts, sizes)]
+    return [_variance(column(amounts), column(sizes)), *batched_estimates(amounts, sizes)]
 
 
-def batched_estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Estimate]:
+def batched_estimates(amounts: Values, sizes: Values) -> list[Estimate]:
     """`estimates` without the first: none under twenty units."""
     count = len(sizes)
     if count < 2 * LONG_BATCHES:
@@ -133,28 +130,28 @@ def batched_estimates(amounts: Sequence[int], sizes: Sequence[int]) -> list[Esti
     ]
 
 
-def _variance(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+def _variance(amounts: Column | list[int], sizes: Column | list[int]) -> Estimate:
     """Of independent units, with as many degrees of freedom as there are effective units, (Σ sizes)²/Σ sizes², less one."""
     count, total, amount = len(sizes), total_of(sizes), total_of(amounts)
-    size_squares = sum_of_squares(sizes)
-    spread = total * total * sum_of_squares(amounts) - 2 * total * amount * dot(amounts, sizes) + amount * amount * size_squares
+    size_squares = dot(sizes, sizes)
+    spread = total * total * dot(amounts, amounts) - 2 * total * amount * dot(amounts, sizes) + amount * amount * size_squares
     return Estimate(Fraction(count * spread, (count - 1) * total**4), max(1, total * total // size_squares - 1))
 
 
-def _following(amounts: Sequence[int], sizes: Sequence[int]) -> Estimate:
+def _following(amounts: list[int], sizes: list[int]) -> Estimate:
     """Of batches that follow each other."""
     plain, count, total, amount = _variance(amounts, sizes), len(sizes), sum(sizes), sum(amounts)
     off = [part * total - amount * size for part, size in zip(amounts, sizes, strict=True)]
-    squares = sum(each * each for each in off)
+    squares = dot(off, off)
     if not squares:
         return plain
-    raw = float(Fraction(sum(map(mul, off[1:], off)), squares))
+    raw = float(Fraction(dot(off[1:], off), squares))
     likeness = min(MAX_LIKENESS, max(0.0, raw + (1 + 3 * raw) / count))
     factor = (1 + likeness) / (1 - likeness)
     return Estimate(plain.variance * Fraction(factor), max(LEAST_DEGREES, int(plain.degrees / factor)))
 
 
-def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fraction) -> float:
+def effective_count(at_most: Values, sizes: Values, share: Fraction) -> float:
     """How many independent values a clustered, autocorrelated sample is worth for one percentile.
 
     `at_most` holds per cluster, in the order of time, how many of its `sizes` values are ≤ the percentile. n_eff
@@ -162,7 +159,7 @@ def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fractio
     freedom that the variance stands on (Korn and Graubard, Survey Methodology 24(2), 1998); at most n, which is all
     that there is to say of clusters of one.
     """
-    count, total = len(sizes), total_of(sizes)
+    count, total = len(sizes), total_of(column(sizes))
     if count < 2:
         return 0.0
     wanted, normal = share * (1 - share), normal_quantile(1.0 - _TAIL)
@@ -171,7 +168,7 @@ def effective_count(at_most: Sequence[int], sizes: Sequence[int], share: Fractio
     return min([float(total), *worths])
 
 
-def effective_interval(ordered: Sequence[int], share: Fraction, effective: float) -> Interval:
+def effective_interval(ordered: Ordered, share: Fraction, effective: float) -> Interval:
     """Interval of a percentile from `effective` independent values' worth of sample: the order
     statistics of that many, mapped to ranks of the whole sample, outwards. Where even the outermost of so many would not
     bound the percentile it ends at the outermost value that there is; far from that (`BEYOND`) it is insufficient."""
@@ -190,24 +187,26 @@ def deviation(count: int, total: int, squares: int) -> float | None:
     return math.sqrt(Fraction(count * squares - total * total, count * (count - 1)))
 
 
-def batch(values: Sequence[int], batches: int = BATCHES) -> list[int]:
+def batch(values: Values, batches: int = BATCHES) -> list[int]:
     """Sums of `batches` consecutive stretches whose lengths differ by at most one; the values
     themselves when there aren't two for each."""
     count = len(values)
     if count < 2 * batches:
-        return list(values)
-    return sums_between(values, [count * edge // batches for edge in range(batches + 1)])
+        return list(map(int, values))
+    return sums_between(column(values), [count * edge // batches for edge in range(batches + 1)])
 
 
-def mean_interval(sums: Sequence[int], sizes: Sequence[int]) -> Interval:
-    """Interval of a mean over time-ordered units (requests), each of which has a sum of values and a number of them:
-    Student's t with the widest of `estimates`. Of a quantity that isn't below zero it is taken on the logarithm (the
+def mean_interval(sums: Values, sizes: Values | None = None) -> Interval:
+    """Interval of a mean over time-ordered units (requests), each of which has a sum of values and a number of them (one value, where
+    there are no `sizes`): Student's t with the widest of `estimates`. Of a quantity that isn't below zero it is taken on the logarithm (the
     delta method), mean ×÷ exp(reach/mean): it can't fall below zero, and is nearly the same where it is narrow."""
-    count, total = total_of(sizes), total_of(sums)
-    if len(sums) < 2 or count == 0:
+    amounts = column(sums)
+    numbers = numpy.ones_like(amounts) if sizes is None else column(sizes)
+    count, total = total_of(numbers), total_of(amounts)
+    if len(amounts) < 2 or count == 0:
         return INSUFFICIENT
-    mean, reach = float(Fraction(total, count)), max(each.reach() for each in estimates(sums, sizes))
-    return factor_interval(mean, reach) if total > 0 and min(sums) >= 0 else (mean - reach, mean + reach)
+    mean, reach = float(Fraction(total, count)), max(each.reach() for each in estimates(amounts, numbers))
+    return factor_interval(mean, reach) if total > 0 and amounts.min() >= 0 else (mean - reach, mean + reach)
 
 
 def factor_interval(mean: float, reach: float) -> Bounds:
@@ -216,27 +215,26 @@ def factor_interval(mean: float, reach: float) -> Bounds:
     return (mean / factor, mean * factor)
 
 
-def autocorrelation_factor(values: Sequence[int]) -> float:
+def autocorrelation_factor(values: Values) -> float:
     """How many times the mean's variance exceeds that of independent values, from batch means;
     1.0 when there are too few to tell, or no significant excess (see AUTOCORRELATED)."""
-    count = len(values)
+    amounts, count = column(values), len(values)
     if count < 2 * BATCHES:
         return 1.0
-    sizes = batch([1] * count)
-    mean = Fraction(sum(values), count)
-    total, squares = sum(values), sum_of_squares(values)
-    plain = Fraction(count * squares - total * total, count * (count - 1))
+    total = total_of(amounts)
+    plain = Fraction(count * dot(amounts, amounts) - total * total, count * (count - 1))
     if not plain:
         return 1.0
-    spread = sum((part - mean * size) ** 2 / size for part, size in zip(batch(values), sizes, strict=True))
+    mean, sizes = Fraction(total, count), batch(numpy.ones_like(amounts))
+    spread = sum((part - mean * size) ** 2 / size for part, size in zip(batch(amounts), sizes, strict=True))
     factor = float(spread / (BATCHES - 1) / plain)
     return factor if factor > AUTOCORRELATED else 1.0
 
 
-def sample_interval(values: Sequence[int], ordered: Sequence[int], share: Fraction) -> Interval:
+def sample_interval(values: Values, ordered: Ordered, share: Fraction) -> Interval:
     """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics at the effective
     sample size. `ordered` is the sample sorted."""
     if len(values) < 2 * LONG_BATCHES:
         return order_interval(ordered, share)
-    at_most = ones_at_most(values, percentile(ordered, share))
-    return effective_interval(ordered, share, effective_count(at_most, array("q", [1]) * len(values), share))
+    at_most = (column(values) <= percentile(ordered, share)).astype("i8")
+    return effective_interval(ordered, share, effective_count(at_most, numpy.ones_like(at_most), share))

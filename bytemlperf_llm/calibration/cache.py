@@ -23,7 +23,7 @@ from bytemlperf.runs.folder import write_text
 from bytemlperf.version import __version__
 from bytemlperf_llm.metrics.client_error import COMMAND, Calibration, ClientError, error_bar
 from bytemlperf_llm.metrics.summary import Summary
-from bytemlperf_llm.record.stamps import compiled
+from engines.client_limits import compiled
 from engines.untrusted import UntrustedJson, decode_json
 
 NS_PER_S = 1_000_000_000

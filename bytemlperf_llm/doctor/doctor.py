@@ -26,7 +26,7 @@ from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware import discover
 from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
-from bytemlperf_llm.record.stamps import compiled
+from engines.client_limits import compiled
 
 if TYPE_CHECKING:
     from rich.table import Table

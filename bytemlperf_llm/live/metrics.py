@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import sub
 from typing import get_args
 
 import msgspec
@@ -11,7 +14,6 @@ import msgspec
 from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.record.stamps import bin_intervals
 from engines.contract import ErrorClass
 
 NS_PER_S = 1e9
@@ -134,7 +136,7 @@ class _GapBins:
 
     def add(self, record: RequestRecord) -> tuple[int, int] | None:
         """The gaps of an answer; its first and its last token's stamps, None without tokens."""
-        ends = bin_intervals(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts, BURST_NS)
+        ends = bin_intervals(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts)
         if ends is not None:
             self._total_ns += ends[1] - ends[0]
         return ends
@@ -145,6 +147,38 @@ class _GapBins:
         self._counts = array("q", bytes(8 * len(delta.counts)))
         self._total_ns = 0
         return delta
+
+
+def bin_intervals(
+    stamps: Sequence[int], tokens: Sequence[int], bounds: array[int], counts: array[int], burst_ns: int = BURST_NS
+) -> tuple[int, int] | None:
+    """Add an answer's intervals between tokens (`definitions.token_runs_ns`) to a histogram with these upper bounds, ns, the last count
+    being for what is beyond them all. The first and the last token's stamps; None without tokens. Once per request of a load."""
+    if not (len(stamps) == len(tokens) == tokens.count(1)):
+        kept = [(stamp, many) for stamp, many in zip(stamps, tokens, strict=False) if many > 0]
+        stamps, tokens = [stamp for stamp, _ in kept], [many for _, many in kept]
+    if not stamps:
+        return None
+    gaps = list(map(sub, stamps[1:], stamps))
+    if len(tokens) == tokens.count(1) and min(gaps, default=0) > burst_ns:
+        gaps.sort()
+        place, below = bisect_left(bounds, gaps[0]), 0
+        while below < len(gaps):
+            upto = bisect_right(gaps, bounds[place], below) if place < len(bounds) else len(gaps)
+            counts[place] += upto - below
+            place, below = place + 1, upto
+        return stamps[0], stamps[-1]
+    begins = [place for place, gap in enumerate(gaps, 1) if gap > burst_ns] if max(gaps, default=0) > burst_ns else []
+    upto_tokens = list(accumulate(tokens))
+    last_ns, last_tokens = stamps[0], 1
+    for end in (*begins, len(stamps)):  # of each burst
+        shared_ns, intervals = stamps[end - 1] - last_ns, upto_tokens[end - 1] - last_tokens
+        if intervals:
+            share_ns, rest = divmod(shared_ns, intervals)
+            counts[bisect_left(bounds, share_ns + 1)] += rest
+            counts[bisect_left(bounds, share_ns)] += intervals - rest
+        last_ns, last_tokens = stamps[end - 1], upto_tokens[end - 1]
+    return stamps[0], stamps[-1]
 
 
 class LlmMetrics:

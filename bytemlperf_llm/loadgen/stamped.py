@@ -6,7 +6,6 @@ import hashlib
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.record.stamps import since
 from engines.contract import Decoded, Finish, Request, Stages, Usage
 
 _NO_USAGE = Usage()
@@ -24,7 +23,7 @@ def make_record(
     seen_tokens = sum(decoded.tokens_per_chunk)
     usage_tokens = None if usage.output_tokens is None else usage.output_tokens - decoded.hidden_tokens
     output_tokens = seen_tokens if usage_tokens is None or decoded.shown_tokens is not None else usage_tokens
-    chunk_ns = since(recorder.chunk_ns, origin_ns)
+    chunk_ns = [stamp_ns - origin_ns for stamp_ns in recorder.chunk_ns]
     return RequestRecord(
         id=request.id,
         index=request.index,

@@ -7,17 +7,14 @@ come first served, so the i-th request to be sent took the slot of the (i − ca
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-
 import msgspec
 
 from bytemlperf.arrivals.delivered import ArrivalTest, arrival_test, count_dispersion, expected_dispersion, gap_cv2, rate_of
-from bytemlperf.statistics.arrays import ABSENT, ascending, order_of, sort_values
-from bytemlperf.statistics.columns import delays_from, either, present, rows_with, rows_without, take
+from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import ABSENT, Column, either, present
+from bytemlperf.statistics.metric import Claim, claim
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
-from bytemlperf_llm.metrics.describe import Claim, claim
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.overload import LatencyTrend, latency_trend
 
@@ -53,44 +50,46 @@ class Load(msgspec.Struct, kw_only=True):
     latency_trend: LatencyTrend | None = None
 
 
-def _starts(acc: Accumulator) -> tuple[array[int], array[int]]:
+def _starts(acc: Accumulator) -> tuple[Column, Column]:
     """Start and row of every request that took a slot, in order of start. One that failed before
     it was sent (no such host) started when it ended."""
-    sent, end, index = (acc.columns[name] for name in ("sent", "end", "index"))
-    rows = _offered_rows(acc)
-    starts = either(take(sent, rows), take(end, rows))
-    places = order_of(starts, take(index, rows))
-    return take(starts, places), take(rows, places)
+    columns, rows = acc.columns, _offered_rows(acc)
+    starts = either(columns["sent"], columns["end"])[rows]
+    places = numpy.lexsort((columns["index"][rows], starts))
+    return starts[places], rows[places]
 
 
-def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Sequence[int], int]:
+def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Column, int]:
     """The client's own delay of each sent request (ns, in order of sending), and how many waited
     for a slot. Requests whose due time isn't known (the first of a closed loop) are left out."""
     starts, rows = _starts(acc)
-    planned, sent = (take(acc.columns[name], rows) for name in ("planned", "sent"))
-    free = array("q", [ABSENT]) * len(rows)
+    planned, sent, end = (acc.columns[name][rows] for name in ("planned", "sent", "end"))
+    free = numpy.full(len(rows), ABSENT, "i8")
     if cap is not None and cap < len(rows):
-        free[cap:] = ascending(take(acc.columns["end"], rows))[: len(rows) - cap]
-    return delays_from(starts, planned, free, sent)
+        free[cap:] = numpy.sort(end)[: len(rows) - cap]
+    due = numpy.maximum(planned, free)
+    kept = (due != ABSENT) & (sent != ABSENT)
+    waited = kept & (planned != ABSENT) & (planned < free)
+    return numpy.maximum(starts[kept] - due[kept], 0), int(waited.sum())
 
 
-def _arrival_test(sent_ns: Sequence[int], facts: RunFacts) -> ArrivalTest | None:
+def _arrival_test(sent_ns: Column, facts: RunFacts) -> ArrivalTest | None:
     return arrival_test(sent_ns, facts.process, facts.burstiness, facts.requested_rate) if facts.open_loop else None
 
 
-def lateness(delays_ns: Sequence[int]) -> Lateness | None:
+def lateness(delays_ns: Column) -> Lateness | None:
     """p50, p99 and max of the client's own delays; None without any."""
-    if not delays_ns:
+    if not len(delays_ns):
         return None
-    ordered = sort_values(delays_ns)
+    ordered = numpy.sort(delays_ns)
     p50, p99 = (claim(ordered, 0, parse_percentile(text)) for text in ("50", "99"))
     return Lateness(p50=p50, p99=p99, max=int(ordered[-1]))
 
 
-def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequence[int] = ()) -> Load:
+def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Column | None = None) -> Load:
     """Everything of `Load`, from the requests that were offered: a server that takes no connection was offered them all the same."""
     sent, rows = _starts(acc)
-    planned = ascending(present(take(acc.columns["planned"], rows)))
+    planned = numpy.sort(present(acc.columns["planned"][rows]))
     dispersion = count_dispersion(sent) if facts.open_loop else None
     one_rate = facts.open_loop and facts.requested_rate is not None
     return Load(
@@ -103,7 +102,7 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Sequ
         capped_requests=capped,
         loop_utilisation=facts.loop_utilisation,
         arrival_test=_arrival_test(sent, facts),
-        lateness=lateness(delays_ns),
+        lateness=None if delays_ns is None else lateness(delays_ns),
         latency_trend=latency_trend(acc, facts, dispersion),
     )
 
@@ -113,8 +112,7 @@ def offered_requests(acc: Accumulator) -> int:
     return len(_offered_rows(acc))
 
 
-def _offered_rows(acc: Accumulator) -> array[int]:
+def _offered_rows(acc: Accumulator) -> Column:
     """Those that were sent, and those that failed before they could be."""
-    sent, outcome = acc.columns["sent"], acc.columns["outcome"]
-    unsent = rows_with(acc.rows(), sent, ABSENT)
-    return rows_without(acc.rows(), sent, ABSENT) + rows_with(unsent, outcome, OUTCOMES.index("failed"))
+    rows, columns = acc.rows(), acc.columns
+    return rows[(columns["sent"][rows] != ABSENT) | (columns["outcome"][rows] == OUTCOMES.index("failed"))]

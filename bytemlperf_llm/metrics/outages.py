@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
-from bytemlperf.statistics.arrays import order_of
-from bytemlperf.statistics.columns import rows_with, take
-from bytemlperf_llm.metrics.accumulator import ABSENT, OUTCOMES, Accumulator
+from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import ABSENT
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 
 MIN_FAILURES = 3
 """Fewer in a row are single failures: with 1 % failing at random, three in a row are one in a million."""
@@ -34,16 +34,18 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_outages(acc: Accumulator) -> list[Outage]:
     """All outages, in order."""
-    outcome, end = acc.columns["outcome"], acc.columns["end"]
     if acc.outcomes["failed"] < MIN_FAILURES:
         return []
-    rows = rows_with(acc.rows("ok") + acc.rows("failed"), acc.columns["own_limit"], 0)
-    ended = take(rows, order_of(take(end, rows), take(acc.columns["index"], rows)))
+    columns = acc.columns
+    judged = columns["own_limit"] == 0
+    judged &= (columns["outcome"] == _OK) | (columns["outcome"] == _FAILED)
+    end, index, failed = (values[judged] for values in (columns["end"], columns["index"], columns["outcome"] == _FAILED))
+    ended = numpy.lexsort((index, end))
     found: list[Outage] = []
     streak: list[int] = []
-    for row in [*ended, None]:
-        if row is not None and outcome[row] == _FAILED:
-            streak.append(end[row])
+    for end_ns, one_failed in [*zip(end[ended].tolist(), failed[ended].tolist(), strict=True), (0, False)]:
+        if one_failed:
+            streak.append(end_ns)
             continue
         if len(streak) >= MIN_FAILURES:
             found.append(_outage(acc, streak))
@@ -52,12 +54,10 @@ def find_outages(acc: Accumulator) -> list[Outage]:
 
 
 def _outage(acc: Accumulator, failures_ns: list[int]) -> Outage:
-    began = failures_ns[0]
-    outcome, sent, first = acc.columns["outcome"], acc.columns["sent"], acc.columns["first"]
-    answers = (
-        first[row] for row in range(len(acc)) if outcome[row] == _OK and first[row] != ABSENT and sent[row] != ABSENT and sent[row] >= began
-    )
-    recovered = min(answers, default=None)
+    began, columns = failures_ns[0], acc.columns
+    sent, first = columns["sent"], columns["first"]
+    answered = first[(columns["outcome"] == _OK) & (first != ABSENT) & (sent != ABSENT) & (sent >= began)]
+    recovered = int(answered.min()) if len(answered) else None
     return Outage(
         began_ns=began,
         recovered_ns=recovered,

@@ -18,19 +18,16 @@ Known from simulation (tests/metrics/test_overload.py): M/M/1, M/D/1 and queues 
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from operator import add, sub
+from itertools import pairwise
 
 import msgspec
 
-from bytemlperf.statistics.arrays import ABSENT, sum_of_squares
-from bytemlperf.statistics.columns import rows_without, take
+from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import ABSENT, Column, dot, total_of
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 
-NS_PER_S = 1_000_000_000
 MIN_REQUESTS = 30
 MIN_GROWTH = 0.05
 """Load above capacity by less is called full: at 0.95 to 1.05 of it latency is long, and stationary or nearly."""
@@ -64,9 +61,9 @@ def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -
     rows = _judged_rows(acc)
     if len(rows) < MIN_REQUESTS:
         return None
-    due = take(acc.columns["due"], rows)
+    due = acc.columns["due"][rows]
     latencies = _latencies(acc, rows, due)
-    end = array("q", map(add, due, latencies))
+    end = due + latencies
     third, count = len(rows) // 3, len(rows) - len(rows) // 3
     span_s, ends_span_s = (_between(times, third) for times in (due, end))
     if span_s <= 0 or ends_span_s <= 0:
@@ -84,36 +81,31 @@ def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -
     )
 
 
-def _judged_rows(acc: Accumulator) -> array[int]:
-    rows = rows_without(acc.rows(), acc.columns["due"], ABSENT)
-    for outcome in UNJUDGED:
-        rows = rows_without(rows, acc.columns["outcome"], OUTCOMES.index(outcome))
-    return rows
+def _judged_rows(acc: Accumulator) -> Column:
+    rows, columns = acc.rows(), acc.columns
+    unjudged = numpy.isin(columns["outcome"][rows], [OUTCOMES.index(outcome) for outcome in UNJUDGED])
+    return rows[(columns["due"][rows] != ABSENT) & ~unjudged]
 
 
-def _latencies(acc: Accumulator, rows: Sequence[int], due_ns: Sequence[int]) -> array[int]:
-    latencies = array("q", map(sub, take(acc.columns["end"], rows), due_ns))
-    if any(acc.outcomes[outcome] for outcome in UNFINISHED):
-        unfinished = [OUTCOMES.index(outcome) for outcome in UNFINISHED]
-        outcomes = take(acc.columns["outcome"], rows)
-        longest = accumulate(latencies, max)
-        latencies = array("q", (top if kind in unfinished else own for own, kind, top in zip(latencies, outcomes, longest, strict=True)))
-    return latencies
+def _latencies(acc: Accumulator, rows: Column, due_ns: Column) -> Column:
+    latencies = acc.columns["end"][rows] - due_ns
+    unfinished = numpy.isin(acc.columns["outcome"][rows], [OUTCOMES.index(outcome) for outcome in UNFINISHED])
+    return numpy.where(unfinished, numpy.maximum.accumulate(latencies), latencies)
 
 
-def _between(times_ns: Sequence[int], third: int) -> float:
+def _between(times_ns: Column, third: int) -> float:
     """Seconds from the mean of the first third to that of the last."""
-    return (sum(times_ns[-third:]) - sum(times_ns[:third])) / third / NS_PER_S
+    return (total_of(times_ns[-third:]) - total_of(times_ns[:third])) / third / NS_PER_S
 
 
-def _grows_throughout(latencies_ns: Sequence[int], third: int) -> bool:
+def _grows_throughout(latencies_ns: Column, third: int) -> bool:
     parts = (latencies_ns[:third], latencies_ns[third:-third], latencies_ns[-third:])
-    early, middle, late = (sum(part) / len(part) for part in parts)
+    early, middle, late = (total_of(part) / len(part) for part in parts)
     error = math.sqrt(sum(_variance(part) / len(part) for part in (parts[0], parts[2])))
     growth = late - early
     return growth > MIN_STANDARD_ERRORS * error and all(b - a > MIN_HALF_SHARE * growth for a, b in pairwise((early, middle, late)))
 
 
-def _variance(values: Sequence[int]) -> float:
-    count, total = len(values), sum(values)
-    return (count * sum_of_squares(values) - total * total) / (count * (count - 1))
+def _variance(values: Column) -> float:
+    count, total = len(values), total_of(values)
+    return (count * dot(values, values) - total * total) / (count * (count - 1))

@@ -7,22 +7,22 @@ in the same bytes.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 
 import msgspec
 
 from bytemlperf.arrivals.delivered import tail_lateness
+from bytemlperf.lazy import numpy
 from bytemlperf.runs.verdicts import VerdictName
-from bytemlperf.statistics.arrays import ABSENT, ascending, sort_values
-from bytemlperf.statistics.columns import gaps_of, places_of, rows_with, rows_without, take
+from bytemlperf.statistics.columns import ABSENT, Column, total_of
+from bytemlperf.statistics.metric import Metric, describe
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION, parse_percentile, percentile
 from bytemlperf_llm.metrics import recount
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, Accumulator, Failure
 from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
-from bytemlperf_llm.metrics.describe import Metric, describe_requests, describe_tokens
+from bytemlperf_llm.metrics.describe import describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
 from bytemlperf_llm.metrics.outages import Outage, find_outages
@@ -118,7 +118,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         tail_lateness_ns=tail_lateness(delays),
         median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
         client_failures=acc.failures.counts[OWN_LIMIT],
-        answers_without_token=len(rows_with(acc.rows("ok"), acc.columns["first"], ABSENT)),
+        answers_without_token=int((acc.columns["first"][acc.rows("ok")] == ABSENT).sum()),
     )
     verdict = judge(facts, evidence)
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
@@ -147,13 +147,13 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     )
 
 
-def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[str, Metric]:
+def _metrics(acc: Accumulator, facts: RunFacts, delays: Column) -> dict[str, Metric]:
     ok_rows, all_rows = acc.rows("ok"), acc.rows()
     censored = acc.outcomes["failed"] + acc.outcomes["cancelled"] + acc.outcomes["in_flight"]
-    rank = places_of(all_rows)
+    rank = numpy.argsort(all_rows)  # each row's place among them
 
-    def of_requests(name: str, rows: Sequence[int], infinite: int | None = None) -> Metric | None:
-        return describe_requests(name, acc.request_values(name, rows), facts.percentiles, infinite)
+    def of_requests(name: str, rows: Column, infinite: int | None = None) -> Metric | None:
+        return describe(acc.request_values(name, rows), "ns", FORMULAS[name], facts.percentiles, infinite)
 
     itl = describe_tokens("itl", acc.itl, rank, facts.percentiles)
     found = {
@@ -167,33 +167,33 @@ def _metrics(acc: Accumulator, facts: RunFacts, delays: Sequence[int]) -> dict[s
         "ntpot": of_requests("ntpot", ok_rows, censored),
         "max_stall": of_requests("max_stall", ok_rows),
         "schedule_lateness": of_requests("schedule_lateness", all_rows),
-        "client_lateness": describe_requests("client_lateness", delays, facts.percentiles),
+        "client_lateness": describe(delays, "ns", FORMULAS["client_lateness"], facts.percentiles, None),
         **{stage: of_requests(stage, ok_rows) for stage in STAGES},
     }
     return {name: metric for name, metric in found.items() if metric is not None}
 
 
-def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: array[int], facts: RunFacts) -> Metric | None:
+def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: Column, facts: RunFacts) -> Metric | None:
     if itl is not None and acc.inter_chunk is acc.itl:
         return msgspec.structs.replace(itl, formula=FORMULAS["inter_chunk_latency"])
     return describe_tokens("inter_chunk_latency", acc.inter_chunk, rank, facts.percentiles)
 
 
-def _median(values: Sequence[int]) -> int | None:
-    return percentile(sort_values(values), parse_percentile("50")) if values else None
+def _median(values: Column) -> int | None:
+    return percentile(numpy.sort(values), parse_percentile("50")) if len(values) else None
 
 
 def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
-    repeated = sum(gap == 0 for gap in gaps_of(ascending(acc.columns["index"])))
+    repeated = len(acc) - len(numpy.unique(acc.columns["index"]))
     return repeated if facts.scheduled_requests is None else max(repeated, len(acc) - facts.scheduled_requests)
 
 
 def _tokens(acc: Accumulator) -> Tokens:
     columns, ok_rows, tally = acc.columns, acc.rows("ok"), acc.tokens
-    unknown = len(rows_with(ok_rows, columns["prompt"], ABSENT))
+    unknown = int((columns["prompt"][ok_rows] == ABSENT).sum())
     return Tokens(
-        prompt_tokens=None if unknown else sum(take(columns["prompt"], ok_rows)),
-        output_tokens=sum(take(columns["output"], ok_rows)),
+        prompt_tokens=None if unknown else total_of(columns["prompt"][ok_rows]),
+        output_tokens=total_of(columns["output"][ok_rows]),
         stream_tokens=acc.stream_tokens,
         answers_without_usage=tally.without_usage,
         answers_without_prompt_count=unknown,
@@ -214,7 +214,7 @@ def _tokens(acc: Accumulator) -> Tokens:
 
 def _off_length(acc: Accumulator) -> tuple[int, int]:
     """Answers shorter and longer than asked for by more than the tolerance."""
-    asked, output = (take(acc.columns[name], acc.rows("ok")) for name in ("asked", "output"))
+    asked, output = (acc.columns[name][acc.rows("ok")].tolist() for name in ("asked", "output"))
     pairs = [(a, b) for a, b in zip(asked, output, strict=True) if a > 0]
     shorter, longer = (sum(sign * (b - a) > LENGTH_TOLERANCE * a for a, b in pairs) for sign in (-1, 1))
     return shorter, longer
@@ -226,8 +226,8 @@ def _stage_shares(acc: Accumulator) -> dict[str, float] | None:
     columns = acc.columns
     rows = acc.rows("ok")
     for name in ("sent", *STAGES):
-        rows = rows_without(rows, columns[name], ABSENT)
-    totals = {name: sum(take(columns[name], rows)) for name in STAGES}
-    totals = {"schedule": sum(take(columns["sent"], rows)) - sum(take(columns["due"], rows)), **totals}
+        rows = rows[columns[name][rows] != ABSENT]
+    totals = {name: total_of(columns[name][rows]) for name in ("sent", "due", *STAGES)}
+    totals = {"schedule": totals.pop("sent") - totals.pop("due"), **totals}
     whole = sum(totals.values())
     return {name: float(Fraction(value, whole)) for name, value in totals.items()} if whole > 0 else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
-from bytemlperf.statistics.arrays import ABSENT
+from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.metrics.definitions import STAGES
 from bytemlperf_llm.pages.columns import RunColumns
 

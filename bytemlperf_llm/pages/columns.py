@@ -10,17 +10,22 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from bytemlperf.errors import UserError
-from bytemlperf.runs.records import once
-from bytemlperf.statistics.arrays import ABSENT
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated
+import msgspec
+
+from bytemlperf.lazy import numpy
+from bytemlperf.runs.records import RunRecords
+from bytemlperf.statistics.columns import ABSENT
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
+from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
 
 NS_PER_S = 1e9
 NS_PER_MS = 1e6
+MAX_FAILURES_KEPT = 100_000
 _BLOCK_CLUSTERS = 1 << 14
 MAX_DRAWN = 1_024
 
@@ -28,21 +33,15 @@ MAX_DRAWN = 1_024
 class RunColumns:
     """Columns of a run. Times are seconds from the first request due; NaN where it never happened."""
 
-    def __init__(self, acc: Accumulator, facts: RunFacts) -> None:
-        try:
-            import numpy
-        except ImportError:
-            raise UserError("the plots of an LLM run need numpy, which is not installed", "pip install 'bytemlperf-llm[report]'") from None
-        self._numpy, self.acc, self.facts = numpy, acc, facts
+    def __init__(self, acc: Accumulator, facts: RunFacts, failures: list[tuple[int, str]]) -> None:
+        self.acc, self.facts = acc, facts
         window = whole_window(acc) or Window(start_ns=0, end_ns=1)
         self.origin_ns, self.duration_s = window.start_ns, max(window.length_ns, 1) / NS_PER_S
-        self._order = numpy.frombuffer(acc.rows(), dtype="i8") if len(acc) else numpy.zeros(0, "i8")
-        self.failures = [((end - self.origin_ns) / NS_PER_S, name) for end, name in acc.failures.ends]
+        self.failures = [((end - self.origin_ns) / NS_PER_S, name) for end, name in failures]
 
     def raw(self, name: str) -> Any:
         """A column of integers in canonical order, with ABSENT."""
-        column = self.acc.columns[name]
-        return self._numpy.frombuffer(column, dtype="i8")[self._order] if len(column) else self._numpy.zeros(0, "i8")
+        return self.acc.columns[name][self.acc.rows()]
 
     @cached_property
     def ok(self) -> Any:
@@ -61,7 +60,7 @@ class RunColumns:
     def when(self, name: str) -> Any:
         """A stamp of all requests in seconds, NaN where absent."""
         raw = self.raw(name)
-        return self._numpy.where(raw == ABSENT, self._numpy.nan, (raw - self.origin_ns) / NS_PER_S)
+        return numpy.where(raw == ABSENT, numpy.nan, (raw - self.origin_ns) / NS_PER_S)
 
     def between(self, later: str, earlier: str) -> Any:
         """A span of all requests in ms, NaN where a stamp is absent."""
@@ -70,12 +69,11 @@ class RunColumns:
     def plain_ms(self, name: str) -> Any:
         """A column that holds a duration, in ms."""
         raw = self.raw(name)
-        return self._numpy.where(raw == ABSENT, self._numpy.nan, raw / NS_PER_MS)
+        return numpy.where(raw == ABSENT, numpy.nan, raw / NS_PER_MS)
 
     @cached_property
     def latencies(self) -> dict[str, Any]:
         """The per-request metrics in ms, of all requests; NaN outside `answered`."""
-        numpy = self._numpy
         output = self.raw("output")
         decode = self.between("last", "first")
         found = {
@@ -91,33 +89,30 @@ class RunColumns:
     def present(self, name: str) -> Any:
         """The values of a per-request metric, in order, without those that lack it."""
         values = self.latencies[name]
-        return values[~self._numpy.isnan(values)]
+        return values[~numpy.isnan(values)]
 
     @cached_property
     def in_flight(self) -> tuple[Any, Any]:
         """Times (s) and the number in flight from each of them on."""
-        steps = list(in_flight_steps(self.acc))
-        times = self._numpy.array([start for start, _, _ in steps], dtype="f8")
-        return (times - self.origin_ns) / NS_PER_S, self._numpy.array([level for _, _, level in steps], dtype="f8")
+        times, levels = in_flight_steps(self.acc)
+        return (times[:-1].astype("f8") - self.origin_ns) / NS_PER_S, levels[:-1].astype("f8")
 
     # -- tokens -----------------------------------------------------------------------------
 
     def token_blocks(self) -> Iterable[tuple[Any, Any, Any]]:
         """(stamps s, gaps ms, weights) a block of answers at a time, as ITL has them: of a burst of several tokens each has
         its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
-        numpy, itl, first = self._numpy, self.acc.itl, self.acc.columns["first"]
+        itl, first = self.acc.itl, self.acc.columns["first"]
         for begin in range(0, len(itl.rows), _BLOCK_CLUSTERS):
-            places = range(begin, min(begin + _BLOCK_CLUSTERS, len(itl.rows)))
-            runs = [itl.runs(place) for place in places]
-            values = numpy.concatenate([numpy.asarray(each, dtype="i8") for each, _ in runs])
-            counts = numpy.concatenate([numpy.asarray(each, dtype="i8") for _, each in runs])
-            lengths = numpy.array([len(each) for each, _ in runs], dtype="i8")
-            starts = numpy.array([first[itl.rows[place]] for place in places], dtype="f8") - self.origin_ns
+            end = min(begin + _BLOCK_CLUSTERS, len(itl.rows))
+            values, counts = itl.runs(begin, end)
+            begins = itl.begins(begin, end)
+            starts = first[itl.rows[begin:end]].astype("f8") - self.origin_ns
             drawn = numpy.minimum(counts, MAX_DRAWN)
             weights = numpy.repeat(counts / drawn, drawn)
             gaps = numpy.repeat(values.astype("f8"), drawn)
             running = numpy.cumsum(gaps * weights)
-            ends = numpy.cumsum(numpy.add.reduceat(drawn, numpy.cumsum(lengths) - lengths))
+            ends = numpy.cumsum(numpy.add.reduceat(drawn, begins))
             before = numpy.concatenate([[0], running[ends[:-1] - 1]])
             stamps = running + numpy.repeat(starts - before, numpy.diff(ends, prepend=0))
             yield stamps / NS_PER_S, gaps / NS_PER_MS, weights
@@ -128,10 +123,34 @@ class RunColumns:
         return self.when("first")[self.answered]
 
 
-def columns_of(run: dict[str, Any], records: Iterable[RequestRecord]) -> RunColumns:
+def columns_of(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> RunColumns:
     """The columns of a run; kept as long as `records` lives. Raises UserError."""
-    return once(records, _columns, run)
+    if isinstance(records, RunRecords):
+        if records not in _KEPT:
+            _KEPT[records] = _from_folder(run, records)
+        return _KEPT[records]
+    return _build((msgspec.convert(record, RequestRecord) for record in records), facts_from(run, Path("run")))
 
 
-def _columns(records: Iterable[RequestRecord], run: dict[str, Any]) -> RunColumns:
-    return RunColumns(once(records, accumulated), facts_from(run, Path("run")))
+_KEPT: WeakKeyDictionary[RunRecords, RunColumns] = WeakKeyDictionary()
+
+
+def _from_folder(run: dict[str, Any], records: RunRecords) -> RunColumns:
+    reader = RunReader(records.folder)
+    built = _build(reader.records(), facts_from(run, records.folder))
+    records.damages[:] = [
+        f"{damage.file}: {damage.kind} of {damage.length_bytes} bytes at byte {damage.offset_bytes}, left out" for damage in reader.damages
+    ]
+    return built
+
+
+def _build(records: Iterable[RequestRecord], facts: RunFacts) -> RunColumns:
+    failures: list[tuple[int, str]] = []
+    return RunColumns(Accumulator().add_all(_noting(records, failures)), facts, failures)
+
+
+def _noting(records: Iterable[RequestRecord], failures: list[tuple[int, str]]) -> Iterable[RequestRecord]:
+    for record in records:
+        if record.outcome == "failed" and len(failures) < MAX_FAILURES_KEPT:
+            failures.append((record.end_ns, record.error_class or "unclassified"))
+        yield record

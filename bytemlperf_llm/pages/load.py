@@ -7,7 +7,7 @@ from typing import Any
 from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
-from bytemlperf.statistics.arrays import ABSENT
+from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.pages.columns import NS_PER_S, RunColumns
 from bytemlperf_llm.pages.latency import ms
 

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_chec
 import msgspec
 
 from general_perf.card import Card
+from general_perf.choices import Precision
 
 if TYPE_CHECKING:
     import numpy as np
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SourceFormat = Literal["torch", "torchscript", "onnx"]
 

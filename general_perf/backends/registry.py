@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import BACKENDS
 from general_perf.backends.contract import Backend
@@ -30,7 +32,7 @@ def backend(name: str) -> Backend:
     return loaded
 
 
-def check_names(names: list[str]) -> list[str]:
+def check_names(names: Sequence[str]) -> list[str]:
     """The names, with `all` spelled out. Raises UserError for an unknown one."""
     BACKENDS.check(names, also=("all",))
     spelled = [each for name in names for each in (backend_names() if name == "all" else [name])]

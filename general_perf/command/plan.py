@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bytemlperf.child.limits import memory_to_plan_with, threads_asked_for
-from bytemlperf.errors import UserError, nearest
-from general_perf.backends.contract import PRECISIONS
+from bytemlperf.command.flags import parse_bytes
+from bytemlperf.errors import UserError
 from general_perf.backends.registry import check_names, check_options
-from general_perf.card import PUBLISHED, Card, find_cards
-from general_perf.job.job import MEASURED, Job, job_id
-from general_perf.limits import check_calls, check_numbers
+from general_perf.card import Card, find_cards
+from general_perf.choices import PUBLISHED
+from general_perf.command.flags import Flags
+from general_perf.job.job import Job, job_id
+from general_perf.limits import check_calls
 from general_perf.zoo.bytemlperf_files import read_workload, unread, workload_files
 from general_perf.zoo.sparsify import kind_of
 
-LOOPS = ("closed", "open")
-GIB = 1 << 30
 MEMORY_SHARE = 0.8
 """Of the memory available at the start, what a job may take unless told otherwise."""
-
-
-class Flags(msgspec.Struct, kw_only=True):
-    """The command line, as typed."""
-
-    models: list[str]
-    backends: list[str]
-    precisions: list[str]
-    device: str = "cpu"
-    size: str = PUBLISHED
-    dims: dict[str, int] = {}
-    batch_sizes: list[int] = []
-    instances: tuple[int, ...] = (1,)
-    threads: int | None = None
-    loops: tuple[str, ...] = ("closed",)
-    stages: tuple[str, ...] = MEASURED
-    seconds: float = 3.0
-    iterations: int | None = None
-    request_rate: float | None = None
-    rate_share: float = 0.7
-    process: str = "poisson"
-    burstiness: float = 1.0
-    seed: int = 0
-    numeric_samples: int = 4
-    accuracy_samples: int = 200
-    calibration_samples: int = 16
-    backend_options: dict[str, str] = {}
-    memory_limit_gib: float | None = None
-    time_limit_s: float = 600.0
-    weights: str | None = None
-    random_weights: bool = False
-    sparsity: str = ""
-    data_percent: float = 100.0
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -73,7 +39,7 @@ def plan(flags: Flags) -> list[Job]:
     _check(flags)
     backends = check_names(flags.backends)
     check_options(backends, flags.backend_options)
-    precisions = _known(flags.precisions, PRECISIONS, "precision")
+    precisions = dict.fromkeys(flags.precisions)
     jobs = [_job(wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
     names = [job.id for job in jobs]
     if len(set(names)) != len(names):
@@ -101,7 +67,7 @@ def wanted_cards(flags: Flags) -> list[Wanted]:
 def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
     """A pair of ByteMLPerf's; one of a folder that can't be read is a row too. Raises UserError where it was named alone."""
     try:
-        read = read_workload(path, flags.weights, random_weights=flags.random_weights)
+        read = read_workload(path, None if flags.weights is None else str(flags.weights), random_weights=flags.random_weights)
     except UserError as error:
         if alone:
             raise
@@ -112,7 +78,7 @@ def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
     )
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: Path | str | None) -> str | None:
     """A run may be resumed from another folder."""
     return None if path is None else str(Path(path).expanduser().absolute())
 
@@ -125,11 +91,10 @@ def apply_workload(flags: Flags, workload: Any) -> Flags:
     dropped = {"performance": not workload.test_perf, "accuracy": not workload.test_accuracy, "numerics": not workload.test_numeric}
     if workload.compile_only:
         dropped |= {"performance": True, "accuracy": True, "numerics": True}
-    return msgspec.structs.replace(
-        flags,
+    return flags.changed(
         iterations=workload.iterations if flags.iterations is None else flags.iterations,
         instances=(workload.clients,) if workload.clients and flags.instances == (1,) else flags.instances,
-        stages=tuple(each for each in flags.stages if not dropped.get(each)),
+        stages=tuple(stage for stage in flags.stages if not dropped.get(stage)),
         data_percent=workload.data_percent,
     )
 
@@ -137,7 +102,7 @@ def apply_workload(flags: Flags, workload: Any) -> Flags:
 def _job(wanted: Wanted, backend: str, precision: str) -> Job:
     card, flags = wanted.card, wanted.flags
     size = flags.size if flags.size in card.sizes else PUBLISHED
-    limit = flags.memory_limit_gib * GIB if flags.memory_limit_gib is not None else memory_to_plan_with() * MEMORY_SHARE
+    limit = memory_to_plan_with() * MEMORY_SHARE if flags.memory_limit is None else parse_bytes("--memory-limit", flags.memory_limit)
     return Job(
         id=job_id(card.name, size, backend, precision),
         attempt=1,
@@ -149,8 +114,8 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
         threads=flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
         instances=tuple(sorted(set(flags.instances))),
         batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
-        stages=tuple(flags.stages),
-        loops=tuple(flags.loops),
+        stages=tuple(dict.fromkeys(("compile", "load", *flags.stages))),
+        loops=tuple(dict.fromkeys(flags.loops)),
         seconds=flags.seconds,
         iterations=flags.iterations,
         rate=flags.request_rate,
@@ -175,29 +140,8 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
 def _check(flags: Flags) -> None:
     if not flags.models:
         raise UserError("no model was named", "name some, or all; see `bmp general models`")
-    _known(flags.loops, LOOPS, "loop")
-    _known(flags.stages, MEASURED, "stage")
-    _known([flags.process], ("poisson", "constant", "gamma"), "arrival process")
     if flags.loops == ("open",) and flags.request_rate is None:
         raise UserError("an open loop alone has no rate", "give --request-rate, or --loop closed --loop open")
-    check_numbers(
-        (
-            ("seconds", flags.seconds),
-            ("iterations", flags.iterations),
-            ("request-rate", flags.request_rate),
-            ("rate-share", flags.rate_share),
-            ("burstiness", flags.burstiness),
-            ("time-limit", flags.time_limit_s),
-            ("memory-limit-gib", flags.memory_limit_gib),
-            ("threads", flags.threads),
-            ("numeric-samples", flags.numeric_samples),
-            ("accuracy-samples", flags.accuracy_samples),
-            ("calibration-samples", flags.calibration_samples),
-            ("seed", flags.seed),
-            *(("batch-size", value) for value in flags.batch_sizes),
-            *(("instances", value) for value in flags.instances),
-        )
-    )
     check_calls(flags.request_rate, flags.seconds)
     if flags.sparsity:
         kind_of(flags.sparsity)
@@ -205,10 +149,3 @@ def _check(flags: Flags) -> None:
         raise UserError("--random-weights goes with a ByteMLPerf workload", "leave it out: cards say what weights they take")
     if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
         raise UserError("--weights goes with one model", "name one model")
-
-
-def _known(values: Sequence[str], valid: tuple[str, ...], what: str) -> list[str]:
-    for value in values:
-        if value not in valid:
-            raise UserError(f"{what} '{value}' is unknown", nearest(value, valid))
-    return list(dict.fromkeys(values))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +11,44 @@ import msgspec
 
 from bytemlperf.command.console import terminal
 from bytemlperf.command.exits import one_line
-from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf.export.push import pushing, receivers_for
+from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
 from general_perf.backends.registry import check_options
 from general_perf.card import Card
-from general_perf.command.plan import Flags, plan
+from general_perf.command.flags import Flags, Output
+from general_perf.command.plan import plan
 from general_perf.job.job import Job
-from general_perf.limits import check_numbers
+from general_perf.job.live import exporter
 
 KIND = "general"
 EXIT_FAILED = 1
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy", "scikit-learn")
 
 
-class Output(msgspec.Struct, kw_only=True):
-    """Where results go."""
-
-    runs_dir: Path
-    label: str | None = None
-    prometheus_port: int | None = None
-    targets: MetricsOutput = MetricsOutput()
-    keep_artefacts: bool = False
-    bytemlperf_report: bool = False
-    quiet: bool = False
-
-
-def run_general(flags: Flags, output: Output, argv: list[str]) -> int:
+def run_general(flags: Flags, argv: list[str]) -> int:
     """Plan everything, run it, show it. Exit status 1 where a row failed or the run is invalid. Raises UserError."""
-    check_numbers([("prometheus-port", output.prometheus_port)])
-    receivers_for(output.targets, KIND)  # an address that can't be used is said before anything is measured
+    receivers_for(flags, KIND)  # an address that can't be used is said before anything is measured
     jobs = plan(flags)
     require("bmp general", "general", "torch", "numpy")
-    label = output.label or "-".join([*flags.models[:2], *flags.backends[:1]])
+    label = flags.label or "-".join([*flags.models[:2], *flags.backends[:1]])
     config = {
         "jobs": [job.id for job in jobs],
         "plan": [msgspec.to_builtins(job) for job in jobs],
-        "flags": msgspec.to_builtins(flags),
+        "flags": flags.recorded(),
         "time_limit_s": flags.time_limit_s,
-        "keep_artefacts": output.keep_artefacts,
+        "keep_artefacts": flags.keep_artefacts,
     }
-    with _serving(output) as metrics:
-        run = SuiteRun.begin(output.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
-        return _swept(run, jobs, flags.time_limit_s, output, metrics)
+    metrics = exporter()
+    with serving(metrics, flags, _sayer(flags)):
+        run = SuiteRun.begin(flags.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
+        return _swept(run, jobs, flags.time_limit_s, flags, metrics)
 
 
 def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
@@ -69,8 +57,7 @@ def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     run = SuiteRun.resume(folder, KIND, command=argv, check=_planned)
     jobs, time_limit_s, keep_artefacts = _planned(run.run)
     output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
-    with _serving(output) as metrics:
-        return _swept(run, jobs, time_limit_s, output, metrics)
+    return _swept(run, jobs, time_limit_s, output, exporter())
 
 
 def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
@@ -116,43 +103,24 @@ def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *,
     return write_bytemlperf(folder, run, summary)
 
 
-@contextmanager
-def _serving(output: Output) -> Iterator[Exporter]:
-    """Live metrics, from before the run folder is made: a port that is taken leaves no run behind."""
-    from general_perf.job.live import exporter
-
-    metrics = exporter()
-    try:
-        if output.prometheus_port is not None:
-            port = metrics.serve(output.prometheus_port)
-            (_silent if output.quiet else _say)(f"metrics on http://127.0.0.1:{port}/metrics")
-        yield metrics
-    finally:
-        metrics.close()
-
-
 def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
     from general_perf.job.sweep import run_sweep
 
-    say = _silent if output.quiet else _say
+    say = _sayer(output)
     try:
-        with run, pushing(metrics, output.targets, run.folder.name):
+        with run, pushing(metrics, output, run.folder.name):
             run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
     written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
     if not output.quiet:
-        print_run(terminal(), run.folder, run.run, summary, run.records())
+        print_run(terminal(), run.folder, run.run, summary)
         for path in written:
             print(path)
     print(run.folder)
     return _status(summary)
 
 
-def _say(sentence: str) -> None:
-    print(one_line(sentence), file=sys.stderr, flush=True)
-
-
-def _silent(_sentence: str) -> None:
-    return None
+def _sayer(output: Output) -> Callable[[str], None]:
+    return (lambda _: None) if output.quiet else lambda sentence: print(one_line(sentence), file=sys.stderr, flush=True)

@@ -13,20 +13,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
-from general_perf.backends.contract import PRECISIONS, CompileOptions, SourceModel
+from general_perf.backends.contract import CompileOptions, SourceModel
 from general_perf.backends.registry import check_options
 from general_perf.card import Card, find_cards
+from general_perf.command.flags import ConvertFlags
 from general_perf.failures import LIBRARY_LOG, StageError, classify
-from general_perf.limits import check_numbers
 
-FORMATS = ("onnx", "openvino", "torch-export", "engine")
 ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 OPTIONS_OF = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch-export"}
@@ -37,92 +35,69 @@ EXIT_DIFFERS = 1
 Predict = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """The command line."""
-
-    model: str
-    to: str
-    output: Path | None = None
-    backend: str = "openvino"
-    precision: str = "fp32"
-    size: str = "published"
-    weights: Path | None = None
-    dims: dict[str, int] = field(default_factory=dict)
-    batch_size: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    calibration_samples: int = 16
-    force: bool = False
-
-
-def run_convert(wanted: Wanted) -> int:
+def run_convert(flags: ConvertFlags) -> int:
     """Convert, check, say. Exit status 0, or 1 where the file answers differently. Raises UserError."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
     os.environ.update(OFFLINE)
-    card, target = _checked(wanted)
+    card, target = _checked(flags)
     require("bmp convert", "general", "torch", "numpy")
     with tempfile.TemporaryDirectory(prefix="bmp-convert-") as scratch:
         try:
-            return _convert(wanted, card, target, Path(scratch))
+            return _convert(flags, card, target, Path(scratch))
         except UserError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.filename == str(target):
-                raise UserError(f"can't write {target}: {error.strerror}", "give another --output") from None
+                raise UserError(f"can't write {target}: {error.strerror}", "give another --out") from None
             failure = classify(error, "compile")
             raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", _fix(failure.fix)) from None
 
 
-def _checked(wanted: Wanted) -> tuple[Card, Path]:
-    if wanted.to not in FORMATS:
-        raise UserError(f"format '{wanted.to}' is unknown", nearest(wanted.to, FORMATS))
-    if wanted.precision not in PRECISIONS:
-        raise UserError(f"precision '{wanted.precision}' is unknown", nearest(wanted.precision, PRECISIONS))
-    if wanted.to == "engine" and wanted.backend not in ENGINES:
-        raise UserError(f"backend '{wanted.backend}' has no engine files", nearest(wanted.backend, ENGINES))
-    if wanted.precision != "fp32" and (wanted.to == "torch-export" or (wanted.to == "engine" and wanted.backend == "torch-inductor")):
-        raise UserError(f"{wanted.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
-    check_numbers([("batch-size", wanted.batch_size), ("calibration-samples", wanted.calibration_samples)])
-    check_options([wanted.backend if wanted.to == "engine" else OPTIONS_OF[wanted.to]], wanted.extra)
-    found = find_cards([wanted.model])
+def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
+    if flags.to == "engine" and flags.backend not in ENGINES:
+        raise UserError(f"backend '{flags.backend}' has no engine files", nearest(flags.backend, ENGINES))
+    if flags.precision != "fp32" and (flags.to == "torch-export" or (flags.to == "engine" and flags.backend == "torch-inductor")):
+        raise UserError(f"{flags.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
+    check_options([flags.backend if flags.to == "engine" else OPTIONS_OF[flags.to]], flags.backend_options)
+    found = find_cards([flags.model])
     if len(found) != 1:
-        raise UserError(f"'{wanted.model}' names {len(found)} models", "name one")
-    card = found[0].at_size(wanted.size, wanted.dims)
-    ending = ENGINES[wanted.backend] if wanted.to == "engine" else ENDINGS[wanted.to]
-    target = wanted.output or Path(f"{card.name}-{wanted.precision}{ending}")
-    if target.exists() and not wanted.force:
-        raise UserError(f"{target} is there already", "give another --output, or --force")
+        raise UserError(f"'{flags.model}' names {len(found)} models", "name one")
+    card = found[0].at_size(flags.size, flags.dims)
+    ending = ENGINES[flags.backend] if flags.to == "engine" else ENDINGS[flags.to]
+    target = flags.out or Path(f"{card.name}-{flags.precision}{ending}")
+    if target.exists() and not flags.force:
+        raise UserError(f"{target} is there already", "give another --out, or --force")
     if not target.absolute().parent.is_dir():
-        raise UserError(f"the folder {target.absolute().parent} is not there", "make it, or give another --output")
+        raise UserError(f"the folder {target.absolute().parent} is not there", "make it, or give another --out")
     return card, target
 
 
-def _convert(wanted: Wanted, card: Card, target: Path, scratch: Path) -> int:
+def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> int:
     from general_perf.datasets.inputs import make_inputs
     from general_perf.measure.numerics import compare, verdict
     from general_perf.measure.reference import plain_of
     from general_perf.zoo.source import build
 
-    batch = card.fixed_batch or wanted.batch_size or min(card.batch_sizes)
-    model = build(card, wanted.weights)
+    batch = card.fixed_batch or flags.batch_size or min(card.batch_sizes)
+    model = build(card, flags.weights)
     options = CompileOptions(
-        precision=wanted.precision,  # type: ignore[arg-type]
+        precision=flags.precision,
         device="cpu",
         work=scratch,
         example=make_inputs(card, batch, 0),
         batch_sizes=(batch,),
         threads=len(os.sched_getaffinity(0)),
-        calibration=_calibration(card, wanted),
-        calibration_source=f"{wanted.calibration_samples} seeded random samples",
-        extra=wanted.extra,
+        calibration=_calibration(card, flags),
+        calibration_source=f"{flags.calibration_samples} seeded random samples",
+        extra=flags.backend_options,
     )
-    predict, note = _MAKERS[wanted.backend if wanted.to == "engine" else wanted.to](model, options, target, wanted.to == "engine")
+    predict, note = _MAKERS[flags.backend if flags.to == "engine" else flags.to](model, options, target, flags.to == "engine")
     inputs = make_inputs(card, batch, CHECK_SEED)
     expected, ours = plain_of(model)(inputs), predict(inputs)
     compared = {name: compare(ours[name], expected[name], "none") for name in card.outputs}
-    tolerance = card.tolerance(wanted.precision)
+    tolerance = card.tolerance(flags.precision)
     passed = verdict(compared, tolerance)
-    print(f"{target}: {_bytes(target) / 2**20:.1f} MiB, {wanted.precision}, {model.weights}{f', {note}' if note else ''}")
+    print(f"{target}: {_bytes(target) / 2**20:.1f} MiB, {flags.precision}, {model.weights}{f', {note}' if note else ''}")
     for name, each in compared.items():
         worst = (each["abs"] or {}).get("max")
         print(
@@ -139,12 +114,12 @@ def _fix(fix: str) -> str:
     return "the reason is the library's own; try another --to, --precision or --backend-option" if fix == LIBRARY_LOG else fix
 
 
-def _calibration(card: Card, wanted: Wanted) -> list[Any]:
+def _calibration(card: Card, flags: ConvertFlags) -> list[Any]:
     from general_perf.datasets.inputs import make_inputs
 
-    if wanted.precision != "int8":
+    if flags.precision != "int8":
         return []
-    return [make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(wanted.calibration_samples)]
+    return [make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(flags.calibration_samples)]
 
 
 # --- what writes each format, and loads it again ---------------------------------------------------------
@@ -185,7 +160,7 @@ def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine:
         loaded = core.import_model(target.read_bytes(), "CPU", config)
         return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, "for this CPU and this OpenVINO"
     if target.suffix != ".xml":
-        raise UserError(f"{target.name} can't hold an OpenVINO model", "let --output end in .xml; weights go beside it as .bin")
+        raise UserError(f"{target.name} can't hold an OpenVINO model", "let --out end in .xml; weights go beside it as .bin")
     shutil.copyfile(compiled.artefact.with_suffix(".bin"), target.with_suffix(".bin"))
     shutil.copyfile(compiled.artefact, target)
     loaded = core.compile_model(str(target), "CPU", config)

@@ -66,7 +66,7 @@ def _watched(child: Child, job: Job, time_limit_s: float, on_message: Callable[[
         peak = max(peak, used)
         if used > job.memory_limit_bytes:
             cause = f"in {stage} it took {used / 2**30:.1f} GiB, over the limit of {job.memory_limit_bytes / 2**30:.1f} GiB"
-            return Ended("out_of_memory", cause, "use a smaller batch or --size small, or raise --memory-limit-gib", peak, stage, wall_s)
+            return Ended("out_of_memory", cause, "use a smaller batch or --size small, or raise --memory-limit", peak, stage, wall_s)
         if wall_s > time_limit_s:
             return Ended(
                 "time_limit", f"in {stage} after {time_limit_s:g} s", "raise --time-limit, or take --size small", peak, stage, wall_s

@@ -247,7 +247,7 @@ def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
             f"{DIFFERENT_BATCHES} batches of {batch}, used in rotation, take {needed / 2**30:.1f} GiB for their inputs alone; "
             f"{held / 2**30:.1f} GiB of the limit of {limit_bytes / 2**30:.1f} GiB are taken"
         )
-        raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit-gib")
+        raise StageError("out_of_memory", cause, "give a smaller --batch-size, or raise --memory-limit")
 
 
 def coverage(reporter: Reporter, maker: Any, compiled: Any, example: Any) -> None:

@@ -160,7 +160,7 @@ class Worker(Reporter):
             raise StageError(
                 "out_of_memory",
                 f"a batch of {smallest} takes {needed / 2**30:.1f} GiB for its inputs alone, the limit is {limit / 2**30:.1f} GiB",
-                "give a smaller --batch-size, or raise --memory-limit-gib",
+                "give a smaller --batch-size, or raise --memory-limit",
             )
 
     def _check_precision(self, maker: Any, model: Any) -> None:

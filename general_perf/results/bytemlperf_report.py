@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 
 FOLDER = "bytemlperf"
 WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
@@ -25,7 +25,7 @@ def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any])
     from general_perf.results.histogram import write_histogram
     from general_perf.results.points import last_attempts
 
-    jobs = last_attempts(RunRecords(folder))
+    jobs = last_attempts(suite_records(folder))
     written = []
     for row in summary["rows"]:
         target = folder / FOLDER / row["backend"] / row["model"]
@@ -114,16 +114,16 @@ def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _point(record: dict[str, Any]) -> dict[str, Any]:
-    from general_perf.measure.latency import describe
-    from general_perf.results.points import throughput
+    from general_perf.results.points import latency, throughput
 
-    metric = describe(record["latency_ns"])
-    p99 = metric["percentiles"]["99"]
+    metric = latency(record)
+    assert metric is not None
+    p99 = metric.percentiles["99"]
     return {
         "BS": record["batch_size"],
         "QPS": throughput(record),
-        "AVG Latency": metric["mean"] / 1e6,
-        "P99 Latency": None if p99 == "insufficient" else p99 / 1e6,
+        "AVG Latency": metric.mean / 1e6,
+        "P99 Latency": None if isinstance(p99, str) else p99 / 1e6,
     }
 
 

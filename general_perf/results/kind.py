@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from general_perf.measure.arrived import faults, offered
-from general_perf.measure.latency import describe
-from general_perf.results.points import Records, last_attempts, point_of, throughput
+from general_perf.results.points import Records, last_attempts, latency, point_of, service_time, speed, throughput
 
 STEADY_WIDTH = 0.1
 """Of the median's 95 % interval over the median, up to which a point is steady."""
@@ -167,14 +168,12 @@ def _accuracy(record: dict[str, Any]) -> dict[str, Any]:
 
 def _metrics(name: str, record: dict[str, Any]) -> dict[str, Any]:
     point = f"{name} | {point_of(record)}"
-    rate = throughput(record)
     found = {
-        f"{point} | latency": describe(record["latency_ns"]),
-        f"{point} | throughput": {"unit": "samples/s", "count": len(record["latency_ns"]), "mean": rate},
+        f"{point} | latency": latency(record),
+        f"{point} | throughput": speed(record),
+        f"{point} | service time": service_time(record),
     }
-    if record["service_ns"]:
-        found[f"{point} | service time"] = describe(record["service_ns"])
-    return found
+    return {name: msgspec.to_builtins(metric) for name, metric in found.items() if metric is not None}
 
 
 def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str, Any]) -> tuple[VerdictName, list[str]]:

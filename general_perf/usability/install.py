@@ -10,17 +10,21 @@ package's. Never part of a run: it needs a package index.
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from bytemlperf.command.console import listing, terminal
 from bytemlperf.errors import UserError
+from bytemlperf.runs.folder import write_json
+from general_perf.backends.registry import backend, check_names
 from general_perf.usability.installed import code_lines
 
 TIME_LIMIT_S = 1800.0
@@ -44,10 +48,6 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
 def install(name: str, *, folder: Path | None = None, no_cache: bool = False) -> Installed:
     """Install the backend's packages into an environment that is thrown away. Raises UserError where pip fails."""
-    import inspect
-
-    from general_perf.backends.registry import backend
-
     made = backend(name)
     try:
         wanted = pinned(made.describe().distributions)
@@ -107,24 +107,16 @@ def _bytes(folder: Path) -> int:
     return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file() and not each.is_symlink() and each.suffix != ".pyc")
 
 
-def show(found: list[Installed]) -> None:
-    """A row for each backend."""
-    from rich import box
-    from rich.table import Table
-
-    from bytemlperf.command.console import terminal
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("backend")
-    for name in ("packages", "fetched, MiB", "installed, MiB", "environment, s", "fetch, s", "install, s", "adapter, lines"):
-        table.add_column(name, justify="right")
-    for each in found:
-        sizes = [f"{size / 2**20:.0f}" for size in (each.fetched_bytes, each.installed_bytes)]
-        times = [f"{seconds:.1f}" for seconds in (each.environment_s, each.fetch_s, each.install_s)]
-        table.add_row(each.backend, str(each.packages), *sizes, *times, str(each.adapter_lines))
-    terminal().print(table)
+def measure_installs(backends: Sequence[str], out: Path | None, *, folder: Path | None, no_cache: bool) -> None:
+    """A row for each backend, and the same as JSON in `out`. Raises UserError."""
+    installed = [install(name, folder=folder, no_cache=no_cache) for name in check_names(backends)]
+    columns = ("packages", "fetched, MiB", "installed, MiB", "environment, s", "fetch, s", "install, s", "adapter, lines")
+    terminal().print(listing(("backend", *columns), map(_cells, installed), right=columns))
+    if out is not None:
+        write_json(out, {"installed": msgspec.to_builtins(installed)})
 
 
-def to_json(found: list[Installed]) -> dict[str, Any]:
-    """For a file."""
-    return {"installed": msgspec.to_builtins(found)}
+def _cells(each: Installed) -> list[str]:
+    sizes = [f"{size / 2**20:.0f}" for size in (each.fetched_bytes, each.installed_bytes)]
+    times = [f"{seconds:.1f}" for seconds in (each.environment_s, each.fetch_s, each.install_s)]
+    return [each.backend, str(each.packages), *sizes, *times, str(each.adapter_lines)]

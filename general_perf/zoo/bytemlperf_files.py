@@ -19,7 +19,7 @@ from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
 from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
 from general_perf.failures import ErrorClass
-from general_perf.limits import ABOVE_0
+from general_perf.limits import LARGEST_BATCH, MOST_CALLS, MOST_INSTANCES
 from general_perf.zoo.source import FORMATS
 from general_perf.zoo.stand_ins import stand_in
 
@@ -40,9 +40,9 @@ class Workload(BaseModel):
     test_perf: bool = True
     test_accuracy: bool = True
     test_numeric: bool = True
-    clients: int | None = Field(default=None, ge=1, le=int(ABOVE_0["instances"]))
-    iterations: int | None = Field(default=None, ge=1, le=int(ABOVE_0["iterations"]))
-    batch_sizes: list[Annotated[int, Field(ge=1, le=int(ABOVE_0["batch-size"]))]] = Field(default=[1], min_length=1)
+    clients: int | None = Field(default=None, ge=1, le=MOST_INSTANCES)
+    iterations: int | None = Field(default=None, ge=1, le=MOST_CALLS)
+    batch_sizes: list[Annotated[int, Field(ge=1, le=LARGEST_BATCH)]] = Field(default=[1], min_length=1)
     data_percent: float = Field(default=100, gt=0, le=100)
     compile_only: bool = False
 

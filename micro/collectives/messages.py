@@ -13,6 +13,8 @@ from micro.measure.correctness import Checked
 from micro.measure.messages import Stage
 from micro.measure.timing import Timed
 
+RankStatus = Literal["ok", "failed", "refused", "stopped"]
+
 
 class RankHello(msgspec.Struct, frozen=True, kw_only=True, tag="rank"):
     """A rank has joined its group. `bytes_per_s` is of a small all_reduce (0 where one rank is alone)."""
@@ -34,7 +36,7 @@ class RankDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     so that the group can go on; else a rank may still wait inside a collective, and the group must end.
     Rank 0 gives `timed`, of each sample the slowest rank's time, and `by_rank`, of each sample every rank's."""
 
-    status: Literal["ok", "failed", "refused", "stopped"]
+    status: RankStatus
     reason: str = ""
     note: str = ""
     agreed: bool = False

@@ -15,27 +15,27 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import NoReturn, TypeVar
 
 import msgspec
 
 from bytemlperf.child.inside import die_with_parent, first_out_of_memory
 from bytemlperf.child.ranks import join_group
 from micro.collectives.contract import AllInputs, RankMaker
-from micro.collectives.messages import RankDone, RankHello
+from micro.collectives.messages import RankDone, RankHello, RankMessage, RankStatus
 from micro.collectives.operators import SUMS_IN_PLACE
-from micro.collectives.timing import Control, follow, lead, start_skew_ns
+from micro.collectives.timing import Control, Restore, follow, lead, start_skew_ns
 from micro.measure.audit import SEEDS_APART, copied, judged, last_call
 from micro.measure.correctness import Checked, check_outputs
 from micro.measure.estimate import buffer_sets
-from micro.measure.messages import Job, Stage
+from micro.measure.messages import Job, Stage, StageName, in_words
 from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch
-from micro.operators.contract import Operator, Tensors
+from micro.operators.contract import Operator, Outputs, Tensor, Tensors
 from micro.providers.contract import Kernel, Refused
 from micro.providers.registry import find_provider
 from micro.registry import find_operator
 
-REASON_LENGTH = 400
+ResultT = TypeVar("ResultT")
 PROBE_VALUES = 1 << 18
 GROUP_TIMEOUT_S = 3600
 """The sweep's time limit ends a case; the group's own must not come before it."""
@@ -48,7 +48,7 @@ class Stopped(Exception):
 class Ended(Exception):
     """This rank ended the case: status and reason."""
 
-    def __init__(self, status: str, reason: str, checked: Checked | None = None) -> None:
+    def __init__(self, status: RankStatus, reason: str, checked: Checked | None = None) -> None:
         super().__init__(reason)
         self.status, self.reason, self.checked = status, reason, checked
 
@@ -70,7 +70,7 @@ def main() -> None:
 def serve(link: socket.socket, rank: _Rank) -> None:
     """Hello, then an answer for each job."""
 
-    def tell(message: Any) -> None:
+    def tell(message: RankMessage) -> None:
         link.sendall(msgspec.json.encode(message) + b"\n")
 
     tell(rank.hello())
@@ -121,7 +121,7 @@ class _Rank:
             libraries={"torch": str(torch.__version__), "backend": self.backend},
         )
 
-    def do(self, job: Job, begins: Callable[[Any], None]) -> RankDone:
+    def do(self, job: Job, begins: Callable[[StageName], None]) -> RankDone:
         """This rank's part of a case. Exceptions become the answer here and nowhere else."""
         import torch
 
@@ -131,17 +131,16 @@ class _Rank:
         except Stopped:
             return RankDone(status="stopped", agreed=True)
         except Ended as ended:
-            status: Any = ended.status
-            return RankDone(status=status, reason=ended.reason, checked=ended.checked, agreed=True)
+            return RankDone(status=ended.status, reason=ended.reason, checked=ended.checked, agreed=True)
         except Exception as error:  # the others may wait for this rank: nothing is agreed
-            return RankDone(status="failed", reason=_sentence(error))
+            return RankDone(status="failed", reason=in_words(error))
 
-    def _do(self, job: Job, begins: Callable[[Any], None]) -> RankDone:
+    def _do(self, job: Job, begins: Callable[[StageName], None]) -> RankDone:
         operator = find_operator(job.op)
         begins("building")
-        kernel: Kernel = self._agreed(lambda: find_provider(job.provider).build(operator, job.args, self.device))
+        kernel = self._agreed(lambda: find_provider(job.provider).build(operator, job.args, self.device))
         begins("making inputs")
-        inputs: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(job.seed, self.rank, self.device)))
+        inputs = self._agreed(lambda: operator.inputs(job.args, RankMaker(job.seed, self.rank, self.device)))
         checked = self._check(operator, job, kernel, inputs, begins)
         begins("timing")
         given = copied(inputs)
@@ -150,18 +149,17 @@ class _Rank:
         begins("checking")
         return msgspec.structs.replace(done, checked=self._last(operator, job, kernel, sets, given))
 
-    def _check(self, operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, begins: Callable[[Any], None]) -> Checked:
+    def _check(self, operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, begins: Callable[[StageName], None]) -> Checked:
         """One call, whose result every rank compares with what it must hold."""
         begins("computing the reference")
-        every: Any = AllInputs(operator.inputs, job.args, seed=job.seed, rank=self.rank, device=self.device)
+        every = AllInputs(operator.inputs, job.args, seed=job.seed, rank=self.rank, device=self.device)
         reference = self._agreed(lambda: operator.reference(job.args, every))
         begins("running")
         outputs = self._run(kernel, inputs)
         begins("checking")
-        checked: Checked = self._agreed(lambda: _right(operator, job, inputs, outputs, reference))
-        return checked
+        return self._agreed(lambda: _faultless("", check_outputs(operator, job.args, inputs, outputs, reference)))
 
-    def _run(self, kernel: Kernel, inputs: Tensors) -> Any:
+    def _run(self, kernel: Kernel, inputs: Tensors) -> Outputs:
         """A backend that lacks the operation says so on every rank before anything is sent."""
         lacking = ""
         try:
@@ -169,7 +167,7 @@ class _Rank:
         except RuntimeError as error:  # NotImplementedError is one
             if not _lacks(error):
                 raise
-            outputs, lacking = None, f"{self.backend}: {_sentence(error)}"
+            outputs, lacking = None, f"{self.backend}: {in_words(error)}"
         if self.device != "cpu":
             import torch
 
@@ -187,15 +185,14 @@ class _Rank:
     def _last(self, operator: Operator, job: Job, kernel: Kernel, sets: list[Tensors], given: Tensors) -> Checked:
         """The last timed call's result, of new values in the same memory."""
         seed = job.seed + SEEDS_APART
-        values: Tensors = self._agreed(lambda: operator.inputs(job.args, RankMaker(seed, self.rank, self.device)))
+        values = self._agreed(lambda: operator.inputs(job.args, RankMaker(seed, self.rank, self.device)))
         last = last_call(kernel, operator.writes, sets, given, values, self.stopwatch, None)
         every = AllInputs(operator.inputs, job.args, seed=seed, rank=self.rank, device=self.device)
-        checked: Checked = self._agreed(lambda: _faultless("of the last timed call", judged(operator, job.args, last, every)))
-        return checked
+        return self._agreed(lambda: _faultless("of the last timed call", judged(operator, job.args, last, every)))
 
-    def _agreed(self, step: Callable[[], Any]) -> Any:
+    def _agreed(self, step: Callable[[], ResultT]) -> ResultT:
         """`step`'s result, once it has gone well on every rank. Raises Ended where it went wrong here, Stopped elsewhere."""
-        result, wrong = None, None
+        wrong = None
         try:
             result = step()
         except Refused as refused:
@@ -203,7 +200,7 @@ class _Rank:
         except Ended as ended:
             wrong = ended
         except Exception as error:
-            wrong = Ended("failed", _sentence(error))
+            wrong = Ended("failed", in_words(error))
         answers = self.control.texts(wrong.status if wrong else "ok")
         if wrong:
             raise wrong
@@ -212,17 +209,13 @@ class _Rank:
         return result
 
 
-def _right(operator: Operator, job: Job, inputs: Tensors, outputs: Any, reference: Any) -> Checked:
-    return _faultless("", check_outputs(operator, job.args, inputs, outputs, reference))
-
-
 def _faultless(which: str, checked: Checked) -> Checked:
     if checked.fault:
         raise Ended("failed", f"{f'wrong result {which}'.strip()}: {checked.fault}", checked)
     return checked
 
 
-def _refuse(reason: str) -> Any:
+def _refuse(reason: str) -> NoReturn:
     raise Refused(reason)
 
 
@@ -232,28 +225,23 @@ def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, given: 
     return [kernel.prepare(each) for each in (*(copied(inputs) for _ in range(count - 1)), given)]
 
 
-def _restore(source: Any) -> Callable[[Sequence[Any]], None]:
+def _restore(source: Tensor) -> Restore:
     """Sums pile up in place until they overflow: put the values back that the calls of a sample begin with."""
 
-    def restore(arguments: Sequence[Any]) -> None:
-        for inputs in {id(each): each for each in arguments}.values():
+    def restore(arguments: Sequence[Tensors]) -> None:
+        for inputs in {id(inputs): inputs for inputs in arguments}.values():
             inputs[0].copy_(source)
 
     return restore
 
 
-def _nothing(_arguments: Sequence[Any]) -> None:
+def _nothing(_arguments: Sequence[Tensors]) -> None:
     return None
 
 
 def _lacks(error: Exception) -> bool:
     text = str(error).lower()
     return any(words in text for words in ("not support", "unsupported", "not implement", "invalid scalar type"))
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())[:REASON_LENGTH]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
 
 from micro.measure.timing import TIMER_SHARE, Rules, Stopwatch, Timed, measure
+from micro.operators.contract import Run, Tensors
 
 SKEW_SHARE = 0.01
 """Start skew, at most, as a share of a sample."""
 
 STOP = 0
-Restore = Callable[[Sequence[Any]], None]
+Restore = Callable[[Sequence[Tensors]], None]
 """Puts the values back that the calls of a sample begin with."""
 PROBES = 31
 
@@ -31,7 +31,7 @@ PROBES = 31
 class Control:
     """The group over which ranks agree: broadcast, gather and barrier of small numbers, never timed."""
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: object) -> None:
         import torch
         import torch.distributed as dist
 
@@ -52,7 +52,7 @@ class Control:
 
     def texts(self, text: str) -> list[str]:
         """Every rank's text, on every rank."""
-        answers: list[Any] = [None] * self.ranks
+        answers: list[str | None] = [None] * self.ranks
         self._dist.all_gather_object(answers, text, group=self._group)
         return [str(answer) for answer in answers]
 
@@ -83,7 +83,7 @@ class LeadingStopwatch:
         """This rank's clock."""
         return self._own.now_ns()
 
-    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+    def time_ns(self, run: Run, arguments: Sequence[Tensors]) -> int:
         """As the Protocol says, of the slowest rank."""
         self._control.told(len(arguments))
         self.by_rank.append(_together(self._control, self._own, self._restore, run, arguments))
@@ -95,8 +95,8 @@ def lead(
     own: Stopwatch,
     restore: Restore,
     skew_ns: float,
-    run: Callable[..., Any],
-    sets: Sequence[tuple[Any, ...]],
+    run: Run,
+    sets: Sequence[Tensors],
     rules: Rules,
 ) -> tuple[Timed, list[list[int]]]:
     """Rank 0: what was measured, and of every kept sample each rank's time."""
@@ -106,7 +106,7 @@ def lead(
     return timed, stopwatch.by_rank[-len(timed.samples_ns) :]
 
 
-def follow(control: Control, own: Stopwatch, restore: Restore, run: Callable[..., Any], sets: Sequence[tuple[Any, ...]]) -> None:
+def follow(control: Control, own: Stopwatch, restore: Restore, run: Run, sets: Sequence[Tensors]) -> None:
     """Every other rank: as many calls as rank 0 says, on the same sets in the same order, until it says stop."""
     place = 0
     while calls := control.told(STOP):
@@ -119,8 +119,8 @@ def _together(
     control: Control,
     own: Stopwatch,
     restore: Restore,
-    run: Callable[..., Any],
-    arguments: Sequence[tuple[Any, ...]],
+    run: Run,
+    arguments: Sequence[Tensors],
 ) -> list[int]:
     restore(arguments)
     control.meet()

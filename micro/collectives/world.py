@@ -18,15 +18,15 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+import psutil
 
 from bytemlperf.child import ranks
 from bytemlperf.child.process import END_TIMEOUT_S, signal_name, stop
 from bytemlperf.errors import UserError
 from micro.collectives.messages import RankDone, RankHello, RankMessage
-from micro.collectives.places import Place, place_of
 from micro.measure.messages import Job, Stage
 from micro.peaks.machine import KEPT_BLOCKS
 
@@ -35,6 +35,8 @@ GRACE_S = 3.0
 """Between a rank's failure and the end of those who wait for it."""
 
 STACK_S = 0.5
+STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+"""What SIGSTOP or a debugger makes of a process."""
 
 
 class Ending(NamedTuple):
@@ -42,6 +44,13 @@ class Ending(NamedTuple):
 
     done: dict[int, RankDone]
     lost: str = ""
+
+
+class Whereabouts(NamedTuple):
+    """Where a silent rank is; `text` goes on from "rank 1". `waits` where it is inside torch.distributed: it waits for others."""
+
+    text: str
+    waits: bool = False
 
 
 class World:
@@ -80,18 +89,18 @@ class World:
 
     def _greet(self, door: socket.socket, deadline: float) -> None:
         door.settimeout(0.2)
-        strangers: list[socket.socket] = []
+        newcomers: list[socket.socket] = []
         while len(self.hellos) < self.ranks:
             if self._agent is not None and self._agent.poll() is not None:
                 raise UserError(f"the ranks did not start: {self._last_words()}", "check with: bmp llm doctor; or give another backend")
             if time.monotonic() > deadline:
                 raise UserError(f"{self.ranks} ranks did not start within {START_TIMEOUT_S:g} s", "give fewer, or check the machine's load")
             with suppress(TimeoutError):
-                strangers.append(door.accept()[0])
-            for link in list(strangers):
+                newcomers.append(door.accept()[0])
+            for link in list(newcomers):
                 hello = self._hello(link)
                 if hello is not None:
-                    strangers.remove(link)
+                    newcomers.remove(link)
                     self.hellos[hello.rank], self._links[hello.rank], self._rest[hello.rank] = hello, link, b""
                     self._selector.register(link, selectors.EVENT_READ, hello.rank)
 
@@ -136,7 +145,7 @@ class World:
 
     def _next(self, timeout_s: float) -> list[tuple[int, RankMessage | None]]:
         """What has come; None for a rank whose socket has ended. Deaths come first: others fail because of them."""
-        found: list[tuple[int, RankMessage | None]] = []
+        messages: list[tuple[int, RankMessage | None]] = []
         for key, _ in self._selector.select(max(0.0, timeout_s)):
             rank = int(key.data)
             try:
@@ -145,11 +154,11 @@ class World:
                 part = b""
             if not part:
                 self._selector.unregister(key.fileobj)
-                found.insert(0, (rank, None))
+                messages.insert(0, (rank, None))
                 continue
             *lines, self._rest[rank] = (self._rest[rank] + part).split(b"\n")
-            found += [(rank, msgspec.json.decode(line, type=RankMessage)) for line in lines]
-        return found
+            messages += [(rank, msgspec.json.decode(line, type=RankMessage)) for line in lines]
+        return messages
 
     def _death(self, rank: int) -> str:
         """Which rank died first, and how; torchrun knows."""
@@ -157,10 +166,10 @@ class World:
         if self._agent is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._agent.wait(END_TIMEOUT_S)  # it ends the others
-        found = ranks.deaths(self._ranks_folder)
-        if not found:
+        deaths = ranks.deaths(self._ranks_folder)
+        if not deaths:
             return f"rank {rank} closed its connection{while_what}; the others were ended"
-        first, code = found[0]
+        first, code = deaths[0]
         while_what = f" while {self._stage[first]}" if first in self._stage else ""
         how = f"exit status {code}" if code >= 0 else f"killed by {signal_name(-code)}"
         words = ranks.last_words(self._ranks_folder, first) if code > 0 else ""
@@ -173,14 +182,14 @@ class World:
             with suppress(ProcessLookupError):
                 os.kill(self.hellos[rank].pid, signal.SIGUSR1)
         time.sleep(STACK_S)
-        places = {rank: place_of(self.hellos[rank].pid, self._folder / f"{rank}.txt") for rank in sorted(silent)}
-        return hang_sentence(places, self._stage)
+        where = {rank: whereabouts(self.hellos[rank].pid, self._folder / f"{rank}.txt") for rank in sorted(silent)}
+        return hang_sentence(where, self._stage)
 
     def _last_words(self) -> str:
-        found = ranks.deaths(self._ranks_folder)
-        if not found:
+        deaths = ranks.deaths(self._ranks_folder)
+        if not deaths:
             return ranks.last_error(ranks.agent_log(self._ranks_folder)) or "no message"
-        rank = found[0].rank
+        rank = deaths[0].rank
         return f"rank {rank}: {ranks.last_words(self._ranks_folder, rank)}"
 
     def close(self) -> None:
@@ -202,14 +211,30 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def hang_sentence(places: dict[int, Place], stage: dict[int, str]) -> str:
+def whereabouts(pid: int, dump: Path) -> Whereabouts:
+    """From the process's state and the stack that faulthandler wrote."""
+    with suppress(psutil.Error):
+        if psutil.Process(pid).status() in STOPPED:
+            return Whereabouts("is stopped (SIGSTOP)")
+    try:
+        frame = ranks.innermost(dump.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return Whereabouts("hangs")
+    if frame is None:
+        return Whereabouts("hangs outside Python")
+    if "torch/distributed/" in frame.path.as_posix():
+        return Whereabouts(f"waits in {frame.function}", waits=True)
+    return Whereabouts(f"hangs in {frame.path.name}:{frame.line} ({frame.function})")
+
+
+def hang_sentence(where: dict[int, Whereabouts], stage: dict[int, str]) -> str:
     """ "rank 1 hangs in kernels.py:12 (run) while running; rank 0 waits for it": those inside a collective wait."""
-    hanging = {rank: place for rank, place in places.items() if not place.waits}
-    waiting = [str(rank) for rank, place in places.items() if place.waits]
+    hanging = {rank: place for rank, place in where.items() if not place.waits}
+    waiting = [str(rank) for rank, place in where.items() if place.waits]
     if not hanging:
         return f"every rank waits inside a collective, while {', '.join(sorted(set(stage.values())))}"
     parts = [f"rank {rank} {place.text} while {stage.get(rank, 'starting')}" for rank, place in hanging.items()]
@@ -232,6 +257,6 @@ def _peer_lost(reason: str) -> bool:
 
 def _is_rank(pid: int) -> bool:
     """A pid may have been given to somebody else since."""
-    with suppress(OSError):
-        return b"micro.collectives.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    with suppress(psutil.Error):
+        return "micro.collectives.rank" in psutil.Process(pid).cmdline()
     return False

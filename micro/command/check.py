@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
-from bytemlperf.command.console import listing
+from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
+from bytemlperf.runs.kinds import Table, Text
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.cases.workload_file import expand
 from micro.command.flags import Flags
@@ -43,7 +42,6 @@ SMALL = 256
 UNTIMED = Rules(warm_up_s=0.0, budget_s=0.0, min_samples=1, max_samples=0)
 """Nothing is timed; ranks take one sample, which is how they leave a case together."""
 
-PIPED_WIDTH = 160
 SHOWN_FAULTS = 20
 EXIT_WRONG = 1
 
@@ -63,7 +61,7 @@ def _swept(cases: Sequence[Case], flags: Flags, rules: Rules, out: Path | None) 
     """Every case's row, shown and written as soon as it is known. Of the flags the device, the seed and the time limit count."""
     rows: list[Row] = []
     settings = msgspec.structs.replace(settings_of(flags), cache_bytes=0, rules=rules)
-    with SweepView(Console(stderr=True), quiet=False) as view, _writing(out) as write:
+    with SweepView(terminal(stderr=True), quiet=False) as view, _writing(out) as write:
 
         def keep(row: Row) -> None:
             rows.append(row)
@@ -110,15 +108,15 @@ def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
     args = {name: validate(OPERATORS[name], given) for name, given in CHEATED.items() if name in only or not only}
     cases = [Case(op=name, provider=provider, args=args[name]) for provider in (CONTROL, *CHEATS) for name in args]
     rows = _swept(cases, flags, CHEAT_RULES, out)
-    console = Console(highlight=False, soft_wrap=True)
-    passed = 0
+    lines, passed = [], 0
     for row in rows:
         right = (row.status == "ok") == (row.provider == CONTROL)
         passed += right
         word = ("right" if row.provider == CONTROL else "caught") if right else "NOT CAUGHT" if row.status == "ok" else "WRONG"
         word = "not tried" if row.status == "refused" else word
-        console.print(f"{word}: {row.provider} on {row.op}: {row.reason or find_provider(row.provider).help}", markup=False)
-    console.print(f"{passed} of {len(rows)} as they should be", markup=False)
+        lines.append(f"{word}: {row.provider} on {row.op}: {row.reason or find_provider(row.provider).help}")
+    lines.append(f"{passed} of {len(rows)} as they should be")
+    print_sections(terminal(), [Text(body=line) for line in lines])
     return 0 if passed == len(rows) else EXIT_WRONG
 
 
@@ -169,29 +167,23 @@ def _possible(operator: Operator, args: Arguments) -> Arguments | None:
 
 
 def _show(rows: Sequence[Row], provider: str) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
     by_op: dict[str, list[Row]] = {}
     for row in rows:
         by_op.setdefault(row.op, []).append(row)
     columns = ("operator", "right", "wrong", "refused", "skipped", "largest error", "refused because")
-    console.print(f"{provider}: results against the reference", markup=False)
-    console.print(listing(columns, [_cells(op, group) for op, group in by_op.items()], right=columns[1:6]))
-    faults = [row for row in rows if row.status == "failed"]
-    for row in faults[:SHOWN_FAULTS]:
-        console.print(Text(f"wrong: {row.key}: {row.reason}"), soft_wrap=True)
+    title = f"{provider}: results against the reference"
+    faults, counts = [row for row in rows if row.status == "failed"], Counter(row.status for row in rows)
+    lines = [f"wrong: {row.key}: {row.reason}" for row in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
-        console.print(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out", markup=False)
-    counts = Counter(row.status for row in rows)
-    console.print(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped", markup=False)
+        lines.append(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out")
+    lines.append(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped")
+    table = Table(title=title, columns=columns, rows=[_cells(op, group) for op, group in by_op.items()])
+    print_sections(terminal(), [table, *(Text(body=line) for line in lines)])
 
 
-def _cells(op: str, rows: Sequence[Row]) -> list[Text]:
+def _cells(op: str, rows: Sequence[Row]) -> list[str]:
     """One operator's line."""
     counts = Counter(row.status for row in rows)
     errors = [row.check.max_absolute_error for row in rows if row.status == "ok" and row.check]
     refusal = next((row.reason for row in rows if row.status == "refused"), "")
-    numbers = [str(counts[status] or "–") for status in STATUSES]
-    style = "red" if counts["failed"] else ""
-    return [Text(cell, style) for cell in (op, *numbers, f"{max(errors):.2g}" if errors else "–", refusal)]
+    return [op, *(str(counts[status] or "–") for status in STATUSES), f"{max(errors):.2g}" if errors else "–", refusal]

@@ -10,18 +10,18 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
+import psutil
 
 OTHERS_SHARE = 0.1
 """Of one processor: beyond this, other processes are worth a remark."""
 
 CLOCK_SHARE = 0.05
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 GPU_QUERY = "clocks.sm,clocks_throttle_reasons.active,temperature.gpu"
 GPU_IDLE = 0x1
 """nvidia-smi's reason that is none: nothing runs yet."""
@@ -88,16 +88,15 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 def snapshot(device: str = "cpu", root: Path = Path("/")) -> Snapshot:
     """Everything at once; some tenths of a millisecond, with a GPU one call of nvidia-smi."""
     cpus = sorted(os.sched_getaffinity(0))
-    busy_s, steal_s = _cpu_seconds(_read(root / "proc/stat"))
-    times = os.times()
+    own, all_cpus = os.times(), psutil.cpu_times()
     return Snapshot(
         at_s=time.monotonic(),
-        mhz=None if device != "cpu" else _clock_mhz(root, cpus),
+        mhz=None if device != "cpu" else _clock_mhz(cpus),
         throttles=_throttles(root, cpus),
         quota_us=_quota_us(_read(root / "sys/fs/cgroup/cpu.stat")),
-        busy_s=busy_s,
-        steal_s=steal_s,
-        own_s=times.user + times.system,
+        busy_s=all_cpus.user + all_cpus.nice + all_cpus.system + all_cpus.irq + all_cpus.softirq,
+        steal_s=all_cpus.steal,
+        own_s=own.user + own.system,
         preempted=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
         gpu=None if device == "cpu" else gpu_state(device),
     )
@@ -110,10 +109,7 @@ def between(before: Snapshot, after: Snapshot) -> Conditions:
     others = None if busy is None else max(0.0, (busy - (after.own_s - before.own_s)) / seconds)
     quota = _difference(before.quota_us, after.quota_us)
     clocks = [value for value in (before.mhz, after.mhz) if value is not None]
-    throttled: int | None = None
-    if before.throttles is not None and after.throttles is not None:
-        throttled = after.throttles - before.throttles
-    celsius = None
+    throttled, celsius = _difference(before.throttles, after.throttles), None
     if after.gpu is not None:
         clocks = [state[0] for state in (before.gpu, after.gpu) if state is not None]
         throttled, celsius = after.gpu[1] & ~GPU_IDLE, after.gpu[2]
@@ -153,27 +149,13 @@ def parse_gpu_state(text: str) -> tuple[float, int, float] | None:
     return None
 
 
-def _cpu_seconds(stat: str) -> tuple[float | None, float | None]:
-    """Busy and stolen seconds of all CPUs together, from the first line of /proc/stat."""
-    fields = stat.partition("\n")[0].split()
-    if len(fields) < 9 or fields[0] != "cpu":
-        return None, None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) / TICKS_PER_S for field in fields[1:9])
-    return user + nice + system + irq + softirq, steal
+def _clock_mhz(cpus: Collection[int]) -> float | None:
+    """Mean over the CPUs that may be used."""
+    clocks = [clock.current for cpu, clock in enumerate(psutil.cpu_freq(percpu=True)) if cpu in cpus]
+    return sum(clocks) / len(clocks) if clocks else None
 
 
-def _clock_mhz(root: Path, cpus: Sequence[int]) -> float | None:
-    """Mean over the CPUs that may be used: what cpufreq says, else /proc/cpuinfo."""
-    folder = root / "sys/devices/system/cpu"
-    kilohertz = [text for cpu in cpus if (text := _read(folder / f"cpu{cpu}/cpufreq/scaling_cur_freq").strip()).isdigit()]
-    if kilohertz:
-        return sum(map(int, kilohertz)) / len(kilohertz) / 1000
-    found = [line.partition(":")[2] for line in _read(root / "proc/cpuinfo").splitlines() if line.startswith("cpu MHz")]
-    used = [float(found[cpu]) for cpu in cpus if cpu < len(found)]
-    return sum(used) / len(used) if used else None
-
-
-def _throttles(root: Path, cpus: Sequence[int]) -> int | None:
+def _throttles(root: Path, cpus: Collection[int]) -> int | None:
     folder = root / "sys/devices/system/cpu"
     counts = [_read(folder / f"cpu{cpu}/thermal_throttle/{kind}_throttle_count").strip() for cpu in cpus for kind in ("core", "package")]
     numbers = [int(count) for count in counts if count.isdigit()]
@@ -181,14 +163,14 @@ def _throttles(root: Path, cpus: Sequence[int]) -> int | None:
 
 
 def _quota_us(stat: str) -> int | None:
-    for line in stat.splitlines():
-        name, _, value = line.partition(" ")
-        if name == "throttled_usec" and value.isdigit():
-            return int(value)
-    return None
+    counters = dict(line.split() for line in stat.splitlines())
+    return int(counters["throttled_usec"]) if counters.get("throttled_usec", "").isdigit() else None
 
 
-def _difference(before: float | None, after: float | None) -> float | None:
+NumberT = TypeVar("NumberT", int, float)
+
+
+def _difference(before: NumberT | None, after: NumberT | None) -> NumberT | None:
     return None if before is None or after is None else after - before
 
 

@@ -39,10 +39,13 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     allocation: str = ""
 
 
+StageName = Literal["building", "making inputs", "computing the reference", "running", "checking", "timing"]
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
     """What the worker begins to do; it names the place when it dies or hangs."""
 
-    name: Literal["building", "making inputs", "computing the reference", "running", "checking", "timing"]
+    name: StageName
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
@@ -62,3 +65,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
 
 
 Message = Hello | Stage | Outcome
+REASON_LENGTH = 400
+
+
+def in_words(error: Exception) -> str:
+    """What a kernel raised, as a row's reason."""
+    text = " ".join(str(error).split())[:REASON_LENGTH]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -23,22 +23,23 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bytemlperf.statistics.metric import Metric, describe
 from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
     Interval,
     autocorrelation_factor,
     effective_interval,
-    needed_count,
     order_interval,
     percentile,
 )
+from bytemlperf.units import NS_PER_S, NS_PER_US
 
 TIMER_SHARE = 1e-4
 """The timer's own cost, at most, as a share of what it times."""
 
 MAX_CALLS = 1 << 20
 HALF = Fraction(1, 2)
-PERCENTILES = {"p10": Fraction(1, 10), "p50": HALF, "p90": Fraction(9, 10), "p99": Fraction(99, 100)}
+PERCENTILES = ("10", "50", "90", "99")
 DRIFT_SHARE = 0.02
 """Last third against first third of the samples: beyond this, and beyond both intervals, they drift."""
 
@@ -205,7 +206,7 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
     calls = _whole_turns(_calibrate(run, ring, stopwatch), sets, stopwatch)
     stationary, warm_up_samples, settled_in = Stationary(), 0, False
     needed_ns = stopwatch.overhead_ns / TIMER_SHARE
-    deadline = began + rules.warm_up_s * 1e9
+    deadline = began + rules.warm_up_s * NS_PER_S
     while not settled_in and stopwatch.now_ns() < deadline:
         sample_ns = stopwatch.time_ns(run, ring.take(calls))
         warm_up_samples += 1
@@ -215,7 +216,7 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
             settled_in = stationary.feed(sample_ns)
     settled, samples, stopped_by = Settled(rules), list[int](), "budget"
     warm = stopwatch.now_ns()
-    deadline = warm + rules.budget_s * 1e9
+    deadline = warm + rules.budget_s * NS_PER_S
     while not samples or stopwatch.now_ns() < deadline:
         samples.append(stopwatch.time_ns(run, ring.take(calls)))
         if settled.feed(samples[-1]):
@@ -230,8 +231,8 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
         stopped_by=stopped_by,
         buffer_sets=len(sets),
         graph=getattr(stopwatch, "graph", False),
-        warm_up_s=(warm - began) / 1e9,
-        sampling_s=(stopwatch.now_ns() - warm) / 1e9,
+        warm_up_s=(warm - began) / NS_PER_S,
+        sampling_s=(stopwatch.now_ns() - warm) / NS_PER_S,
     )
 
 
@@ -294,28 +295,30 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     n: int
 
 
+def metric_of(timed: Timed) -> Metric:
+    """Microseconds of one call, from samples (at least one); the median's interval is `median_interval`."""
+    found = describe(timed.samples_ns, "us", "a sample's time / its calls", PERCENTILES)
+    assert found is not None
+    found.ci95["50"] = median_interval(timed.samples_ns)
+    return found.divided(timed.calls * NS_PER_US)
+
+
 def latency_of(timed: Timed) -> Latency:
     """Nearest-rank percentiles of the samples, each over its calls; p10 needs 44 samples, p99 459."""
-    ordered, per_us = sorted(timed.samples_ns), timed.calls * 1000
-    count = len(ordered)
-    carried = {
-        name: percentile(ordered, share) / per_us if name == "p50" or count >= needed_count(share) else None
-        for name, share in PERCENTILES.items()
-    }
-    interval = median_interval(timed.samples_ns)
-    low, high = (None, None) if interval == INSUFFICIENT else (interval[0] / per_us, interval[1] / per_us)
-    assert carried["p50"] is not None
+    metric = metric_of(timed)
+    p10, _, p90, p99 = (None if isinstance(value, str) else value for value in metric.percentiles.values())
+    low, high = (None, None) if metric.ci95["50"] == INSUFFICIENT else metric.ci95["50"]
     return Latency(
-        p10=carried["p10"],
-        p50=carried["p50"],
-        p90=carried["p90"],
-        p99=carried["p99"],
-        mean=sum(ordered) / count / per_us,
-        min=ordered[0] / per_us,
-        max=ordered[-1] / per_us,
+        p10=p10,
+        p50=percentile(sorted(timed.samples_ns), HALF) / (timed.calls * NS_PER_US),
+        p90=p90,
+        p99=p99,
+        mean=metric.mean,
+        min=metric.min,
+        max=metric.max,
         ci95_low=low,
         ci95_high=high,
-        n=count,
+        n=metric.count,
     )
 
 

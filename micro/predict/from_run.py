@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 from micro.predict.costs import Call, Price
 from micro.sweep.row import last_rows
 
@@ -35,7 +35,7 @@ class FromRun:
         kind = read_run_json(folder).get("kind")
         if kind != "micro":
             raise UserError(f"{folder} is a run of kind {kind}, not micro", "give a run folder of bmp micro")
-        self._rows = [_known(row) for row in last_rows(RunRecords(folder)) if row["status"] == "ok"]
+        self._rows = [_known(row) for row in last_rows(suite_records(folder)) if row["status"] == "ok"]
         if not self._rows:
             raise UserError(f"{folder} has no measured row", "give a run folder of bmp micro with measured cases")
 

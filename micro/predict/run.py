@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from engines.processor import cpu_bfloat16_flag
@@ -27,7 +28,7 @@ from micro.predict.measured import Measuring
 from micro.predict.model import ModelShape, read_shape
 from micro.predict.modelled import Modelled
 from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
-from micro.predict.tables import print_check, print_prediction
+from micro.predict.tables import check_sections, prediction_sections
 from micro.providers.registry import find_provider, provider_names
 
 DEFAULT_ENGINE = "transformers"
@@ -65,9 +66,7 @@ def run(flags: Flags) -> None:
     if flags.json:
         print(json.dumps(_document(prediction, basis, checked), indent=1))
         return
-    print_prediction(prediction, basis.text)
-    if checked:
-        print_check(checked)
+    print_sections(terminal(), [*prediction_sections(prediction, basis.text), *(check_sections(checked) if checked else [])])
 
 
 def write_workload(path: Path, steps: list[Step]) -> Path:

@@ -17,7 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.formula_guard import guard_formula
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 from micro.registry import OPERATORS
 from micro.sweep.row import last_rows
 
@@ -35,7 +35,7 @@ def export_run(folder: Path, paths: Iterable[Path]) -> None:
     if run.get("kind") != "micro":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
     with damage_said(folder):
-        rows = last_rows(RunRecords(folder))
+        rows = last_rows(suite_records(folder))
         for path in paths:
             WRITERS[path.suffix](path, run, rows)
 

@@ -12,7 +12,7 @@ from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from micro.cases.case import Case
-from micro.measure.timing import Latency, Timed, latency_of
+from micro.measure.timing import Latency, Timed, latency_of, metric_of
 from micro.results.conditions import FRESH, conditions
 from micro.roofline import MEASURED, above_peak
 from micro.sweep.row import STATUSES, last_rows
@@ -53,7 +53,7 @@ class MicroKind(RunKind):
                 *_few("above the measured peak", _above_peak(ok), 3),
             ],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
-            "metrics": {f"{row['key']} latency": _metric(_latency(row)) for row in ok},
+            "metrics": {f"{row['key']} latency": msgspec.to_builtins(metric_of(_timed(row))) for row in ok},
             "conditions": conditions(run, ok),
         }
 
@@ -120,28 +120,15 @@ def _above_peak(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _latency(row: dict[str, Any]) -> Latency:
-    return latency_of(msgspec.convert(row["timed"], Timed))
-
-
-def _metric(latency: Latency) -> dict[str, Any]:
-    interval = None if latency.ci95_low is None else [latency.ci95_low, latency.ci95_high]
-    return {
-        "unit": "us",
-        "count": latency.n,
-        "mean": latency.mean,
-        "min": latency.min,
-        "max": latency.max,
-        "percentiles": {"10": latency.p10, "50": latency.p50, "90": latency.p90, "99": latency.p99},
-        "ci95": {"50": interval},
-    }
+def _timed(row: dict[str, Any]) -> Timed:
+    return msgspec.convert(row["timed"], Timed)
 
 
 def _figures(row: dict[str, Any], *, headline: bool) -> list[Figure]:
     key = str(row["key"])
     if row["status"] != "ok":
         return [Figure(key=key, metric="latency", unit="us", value=None, better="lower", reason=f"{row['status']}: {row['reason']}")]
-    latency, timed = _latency(row), row["timed"]
+    latency, timed = latency_of(_timed(row)), row["timed"]
     per_us = timed["calls"] * 1000
     figures = [
         Figure(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,9 +17,9 @@ from micro.measure.audit import SEEDS_APART, changed, copied, judged, last_call,
 from micro.measure.conditions import between, pinning, snapshot
 from micro.measure.correctness import Checked, check_outputs
 from micro.measure.estimate import FIRST_CHECKED_BYTES, buffer_sets
-from micro.measure.messages import Hello, Job, Outcome, Stage
+from micro.measure.messages import Hello, Job, Outcome, Stage, StageName, in_words
 from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
-from micro.operators.contract import Maker, Operator, Tensors
+from micro.operators.contract import Maker, Operator, Outputs, Tensors
 from micro.peaks.machine import allocation, give_back_memory
 from micro.providers.contract import Refused
 from micro.providers.registry import find_provider
@@ -27,7 +27,6 @@ from micro.registry import find_operator
 
 PROBE_SIZE = 384
 PROBE_BYTES = 64 << 20
-REASON_LENGTH = 400
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def main() -> None:
         tell(do(job, _stopwatch(device), lambda name: tell(Stage(name=name))))
 
 
-def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+def do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> Outcome:
     """One case: build, make inputs, check, time, check again. Exceptions become the outcome here and nowhere else."""
     import torch
 
@@ -54,11 +53,10 @@ def do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     except MemoryError:
         return Outcome(status="failed", reason="out of memory")
     except Exception as error:  # a kernel may raise anything; the row says what
-        text = " ".join(str(error).split())[:REASON_LENGTH]
-        return Outcome(status="failed", reason=f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        return Outcome(status="failed", reason=in_words(error))
 
 
-def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
+def _do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> Outcome:
     begins("building")
     give_back_memory()
     operator = find_operator(job.op)
@@ -99,7 +97,7 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Any) -> Outcome:
     return Outcome(status="ok", note=kernel.note, checked=checked, timed=timed, conditions=conditions)
 
 
-def _first_checked(operator: Operator, job: Job, inputs: Tensors, outputs: Any, begins: Any) -> Checked:
+def _first_checked(operator: Operator, job: Job, inputs: Tensors, outputs: Outputs, begins: Callable[[StageName], None]) -> Checked:
     odd = unusual(outputs)
     if odd:
         return Checked(fault=odd)

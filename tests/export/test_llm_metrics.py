@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.export.prometheus import IN_BUCKETS
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.record.record import RequestRecord
-from tests.metrics.test_arrays import flat
 
 MS = 1_000_000
 
@@ -45,8 +45,8 @@ def test_live_buckets_hold_the_very_values_that_the_summary_has():
         metrics.ended(record)
     seen = scrape(metrics)
     summed = Accumulator().add_all(records)
-    gaps = [gap / 1e9 for cluster in flat(summed.itl) for gap in cluster]
-    ttft = [value / 1e9 for value in summed.request_values("ttft", summed.rows("ok"))]
+    gaps = [gap / 1e9 for gap in np.repeat(*summed.itl.runs(0, len(summed.itl.rows))).tolist()]
+    ttft = [value / 1e9 for value in summed.request_values("ttft", summed.rows("ok")).tolist()]
     for name, values in (("bmp_inter_token_latency_seconds", gaps), ("bmp_time_to_first_token_seconds", ttft)):
         assert seen[f"{name}_count"][""] == len(values)
         assert abs(seen[f"{name}_sum"][""] - sum(values)) < 1e-6

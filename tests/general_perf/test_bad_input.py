@@ -59,7 +59,7 @@ def test_a_row_with_the_reason_and_the_mend(tmp_path, backend, spoil, flags, err
     relu_card(tmp_path)
     spoil(tmp_path)
     stages = [] if "--stage" in flags else ["--stage", "performance"]
-    command = [*BMP, "relu.yaml", "--backend", backend, "--iterations", "2", "--memory-limit-gib", "4", *stages, *flags]
+    command = [*BMP, "relu.yaml", "--backend", backend, "--iterations", "2", "--memory-limit", "4GiB", *stages, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--runs-dir", "runs"], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False

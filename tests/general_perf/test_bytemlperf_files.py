@@ -14,7 +14,8 @@ from bytemlperf.errors import UserError
 from general_perf.backends.contract import CompileOptions, LoadOptions
 from general_perf.backends.onnxruntime import OnnxRuntime
 from general_perf.backends.torch_eager import TorchEager
-from general_perf.command.plan import Flags, plan
+from general_perf.command.flags import Flags
+from general_perf.command.plan import plan
 from general_perf.datasets.inputs import make_inputs
 from general_perf.zoo.bytemlperf_files import read_workload
 from general_perf.zoo.source import build
@@ -55,7 +56,7 @@ def pair(folder: Path, workload: dict | None = None, model: dict | None = None) 
 
 
 def flags(path: Path) -> Flags:
-    return Flags(models=[str(path)], backends=["onnxruntime"], precisions=["fp32"])
+    return Flags(models=(str(path),), backends=("onnxruntime",), precisions=("fp32",))
 
 
 def test_the_workload_becomes_jobs(tmp_path):
@@ -82,7 +83,7 @@ def test_parts_switched_off(tmp_path):
 
 def test_a_workload_speaks_for_its_own_model_alone(tmp_path):
     given = flags(pair(tmp_path, {"test_accuracy": False}))
-    given.models.append("magika")
+    given = given.changed(models=(*given.models, "magika"))
     theirs, ours = plan(given)
     assert (theirs.iterations, theirs.instances, "accuracy" in theirs.stages) == (100, (3,), False)
     assert (ours.iterations, ours.instances, "accuracy" in ours.stages) == (None, (1,), True)
@@ -208,7 +209,7 @@ def test_a_folder_is_a_row_for_each_of_its_files(tmp_path):
 )
 def test_our_architecture_stands_in_at_their_sizes(tmp_path, name, model, dims):
     given = flags(zoo_pair(tmp_path, name, model))
-    given.random_weights = True
+    given = given.changed(random_weights=True)
     (job,) = plan(given)
     assert job.failed is None
     assert job.weights is None
@@ -226,7 +227,7 @@ def test_our_architecture_stands_in_at_their_sizes(tmp_path, name, model, dims):
 )
 def test_where_none_stands_in_the_row_says_why(tmp_path, name, said):
     given = flags(zoo_pair(tmp_path, name, {}))
-    given.random_weights = True
+    given = given.changed(random_weights=True)
     (job,) = plan(given)
     assert job.failed is not None
     assert re.search(said, job.failed[1])

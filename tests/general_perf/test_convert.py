@@ -87,11 +87,11 @@ def test_an_engine_for_this_machine(place, backend):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["ranker.yaml", "--to", "onxx"], "format 'onxx' is unknown; did you mean 'onnx'?"),
+        (["ranker.yaml", "--to", "onxx"], "--to 'onxx' is unknown; did you mean 'onnx'?"),
         (["rankr", "--to", "onnx"], "model 'rankr' is unknown"),
         (["all", "--to", "onnx"], "models; name one"),
         (["ranker.yaml", "--to", "onnx", "-o", "none/x.onnx"], "is not there; make it"),
-        (["ranker.yaml", "--to", "onnx", "-o", "ranker.yaml"], "is there already; give another --output, or --force"),
+        (["ranker.yaml", "--to", "onnx", "-o", "ranker.yaml"], "is there already; give another --out, or --force"),
         (["ranker.yaml", "--to", "torch-export", "--precision", "int8"], "is written in fp32 here"),
         (["ranker.yaml", "--to", "engine", "--backend", "torch-eager"], "has no engine files"),
         (["magika", "--to", "torch-export"], "torch reads no ONNX files; use --to onnx or openvino"),

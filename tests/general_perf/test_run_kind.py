@@ -11,7 +11,6 @@ from rich.console import Console
 
 from bytemlperf.report.terminal import print_run
 from general_perf.job.records import STAGES
-from general_perf.measure.latency import describe
 from general_perf.measure.numerics import compare
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.results.kind import KIND
@@ -142,12 +141,6 @@ def test_only_the_last_attempt_counts(records):
     assert [each["stage"] for each in kept] == ["compile", "job"]
     row = KIND.summarise(run_json(GOOD), [*records[:5], *again])["rows"][0]
     assert (row["compile_s"], row["points"]) == (9.0, 0)
-
-
-def test_too_few_calls_claim_no_p99():
-    found = describe([5, 6, 7, 8, 9, 10, 11])
-    assert found["percentiles"] == {"50": 8, "90": "insufficient", "99": "insufficient"}
-    assert found["ci95"]["99"] == "insufficient"
 
 
 def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import verify_suite
 from tests.general_perf.vendor import install, relu_card
 
 BMP = [sys.executable, "-c", "from bytemlperf.app import main; main()", "general"]
 ROOT = Path(__file__).resolve().parents[2]
 """So that the child runs this very copy."""
-QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit-gib", "4"]
+QUICK = ["--backend", "vendor", "--iterations", "3", "--memory-limit", "4GiB"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     assert row["numerics_passed"] is True
     assert row["graph_share"] == 1.0
     assert row["artefact_bytes"] == 1000
-    records = list(RunRecords(folder))
+    records = list(suite_records(folder))
     points = [(each["batch_size"], each["instances"], each["loop"]) for each in records if each["stage"] == "performance"]
     assert points == [(1, 2, "closed"), (1, 2, "open"), (4, 2, "closed"), (4, 2, "open")]
     opened = next(each for each in records if each["stage"] == "performance" and each["loop"] == "open")
@@ -91,7 +91,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     folder = only_run(tmp_path / "torch")
     assert rows(folder)["vit@small/torch-eager/fp32"]["sparsity"] == "2:4"
     assert "the weights are sparse, 2:4" in done.stdout
-    compiled = next(each for each in RunRecords(folder) if each["stage"] == "compile")
+    compiled = next(each for each in suite_records(folder) if each["stage"] == "compile")
     assert "linear layers by torch.ao.pruning.WeightNormSparsifier" in compiled["sparsified"]
     assert compiled["weights"].startswith("random weights, seed 0; pruned to 2:4, ")
     (report,) = folder.glob("bytemlperf/*/*/result-*.json")
@@ -113,7 +113,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     ],
 )
 def test_what_ends_the_process_is_a_row(place, tmp_path, do, error_class, reason):
-    limits = {"hang": ["--time-limit", "6"], "hoard": ["--memory-limit-gib", "1"]}.get(do, [])
+    limits = {"hang": ["--time-limit", "6"], "hoard": ["--memory-limit", "1GiB"]}.get(do, [])
     stages = ["--stage", "performance"]  # no reference: one process less
     done = bmp(place, "relu.yaml", *QUICK, *limits, *stages, "--backend-option", f"do={do}", "--runs-dir", str(tmp_path))
     row = rows(only_run(tmp_path))["relu/vendor/fp32"]
@@ -153,12 +153,12 @@ def test_a_killed_sweep_goes_on_where_it_was(place, tmp_path):
     sweep.wait()
     sweep.stderr.close()
     folder = only_run(tmp_path)
-    before = [each for each in RunRecords(folder) if each["job"].startswith("relu/")]
+    before = [each for each in suite_records(folder) if each["job"].startswith("relu/")]
     with (folder / "records.jsonl").open("ab") as log:
         log.write(b'{"job":"other/vendor/fp32","att')  # a torn tail, as power loss leaves it
     done = bmp(place, "resume", str(folder))
     assert done.returncode == 0, done.stderr
-    after = list(RunRecords(folder))
+    after = list(suite_records(folder))
     assert [each for each in after if each["job"].startswith("relu/")] == before  # what was done is not done again
     assert {row["status"] for row in rows(folder).values()} == {"ok"}
     assert verify_suite(folder)[0] == []
@@ -196,7 +196,7 @@ def test_a_job_that_was_cut_short_counts_once(place, tmp_path):
     lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[:-1]))  # as if killed before the job's end
     assert bmp(place, "resume", str(folder)).returncode == 0
-    attempts = [each["attempt"] for each in RunRecords(folder)]
+    attempts = [each["attempt"] for each in suite_records(folder)]
     assert set(attempts) == {1, 2}
     metrics = json.loads((folder / "summary.json").read_text())["metrics"]
     assert len([name for name in metrics if name.endswith("latency")]) == 2
@@ -207,7 +207,7 @@ def test_live_metrics_tell_what_is_done_and_how_long_calls_took(place, tmp_path)
     command = [*BMP, "relu.yaml", "second.yaml", *QUICK, "--stage", "performance", "--prometheus-port", "0", "--runs-dir", str(tmp_path)]
     sweep = subprocess.Popen(command, env=environment(place), cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert sweep.stderr is not None
-    address = next(line.split()[-1] for line in sweep.stderr if line.startswith("metrics on"))
+    address = next(line.split()[2] for line in sweep.stderr if line.startswith("metrics at"))
     assert address.startswith("http://127.0.0.1:")
     next(line for line in sweep.stderr if line.startswith("[2/2]"))
     with urllib.request.urlopen(address, timeout=10) as answer:

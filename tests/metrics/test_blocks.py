@@ -1,45 +1,34 @@
-"""Many records at once give the very columns that one at a time gives, and so the same summary."""
+"""Columns of many records at once against each record by its definitions, one at a time."""
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemlperf.statistics import arrays
-from bytemlperf.statistics.columns import (
-    delays_from,
-    dot,
-    either,
-    gaps_of,
-    ones_at_most,
-    places_of,
-    present,
-    rows_at_most,
-    rows_with,
-    rows_within,
-    rows_without,
-    span_at_least,
-    steps_of,
-    take,
-    weights_of,
-)
+from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.metrics import accumulator, blocks
-from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.definitions import BURST_NS
-from bytemlperf_llm.metrics.facts import RunFacts, SloMs
-from bytemlperf_llm.metrics.summary import summary_of
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, Accumulator
+from bytemlperf_llm.metrics.definitions import (
+    BURST_NS,
+    STAGES,
+    bursts_of,
+    chunk_gaps_ns,
+    due_ns,
+    ntpot_ns,
+    stage_times_ns,
+    token_runs_ns,
+    token_times,
+    tpot_ns,
+)
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
-from tests.metrics.records import poisson_run
-from tests.metrics.test_arrays import runs
-
-numpy = pytest.importorskip("numpy")
+from tests.metrics.test_columns import runs
 
 STAMPS = st.one_of(st.integers(0, 10**10), st.integers(-(1 << 62), (1 << 62) - 1), st.just(1 << 40))
-STAGES = st.none() | st.builds(
+ENGINE_STAGES = st.none() | st.builds(
     Stages, **dict.fromkeys(("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns"), st.none() | STAMPS)
 )
 RECORDS = st.builds(
@@ -61,125 +50,104 @@ RECORDS = st.builds(
     prompt_tokens=st.none() | st.integers(0, 9),
     output_tokens=st.integers(0, 9),
     token_source=st.sampled_from(["usage", "chunks"]),
-    stages=STAGES,
+    stages=ENGINE_STAGES,
 )
 
 
-def one_at_a_time(records):
-    acc = Accumulator()
-    for record in records:
-        acc.add(record)
-    return acc
+def naive_row(record):
+    """A row's columns, straight from the definitions."""
+    times = token_times(record)
+    first, last = (times.stamps_ns[place] if times.stamps_ns else None for place in (0, -1))
+    stages = (None,) * len(STAGES) if last is None else stage_times_ns(record, last)
+    return {
+        "index": record.index,
+        "outcome": OUTCOMES.index(record.outcome),
+        "due": due_ns(record),
+        "planned": record.planned_ns,
+        "sent": record.sent_ns,
+        "end": record.end_ns,
+        "first": first,
+        "last": last,
+        "prompt": record.prompt_tokens,
+        "output": record.output_tokens,
+        "stream": times.token_count,
+        "max_gap": max(chunk_gaps_ns(times), default=None),
+        "asked": record.max_tokens,
+        "own_limit": int(record.error_class == OWN_LIMIT),
+        **dict(zip(STAGES, stages, strict=True)),
+    }
 
 
-def in_blocks(records, monkeypatch, size):
-    with monkeypatch.context() as patch:
-        patch.setattr(accumulator, "LARGE", 1)
-        patch.setattr(blocks, "BLOCK_RECORDS", size)
-        return Accumulator().add_all(records)
+def naive_clusters(records):
+    """Rows, runs, totals and numbers of both columns of intervals, and tokens, chunks and tokens in bursts of the answers."""
+    itl, silences, tokens, chunks, batched = [], [], 0, 0, 0
+    for row, record in enumerate(records):
+        times = token_times(record)
+        if record.outcome != "ok" or not times.stamps_ns:
+            continue
+        gaps = chunk_gaps_ns(times)
+        bursts = bursts_of(times, gaps)
+        tokens, chunks, batched = tokens + times.token_count, chunks + len(times.tokens), batched + bursts.batched_count
+        itl.append((row, list(zip(*token_runs_ns(bursts), strict=True))))
+        silences.append((row, [(gap, 1) for gap in gaps if gap > BURST_NS]))
+    return itl, silences if batched else itl, tokens, chunks, batched
 
 
-def content(acc):
-    clusters = [(list(each.rows), runs(each), list(each.sums), list(each.lengths)) for each in (acc.itl, acc.inter_chunk)]
-    columns = {name: list(column) for name, column in acc.columns.items()}
-    return clusters, columns, acc.outcomes, acc.failures.table(), acc.batched_tokens, acc.stream_tokens, acc.stream_chunks
+def content(clusters):
+    return [
+        (row, cluster, total, number)
+        for row, cluster, total, number in zip(
+            clusters.rows.tolist(), runs(clusters), clusters.sums.tolist(), clusters.lengths.tolist(), strict=True
+        )
+    ]
+
+
+def counted(clusters):
+    return [
+        (row, cluster, sum(value * many for value, many in cluster), sum(many for _, many in cluster))
+        for row, cluster in clusters
+        if cluster
+    ]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(RECORDS, max_size=12), st.integers(1, 5))
 def test_blocks_are_records_one_by_one(records, size):
     with pytest.MonkeyPatch.context() as patch:
-        assert content(in_blocks(records, patch, size)) == content(one_at_a_time(records))
+        patch.setattr(blocks, "BLOCK_RECORDS", size)
+        acc = Accumulator().add_all(records)
+    naive = [{name: ABSENT if value is None else value for name, value in naive_row(record).items()} for record in records]
+    columns = {name: values.tolist() for name, values in acc.columns.items()}
+    assert columns == {name: [row[name] for row in naive] for name in columns}
+    itl, silences, tokens, chunks, batched = naive_clusters(records)
+    assert (content(acc.itl), content(acc.inter_chunk)) == (counted(itl), counted(silences))
+    assert (acc.stream_tokens, acc.stream_chunks, acc.batched_tokens) == (tokens, chunks, batched)
+    assert acc.outcomes == Counter(record.outcome for record in records)
 
 
-def test_very_many_tokens_in_a_chunk_are_left_to_the_other_way():
-    (record,) = poisson_run(1, 10, tokens=2)
-    record.tokens_per_chunk = [1, blocks.BLOCK_TOKENS + 1]
-    assert blocks.block_of([record], numpy) is None
-    record.tokens_per_chunk = [1, 2]
-    assert blocks.block_of([record], numpy) is not None
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("cap", [None, 5])
-def test_a_summary_has_the_same_bytes_whichever_way(monkeypatch, batch, cap):
-    records = poisson_run(400, 50, seed=batch, tokens=6, batch=batch)
-    random.Random(3).shuffle(records)
-    facts = RunFacts(
-        open_loop=cap is None,
-        process="poisson",
-        requested_rate=50,
-        scheduled_requests=401,
-        max_concurrency=cap,
-        slo_ms=SloMs(ttft=70.00000049, tpot=10, e2e=130.5),
-    )
-    plain = summary_of(one_at_a_time(records), facts).to_json()
-    monkeypatch.setattr(arrays, "LARGE", 1)
-    assert summary_of(in_blocks(records, monkeypatch, 64), facts).to_json() == plain
-    monkeypatch.setattr(arrays, "load_numpy", lambda: pytest.fail("numpy was asked for"))
-    monkeypatch.setattr(arrays, "LARGE", 1 << 40)
-    assert summary_of(one_at_a_time(records), facts).to_json() == plain
-
-
-def both_ways(function, *columns_and_more):
-    """What it gives for columns as numpy reads them, and walked."""
-    found = []
-    for large in (1, 1 << 40):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(arrays, "LARGE", large)
-            result = function(*columns_and_more)
-            found.append(result if isinstance(result, int | tuple | dict | None) else list(result))
-    return found
-
-
-COLUMN = st.lists(st.integers(-5, 5) | st.just(arrays.ABSENT), min_size=1, max_size=30).map(lambda values: arrays.array("q", values))
+def difference(later, earlier):
+    return None if later is None or earlier is None else later - earlier
 
 
 @settings(max_examples=200, deadline=None)
-@given(COLUMN, st.randoms(), st.integers(-6, 6))
-def test_column_steps(column, draw, limit):
-    rows = arrays.array("q", draw.sample(range(len(column)), len(column)))
-    other = arrays.array("q", draw.sample(list(column), len(column)))
-    steps = (
-        (take, column, rows),
-        (present, column),
-        (either, column, other),
-        (rows_with, rows, column, limit),
-        (rows_without, rows, column, arrays.ABSENT),
-        (rows_within, rows, column, limit, limit + 3),
-        (rows_at_most, rows, other, limit),
-        (ones_at_most, column, limit),
-        (places_of, rows),
-        (delays_from, take(rows, rows), column, other, rows),
-        (gaps_of, rows),
-        (dot, rows, rows),
-    )
-    for function, *values in steps:
-        fast, walked = both_ways(function, *values)
-        assert fast == walked, function.__name__
+@given(st.lists(RECORDS, max_size=8))
+def test_every_metric_of_a_request_is_its_formula(records):
+    acc = Accumulator().add_all(records)
+    rows = acc.rows()
+    for name in ("ttft", "service_ttft", "e2e", "service_e2e", "schedule_lateness", "tpot", "ntpot", "max_stall", *STAGES):
+        expected = [naive_metric(naive_row(records[row]), name) for row in rows]
+        assert acc.request_values(name, rows).tolist() == [value for value in expected if value is not None]
 
 
-@pytest.mark.parametrize("top", [3, (1 << 24) - 1, (1 << 48) - 1, 1 << 50])
-def test_dot_is_exact(top):
-    draw = random.Random(top)
-    left = arrays.array("q", [draw.randrange(top + 1) for _ in range(20_000)])
-    right = arrays.array("q", [draw.randrange(min(top, 1 << 25) + 1) for _ in range(20_000)])
-    fast, walked = both_ways(dot, left, right)
-    assert fast == walked == sum(map(int.__mul__, left, right))
-
-
-def test_steps_walked_and_not():
-    acc = one_at_a_time(poisson_run(300, 50))
-    from bytemlperf_llm.metrics.rates import in_flight_steps
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "LARGE", 1 << 40)
-        walked = in_flight_steps(acc)
-        expected = list(walked), walked.weights_ns(), walked.busy(9), walked.busy(10**6)
-        assert steps_of(arrays.array("q"), arrays.array("q")) is None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "LARGE", 1)
-        fast = in_flight_steps(acc)
-        times, levels = fast._times_ns, fast._levels
-        assert None not in (span_at_least(times, levels, 9), weights_of(times, levels))
-        assert (list(fast), fast.weights_ns(), fast.busy(9), fast.busy(10**6)) == expected
+def naive_metric(row, name):
+    e2e = difference(row["last"], row["due"])
+    return {
+        "ttft": lambda: difference(row["first"], row["due"]),
+        "service_ttft": lambda: difference(row["first"], row["sent"]),
+        "e2e": lambda: e2e,
+        "service_e2e": lambda: difference(row["last"], row["sent"]),
+        "schedule_lateness": lambda: difference(row["sent"], row["planned"]),
+        "tpot": lambda: None if row["first"] is None else tpot_ns(row["first"], row["last"], row["output"]),
+        "ntpot": lambda: None if e2e is None else ntpot_ns(e2e, row["output"]),
+        "max_stall": lambda: row["max_gap"],
+    }.get(name, lambda: row[name])()

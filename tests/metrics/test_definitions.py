@@ -26,7 +26,7 @@ from tests.metrics.records import MS, answered, failed
 
 def values_of(record, name):
     acc = Accumulator().add_all([record])
-    return acc.request_values(name, acc.rows())
+    return acc.request_values(name, acc.rows()).tolist()
 
 
 def test_every_latency_of_one_open_loop_request():

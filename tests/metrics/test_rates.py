@@ -7,6 +7,7 @@ from itertools import accumulate
 
 import pytest
 
+from bytemlperf.statistics.columns import column
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
 from bytemlperf_llm.metrics.rates import (
@@ -14,7 +15,6 @@ from bytemlperf_llm.metrics.rates import (
     _stamps_inside,
     goodput,
     in_flight_steps,
-    median_in_flight,
     steady_state,
     throughput,
     whole_window,
@@ -37,9 +37,11 @@ def constant_run(count=200, every_ms=100, tokens=10, first_ms=1000, gap_ms=100):
 
 def test_in_flight_is_a_step_function():
     acc = Accumulator().add_all([answered(0, 0, 0, [10]), answered(1, 5, 5, [20]), answered(2, 10, 10, [12]), failed(3, None, 11)])
-    assert list(in_flight_steps(acc)) == [(0, 5 * MS, 1), (5 * MS, 10 * MS, 2), (10 * MS, 12 * MS, 2), (12 * MS, 20 * MS, 1)]
-    assert median_in_flight(in_flight_steps(acc)) == 1
-    assert median_in_flight(in_flight_steps(Accumulator())) == 0
+    steps = in_flight_steps(acc)
+    assert (steps.times_ns.tolist(), steps.levels.tolist()) == ([0, 5 * MS, 10 * MS, 12 * MS, 20 * MS], [1, 2, 2, 1, 0])
+    assert (steps.busy(2), steps.busy(3)) == ((5 * MS, 12 * MS), None)
+    assert steps.median() == 1
+    assert in_flight_steps(Accumulator()).median() == 0
 
 
 def test_steady_rates_are_the_true_rates():
@@ -142,6 +144,6 @@ def test_a_run_of_equal_intervals_is_counted_as_if_walked():
         start, length = draw.randrange(-5, 100), draw.randrange(100)
         window = Window(start_ns=start, end_ns=start + length)
         stamps = list(accumulate((gap for gap, count in runs for _ in range(count)), initial=10))
-        values, counts = [gap for gap, _ in runs], [count for _, count in runs]
+        values, counts = (column([run[place] for run in runs]) for place in (0, 1))
         assert _stamps_inside(10, (values, counts), window) == sum(window.holds(stamp) for stamp in stamps)
-    assert _stamps_inside(0, ([2], [10**12]), Window(start_ns=10, end_ns=10**9)) == 5 * 10**8 - 5
+    assert _stamps_inside(0, (column([2]), column([10**12])), Window(start_ns=10, end_ns=10**9)) == 5 * 10**8 - 5

@@ -8,11 +8,10 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
-from bytemlperf.statistics import arrays
 from bytemlperf.statistics.statistics import PERCENTILE_DEFINITION, parse_percentile
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.definitions import FORMULAS
@@ -187,18 +186,6 @@ def test_numbers_given_as_int_or_float_give_the_same_bytes():
     assert summarize(records, as_int).to_json() == summarize(records, as_float).to_json()
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_numpy_changes_no_byte(batch, monkeypatch):
-    pytest.importorskip("numpy")
-    records = poisson_run(700, 10, batch=batch)
-    records[5].chunk_ns[-1] += 6 * 10**9  # one interval that doesn't fit in 32 bits
-    facts = msgspec.structs.replace(OPEN, slo_ms=SloMs(ttft=80, tpot=12), scheduled_requests=700)
-    monkeypatch.setattr(arrays, "LARGE", 1)
-    fast = summarize(records, facts).to_json()
-    monkeypatch.setattr(arrays, "load_numpy", lambda: None)
-    assert summarize(records, facts).to_json() == fast
-
-
 def test_batched_tokens_are_counted_and_said():
     summary = summarize(poisson_run(60, 10, tokens=8, batch=3), OPEN)
     assert summary.tokens.batched_token_share == 1.0
@@ -253,30 +240,9 @@ def test_stage_shares_sum_to_one():
     assert summarize(poisson_run(5, 1), OPEN).stage_shares is None
 
 
-def test_live_and_final_share_one_accumulator():
-    acc = Accumulator()
-    assert acc.percentiles_so_far("ttft") is None
-    acc.add_all(answered(index, index, index, [index + 10 + index]) for index in range(100)).add(failed(100, 0, 5))
-    assert acc.percentiles_so_far("ttft") == {"50": 59 * MS, "99": 108 * MS}
-    assert summary_of(acc, OPEN).metrics["ttft"].percentiles["50"] == 59 * MS
-
-
 def test_a_bad_percentile_is_named():
     with pytest.raises(UserError, match="out of range"):
         summarize(poisson_run(5, 1), RunFacts(open_loop=True, percentiles=("0",)))
-
-
-@settings(deadline=None)
-@given(any_records(), st.none() | st.integers(0, 40), st.sampled_from([None, 1, 3]))
-def test_numpy_changes_no_byte_of_any_summary(records, scheduled, cap):
-    pytest.importorskip("numpy")
-    facts = RunFacts(open_loop=True, scheduled_requests=scheduled, slo_ms=SloMs(ttft=100, e2e=50), max_concurrency=cap, requested_rate=2)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(arrays, "LARGE", 1)
-        fast = summarize(records, facts).to_json()
-        patched.setattr(arrays, "load_numpy", lambda: None)
-        patched.setattr("bytemlperf_llm.metrics.request_metrics.load_numpy", lambda: None)
-        assert summarize(records, facts).to_json() == fast
 
 
 def test_a_chunk_of_10_to_the_9_tokens_is_counted_and_not_listed():

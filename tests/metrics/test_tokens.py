@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytemlperf_llm.metrics import accumulator
+from bytemlperf_llm.metrics import blocks
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
@@ -98,9 +98,9 @@ def test_blocks_add_up_what_single_records_do(monkeypatch):
         for index in range(300)
     ]
     records[7].outcome, records[8].chunk_ns, records[8].tokens_per_chunk = "failed", [], []
-    one_by_one = Accumulator().add_all(records)
-    monkeypatch.setattr(accumulator, "LARGE", 0)
     in_blocks = Accumulator().add_all(records)
+    monkeypatch.setattr(blocks, "BLOCK_RECORDS", 1)
+    one_by_one = Accumulator().add_all(records)
     assert vars(in_blocks.tokens) == vars(one_by_one.tokens)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from micro.measure.conditions import Conditions, Snapshot, between, parse_gpu_state, snapshot
@@ -38,10 +40,11 @@ def test_a_gpu_that_is_throttled_says_so() -> None:
     assert idle.remark() == ""
 
 
-def test_files_of_the_kernel_are_read(tmp_path: Path) -> None:
+def test_files_of_the_kernel_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu  100 0 200 900 10 0 50 25 0 0\ncpu0 1\n")
-    (tmp_path / "proc/cpuinfo").write_text("".join(f"processor: {cpu}\ncpu MHz\t: 2500.0\n" for cpu in range(512)))
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
+    monkeypatch.setattr(psutil, "cpu_freq", lambda *, percpu: [SimpleNamespace(current=2500.0) for _ in range(512)])
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.stat").write_text("usage_usec 5\nthrottled_usec 1500\n")
     taken = snapshot(root=tmp_path)

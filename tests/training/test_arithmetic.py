@@ -18,7 +18,7 @@ from training.rank.trace import length, overlap, spans, union
 from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of
 from training.results.convergence import largest_relative_error, reached, spikes
 from training.results.micro_reference import micro_collectives
-from training.results.statistics import describe, rate, ratio
+from training.results.statistics import ratio
 from training.results.summary import micro_point as communication_of
 from training.workload import flops, workload
 
@@ -108,20 +108,6 @@ def test_growth_tells_a_leak_from_a_warm_up() -> None:
 
 
 # --- statistics ------------------------------------------------------------------------------------
-
-
-def test_nothing_is_claimed_without_samples() -> None:
-    few = describe([5, 6, 7], "ns", "")
-    assert few is not None
-    assert set(few["percentiles"].values()) == {"insufficient"}
-    assert describe([], "ns", "") is None
-    assert rate(10, [], "1/s", "") is None
-
-
-def test_a_rate_is_work_over_mean_time() -> None:
-    metric = rate(100, [10**9, 3 * 10**9], "1/s", "")
-    assert metric is not None
-    assert metric["mean"] == 50.0
 
 
 def test_the_interval_of_a_ratio_covers_it() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.records import once
+from bytemlperf.statistics.metric import Metric, describe, rate
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
 from training.results.checks import run_checks
 from training.results.convergence import SMOOTHED_STEPS, reached, spikes
 from training.results.history import History
 from training.results.records import StepRecord, TraceRecord
-from training.results.statistics import describe, rate
 from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
 from training.workload.workload import Workload
 
@@ -114,7 +114,7 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
         return {}
     workload = Workload.model_validate(config["workload"])
     first = measured[0]
-    found: dict[str, Any] = {
+    found: dict[str, Metric | None] = {
         "step_time": describe(times, "ns", "from requesting data to the end of the optimizer step, slowest rank"),
         **{f"{name}_time": describe(_means(measured, f"{name}_ns"), "ns", f"{name} of a step, mean of the ranks") for name in PHASES},
         "wall_time": describe(
@@ -127,27 +127,21 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
     }
     if history.starts:
         found |= _efficiency(workload, history, times)
-    return {name: metric for name, metric in found.items() if metric is not None}
+    return {name: msgspec.to_builtins(metric) for name, metric in found.items() if metric is not None}
 
 
 def _means(steps: list[StepRecord], field: str) -> list[int]:
     return [round(statistics.fmean(getattr(step, field))) for step in steps]
 
 
-def _efficiency(workload: Workload, history: History, times: list[int]) -> dict[str, Any]:
+def _efficiency(workload: Workload, history: History, times: list[int]) -> dict[str, Metric | None]:
     start, samples = history.starts[-1], history.measured[0].samples
     devices = len(start.peak_flops)
     peak = statistics.fmean(start.peak_flops)
     formula = f"{MFU_FORMULA}; {forward_formula(workload)}; peak {peak / 1e12:.4g} TFLOP/s a device, {start.peak_source}"
 
-    def per_device(flops: int, unit: str, scale: float, text: str) -> dict[str, Any] | None:
-        metric = rate(1, times, unit, text)
-        if metric is None:
-            return None
-        factor = flops * samples / devices / scale
-        bounds = metric["ci95"]["mean"]
-        scaled = bounds if isinstance(bounds, str) else tuple(bound * factor for bound in bounds)
-        return {**metric, "mean": metric["mean"] * factor, "ci95": {"mean": scaled}}
+    def per_device(flops: int, unit: str, scale: float, text: str) -> Metric | None:
+        return rate(flops * samples / devices / scale, times, unit, text)
 
     return {
         "tflops_per_device": per_device(start.model_flops, "TFLOP/s", 1e12, "model FLOPs of a step / step time / devices"),
@@ -283,7 +277,7 @@ def _checkpoints(history: History) -> dict[str, Any]:
         found[action] = {
             "count": len(mine),
             "bytes": mine[-1].bytes if mine else None,
-            "time": describe([max(record.ns) for record in mine], "ns", f"{action} of a checkpoint, slowest rank") if mine else None,
+            "time": msgspec.to_builtins(describe([max(record.ns) for record in mine], "ns", f"{action} of a checkpoint, slowest rank")),
         }
     return found
 

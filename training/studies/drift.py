@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, err_console, prepare, train
 from training.plan.flags import Flags
@@ -41,7 +41,7 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
             if not flags.quiet:
                 console.print(f"[bold]{name}[/]", highlight=False)
             folder, summary = train(each.changed(runs_dir=study.folder / "runs", label=name), argv)
-            history = History(RunRecords(folder))
+            history = History(suite_records(folder))
             study.append(
                 CurveRecord(
                     precision=name,

@@ -13,7 +13,7 @@ from typing import Any
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, err_console, prepare, train
 from training.plan.flags import Flags
@@ -94,7 +94,7 @@ def point_of(folder: Path, ranks: int) -> PointRecord:
     from bytemlperf.runs.suite import summarise_suite
 
     run = read_run_json(folder)
-    summary, history = summarise_suite(folder, run), History(RunRecords(folder))
+    summary, history = summarise_suite(folder, run), History(suite_records(folder))
     measured = history.measured
     parts = {name: statistics.fmean(ns for step in measured for ns in getattr(step, f"{name}_ns")) for name in PHASES} if measured else {}
     traffic = [] if not history.traces else [(each.op, each.calls, each.bytes) for each in history.traces[-1].transfers]

@@ -1,4 +1,4 @@
-"""The loops over stamps: compiled and in Python they say the same, and what they should."""
+"""Live histograms: the intervals of an answer fall where a naive count puts them."""
 
 from __future__ import annotations
 
@@ -6,56 +6,35 @@ import random
 from array import array
 from itertools import pairwise
 
-import pytest
-
-from bytemlperf_llm.record import stamps
-
-try:
-    from bytemlperf_llm import _stamps as compiled
-except ImportError:
-    compiled = None
+from bytemlperf_llm.live.metrics import bin_intervals
 
 BOUNDS = array("q", [0, 5, 10, 100])
 BURST = 3
 
 
-@pytest.fixture(params=["compiled", "python"])
-def loops(request):
-    if request.param == "python":
-        return stamps.python_since, stamps.python_bin_intervals
-    if compiled is None:
-        pytest.skip("bytemlperf_llm/_stamps.c was not compiled here")
-    return compiled.since, compiled.bin_intervals
-
-
-def test_since(loops):
-    assert loops[0]([5, 7, 1 << 62], 5) == [0, 2, (1 << 62) - 5]
-    assert loops[0]([], 5) == []
-
-
-def test_gaps_fall_into_the_bucket_whose_bound_they_reach(loops):
+def test_gaps_fall_into_the_bucket_whose_bound_they_reach():
     counts = array("q", [0] * 5)
-    assert loops[1]([1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BOUNDS, counts, BURST) == (1, 303)
+    assert bin_intervals([1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BOUNDS, counts, BURST) == (1, 303)
     assert counts.tolist() == [0, 2, 1, 1, 1]
 
 
-def test_tokens_of_one_burst_share_its_time_however_they_were_read(loops):
+def test_tokens_of_one_burst_share_its_time_however_they_were_read():
     whole, split = array("q", [0] * 5), array("q", [0] * 5)
-    assert loops[1]([10, 40], [3, 4], BOUNDS, whole, BURST) == (10, 40)
-    assert loops[1]([10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BOUNDS, split, BURST) == (10, 40)
+    assert bin_intervals([10, 40], [3, 4], BOUNDS, whole, BURST) == (10, 40)
+    assert bin_intervals([10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BOUNDS, split, BURST) == (10, 40)
     assert whole.tolist() == split.tolist() == [2, 0, 4, 0, 0]
 
 
-def test_a_chunk_of_very_many_tokens_takes_no_longer(loops):
+def test_a_chunk_of_very_many_tokens_takes_no_longer():
     counts = array("q", [0] * 5)
-    assert loops[1]([10, 20], [1, 1 << 40], BOUNDS, counts, BURST) == (10, 20)
+    assert bin_intervals([10, 20], [1, 1 << 40], BOUNDS, counts, BURST) == (10, 20)
     assert counts.tolist() == [(1 << 40) - 10, 10, 0, 0, 0]
 
 
-def test_no_tokens(loops):
+def test_no_tokens():
     counts = array("q", [0] * 5)
-    assert loops[1]([10, 20], [0, 0], BOUNDS, counts, BURST) is None
-    assert loops[1]([], [], BOUNDS, counts, BURST) is None
+    assert bin_intervals([10, 20], [0, 0], BOUNDS, counts, BURST) is None
+    assert bin_intervals([], [], BOUNDS, counts, BURST) is None
     assert counts.tolist() == [0] * 5
 
 
@@ -72,7 +51,7 @@ def naive_intervals(times, tokens):
     return each, [(time + many - 1 - place) // many for time, many in bursts for place in range(many)]
 
 
-def test_any_answer_equals_a_naive_count(loops):
+def test_any_answer_equals_a_naive_count():
     draw = random.Random(3)
     for _ in range(300):
         chunks = draw.randrange(30)
@@ -81,6 +60,6 @@ def test_any_answer_equals_a_naive_count(loops):
         each, intervals = naive_intervals(times, tokens)
         expected = [sum(low < gap <= high for gap in intervals) for low, high in pairwise([-1, *BOUNDS, 1 << 40])]
         counts = array("q", [0] * 5)
-        ends = loops[1](times, tokens, BOUNDS, counts, BURST)
+        ends = bin_intervals(times, tokens, BOUNDS, counts, BURST)
         assert counts.tolist() == expected
         assert ends == ((each[0], each[-1]) if each else None)

@@ -1,6 +1,0 @@
-from array import array
-
-def since(stamps: list[int], origin_ns: int, /) -> list[int]: ...
-def bin_intervals(
-    stamps: list[int], tokens: list[int], bounds: array[int], counts: array[int], burst_ns: int, /
-) -> tuple[int, int] | None: ...
