@@ -1,4 +1,4 @@
-"""Addresses that metrics are sent to: checked, authorised, posted to."""
+"""Addresses that metrics are sent to: checked, and authorised."""
 
 from __future__ import annotations
 
@@ -41,16 +41,3 @@ def authorization() -> dict[str, str]:
     """The Authorization header, where the environment has one."""
     value = os.environ.get(AUTHORIZATION_VARIABLE)
     return {"Authorization": value} if value else {}
-
-
-def post(url: str, body: bytes, kind: str, headers: dict[str, str] | None = None, *, method: str = "POST") -> None:
-    """Send it. Raises OSError (urllib's among them) for anything but success; redirects are not followed."""
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class NoRedirects(HTTPRedirectHandler):
-        def redirect_request(self, *_words: object) -> None:  # type: ignore[override]
-            return None
-
-    request = Request(url, data=body, method=method, headers={"Content-Type": kind, **authorization(), **(headers or {})})  # noqa: S310  # checked_url
-    with build_opener(NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
-        answer.read(1024)

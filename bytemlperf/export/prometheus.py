@@ -173,24 +173,19 @@ class Exporter:
         """What a scrape answers, in Prometheus' text format."""
         from prometheus_client import generate_latest
 
-        return generate_latest(self._registry())
-
-    def _registry(self) -> Any:
-        from prometheus_client import CollectorRegistry
-
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)  # type: ignore[arg-type]
-        return registry
+        return generate_latest(self)  # type: ignore[arg-type]
 
     def serve(self, port: int, host: str = LOOPBACK) -> int:
         """Serve `/metrics` from a thread; returns the port (another one when asked for 0).
 
         Raises UserError when the port is in use.
         """
-        from prometheus_client import start_http_server
+        from prometheus_client import CollectorRegistry, start_http_server
 
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)  # type: ignore[arg-type]
         try:
-            self._server, _ = start_http_server(port, addr=host, registry=self._registry())
+            self._server, _ = start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             raise UserError(
                 f"can't serve metrics on {host}:{port}: {error.strerror}", "give another port with --prometheus-port, 0 for any free one"

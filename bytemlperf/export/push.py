@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from bytemlperf.command.exits import one_line
-from bytemlperf.export.http import AUTHORIZATION_VARIABLE, JOB, TIMEOUT_S, below, checked_url, post
+from bytemlperf.export.http import AUTHORIZATION_VARIABLE, JOB, TIMEOUT_S, authorization, checked_url
 from bytemlperf.redaction import Redactor
 from engines.credentials import query_secrets
 
@@ -56,11 +56,14 @@ class Pushgateway:
 
     def push(self, exporter: Exporter) -> None:
         """PUT the exporter's text under job and instance."""
-        from base64 import urlsafe_b64encode
+        from prometheus_client.exposition import default_handler, push_to_gateway  # a PUT's redirect is not followed
 
-        instance = urlsafe_b64encode(self._instance.encode()).decode()  # its own way to carry a slash
-        url = below(self._url, f"/metrics/job/{JOB}/instance@base64/{instance}")
-        post(url, exporter.text(), "text/plain; version=0.0.4", method="PUT")
+        base, mark, query = self._url.partition("?")
+
+        def send(url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes) -> Callable[[], None]:
+            return default_handler(url + mark + query, method, timeout, [*headers, *authorization().items()], data)
+
+        push_to_gateway(base, JOB, exporter, {"instance": self._instance}, TIMEOUT_S, send)  # type: ignore[arg-type]
 
 
 class Pusher:

@@ -8,51 +8,59 @@ vLLM (docs: Production Metrics) and of SGLang (docs: Production Metrics).
 from __future__ import annotations
 
 import math
-import re
 import ssl
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 
 PERIOD_S = 1.0
 TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_SAMPLES = 1_000
 
 GAUGES = {
-    b"vllm:num_requests_running": "running",
-    b"vllm:num_requests_waiting": "waiting",
-    b"vllm:kv_cache_usage_perc": "kv_cache_usage",
-    b"vllm:gpu_cache_usage_perc": "kv_cache_usage",
-    b"vllm:num_preemptions_total": "preemptions",
-    b"vllm:prefix_cache_queries_total": "prefix_queries",
-    b"vllm:prefix_cache_hits_total": "prefix_hits",
-    b"sglang:num_running_reqs": "running",
-    b"sglang:num_queue_reqs": "waiting",
-    b"sglang:token_usage": "kv_cache_usage",
-    b"sglang:cache_hit_rate": "prefix_cache_hit_rate",
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "kv_cache_usage",
+    "vllm:gpu_cache_usage_perc": "kv_cache_usage",
+    "vllm:num_preemptions_total": "preemptions",
+    "vllm:prefix_cache_queries_total": "prefix_queries",
+    "vllm:prefix_cache_hits_total": "prefix_hits",
+    "sglang:num_running_reqs": "running",
+    "sglang:num_queue_reqs": "waiting",
+    "sglang:token_usage": "kv_cache_usage",
+    "sglang:cache_hit_rate": "prefix_cache_hit_rate",
 }
 SHARES = {"kv_cache_usage", "prefix_cache_hit_rate"}
 """Of several engines behind one page the fullest is told; everything else is their sum."""
 
-_SAMPLE = re.compile(rb"^(" + b"|".join(map(re.escape, GAUGES)) + rb")(?:\{[^\n]*\})? ([0-9.eE+-]+)(?: [0-9]+)?$", re.M)
+_STARTS = tuple(name.encode() for name in GAUGES)
 
 
 def gauges_of(page: bytes) -> dict[str, float]:
     """The known gauges of a page in Prometheus' text format; empty where it has none."""
     values: dict[str, float] = {}
-    for name, text in _SAMPLE.findall(page):
-        try:
-            value = float(text)
-        except ValueError:
-            continue
-        if not math.isfinite(value):
-            continue
-        gauge = GAUGES[name]
-        values[gauge] = max(values.get(gauge, 0.0), value) if gauge in SHARES else values.get(gauge, 0.0) + value
+    for name, value in _samples([line for line in page.splitlines() if line.startswith(_STARTS)][:MAX_SAMPLES]):
+        if name in GAUGES and math.isfinite(value):
+            gauge = GAUGES[name]
+            values[gauge] = max(values.get(gauge, 0.0), value) if gauge in SHARES else values.get(gauge, 0.0) + value
     hits, queries = values.pop("prefix_hits", None), values.pop("prefix_queries", None)
     if hits is not None and queries is not None:
         values["prefix_cache_hit_rate"] = hits / queries if queries else 0.0
     return values
+
+
+def _samples(lines: list[bytes]) -> Iterator[tuple[str, float]]:
+    """Names and values; of a line that is no sample, nothing. Most servers have no such line, and need no parser."""
+    if lines:
+        from prometheus_client.parser import text_string_to_metric_families
+
+    for line in lines:
+        with suppress(ValueError, IndexError):
+            for family in text_string_to_metric_families(line.decode()):
+                yield from ((sample.name, sample.value) for sample in family.samples)
 
 
 class ServerGauges:

@@ -51,13 +51,21 @@ def test_vllms_and_sglangs_names_become_ours():
         b"vllm:num_requests_running",
         b"vllm:num_requests_running NaN\nvllm:num_requests_waiting 1e999",
         b"vllm:num_requests_running --3",
-        b"vllm:num_requests_running 1 2 3",
         b"\xff\x00vllm:num_requests_running 3",
         b"vllm:prefix_cache_hits_total 3",
+        b'vllm:num_requests_running{engine="0',
+        b'vllm:num_requests_running{engine="0"} ',
+        b"vllm:num_requests_running{,,}=3 4",
+        b"vllm:num_requests_running }{ 3",
     ],
 )
 def test_what_is_no_sample_is_no_gauge(page):
     assert gauges_of(page) == {}
+
+
+def test_samples_are_bounded_and_a_bad_line_costs_no_other():
+    page = b"vllm:num_requests_running }{ 3\nvllm:num_requests_waiting 2\n" + b'vllm:num_requests_running{a="%d"} 1\n' * 5_000
+    assert gauges_of(page) == {"waiting": 2.0, "running": server_gauges.MAX_SAMPLES - 2.0}
 
 
 class Server(ThreadingHTTPServer):

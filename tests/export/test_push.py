@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 
@@ -156,6 +158,30 @@ def test_credentials_come_from_the_environment_and_reach_no_address(monkeypatch)
             receiver.push(fed().exporter)
     sent = [{name.lower(): value for name, value in headers.items()} for headers in server.headers]
     assert [headers.get("authorization") for headers in sent] == ["Bearer canary"] * 2
+
+
+def test_a_pushgateway_gets_the_query_behind_the_path_and_its_redirect_is_not_followed():
+    asked = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST = do_PUT
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match="302"):
+            Pushgateway(f"http://127.0.0.1:{server.server_port}/base?x=1", "run").push(fed().exporter)
+        server.shutdown()
+    assert asked == ["/base/metrics/job/bmp/instance/run?x=1"]
 
 
 @pytest.mark.parametrize("url", ["localhost:9091", "ftp://host/", "http://", "nonsense"])
