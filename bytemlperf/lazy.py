@@ -13,9 +13,8 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        value = getattr(import_module(self._name), attribute)
-        setattr(self, attribute, value)
-        return value
+        return getattr(import_module(self._name), attribute)
 
 
 numpy: Any = Lazy("numpy")
+psutil: Any = Lazy("psutil")

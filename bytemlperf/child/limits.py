@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+
+from bytemlperf.lazy import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
 RESET_PEAK = "5"  # proc(5), clear_refs
 UNKNOWN_MEMORY_BYTES = 4 << 30
 
 
-def available_memory_bytes(cgroup: Path = CGROUP) -> int | None:
-    """What can be taken without swapping, within the control group's limit; None where it can't be told."""
-    import psutil  # 16 ms, which no command's help is to cost
-
+def available_memory_bytes() -> int | None:
+    """What can be taken without swapping, within the control group's limit (whose files that are only cached can be dropped); None
+    where it can't be told."""
     bounds = []
     with suppress(OSError, RuntimeError, ValueError):
         bounds.append(int(psutil.virtual_memory().available))
     with suppress(OSError, ValueError):  # "max" is no number
-        bounds.append(int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
+        bounds.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
+        cached = re.search(r"^inactive_file (\d+)$", (CGROUP / "memory.stat").read_text(), re.M)
+        bounds[-1] += int(cached[1]) if cached else 0
     return min(bounds) if bounds else None
 
 
@@ -49,8 +53,6 @@ def peak_bytes() -> int | None:
 
 def resident_bytes(pid: int | None = None) -> int:
     """Resident bytes of a process (of this one where none is named) now; what has ended has none."""
-    import psutil
-
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
@@ -68,6 +70,12 @@ def tree_bytes(pid: int) -> int:
             with suppress(OSError, ValueError):
                 total += sum(tree_bytes(int(child)) for child in (task / "children").read_text().split())
     return total
+
+
+def machine_busy_s() -> float:
+    """Seconds that all cores together have worked."""
+    times = psutil.cpu_times()
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
 def threads_asked_for() -> int | None:

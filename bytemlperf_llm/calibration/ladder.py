@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.arrivals import processes as arrivals
+from bytemlperf.child.limits import machine_busy_s
 from bytemlperf.child.process import environment, kill, last_words, spawn
 from bytemlperf.errors import UserError
 from bytemlperf.runs.log import RecordLog
@@ -178,37 +179,22 @@ class Rung:
 
 
 class Usage(NamedTuple):
-    """Seconds on the wall, and of processor time: of this process, and of the whole machine (None where
-    the system doesn't tell)."""
+    """Seconds on the wall, and of processor time: of this process, and of the whole machine."""
 
     wall_s: float
     process_s: float
-    machine_s: float | None
+    machine_s: float
 
     @classmethod
     def now(cls) -> Usage:
         return cls(time.monotonic(), time.process_time(), machine_busy_s())
 
     def since(self, before: Usage) -> Usage:
-        machine_s = None if self.machine_s is None or before.machine_s is None else self.machine_s - before.machine_s
-        return Usage(self.wall_s - before.wall_s, self.process_s - before.process_s, machine_s)
+        return Usage(*(now - then for now, then in zip(self, before, strict=True)))
 
 
-def machine_busy_s(stat: str | None = None) -> float | None:
-    """Seconds that all cores together have worked (proc_stat(5): user, nice, system, irq, softirq, steal)."""
-    try:
-        text = Path("/proc/stat").read_text(encoding="ascii") if stat is None else stat
-        fields = [int(word) for word in text.partition("\n")[0].split()[1:9]]
-        user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-    except (OSError, ValueError):
-        return None
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def others_share(used: Usage, server_s: float, cores: int) -> float | None:
+def others_share(used: Usage, server_s: float, cores: int) -> float:
     """What everything but client and server used of the machine, 0 to 1."""
-    if used.machine_s is None:
-        return None
     return round(min(1.0, max(0.0, used.machine_s - used.process_s - server_s) / (used.wall_s * cores)), 4)
 
 

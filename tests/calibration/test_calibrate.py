@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bytemlperf_llm.calibration import ladder as calibrate
-from bytemlperf_llm.calibration.ladder import Account, Usage, climb, join, machine_busy_s, others_share, saturated, step_of
+from bytemlperf_llm.calibration.ladder import Account, Usage, climb, join, others_share, saturated, step_of
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.metrics.client_error import Spread
 from tests.calibration.made import errors, step
@@ -77,18 +77,13 @@ def test_a_step_says_rates_streams_and_shares():
 
 def test_a_step_whose_server_wrote_nothing_is_all_unmatched():
     stats = {"requests": {}, "totals": {"cpu_s": 0.0}, "write_error_us": {"count": 0}}
-    found = step_of(10.0, [failed(0, 0, 5)], stats, ORIGIN_NS, Usage(1.0, 0.1, None), loop_busy=0.1)
-    assert (found.unmatched, found.chunks_per_s, found.server_write.p99_ns, found.others_busy) == (1, 0.0, 0, None)
+    found = step_of(10.0, [failed(0, 0, 5)], stats, ORIGIN_NS, Usage(1.0, 0.1, 0.1), loop_busy=0.1)
+    assert (found.unmatched, found.chunks_per_s, found.server_write.p99_ns, found.others_busy) == (1, 0.0, 0, 0.0)
 
 
 def test_what_the_machine_did_besides():
-    stat = "cpu  100 10 20 5000 600 3 4 5 7 0\ncpu0 1 1\n"
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert machine_busy_s(stat) == (100 + 10 + 20 + 3 + 4 + 5) / ticks
-    assert machine_busy_s("intr 5") is None
     assert others_share(Usage(10.0, 2.0, 9.0), server_s=3.0, cores=2) == 0.2
     assert others_share(Usage(10.0, 2.0, 4.0), server_s=3.0, cores=2) == 0.0
-    assert others_share(Usage(10.0, 2.0, None), server_s=3.0, cores=2) is None
 
 
 @pytest.mark.parametrize(
