@@ -35,8 +35,6 @@ def serve_bench(flags: Flags) -> None:
     """
     from bytemlperf_llm.run.command import run_serve_bench
 
-    if flags.dashboard and flags.dashboard_port is None:
-        flags = flags.changed(dashboard_port=0)
     raise typer.Exit(run_serve_bench(flags, sys.argv))
 
 

@@ -6,11 +6,12 @@ import http.client
 import socket
 import struct
 import time
+from contextlib import contextmanager
 
 import pytest
 
+from bytemlperf.report.event_server import EventServer, listen
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.report.live_page import LivePage
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: close() sends a reset."""
@@ -19,16 +20,24 @@ HOST = b" HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n"
 RUDE = [b"", b"GET / HT", b"GET /" + HOST, b"GET /events" + HOST, b"\x16\x03\x01"]
 
 
+@contextmanager
+def served(page):
+    with listen(0, flag="--port") as listening:
+        page.serve(listening)
+        yield listening.getsockname()[1]
+        page.end_events()
+        page.stop_serving()
+
+
 @pytest.fixture(params=["page", "metrics"])
 def port(request):
-    metrics = LlmMetrics()
     if request.param == "metrics":
+        metrics = LlmMetrics()
         yield metrics.exporter.serve(0)
         metrics.exporter.close()
         return
-    page = LivePage(metrics, "x" * 1_000_000)
-    yield page.serve(0)
-    page.close()
+    with served(EventServer("x" * 1_000_000, "default-src 'none'")) as number:
+        yield number
 
 
 def test_a_client_that_hangs_up_leaves_no_traceback_and_the_next_is_served(port, capfd):
@@ -46,12 +55,11 @@ def test_a_client_that_hangs_up_leaves_no_traceback_and_the_next_is_served(port,
 
 
 def test_an_exception_of_our_own_is_still_reported(capfd):
-    page = LivePage(LlmMetrics(), "x")
-    port = page.serve(0)
+    page = EventServer("x", "")
     page.document = lambda _path: 1 / 0
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/")
-    with pytest.raises(http.client.RemoteDisconnected):
-        connection.getresponse()
-    page.close()
+    with served(page) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
     assert "ZeroDivisionError" in capfd.readouterr().err

@@ -8,11 +8,12 @@ apart. A file or a pipe has no width to fit.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from bytemlperf.command.exits import markup_of
+from bytemlperf.command.exits import markup_of, one_line
 from bytemlperf.report.text import cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.runs.verdicts import COLOURS as VERDICT_COLOURS
@@ -45,6 +46,11 @@ def terminal(*, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNLIMITED
     return console
+
+
+def sayer(*, quiet: bool) -> Callable[[str], None]:
+    """Says sentences on standard error, each in a line; with `quiet` none."""
+    return (lambda _: None) if quiet else lambda text: print(one_line(text), file=sys.stderr, flush=True)
 
 
 def listing(

@@ -331,3 +331,7 @@ class MetricsOutput(Options, panel="Live metrics"):
     push_gateway: Annotated[str | None, Option("Push metrics to the Pushgateway at this address.")] = None
     otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address.")] = None
     push_interval_s: Annotated[float, Option("Seconds between pushes.", least=1)] = 5.0
+    dashboard: Annotated[bool, Option("Show the run's report on a page on loopback while it goes on.")] = False
+    dashboard_port: Annotated[int | None, Option("Port of that page; implies --dashboard. Default: any free one.", least=0, most=65535)] = (
+        None
+    )

@@ -7,6 +7,7 @@ that rebinds its name gets 403), and a policy that lets the page talk to its own
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,17 @@ HISTORY_EVENTS = 3_600
 MAX_PAGES = 16
 KEEP_ALIVE_S = 15.0
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Where a server listens for this machine alone; there a foreign Host can only be a trick."""
+"""What a request's Host may be: a foreign one can only be a trick."""
+
+
+def listen(port: int, *, flag: str) -> socket.socket:
+    """A socket that listens on loopback. Raises UserError, which names the flag, when the port is in use."""
+    try:
+        return socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise UserError(
+            f"can't serve a page on {LOOPBACK}:{port}: {error.strerror}", f"give another port with {flag}, 0 for any free one"
+        ) from None
 
 
 class EventServer:
@@ -34,8 +44,8 @@ class EventServer:
         self._fresh = threading.Condition()
         self._ended = False
         self._pages = threading.BoundedSemaphore(MAX_PAGES)
+        self.open_pages = 0
         self._server: ThreadingHTTPServer | None = None
-        self.local = True
 
     def document(self, path: str) -> tuple[str, str] | None:
         """HTML and its policy, or None where there is no such page."""
@@ -54,19 +64,13 @@ class EventServer:
             self._ended = True
             self._fresh.notify_all()
 
-    def serve(self, port: int, host: str = LOOPBACK, *, flag: str = "--dashboard-port") -> int:
-        """Serve from threads; returns the port. Raises UserError when it is in use."""
-        self.local = host in LOCAL
-        try:
-            self._server = _Server((host, port), _handler(self))
-        except OSError as error:
-            raise UserError(
-                f"can't serve the dashboard on {host}:{port}: {error.strerror}",
-                f"give another port with {flag}, 0 for any free one",
-            ) from None
+    def serve(self, listening: socket.socket) -> None:
+        """Serve from threads, where `listen` listens."""
+        self._server = _Server(listening.getsockname(), _handler(self), bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listening
         forgive_hang_ups(self._server)
-        threading.Thread(target=self._server.serve_forever, name="dashboard", daemon=True).start()
-        return int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, name="pages", daemon=True).start()
 
     def stop_serving(self) -> None:
         """Open pages keep what they show."""
@@ -79,9 +83,11 @@ class EventServer:
         """Everything after event number `after`, and what comes, until the run ends or the page is gone."""
         if not self._pages.acquire(blocking=False):
             return
+        self.open_pages += 1
         try:
             self._stream(write, after)
         finally:
+            self.open_pages -= 1
             self._pages.release()
 
     def _stream(self, write: Any, after: int) -> None:
@@ -109,7 +115,7 @@ def _handler(page: EventServer) -> type[BaseHTTPRequestHandler]:
         timeout = 30
 
         def do_GET(self) -> None:
-            if (self.headers.get("Host") or "").rpartition(":")[0] not in HOSTS and page.local:
+            if (self.headers.get("Host") or "").rpartition(":")[0] not in HOSTS:
                 self.send_error(403, "only for this machine")
             elif self.path == "/events":
                 self._events()

@@ -85,26 +85,6 @@ def render(page: Page) -> str:
     )
 
 
-LIVE_TILES = (
-    ("done", "requests ended", ""),
-    ("flight", "in flight", ""),
-    ("ttft", "TTFT p50 ≈", "ms"),
-    ("tpot", "TPOT p50 ≈", "ms"),
-    ("tokens", "output tokens", "/s"),
-    ("failed", "failed", ""),
-)
-
-
-def render_live(title: str) -> tuple[str, str]:
-    """The page that shows a run as it goes on, and the policy to serve it with. Raises UserError without jinja2."""
-    scripts = [_asset(name) for name in ("plotly-cartesian.min.js", "page.js", "live.js")]
-    styles = [_asset("page.css"), _asset("plotly.css")]
-    html = _template("live.html.j2").render(
-        title=title, tiles=LIVE_TILES, style=styles[0], plotly_style=styles[1], plotly=scripts[0], script=scripts[1], live=scripts[2]
-    )
-    return str(html), f"{content_security_policy(scripts, styles)}; connect-src 'self'; frame-ancestors 'none'"
-
-
 def render_watch(title: str) -> tuple[str, str]:
     """The page around the report of a run that goes on, and the policy to serve it with. Raises UserError without jinja2."""
     style, script = _asset("watch.css"), _asset("watch.js")

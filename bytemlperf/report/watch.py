@@ -3,16 +3,23 @@
 Another process than the run reads the run's folder: when records were added it makes the report anew, from what is
 on disk, and tells the open pages by a server-sent event to show it. The run itself knows nothing of it. What a
 page takes to make (some tenths of a second of one core for a suite's run) is taken from the machine at most once in `every_s`.
+A run's own `--dashboard` starts this module as a program.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
+from bytemlperf.child.inside import die_with_parent
 from bytemlperf.errors import UserError
-from bytemlperf.report.event_server import EventServer
+from bytemlperf.report.event_server import LOOPBACK, EventServer, listen
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import render, render_watch
 from bytemlperf.report.run_page import run_page
@@ -23,16 +30,22 @@ from bytemlperf.runs.log import refuse_running
 
 REPORT_POLICY = "frame-ancestors 'self'"
 """Beside the policy that the report itself has inside."""
+EVERY_S = 5.0
+MOST_OF_A_CORE = 9
+"""Times as long as a page took to make, none is made after it: at most a tenth of a core."""
+NICE = 19
+LAST_FETCH_S = 1.0
+"""For an open page to fetch what the end made."""
 
 
 class WatchPage(EventServer):
     """Serves what a run folder holds. `look` is to be called again and again until it returns True."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises UserError where the folder is no run, or without jinja2."""
+    def __init__(self, folder: Path, *, beside_run: bool = False) -> None:
+        """`beside_run`: the run goes on until it says its end. Raises UserError where the folder is no run, or without jinja2."""
         run = read_run_json(folder)
         super().__init__(*render_watch(str(run.get("label") or folder.name)))
-        self._folder = folder
+        self._folder, self._beside_run = folder, beside_run
         self._seen: tuple[int, bool] | None = None
         self._report = ""
         self._made = 0
@@ -75,6 +88,8 @@ class WatchPage(EventServer):
             return False
 
     def _is_written(self) -> bool:
+        if self._beside_run:
+            return True
         try:
             refuse_running(self._folder)
         except UserError:
@@ -85,24 +100,55 @@ class WatchPage(EventServer):
 def watch_run(folder: Path, port: int, every_s: float) -> int:
     """Serve until Ctrl-C; the page stays when the run has ended. Raises UserError."""
     page = WatchPage(folder)
-    number = page.serve(port, flag="--port")
-    print(f"{folder} at http://127.0.0.1:{number}/ until Ctrl-C", flush=True)
-    asleep = threading.Event()
-    try:
-        while not page.look():
-            asleep.wait(every_s)
-        page.end_events()
-        print("the run has ended; the page stays until Ctrl-C", flush=True)
-        asleep.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        page.end_events()
-        page.stop_serving()
+    with listen(port, flag="--port") as listening:
+        page.serve(listening)
+        print(f"{folder} at http://{LOOPBACK}:{listening.getsockname()[1]}/ until Ctrl-C", flush=True)
+        asleep = threading.Event()
+        try:
+            _look_on(page, every_s, asleep)
+            page.end_events()
+            print("the run has ended; the page stays until Ctrl-C", flush=True)
+            asleep.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            page.end_events()
+            page.stop_serving()
     return 0
+
+
+def _look_on(page: WatchPage, every_s: float, stopping: threading.Event) -> None:
+    """Look until the run has ended or it is to stop; a page that takes long to make is made seldom."""
+    while not stopping.is_set():
+        began_s = time.monotonic()
+        if page.look():
+            return
+        stopping.wait(max(every_s, MOST_OF_A_CORE * (time.monotonic() - began_s)))
+
+
+def beside_run(listening: socket.socket, folder: Path) -> None:
+    """What `bytemlperf.report.dashboard` starts: the page of the parent's run, until the parent says that the run is over."""
+    die_with_parent()
+    os.nice(NICE)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, which the run hears too
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    page = WatchPage(folder, beside_run=True)
+    page.serve(listening)
+    _look_on(page, EVERY_S, stopping)
+    stopping.wait()
+    if page.open_pages:
+        page.look()
+        page.end_events()
+        time.sleep(LAST_FETCH_S)
 
 
 def _count_records(folder: Path) -> int:
     with suppress(OSError):
         return sum(line.endswith(b"\n") for path in record_logs(folder) for line in lines_of(path))
     return 0
+
+
+if __name__ == "__main__":
+    beside_run(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))

@@ -116,15 +116,5 @@ class Exports(Options, panel="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LivePage(Options, panel="Live metrics"):
-    """The page that shows the run while it goes on."""
-
-    dashboard: Annotated[bool, Option("Serve a live page on loopback during the run.")] = False
-    dashboard_port: Annotated[
-        int | None, Option("Port of the live page; implies --dashboard. Default: any free one.", least=0, most=65535)
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput, LivePage):
+class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput):
     """The command line of `serve-bench`, as typed."""

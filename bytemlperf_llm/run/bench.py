@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,13 +22,14 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.export.serving import serving
 from bytemlperf.redaction import Redactor, option_secrets
+from bytemlperf.report.dashboard import dashboard
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.folder import create_run_folder, write_json
 from bytemlperf.runs.lock import FolderLock
 from bytemlperf.runs.names import RECOUNT
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.live.view import LiveView
+from bytemlperf_llm.live.view import LoadView
 from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
@@ -52,11 +53,6 @@ from bytemlperf_llm.workload import Workload, schedule
 from bytemlperf_llm.workload.dealing import Share, dealt
 from engines.contract import Engine, EngineInfo
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bytemlperf_llm.report.live_page import LivePage
-
 NS_PER_S = 1_000_000_000
 TICK_S = 1.0
 
@@ -69,31 +65,29 @@ class Ended(NamedTuple):
     lock: FolderLock
 
 
-def serve_bench(flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Ended:
+def serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> Ended:
     """Run it. Raises UserError before the first request, or Interrupted."""
-    return _run(resolve(flags), argv, console, quiet=quiet)
+    return _run(resolve(flags), argv, quiet=quiet)
 
 
-def resume(remainder: Remainder, flags: Flags, argv: list[str], console: Console, *, quiet: bool) -> Ended:
+def resume(remainder: Remainder, flags: Flags, argv: list[str], *, quiet: bool) -> Ended:
     """Send what is missing of a stopped run. Raises as `serve_bench` does."""
-    return _run(plan_for(flags, remainder.scenario), argv, console, quiet=quiet, remainder=remainder)
+    return _run(plan_for(flags, remainder.scenario), argv, quiet=quiet, remainder=remainder)
 
 
-def _run(plan: Plan, argv: list[str], console: Console, *, quiet: bool, remainder: Remainder | None = None) -> Ended:
+def _run(plan: Plan, argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> Ended:
     engine_type = engine_class(plan.flags.engine)
     check_splittable(engine_type, plan.flags.engine, plan.flags.workers, plan.flags.ray)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(Bench(plan, engine_type, argv, console, quiet=quiet, remainder=remainder).run())
+        return runner.run(Bench(plan, engine_type, argv, quiet=quiet, remainder=remainder).run())
 
 
 class Bench:
     """The pieces of one run, so that each step below can be read alone."""
 
-    def __init__(
-        self, plan: Plan, engine_type: type[Engine], argv: list[str], console: Console, *, quiet: bool, remainder: Remainder | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, engine_type: type[Engine], argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> None:
         self._remainder = remainder
-        self._plan, self._engine_type, self._argv, self._console, self._quiet = plan, engine_type, argv, console, quiet
+        self._plan, self._engine_type, self._argv, self._quiet = plan, engine_type, argv, quiet
         receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
         self._redactor = Redactor([*option_secrets(plan.engine_options), *receivers])
         self._metrics = LlmMetrics()
@@ -103,7 +97,7 @@ class Bench:
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             stack.enter_context(serving(self._metrics.exporter, plan.flags, self._say))
-            self._page = self._serve_dashboard(stack)
+            show = stack.enter_context(dashboard(plan.flags, self._say))
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
                 self._say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
@@ -118,6 +112,7 @@ class Bench:
             stack.callback(pacer.close)
             run_json = await self._prepare(engine, pacer)
             _write_run(folder, run_json)
+            show(folder)
             run_json = await self._measure(engine, pacer, folder, run_json)
         return Ended(folder, run_json, lock)
 
@@ -125,19 +120,6 @@ class Bench:
         if self._remainder is not None:
             return self._remainder.folder
         return create_run_folder(self._plan.flags.runs_dir, "llm", self._plan.label)
-
-    def _serve_dashboard(self, stack: AsyncExitStack) -> LivePage | None:
-        """The live page, where it is asked for: at once, so that a port in use is known before an engine starts. Raises UserError."""
-        flags = self._plan.flags
-        if flags.dashboard_port is None:
-            return None
-        from bytemlperf_llm.report.live_page import LivePage
-
-        page = LivePage(self._metrics, f"{flags.engine} · {self._plan.scenario.name}")
-        port = page.serve(flags.dashboard_port)
-        stack.callback(page.close)
-        self._say(f"dashboard at http://127.0.0.1:{port}/ until the run ends")
-        return page
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
         """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
@@ -191,7 +173,7 @@ class Bench:
         left = self._remainder
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
         scheduled = self._schedule.requests
-        view = LiveView(self._console, self._title(), scheduled and scheduled - done, self._metrics, self._quiet, self._page)
+        view = LoadView(self._title(), scheduled and scheduled - done, self._metrics, quiet=self._quiet)
         with view:
             crew = self._crew(engine, pacer, folder)
             try:
@@ -269,14 +251,14 @@ class Bench:
             seed=flags.seed,
             workers=workers,
             keep_output=keep_output,
-            live=not self._quiet or flags.dashboard_port is not None,
+            live=not self._quiet,
             left=None if left is None else left.left(),
             tokenizer=self._tokenizer,
         )
         make = process_fleet if flags.ray is None else ray_fleet
         return make(common, folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
 
-    async def _tick(self, view: LiveView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
+    async def _tick(self, view: LoadView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
         gauges.sample(begin_ns)  # an engine that asks a server has its first answer later
         while True:
             await asyncio.sleep(TICK_S)

@@ -30,7 +30,7 @@ def run_serve_bench(flags: Flags, argv: list[str]) -> int:
 
     check_exports(flags)
     console = terminal()
-    ended = serve_bench(flags, ["bmp-llm", *argv[1:]], console, quiet=flags.quiet)
+    ended = serve_bench(flags, ["bmp-llm", *argv[1:]], quiet=flags.quiet)
     return _publish(ended, flags, console, quiet=flags.quiet)
 
 
@@ -47,7 +47,7 @@ def resume_run(folder: Path, headers: Sequence[str], base_url: str | None, argv:
         remainder = read_remainder(folder, lock)
     check_exports(flags)
     console = terminal()
-    ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], console, quiet=quiet)
+    ended = resume(remainder, flags, ["bmp-llm", *argv[1:]], quiet=quiet)
     return _publish(ended, flags, console, quiet=quiet)
 
 

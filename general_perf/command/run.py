@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import terminal
-from bytemlperf.command.exits import one_line
+from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.live import LiveView
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
+from bytemlperf.report.dashboard import dashboard
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
@@ -46,8 +45,10 @@ def run_general(flags: Flags, argv: list[str]) -> int:
         "keep_artefacts": flags.keep_artefacts,
     }
     metrics = exporter()
-    with serving(metrics, flags, _sayer(flags)):
+    say = sayer(quiet=flags.quiet)
+    with serving(metrics, flags, say), dashboard(flags, say) as show:
         run = SuiteRun.begin(flags.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
+        show(run.folder)
         return _swept(run, jobs, flags.time_limit_s, flags, metrics)
 
 
@@ -106,10 +107,10 @@ def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *,
 def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
     from general_perf.job.sweep import run_sweep
 
-    say = _sayer(output)
+    view = LiveView("", "jobs", quiet=output.quiet, total=len(jobs))
     try:
-        with run, pushing(metrics, output, run.folder.name):
-            run_sweep(run, jobs, time_limit_s, say, metrics, keep_artefacts=output.keep_artefacts)
+        with run, pushing(metrics, output, run.folder.name), view:
+            run_sweep(run, jobs, time_limit_s, view, metrics, keep_artefacts=output.keep_artefacts)
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
@@ -120,7 +121,3 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
             print(path)
     print(run.folder)
     return _status(summary)
-
-
-def _sayer(output: Output) -> Callable[[str], None]:
-    return (lambda _: None) if output.quiet else lambda sentence: print(one_line(sentence), file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.command.live import LiveView
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf.runs.suite import SuiteRun
 from general_perf.failures import REFUSALS
@@ -23,22 +24,24 @@ WORK = "work"
 Say = Callable[[str], None]
 
 
-def run_sweep(run: SuiteRun, jobs: list[Job], time_limit_s: float, say: Say, exporter: Exporter, *, keep_artefacts: bool = False) -> None:
+def run_sweep(
+    run: SuiteRun, jobs: list[Job], time_limit_s: float, view: LiveView, exporter: Exporter, *, keep_artefacts: bool = False
+) -> None:
     """Do every job that has no end yet, and keep its records. Raises UserError when the disk takes no more."""
     done = {str(record["job"]) for record in run.records() if record["stage"] == "job"}
     attempts = _attempts(run.records())
     exporter.set(live.PLANNED, len(jobs))
     left = [job for job in jobs if job.id not in done]
     try:
-        for place, job in enumerate(left, len(jobs) - len(left) + 1):
+        for place, job in enumerate(left, len(jobs) - len(left)):
+            view.update(job.id, place)
             if job.failed is not None:
-                say(f"[{place}/{len(jobs)}] {job.id}: {_failed(run, job, attempts.get(job.id, 0) + 1, exporter)}")
+                view.note(f"[{place + 1}/{len(jobs)}] {job.id}: {_failed(run, job, attempts.get(job.id, 0) + 1, exporter)}")
                 continue
             placed = _placed(job, run.folder, attempts.get(job.id, 0) + 1)
-            say(f"[{place}/{len(jobs)}] {job.id}")
-            reference_s = _reference(placed, time_limit_s, say)
+            reference_s = _reference(placed, time_limit_s, view.note)
             ended = _Recorder(run, placed, exporter, reference_s).run(time_limit_s)
-            say(f"[{place}/{len(jobs)}] {job.id}: {ended}")
+            view.note(f"[{place + 1}/{len(jobs)}] {job.id}: {ended}")
             if not keep_artefacts:
                 shutil.rmtree(placed.work, ignore_errors=True)
     finally:

@@ -61,14 +61,14 @@ def _swept(cases: Sequence[Case], flags: Flags, rules: Rules, out: Path | None) 
     """Every case's row, shown and written as soon as it is known. Of the flags the device, the seed and the time limit count."""
     rows: list[Row] = []
     settings = msgspec.structs.replace(settings_of(flags), cache_bytes=0, rules=rules)
-    with SweepView(terminal(stderr=True), quiet=False) as view, _writing(out) as write:
+    with SweepView(quiet=False) as view, _writing(out) as write:
 
         def keep(row: Row) -> None:
             rows.append(row)
             write(row)
             view.add(row)
 
-        view.plan(len(cases))
+        view.begin(len(cases))
         Sweep(settings, keep, begins=view.begins).run(cases)
     return rows
 

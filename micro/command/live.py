@@ -7,10 +7,9 @@ of an operator that was not measured yet is NaN, never 0.
 from __future__ import annotations
 
 import math
-import sys
-import time
-from typing import Any
+from collections import Counter
 
+from bytemlperf.command.live import LiveView
 from bytemlperf.export.prometheus import Exporter, Family
 from micro.cases.case import Case
 from micro.peaks.peaks import Peaks
@@ -18,7 +17,6 @@ from micro.registry import OPERATORS
 from micro.roofline import Roof
 from micro.sweep.row import STATUSES, Row
 
-PLAIN_EVERY_S = 10.0
 _LATENCY_S = tuple(base * 10.0**power for power in range(-6, 2) for base in (1, 2, 5))
 _BY_OPERATOR = {
     "bmp_micro_operator_latency_seconds": "Median latency of the operator's last case.",
@@ -82,71 +80,18 @@ class MicroMetrics:
             exporter.set(name, math.nan if value is None else value, row.op)
 
 
-class SweepView:
-    """A bar with what is measured now in a terminal; elsewhere a plain line now and then. Writes to standard error."""
+class SweepView(LiveView):
+    """What a sweep shows: the case that is measured now, and how the others ended."""
 
-    def __init__(self, console: Any, *, quiet: bool) -> None:
-        self._console, self._quiet = console, quiet
-        self._progress: Any = None
-        self._task: Any = None
-        self._began = self._said = time.monotonic()
-        self._done, self._total, self._counts = 0, 0, dict.fromkeys(STATUSES, 0)
-        self._what = ""
-
-    def __enter__(self) -> SweepView:
-        if not self._quiet and self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            columns = (SpinnerColumn(), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-            text = TextColumn("{task.fields[left]}{task.description}", markup=False)
-            self._progress = Progress(*columns, text, console=self._console, transient=True)
-            self._task = self._progress.add_task("starting", total=None, left="")
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def says(self, text: str) -> None:
-        """What goes on before the first case."""
-        self._what = text
-        self._draw()
-
-    def plan(self, total: int) -> None:
-        """So many cases come now."""
-        self._total, self._began = total, time.monotonic()
-        self._draw()
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__("", "cases", quiet=quiet)
+        self._counts: Counter[str] = Counter()
 
     def begins(self, case: Case, _place: int) -> None:
         """The next case."""
-        self._what = case.key
-        self._draw()
+        self.update(case.key)
 
     def add(self, row: Row) -> None:
         """A case has ended."""
-        self._done += 1
         self._counts[row.status] += 1
-        self._draw()
-
-    def line(self) -> str:
-        """The plain form."""
-        counts = ", ".join(f"{count} {status}" for status, count in self._counts.items() if count)
-        done = f"{self._done}/{self._total} cases" + (f" ({counts})" if counts else "") if self._total else "before the first case"
-        return f"[{time.monotonic() - self._began:5.0f} s] {done}; {self._what}"
-
-    def _draw(self) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self._done, total=self._total or None, description=self._what, left=self._left())
-        elif not self._quiet and time.monotonic() - self._said >= PLAIN_EVERY_S:
-            self._said = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
-
-    def _left(self) -> str:
-        """ "about 40 s left; ", once some cases have told how long one takes; failures too."""
-        failed = f"{self._counts['failed']} failed; " if self._counts["failed"] else ""
-        if self._done < 3 or not self._total:
-            return failed
-        left_s = (time.monotonic() - self._began) / self._done * (self._total - self._done)
-        return f"{failed}about {left_s:.0f} s left; "
+        self.update(done=self._counts.total(), facts={status: f"{count}" for status, count in self._counts.items() if status != "ok"})

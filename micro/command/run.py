@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import terminal
+from bytemlperf.command.console import sayer, terminal
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receivers_for
@@ -17,6 +17,7 @@ from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.discover import discover
+from bytemlperf.report.dashboard import dashboard
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why
 from bytemlperf.runs.suite import SuiteRun
@@ -40,11 +41,10 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     settings = settings_of(flags)
     sheet = _sheet(flags.card, settings.device)
     receivers_for(flags, label)  # an address that can't be used is said before anything is measured
-    metrics = MicroMetrics()
-    with serving(metrics.exporter, flags, _say(flags)), SweepView(_errors(), quiet=flags.quiet) as view:
+    with _live(flags) as (metrics, view, show):
         peaks = None
         if flags.peaks != "off":
-            peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.says)
+            peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.update)
         config = {"cases": msgspec.to_builtins(cases), "settings": msgspec.to_builtins(settings)}
         packages = {package for case in cases for package in find_provider(case.provider).packages}
         more = {"peaks": msgspec.to_builtins(peaks) if peaks else None, "sheet": msgspec.to_builtins(sheet) if sheet else None}
@@ -58,6 +58,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             packages=sorted({"torch", *packages}),
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
+        show(run.folder)
         with pushing(metrics.exporter, flags, run.folder.name):
             return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
 
@@ -71,11 +72,19 @@ def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
     done = {row.get("key") for row in run.records() if not str(row.get("reason")).startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
-        metrics = MicroMetrics()
-        with serving(metrics.exporter, flags, _say(flags)), SweepView(_errors(), quiet=flags.quiet) as view:
+        with _live(flags) as (metrics, view, show):
+            show(folder)
             return _sweep(run, left, settings, view, metrics, quiet=flags.quiet)
     finally:
         run.end()
+
+
+@contextmanager
+def _live(flags: Flags) -> Iterator[tuple[MicroMetrics, SweepView, Callable[[Path], None]]]:
+    """What shows a sweep while it goes on: metrics, the terminal's view, and what opens the page of a folder. Raises UserError."""
+    metrics, say = MicroMetrics(), sayer(quiet=flags.quiet)
+    with serving(metrics.exporter, flags, say), dashboard(flags, say) as show, SweepView(quiet=flags.quiet) as view:
+        yield metrics, view, show
 
 
 def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
@@ -100,7 +109,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     sweep = Sweep(settings, keep, begins=view.begins, roofs=roofs_of(run.run))
     with run:
         try:
-            view.plan(len(cases))
+            view.begin(len(cases))
             sweep.run(cases)
         except KeyboardInterrupt:  # the case under way is ended; every row so far is kept
             interrupted = True
@@ -129,19 +138,9 @@ def _sheet(name: str | None, device: str) -> Roof | None:
     return sheet_roof(card) if card else None
 
 
-def _say(flags: Flags) -> Callable[[str], None]:
-    return (lambda _: None) if flags.quiet else lambda text: print(text, file=sys.stderr, flush=True)
-
-
 def _write_exports(run: SuiteRun) -> None:
     asked = run.run.get("exports") or ()
     if "csv" in asked:
         write_csv(run.folder / CSV_NAME, run.run, last_rows(run.records()))
     if "jsonl" in asked:
         write_jsonl(run.folder / JSONL_NAME, run.run, last_rows(run.records()))
-
-
-def _errors() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

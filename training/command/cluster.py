@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
-from training.command.run import begin, err_console, prepare
+from training.command.run import begin, prepare
 from training.plan.flags import Flags
 from training.plan.plan import PLAN_NAME, read_plan
 from training.rank.watchdog import stacks
@@ -25,13 +26,12 @@ from training.watch import launch
 def run_prepare(flags: Flags, argv: list[str]) -> int:
     """Make the run folder; print it. Raises UserError."""
     run, plan = begin(prepare(flags), argv)
+    say = sayer(quiet=False)
     if not flags.quiet:
         command = f"torchrun --nnodes={plan.nnodes} --nproc-per-node={plan.ranks_per_node} --rdzv-backend=c10d --rdzv-endpoint=HOST:29500"
-        err_console().print(
-            f"on every machine: {command} -m training.rank.worker {run.folder / PLAN_NAME}", highlight=False, soft_wrap=True
-        )
-        err_console().print(f"afterwards: bmp train finish {run.folder}", highlight=False, soft_wrap=True)
-    err_console().print("WARNING: torchrun's store listens on every interface and unpickles what any peer writes: trust that network")
+        say(f"on every machine: {command} -m training.rank.worker {run.folder / PLAN_NAME}")
+        say(f"afterwards: bmp train finish {run.folder}")
+    say("WARNING: torchrun's store listens on every interface and unpickles what any peer writes: trust that network")
     print(run.folder)
     return 0
 

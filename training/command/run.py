@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from bytemlperf.child.process import stop
+from bytemlperf.command.console import sayer, terminal
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
+from bytemlperf.report.dashboard import dashboard
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish_folder
 from training.command.reference import earlier_run, find_reference, keep_reference
@@ -29,13 +31,11 @@ from training.rank.watchdog import STOP_FILE
 from training.results.checks import REFERENCE_STEPS
 from training.watch import launch
 from training.watch.follow import Follower
+from training.watch.live import TrainingView
 from training.watch.metrics import TrainingMetrics
 from training.workload.choices import Sharding
 from training.workload.corpus import prepare_corpus, resolve_tokenizer
 from training.workload.workload import Workload, vocabulary
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
 
@@ -101,10 +101,11 @@ def train(flags: Flags, argv: list[str]) -> tuple[Path, dict[str, Any]]:
 
 def train_to_end(run: SuiteRun, plan: Plan, output: Output) -> tuple[Path, dict[str, Any]]:
     """A run that has begun, or goes on; the folder and the summary. Raises Interrupted at the second signal."""
-    console, metrics = err_console(), TrainingMetrics()
-    with run, serving(metrics.exporter, output, lambda text: console.print(text, style="dim", highlight=False)):
+    say, metrics = sayer(quiet=output.quiet), TrainingMetrics()
+    with run, serving(metrics.exporter, output, say), dashboard(output, say) as show:
+        show(run.folder)
         with pushing(metrics.exporter, output, run.folder.name):
-            failure, stopped = _watch(plan, run, metrics, console, quiet=output.quiet)
+            failure, stopped = _watch(plan, run, metrics, quiet=output.quiet)
         if failure:
             run.fail(failure)
         summary = run.end(stopped=stopped)
@@ -151,13 +152,11 @@ def write_plan(plan: Plan) -> None:
         raise UserError(f"can't write into {plan.folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
 
 
-def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console, *, quiet: bool) -> tuple[str, bool]:
+def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, *, quiet: bool) -> tuple[str, bool]:
     """Start, follow to the end; a sentence when it failed, and whether the user stopped it."""
-    from training.watch.live import LiveView
-
     agent = launch.start(plan)
     try:
-        with LiveView(console, plan, quiet=quiet) as view, _stopping(run.folder, console) as signals:
+        with TrainingView(plan, quiet=quiet) as view, _stopping(run.folder, view) as signals:
             failure = Follower(plan, run, agent, [metrics.hear, view.hear]).follow(lambda: len(signals) > 1)
     finally:
         stop(agent, launch.KILL_PATIENCE_S)
@@ -167,7 +166,7 @@ def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, console: Console
 
 
 @contextmanager
-def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
+def _stopping(folder: Path, view: TrainingView) -> Iterator[list[int]]:
     """The first signal lets the ranks end after the step that they are in, the second ends them."""
     received: list[int] = []
 
@@ -177,7 +176,7 @@ def _stopping(folder: Path, console: Console) -> Iterator[list[int]]:
             leave_lost_terminal()
         if len(received) == 1:
             (folder / STOP_FILE).touch()
-            console.print("stopping after this step; once more to end at once")
+            view.note("stopping after this step; once more to end at once")
 
     before = {number: signal.signal(number, hear) for number in stopping()}
     try:
@@ -228,13 +227,6 @@ def check_packages(trainer: str, workload: Workload) -> None:
         require("bmp train", extra, *(name for name, brought_by in needed.items() if brought_by == extra))
 
 
-def err_console() -> Console:
-    """Progress goes to standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
 def run_train(flags: Flags, argv: list[str]) -> int:
     """`bmp train WORKLOAD`."""
     return publish_folder(*train(flags, argv), quiet=flags.quiet)
@@ -242,23 +234,20 @@ def run_train(flags: Flags, argv: list[str]) -> int:
 
 def run_dry(flags: Flags) -> int:
     """`--dry-run`: what would be done, and how much memory a rank would need."""
-    from rich.console import Console
-
     from training.plan.memory import ESTIMATE_BAND, gib
     from training.workload.flops import forward_formula
 
     prepared = prepare(flags)
     layout, needed = prepared.layout, prepared.needed
-    console = Console()
+    console = terminal()
     console.print(
         f"{prepared.workload.name} · {flags.trainer} · {flags.sharding} · {layout.world} rank{'s' * (layout.world > 1)} on "
         f"{prepared.device.kind}",
-        highlight=False,
     )
-    console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}", highlight=False)
+    console.print(f"dp {layout.dp}, tp {layout.tp}, pp {layout.pp}, ep {layout.ep}; {forward_formula(prepared.workload)}")
     for name, size in msgspec.to_builtins(needed).items():
-        console.print(f"  {name.removesuffix('_bytes'):<12} {gib(size):>10}", highlight=False)
-    console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10} (± {ESTIMATE_BAND:.0%})", highlight=False)
+        console.print(f"  {name.removesuffix('_bytes'):<12} {gib(size):>10}")
+    console.print(f"  {'a rank':<12} {gib(needed.total_bytes):>10} (± {ESTIMATE_BAND:.0%})")
     return 0
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, err_console, prepare, train
+from training.command.run import PACKAGES, prepare, train
 from training.plan.flags import Flags
 from training.results.history import History
 from training.results.study_records import CurveRecord
@@ -35,7 +36,7 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
     label = flags.label or f"drift-{prepared[0].workload.name}-{flags.trainer}"
     more = {"trainer": flags.trainer}
     study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
-    console = err_console()
+    console = terminal(stderr=True)
     with study:
         for each, name in zip(runs, names, strict=True):
             if not flags.quiet:

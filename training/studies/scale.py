@@ -11,11 +11,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
 from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, err_console, prepare, train
+from training.command.run import PACKAGES, prepare, train
 from training.plan.flags import Flags
 from training.plan.plan import check_flags, default_threads, resolve_workload, usable_cores
 from training.results.history import History
@@ -71,7 +72,7 @@ def run_scale(flags: Flags, nproc: str, mode: ScalingMode, repeats: int, argv: l
     label = flags.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
     more = {"trainer": flags.trainer, "beside": {"load_before": round(os.getloadavg()[0], 2)}}
     study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
-    console = err_console()
+    console = terminal(stderr=True)
     with study:
         for each in there_and_back(runs, repeats):
             if not flags.quiet:

@@ -1,0 +1,45 @@
+"""`--dashboard`: `bmp watch` beside a run of any suite, in a process of its own that ends with the run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bytemlperf.child.process import environment, spawn, stop
+from bytemlperf.extras import require
+from bytemlperf.report.event_server import LOOPBACK, listen
+
+if TYPE_CHECKING:
+    from bytemlperf.command.flags import MetricsOutput
+
+LAST_LOOK_S = 10.0
+"""For the page of a run that has ended, where somebody looks at it."""
+
+
+@contextmanager
+def dashboard(output: MetricsOutput, say: Callable[[str], None]) -> Iterator[Callable[[Path], None]]:
+    """Listen where the page is asked for, and say where; gives what shows a run folder there for the time of the block.
+
+    A port in use is known at once. Raises UserError for that, and without jinja2.
+    """
+    if not output.dashboard and output.dashboard_port is None:
+        yield lambda _folder: None
+        return
+    require("--dashboard", "report", "jinja2")
+    started: list[subprocess.Popen[bytes]] = []
+    with listen(output.dashboard_port or 0, flag="--dashboard-port") as socket:
+        say(f"dashboard at http://{LOOPBACK}:{socket.getsockname()[1]}/ until the run ends")
+
+        def show(folder: Path) -> None:
+            number = socket.fileno()
+            arguments = ["-m", "bytemlperf.report.watch", str(number), str(folder.absolute())]
+            started.append(spawn(arguments, environment(threads=1), stdin=subprocess.DEVNULL, pass_fds=[number]))
+
+        try:
+            yield show
+        finally:
+            for process in started:
+                stop(process, LAST_LOOK_S)

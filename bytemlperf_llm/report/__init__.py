@@ -1,1 +1,0 @@
-"""What a person sees: the live view, the final table."""
