@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
 from micro.operators.dtypes import DTYPES
+from micro.sweep.row import Row
 
 MEASURED, SHEET = "measured", "sheet"
 MEMORY = "memory"
@@ -72,81 +72,68 @@ class Roof(msgspec.Struct, frozen=True, kw_only=True):
         return flops / self.bytes_per_s if flops is not None and self.bytes_per_s else None
 
 
-def shares(roof: Roof, row: Mapping[str, Any]) -> dict[str, float]:
-    """`mfu`, `mbu`, `cbu` and `roof` of a record against one roof; only what can be told.
-
-    `row` has flops, flops_dtype, bytes, write_bytes, latency_us (with p50), buffers and bus_bw_gbs as in records.jsonl.
-    """
-    latency = row.get("latency_us")
-    if not latency:
+def shares(roof: Roof, row: Row) -> dict[str, float]:
+    """`mfu`, `mbu`, `cbu` and `roof` of a row against one roof; only what can be told."""
+    if row.latency_us is None:
         return {}
-    seconds, found = latency["p50"] / 1e6, dict[str, float]()
-    peak = roof.flops_per_s.get(row.get("flops_dtype") or "")
-    if row.get("bus_bw_gbs") is not None:
-        if roof.link_bytes_per_s:
-            found["cbu"] = row["bus_bw_gbs"] * 1e9 / roof.link_bytes_per_s
-        return found
-    if peak and row.get("flops"):
-        found["mfu"] = row["flops"] / seconds / peak
-    memory = roof.memory_bytes_per_s((row.get("write_bytes") or 0) / row["bytes"]) if row.get("bytes") else None
-    if memory and from_memory(row):
-        found["mbu"] = row["bytes"] / seconds / memory
-    if "mbu" in found and ("mfu" in found or not row.get("flops")):
-        found["roof"] = max(found["mbu"], found.get("mfu", 0.0))
-    elif "mfu" in found and _bound_by_flops(roof, row):
-        found["roof"] = found["mfu"]
-    return found
+    seconds = row.latency_us.p50 / 1e6
+    if row.bus_bw_gbs is not None:
+        return {"cbu": row.bus_bw_gbs * 1e9 / roof.link_bytes_per_s} if roof.link_bytes_per_s else {}
+    told: dict[str, float] = {}
+    peak = roof.flops_per_s.get(row.flops_dtype)
+    if peak and row.flops:
+        told["mfu"] = row.flops / seconds / peak
+    memory = roof.memory_bytes_per_s((row.write_bytes or 0) / row.bytes) if row.bytes else None
+    if memory and row.bytes and row.from_memory:
+        told["mbu"] = row.bytes / seconds / memory
+    if "mbu" in told and ("mfu" in told or not row.flops):
+        told["roof"] = max(told["mbu"], told.get("mfu", 0.0))
+    elif "mfu" in told and _bound_by_flops(roof, row):
+        told["roof"] = told["mfu"]
+    return told
 
 
-def too_fast(roof: Roof, row: Mapping[str, Any]) -> str:
-    """Why a record can't be true: it computes faster than the peak of its format (or of float32, which any narrower one can be
+def too_fast(roof: Roof, row: Row) -> str:
+    """Why a row can't be true: it computes faster than the peak of its format (or of float32, which any narrower one can be
     turned into), or reads cold buffers faster than memory gives them; beyond the errors of the peak and of its median. ""
     where it can. Writes are left out here: a result may stay in a cache."""
-    latency = row.get("latency_us")
-    if not latency or row.get("bus_bw_gbs") is not None:
+    if row.latency_us is None or row.bus_bw_gbs is not None:
         return ""
-    seconds = (latency["ci95_high"] or latency["p50"]) / 1e6
-    dtype = row.get("flops_dtype") or ""
+    seconds, dtype = (row.latency_us.ci95_high or row.latency_us.p50) / 1e6, row.flops_dtype
     peaks = [roof.flops_per_s[name] for name in (dtype, "float32") if name in roof.flops_per_s and dtype != "float64"]
-    found = []
-    if dtype in roof.flops_per_s and row.get("flops"):
-        found.append((row["flops"] / seconds / max([roof.flops_per_s[dtype], *peaks]), f"{dtype} arithmetic", dtype))
-    if roof.by_writes and from_memory(row) and row.get("read_bytes"):
-        found.append((row["read_bytes"] / seconds / max(speed for _, speed in roof.by_writes), "reading of memory", MEMORY))
-    for share, what, name in found:
+    told = []
+    if dtype in roof.flops_per_s and row.flops:
+        told.append((row.flops / seconds / max([roof.flops_per_s[dtype], *peaks]), f"{dtype} arithmetic", dtype))
+    if roof.by_writes and row.from_memory and row.read_bytes:
+        told.append((row.read_bytes / seconds / max(speed for _, speed in roof.by_writes), "reading of memory", MEMORY))
+    for share, what, name in told:
         error = max(LEAST_ERROR, roof.errors.get(name, 0.0))
         if share > 1 + error:
             return f"{share:,.0%} of this machine's peak of {what}, which may be {error:.0%} too low but not more: no such work was done"
     return ""
 
 
-def above_peak(row: Mapping[str, Any]) -> tuple[float, str] | None:
+def above_peak(row: Row) -> tuple[float, str] | None:
     """The largest share of a measured peak and which it is (MFU, MBU, CBU), where that is beyond `ABOVE_PEAK`."""
-    found = row.get("efficiency") or {}
-    measured = [(found[name], name) for name in (f"{share}_{MEASURED}" for share in ("mfu", "mbu", "cbu")) if name in found]
+    held = row.efficiency or {}
+    measured = [(held[name], name) for name in (f"{share}_{MEASURED}" for share in ("mfu", "mbu", "cbu")) if name in held]
     share, name = max(measured, default=(0.0, ""))
     return (share, name.partition("_")[0].upper()) if share > ABOVE_PEAK else None
 
 
-def efficiency(roofs: Mapping[str, Roof], row: Mapping[str, Any]) -> dict[str, float] | None:
+def efficiency(roofs: Mapping[str, Roof], row: Row) -> dict[str, float] | None:
     """Against every roof: {"mfu_measured": 0.8, "mfu_sheet": 0.6, …}; None where there is nothing to say."""
-    found = {f"{share}_{name}": value for name, roof in roofs.items() for share, value in shares(roof, row).items()}
-    return found or None
+    return {f"{share}_{name}": value for name, roof in roofs.items() for share, value in shares(roof, row).items()} or None
 
 
-def bound(row: Mapping[str, Any], name: str = MEASURED) -> str:
-    """ "compute", "memory" or "link": what binds a record by a roof; "" where that's not known."""
-    found = row.get("efficiency") or {}
-    if f"cbu_{name}" in found:
+def bound(row: Row, name: str = MEASURED) -> str:
+    """ "compute", "memory" or "link": what binds a row by a roof; "" where that's not known."""
+    held = row.efficiency or {}
+    if f"cbu_{name}" in held:
         return "link"
-    if f"roof_{name}" not in found:
+    if f"roof_{name}" not in held:
         return ""
-    return "compute" if found.get(f"mfu_{name}", 0.0) >= found.get(f"mbu_{name}", 0.0) else "memory"
-
-
-def from_memory(row: Mapping[str, Any]) -> bool:
-    """Whether the buffers of a record came from memory and not from a cache."""
-    return str(row.get("buffers") or "").startswith("cold")
+    return "compute" if held.get(f"mfu_{name}", 0.0) >= held.get(f"mbu_{name}", 0.0) else "memory"
 
 
 def sheet_roof(card: Card) -> Roof:
@@ -163,7 +150,7 @@ def sheet_roof(card: Card) -> Roof:
     )
 
 
-def _bound_by_flops(roof: Roof, row: Mapping[str, Any]) -> bool:
+def _bound_by_flops(roof: Roof, row: Row) -> bool:
     """Warm buffers have no MBU; far right of the ridge memory can't bind even if they were cold."""
-    ridge, intensity = roof.ridge(row["flops_dtype"]), row.get("intensity")
-    return ridge is not None and intensity is not None and intensity >= ridge
+    ridge = roof.ridge(row.flops_dtype)
+    return ridge is not None and row.intensity is not None and row.intensity >= ridge

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from statistics import median
-from typing import Any
 
 import msgspec
 
@@ -14,7 +13,7 @@ from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
 from micro.collectives.world import World
 from micro.measure.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S
-from micro.measure.messages import Hello, Job, Outcome
+from micro.measure.messages import Hello, Job, Outcome, RankLatency
 from micro.measure.timing import Timed, latency_of
 
 RANKS_PER_CORE = 2
@@ -92,8 +91,8 @@ def most_ranks(kind: str) -> int:
         import torch
 
         return int(getattr(torch, kind).device_count())
-    asked = os.environ.get(MAX_RANKS_VARIABLE, "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else max(2, RANKS_PER_CORE * len(os.sched_getaffinity(0)))
+    most = os.environ.get(MAX_RANKS_VARIABLE, "")
+    return int(most) if most.isdigit() and int(most) > 0 else max(2, RANKS_PER_CORE * len(os.sched_getaffinity(0)))
 
 
 def default_backend(kind: str) -> str:
@@ -107,7 +106,7 @@ def backend_fault(name: str, kind: str) -> str:
     """Why a backend can't be used here, "" where it can."""
     import torch.distributed as dist
 
-    known = [each for each in dist.Backend.backend_list if each not in ("undefined", "fake")]
+    known = [backend for backend in dist.Backend.backend_list if backend not in ("undefined", "fake")]
     if name not in known:
         return f"torch.distributed has no backend '{name}'; it knows {', '.join(known)}"
     if not dist.is_backend_available(name):
@@ -121,18 +120,18 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
     first = next((rank for rank in sorted(done) if done[rank].status not in ("ok", "stopped")), None)
     if first is not None:
         ended = done[first]
-        status: Any = ended.status
-        alike = all(each.reason == ended.reason for each in done.values())
-        return Outcome(status=status, reason=ended.reason if alike else f"rank {first}: {ended.reason}", checked=ended.checked)
+        assert ended.status != "stopped"
+        alike = all(other.reason == ended.reason for other in done.values())
+        return Outcome(status=ended.status, reason=ended.reason if alike else f"rank {first}: {ended.reason}", checked=ended.checked)
     lead = done[0]
     assert lead.timed is not None
     skew, slowest, share = skew_of(lead.by_rank, taking_part(job))
-    said = f"rank {slowest} is the slowest in {share:.0%} of samples" if skew > TELLING_SKEW else ""
-    ranks = [_rank_row(lead.timed, rank, [each[rank] for each in lead.by_rank]) for rank in sorted(done)]
-    worst = max((each.checked for each in done.values() if each.checked), key=lambda checked: checked.max_absolute_error, default=None)
+    remark = f"rank {slowest} is the slowest in {share:.0%} of samples" if skew > TELLING_SKEW else ""
+    ranks = [_rank_latency(lead.timed, rank, [sample[rank] for sample in lead.by_rank]) for rank in sorted(done)]
+    worst = max((ended.checked for ended in done.values() if ended.checked), key=lambda checked: checked.max_absolute_error, default=None)
     return Outcome(
         status="ok",
-        note="; ".join(part for part in (lead.note, said, shared) if part),
+        note="; ".join(part for part in (lead.note, remark, shared) if part),
         checked=worst,
         timed=lead.timed,
         ranks=ranks,
@@ -142,9 +141,9 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
     )
 
 
-def _rank_row(timed: Timed, rank: int, samples_ns: list[int]) -> dict[str, Any]:
+def _rank_latency(timed: Timed, rank: int, samples_ns: list[int]) -> RankLatency:
     latency = latency_of(msgspec.structs.replace(timed, samples_ns=samples_ns))
-    return {"rank": rank, "latency_us": msgspec.to_builtins(latency), "samples_ns": samples_ns}
+    return RankLatency(rank=rank, latency_us=latency, samples_ns=samples_ns)
 
 
 def taking_part(job: Job) -> list[int]:
@@ -154,9 +153,9 @@ def taking_part(job: Job) -> list[int]:
 
 def skew_of(by_rank: list[list[int]], ranks: list[int]) -> tuple[float, int, float]:
     """Of those ranks the median sample's (slowest − fastest) / slowest, which is most often slowest, and in what share."""
-    taken = [[each[rank] for rank in ranks] for each in by_rank]
-    skew = float(median((max(each) - min(each)) / max(1, max(each)) for each in taken))
-    slowest = [ranks[each.index(max(each))] for each in taken]
+    taken = [[sample[rank] for rank in ranks] for sample in by_rank]
+    skew = float(median((max(sample) - min(sample)) / max(1, max(sample)) for sample in taken))
+    slowest = [ranks[sample.index(max(sample))] for sample in taken]
     most = max(set(slowest), key=slowest.count)
     return skew, most, slowest.count(most) / len(slowest)
 

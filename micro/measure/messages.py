@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from micro.cases.case import Arguments
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
-from micro.measure.timing import Rules, Timed
+from micro.measure.timing import Latency, Rules, Timed
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +17,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     op: str
     provider: str
-    args: dict[str, Any]
+    args: Arguments
     device: str
     seed: int
     rules: Rules
@@ -48,6 +49,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag="stage"):
     name: StageName
 
 
+class RankLatency(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank measured of the samples that all took together."""
+
+    rank: int
+    latency_us: Latency
+    samples_ns: list[int]
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     """How the case ended. `timed` with status ok only; `checked` once the outputs were compared. Of collectives
     also what every rank measured, the bytes of the full tensor, and what a link carries over those."""
@@ -58,7 +67,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     checked: Checked | None = None
     timed: Timed | None = None
     conditions: Conditions | None = None
-    ranks: list[dict[str, Any]] | None = None
+    ranks: list[RankLatency] | None = None
     skew: float | None = None
     link_bytes: int | None = None
     bus_factor: float | None = None

@@ -86,6 +86,11 @@ class Peaks(msgspec.Struct, kw_only=True):
     link: Peak | None = None
     missing: dict[str, str] = {}
 
+    @property
+    def every(self) -> list[Peak]:
+        """All that were measured."""
+        return [*self.flops.values(), *self.memory.values(), *([self.link] if self.link else [])]
+
     def roof(self) -> Roof:
         """For efficiencies."""
         return Roof(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, log
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
+from micro.cases.case import Arguments
 from micro.predict.costs import Call, Price
 from micro.sweep.row import last_rows
 
@@ -22,7 +23,7 @@ class Known(NamedTuple):
     """A measured row. `hot` as its buffers say."""
 
     op: str
-    args: dict[str, Any]
+    args: Arguments
     provider: str
     hot: bool
     call_us: float
@@ -35,7 +36,11 @@ class FromRun:
         kind = read_run_json(folder).get("kind")
         if kind != "micro":
             raise UserError(f"{folder} is a run of kind {kind}, not micro", "give a run folder of bmp micro")
-        self._rows = [_known(row) for row in last_rows(suite_records(folder)) if row["status"] == "ok"]
+        self._rows = [
+            Known(row.op, row.args, row.provider, row.buffers.startswith("hot"), row.latency_us.p50)
+            for row in last_rows(suite_records(folder))
+            if row.status == "ok" and row.latency_us is not None
+        ]
         if not self._rows:
             raise UserError(f"{folder} has no measured row", "give a run folder of bmp micro with measured cases")
 
@@ -80,13 +85,9 @@ def _between(call: Call, name: str, wanted: int, provider: str, rows: list[Known
     return Price(call_us, "interpolated", provider, f"between {name}={low} and {high}" + (f"; {buffers}" if buffers else ""))
 
 
-def _differs_in(args: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _differs_in(args: Arguments, wanted: Arguments) -> list[str]:
     return [name for name in wanted if args.get(name) != wanted[name]] if args.keys() == wanted.keys() else ["", ""]
 
 
 def _buffers(row: Known, call: Call) -> str:
     return "" if row.hot == call.hot else f"measured {'hot' if row.hot else 'cold'}"
-
-
-def _known(row: dict[str, Any]) -> Known:
-    return Known(row["op"], row["args"], row["provider"], str(row["buffers"]).startswith("hot"), float(row["latency_us"]["p50"]))

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.export.formula_guard import guard_formula
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import suite_records
+from micro.cases.case import Arguments
 from micro.registry import OPERATORS
-from micro.sweep.row import last_rows
+from micro.sweep.row import Row, Status, last_rows
 
 CSV_NAME, JSONL_NAME = "xpu-perf.csv", "xpu-perf.jsonl"
 DIGITS = 3
@@ -40,31 +44,40 @@ def export_run(folder: Path, paths: Iterable[Path]) -> None:
             WRITERS[path.suffix](path, run, rows)
 
 
-def write_jsonl(path: Path, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+class XpuPerfRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line."""
+
+    sku_name: str
+    op_name: str
+    provider: str
+    arguments: Arguments
+    targets: dict[str, float | list[float]]
+    kernels: list[str] = []
+    case_status: Status
+    reason: str
+
+
+def write_jsonl(path: Path, run: Mapping[str, Any], rows: Iterable[Row]) -> None:
     """One object a line. Raises UserError."""
     sku = sku_name(run)
-    text = "".join(json.dumps(xpu_perf_row(row, sku), ensure_ascii=False) + "\n" for row in rows)
-    _write(path, lambda: path.write_text(text, encoding="utf-8"))
+    lines = b"".join(msgspec.json.encode(xpu_perf_row(row, sku)) + b"\n" for row in rows)
+    with _writing(path):
+        path.write_bytes(lines)
 
 
-def write_csv(path: Path, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, run: Mapping[str, Any], rows: Iterable[Row]) -> None:
     """One line a case: arguments and targets as columns, of all operators together. Raises UserError."""
     sku = sku_name(run)
-    lines = [_flat(xpu_perf_row(row, sku)) for row in rows]
-    order = ("sku_name", "op_name", "provider")
-    arguments = list(dict.fromkeys(name for line in lines for name in line["arguments"]))
-    targets = list(dict.fromkeys(name for line in lines for name in line["targets"]))
-
-    def write() -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*order, *arguments, *targets, "case_status", "reason"])
-            for line in lines:
-                named = [line[name] for name in order]
-                values = [line["arguments"].get(name, "") for name in arguments] + [line["targets"].get(name, "") for name in targets]
-                writer.writerow([_cell(value) for value in (*named, *values, line["case_status"], line["reason"])])
-
-    _write(path, write)
+    lines = [xpu_perf_row(row, sku) for row in rows]
+    arguments = list(dict.fromkeys(name for line in lines for name in line.arguments))
+    targets = list(dict.fromkeys(name for line in lines for name in line.targets))
+    with _writing(path), path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sku_name", "op_name", "provider", *arguments, *targets, "case_status", "reason"])
+        for line in lines:
+            values = [*(line.arguments.get(name, "") for name in arguments), *(line.targets.get(name, "") for name in targets)]
+            cells = (line.sku_name, line.op_name, line.provider, *values, line.case_status, line.reason)
+            writer.writerow([_cell(value) for value in cells])
 
 
 def sku_name(run: Mapping[str, Any]) -> str:
@@ -77,59 +90,56 @@ def sku_name(run: Mapping[str, Any]) -> str:
     return str(cpu or device or "unknown")
 
 
-def xpu_perf_row(row: Mapping[str, Any], sku: str) -> dict[str, Any]:
-    """One record of records.jsonl as xpu-perf writes it."""
-    operator = OPERATORS.get(row["op"])
-    is_collective = operator is not None and operator.runner == "ranks"
-    targets: dict[str, Any] = {}
-    if row["status"] == "ok":
-        targets = _collective_targets(row) if is_collective else _compute_targets(row)
-    return {
-        "sku_name": sku,
-        "op_name": row["op"],
-        "provider": row["provider"],
-        "arguments": {"arg_type": "default", **row["args"]},
-        "targets": targets,
-        "kernels": [],
-        "case_status": row["status"],
-        "reason": row["reason"],
-    }
+def xpu_perf_row(row: Row, sku: str) -> XpuPerfRow:
+    """A row as xpu-perf writes it."""
+    operator = OPERATORS.get(row.op)
+    targets: dict[str, float | list[float]] = {}
+    if row.status == "ok" and row.latency_us is not None:
+        is_collective = operator is not None and operator.runner == "ranks"
+        targets = _collective_targets(row, row.latency_us.p50) if is_collective else _compute_targets(row, row.latency_us.p50)
+    return XpuPerfRow(
+        sku_name=sku,
+        op_name=row.op,
+        provider=row.provider,
+        arguments={"arg_type": "default", **row.args},
+        targets=targets,
+        case_status=row.status,
+        reason=row.reason,
+    )
 
 
-def _compute_targets(row: Mapping[str, Any]) -> dict[str, Any]:
-    latency, shares = row["latency_us"], row.get("efficiency") or {}
-    targets: dict[str, Any] = {
-        "latency(us)": round(latency["p50"], DIGITS),
-        "read_bytes(B)": row["read_bytes"],
-        "write_bytes(B)": row["write_bytes"],
-        "io_bytes(B)": row["bytes"],
-        "mem_bw(GB/s)": round(row["mem_bw_gbs"] or 0.0, DIGITS),
-        "calc_flops": row["flops"],
-        "calc_flops_power(tflops)": round(row["tflops"] or 0.0, RATE_DIGITS),
-        "calc_mem_ratio": round(row["intensity"] or 0.0, DIGITS),
+def _compute_targets(row: Row, p50_us: float) -> dict[str, float | list[float]]:
+    targets: dict[str, float | list[float]] = {
+        "latency(us)": round(p50_us, DIGITS),
+        "read_bytes(B)": row.read_bytes or 0,
+        "write_bytes(B)": row.write_bytes or 0,
+        "io_bytes(B)": row.bytes or 0,
+        "mem_bw(GB/s)": round(row.mem_bw_gbs or 0.0, DIGITS),
+        "calc_flops": row.flops or 0,
+        "calc_flops_power(tflops)": round(row.tflops or 0.0, RATE_DIGITS),
+        "calc_mem_ratio": round(row.intensity or 0.0, DIGITS),
     }
-    if "mfu_sheet" in shares:  # as there: only where a nominal peak is known
-        targets["peak_tflops"] = round(row["tflops"] / shares["mfu_sheet"], DIGITS)
-        targets["mfu"] = round(shares["mfu_sheet"], 4)
+    share = (row.efficiency or {}).get("mfu_sheet")
+    if share and row.tflops:  # as there: only where a nominal peak is known
+        targets |= {"peak_tflops": round(row.tflops / share, DIGITS), "mfu": round(share, 4)}
     return targets
 
 
-def _collective_targets(row: Mapping[str, Any]) -> dict[str, Any]:
+def _collective_targets(row: Row, p50_us: float) -> dict[str, float | list[float]]:
     """Bandwidths of each rank come from its own latency."""
-    latency, ranks = row["latency_us"], row.get("ranks") or []
-    alg_bytes = round((row["alg_bw_gbs"] or 0.0) * latency["p50"] * 1e3)
-    factor = (row["bus_bw_gbs"] or 0.0) / row["alg_bw_gbs"] if row["alg_bw_gbs"] else 0.0
-    each_us = [rank["latency_us"]["p50"] for rank in ranks]
-    alg = [alg_bytes / us / 1e3 for us in each_us if us]
+    alg_gbs, bus_gbs = row.alg_bw_gbs or 0.0, row.bus_bw_gbs or 0.0
+    alg_bytes, factor = round(alg_gbs * p50_us * 1e3), bus_gbs / alg_gbs if alg_gbs else 0.0
+    by_rank_us = [rank.latency_us.p50 for rank in row.ranks or []]
+    alg = [alg_bytes / us / 1e3 for us in by_rank_us if us]
     return {
-        "latency(us)": round(latency["p50"], DIGITS),
+        "latency(us)": round(p50_us, DIGITS),
         "algo_size(B)": alg_bytes,
         "bus_size(B)": alg_bytes * factor,
-        "algo_bw(GB/s)": round(row["alg_bw_gbs"] or 0.0, DIGITS),
-        "bus_bw(GB/s)": round(row["bus_bw_gbs"] or 0.0, DIGITS),
+        "algo_bw(GB/s)": round(alg_gbs, DIGITS),
+        "bus_bw(GB/s)": round(bus_gbs, DIGITS),
         "algo_bw_sum(GB/s)": round(sum(alg), DIGITS),
         "bus_bw_sum(GB/s)": round(sum(alg) * factor, DIGITS),
-        "latency_list(us)": _rounded(each_us),
+        "latency_list(us)": _rounded(by_rank_us),
         "algo_bw_list(GB/s)": _rounded(alg),
         "bus_bw_list(GB/s)": _rounded([value * factor for value in alg]),
     }
@@ -139,19 +149,16 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
 
 
-def _flat(line: dict[str, Any]) -> dict[str, Any]:
-    return {**line, "targets": dict(line["targets"])}
-
-
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, list | dict):
         return json.dumps(value)
     return guard_formula(value) if isinstance(value, str) else value
 
 
-def _write(path: Path, write: Any) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        write()
+        yield
     except OSError as error:
         raise UserError(f"can't write {path}: {error.strerror or error}", "give a file in a folder that you can write") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,8 +14,9 @@ from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from micro.cases.case import Case
 from micro.measure.timing import Latency, Timed, latency_of, metric_of
 from micro.results.conditions import FRESH, conditions
+from micro.results.sections import sections, terminal_sections
 from micro.roofline import MEASURED, above_peak
-from micro.sweep.row import STATUSES, last_rows
+from micro.sweep.row import STATUSES, Row, Status, last_rows
 
 MAX_WARNINGS = 20
 MAX_NOISY = 5
@@ -36,13 +37,13 @@ class MicroKind(RunKind):
     def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Counts by status, and per measured case its latency from the raw samples."""
         rows = once(records, last_rows)
-        counts = Counter(str(row["status"]) for row in rows)
-        asked = len(run["config"]["cases"])
-        missing = max(0, asked - len(rows))
-        reasons = [f"{missing} of {asked} cases have no row"] if missing else []
-        ok = [row for row in rows if row["status"] == "ok"]
-        failed = [f"{row['key']}: {row['reason']}" for row in rows if row["status"] == "failed"]
-        noisy = [f"{row['key']}: {row['noise']}" for row in ok if row["noise"] != "steady"]
+        counts = Counter(row.status for row in rows)
+        planned = len(run["config"]["cases"])
+        missing = max(0, planned - len(rows))
+        reasons = [f"{missing} of {planned} cases have no row"] if missing else []
+        ok = [row for row in rows if row.status == "ok"]
+        failed = [f"{row.key}: {row.reason}" for row in rows if row.status == "failed"]
+        noisy = [f"{row.key}: {row.noise}" for row in ok if row.noise != "steady"]
         verdict, why = _verdict(ok, counts)
         return {
             "verdict": "invalid" if missing else verdict,
@@ -53,7 +54,7 @@ class MicroKind(RunKind):
                 *_few("above the measured peak", _above_peak(ok), 3),
             ],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
-            "metrics": {f"{row['key']} latency": msgspec.to_builtins(metric_of(_timed(row))) for row in ok},
+            "metrics": {f"{row.key} latency": msgspec.to_builtins(metric_of(_timed(row))) for row in ok},
             "conditions": conditions(run, ok),
         }
 
@@ -61,10 +62,11 @@ class MicroKind(RunKind):
         """Rows against the cases of run.json: each row is of one, and says so rightly; a sweep that ended has one for each."""
         left = {case.key for case in msgspec.convert(run["config"]["cases"], list[Case])}
         planned = set(left)
-        for row in records:
-            key = Case(op=row["op"], provider=row["provider"], args=row["args"]).key
-            if row["key"] != key:
-                yield f"a row of {key} calls itself {row['key']}"
+        for record in records:
+            row = msgspec.convert(record, Row)
+            key = Case(op=row.op, provider=row.provider, args=row.args).key
+            if row.key != key:
+                yield f"a row of {key} calls itself {row.key}"
             if key not in planned:
                 yield f"there is a row of {key}, which the plan doesn't have"
             left.discard(key)
@@ -75,61 +77,57 @@ class MicroKind(RunKind):
         """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
         rows = once(records, last_rows)
         headlines = _headlines(rows)
-        return [figure for row in rows for figure in _figures(row, headline=row["key"] in headlines)]
+        return [figure for row in rows for figure in _figures(row, headline=row.key in headlines)]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Rooflines, heat maps, curves, and a table of all rows."""
-        from micro.results.sections import sections
-
         return sections(run, once(records, last_rows))
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """A table an operator, and the machine's condition."""
-        from micro.results.sections import terminal_sections
-
-        return terminal_sections(summary, last_rows(records))
+        return terminal_sections(summary, once(records, last_rows))
 
 
 KIND = MicroKind()
 
 
-def _verdict(ok: list[dict[str, Any]], counts: Counter[str]) -> tuple[VerdictName, list[str]]:
+def _verdict(ok: Sequence[Row], counts: Counter[Status]) -> tuple[VerdictName, list[str]]:
     """The worst that holds of the cases that have a row, and the reasons. A refusal is a row like any other."""
     if not ok:
         lost = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         return "invalid", [f"no case was measured{f': {lost}' if lost else ''}"]
     reasons: dict[VerdictName, str] = {}
-    words = Counter(str(row["noise"]).partition(":")[0] for row in ok)
+    words = Counter(row.noise.partition(":")[0] for row in ok)
     if words["insufficient"] == len(ok):
         reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have insufficient samples"
     elif not words["steady"]:
         reasons["noisy"] = f"none of {len(ok)} measured cases is steady"
-    without = [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    lost_ways: tuple[Status, ...] = ("failed", "skipped")
+    without = [f"{counts[status]} {status}" for status in lost_ways if counts[status]]
     if without:
         reasons["partial"] = f"of {counts.total()} cases {' and '.join(without)}"
     return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
 
 
-def _above_peak(rows: list[dict[str, Any]]) -> list[str]:
+def _above_peak(rows: Sequence[Row]) -> list[str]:
     """A case that is faster than the measured peak says that the peak is low, or that a cache answered."""
-    found = []
-    for row in rows:
-        most = above_peak(row)
-        if most is not None:
-            found.append(f"{row['key']}: {most[0]:.0%} of it ({most[1]}); {FRESH}")
-    return found
+    shares = [(row.key, above) for row in rows if (above := above_peak(row))]
+    return [f"{key}: {share:.0%} of it ({name}); {FRESH}" for key, (share, name) in shares]
 
 
-def _timed(row: dict[str, Any]) -> Timed:
-    return msgspec.convert(row["timed"], Timed)
+def _timed(row: Row) -> Timed:
+    """Raises ValueError for a measured case without samples."""
+    if row.timed is None:
+        raise ValueError(f"{row.key} has no samples")
+    return row.timed
 
 
-def _figures(row: dict[str, Any], *, headline: bool) -> list[Figure]:
-    key = str(row["key"])
-    if row["status"] != "ok":
-        return [Figure(key=key, metric="latency", unit="us", value=None, better="lower", reason=f"{row['status']}: {row['reason']}")]
-    latency, timed = latency_of(_timed(row)), row["timed"]
-    per_us = timed["calls"] * 1000
+def _figures(row: Row, *, headline: bool) -> list[Figure]:
+    key = row.key
+    if row.status != "ok":
+        return [Figure(key=key, metric="latency", unit="us", value=None, better="lower", reason=f"{row.status}: {row.reason}")]
+    timed = _timed(row)
+    latency, per_us = latency_of(timed), timed.calls * 1000
     figures = [
         Figure(
             key=key,
@@ -140,16 +138,17 @@ def _figures(row: dict[str, Any], *, headline: bool) -> list[Figure]:
             low=latency.ci95_low,
             high=latency.ci95_high,
             count=latency.n,
-            samples=tuple(sample / per_us for sample in timed["samples_ns"]),
+            samples=tuple(sample / per_us for sample in timed.samples_ns),
             statistic="p50",
             headline=headline,
         )
     ]
     for metric, unit, name in RATES:
-        if row.get(name) is not None:
-            low, high = _turned(latency, row[name])
-            figures.append(Figure(key=key, metric=metric, unit=unit, value=row[name], better="higher", low=low, high=high, count=latency.n))
-    for name, share in (row.get("efficiency") or {}).items():
+        rate = getattr(row, name)
+        if rate is not None:
+            low, high = _turned(latency, rate)
+            figures.append(Figure(key=key, metric=metric, unit=unit, value=rate, better="higher", low=low, high=high, count=latency.n))
+    for name, share in (row.efficiency or {}).items():
         if name in (f"roof_{MEASURED}", f"cbu_{MEASURED}"):
             figures.append(Figure(key=key, metric="of the measured peak", unit="%", value=share * 100, better="higher", count=latency.n))
     return figures
@@ -167,14 +166,14 @@ def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]
     return [*listed, *([f"{what}: {len(sentences) - most} more"] if len(sentences) > most else [])]
 
 
-def _headlines(rows: list[dict[str, Any]]) -> set[str]:
+def _headlines(rows: Sequence[Row]) -> set[str]:
     """Keys of the cases that stand first: all of a few, else each operator's largest."""
-    ok = [row for row in rows if row["status"] == "ok"]
+    ok = [row for row in rows if row.status == "ok"]
     if len(ok) <= MAX_HEADLINES:
-        return {str(row["key"]) for row in ok}
-    largest: dict[str, dict[str, Any]] = {}
+        return {row.key for row in ok}
+    largest: dict[str, Row] = {}
     for row in ok:
-        held = largest.get(row["op"])
-        if held is None or (row.get("bytes") or 0) > (held.get("bytes") or 0):
-            largest[row["op"]] = row
-    return {str(row["key"]) for row in largest.values()}
+        held = largest.get(row.op)
+        if held is None or (row.bytes or 0) > (held.bytes or 0):
+            largest[row.op] = row
+    return {row.key for row in largest.values()}

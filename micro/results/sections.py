@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.kinds import Plot, Section, Text
-from micro.cases.case import case_text
-from micro.peaks.peaks import Peaks
+from micro.peaks.peaks import Peaks, roofs_of
+from micro.results.conditions import conditions
 from micro.results.table import LEGEND, ROWS, operator_tables
-from micro.roofline import MEASURED, SHEET, Roof, from_memory
+from micro.roofline import MEASURED, SHEET, Roof
+from micro.sweep.row import Row
 
 ROOFLINES, SHAPES, LINKS = "Rooflines", "Latency over shapes", "Bandwidth over size"
 MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
@@ -23,48 +24,46 @@ MAX_HEAT_MAPS = 24
 MAX_HEAT_SIDE = 40
 
 
-def sections(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
+def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """In the order in which a reader asks: how close to the peak, which shapes, which links, and all of it."""
-    ok = [row for row in rows if row["status"] == "ok"]
+    ok = [row for row in rows if row.status == "ok"]
     return [*_rooflines(run, ok), *_heat_maps(ok), *_link_curves(run, ok), *_tables(run, rows)]
 
 
 # -- rooflines ------------------------------------------------------------------------
 
 
-def _rooflines(run: dict[str, Any], ok: Sequence[dict[str, Any]]) -> list[Section]:
-    from micro.peaks.peaks import roofs_of
-
+def _rooflines(run: dict[str, Any], ok: Sequence[Row]) -> list[Section]:
     roofs = roofs_of(run)
-    placed = [row for row in ok if row.get("tflops") and row.get("intensity") and row.get("alg_bw_gbs") is None]
-    kinds = sorted({(row["device"], row["flops_dtype"]) for row in placed})
+    placed = [row for row in ok if row.tflops and row.intensity and row.alg_bw_gbs is None]
+    kinds = sorted({(row.device, row.flops_dtype) for row in placed})
     plots: list[Section] = []
     for device, dtype in kinds:
-        group = [row for row in placed if (row["device"], row["flops_dtype"]) == (device, dtype)]
+        group = [row for row in placed if (row.device, row.flops_dtype) == (device, dtype)]
         plots.append(_roofline(device, dtype, group, roofs))
     return plots
 
 
-def _roofline(device: str, dtype: str, rows: Sequence[dict[str, Any]], roofs: dict[str, Roof]) -> Plot:
-    intensities = [row["intensity"] for row in rows]
+def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roof]) -> Plot:
+    intensities = [row.intensity or 0.0 for row in rows]
     ridges = [ridge for roof in roofs.values() if (ridge := roof.ridge(dtype))]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
     data: list[dict[str, Any]] = [
         trace for place, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, place)
     ]
-    for number, op in enumerate(dict.fromkeys(row["op"] for row in rows)):
-        group = [row for row in rows if row["op"] == op]
+    for number, op in enumerate(dict.fromkeys(row.op for row in rows)):
+        group = [row for row in rows if row.op == op]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": op,
-                "x": [row["intensity"] for row in group],
-                "y": [row["tflops"] for row in group],
+                "x": [row.intensity for row in group],
+                "y": [row.tflops for row in group],
                 "text": [_hover(row) for row in group],
                 "hovertemplate": "%{text}<extra></extra>",
                 "marker": {
-                    "symbol": [MARKS[number % len(MARKS)] + ("" if from_memory(row) else "-open") for row in group],
+                    "symbol": [MARKS[number % len(MARKS)] + ("" if row.from_memory else "-open") for row in group],
                     "size": 9,
                     "color": f"@{(number + len(roofs)) % 8}",
                 },
@@ -106,20 +105,20 @@ def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, plac
     ]
 
 
-def _hover(row: dict[str, Any]) -> str:
-    share = (row.get("efficiency") or {}).get(f"roof_{MEASURED}")
+def _hover(row: Row) -> str:
+    share = (row.efficiency or {}).get(f"roof_{MEASURED}")
     tail = f"<br>{share:.0%} of what its intensity allows" if share is not None else ""
-    return f"{case_text(row['op'], row['args'])} [{row['provider']}]<br>{row['latency_us']['p50']:,.4g} µs, {row['buffers']}{tail}"
+    return f"{row.case} [{row.provider}]<br>{row.latency.p50:,.4g} µs, {row.buffers}{tail}"
 
 
 # -- latency over shapes --------------------------------------------------------------
 
 
-def _heat_maps(ok: Sequence[dict[str, Any]]) -> list[Section]:
+def _heat_maps(ok: Sequence[Row]) -> list[Section]:
     """One an operator, provider and set of other arguments that has a grid of at least two by two."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in ok:
-        groups.setdefault((row["op"], row["provider"]), []).append(row)
+        groups.setdefault((row.op, row.provider), []).append(row)
     plots: list[Section] = []
     for (op, provider), rows in groups.items():
         axes = _axes(rows)
@@ -136,43 +135,43 @@ def _heat_maps(ok: Sequence[dict[str, Any]]) -> list[Section]:
     return plots
 
 
-def _axes(rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+def _axes(rows: Sequence[Row]) -> tuple[str, str] | None:
     """The two integer arguments with the most values, the larger number of values across."""
     counts: dict[str, int] = {}
-    for name in dict.fromkeys(name for row in rows for name in row["args"]):
-        values = {row["args"].get(name) for row in rows if isinstance(row["args"].get(name), int | float)}
+    for name in dict.fromkeys(name for row in rows for name in row.args):
+        values = {row.args.get(name) for row in rows if isinstance(row.args.get(name), int | float)}
         if len(values) > 1:
             counts[name] = len(values)
     ranked = sorted(counts, key=lambda name: -counts[name])
     return (ranked[0], ranked[1]) if len(ranked) > 1 else None
 
 
-def _bound_to(rows: Sequence[dict[str, Any]], axis: str) -> list[str]:
+def _bound_to(rows: Sequence[Row], axis: str) -> list[str]:
     """Arguments that vary, but with the axis alone: the N of a zipped "K.N"."""
-    names = [name for name in dict.fromkeys(name for row in rows for name in row["args"]) if name != axis]
-    varying = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) > 1]
-    values = len({row["args"].get(axis) for row in rows})
-    return [name for name in varying if len({(row["args"].get(axis), repr(row["args"].get(name))) for row in rows}) == values]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row.args) if name != axis]
+    varying = [name for name in names if len({repr(row.args.get(name)) for row in rows}) > 1]
+    values = len({row.args.get(axis) for row in rows})
+    return [name for name in varying if len({(row.args.get(axis), repr(row.args.get(name))) for row in rows}) == values]
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _by_rest(rows: Sequence[dict[str, Any]], axes: tuple[str, str]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
+def _by_rest(rows: Sequence[Row], axes: tuple[str, str]) -> Iterable[tuple[str, list[Row]]]:
+    groups: dict[str, list[Row]] = {}
     told = {*axes, *(name for axis in axes for name in _bound_to(rows, axis))}
     for row in rows:
-        rest = " ".join(f"{name}={value}" for name, value in row["args"].items() if name not in told)
+        rest = " ".join(f"{name}={value}" for name, value in row.args.items() if name not in told)
         groups.setdefault(rest, []).append(row)
     return groups.items()
 
 
-def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]], axes: tuple[str, str]) -> Plot | None:
-    across, up = (sorted({row["args"][name] for row in rows}) for name in axes)
+def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], axes: tuple[str, str]) -> Plot | None:
+    across, up = (sorted({row.args[name] for row in rows}) for name in axes)
     if len(across) < 2 or len(up) < 2 or max(len(across), len(up)) > MAX_HEAT_SIDE:
         return None
-    median_us = {(row["args"][axes[0]], row["args"][axes[1]]): row["latency_us"]["p50"] for row in rows}
+    median_us = {(row.args[axes[0]], row.args[axes[1]]): row.latency.p50 for row in rows}
     titles = [" and ".join([axis, *_bound_to(rows, axis)]) for axis in axes]
     grid = [[median_us.get((x, y)) for x in across] for y in up]
     return Plot(
@@ -206,24 +205,24 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[dict[str, Any]],
 # -- links ------------------------------------------------------------------------
 
 
-def _link_curves(run: dict[str, Any], ok: Sequence[dict[str, Any]]) -> list[Section]:
-    rows = [row for row in ok if row.get("bus_bw_gbs") is not None]
+def _link_curves(run: dict[str, Any], ok: Sequence[Row]) -> list[Section]:
+    rows = [row for row in ok if row.bus_bw_gbs is not None]
     plots: list[Section] = []
     peak = msgspec.convert(run["peaks"], Peaks).link if run.get("peaks") else None
-    for op in dict.fromkeys(row["op"] for row in rows):
-        group = [row for row in rows if row["op"] == op]
-        curves: dict[str, list[dict[str, Any]]] = {}
+    for op in dict.fromkeys(row.op for row in rows):
+        group = [row for row in rows if row.op == op]
+        curves: dict[str, list[Row]] = {}
         for row in group:
-            args = row["args"]
+            args = row.args
             name = " ".join(
-                str(part) for part in (f"{args.get('world_size', '')} ranks", args.get("dtype"), args.get("backend"), row["provider"])
+                str(part) for part in (f"{args.get('world_size', '')} ranks", args.get("dtype"), args.get("backend"), row.provider)
             )
             curves.setdefault(name, []).append(row)
         plots.append(_link_plot(op, curves, peak.per_s / 1e9 if peak else None))
     return plots
 
 
-def _link_plot(op: str, curves: dict[str, list[dict[str, Any]]], peak_gbs: float | None) -> Plot:
+def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) -> Plot:
     data: list[dict[str, Any]] = []
     sizes: list[float] = []
     for number, (name, rows) in enumerate(curves.items()):
@@ -231,10 +230,10 @@ def _link_plot(op: str, curves: dict[str, list[dict[str, Any]]], peak_gbs: float
         sizes += map(_link_bytes, ordered)
         values, low, high = [], [], []
         for row in ordered:
-            latency, rate = row["latency_us"], row["bus_bw_gbs"]
+            latency, rate = row.latency, row.bus_bw_gbs or 0.0
             values.append(rate)
-            low.append(rate - rate * latency["p50"] / latency["ci95_high"] if latency["ci95_high"] else 0.0)
-            high.append(rate * latency["p50"] / latency["ci95_low"] - rate if latency["ci95_low"] else 0.0)
+            low.append(rate - rate * latency.p50 / latency.ci95_high if latency.ci95_high else 0.0)
+            high.append(rate * latency.p50 / latency.ci95_low - rate if latency.ci95_low else 0.0)
         data.append(
             {
                 "type": "scatter",
@@ -274,25 +273,20 @@ def _link_plot(op: str, curves: dict[str, list[dict[str, Any]]], peak_gbs: float
     )
 
 
-def _link_bytes(row: dict[str, Any]) -> float:
-    return float(round(row["alg_bw_gbs"] * row["latency_us"]["p50"] * 1e3))
+def _link_bytes(row: Row) -> float:
+    return float(round((row.alg_bw_gbs or 0.0) * row.latency.p50 * 1e3))
 
 
 # -- tables -----------------------------------------------------------------------
 
 
-def _tables(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
-    found: list[Section] = [Text(body=line, style="note", group=ROWS) for line in _conditions(run, rows)]
-    return [*found, Text(body=LEGEND, style="note", group=ROWS), *operator_tables(rows, NOT_ON_PAGE)]
+def _tables(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
+    sentences = conditions(run, [row for row in rows if row.status == "ok"])
+    notes = [Text(body=line, style="note", group=ROWS) for line in (*sentences, LEGEND)]
+    return [*notes, *operator_tables(rows, NOT_ON_PAGE)]
 
 
-def terminal_sections(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Section]:
+def terminal_sections(summary: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """A table an operator, the machine's condition, and how many cases ended how."""
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
     return [*operator_tables(rows), *(Text(body=line, style="note") for line in summary["conditions"]), Text(body=counts)]
-
-
-def _conditions(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    from micro.results.conditions import conditions
-
-    return conditions(run, [row for row in rows if row["status"] == "ok"])

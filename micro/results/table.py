@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from bytemlperf.runs.kinds import Table
-from micro.cases.case import case_text
+from micro.measure.timing import Latency
 from micro.roofline import MEASURED, SHEET, above_peak, bound
+from micro.sweep.row import Row
 
 COLUMNS = (
     "case",
@@ -49,32 +49,32 @@ LEGEND = (
 )
 
 
-def cells(row: dict[str, Any]) -> list[str | float | int | None]:
+def cells(row: Row) -> list[str | float | int | None]:
     """One row's cells under COLUMNS, numbers as numbers."""
-    latency, shares = row.get("latency_us") or {}, row.get("efficiency") or {}
+    latency, shares = row.latency_us, row.efficiency or {}
     values: dict[str, str | float | int | None] = {
-        "case": case_text(row["op"], row["args"]),
-        "provider": row["provider"],
-        "status": row["status"],
+        "case": row.case,
+        "provider": row.provider,
+        "status": row.status,
         "−/+ %": _off(latency),
-        "noise": str(row.get("noise") or "").partition(":")[0],
-        "skew %": _percent(row.get("skew")),
+        "noise": row.noise.partition(":")[0],
+        "skew %": _percent(row.skew),
         "by": bound(row),
         "% of sheet": _percent(shares.get(f"roof_{SHEET}", shares.get(f"cbu_{SHEET}"))),
         "MBU % sheet": None if f"roof_{SHEET}" in shares else _percent(shares.get(f"mbu_{SHEET}")),  # a CPU's sheet has no FLOP/s
-        "buffers": str(row.get("buffers") or "").partition(":")[0],
-        "threads": row.get("threads") if latency else None,
+        "buffers": row.buffers.partition(":")[0],
+        "threads": row.threads if latency else None,
         "remarks": _remarks(row),
     }
-    values |= {column: latency.get(name) for column, name in LATENCIES.items()}
-    values |= {column: row.get(name) if latency else None for column, name in RATES.items()}
+    values |= {column: getattr(latency, name, None) for column, name in LATENCIES.items()}
+    values |= {column: getattr(row, name) if latency else None for column, name in RATES.items()}
     values |= {column: _percent(shares.get(f"{name}_{MEASURED}")) for column, name in SHARES.items()}
-    if row.get("alg_bw_gbs") is not None:
+    if row.alg_bw_gbs is not None:
         values["GB/s"] = values["FLOP/B"] = values["TFLOP/s"] = None  # a link's bytes say more
     return [values[column] for column in COLUMNS]
 
 
-def filled(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | float | int | None]]]:
+def filled(rows: Sequence[Row]) -> tuple[list[str], list[list[str | float | int | None]]]:
     """Columns that at least one row fills, and the rows under them."""
     table = [cells(row) for row in rows]
     used = [place for place in range(len(COLUMNS)) if any(line[place] not in (None, "") for line in table)]
@@ -85,54 +85,43 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else share * 100
 
 
-def _off(latency: dict[str, Any]) -> str | None:
+def _off(latency: Latency | None) -> str | None:
     """How far the median's 95 % interval reaches below and above it, in % of it."""
-    if not latency or latency["ci95_low"] is None:
+    if latency is None or latency.ci95_low is None or latency.ci95_high is None:
         return None
-    below, above = (abs(latency[side] / latency["p50"] - 1) * 100 for side in ("ci95_low", "ci95_high"))
+    below, above = (abs(side / latency.p50 - 1) * 100 for side in (latency.ci95_low, latency.ci95_high))
     return f"{below:.2g}/{above:.2g}"
 
 
-def _remarks(row: dict[str, Any]) -> str:
-    noise, conditions = row.get("noise") or "", row.get("conditions") or {}
-    said = "" if noise.startswith(("steady", "noisy")) else noise  # how noisy stands under "−/+ %"
-    parts = (row["reason"], row.get("note") or "", said, _above_remark(row), _conditions_remark(conditions))
+def _remarks(row: Row) -> str:
+    noise = "" if row.noise.startswith(("steady", "noisy")) else row.noise  # how noisy stands under "−/+ %"
+    parts = (row.reason, row.note, noise, _above_remark(row), row.conditions.remark() if row.conditions else "")
     return "; ".join(part for part in parts if part)
 
 
-def _above_remark(row: dict[str, Any]) -> str:
-    above = above_peak(row) if row["status"] == "ok" else None
+def _above_remark(row: Row) -> str:
+    above = above_peak(row) if row.status == "ok" else None
     return (
         f"{above[1]} {above[0]:.0%}: the measured peak is low{', or a cache kept the result' if above[1] == 'MBU' else ''}" if above else ""
     )
 
 
-def _conditions_remark(conditions: dict[str, Any]) -> str:
-    if not conditions:
-        return ""
-    import msgspec
-
-    from micro.measure.conditions import Conditions
-
-    return msgspec.convert(conditions, Conditions).remark()
-
-
-def operator_tables(rows: Sequence[dict[str, Any]], leave_out: Collection[str] = ()) -> list[Table]:
+def operator_tables(rows: Sequence[Row], leave_out: Collection[str] = ()) -> list[Table]:
     """One table an operator; what all of its rows have alike is in the title, and remarks are numbered below it."""
-    by_op: dict[str, list[dict[str, Any]]] = {}
+    by_op: dict[str, list[Row]] = {}
     for row in rows:
-        by_op.setdefault(row["op"], []).append(row)
+        by_op.setdefault(row.op, []).append(row)
     return [_operator_table(op, group, leave_out) for op, group in by_op.items()]
 
 
-def common_arguments(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def common_arguments(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """Names of arguments that have one value in all rows, and of the others."""
-    names = list(dict.fromkeys(name for row in rows for name in row["args"]))
-    same = [name for name in names if len({repr(row["args"].get(name)) for row in rows}) == 1]
+    names = list(dict.fromkeys(name for row in rows for name in row.args))
+    same = [name for name in names if len({repr(row.args.get(name)) for row in rows}) == 1]
     return same, [name for name in names if name not in same]
 
 
-def _operator_table(op: str, rows: list[dict[str, Any]], leave_out: Collection[str]) -> Table:
+def _operator_table(op: str, rows: list[Row], leave_out: Collection[str]) -> Table:
     same, varying = common_arguments(rows)
     columns, lines = filled(rows)
     shown, said = _same_columns(columns, lines)
@@ -144,7 +133,7 @@ def _operator_table(op: str, rows: list[dict[str, Any]], leave_out: Collection[s
         for row, line, see in zip(rows, lines, sees, strict=True)
     ]
     return Table(
-        title=" ".join([op, *(f"{name}={rows[0]['args'].get(name)}" for name in same), *said]),
+        title=" ".join([op, *(f"{name}={rows[0].args.get(name)}" for name in same), *said]),
         columns=[*varying, *(columns[place] for place in shown), *(["see"] if numbers else [])],
         rows=cells,
         note="\n".join(f"{number}: {remark}" for remark, number in numbers.items()),
@@ -153,12 +142,12 @@ def _operator_table(op: str, rows: list[dict[str, Any]], leave_out: Collection[s
     )
 
 
-def _argument(row: dict[str, Any], name: str) -> str | int | float | None:
-    value = row["args"].get(name)
+def _argument(row: Row, name: str) -> str | int | float | None:
+    value = row.args.get(name)
     return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None if value is None else str(value)
 
 
-def _same_columns(columns: list[str], lines: list[list[Any]]) -> tuple[list[int], list[str]]:
+def _same_columns(columns: list[str], lines: list[list[str | float | int | None]]) -> tuple[list[int], list[str]]:
     """Columns to show, and those of words or threads that say the same in every row, for the title."""
     shown, said = [], []
     for place, column in enumerate(columns):

@@ -24,7 +24,8 @@ from micro.peaks.machine import FROM_ENVIRONMENT
 from micro.registry import OPERATORS
 from micro.roofline import Roof
 from micro.sweep.child import WorkerChild
-from micro.sweep.row import Row, measured_row, plain_row
+from micro.sweep.outcome import measured_row
+from micro.sweep.row import Row, plain_row
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

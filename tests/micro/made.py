@@ -8,7 +8,8 @@ import msgspec
 
 from micro.cases.case import Case
 from micro.measure.correctness import Checked
-from micro.measure.messages import Job, Outcome
+from micro.measure.messages import Job, Outcome, RankLatency
+from micro.measure.timing import Latency
 from micro.peaks.peaks import Peak, Peaks
 from micro.roofline import MEASURED
 from micro.sweep.sweep import Settings, Sweep
@@ -36,6 +37,10 @@ def cases() -> list[Case]:
     ]
 
 
+def latency(p50_us: float, high_us: float | None = None) -> Latency:
+    return Latency(p10=None, p50=p50_us, p90=None, p99=None, mean=p50_us, min=p50_us, max=p50_us, ci95_low=None, ci95_high=high_us, n=9)
+
+
 def answer(job: Job) -> Outcome:
     """A tenth of a nanosecond a value, and softmax crashes."""
     if job.op == "softmax":
@@ -43,7 +48,7 @@ def answer(job: Job) -> Outcome:
     if job.op == "all_reduce":
         size_bytes = job.args["dim_size"] * 4
         took = timed([1000 * size_bytes // 1024 + place for place in range(40)])
-        ranks: list[dict[str, Any]] = [{"rank": rank, "latency_us": {"p50": size_bytes / 1024}, "samples_ns": []} for rank in (0, 1)]
+        ranks = [RankLatency(rank=rank, latency_us=latency(size_bytes / 1024), samples_ns=[]) for rank in (0, 1)]
         return Outcome(status="ok", checked=Checked(), timed=took, ranks=ranks, link_bytes=size_bytes, bus_factor=1.0)
     nanoseconds = job.args["M"] * job.args["K"] * 64 // 10
     took = timed([nanoseconds + 1000 + place for place in range(40)])

@@ -16,10 +16,11 @@ from micro.command.live import MicroMetrics
 from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.results.kind import KIND
 from micro.results.table import COLUMNS, cells, filled
-from micro.sweep.row import Row
+from micro.sweep.row import last_rows
 from tests.micro.made import cases, peaks, run_and_records
 
 RUN, RECORDS = run_and_records()
+ROWS = last_rows(RECORDS)
 XPU_PERF_TARGETS = {
     "latency(us)",
     "read_bytes(B)",
@@ -53,7 +54,7 @@ def sections() -> list[Any]:
 
 
 def test_the_table_shows_what_was_warm_and_what_binds() -> None:
-    columns, lines = filled(RECORDS)
+    columns, lines = filled(ROWS)
     by_buffers = {str(line[columns.index("buffers")]) for line in lines}
     assert by_buffers >= {"hot", "warm", "cold"}
     large = lines[5]  # 1024 x 256 x 64: 2e-9 s a thousand FLOPs are 20 GFLOP/s of 1 TFLOP/s
@@ -118,21 +119,21 @@ def test_a_run_without_peaks_has_a_page_too() -> None:
 
 
 def test_xpu_perf_has_its_own_names_back() -> None:
-    gemm = xpu_perf_row(RECORDS[5], "sku")
-    assert set(gemm["targets"]) == XPU_PERF_TARGETS
-    assert gemm["arguments"] == {"arg_type": "default", "M": 1024, "K": 256, "N": 64, "dtype": "float32"}
-    assert gemm["targets"]["calc_flops"] == 2 * 1024 * 256 * 64
-    assert gemm["targets"]["calc_mem_ratio"] == pytest.approx(gemm["targets"]["calc_flops"] / gemm["targets"]["io_bytes(B)"], rel=1e-3)
-    link = xpu_perf_row(RECORDS[6], "sku")["targets"]
+    gemm = xpu_perf_row(ROWS[5], "sku")
+    assert set(gemm.targets) == XPU_PERF_TARGETS
+    assert gemm.arguments == {"arg_type": "default", "M": 1024, "K": 256, "N": 64, "dtype": "float32"}
+    assert gemm.targets["calc_flops"] == 2 * 1024 * 256 * 64
+    assert gemm.targets["calc_mem_ratio"] == pytest.approx(gemm.targets["calc_flops"] / gemm.targets["io_bytes(B)"], rel=1e-3)
+    link = xpu_perf_row(ROWS[6], "sku").targets
     assert set(link) == XPU_PERF_LINK_TARGETS
     assert link["algo_size(B)"] == 4096
     assert link["algo_bw_sum(GB/s)"] == pytest.approx(2 * 1.024)
-    assert xpu_perf_row(RECORDS[-2], "sku")["targets"] == {}
+    assert xpu_perf_row(ROWS[-2], "sku").targets == {}
 
 
 def test_files_hold_every_case_and_no_formula(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "x.jsonl", RUN, RECORDS)
-    write_csv(tmp_path / "x.csv", RUN, RECORDS)
+    write_jsonl(tmp_path / "x.jsonl", RUN, ROWS)
+    write_csv(tmp_path / "x.csv", RUN, ROWS)
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [line["op_name"] for line in lines] == [case.op for case in cases()]
     assert {line["sku_name"] for line in lines} == {"Made CPU"}
@@ -147,8 +148,8 @@ def test_files_hold_every_case_and_no_formula(tmp_path: Path) -> None:
 def test_live_metrics_are_in_base_units_with_closed_labels() -> None:
     metrics = MicroMetrics()
     metrics.plan(len(RECORDS), peaks())
-    for record in RECORDS:
-        metrics.add(msgspec.convert(record, Row))
+    for row in ROWS:
+        metrics.add(row)
     text = metrics.exporter.text().decode()
     found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
     assert found['bmp_micro_cases_total{status="ok"}'] == 9
@@ -195,7 +196,7 @@ def test_two_runs_compare_from_their_samples() -> None:
 
 def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
     for shares, column in (({"mbu_sheet": 0.5}, "MBU % sheet"), ({"mbu_sheet": 0.5, "mfu_sheet": 0.2, "roof_sheet": 0.5}, "% of sheet")):
-        columns, (line,) = filled([{**RECORDS[5], "efficiency": shares}])
+        columns, (line,) = filled([msgspec.structs.replace(ROWS[5], efficiency=shares)])
         assert [(name, value) for name, value in zip(columns, line, strict=True) if "sheet" in name] == [(column, 50.0)]
 
 
@@ -230,6 +231,9 @@ def test_the_verdict_says_when_all_is_noise_thin_or_left_out(
 
 
 def test_what_is_above_the_measured_peak_is_remarked_at_its_row() -> None:
-    row = {**RECORDS[5], "efficiency": {"mfu_measured": 0.3, "mbu_measured": 1.2, "roof_measured": 1.2, "mbu_sheet": 3.0}}
+    shares = {"mfu_measured": 0.3, "mbu_measured": 1.2, "roof_measured": 1.2, "mbu_sheet": 3.0}
+    row = msgspec.structs.replace(ROWS[5], efficiency=shares)
     assert "MBU 120%: the measured peak is low, or a cache kept the result" in str(cells(row)[COLUMNS.index("remarks")])
-    assert "MBU" not in str(cells({**row, "efficiency": {"mbu_measured": 1.04, "mbu_sheet": 3.0}})[COLUMNS.index("remarks")])
+    assert "MBU" not in str(
+        cells(msgspec.structs.replace(row, efficiency={"mbu_measured": 1.04, "mbu_sheet": 3.0}))[COLUMNS.index("remarks")]
+    )

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from micro.roofline import Roof, bound, efficiency, shares, sheet_roof
+from micro.sweep.row import Row
+from tests.micro.made import latency
 
 ROOF = Roof(flops_per_s={"float32": 1e12}, bytes_per_s=1e11, link_bytes_per_s=4e9)
 
 
-def record(**changed: Any) -> dict[str, Any]:
-    made = {"flops": 10**9, "flops_dtype": "float32", "bytes": 10**7, "write_bytes": 0, "latency_us": {"p50": 2000.0}}
-    made |= {"buffers": "cold: 3 sets", "intensity": 100.0, "bus_bw_gbs": None}
-    return {**made, **changed}
+def record(**changed: Any) -> Row:
+    row = Row(
+        op="gemm",
+        provider="torch",
+        args={},
+        key="gemm",
+        device="cpu",
+        status="ok",
+        flops=10**9,
+        flops_dtype="float32",
+        bytes=10**7,
+        write_bytes=0,
+        latency_us=latency(2000.0),
+        buffers="cold: 3 sets",
+        intensity=100.0,
+    )
+    return msgspec.structs.replace(row, **changed)
 
 
 def test_mfu_mbu_and_the_roof_that_binds() -> None:
@@ -22,9 +38,9 @@ def test_mfu_mbu_and_the_roof_that_binds() -> None:
     assert found == pytest.approx({"mfu": 0.5, "mbu": 0.05, "roof": 0.5})
     row = record(efficiency=efficiency({"measured": ROOF}, record()))
     assert bound(row) == "compute"
-    slow = record(flops=10**7, intensity=1.0, latency_us={"p50": 200.0})
+    slow = record(flops=10**7, intensity=1.0, latency_us=latency(200.0))
     assert shares(ROOF, slow) == pytest.approx({"mfu": 0.05, "mbu": 0.5, "roof": 0.5})
-    assert bound({**slow, "efficiency": efficiency({"measured": ROOF}, slow)}) == "memory"
+    assert bound(msgspec.structs.replace(slow, efficiency=efficiency({"measured": ROOF}, slow))) == "memory"
 
 
 def test_buffers_of_a_cache_have_no_share_of_memory() -> None:
@@ -39,7 +55,7 @@ def test_memory_is_held_against_its_own_share_of_writes() -> None:
     assert roof.memory_bytes_per_s(1 / 3) == 10e9
     assert roof.memory_bytes_per_s(0.9) == 8e9
     assert roof.memory_bytes_per_s(1 / 6) == pytest.approx(1 / (0.5 / 20e9 + 0.5 / 10e9))
-    reads = record(flops=0, flops_dtype="", bytes=2 * 10**7, latency_us={"p50": 1000.0})
+    reads = record(flops=0, flops_dtype="", bytes=2 * 10**7, latency_us=latency(1000.0))
     assert shares(roof, reads) == pytest.approx({"mbu": 1.0, "roof": 1.0})
 
 

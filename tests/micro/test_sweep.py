@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 
 from bytemlperf.child.process import environment as child_environment
@@ -18,9 +19,10 @@ from micro.operators.contract import Cost
 from micro.peaks.machine import KEPT_BLOCKS
 from micro.registry import OPERATORS
 from micro.roofline import Roof
-from micro.sweep.row import Row
+from micro.sweep.row import Row, plain_row
 from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed
+from tests.micro.made import latency
 
 
 def case(size: int = 64, **more: Any) -> Case:
@@ -149,12 +151,15 @@ def test_a_row_above_a_measured_roof_and_its_error_is_failed_with_its_figures(
 def test_cold_buffers_are_not_read_faster_than_memory_gives_them() -> None:
     from micro.roofline import too_fast
 
-    row = {"latency_us": {"p50": 1000.0, "ci95_high": 1010.0}, "read_bytes": 40_000_000, "buffers": "cold: 4 sets", "flops": 0}
+    row = msgspec.structs.replace(
+        plain_row(case(100), "cpu", "ok", ""), latency_us=latency(1000.0, 1010.0), read_bytes=40_000_000, buffers="cold: 4 sets", flops=0
+    )
+    changed = msgspec.structs.replace
     roof = Roof(bytes_per_s=10e9, by_writes=[(0.0, 20e9), (0.5, 10e9)])
     assert too_fast(roof, row).startswith("198% of this machine's peak of reading of memory")
-    assert too_fast(roof, {**row, "read_bytes": 20_000_000, "write_bytes": 20_000_000}) == "", "a result may stay in a cache"
-    assert too_fast(roof, {**row, "buffers": "hot: one set of buffers"}) == ""
-    assert too_fast(Roof(flops_per_s={"int8": 1e9, "float32": 9e9}), {**row, "flops": 8_000_000, "flops_dtype": "int8"}) == ""
+    assert too_fast(roof, changed(row, read_bytes=20_000_000, write_bytes=20_000_000)) == "", "a result may stay in a cache"
+    assert too_fast(roof, changed(row, buffers="hot: one set of buffers")) == ""
+    assert too_fast(Roof(flops_per_s={"int8": 1e9, "float32": 9e9}), changed(row, flops=8_000_000, flops_dtype="int8")) == ""
 
 
 def test_one_odd_case_does_not_rule_the_estimates() -> None:
