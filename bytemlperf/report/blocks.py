@@ -28,6 +28,19 @@ def line(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, 
     return _trace("scatter", name, x, y, hover, mode="lines", **({"line": style} if style else {}))
 
 
+def bounded_line(name: str, x: Any, y: Sequence[float], bounds: Sequence[Any], hover: str = "", **style: Any) -> dict[str, Any]:
+    """A curve through marks with their intervals, None where there is none."""
+    sides = [bound or (value, value) for value, bound in zip(y, bounds, strict=True)]
+    around = {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1,
+        "array": [high - value for value, (_, high) in zip(y, sides, strict=True)],
+        "arrayminus": [value - low for value, (low, _) in zip(y, sides, strict=True)],
+    }
+    return line(name, x, y, hover, **style) | {"mode": "lines+markers", "error_y": around, **({"marker": style} if style else {})}
+
+
 def dots(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:
     """Single points; `style` is plotly's of a marker."""
     return _trace("scatter", name, x, y, hover, mode="markers", **({"marker": style} if style else {}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from bytemlperf.report.blocks import bars
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.statistics.columns import ABSENT
@@ -132,18 +133,7 @@ def _plot(found: list[tuple[str, list[Stage], list[float], float]], names: list[
             next((share * 100 for stage, share in zip(stages, parts, strict=True) if stage.name == name), None)
             for _, stages, parts, _ in found
         ][::-1]
-        hover = "%{x:.1f} % " + name + "<extra></extra>"
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "y": rows,
-                "x": widths,
-                "hovertemplate": hover,
-                "marker": {"color": COLOURS[name]},
-            }
-        )
+        data.append(bars(name, widths, rows, "%{x:.1f} % " + name, color=COLOURS[name], lying=True))
     layout = {
         "barmode": "stack",
         "bargap": 0.35,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bytemlperf.report.blocks import bounded_cell, metric_cells
+from bytemlperf.report.blocks import bounded_cell, line, metric_cells
 from bytemlperf.report.text import number
 from bytemlperf.report.thin import distribution, histogram_edges, limits_between
 from bytemlperf.runs.kinds import Plot, Section, Table
@@ -31,6 +31,8 @@ CURVES = (
     ("tpot", "Time per output token", ()),
     ("e2e", "End to end", ("e2e", "service_e2e")),
 )
+WITHIN = "%{y:.1f} % within %{x:.4~g} ms"
+"""What a point of a distribution function says."""
 
 
 def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
@@ -90,9 +92,8 @@ def _curves(title: str, series: list[tuple[str, Any]]) -> Plot:
     data, told = [], []
     for place, (name, values) in enumerate(series):
         x, share = distribution(values)
-        line = {"shape": "hv", "width": 2, "color": f"@{place}", "dash": "solid" if place == 0 else "dot"}
-        hover = "%{y:.1f} % within %{x:.4~g} ms<extra></extra>"
-        data.append({"type": "scatter", "mode": "lines", "name": name, "x": x, "y": share * 100, "line": line, "hovertemplate": hover})
+        dash = "solid" if place == 0 else "dot"
+        data.append(line(name, x, share * 100, WITHIN, shape="hv", width=2, color=f"@{place}", dash=dash))
         told.append(f"{name} from {number(float(values.min()))} to {number(float(values.max()))} ms")
     layout = {"xaxis": _milliseconds([values for _, values in series]), "yaxis": _share_axis()}
     note = "Cumulative share of successful requests. Minimum, maximum and the tail are exact."
@@ -114,26 +115,9 @@ def _per_token_curve(columns: RunColumns) -> Plot | None:
     for _, gaps, weights in columns.token_blocks():
         counts += numpy.cumsum(numpy.histogram(gaps, [-numpy.inf, *numpy.nextafter(limits, numpy.inf)], weights=weights)[0])
     tpot_x, tpot_share = distribution(tpot)
-    hover = "%{y:.1f} % within %{x:.4~g} ms<extra></extra>"
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "TPOT, of requests",
-            "x": tpot_x,
-            "y": tpot_share * 100,
-            "line": {"shape": "hv", "width": 2, "color": "@0"},
-            "hovertemplate": hover,
-        },
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "ITL, of tokens",
-            "x": limits,
-            "y": counts / total * 100,
-            "line": {"width": 2, "color": "@1", "dash": "dot"},
-            "hovertemplate": hover,
-        },
+        line("TPOT, of requests", tpot_x, tpot_share * 100, WITHIN, shape="hv", width=2, color="@0"),
+        line("ITL, of tokens", limits, counts / total * 100, WITHIN, width=2, color="@1", dash="dot"),
     ]
     layout = {"xaxis": _milliseconds([tpot, limits[counts > 0.005 * total]]), "yaxis": _share_axis() | {"title": "share, %"}}
     note = f"ITL: {total:,} gaps counted at {len(limits)} limits."
@@ -150,20 +134,8 @@ def _histogram(title: str, values: Any) -> Plot:
     # drawn as the outline of its bins: bars can't be of equal width on an axis by factors
     x: Any = numpy.repeat(edges, 2)
     y = numpy.concatenate([[0], numpy.repeat(counts, 2), [0]])
-    line = {"width": 1.2, "color": "@0"}
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "fill": "tozeroy",
-            "fillcolor": "@0/.25",
-            "name": title,
-            "x": x,
-            "y": y,
-            "line": line,
-            "hovertemplate": "%{y} requests at %{x:.4~g} ms<extra></extra>",
-        }
-    ]
+    hover = "%{y} requests at %{x:.4~g} ms"
+    data = [line(title, x, y, hover, width=1.2, color="@0") | {"fill": "tozeroy", "fillcolor": "@0/.25"}]
     axis: dict[str, Any] = {"title": "ms", "type": "log", "dtick": "D2"} if growing else {"title": "ms"}
     layout = {"xaxis": axis, "yaxis": {"title": "requests", "rangemode": "tozero"}, "showlegend": False}
     alt = f"{title}: {len(values):,} requests, from {number(float(values.min()))} to {number(float(values.max()))} ms"

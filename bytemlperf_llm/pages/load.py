@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.report.blocks import axes, bars, dots, line
 from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
@@ -39,39 +40,17 @@ def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
         return None
     edges = numpy.unique(numpy.quantile(lengths, numpy.linspace(0, 1, LENGTH_BINS + 1)))
     binned = Binned(lengths, values, edges)
-    dots = kept_dots(values)
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "requests",
-            "x": lengths[dots],
-            "y": values[dots],
-            "marker": {"size": 3.5, "color": "@0/.4"},
-            "hovertemplate": "%{y:.4~g} ms at %{x} tokens<extra></extra>",
-        }
-    ]
+    chosen = kept_dots(values)
+    data = [dots("requests", lengths[chosen], values[chosen], "%{y:.4~g} ms at %{x} tokens", size=3.5, color="@0/.4")]
     for name, percent, dash in (("p50", 50.0, "solid"), ("p90", 90.0, "dot")):
-        line = {"width": 1.8, "color": "@1", "dash": dash}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "x": binned.middle,
-                "y": binned.percentile(percent),
-                "line": line,
-                "hovertemplate": f"{name} %{{y:.4~g}} ms<extra></extra>",
-            }
-        )
+        shown = binned.percentile(percent)
+        data.append(line(name, binned.middle, shown, f"{name} %{{y:.4~g}} ms", width=1.8, color="@1", dash=dash))
     correlation = float(numpy.corrcoef(_ranks(lengths), _ranks(values))[0, 1]) if values.min() < values.max() else 0.0
     note = f"Rank correlation {correlation:+.2f}. Lines: of equal numbers of requests."
-    if len(dots) < len(values):
-        note += f" Dots: {len(dots):,} of {len(values):,}, the extremes among them."
-    layout = {"xaxis": {"title": axis}, "yaxis": {"title": "ms", "rangemode": "tozero"}}
-    return Plot(
-        title=title, data=data, layout=layout, note=note, alt=f"{title}: rank correlation {correlation:+.2f}", half=True, group=LENGTHS
-    )
+    if len(chosen) < len(values):
+        note += f" Dots: {len(chosen):,} of {len(values):,}, the extremes among them."
+    alt = f"{title}: rank correlation {correlation:+.2f}"
+    return Plot(title=title, data=data, layout=axes(axis, "ms"), note=note, alt=alt, half=True, group=LENGTHS)
 
 
 def _ranks(values: Any) -> Any:
@@ -111,22 +90,9 @@ def _failure_plot(columns: RunColumns) -> Plot:
     data = []
     for place, name in enumerate(names):
         counts = numpy.histogram([at for at, each in columns.failures if each == name], edges)[0]
-        data.append(
-            {
-                "type": "bar",
-                "name": name,
-                "x": (edges[:-1] + edges[1:]) / 2,
-                "y": counts,
-                "marker": {"color": f"@{(place + 3) % 8}"},
-                "hovertemplate": "%{y} at %{x:.1f} s<extra></extra>",
-            }
-        )
-    layout = {
-        "barmode": "stack",
-        "xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s]},
-        "yaxis": {"title": "failures", "rangemode": "tozero"},
-        "showlegend": True,
-    }
+        data.append(bars(name, (edges[:-1] + edges[1:]) / 2, counts, "%{y} at %{x:.1f} s", color=f"@{(place + 3) % 8}"))
+    layout = axes("seconds from the first request due", "failures", barmode="stack", showlegend=True)
+    layout["xaxis"]["range"] = [0, columns.duration_s]
     alt = f"{len(columns.failures):,} failures in {len(names)} classes"
     return Plot(title="Failures over time", data=data, layout=layout, alt=alt, height=220, group=ERRORS)
 
@@ -214,54 +180,25 @@ def _gap_plot(gaps: Any, asked: Any) -> Plot:
     data = []
     for name, values, colour, dash in (("planned", asked, "@7", "solid"), ("sent", gaps, "@0", "dot")):
         x, share = distribution(values)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "x": x,
-                "y": share * 100,
-                "line": {"width": 2, "color": colour, "dash": dash},
-                "hovertemplate": "%{y:.1f} % within %{x:.4~g} ms<extra></extra>",
-            }
-        )
-    layout = {"xaxis": {"title": "gap to the next request, ms", "rangemode": "tozero"}, "yaxis": {"title": "share, %", "range": [0, 101]}}
-    return Plot(
-        title="Gaps between requests",
-        data=data,
-        layout=layout,
-        alt=f"median gap planned {number(float(_median(asked)))} ms, sent {number(float(_median(gaps)))} ms",
-        half=True,
-        group=SCHEDULE,
-    )
+        hover = "%{y:.1f} % within %{x:.4~g} ms"
+        data.append(line(name, x, share * 100, hover, width=2, color=colour, dash=dash))
+    layout = axes("gap to the next request, ms", "share, %")
+    layout["xaxis"]["rangemode"], layout["yaxis"]["range"] = "tozero", [0, 101]
+    alt = f"median gap planned {number(float(_median(asked)))} ms, sent {number(float(_median(gaps)))} ms"
+    return Plot(title="Gaps between requests", data=data, layout=layout, alt=alt, half=True, group=SCHEDULE)
 
 
 def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
     late = (sent - planned) * 1e3
     binned = Binned(planned, late, time_edges(0.0, columns.duration_s, len(late)))
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "x": binned.middle,
-            "y": binned.percentile(percent),
-            "line": {"width": 1.5, "color": colour},
-            "hovertemplate": f"{name} %{{y:.3~g}} ms<extra></extra>",
-        }
+        line(name, binned.middle, binned.percentile(percent), f"{name} %{{y:.3~g}} ms", width=1.5, color=colour)
         for name, percent, colour in (("median", 50.0, "@0"), ("latest", 100.0, "@3"))
     ]
-    layout = {"xaxis": {"title": "seconds from the first request due"}, "yaxis": {"title": "send delay, ms", "rangemode": "tozero"}}
+    layout = axes("seconds from the first request due", "send delay, ms")
     alt = f"sent at most {number(float(late.max()))} ms late"
-    return Plot(
-        title="Send delay",
-        data=data,
-        layout=layout,
-        alt=alt,
-        half=True,
-        group=SCHEDULE,
-        note="Includes the wait for a free slot under a cap.",
-    )
+    note = "Includes the wait for a free slot under a cap."
+    return Plot(title="Send delay", data=data, layout=layout, alt=alt, half=True, group=SCHEDULE, note=note)
 
 
 def _median(values: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bytemlperf.report.blocks import bars, dots, line
 from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
 from bytemlperf.runs.kinds import Plot, Section
 from bytemlperf_llm.pages.cause import COLOURS, Stage, stages_of
@@ -103,22 +104,17 @@ def _steady_shapes(summary: dict[str, Any], columns: RunColumns) -> list[dict[st
     return [shade | {"x0": 0, "x1": start}, shade | {"x0": end, "x1": columns.duration_s}]
 
 
-def _line(name: str, x: Any, y: Any, hover: str, **line: Any) -> dict[str, Any]:
-    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": line, "hovertemplate": f"{hover}<extra></extra>"}
-
-
 def _in_flight(columns: RunColumns) -> dict[str, Any]:
     times, levels = thinned_steps(*columns.in_flight)
-    return _line("in flight", times, levels, "%{y} in flight", shape="hv", width=1.2, color="@7")
+    return line("in flight", times, levels, "%{y} in flight", shape="hv", width=1.2, color="@7")
 
 
 def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
     """Steps between the moments when the engine was asked."""
     traces = []
-    for line in lines:
-        times, values = thinned(line)
-        hover = f"%{{y:.4~g}}{' %' if line.is_share else ''} {line.label}"
-        traces.append(_line(line.label, times, values, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(line.name, "@2")))
+    for gauge in lines:
+        hover = f"%{{y:.4~g}}{' %' if gauge.is_share else ''} {gauge.label}"
+        traces.append(line(gauge.label, *thinned(gauge), hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(gauge.name, "@2")))
     return traces
 
 
@@ -131,24 +127,13 @@ def _latency_traces(due: Any, values: Any, columns: RunColumns) -> list[dict[str
     if not len(values):
         return []
     binned = Binned(due, values, time_edges(0.0, columns.duration_s, len(values)))
-    dots = kept_dots(values)
-    marker = {"size": 3.2, "color": "@0/.4"}
-    hover = "%{y:.4~g} ms, due at %{x:.2f} s<extra></extra>"
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "requests",
-            "x": due[dots],
-            "y": values[dots],
-            "marker": marker,
-            "hovertemplate": hover,
-        }
-    ]
+    chosen = kept_dots(values)
+    hover = "%{y:.4~g} ms, due at %{x:.2f} s"
+    traces = [dots("requests", due[chosen], values[chosen], hover, size=3.2, color="@0/.4")]
     filled = binned.count > 0
     for name, percent, colour in _bands(len(values)):
         shown = binned.percentile(percent)[filled]
-        traces.append(_line(name, binned.middle[filled], shown, f"{name} %{{y:.4~g}} ms", width=1.5, color=colour))
+        traces.append(line(name, binned.middle[filled], shown, f"{name} %{{y:.4~g}} ms", width=1.5, color=colour))
     return traces
 
 
@@ -167,8 +152,8 @@ def _rate_panels(columns: RunColumns) -> list[Panel]:
     answers = numpy.histogram(columns.when("end")[columns.ok], edges)[0] / width
     middle = (edges[:-1] + edges[1:]) / 2
     return [
-        Panel("tokens/s", 2, [_line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]),
-        Panel("requests/s", 2, [_line("requests/s", middle, answers, "%{y:.3~g} requests/s", width=1.6, color="@4", shape="hvh")]),
+        Panel("tokens/s", 2, [line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]),
+        Panel("requests/s", 2, [line("requests/s", middle, answers, "%{y:.3~g} requests/s", width=1.6, color="@4", shape="hvh")]),
     ]
 
 
@@ -221,14 +206,5 @@ def _bars(stages: list[Stage], rows: Any, position: Any, due: Any, index: Any) -
 
 
 def _bar(name: str, index: Any, start: Any, width: Any, colour: str) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": index,
-        "x": width,
-        "base": start,
-        "marker": {"color": colour, "line": {"width": 0}},
-        "customdata": width * 1e3,
-        "hovertemplate": "request %{y}: " + name + " %{customdata:.4~g} ms<extra></extra>",
-    }
+    hover = "request %{y}: " + name + " %{customdata:.4~g} ms"
+    return bars(name, width, index, hover, color=colour, lying=True) | {"base": start, "customdata": width * 1e3}

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.report.blocks import axes, bounded_line, dots, line
 from bytemlperf.runs.kinds import Plot, Section, Text
 from micro.peaks.peaks import Peaks, roofs_of
 from micro.results.conditions import conditions
@@ -53,36 +54,23 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     ]
     for number, op in enumerate(dict.fromkeys(row.op for row in rows)):
         group = [row for row in rows if row.op == op]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": op,
-                "x": [row.intensity for row in group],
-                "y": [row.tflops for row in group],
-                "text": [_hover(row) for row in group],
-                "hovertemplate": "%{text}<extra></extra>",
-                "marker": {
-                    "symbol": [MARKS[number % len(MARKS)] + ("" if row.from_memory else "-open") for row in group],
-                    "size": 9,
-                    "color": f"@{(number + len(roofs)) % 8}",
-                },
-            }
-        )
+        symbols = [MARKS[number % len(MARKS)] + ("" if row.from_memory else "-open") for row in group]
+        x, y = ([getattr(row, name) for row in group] for name in ("intensity", "tflops"))
+        marks = dots(op, x, y, "%{text}", symbol=symbols, size=9, color=f"@{(number + len(roofs)) % 8}")
+        data.append(marks | {"text": [_hover(row) for row in group]})
+    layout = axes("FLOPs per byte", "TFLOP/s at the median", hovermode="closest")
+    layout["xaxis"] |= {"type": "log", "range": [math.log10(low), math.log10(high)]}
+    layout["yaxis"]["type"] = "log"
+    under = ", ".join(roof.source or name for name, roof in roofs.items()) or "no known peak"
+    slope = "The slope is STREAM's triad where it was measured." if MEASURED in roofs else "No peaks were measured (--peaks off)."
     return Plot(
         title=f"{dtype} on {device}",
         group=ROOFLINES,
         data=data,
-        layout={
-            "xaxis": {"type": "log", "title": {"text": "FLOPs per byte"}, "range": [math.log10(low), math.log10(high)]},
-            "yaxis": {"type": "log", "title": {"text": "TFLOP/s at the median"}},
-            "hovermode": "closest",
-        },
+        layout=layout,
         height=420,
-        alt=f"FLOP rate over arithmetic intensity of {len(rows)} cases in {dtype} on {device}, under the roofs of "
-        + (", ".join(roof.source or name for name, roof in roofs.items()) or "no known peak"),
-        note="Solid marks: buffers from memory; open ones: from a cache, which may lie above the memory's slope. "
-        + ("The slope is STREAM's triad where it was measured." if MEASURED in roofs else "No peaks were measured (--peaks off)."),
+        alt=f"FLOP rate over arithmetic intensity of {len(rows)} cases in {dtype} on {device}, under the roofs of {under}",
+        note=f"Solid marks: buffers from memory; open ones: from a cache, which may lie above the memory's slope. {slope}",
     )
 
 
@@ -92,17 +80,10 @@ def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, plac
     values = [roof.attainable_flops_per_s(dtype, point) for point in points]
     if None in values:
         return []
-    return [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "measured peaks" if name == MEASURED else f"data sheet: {roof.source}" if name == SHEET else name,
-            "x": points,
-            "y": [value / 1e12 for value in values if value is not None],
-            "line": {"width": 2, "dash": "solid" if name == MEASURED else "dash", "color": f"@{place}"},
-            "hoverinfo": "skip",
-        }
-    ]
+    title = "measured peaks" if name == MEASURED else f"data sheet: {roof.source}" if name == SHEET else name
+    heights = [value / 1e12 for value in values if value is not None]
+    curve = line(title, points, heights, width=2, dash="solid" if name == MEASURED else "dash", color=f"@{place}")
+    return [curve | {"hoverinfo": "skip"}]
 
 
 def _hover(row: Row) -> str:
@@ -121,11 +102,11 @@ def _heat_maps(ok: Sequence[Row]) -> list[Section]:
         groups.setdefault((row.op, row.provider), []).append(row)
     plots: list[Section] = []
     for (op, provider), rows in groups.items():
-        axes = _axes(rows)
-        if axes is None:
+        named = _axes(rows)
+        if named is None:
             continue
-        for rest, group in _by_rest(rows, axes):
-            plot = _heat_map(op, provider, rest, group, axes)
+        for rest, group in _by_rest(rows, named):
+            plot = _heat_map(op, provider, rest, group, named)
             if plot is not None:
                 plots.append(plot)
     if len(plots) > MAX_HEAT_MAPS:
@@ -158,46 +139,42 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _by_rest(rows: Sequence[Row], axes: tuple[str, str]) -> Iterable[tuple[str, list[Row]]]:
+def _by_rest(rows: Sequence[Row], named: tuple[str, str]) -> Iterable[tuple[str, list[Row]]]:
     groups: dict[str, list[Row]] = {}
-    told = {*axes, *(name for axis in axes for name in _bound_to(rows, axis))}
+    told = {*named, *(name for axis in named for name in _bound_to(rows, axis))}
     for row in rows:
         rest = " ".join(f"{name}={value}" for name, value in row.args.items() if name not in told)
         groups.setdefault(rest, []).append(row)
     return groups.items()
 
 
-def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], axes: tuple[str, str]) -> Plot | None:
-    across, up = (sorted({row.args[name] for row in rows}) for name in axes)
+def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], named: tuple[str, str]) -> Plot | None:
+    across, up = (sorted({row.args[name] for row in rows}) for name in named)
     if len(across) < 2 or len(up) < 2 or max(len(across), len(up)) > MAX_HEAT_SIDE:
         return None
-    median_us = {(row.args[axes[0]], row.args[axes[1]]): row.latency.p50 for row in rows}
-    titles = [" and ".join([axis, *_bound_to(rows, axis)]) for axis in axes]
+    median_us = {(row.args[named[0]], row.args[named[1]]): row.latency.p50 for row in rows}
     grid = [[median_us.get((x, y)) for x in across] for y in up]
+    cells = {
+        "type": "heatmap",
+        "x": [str(value) for value in across],
+        "y": [str(value) for value in up],
+        "z": [[None if value is None else math.log10(value) for value in row] for row in grid],
+        "text": [["" if value is None else _short(value) for value in row] for row in grid],
+        "texttemplate": "%{text}",
+        "hovertemplate": f"{named[0]} %{{x}}, {named[1]} %{{y}}: %{{text}} µs<extra></extra>",
+        "showscale": False,
+        "xgap": 2,  # without gaps plotly sets an inline style, which the page's policy forbids
+        "ygap": 2,
+    }
+    titles = [" and ".join([axis, *_bound_to(rows, axis)]) for axis in named]
     return Plot(
         title=f"{op} [{provider}] {rest}".strip(),
         group=SHAPES,
         half=True,
-        data=[
-            {
-                "type": "heatmap",
-                "x": [str(value) for value in across],
-                "y": [str(value) for value in up],
-                "z": [[None if value is None else math.log10(value) for value in line] for line in grid],
-                "text": [["" if value is None else _short(value) for value in line] for line in grid],
-                "texttemplate": "%{text}",
-                "hovertemplate": f"{axes[0]} %{{x}}, {axes[1]} %{{y}}: %{{text}} µs<extra></extra>",
-                "showscale": False,
-                "xgap": 2,  # without gaps plotly sets an inline style, which the page's policy forbids
-                "ygap": 2,
-            }
-        ],
-        layout={
-            "xaxis": {"title": {"text": titles[0]}, "type": "category"},
-            "yaxis": {"title": {"text": titles[1]}, "type": "category"},
-        },
+        data=[cells],
+        layout={f"{axis}axis": {"title": {"text": title}, "type": "category"} for axis, title in zip("xy", titles, strict=True)},
         height=90 + 44 * len(up) if len(up) < 8 else 420,
-        alt=f"median latency of {op} over {axes[0]} and {axes[1]}",
+        alt=f"median latency of {op} over {named[0]} and {named[1]}",
         note="Median latency in µs; the colour is its logarithm.",
     )
 
@@ -228,49 +205,24 @@ def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) ->
     for number, (name, rows) in enumerate(curves.items()):
         ordered = sorted(rows, key=_link_bytes)
         sizes += map(_link_bytes, ordered)
-        values, low, high = [], [], []
-        for row in ordered:
-            latency, rate = row.latency, row.bus_bw_gbs or 0.0
-            values.append(rate)
-            low.append(rate - rate * latency.p50 / latency.ci95_high if latency.ci95_high else 0.0)
-            high.append(rate * latency.p50 / latency.ci95_low - rate if latency.ci95_low else 0.0)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": list(map(_link_bytes, ordered)),
-                "y": values,
-                "error_y": {"type": "data", "array": high, "arrayminus": low, "symmetric": False, "thickness": 1},
-                "line": {"color": f"@{number % 8}"},
-                "marker": {"color": f"@{number % 8}"},
-                "hovertemplate": "%{x:.4s}B: %{y:.3g} GB/s<extra></extra>",
-            }
-        )
+        rates = [row.bus_bw_gbs or 0.0 for row in ordered]
+        bounds = [_rate_bounds(row) for row in ordered]
+        data.append(bounded_line(name, sizes[-len(rows) :], rates, bounds, "%{x:.4s}B: %{y:.3g} GB/s", color=f"@{number % 8}"))
     if peak_gbs is not None and len(set(sizes)) > 1:
-        line = {"dash": "dash", "width": 1}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "link's measured peak",
-                "x": [min(sizes), max(sizes)],
-                "y": [peak_gbs] * 2,
-                "line": line,
-            }
-        )
-    return Plot(
-        title=op,
-        group=LINKS,
-        half=len(curves) > 0,
-        data=data,
-        layout={
-            "xaxis": {"type": "log", "title": {"text": "bytes of the full tensor"}},
-            "yaxis": {"title": {"text": "bus bandwidth, GB/s"}, "rangemode": "tozero"},
-        },
-        alt=f"bus bandwidth of {op} over the tensor's size, {len(curves)} curves",
-        note="Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/collectives.md.",
-    )
+        data.append(line("link's measured peak", [min(sizes), max(sizes)], [peak_gbs] * 2, dash="dash", width=1))
+    layout = axes("bytes of the full tensor", "bus bandwidth, GB/s")
+    layout["xaxis"]["type"] = "log"
+    alt = f"bus bandwidth of {op} over the tensor's size, {len(curves)} curves"
+    note = "Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/collectives.md."
+    return Plot(title=op, group=LINKS, half=len(curves) > 0, data=data, layout=layout, alt=alt, note=note)
+
+
+def _rate_bounds(row: Row) -> tuple[float, float] | None:
+    """The rate's interval: the latency's, upside down."""
+    latency, rate = row.latency, row.bus_bw_gbs or 0.0
+    if not latency.ci95_low or not latency.ci95_high:
+        return None
+    return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
 
 
 def _link_bytes(row: Row) -> float:

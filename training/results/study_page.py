@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bytemlperf.report.blocks import axes, bounded_cell, dots, line
+from bytemlperf.report.blocks import axes, bounded_cell, bounded_line, dots, line
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
 
 PERCENT = 100.0
@@ -99,13 +99,8 @@ TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str | float |
 def _scale_plot(rows: list[dict[str, Any]]) -> Plot:
     ranks = [row["ranks"] for row in rows]
     speeds = [row["speed_up"] for row in rows]
-    around = {
-        "type": "data",
-        "symmetric": False,
-        "array": [0 if speed["high"] is None else speed["high"] - speed["value"] for speed in speeds],
-        "arrayminus": [0 if speed["low"] is None else speed["value"] - speed["low"] for speed in speeds],
-    }
-    measured = line("measured", ranks, [speed["value"] for speed in speeds]) | {"mode": "lines+markers", "error_y": around}
+    bounds = [None if speed["low"] is None else (speed["low"], speed["high"]) for speed in speeds]
+    measured = bounded_line("measured", ranks, [speed["value"] for speed in speeds], bounds)
     ideal = line("ideal", ranks, [count / ranks[0] for count in ranks], dash="dot")
     alt = "Speed-up over the number of ranks, with 95 % intervals"
     return Plot(title="Speed-up", data=[measured, ideal], layout=axes("ranks", "speed-up"), alt=alt)
