@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 NS_PER_MS = 1_000_000
@@ -78,8 +78,8 @@ def _killed(place: Path, url: str, rate: float, run_for_s: float) -> Kill:
 
 
 def _compare(folder: Path, truth: dict[str, dict[str, int]], killed_ns: int) -> Kill:
-    reader = RunReader(folder)
-    ids = [record.id for record in reader.records()]
+    reader = read_records(folder)
+    ids = [record.id for record in reader]
     kept = set(ids)
     ended_ns = {name: account["last_write_ns"] for name, account in truth.items() if account["done"] and not name.endswith("-ready")}
     answers = {name: killed_ns - end_ns for name, end_ns in ended_ns.items() if end_ns < killed_ns}

@@ -37,9 +37,10 @@ FREE_BYTES_PER_TOKEN = 24
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
-from bytemlperf_llm.run.summarise import summarise_folder, write_summary
+from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.suite import summarise_suite
 started = time.monotonic()
-write_summary(Path(sys.argv[1]), summarise_folder(Path(sys.argv[1])))
+write_json(Path(sys.argv[1], "summary.json"), summarise_suite(Path(sys.argv[1])))
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(f"summary: {time.monotonic() - started:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, peak {usage.ru_maxrss / 1024:.0f} MiB")
 """

@@ -33,18 +33,18 @@ def serve_bench(flags: Flags) -> None:
     Exit status: 0 valid or client-limited, 1 invalid, 2 bad input, 3 overloaded (the target rate is above the server's capacity),
     4 failing (more than 5 % of requests failed), 130 or 143 ended by a signal.
     """
-    from bytemlperf_llm.run.command import run_serve_bench
+    from bytemlperf_llm.run.bench import serve_bench as run
 
-    raise typer.Exit(run_serve_bench(flags, sys.argv))
+    raise typer.Exit(run(flags, sys.argv))
 
 
 @app.command()
 @with_flags
 def summarize(run: RunFolder) -> None:
     """Recompute the summary from the records."""
-    from bytemlperf_llm.run.command import summarize_run
+    from bytemlperf.runs.verify import summarize_any
 
-    raise typer.Exit(summarize_run(run))
+    raise typer.Exit(summarize_any(run))
 
 
 app.command("report", short_help="Write a run's report: one HTML file, or md, json, pdf.")(report)
@@ -59,9 +59,9 @@ def resume(
     trust: Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")] = False,
 ) -> None:
     """Send the requests that have no record yet, with the run's own flags, into the same folder."""
-    from bytemlperf_llm.run.command import resume_run
+    from bytemlperf_llm.run.bench import resume as go_on
 
-    raise typer.Exit(resume_run(run, flags.headers, base_url, sys.argv, trust=trust, quiet=flags.quiet))
+    raise typer.Exit(go_on(run, flags.headers, base_url, sys.argv, trust=trust, quiet=flags.quiet))
 
 
 @app.command(short_help="Check that a run is unchanged.")
@@ -70,7 +70,7 @@ def verify(run: RunFolder) -> None:
     """Recompute and compare every published figure; list what was damaged or changed."""
     from bytemlperf.runs.verify import verify_any
 
-    raise typer.Exit(verify_any(run, default_kind="llm"))
+    raise typer.Exit(verify_any(run))
 
 
 @app.command()
@@ -108,9 +108,9 @@ def reference_server(
     engine_option: Annotated[tuple[str, ...], Option("KEY=VALUE: ttft_ms, itl_ms, jitter, …; repeatable.")] = (),
 ) -> None:
     """Serve the reference engine over OpenAI's HTTP API, with exactly known latency."""
-    from bytemlperf_llm.run.command import run_reference_server
+    from bytemlperf_llm.run.reference_server import serve_reference
 
-    raise typer.Exit(run_reference_server(host, port, engine_option))
+    raise typer.Exit(serve_reference(host, port, engine_option))
 
 
 @engine_app.command("check")

@@ -1,18 +1,17 @@
-"""The kind `llm`: what a run of LLM serving tells. Its summary is that of `runs.summarise`."""
+"""The kind `llm`: what a run of LLM serving tells."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from bytemlperf.runs.kinds import Figure, RunKind, Section
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
-from bytemlperf_llm.metrics.facts import facts_from
+from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
+from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns, columns_of
 from bytemlperf_llm.pages.latency import latency_sections
@@ -20,10 +19,10 @@ from bytemlperf_llm.pages.load import client_sections, error_sections, length_se
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
-from bytemlperf_llm.run.command import summarize_run
+from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import load_sentence
-from bytemlperf_llm.run.summarise import summarise_folder
-from bytemlperf_llm.run.verify import verify_run
+from bytemlperf_llm.run.summarise import summarise
+from bytemlperf_llm.run.verify import verify
 
 LABELS = {
     "ttft": "TTFT",
@@ -45,32 +44,43 @@ class LlmKind(RunKind):
     """Summary, figures and sections of LLM serving."""
 
     name = "LLM serving"
+    record = RequestRecord
     valid_means = "The load was on target, and the client kept up with it."
+    killed_means = "requests without a record count as dropped"
+    stopped_means = "requests not yet sent count as dropped"
 
-    load_sentence = staticmethod(load_sentence)  # type: ignore[assignment]
-    verify = staticmethod(verify_run)  # type: ignore[assignment]
-    summarize = staticmethod(summarize_run)  # type: ignore[assignment]
-    next_command = staticmethod(next_command)  # type: ignore[assignment]
+    def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str]:
+        """By what the run showed."""
+        return next_command(run, summary, folder)
 
-    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """As `bmp-llm summarize`. Raises UserError."""
-        if isinstance(records, RunRecords):
-            summary = summarise_folder(records.folder, run=run)
-        else:
-            from bytemlperf_llm.metrics.summary import summarize
-            from bytemlperf_llm.record.record import RequestRecord
+    def summarise(self, run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str, Any]:
+        """As `metrics.summary` has it. Raises UserError."""
+        return summarise(run, records)
 
-            summary = summarize((msgspec.convert(record, RequestRecord) for record in records), facts_from(run, Path("run")))
-        found: dict[str, Any] = msgspec.to_builtins(summary)
-        return found
+    def verify(self, run: dict[str, Any], records: Iterable[RequestRecord]) -> Iterator[str]:
+        """Against the schedule made anew."""
+        return verify(run, records)
 
-    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+    def delivered(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """The load, beside what was asked for."""
+        return {"load": summary["load"]}
+
+    def load_sentence(self, run: dict[str, Any]) -> str:
+        """The load that was asked for."""
+        return load_sentence(run)
+
+    def exit_status(self, summary: dict[str, Any]) -> int:
+        """Also by what this client lost itself."""
+        lost = summary["failures"].get(OWN_LIMIT)
+        return exit_status_of(summary["verdict"], lost["count"] if lost else 0, summary["outcomes"])
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[RequestRecord]) -> list[Figure]:
         """Latencies, rates, goodput and failures; `key` is the scenario, so that engines and machines compare."""
         columns = None if isinstance(records, RunRecords) and not records.samples else columns_of(run, records)
         key = str(run.get("config", {}).get("scenario", {}).get("name") or "llm")
         return figures_of(key, summary, columns)
 
-    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[RequestRecord]) -> list[Section]:
         """Cause before detail."""
         columns = columns_of(run, records)
         return [
@@ -99,12 +109,12 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
     return [*latencies, *_rates(key, summary, columns), *_shares(key, summary)]
 
 
-def _gauges(records: Iterable[dict[str, Any]]) -> Sequence[Sample]:
+def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:
     """The engine's own gauges, where the run kept some; what is no sample is named with the other damages."""
     if not isinstance(records, RunRecords):
         return ()
     kept = read_gauges(records.folder)
-    records.damages += kept.damages
+    records.notes = kept.damages
     return kept.samples
 
 

@@ -20,7 +20,7 @@ COMMON = ("engines.contract", "engines.untrusted", "engines.credentials", "engin
 AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engines.http")
 
 REASONED = {
-    ("bytemlperf_llm.run.command", "engines.reference.server"): "`bmp-llm reference-server` is that program's command line",
+    ("bytemlperf_llm.run.reference_server", "engines.reference.server"): "`bmp-llm reference-server` is that program's command line",
 }
 """Arrows that the rule forbids and a reason keeps."""
 

@@ -67,18 +67,18 @@ class RunView(msgspec.Struct, kw_only=True):
 
 
 def view_run(
-    folder: Path, records: RunRecords | None = None, *, sections: bool = True, figures: bool = True, samples: bool = True
+    folder: Path, records: RunRecords[Any] | None = None, *, sections: bool = True, figures: bool = True, samples: bool = True
 ) -> RunView:
     """Gather one run, from `records` where they were walked already; without `samples` figures may come from the summary
     alone. Raises UserError where the folder is no run."""
     run, problems = _read_run(folder)
     view = RunView(folder=folder, run=run, problems=problems)
-    records = records or RunRecords(folder, samples=samples)
     try:
         view.suite = kind = run_kind(view.kind)
     except UserError as error:
         problems.append(f"{error.cause}: only the parts common to all runs are shown")
         kind = None
+    records = records or RunRecords(folder, view.suite.record, samples=samples)
     view.summary = _summary(view, kind, records)
     if kind is not None:
         summary = view.summary or {}
@@ -87,9 +87,10 @@ def view_run(
         if sections:
             view.sections = _attempt(problems, "sections", lambda: kind.sections(run, summary, records)) or []
     known = " ".join(view.warnings)
-    problems += [damage for damage in records.damages[:MAX_PROBLEMS_SHOWN] if damage not in known]
-    if len(records.damages) > MAX_PROBLEMS_SHOWN:
-        problems.append(f"{len(records.damages) - MAX_PROBLEMS_SHOWN} more lines of the logs are not records")
+    damages = [*map(str, records.damages), *records.notes]
+    problems += [damage for damage in damages[:MAX_PROBLEMS_SHOWN] if damage not in known]
+    if len(damages) > MAX_PROBLEMS_SHOWN:
+        problems.append(f"{len(damages) - MAX_PROBLEMS_SHOWN} more lines of the logs are not records")
     return view
 
 
@@ -113,7 +114,7 @@ def _newer_format(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[str, Any] | None:
+def _summary(view: RunView, kind: RunKind | None, records: RunRecords[Any]) -> dict[str, Any] | None:
     """What summary.json says; computed where it is missing or damaged."""
     path = view.folder / "summary.json"
     try:
@@ -131,7 +132,7 @@ def _summary(view: RunView, kind: RunKind | None, records: RunRecords) -> dict[s
     return computed
 
 
-def _computed(view: RunView, kind: RunKind, records: RunRecords) -> dict[str, Any]:
+def _computed(view: RunView, kind: RunKind, records: RunRecords[Any]) -> dict[str, Any]:
     summary = kind.summarise(view.run, records)
     if view.run.get("end") is None and not any("no end" in str(text) for text in summary.get("warnings", [])):
         summary["warnings"] = [*summary.get("warnings", []), "the run has no end: it was killed or is still in progress"]

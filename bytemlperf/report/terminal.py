@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 FACTS = ("measured", "load", "model", "device", "seed")
 
 
-def print_run(console: Console, folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> None:
+def print_run(console: Console, folder: Path, run: dict[str, Any], summary: dict[str, Any], records: RunRecords[Any] | None = None) -> None:
     """Sections as the suite picks them for a terminal (`RunKind.terminal`), ending in the verdict and, where the suite knows one,
-    the next command to try."""
+    the next command to try. `records` are those that the summary was made of."""
     kind = run_kind(str(run.get("kind")))
     view = RunView(folder=folder, run=run, suite=kind)
     facts = [f"{name} {one_line(text)}" for name, text in facts_of(view) if name in FACTS]
     console.print()
     print_text(console, " · ".join(facts), title=one_line(view.label), style="dim")
     console.print()
-    print_sections(console, kind.terminal(run, summary, RunRecords(folder)))
+    print_sections(console, kind.terminal(run, summary, records or RunRecords(folder, kind.record)))
     for text in summary.get("warnings", []):
         print_text(console, one_line(str(text)), style="warning")
     verdict = str(summary.get("verdict", "no verdict"))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bytemlperf.errors import UserError
 from bytemlperf.report.gather import RunView, view_run
@@ -42,7 +43,7 @@ FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _ma
 """Format name to what makes it; the name is the file's suffix."""
 
 
-def write_report(folder: Path, format_name: str = "html", out: Path | None = None, records: RunRecords | None = None) -> Path:
+def write_report(folder: Path, format_name: str = "html", out: Path | None = None, records: RunRecords[Any] | None = None) -> Path:
     """Make the report of a run folder; returns where it is. Raises UserError."""
     make = FORMATS.get(format_name)
     if make is None:
@@ -68,7 +69,7 @@ def write_output(path: Path, content: str | bytes) -> None:
         raise UserError(f"can't write {path}: {error.strerror or error}", "give another path with --out") from None
 
 
-def report_after_run(folder: Path, records: RunRecords | None = None) -> Path | None:
+def report_after_run(folder: Path, records: RunRecords[Any] | None = None) -> Path | None:
     """The page of a run that has just ended; `records` are those that its summary was made of. Whatever
     goes wrong is one line: a page is no reason to lose a run."""
     try:

@@ -30,8 +30,12 @@ def create_run_folder(runs_dir: Path, kind: str, label: str, now: datetime | Non
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is there whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """As a file of a run folder has it."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ report, comparison, catalogue and site work on any kind through it, and know no 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,10 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.extensions import RUN_KINDS
+from bytemlperf.runs.verdicts import exit_status
+
+MAX_OF_A_KIND = 20
+"""So many findings of one kind are listed; the rest is counted."""
 
 Better = Literal["lower", "higher", "neither"]
 
@@ -114,29 +119,39 @@ class PlannedJob(msgspec.Struct, kw_only=True):
     sparsity: str = ""
 
 
+class Unchecked(str):
+    """What could not be looked at, and why, among what `verify` finds."""
+
+
 class RunKind:
-    """What a suite knows of its runs; a suite's own kind extends it. `records` are whole records of the logs as dicts, in the order
-    written, and can be walked more than once; where they come from a folder they are a `RunRecords`, which knows it. `run` is
+    """What a suite knows of its runs; a suite's own kind extends it. `records` are whole records of the logs, each a `record`, in the
+    order written, and can be walked more than once; where they come from a folder they are a `RunRecords`, which knows it. `run` is
     run.json, `summary` what `summarise` gave."""
 
     name = ""
     """In words; the kind itself where it is empty."""
+    record: Any = dict[str, Any]
+    """The type of a record."""
     valid_means = ""
     """What a valid verdict without a reason says, in a sentence."""
+    killed_means = ""
+    """What it means for the summary that a run was killed; empty where the counts say it."""
+    stopped_means = "the rest was not measured"
+    """What it means that the user stopped a run."""
 
-    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    def summarise(self, run: dict[str, Any], records: Iterable[Any]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""
         raise NotImplementedError
 
-    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Figure]:
         """Every number that a comparison can use."""
         raise NotImplementedError
 
-    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Section]:
         """The suite's part of the report page, most important first."""
         raise NotImplementedError
 
-    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Section]:
         """What of them the end of a run prints."""
         return [section for section in self.sections(run, summary, records) if not isinstance(section, Plot) and not section.folded]
 
@@ -144,12 +159,12 @@ class RunKind:
         """A command that is worth trying next, and why; None where there is none."""
         return None
 
-    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterable[str]:  # noqa: ARG002
+    def contradictions(self, run: dict[str, Any], records: Iterable[Any]) -> Iterable[str]:  # noqa: ARG002
         """A sentence for each record that the plan doesn't have, and for each part of the plan that a run which came to its end
         has no record of."""
         return ()
 
-    def jobs(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[PlannedJob]:  # noqa: ARG002
+    def jobs(self, run: dict[str, Any], records: Iterable[Any]) -> list[PlannedJob]:  # noqa: ARG002
         """What the rules of a submission need of each planned job; nothing where models are not what was measured."""
         return []
 
@@ -161,13 +176,25 @@ class RunKind:
         """The load in a few words; empty where there is none."""
         return ""
 
-    def verify(self, folder: Path) -> Verified | None:  # noqa: ARG002
-        """In place of what all suites share; None where there is nothing in its place."""
-        return None
+    def verify(self, run: dict[str, Any], records: Iterable[Any]) -> Iterable[str]:
+        """What is wrong with run.json and the records, a sentence each, or `Unchecked`."""
+        return few(self.contradictions(run, records))
 
-    def summarize(self, folder: Path) -> int | None:  # noqa: ARG002
-        """In place of what all suites share: an exit status; None where there is nothing in its place."""
-        return None
+    def delivered(self, summary: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What of the summary stands in run.json's `end` too."""
+        return {}
+
+    def exit_status(self, summary: dict[str, Any]) -> int:
+        """Of a command that made or summarised a run."""
+        return exit_status(summary.get("verdict"))
+
+
+def few(sentences: Iterable[str], most: int = MAX_OF_A_KIND) -> list[str]:
+    """The first findings, and how many more there are."""
+    left = iter(sentences)
+    shown = list(islice(left, most))
+    more = sum(1 for _ in left)
+    return [*shown, f"… and {more} more like these"] if more else shown
 
 
 def came_to_its_end(run: dict[str, Any]) -> bool:

@@ -12,25 +12,26 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.discover import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import check_checksums, write_checksums
-from bytemlperf.runs.files import DAMAGED, UNREADABLE, damage_said, json_of, why
-from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
-from bytemlperf.runs.kinds import Verified, run_kind
+from bytemlperf.runs.files import DAMAGED, damage_said, read_plain, why
+from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, json_text, read_run_json, write_json
+from bytemlperf.runs.kinds import RunKind, Unchecked, Verified, few, run_kind
 from bytemlperf.runs.lock import FolderLock, refuse_links
 from bytemlperf.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
-from bytemlperf.runs.records import RunRecords, suite_records
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.version import __version__
+from engines.untrusted import decode_json
 
 LOG_NAME = "records.jsonl"
-MAX_FINDINGS = 20
 
 
 class SuiteRun:
@@ -43,7 +44,9 @@ class SuiteRun:
         self._log: RecordLog | None = None
         self._begun = False
         self._failure = ""
+        self.unwritten = ""
         self._summary: dict[str, Any] | None = None
+        self._records: RunRecords[Any] | None = None
 
     @classmethod
     def reserve(cls, runs_dir: Path, kind: str, label: str) -> SuiteRun:
@@ -145,9 +148,9 @@ class SuiteRun:
         run.go_on(command=command)
         return run
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """What is on disk."""
-        return suite_records(self.folder)
+    def records(self) -> RunRecords[Any]:
+        """What is on disk; after the end, with what was made of it."""
+        return self._records or RunRecords(self.folder, run_kind(self.kind).record)
 
     def append(self, record: Any) -> None:
         """Keep one record (a msgspec Struct or a dict). Raises UserError when the disk takes no more."""
@@ -173,84 +176,136 @@ class SuiteRun:
             self.folder.rmdir()
         self._lock.release()
 
-    def end(self, *, stopped: bool = False, **facts: Any) -> dict[str, Any]:
-        """Write how it ended, the summary and the page; returns the summary. Further calls change nothing."""
+    def end(
+        self,
+        *,
+        stopped: bool = False,
+        summarise: bool = True,
+        report: bool = True,
+        hears: Callable[[Any], None] | None = None,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Write how it ended, the summary and the page; returns the summary, computed from what is on disk even where the disk takes
+        no more. `hears` gets each record. Without `summarise` there is only how it ended. Further calls change nothing."""
         if self._summary is not None:
             return self._summary
+        self._summary = {}
         with suppress(OSError):
             if self._log is not None:
                 self._log.close()
         self.run["end"] = {"at": _now(), "stopped_by_user": stopped, "failure": self._failure, **facts}
-        records = RunRecords(self.folder)
+        kind = run_kind(self.kind)
+        self._records = records = RunRecords[Any](self.folder, kind.record, hears=hears)
         try:
-            self._summary = summarise_suite(self.folder, self.run, records)
+            if summarise:
+                self._summary = summarise_suite(self.folder, self.run, records)
+                self.run["end"] |= kind.delivered(self._summary)
         finally:
-            with suppress(OSError):  # a full disk: the records are kept, and `summarise` works without
-                write_json(self.folder / "run.json", self.run)
-                write_checksums(self.folder)
-        with suppress(OSError):
-            write_json(self.folder / "summary.json", self._summary)
-        from bytemlperf.report.write import report_after_run
+            self._keep()
+        if report and summarise and not self.unwritten:
+            from bytemlperf.report.write import report_after_run
 
-        report_after_run(self.folder, records)
+            report_after_run(self.folder, records)
         self._lock.release()
         return self._summary
 
+    def _keep(self) -> None:
+        """run.json, the checksums, summary.json. What has no room is said: the records are there all the same."""
+        try:
+            write_json(self.folder / "run.json", self.run)
+            write_checksums(self.folder)
+            if self._summary:
+                write_json(self.folder / "summary.json", self._summary)
+        except OSError as error:
+            self.unwritten = f"can't write into {self.folder}: {error.strerror}; the records are kept"
+            fix = f"free disk space, or make the folder writable, then bmp summarize {self.folder}"
+            print(f"warning: {self.unwritten}: {fix}", file=sys.stderr)
 
-def summarise_suite(folder: Path, run: dict[str, Any] | None = None, records: RunRecords | None = None) -> dict[str, Any]:
-    """The summary of a run, from what is on disk. Raises UserError."""
+
+def summarise_suite(folder: Path, run: dict[str, Any] | None = None, records: RunRecords[Any] | None = None) -> dict[str, Any]:
+    """The summary of a run, from what is on disk; `run` stands for a run.json that is not written yet. Raises UserError."""
     run = read_run_json(folder) if run is None else run
-    records = records or RunRecords(folder)
     kind = run_kind(str(run.get("kind")))
+    records = records or RunRecords(folder, kind.record)
     with damage_said(folder):
         summary = kind.summarise(run, records)
-    warnings = [*summary.get("warnings", []), *records.damages]
+    warnings = [*summary.get("warnings", []), *map(str, records.damages)]
     end = run.get("end")
     if not isinstance(end, dict):
-        warnings.append("the run has no end: it was killed")
+        warnings.append("the run has no end: it was killed" + (f"; {kind.killed_means}" if kind.killed_means else ""))
     elif end.get("failure"):
         summary["verdict"] = "invalid"
         summary["reasons"] = [str(end["failure"]), *summary.get("reasons", [])]
     elif end.get("stopped_by_user"):
-        warnings.append("stopped by the user: the rest was not measured")
+        warnings.append(f"stopped by the user: {kind.stopped_means}")
     summary["warnings"] = warnings
     return summary
 
 
 def verify_suite(folder: Path) -> Verified:
-    """What is wrong with a run folder. Raises UserError."""
-    run = read_run_json(folder)
-    damages: list[str] = []
-    count = sum(1 for _ in suite_records(folder, damages))
-    return Verified([*check_checksums(folder), *damages, *_against_plan(folder, run), *_check_summary(folder, run)], [], count)
-
-
-def _check_summary(folder: Path, run: dict[str, Any]) -> list[str]:
+    """What is wrong with a run folder. Raises UserError where the folder is no run at all."""
+    if not (folder / "run.json").exists():
+        read_run_json(folder)  # says what the folder is instead
+    found = check_checksums(folder)
     try:
-        kept = json_of(folder / "summary.json", dict[str, Any])
+        run = read_run_json(folder)
+        kind = run_kind(str(run.get("kind")))
+    except UserError as error:
+        return Verified([*found, error.cause], [], 0)
+    records: RunRecords[Any] = RunRecords(folder, kind.record)
+    try:
+        found += kind.verify(run, records)
+    except DAMAGED as error:
+        found.append(f"the records can't be checked against the plan: {why(error)}")
+    found += _check_summary(folder, run, kind, records)
+    found += few(map(str, records.damages))
+    unchecked = [text for text in found if isinstance(text, Unchecked)]
+    return Verified([text for text in found if not isinstance(text, Unchecked)], [*unchecked], records.count)
+
+
+def _check_summary(folder: Path, run: dict[str, Any], kind: RunKind, records: RunRecords[Any]) -> list[str]:
+    """summary.json, byte for byte, and what run.json has of it, against the one computed now."""
+    try:
+        kept = read_plain(folder / "summary.json")
     except FileNotFoundError:
         return [f"there is no summary.json; write it with: bmp summarize {folder}"]
-    except UNREADABLE as error:
-        return [f"summary.json can't be read: {why(error)}"]
+    except OSError as error:
+        return [f"summary.json can't be read: {error.strerror}"]
     try:
-        computed = json.loads(json.dumps(summarise_suite(folder, run)))
+        computed = summarise_suite(folder, run, records)
     except DAMAGED as error:
         return [f"the summary can't be computed from the records as they are: {why(error)}"]
-    return _differences(kept, computed)
-
-
-def _against_plan(folder: Path, run: dict[str, Any]) -> list[str]:
-    """What the records have and the plan doesn't, or the other way round, where the kind can tell."""
+    end, delivered = run.get("end"), kind.delivered(computed)
+    stands = {name: end[name] for name in delivered if name in end} if isinstance(end, dict) else {}  # a killed run has none
+    found = [f"run.json: end.{text}" for text in _differences(stands, {name: delivered[name] for name in stands})]
+    if kept in (json_text(computed).encode(), msgspec.json.format(msgspec.json.encode(computed), indent=2) + b"\n"):
+        return found  # the second is how LLM serving wrote it before 0.2
     try:
-        found = list(islice(run_kind(str(run.get("kind"))).contradictions(run, suite_records(folder)), MAX_FINDINGS + 1))
-    except DAMAGED as error:
-        return [f"the records can't be checked against the plan: {why(error)}"]
-    return [*found[:MAX_FINDINGS], "… and more like these"] if len(found) > MAX_FINDINGS else found
+        differences = few(_differences(decode_json(kept), computed))
+    except ValueError:
+        return [*found, "summary.json is damaged: not valid JSON"]
+    return found + ([f"summary.json: {text}" for text in differences] or ["summary.json is not formatted as this program writes it"])
 
 
-def _differences(kept: dict[str, Any], computed: dict[str, Any]) -> list[str]:
-    names = [name for name in {**kept, **computed} if kept.get(name) != computed.get(name)]
-    return [f"summary.json: {name} is not what the records give" for name in names]
+def _differences(kept: object, computed: object) -> Iterator[str]:
+    before, now = dict(_leaves(kept)), dict(_leaves(computed))
+    for path in {**before, **now}:
+        if before.get(path, _ABSENT) != now.get(path, _ABSENT):
+            yield f"{path} is {before.get(path, _ABSENT)}, the records give {now.get(path, _ABSENT)}"
+
+
+_ABSENT = "absent"
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{place}]")
+    else:
+        yield path, json.dumps(value)
 
 
 def _now() -> str:

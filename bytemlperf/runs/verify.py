@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bytemlperf.command.console import terminal
 from bytemlperf.command.exits import one_line
-from bytemlperf.errors import UserError
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
-from bytemlperf.runs.kinds import Verified, run_kind
+from bytemlperf.runs.kinds import run_kind
 from bytemlperf.runs.lock import FolderLock
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import summarise_suite, verify_suite
-from bytemlperf.runs.verdicts import EXIT_INVALID, exit_status
+from bytemlperf.runs.verdicts import EXIT_INVALID
 
 
 def summarize_any(folder: Path) -> int:
     """Compute and keep the summary again; print it."""
-    run = read_run_json(folder)
-    status = run_kind(str(run.get("kind"))).summarize(folder)
-    if status is not None:
-        return status
     with FolderLock(folder), damage_said(folder):
-        summary = summarise_suite(folder, run)
+        run = read_run_json(folder)
+        kind = run_kind(str(run.get("kind")))
+        records: RunRecords[Any] = RunRecords(folder, kind.record)
+        summary = summarise_suite(folder, run, records)
         write_json(folder / "summary.json", summary)
-        print_run(terminal(), folder, run, summary)
+        print_run(terminal(), folder, run, summary, records)
     print(folder)
-    return exit_status(summary.get("verdict"))
+    return kind.exit_status(summary)
 
 
-def verified_folder(folder: Path, default_kind: str = "") -> Verified:
-    """What its kind finds. `default_kind` is that of a folder whose run.json can't be read. Raises UserError."""
-    try:
-        kind = read_run_json(folder).get("kind")
-    except UserError:
-        if not default_kind:
-            raise
-        kind = default_kind  # a damaged run.json is one of the findings
-    with damage_said(folder):
-        return run_kind(str(kind)).verify(folder) or verify_suite(folder)
-
-
-def verify_any(folder: Path, default_kind: str = "") -> int:
+def verify_any(folder: Path) -> int:
     """One line for each finding."""
-    verified = verified_folder(folder, default_kind)
+    verified = verify_suite(folder)
     for text in verified.unchecked:
         print(f"not checked: {one_line(text)}")
     for text in verified.findings:

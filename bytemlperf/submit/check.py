@@ -9,8 +9,8 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.files import UNREADABLE, damage_said, json_of
 from bytemlperf.runs.folder import misshapen, read_run_json
 from bytemlperf.runs.kinds import run_kind
-from bytemlperf.runs.records import suite_records
-from bytemlperf.runs.verify import verified_folder
+from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.suite import verify_suite
 from bytemlperf.submit.declaration import Declaration, read_declaration
 from bytemlperf.submit.rules import Finding, Read, RunRead, all_rules, declared_files
 
@@ -67,8 +67,8 @@ def read_one(path: Path) -> RunRead:
     run = read_run_json(path)
     problems = misshapen(run)
     with damage_said(path):
-        problems += verified_folder(path).findings
-        return RunRead(path.name, run, _verdict(path), problems, run_kind(str(run.get("kind"))).jobs(run, suite_records(path)))
+        problems += verify_suite(path).findings
+        return RunRead(path.name, run, _verdict(path), problems, run_kind(str(run.get("kind"))).jobs(run, RunRecords(path)))
 
 
 def _verdict(path: Path) -> str:

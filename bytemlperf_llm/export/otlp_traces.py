@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import TIMEOUT_S, authorization
 from bytemlperf.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
-from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.rebuild import clock_origin_ns
 
 MAX_TRACES = 10_000
 BATCH = 500
@@ -45,15 +45,16 @@ def epoch_of_origin(clock_origin_ns: int) -> int:
     return time.time_ns() - time.monotonic_ns() + clock_origin_ns
 
 
-def chosen(records: Iterable[RequestRecord], count: int, most: int = MAX_TRACES) -> Iterator[RequestRecord]:
-    """The records to send: all, or failures as long as there is room and an even choice of the rest."""
-    step = max(1, -(-count // most))
-    failures = 0
-    for record in records:
-        failed = record.outcome == "failed" and failures < most // 10
-        failures += failed
-        if record.sent_ns is not None and (failed or record.index % step == 0):
-            yield record
+class Choice:
+    """Which of `count` requests are sent: all, or failures as long as there is room and an even choice of the rest."""
+
+    def __init__(self, count: int, most: int = MAX_TRACES) -> None:
+        self._step, self._room = max(1, -(-count // most)), most // 10
+
+    def __call__(self, record: RequestRecord) -> bool:
+        failed = record.outcome == "failed" and self._room > 0
+        self._room -= failed
+        return record.sent_ns is not None and (failed or record.index % self._step == 0)
 
 
 def send_traces(url: str, facts: TraceFacts, records: Iterable[RequestRecord]) -> int:
@@ -80,20 +81,16 @@ def send_traces(url: str, facts: TraceFacts, records: Iterable[RequestRecord]) -
     return sent
 
 
-def run_traces(url: str, folder: Path, run: dict[str, Any]) -> str:
-    """Send a run's requests and say how many. Raises UserError."""
-    engine, end = run.get("engine", {}), run.get("end") or {}
-    origin_ns = run.get("clock_origin_ns")
-    if not isinstance(origin_ns, int):
+def facts_of(folder: Path, run: dict[str, Any]) -> TraceFacts:
+    """Raises UserError where nothing was sent."""
+    engine, origin_ns = run.get("engine", {}), clock_origin_ns(run)
+    if origin_ns is None:
         raise UserError("the run has no clock origin, so its requests have no time of day", "it never began to send")
     base = run.get("config", {}).get("engine_options", {}).get("base_url")
     model = str(engine.get("model") or "none")
-    facts = TraceFacts(
+    return TraceFacts(
         folder.name, str(engine.get("name")), model, epoch_of_origin(origin_ns), urlsplit(str(base)).hostname if base else None
     )
-    count = int(end.get("issued_requests") or 0)
-    sent = send_traces(url, facts, chosen(RunReader(folder).records(), count))
-    return f"{sent:,} requests" + (f" of {count:,}" if sent < count else "")
 
 
 def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:

@@ -8,7 +8,6 @@ a `'` in front, and lists are JSON; Parquet keeps text as it is and lists as lis
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +36,60 @@ def row_of(record: RequestRecord) -> dict[str, Any]:
     return row
 
 
-def write_csv(path: Path, records: Iterable[RequestRecord]) -> None:
-    """Write one line per record, with a header. Raises UserError where it can't be written."""
-    try:
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for record in records:
-                row = row_of(record)
-                writer.writerow([_cell(row[name]) for name in COLUMNS])
-    except OSError as error:
-        raise _unwritable(path, error) from None
+class CsvTable:
+    """One line per record, with a header. Raises UserError where it can't be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(COLUMNS)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    def add(self, record: RequestRecord) -> None:
+        """One line."""
+        row = row_of(record)
+        try:
+            self._writer.writerow([_cell(row[name]) for name in COLUMNS])
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
+
+    def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Write what is left."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
 
 
-def write_parquet(path: Path, records: Iterable[RequestRecord]) -> None:
-    """Write all records as one Parquet file. Raises UserError without polars, or where the file
-    can't be written."""
-    polars = _load_polars()
-    schema = {name: _column_type(polars, name) for name in COLUMNS}
-    frames, rows = [polars.DataFrame(schema=schema)], []
-    for record in records:
-        rows.append(row_of(record))
-        if len(rows) == _ROWS_PER_WRITE:
-            frames.append(polars.DataFrame(rows, schema=schema))
-            rows = []
-    frames.append(polars.DataFrame(rows, schema=schema))
-    try:
-        polars.concat(frames).write_parquet(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+class ParquetTable:
+    """All records as one Parquet file. Raises UserError without polars, or where the file can't be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._polars = path, _load_polars()
+        self._schema = {name: _column_type(self._polars, name) for name in COLUMNS}
+        self._frames: list[Any] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, record: RequestRecord) -> None:
+        """One row."""
+        self._rows.append(row_of(record))
+        if len(self._rows) == _ROWS_PER_WRITE:
+            self._next_frame()
+
+    def _next_frame(self) -> None:
+        self._frames.append(self._polars.DataFrame(self._rows, schema=self._schema))
+        self._rows = []
+
+    def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Write the file."""
+        self._next_frame()
+        try:
+            self._polars.concat(self._frames).write_parquet(self._path)
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
 
 
 def _cell(value: object) -> object:

@@ -18,11 +18,12 @@ from typing import get_args
 import msgspec
 
 from bytemlperf.lazy import numpy
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.clusters import ClusteredColumn
 from bytemlperf.statistics.columns import ABSENT, Column, column, either, present
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, stage_times_ns
-from bytemlperf_llm.metrics.recount import Counted, RecountTally
+from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
 from bytemlperf_llm.metrics.request_metrics import request_column
 from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.record.record import Outcome, RequestRecord
@@ -33,6 +34,7 @@ OWN_LIMIT: ErrorClass = "client_limit"
 """A failure of this class says nothing of the server."""
 MAX_DETAILS = 3
 MAX_DETAIL_CHARS = 200
+MAX_ENDS = 100_000
 
 
 class Failure(msgspec.Struct, kw_only=True):
@@ -43,15 +45,18 @@ class Failure(msgspec.Struct, kw_only=True):
 
 
 class _Failures:
-    """Counts failures by class and keeps the earliest distinct details, whatever the order."""
+    """Counts failures by class and keeps the earliest distinct details, whatever the order. `ends` are when (ns) and why."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.ends: list[tuple[int, str]] = []
         self._details: dict[str, dict[str, int]] = {}
 
     def add(self, record: RequestRecord) -> None:
         name = record.error_class or "unclassified"
         self.counts[name] += 1
+        if len(self.ends) < MAX_ENDS:
+            self.ends.append((record.end_ns, name))
         lines = record.error_detail.strip().splitlines()
         if not lines:
             return
@@ -170,3 +175,9 @@ def _stages(records: Sequence[RequestRecord], last: Sequence[int]) -> Iterable[S
     if all(record.stages is None for record in records):
         return [[None] * len(records)] * len(STAGES)
     return zip(*(none if end == ABSENT else stage_times_ns(record, end) for record, end in zip(records, last, strict=True)), strict=True)
+
+
+def accumulated(records: Iterable[RequestRecord]) -> Accumulator:
+    """All of them; those of a folder with its recount."""
+    counted = read_recount(records.folder)[0] if isinstance(records, RunRecords) else None
+    return Accumulator(counted).add_all(records)

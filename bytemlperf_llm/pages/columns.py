@@ -10,22 +10,17 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
-
-import msgspec
 
 from bytemlperf.lazy import numpy
-from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.records import once
 from bytemlperf.statistics.columns import ABSENT
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
-from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.record.record import RequestRecord
 
 NS_PER_S = 1e9
 NS_PER_MS = 1e6
-MAX_FAILURES_KEPT = 100_000
 _BLOCK_CLUSTERS = 1 << 14
 MAX_DRAWN = 1_024
 
@@ -33,11 +28,11 @@ MAX_DRAWN = 1_024
 class RunColumns:
     """Columns of a run. Times are seconds from the first request due; NaN where it never happened."""
 
-    def __init__(self, acc: Accumulator, facts: RunFacts, failures: list[tuple[int, str]]) -> None:
+    def __init__(self, acc: Accumulator, facts: RunFacts) -> None:
         self.acc, self.facts = acc, facts
         window = whole_window(acc) or Window(start_ns=0, end_ns=1)
         self.origin_ns, self.duration_s = window.start_ns, max(window.length_ns, 1) / NS_PER_S
-        self.failures = [((end - self.origin_ns) / NS_PER_S, name) for end, name in failures]
+        self.failures = [((end - self.origin_ns) / NS_PER_S, name) for end, name in acc.failures.ends]
 
     def raw(self, name: str) -> Any:
         """A column of integers in canonical order, with ABSENT."""
@@ -123,34 +118,10 @@ class RunColumns:
         return self.when("first")[self.answered]
 
 
-def columns_of(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> RunColumns:
+def columns_of(run: dict[str, Any], records: Iterable[RequestRecord]) -> RunColumns:
     """The columns of a run; kept as long as `records` lives. Raises UserError."""
-    if isinstance(records, RunRecords):
-        if records not in _KEPT:
-            _KEPT[records] = _from_folder(run, records)
-        return _KEPT[records]
-    return _build((msgspec.convert(record, RequestRecord) for record in records), facts_from(run, Path("run")))
+    return once(records, _columns, run)
 
 
-_KEPT: WeakKeyDictionary[RunRecords, RunColumns] = WeakKeyDictionary()
-
-
-def _from_folder(run: dict[str, Any], records: RunRecords) -> RunColumns:
-    reader = RunReader(records.folder)
-    built = _build(reader.records(), facts_from(run, records.folder))
-    records.damages[:] = [
-        f"{damage.file}: {damage.kind} of {damage.length_bytes} bytes at byte {damage.offset_bytes}, left out" for damage in reader.damages
-    ]
-    return built
-
-
-def _build(records: Iterable[RequestRecord], facts: RunFacts) -> RunColumns:
-    failures: list[tuple[int, str]] = []
-    return RunColumns(Accumulator().add_all(_noting(records, failures)), facts, failures)
-
-
-def _noting(records: Iterable[RequestRecord], failures: list[tuple[int, str]]) -> Iterable[RequestRecord]:
-    for record in records:
-        if record.outcome == "failed" and len(failures) < MAX_FAILURES_KEPT:
-            failures.append((record.end_ns, record.error_class or "unclassified"))
-        yield record
+def _columns(records: Iterable[RequestRecord], run: dict[str, Any]) -> RunColumns:
+    return RunColumns(once(records, accumulated), facts_from(run, Path("run")))

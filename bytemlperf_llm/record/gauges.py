@@ -11,17 +11,18 @@ day is 18,000 lines. Names and numbers that are no gauge (text, NaN) are left ou
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf.runs.files import lines_of
 from bytemlperf.runs.log import RecordLog, cut_torn_tail
 from bytemlperf.runs.names import NAME
+from bytemlperf.runs.records import Damage, whole_lines
 
 NS_PER_S = 1_000_000_000
 SAMPLES_PER_STEP = 3_600
@@ -91,27 +92,9 @@ class Gauges(NamedTuple):
 
 def read_gauges(folder: Path) -> Gauges:
     """Every whole line; nothing where there is no file. Never raises for what the file holds."""
-    damages: list[str] = []
-    try:
-        samples = list(_whole_lines(folder / NAME, damages))
-    except FileNotFoundError:
-        samples = []
-    except OSError as error:
-        return Gauges([], [f"{NAME} can't be read: {error.strerror}"])
+    damages: list[Damage] = []
+    samples: list[Sample] = list(whole_lines(folder / NAME, Sample, damages)) if os.path.lexists(folder / NAME) else []
+    said = [str(damage) for damage in damages]
     if any(later.at_ns < earlier.at_ns for earlier, later in pairwise(samples)):
-        damages.append(f"{NAME} is not in the order of time")
-    return Gauges(samples, damages)
-
-
-def _whole_lines(path: Path, damages: list[str]) -> Iterator[Sample]:
-    decode = msgspec.json.Decoder(Sample).decode
-    offset = 0
-    for line in lines_of(path):
-        try:
-            if not line.endswith(b"\n"):
-                damages.append(f"{NAME}: torn tail, {len(line)} bytes at byte {offset}")
-            else:
-                yield decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            damages.append(f"{NAME}: no sample, {len(line)} bytes at byte {offset}")
-        offset += len(line)
+        said.append(f"{NAME} is not in the order of time")
+    return Gauges(samples, said)

@@ -1,32 +1,35 @@
-"""One `serve-bench`, start to end: plan → engine ready → measured run → records → summary.
+"""One `serve-bench`, start to end: plan → engine ready → measured run → records → summary, page, exports, table.
 
-The measured part is `_measure`; around it everything is set-up and tear-down. The summary is
-computed from the records on disk, by the same code as `bmp-llm summarize`.
+The measured part is `_measure`; around it everything is set-up and tear-down. What the run folder needs is `SuiteRun`'s: the summary
+is computed from the records on disk, by the same code as `bmp summarize`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.export.serving import serving
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.dashboard import dashboard
-from bytemlperf.runs.checksums import write_checksums
-from bytemlperf.runs.folder import create_run_folder, write_json
-from bytemlperf.runs.lock import FolderLock
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.names import RECOUNT
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
@@ -43,220 +46,281 @@ from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, plan_for, resolve
-from bytemlperf_llm.plan.scenario import folder_of
+from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.description import Part, describe_run, finished, resumed
-from bytemlperf_llm.run.resume import Remainder
+from bytemlperf_llm.run.description import described, finish_facts
+from bytemlperf_llm.run.resume import Remainder, flags_of, read_remainder
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload import Workload, schedule
 from bytemlperf_llm.workload.dealing import Share, dealt
-from engines.contract import Engine, EngineInfo
+from bytemlperf_llm.workload.schedule import ScheduleFacts
+from engines.contract import Engine, EngineInfo, Model
 
 NS_PER_S = 1_000_000_000
 TICK_S = 1.0
 
 
-class Ended(NamedTuple):
-    """A run that has ended, still locked. `run_json` is what run.json says, or would say if it could be written."""
+class Ending(NamedTuple):
+    """How the measured part ended."""
 
-    folder: Path
-    run_json: dict[str, Any]
-    lock: FolderLock
-
-
-def serve_bench(flags: Flags, argv: list[str], *, quiet: bool) -> Ended:
-    """Run it. Raises UserError before the first request, or Interrupted."""
-    return _run(resolve(flags), argv, quiet=quiet)
+    stopped: bool
+    facts: dict[str, Any]
 
 
-def resume(remainder: Remainder, flags: Flags, argv: list[str], *, quiet: bool) -> Ended:
-    """Send what is missing of a stopped run. Raises as `serve_bench` does."""
+@dataclass(frozen=True)
+class Ready:
+    """All that the measured part needs: engine started, first requests answered, rate found."""
+
+    plan: Plan
+    scenario: Scenario
+    schedule: ScheduleFacts
+    workers: int
+    model: Model | None
+    tokenizer: str | None
+
+
+def serve_bench(flags: Flags, argv: list[str]) -> int:
+    """Run it and leave its results; the exit status. The run folder's path is the last line on standard output.
+    Raises UserError before the first request, or Interrupted."""
+    from bytemlperf_llm.export.files import check_exports
+
+    check_exports(flags)
+    return _run(resolve(flags), argv, quiet=flags.quiet)
+
+
+def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
+    """Send what a stopped run has not sent, then as `serve_bench`."""
+    from bytemlperf_llm.export.files import check_exports
+
+    run = SuiteRun.open(folder, "llm")
+    with damage_said(folder):
+        flags = flags_of(run.run, tuple(headers), base_url, trust=trust)
+        remainder = read_remainder(run)
+    check_exports(flags)
     return _run(plan_for(flags, remainder.scenario), argv, quiet=quiet, remainder=remainder)
 
 
-def _run(plan: Plan, argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> Ended:
+def _run(plan: Plan, argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> int:
     engine_type = engine_class(plan.flags.engine)
     check_splittable(engine_type, plan.flags.engine, plan.flags.workers, plan.flags.ray)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(Bench(plan, engine_type, argv, quiet=quiet, remainder=remainder).run())
+    run = SuiteRun.reserve(plan.flags.runs_dir, "llm", plan.label) if remainder is None else remainder.run
+    with run:
+        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], quiet=quiet, remainder=remainder)
+        with dashboard(plan.flags, bench.say) as show:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                ending = runner.run(bench.measured(show))
+            return _publish(run, plan.flags, ending, quiet=quiet)
+
+
+def _publish(run: SuiteRun, flags: Flags, ending: Ending, *, quiet: bool) -> int:
+    """Summary, page and exports. What can't be written is printed all the same, and said."""
+    from bytemlperf.report.terminal import print_run
+    from bytemlperf_llm.export.files import Exports
+    from bytemlperf_llm.kind import KIND
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs BLAS, and its threads cost a tenth of a short run
+    exports = Exports(run.folder, flags, ending.facts["issued_requests"])
+    summary = run.end(stopped=ending.stopped, report=flags.report, hears=exports.add if exports else None, **ending.facts)
+    unwritten = bool(run.unwritten) or exports.close(run.run)
+    if not quiet:
+        console = terminal()
+        print_run(console, run.folder, run.run, summary, run.records())
+        page = run.folder / "report.html"
+        for name, text in (exports.said | ({"report": str(page)} if flags.report and page.exists() else {})).items():
+            console.print(f"[dim]{name}:[/] ", end="")
+            console.print(text, markup=False, soft_wrap=True)
+    print(run.folder)
+    return EXIT_INVALID if unwritten else KIND.exit_status(summary)
 
 
 class Bench:
     """The pieces of one run, so that each step below can be read alone."""
 
-    def __init__(self, plan: Plan, engine_type: type[Engine], argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> None:
-        self._remainder = remainder
+    def __init__(
+        self,
+        run: SuiteRun,
+        plan: Plan,
+        engine_type: type[Engine],
+        argv: list[str],
+        *,
+        quiet: bool,
+        remainder: Remainder | None = None,
+    ) -> None:
+        self._run, self._remainder = run, remainder
         self._plan, self._engine_type, self._argv, self._quiet = plan, engine_type, argv, quiet
         receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
         self._redactor = Redactor([*option_secrets(plan.engine_options), *receivers])
         self._metrics = LlmMetrics()
 
-    async def run(self) -> Ended:
+    async def measured(self, show: Callable[[Path], None]) -> Ending:
+        """All but the results; `show` gets the folder once it tells of a run. Whatever ends it early after the first record leaves
+        run.json with how it ended."""
         plan = self._plan
         Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
-            stack.enter_context(serving(self._metrics.exporter, plan.flags, self._say))
-            show = stack.enter_context(dashboard(plan.flags, self._say))
+            stack.enter_context(serving(self._metrics.exporter, plan.flags, self.say))
             if plan.flags.ray is not None:
                 connect(plan.flags.ray)
-                self._say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
+                self.say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
                 stack.callback(disconnect)
-            folder = self._folder()
-            lock = FolderLock(folder) if self._remainder is None else self._remainder.lock
-            stack.callback(_remove_if_empty, folder)
-            stack.enter_context(pushing(self._metrics.exporter, plan.flags, folder.name, self._warn))
+            stack.enter_context(pushing(self._metrics.exporter, plan.flags, self._run.folder.name, self._warn))
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
             stack.callback(pacer.close)
-            run_json = await self._prepare(engine, pacer)
-            _write_run(folder, run_json)
-            show(folder)
-            run_json = await self._measure(engine, pacer, folder, run_json)
-        return Ended(folder, run_json, lock)
+            ready = await self._prepare(engine, pacer)
+            show(self._run.folder)
+            return await self._measure(ready, engine, pacer)
 
-    def _folder(self) -> Path:
-        if self._remainder is not None:
-            return self._remainder.folder
-        return create_run_folder(self._plan.flags.runs_dir, "llm", self._plan.label)
-
-    async def _prepare(self, engine: Engine, pacer: Pacer) -> dict[str, Any]:
-        """Engine, first request, warm-up, rate; ends in what run.json says at the start."""
-        plan, scenario, seed = self._plan, self._plan.scenario, self._plan.flags.seed
+    async def _prepare(self, engine: Engine, pacer: Pacer) -> Ready:
+        """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""
+        plan, seed = self._plan, self._plan.flags.seed
         preflight.check_available(self._engine_type, plan.flags.engine)
-        self._model = model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
+        model = preflight.resolve_model(self._engine_type, plan.flags.model, self.say)
         started_s = time.monotonic()
-        self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
+        self.say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
         info = await start_engine(engine, model, plan.engine_options, self._redactor)
         if self._remainder is not None:
-            refuse_other_engine(self._remainder.run, info)
-        self._plan = plan = preflight.fit_prompts(plan, model, info)
+            refuse_other_engine(self._run.run, info)
+        plan = preflight.fit_prompts(plan, model, info)
         scenario = plan.scenario
-        self._tokenizer = preflight.answer_tokenizer(scenario, model, info)
         longest, timeouts = preflight.longest_request(scenario, seed), worker_config(scenario, Share(), keep_output=False).timeouts
         changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
-        self._plan = plan = replace(plan, engine_options=plan.engine_options | changed)
-        self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
+        plan = replace(plan, engine_options=plan.engine_options | changed)
+        self.say(f"engine ready after {time.monotonic() - started_s:.1f} s")
         for note in info.notes:
-            self._say(f"note: {note}")
+            self.say(f"note: {note}")
         workload = Workload(scenario, seed)
         await preflight.warm_up(engine, workload, scenario.warmup_requests, timeouts)
-        self._scenario, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
+        resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
-            self._say(probed.sentence())
+            self.say(probed.sentence())
             await asyncio.sleep(0.5)
-        self._schedule = schedule.describe(self._scenario, seed)
-        if self._schedule.requests == 0:
-            raise preflight.empty_schedule(self._scenario)
-        for sentence in self._schedule.sentences(self._scenario.num_requests):
-            self._say(sentence)
-        self._workers = self._crew_size()
-        command = self._redactor.command(self._argv)
-        if self._remainder is not None:
-            return self._go_on(self._remainder, info, command)
-        return describe_run(plan, self._scenario, info, self._schedule, probed, command, self._redactor)
+        planned = schedule.describe(resolved, seed)
+        if planned.requests == 0:
+            raise preflight.empty_schedule(resolved)
+        for sentence in planned.sentences(resolved.num_requests):
+            self.say(sentence)
+        workers = self._crew_size(resolved, planned.requests)
+        if self._remainder is None:
+            described_run = described(plan, resolved, info, planned, probed)
+            self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
+        else:
+            self._go_on(self._remainder, info, planned, workers)
+        return Ready(plan, resolved, planned, workers, model, preflight.answer_tokenizer(scenario, model, info))
 
-    def _go_on(self, left: Remainder, info: EngineInfo, command: list[str]) -> dict[str, Any]:
-        """run.json of a run that is resumed. Raises UserError when its schedule is not the one that can be made here."""
-        if self._schedule.sha256 != left.run["schedule_sha256"]:
+    def _go_on(self, left: Remainder, info: EngineInfo, planned: ScheduleFacts, workers: int) -> None:
+        """Raises UserError when the run's schedule is not the one that can be made here."""
+        run = self._run
+        if planned.sha256 != run.run["schedule_sha256"]:
             raise UserError(
-                f"{left.folder} has another schedule than its configuration makes here", "its prompt files have changed; start a new run"
+                f"{run.folder} has another schedule than its configuration makes here", "its prompt files have changed; start a new run"
             )
-        logs = [log_name(left.next_log() + worker) for worker in range(self._workers)]
-        part = Part(logs, left.shift_ns, left.begin_ns, len(left.done))
-        left.forget_ending()
-        return resumed(left.run, info, part, command, self._redactor)
+        if run.run["scheduled_requests"] is None:
+            run.run["facts"]["scheduled_requests"] = None
+        run.go_on(command=self._argv, more=left.part(info, workers), redactor=self._redactor, log=None)
 
-    async def _measure(self, engine: Engine, pacer: Pacer, folder: Path, run_json: dict[str, Any]) -> dict[str, Any]:
-        """The measured part; leaves run.json with how it ended."""
-        left = self._remainder
+    async def _measure(self, ready: Ready, engine: Engine, pacer: Pacer) -> Ending:
+        """The measured part. Where it raises, run.json says how it ended."""
+        left, run = self._remainder, self._run
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
-        scheduled = self._schedule.requests
-        view = LoadView(self._title(), scheduled and scheduled - done, self._metrics, quiet=self._quiet)
-        with view:
-            crew = self._crew(engine, pacer, folder)
+        part: dict[str, Any] = run.run if left is None else run.run["resumed"][-1]
+        scheduled = ready.schedule.requests
+        title = f"{ready.plan.flags.engine} · {ready.scenario.name} · {ready.scenario.arrival.sentence()}"
+        with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
+            crew = self._crew(ready, engine, pacer)
             try:
                 await crew.start()
             except BaseException:
                 await crew.close()
+                run.fail("the load did not start")
+                run.end(summarise=False)
                 raise
             origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
-            (run_json if left is None else run_json["resumed"][-1])["clock_origin_ns"] = origin_ns
-            writing = asyncio.ensure_future(asyncio.to_thread(_write_run, folder, run_json))  # a busy disk must not delay the first request
+            part["clock_origin_ns"] = origin_ns
             asked = engine if isinstance(crew, Replay) or engine.weights == "remote" else None
-            gauges = GaugeLog(asked, folder, self._say)
+            gauges = GaugeLog(asked, run.folder, self.say)
             ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
             try:
-                with draining(crew.stop, lambda: crew.stopped, self._say):
+                with draining(crew.stop, lambda: crew.stopped, self.say):
                     await crew.replay(origin_ns)
-            except Interrupted as interrupted:
-                trust = " --trust" if unconfirmed(self._plan.flags, run_json["config"]) else ""
-                interrupted.hint = f"the records so far are kept; resume with: bmp-llm resume {folder}{trust}"
+            except BaseException as error:
+                if isinstance(error, Interrupted):
+                    trust = " --trust" if unconfirmed(ready.plan.flags, run.run["config"]) else ""
+                    error.hint = f"the records so far are kept; resume with: bmp-llm resume {run.folder}{trust}"
+                ending = await self._ended(crew, gauges, ticking, part, done, origin_ns)
+                run.end(stopped=ending.stopped, summarise=False, **ending.facts)
                 raise
-            finally:
-                duration_ns = monotonic_ns() - origin_ns
-                ticking.cancel()
-                await asyncio.gather(ticking, writing, return_exceptions=True)
-                await crew.close()
-                gauges.close()
-                self._metrics.flush()
-                _keep_recount(folder, crew.counted, self._say)
-                end = finished(run_json, done + crew.issued, crew.loop_utilisation, crew.stopped, crew.failure, duration_ns)
-                if workers := crew.described():
-                    end.setdefault("workers", workers)
-                    if left is not None:
-                        end["resumed"][-1]["workers"] = workers
-                _keep(folder, end, self._say)
-        return end
+            return await self._ended(crew, gauges, ticking, part, done, origin_ns)
 
-    def _crew(self, engine: Engine, pacer: Pacer, folder: Path) -> Crew:
+    async def _ended(
+        self, crew: Crew, gauges: GaugeLog, ticking: asyncio.Future[None], part: dict[str, Any], done: int, origin_ns: int
+    ) -> Ending:
+        """Everything closed; what run.json says of the part that has ended."""
+        duration_ns = monotonic_ns() - origin_ns
+        run = self._run.run
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        await crew.close()
+        gauges.close()
+        self._metrics.flush()
+        _keep_recount(self._run.folder, crew.counted, self.say)
+        finish_facts(run, done + crew.issued, crew.loop_utilisation)
+        if workers := crew.described():
+            run.setdefault("workers", workers)
+            part["workers"] = workers
+        if crew.failure:
+            self._run.fail(crew.failure)
+        return Ending(crew.stopped and not crew.failure, {"issued_requests": done + crew.issued, "duration_ns": duration_ns})
+
+    def _crew(self, ready: Ready, engine: Engine, pacer: Pacer) -> Crew:
         """One worker in this process, or a fleet. Raises UserError."""
-        scenario, flags, left = self._scenario, self._plan.flags, self._remainder
+        scenario, flags, left = ready.scenario, ready.plan.flags, self._remainder
         keep_output = flags.keep_output or flags.save_detailed
-        if self._workers > 1 or flags.ray is not None:
-            return self._fleet(folder, keep_output=keep_output)
+        if ready.workers > 1 or flags.ray is not None:
+            return self._fleet(ready, keep_output=keep_output)
         planned = dealt(scenario, flags.seed, Share(), None if left is None else left.left())
         return Replay(
             engine,
             pacer,
-            open_log(folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
+            open_log(self._run.folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
             self._metrics,
             work_of(scenario, planned, Share()),
             worker_config(scenario, Share(), keep_output=keep_output),
             max_error_rate=flags.max_error_rate,
             redactor=self._redactor,
-            tokenizer=self._tokenizer,
+            tokenizer=ready.tokenizer,
         )
 
-    def _crew_size(self) -> int:
+    def _crew_size(self, scenario: Scenario, scheduled: int | None) -> int:
         """How many workers; of a run that goes on, by what is left. Raises UserError."""
-        flags, scheduled = self._plan.flags, self._schedule.requests
+        flags = self._plan.flags
         chosen = local_size if flags.ray is None else cluster_size
         requests = scheduled if scheduled is None or self._remainder is None else scheduled - len(self._remainder.done)
-        workers, why = chosen(flags.workers, self._scenario, requests)
+        workers, why = chosen(flags.workers, scenario, requests)
         if why:
-            self._say(why)
+            self.say(why)
         return workers
 
-    def _fleet(self, folder: Path, *, keep_output: bool) -> Fleet:
+    def _fleet(self, ready: Ready, *, keep_output: bool) -> Fleet:
         """Raises UserError."""
-        flags, scenario, workers, left = self._plan.flags, self._scenario, self._workers, self._remainder
+        flags, left = ready.plan.flags, self._remainder
         common = MemberSpec(
             engine=flags.engine,
-            engine_options=self._plan.engine_options,
-            model=self._model,
-            scenario=scenario.model_dump(mode="json"),
-            scenario_folder=folder_of(scenario),
+            engine_options=ready.plan.engine_options,
+            model=ready.model,
+            scenario=ready.scenario.model_dump(mode="json"),
+            scenario_folder=folder_of(ready.scenario),
             seed=flags.seed,
-            workers=workers,
+            workers=ready.workers,
             keep_output=keep_output,
             live=not self._quiet,
             left=None if left is None else left.left(),
-            tokenizer=self._tokenizer,
+            tokenizer=ready.tokenizer,
         )
         make = process_fleet if flags.ray is None else ray_fleet
-        return make(common, folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
+        return make(common, self._run.folder, self._metrics, self.say, flags.max_error_rate, 0 if left is None else left.next_log())
 
     async def _tick(self, view: LoadView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
         gauges.sample(begin_ns)  # an engine that asks a server has its first answer later
@@ -267,33 +331,13 @@ class Bench:
             self._metrics.flush()
             view.tick(max(0.0, (now_ns - begin_ns) / NS_PER_S))
 
-    def _title(self) -> str:
-        return f"{self._plan.flags.engine} · {self._scenario.name} · {self._scenario.arrival.sentence()}"
-
     def _warn(self, sentence: str) -> None:
         print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
+        """A line for the user, on standard error."""
         if not self._quiet:
             print(self._redactor(sentence), file=sys.stderr, flush=True)
-
-
-def _write_run(folder: Path, run_json: dict[str, Any]) -> None:
-    try:
-        write_json(folder / "run.json", run_json)
-    except OSError as error:
-        raise UserError(f"can't write {folder}/run.json: {error.strerror}", "free disk space, or choose another --runs-dir") from None
-
-
-def _keep(folder: Path, run_json: dict[str, Any], say: Callable[[str], None]) -> None:
-    try:
-        write_json(folder / "run.json", run_json)
-    except OSError as error:
-        say(f"run.json could not be completed: {error.strerror}; the records are kept")
-    try:
-        write_checksums(folder)
-    except OSError as error:
-        say(f"checksums.json could not be written: {error.strerror}; bmp-llm verify can't tell whether the run was changed later")
 
 
 def _keep_recount(folder: Path, counted: list[Counted], say: Callable[[str], None]) -> None:
@@ -306,8 +350,3 @@ def _keep_recount(folder: Path, counted: list[Counted], say: Callable[[str], Non
         write_json(folder / RECOUNT, msgspec.to_builtins(whole))
     except OSError as error:
         say(f"{RECOUNT} could not be written: {error.strerror}; the summary will have no recount")
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

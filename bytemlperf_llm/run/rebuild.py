@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Arrival, Scenario
-from bytemlperf_llm.workload import Workload, schedule
-from bytemlperf_llm.workload.schedule import Planned
 
 MAX_WITHOUT_RECORD = 1_000_000
 """Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
@@ -45,16 +42,14 @@ def refuse_endless(scenario: Scenario, records: int) -> None:
         )
 
 
-def planned_requests(scenario: Scenario, seed: int) -> Iterator[Planned]:
-    """The whole schedule in order of index; without end for a closed loop that only a duration ends."""
-    workload = Workload(scenario, seed)
-    if scenario.arrival.process == "closed":
-        return schedule.closed_schedule(scenario, workload)
-    return schedule.open_schedule(scenario, workload, seed)
-
-
 def shifts_ns(run: dict[str, Any]) -> dict[str, int]:
     """Log name to what was added to the schedule's planned times in it; logs of a run's first part
     aren't named and have 0."""
     resumed = run.get("resumed", [])
     return {str(name): int(part["shift_ns"]) for part in resumed for name in part["logs"]}
+
+
+def clock_origin_ns(run: dict[str, Any]) -> int | None:
+    """Zero of the records' times on the clock of the machine, as its latest part had it; None where it never began to send."""
+    found = [part["clock_origin_ns"] for part in (run, *run.get("resumed", [])) if isinstance(part.get("clock_origin_ns"), int)]
+    return found[-1] if found else None

@@ -17,28 +17,24 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import REDACTED
-from bytemlperf.runs.checksums import NAME as CHECKSUMS
-from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.lock import FolderLock, refuse_links
-from bytemlperf.runs.log import refuse_running
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
-from bytemlperf_llm.record.reader import RunReader
 from bytemlperf_llm.run.rebuild import refuse_endless
 from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.workload.dealing import Left, Share, dealt
+from engines.contract import EngineInfo
 
 NS_PER_S = 1_000_000_000
 _NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
 
 
 class Remainder(msgspec.Struct, kw_only=True):
-    """A run folder with what is missing in it, locked. `done` are places in the schedule that have a record."""
+    """A run with what is missing in it, open. `done` are places in the schedule that have a record."""
 
-    folder: Path
-    lock: FolderLock
-    run: dict[str, Any]
+    run: SuiteRun
     scenario: Scenario
     seed: int
     done: set[int]
@@ -61,49 +57,36 @@ class Remainder(msgspec.Struct, kw_only=True):
 
     def next_log(self) -> int:
         """The next free number of a log: records-1.jsonl, records-2.jsonl, …"""
-        numbers = [int(found[1]) for path in self.folder.glob("records-*.jsonl") if (found := _NUMBER.search(path.name))]
+        numbers = [int(found[1]) for path in self.run.folder.glob("records-*.jsonl") if (found := _NUMBER.search(path.name))]
         return 1 + max(numbers, default=0)
 
-    def forget_ending(self) -> None:
-        """The run goes on: what was summed up at its first end holds no longer."""
-        with damage_said(self.folder):
-            for name in ("summary.json", CHECKSUMS):
-                (self.folder / name).unlink(missing_ok=True)
+    def part(self, info: EngineInfo, workers: int) -> dict[str, Any]:
+        """What this part adds to run.json: its logs, what is added to planned times, where the time axis goes on."""
+        first = self.next_log()
+        return {
+            "logs": [log_name(first + worker) for worker in range(workers)],
+            "shift_ns": self.shift_ns,
+            "begin_ns": self.begin_ns,
+            "records_before": len(self.done),
+            "engine": msgspec.to_builtins(info),
+        }
 
 
-def locked_run(folder: Path) -> tuple[FolderLock, dict[str, Any]]:
-    """A run of LLM serving to go on with, locked, and its run.json. Raises UserError where it is none, or still going on."""
-    RunReader(folder)  # says what it is instead
-    lock = FolderLock(folder)
-    refuse_links(folder)
-    refuse_running(folder)
-    run = RunReader(folder).run
-    facts_from(run, folder)
-    return lock, run
-
-
-def read_remainder(folder: Path, lock: FolderLock) -> Remainder:
+def read_remainder(run: SuiteRun) -> Remainder:
     """Read what there is. Raises UserError when the run is complete or damaged."""
-    reader = RunReader(folder)
+    facts_from(run.run, run.folder)
     done, until_ns = set[int](), 0
-    for record in reader.records():
+    for record in run.records():
         done.add(record.index)
         until_ns = max(until_ns, record.end_ns)
-    scenario = scenario_of(reader.run)
+    scenario, seed = scenario_of(run.run), seed_of(run.run)
     refuse_endless(scenario, len(done))
-    remainder = Remainder(
-        folder=folder,
-        lock=lock,
-        run=reader.run,
-        scenario=scenario,
-        seed=seed_of(reader.run),
-        done=done,
-        until_ns=until_ns,
-        first_offset_ns=None,
-    )
-    first = None if _over(remainder) else next(dealt(remainder.scenario, remainder.seed, Share(), remainder.left()), None)
+    remainder = Remainder(run=run, scenario=scenario, seed=seed, done=done, until_ns=until_ns, first_offset_ns=None)
+    first = None if _over(remainder) else next(dealt(scenario, seed, Share(), remainder.left()), None)
     if first is None:
-        raise UserError(f"{folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {folder}")
+        raise UserError(
+            f"{run.folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {run.folder}"
+        )
     remainder.first_offset_ns = first.offset_ns
     return remainder
 

@@ -11,13 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf_llm.run.summarise import summarise_folder
+from bytemlperf.runs.suite import summarise_suite
 
 COLUMNS = 132
 OUTPUT = Path(__file__).with_name("terminal.svg")
@@ -31,7 +30,7 @@ def picture(folder: Path) -> str:
     run = read_run_json(folder)
     command = " ".join(["bmp-llm", *map(str, run["command"][1:])])
     console.print(f"[bold]$[/] {command}")
-    print_run(console, folder, run, msgspec.to_builtins(summarise_folder(folder)))
+    print_run(console, folder, run, summarise_suite(folder))
     drawn = FONT_FACE.sub("", console.export_svg(title="bmp-llm", theme=MONOKAI))
     return COMMENT.sub("", drawn).replace("Fira Code", "DejaVu Sans Mono")
 

@@ -116,7 +116,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
     summary = run.end()
     written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
     if not output.quiet:
-        print_run(terminal(), run.folder, run.run, summary)
+        print_run(terminal(), run.folder, run.run, summary, run.records())
         for path in written:
             print(path)
     print(run.folder)

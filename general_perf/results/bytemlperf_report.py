@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 
 FOLDER = "bytemlperf"
 WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
@@ -25,7 +25,7 @@ def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any])
     from general_perf.results.histogram import write_histogram
     from general_perf.results.points import last_attempts
 
-    jobs = last_attempts(suite_records(folder))
+    jobs = last_attempts(RunRecords(folder))
     written = []
     for row in summary["rows"]:
         target = folder / FOLDER / row["backend"] / row["model"]

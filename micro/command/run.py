@@ -20,6 +20,7 @@ from bytemlperf.hardware.discover import discover
 from bytemlperf.report.dashboard import dashboard
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why
+from bytemlperf.runs.records import once
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import exit_status
 from micro.cases.case import Case
@@ -120,7 +121,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     with damage_said(run.folder):
         _write_exports(run)
         if not quiet:
-            print_run(terminal(), run.folder, run.run, summary)
+            print_run(terminal(), run.folder, run.run, summary, run.records())
     print(run.folder)
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
@@ -141,6 +142,6 @@ def _sheet(name: str | None, device: str) -> Roof | None:
 def _write_exports(run: SuiteRun) -> None:
     asked = run.run.get("exports") or ()
     if "csv" in asked:
-        write_csv(run.folder / CSV_NAME, run.run, last_rows(run.records()))
+        write_csv(run.folder / CSV_NAME, run.run, once(run.records(), last_rows))
     if "jsonl" in asked:
-        write_jsonl(run.folder / JSONL_NAME, run.run, last_rows(run.records()))
+        write_jsonl(run.folder / JSONL_NAME, run.run, once(run.records(), last_rows))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 from micro.cases.case import Arguments
 from micro.predict.costs import Call, Price
 from micro.sweep.row import last_rows
@@ -38,7 +38,7 @@ class FromRun:
             raise UserError(f"{folder} is a run of kind {kind}, not micro", "give a run folder of bmp micro")
         self._rows = [
             Known(row.op, row.args, row.provider, row.buffers.startswith("hot"), row.latency_us.p50)
-            for row in last_rows(suite_records(folder))
+            for row in last_rows(RunRecords(folder))
             if row.status == "ok" and row.latency_us is not None
         ]
         if not self._rows:

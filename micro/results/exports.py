@@ -20,7 +20,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.formula_guard import guard_formula
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 from micro.cases.case import Arguments
 from micro.registry import OPERATORS
 from micro.sweep.row import Row, Status, last_rows
@@ -39,7 +39,7 @@ def export_run(folder: Path, paths: Iterable[Path]) -> None:
     if run.get("kind") != "micro":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
     with damage_said(folder):
-        rows = last_rows(suite_records(folder))
+        rows = last_rows(RunRecords(folder))
         for path in paths:
             WRITERS[path.suffix](path, run, rows)
 

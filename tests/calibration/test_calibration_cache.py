@@ -9,12 +9,11 @@ import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
+from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.calibration import cache as calibration_cache
 from bytemlperf_llm.calibration.cache import CHANGED, NOT_CALIBRATED, UNREADABLE, client_section, keep, load, path_for
-from bytemlperf_llm.run.summarise import summarise_folder
-from bytemlperf_llm.run.verify import verify_run
 from tests.calibration.made import calibration, errors, step
-from tests.runs.made_run import made_run
+from tests.runs.made_run import made_run, summary_in
 
 HERE = {"cpu": "a", "cores": "2", "kernel": "6.1"}
 
@@ -85,7 +84,7 @@ def over_http(folder: Path, **engine: str) -> Path:
 
 def test_a_run_has_the_error_bar_of_its_own_load(tmp_path):
     keep(calibration(step(10, ttft=errors(0.1, 0.2)), step(100, ttft=errors(0.3, 0.4)), machine=HERE))
-    found = summarise_folder(over_http(made_run(tmp_path / "run", requests=10))).client_error
+    found = summary_in(over_http(made_run(tmp_path / "run", requests=10))).client_error
     assert found is not None
     assert found.note == ""
     # twenty chunks from the first request due, at 0, to the last one ended, at 100.02 ms; streams of 9 ms each
@@ -97,11 +96,11 @@ def test_a_run_has_the_error_bar_of_its_own_load(tmp_path):
 def test_several_workers_share_the_load(tmp_path):
     keep(calibration(step(10), machine=HERE))
     folder = over_http(made_run(tmp_path / "run", requests=10))
-    alone = summarise_folder(folder).client_error
+    alone = summary_in(folder).client_error
     run = json.loads((folder / "run.json").read_text())
     run["workers"] = [{"worker": 0}, {"worker": 1, "same_clock": True}]
     (folder / "run.json").write_text(json.dumps(run))
-    shared = summarise_folder(folder).client_error
+    shared = summary_in(folder).client_error
     assert alone is not None
     assert shared is not None
     assert (shared.chunks_per_s, shared.streams) == (pytest.approx((alone.chunks_per_s or 0) / 2), pytest.approx((alone.streams or 0) / 2))
@@ -109,20 +108,20 @@ def test_several_workers_share_the_load(tmp_path):
 
 def test_the_summary_stays_the_same_when_the_machine_is_calibrated_later(tmp_path):
     folder = made_run(tmp_path / "run")
-    before = summarise_folder(folder).to_json()
+    before = summary_in(folder).to_json()
     keep(calibration(step(10), machine=HERE))
-    assert summarise_folder(folder).to_json() == before
-    assert verify_run(folder).findings == []
+    assert summary_in(folder).to_json() == before
+    assert verify_suite(folder).findings == []
 
 
 def test_engines_in_process_and_other_transports_have_no_error_bar(tmp_path):
     keep(calibration(step(10), machine=HERE))
     folder = made_run(tmp_path / "run")
-    note = summarise_folder(folder).client_error
+    note = summary_in(folder).client_error
     assert note is not None
     assert note.note.startswith("not known: engine 'reference' runs in the client's own process")
     over_http(folder, notes=["aiohttp transport: stamps are taken after its HTTP parser"])
-    aiohttp = summarise_folder(folder).client_error
+    aiohttp = summary_in(folder).client_error
     assert aiohttp is not None
     assert aiohttp.note == "not known: the aiohttp transport is not calibrated"
 
@@ -133,7 +132,7 @@ def test_workers_on_other_machines_have_no_error_bar(tmp_path):
     run = json.loads((folder / "run.json").read_text())
     run["workers"] = [{"worker": 0, "same_clock": True}, {"worker": 1, "same_clock": False}]
     (folder / "run.json").write_text(json.dumps(run))
-    found = summarise_folder(folder).client_error
+    found = summary_in(folder).client_error
     assert found is not None
     assert found.note == "not known: workers ran on other machines than the one that is calibrated"
 
@@ -151,7 +150,7 @@ def test_what_a_run_without_a_calibration_says(tmp_path, client, note):
     run = json.loads((folder / "run.json").read_text())
     run["client"] = client
     (folder / "run.json").write_text(json.dumps(run))
-    found = summarise_folder(folder).client_error
+    found = summary_in(folder).client_error
     assert found is not None
     assert found.note.startswith(note)
     assert found.ttft_p50_ms is None

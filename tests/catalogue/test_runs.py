@@ -10,7 +10,7 @@ import pytest
 
 from bytemlperf.catalogue.index import FILE, Catalogue
 from bytemlperf.catalogue.tags import read_tags
-from bytemlperf_llm.run.verify import verify_run
+from bytemlperf.runs.suite import verify_suite
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read
 from tests.runs.made_run import made_run
@@ -58,7 +58,7 @@ def test_tags_live_in_the_folder_and_leave_the_run_whole(tmp_path):
     assert "baseline, h100" in ended.stdout
     bmp("runs", "tag", str(run), "--remove", "h100")
     assert read_tags(run) == ["baseline"]
-    assert verify_run(run).findings == [], "a tag is no change of the run"
+    assert verify_suite(run).findings == [], "a tag is no change of the run"
 
 
 def test_the_index_is_no_copy_that_counts(place):

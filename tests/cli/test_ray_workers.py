@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
@@ -106,8 +106,8 @@ def test_two_actors_share_a_run_and_its_secrets_stay(cluster, tmp_path):
     assert ended.returncode in RAN, ended.stderr
     folder = run_folder(ended.stdout, tmp_path / "out")
     run, summary = json_of(folder, "run.json"), json_of(folder, "summary.json")
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(150))
-    assert all(record.worker == record.index % 2 for record in RunReader(folder).records())
+    assert sorted(record.index for record in read_records(folder)) == list(range(150))
+    assert all(record.worker == record.index % 2 for record in read_records(folder))
     assert summary["outcomes"]["ok"] == summary["scheduled"] == 150
     assert [worker["issued_requests"] for worker in run["workers"]] == [75, 75]
     for worker in run["workers"]:
@@ -132,8 +132,8 @@ def test_the_schedule_is_that_of_one_process(cluster, tmp_path):
         folders.append(run_folder(ended.stdout, tmp_path))
     alone, actor = folders
     assert json_of(alone, "run.json")["schedule_sha256"] == json_of(actor, "run.json")["schedule_sha256"]
-    assert [path.name for path in RunReader(actor).logs()] == ["records-0.jsonl"]
-    planned = [{record.index: record.planned_ns for record in RunReader(folder).records()} for folder in folders]
+    assert [path.name for path in read_records(actor).logs()] == ["records-0.jsonl"]
+    planned = [{record.index: record.planned_ns for record in read_records(folder)} for folder in folders]
     assert planned[0] == planned[1]
 
 
@@ -173,7 +173,7 @@ def test_an_actor_that_dies_takes_only_its_own_requests(cluster, tmp_path):
     os.kill(relay, signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     summary = json_of(folder, "summary.json")
-    by_worker = [{record.index for record in RunReader(folder).records_of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
+    by_worker = [{record.index for record in read_records(folder).of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
     lost = next(worker for worker in (0, 1) if len(by_worker[worker]) < 250)
     assert by_worker[1 - lost] == set(range(1 - lost, 500, 2))
     assert all((folder / name).read_bytes().startswith(content) for name, content in kept.items()), "what had come stays"
@@ -197,7 +197,7 @@ def test_an_interrupt_drains_the_actors(cluster, tmp_path):
     assert "Traceback" not in stderr
     assert run["end"]["stopped_by_user"]
     assert summary["outcomes"]["in_flight"] == 0
-    assert summary["outcomes"]["ok"] == run["end"]["issued_requests"] == len(list(RunReader(folder).records()))
+    assert summary["outcomes"]["ok"] == run["end"]["issued_requests"] == len(list(read_records(folder)))
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_a_killed_run_goes_on_with_its_actors(cluster, tmp_path):
     folder = wait_for_records(tmp_path, 40, process)
     process.kill()
     process.communicate()
-    before = len(list(RunReader(folder).records()))
+    before = len(list(read_records(folder)))
     ended = bmp("resume", str(folder), "--trust", cwd=tmp_path, env=cluster.env)
     assert ended.returncode in RAN, ended.stderr
-    assert [path.name for path in RunReader(folder).logs()] == [f"records-{log}.jsonl" for log in range(4)]
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(200))
+    assert [path.name for path in read_records(folder).logs()] == [f"records-{log}.jsonl" for log in range(4)]
+    assert sorted(record.index for record in read_records(folder)) == list(range(200))
     part = json_of(folder, "run.json")["resumed"][0]
     assert (part["logs"], part["records_before"]) == (["records-2.jsonl", "records-3.jsonl"], before)
     assert [worker["log"] for worker in part["workers"]] == part["logs"]

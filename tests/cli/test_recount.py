@@ -13,7 +13,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.models import resolve
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED_SCENARIO, bmp, run_folder, start, wait_for_records
 
 TEXT = (
@@ -185,7 +185,7 @@ def test_a_resumed_run_keeps_what_its_first_part_counted(tmp_path, tokenizer):
         folder = wait_for_records(tmp_path, 30, process)
         process.terminate()
         process.communicate(timeout=60)
-        before = len(list(RunReader(folder).records()))
+        before = len(list(read_records(folder)))
         ended = bmp("resume", str(folder), "--trust", cwd=tmp_path)
     assert ended.returncode in RAN, ended.stderr
     assert 30 <= before < 100

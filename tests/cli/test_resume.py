@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED, COMMAND, QUICK, bmp, run_folder, start
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")
@@ -46,7 +46,7 @@ def loaded(folder, name):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_goes_on_to_its_end(tmp_path, number):
     folder = stopped_run(tmp_path, 60, number)
-    before = list(RunReader(folder).records())
+    before = list(read_records(folder))
     hash_before = loaded(folder, "run.json")["schedule_sha256"]
     ended = bmp("resume", str(folder), cwd=tmp_path)
     assert ended.returncode in (0, 1), ended.stdout + ended.stderr  # a busy machine may send late
@@ -57,8 +57,8 @@ def test_a_stopped_run_goes_on_to_its_end(tmp_path, number):
     assert run["schedule_sha256"] == hash_before
     assert [part["logs"] for part in run["resumed"]] == [["records-1.jsonl"]]
     assert run["resumed"][0]["records_before"] == len(before)
-    reader = RunReader(folder)
-    added = list(reader.records_of(folder / "records-1.jsonl"))
+    reader = read_records(folder)
+    added = list(reader.of(folder / "records-1.jsonl"))
     assert sorted(record.index for record in [*before, *added]) == list(range(300)), "each request once"
     assert min(record.planned_ns for record in added) >= max(record.end_ns for record in before), "one time axis"
     verified = bmp("verify", str(folder), cwd=tmp_path)
@@ -68,10 +68,10 @@ def test_a_stopped_run_goes_on_to_its_end(tmp_path, number):
 def test_gaps_of_the_rest_are_those_of_the_schedule(tmp_path):
     folder = stopped_run(tmp_path, 60, signal.SIGKILL)
     whole = bmp(*PACED, "--quiet", cwd=tmp_path)
-    planned = {record.index: record.planned_ns for record in RunReader(run_folder(whole.stdout, tmp_path)).records()}
+    planned = {record.index: record.planned_ns for record in read_records(run_folder(whole.stdout, tmp_path))}
     bmp("resume", str(folder), "--quiet", cwd=tmp_path)
     shift_ns = loaded(folder, "run.json")["resumed"][0]["shift_ns"]
-    added = list(RunReader(folder).records_of(folder / "records-1.jsonl"))
+    added = list(read_records(folder).of(folder / "records-1.jsonl"))
     assert added
     assert all(record.planned_ns == planned[record.index] + shift_ns for record in added)
 
@@ -86,17 +86,17 @@ def test_a_run_may_be_killed_and_resumed_many_times(tmp_path):
     ended = bmp("resume", str(folder), "--quiet", cwd=tmp_path)
     assert ended.returncode in (0, 1), ended.stdout + ended.stderr
     assert len(loaded(folder, "run.json")["resumed"]) == 3
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(300))
+    assert sorted(record.index for record in read_records(folder)) == list(range(300))
     assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
 
 
 def test_a_closed_loop_with_a_duration_gets_the_rest_of_its_time(tmp_path):
     words = (*CLOSED, "--max-concurrency", "4", "--duration", "2")
     folder = stopped_run(tmp_path, 60, signal.SIGKILL, *words)
-    until_s = max(record.end_ns for record in RunReader(folder).records()) / 1e9
+    until_s = max(record.end_ns for record in read_records(folder)) / 1e9
     assert until_s < 2
     assert bmp("resume", "--trust", str(folder), cwd=tmp_path).returncode in (0, 1)
-    records = list(RunReader(folder).records())
+    records = list(read_records(folder))
     assert len({record.index for record in records}) == len(records) == loaded(folder, "run.json")["facts"]["scheduled_requests"]
     assert 1.9e9 < max(record.end_ns for record in records) < 4e9
     again = bmp("resume", "--trust", str(folder), cwd=tmp_path)
@@ -230,8 +230,8 @@ def test_a_full_disk_ends_the_run_invalid_with_everything_so_far(small_disk):
     assert "INVALID" in ended.stdout
     assert "No space left" in ended.stdout
     assert "can't write" in ended.stderr, "the summary has no room, and that is said"
-    reader = RunReader(folder)
-    records = list(reader.records())
+    reader = read_records(folder)
+    records = list(reader)
     assert len(records) > 50
     assert reader.damages == []
     assert f"{len(records):,} ok" in ended.stdout, "the printed summary counts what is kept"
@@ -265,8 +265,8 @@ def test_a_read_only_folder_is_one_line(small_disk):
 def test_kill_nine_in_mid_run_loses_no_completed_record(tmp_path, records):
     """What the server knows to have answered is in the log, but for what ended in the last moment."""
     folder = stopped_run(tmp_path, records, signal.SIGKILL)
-    reader = RunReader(folder)
-    indices = [record.index for record in reader.records()]
+    reader = read_records(folder)
+    indices = [record.index for record in reader]
     assert len(indices) >= records
     assert len(set(indices)) == len(indices)
     assert all(damage.kind == "torn tail" for damage in reader.damages)

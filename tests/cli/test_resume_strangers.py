@@ -12,9 +12,9 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.record.reader import RunReader
-from bytemlperf_llm.run.command import resume_run
+from bytemlperf_llm.plan.plan import Plan
+from bytemlperf_llm.record.reader import read_records
+from bytemlperf_llm.run.bench import resume
 from bytemlperf_llm.run.trust import refuse_other_engine
 from engines.contract import EngineInfo
 from tests.cli.helpers import QUICK, bmp, start, wait_for_records
@@ -71,11 +71,11 @@ STRANGE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("flags", STRANGE, ids=lambda flags: ",".join(map(str, flags)))
 def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_from_a_folder(flags, stopped, tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY", "canary")
-    monkeypatch.setattr("bytemlperf_llm.run.bench.resume", lambda *_, **__: pytest.fail("it went on"))
+    monkeypatch.setattr("bytemlperf_llm.run.bench._run", lambda *_, **__: pytest.fail("it went on"))
     folder = changed(stopped, tmp_path, **flags)
     before = content(folder)
     with pytest.raises(UserError, match=r"run.json wants .*which needs your confirmation") as refused:
-        resume_run(folder, [], None, ["bmp-llm"], trust=False, quiet=True)
+        resume(folder, [], None, ["bmp-llm"], trust=False, quiet=True)
     assert "--trust" in refused.value.fix or ADDRESS in refused.value.fix
     assert content(folder) == before
 
@@ -88,27 +88,27 @@ def test_files_of_this_machine_are_not_sent_because_a_folder_says_so(folder, pro
     run["config"]["scenario"]["prompts"] = {"files": [prompts]}
     (place / "run.json").write_text(json.dumps(run))
     with pytest.raises(UserError, match=rf"run.json wants the file {prompts}.*which needs your confirmation"):
-        resume_run(place, [], None, ["bmp-llm"], trust=False, quiet=True)
+        resume(place, [], None, ["bmp-llm"], trust=False, quiet=True)
 
 
 def test_what_the_command_line_confirms_is_taken(stopped, tmp_path, monkeypatch):
     class Gone(Exception):
         """It went on."""
 
-    def go(_left: Any, flags: Flags, *_: Any, **__: Any) -> None:
-        raise Gone(flags.base_url)
+    def go(plan: Plan, *_: Any, **__: Any) -> None:
+        raise Gone(plan.flags.base_url)
 
-    monkeypatch.setattr("bytemlperf_llm.run.bench.resume", go)
+    monkeypatch.setattr("bytemlperf_llm.run.bench._run", go)
     folder = changed(stopped, tmp_path, engine="openai", base_url=ADDRESS)
     for base_url, trust in ((ADDRESS, False), (ADDRESS + "/", False), (None, True)):
         with pytest.raises(Gone, match=ADDRESS):
-            resume_run(folder, [], base_url, ["bmp-llm"], trust=trust, quiet=True)
+            resume(folder, [], base_url, ["bmp-llm"], trust=trust, quiet=True)
 
 
 def test_another_server_engine_or_model_gets_a_run_of_its_own(stopped, tmp_path):
     folder = changed(stopped, tmp_path, engine="openai", base_url=ADDRESS)
     with pytest.raises(UserError, match=r"the run was against .*192.0.2.1:9, not http://192.0.2.2:9"):
-        resume_run(folder, [], "http://192.0.2.2:9", ["bmp-llm"], trust=True, quiet=True)
+        resume(folder, [], "http://192.0.2.2:9", ["bmp-llm"], trust=True, quiet=True)
     run = {"engine": {"name": "openai", "model": "small", "device": "remote", "dtype": "", "versions": {}}}
     refuse_other_engine(run, EngineInfo(name="openai", model="small", device="remote"))
     with pytest.raises(UserError, match=r"the engine's model was small, and is large"):
@@ -123,7 +123,7 @@ def test_a_link_in_a_folder_leads_nowhere(stopped, tmp_path):
     precious.write_text("half a line")
     (folder / "records-1.jsonl").symlink_to(precious)
     with pytest.raises(UserError, match=r"holds a link or special file: records-1\.jsonl"):
-        resume_run(folder, [], None, ["bmp-llm"], trust=True, quiet=True)
+        resume(folder, [], None, ["bmp-llm"], trust=True, quiet=True)
     assert precious.read_text() == "half a line"
 
 
@@ -135,7 +135,7 @@ def test_of_three_at_once_one_goes_on(stopped, tmp_path):
     statuses = sorted(process.returncode for process in three)
     assert statuses[1:] == [2, 2], said
     assert statuses[0] in (0, 1), said
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(200)), "each request once"
+    assert sorted(record.index for record in read_records(folder)) == list(range(200)), "each request once"
     assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
 
 

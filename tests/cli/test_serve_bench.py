@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.runs.verdicts import VERDICTS
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
 
@@ -75,7 +75,7 @@ def test_the_run_folder_holds_what_the_formats_page_says(finished):
     assert run["engine"]["name"] == "reference"
     assert run["environment"]["hardware"]["cpu"]
     assert run["environment"]["packages"]["msgspec"]
-    measured = {name: run["end"].pop(name) for name in ("duration_ns", "load")}
+    measured = {name: run["end"].pop(name) for name in ("at", "duration_ns", "load")}
     assert run["end"] == {"issued_requests": 60, "stopped_by_user": False, "failure": ""}
     assert measured["load"]["requested_rate"] == 50
     assert measured["load"].keys() >= {"offered_rate", "count_dispersion", "arrival_test", "lateness", "loop_utilisation"}
@@ -127,7 +127,7 @@ def test_the_tables_hold_every_record(finished):
     assert polars.read_csv(folder / "records.csv", infer_schema_length=None).height == 60
     frame = polars.read_parquet(folder / "records.parquet")
     assert frame["outcome"].to_list() == ["ok"] * 60
-    assert frame["output_tokens"].sum() == sum(record.output_tokens for record in RunReader(folder).records())
+    assert frame["output_tokens"].sum() == sum(record.output_tokens for record in read_records(folder))
 
 
 def test_the_same_seed_gives_the_same_schedule(finished, tmp_path):
@@ -147,7 +147,7 @@ def test_quiet_prints_the_path_alone(tmp_path):
 
 def test_a_closed_loop_keeps_its_number_in_flight(tmp_path):
     ended = bmp(*CLOSED, "--max-concurrency", "3", "--num-prompts", "30", "--quiet", cwd=tmp_path)
-    records = list(RunReader(run_folder(ended.stdout, tmp_path)).records())
+    records = list(read_records(run_folder(ended.stdout, tmp_path)))
     assert len(records) == 30
     assert all(record.planned_ns is None for record in records)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.workload.tokenizers import byte_tokenizer
 
@@ -41,8 +42,8 @@ def files() -> dict[str, str]:
 def replay(place: Path, *flags: str):
     ended = bmp(*QUICK, *flags, cwd=place)
     assert ended.returncode in (0, 1), ended.stderr  # a machine that is busy with something else may make a run invalid
-    reader = RunReader(run_folder(ended.stdout, place))
-    return ended, reader.run, sorted(reader.records(), key=lambda record: record.index)
+    reader = read_records(run_folder(ended.stdout, place))
+    return ended, read_run_json(reader.folder), sorted(reader, key=lambda record: record.index)
 
 
 @pytest.mark.parametrize("name", list(files()))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 
@@ -52,8 +52,8 @@ def test_all_requests_are_there_and_the_summary_is_of_all(tmp_path, workers):
     assert ended.returncode in RAN, ended.stderr
     folder = run_folder(ended.stdout, tmp_path)
     run, summary = json_of(folder, "run.json"), json_of(folder, "summary.json")
-    assert [path.name for path in RunReader(folder).logs()] == [f"records-{worker}.jsonl" for worker in range(workers)]
-    records = list(RunReader(folder).records())
+    assert [path.name for path in read_records(folder).logs()] == [f"records-{worker}.jsonl" for worker in range(workers)]
+    records = list(read_records(folder))
     assert sorted(record.index for record in records) == list(range(200))
     assert all(record.worker == record.index % workers for record in records)
     assert all(record.outcome == "ok" and record.output for record in records)
@@ -70,7 +70,7 @@ def test_the_schedule_and_its_times_do_not_depend_on_the_number_of_workers(tmp_p
         ended = bmp(*QUICK, "--request-rate", "200", "--num-prompts", "60", "--workers", workers, "--quiet", cwd=tmp_path)
         folder = run_folder(ended.stdout, tmp_path)
         hashes.add(json_of(folder, "run.json")["schedule_sha256"])
-        planned.append({record.index: record.planned_ns for record in RunReader(folder).records()})
+        planned.append({record.index: record.planned_ns for record in read_records(folder)})
     assert len(hashes) == 1
     assert planned[0] == planned[1] == planned[2]
 
@@ -78,13 +78,13 @@ def test_the_schedule_and_its_times_do_not_depend_on_the_number_of_workers(tmp_p
 def test_one_worker_is_in_process_and_has_one_log(tmp_path):
     ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "5", "--workers", "1", "--quiet", cwd=tmp_path)
     folder = run_folder(ended.stdout, tmp_path)
-    assert [path.name for path in RunReader(folder).logs()] == ["records.jsonl"]
+    assert [path.name for path in read_records(folder).logs()] == ["records.jsonl"]
     assert "workers" not in json_of(folder, "run.json")
 
 
 def test_a_closed_loops_slots_are_split(tmp_path):
     ended = bmp(*CLOSED, "--max-concurrency", "3", "--num-prompts", "40", "--workers", "2", "--quiet", cwd=tmp_path)
-    records = list(RunReader(run_folder(ended.stdout, tmp_path)).records())
+    records = list(read_records(run_folder(ended.stdout, tmp_path)))
     assert sorted(record.index for record in records) == list(range(40))
     for worker, slots in ((0, 2), (1, 1)):
         mine = [record for record in records if record.worker == worker]
@@ -101,7 +101,7 @@ def test_a_closed_loop_that_the_clock_ends_counts_what_all_issued(tmp_path):
     assert ended.returncode in RAN, ended.stderr
     folder = run_folder(ended.stdout, tmp_path)
     summary = json_of(folder, "summary.json")
-    assert summary["scheduled"] == summary["outcomes"]["ok"] == len(list(RunReader(folder).records())) > 20
+    assert summary["scheduled"] == summary["outcomes"]["ok"] == len(list(read_records(folder))) > 20
     assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
 
 
@@ -109,7 +109,7 @@ def test_fewer_slots_than_workers_are_said(tmp_path):
     ended = bmp(*CLOSED, "--max-concurrency", "1", "--num-prompts", "5", "--workers", "3", cwd=tmp_path)
     assert ended.returncode in RAN, ended.stderr
     assert "1 workers, not 3" in ended.stderr
-    assert [path.name for path in RunReader(run_folder(ended.stdout, tmp_path)).logs()] == ["records.jsonl"]
+    assert [path.name for path in read_records(run_folder(ended.stdout, tmp_path)).logs()] == ["records.jsonl"]
 
 
 def test_a_scrape_shows_the_sum_over_workers(tmp_path):
@@ -141,7 +141,7 @@ def test_a_killed_member_makes_the_run_invalid_and_the_others_go_on(tmp_path):
     os.kill(members[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     summary = json_of(folder, "summary.json")
-    by_worker = [{record.index for record in RunReader(folder).records_of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
+    by_worker = [{record.index for record in read_records(folder).of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
     lost = next(worker for worker in (0, 1) if len(by_worker[worker]) < 250)
     assert by_worker[1 - lost] == set(range(1 - lost, 500, 2)), "the other one sent all of its own"
     assert process.returncode == 1
@@ -164,7 +164,7 @@ def test_an_interrupt_drains_all_members(tmp_path):
     assert stdout.strip().splitlines()[-1] == str(folder.relative_to(tmp_path))
     assert "Traceback" not in stderr
     assert summary["outcomes"]["in_flight"] == 0
-    assert summary["outcomes"]["ok"] == run["end"]["issued_requests"] == len(list(RunReader(folder).records()))
+    assert summary["outcomes"]["ok"] == run["end"]["issued_requests"] == len(list(read_records(folder)))
     assert run["end"]["stopped_by_user"]
     assert sum(summary["outcomes"].values()) == 100_000
 
@@ -275,7 +275,7 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
 
 
 def logs_of(folder):
-    return [path.name for path in RunReader(folder).logs()]
+    return [path.name for path in read_records(folder).logs()]
 
 
 def resumed_when_unlocked(folder, cwd, *words, **more):
@@ -299,14 +299,14 @@ def test_a_stopped_run_of_several_goes_on_with_as_many(tmp_path, number, workers
     assert ended.returncode in RAN, ended.stderr
     names = [f"records-{log}.jsonl" for log in range(2 * workers)]
     assert logs_of(folder) == names
-    reader, run = RunReader(folder), json_of(folder, "run.json")
-    assert sorted(record.index for record in reader.records()) == list(range(300)), "each request once"
+    reader, run = read_records(folder), json_of(folder, "run.json")
+    assert sorted(record.index for record in reader) == list(range(300)), "each request once"
     part = run["resumed"][0]
     assert part["logs"] == names[workers:] == [worker["log"] for worker in part["workers"]]
     assert sum(worker["issued_requests"] for worker in part["workers"]) == 300 - part["records_before"]
-    before_ns = max(record.end_ns for name in names[:workers] for record in reader.records_of(folder / name))
+    before_ns = max(record.end_ns for name in names[:workers] for record in reader.of(folder / name))
     for worker, name in enumerate(names[workers:]):
-        added = list(reader.records_of(folder / name))
+        added = list(reader.of(folder / name))
         assert added
         assert all(record.worker == record.index % workers == worker for record in added)
         assert min(record.planned_ns for record in added) >= before_ns, "one time axis"
@@ -321,10 +321,10 @@ def test_several_workers_of_a_closed_loop_get_the_rest_of_its_time(tmp_path):
     folder = wait_for_records(tmp_path, 60, process)
     process.kill()
     process.communicate()
-    until_ns = max(record.end_ns for record in RunReader(folder).records())
+    until_ns = max(record.end_ns for record in read_records(folder))
     assert until_ns < 3e9
     assert resumed_when_unlocked(folder, tmp_path, "--trust").returncode in RAN
-    records = list(RunReader(folder).records())
+    records = list(read_records(folder))
     assert len({record.index for record in records}) == len(records) == json_of(folder, "run.json")["facts"]["scheduled_requests"]
     assert until_ns < 2.9e9 < max(record.end_ns for record in records) < 5e9
     assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
@@ -341,4 +341,4 @@ def test_what_is_left_may_be_too_little_for_as_many(tmp_path):
     assert ended.returncode in RAN, ended.stderr
     assert "1 workers, not 2" in ended.stderr
     assert logs_of(folder) == ["records-0.jsonl", "records-1.jsonl", "records-2.jsonl"]
-    assert sorted(record.index for record in RunReader(folder).records()) == list(range(100))
+    assert sorted(record.index for record in read_records(folder)) == list(range(100))

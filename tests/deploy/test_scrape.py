@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from bytemlperf_llm.live.metrics import FAMILIES, FLUSH_REQUESTS
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import QUICK, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on this machine")]
@@ -102,7 +102,7 @@ class Scraped:
             run.send_signal(signal.SIGKILL)
             run.communicate()
         (path,) = (folder / "runs").iterdir()
-        self.records = [record for record in RunReader(path).records() if record.outcome == "ok"]
+        self.records = [record for record in read_records(path) if record.outcome == "ok"]
 
     def last_scrape(self) -> tuple[float, int]:
         """When the histogram was last scraped (seconds of the epoch), and how many requests it held."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 
@@ -46,6 +46,6 @@ def test_the_example_installs_and_runs(tmp_path):
     ran = bmp("serve-bench", "--engine", "echo", "--scenario", "smoke", "--request-rate", "20", "--num-prompts", "20", "--quiet")
     assert ran.returncode == 0, ran.stderr
     folder = tmp_path / ran.stdout.strip().splitlines()[-1]
-    records = list(RunReader(folder).records())
+    records = list(read_records(folder))
     assert len(records) == 20
     assert {record.outcome for record in records} == {"ok"}

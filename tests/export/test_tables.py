@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
 from bytemlperf.export.formula_guard import guard_formula
-from bytemlperf_llm.export.tables import COLUMNS, row_of, write_csv, write_parquet
+from bytemlperf_llm.export.tables import COLUMNS, CsvTable, ParquetTable, row_of
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed, poisson_run
 
@@ -24,13 +24,21 @@ RECORDS = [
 ]
 
 
+def write(table, path, records):
+    """All of them as one file."""
+    rows = table(path)
+    for record in records:
+        rows.add(record)
+    rows.close()
+
+
 def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_csv_has_every_field_and_metric(tmp_path):
-    write_csv(tmp_path / "r.csv", RECORDS)
+    write(CsvTable, tmp_path / "r.csv", RECORDS)
     rows = read_csv(tmp_path / "r.csv")
     assert list(rows[0]) == list(COLUMNS)
     first = rows[0]
@@ -47,7 +55,7 @@ def test_csv_has_every_field_and_metric(tmp_path):
 
 
 def test_csv_cells_start_no_formula(tmp_path):
-    write_csv(tmp_path / "r.csv", RECORDS)
+    write(CsvTable, tmp_path / "r.csv", RECORDS)
     rows = read_csv(tmp_path / "r.csv")
     assert rows[0]["output"] == "'=cmd|' /C calc'!A0"
     assert rows[2]["error_detail"] == "'@SUM(1)"
@@ -70,13 +78,13 @@ def test_a_guarded_cell_never_starts_a_formula(text):
 
 
 def test_csv_survives_text_that_is_not_unicode(tmp_path):
-    write_csv(tmp_path / "r.csv", [answered(0, 0, 0, [1], output="a\ud800b")])
+    write(CsvTable, tmp_path / "r.csv", [answered(0, 0, 0, [1], output="a\ud800b")])
     assert read_csv(tmp_path / "r.csv")[0]["output"] == "a\\ud800b"
 
 
 def test_parquet_gives_back_every_field(tmp_path):
     polars = pytest.importorskip("polars")
-    write_parquet(tmp_path / "r.parquet", RECORDS)
+    write(ParquetTable, tmp_path / "r.parquet", RECORDS)
     frame = polars.read_parquet(tmp_path / "r.parquet")
     assert frame.columns == list(COLUMNS)
     assert frame.to_dicts() == [row_of(record) for record in RECORDS]
@@ -85,7 +93,7 @@ def test_parquet_gives_back_every_field(tmp_path):
 def test_parquet_types_do_not_depend_on_the_values(tmp_path):
     polars = pytest.importorskip("polars")
     for name, records in {"none": [], "failed": RECORDS[1:], "all": [*RECORDS, *poisson_run(5, 10)]}.items():
-        write_parquet(tmp_path / f"{name}.parquet", records)
+        write(ParquetTable, tmp_path / f"{name}.parquet", records)
     schemas = [polars.read_parquet_schema(tmp_path / f"{name}.parquet") for name in ("none", "failed", "all")]
     assert schemas[0] == schemas[1] == schemas[2]
 
@@ -100,12 +108,12 @@ def test_parquet_without_polars_names_the_command(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_polars)
     with pytest.raises(UserError, match=r"pip install 'bytemlperf-llm\[analysis\]'"):
-        write_parquet(tmp_path / "r.parquet", RECORDS)
+        write(ParquetTable, tmp_path / "r.parquet", RECORDS)
 
 
-@pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_an_unwritable_place_is_one_line(write, tmp_path):
-    if write is write_parquet:
+@pytest.mark.parametrize("table", [CsvTable, ParquetTable])
+def test_an_unwritable_place_is_one_line(table, tmp_path):
+    if table is ParquetTable:
         pytest.importorskip("polars")
     with pytest.raises(UserError, match="can't write"):
-        write(tmp_path / "missing" / "file", RECORDS)
+        write(table, tmp_path / "missing" / "file", RECORDS)

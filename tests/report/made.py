@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.suite import summarise_suite
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.summarise import summarise_folder, write_summary
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed
 
@@ -83,7 +83,7 @@ def write_run(folder: Path, run: dict[str, Any], records: Iterable[Any], *, summ
     write_json(folder / "run.json", run)
     (folder / "records.jsonl").write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
     if summary:
-        write_summary(folder, summarise_folder(folder))
+        write_json(folder / "summary.json", summarise_suite(folder))
     return folder
 
 

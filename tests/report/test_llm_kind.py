@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 
-import msgspec
 import numpy as np
 import pytest
 
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import data_block
 from bytemlperf.runs.kinds import Plot, Table, run_kind
-from bytemlperf.runs.records import RunRecords, suite_records
 from bytemlperf_llm.pages.columns import columns_of
 from bytemlperf_llm.pages.timeline import tokens_in
+from bytemlperf_llm.record.reader import read_records
 from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run
 
 
@@ -60,14 +59,14 @@ def test_a_value_comes_from_its_samples_by_its_statistic(view):
 
 def test_summaries_from_a_folder_and_from_plain_records_agree(folder):
     kind, run = run_kind("llm"), read(folder, "run.json")
-    from_folder = kind.summarise(run, RunRecords(folder))
-    from_records = kind.summarise(run, list(suite_records(folder)))
+    from_folder = kind.summarise(run, read_records(folder))
+    from_records = kind.summarise(run, list(read_records(folder)))
     assert json.loads(json.dumps(from_folder["metrics"])) == json.loads(json.dumps(from_records["metrics"]))
 
 
 def test_every_token_is_counted_where_it_arrived(folder):
     records = llm_records()
-    columns = columns_of(read(folder, "run.json"), RunRecords(folder))
+    columns = columns_of(read(folder, "run.json"), read_records(folder))
     edges = np.linspace(0, columns.duration_s, 17)
     stamps = np.array([(stamp - columns.origin_ns) / 1e9 for record in records if record.outcome == "ok" for stamp in record.chunk_ns])
     assert tokens_in(columns, edges).tolist() == np.histogram(stamps, edges)[0].tolist()
@@ -124,9 +123,8 @@ def test_a_chunk_of_10_to_the_9_tokens_is_drawn_by_a_thousand():
     answer = next(record for record in records if record.outcome == "ok")
     answer.tokens_per_chunk[3] = 10**9
     run = llm_run_json()
-    plain = [msgspec.to_builtins(record) for record in records]
-    columns = columns_of(run, plain)
+    columns = columns_of(run, records)
     assert sum(len(gaps) for _, gaps, _ in columns.token_blocks()) < 10**6
     assert tokens_in(columns, np.linspace(-1, columns.duration_s + 1, 9)).sum() == pytest.approx(10**9, rel=1e-3)
     kind = run_kind("llm")
-    assert kind.sections(run, kind.summarise(run, plain), plain)
+    assert kind.sections(run, kind.summarise(run, records), records)

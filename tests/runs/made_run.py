@@ -6,16 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import write_checksums
-from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.log import RecordLog
+from bytemlperf.runs.folder import read_run_json, write_json
+from bytemlperf.runs.lock import FolderLock
+from bytemlperf.runs.suite import SuiteRun, summarise_suite
+from bytemlperf_llm.metrics.summary import Summary
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.description import describe_run, finished
-from bytemlperf_llm.run.rebuild import planned_requests
-from bytemlperf_llm.run.summarise import keep_load, summarise_folder, write_summary
+from bytemlperf_llm.run.description import described, finish_facts
+from bytemlperf_llm.workload.dealing import Share, dealt
 from bytemlperf_llm.workload.schedule import describe
 from engines.contract import EngineInfo
 
@@ -48,24 +48,33 @@ def record_of(planned, **changes) -> RequestRecord:
 def made_run(folder: Path, requests: int = 4, records: int | None = None, **flags) -> Path:
     """A run of the smoke scenario; `records` cuts it short, as a kill does, and leaves it without an end."""
     plan = resolve(Flags(**({"engine": "reference", "scenario": "smoke", "num_prompts": requests, "request_rate": "100"} | flags)))
-    info = EngineInfo(name="reference", reports=["usage"])
     planned = describe(plan.scenario, plan.flags.seed)
-    run = describe_run(plan, plan.scenario, info, planned, None, ["bmp-llm", "serve-bench"], Redactor()) | {"clock_origin_ns": 5}
-    run["environment"] = {}
     folder.mkdir()
-    write_json(folder / "run.json", run)
-    log = RecordLog(folder / "records.jsonl")
-    for each in list(planned_requests(plan.scenario, plan.flags.seed))[: requests if records is None else records]:
-        log.append(record_of(each))
-    log.close()
+    run = SuiteRun(folder, "llm", FolderLock(folder), {"label": plan.label})
+    about = described(plan, plan.scenario, EngineInfo(name="reference", reports=["usage"]), planned, None)
+    run.describe(**about, command=["bmp-llm", "serve-bench"])
+    run.run |= {"clock_origin_ns": 5, "environment": {}}
+    write_json(folder / "run.json", run.run)
+    for each in list(dealt(plan.scenario, plan.flags.seed, Share()))[: requests if records is None else records]:
+        run.append(record_of(each))
     if records is None:
-        run = finished(run, requests, 0.1, False, "", 2 * 10**9)
-        write_json(folder / "run.json", run)
-        write_checksums(folder)
-        summary = summarise_folder(folder)
-        keep_load(folder, run, summary)
-        write_summary(folder, summary)
+        finish_facts(run.run, requests, 0.1)
+        run.end(report=False, issued_requests=requests, duration_ns=2 * 10**9)
     return folder
+
+
+def summary_in(folder: Path) -> Summary:
+    """What the records give."""
+    return msgspec.convert(summarise_suite(folder), Summary)
+
+
+def made_anew(folder: Path) -> None:
+    """Load, checksums and summary of what the folder holds now, as a forger would make them."""
+    run, summary = read_run_json(folder), summarise_suite(folder)
+    run["end"]["load"] = summary["load"]
+    write_json(folder / "run.json", run)
+    write_json(folder / "summary.json", summary)
+    write_checksums(folder)
 
 
 def change_record(folder: Path, place: int, **changes) -> None:

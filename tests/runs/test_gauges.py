@@ -11,8 +11,8 @@ from bytemlperf.report.page import data_block
 from bytemlperf.runs.checksums import write_checksums
 from bytemlperf.runs.kinds import Plot, Table
 from bytemlperf.runs.names import NAME
+from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.record.gauges import SAMPLES_PER_STEP, GaugeLog, read_gauges, usable
-from bytemlperf_llm.run.verify import verify_run
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.report.made import llm_run
 from tests.runs.made_run import made_run
@@ -88,13 +88,13 @@ def test_verify_finds_a_flipped_byte_and_a_missing_file(tmp_path):
     folder = made_run(tmp_path / "run")
     sampled(folder, Engine({"running": 1.0}), 2)
     write_checksums(folder)
-    assert verify_run(folder).findings == []
+    assert verify_suite(folder).findings == []
     whole = (folder / NAME).read_bytes()
     for offset in range(0, len(whole), 9):
         (folder / NAME).write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
-        assert any(NAME in finding for finding in verify_run(folder).findings)
+        assert any(NAME in finding for finding in verify_suite(folder).findings)
     (folder / NAME).unlink()
-    assert verify_run(folder).findings == [f"{NAME} is missing"]
+    assert verify_suite(folder).findings == [f"{NAME} is missing"]
 
 
 # -- the report -------------------------------------------------------------------------
@@ -136,5 +136,5 @@ def test_a_run_of_the_command_keeps_them(tmp_path):
     kept = read_gauges(folder)
     assert kept.samples
     assert {"running", "waiting"} <= kept.samples[0].gauges.keys()
-    assert verify_run(folder).findings == []
+    assert verify_suite(folder).findings == []
     assert "running in the engine" in (folder / "report.html").read_text()

@@ -17,7 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
 from bytemlperf.runs.log import LogFull, RecordLog
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.record.reader import RunReader
+from bytemlperf_llm.record.reader import read_records
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 
@@ -51,8 +51,8 @@ def test_what_was_written_is_read_back(folder):
     for each in written:
         log.append(each)
     log.close()
-    reader = RunReader(folder)
-    assert list(reader.records()) == written
+    reader = read_records(folder)
+    assert list(reader) == written
     assert reader.damages == []
     assert log.records == 3
 
@@ -82,8 +82,8 @@ def test_cut_at_every_byte_gives_every_whole_record(folder):
     ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        reader = RunReader(folder)
-        read = list(reader.records())
+        reader = read_records(folder)
+        read = list(reader)
         complete = sum(1 for end in ends if end <= cut)
         assert [each.index for each in read] == list(range(complete))
         torn = cut - (ends[complete - 1] if complete else 0)
@@ -98,8 +98,8 @@ def test_a_broken_line_in_the_middle_is_named_and_skipped(folder):
     log.close()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"id": "\xff\xfe", nonsense\n' + lines[2])
-    reader = RunReader(folder)
-    assert [each.index for each in reader.records()] == [0, 2]
+    reader = read_records(folder)
+    assert [each.index for each in reader] == [0, 2]
     assert [(damage.kind, damage.offset_bytes) for damage in reader.damages] == [("not a record", len(lines[0]))]
 
 
@@ -110,8 +110,8 @@ def test_a_number_too_large_for_a_column_is_no_record(folder):
     log.close()
     whole = path.read_bytes()
     path.write_bytes(whole + whole.replace(b'"end_ns":1000000000', b'"end_ns":1' + b"0" * 30))
-    reader = RunReader(folder)
-    assert len(list(reader.records())) == 1
+    reader = read_records(folder)
+    assert len(list(reader)) == 1
     assert [damage.kind for damage in reader.damages] == ["not a record"]
 
 
@@ -137,7 +137,7 @@ def test_a_killed_process_loses_no_counted_record(folder):
     process.wait()
     process.stdout.close()
     counted = int(rest[-1]) if rest else counted
-    read = [each.index for each in RunReader(folder).records()]
+    read = [each.index for each in read_records(folder)]
     assert read == list(range(len(read)))
     assert len(read) >= counted
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_and_what_was_written_is_whole(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
     log.close()
-    assert len(list(RunReader(folder).records())) == log.records > 0
+    assert len(list(read_records(folder))) == log.records > 0
 
 
 def _append_many(log, count):
@@ -206,8 +206,8 @@ def test_a_torn_record_is_taken_off_again_and_the_next_begins_a_line(folder, mon
     monkeypatch.undo()
     log.append(record(2))
     log.close()
-    reader = RunReader(folder)
-    assert [each.index for each in reader.records()] == [0, 2]
+    reader = read_records(folder)
+    assert [each.index for each in reader] == [0, 2]
     assert reader.damages == []
 
 
@@ -220,8 +220,8 @@ def test_a_hundred_writers_killed_at_random_lose_no_counted_record(tmp_path):
         path.parent.mkdir()
         write_json(path.parent / "run.json", {"format_version": FORMAT_VERSION, "kind": "llm"})
         counted = _killed_writer(path, draw.uniform(0.0, 0.05))
-        reader = RunReader(path.parent)
-        read = [each.index for each in reader.records()]
+        reader = read_records(path.parent)
+        read = [each.index for each in reader]
         assert read == list(range(len(read)))
         assert len(read) >= counted
         all_counted += counted

@@ -11,10 +11,8 @@ from bytemlperf.report.write import write_report
 from bytemlperf.runs.checksums import check_checksums, write_checksums
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun, summarise_suite, verify_suite
-from bytemlperf_llm.run.summarise import keep_load, summarise_folder, write_summary
-from bytemlperf_llm.run.verify import verify_run
 from tests.micro.made import run_and_records
-from tests.runs.made_run import change_record, made_run
+from tests.runs.made_run import change_record, made_anew, made_run
 from training.results.checks import against_plan
 from training.results.history import History
 
@@ -27,7 +25,7 @@ def folder(tmp_path):
 
 
 def test_a_run_as_it_was_left_is_well(folder):
-    assert verify_run(folder) == ([], [], 4)
+    assert verify_suite(folder) == ([], [], 4)
 
 
 def _unseen_flips(folder, step, names=FILES, quick=None):
@@ -38,7 +36,7 @@ def _unseen_flips(folder, step, names=FILES, quick=None):
         whole = path.read_bytes()
         for offset in range(0, len(whole), step):
             path.write_bytes(whole[:offset] + bytes([whole[offset] ^ (1 << offset % 8)]) + whole[offset + 1 :])
-            if not (quick and quick(folder)) and not verify_run(folder).findings:
+            if not (quick and quick(folder)) and not verify_suite(folder).findings:
                 unseen.append((name, offset))
         path.write_bytes(whole)
     return unseen
@@ -51,8 +49,8 @@ def test_a_flipped_byte_is_found(folder):
 @pytest.mark.slow
 def test_a_flipped_byte_is_found_at_every_offset(folder, monkeypatch):
     assert _unseen_flips(folder, 1, ("records.jsonl", "run.json", "checksums.json"), quick=check_checksums) == []
-    computed = summarise_folder(folder)  # a flip in summary.json doesn't change what it's computed from
-    monkeypatch.setattr("bytemlperf_llm.run.verify.summarise_folder", lambda _: computed)
+    computed = summarise_suite(folder)  # a flip in summary.json doesn't change what it's computed from
+    monkeypatch.setattr("bytemlperf.runs.suite.summarise_suite", lambda *_: computed)
     monkeypatch.setattr("bytemlperf_llm.run.verify._against_schedule", lambda *_: [])
     monkeypatch.setattr("bytemlperf_llm.run.verify._check_description", lambda *_: [])
     assert _unseen_flips(folder, 1, ("summary.json",)) == []
@@ -63,7 +61,7 @@ def test_a_load_in_run_json_that_the_records_do_not_give_is_found(folder):
     run["end"]["load"]["lateness"]["max"] += 1
     write_json(folder / "run.json", run)
     write_checksums(folder)
-    (finding,) = verify_run(folder).findings
+    (finding,) = verify_suite(folder).findings
     assert finding.startswith("run.json: end.load.lateness.max is ")
 
 
@@ -71,7 +69,7 @@ def test_a_cut_log_is_found_at_any_length(folder):
     whole = (folder / "records.jsonl").read_bytes()
     for length in range(0, len(whole), 37):
         (folder / "records.jsonl").write_bytes(whole[:length])
-        assert verify_run(folder).findings
+        assert verify_suite(folder).findings
 
 
 @pytest.mark.parametrize(
@@ -88,16 +86,7 @@ def test_a_cut_log_is_found_at_any_length(folder):
 def test_a_forged_record_is_found_even_with_new_checksums(folder, changes, finding):
     change_record(folder, 2, **changes)
     write_checksums(folder)
-    assert any(finding in text for text in verify_run(folder).findings), verify_run(folder).findings
-
-
-def made_anew(folder):
-    """Checksums, load and summary of what the folder holds now, as a forger would make them."""
-    run = json.loads((folder / "run.json").read_text())
-    summary = summarise_folder(folder)
-    keep_load(folder, run, summary)
-    write_summary(folder, summary)
-    write_checksums(folder)
+    assert any(finding in text for text in verify_suite(folder).findings), verify_suite(folder).findings
 
 
 @pytest.mark.parametrize(
@@ -120,19 +109,19 @@ def made_anew(folder):
 def test_what_cannot_be_is_found_even_when_everything_was_made_anew(folder, changes, finding):
     change_record(folder, 2, **changes)
     made_anew(folder)
-    assert any(finding in text for text in verify_run(folder).findings), verify_run(folder).findings
+    assert any(finding in text for text in verify_suite(folder).findings), verify_suite(folder).findings
 
 
 def test_a_changed_report_is_found_and_one_made_anew_is_well(folder):
     page = write_report(folder)
-    assert verify_run(folder).findings == []
+    assert verify_suite(folder).findings == []
     page.write_text(page.read_text().replace("valid", "VALID", 1))
-    (finding,) = verify_run(folder).findings
+    (finding,) = verify_suite(folder).findings
     assert "report.html was changed after the run" in finding
     page.unlink()
-    assert verify_run(folder).findings == ["report.html is missing"]
+    assert verify_suite(folder).findings == ["report.html is missing"]
     write_report(folder)
-    assert verify_run(folder).findings == []
+    assert verify_suite(folder).findings == []
 
 
 def test_a_suites_rows_are_held_against_its_plan(tmp_path):
@@ -193,7 +182,7 @@ def test_a_plan_without_end_is_not_walked(folder):
     run = json.loads((folder / "run.json").read_text())
     run["config"]["scenario"]["num_requests"] = 10**12
     write_json(folder / "run.json", run)
-    (unchecked,) = verify_run(folder).unchecked
+    (unchecked,) = verify_suite(folder).unchecked
     assert "its configuration makes some 1e+12 requests, and there are 4 records" in unchecked
 
 
@@ -201,7 +190,7 @@ def test_a_record_that_was_taken_out_is_found(folder):
     lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[:-1]))
     write_checksums(folder)
-    assert any("outcomes.dropped is 0, the records give 1" in text for text in verify_run(folder).findings)
+    assert any("outcomes.dropped is 0, the records give 1" in text for text in verify_suite(folder).findings)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +202,7 @@ def test_a_record_that_was_taken_out_is_found(folder):
         (lambda run: run["facts"].update(burstiness=0), "burstiness"),
         (lambda run: run.update(resumed=7), "resumed parts"),
         (lambda run: run.update(engine=None), "run.json is damaged"),
-        (lambda run: run.update(kind="micro"), "run of kind 'micro'"),
+        (lambda run: run.update(kind="micro"), "can't be checked against the plan"),
         (lambda run: run.update(facts=None), "run.json is damaged"),
         (lambda run: run.update(format_version=99), "format version 99"),
     ],
@@ -223,7 +212,7 @@ def test_a_forged_description_is_found_even_with_new_checksums_and_summary(folde
     change(run)
     write_json(folder / "run.json", run)
     write_checksums(folder)
-    assert any(finding in text for text in verify_run(folder).findings), verify_run(folder).findings
+    assert any(finding in text for text in verify_suite(folder).findings), verify_suite(folder).findings
 
 
 def test_a_forged_summary_is_named_by_its_place(folder):
@@ -231,7 +220,7 @@ def test_a_forged_summary_is_named_by_its_place(folder):
     summary["metrics"]["ttft"]["mean"] = 1.0
     summary["flattery"] = "great"
     write_json(folder / "summary.json", summary)
-    findings = verify_run(folder).findings
+    findings = verify_suite(folder).findings
     assert any(text.startswith("summary.json: metrics.ttft.mean is 1.0, the records give 502") for text in findings), findings
     assert 'summary.json: flattery is "great", the records give absent' in findings
 
@@ -239,24 +228,24 @@ def test_a_forged_summary_is_named_by_its_place(folder):
 def test_other_blanks_in_a_summary_are_said(folder):
     path = folder / "summary.json"
     path.write_text(path.read_text().replace("\n", "\n "))
-    assert verify_run(folder).findings == ["summary.json is not formatted as this program writes it"]
+    assert verify_suite(folder).findings == ["summary.json is not formatted as this program writes it"]
 
 
 def test_a_killed_run_says_that_it_has_no_checksums(tmp_path):
     folder = made_run(tmp_path / "run", records=3)
-    findings = verify_run(folder).findings
+    findings = verify_suite(folder).findings
     assert any("no checksums.json: the run was killed" in text for text in findings)
     assert any("no summary.json" in text for text in findings)
-    write_summary(folder, summarise_folder(folder))
-    assert len(verify_run(folder).findings) == 1
+    write_json(folder / "summary.json", summarise_suite(folder))
+    assert len(verify_suite(folder).findings) == 1
 
 
 def test_added_and_missing_logs_are_found(folder):
     (folder / "records-7.jsonl").write_bytes(b"")
-    assert "records-7.jsonl is not in checksums.json: it was added after the run" in verify_run(folder).findings
+    assert "records-7.jsonl is not in checksums.json: it was added after the run" in verify_suite(folder).findings
     (folder / "records-7.jsonl").unlink()
     (folder / "records.jsonl").unlink()
-    assert "records.jsonl is missing" in verify_run(folder).findings
+    assert "records.jsonl is missing" in verify_suite(folder).findings
 
 
 def test_prompts_that_are_gone_are_said_and_are_no_damage(tmp_path):
@@ -268,20 +257,20 @@ def test_prompts_that_are_gone_are_said_and_are_no_damage(tmp_path):
         "arrival: {process: poisson, rate: 10}\nnum_requests: 4\n"
     )
     folder = made_run(tmp_path / "run", scenario=str(place / "own.yaml"))
-    assert verify_run(folder) == ([], [], 4)
+    assert verify_suite(folder) == ([], [], 4)
     (place / "own.jsonl").unlink()
-    verified = verify_run(folder)
+    verified = verify_suite(folder)
     assert verified.findings == []
     assert "own.jsonl" in verified.unchecked[0]
 
 
 def test_a_folder_that_is_no_run_is_bad_input(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
-        verify_run(tmp_path)
+        verify_suite(tmp_path)
 
 
 def test_many_findings_of_one_kind_are_counted(tmp_path):
     folder = made_run(tmp_path / "run", requests=40)
     text = (folder / "records.jsonl").read_text().replace('"max_tokens":', '"max_tokens":1')
     (folder / "records.jsonl").write_text(text)
-    assert "… and 20 more like these" in verify_run(folder).findings
+    assert "… and 20 more like these" in verify_suite(folder).findings

@@ -97,13 +97,13 @@ def _portable(command: list[str]) -> list[str]:
 def keep_reference(run_folder: Path, into: Path) -> None:
     """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
     from bytemlperf.runs.folder import read_run_json, write_json
-    from bytemlperf.runs.records import suite_records
+    from bytemlperf.runs.records import RunRecords
     from training.plan.plan import PLAN_NAME, read_plan
     from training.results.history import History
 
     run = read_run_json(run_folder)
     plan = read_plan(run_folder / PLAN_NAME)
-    history = History(suite_records(run_folder))
+    history = History(RunRecords(run_folder))
     losses = history.losses[:REFERENCE_STEPS]
     if len(losses) < REFERENCE_STEPS or history.end is None:
         raise UserError(
@@ -127,13 +127,13 @@ def keep_reference(run_folder: Path, into: Path) -> None:
 def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
     from bytemlperf.runs.folder import read_run_json
-    from bytemlperf.runs.records import suite_records
+    from bytemlperf.runs.records import RunRecords
     from training.plan.plan import PLAN_NAME, read_plan
     from training.results.history import History
 
     if read_run_json(folder).get("kind") != "training":
         raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")
-    plan, history = read_plan(folder / PLAN_NAME), History(suite_records(folder))
+    plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder))
     then, now = plan.read_workload(), workload
     differing = [
         name

@@ -15,12 +15,12 @@ def micro_collectives(folder: Path) -> list[dict[str, Any]]:
     """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
     another kind of run, or one that holds none."""
     from bytemlperf.runs.folder import read_run_json
-    from bytemlperf.runs.records import suite_records
+    from bytemlperf.runs.records import RunRecords
 
     kind = read_run_json(folder).get("kind")
     if kind != "micro":
         raise UserError(f"{folder} is a run of kind {kind}", "give a run folder of: bmp micro all_reduce")
-    found = [point for record in suite_records(folder) if (point := _point(record)) is not None]
+    found = [point for record in RunRecords[dict[str, Any]](folder) if (point := _point(record)) is not None]
     if not found:
         raise UserError(f"{folder} holds no measured collective", "measure one with: bmp micro all_reduce")
     return found

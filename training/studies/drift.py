@@ -9,7 +9,7 @@ import msgspec
 
 from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, prepare, train
 from training.plan.flags import Flags
@@ -42,7 +42,7 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
             if not flags.quiet:
                 console.print(f"[bold]{name}[/]", highlight=False)
             folder, summary = train(each.changed(runs_dir=study.folder / "runs", label=name), argv)
-            history = History(suite_records(folder))
+            history = History(RunRecords(folder))
             study.append(
                 CurveRecord(
                     precision=name,

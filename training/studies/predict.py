@@ -9,7 +9,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun
 from training.results.study_records import PointRecord, decode
 from training.results.study_summary import pooled
@@ -26,7 +26,8 @@ def run_predict(
     config = run["config"]
     if run.get("kind") != "training" or config.get("study") != "scale":
         raise UserError(f"{study} is not a scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
-    points = pooled([record for each in suite_records(study) if isinstance(record := decode(each), PointRecord) and record.step_ns])
+    records = map(decode, RunRecords[dict[str, Any]](study))
+    points = pooled([record for record in records if isinstance(record, PointRecord) and record.step_ns])
     if not points:
         raise UserError(f"{study} has no run that was measured", "run bmp train scale again")
     parts = measured_parts(points, config["cores"], config["threads"])

@@ -14,7 +14,7 @@ from typing import Any
 from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf.runs.records import suite_records
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun
 from training.command.run import PACKAGES, prepare, train
 from training.plan.flags import Flags
@@ -95,7 +95,7 @@ def point_of(folder: Path, ranks: int) -> PointRecord:
     from bytemlperf.runs.suite import summarise_suite
 
     run = read_run_json(folder)
-    summary, history = summarise_suite(folder, run), History(suite_records(folder))
+    summary, history = summarise_suite(folder, run), History(RunRecords(folder))
     measured = history.measured
     parts = {name: statistics.fmean(ns for step in measured for ns in getattr(step, f"{name}_ns")) for name in PHASES} if measured else {}
     traffic = [] if not history.traces else [(each.op, each.calls, each.bytes) for each in history.traces[-1].transfers]
