@@ -23,10 +23,10 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.record.reader import read_records
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
-NS_PER_MS = 1_000_000
 
 
 class Kill(NamedTuple):

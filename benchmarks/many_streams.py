@@ -17,10 +17,11 @@ import resource
 
 from harness import OURS, Run, cores, mock_server, our_run, run_pinned, say_machine
 
+from bytemlperf.units import NS_PER_MS
+
 TOKENS_PER_S = 10
 RAMP_S = 5.0
 TTFT_MS, SPARE_FILES = 1000, 200
-NS_PER_MS = 1e6
 
 
 def main() -> None:

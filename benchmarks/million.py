@@ -24,11 +24,10 @@ from pathlib import Path
 import msgspec
 
 from bytemlperf.runs.folder import FORMAT_VERSION, write_json
+from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.record.record import RequestRecord
 
-NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
 RATE = 2_000.0
 GAPS_KEPT = 1 << 16
 BATCH = 1_000

@@ -22,11 +22,11 @@ from typing import NamedTuple
 from harness import Run, c_client, judged, mock_server, our_run, percentile, say_machine
 
 from bytemlperf.arrivals.delivered import count_dispersion, rate_of
+from bytemlperf.units import NS_PER_MS
 
 TTFT_MS, ITL_MS, TOKENS = 50, 10, 32
 P50_BOUND_MS, P99_BOUND_MS, DISPERSION_BOUND = 0.5, 5.0, 0.2
 JUDGED_FROM = 1_000.0
-NS_PER_MS = 1e6
 
 
 class Truth(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any
 from bytemlperf.runs.kinds import Figure, RunKind, Section
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.pages.cause import cause_sections
-from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns, columns_of
+from bytemlperf_llm.pages.columns import RunColumns, columns_of
 from bytemlperf_llm.pages.latency import latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections

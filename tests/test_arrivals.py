@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemlperf.arrivals.processes import NS_PER_S, OpenProcess, Ramp, bounded, offsets_ns
+from bytemlperf.arrivals.processes import OpenProcess, Ramp, bounded, offsets_ns
+from bytemlperf.units import NS_PER_S
 
 SAMPLES = 100_000
 

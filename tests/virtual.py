@@ -13,13 +13,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Decoded, EngineError, EngineInfo, ErrorClass, Finish, Message, Request, Usage
 
-NS_PER_S = 1_000_000_000
 MS = 1_000_000
 DEFAULT_TIMEOUTS = Timeouts()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NS_PER_MS = 1e6
+from bytemlperf.units import NS_PER_MS
 
 GAPS = "gaps"  # each gap between two chunks or tokens is one value
 PER_REQUEST = "per request"  # (last − first) / (n − 1), one value a request: TPOT elsewhere

@@ -15,8 +15,8 @@ from itertools import islice, repeat, takewhile
 from typing import Literal, NamedTuple
 
 from bytemlperf.arrivals import seeded
+from bytemlperf.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 OpenProcess = Literal["poisson", "constant", "gamma", "at_once"]
 
 

@@ -20,13 +20,13 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware.discover import cpu
 from bytemlperf.models.cache import cache_root
 from bytemlperf.runs.folder import write_text
+from bytemlperf.units import NS_PER_S
 from bytemlperf.version import __version__
 from bytemlperf_llm.metrics.client_error import COMMAND, Calibration, ClientError, error_bar
 from bytemlperf_llm.metrics.summary import Summary
 from engines.client_limits import compiled
 from engines.untrusted import UntrustedJson, decode_json
 
-NS_PER_S = 1_000_000_000
 PREFIX = "calibration-"
 NAME_DIGITS = 16
 NOT_CALIBRATED = f"not calibrated: run `{COMMAND}`"

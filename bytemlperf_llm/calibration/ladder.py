@@ -29,6 +29,7 @@ from bytemlperf.child.limits import machine_busy_s
 from bytemlperf.child.process import environment, kill, last_words, spawn
 from bytemlperf.errors import UserError
 from bytemlperf.runs.log import RecordLog
+from bytemlperf.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from bytemlperf_llm.calibration.cache import machine
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
@@ -42,10 +43,6 @@ from bytemlperf_llm.metrics.definitions import bursts_of, chunk_gaps_ns, divide_
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import Engine, Message, Request
-
-NS_PER_S = 1_000_000_000
-NS_PER_MS = 1_000_000
-NS_PER_US = 1_000
 
 TTFT_MS, ITL_MS, TOKENS = 50, 10, 32
 RATES = (10.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0)

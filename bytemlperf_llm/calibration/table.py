@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bytemlperf.units import NS_PER_MS, NS_PER_US
 from bytemlperf_llm.metrics.client_error import (
     COMMAND,
     MAX_LOOP_BUSY,
     MAX_OTHERS_BUSY,
     MEDIAN_LIMIT_NS,
-    NS_PER_MS,
     P99_LIMIT_NS,
     P99_LIMIT_SHARE,
     Calibration,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-NS_PER_US = 1e3
 ERRORS = ("ttft", "tpot", "itl", "e2e", "lateness", "server_write")
 TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "send delay", "server_write": "server delay [2]"}
 LADDER_ENDS = "; the load steps end there, the machine may carry more"

@@ -29,11 +29,11 @@ from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.arrivals.processes import Ramp
 from bytemlperf.errors import UserError
 from bytemlperf.statistics.statistics import parse_percentile
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.record.record import RequestRecord
 
-NS_PER_S = 1_000_000_000
 MS_PER_S = 1_000
 DEFAULT_PERCENTILES = ("99",)
 DATE_FORMAT = "%Y%m%d-%H%M%S"

@@ -12,11 +12,11 @@ from typing import get_args
 import msgspec
 
 from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import ErrorClass
 
-NS_PER_S = 1e9
 FLUSH_REQUESTS = 256
 Listener = Callable[[list[float], list[float]], None]
 """Gets fresh TTFTs and TPOTs in seconds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-NS_PER_S = 1e9
 SKETCH_STEP = 0.02  # buckets of the live percentiles are 2 % wide; the final ones are exact
 
 

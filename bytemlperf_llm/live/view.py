@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bytemlperf.command.live import LiveView
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.live.sketch import NS_PER_S, Sketch
+from bytemlperf_llm.live.sketch import Sketch
 
 
 class LoadView(LiveView):

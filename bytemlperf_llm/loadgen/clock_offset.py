@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.loadgen.recorder import ClockNs, monotonic_ns
 
 ROUND_TRIPS = 32
-NS_PER_MS = 1_000_000
 
 
 class Offset(NamedTuple):

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder
 from engines.contract import ErrorClass
-
-NS_PER_S = 1_000_000_000
 
 
 class Timeouts(NamedTuple):

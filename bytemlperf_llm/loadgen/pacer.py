@@ -13,9 +13,8 @@ import os
 import sys
 from typing import Protocol
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.recorder import ClockNs, monotonic_ns
-
-NS_PER_S = 1_000_000_000
 
 
 class Pacer(Protocol):

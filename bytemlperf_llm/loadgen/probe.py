@@ -23,11 +23,11 @@ from itertools import count
 from math import ceil, floor
 from typing import NamedTuple
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from engines.contract import Engine, EngineError, Request
 
-NS_PER_S = 1_000_000_000
 FIRST_CONCURRENCY = 4
 MAX_CONCURRENCY = 4096
 WORTHWHILE_GAIN = 1.05

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.log import RecordLog
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
@@ -30,7 +31,6 @@ from bytemlperf_llm.workload.dealing import Share
 from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import Engine
 
-NS_PER_S = 1_000_000_000
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
 

@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 from bytemlperf.redaction import Redactor
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts, Watch, Watchdog
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
@@ -28,7 +29,6 @@ from bytemlperf_llm.workload.schedule import Planned
 from engines.client_limits import client_limit
 from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
 
-NS_PER_S = 1_000_000_000
 MAX_FINISH_REASON_CHARS = 64
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
 MAX_UNSETTLED = 32  # ended requests without a record: with more, some are written before the next is sent

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.verdict import LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE
-
-NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
 
 MEDIAN_LIMIT_NS = NS_PER_MS // 2
 P99_LIMIT_NS = 2 * NS_PER_MS

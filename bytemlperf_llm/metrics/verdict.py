@@ -18,10 +18,10 @@ import msgspec
 
 from bytemlperf.arrivals.delivered import ARRIVAL_ALPHA, ARRIVAL_DISTANCE, dispersion_tolerance
 from bytemlperf.runs.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import Load
 
-NS_PER_MS = 1_000_000
 SENT = ("ok", "failed", "in_flight")
 """Outcomes of requests that the client did its part for."""
 

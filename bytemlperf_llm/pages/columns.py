@@ -14,13 +14,12 @@ from typing import Any
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.records import once
 from bytemlperf.statistics.columns import ABSENT
+from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
 from bytemlperf_llm.record.record import RequestRecord
 
-NS_PER_S = 1e9
-NS_PER_MS = 1e6
 _BLOCK_CLUSTERS = 1 << 14
 MAX_DRAWN = 1_024
 

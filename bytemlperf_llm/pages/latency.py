@@ -8,7 +8,8 @@ from bytemlperf.report.blocks import bounded_cell, line, metric_cells
 from bytemlperf.report.text import number
 from bytemlperf.report.thin import distribution, histogram_edges, limits_between
 from bytemlperf.runs.kinds import Plot, Section, Table
-from bytemlperf_llm.pages.columns import NS_PER_MS, RunColumns
+from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.pages.columns import RunColumns
 
 GROUP = "Latency"
 TITLES = {

@@ -9,7 +9,8 @@ from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.statistics.columns import ABSENT
-from bytemlperf_llm.pages.columns import NS_PER_S, RunColumns
+from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.latency import ms
 
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"

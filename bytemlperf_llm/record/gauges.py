@@ -23,8 +23,8 @@ import msgspec
 from bytemlperf.runs.log import RecordLog, cut_torn_tail
 from bytemlperf.runs.names import NAME
 from bytemlperf.runs.records import Damage, whole_lines
+from bytemlperf.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 SAMPLES_PER_STEP = 3_600
 MAX_GAUGES = 32
 _GAUGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")

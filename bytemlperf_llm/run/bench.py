@@ -30,6 +30,7 @@ from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.names import RECOUNT
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
@@ -57,7 +58,6 @@ from bytemlperf_llm.workload.dealing import Share, dealt
 from bytemlperf_llm.workload.schedule import ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
 
-NS_PER_S = 1_000_000_000
 TICK_S = 1.0
 
 

@@ -15,7 +15,8 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.loadgen.deadlines import NS_PER_S, Timeouts
+from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer, Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
 from bytemlperf_llm.loadgen.recorder import monotonic_ns

@@ -18,6 +18,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import REDACTED
 from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.plan.flags import Flags
@@ -27,7 +28,6 @@ from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.workload.dealing import Left, Share, dealt
 from engines.contract import EngineInfo
 
-NS_PER_S = 1_000_000_000
 _NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
 
 

@@ -8,12 +8,12 @@ from itertools import count, islice
 from typing import NamedTuple
 
 from bytemlperf.arrivals import processes as arrivals
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import ScheduleHash, Workload
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TraceReport
 from engines.contract import Request
 
-NS_PER_S = 1_000_000_000
 CLOSED_HASHED_REQUESTS = 1_000  # of a closed loop that only a duration ends, so many are hashed
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Prompts, Trace
 from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
@@ -22,7 +23,7 @@ from bytemlperf_llm.workload.prompts import Prompt
 from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.token_counter import counter_for, cut
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
-from bytemlperf_llm.workload.traces.rows import NS_PER_S, TraceRow
+from bytemlperf_llm.workload.traces.rows import TraceRow
 from engines.contract import Message
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.runs.kinds import Better, Figure
+from bytemlperf.units import NS_PER_S
 
 Jobs = dict[str, list[dict[str, Any]]]
-NS_PER_S = 1e9
 
 
 def figures(summary: dict[str, Any], jobs: Jobs) -> list[Figure]:

@@ -7,13 +7,13 @@ from typing import Any
 from bytemlperf.report.blocks import bars, metric_cells
 from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.units import NS_PER_MS
 from general_perf.results.points import point_of
 
 Jobs = dict[str, list[dict[str, Any]]]
 MAX_HISTOGRAMS = 24
 """Pages stay small: of so many outputs at most."""
 MIB = 1 << 20
-NS_PER_MS = 1e6
 PERCENTS = ("50", "90", "99")
 FEW_JOBS = 6
 """Up to so many jobs, a terminal shows every point of speed."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bytemlperf.child.process import environment
 from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_MS
 from micro.predict.prediction import Prediction
 
 ENGINES = {"transformers": ("torch", "sdpa"), "vllm": ("torch", "sdpa", "onednn", "vllm")}
@@ -21,7 +22,6 @@ ENGINES = {"transformers": ("torch", "sdpa"), "vllm": ("torch", "sdpa", "onednn"
 
 ROUNDS = 4
 FEWEST_PROMPTS = 8
-NS_PER_MS = 1e6
 LAST_WORDS = 400
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import FAMILIES, FLUSH_REQUESTS
 from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import QUICK, start
@@ -29,7 +30,6 @@ BOUNDS_S = next(family.buckets for family in FAMILIES if family.name == "bmp_tim
 TTFT = "bmp_time_to_first_token_seconds"
 LIMIT_S, ENOUGH_REQUESTS = 90, 600
 RULE_LIMIT_S = 30  # two rounds of the rules
-NS_PER_S = 1e9
 
 
 class Prometheus:

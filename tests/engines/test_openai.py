@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import LoopPacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
@@ -23,7 +24,6 @@ from engines.reference.server import ReferenceServer
 from tests.hostile.server import BEHAVIOURS, TLS_OUTCOMES, HostileServer, Settings
 from tests.virtual import Collected, make_request
 
-NS_PER_S = 1_000_000_000
 GENEROUS = Timeouts()
 SHORT_NS = NS_PER_S * 6 // 10
 LIMITS = {

@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED
@@ -16,7 +17,7 @@ from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.workload.schedule import Planned
 from engines.contract import ErrorClass, Finish
-from tests.virtual import MS, NS_PER_S, Collected, Script, ScriptedEngine, make_request, make_worker, run
+from tests.virtual import MS, Collected, Script, ScriptedEngine, make_request, make_worker, run
 
 THREE_TOKENS = Script(((50 * MS, 1), (60 * MS, 1), (75 * MS, 1)), reported_tokens=3)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.runs.records import once
+from bytemlperf.units import NS_PER_MS
 from training.results.history import History
 
-NS_PER_MS = 1e6
 PERCENT = 100.0
 MS_METRICS = ("step_time", "data_time", "forward_time", "backward_time", "optimizer_time", "wall_time")
 RATE_METRICS = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", "hfu")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_US
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
-NS_PER_US = 1000
 
 
 def micro_collectives(folder: Path) -> list[dict[str, Any]]:

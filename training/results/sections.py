@@ -9,12 +9,12 @@ from typing import Any
 from bytemlperf.report.blocks import axes, line, metric_cells
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.runs.records import once
+from bytemlperf.units import NS_PER_MS
 from training.plan.memory import gib
 from training.results.history import History
 from training.results.records import StepRecord
 from training.results.summary import PHASES
 
-NS_PER_MS = 1e6
 MOST_POINTS = 2000
 TITLES = {
     "step_time": "step",

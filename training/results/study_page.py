@@ -7,9 +7,9 @@ from typing import Any
 
 from bytemlperf.report.blocks import axes, bounded_cell, bounded_line, dots, line
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
+from bytemlperf.units import NS_PER_MS
 
 PERCENT = 100.0
-NS_PER_MS = 1e6
 TITLES = {"scale": "Scaling", "predict": "Prediction from measured parts", "drift": "Precisions"}
 
 

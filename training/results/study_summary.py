@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bytemlperf.units import NS_PER_S
 from training.results.convergence import SMOOTHED_STEPS, largest_relative_error
 from training.results.statistics import ratio
 from training.results.study_records import CurveRecord, PointRecord, PredictionRecord, decode
 
-NS_PER_S = 1e9
 BUSY_SHARE = 0.5
 SUPERLINEAR = 1.05
 """An efficiency above 105 % with all of its interval is named."""

@@ -12,6 +12,7 @@ import msgspec
 from bytemlperf.runs.records import once
 from bytemlperf.statistics.metric import Metric, describe, rate
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
+from bytemlperf.units import NS_PER_S
 from training.results.checks import run_checks
 from training.results.convergence import SMOOTHED_STEPS, reached, spikes
 from training.results.history import History
@@ -19,7 +20,6 @@ from training.results.records import StepRecord, TraceRecord
 from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
 from training.workload.workload import Workload
 
-NS_PER_S = 1e9
 PHASES = ("data", "forward", "backward", "optimizer")
 BUSY_SHARE = 0.5
 STALL_SHARE = 0.05

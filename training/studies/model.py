@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_S
 from training.rank.communication import bus_factor
 from training.results.study_records import PointRecord, PredictionRecord
 
-NS_PER_S = 1e9
 PHASES_WITH_SAMPLES = ("forward", "backward")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.command.live import LiveView
+from bytemlperf.units import NS_PER_S
 from training.plan.plan import Plan
-
-NS_PER_S = 1e9
 
 
 class TrainingView(LiveView):

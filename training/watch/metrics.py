@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.export.prometheus import Exporter, Family
+from bytemlperf.units import NS_PER_S
 
-NS_PER_S = 1e9
 STEP_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 ROLES = ("warmup", "traced", "measured")
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import msgspec
 
+from bytemlperf.units import NS_PER_S
 from engines.contract import Message
 
-NS_PER_S = 1_000_000_000
 MAX_ROW_TOKENS = 1 << 24
 """Past it a length is another column's value, not a request."""
 

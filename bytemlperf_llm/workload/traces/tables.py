@@ -11,9 +11,10 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
 
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.data_files import bad, echo, raw_lines
-from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, NS_PER_S, TraceRow, seconds_ns
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, TraceRow, seconds_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AZURE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:(Z)|([+-])(\d\d):?(\d\d))?", re.ASCII)
