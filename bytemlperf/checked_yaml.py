@@ -1,20 +1,20 @@
-"""A YAML file that must fit a pydantic model, and one clear line when it does not.
+"""A YAML file that must fit a msgspec struct, and one clear line when it does not.
 
 The text is composed into nodes first, because nodes know their lines; the plain data is then
-checked by the model, and the place pydantic names is looked up among the nodes. YAML is only ever
-safe-loaded, a duplicate key is an error, and an unknown key or value comes with the nearest valid one.
+converted, and the place that msgspec names is looked up among the nodes. YAML is only ever
+safe-loaded, a date stays text, a duplicate key is an error, and an unknown key or value comes with the nearest valid one.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import msgspec
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from bytemlperf.errors import UserError, nearest
 
@@ -24,26 +24,34 @@ MAX_ECHO_CHARS = 60
 
 Location = tuple[int | str, ...]
 Place = Callable[[Location], str]
-ModelT = TypeVar("ModelT", bound=BaseModel)
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
-def load(path: Path, model: type[ModelT], *, shown_as: str | None = None) -> ModelT:
-    """Read `path` into `model`. Raises UserError that names file, line, key and nearest valid key."""
+class Checked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file's structs have in common: strict, so that `true` is no 1; frozen, so that what ran is what was read.
+
+    A `__post_init__` raises ValueError("cause; fix") where fields don't go together."""
+
+
+def load(path: Path, struct: type[StructT], *, shown_as: str | None = None) -> StructT:
+    """Read `path` into `struct`. Raises UserError that names file, line, key and nearest valid key."""
     name = shown_as or str(path)
     root = _compose(_read(path, name), name)
-
-    def place(location: Location) -> str:
-        return f"{name}:{_line(root, location)}"
-
-    return check(_construct(root, name), model, place)
+    return check(_construct(root, name), struct, lambda location: f"{name}:{_line(root, location)}")
 
 
-def check(data: Any, model: type[ModelT], place: Place) -> ModelT:
-    """Validate `data`. `place` turns a location into the words an error starts with."""
+def check(data: Any, struct: type[StructT], place: Place, *, strict: bool = True) -> StructT:
+    """Convert `data`; where it isn't `strict` a number may be text. `place` turns a location into the words an error starts with."""
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, model, place) from None
+        return msgspec.convert(data, struct, strict=strict)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), data, struct, place) from None
+
+
+def plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """The struct as JSON has it."""
+    fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(struct))
+    return fields
 
 
 # --- the file ---------------------------------------------------------------------------------
@@ -64,9 +72,18 @@ def _read(path: Path, name: str) -> str:
         raise UserError(f"{name} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Dates stay text: `2026-10` is as good a day as `2026-10-01`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _compose(text: str, name: str) -> yaml.Node:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         if root is None:
             raise UserError(f"{name} is empty", "write at least the keys that docs/scenarios.md calls required")
         _refuse_duplicates(root, name, set())
@@ -83,7 +100,7 @@ def _compose(text: str, name: str) -> yaml.Node:
 
 
 def _construct(root: yaml.Node, name: str) -> Any:
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     try:
         return loader.construct_document(root)  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
@@ -117,8 +134,7 @@ def _refuse_duplicates(node: yaml.Node, name: str, seen: set[int]) -> None:
 
 
 def _line(root: yaml.Node, location: Location) -> int:
-    """The line of the innermost key of `location` that the file has. Union tags, which pydantic
-    puts among the keys, are not in the file and are passed over."""
+    """The line of the innermost key of `location` that the file has."""
     node, line = root, root.start_mark.line
     for part in location:
         if isinstance(node, yaml.MappingNode):
@@ -132,36 +148,101 @@ def _line(root: yaml.Node, location: Location) -> int:
     return int(line) + 1
 
 
-# --- what pydantic found ----------------------------------------------------------------------
+# --- what msgspec found -----------------------------------------------------------------------
+
+_FOUND = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_NAMES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list", "object": "a mapping"}
 
 
-def _explain(error: ValidationError, model: type[BaseModel], place: Place) -> UserError:
-    """One line for the first error. An unknown key comes first: it is what explains a missing one."""
-    errors = error.errors(include_url=False)
-    found: Mapping[str, Any] = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    location: Location = found["loc"]
-    kind, value, context = found["type"], found["input"], found.get("ctx", {})
-    where, key = place(location), _dotted(model, location)
-    if kind == "extra_forbidden":
-        parent = _dotted(model, location[:-1])
-        of = f"of {parent}" if parent else "here"
-        return UserError(f"{where}: {_echo(location[-1])} is not a key {of}", nearest(location[-1], _keys(model, location[:-1])))
-    if kind == "missing":
-        return UserError(f"{where}: {key} is missing", f"add {location[-1]}")
-    if kind == "union_tag_not_found":
-        tag = str(context["discriminator"]).strip("'")
-        near = difflib.get_close_matches(tag, [str(each) for each in value] if isinstance(value, Mapping) else [], n=1)
-        tags = ", ".join(_tags(model, location, tag))
-        return UserError(f"{where}: {key}.{tag} is missing", f"rename '{near[0]}' to '{tag}'" if near else f"add {tag}: one of {tags}")
-    if kind == "union_tag_invalid":
-        return UserError(f"{where}: {key} can't be {_echo(context['tag'])}", nearest(context["tag"], _quoted(context["expected_tags"])))
-    if kind == "literal_error":
-        return UserError(f"{where}: {key} can't be {_echo(value)}", nearest(value, _quoted(context["expected"])))
-    if kind == "value_error":
-        cause, _, fix = str(context["error"]).partition("; ")
-        return UserError(f"{where}: {key + ': ' if key else ''}{cause}", fix or "see docs/scenarios.md")
-    wanted = str(found["msg"]).removeprefix("Input should be ")
-    return UserError(f"{where}: {key} can't be {_echo(value)}", f"give {wanted}")
+def _explain(text: str, data: Any, struct: type[msgspec.Struct], place: Place) -> UserError:
+    """One line for what is wrong."""
+    found = _FOUND.fullmatch(text)
+    assert found is not None
+    location, value, annotation = _at(found["path"] or "", data, struct)
+    key, name = ".".join(map(str, location)), found["what"].partition("`")[2].partition("`")[0]
+    structs, here = list(_structs(annotation)), place(location)
+    if found["key"]:
+        wrong = next(each for each in value if not _fits(each, _of_dict(annotation)[0]))
+        return UserError(f"{here}: {_echo(wrong)} is not a key of {key}", nearest(wrong, _words(_of_dict(annotation)[0])))
+    if found["what"].startswith("Object contains unknown field"):
+        of = f"of {key}" if key else "here"
+        return UserError(f"{place((*location, name))}: {_echo(name)} is not a key {of}", nearest(name, _keys(_chosen(structs, value))))
+    if found["what"].startswith("Object missing required field"):
+        tags = _tags(structs, name)
+        near = difflib.get_close_matches(name, map(str, value), n=1) if tags else []
+        fix = f"rename '{near[0]}' to '{name}'" if near else f"add {name}" + (f": one of {', '.join(tags)}" if tags else "")
+        return UserError(f"{here}: {key + '.' if key else ''}{name} is missing", fix)
+    if found["what"].startswith("Invalid "):
+        fix = nearest(value, _tags(structs, str(location[-1])) or _words(annotation))
+        return UserError(f"{here}: {key} can't be {_echo(value)}", fix + (", or a number" if float in _parts(annotation) else ""))
+    if found["what"].startswith("Expected "):
+        wanted = found["what"].removeprefix("Expected ").partition(", got ")[0]
+        wanted = re.sub(r"`([^`]*)`", lambda types: " or ".join(_NAMES.get(each, each) for each in types[1].split(" | ")), wanted)
+        return UserError(f"{here}: {key or 'the file'} can't be {_echo(value)}", f"give {wanted}")
+    cause, _, fix = found["what"].partition("; ")
+    return UserError(f"{here}: {key + ': ' if key else ''}{cause}", fix or "see docs/scenarios.md")
+
+
+def _at(path: str, data: Any, annotation: Any) -> tuple[Location, Any, Any]:
+    """Where msgspec's path leads: keys and places in lists, the value there and its type (its union's, where it is a tag)."""
+    location: list[int | str] = []
+    for name, item in _STEP.findall(path):
+        key: int | str = name or item
+        if item == "...":
+            annotation = _of_dict(annotation)[1]
+            key = next(each for each, value in data.items() if not _fits(value, annotation))
+        elif item:
+            key = int(item)
+        else:
+            structs = _chosen(list(_structs(annotation)), data)
+            annotation = next((field.type for each in structs for field in msgspec.structs.fields(each) if field.name == name), annotation)
+        location.append(key)
+        data = data[key]
+    return tuple(location), data, annotation
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
+
+
+def _structs(annotation: Any) -> Iterator[type[msgspec.Struct]]:
+    return (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, msgspec.Struct))
+
+
+def _words(annotation: Any) -> list[str]:
+    return [str(word) for part in _parts(annotation) if get_origin(part) is Literal for word in get_args(part)]
+
+
+def _of_dict(annotation: Any) -> tuple[Any, ...]:
+    """Types of the keys and values of the first dict in a type."""
+    return next(get_args(part) for part in _parts(annotation) if get_origin(part) is dict)
+
+
+def _chosen(structs: list[type[msgspec.Struct]], value: Any) -> list[type[msgspec.Struct]]:
+    """The struct of a union that the value's tag names; all where it names none."""
+    tagged = [each for each in structs if (field := each.__struct_config__.tag_field) and value.get(field) == each.__struct_config__.tag]
+    return tagged or structs
+
+
+def _tags(structs: list[type[msgspec.Struct]], field: str) -> list[str]:
+    return [str(each.__struct_config__.tag) for each in structs if each.__struct_config__.tag_field == field]
+
+
+def _keys(structs: list[type[msgspec.Struct]]) -> set[str]:
+    tags = {tag for each in structs if (tag := each.__struct_config__.tag_field)}
+    return tags.union(*(each.__struct_fields__ for each in structs))
 
 
 def _echo(value: object) -> str:
@@ -169,47 +250,3 @@ def _echo(value: object) -> str:
     text = repr(value) if isinstance(value, str) else f"'{value!r}'"
     text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= MAX_ECHO_CHARS else f"{text[:MAX_ECHO_CHARS]}...'"
-
-
-def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']*)'", text)
-
-
-def _keys(model: type[BaseModel], location: Location) -> set[str]:
-    return {key for each in _walk(model, location)[0] for key in each.model_fields}
-
-
-def _tags(model: type[BaseModel], location: Location, tag: str) -> list[str]:
-    return [str(value) for each in _walk(model, location)[0] for value in get_args(each.model_fields[tag].annotation)]
-
-
-def _dotted(model: type[BaseModel], location: Location) -> str:
-    return ".".join(str(part) for part in _walk(model, location)[1])
-
-
-def _walk(model: type[BaseModel], location: Location) -> tuple[list[type[BaseModel]], Location]:
-    """The models that may stand at `location`, and the location without pydantic's union tags."""
-    models: list[type[BaseModel]] = [model]
-    keys: list[int | str] = []
-    for depth, part in enumerate(location):
-        tagged = [each for each in models if part in _literals(each)] if len(models) > 1 else []
-        if tagged:
-            models = tagged
-            continue
-        fields = [each.model_fields[part] for each in models if isinstance(part, str) and part in each.model_fields]
-        if fields or isinstance(part, int) or depth == len(location) - 1:
-            keys.append(part)
-        models = [found for field in fields for found in _models_in(field.annotation)]
-    return models, tuple(keys)
-
-
-def _literals(model: type[BaseModel]) -> set[object]:
-    return {
-        value for field in model.model_fields.values() if get_origin(field.annotation) is Literal for value in get_args(field.annotation)
-    }
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -12,9 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
 
-from bytemlperf.checked_yaml import load
+from bytemlperf.checked_yaml import Checked, load
 from bytemlperf.errors import UserError, nearest
 from general_perf.choices import PUBLISHED
 
@@ -42,21 +44,16 @@ DistributionRule = Literal["softmax", "sigmoid", "probabilities", "none"]
 DecisionRule = Literal["argmax", "threshold", "none"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 CLASS_NAME = r"^(models(\.[a-z0-9_]+)*\.(modeling|configuration)_[a-z0-9_]+\.)?[A-Z][A-Za-z0-9]*$"
 """A class of a library, by its own name or from a model's own module: `models.whisper.modeling_whisper.WhisperEncoder`."""
-ClassName = Annotated[str, Field(pattern=CLASS_NAME)]
+ClassName = Annotated[str, Meta(pattern=CLASS_NAME)]
 LOADING = ("attn_implementation", "auto_map", "quantization_config", "trust_remote_code", "use_pretrained_backbone")
 """Keys of a configuration by which a library would fetch or run what isn't in the card."""
 
 
-class Architecture(_Strict):
+class Architecture(Checked, frozen=True, kw_only=True, tag_field="kind", tag="architecture"):
     """A class of a library with a configuration, and seeded random weights."""
 
-    kind: Literal["architecture"]
     library: Literal["transformers", "diffusers", "own"]
     model: ClassName
     config_class: ClassName | None = None
@@ -67,12 +64,10 @@ class Architecture(_Strict):
     stands_for: str | None = None
     """The model whose place it takes, where its own weights aren't here."""
 
-    @model_validator(mode="after")
-    def _plain(self) -> Architecture:
+    def __post_init__(self) -> None:
         loading = next(_loading(self.config), None)
         if loading is not None:
             raise ValueError(f"config has '{loading}', by which the library would fetch or run something; leave it out")
-        return self
 
 
 def _loading(config: Any) -> Iterator[str]:
@@ -83,30 +78,27 @@ def _loading(config: Any) -> Iterator[str]:
         yield from _loading(value)
 
 
-class Package(_Strict):
+class Package(Checked, frozen=True, kw_only=True, tag_field="kind", tag="package"):
     """Real weights that an installed package carries: a checkpoint folder, an ONNX or a TorchScript file."""
 
-    kind: Literal["package"]
-    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    module: str = Field(pattern=r"^[A-Za-z_]\w*$")
+    package: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+    module: Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*\Z")]
     """Of the top level: a module inside a package could not be found without importing that."""
-    path: str = Field(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$")
+    path: Annotated[str, Meta(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*\Z")]
     format: Literal["checkpoint", "onnx", "torchscript"]
     model: ClassName | None = None
     licence: str
 
 
-class Trained(_Strict):
+class Trained(Checked, frozen=True, kw_only=True, tag_field="kind", tag="trained"):
     """Weights trained here by `general_perf.zoo.train`, seeded, on data that a package carries."""
 
-    kind: Literal["trained"]
     recipe: str
 
 
-class Local(_Strict):
+class Local(Checked, frozen=True, kw_only=True, tag_field="kind", tag="local"):
     """A file or checkpoint folder on this machine."""
 
-    kind: Literal["local"]
     path: str
     format: Literal["checkpoint", "onnx", "torchscript", "safetensors"]
     model: ClassName | None = None
@@ -114,26 +106,24 @@ class Local(_Strict):
     """The card whose architecture the weights fit (safetensors)."""
 
 
-class Hub(_Strict):
+class Hub(Checked, frozen=True, kw_only=True, tag_field="kind", tag="hub"):
     """A checkpoint of the Hugging Face hub that is in its local cache already: nothing is fetched in a run."""
 
-    kind: Literal["hub"]
-    id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")]
     revision: str | None = None
     model: ClassName | None = None
 
 
-class LanguageModel(_Strict):
+class LanguageModel(Checked, frozen=True, kw_only=True, tag_field="kind", tag="language_model"):
     """A causal language model by the name that `bmp-llm --model` knows: `smollm2`, `synthetic`, a folder."""
 
-    kind: Literal["language_model"]
     name: str
 
 
-Source = Annotated[Architecture | Package | Trained | Local | Hub | LanguageModel, Field(discriminator="kind")]
+Source = Architecture | Package | Trained | Local | Hub | LanguageModel
 
 
-class Input(_Strict):
+class Input(Checked, frozen=True, kw_only=True):
     """One input. `shape` holds numbers and names of `dims`; its first axis is `batch` unless `fixed`. `nhwc`: an image whose
     channels come last."""
 
@@ -147,21 +137,19 @@ class Input(_Strict):
     fixed: bool = False
     nhwc: bool = False
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Input:
+    def __post_init__(self) -> None:
         if self.kind in ("token_ids", "categories", "timestep") and self.high is None:
             raise ValueError(f"{self.name} is of kind {self.kind} without `high`; say what its values are below")
         if self.kind == "constant" and self.value is None:
             raise ValueError(f"{self.name} is constant without `value`; give it")
-        return self
 
 
-class Tolerance(_Strict):
+class Tolerance(Checked, frozen=True, kw_only=True):
     """Pass when the largest difference is at most `scaled_max` times the reference's root mean square, and the
     cosine is at least `cosine`."""
 
-    scaled_max: float = Field(gt=0)
-    cosine: float = Field(gt=0, le=1)
+    scaled_max: Annotated[float, Meta(gt=0, le=1e12)]
+    cosine: Annotated[float, Meta(gt=0, le=1)]
 
 
 DEFAULT_TOLERANCES = {
@@ -173,7 +161,7 @@ DEFAULT_TOLERANCES = {
 """Ours, by what a mantissa of 24, 8, 11 and 7 bits leaves after some dozens of layers; a card may name its own."""
 
 
-class Size(_Strict):
+class Size(Checked, frozen=True, kw_only=True):
     """A variant: parts of the configuration and dims that differ from the published ones."""
 
     config: dict[str, Any] = {}
@@ -185,29 +173,28 @@ SQUAD_FILE = "squad:"
 """Begins a dataset that is a file of questions."""
 
 
-class Card(_Strict):
+class Card(Checked, frozen=True, kw_only=True):
     """One model of the zoo."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
     model_class: ModelClass
     task: str
     about: str = ""
     source: Source
     dims: dict[str, int] = {}
-    inputs: list[Input] = Field(min_length=1)
-    outputs: list[str] = Field(min_length=1)
+    inputs: Annotated[list[Input], Meta(min_length=1)]
+    outputs: Annotated[list[str], Meta(min_length=1)]
     distribution: DistributionRule = "none"
     decision: DecisionRule = "none"
     fixed_batch: int | None = None
-    batch_sizes: list[int] = Field(default=[1, 4], min_length=1)
+    batch_sizes: Annotated[list[int], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1, 4])
     dataset: str | None = None
-    dataset_samples: int | None = Field(default=None, ge=1)
+    dataset_samples: Annotated[int, Meta(ge=1)] | None = None
     """At most so many samples of the dataset, for a model that is slow."""
     tolerances: dict[Literal["fp32", "bf16", "fp16", "int8"], Tolerance] = {}
     sizes: dict[str, Size] = {}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Card:
+    def __post_init__(self) -> None:
         for each in self.inputs:
             for axis in each.shape:
                 if isinstance(axis, str) and axis != BATCH and axis not in self.dims:
@@ -220,11 +207,10 @@ class Card(_Strict):
                 raise ValueError(f"size {name} sets '{unknown[0]}', which dims doesn't have; {nearest(unknown[0], self.dims)}")
         if any(size < 1 for size in self.batch_sizes):
             raise ValueError("batch_sizes must be at least 1; give numbers such as [1, 8]")
-        return self
 
     def tolerance(self, precision: str) -> Tolerance:
         """The tolerance at a precision: the card's own, else the default."""
-        own: Tolerance | None = dict(self.tolerances).get(precision)  # type: ignore[call-overload]
+        own = next((tolerance for name, tolerance in self.tolerances.items() if name == precision), None)
         return own or DEFAULT_TOLERANCES[precision]
 
     def at_size(self, size: str, dims: dict[str, int] | None = None) -> Card:
@@ -239,9 +225,9 @@ class Card(_Strict):
                 )
         source = self.source
         if isinstance(source, Architecture) and chosen.config:
-            source = source.model_copy(update={"config": _merged(source.config, chosen.config)})
-        inputs = [each.model_copy(update={"high": chosen.high[each.name]}) if each.name in chosen.high else each for each in self.inputs]
-        return self.model_copy(update={"source": source, "inputs": inputs, "dims": {**self.dims, **chosen.dims, **(dims or {})}})
+            source = replace(source, config=_merged(source.config, chosen.config))
+        inputs = [replace(each, high=chosen.high[each.name]) if each.name in chosen.high else each for each in self.inputs]
+        return replace(self, source=source, inputs=inputs, dims={**self.dims, **chosen.dims, **(dims or {})})
 
     def shape(self, wanted: Input, batch: int) -> tuple[int, ...]:
         """The shape of an input at a batch size."""
@@ -272,10 +258,10 @@ def _beside(folder: Path, card: Card) -> Card:
     """The card with its file of weights and its file of questions as seen from anywhere: a run may be resumed elsewhere."""
     source, data = card.source, card.dataset
     if isinstance(source, Local):
-        source = source.model_copy(update={"path": _absolute(folder, source.path)})
+        source = replace(source, path=_absolute(folder, source.path))
     if data and data.startswith(SQUAD_FILE):
         data = SQUAD_FILE + _absolute(folder, data.removeprefix(SQUAD_FILE))
-    return card.model_copy(update={"source": source, "dataset": data})
+    return replace(card, source=source, dataset=data)
 
 
 def _absolute(folder: Path, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
@@ -79,7 +80,11 @@ def test_a_cap_stays_a_cap_and_the_load_is_said(tmp_path, scenario, flags, said)
 
 
 def test_goodput_names_all_service_levels_as_in_vllm():
-    assert scenario_of(scenario="smoke", goodput=("ttft:500",)).slo.model_dump() == {"ttft_ms": 500.0, "tpot_ms": None, "e2e_ms": None}
+    assert msgspec.to_builtins(scenario_of(scenario="smoke", goodput=("ttft:500",)).slo) == {
+        "ttft_ms": 500.0,
+        "tpot_ms": None,
+        "e2e_ms": None,
+    }
 
 
 def test_bounds_of_the_run_stay_flags_of_their_own():
@@ -118,7 +123,7 @@ def test_made_up_prompts_of_a_length():
     synthetic = scenario_of(input_len=100, random_prefix_len=30, output_len=5).prompts.synthetic
     assert synthetic is not None
     assert synthetic.tokens is not None
-    assert (synthetic.tokens.model_dump()["value"], synthetic.prefix_tokens) == (100, 30)
+    assert (synthetic.tokens.value, synthetic.prefix_tokens) == (100, 30)
 
 
 BAD = [

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from bytemlperf.checked_yaml import plain
 from bytemlperf.command.console import listing
 from bytemlperf.command.exits import markup_of
 from bytemlperf.errors import UserError
@@ -158,7 +159,7 @@ def _remark(text: str, style: str = "dim") -> None:
 
 
 def _fields(card: Card) -> dict[str, object]:
-    return card.model_dump(mode="json", exclude_defaults=True)
+    return plain(card)
 
 
 def _print_json(content: object) -> None:

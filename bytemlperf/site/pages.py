@@ -158,7 +158,7 @@ def _half(card: Card) -> str:
 
 def _price(card: Card, currency: str) -> Cell:
     price = api.price(card, "purchase", currency)
-    return numeric(price.amount, small=price.date) if price else numeric(None)
+    return numeric(price.amount, small=str(price.date)) if price else numeric(None)
 
 
 @cache

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan import dataset as dataset_flags
@@ -135,7 +137,7 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
 
 
 def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
-    arrival = scenario.arrival.model_dump()
+    arrival: dict[str, Any] = msgspec.to_builtins(scenario.arrival)
     if dataset_flags.replays_times(flags) and flags.request_rate is None:
         arrival |= {"process": "trace", "rate": None, "ramp": None, "burstiness": 1.0}
     if flags.ramp_up_strategy is not None:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from msgspec import Meta
 
 import scenarios
 from bytemlperf import checked_yaml
+from bytemlperf.checked_yaml import Checked
 from bytemlperf.errors import UserError
 
 BUILTIN_FOLDER = Path(scenarios.__file__).parent
@@ -33,93 +34,71 @@ PROCESS_WORDS: dict[Process, str] = {
 }
 TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
 UNTIMED_FORMATS = ("custom", "sharegpt")
-Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-Seconds = Annotated[float, Field(gt=0)]
-Milliseconds = Annotated[float, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, le=1e6)]
-
-
-def _number_or_auto(value: Any) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None or value == "auto" or (number and 0 < value <= 1e6):
-        return value
-    raise ValueError(f"{value!r} is not a rate; give requests per second, a number above 0, or auto")
-
-
-class _Part(BaseModel):
-    """Strict, so that `true` is no 1 and `"60"` no 60; frozen, so that what ran is what was read."""
-
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+Milliseconds = Annotated[float, Meta(gt=0, le=1e12)]
+MAX_RATE = 1e6
+Rate = Annotated[float, Meta(gt=0, le=MAX_RATE)]
 
 
 # --- lengths ----------------------------------------------------------------------------------
 
 
-class Constant(_Part):
+class Constant(Checked, tag_field="distribution", tag="constant", frozen=True, kw_only=True):
     """Always `value`."""
 
-    distribution: Literal["constant"]
     value: Tokens
 
 
-class _Bounded(_Part):
+class _Bounded(Checked, frozen=True, kw_only=True):
     """`min` and `max` clip: a draw outside becomes the bound."""
 
     min: Tokens
     max: Tokens
 
-    @model_validator(mode="after")
-    def _ordered(self) -> _Bounded:
+    def __post_init__(self) -> None:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}; swap them")
-        return self
 
 
-class Uniform(_Bounded):
+class Uniform(_Bounded, tag_field="distribution", tag="uniform", frozen=True, kw_only=True):
     """Every whole number from `min` to `max`, both included, equally often."""
 
-    distribution: Literal["uniform"]
 
-
-class Normal(_Bounded):
+class Normal(_Bounded, tag_field="distribution", tag="normal", frozen=True, kw_only=True):
     """Mean and standard deviation before clipping."""
 
-    distribution: Literal["normal"]
-    mean: Annotated[float, Field(gt=0, le=MAX_TOKENS)]
-    std: Annotated[float, Field(ge=0, le=MAX_TOKENS)]
+    mean: Annotated[float, Meta(gt=0, le=MAX_TOKENS)]
+    std: Annotated[float, Meta(ge=0, le=MAX_TOKENS)]
 
 
-class Lognormal(_Bounded):
+class Lognormal(_Bounded, tag_field="distribution", tag="lognormal", frozen=True, kw_only=True):
     """`mean` is the distribution's own mean before clipping: mu = ln(mean) - sigma^2 / 2."""
 
-    distribution: Literal["lognormal"]
-    mean: Annotated[float, Field(gt=0, le=MAX_TOKENS)]
-    sigma: Annotated[float, Field(ge=0, le=5)]
+    mean: Annotated[float, Meta(gt=0, le=MAX_TOKENS)]
+    sigma: Annotated[float, Meta(ge=0, le=5)]
 
 
-class Empirical(_Part):
+class Empirical(Checked, tag_field="distribution", tag="empirical", frozen=True, kw_only=True):
     """One of `values`; `weights`, where given, say how often each, relative to the others."""
 
-    distribution: Literal["empirical"]
-    values: Annotated[tuple[Tokens, ...], Field(min_length=1, strict=False)]
-    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...] | None, Field(strict=False)] = None
+    values: Annotated[tuple[Tokens, ...], Meta(min_length=1)]
+    weights: tuple[Annotated[float, Meta(ge=0, le=1e12)], ...] | None = None
 
-    @model_validator(mode="after")
-    def _weighed(self) -> Empirical:
+    def __post_init__(self) -> None:
         if self.weights is not None and len(self.weights) != len(self.values):
             raise ValueError(f"{len(self.values)} values but {len(self.weights)} weights; give one weight for each value")
         if self.weights is not None and sum(self.weights) <= 0:
             raise ValueError("all weights are 0; give at least one above 0")
-        return self
 
 
-Lengths = Annotated[Constant | Uniform | Normal | Lognormal | Empirical, Field(discriminator="distribution")]
+Lengths = Constant | Uniform | Normal | Lognormal | Empirical
 
 
 # --- the parts of a scenario ------------------------------------------------------------------
 
 
-class Synthetic(_Part):
+class Synthetic(Checked, frozen=True, kw_only=True):
     """Made-up prompts of common English words; no two alike but for a shared start of `prefix_tokens`.
 
     `words` counts words, about one token each; `tokens` counts the whole prompt's tokens, template
@@ -127,28 +106,26 @@ class Synthetic(_Part):
 
     words: Lengths | None = None
     tokens: Lengths | None = None
-    prefix_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    prefix_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
 
-    @model_validator(mode="after")
-    def _one_unit(self) -> Synthetic:
+    def __post_init__(self) -> None:
         if (self.words is None) == (self.tokens is None):
             raise ValueError("exactly one of words and tokens is needed; give tokens: {distribution: constant, value: 512}, for example")
         if self.prefix_tokens and self.tokens is None:
             raise ValueError("prefix_tokens needs tokens; give tokens in place of words")
-        return self
 
 
-class Trace(_Part):
+class Trace(Checked, frozen=True, kw_only=True):
     """Requests that were recorded: `file`, relative to the scenario file, is read line by line.
 
     `window_s` takes the rows from its start to before its end (null: the trace's end), in the trace's
     own seconds since its first row. Their times are then multiplied by `time_scale`."""
 
     format: TraceFormatName
-    file: Annotated[str, Field(min_length=1)]
-    window_s: Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)] | None] | None, Field(strict=False)] = None
-    time_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    timestamp_unit_s: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    file: Annotated[str, Meta(min_length=1)]
+    window_s: tuple[Annotated[float, Meta(ge=0, le=1e12)], Annotated[float, Meta(gt=0, le=1e12)] | None] | None = None
+    time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    timestamp_unit_s: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     block_tokens: Tokens | None = None
     max_model_len: Tokens | None = None
     on_too_long: Literal["skip", "truncate", "fail"] = "fail"
@@ -159,37 +136,33 @@ class Trace(_Part):
         """Whether rows of this format say when they came."""
         return self.format not in UNTIMED_FORMATS
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Trace:
+    def __post_init__(self) -> None:
         if self.window_s is not None and not self.timed:
             raise ValueError(f"a trace of format {self.format} has no times, so window_s means nothing; remove it")
         if self.window_s is not None and self.window_s[1] is not None and self.window_s[0] >= self.window_s[1]:
             raise ValueError(f"window_s starts at {self.window_s[0]:g} and ends at {self.window_s[1]:g}; swap them")
         if self.timestamp_unit_s != 1.0 and self.format != "timed_trace":
             raise ValueError(f"format {self.format} says itself what its times are; remove timestamp_unit_s, or use timed_trace")
-        return self
 
 
-class Prompts(_Part):
+class Prompts(Checked, frozen=True, kw_only=True):
     """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`.
 
     `tokenizer` and `template` belong to what is measured, not to the load: the run fills them in.
     They say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`."""
 
-    files: Annotated[tuple[str, ...] | None, Field(min_length=1, strict=False)] = None
+    files: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     synthetic: Synthetic | None = None
     trace: Trace | None = None
-    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     template: Literal["chat", "plain"] = "chat"
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Prompts:
+    def __post_init__(self) -> None:
         if sum(each is not None for each in (self.files, self.synthetic, self.trace)) != 1:
             raise ValueError("exactly one of files, synthetic and trace is needed; give files: [prompts.jsonl], for example")
-        return self
 
 
-class Ramp(_Part):
+class Ramp(Checked, frozen=True, kw_only=True):
     """The rate goes from `start_rate` to `end_rate` (requests/s) over the whole run."""
 
     strategy: Literal["linear", "exponential"]
@@ -197,18 +170,19 @@ class Ramp(_Part):
     end_rate: Rate
 
 
-class Arrival(_Part):
+class Arrival(Checked, frozen=True, kw_only=True):
     """When requests are sent. `closed` keeps `max_concurrency` in flight; the others are open loop,
     where `max_concurrency` is a cap whose waiting counts in the latency."""
 
     process: Process
-    rate: Annotated[float | Literal["auto"] | None, BeforeValidator(_number_or_auto)] = None
-    burstiness: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    rate: float | Literal["auto"] | None = None
+    burstiness: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     ramp: Ramp | None = None
-    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1)] | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Arrival:
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, float) and not 0 < self.rate <= MAX_RATE:
+            raise ValueError(f"{self.rate:g} is not a rate; give requests per second, a number above 0, or auto")
         timed = self.process in ("poisson", "constant", "gamma")
         if timed and (self.rate is None) == (self.ramp is None):
             raise ValueError(f"process {self.process} needs either rate or ramp; give rate: auto, or requests per second")
@@ -218,7 +192,6 @@ class Arrival(_Part):
             raise ValueError(f"burstiness means nothing to process {self.process}; use process: gamma")
         if self.process == "closed" and self.max_concurrency is None:
             raise ValueError("process closed needs max_concurrency; give the number of requests to keep in flight")
-        return self
 
     def sentence(self) -> str:
         """The load in a few words, such as "Poisson, 1.91 req/s, at most 10 in flight"."""
@@ -238,14 +211,14 @@ def _rate_text(rate: float) -> str:
     return f"{rate:.4g}" if rate < 1000 else f"{rate:,.0f}"
 
 
-class Auto(_Part):
+class Auto(Checked, frozen=True, kw_only=True):
     """For `rate: auto`: probe the engine for `probe_s` at most, then offer `share` of what it carried."""
 
-    share: Annotated[float, Field(gt=0, le=2)] = 0.7
+    share: Annotated[float, Meta(gt=0, le=2)] = 0.7
     probe_s: Seconds = 30.0
 
 
-class Slo(_Part):
+class Slo(Checked, frozen=True, kw_only=True):
     """Service levels that a request must meet to count as goodput; null means not asked for."""
 
     ttft_ms: Milliseconds | None = None
@@ -253,17 +226,17 @@ class Slo(_Part):
     e2e_ms: Milliseconds | None = None
 
 
-class SamplingKeys(_Part):
+class SamplingKeys(Checked, frozen=True, kw_only=True):
     """How tokens are drawn; null leaves a setting to the engine."""
 
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=1)] | None = None
     seed: int | None = None
     ignore_eos: bool = True
 
 
-class Timeouts(_Part):
+class Timeouts(Checked, frozen=True, kw_only=True):
     """A request that exceeds one of them is a failure of that class."""
 
     connect_s: Seconds = 10.0
@@ -272,32 +245,34 @@ class Timeouts(_Part):
     total_s: Seconds = 600.0
 
 
-class Scenario(_Part):
+class Scenario(Checked, dict=True, frozen=True, kw_only=True):
     """A whole scenario file."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    description: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\r\n]*$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+    description: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\r\n]*\Z")]
     prompts: Prompts
     output_tokens: Lengths
     arrival: Arrival
-    auto: Auto = Field(default_factory=Auto)
-    num_requests: Annotated[int, Field(ge=1)] | None = None
+    auto: Auto = Auto()
+    num_requests: Annotated[int, Meta(ge=1)] | None = None
     duration_s: Seconds | None = None
-    warmup_requests: Annotated[int, Field(ge=0)] = 4
-    slo: Slo = Field(default_factory=Slo)
-    sampling: SamplingKeys = Field(default_factory=SamplingKeys)
-    timeouts: Timeouts = Field(default_factory=Timeouts)
-    drain_s: Annotated[float, Field(ge=0)] = 30.0
-
-    _folder: Path = PrivateAttr(default_factory=Path)
+    warmup_requests: Annotated[int, Meta(ge=0)] = 4
+    slo: Slo = Slo()
+    sampling: SamplingKeys = SamplingKeys()
+    timeouts: Timeouts = Timeouts()
+    drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
 
     @property
     def folder(self) -> Path:
-        """Where relative prompt files are looked for: the folder of the scenario file."""
-        return self._folder
+        """Where relative prompt files are looked for: the folder of the scenario file, which is no part of it."""
+        return Path(self.__dict__.get("folder", ""))
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Scenario:
+    def in_folder(self, folder: Path) -> Scenario:
+        """The scenario, with its files looked for there."""
+        self.__dict__["folder"] = folder
+        return self
+
+    def __post_init__(self) -> None:
         unbounded = self.num_requests is None and self.duration_s is None
         trace = self.prompts.trace
         if unbounded and trace is None:
@@ -308,7 +283,6 @@ class Scenario(_Part):
             raise ValueError("process at_once needs num_requests; give the number of requests to send")
         if self.arrival.process == "trace" and (trace is None or not trace.timed):
             raise ValueError("process trace needs prompts.trace of a format with times; use poisson with a rate")
-        return self
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:
         """A copy with other values, checked as a whole; `self` stays as it is.
@@ -316,7 +290,7 @@ class Scenario(_Part):
         Keys are dotted ("arrival.rate"); a value replaces the whole subtree. None means null.
         Raises UserError that names the key.
         """
-        data = self.model_dump()
+        data = checked_yaml.plain(self)
         for key, value in changes.items():
             *parents, last = key.split(".")
             target = data
@@ -325,9 +299,7 @@ class Scenario(_Part):
                     target[parent] = {}
                 target = target[parent]
             target[last] = value
-        changed = checked_yaml.check(data, Scenario, lambda _: f"scenario {self.name}")
-        changed._folder = self._folder
-        return changed
+        return checked_yaml.check(data, Scenario, lambda _: f"scenario {self.name}").in_folder(self.folder)
 
 
 # --- finding one ------------------------------------------------------------------------------
@@ -360,9 +332,7 @@ def load(name_or_path: str) -> Scenario:
 
 
 def _load_file(path: Path, shown_as: str) -> Scenario:
-    scenario = checked_yaml.load(path, Scenario, shown_as=shown_as)
-    scenario._folder = path.parent
-    return scenario
+    return checked_yaml.load(path, Scenario, shown_as=shown_as).in_folder(path.parent)
 
 
 def scenario_of(run: dict[str, Any]) -> Scenario:
@@ -373,8 +343,7 @@ def scenario_of(run: dict[str, Any]) -> Scenario:
         raise UserError("run.json holds no scenario", "it was damaged; run again")
     scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
     folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
-    scenario._folder = BUILTIN_FOLDER if folder == BUILTIN else Path(folder)
-    return scenario
+    return scenario.in_folder(BUILTIN_FOLDER if folder == BUILTIN else Path(folder))
 
 
 def seed_of(run: dict[str, Any]) -> int:

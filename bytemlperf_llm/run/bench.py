@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.checked_yaml import plain
 from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
@@ -310,7 +311,7 @@ class Bench:
             engine=flags.engine,
             engine_options=ready.plan.engine_options,
             model=ready.model,
-            scenario=ready.scenario.model_dump(mode="json"),
+            scenario=plain(ready.scenario),
             scenario_folder=folder_of(ready.scenario),
             seed=flags.seed,
             workers=ready.workers,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.checked_yaml import plain
 from bytemlperf_llm.calibration.cache import client_section
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
@@ -16,7 +17,7 @@ from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.workload.schedule import ScheduleFacts
 from engines.contract import EngineInfo
 
-REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "pydantic", "prometheus-client")
+REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "prometheus-client")
 
 
 def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: ScheduleFacts, probed: ProbeResult | None) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
     return {
         "config": {
             "flags": flags,
-            "scenario": scenario.model_dump(mode="json"),
+            "scenario": plain(scenario),
             "scenario_folder": folder_of(scenario),
             "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),
             "engine_options": {key: value for key, value in plan.engine_options.items() if key != "headers"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
+import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Arrival, Scenario
@@ -21,8 +21,8 @@ def load_sentence(run: dict[str, Any]) -> str:
     config = run.get("config")
     scenario = config.get("scenario") if isinstance(config, dict) else None
     try:
-        return Arrival.model_validate(scenario.get("arrival") if isinstance(scenario, dict) else None).sentence()
-    except ValidationError:
+        return msgspec.convert(scenario.get("arrival") if isinstance(scenario, dict) else None, Arrival).sentence()
+    except msgspec.ValidationError:
         return ""
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from bytemlperf.command.console import print_table, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.kinds import Table
 from general_perf.backends.registry import backend, backend_names
-from general_perf.card import zoo
+from general_perf.card import LanguageModel, Package, Source, zoo
 from general_perf.choices import PUBLISHED
 
 WEIGHTS = {"architecture": "random weights", "trained": "trained here"}
@@ -25,9 +24,13 @@ def print_models() -> None:
     print_table(terminal(), Table(title="", columns=columns, rows=list(rows), spare=("data", "weights")))
 
 
-def _weights(source: Any) -> str:
-    words = {"package": f"package {getattr(source, 'package', '')}", "language_model": str(getattr(source, "name", ""))}
-    return words.get(source.kind) or WEIGHTS.get(source.kind, source.kind)
+def _weights(source: Source) -> str:
+    if isinstance(source, Package):
+        return f"package {source.package}"
+    if isinstance(source, LanguageModel):
+        return source.name
+    kind = str(type(source).__struct_config__.tag)
+    return WEIGHTS.get(kind, kind)
 
 
 def print_backends() -> None:

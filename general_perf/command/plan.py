@@ -106,7 +106,7 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
     return Job(
         id=job_id(card.name, size, backend, precision),
         attempt=1,
-        card=card.model_dump(),
+        card=card,
         size=size,
         backend=backend,
         precision=precision,

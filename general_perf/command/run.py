@@ -20,7 +20,6 @@ from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
 from general_perf.backends.registry import check_options
-from general_perf.card import Card
 from general_perf.command.flags import Flags, Output
 from general_perf.command.plan import plan
 from general_perf.job.job import Job
@@ -68,7 +67,6 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
         jobs = [msgspec.convert(each, Job) for each in config["plan"]]
         for job in jobs:
             check_options([job.backend], job.backend_options)
-            Card.model_validate(job.card)
         return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
     except (msgspec.ValidationError, KeyError, TypeError, ValueError):
         raise UserError("this run can't be resumed: its plan is of another version", "start a new run") from None

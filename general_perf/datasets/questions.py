@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.untrusted import decode_json
-from general_perf.card import SQUAD_FILE, Card
+from general_perf.card import SQUAD_FILE, Card, LanguageModel
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
 
@@ -195,6 +195,6 @@ def _tokenizer(card: Card) -> Any:
 
     from bytemlperf.models import resolve
 
-    if card.source.kind != "language_model":
+    if not isinstance(card.source, LanguageModel):
         raise StageError("missing_dataset", f"{card.name} is not a language model", "leave accuracy out with --stage")
     return Tokenizer.from_file(str(Path(str(resolve(card.source.name).path)) / "tokenizer.json"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
+
+from general_perf.card import Card
 
 NO_REFERENCE = "failure.txt"
 """In a model's reference folder: why its reference was not made."""
@@ -12,7 +12,7 @@ MEASURED = ("compile", "load", "numerics", "accuracy", "performance", "coverage"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a worker needs; JSON. `card` is a card as plain data, at its size.
+    """Everything that a worker needs; JSON. `card` is at its size.
 
     `stages` are those of MEASURED that are wanted. `loops` are `closed` and `open`; the open loop sends at `rate`
     requests/s, or at `rate_share` of what the closed loop reached. A closed loop ends after `seconds`, or after
@@ -23,7 +23,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     attempt: int
-    card: dict[str, Any]
+    card: Card
     size: str
     backend: str
     precision: str

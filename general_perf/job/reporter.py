@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from general_perf.card import Card
 from general_perf.failures import classify
 from general_perf.job.job import Job
 from general_perf.job.records import STAGES, Record
@@ -22,7 +21,7 @@ class Reporter:
 
     def __init__(self, job: Job, out: Callable[[Any], None]) -> None:
         self.job, self._out = job, out
-        self.card = Card.model_validate(job.card)
+        self.card = job.card
         self.began_ns = self._since_ns = int(os.environ.get(STARTED_ENV, time.monotonic_ns()))
         self.stages_s: dict[str, float] = {}
         self._current = "start"

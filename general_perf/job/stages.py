@@ -38,7 +38,7 @@ def make_reference(job: Job, out: Callable[[Any], None]) -> None:
     """Outputs of the model in its highest precision over the samples of numerics and accuracy, kept in files."""
     from general_perf.zoo.source import build
 
-    card = Card.model_validate(job.card)
+    card = job.card
     folder = Path(job.reference)
     out({"stage": "begin", "name": "the reference"})
     try:
@@ -107,7 +107,7 @@ def numerics(reporter: Reporter, session: Any) -> None:
                 reference=kind,
                 samples=len(batches) * (card.fixed_batch or job.batch_sizes[0]),
                 passed=verdict(compared, tolerance),
-                tolerance=tolerance.model_dump(),
+                tolerance=msgspec.to_builtins(tolerance),
                 outputs=compared,
                 decisions=None if decided[0] is None else int(decided[0].size),
                 decisions_changed=changed,

@@ -62,7 +62,7 @@ def _failed(run: SuiteRun, job: Job, attempt: int, exporter: Exporter) -> str:
 
 
 def _end(job: Job, attempt: int, wall_s: float = 0.0) -> JobRecord:
-    model = str(job.card["name"])
+    model = job.card.name
     facts: dict[str, Any] = {"backend": job.backend, "precision": job.precision, "device": job.device, "stage": "job", "wall_s": wall_s}
     return JobRecord(job=job.id, attempt=attempt, model=model, **facts)
 
@@ -126,7 +126,7 @@ def _reference(job: Job, time_limit_s: float, say: Say) -> float:
     """Make the model's reference outputs unless they are there, and say what it took, s; a failure is said and shows in
     the job's numerics."""
     folder = Path(job.reference)
-    wanted = "numerics" in job.stages or ("accuracy" in job.stages and job.card["dataset"])
+    wanted = "numerics" in job.stages or ("accuracy" in job.stages and job.card.dataset)
     if not wanted or (folder / "done").exists():
         return 0.0
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _reference(job: Job, time_limit_s: float, say: Say) -> float:
     ended = run_job("reference", job, time_limit_s, lambda message: failures.append(str(message.get("reason"))), folder / "stderr.log")
     if ended.error_class or failures:
         why = "; ".join(filter(None, [*failures, ended.reason]))
-        say(f"the reference of {job.card['name']} was not made: {why}")
+        say(f"the reference of {job.card.name} was not made: {why}")
         (folder / NO_REFERENCE).write_text(why, encoding="utf-8")
     (folder / "done").touch()
     return ended.wall_s

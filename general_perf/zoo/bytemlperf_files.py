@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec import Meta
 
+from bytemlperf.checked_yaml import StructT, check
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
@@ -31,33 +33,32 @@ CLASS_FOLDERS: dict[str, ModelClass] = {"regular": "regular", "popular": "busine
 UNKNOWN = Input(name="unknown", shape=["batch"], kind="zeros")
 
 
-class Workload(BaseModel):
+Name = Annotated[str, Meta(pattern=r"^[^/\\]+\Z")]
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """ByteMLPerf's workload. Unknown keys are left alone, as it does."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    model: str = Field(min_length=1, pattern=r"^[^/\\]+$")
+    model: Name
     test_perf: bool = True
     test_accuracy: bool = True
     test_numeric: bool = True
-    clients: int | None = Field(default=None, ge=1, le=MOST_INSTANCES)
-    iterations: int | None = Field(default=None, ge=1, le=MOST_CALLS)
-    batch_sizes: list[Annotated[int, Field(ge=1, le=LARGEST_BATCH)]] = Field(default=[1], min_length=1)
-    data_percent: float = Field(default=100, gt=0, le=100)
+    clients: Annotated[int, Meta(ge=1, le=MOST_INSTANCES)] | None = None
+    iterations: Annotated[int, Meta(ge=1, le=MOST_CALLS)] | None = None
+    batch_sizes: Annotated[tuple[Annotated[int, Meta(ge=1, le=LARGEST_BATCH)], ...], Meta(min_length=1)] = (1,)
+    data_percent: Annotated[float, Meta(gt=0, le=100)] = 100
     compile_only: bool = False
 
 
-class ModelFile(BaseModel):
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """ByteMLPerf's model card."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-    model: str = Field(min_length=1, pattern=r"^[^/\\]+$")
-    model_path: str = Field(min_length=1)
+    model: Name
+    model_path: Annotated[str, Meta(min_length=1)]
     framework: str = ""
     model_format: str = ""
     outputs: str | None = None
-    input_shape: dict[str, list[Annotated[int, Field(ge=1, le=1 << 31)]]] | None = None
+    input_shape: dict[str, list[Annotated[int, Meta(ge=1, le=1 << 31)]]] | None = None
     input_type: str | None = None
     layout: str = ""
     dataset_name: str | None = None
@@ -105,7 +106,7 @@ def read_workload(path: Path, weights: str | None = None, *, random_weights: boo
         **common,
         model_class=next((name for folder, name in CLASS_FOLDERS.items() if folder in Path(model.model_path).parts), "regular"),
         task="ByteMLPerf's",
-        source=Local(kind="local", path=chosen or model.model_path, format=FORMATS.get(Path(chosen or "").suffix, "onnx")),
+        source=Local(path=chosen or model.model_path, format=FORMATS.get(Path(chosen or "").suffix, "onnx")),
         inputs=inputs or [UNKNOWN],
         outputs=[name.strip() for name in (model.outputs or "").split(",") if name.strip()] or [UNKNOWN.name],
     )
@@ -115,7 +116,7 @@ def read_workload(path: Path, weights: str | None = None, *, random_weights: boo
         )
     if own:
         try:
-            return Read(workload, stand_in(theirs).model_copy(update=common), chosen)
+            return Read(workload, msgspec.structs.replace(stand_in(theirs), **common), chosen)
         except ValueError as error:
             return Read(workload, theirs, chosen, Failed("missing_weights", str(error), "give its own weights"))
     return Read(workload, theirs, chosen, _unreadable(model, Path(str(chosen)), theirs))
@@ -127,7 +128,7 @@ def unread(path: Path) -> Card:
         name=_slug(path.stem),
         model_class="regular",
         task="ByteMLPerf's",
-        source=Local(kind="local", path=str(path), format="onnx"),
+        source=Local(path=str(path), format="onnx"),
         inputs=[UNKNOWN],
         outputs=[UNKNOWN.name],
     )
@@ -232,9 +233,5 @@ def _object(path: Path) -> dict[str, Any]:
     return held
 
 
-def _checked(held: dict[str, Any], model: Any, path: Path) -> Any:
-    try:
-        return model.model_validate(held)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "fix the file") from None
+def _checked(held: dict[str, Any], struct: type[StructT], path: Path) -> StructT:
+    return check(held, struct, lambda _: path.name, strict=False)

@@ -11,6 +11,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from general_perf.backends.contract import SourceModel
 from general_perf.backends.onnx_files import beside
 from general_perf.backends.weights import held_by_module, held_by_onnx
@@ -154,7 +156,7 @@ def _with_weights(card: Card, weights: Path) -> Local:
     found = "checkpoint" if weights.is_dir() else FORMATS.get(weights.suffix)
     if found is None:
         raise StageError("unsupported_format", f"{weights.name} has no known ending", f"give one of {', '.join(FORMATS)}")
-    return Local(kind="local", path=str(weights), format=found, model=getattr(card.source, "model", None))
+    return Local(path=str(weights), format=found, model=getattr(card.source, "model", None))
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -227,8 +229,8 @@ def _onnx(card: Card, path: Path, weights_from: str) -> SourceModel:
     inputs = [each for each in model.graph.input if each.name not in weights]
     by_name = {each.name: each for each in card.inputs}
     if by_name.keys() == {each.name for each in inputs}:
-        card = card.model_copy(update={"inputs": [by_name[each.name] for each in inputs]})
-    card = card.model_copy(update={"outputs": card.outputs[: len(model.graph.output)]})
+        card = replace(card, inputs=[by_name[each.name] for each in inputs])
+    card = replace(card, outputs=card.outputs[: len(model.graph.output)])
     _check_onnx_inputs(card, path, inputs)
     return SourceModel(
         card=card,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from general_perf.card import Architecture, Card, Input, zoo
 
 PARTS = ("encoder", "decoder")
@@ -31,8 +33,8 @@ def stand_in(theirs: Card) -> Card:
         elif wanted.kind != "attention_mask":
             offered = ", ".join(f"{each.name} {_shape(each)}" for each in theirs.inputs)
             raise ValueError(f"our {base} takes {wanted.name} {_shape(wanted)}, which {theirs.name} doesn't: it takes {offered}")
-    source = ours.source.model_copy(update={"stands_for": theirs.name})
-    return ours.model_copy(update={"dims": {**ours.dims, **dims}, "source": source})
+    source = replace(ours.source, stands_for=theirs.name)
+    return replace(ours, dims={**ours.dims, **dims}, source=source)
 
 
 def _alike(ours: Input, theirs: Input) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bytemlperf.checked_yaml import plain
 from bytemlperf_llm.record.reader import read_records
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
@@ -254,7 +255,7 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
         engine="reference",
         engine_options={},
         model=None,
-        scenario=scenario.model_dump(mode="json"),
+        scenario=plain(scenario),
         scenario_folder=str(scenario.folder),
         seed=0,
         workers=2,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from general_perf.backends.contract import CompileOptions, SourceModel
 from general_perf.card import Card, zoo
 from general_perf.datasets.inputs import make_inputs
@@ -19,7 +21,7 @@ def source(name: str, size: str = "small") -> SourceModel:
 
 def own(module: Any, width: int = 8) -> SourceModel:
     """A module of one input [batch, width] and one output."""
-    card = Card.model_validate(
+    card = msgspec.convert(
         {
             "name": "own",
             "model_class": "regular",
@@ -27,7 +29,8 @@ def own(module: Any, width: int = 8) -> SourceModel:
             "source": {"kind": "architecture", "library": "own", "model": "None"},
             "inputs": [{"name": "x", "shape": ["batch", width], "kind": "features"}],
             "outputs": ["y"],
-        }
+        },
+        Card,
     )
     return SourceModel(card=card, format="torch", weights="random weights", module=module.eval())
 

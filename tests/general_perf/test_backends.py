@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
@@ -289,7 +290,7 @@ def halved(path, card_dtype):
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weights])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     card = own(Layers()).card
-    return card.model_copy(update={"inputs": [card.inputs[0].model_copy(update={"dtype": card_dtype})]})
+    return structs.replace(card, inputs=[structs.replace(card.inputs[0], dtype=card_dtype)])
 
 
 def test_a_file_of_half_precision_is_measured_as_such_alone(tmp_path):

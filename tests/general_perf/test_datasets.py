@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from general_perf.card import zoo
 from general_perf.datasets.contract import Dataset, spread
@@ -48,7 +49,7 @@ def test_the_last_batch_is_filled_up_and_the_filling_left_out(batch):
 
 
 def test_a_dataset_that_is_not_there_names_those_that_are():
-    card = zoo()["resnet50"].model_copy(update={"dataset": "imagenet"})
+    card = replace(zoo()["resnet50"], dataset="imagenet")
     with pytest.raises(StageError, match=r"imagenet is not here; .*sklearn-digits") as raised:
         load_dataset(card, 10)
     assert raised.value.error_class == "missing_dataset"

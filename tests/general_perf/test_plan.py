@@ -132,7 +132,7 @@ def test_weights_are_found_from_any_folder(monkeypatch, tmp_path):
 def test_a_size_goes_where_the_card_has_it():
     jobs = {job.id.split("/")[0]: job for job in plan(flags(models=("all",), size="small"))}
     assert len(jobs) == len(plan(flags(models=("all",))))
-    assert jobs["bert@small"].card["dims"] == {"sequence": 32}
+    assert jobs["bert@small"].card.dims == {"sequence": 32}
     assert jobs["magika"].size == "published"
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from general_perf.card import zoo
 from general_perf.datasets import pages, questions
@@ -145,7 +146,7 @@ def test_a_question_file_that_is_no_such_is_named(tmp_path, text, reason):
     path = tmp_path / "mine.json"
     if text is not None:
         path.write_text(text)
-    card = zoo()["smollm2-qa"].model_copy(update={"dataset": f"squad:{path}"})
+    card = replace(zoo()["smollm2-qa"], dataset=f"squad:{path}")
     with pytest.raises(StageError, match=reason) as caught:
         load_dataset(card, 5)
     assert caught.value.error_class == "missing_dataset"
@@ -154,7 +155,7 @@ def test_a_question_file_that_is_no_such_is_named(tmp_path, text, reason):
 def test_another_file_of_questions_is_read(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(squad(ASKED))
-    data = load_dataset(zoo()["smollm2-qa"].model_copy(update={"dataset": f"squad:{path}"}), 5)
+    data = load_dataset(replace(zoo()["smollm2-qa"], dataset=f"squad:{path}"), 5)
     assert data.labels == [["a mat"]]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bytemlperf import checked_yaml
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
@@ -204,4 +206,4 @@ def test_a_path_without_cards_is_named(tmp_path: Path, place: str):
 
 def test_a_card_keeps_what_it_was_given(tmp_path: Path):
     card = cards.load(mine(tmp_path))["mine"]
-    assert Card.model_validate(card.model_dump(mode="json")) == card
+    assert msgspec.convert(checked_yaml.plain(card), Card) == card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -23,7 +24,7 @@ from tests.report.made import llm_run
 from tests.submit.made import DECLARATION
 
 KNOWN = cards.load()
-DECLARED = Declaration.model_validate(yaml.safe_load(DECLARATION))
+DECLARED = msgspec.convert(yaml.safe_load(DECLARATION), Declaration)
 T4 = {"gpus": [{"name": "Tesla T4"}], "cpu": {"model": "AMD EPYC 9654 96-Core Processor", "sockets": 1}}
 
 

@@ -16,6 +16,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec.structs import replace
+
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import json_of
 from training.results.checks import REFERENCE_STEPS
@@ -35,7 +38,7 @@ def recipe_hash(workload: Workload, tokens: TokenFile | None, trainer: str, seed
     """SHA-256 over what decides the loss curve."""
     deciding: dict[str, Any] = {
         "family": workload.family,
-        "model": workload.model.model_dump(),
+        "model": msgspec.to_builtins(workload.model),
         "text": tokens.text_sha256 if tokens else workload.data.corpus,
         "tokenizer": tokens.tokenizer if tokens else None,
         "recipe": {key: getattr(workload.training, key) for key in DECIDING},
@@ -138,7 +141,7 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
     differing = [
         name
         for name, same in (
-            ("workload", then.model_dump(exclude={"description"}) == now.model_dump(exclude={"description"})),
+            ("workload", replace(then, description="") == replace(now, description="")),
             ("trainer", plan.trainer == flags.trainer),
             ("sharding", plan.sharding == flags.sharding),
             ("layout", plan.layout == layout),

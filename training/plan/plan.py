@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_workload(self) -> Workload:
         """The workload as its checked model."""
-        return Workload.model_validate(self.workload)
+        return msgspec.convert(self.workload, Workload)
 
     @property
     def ranks_per_node(self) -> int:
@@ -100,7 +100,7 @@ def resolve_workload(flags: Flags) -> Workload:
         "precision": flags.precision,
         "recompute": flags.recompute,
     }
-    content = workload.model_dump()
+    content = msgspec.to_builtins(workload)
     content["training"].update({key: value for key, value in wished.items() if value is not None})
     if flags.seq_len is not None:
         content["model"]["seq_len"] = flags.seq_len
@@ -127,7 +127,7 @@ def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFil
     """Everything resolved. Raises UserError for a fault that can't happen."""
     return Plan(
         folder=str(folder.absolute()),
-        workload=workload.model_dump(),
+        workload=msgspec.to_builtins(workload),
         trainer=flags.trainer,
         sharding=flags.sharding,
         layout=layout,

@@ -112,7 +112,7 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
     measured, times = history.measured, history.step_times_ns
     if not measured:
         return {}
-    workload = Workload.model_validate(config["workload"])
+    workload = msgspec.convert(config["workload"], Workload)
     first = measured[0]
     found: dict[str, Metric | None] = {
         "step_time": describe(times, "ns", "from requesting data to the end of the optimizer step, slowest rank"),

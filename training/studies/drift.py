@@ -26,7 +26,7 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
     prepared = [prepare(each) for each in runs]
     config = {
         "study": "drift",
-        "workload": prepared[0].workload.model_dump(),
+        "workload": msgspec.to_builtins(prepared[0].workload),
         "trainer": flags.trainer,
         "sharding": flags.sharding,
         "precisions": names,

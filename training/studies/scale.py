@@ -11,6 +11,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
@@ -60,7 +62,7 @@ def run_scale(flags: Flags, nproc: str, mode: ScalingMode, repeats: int, argv: l
     config = {
         "study": "scale",
         "mode": mode,
-        "workload": prepared[0].workload.model_dump(),
+        "workload": msgspec.to_builtins(prepared[0].workload),
         "trainer": flags.trainer,
         "sharding": flags.sharding,
         "ranks": counts,

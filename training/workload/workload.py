@@ -8,11 +8,12 @@ it is checked here, before anything starts. docs/training.md describes every key
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from msgspec import Meta
 
 from bytemlperf import checked_yaml
+from bytemlperf.checked_yaml import Checked
 from bytemlperf.errors import UserError, nearest
 from training.workload.choices import Precision, Recompute
 
@@ -21,7 +22,7 @@ BUILTIN_FOLDER = Path(__file__).parents[1] / "workloads"
 Family = Literal["gpt", "llama", "moe", "bert", "resnet"]
 Corpus = Literal["stdlib", "prompts", "digits"]
 TokenizerName = Literal["auto", "smollm2", "bytes"]
-Size = Annotated[int, Field(ge=1, le=1 << 22)]
+Size = Annotated[int, Meta(ge=1, le=1 << 22)]
 
 BYTE_VOCABULARY = 256
 SMOLLM2_VOCABULARY = 49_152
@@ -29,23 +30,17 @@ IMAGE_PIXELS = 32
 """Digits come as 8 x 8 pixels; each is repeated four times each way, so that a ResNet has something to halve."""
 
 
-class _Part(BaseModel):
-    """Strict, so that `true` is no 1; frozen, so that what ran is what was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSize(_Part):
+class ModelSize(Checked, frozen=True, kw_only=True):
     """Sizes of a transformer (`layers` … `top_k`) or of a ResNet (`widths`, `depths`)."""
 
-    layers: Annotated[int, Field(ge=1, le=1024)] = 1
+    layers: Annotated[int, Meta(ge=1, le=1024)] = 1
     hidden: Size = 64
     heads: Size = 4
     kv_heads: Size | None = None
     ffn: Size | None = None
     seq_len: Size = 64
-    experts: Annotated[int, Field(ge=2, le=4096)] | None = None
-    top_k: Annotated[int, Field(ge=1, le=64)] = 2
+    experts: Annotated[int, Meta(ge=2, le=4096)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=64)] = 2
     widths: list[Size] | None = None
     depths: list[Size] | None = None
 
@@ -60,7 +55,7 @@ class ModelSize(_Part):
         return self.kv_heads or self.heads
 
 
-class Data(_Part):
+class Data(Checked, frozen=True, kw_only=True):
     """What is learned: `stdlib` are the Python standard library's sources, `prompts` the built-in scenarios'
     texts (the same on every machine), `digits` scikit-learn's handwritten digits."""
 
@@ -68,39 +63,38 @@ class Data(_Part):
     tokenizer: TokenizerName = "auto"
 
 
-class Recipe(_Part):
+class Recipe(Checked, frozen=True, kw_only=True):
     """How it is learned: AdamW, linear warm-up, then a constant rate."""
 
     global_batch: Size
     micro_batch: Size
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 50
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    steps: Annotated[int, Meta(ge=1, le=10_000_000)] = 50
+    learning_rate: Annotated[float, Meta(gt=0, le=10)] = 1e-3
+    warmup_steps: Annotated[int, Meta(ge=0)] = 0
+    weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    clip: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
     precision: Precision = "fp32"
     recompute: Recompute = "none"
 
 
-class Workload(_Part):
+class Workload(Checked, frozen=True, kw_only=True):
     """One workload. Dropout is always 0, so that a loss curve depends on nothing but what is compared."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*\Z", max_length=60)]
     description: str = ""
     family: Family
     model: ModelSize
     data: Data = Data()
     training: Recipe
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def __post_init__(self) -> None:
         model = self.model
         if self.family == "resnet":
             if not model.widths or not model.depths or len(model.widths) != len(model.depths):
                 raise ValueError("a resnet needs widths and depths; give both, one number for each stage")
             if self.data.corpus != "digits":
                 raise ValueError("a resnet learns images; write data: {corpus: digits}")
-            return self
+            return
         if self.data.corpus == "digits":
             raise ValueError("digits are images; take the corpus stdlib or prompts")
         if model.hidden % model.heads:
@@ -113,7 +107,6 @@ class Workload(_Part):
             raise ValueError(f"top_k {model.top_k} exceeds {model.experts} experts; lower top_k")
         if self.training.global_batch % self.training.micro_batch:
             raise ValueError("micro_batch doesn't divide global_batch; make it a divisor")
-        return self
 
 
 def load(name: str) -> Workload:

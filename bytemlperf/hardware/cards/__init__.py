@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from bytemlperf import checked_yaml
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.card import Card, Peak, Price, PriceList, Source
@@ -174,11 +176,11 @@ def _is_price_list(file: Path) -> bool:
 def _add_prices(cards: dict[str, Card], file: Path, prices: PriceList) -> None:
     """Put a user's prices before those of the cards."""
     source = Source(title="own price list", publisher="user", url=file.absolute().as_uri())
-    for name, amount in prices.prices.items():
-        each = card_id(name, cards)
-        card = cards[each]
-        own = Price(**amount.model_dump(), source="own", where=file.name)
-        cards[each] = card.model_copy(update={"prices": (own, *card.prices), "sources": {**card.sources, "own": source}})
+    for name, price in prices.prices.items():
+        identity = card_id(name, cards)
+        card = cards[identity]
+        own = replace(price, source="own", where=file.name)
+        cards[identity] = replace(card, prices=(own, *card.prices), sources={**card.sources, "own": source})
 
 
 def _plain(text: str) -> str:
