@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.lazy import numpy
 from bytemlperf.runs.kinds import Figure, RunKind, Section
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
@@ -145,8 +146,6 @@ def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns 
 
 
 def _samples(name: str, columns: RunColumns) -> tuple[Sequence[float], Sequence[int]]:
-    import numpy
-
     values = columns.latencies[name]
     present = ~numpy.isnan(values)
     return array("d", values[present].tobytes()), array("q", columns.index[present].astype("i8").tobytes())
@@ -189,8 +188,6 @@ def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> lis
 
 def _stretches(name: str, summary: dict[str, Any], columns: RunColumns) -> Sequence[float]:
     """The rate in thirty equal stretches of the steady window, whose mean is the rate; none for a short run."""
-    import numpy
-
     if name == "input_token_throughput" or columns.ok.sum() < 2 * THROUGHPUT_STRETCHES:
         return ()
     window = summary["steady_state"]["window"]

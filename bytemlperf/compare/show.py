@@ -10,6 +10,7 @@ import msgspec
 
 from bytemlperf.compare.comparison import Comparison, Row, Side, geometric_mean
 from bytemlperf.compare.gate import percent
+from bytemlperf.lazy import numpy
 from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
@@ -388,8 +389,6 @@ def _curves(comparison: Comparison, group: str) -> list[Plot]:
 
 
 def _distribution(samples: Sequence[float]) -> tuple[list[Any], list[Any]]:
-    import numpy
-
     values = numpy.asarray(samples, dtype="f8")
     x, share = distribution(values)
     return [short(value) for value in x.tolist()], [short(value * 100) for value in share.tolist()]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from bytemlperf.lazy import numpy
+
 CURVE_POINTS = 400
 TAIL_POINTS = 120
 WIDE_SPREAD = 20.0  # max / p0.5 above which a histogram's bins grow with the value
@@ -20,8 +22,6 @@ DOTS = 1_500
 def distribution(values: Any) -> tuple[Any, Any]:
     """The empirical distribution function of values: x, and the share of values ≤ x. All of them where
     they are few; else evenly spaced ranks with the ranks of the tail spaced by factors, ends included."""
-    import numpy
-
     ordered = numpy.sort(values)
     count = len(ordered)
     if count <= CURVE_POINTS:
@@ -35,8 +35,6 @@ def distribution(values: Any) -> tuple[Any, Any]:
 
 def limits_between(low: float, high: float) -> Any:
     """Where to count: from the least to the greatest value, by factors where they are far apart."""
-    import numpy
-
     limits = numpy.geomspace(low, high, CURVE_POINTS) if low > 0 and high / low > 3 else numpy.linspace(low, high, CURVE_POINTS)
     limits[0], limits[-1] = low, high
     return limits
@@ -45,8 +43,6 @@ def limits_between(low: float, high: float) -> Any:
 def histogram_edges(values: Any) -> tuple[Any, bool]:
     """Edges of the bins of a histogram that holds every value, so its first and last edge are the extremes;
     and whether the bins grow by a factor, as they do where the values reach far."""
-    import numpy
-
     low, high = float(values.min()), float(values.max())
     if low == high:
         return numpy.array([low - 0.5, high + 0.5]), False
@@ -59,8 +55,6 @@ def histogram_edges(values: Any) -> tuple[Any, bool]:
 
 def time_edges(start: float, end: float, count: int) -> Any:
     """Edges of equal stretches of time, as many as the number of values can fill."""
-    import numpy
-
     bins = int(min(TIME_BINS, max(10, count // 8)))
     return numpy.linspace(start, max(end, start + 1e-9), bins + 1)
 
@@ -69,8 +63,6 @@ class Binned:
     """What the values in each stretch of `edges` were. Empty stretches have a count of 0 and NaN."""
 
     def __init__(self, place: Any, values: Any, edges: Any) -> None:
-        import numpy
-
         self.edges = edges
         self.middle = (edges[:-1] + edges[1:]) / 2
         bins = len(edges) - 1
@@ -83,8 +75,6 @@ class Binned:
 
     def percentile(self, percent: float) -> Any:
         """Nearest-rank, in each stretch; 0 is the minimum, 100 the maximum."""
-        import numpy
-
         result = numpy.full(len(self.count), numpy.nan)
         filled = self.count > 0
         rank = numpy.maximum(1, numpy.ceil(percent / 100 * self.count[filled])).astype("i8")
@@ -94,8 +84,6 @@ class Binned:
 
 def kept_dots(values: Any, most: int = DOTS) -> Any:
     """Which of the values to draw as dots: all, or the extremes with an even choice of the rest, in order."""
-    import numpy
-
     count = len(values)
     if count <= most:
         return numpy.arange(count)
@@ -106,8 +94,6 @@ def kept_dots(values: Any, most: int = DOTS) -> Any:
 
 def thinned_steps(times: Any, levels: Any, most: int = 2 * TIME_BINS) -> tuple[Any, Any]:
     """A step function with fewer steps: in each stretch its first, lowest and highest level stay."""
-    import numpy
-
     count = len(times)
     if count <= most:
         return times, levels

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
@@ -55,8 +56,6 @@ class Stage(NamedTuple):
 
 def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
     """The stages of answered requests, and whether they are the engine's own."""
-    import numpy
-
     rows = columns.answered
     waiting = columns.between("sent", "due")[rows]
     engine = [columns.raw(name)[rows] for name in STAGES]
@@ -77,8 +76,6 @@ def slow_group(count: int) -> tuple[float, str]:
 
 def _group_rows(latency_ms: Any, low: float, high: float) -> Any:
     """The requests whose rank lies between two shares; at least one."""
-    import numpy
-
     order = numpy.argsort(latency_ms, kind="stable")
     begin = min(int(low * len(order)), len(order) - 1)
     return order[begin : max(begin + 1, int(numpy.ceil(high * len(order))))]

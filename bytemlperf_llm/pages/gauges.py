@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bytemlperf.lazy import numpy
 from bytemlperf.report.thin import thinned_steps
 from bytemlperf.runs.kinds import Table
 from bytemlperf_llm.record.gauges import Sample
@@ -40,8 +41,6 @@ class GaugeLine(NamedTuple):
 
 def gauge_lines(samples: Sequence[Sample], origin_ns: int) -> list[GaugeLine]:
     """Each gauge that was ever told, in the order of its first telling."""
-    import numpy
-
     names = list(dict.fromkeys(name for sample in samples for name in sample.gauges))
     lines = []
     for name in names:
@@ -69,8 +68,6 @@ def thinned(line: GaugeLine) -> tuple[Any, Any]:
 
 def gauge_table(lines: Sequence[GaugeLine], group: str) -> Table:
     """Least, median, greatest and last value of each gauge."""
-    import numpy
-
     rows: list[list[str | float | int | None]] = [
         [
             f"{line.label}, %" if line.is_share else line.label,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bounded_cell, line, metric_cells
 from bytemlperf.report.text import number
 from bytemlperf.report.thin import distribution, histogram_edges, limits_between
@@ -82,8 +83,6 @@ def _share_axis() -> dict[str, Any]:
 
 def _milliseconds(values: list[Any], title: str = "ms") -> dict[str, Any]:
     """An axis by factors where all but a two-hundredth of the values reach over more than one and a half powers of ten."""
-    import numpy
-
     low = min((float(numpy.quantile(part, 0.005)) for part in values if len(part)), default=1.0)
     high = max((float(part.max()) for part in values if len(part)), default=1.0)
     return {"title": title, "type": "log", "dtick": "D2"} if low > 0 and high / low > 30 else {"title": title, "rangemode": "tozero"}
@@ -103,8 +102,6 @@ def _curves(title: str, series: list[tuple[str, Any]]) -> Plot:
 
 def _per_token_curve(columns: RunColumns) -> Plot | None:
     """TPOT of requests, and ITL of tokens counted at chosen limits: all tokens count, none is drawn."""
-    import numpy
-
     tpot = columns.present("tpot")
     if not len(tpot):
         return None
@@ -128,8 +125,6 @@ def _per_token_curve(columns: RunColumns) -> Plot | None:
 
 
 def _histogram(title: str, values: Any) -> Plot:
-    import numpy
-
     edges, growing = histogram_edges(values)
     counts = numpy.histogram(values, edges)[0]
     # drawn as the outline of its bins: bars can't be of equal width on an axis by factors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import axes, bars, dots, line
 from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
@@ -33,8 +34,6 @@ def length_sections(columns: RunColumns) -> list[Section]:
 
 
 def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
-    import numpy
-
     present = ~numpy.isnan(values)
     lengths, values = lengths[present], values[present]
     if len(values) < 2 or lengths.min() == lengths.max():
@@ -56,8 +55,6 @@ def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
 
 def _ranks(values: Any) -> Any:
     """Mean ranks, ties shared (Spearman)."""
-    import numpy
-
     _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
     return (numpy.cumsum(counts) - (counts - 1) / 2)[place]
 
@@ -84,8 +81,6 @@ def failure_table(summary: dict[str, Any], most: int | None = None) -> Table:
 
 
 def _failure_plot(columns: RunColumns) -> Plot:
-    import numpy
-
     edges = time_edges(0.0, columns.duration_s, 480)
     names = sorted({name for _, name in columns.failures})
     data = []
@@ -163,8 +158,6 @@ def schedule_sections(summary: dict[str, Any], columns: RunColumns) -> list[Sect
 
 
 def _arrival_plots(columns: RunColumns) -> list[Section]:
-    import numpy
-
     sent, planned = columns.when("sent"), columns.when("planned")
     sections: list[Section] = []
     gaps = numpy.diff(numpy.sort(sent[~numpy.isnan(sent)])) * 1e3
@@ -203,8 +196,6 @@ def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
 
 
 def _median(values: Any) -> float:
-    import numpy
-
     return float(numpy.median(values))
 
 

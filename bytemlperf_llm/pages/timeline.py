@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars, dots, line
 from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
 from bytemlperf.runs.kinds import Plot, Section
@@ -76,8 +77,6 @@ def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, 
 
 def waterfall_sections(columns: RunColumns) -> list[Section]:
     """Around the slowest first token, and around a usual one."""
-    import numpy
-
     if not columns.answered.any():
         return []
     ttft = columns.latencies["ttft"][columns.answered]
@@ -120,8 +119,6 @@ def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
 
 def _latency_traces(due: Any, values: Any, columns: RunColumns) -> list[dict[str, Any]]:
     """Dots for single requests, lines for what those due in each stretch of time had."""
-    import numpy
-
     present = ~numpy.isnan(values)
     due, values = due[present], values[present]
     if not len(values):
@@ -144,8 +141,6 @@ def _bands(count: int) -> list[tuple[str, float, str]]:
 
 
 def _rate_panels(columns: RunColumns) -> list[Panel]:
-    import numpy
-
     edges = time_edges(0.0, columns.duration_s, max(80, min(int(columns.duration_s) * 8, 1_920)))
     width = float(edges[1] - edges[0])
     tokens = tokens_in(columns, edges) / width
@@ -159,8 +154,6 @@ def _rate_panels(columns: RunColumns) -> list[Panel]:
 
 def tokens_in(columns: RunColumns, edges: Any) -> Any:
     """Output tokens of answers that arrived in each stretch, as seen in the stream."""
-    import numpy
-
     counts = numpy.histogram(columns.first_tokens_s, edges)[0].astype("f8")
     for stamps, _, weights in columns.token_blocks():
         counts += numpy.histogram(stamps, edges, weights=weights)[0]
@@ -168,8 +161,6 @@ def tokens_in(columns: RunColumns, edges: Any) -> Any:
 
 
 def _waterfall(title: str, place: int, columns: RunColumns) -> Plot:
-    import numpy
-
     begin = max(0, min(place - WATERFALL_REQUESTS // 2, len(columns.index) - WATERFALL_REQUESTS))
     rows = numpy.arange(begin, min(begin + WATERFALL_REQUESTS, len(columns.index)))
     stages, _ = stages_of(columns)
