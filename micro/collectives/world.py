@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import psutil
 
 from bytemlperf.child import ranks
 from bytemlperf.child.process import END_TIMEOUT_S, signal_name, stop
 from bytemlperf.errors import UserError
+from bytemlperf.lazy import psutil
 from micro.collectives.messages import RankDone, RankHello, RankMessage
 from micro.measure.messages import Job, Stage
 from micro.peaks.machine import KEPT_BLOCKS
@@ -35,8 +35,6 @@ GRACE_S = 3.0
 """Between a rank's failure and the end of those who wait for it."""
 
 STACK_S = 0.5
-STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-"""What SIGSTOP or a debugger makes of a process."""
 
 
 class Ending(NamedTuple):
@@ -218,7 +216,7 @@ class World:
 def whereabouts(pid: int, dump: Path) -> Whereabouts:
     """From the process's state and the stack that faulthandler wrote."""
     with suppress(psutil.Error):
-        if psutil.Process(pid).status() in STOPPED:
+        if psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
             return Whereabouts("is stopped (SIGSTOP)")
     try:
         frame = ranks.innermost(dump.read_text(encoding="utf-8", errors="replace"))

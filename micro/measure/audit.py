@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from micro.measure.correctness import Checked, check_outputs
 from micro.measure.timing import Stopwatch, Timed
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors, several
 from micro.providers.contract import Kernel
 
 SEEDS_APART = 7_919
@@ -35,7 +35,7 @@ class LastCall(NamedTuple):
     """`outputs` are copies made when the clock had stopped; `fault` is what is wrong whatever they hold."""
 
     values: Tensors
-    outputs: Any
+    outputs: Outputs | None
     fault: str = ""
 
 
@@ -68,9 +68,9 @@ def last_call(
     for mine in sets[-WARM_CALLS - 1 :]:  # memory for results is there, threads are awake, and others' work may still be under way
         kernel.run(*mine)
     _overwrite(given, values)
-    kept: list[Any] = []
+    kept: list[Outputs] = []
 
-    def keeping(*inputs: Any) -> None:
+    def keeping(*inputs: Tensor) -> None:
         kept.append(kernel.run(*inputs))
 
     took_ns = clock.time_ns(keeping, [sets[-1]])
@@ -99,7 +99,7 @@ def _overwrite(given: Tensors, values: Tensors) -> None:
             old.copy_(new)
 
 
-def judged(operator: Operator, args: Args, last: LastCall, everyones: Any = None) -> Checked:
+def judged(operator: Operator, args: Args, last: LastCall, everyones: object = None) -> Checked:
     """What its outputs are, compared with the reference of its values (of collectives: of `everyones`)."""
     if last.fault:
         return Checked(fault=last.fault)
@@ -122,7 +122,7 @@ def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, 
     return f"a call on new values took {took_ns / 1000:,.0f} µs, {took_ns / usual_ns:,.1f} times the median: results are kept"
 
 
-def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Any, constant: Collection[int], wrote: Sequence[int]) -> str:
+def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Outputs, constant: Collection[int], wrote: Sequence[int]) -> str:
     """The sentence where other values give the very same result, or leave those that the last call `wrote` as they are;
     "" where not, or where they might."""
     import torch
@@ -135,7 +135,7 @@ def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Any, con
     if wrote:
         pairs = [(one, given[place]) for one, place in zip(before, wrote, strict=True)]
     else:
-        pairs = [(torch.as_tensor(one), torch.as_tensor(other)) for one, other in zip(_parts(outputs), _parts(again), strict=True)]
+        pairs = [(torch.as_tensor(one), torch.as_tensor(other)) for one, other in zip(several(outputs), several(again), strict=True)]
         if all((one.float() == one.flatten()[:1].float()).all() for one, _ in pairs):  # a softmax of one value is 1, whatever that is
             return ""
     same = all(torch.equal(_bytes(one), _bytes(other)) for one, other in pairs)
@@ -167,30 +167,26 @@ def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
     return ""
 
 
-def _bytes(tensor: Any) -> Any:
+def _bytes(tensor: Tensor) -> Tensor:
     import torch
 
     return tensor.contiguous().flatten().view(torch.uint8)  # NaN equals itself, float8 too
 
 
-def unusual(outputs: Any) -> str:
+def unusual(outputs: Outputs) -> str:
     """A result that isn't plain memory may be computed when it is read, after the clock has stopped."""
     import numpy
     import torch
 
-    for output in _parts(outputs):
+    for output in several(outputs):
         if type(output) not in (torch.Tensor, torch.nn.Parameter, numpy.ndarray) and not isinstance(output, numpy.generic):
             return f"a result of type {type(output).__name__}, neither a tensor nor an array"
     return ""
 
 
-def _parts(outputs: Any) -> Sequence[Any]:
-    return outputs if isinstance(outputs, list | tuple) else (outputs,)
-
-
-def _copy(part: Any) -> Any:
+def _copy(part: Outputs) -> Outputs:
     if isinstance(part, list | tuple):
-        return tuple(_copy(each) for each in part)
+        return tuple(map(_copy, part))
     if hasattr(part, "clone"):
         return part.clone().pin_memory() if part.is_pinned() else part.clone()
     return part.copy() if hasattr(part, "copy") else part

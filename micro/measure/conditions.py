@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
-import psutil
+
+from bytemlperf.lazy import psutil
 
 OTHERS_SHARE = 0.1
 """Of one processor: beyond this, other processes are worth a remark."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from micro.operators.contract import Args, Operator, Sample, Tensors, Tolerance
+from micro.operators.contract import Args, Expected, Operator, Outputs, Sample, Tensor, Tensors, Tolerance, several
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,11 +23,11 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     values: int = 0
 
 
-def check_outputs(operator: Operator, args: Args, inputs: Tensors, outputs: Any, reference: Any) -> Checked:
+def check_outputs(operator: Operator, args: Args, inputs: Tensors, outputs: Outputs, reference: Expected) -> Checked:
     """Compare, output by output; the worst one is returned."""
     if operator.comparable is not None:
         outputs = operator.comparable(args, inputs, outputs)
-    got, expected = _several(outputs), _several(reference)
+    got, expected = several(outputs), several(reference)
     if len(got) != len(expected):
         return Checked(fault=f"{len(got)} outputs instead of {len(expected)}")
     given = operator.tolerance(args)
@@ -38,7 +36,7 @@ def check_outputs(operator: Operator, args: Args, inputs: Tensors, outputs: Any,
     return next((result for result in results if result.fault), max(results, key=lambda result: result.max_absolute_error))
 
 
-def compare(value: Any, expected: Any, tolerance: Tolerance) -> Checked:
+def compare(value: Tensor, expected: Tensor | Sample, tolerance: Tolerance) -> Checked:
     """One output against its reference, element by element in float64. NaN equals NaN only, infinity its like."""
     import torch
 
@@ -86,7 +84,7 @@ FACTOR, FACTOR_VALUES = 0.02, 1024
 """A factor common to so many values is no rounding, however coarse that is: the errors of which have random signs."""
 
 
-def _by_row(expected: Any) -> tuple[int, int]:
+def _by_row(expected: Tensor) -> tuple[int, int]:
     """Rows and their length: as few of the last dimensions as have `ROW_VALUES`, else everything is one row."""
     width = 1
     for size in reversed(expected.shape):
@@ -96,7 +94,7 @@ def _by_row(expected: Any) -> tuple[int, int]:
     return 1, expected.numel()
 
 
-def _off_together(by_row: Any, scale: Any, signed: Any, expected: Any, tolerance: Tolerance) -> str:
+def _off_together(by_row: Tensor, scale: Tensor, signed: Tensor, expected: Tensor, tolerance: Tolerance) -> str:
     """What is wrong where every value by itself may be right, "" where nothing is."""
     over = by_row - (tolerance.absolute + tolerance.noise * scale)
     row = int(over.argmax())
@@ -107,8 +105,3 @@ def _off_together(by_row: Any, scale: Any, signed: Any, expected: Any, tolerance
     if abs(factor) > FACTOR and expected.numel() >= FACTOR_VALUES:
         return f"all values together are {factor:+.1%} off"
     return ""
-
-
-def _several(outputs: Any) -> list[Any]:
-    several = isinstance(outputs, tuple | list) and not isinstance(outputs, Sample)  # a Sample is a tuple too
-    return list(outputs) if several else [outputs]

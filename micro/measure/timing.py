@@ -15,11 +15,12 @@ sample is then a whole number of turns through all of them.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from statistics import median
 from time import perf_counter_ns
-from typing import Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -33,6 +34,10 @@ from bytemlperf.statistics.statistics import (
     percentile,
 )
 from bytemlperf.units import NS_PER_S, NS_PER_US
+from micro.operators.contract import Run, Tensors
+
+if TYPE_CHECKING:
+    from torch.cuda import CUDAGraph
 
 TIMER_SHARE = 1e-4
 """The timer's own cost, at most, as a share of what it times."""
@@ -52,7 +57,7 @@ class Stopwatch(Protocol):
     def now_ns(self) -> int:
         """Host time, for budgets."""
 
-    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+    def time_ns(self, run: Run, arguments: Sequence[Tensors]) -> int:
         """One call for each tuple of arguments, one after the other, finished: nanoseconds in all."""
 
 
@@ -67,7 +72,7 @@ class CpuStopwatch:
         self.overhead_ns = float(max(1, median(gaps)))
         self.now_ns = perf_counter_ns
 
-    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+    def time_ns(self, run: Run, arguments: Sequence[Tensors]) -> int:
         """As the Protocol says."""
         start: int = perf_counter_ns()
         for inputs in arguments:
@@ -84,13 +89,13 @@ class CudaStopwatch:
 
     EVENT_TICK_NS = 500.0
 
-    def __init__(self, cuda: Any, *, graphs: bool = True) -> None:
+    def __init__(self, cuda: ModuleType, *, graphs: bool = True) -> None:
         self._cuda, self._graphs = cuda, graphs
-        self._captured: tuple[Callable[..., Any], list[tuple[Any, ...]], Any] | None = None
+        self._captured: tuple[Run, list[Tensors], CUDAGraph] | None = None
         self.overhead_ns = self.EVENT_TICK_NS
         self.now_ns = perf_counter_ns
 
-    def time_ns(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> int:
+    def time_ns(self, run: Run, arguments: Sequence[Tensors]) -> int:
         """As the Protocol says."""
         graph = self._graph(run, arguments) if self._graphs else None
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
@@ -110,7 +115,7 @@ class CudaStopwatch:
         """Whether calls are replayed from graphs."""
         return self._graphs
 
-    def _graph(self, run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Any | None:
+    def _graph(self, run: Run, arguments: Sequence[Tensors]) -> CUDAGraph | None:
         """The graph of these very calls on these very buffers; the last one is kept."""
         if self._captured is not None and _same_calls(self._captured[0], self._captured[1], run, arguments):
             return self._captured[2]
@@ -129,9 +134,7 @@ class CudaStopwatch:
         return graph
 
 
-def _same_calls(
-    run: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], other: Callable[..., Any], others: Sequence[tuple[Any, ...]]
-) -> bool:
+def _same_calls(run: Run, arguments: Sequence[Tensors], other: Run, others: Sequence[Tensors]) -> bool:
     return run == other and len(arguments) == len(others) and all(one is two for one, two in zip(arguments, others, strict=True))
 
 
@@ -199,7 +202,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
     sampling_s: float = 0.0
 
 
-def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch, rules: Rules) -> Timed:
+def measure(run: Run, sets: Sequence[Tensors], stopwatch: Stopwatch, rules: Rules) -> Timed:
     """Time `run` on the sets of arguments in turn. What `run` raises passes through."""
     began = stopwatch.now_ns()
     ring = _Ring(sets)
@@ -236,7 +239,7 @@ def measure(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], stopwatch:
     )
 
 
-def _whole_turns(calls: int, sets: Sequence[tuple[Any, ...]], stopwatch: Stopwatch) -> int:
+def _whole_turns(calls: int, sets: Sequence[Tensors], stopwatch: Stopwatch) -> int:
     """As many calls, or the next multiple of the sets where a graph would else replay some of them only."""
     return -(-calls // len(sets)) * len(sets) if getattr(stopwatch, "graph", False) else calls
 
@@ -244,10 +247,10 @@ def _whole_turns(calls: int, sets: Sequence[tuple[Any, ...]], stopwatch: Stopwat
 class _Ring:
     """Argument sets in turn; slices are made before the clock starts."""
 
-    def __init__(self, sets: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(self, sets: Sequence[Tensors]) -> None:
         self._sets, self._ring, self._place = list(sets), list(sets), 0
 
-    def take(self, count: int) -> list[tuple[Any, ...]]:
+    def take(self, count: int) -> list[Tensors]:
         """The next `count` sets."""
         while len(self._ring) < self._place + count:
             self._ring += self._sets
@@ -256,7 +259,7 @@ class _Ring:
         return taken
 
 
-def _calibrate(run: Callable[..., Any], ring: _Ring, stopwatch: Stopwatch) -> int:
+def _calibrate(run: Run, ring: _Ring, stopwatch: Stopwatch) -> int:
     """Calls in a sample, so that the timer's share holds with the fastest of three tries."""
     needed_ns = stopwatch.overhead_ns / TIMER_SHARE
     calls = 1

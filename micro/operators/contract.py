@@ -43,7 +43,7 @@ class SameAs(NamedTuple):
     """A default: the value of an argument declared before, where this one's choices have it; else `otherwise`."""
 
     argument: str
-    otherwise: Any
+    otherwise: str
 
     def __repr__(self) -> str:
         return f"{self.argument}'s"
@@ -59,13 +59,13 @@ class Argument(NamedTuple):
     name: str
     kind: Literal["int", "float", "bool", "dtype", "choice", "ints", "any"]
     help: str
-    default: Any = REQUIRED
+    default: object = REQUIRED
     low: int = 1
     high: int = 1 << 40
     choices: tuple[str, ...] = ()
 
 
-def dtype_argument(choices: tuple[str, ...] = FLOATS, *, name: str = "dtype", default: Any = "float32") -> Argument:
+def dtype_argument(choices: tuple[str, ...] = FLOATS, *, name: str = "dtype", default: str | SameAs = "float32") -> Argument:
     """The usual dtype argument."""
     return Argument(name, "dtype", "number format", default, choices=choices)
 
@@ -191,6 +191,11 @@ class Operator:
     writes: tuple[int, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     emulation: Callable[[Args, str], str] = field(default=lambda _args, _device: "")
+
+
+def several(outputs: Expected) -> tuple[Any, ...]:
+    """What a kernel or a reference returned, one or more; a Sample is one, though a tuple too."""
+    return tuple(outputs) if isinstance(outputs, tuple | list) and not isinstance(outputs, Sample) else (outputs,)
 
 
 def units_of(dtype: str) -> tuple[float, float]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from micro.operators import attention
-from micro.operators.contract import Args, Operator
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, several
 from micro.operators.dtypes import torch_dtype
 from micro.providers.contract import Kernel, Provider, Refused
+
+if TYPE_CHECKING:
+    import numpy
 
 PREFIX = "cheat:"
 LATE_S = 0.2
@@ -22,49 +25,43 @@ LATE_S = 0.2
 
 MOST_THREADS = 16
 
-Run = Callable[..., Any]
 
-
-def _tensors(parts: Any) -> list[Any]:
-    return [part for part in parts if hasattr(part, "data_ptr")]
-
-
-def _each(change: Callable[[Any], Any], outputs: Any) -> Any:
+def _each(change: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
     return tuple(map(change, outputs)) if isinstance(outputs, tuple) else change(outputs)
 
 
-def _kept_by(key: Callable[..., Any]) -> Callable[[Run], Run]:
+def _kept_by(key: Callable[..., Hashable]) -> Callable[[Run], Run]:
     """The first result for a key, again and again."""
 
     def cheat(right: Run) -> Run:
-        kept: dict[Any, Any] = {}
+        kept: dict[Hashable, Outputs] = {}
 
-        def run(*inputs: Any) -> Any:
-            found = key(*inputs)
-            if found not in kept:
-                kept[found] = _each(lambda part: part.clone(), right(*inputs))
-            return kept[found]
+        def run(*inputs: Tensor) -> Outputs:
+            known = key(*inputs)
+            if known not in kept:
+                kept[known] = _each(lambda part: part.clone(), right(*inputs))
+            return kept[known]
 
         return run
 
     return cheat
 
 
-def _addresses(*inputs: Any) -> Any:
-    return tuple(part.data_ptr() for part in _tensors(inputs))
+def _addresses(*inputs: Tensor) -> Hashable:
+    return tuple(part.data_ptr() for part in inputs)
 
 
-def _content(*inputs: Any) -> Any:
+def _content(*inputs: Tensor) -> Hashable:
     """What is in the buffers, by some of their values: quicker than a product of them."""
-    return tuple(tuple(part.flatten()[:: max(1, part.numel() // 64)].tolist()) for part in _tensors(inputs))
+    return tuple(tuple(part.flatten()[:: max(1, part.numel() // 64)].tolist()) for part in inputs)
 
 
 def _every_fourth(right: Run) -> Run:
     """The result of the last call that was one of four."""
-    kept: list[Any] = []
+    kept: list[Outputs] = []
     calls = itertools.count()
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Tensor) -> Outputs:
         if next(calls) % 4 == 0:
             kept[:] = [right(*inputs)]
         return kept[0]
@@ -76,14 +73,13 @@ def _returns_early(right: Run) -> Run:
     """Work goes on in a thread after the call."""
     import torch
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Tensor) -> Outputs:
         results = _each(torch.empty_like, right(*inputs))
 
         def work() -> None:
             time.sleep(LATE_S)
             with torch.inference_mode():
-                found = right(*inputs)
-                for result, part in zip(_several(results), _several(found), strict=True):
+                for result, part in zip(several(results), several(right(*inputs)), strict=True):
                     result.copy_(part)
 
         if threading.active_count() < MOST_THREADS:
@@ -93,24 +89,21 @@ def _returns_early(right: Run) -> Run:
     return run
 
 
-def _several(outputs: Any) -> tuple[Any, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
 class _Lazy:
     """A result that is computed when somebody looks."""
 
-    def __init__(self, compute: Callable[[], Any]) -> None:
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
         self._compute = compute
 
-    def __array__(self, *_arguments: Any, **_names: Any) -> Any:
-        return self._compute().float().numpy()
+    def __array__(self, *_arguments: object, **_names: object) -> numpy.ndarray:
+        values: numpy.ndarray = self._compute().float().numpy()
+        return values
 
 
 def _overwrites(right: Run) -> Run:
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Tensor) -> Outputs:
         outputs = _each(lambda part: part.clone(), right(*inputs))
-        for part in _tensors(inputs):
+        for part in inputs:
             part.view(dtype=part.dtype).zero_()
         return outputs
 
@@ -129,13 +122,7 @@ def _right_at_first(cheat: Callable[[Run], Run]) -> Callable[[Run], Run]:
 
 
 def _returns_zeros(right: Run) -> Run:
-    return lambda *inputs: _each(_zeros, right(*inputs))
-
-
-def _zeros(part: Any) -> Any:
-    import torch
-
-    return torch.zeros_like(part)
+    return lambda *inputs: _each(lambda part: part.new_zeros(part.shape), right(*inputs))
 
 
 def _scaled(right: Run) -> Run:
@@ -147,7 +134,7 @@ def _part(operator: Operator, args: Args) -> Run:
     if operator.name in attention.ATTENTION:
         import torch
 
-        def some(*tensors: Any) -> Any:
+        def some(*tensors: Tensor) -> Outputs:
             ones = attention.each_sequence(args, tensors, torch_dtype(attention.compute_type(args)))
             halves = [one._replace(k=one.k[:, ::2], v=one.v[:, ::2]) for one in ones]
             parts = [attention.rows_attended(one, 0, one.q.shape[1], False).transpose(0, 1) for one in halves]
@@ -156,7 +143,7 @@ def _part(operator: Operator, args: Args) -> Run:
         return some
     right = operator.kernel(args)
 
-    def run(first: Any, *rest: Any) -> Any:
+    def run(first: Tensor, *rest: Tensor) -> Outputs:
         less = first.clone()
         less[..., -(first.shape[-1] // 4 + 1) :] = 0
         return right(less, *rest)
@@ -170,10 +157,7 @@ def _from(cheat: Callable[[Run], Run]) -> Callable[[Operator, Args], Run]:
 
 _WAYS: dict[str, tuple[str, Callable[[Operator, Args], Run]]] = {
     "once": ("computes once", _from(_kept_by(lambda *_inputs: 0))),
-    "address": (
-        "keeps results by the buffers' addresses",
-        _from(_kept_by(_addresses)),
-    ),
+    "address": ("keeps results by the buffers' addresses", _from(_kept_by(_addresses))),
     "content": ("keeps results by what is in the buffers", _from(_kept_by(_content))),
     "fourth": ("computes one call of four", _from(_every_fourth)),
     "early": ("returns before a thread has finished", _from(_right_at_first(_returns_early))),

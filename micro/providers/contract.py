@@ -7,9 +7,9 @@ group `bytemlperf.micro_providers` (entry-point name = provider's name).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator, Run, Tensors
 
 
 class Refused(Exception):
@@ -29,7 +29,7 @@ class Kernel(NamedTuple):
     otherwise not what a reader would expect. `writes` are inputs that `run` overwrites though the
     operator isn't in place; the note should say so."""
 
-    run: Callable[..., Any]
+    run: Run
     prepare: Callable[[Tensors], Tensors] = as_they_are
     note: str = ""
     writes: tuple[int, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
 from micro.operators.attention import ATTENTION, compute_type
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors
 from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.operators.norm import EPSILON
@@ -41,7 +42,7 @@ def flash_attn(operator: Operator, args: Args, device: str) -> Kernel:
         q, k_cache, v_cache, table = inputs
         return q, k_cache.transpose(1, 2).contiguous(), v_cache.transpose(1, 2).contiguous(), table
 
-    def run(q: Any, k: Any, v: Any, table: Any) -> Any:
+    def run(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Outputs:
         return flash_attn_varlen_func(q, k, v, q_starts, k_starts, longest, longest_key, causal=causal, block_table=table)
 
     return Kernel(run, prepare, "cache laid out as [blocks, tokens, heads, values] beforehand")
@@ -64,8 +65,8 @@ def flashinfer(operator: Operator, args: Args, device: str) -> Kernel:
     return Kernel(library.activation.silu_and_mul)
 
 
-def _fused_add(norm: Any) -> Any:
-    def run(x: Any, residual: Any, weight: Any) -> Any:
+def _fused_add(norm: Callable[..., None]) -> Run:
+    def run(x: Tensor, residual: Tensor, weight: Tensor) -> Outputs:
         norm(x, residual, weight, EPSILON)  # residual becomes the sum, x its norm
         return residual, x
 
@@ -101,7 +102,7 @@ def _flashinfer_attention(args: Args, device: str) -> Kernel:
         )
         return wrapper, q, k_cache, v_cache
 
-    def run(wrapper: Any, q: Any, k: Any, v: Any) -> Any:
+    def run(wrapper: Any, q: Tensor, k: Tensor, v: Tensor) -> Outputs:
         return wrapper.run(q, (k, v))
 
     return Kernel(run, prepare, "planned beforehand")
@@ -114,7 +115,7 @@ def _need_plain(args: Args, name: str) -> None:
         need_dtype(args[compute], (args["dtype"],), f"{name} with {args['dtype']}")
 
 
-def _starts(lengths: Any, device: str) -> Any:
+def _starts(lengths: Iterable[int], device: str) -> Tensor:
     import torch
 
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
 from micro.operators.gemm import group_sizes
 from micro.providers.contract import Kernel, Provider, Refused
 
@@ -31,13 +29,13 @@ def onednn(operator: Operator, args: Args, device: str) -> Kernel:
     return _packed_matrix() if operator.name == "gemv" else _packed_weight(turned=operator.name == "moe_gating_gemm")
 
 
-def _linear(x: Any, packed: Any) -> Any:
+def _linear(x: Tensor, packed: Tensor) -> Tensor:
     import torch
 
     return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
-def _pack(weight: Any, rows: int) -> Any:
+def _pack(weight: Tensor, rows: int) -> Tensor:
     """weight[out, in], for products of `rows` rows."""
     import torch
 
@@ -53,7 +51,7 @@ def _packed_weight(*, turned: bool) -> Kernel:
         a, b = inputs
         return a, _pack(b if turned else b.t(), a.shape[0])
 
-    def run(a: Any, packed: Any) -> Any:
+    def run(a: Tensor, packed: Tensor) -> Outputs:
         return linear(a, packed, None, "none", [], "")
 
     return Kernel(run, prepare, "weight packed beforehand")
@@ -64,7 +62,7 @@ def _packed_matrix() -> Kernel:
         a, x = inputs
         return x[None], _pack(a, 1)
 
-    def run(x: Any, packed: Any) -> Any:
+    def run(x: Tensor, packed: Tensor) -> Outputs:
         return _linear(x, packed)[0]
 
     return Kernel(run, prepare, "matrix packed beforehand")
@@ -79,7 +77,7 @@ def _packed_groups(args: Args) -> Kernel:
         a, b = inputs
         return a.split([size for _, size in used]), [_pack(b[group].t(), size) for group, size in used]
 
-    def run(parts: Any, packed: Any) -> Any:
+    def run(parts: Tensors, packed: Tensors) -> Outputs:
         return torch.cat([_linear(rows, weight) for rows, weight in zip(parts, packed, strict=True)])
 
     return Kernel(run, prepare, "weights packed beforehand")

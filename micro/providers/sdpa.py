@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from micro.operators.attention import ATTENTION, One, compute_type, each_sequence
-from micro.operators.contract import Args, Operator
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor
 from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.providers.contract import Kernel, Provider, Refused
@@ -26,11 +24,11 @@ def sdpa(operator: Operator, args: Args, device: str) -> Kernel:
     notes = [operator.emulation(args, device), "mask made beforehand" if any(mask is not None for mask, _ in masks.values()) else ""]
     note = "; ".join(part for part in notes if part)
 
-    def attend(one: One) -> Any:
+    def attend(one: One) -> Tensor:
         mask, causal = masks[one.q.shape[-2], one.cached]
         return _call(one.q[None], one.k[None], one.v[None], mask, causal)[0].transpose(0, 1)
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Outputs:
         return torch.cat([attend(one) for one in each_sequence(args, tensors, dtype)]).to(result)
 
     equal = len(masks) == 1 and sequences.blocks_per_sequence == 1 and not quantised(args)
@@ -42,24 +40,24 @@ def quantised(args: Args) -> tuple[str, ...]:
     return tuple(name for name in ("dtype", "cache_dtype") if args[name] != compute_type(args))
 
 
-def _batched(sequences: Sequences, masked: tuple[Any, bool]) -> Any:
+def _batched(sequences: Sequences, masked: tuple[Tensor | None, bool]) -> Run:
     length, batch = sequences.lengths[0], len(sequences.query)
 
-    def run(q: Any, k_cache: Any, v_cache: Any, *_rest: Any) -> Any:
+    def run(q: Tensor, k_cache: Tensor, v_cache: Tensor, *_rest: Tensor) -> Outputs:
         heads = q.unflatten(0, (batch, -1)).transpose(1, 2)
-        found = _call(heads, k_cache[:, :, :length], v_cache[:, :, :length], *masked)
-        return found.transpose(1, 2).flatten(0, 1)
+        attended = _call(heads, k_cache[:, :, :length], v_cache[:, :, :length], *masked)
+        return attended.transpose(1, 2).flatten(0, 1)
 
     return run
 
 
-def _call(q: Any, k: Any, v: Any, mask: Any, causal: bool) -> Any:
+def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     from torch.nn.functional import scaled_dot_product_attention
 
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def _mask(query: int, cached: int, causal: bool, device: str) -> tuple[Any, bool]:
+def _mask(query: int, cached: int, causal: bool, device: str) -> tuple[Tensor | None, bool]:
     """A mask and the is_causal flag. The flag means a triangle from the first key on, so it serves where no
     token is cached; a single new token sees all keys and needs neither."""
     import torch

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from micro.operators.contract import Args, Operator, Tensors
+from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
 from micro.operators.dtypes import torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
 from micro.operators.norm import EPSILON
@@ -51,18 +51,14 @@ def _load(folder: str, kind: str) -> None:
             raise Refused(f"{NAME}'s {name} can't be loaded: {str(error).splitlines()[0]}") from None
 
 
-def _ops() -> Any:
+def _op(name: str, library: str = "_C") -> Callable[..., Any]:
+    """A kernel by name. Raises Refused where this build has none."""
     import torch
 
-    return torch.ops._C
-
-
-def _op(name: str, library: Any = None) -> Callable[..., Any]:
-    """A kernel by name. Raises Refused where this build has none."""
-    found = getattr(library or _ops(), name, None)
-    if found is None:
+    kernel: Callable[..., Any] | None = getattr(getattr(torch.ops, library), name, None)
+    if kernel is None:
         raise Refused(f"this build of {NAME} has no {name}")
-    return found  # type: ignore[no-any-return]
+    return kernel
 
 
 def _rms_norm(args: Args, _kind: str) -> Kernel:
@@ -71,7 +67,7 @@ def _rms_norm(args: Args, _kind: str) -> Kernel:
     need_dtype(args["dtype"], HALVES, NAME)
     norm = _op("rms_norm")
 
-    def run(x: Any, weight: Any) -> Any:
+    def run(x: Tensor, weight: Tensor) -> Outputs:
         result = torch.empty_like(x)
         norm(result, x, weight, EPSILON)
         return result
@@ -83,7 +79,7 @@ def _add_rms_norm(args: Args, _kind: str) -> Kernel:
     need_dtype(args["dtype"], HALVES, NAME)
     norm = _op("fused_add_rms_norm")
 
-    def run(x: Any, residual: Any, weight: Any) -> Any:
+    def run(x: Tensor, residual: Tensor, weight: Tensor) -> Outputs:
         norm(x, residual, weight, EPSILON)  # residual becomes the sum, x its norm
         return residual, x
 
@@ -94,7 +90,7 @@ def _swiglu(args: Args, _kind: str) -> Kernel:
     need_dtype(args["dtype"], HALVES, NAME)
     gate = _op("silu_and_mul")
 
-    def run(x: Any) -> Any:
+    def run(x: Tensor) -> Outputs:
         result = x.new_empty(x.shape[0], x.shape[1] // 2)
         gate(result, x)
         return result
@@ -115,7 +111,7 @@ def _rotary(args: Args, _kind: str) -> Kernel:
         half = cos.shape[1] // 2
         return packed, positions, torch.cat((cos[:, :half], sin[:, :half]), 1).contiguous()
 
-    def run(packed: Any, positions: Any, table: Any) -> Any:
+    def run(packed: Tensor, positions: Tensor, table: Tensor) -> Outputs:
         flat = packed.flatten(1)
         turn(positions, flat[:, : q_heads * dim], flat[:, q_heads * dim : heads * dim], dim, table, True)
         return packed
@@ -130,7 +126,7 @@ def _quant(args: Args, _kind: str) -> Kernel:
     need_dtype(args["dtype"], HALVES, NAME)
     quantise = _op("dynamic_scaled_int8_quant")
 
-    def run(x: Any, smooth: Any) -> Any:
+    def run(x: Tensor, smooth: Tensor) -> Outputs:
         result, scale = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], 1, dtype=torch.float32)
         quantise(result, x.float() * smooth, scale, None)
         return result, scale[:, 0]
@@ -154,7 +150,7 @@ def _scaled_on_cpu(args: Args) -> Kernel:
     class Packed:
         """Owns a packed weight, and the tensors whose memory it points to."""
 
-        def __init__(self, weight: Any, scale: Any) -> None:
+        def __init__(self, weight: Tensor, scale: Tensor) -> None:
             self.kept = weight, scale
             self.address = pack(weight.t(), scale, result_dtype, True, False, 128)
             self.handle = torch.tensor(self.address, dtype=torch.int64)
@@ -166,7 +162,7 @@ def _scaled_on_cpu(args: Args) -> Kernel:
         x, x_scale, weight, weight_scale = inputs
         return x, x_scale[:, None].contiguous(), Packed(weight, weight_scale)
 
-    def run(x: Any, scale: Any, packed: Packed) -> Any:
+    def run(x: Tensor, scale: Tensor, packed: Packed) -> Outputs:
         result = torch.empty(shape, dtype=result_dtype)
         product(result, x, scale, None, None, None, packed.handle)
         return result
@@ -181,7 +177,7 @@ def _scaled_on_gpu(args: Args) -> Kernel:
     need_dtype(args["dst_dtype"], ("bfloat16", "float16"), NAME)
     product, result_dtype = _op("cutlass_scaled_mm"), torch_dtype(args["dst_dtype"])
 
-    def run(x: Any, x_scale: Any, weight: Any, weight_scale: Any) -> Any:
+    def run(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Outputs:
         result = torch.empty(x.shape[0], weight.shape[0], dtype=result_dtype, device=x.device)
         product(result, x, weight.t(), x_scale[:, None], weight_scale[None], None)
         return result
@@ -194,9 +190,9 @@ def _topk(args: Args, _kind: str) -> Kernel:
 
     if args["compute_mode"] != "pre-softmax":
         raise Refused(f"{NAME}'s topk_softmax takes softmax first")
-    topk, k = _op("topk_softmax", torch.ops._moe_C), args["topk"]
+    topk, k = _op("topk_softmax", "_moe_C"), args["topk"]
 
-    def run(gates: Any) -> Any:
+    def run(gates: Tensor) -> Outputs:
         weights = gates.new_empty(gates.shape[0], k)
         chosen, places = (torch.empty_like(weights, dtype=torch.int32) for _ in range(2))
         topk(weights, chosen, places, gates, True, None, None)
