@@ -1,10 +1,9 @@
-"""Some of a run's answers, kept so that their tokens can be counted again when the run is over.
+"""Some of a run's responses, kept so that their tokens can be counted again when the run is over.
 
-An engine's `decode` tells the text of each answer, and nobody else sees it; so a sample is taken there.
-It costs a call and a subtraction an answer: the next one to keep is known in advance (Li, Reservoir-sampling
+It costs a call and a subtraction a response: the next one to keep is known in advance (Li, Reservoir-sampling
 algorithms of time complexity O(n(1 + log(N/n))), ACM TOMS 20, 1994, algorithm L), and at the end each
-answer has had the same chance. Texts stay in memory; what leaves is their SHA-256, by which
-records know their answer, and a count.
+response has had the same chance. Texts stay in memory; what leaves is their SHA-256, by which
+records know their response, and a count.
 """
 
 from __future__ import annotations
@@ -12,48 +11,32 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.workload.token_counter import WORDS_RULE, counter_for
-from engines.contract import Decoded, Engine
 
 SAMPLE_ANSWERS = 256
 MAX_TEXT_CHARS = 200_000  # a longer answer isn't kept: the sample's memory stays bounded
 
 
 class AnswerSample:
-    """Stands in an engine's place, `generate` and all, and looks at what `decode` gives."""
+    """Takes the text of each response that has ended."""
 
-    def __init__(self, engine: Engine, size: int = SAMPLE_ANSWERS, seed: int = 0) -> None:
-        self._engine, self._size = engine, size
-        self._decode: Callable[[Sequence[Any]], Decoded] = engine.decode
-        self.generate = engine.generate
+    def __init__(self, size: int = SAMPLE_ANSWERS, seed: int = 0) -> None:
+        self._size = size
         self._draw = random.Random(seed)
         self._weight = 1.0
         self._texts: list[str] = []
-        self._seen = 0
-        self._skip = 0  # so many answers pass before the next one is kept
+        self._skip = 0  # so many responses pass before the next one is kept
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    @property
-    def as_engine(self) -> Engine:
-        """What a worker takes."""
-        return cast("Engine", self)
-
-    def decode(self, payloads: Sequence[Any]) -> Decoded:
-        """As the engine does."""
-        decoded = self._decode(payloads)
+    def add(self, text: str) -> None:
+        """Keep it, or let it pass."""
         if self._skip:
             self._skip -= 1
-        elif decoded.text and len(decoded.text) <= MAX_TEXT_CHARS:
-            self._keep(decoded.text)
-        return decoded
+        elif text and len(text) <= MAX_TEXT_CHARS:
+            self._keep(text)
 
     def _keep(self, text: str) -> None:
         if len(self._texts) < self._size:

@@ -28,7 +28,7 @@ from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberSpec, R
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.replay import Replay, open_log, work_of, worker_config
 from bytemlperf_llm.plan.scenario import scenario_of
-from bytemlperf_llm.workload.dealing import Share, dealt
+from bytemlperf_llm.workload.schedule import Schedule, Share
 
 REPORT_EVERY_S = 1.0
 MAX_LINE_BYTES = 1 << 26
@@ -106,7 +106,7 @@ class Member:
         await start_engine(engine, spec.model, spec.engine_options, redactor)
         pacer = real_pacer()
         stack.callback(pacer.close)
-        work = work_of(scenario, dealt(scenario, spec.seed, share, spec.left), share)
+        work = work_of(scenario, Schedule(scenario, spec.seed).planned(share, spec.left), share)
         config = worker_config(scenario, share, keep_output=spec.keep_output)
         log = open_log(Path(spec.log))
         self.replay = Replay(engine, pacer, log, self._metrics, work, config, redactor=redactor, tokenizer=spec.tokenizer)

@@ -8,7 +8,7 @@ import msgspec
 
 from bytemlperf_llm.live.metrics import MetricsDelta
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.workload.dealing import Left
+from bytemlperf_llm.workload.schedule import Remaining
 from engines.contract import Model
 
 
@@ -26,7 +26,7 @@ class MemberSpec(msgspec.Struct, kw_only=True):
     workers: int
     keep_output: bool
     live: bool  # single TTFTs and TPOTs are wanted
-    left: Left | None = None  # of a run that goes on
+    left: Remaining | None = None  # of a run that goes on
     tokenizer: str | None = None  # by which answers are counted again: a folder, or `words`
     log: str = ""  # where to write the records, on the member's machine
 

@@ -27,8 +27,7 @@ from bytemlperf_llm.loadgen.sink import RecordSink
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.plan.scenario import Scenario
-from bytemlperf_llm.workload.dealing import Share
-from bytemlperf_llm.workload.schedule import Planned
+from bytemlperf_llm.workload.schedule import Planned, Share
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
@@ -129,11 +128,11 @@ class Replay:
         self._log, self._work = log, work
         self._tokenizer = tokenizer
         self._reading_ns: Callable[[], int] = getattr(engine, "reading_ns", _no_thread_reads)
-        self._sample = AnswerSample(engine, seed=config.worker) if tokenizer is not None else None
-        engine = engine if self._sample is None else self._sample.as_engine
+        self._sample = None if tokenizer is None else AnswerSample(seed=config.worker)
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
-        self._worker = Worker(engine, self._sink, pacer, config, redactor=redactor)
+        hears = None if self._sample is None else self._sample.add
+        self._worker = Worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -79,7 +79,7 @@ _NO_FINISH = Finish()
 
 
 class Worker:
-    """Replays a schedule against an engine. `origin_ns` is zero of the record's times."""
+    """Replays a schedule against an engine. `origin_ns` is zero of the record's times; `hears` gets the text of each response."""
 
     def __init__(
         self,
@@ -90,7 +90,9 @@ class Worker:
         *,
         now: ClockNs = monotonic_ns,
         redactor: Redactor | None = None,
+        hears: Callable[[str], None] | None = None,
     ) -> None:
+        self._hears = hears
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
         self._now, self._redactor = now, redactor or Redactor()
         self._finish_reason = lru_cache(maxsize=64)(partial(self._redactor.clean, most_chars=MAX_FINISH_REASON_CHARS))  # few, and often
@@ -250,6 +252,8 @@ class Worker:
     def _ended(self, ended: _Ended) -> None:
         request, recorder, finish, ending, end_ns, sent_to_engine = ended
         decoded = self._decoded(recorder.payloads) if recorder.payloads else _NOTHING
+        if self._hears is not None:
+            self._hears(decoded.text)
         if ending is _WELL:
             ending = _judged(request, recorder, finish, decoded)
         record = make_record(request, recorder, finish, decoded, self.origin_ns, end_ns)

@@ -54,9 +54,7 @@ from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described, finish_facts
 from bytemlperf_llm.run.resume import Remainder, flags_of, read_remainder
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
-from bytemlperf_llm.workload import Workload, schedule
-from bytemlperf_llm.workload.dealing import Share, dealt
-from bytemlperf_llm.workload.schedule import ScheduleFacts
+from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
 
 TICK_S = 1.0
@@ -74,8 +72,8 @@ class Ready:
     """All that the measured part needs: engine started, first requests answered, rate found."""
 
     plan: Plan
-    scenario: Scenario
-    schedule: ScheduleFacts
+    schedule: Schedule
+    requests: int | None
     workers: int
     model: Model | None
     tokenizer: str | None
@@ -158,7 +156,7 @@ class Bench:
         """All but the results; `show` gets the folder once it tells of a run. Whatever ends it early after the first record leaves
         run.json with how it ended."""
         plan = self._plan
-        Workload(plan.scenario, plan.flags.seed)  # prompt files are read before anything slow starts
+        Schedule(plan.scenario, plan.flags.seed).workload()  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
             stack.enter_context(serving(self._metrics.exporter, plan.flags, self.say))
             if plan.flags.ray is not None:
@@ -186,19 +184,21 @@ class Bench:
             refuse_other_engine(self._run.run, info)
         plan = preflight.fit_prompts(plan, model, info)
         scenario = plan.scenario
-        longest, timeouts = preflight.longest_request(scenario, seed), worker_config(scenario, Share(), keep_output=False).timeouts
+        schedule, timeouts = Schedule(scenario, seed), worker_config(scenario, ALL, keep_output=False).timeouts
+        workload = schedule.workload()
+        longest = preflight.longest_request(schedule, workload)
         changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
         plan = replace(plan, engine_options=plan.engine_options | changed)
         self.say(f"engine ready after {time.monotonic() - started_s:.1f} s")
         for note in info.notes:
             self.say(f"note: {note}")
-        workload = Workload(scenario, seed)
         await preflight.warm_up(engine, workload, scenario.warmup_requests, timeouts)
         resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
             self.say(probed.sentence())
             await asyncio.sleep(0.5)
-        planned = schedule.describe(resolved, seed)
+        schedule = Schedule(resolved, seed)
+        planned = schedule.describe()
         if planned.requests == 0:
             raise preflight.empty_schedule(resolved)
         for sentence in planned.sentences(resolved.num_requests):
@@ -209,7 +209,7 @@ class Bench:
             self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
         else:
             self._go_on(self._remainder, info, planned, workers)
-        return Ready(plan, resolved, planned, workers, model, preflight.answer_tokenizer(scenario, model, info))
+        return Ready(plan, schedule, planned.requests, workers, model, preflight.answer_tokenizer(scenario, model, info))
 
     def _go_on(self, left: Remainder, info: EngineInfo, planned: ScheduleFacts, workers: int) -> None:
         """Raises UserError when the run's schedule is not the one that can be made here."""
@@ -227,8 +227,8 @@ class Bench:
         left, run = self._remainder, self._run
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
         part: dict[str, Any] = run.run if left is None else run.run["resumed"][-1]
-        scheduled = ready.schedule.requests
-        title = f"{ready.plan.flags.engine} · {ready.scenario.name} · {ready.scenario.arrival.sentence()}"
+        scheduled, scenario = ready.requests, ready.schedule.scenario
+        title = f"{ready.plan.flags.engine} · {scenario.name} · {scenario.arrival.sentence()}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
             crew = self._crew(ready, engine, pacer)
             try:
@@ -277,18 +277,18 @@ class Bench:
 
     def _crew(self, ready: Ready, engine: Engine, pacer: Pacer) -> Crew:
         """One worker in this process, or a fleet. Raises UserError."""
-        scenario, flags, left = ready.scenario, ready.plan.flags, self._remainder
+        scenario, flags, left = ready.schedule.scenario, ready.plan.flags, self._remainder
         keep_output = flags.keep_output or flags.save_detailed
         if ready.workers > 1 or flags.ray is not None:
             return self._fleet(ready, keep_output=keep_output)
-        planned = dealt(scenario, flags.seed, Share(), None if left is None else left.left())
+        planned = ready.schedule.planned(left=None if left is None else left.left())
         return Replay(
             engine,
             pacer,
             open_log(self._run.folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
             self._metrics,
-            work_of(scenario, planned, Share()),
-            worker_config(scenario, Share(), keep_output=keep_output),
+            work_of(scenario, planned, ALL),
+            worker_config(scenario, ALL, keep_output=keep_output),
             max_error_rate=flags.max_error_rate,
             redactor=self._redactor,
             tokenizer=ready.tokenizer,
@@ -311,8 +311,8 @@ class Bench:
             engine=flags.engine,
             engine_options=ready.plan.engine_options,
             model=ready.model,
-            scenario=plain(ready.scenario),
-            scenario_folder=folder_of(ready.scenario),
+            scenario=plain(ready.schedule.scenario),
+            scenario_folder=folder_of(ready.schedule.scenario),
             seed=flags.seed,
             workers=ready.workers,
             keep_output=keep_output,

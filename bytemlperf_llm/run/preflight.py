@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -24,7 +25,8 @@ from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.plan.plan import Plan, sends_plain_prompts
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.workload import Workload, schedule
+from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 from engines.contract import Engine, EngineError, EngineInfo, Model, Request
 
@@ -151,11 +153,10 @@ async def resolve_rate(
     scenario = plan.scenario
     if scenario.arrival.rate != "auto":
         return scenario, None
+    mean = fmean(request.max_tokens for request in islice(workload, MEAN_SAMPLE_REQUESTS))
     probe = Probe(engine, _aside(workload, scenario.warmup_requests), pacer)
     try:
-        found = await probe.find(
-            scenario.auto.probe_s, scenario.auto.share, mean_output_tokens(scenario, plan.flags.seed), scenario.arrival.max_concurrency
-        )
+        found = await probe.find(scenario.auto.probe_s, scenario.auto.share, mean, scenario.arrival.max_concurrency)
     except EngineError as error:
         cause = redactor.clean(f"probing for a rate failed: {error.error_class}: {error.detail}")
         raise UserError(cause, "give a rate with --request-rate") from None
@@ -166,20 +167,14 @@ def _aside(workload: Workload, first: int) -> Iterator[Request]:
     return (workload.aside(index, "probe") for index in count(first))
 
 
-def mean_output_tokens(scenario: Scenario, seed: int) -> float:
-    """Mean `max_tokens` of the first requests."""
-    sample = [request.max_tokens for request in islice(Workload(scenario, seed), MEAN_SAMPLE_REQUESTS)]
-    return sum(sample) / max(1, len(sample))
-
-
-def longest_request(scenario: Scenario, seed: int) -> Request:
+def longest_request(schedule: Schedule, workload: Workload) -> Request:
     """The request with the longest prompt among those that a run of this scenario may send; of a
     trace, one as long with other words, so that no prefix is cached before it is measured."""
-    workload = Workload(scenario, seed)
+    scenario = schedule.scenario
     limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
     requests: Iterator[Request] = iter(workload)
     if scenario.arrival.process == "trace":  # the run may end long before the trace does
-        requests = (planned.request for planned in schedule.open_schedule(scenario, workload, seed))
+        requests = (planned.request for planned in schedule.planned(workload=workload))
     longest = max(islice(requests, limit), key=lambda request: (request.text_length(), request.max_tokens), default=None)
     if longest is None:
         raise empty_schedule(scenario)

@@ -25,7 +25,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
 from bytemlperf_llm.run.rebuild import refuse_endless
 from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
-from bytemlperf_llm.workload.dealing import Left, Share, dealt
+from bytemlperf_llm.workload.schedule import Remaining, Schedule
 from engines.contract import EngineInfo
 
 _NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
@@ -51,9 +51,9 @@ class Remainder(msgspec.Struct, kw_only=True):
         """Where the run's time axis goes on."""
         return self.until_ns if self.first_offset_ns is None else self.first_offset_ns + self.shift_ns
 
-    def left(self) -> Left:
+    def left(self) -> Remaining:
         """What is left of the schedule, shifted; for every number of workers."""
-        return Left.without(self.done, self.shift_ns)
+        return Remaining.without(self.done, self.shift_ns)
 
     def next_log(self) -> int:
         """The next free number of a log: records-1.jsonl, records-2.jsonl, …"""
@@ -82,7 +82,7 @@ def read_remainder(run: SuiteRun) -> Remainder:
     scenario, seed = scenario_of(run.run), seed_of(run.run)
     refuse_endless(scenario, len(done))
     remainder = Remainder(run=run, scenario=scenario, seed=seed, done=done, until_ns=until_ns, first_offset_ns=None)
-    first = None if _over(remainder) else next(dealt(scenario, seed, Share(), remainder.left()), None)
+    first = None if _over(remainder) else next(Schedule(scenario, seed).planned(left=remainder.left()), None)
     if first is None:
         raise UserError(
             f"{run.folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {run.folder}"

@@ -24,8 +24,7 @@ from bytemlperf_llm.record.gauges import read_gauges
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import facts_of
 from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, refuse_endless, shifts_ns
-from bytemlperf_llm.workload import schedule
-from bytemlperf_llm.workload.dealing import Share, dealt
+from bytemlperf_llm.workload.schedule import Schedule
 from engines.contract import FAILED_REASONS, EngineInfo
 
 EARLY_NS = 1_000_000
@@ -128,7 +127,7 @@ def contradictions(record: RequestRecord) -> Iterator[str]:
 def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[str]:
     left = dict(seen.records)
     walked = min(max(left, default=-1) + 1, MAX_WITHOUT_RECORD + 100 * len(left))  # a closed loop's schedule has no end
-    for planned in islice(dealt(scenario, seed, Share()), max(0, walked)):
+    for planned in islice(Schedule(scenario, seed).planned(), max(0, walked)):
         request = planned.request
         kept = left.pop(request.index, None)
         expected = _Kept(request.id, planned.offset_ns, request.max_tokens, request.session, request.turn)
@@ -143,7 +142,7 @@ def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[st
 
 
 def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario, seed: int) -> list[str]:
-    planned = schedule.describe(scenario, seed)
+    planned = Schedule(scenario, seed).describe()
     found = []
     if run["schedule_sha256"] != planned.sha256:
         found.append(f"run.json's schedule hash {run['schedule_sha256'][:12]}… is not that of its configuration, {planned.sha256[:12]}…")

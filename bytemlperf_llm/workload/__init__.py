@@ -34,18 +34,11 @@ class Workload:
         self._trace = TracePrompts(scenario.prompts, scenario.folder, seed, self._lengths) if traced else None
         self._prompts: PromptSource = self._trace or source(scenario, seed)
         self._lengths_aside = LengthSeries(scenario.output_tokens, seed, "output-aside")
-        self._highest_index = -1
 
     @property
     def prompt_count(self) -> int | None:
         """Different prompts there are; None where there is no end of them (synthetic)."""
         return self._prompts.count
-
-    @property
-    def repeats_prompts(self) -> bool:
-        """Whether the requests made so far needed more prompts than there are, so that a prefix
-        cache may have helped."""
-        return self._prompts.count is not None and self._highest_index >= self._prompts.count
 
     @property
     def trace_report(self) -> TraceReport | None:
@@ -65,8 +58,6 @@ class Workload:
     def request(self, index: int) -> Request:
         """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
         where a trace has no such request, and UserError for a line of it that can't be used."""
-        if index > self._highest_index:
-            self._highest_index = index
         return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:

@@ -1,11 +1,17 @@
-"""The schedule of a run: which request is due when. Pure: the same plan gives the same schedule."""
+"""Which request is due when: the same scenario and seed give the same schedule on every machine, and to every number of workers.
+
+The schedule is dealt out like cards: worker k of n sends the requests with index % n == k. Each worker makes it for itself and
+builds only its own requests: nothing is sent between them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, islice
 from typing import NamedTuple
+
+import msgspec
 
 from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.units import NS_PER_S
@@ -16,6 +22,16 @@ from engines.contract import Request
 
 CLOSED_HASHED_REQUESTS = 1_000  # of a closed loop that only a duration ends, so many are hashed
 
+Due = Iterable[tuple[int, int | None]]
+"""Places in the schedule with their times, ns from its start; None in closed loop."""
+
+
+class Planned(NamedTuple):
+    """A request and when it is due, ns from the start of the schedule; None in closed loop."""
+
+    request: Request
+    offset_ns: int | None
+
 
 class ScheduleFacts(NamedTuple):
     """`requests` is None where only the clock ends the run (closed loop with a duration). `trace`
@@ -23,7 +39,6 @@ class ScheduleFacts(NamedTuple):
 
     requests: int | None
     sha256: str
-    longest_prompt_index: int
     trace: TraceReport | None = None
     prompt_lengths: str | None = None
 
@@ -35,17 +50,103 @@ class ScheduleFacts(NamedTuple):
         return self.trace.sentences() + ([f"the trace ends after {self.requests} of the {asked} requests asked for"] if short else [])
 
 
-def offsets(scenario: Scenario, seed: int) -> Iterator[int]:
-    """Planned offsets in ns of an open loop. The scenario's rate is resolved (no `auto`)."""
-    arrival = scenario.arrival
-    assert arrival.process != "closed"
-    duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
-    if arrival.process == "trace":
-        return arrivals.bounded(_trace_offsets(scenario, seed), num_requests=scenario.num_requests, duration_ns=duration_ns)
-    ramp = ramp_of(scenario)
-    rate = None if arrival.rate in (None, "auto") else float(arrival.rate)  # type: ignore[arg-type]
-    unbounded = arrivals.offsets_ns(arrival.process, rate=rate, burstiness=arrival.burstiness, seed=seed, ramp=ramp)
-    return arrivals.bounded(unbounded, num_requests=scenario.num_requests, duration_ns=duration_ns)
+class Share(NamedTuple):
+    """Worker `worker`, from 0, of `workers`."""
+
+    worker: int = 0
+    workers: int = 1
+
+    def of(self, total: int) -> int:
+        """This worker's part of a number of slots; the parts of all workers sum to `total`."""
+        return total // self.workers + (self.worker < total % self.workers)
+
+
+ALL = Share()
+
+
+class Remaining(msgspec.Struct, frozen=True):
+    """What a stopped run has left of its schedule: all but `done`, ranges [from, to) in order, and later
+    by `shift_ns`. Ranges, since it goes to other processes: a run has done nearly all up to some place."""
+
+    done: tuple[tuple[int, int], ...]
+    shift_ns: int
+
+    @classmethod
+    def without(cls, done: Collection[int], shift_ns: int) -> Remaining:
+        """All but these places in the schedule."""
+        ranges: list[tuple[int, int]] = []
+        for index in sorted(done):
+            if ranges and ranges[-1][1] == index:
+                ranges[-1] = (ranges[-1][0], index + 1)
+            else:
+                ranges.append((index, index + 1))
+        return cls(tuple(ranges), shift_ns)
+
+    def of(self, due: Due) -> Iterator[tuple[int, int | None]]:
+        """What is left of these, whose places ascend."""
+        ranges = iter(self.done)
+        begin, end = next(ranges, (0, 0))
+        for index, offset_ns in due:
+            while index >= end > begin:
+                begin, end = next(ranges, (0, 0))
+            if not begin <= index < end:
+                yield index, None if offset_ns is None else offset_ns + self.shift_ns
+
+
+class Schedule:
+    """The schedule of a scenario whose rate is resolved (no `auto`). Making requests reads the prompt files: may raise UserError."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario, self.seed = scenario, seed
+
+    def workload(self) -> Workload:
+        """Its requests, whatever their times. Raises UserError."""
+        return Workload(self.scenario, self.seed)
+
+    def offsets(self) -> Iterator[int]:
+        """Planned offsets in ns of an open loop."""
+        scenario, arrival = self.scenario, self.scenario.arrival
+        assert arrival.process != "closed"
+        duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
+        if arrival.process == "trace":
+            return arrivals.bounded(self._trace_offsets(), num_requests=scenario.num_requests, duration_ns=duration_ns)
+        rate = None if arrival.rate in (None, "auto") else float(arrival.rate)  # type: ignore[arg-type]
+        unbounded = arrivals.offsets_ns(arrival.process, rate=rate, burstiness=arrival.burstiness, seed=self.seed, ramp=ramp_of(scenario))
+        return arrivals.bounded(unbounded, num_requests=scenario.num_requests, duration_ns=duration_ns)
+
+    def _trace_offsets(self) -> Iterator[int]:
+        workload = self.workload()
+        with suppress(TraceEnded):
+            for index in count():
+                yield workload.trace_offset_ns(index)
+
+    def planned(self, share: Share = ALL, left: Remaining | None = None, workload: Workload | None = None) -> Iterator[Planned]:
+        """A worker's requests in the order of the schedule, or what is left of them; without end for a closed loop that only a
+        duration ends, and to the end of a trace."""
+        workload = workload or self.workload()
+        due = self._due(share)
+        with suppress(TraceEnded):
+            for index, offset_ns in due if left is None else left.of(due):
+                yield Planned(workload.request(index), offset_ns)
+
+    def _due(self, share: Share) -> Due:
+        scenario = self.scenario
+        if scenario.arrival.process != "closed":
+            return islice(enumerate(self.offsets()), share.worker, None, share.workers)
+        indices = count() if scenario.num_requests is None else range(scenario.num_requests)
+        return ((index, None) for index in islice(indices, share.worker, None, share.workers))
+
+    def describe(self) -> ScheduleFacts:
+        """Walk it once: how many, and which hash."""
+        scenario, workload = self.scenario, self.workload()
+        endless = scenario.arrival.process == "closed" and scenario.num_requests is None and scenario.duration_s is not None
+        hashed = ScheduleHash()
+        requests = 0
+        for planned in islice(self.planned(workload=workload), CLOSED_HASHED_REQUESTS if endless else None):
+            hashed.update(planned.request, planned.offset_ns)
+            requests += 1
+        known = None if endless else requests
+        return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)
 
 
 def ramp_of(scenario: Scenario) -> arrivals.Ramp | None:
@@ -55,51 +156,3 @@ def ramp_of(scenario: Scenario) -> arrivals.Ramp | None:
         return None
     duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
     return arrivals.Ramp(ramp.strategy, ramp.start_rate, ramp.end_rate, scenario.num_requests, duration_ns)
-
-
-def _trace_offsets(scenario: Scenario, seed: int) -> Iterator[int]:
-    workload = Workload(scenario, seed)
-    with suppress(TraceEnded):
-        for index in count():
-            yield workload.trace_offset_ns(index)
-
-
-def open_schedule(scenario: Scenario, workload: Workload, seed: int) -> Iterator[Planned]:
-    """Every request of an open loop with its time; a trace that ends ends it."""
-    return _planned(workload, enumerate(offsets(scenario, seed)))
-
-
-def closed_schedule(scenario: Scenario, workload: Workload) -> Iterator[Planned]:
-    """The requests of a closed loop, in order."""
-    indices = count() if scenario.num_requests is None else range(scenario.num_requests)
-    return _planned(workload, ((index, None) for index in indices))
-
-
-def _planned(workload: Workload, due: Iterable[tuple[int, int | None]]) -> Iterator[Planned]:
-    with suppress(TraceEnded):
-        for index, offset_ns in due:
-            yield Planned(workload.request(index), offset_ns)
-
-
-def describe(scenario: Scenario, seed: int) -> ScheduleFacts:
-    """Walk the whole schedule once: how many, which hash, where the longest prompt is."""
-    workload = Workload(scenario, seed)
-    schedule = closed_schedule(scenario, workload) if scenario.arrival.process == "closed" else open_schedule(scenario, workload, seed)
-    endless = scenario.arrival.process == "closed" and scenario.num_requests is None and scenario.duration_s is not None
-    hashed = ScheduleHash()
-    requests, longest, longest_index = 0, -1, 0
-    for planned in islice(schedule, CLOSED_HASHED_REQUESTS if endless else None):
-        hashed.update(planned.request, planned.offset_ns)
-        requests += 1
-        length = planned.request.text_length()
-        if length > longest:
-            longest, longest_index = length, planned.request.index
-    known = None if endless else requests
-    return ScheduleFacts(known, hashed.hexdigest(), longest_index, workload.trace_report, workload.prompt_lengths)
-
-
-class Planned(NamedTuple):
-    """A request and when it is due, ns from the start of the schedule; None in closed loop."""
-
-    request: Request
-    offset_ns: int | None

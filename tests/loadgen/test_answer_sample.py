@@ -1,40 +1,18 @@
-"""The sample of answers: every answer has the same chance, and the engine is as it was."""
+"""The sample of answers: every answer has the same chance."""
 
 from __future__ import annotations
-
-import hashlib
 
 import pytest
 
 from bytemlperf_llm.loadgen import answer_sample
 from bytemlperf_llm.loadgen.answer_sample import AnswerSample
-from engines.contract import Decoded
-
-
-class Engine:
-    """Its payloads are the text."""
-
-    weights = "none"
-
-    async def generate(self, request, recorder):
-        return "an answer"
-
-    def decode(self, payloads):
-        return Decoded(tokens_per_chunk=[1] * len(payloads), text="".join(payloads))
 
 
 def kept(size, answers, seed):
-    sample = AnswerSample(Engine(), size=size, seed=seed)
+    sample = AnswerSample(size=size, seed=seed)
     for number in range(answers):
-        sample.decode([str(number)])
+        sample.add(str(number))
     return sorted(map(int, sample._texts))
-
-
-def test_it_stands_in_the_engines_place():
-    sample = AnswerSample(Engine())
-    assert sample.weights == "none"
-    assert sample.decode(["a ", "b"]).text == "a b"
-    assert sample.counted("words").tokens == {hashlib.sha256(b"a b").hexdigest(): 2}
 
 
 @pytest.mark.parametrize("answers", [0, 3, 8])
@@ -61,15 +39,15 @@ def test_every_answer_has_the_same_chance():
 
 def test_what_has_no_text_or_too_much_is_passed_over(monkeypatch):
     monkeypatch.setattr(answer_sample, "MAX_TEXT_CHARS", 5)
-    sample = AnswerSample(Engine())
+    sample = AnswerSample()
     for text in ("", "abcdef", "abc"):
-        sample.decode([text])
+        sample.add(text)
     assert list(sample.counted("words").tokens.values()) == [1]
 
 
 def test_a_tokenizer_that_cannot_be_used_is_said(tmp_path):
-    sample = AnswerSample(Engine())
-    sample.decode(["a"])
+    sample = AnswerSample()
+    sample.add("a")
     counted = sample.counted(str(tmp_path))
     assert (counted.tokens, counted.tokenizer) == ({}, f"tokenizer of {tmp_path.parent.name}/{tmp_path.name}")
     assert "tokenizer.json" in counted.problem

@@ -15,8 +15,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import described, finish_facts
-from bytemlperf_llm.workload.dealing import Share, dealt
-from bytemlperf_llm.workload.schedule import describe
+from bytemlperf_llm.workload.schedule import Schedule
 from engines.contract import EngineInfo
 
 MS = 1_000_000
@@ -48,14 +47,14 @@ def record_of(planned, **changes) -> RequestRecord:
 def made_run(folder: Path, requests: int = 4, records: int | None = None, **flags) -> Path:
     """A run of the smoke scenario; `records` cuts it short, as a kill does, and leaves it without an end."""
     plan = resolve(Flags(**({"engine": "reference", "scenario": "smoke", "num_prompts": requests, "request_rate": "100"} | flags)))
-    planned = describe(plan.scenario, plan.flags.seed)
+    schedule = Schedule(plan.scenario, plan.flags.seed)
     folder.mkdir()
     run = SuiteRun(folder, "llm", FolderLock(folder), {"label": plan.label})
-    about = described(plan, plan.scenario, EngineInfo(name="reference", reports=["usage"]), planned, None)
+    about = described(plan, plan.scenario, EngineInfo(name="reference", reports=["usage"]), schedule.describe(), None)
     run.describe(**about, command=["bmp-llm", "serve-bench"])
     run.run |= {"clock_origin_ns": 5, "environment": {}}
     write_json(folder / "run.json", run.run)
-    for each in list(dealt(plan.scenario, plan.flags.seed, Share()))[: requests if records is None else records]:
+    for each in list(schedule.planned())[: requests if records is None else records]:
         run.append(record_of(each))
     if records is None:
         finish_facts(run.run, requests, 0.1)

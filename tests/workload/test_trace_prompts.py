@@ -15,7 +15,8 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.scenario import Scenario
-from bytemlperf_llm.workload import Workload, dealing, schedule
+from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.schedule import Schedule, Share
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Request
 
@@ -49,7 +50,7 @@ def sizes(scenario: Scenario) -> list[tuple[int, int]]:
 
 
 def offsets(scenario: Scenario) -> list[int]:
-    return list(schedule.offsets(scenario, 0))
+    return list(Schedule(scenario, 0).offsets())
 
 
 TIMES = [line(at, 5) for at in (100, 100, 350.000001, 1100, 2100, 2100.5)]
@@ -133,7 +134,7 @@ LONG = [line(0, 50, 10), line(1, 95, 5), line(2, 96, 5), line(3, 500, 10), line(
 def test_too_long_requests_are_skipped_and_counted(tmp_path):
     scenario = traced(tmp_path, LONG, max_model_len=100, on_too_long="skip")
     assert sizes(scenario) == [(50, 10), (95, 5), (99, 1)]
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.trace is not None
     assert (facts.requests, facts.trace.rows, facts.trace.requests, facts.trace.too_long) == (3, 6, 3, 3)
     assert "3 of 6 trace rows left out: longer than 100 tokens of context" in facts.sentences(None)
@@ -143,7 +144,7 @@ def test_too_long_requests_are_skipped_and_counted(tmp_path):
 def test_too_long_requests_are_truncated_and_counted(tmp_path):
     scenario = traced(tmp_path, LONG, max_model_len=100, on_too_long="truncate")
     assert sizes(scenario) == [(50, 10), (95, 5), (95, 5), (90, 10), (1, 99), (99, 1)]
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.trace is not None
     assert (facts.requests, facts.trace.truncated, facts.trace.too_long) == (6, 3, 0)
     assert "3 of 6 trace rows cut to fit 100 tokens of context" in facts.sentences(None)
@@ -160,12 +161,12 @@ def test_too_long_requests_fail_by_default(tmp_path):
     with pytest.raises(
         UserError, match=r"trace:3: request: needs 101 tokens of context \(96 prompt \+ 5 output\) and there are 100; --on-too-long"
     ):
-        schedule.describe(traced(tmp_path, LONG, max_model_len=100), 0)
+        Schedule(traced(tmp_path, LONG, max_model_len=100), 0).describe()
 
 
 def test_rows_that_ask_for_nothing_are_left_out_and_counted(tmp_path):
     scenario = traced(tmp_path, [line(0, 0, 5), line(1, 5, 0), line(2, 5, 5)])
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.trace is not None
     assert (facts.requests, facts.trace.empty) == (1, 2)
     assert any(sentence.startswith("2 of 3 trace rows left out: no prompt") for sentence in facts.sentences(None))
@@ -173,13 +174,13 @@ def test_rows_that_ask_for_nothing_are_left_out_and_counted(tmp_path):
 
 def test_it_says_when_the_trace_is_shorter_than_asked_for(tmp_path):
     scenario = traced(tmp_path, TIMES).override({"num_requests": 100})
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.requests == 6
     assert "the trace ends after 6 of the 100 requests asked for" in facts.sentences(100)
 
 
 def test_lengths_without_a_tokenizer_are_called_estimated(tmp_path):
-    facts = schedule.describe(traced(tmp_path, TIMES, tokenizer=None), 0)
+    facts = Schedule(traced(tmp_path, TIMES, tokenizer=None), 0).describe()
     assert facts.prompt_lengths is not None
     assert facts.prompt_lengths.startswith("estimated: one token per word, chat template not counted, since no tokenizer is known")
     assert facts.trace is not None
@@ -230,7 +231,7 @@ def test_texts_of_a_trace_are_sent_as_they_are(tmp_path):
     plain = scenario.override({"prompts.template": "plain"})
     assert next(iter(Workload(plain, 0))).prompt == " as it is\n"
     assert offsets(scenario.override({"num_requests": 2})) == [0, 100_000_000]
-    assert schedule.describe(scenario, 0).requests == 2
+    assert Schedule(scenario, 0).describe().requests == 2
 
 
 def test_long_texts_follow_the_same_policies(tmp_path):
@@ -246,7 +247,7 @@ def test_sharegpt_answers_give_the_output_lengths(tmp_path):
     text = json.dumps([{"id": "1", "conversations": turns}, {"id": "2", "conversations": []}])
     scenario = traced(tmp_path, [text], "sharegpt")
     assert sizes(scenario) == [(2, 3)]
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.trace is not None
     assert facts.trace.empty == 1
 
@@ -256,17 +257,15 @@ def test_sharegpt_answers_give_the_output_lengths(tmp_path):
 )
 def test_other_arrivals_take_the_rows_in_order_and_end_with_them(tmp_path, process):
     scenario = traced(tmp_path, [line(i, 10 + i) for i in range(30)]).override({"arrival": process})
-    facts = schedule.describe(scenario, 0)
+    facts = Schedule(scenario, 0).describe()
     assert facts.requests == 30
-    workload = Workload(scenario, 0)
-    plan = schedule.closed_schedule(scenario, workload) if process["process"] == "closed" else schedule.open_schedule(scenario, workload, 0)
-    assert [len(words(planned.request)) for planned in plan] == list(range(10, 40))
+    assert [len(words(planned.request)) for planned in Schedule(scenario, 0).planned()] == list(range(10, 40))
 
 
 def test_workers_share_a_trace_without_telling_each_other(tmp_path):
     scenario = traced(tmp_path, [line(i, 90 + i, 2, ()) for i in range(25)], max_model_len=110, on_too_long="skip")
-    whole = list(schedule.open_schedule(scenario, Workload(scenario, 0), 0))
-    dealt = [planned for worker in range(3) for planned in dealing.dealt(scenario, 0, dealing.Share(worker, 3))]
+    whole = list(Schedule(scenario, 0).planned())
+    dealt = [planned for worker in range(3) for planned in Schedule(scenario, 0).planned(Share(worker, 3))]
     assert len(whole) == 19
     assert sorted(dealt, key=lambda planned: planned.request.index) == whole
 
@@ -285,7 +284,7 @@ def test_a_session_goes_with_its_request(tmp_path):
 @pytest.mark.parametrize("name", list(PINNED))
 def test_the_built_in_traces_are_the_same_on_every_machine(name):
     scenario = scenarios.load(name).override({"prompts.tokenizer": "words", "duration_s": None, "prompts.trace.max_model_len": 4096})
-    assert schedule.describe(scenario, 0).sha256 == PINNED[name]
+    assert Schedule(scenario, 0).describe().sha256 == PINNED[name]
 
 
 @pytest.mark.parametrize("lines", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -295,10 +294,10 @@ def test_a_trace_streams_within_memory_that_its_length_does_not_change(tmp_path,
             file.write(line(10 * i, 40 + i % 50, 2, (i // 7, i)).replace(" ", "") + "\n")
     scenario = traced(tmp_path, [], "timed_trace", block_tokens=32, timestamp_unit_s=0.001)
     scenario = scenario.override({"prompts.trace.file": str(tmp_path / "big")})
-    list(islice(schedule.open_schedule(scenario, Workload(scenario, 0), 0), 10))
+    list(islice(Schedule(scenario, 0).planned(), 10))
     tracemalloc.start()
     try:
-        facts = schedule.describe(scenario, 0)
+        facts = Schedule(scenario, 0).describe()
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

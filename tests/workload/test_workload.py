@@ -70,9 +70,7 @@ def test_it_says_when_prompts_repeat() -> None:
     count = workload.prompt_count
     assert count is not None
     workload.request(count - 1)
-    assert not workload.repeats_prompts
     workload.request(count)
-    assert workload.repeats_prompts
 
 
 def test_warm_up_takes_other_prompts_and_ids() -> None:
@@ -82,7 +80,6 @@ def test_warm_up_takes_other_prompts_and_ids() -> None:
     assert {text_of(each) for each in measured}.isdisjoint(text_of(each) for each in aside)
     assert {each.id for each in measured}.isdisjoint(each.id for each in aside)
     assert workload.aside(3, "probe").id == "1-probe-00000003"
-    assert not workload.repeats_prompts
 
 
 def test_seeds_differ() -> None:
@@ -153,7 +150,6 @@ def test_synthetic_prompts_have_exactly_the_words_asked_for_and_are_all_differen
         written(tmp_path, [], "{synthetic: {words: {distribution: uniform, min: 20, max: 30}}}"), 5
     ).request(7)
     assert workload.prompt_count is None
-    assert not workload.repeats_prompts
 
 
 def test_schedule_line_covers_what_is_sent_and_when() -> None:

@@ -12,8 +12,8 @@ from bytemlperf_llm.loadgen.replay import work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.plan import parse_workers
-from bytemlperf_llm.workload import ScheduleHash, Workload, schedule
-from bytemlperf_llm.workload.dealing import Left, Share, dealt
+from bytemlperf_llm.workload import ScheduleHash
+from bytemlperf_llm.workload.schedule import Remaining, Schedule, Share
 from engines.openai.engine import OpenAIEngine
 from engines.reference.engine import ReferenceEngine
 
@@ -30,10 +30,7 @@ def load_named(name):
 
 
 def whole(scenario, seed):
-    workload = Workload(scenario, seed)
-    if scenario.arrival.process == "closed":
-        return list(schedule.closed_schedule(scenario, workload))
-    return list(schedule.open_schedule(scenario, workload, seed))
+    return list(Schedule(scenario, seed).planned())
 
 
 @pytest.mark.parametrize("name", LOADS)
@@ -41,7 +38,7 @@ def whole(scenario, seed):
 def test_the_parts_are_the_whole_each_once_at_the_same_time(name, workers):
     scenario = load_named(name)
     expected = whole(scenario, 3)
-    parts = [list(dealt(scenario, 3, Share(worker, workers))) for worker in range(workers)]
+    parts = [list(Schedule(scenario, 3).planned(Share(worker, workers))) for worker in range(workers)]
     for worker, part in enumerate(parts):
         assert all(planned.request.index % workers == worker for planned in part)
     together = sorted((planned for part in parts for planned in part), key=lambda planned: planned.request.index)
@@ -53,9 +50,9 @@ def test_the_parts_are_the_whole_each_once_at_the_same_time(name, workers):
 @pytest.mark.parametrize("done", [(), (0,), range(7), (1, 2, 3, 9, 11, 12), range(200)])
 def test_what_is_left_is_all_but_what_is_done_and_later(name, workers, done):
     scenario = load_named(name)
-    left = Left.without(set(done), 5)
-    sent = msgspec.json.decode(msgspec.json.encode(left), type=Left)
-    parts = [list(dealt(scenario, 3, Share(worker, workers), sent)) for worker in range(workers)]
+    left = Remaining.without(set(done), 5)
+    sent = msgspec.json.decode(msgspec.json.encode(left), type=Remaining)
+    parts = [list(Schedule(scenario, 3).planned(Share(worker, workers), sent)) for worker in range(workers)]
     together = sorted((planned for part in parts for planned in part), key=lambda planned: planned.request.index)
     expected = [planned for planned in whole(scenario, 3) if planned.request.index not in done]
     assert [planned.request for planned in together] == [planned.request for planned in expected]
@@ -64,7 +61,7 @@ def test_what_is_left_is_all_but_what_is_done_and_later(name, workers, done):
 
 
 def test_what_is_done_travels_as_ranges():
-    assert Left.without({5, 0, 1, 2, 7, 8}, 0).done == ((0, 3), (5, 6), (7, 9))
+    assert Remaining.without({5, 0, 1, 2, 7, 8}, 0).done == ((0, 3), (5, 6), (7, 9))
 
 
 @pytest.mark.parametrize("name", LOADS)
@@ -72,15 +69,15 @@ def test_the_hash_does_not_depend_on_the_number_of_workers(name):
     scenario = load_named(name)
     for workers in (1, 2, 3):
         hashed = ScheduleHash()
-        parts = [dealt(scenario, 0, Share(worker, workers)) for worker in range(workers)]
+        parts = [Schedule(scenario, 0).planned(Share(worker, workers)) for worker in range(workers)]
         for planned in sorted((each for part in parts for each in part), key=lambda planned: planned.request.index):
             hashed.update(planned.request, planned.offset_ns)
-        assert hashed.hexdigest() == schedule.describe(scenario, 0).sha256
+        assert hashed.hexdigest() == Schedule(scenario, 0).describe().sha256
 
 
 def test_a_trace_is_dealt_to_its_end():
     scenario = scenarios.load("trace-azure").override({"num_requests": 50, "duration_s": None})
-    parts = [list(dealt(scenario, 0, Share(worker, 3))) for worker in range(3)]
+    parts = [list(Schedule(scenario, 0).planned(Share(worker, 3))) for worker in range(3)]
     together = sorted((planned for part in parts for planned in part), key=lambda planned: planned.request.index)
     assert together == whole(scenario, 0)
     assert [len(part) for part in parts] == [17, 17, 16]
@@ -90,7 +87,7 @@ def test_a_closed_loop_that_the_clock_ends_is_dealt_without_end():
     scenario = scenarios.load("smoke").override(
         {"arrival": {"process": "closed", "max_concurrency": 4}, "num_requests": None, "duration_s": 1.0}
     )
-    indices = [planned.request.index for planned in islice(dealt(scenario, 0, Share(1, 3)), 100)]
+    indices = [planned.request.index for planned in islice(Schedule(scenario, 0).planned(Share(1, 3)), 100)]
     assert indices == list(range(1, 300, 3))
 
 
