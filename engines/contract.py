@@ -21,32 +21,11 @@ import msgspec
 WeightsKind = Literal["local", "remote", "none"]
 """What `start` gets as model: a folder on this machine, a name some server knows, or nothing."""
 
-ErrorClass = Literal[
-    "name_not_found",
-    "connection_refused",
-    "connection_reset",
-    "stale_connection",
-    "client_limit",
-    "tls",
-    "connect_timeout",
-    "first_token_timeout",
-    "idle_timeout",
-    "total_timeout",
-    "http_4xx",
-    "http_429",
-    "http_5xx",
-    "redirect",
-    "not_a_stream",
-    "error_in_stream",
-    "malformed_stream",
-    "truncated_stream",
-    "too_large",
-    "content_encoding",
-    "empty_response",
-    "no_token",
-    "context_length",
-    "engine_failed",
-]
+_Connecting = Literal["name_not_found", "connection_refused", "connection_reset", "stale_connection", "client_limit", "tls"]
+_Late = Literal["connect_timeout", "first_token_timeout", "idle_timeout", "total_timeout"]
+_Refused = Literal["http_4xx", "http_429", "http_5xx", "redirect", "not_a_stream"]
+_InStream = Literal["error_in_stream", "malformed_stream", "truncated_stream", "too_large", "content_encoding", "empty_response"]
+ErrorClass = Literal[_Connecting, _Late, _Refused, _InStream, "no_token", "context_length", "engine_failed"]
 """Closed: an error text or a URL never becomes a class (nor a metric label)."""
 
 FAILED_REASONS = frozenset(

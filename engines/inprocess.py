@@ -20,7 +20,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ from engines.contract import (
 )
 
 BuiltT = TypeVar("BuiltT")
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 INLINE_TEXT_CHARACTERS = 1000
 """Prompts up to this long are tokenised on the event loop: under 1 ms, cheaper than a busy thread hop."""

@@ -54,7 +54,7 @@ def test_options():
     ("text", "says"),
     [
         ("sead=1", "did you mean 'seed'?"),
-        ("qqq=1", "valid: seed, layers, hidden, context"),
+        ("qqq=1", "valid: context, hidden, layers, seed"),
         ("seed=x", "not a whole number"),
         ("seed", "not a whole number"),
         ("seed=-1", "not a whole number"),

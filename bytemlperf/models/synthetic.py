@@ -9,7 +9,6 @@ text and never ends by itself.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import random
@@ -19,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.errors import UserError
+from bytemlperf.errors import UserError, nearest
 from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder
 from engines.contract import Model
@@ -69,9 +68,7 @@ def parse(text: str) -> Options:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = part.partition("=")
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(known)}"
-            raise UserError(f"model option '{key}' of synthetic is unknown", hint)
+            raise UserError(f"model option '{key}' of synthetic is unknown", nearest(key, known))
         if not value.isascii() or not value.isdigit():
             raise UserError(f"model option {key}={value!r} of synthetic is not a whole number", f"for example synthetic:{key}=64")
         given[key] = int(value)

@@ -14,7 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,22 +27,20 @@ IR_FILE = "openvino_model.xml"
 DEFAULT_CACHE_GIB = 1
 """46,000 tokens of SmolLM2 in 16 bits; the pipeline allocates it at the start."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
 
 class OpenVinoOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`--engine-option` keys. What is None is left to OpenVINO, `threads` to all cores but one."""
 
     device: str = "CPU"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    kv_cache_space_gib: Count = DEFAULT_CACHE_GIB
+    kv_cache_space_gib: inprocess.Count = DEFAULT_CACHE_GIB
     kv_cache_dtype: Literal["auto", "u8", "i8", "u4", "f16", "bf16", "f32"] = "auto"
-    max_model_len: Count | None = None
-    max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count | None = None
+    max_model_len: inprocess.Count | None = None
+    max_num_seqs: inprocess.Count | None = None
+    max_num_batched_tokens: inprocess.Count | None = None
     enable_prefix_caching: bool = False
     dynamic_split_fuse: bool | None = None
-    threads: Count | None = None
+    threads: inprocess.Count | None = None
 
 
 class OpenVinoEngine(inprocess.InProcessEngine):

@@ -31,8 +31,6 @@ CPU_KV_CACHE_TOKENS = 32_768
 CPU_STEP_TOKENS = 512
 """Most tokens of one step on a CPU: bounds how long a long prompt holds up the other streams."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
 
 class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`--engine-option` keys. What is None is chosen by device, or left to transformers."""
@@ -41,15 +39,15 @@ class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     batching: bool = True
     attn_implementation: str | None = None
-    max_model_len: Count | None = None
-    max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count | None = None
-    kv_cache_tokens: Count | None = None
+    max_model_len: inprocess.Count | None = None
+    max_num_seqs: inprocess.Count | None = None
+    max_num_batched_tokens: inprocess.Count | None = None
+    kv_cache_tokens: inprocess.Count | None = None
     enable_prefix_caching: bool = True
-    threads: Count | None = None
+    threads: inprocess.Count | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    top_k: Count | None = None
+    top_k: inprocess.Count | None = None
     seed: int | None = None
     trust_remote_code: bool = False
 

@@ -53,7 +53,6 @@ ENVIRONMENT = {
 }
 """What a user has set stays: quiet, no telemetry, every port on loopback."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Gib = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -62,19 +61,19 @@ class VllmOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """`--engine-option` keys. All but `kv_cache_space_gib` are vLLM's own, with vLLM's meaning and default."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_model_len: Count | None = None
-    max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count | None = None
+    max_model_len: inprocess.Count | None = None
+    max_num_seqs: inprocess.Count | None = None
+    max_num_batched_tokens: inprocess.Count | None = None
     gpu_memory_utilization: Share | None = None
     kv_cache_space_gib: Gib | None = None
     kv_cache_dtype: str | None = None
-    block_size: Count | None = None
+    block_size: inprocess.Count | None = None
     enforce_eager: bool | None = None
     enable_prefix_caching: bool | None = None
     enable_chunked_prefill: bool | None = None
-    tensor_parallel_size: Count | None = None
-    pipeline_parallel_size: Count | None = None
-    data_parallel_size: Count | None = None
+    tensor_parallel_size: inprocess.Count | None = None
+    pipeline_parallel_size: inprocess.Count | None = None
+    data_parallel_size: inprocess.Count | None = None
     quantization: str | None = None
     load_format: str | None = None
     seed: int | None = None

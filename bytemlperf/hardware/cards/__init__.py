@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,16 @@ TERA = 1e12
 GIGA = 1e9
 
 DTYPES = {
-    "float64": "fp64",
-    "double": "fp64",
-    "float32": "fp32",
-    "float": "fp32",
-    "single": "fp32",
+    **dict.fromkeys(("float64", "double"), "fp64"),
+    **dict.fromkeys(("float32", "float", "single"), "fp32"),
     "tfloat32": "tf32",
     "bfloat16": "bf16",
     "float16": "fp16",
     "half": "fp16",
-    "float8": "fp8",
-    "float8_e4m3": "fp8",
-    "float8_e4m3fn": "fp8",
-    "float8_e4m3fnuz": "fp8",
-    "float8_e5m2": "fp8",
-    "float8_e5m2fnuz": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "mxfp8": "fp8",
+    **dict.fromkeys(("float8", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"), "fp8"),
+    **dict.fromkeys(("fp8_e4m3", "fp8_e5m2", "mxfp8"), "fp8"),
+    **dict.fromkeys(("nvfp4", "mxfp4", "float4_e2m1fn_x2"), "fp4"),
     "mxfp6": "fp6",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-    "float4_e2m1fn_x2": "fp4",
     "uint8": "int8",
     "uint4": "int4",
 }
@@ -82,10 +71,10 @@ def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
     """The id of the card with this id, name or alias. Raises UserError that names the nearest."""
     known = load_or(cards)
     wanted = _plain(name)
-    for each, card in known.items():
-        if wanted in {_plain(each), _plain(card.name), *map(_plain, card.aliases)}:
-            return each
-    names = [*known, *(alias for card in known.values() for alias in card.aliases)]
+    for identity, card in known.items():
+        if wanted in {_plain(identity), _plain(card.name), *map(_plain, card.aliases)}:
+            return identity
+    names = [*known, *chain(*(card.aliases for card in known.values()))]
     near = difflib.get_close_matches(name, names, n=3)
     raise UserError(f"there is no card {name!r}", f"did you mean {' or '.join(near)}?" if near else "`bmp hardware list` shows them all")
 
