@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from bytemlperf.command.console import print_table, terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.extensions import OURS, Extension, Point
+from bytemlperf.runs.kinds import Table
 from bytemlperf.version import __version__
 
 
 def print_extensions(points: Sequence[Point], as_json: bool) -> None:
     """As a table or as JSON; imports every one of them."""
-    found = [(extension, extension.missing()) for point in points for extension in point.all().values()]
+    every = [(extension, extension.missing()) for point in points for extension in point.all().values()]
     if as_json:
-        print(json.dumps([_fields(extension, missing) for extension, missing in found], indent=2))
+        print(json.dumps([_fields(extension, missing) for extension, missing in every], indent=2))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("what", "name", "from", "starts here"):
-        table.add_column(name, overflow="fold", no_wrap=name != "starts here")
-    last = ""
-    for extension, missing in found:
-        what = extension.point.what
-        state = Text(f"no: {one_line(missing)}", "red") if missing else Text("yes")
-        table.add_row(what if what != last else "", Text(one_line(extension.name)), one_line(extension.package) or "built in", state)
-        last = what
-    Console(highlight=False, markup=False).print(table)
+    rows = [
+        (
+            extension.point.what if place == 0 or every[place - 1][0].point is not extension.point else "",
+            one_line(extension.name),
+            one_line(extension.package) or "built in",
+            f"no: {one_line(missing)}" if missing else "yes",
+        )
+        for place, (extension, missing) in enumerate(every)
+    ]
+    print_table(terminal(), Table(title="", columns=("what", "name", "from", "starts here"), rows=rows))
 
 
 def _fields(extension: Extension, missing: str) -> dict[str, str | bool]:

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from bytemlperf.command.exits import markup_of
+from bytemlperf.command.console import print_table, terminal
+from bytemlperf.runs.kinds import Table
+from bytemlperf_llm.engine_registry import EngineListing, list_engines
+from bytemlperf_llm.plan.scenario import builtin
 
 
 def print_engines() -> None:
     """Every engine: its versions or what is missing, and its options with their defaults."""
-    from rich.console import Console
-    from rich.padding import Padding
+    engines = list_engines()
+    console = terminal()
+    print_table(console, Table(title="", columns=("engine", "here", "versions, or what is missing"), rows=list(map(_state, engines))))
+    options = [(engine.name, "  ".join(_option(*item) for item in engine.options.items())) for engine in engines]
+    note = "Give options as --engine-option KEY=VALUE; docs/engines.md says what they mean."
+    print_table(console, Table(title="Options and their defaults", columns=("engine", "options"), rows=options, note=note))
 
-    from bytemlperf_llm.engine_registry import list_engines
 
-    console = Console(highlight=False)
-    for listing in list_engines():
-        there = listing.availability
-        versions = ", ".join(f"{name} {version}" for name, version in there.versions.items())
-        state = (
-            f"[red]missing[/] {markup_of(there.missing)}; {markup_of(there.fix)}"
-            if there.missing
-            else f"[green]ready[/] {markup_of(versions)}"
-        )
-        options = "  ".join(f"{key}={value}" if value not in ("", "None") else key for key, value in listing.options.items())
-        console.print(f"[bold]{listing.name}[/]  {state}")
-        console.print(Padding(f"[dim]{markup_of(options)}[/]", (0, 0, 1, 4)))
-    console.print("Give options as --engine-option KEY=VALUE; docs/engines.md says what they mean.")
+def _state(engine: EngineListing) -> tuple[str, str, str]:
+    there = engine.availability
+    if there.missing:
+        return engine.name, "missing", f"{there.missing}; {there.fix}"
+    return engine.name, "ready", ", ".join(f"{name} {version}" for name, version in there.versions.items())
+
+
+def _option(name: str, default: str) -> str:
+    return name if default in ("", "None") else f"{name}={default}"
 
 
 def print_scenarios() -> None:
     """Every built-in scenario."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from bytemlperf_llm.plan.scenario import builtin
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("scenario", style="bold")
-    table.add_column("description")
-    for scenario in builtin():
-        table.add_row(scenario.name, markup_of(scenario.description))
-    Console().print(table)
+    print_table(terminal(), Table(title="", columns=("scenario", "description"), rows=builtin()))

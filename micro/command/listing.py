@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
+from bytemlperf.command.console import print_table, terminal
+from bytemlperf.runs.kinds import Table
 from micro.operators.contract import REQUIRED, Argument
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import OPERATORS
 
-PIPED_WIDTH = 200
-
 
 def print_lists() -> None:
     """Operators by family with their arguments and defaults, and providers."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    operators = Table(title="Operators", title_justify="left", box=None, header_style="bold")
-    for column in ("operator", "family", "what", "arguments (=default)"):
-        operators.add_column(column, overflow="fold", no_wrap=column == "operator")
-    for operator in OPERATORS.values():
-        arguments = " ".join(map(_argument, operator.arguments))
-        operators.add_row(operator.name, operator.family, Text(operator.help), Text(arguments))
-    providers = Table(title="\nProviders", title_justify="left", box=None, header_style="bold")
-    providers.add_column("provider")
-    providers.add_column("what")
-    for name in provider_names():
-        providers.add_row(name, Text(find_provider(name).help))
-    console.print(operators, providers)
+    console = terminal()
+    operators = [
+        (operator.name, operator.family, operator.help, " ".join(map(_argument, operator.arguments))) for operator in OPERATORS.values()
+    ]
+    print_table(console, Table(title="Operators", columns=("operator", "family", "what", "arguments (=default)"), rows=operators))
+    providers = [(name, find_provider(name).help) for name in provider_names()]
+    print_table(console, Table(title="Providers", columns=("provider", "what"), rows=providers))
 
 
 def _argument(argument: Argument) -> str:

@@ -116,7 +116,7 @@ def plain(tmp_path_factory) -> dict[str, str]:
     brought = plain_distributions()
     owners = importlib.metadata.packages_distributions()
     hidden = [module for module, names in owners.items() if not brought & {canonicalize_name(name) for name in names}]
-    assert {"torch", "numpy"} <= set(hidden), "the tests' own environment has the extras"
+    assert "torch" in hidden, "the tests' own environment has the extras"
     return os.environ | {"HIDDEN_MODULES": json.dumps(hidden), "PYTHONPATH": f"{folder}:{ROOT}", "NO_COLOR": "1"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bytemlperf.command.console import print_table, terminal
+from bytemlperf.runs.kinds import Table
 from training.workload import workload as workloads
 from training.workload.flops import parameters
 from training.workload.workload import Workload, vocabulary
@@ -9,23 +11,11 @@ from training.workload.workload import Workload, vocabulary
 
 def print_workloads() -> None:
     """A table."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("workload", style="bold", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("batch", justify="right")
-    table.add_column("description")
-    for name in workloads.names():
-        workload = workloads.load(name)
-        table.add_row(name, _size(workload), str(workload.training.global_batch), workload.description)
-    Console().print(table)
+    rows = [(each.name, _size(each), each.training.global_batch, each.description) for each in map(workloads.load, workloads.names())]
+    print_table(terminal(), Table(title="", columns=("workload", "parameters", "batch", "description"), rows=rows))
 
 
 def _size(workload: Workload) -> str:
     if workload.family == "resnet":
         return "–"
-    count = parameters(workload, vocabulary(workload.data.tokenizer))
-    return f"{count / 1e6:,.1f} M"
+    return f"{parameters(workload, vocabulary(workload.data.tokenizer)) / 1e6:,.1f} M"
