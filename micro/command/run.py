@@ -70,7 +70,7 @@ def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
     run = SuiteRun.resume(folder, "micro", command=command, check=_planned)
     cases, settings = _planned(run.run)
     settings = msgspec.structs.replace(settings, budget_s=flags.budget_s)
-    done = {row.get("key") for row in run.records() if not str(row.get("reason")).startswith(BUDGET_SPENT)}
+    done = {row.key for row in run.records() if not row.reason.startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
         with _live(flags) as (metrics, view, show):

@@ -16,7 +16,7 @@ from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import RunRecords
 from micro.cases.case import Arguments
 from micro.predict.costs import Call, Price
-from micro.sweep.row import last_rows
+from micro.sweep.row import Row, last_rows
 
 
 class Known(NamedTuple):
@@ -38,7 +38,7 @@ class FromRun:
             raise UserError(f"{folder} is a run of kind {kind}, not micro", "give a run folder of bmp micro")
         self._rows = [
             Known(row.op, row.args, row.provider, row.buffers.startswith("hot"), row.latency_us.p50)
-            for row in last_rows(RunRecords(folder))
+            for row in last_rows(RunRecords(folder, Row))
             if row.status == "ok" and row.latency_us is not None
         ]
         if not self._rows:

@@ -39,7 +39,7 @@ def export_run(folder: Path, paths: Iterable[Path]) -> None:
     if run.get("kind") != "micro":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
     with damage_said(folder):
-        rows = last_rows(RunRecords(folder))
+        rows = last_rows(RunRecords(folder, Row))
         for path in paths:
             WRITERS[path.suffix](path, run, rows)
 

@@ -33,8 +33,9 @@ class MicroKind(RunKind):
     """Summary, figures and sections of micro runs."""
 
     name = "Operators"
+    record = Row
 
-    def summarise(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    def summarise(self, run: dict[str, Any], records: Iterable[Row]) -> dict[str, Any]:
         """Counts by status, and per measured case its latency from the raw samples."""
         rows = once(records, last_rows)
         counts = Counter(row.status for row in rows)
@@ -58,12 +59,11 @@ class MicroKind(RunKind):
             "conditions": conditions(run, ok),
         }
 
-    def contradictions(self, run: dict[str, Any], records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    def contradictions(self, run: dict[str, Any], records: Iterable[Row]) -> Iterator[str]:
         """Rows against the cases of run.json: each row is of one, and says so rightly; a sweep that ended has one for each."""
         left = {case.key for case in msgspec.convert(run["config"]["cases"], list[Case])}
         planned = set(left)
-        for record in records:
-            row = msgspec.convert(record, Row)
+        for row in records:
             key = Case(op=row.op, provider=row.provider, args=row.args).key
             if row.key != key:
                 yield f"a row of {key} calls itself {row.key}"
@@ -73,17 +73,17 @@ class MicroKind(RunKind):
         if came_to_its_end(run):
             yield from (f"there is no row of {key}" for key in sorted(left))
 
-    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:  # noqa: ARG002
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Figure]:  # noqa: ARG002
         """Latency, rates and efficiency of every case; a case that wasn't measured says why."""
         rows = once(records, last_rows)
         headlines = _headlines(rows)
         return [figure for row in rows for figure in _figures(row, headline=row.key in headlines)]
 
-    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Section]:  # noqa: ARG002
         """Rooflines, heat maps, curves, and a table of all rows."""
         return sections(run, once(records, last_rows))
 
-    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+    def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Section]:  # noqa: ARG002
         """A table an operator, and the machine's condition."""
         return terminal_sections(summary, once(records, last_rows))
 

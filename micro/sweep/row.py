@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 import msgspec
 
@@ -85,7 +85,6 @@ def plain_row(case: Case, device: str, status: Status, reason: str, estimate: Es
     )
 
 
-def last_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """One row a case, in the order first seen: the last one counts, since a resumed sweep repeats what was skipped. Raises
-    msgspec.ValidationError for a record that is no row."""
-    return [msgspec.convert(record, Row) for record in {str(record["key"]): record for record in records}.values()]
+def last_rows(records: Iterable[Row]) -> list[Row]:
+    """One row a case, in the order first seen: the last one counts, since a resumed sweep repeats what was skipped."""
+    return list({row.key: row for row in records}.values())

@@ -16,11 +16,11 @@ from micro.command.live import MicroMetrics
 from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.results.kind import KIND
 from micro.results.table import COLUMNS, cells, filled
-from micro.sweep.row import last_rows
+from micro.sweep.row import Row, last_rows
 from tests.micro.made import cases, peaks, run_and_records
 
 RUN, RECORDS = run_and_records()
-ROWS = last_rows(RECORDS)
+ROWS = last_rows(msgspec.convert(RECORDS, list[Row]))
 XPU_PERF_TARGETS = {
     "latency(us)",
     "read_bytes(B)",
@@ -46,11 +46,11 @@ XPU_PERF_LINK_TARGETS = {
 
 
 def figures() -> list[Figure]:
-    return KIND.figures(RUN, KIND.summarise(RUN, RECORDS), RECORDS)
+    return KIND.figures(RUN, KIND.summarise(RUN, ROWS), ROWS)
 
 
 def sections() -> list[Any]:
-    return KIND.sections(RUN, KIND.summarise(RUN, RECORDS), RECORDS)
+    return KIND.sections(RUN, KIND.summarise(RUN, ROWS), ROWS)
 
 
 def test_the_table_shows_what_was_warm_and_what_binds() -> None:
@@ -114,7 +114,7 @@ def test_a_page_can_be_rendered_and_hostile_names_are_inert() -> None:
 
 def test_a_run_without_peaks_has_a_page_too() -> None:
     bare = {**RUN, "peaks": None}
-    plots = [plot for plot in KIND.sections(bare, {}, RECORDS) if isinstance(plot, Plot)]
+    plots = [plot for plot in KIND.sections(bare, {}, ROWS) if isinstance(plot, Plot)]
     assert any("--peaks off" in plot.note for plot in plots)
 
 
@@ -163,29 +163,31 @@ def test_live_metrics_are_in_base_units_with_closed_labels() -> None:
 
 
 def test_zipped_arguments_are_one_axis() -> None:
-    zipped = [{**record, "args": {**record["args"], "N": record["args"]["K"]}} for record in RECORDS[:6]]
+    zipped = [msgspec.structs.replace(row, args={**row.args, "N": row.args["K"]}) for row in ROWS[:6]]
     (plot,) = [plot for plot in KIND.sections(RUN, {}, zipped) if isinstance(plot, Plot) and plot.group == "Latency over shapes"]
     assert (plot.layout["xaxis"]["title"]["text"], plot.layout["yaxis"]["title"]["text"]) == ("M", "K and N")
     assert len(plot.data[0]["z"]) == 2
 
 
 def test_a_case_faster_than_the_peak_is_a_warning_and_a_busy_peak_is_said() -> None:
-    fast = {**RECORDS[5], "efficiency": {"mfu_measured": 1.2, "mfu_sheet": 3.0}}
+    fast = msgspec.structs.replace(ROWS[5], efficiency={"mfu_measured": 1.2, "mfu_sheet": 3.0})
     summary = KIND.summarise(RUN, [fast])
     assert any(warning.startswith("above the measured peak: gemm(") and "120% of it (MFU)" in warning for warning in summary["warnings"])
-    assert not any("above" in warning for warning in KIND.summarise(RUN, RECORDS)["warnings"])
+    assert not any("above" in warning for warning in KIND.summarise(RUN, ROWS)["warnings"])
     held = {**RUN["peaks"], "link": {**RUN["peaks"]["link"], "others_cpus": 1.5}}
     assert "1 of 5 peaks were measured while other processes were busy" in " ".join(
-        KIND.summarise({**RUN, "peaks": held}, RECORDS)["conditions"]
+        KIND.summarise({**RUN, "peaks": held}, ROWS)["conditions"]
     )
 
 
 def test_two_runs_compare_from_their_samples() -> None:
     from bytemlperf.compare.statistics import change
 
-    timed = RECORDS[5]["timed"]
-    slower = {**RECORDS[5], "timed": {**timed, "samples_ns": [round(sample * 1.1) for sample in timed["samples_ns"]]}}
-    before, after = (KIND.figures(RUN, {}, [record])[0] for record in (RECORDS[5], slower))
+    timed = ROWS[5].timed
+    assert timed is not None
+    longer = msgspec.structs.replace(timed, samples_ns=[round(sample * 1.1) for sample in timed.samples_ns])
+    slower = msgspec.structs.replace(ROWS[5], timed=longer)
+    before, after = (KIND.figures(RUN, {}, [row])[0] for row in (ROWS[5], slower))
     found = change(before, after, paired=False)
     assert (before.key, before.metric) == (after.key, after.metric)
     assert found.method == "both samples"
@@ -221,9 +223,8 @@ def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
 def test_the_verdict_says_when_all_is_noise_thin_or_left_out(
     noises: list[str], others: list[str], verdict: str, reason: str | None
 ) -> None:
-    gemm, lost = RECORDS[5], RECORDS[-1]
-    rows = [{**gemm, "key": f"ok {place}", "noise": noise} for place, noise in enumerate(noises)]
-    rows += [{**lost, "key": f"lost {place}", "status": status} for place, status in enumerate(others)]
+    rows = [msgspec.structs.replace(ROWS[5], key=f"ok {place}", noise=noise) for place, noise in enumerate(noises)]
+    rows += [msgspec.structs.replace(ROWS[-1], key=f"lost {place}", status=status) for place, status in enumerate(others)]
     run = {**RUN, "config": {**RUN["config"], "cases": [None] * len(rows)}}
     summary = KIND.summarise(run, rows)
     assert (summary["verdict"], summary["reasons"][:1]) == (verdict, [] if reason is None else [reason])
