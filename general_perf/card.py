@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,15 @@ InputKind = Literal[
     "zeros",
     "constant",
 ]
+FileFormat = Literal["safetensors", "onnx", "torchscript"]
+FORMATS: dict[str, FileFormat] = {
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+    ".pt": "torchscript",
+    ".pth": "torchscript",
+    ".jit": "torchscript",
+}
+"""Of files of weights, by their ending."""
 Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
 DistributionRule = Literal["softmax", "sigmoid", "probabilities", "none"]
 DecisionRule = Literal["argmax", "threshold", "none"]
@@ -88,6 +98,11 @@ class Package(Checked, frozen=True, kw_only=True, tag_field="kind", tag="package
     format: Literal["checkpoint", "onnx", "torchscript"]
     model: ClassName | None = None
     licence: str
+
+    def folder(self) -> Path | None:
+        """Where the module's files are; None where it is not installed. Imports nothing."""
+        spec = find_spec(self.module)
+        return Path(spec.origin).parent if spec and spec.origin else None
 
 
 class Trained(Checked, frozen=True, kw_only=True, tag_field="kind", tag="trained"):

@@ -19,19 +19,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import msgspec
 
 from general_perf.card import Card
 from general_perf.choices import Precision
+from general_perf.failures import StageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Arrays = Mapping[str, Array]
+Outputs = dict[str, Array]
+Details = dict[str, int | float | dict[str, int]]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SourceFormat = Literal["torch", "torchscript", "onnx"]
+HELD = {"float32": "fp32", "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8", "int4": "int4"}
+"""Precisions by the names that torch, ONNX and profiles have for number formats."""
+
+
+def held_by(values: Mapping[str, int]) -> str:
+    """The precision of most values, given how many there are of each number format; fp32 where there are none."""
+    return HELD.get(name := max(values, key=values.__getitem__, default="float32"), name)
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class SourceModel:
     card: Card
     format: SourceFormat
     weights: str
-    module: Any = None
+    module: torch.nn.Module | None = None
     onnx_path: Path | None = None
     parameters: int = 0
     parameter_bytes: int = 0
@@ -55,7 +67,7 @@ class SourceModel:
 
     @property
     def input_names(self) -> list[str]:
-        return [each.name for each in self.card.inputs]
+        return [wanted.name for wanted in self.card.inputs]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,12 @@ class CompileOptions:
     calibration: Iterable[Arrays] = ()
     calibration_source: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    def calibration_batches(self) -> list[Arrays]:
+        """The batches for quantisation. Raises StageError where there are none."""
+        if not (batches := list(self.calibration)):
+            raise StageError("missing_dataset", "int8 needs a calibration set and there is none", "raise --calibration-samples")
+        return batches
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     flops_share: float | None = None
     partitions: int | None = None
     fallback_operators: dict[str, int] = {}
-    details: dict[str, Any] = {}
+    details: Details = {}
     reason: str = ""
 
 
@@ -129,7 +147,7 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Session(Protocol):
     """One loaded instance. Not shared between threads."""
 
-    def predict(self, inputs: Arrays) -> dict[str, Any]:
+    def predict(self, inputs: Arrays) -> Outputs:
         """Arrays by output name; returns when they are there."""
 
     def device_memory_bytes(self) -> int | None:
@@ -149,5 +167,5 @@ class Backend(Protocol):
 class ShowsWeights(Protocol):
     """The part of a backend that may be left out."""
 
-    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+    def weights(self, compiled: Compiled) -> Iterator[Array]:
         """Every weight as it was compiled; integers as they are, quantised symmetrically."""

@@ -11,14 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
-from general_perf.backends.contract import Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
+from bytemlperf.extras import require
+from general_perf.backends.contract import Array, Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, Outputs, SourceModel
+from general_perf.backends.quiet import quiet
 from general_perf.failures import StageError
-from general_perf.measure.flops import with_model_flops
+from general_perf.measure.flops import Tally, with_model_flops
 
-if TYPE_CHECKING:
-    import numpy as np
+require("backend openvino", "general", "openvino")
+import openvino  # noqa: E402
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 NEEDED = {"bf16": "BF16", "fp16": "FP16"}
@@ -30,12 +32,23 @@ RUN_AT = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "int8", "i8": "int
 WITHOUT_FORMULA = ("LSTMSequence", "LSTMCell", "GRUSequence", "RNNSequence", "Loop", "TensorIterator", "If")
 
 
+class Payload(NamedTuple):
+    """What a session is made of."""
+
+    artefact: Path
+    model: SourceModel
+    device: str
+    config: dict[str, str]
+
+    def compiled(self, core: openvino.Core, threads: int) -> openvino.CompiledModel:
+        """Ready to run."""
+        return core.compile_model(str(self.artefact), self.device, {**self.config, "INFERENCE_NUM_THREADS": threads})
+
+
 class OpenVino:
     """Runs an OpenVINO model."""
 
     def describe(self) -> BackendInfo:
-        import openvino
-
         return BackendInfo(
             name="openvino",
             about="OpenVINO",
@@ -47,8 +60,6 @@ class OpenVino:
         )
 
     def compile(self, model: SourceModel, options: CompileOptions) -> Compiled:
-        import openvino
-
         core = openvino.Core()
         device = _device(core, options)
         converted = _converted(model, options)
@@ -59,96 +70,71 @@ class OpenVino:
         artefact = options.work / "model.xml"
         openvino.save_model(converted, str(artefact), compress_to_fp16=options.precision == "fp16")
         config = {"INFERENCE_PRECISION_HINT": HINTS[options.precision], "PERFORMANCE_HINT": options.extra.get("hint", "LATENCY")}
-        compiled = Compiled(
-            payload=(artefact, model, device, config, options.precision),
+        payload = Payload(artefact, model, device, config)
+        payload.compiled(core, options.threads)
+        return Compiled(
+            payload=payload,
             artefact=artefact,
             optimisations=("OpenVINO's common and plugin transformations",),
             options=config,
             precision_tool=tool,
             calibration=calibration,
         )
-        _compile(core, compiled, options.threads)
-        return compiled
 
     def load(self, compiled: Compiled, options: LoadOptions) -> OpenVinoSession:
-        import openvino
+        payload: Payload = compiled.payload
+        return OpenVinoSession(payload.compiled(openvino.Core(), options.threads), payload.model)
 
-        _, model, _, _, _ = compiled.payload
-        return OpenVinoSession(_compile(openvino.Core(), compiled, options.threads), model.card.outputs, model.input_names)
-
-    def weights(self, compiled: Compiled) -> Iterator[np.ndarray[Any, Any]]:
+    def weights(self, compiled: Compiled) -> Iterator[Array]:
         """See the contract: the constants of the file to deploy."""
-        import openvino
-
-        for node in openvino.Core().read_model(str(compiled.payload[0])).get_ops():
+        for node in openvino.Core().read_model(str(compiled.payload.artefact)).get_ops():
             if node.get_type_name() == "Constant":
                 yield node.get_data()
 
     def coverage(self, compiled: Compiled, inputs: Arrays) -> Coverage:
-        import openvino
-
-        artefact, model, device, _, _ = compiled.payload
+        payload: Payload = compiled.payload
         core = openvino.Core()
-        graph = core.read_model(str(artefact))
-        supported = set(core.query_model(graph, device))
-        graph.reshape({place: list(inputs[name].shape) for place, name in enumerate(model.input_names)})
-        executed = _compile(core, compiled, 1).get_runtime_model()
-        return with_model_flops(coverage_of(graph, supported, device, executed), model, inputs)
+        graph = core.read_model(str(payload.artefact))
+        supported = set(core.query_model(graph, payload.device))
+        graph.reshape({place: list(inputs[name].shape) for place, name in enumerate(payload.model.input_names)})
+        executed = payload.compiled(core, 1).get_runtime_model()
+        return with_model_flops(coverage_of(graph, supported, payload.device, executed), payload.model, inputs)
 
 
 class OpenVinoSession:
     """One compiled model with one infer request."""
 
-    def __init__(self, compiled: Any, outputs: list[str], inputs: list[str]) -> None:
-        self._request, self._inputs, self._outputs = compiled.create_infer_request(), inputs, outputs
+    def __init__(self, compiled: openvino.CompiledModel, model: SourceModel) -> None:
+        self._request, self._inputs, self._outputs = compiled.create_infer_request(), model.input_names, model.card.outputs
 
-    def predict(self, inputs: Arrays) -> dict[str, Any]:
+    def predict(self, inputs: Arrays) -> Outputs:
         """See the contract. Inputs are shared with OpenVINO, not copied."""
-        answers = self._request.infer([inputs[name] for name in self._inputs], share_inputs=True)
-        return {name: answers[place] for place, name in enumerate(self._outputs)}
+        outputs = self._request.infer([inputs[name] for name in self._inputs], share_inputs=True)
+        return {name: outputs[place] for place, name in enumerate(self._outputs)}
 
     def device_memory_bytes(self) -> int | None:
         return None
 
 
-def coverage_of(graph: Any, supported: set[str], device: str, executed: Any) -> Coverage:
+def coverage_of(graph: openvino.Model, supported: set[str], device: str, executed: openvino.Model) -> Coverage:
     """Coverage from a graph of static shapes, the names that `query_model` gave, and the graph that runs."""
-    elsewhere: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    nodes, flops, taken_flops = 0, 0, 0
+    tally = Tally()
     for node in graph.get_ops():
         kind = node.get_type_name()
-        if kind in NOT_COUNTED:
-            continue
-        nodes += 1
-        count = _flops(node)
-        if count is None:
-            unknown[kind] += 1
-        flops += count or 0
-        if node.get_friendly_name() in supported:
-            taken_flops += count or 0
-        else:
-            elsewhere[kind] += 1
-    kernels, precisions, products = _kernels(executed)
-    taken = nodes - sum(elsewhere.values())
-    return Coverage(
-        method=f"operators that query_model gives to {device}; kernels as in the compiled graph",
-        nodes=nodes,
-        taken_nodes=taken,
-        graph_share=taken / nodes if nodes else None,
-        flops=flops,
-        flops_share=taken_flops / flops if flops else None,
-        fallback_operators=dict(sorted(elsewhere.items())),
-        details={
-            "reference_kernels": {kind: count for kind, count in sorted(kernels.items()) if count},
+        if kind not in NOT_COUNTED:
+            tally.add(kind, _flops(node), taken=node.get_friendly_name() in supported)
+    reference, precisions, products = _kernels(executed)
+    return tally.coverage(
+        f"operators that query_model gives to {device}; kernels as in the compiled graph",
+        {
+            "reference_kernels": dict(sorted(reference.items())),
             "kernels_by_precision": dict(precisions),
             "products_by_precision": dict(products),
-            "operators_without_flops_formula": dict(sorted(unknown.items())),
         },
     )
 
 
-def _kernels(executed: Any) -> tuple[Counter[str], Counter[str], Counter[str]]:
+def _kernels(executed: openvino.Model) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Layers of the compiled graph that run by OpenVINO's slow reference code, how many layers run at what precision, and how many
     of those that multiply."""
     reference: Counter[str] = Counter()
@@ -172,14 +158,14 @@ def _kernels(executed: Any) -> tuple[Counter[str], Counter[str], Counter[str]]:
     return reference, precisions, products
 
 
-def _flops(node: Any) -> int | None:
+def _flops(node: openvino.Node) -> int | None:
     """2 per multiply-add; 0 for what doesn't multiply, None where it does and we can't tell."""
     kind = node.get_type_name()
     if kind in WITHOUT_FORMULA:
         return None
     if kind not in PRODUCTS:
         return 0
-    if any(each.get_partial_shape().is_dynamic for each in (*node.inputs(), *node.outputs())):
+    if any(end.get_partial_shape().is_dynamic for end in (*node.inputs(), *node.outputs())):
         return None
     output, first, second = list(node.output(0).get_shape()), list(node.input(0).get_shape()), list(node.input(1).get_shape())
     if kind == ATTENTION:  # scores, then their product with the values
@@ -194,34 +180,29 @@ def _flops(node: Any) -> int | None:
     return int(2 * math.prod(first) * math.prod(second[1:] if kind == "ConvolutionBackpropData" else second[2:]))
 
 
-def _device(core: Any, options: CompileOptions) -> str:
-    asked = "CPU" if options.device == "cpu" else options.device.upper()
-    if asked not in core.available_devices:
-        raise StageError(
-            "missing_device", f"OpenVINO has no device {asked} here, only {', '.join(core.available_devices)}", "use --device cpu"
-        )
+def _device(core: openvino.Core, options: CompileOptions) -> str:
+    device = "CPU" if options.device == "cpu" else options.device.upper()
+    if device not in core.available_devices:
+        cause = f"OpenVINO has no device {device} here, only {', '.join(core.available_devices)}"
+        raise StageError("missing_device", cause, "use --device cpu")
     needed = NEEDED.get(options.precision)
-    offered = core.get_property(asked, "OPTIMIZATION_CAPABILITIES")
+    offered = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     if needed and needed not in offered:
-        raise StageError("unsupported_precision", f"this {asked} computes in {', '.join(offered)}, not in {needed}", "use fp32 or int8")
-    return str(asked)
+        raise StageError("unsupported_precision", f"this {device} computes in {', '.join(offered)}, not in {needed}", "use fp32 or int8")
+    return device
 
 
-def _converted(model: SourceModel, options: CompileOptions) -> Any:
-    import openvino
-
-    from general_perf.backends.export import example_for, exported, quiet
-
+def _converted(model: SourceModel, options: CompileOptions) -> openvino.Model:
     if model.onnx_path is not None:
         _require_known_opset(model.onnx_path)
         with quiet():
             return openvino.convert_model(str(model.onnx_path))
-    if model.format == "torchscript":
-        import torch
+    from general_perf.backends.export import example_for, exported
+    from general_perf.backends.tensors import tensors_of
 
-        example = tuple(torch.from_numpy(options.example[name]) for name in model.input_names)
+    if model.format == "torchscript":
         with quiet():
-            return openvino.convert_model(model.module.script, example_input=example)
+            return openvino.convert_model(model.module.script, example_input=tensors_of(options.example, model))
     program = exported(model.module, model, example_for(model, options), options.extra)
     with quiet():
         return openvino.convert_model(program)
@@ -232,32 +213,18 @@ def _require_known_opset(path: Path) -> None:
     one, and says nothing."""
     import onnx
 
-    wanted = onnx.load(str(path), load_external_data=False).opset_import
-    asked = max((each.version for each in wanted if each.domain in ("", "ai.onnx")), default=1)
-    newest = onnx.defs.onnx_opset_version()
-    if asked > newest:
+    from general_perf.backends.onnx_files import graph_of, opset_of
+
+    opset, newest = opset_of(graph_of(path)) or 1, onnx.defs.onnx_opset_version()
+    if opset > newest:
         fix = "export with an older opset, or update onnx and the backend"
-        raise StageError("unsupported_opset", f"{path.name} wants opset {asked}, the newest that is known here is {newest}", fix)
+        raise StageError("unsupported_opset", f"{path.name} wants opset {opset}, the newest that is known here is {newest}", fix)
 
 
-def _quantised(converted: Any, model: SourceModel, options: CompileOptions) -> Any:
+def _quantised(converted: openvino.Model, model: SourceModel, options: CompileOptions) -> openvino.Model:
     import nncf
 
-    from general_perf.backends.export import quiet
-
-    batches = [[each[name] for name in model.input_names] for each in options.calibration]
-    if not batches:
-        raise StageError("missing_dataset", "int8 needs a calibration set and there is none", "raise --calibration-samples")
-    transformer = nncf.ModelType.TRANSFORMER if any(each.kind == "token_ids" for each in model.card.inputs) else None
+    batches = [[batch[name] for name in model.input_names] for batch in options.calibration_batches()]
+    transformer = nncf.ModelType.TRANSFORMER if any(wanted.kind == "token_ids" for wanted in model.card.inputs) else None
     with quiet():
         return nncf.quantize(converted, nncf.Dataset(batches), subset_size=len(batches), model_type=transformer)
-
-
-def _compile(core: Any, compiled: Compiled, threads: int) -> Any:
-    artefact, _, device, config, _ = compiled.payload
-    return core.compile_model(str(artefact), device, {**config, "INFERENCE_NUM_THREADS": threads})
-
-
-def artefact_files(artefact: Path) -> list[Path]:
-    """OpenVINO keeps weights beside the graph."""
-    return [artefact, artefact.with_suffix(".bin")]

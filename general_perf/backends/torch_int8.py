@@ -14,15 +14,23 @@ import contextlib
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
-from general_perf.backends.export import example_for, exported, is_dynamic, quiet
+import numpy as np
+
+from bytemlperf.extras import require
+from general_perf.backends.contract import Arrays, CompileOptions, Details, SourceModel
+from general_perf.backends.export import example_for, exported, is_dynamic
+from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import INT8
+from general_perf.backends.tensors import tensors_of
 from general_perf.failures import StageError
+
+require("int8 of torch", "general", "torch")
+import torch  # noqa: E402
 
 APART = Path(sys.prefix) / "apart"
 """Where `make setup` puts the packages of requirements/apart.txt."""
@@ -40,7 +48,7 @@ DYNAMIC_INSTEAD = "take --backend-option int8=dynamic (linear layers, no calibra
 class AtPrecision:
     """A module at a precision, by what tool, calibrated on what. `products`, of static int8: what it quantised."""
 
-    module: Any
+    module: torch.nn.Module
     tool: str
     calibration: str | None = None
     products: Products | None = None
@@ -62,8 +70,17 @@ class Products(NamedTuple):
         taken = f"{sum(self.int8.values())} of {self.total} products in int8 ({_listed(self.int8)})"
         return f"{taken}; in float: {_listed(self.float)}" if self.float else taken
 
+    def details(self) -> Details:
+        """For a coverage record: which of the graph's products are in int8, as a share and by name."""
+        return {
+            "products_by_precision": {"int8": sum(self.int8.values()), "fp32": sum(self.float.values())},
+            "int8_share_of_products": sum(self.int8.values()) / self.total,
+            "int8_products": dict(sorted(self.int8.items())),
+            "float_products": dict(sorted(self.float.items())),
+        }
 
-def quantised(module: Any, model: SourceModel, options: CompileOptions) -> AtPrecision:
+
+def quantised(module: torch.nn.Module, model: SourceModel, options: CompileOptions) -> AtPrecision:
     """The module in int8, of the kind that `int8=static|dynamic` asks for. Raises StageError where it can't be had."""
     kind = options.extra.get("int8", "static")
     if kind not in INT8:
@@ -73,12 +90,9 @@ def quantised(module: Any, model: SourceModel, options: CompileOptions) -> AtPre
     return _dynamic(module) if kind == "dynamic" else _static(module, model, options)
 
 
-def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPrecision:
+def _static(module: torch.nn.Module, model: SourceModel, options: CompileOptions) -> AtPrecision:
     """PT2E: export, observe the calibration set, convert."""
-    import torch
-
-    if not options.calibration:
-        raise StageError("missing_dataset", "static int8 needs a calibration set and there is none", "raise --calibration-samples")
+    batches = options.calibration_batches()
     tool = _torchao()
     example = example_for(model, options)
     try:
@@ -91,8 +105,8 @@ def _static(module: Any, model: SourceModel, options: CompileOptions) -> AtPreci
     size = None if is_dynamic(model, options.extra) else len(next(iter(example.values())))
     with torch.no_grad(), quiet():
         observed = _without_observers_of_integers(tool.prepare(graph))
-        for batch in _of_size(list(options.calibration), size):
-            observed(*(torch.from_numpy(batch[name]) for name in model.input_names))
+        for batch in _of_size(batches, size):
+            observed(*tensors_of(batch, model))
         converted = _without_leftovers(tool.convert(observed))
     products = products_of(converted.graph)
     if not products.int8:
@@ -122,8 +136,8 @@ def _in_sight() -> Iterator[None]:
 
 class _Tool(NamedTuple):
     name: str
-    prepare: Any
-    convert: Any
+    prepare: Callable[[torch.fx.GraphModule], torch.fx.GraphModule]
+    convert: Callable[[torch.fx.GraphModule], torch.fx.GraphModule]
 
 
 def _torchao() -> _Tool:
@@ -144,19 +158,17 @@ def _torchao() -> _Tool:
 
 def _of_size(batches: list[Arrays], size: int | None) -> Iterator[Arrays]:
     """The batches as they are; for a graph of one batch size, joined to that size, the last filled up from the first."""
-    import numpy as np
-
     if size is None:
         yield from batches
         return
-    joined = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     count = len(next(iter(joined.values())))
     for start in range(0, count, size):
-        places: Any = np.arange(start, start + size) % count
-        yield {name: array[places] for name, array in joined.items()}
+        rows = np.arange(start, start + size) % count
+        yield {name: array[rows] for name, array in joined.items()}
 
 
-def _without_observers_of_integers(observed: Any) -> Any:
+def _without_observers_of_integers(observed: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """The graph without the observers that the quantizer put at integers, such as positions that are counted and added: there
     is nothing to round there, and they can't look at them."""
     for node in list(observed.graph.nodes):
@@ -169,7 +181,7 @@ def _without_observers_of_integers(observed: Any) -> Any:
     return observed
 
 
-def _without_leftovers(converted: Any) -> Any:
+def _without_leftovers(converted: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """The graph's module without the float weights that its int8 ones took the place of: they are not what is shipped."""
     used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
@@ -178,43 +190,26 @@ def _without_leftovers(converted: Any) -> Any:
     return converted
 
 
-def products_of(graph: Any) -> Products:
+def products_of(graph: torch.fx.Graph) -> Products:
     """Which multiplying operators of a converted graph take int8 on both sides (what `dequantize` hands them)."""
-    found = Products(Counter(), Counter())
+    products = Products(Counter(), Counter())
     for node in graph.nodes:
         name = node.target.__name__.split(".")[0] if node.op == "call_function" else ""
         if name in PRODUCTS:
-            sides = [each for each in node.args[:2] if hasattr(each, "target")]
-            whole = len(sides) == 2 and all("dequantize" in str(each.target) for each in sides)
-            (found.int8 if whole else found.float)[name] += 1
-    return found
-
-
-def int8_details(products: Products | None) -> dict[str, Any]:
-    """For a coverage record: which of the graph's products are in int8, as a share and by name."""
-    if products is None:
-        return {}
-    return {
-        "products_by_precision": {"int8": sum(products.int8.values()), "fp32": sum(products.float.values())},
-        "int8_share_of_products": sum(products.int8.values()) / products.total,
-        "int8_products": dict(sorted(products.int8.items())),
-        "float_products": dict(sorted(products.float.items())),
-    }
+            sides = [side for side in node.args[:2] if hasattr(side, "target")]
+            whole = len(sides) == 2 and all("dequantize" in str(side.target) for side in sides)
+            (products.int8 if whole else products.float)[name] += 1
+    return products
 
 
 def _listed(names: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
 
 
-def _dynamic(module: Any) -> AtPrecision:
-    import warnings
-
-    import torch
-
-    if not any(isinstance(each, torch.nn.Linear) for each in module.modules()):
+def _dynamic(module: torch.nn.Module) -> AtPrecision:
+    if not any(isinstance(layer, torch.nn.Linear) for layer in module.modules()):
         raise StageError("unsupported_precision", "the model has no linear layer, which is all that dynamic int8 quantises", "use bf16")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
+    with quiet():
+        module = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
     tool = f"torch {torch.__version__}, quantize_dynamic: linear layers, no calibration set"
-    return AtPrecision(made, tool, options={"int8": "dynamic"})
+    return AtPrecision(module, tool, options={"int8": "dynamic"})

@@ -20,6 +20,7 @@ from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
 from general_perf.backends.contract import CompileOptions, SourceModel
+from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import check_options
 from general_perf.card import Card, find_cards
 from general_perf.command.flags import ConvertFlags
@@ -128,7 +129,8 @@ def _calibration(card: Card, flags: ConvertFlags) -> list[Any]:
 def _onnx(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
     import onnxruntime
 
-    from general_perf.backends.onnxruntime import OnnxRuntime, OrtSession
+    from general_perf.backends.onnx_files import OrtSession
+    from general_perf.backends.onnxruntime import OnnxRuntime
 
     compiled = OnnxRuntime().compile(model, options)
     assert compiled.artefact is not None
@@ -143,7 +145,7 @@ def _onnx(model: SourceModel, options: CompileOptions, target: Path, engine: boo
     else:
         _moved(compiled.artefact, target)
     session = onnxruntime.InferenceSession(str(target), settings, providers=["CPUExecutionProvider"])
-    return OrtSession(session, model.card.outputs, model.input_names).predict, f"opset {compiled.options['opset']}"
+    return OrtSession(session, model).predict, f"opset {compiled.options['opset']}"
 
 
 def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
@@ -153,24 +155,24 @@ def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine:
 
     compiled = OpenVino().compile(model, options)
     assert compiled.artefact is not None
-    core, config = openvino.Core(), compiled.payload[3]
+    core, config = openvino.Core(), compiled.payload.config
     if engine:
         made = core.compile_model(str(compiled.artefact), "CPU", config)
         target.write_bytes(made.export_model().getvalue())
         loaded = core.import_model(target.read_bytes(), "CPU", config)
-        return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, "for this CPU and this OpenVINO"
+        return OpenVinoSession(loaded, model).predict, "for this CPU and this OpenVINO"
     if target.suffix != ".xml":
         raise UserError(f"{target.name} can't hold an OpenVINO model", "let --out end in .xml; weights go beside it as .bin")
     shutil.copyfile(compiled.artefact.with_suffix(".bin"), target.with_suffix(".bin"))
     shutil.copyfile(compiled.artefact, target)
     loaded = core.compile_model(str(target), "CPU", config)
-    return OpenVinoSession(loaded, model.card.outputs, model.input_names).predict, f"weights in {target.with_suffix('.bin').name}"
+    return OpenVinoSession(loaded, model).predict, f"weights in {target.with_suffix('.bin').name}"
 
 
 def _torch_export(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
     import torch
 
-    from general_perf.backends.export import example_for, exported, quiet
+    from general_perf.backends.export import example_for, exported
 
     program = exported(_torch_module(model), model, example_for(model, options), options.extra)
     with quiet():
@@ -182,7 +184,7 @@ def _torch_export(model: SourceModel, options: CompileOptions, target: Path, _en
 def _inductor(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
     import torch
 
-    from general_perf.backends.export import exported, quiet
+    from general_perf.backends.export import exported
 
     extra = {**options.extra, "dynamic": "false"}
     program = exported(_torch_module(model), model, options.example, extra)

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from general_perf.backends.contract import Array, Arrays, Outputs
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,12 @@ class Dataset:
     samples: Sequence[Any]
     labels: Sequence[Any]
     whole: int
-    preprocess: Callable[[Any], dict[str, Any]]
-    postprocess: Callable[[Any, dict[str, Any]], Any]
-    metrics: Callable[[Any, Any], dict[str, float]]
-    decisions: Callable[[Any], Any]
+    preprocess: Callable[[Any], Outputs]
+    postprocess: Callable[[Any, Outputs], Array]
+    metrics: Callable[[Array, Sequence[Any]], dict[str, float]]
+    decisions: Callable[[Array], Array]
     calibration: Sequence[Any] = ()
-    respond: Callable[[Any, Any, int], Any] | None = None
+    respond: Callable[[Callable[[Arrays], Outputs], Any, int], Array] | None = None
     judged: int | None = None
 
     @property
@@ -40,7 +44,7 @@ class Dataset:
         return len(self.samples) if self.judged is None else self.judged
 
 
-def spread(items: Sequence[Any], limit: int) -> list[Any]:
+def spread(items: Sequence[ItemT], limit: int) -> list[ItemT]:
     """At most `limit` of the items, evenly over all of them."""
     count = min(limit, len(items))
     return [items[place * len(items) // count] for place in range(count)]

@@ -7,13 +7,14 @@ installed, so figures compare between backends on one machine, and between machi
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import json
 from pathlib import Path
-from typing import Any
 
+import msgspec
+import numpy as np
+
+from general_perf.backends.contract import Array
 from general_perf.card import Card, Package
-from general_perf.datasets.contract import Dataset
+from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
 
 PACKAGES = (
@@ -55,27 +56,35 @@ TYPES = {
 SMALLEST_BYTES = 64
 
 
+class Settings(msgspec.Struct):
+    """What a magika model says of itself: its labels in the order of its outputs, and what it reads of a file."""
+
+    target_labels_space: list[str]
+    block_size: int
+    beg_size: int
+    end_size: int
+    padding_token: int
+
+
 def installed_files(card: Card, limit: int) -> Dataset:
     """Files of PACKAGES, spread evenly over the types; top-1 and macro F1."""
-    import numpy as np
     from sklearn.metrics import accuracy_score, f1_score
 
-    space, settings = _labels(card)
+    settings = _settings(card)
+    space = settings.target_labels_space
     by_type: dict[str, list[Path]] = {}
     for path in _files():
         if TYPES[path.suffix] in space:
             by_type.setdefault(TYPES[path.suffix], []).append(path)
     if not by_type:
-        raise StageError(
-            "missing_dataset", "none of the packages whose files are read is installed", f"install one of {', '.join(PACKAGES)}"
-        )
-    each = max(1, limit // len(by_type))
-    chosen = [(path, label) for label in sorted(by_type) for path in _evenly(by_type[label], each)]
-
+        cause = "none of the packages whose files are read is installed"
+        raise StageError("missing_dataset", cause, f"install one of {', '.join(PACKAGES)}")
+    count = max(1, limit // len(by_type))
+    chosen = [(path, label) for label in sorted(by_type) for path in spread(by_type[label], count)]
     judged = {path for path, _ in chosen}
     others = {label: [path for path in by_type[label] if path not in judged] for label in sorted(by_type)}
 
-    def metrics(answers: Any, truth: Any) -> dict[str, float]:
+    def metrics(answers: Array, truth: list[int]) -> dict[str, float]:
         return {
             "top1": float(accuracy_score(truth, answers)),
             "f1_macro": float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0)),
@@ -95,46 +104,36 @@ def installed_files(card: Card, limit: int) -> Dataset:
     )
 
 
-def features(path: Path, settings: dict[str, Any]) -> Any:
+def features(path: Path, settings: Settings) -> Array:
     """What magika reads of a file: the first bytes after leading blanks, the last ones before trailing blanks, filled up."""
-    import numpy as np
-
-    block, head, tail, filler = (settings[name] for name in ("block_size", "beg_size", "end_size", "padding_token"))
+    block, head, tail = settings.block_size, settings.beg_size, settings.end_size
     with path.open("rb") as file:
         first = file.read(block).lstrip()[:head]
         size = file.seek(0, 2)
         file.seek(max(0, size - block))
         last = file.read(block).rstrip()[-tail:]
-    made = np.full(head + tail, filler, dtype=np.int32)
-    made[: len(first)] = list(first)
-    made[head + tail - len(last) :] = list(last)
-    return made
+    values = np.full(head + tail, settings.padding_token, dtype=np.int32)
+    values[: len(first)] = list(first)
+    values[head + tail - len(last) :] = list(last)
+    return values
 
 
-def _labels(card: Card) -> tuple[list[str], dict[str, Any]]:
-    """The model's labels in the order of its outputs, and its settings."""
+def _settings(card: Card) -> Settings:
     source = card.source
-    spec = importlib.util.find_spec(source.module) if isinstance(source, Package) else None
-    if spec is None or spec.origin is None or not isinstance(source, Package):
+    folder = source.folder() if isinstance(source, Package) else None
+    if folder is None or not isinstance(source, Package):
         raise StageError("missing_dataset", f"{card.name}'s labels come with its package", "pip install --no-deps magika")
-    path = (Path(spec.origin).parent / source.path).with_name("config.min.json")
-    settings = json.loads(path.read_bytes())
-    return list(settings["target_labels_space"]), settings
+    return msgspec.json.decode((folder / source.path).with_name("config.min.json").read_bytes(), type=Settings)
 
 
 def _files() -> list[Path]:
     """Files of the packages that are installed, by package and path."""
-    found: list[Path] = []
+    files: list[Path] = []
     for name in PACKAGES:
         try:
             listed = importlib.metadata.files(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        paths = (Path(str(each.locate())) for each in sorted(listed, key=str) if each.suffix in TYPES)
-        found += [path for path in paths if path.is_file() and path.stat().st_size >= SMALLEST_BYTES]
-    return found
-
-
-def _evenly(paths: list[Path], count: int) -> list[Path]:
-    count = min(count, len(paths))
-    return [paths[place * len(paths) // count] for place in range(count)]
+        paths = (Path(str(file.locate())) for file in sorted(listed, key=str) if file.suffix in TYPES)
+        files += [path for path in paths if path.is_file() and path.stat().st_size >= SMALLEST_BYTES]
+    return files

@@ -5,47 +5,39 @@ The same card, batch size, seed and index give the same arrays on every machine 
 
 from __future__ import annotations
 
+import math
 import zlib
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from general_perf.backends.contract import Array, Outputs
 from general_perf.card import Card, Input
-
-if TYPE_CHECKING:
-    import numpy as np
+from general_perf.datasets.pages import normalised, page
 
 SHORTEST_SHARE = 0.25
 """Texts of a batch fill between a quarter and all of the sequence, uniformly."""
 SAMPLE_RATE_HZ = 16_000
 
 
-def make_inputs(card: Card, batch: int, seed: int, index: int = 0) -> dict[str, Any]:
+def make_inputs(card: Card, batch: int, seed: int, index: int = 0) -> Outputs:
     """Arrays by input name for one batch. `index` tells batches of one seed apart."""
-    import numpy as np
-
     random = np.random.default_rng([seed, index, zlib.crc32(card.name.encode())])
-    made: dict[str, Any] = {}
+    arrays: Outputs = {}
     mask = None
-    for wanted in sorted(card.inputs, key=lambda each: each.kind != "attention_mask"):  # masks first: ids follow them
-        shape = card.shape(wanted, batch)
-        array = _values(wanted, shape, random, mask)
+    for wanted in sorted(card.inputs, key=lambda wanted: wanted.kind != "attention_mask"):  # masks first: ids follow them
+        array = _values(wanted, card.shape(wanted, batch), random, mask)
         if wanted.kind == "attention_mask":
             mask = array
-        made[wanted.name] = np.ascontiguousarray(array.astype(wanted.dtype))
-    return {each.name: made[each.name] for each in card.inputs}
+        arrays[wanted.name] = np.ascontiguousarray(array.astype(wanted.dtype))
+    return {wanted.name: arrays[wanted.name] for wanted in card.inputs}
 
 
 def input_bytes(card: Card, batch: int) -> int:
     """Bytes that the inputs of one batch take."""
-    import math
-
-    import numpy as np
-
-    return sum(math.prod(card.shape(each, batch)) * np.dtype(each.dtype).itemsize for each in card.inputs)
+    return sum(math.prod(card.shape(wanted, batch)) * np.dtype(wanted.dtype).itemsize for wanted in card.inputs)
 
 
-def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, mask: Any) -> Any:
-    import numpy as np
-
+def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, mask: Array | None) -> Array:
     kind = wanted.kind
     if kind in ("image", "features"):
         return random.standard_normal(shape, dtype=np.float32)
@@ -65,27 +57,16 @@ def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, 
         return np.stack([random.integers(0, high, size=shape[:-1]) for high in highs], axis=-1)
     if kind == "timestep":
         return random.integers(0, _single(wanted), size=shape)
-    if kind == "text_page":
-        return _pages(shape, random)
+    if kind == "text_page":  # drawn pages of text: on noise, a detector of text has nothing to say but zeros
+        seed = int(random.integers(1 << 31))
+        return np.stack([normalised(page(seed, place, shape[-1])[0]) for place in range(shape[0])])
     if kind == "file_bytes":
         return random.integers(0, 257, size=shape)
     return np.full(shape, wanted.value if kind == "constant" else 0)
 
 
-def _pages(shape: tuple[int, ...], random: np.random.Generator) -> Any:
-    """Drawn pages of text: on noise, a detector of text has nothing to say but zeros."""
-    import numpy as np
-
-    from general_perf.datasets.pages import normalised, page
-
-    seed = int(random.integers(1 << 31))
-    return np.stack([normalised(page(seed, place, shape[-1])[0]) for place in range(shape[0])])
-
-
-def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Any:
+def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Array:
     """A few gliding tones over noise: with structure in time, as speech has, at a tenth of full scale."""
-    import numpy as np
-
     time_s = np.arange(shape[-1], dtype=np.float64) / SAMPLE_RATE_HZ
     signal = 0.02 * random.standard_normal(shape)
     for _ in range(4):

@@ -7,8 +7,10 @@ colours are seeded. Drawn pages are cleaner than scans: figures compare backends
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
+import numpy as np
+
+from general_perf.backends.contract import Array
 from general_perf.card import Card
 from general_perf.datasets.contract import Dataset
 from general_perf.datasets.text import docstring_pairs
@@ -25,12 +27,11 @@ that rapidocr-onnxruntime ships for this model (its config.yaml)."""
 SMALLEST_SIDE = 3
 
 Box = tuple[float, float, float, float]
+ScoredBox = tuple[float, float, float, float, float]
 
 
 def text_pages(card: Card, limit: int) -> Dataset:
     """Drawn pages; mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, and recall of 100 boxes a page."""
-    import numpy as np
-
     side = card.dims["image"]
     drawn = [page(SEED, index, side) for index in range(min(limit, PAGES))]
     wanted, answer = card.inputs[0].name, card.outputs[0]
@@ -48,10 +49,8 @@ def text_pages(card: Card, limit: int) -> Dataset:
     )
 
 
-def page(seed: int, index: int, side: int) -> tuple[Any, list[Box]]:
+def page(seed: int, index: int, side: int) -> tuple[Array, list[Box]]:
     """A page as RGB bytes [side, side, 3], and its lines' boxes (left, top, right, bottom)."""
-    import numpy as np
-
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
@@ -63,11 +62,7 @@ def page(seed: int, index: int, side: int) -> tuple[Any, list[Box]]:
     top = MARGIN
     while top < side - 4 * MARGIN:
         font = ImageFont.load_default(int(random.integers(14, 40)))
-        left, count, start = (
-            int(random.integers(MARGIN, side // 5)),
-            int(random.integers(2, 7)),
-            int(random.integers(0, len(_words()) - 10)),
-        )
+        left, count, start = (int(random.integers(low, high)) for low, high in ((MARGIN, side // 5), (2, 7), (0, len(_words()) - 10)))
         words = _words()[start : start + count]
         while len(words) > 1 and draw.textbbox((left, top), " ".join(words), font=font)[2] > side - MARGIN:
             words = words[:-1]
@@ -79,50 +74,45 @@ def page(seed: int, index: int, side: int) -> tuple[Any, list[Box]]:
     return np.asarray(image), boxes
 
 
-def normalised(picture: Any) -> Any:
+def normalised(picture: Array) -> Array:
     """[3, height, width] in blue, green, red, from −1 to 1, as the model was trained."""
-    import numpy as np
-
     return ((picture[:, :, ::-1] / 255 - 0.5) / 0.5).transpose(2, 0, 1).astype(np.float32)
 
 
-def boxes_of(chance: Any) -> list[tuple[float, float, float, float, float]]:
+def boxes_of(chance: Array) -> list[ScoredBox]:
     """Boxes with scores from a map of text probabilities [height, width]: connected areas, grown by area × UNCLIP /
     perimeter (Liao et al., Real-time Scene Text Detection with Differentiable Binarization, 2020, for upright boxes)."""
-    import numpy as np
     from scipy import ndimage  # type: ignore[import-untyped]
 
     areas, _ = ndimage.label(chance > TEXT_AT, structure=np.ones((3, 3)))
-    found = []
+    boxes = []
     for rows, columns in ndimage.find_objects(areas):
         height, width = rows.stop - rows.start, columns.stop - columns.start
         score = float(chance[rows, columns].mean())
         if min(height, width) < SMALLEST_SIDE or score < SCORE_AT:
             continue
         grow = height * width * UNCLIP / (2 * (height + width))
-        found.append((columns.start - grow, rows.start - grow, columns.stop + grow, rows.stop + grow, score))
-    return sorted(found, key=lambda each: -each[4])[:MOST_BOXES]
+        boxes.append((columns.start - grow, rows.start - grow, columns.stop + grow, rows.stop + grow, score))
+    return sorted(boxes, key=lambda box: -box[4])[:MOST_BOXES]
 
 
-def as_rows(boxes: list[Any]) -> Any:
+def as_rows(boxes: list[ScoredBox]) -> Array:
     """[MOST_BOXES, 5], zeros where there is no box: an answer of one shape."""
-    import numpy as np
-
     rows = np.zeros((MOST_BOXES, 5))
     if boxes:
         rows[: len(boxes)] = boxes
     return rows
 
 
-def mean_average_precision(answers: Any, truth: list[list[Box]], side: int) -> dict[str, float]:
+def mean_average_precision(answers: Array, truth: list[list[Box]], side: int) -> dict[str, float]:
     """COCO's figures by faster-coco-eval; 0 where nothing was found."""
     from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
 
     boxes = [(place, box) for place, boxes in enumerate(truth) for box in boxes]
-    marks = [
-        {"id": number, "image_id": place, "category_id": 1, "bbox": _sized(box), "area": _area(box), "iscrowd": 0}
-        for number, (place, box) in enumerate(boxes, 1)
-    ]
+    marks = []
+    for number, (place, box) in enumerate(boxes, 1):
+        bbox = _sized(box)
+        marks.append({"id": number, "image_id": place, "category_id": 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
     images = [{"id": place, "width": side, "height": side} for place in range(len(truth))]
     known = COCO({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "text"}]})
     found = [
@@ -146,15 +136,10 @@ def _words() -> tuple[str, ...]:
     return tuple(word for _, document in docstring_pairs() for word in document.split())
 
 
-def _colour(random: Any, low: int, high: int) -> tuple[int, ...]:
+def _colour(random: np.random.Generator, low: int, high: int) -> tuple[int, ...]:
     return tuple(int(value) for value in random.integers(low, high, 3))
 
 
-def _sized(box: Any) -> list[float]:
-    left, top, right, bottom = (float(each) for each in box)
+def _sized(box: Box | Array) -> list[float]:
+    left, top, right, bottom = map(float, box)
     return [left, top, right - left, bottom - top]
-
-
-def _area(box: Any) -> float:
-    _, _, width, height = _sized(box)
-    return width * height

@@ -14,12 +14,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from engines.untrusted import decode_json
-from general_perf.card import SQUAD_FILE, Card, LanguageModel
+import msgspec
+import numpy as np
+
+from engines.untrusted import UntrustedJson, decode_json
+from general_perf.backends.contract import Array, Arrays, Outputs
+from general_perf.card import SQUAD_FILE, Card
 from general_perf.datasets.contract import Dataset, spread
+from general_perf.datasets.text import language_tokenizer
 from general_perf.failures import StageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 OWN = Path(__file__).parent / "python_questions.json"
 MOST_TOKENS = 8
@@ -32,6 +40,49 @@ EXAMPLES = (
 NOTHING = -1
 
 
+class Answer(msgspec.Struct):
+    """Of SQuAD's format."""
+
+    text: str
+
+
+class Asked(msgspec.Struct):
+    """One question of SQuAD's format."""
+
+    id: str | int
+    question: str
+    answers: list[Answer]
+
+
+class Paragraph(msgspec.Struct):
+    """A text with its questions."""
+
+    context: str
+    qas: list[Asked]
+
+
+class Article(msgspec.Struct):
+    """Texts of one article."""
+
+    paragraphs: list[Paragraph]
+
+
+class Squad(msgspec.Struct):
+    """A whole file."""
+
+    data: list[Article]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with the text that it is asked of, and every right answer."""
+
+    id: str
+    context: str
+    text: str
+    answers: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Feature:
     """A question over one window of its text."""
@@ -42,26 +93,25 @@ class Feature:
 
 def questions(card: Card, limit: int) -> Dataset:
     """At most `limit` questions, each with all of its features."""
-    import numpy as np
-
-    path = Path(_named(card)).expanduser() if str(card.dataset).startswith(SQUAD_FILE) else OWN
+    named = str(card.dataset)
+    path = Path(named.removeprefix(SQUAD_FILE)).expanduser() if named.startswith(SQUAD_FILE) else OWN
     every = read_squad(path)
     chosen = spread(every, limit)
-    tokenizer = _tokenizer(card)
+    tokenizer = language_tokenizer(card)
     length = card.dims["sequence"]
-    features = [feature for asked in chosen for feature in features_of(asked, tokenizer, length)]
-    truth = {asked["id"]: asked["answers"] for asked in chosen}
+    features = [feature for question in chosen for feature in features_of(question, tokenizer, length)]
+    truth = {question.id: list(question.answers) for question in chosen}
     stop = stop_tokens(tokenizer)
 
-    def metrics(answers: Any, _labels: Any) -> dict[str, float]:
+    def metrics(answers: Array, _labels: Sequence[list[str]]) -> dict[str, float]:
         from torchmetrics.functional.text import squad
 
-        said = best_answers(features, np.asarray(answers), tokenizer.decode)
-        found = squad(
+        said = best_answers(features, answers, tokenizer.decode)
+        figures = squad(
             [{"id": name, "prediction_text": text} for name, text in said.items()],
             [{"id": name, "answers": {"text": truth[name], "answer_start": [0] * len(truth[name])}} for name in said],
         )
-        return {"exact_match": float(found["exact_match"]) / 100, "f1": float(found["f1"]) / 100}
+        return {name: float(figures[name]) / 100 for name in ("exact_match", "f1")}
 
     return Dataset(
         name=path.stem.replace("_", "-"),
@@ -73,89 +123,71 @@ def questions(card: Card, limit: int) -> Dataset:
         preprocess=lambda feature: filled(feature.ids, length),
         postprocess=lambda _feature, outputs: outputs,
         metrics=metrics,
-        decisions=lambda answers: np.array(list(best_answers(features, np.asarray(answers), tokenizer.decode).values())),
+        decisions=lambda answers: np.array(list(best_answers(features, answers, tokenizer.decode).values())),
         respond=lambda predict, feature, batch: greedy(predict, feature.ids, length, stop, batch),
     )
 
 
-def read_squad(path: Path) -> list[dict[str, Any]]:
-    """`id`, `context`, `question`, `answers` (texts) of every question. Raises StageError."""
+def read_squad(path: Path) -> list[Question]:
+    """Every question of a file that has an answer. Raises StageError."""
     try:
-        held = decode_json(path.read_bytes())
-        found = [
-            {
-                "id": str(asked["id"]),
-                "context": _text(each, "context"),
-                "question": _text(asked, "question"),
-                "answers": [_text(a, "text") for a in asked["answers"]],
-            }
-            for article in held["data"]
-            for each in article["paragraphs"]
-            for asked in each["qas"]
-            if asked["answers"]
-        ]
+        file = decode_json(path.read_bytes(), Squad)
     except OSError as error:
-        raise StageError(
-            "missing_dataset", f"{path} can't be read: {error.strerror}", "give the path of a file in SQuAD's format"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        cause = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise StageError("missing_dataset", f"{path.name} is not in SQuAD's format: {cause}", "give a SQuAD 1.1 or 2.0 JSON") from None
-    if len({asked["id"] for asked in found}) != len(found):
+        cause = f"{path} can't be read: {error.strerror}"
+        raise StageError("missing_dataset", cause, "give the path of a file in SQuAD's format") from None
+    except UntrustedJson as error:
+        raise StageError("missing_dataset", f"{path.name} is not in SQuAD's format: {error}", "give a SQuAD 1.1 or 2.0 JSON") from None
+    questions = [
+        Question(str(asked.id), paragraph.context, asked.question, tuple(answer.text for answer in asked.answers))
+        for article in file.data
+        for paragraph in article.paragraphs
+        for asked in paragraph.qas
+        if asked.answers
+    ]
+    if len({question.id for question in questions}) != len(questions):
         raise StageError("missing_dataset", f"{path.name} has two questions with one id", "give every question an id of its own")
-    if not found:
+    if not questions:
         raise StageError("missing_dataset", f"{path.name} has no question with an answer", "give a SQuAD 1.1 or 2.0 JSON with some")
-    return found
+    return questions
 
 
-def _text(held: dict[str, Any], key: str) -> str:
-    if not isinstance(held[key], str):
-        raise TypeError(f"{key} is {held[key]!r:.40}, not text")
-    return str(held[key])
-
-
-def features_of(asked: dict[str, Any], tokenizer: Any, length: int) -> list[Feature]:
+def features_of(question: Question, tokenizer: Tokenizer, length: int) -> list[Feature]:
     """The question over every window of its text. Raises StageError where one doesn't fit the card's sequence."""
-    made = []
-    for window in windows(asked["context"], lambda text: len(tokenizer.encode(text).ids), PASSAGE_TOKENS):
-        ids = tokenizer.encode(f"{EXAMPLES}Text: {window}\nQuestion: {asked['question']}\nAnswer:").ids
+    features = []
+    for window in windows(question.context, lambda text: len(tokenizer.encode(text).ids), PASSAGE_TOKENS):
+        ids = tokenizer.encode(f"{EXAMPLES}Text: {window}\nQuestion: {question.text}\nAnswer:").ids
         if len(ids) + MOST_TOKENS > length:
-            cause = f"question {asked['id']} takes {len(ids) + MOST_TOKENS} tokens, the card's sequence has {length}"
+            cause = f"question {question.id} takes {len(ids) + MOST_TOKENS} tokens, the card's sequence has {length}"
             raise StageError("shape_mismatch", cause, f"give --dim sequence={len(ids) + MOST_TOKENS}")
-        made.append(Feature(asked["id"], tuple(ids)))
-    return made
+        features.append(Feature(question.id, tuple(ids)))
+    return features
 
 
 def windows(text: str, tokens: Callable[[str], int], most: int) -> list[str]:
     """The text whole, or windows of whole sentences of at most `most` tokens that overlap by a sentence."""
     sentences = re.split(r"(?<=[.!?]) +", text)
-    made: list[str] = []
+    texts: list[str] = []
     first = 0
     while first < len(sentences):
         last = first + 1
         while last < len(sentences) and tokens(" ".join(sentences[first : last + 1])) <= most:
             last += 1
-        made.append(" ".join(sentences[first:last]))
+        texts.append(" ".join(sentences[first:last]))
         if last == len(sentences):
             break
         first = max(first + 1, last - 1)
-    return made
+    return texts
 
 
-def filled(ids: Sequence[int], length: int) -> dict[str, Any]:
+def filled(ids: Sequence[int], length: int) -> Outputs:
     """Inputs of one window, filled up on the right."""
-    import numpy as np
-
-    row: Any = np.zeros(length, dtype=np.int64)
-    mask: Any = np.zeros(length, dtype=np.int64)
+    row, mask = np.zeros((2, length), dtype=np.int64)
     row[: len(ids)], mask[: len(ids)] = ids, 1
     return {"input_ids": row, "attention_mask": mask}
 
 
-def greedy(predict: Any, ids: tuple[int, ...], length: int, stop: frozenset[int], batch: int) -> Any:
+def greedy(predict: Callable[[Arrays], Outputs], ids: tuple[int, ...], length: int, stop: frozenset[int], batch: int) -> Array:
     """[MOST_TOKENS + 1]: tokens, filled up with NOTHING, then their mean log probability. The batch is filled by repeating."""
-    import numpy as np
-
     taken: list[int] = []
     logs: list[float] = []
     while len(taken) < MOST_TOKENS:
@@ -170,7 +202,7 @@ def greedy(predict: Any, ids: tuple[int, ...], length: int, stop: frozenset[int]
     return np.array([*taken, *[NOTHING] * (MOST_TOKENS - len(taken)), sum(logs) / len(logs)])
 
 
-def best_answers(features: Sequence[Feature], answers: Any, decode: Callable[[list[int]], str]) -> dict[str, str]:
+def best_answers(features: Sequence[Feature], answers: Array, decode: Callable[[list[int]], str]) -> dict[str, str]:
     """The likeliest feature's text for every question; an empty answer only where every feature gave one."""
     best: dict[str, tuple[bool, float, str]] = {}
     for feature, row in zip(features, answers, strict=True):
@@ -180,21 +212,7 @@ def best_answers(features: Sequence[Feature], answers: Any, decode: Callable[[li
     return {question: text for question, (_, _, text) in best.items()}
 
 
-def stop_tokens(tokenizer: Any) -> frozenset[int]:
+def stop_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """Ends of text, and every token that begins a new line."""
-    found = {token for text, token in tokenizer.get_vocab().items() if text.startswith(("Ċ", "\n", "<|im_end|>", "<|endoftext|>"))}
-    return frozenset(found)
-
-
-def _named(card: Card) -> str:
-    return str(card.dataset).removeprefix(SQUAD_FILE)
-
-
-def _tokenizer(card: Card) -> Any:
-    from tokenizers import Tokenizer
-
-    from bytemlperf.models import resolve
-
-    if not isinstance(card.source, LanguageModel):
-        raise StageError("missing_dataset", f"{card.name} is not a language model", "leave accuracy out with --stage")
-    return Tokenizer.from_file(str(Path(str(resolve(card.source.name).path)) / "tokenizer.json"))
+    ends = ("Ċ", "\n", "<|im_end|>", "<|endoftext|>")
+    return frozenset(token for text, token in tokenizer.get_vocab().items() if text.startswith(ends))

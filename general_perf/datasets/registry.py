@@ -6,8 +6,19 @@ import math
 from collections.abc import Callable
 
 from general_perf.card import SQUAD_FILE, Card
+from general_perf.datasets import files, pages, questions, tabular, text
 from general_perf.datasets.contract import Dataset
 from general_perf.failures import StageError
+
+MAKERS: dict[str, Callable[[Card, int], Dataset]] = {
+    "sklearn-digits": tabular.digits,
+    "sklearn-breast-cancer": tabular.breast_cancer,
+    "docstring-retrieval": text.retrieval,
+    "docstring-next-token": text.next_token,
+    "installed-files": files.installed_files,
+    "text-pages": pages.text_pages,
+    "python-questions": questions.questions,
+}
 
 
 def load_dataset(card: Card, limit: int, percent: float = 100.0) -> Dataset:
@@ -22,21 +33,10 @@ def load_dataset(card: Card, limit: int, percent: float = 100.0) -> Dataset:
 
 
 def _loaded(card: Card, limit: int) -> Dataset:
-    from general_perf.datasets import files, pages, questions, tabular, text
-
-    makers: dict[str, Callable[[Card, int], Dataset]] = {
-        "sklearn-digits": tabular.digits,
-        "sklearn-breast-cancer": tabular.breast_cancer,
-        "docstring-retrieval": text.retrieval,
-        "docstring-next-token": text.next_token,
-        "installed-files": files.installed_files,
-        "text-pages": pages.text_pages,
-        "python-questions": questions.questions,
-    }
     name = str(card.dataset)
     if name.startswith(SQUAD_FILE):
         return questions.questions(card, limit)
-    if name not in makers:
-        fix = f"take one that packages carry ({', '.join(makers)}), or leave accuracy out with --stage"
+    if name not in MAKERS:
+        fix = f"take one that packages carry ({', '.join(MAKERS)}), or leave accuracy out with --stage"
         raise StageError("missing_dataset", f"the dataset {name} is not here", fix)
-    return makers[name](card, limit)
+    return MAKERS[name](card, limit)

@@ -9,14 +9,21 @@ from __future__ import annotations
 import ast
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from general_perf.card import Card, Package
+import numpy as np
+
+from bytemlperf.models import resolve
+from general_perf.backends.contract import Array, Outputs
+from general_perf.card import Card, LanguageModel, Package
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SHORTEST_QUERY, SHORTEST_DOCUMENT, LONGEST_DOCUMENT = 25, 120, 600
 """Characters."""
@@ -25,25 +32,22 @@ CALIBRATION_SAMPLES = 64
 
 def retrieval(card: Card, limit: int) -> Dataset:
     """Queries and documents, embedded; recall@1 and recall@10 by cosine, half of `limit` of each."""
-    import numpy as np
-
     pairs = docstring_pairs()
     chosen = spread(pairs, max(1, limit // 2))
     others = [text for pair in pairs if pair not in set(chosen) for text in pair]
-    encode = _tokenizer(card)
+    encode = _encoder(card)
     count = len(chosen)
 
-    def postprocess(text: str, outputs: dict[str, Any]) -> Any:
+    def postprocess(text: str, outputs: Outputs) -> Array:
         """Mean over the text's own tokens, at unit length."""
         mask = encode(text)["attention_mask"][:, None]
         mean = (outputs["last_hidden_state"] * mask).sum(axis=0) / mask.sum()
         return mean / np.linalg.norm(mean)
 
-    def ranked(answers: Any) -> Any:
-        vectors = np.asarray(answers)
-        return np.argsort(-(vectors[:count] @ vectors[count:].T), axis=1, kind="stable")
+    def ranked(answers: Array) -> Array:
+        return np.argsort(-(answers[:count] @ answers[count:].T), axis=1, kind="stable")
 
-    def metrics(answers: Any, _labels: Any) -> dict[str, float]:
+    def metrics(answers: Array, _labels: Sequence[int]) -> dict[str, float]:
         hits = ranked(answers) == np.arange(count)[:, None]
         return {"recall@1": float(hits[:, :1].any(axis=1).mean()), "recall@10": float(hits[:, :10].any(axis=1).mean())}
 
@@ -64,15 +68,14 @@ def retrieval(card: Card, limit: int) -> Dataset:
 
 def next_token(card: Card, limit: int) -> Dataset:
     """Windows of running text; next-token top-1 and perplexity."""
-    import numpy as np
-
     length = card.dims["sequence"]
-    ids = _language_tokens(card, "\n\n".join(f"{query}\n{document}" for query, document in docstring_pairs()))
+    text = "\n\n".join(f"{query}\n{document}" for query, document in docstring_pairs())
+    ids = list(language_tokenizer(card).encode(text).ids)
     windows = [ids[start : start + length] for start in range(0, len(ids) - length, length)]
     places = spread(range(len(windows)), limit)
     chosen, others = [windows[place] for place in places], sorted(set(range(len(windows))) - set(places))
 
-    def postprocess(window: Any, outputs: dict[str, Any]) -> Any:
+    def postprocess(window: list[int], outputs: Outputs) -> Array:
         """For each token after the first: the one foretold, and the log probability of the one that came."""
         logits = outputs["logits"][:-1].astype(np.float64)
         top = logits.max(axis=1, keepdims=True)
@@ -80,10 +83,9 @@ def next_token(card: Card, limit: int) -> Dataset:
         came = np.asarray(window[1:])
         return np.stack([logits.argmax(axis=1), logs[np.arange(len(came)), came]], axis=1)
 
-    def metrics(answers: Any, truth: Any) -> dict[str, float]:
-        found = np.asarray(answers)
-        right = found[:, :, 0] == np.asarray(truth)
-        return {"next_token_top1": float(right.mean()), "perplexity": float(np.exp(-found[:, :, 1].mean()))}
+    def metrics(answers: Array, truth: Sequence[list[int]]) -> dict[str, float]:
+        right = answers[:, :, 0] == np.asarray(truth)
+        return {"next_token_top1": float(right.mean()), "perplexity": float(np.exp(-answers[:, :, 1].mean()))}
 
     return Dataset(
         name="docstring-next-token",
@@ -97,7 +99,7 @@ def next_token(card: Card, limit: int) -> Dataset:
         },
         postprocess=postprocess,
         metrics=metrics,
-        decisions=lambda answers: np.asarray(answers)[:, :, 0],
+        decisions=lambda answers: answers[:, :, 0],
         calibration=[windows[place] for place in others[::2][:CALIBRATION_SAMPLES]],
     )
 
@@ -106,16 +108,16 @@ def next_token(card: Card, limit: int) -> Dataset:
 def docstring_pairs() -> tuple[tuple[str, str], ...]:
     """(first line, rest) of every docstring of the standard library's top-level modules with enough of both."""
     folder = Path(sysconfig.get_path("stdlib"))
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for path in sorted(folder.glob("*.py")):
         for text in _docstrings(path):
             head, _, rest = text.strip().partition("\n")
             document = " ".join(rest.split())
             if len(head) >= SHORTEST_QUERY and len(document) >= SHORTEST_DOCUMENT:
-                found.setdefault(head.strip(), document[:LONGEST_DOCUMENT])
-    if not found:
+                pairs.setdefault(head.strip(), document[:LONGEST_DOCUMENT])
+    if not pairs:
         raise StageError("missing_dataset", f"{folder} has no Python sources", "run a Python whose standard library is there as source")
-    return tuple(found.items())
+    return tuple(pairs.items())
 
 
 def _docstrings(path: Path) -> Iterator[str]:
@@ -128,16 +130,21 @@ def _docstrings(path: Path) -> Iterator[str]:
             yield text
 
 
-def _tokenizer(card: Card) -> Any:
-    """From text to the card's inputs, filled up to its sequence; by the tokenizer beside the package's weights."""
-    import importlib.util
-
-    import numpy as np
+def language_tokenizer(card: Card) -> Tokenizer:
+    """The tokenizer of a card's language model. Raises StageError for another card."""
     from tokenizers import Tokenizer
 
-    source = card.source
-    spec = importlib.util.find_spec(source.module) if isinstance(source, Package) else None
-    path = Path(str(spec.origin)).parent / source.path / "tokenizer.json" if spec and isinstance(source, Package) else None
+    if not isinstance(card.source, LanguageModel):
+        raise StageError("missing_dataset", f"{card.name} is not a language model", "leave accuracy out with --stage")
+    return Tokenizer.from_file(str(Path(str(resolve(card.source.name).path)) / "tokenizer.json"))
+
+
+def _encoder(card: Card) -> Callable[[str], Outputs]:
+    """From text to the card's inputs, filled up to its sequence; by the tokenizer beside the package's weights."""
+    from tokenizers import Tokenizer
+
+    folder = card.source.folder() if isinstance(card.source, Package) else None
+    path = folder / card.source.path / "tokenizer.json" if folder and isinstance(card.source, Package) else None
     if path is None or not path.is_file():
         raise StageError("missing_dataset", f"{card.name} has no tokenizer to read text with", "leave accuracy out with --stage")
     tokenizer = Tokenizer.from_file(str(path))
@@ -146,17 +153,8 @@ def _tokenizer(card: Card) -> Any:
     tokenizer.enable_padding(length=length)
     names = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
-    def encode(text: str) -> dict[str, Any]:
-        made = tokenizer.encode(text)
-        return {each.name: np.asarray(getattr(made, names[each.name]), dtype=np.int64) for each in card.inputs}
+    def encode(text: str) -> Outputs:
+        encoded = tokenizer.encode(text)
+        return {wanted.name: np.asarray(getattr(encoded, names[wanted.name]), dtype=np.int64) for wanted in card.inputs}
 
     return encode
-
-
-def _language_tokens(card: Card, text: str) -> list[int]:
-    from tokenizers import Tokenizer
-
-    from bytemlperf.models import resolve
-
-    folder = Path(str(resolve(card.source.name).path))  # type: ignore[union-attr]
-    return list(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)

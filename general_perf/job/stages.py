@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bytemlperf.child import limits
+from general_perf.backends.contract import Array, SourceModel
 from general_perf.card import Card
 from general_perf.datasets.inputs import input_bytes, make_inputs
 from general_perf.failures import StageError, classify
@@ -150,11 +151,10 @@ def accuracy(reporter: Reporter, session: Any) -> None:
 def sparsity(reporter: Reporter, maker: Any, compiled: Any, model: Any) -> None:
     """What is sparse in the weights as compiled, with the source's beside."""
     from general_perf.backends.contract import ShowsWeights
-    from general_perf.backends.weights import of_source
     from general_perf.measure.sparsity import measure
 
     try:
-        before = measure(of_source(model))
+        before = measure(_weights(model))
         after = measure(maker.weights(compiled)) if isinstance(maker, ShowsWeights) else None
         reporter.say(
             SparsityRecord(
@@ -168,6 +168,17 @@ def sparsity(reporter: Reporter, maker: Any, compiled: Any, model: Any) -> None:
         )
     except Exception as error:
         reporter.failed("sparsity", error)
+
+
+def _weights(model: SourceModel) -> Iterator[Array]:
+    """Of a model that no backend has touched."""
+    if model.onnx_path is not None:
+        from general_perf.backends.onnx_files import weights_of
+
+        return weights_of(model.onnx_path)
+    from general_perf.backends.tensors import weights_of_module
+
+    return weights_of_module(model.module)
 
 
 def performance(reporter: Reporter, maker: Any, compiled: Any, session: Any) -> None:

@@ -7,30 +7,28 @@ which are counted. All arithmetic is float64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from general_perf.card import Tolerance
+from general_perf.backends.contract import Array
+from general_perf.card import Tolerance
 
 BINS = 24
 TINY = 1e-300
 
 
-def compare(ours: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], distribution: str) -> dict[str, Any]:
+def compare(ours: Array, reference: Array, distribution: str) -> dict[str, Any]:
     """One output's comparison, JSON-ready. Raises ValueError where the shapes differ.
 
     Keys: count, nonfinite {ours, reference, only_ours}, abs and rel {max, mean, std}, rel_left_out, cosine, kl {mean,
     max} or None, reference_rms, scaled_max (largest absolute difference over reference_rms), zeros {ours,
     reference} as shares, histogram.
     """
-    import numpy as np
-
     if ours.shape != reference.shape:
         raise ValueError(f"shape mismatch: the backend returned {list(ours.shape)}, the reference {list(reference.shape)}")
-    one: Any = ours.astype(np.float64)
-    two: Any = reference.astype(np.float64)
+    one = ours.astype(np.float64)
+    two = reference.astype(np.float64)
     fine_one, fine_two = np.isfinite(one), np.isfinite(two)
     both = fine_one & fine_two
     left, right = one[both], two[both]
@@ -69,11 +67,9 @@ def verdict(comparisons: dict[str, dict[str, Any]], tolerance: Tolerance) -> boo
     return True
 
 
-def decide(output: Any, rule: str, distribution: str) -> Any | None:
+def decide(output: Array, rule: str, distribution: str) -> Array | None:
     """The decisions that an output stands for: the largest along the last axis, or which values pass the threshold
     (0 for logits, 0.5 for probabilities); None where the card names no rule."""
-    import numpy as np
-
     if rule == "argmax":
         safe = np.where(np.isfinite(output), output, -np.inf)
         return np.asarray(safe.argmax(axis=-1))
@@ -82,29 +78,25 @@ def decide(output: Any, rule: str, distribution: str) -> Any | None:
     return None
 
 
-def _moments(values: Any) -> dict[str, float] | None:
+def _moments(values: Array) -> dict[str, float] | None:
     if not values.size:
         return None
     return {"max": float(values.max()), "mean": float(values.mean()), "std": float(values.std())}
 
 
-def _cosine(one: Any, two: Any) -> float | None:
+def _cosine(one: Array, two: Array) -> float | None:
     """None where a side is all zero: an angle to nothing."""
-    import numpy as np
-
     lengths = float(np.linalg.norm(one) * np.linalg.norm(two))
     return float(np.dot(one, two) / lengths) if lengths > 0 else None
 
 
-def _share(flags: Any) -> float | None:
+def _share(flags: Array) -> float | None:
     return float(flags.mean()) if flags.size else None
 
 
-def _kl(one: Any, two: Any, both: Any, distribution: str) -> dict[str, float] | None:
+def _kl(one: Array, two: Array, both: Array, distribution: str) -> dict[str, float] | None:
     """Kullback-Leibler divergence of ours from the reference's distribution, nats: over the last axis with softmax
     or probabilities, of each value with sigmoid (Bernoulli). Rows with a value that isn't finite are left out; None without any."""
-    import numpy as np
-
     if distribution in ("softmax", "probabilities"):
         if distribution == "probabilities":
             one, two = (np.log(np.clip(each, TINY, None)) for each in (one, two))
@@ -121,17 +113,13 @@ def _kl(one: Any, two: Any, both: Any, distribution: str) -> dict[str, float] | 
     return {"mean": float(values.mean()), "max": float(values.max())} if values.size else None
 
 
-def _log_softmax(logits: Any) -> Any:
-    import numpy as np
-
+def _log_softmax(logits: Array) -> Array:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _histogram(one: Any, two: Any) -> dict[str, Any] | None:
+def _histogram(one: Array, two: Array) -> dict[str, Any] | None:
     """Counts of both over the same bins, which span both."""
-    import numpy as np
-
     if not one.size:
         return None
     low, high = float(min(one.min(), two.min())), float(max(one.max(), two.max()))

@@ -7,12 +7,18 @@ operator or would take minutes, in ONNX Runtime with every optimisation off. Wha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bytemlperf.child.limits import memory_to_plan_with
-from general_perf.backends.contract import Arrays, SourceModel
+from general_perf.backends.contract import Arrays, Outputs, SourceModel
+
+if TYPE_CHECKING:
+    import torch
 
 KIND_KEY = "reference_kind"
 DOUBLE_FACTOR = 4
@@ -21,7 +27,7 @@ DOUBLE_FACTOR = 4
 EVALUATOR_BYTES = 1 << 20
 """ONNX's reference evaluator is plain Python: a convolution over more than this takes minutes."""
 
-Predict = Callable[[Arrays], dict[str, Any]]
+Predict = Callable[[Arrays], Outputs]
 
 
 def reference_of(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
@@ -29,87 +35,73 @@ def reference_of(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
     if model.onnx_path is not None:
         return _onnx(model, probe)
     if model.format == "torchscript":
-        return _torch(model, model.module, None), "TorchScript, CPU, as the file is"
-    if model.parameter_bytes * DOUBLE_FACTOR <= memory_to_plan_with():
-        import copy
-
-        import torch
-
-        predict = _torch(model, copy.deepcopy(model.module).double(), torch.float64)
-        try:
-            predict(probe)
-        except (RuntimeError, TypeError, ValueError):
-            return _torch(model, model.module, None), "torch eager, CPU, float32 (the model can't run in float64)"
-        return predict, "torch eager, CPU, float64"
-    return _torch(model, model.module, None), "torch eager, CPU, float32 (float64 does not fit the memory)"
+        return plain_of(model), "TorchScript, CPU, as the file is"
+    if model.parameter_bytes * DOUBLE_FACTOR > memory_to_plan_with():
+        return plain_of(model), "torch eager, CPU, float32 (float64 does not fit the memory)"
+    predict = _double(model)
+    try:
+        predict(probe)
+    except (RuntimeError, TypeError, ValueError):
+        return plain_of(model), "torch eager, CPU, float32 (the model can't run in float64)"
+    return predict, "torch eager, CPU, float64"
 
 
 def plain_of(model: SourceModel) -> Predict:
     """The model in float32 on the CPU: what accuracy is compared with."""
-    return _ort(model) if model.onnx_path is not None else _torch(model, model.module, None)
+    if model.onnx_path is None:
+        from general_perf.backends.tensors import tensors_of
+
+        return lambda inputs: _called(model, model.module, tensors_of(inputs, model))
+    from general_perf.backends.onnx_files import OrtSession, plain_session
+
+    return OrtSession(plain_session(model.onnx_path), model).predict
 
 
-def save(path: Path, arrays: dict[str, Any], kind: str) -> None:
+def save(path: Path, arrays: Outputs, kind: str) -> None:
     """Keep outputs (plain arrays, read back without pickles), whole or not at all."""
-    import numpy as np
-
     part = path.with_name(f"part-{path.name}")
     np.savez(part, **arrays, **{KIND_KEY: np.array(kind)})
     part.replace(path)
 
 
-def read(path: Path) -> tuple[dict[str, Any], str]:
+def read(path: Path) -> tuple[Outputs, str]:
     """Outputs by name, and what made them."""
-    import numpy as np
-
     with np.load(path, allow_pickle=False) as held:
         arrays = {name: held[name] for name in held.files if name != KIND_KEY}
         return arrays, str(held[KIND_KEY])
 
 
-def _torch(model: SourceModel, module: Any, dtype: Any) -> Predict:
+def _double(model: SourceModel) -> Predict:
     import torch
 
-    def predict(inputs: Arrays) -> dict[str, Any]:
-        tensors = [torch.from_numpy(inputs[name]) for name in model.input_names]
-        if dtype is not None:
-            tensors = [each.to(dtype) if each.is_floating_point() else each for each in tensors]
-        with torch.inference_mode():
-            return {name: each.numpy() for name, each in zip(model.card.outputs, module(*tensors), strict=True)}
+    from general_perf.backends.tensors import floats_as, tensors_of
 
-    return predict
+    module = copy.deepcopy(model.module).double()
+    return lambda inputs: _called(model, module, floats_as(torch.float64, tensors_of(inputs, model)))
+
+
+def _called(model: SourceModel, module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]) -> Outputs:
+    import torch
+
+    with torch.inference_mode():
+        return {name: tensor.numpy() for name, tensor in zip(model.card.outputs, module(*tensors), strict=True)}
 
 
 def _onnx(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
     from onnx.reference import ReferenceEvaluator
 
-    if sum(each.nbytes for each in probe.values()) > EVALUATOR_BYTES:
-        return _ort(model), "ONNX Runtime, CPU, every optimisation off (ONNX's reference evaluator is too slow for inputs so large)"
+    plain = "ONNX Runtime, CPU, every optimisation off (ONNX's reference evaluator"
+    if sum(array.nbytes for array in probe.values()) > EVALUATOR_BYTES:
+        return plain_of(model), f"{plain} is too slow for inputs so large)"
     try:
         evaluator = ReferenceEvaluator(str(model.onnx_path))
         names = dict(zip(evaluator.input_names, model.input_names, strict=True))
 
-        def predict(inputs: Arrays) -> dict[str, Any]:
-            answers = evaluator.run(None, {theirs: inputs[ours] for theirs, ours in names.items()})
-            return dict(zip(model.card.outputs, answers, strict=False))
+        def predict(inputs: Arrays) -> Outputs:
+            arrays = evaluator.run(None, {theirs: inputs[ours] for theirs, ours in names.items()})
+            return dict(zip(model.card.outputs, arrays, strict=False))
 
         predict(probe)
     except Exception:  # its operators raise what they like; the other way is said in the record
-        return _ort(model), "ONNX Runtime, CPU, every optimisation off (ONNX's reference evaluator can't run the file)"
+        return plain_of(model), f"{plain} can't run the file)"
     return predict, "ONNX reference evaluator, numpy, as the file is"
-
-
-def _ort(model: SourceModel) -> Predict:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(model.onnx_path), options, providers=["CPUExecutionProvider"])
-    names = dict(zip([each.name for each in session.get_inputs()], model.input_names, strict=True))
-
-    def predict(inputs: Arrays) -> dict[str, Any]:
-        answers = session.run(None, {theirs: inputs[ours] for theirs, ours in names.items()})
-        return dict(zip(model.card.outputs, answers, strict=False))
-
-    return predict

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from general_perf.backends.contract import Array
 
 NONE, UNSTRUCTURED = "none", "unstructured"
 GROUPS = (4, 8, 16, 32)
@@ -48,11 +47,9 @@ class Sparsity(msgspec.Struct, frozen=True, kw_only=True):
         return UNSTRUCTURED if self.zero_share >= HALF else NONE
 
 
-def measure(weights: Iterable[np.ndarray[Any, Any]]) -> Sparsity:
+def measure(weights: Iterable[Array]) -> Sparsity:
     """Sparsity over the arrays of floats and of bytes with two axes or more. A byte counts as 0 where it is 0: weights are
     quantised symmetrically."""
-    import numpy as np
-
     values = zeros = 0
     found: Counter[str] = Counter()
     for array in weights:
@@ -82,10 +79,8 @@ def patterns_in_words(kept: dict[str, Any]) -> str:
     return ", ".join(f"{pattern} in {share:.1%}" for pattern, share in kept["patterns"].items()) or NONE
 
 
-def pattern_of(array: np.ndarray[Any, Any]) -> str:
+def pattern_of(array: Array) -> str:
     """`n:m`, the sparsest that holds along an axis, of equally sparse ones that of the smallest m; `none` without one."""
-    import numpy as np
-
     filled = array != 0
     share = float(filled.mean())
     found = []
@@ -100,9 +95,7 @@ def pattern_of(array: np.ndarray[Any, Any]) -> str:
     return min(found)[2] if found else NONE
 
 
-def _most_in_a_group(rows: np.ndarray[Any, Any], group: int) -> int:
-    import numpy as np
-
+def _most_in_a_group(rows: Array, group: int) -> int:
     missing = -rows.shape[1] % group
     whole = np.pad(rows, ((0, 0), (0, missing)))
     return int(whole.reshape(len(rows), -1, group).sum(axis=2).max())

@@ -19,10 +19,9 @@ from bytemlperf.checked_yaml import StructT, check
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
-from general_perf.card import CLASSES, Card, Input, Local, ModelClass, zoo
+from general_perf.card import CLASSES, FORMATS, Card, Input, Local, ModelClass, zoo
 from general_perf.failures import ErrorClass
 from general_perf.limits import LARGEST_BATCH, MOST_CALLS, MOST_INSTANCES
-from general_perf.zoo.source import FORMATS
 from general_perf.zoo.stand_ins import stand_in
 
 MAX_FILE_BYTES = 1 << 20

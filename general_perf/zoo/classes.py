@@ -18,7 +18,9 @@ OWN = ("WideDeep", "Dlrm")
 def model_class(library: str, name: str) -> Any:
     """A class of models, `AutoModel…` among them. Raises StageError."""
     if library == "own":
-        return getattr(importlib.import_module("general_perf.zoo.ranking"), _known(name, OWN))
+        if name not in OWN:
+            raise StageError("unsupported_format", f"'{name}' is not a model of ours", f"name one of {', '.join(OWN)}")
+        return getattr(importlib.import_module("general_perf.zoo.ranking"), name)
     if library == "diffusers":
         from diffusers import ModelMixin
 
@@ -36,19 +38,12 @@ def config_class(name: str) -> Any:
     return _class("transformers", name, (PretrainedConfig,), "configuration")
 
 
-def _known(name: str, names: tuple[str, ...]) -> str:
-    if name not in names:
-        raise StageError("unsupported_format", f"'{name}' is not a model of ours", f"name one of {', '.join(names)}")
-    return name
-
-
 def _class(library: str, name: str, bases: tuple[type, ...], what: str) -> Any:
     folder, _, last = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(f"{library}.{folder}" if folder else library), last, None)
+        named = getattr(importlib.import_module(f"{library}.{folder}" if folder else library), last, None)
     except ImportError:
-        found = None
-    own = isinstance(found, type) and issubclass(found, bases) and found.__module__.startswith(f"{library}.models.")
-    if not own:
-        raise StageError("unsupported_format", f"'{name}' is not a {what} class of {library}", "name a class such as BertModel in the card")
-    return found
+        named = None
+    if isinstance(named, type) and issubclass(named, bases) and named.__module__.startswith(f"{library}.models."):
+        return named
+    raise StageError("unsupported_format", f"'{name}' is not a {what} class of {library}", "name a class such as BertModel in the card")

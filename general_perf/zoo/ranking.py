@@ -7,7 +7,6 @@ Recommendation Model for Personalization and Recommendation Systems, 2019.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from bytemlperf.extras import require
 
@@ -29,7 +28,7 @@ class WideDeep(nn.Module):  # type: ignore[misc]
         self.deep_categories = nn.ModuleList(nn.Embedding(count, embedding) for count in cardinalities)
         self.deep = _layers([numbers + embedding * len(cardinalities), *hidden, 1])
 
-    def forward(self, dense: Any, categories: Any) -> Any:
+    def forward(self, dense: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
         wide = self.wide_numbers(dense)
         columns = [dense]
         for place, (narrow, rich) in enumerate(zip(self.wide_categories, self.deep_categories, strict=True)):
@@ -60,7 +59,7 @@ class Dlrm(nn.Module):  # type: ignore[misc]
         rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
         self.register_buffer("pairs", rows * vectors + columns, persistent=False)
 
-    def forward(self, dense: Any, categories: Any) -> Any:
+    def forward(self, dense: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
         low = self.bottom(dense)
         vectors = torch.stack([low, *[table(categories[:, place]) for place, table in enumerate(self.tables)]], dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
@@ -68,7 +67,7 @@ class Dlrm(nn.Module):  # type: ignore[misc]
 
 
 def _layers(sizes: list[int]) -> nn.Sequential:
-    made: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for wide, narrow in pairwise(sizes):
-        made += [nn.Linear(wide, narrow), nn.ReLU()]
-    return nn.Sequential(*made[:-1])
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

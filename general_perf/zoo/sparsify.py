@@ -7,15 +7,17 @@ against the model as it was.
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bytemlperf.errors import UserError
+from general_perf.backends.contract import SourceModel
 from general_perf.failures import StageError
 
 if TYPE_CHECKING:
-    from general_perf.backends.contract import SourceModel
+    import torch
 
 
 class Kind(NamedTuple):
@@ -39,8 +41,6 @@ def kind_of(text: str) -> Kind:
 
 def sparsified(model: SourceModel, text: str) -> tuple[SourceModel, str]:
     """A copy of the model with its linear layers pruned, and in words by what. Raises StageError where there are none."""
-    import copy
-
     import torch
 
     kind = kind_of(text)
@@ -48,9 +48,9 @@ def sparsified(model: SourceModel, text: str) -> tuple[SourceModel, str]:
         cause = f"--sparsity prunes torch models, and this one is a file of {model.format.upper()}"
         raise StageError("unsupported_format", cause, "prune it before, and give it with --weights")
     module = copy.deepcopy(model.module)
-    layers = {name: each for name, each in module.named_modules() if isinstance(each, torch.nn.Linear)}
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
     if kind.group:
-        layers = {name: each for name, each in layers.items() if each.in_features % kind.group == 0}
+        layers = {name: layer for name, layer in layers.items() if layer.in_features % kind.group == 0}
     if not layers:
         what = f", with inputs in whole groups of {kind.group}" if kind.group else ""
         raise StageError("unsupported_operator", f"the model has no linear layer{what}: --sparsity prunes these alone", "leave it out")
@@ -58,7 +58,7 @@ def sparsified(model: SourceModel, text: str) -> tuple[SourceModel, str]:
     return replace(model, module=module), f"{text}, {len(layers)} linear layers by {tool}"
 
 
-def _pattern(module: Any, layers: dict[str, Any], kind: Kind) -> str:
+def _pattern(module: torch.nn.Module, layers: dict[str, torch.nn.Linear], kind: Kind) -> str:
     from torch.ao.pruning import WeightNormSparsifier
 
     tool = WeightNormSparsifier(sparsity_level=1.0, sparse_block_shape=(1, kind.group), zeros_per_block=kind.group - kind.kept)
@@ -69,7 +69,7 @@ def _pattern(module: Any, layers: dict[str, Any], kind: Kind) -> str:
     return "torch.ao.pruning.WeightNormSparsifier"
 
 
-def _share(layers: dict[str, Any], kind: Kind) -> str:
+def _share(layers: dict[str, torch.nn.Linear], kind: Kind) -> str:
     from torch.nn.utils import prune
 
     for layer in layers.values():

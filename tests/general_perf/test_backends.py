@@ -11,8 +11,8 @@ from msgspec import structs
 
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
+from general_perf.backends.tensors import held_by_module
 from general_perf.backends.torch_int8 import torchao_is_here
-from general_perf.backends.weights import held_by_module
 from general_perf.command.flags import Flags
 from general_perf.command.plan import plan
 from general_perf.datasets.inputs import make_inputs

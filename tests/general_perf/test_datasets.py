@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from general_perf.card import zoo
 from general_perf.datasets.contract import Dataset, spread
-from general_perf.datasets.files import features
+from general_perf.datasets.files import Settings, features
 from general_perf.datasets.registry import load_dataset
+from general_perf.datasets.tabular import digits_split
 from general_perf.failures import StageError
 from general_perf.measure.accuracy import answer_all
 from general_perf.zoo import train
 
-SETTINGS = {"block_size": 4096, "beg_size": 4, "end_size": 4, "padding_token": 256}
+SETTINGS = Settings(target_labels_space=[], block_size=4096, beg_size=4, end_size=4, padding_token=256)
 
 
 def counting(samples: int) -> Dataset:
@@ -61,15 +62,16 @@ def test_spread_covers_the_whole():
 
 
 def test_test_samples_were_never_trained_on():
-    train_images, test_images, _, _ = train.digits_split()
-    seen = {image.tobytes() for image in train_images}
+    halves = digits_split()
+    seen = {image.tobytes() for image in halves.train["pixel_values"]}
+    test_images = halves.test["pixel_values"]
     twice = sum(image.tobytes() in seen for image in test_images)
     assert twice == 0
     data = load_dataset(zoo()["digits-resnet"], 50)
     assert len(data.samples) == data.count == 50
     assert data.whole == len(test_images)
-    assert all(sample.tobytes() not in seen for sample in data.samples)
-    assert all(sample.tobytes() in seen for sample in data.calibration)
+    assert all(sample["pixel_values"].tobytes() not in seen for sample in data.samples)
+    assert all(sample["pixel_values"].tobytes() in seen for sample in data.calibration)
 
 
 @pytest.mark.parametrize("limit", [7, 200])
@@ -158,8 +160,7 @@ def test_training_is_seeded_and_reaches_what_it_says(recipe, least, monkeypatch,
     (reached,) = json.loads(facts.read_text())["test"].values()
     assert reached >= least
     assert f"{reached:.4f}" in said
-    monkeypatch.setattr(train, "DIGITS_EPOCHS", 1)
-    monkeypatch.setattr(train, "CANCER_EPOCHS", 2)
-    (first, one), (second, two) = (train.RECIPES[recipe][0]() for _ in range(2))
+    short = train.RECIPES[recipe]._replace(epochs=2)
+    (first, one), (second, two) = (train.train(short) for _ in range(2))
     assert one == two
     assert all(torch.equal(*pair) for pair in zip(first.state_dict().values(), second.state_dict().values(), strict=True))

@@ -14,6 +14,7 @@ from general_perf.card import zoo
 from general_perf.datasets import pages, questions
 from general_perf.datasets.questions import NOTHING, Feature
 from general_perf.datasets.registry import load_dataset
+from general_perf.datasets.text import language_tokenizer
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.measure.accuracy import answer_all
@@ -68,8 +69,8 @@ def test_greedy_decoding_ends_at_a_stop_token_and_fills_the_batch():
 def test_every_answer_of_our_questions_stands_in_its_passage():
     held = questions.read_squad(questions.OWN)
     assert len(held) > 20
-    assert len({asked["id"] for asked in held}) == len(held)
-    assert all(text in asked["context"] for asked in held for text in asked["answers"])
+    assert len({question.id for question in held}) == len(held)
+    assert all(text in question.context for question in held for text in question.answers)
 
 
 class Perfect:
@@ -77,7 +78,7 @@ class Perfect:
 
     def __init__(self, tokenizer, length: int) -> None:
         self.tokenizer, self.length = tokenizer, length
-        self.answers = {asked["question"]: asked["answers"][0] for asked in questions.read_squad(questions.OWN)}
+        self.answers = {question.text: question.answers[0] for question in questions.read_squad(questions.OWN)}
 
     def __call__(self, inputs):
         count = int(inputs["attention_mask"][0].sum())
@@ -91,7 +92,7 @@ class Perfect:
 
 def test_who_says_the_truth_is_exactly_right_and_who_says_nothing_is_not():
     card = zoo()["smollm2-qa"]
-    tokenizer = questions._tokenizer(card)
+    tokenizer = language_tokenizer(card)
     data = load_dataset(card, 5)
     answered = answer_all(Perfect(tokenizer, card.dims["sequence"]), data, 1)
     assert len(data.samples) > 5  # a long passage has more features than questions
@@ -111,7 +112,7 @@ def test_the_record_counts_questions_and_not_their_features(tmp_path):
         facts=dict.fromkeys(("job", "model", "backend", "precision", "device"), "x") | {"attempt": 1},
         say=said.append,
     )
-    stages.accuracy(worker, SimpleNamespace(predict=Perfect(questions._tokenizer(card), card.dims["sequence"])))
+    stages.accuracy(worker, SimpleNamespace(predict=Perfect(language_tokenizer(card), card.dims["sequence"])))
     (record,) = said
     assert record.samples == 5
     assert record.data_percent == pytest.approx(100 * 5 / len(questions.read_squad(questions.OWN)))
@@ -136,8 +137,8 @@ ASKED = {"id": "x", "question": "What is it?", "answers": [{"text": "a mat", "an
         (None, "can't be read"),
         ("{", "SQuAD's format"),
         ("[" * 100_000, "SQuAD's format"),
-        ('{"data": [{}]}', "SQuAD's format: no 'paragraphs'"),
-        (squad(ASKED, context=7), "SQuAD's format: context is 7, not text"),
+        ('{"data": [{}]}', "SQuAD's format: Object missing required field `paragraphs`"),
+        (squad(ASKED, context=7), "SQuAD's format: Expected `str`, got `int` - at `$.data[0].paragraphs[0].context`"),
         (squad({**ASKED, "answers": []}), "no question with an answer"),
         (squad(ASKED, ASKED), "two questions with one id"),
     ],

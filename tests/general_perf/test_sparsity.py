@@ -12,8 +12,8 @@ import torch
 from bytemlperf.errors import UserError
 from general_perf.backends.contract import Compiled
 from general_perf.backends.registry import backend
+from general_perf.backends.tensors import weights_of_module
 from general_perf.backends.torch_int8 import torchao_is_here
-from general_perf.backends.weights import of_module, of_source
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.measure.sparsity import in_words, measure, pattern_of
@@ -101,7 +101,7 @@ def test_the_share_of_a_pattern_is_of_all_weights():
 def test_tied_weights_count_once():
     layers = torch.nn.Sequential(torch.nn.Linear(16, 16, bias=False), torch.nn.Linear(16, 16, bias=False))
     layers[1].weight = layers[0].weight
-    assert len(list(of_module(layers))) == 1
+    assert len(list(weights_of_module(layers))) == 1
 
 
 # --- --sparsity --------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_share_is_met_in_each_linear_layer(model):
     assert how == "0.75, 2 linear layers by torch.nn.utils.prune.l1_unstructured"
     for layer in (pruned.module.one, pruned.module.two):
         assert (layer.weight == 0).float().mean() == pytest.approx(0.75, abs=1e-3)
-    assert measure(of_source(pruned)).verdict == "unstructured"
+    assert measure(weights_of_module(pruned.module)).verdict == "unstructured"
 
 
 @pytest.mark.parametrize("text", ["4:4", "0:4", "2:", "2:4:8", "1.0", "0", "0.0", "-0.5", "half", "nan", ""])
