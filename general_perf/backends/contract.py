@@ -59,7 +59,7 @@ class SourceModel:
     card: Card
     format: SourceFormat
     weights: str
-    module: torch.nn.Module | None = None
+    module: torch.nn.Module = None
     onnx_path: Path | None = None
     parameters: int = 0
     parameter_bytes: int = 0

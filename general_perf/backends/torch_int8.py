@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Arrays, CompileOptions, Details, SourceModel
+from general_perf.backends.contract import Array, Arrays, CompileOptions, Details, SourceModel
 from general_perf.backends.export import example_for, exported, is_dynamic
 from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import INT8
@@ -164,7 +164,7 @@ def _of_size(batches: list[Arrays], size: int | None) -> Iterator[Arrays]:
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     count = len(next(iter(joined.values())))
     for start in range(0, count, size):
-        rows = np.arange(start, start + size) % count
+        rows: Array = np.arange(start, start + size) % count
         yield {name: array[rows] for name, array in joined.items()}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from general_perf.backends.contract import Array, Arrays, Outputs
 
 ItemT = TypeVar("ItemT")
@@ -31,7 +33,7 @@ class Dataset:
     labels: Sequence[Any]
     whole: int
     preprocess: Callable[[Any], Outputs]
-    postprocess: Callable[[Any, Outputs], Array]
+    postprocess: Callable[[Any, Outputs], Array | np.generic]
     metrics: Callable[[Array, Sequence[Any]], dict[str, float]]
     decisions: Callable[[Array], Array]
     calibration: Sequence[Any] = ()

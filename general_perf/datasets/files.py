@@ -7,6 +7,7 @@ installed, so figures compare between backends on one machine, and between machi
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -84,7 +85,7 @@ def installed_files(card: Card, limit: int) -> Dataset:
     judged = {path for path, _ in chosen}
     others = {label: [path for path in by_type[label] if path not in judged] for label in sorted(by_type)}
 
-    def metrics(answers: Array, truth: list[int]) -> dict[str, float]:
+    def metrics(answers: Array, truth: Sequence[int]) -> dict[str, float]:
         return {
             "top1": float(accuracy_score(truth, answers)),
             "f1_macro": float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0)),
@@ -112,7 +113,7 @@ def features(path: Path, settings: Settings) -> Array:
         size = file.seek(0, 2)
         file.seek(max(0, size - block))
         last = file.read(block).rstrip()[-tail:]
-    values = np.full(head + tail, settings.padding_token, dtype=np.int32)
+    values: Array = np.full(head + tail, settings.padding_token, dtype=np.int32)
     values[: len(first)] = list(first)
     values[head + tail - len(last) :] = list(last)
     return values

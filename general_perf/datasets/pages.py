@@ -6,6 +6,7 @@ colours are seeded. Drawn pages are cleaner than scans: figures compare backends
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -104,7 +105,7 @@ def as_rows(boxes: list[ScoredBox]) -> Array:
     return rows
 
 
-def mean_average_precision(answers: Array, truth: list[list[Box]], side: int) -> dict[str, float]:
+def mean_average_precision(answers: Array, truth: Sequence[list[Box]], side: int) -> dict[str, float]:
     """COCO's figures by faster-coco-eval; 0 where nothing was found."""
     from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
 

@@ -121,7 +121,7 @@ def questions(card: Card, limit: int) -> Dataset:
         whole=len(every),
         judged=len(chosen),
         preprocess=lambda feature: filled(feature.ids, length),
-        postprocess=lambda _feature, outputs: outputs,
+        postprocess=lambda _feature, outputs: outputs["logits"],
         metrics=metrics,
         decisions=lambda answers: np.array(list(best_answers(features, answers, tokenizer.decode).values())),
         respond=lambda predict, feature, batch: greedy(predict, feature.ids, length, stop, batch),
@@ -193,7 +193,7 @@ def greedy(predict: Callable[[Arrays], Outputs], ids: tuple[int, ...], length: i
     while len(taken) < MOST_TOKENS:
         ready = filled([*ids, *taken], length)
         logits = predict({name: np.stack([array] * batch) for name, array in ready.items()})["logits"]
-        last = logits[0, len(ids) + len(taken) - 1].astype(np.float64)
+        last: Array = logits[0, len(ids) + len(taken) - 1].astype(np.float64)
         token = int(last.argmax())
         logs.append(float(last[token] - last.max() - np.log(np.exp(last - last.max()).sum())))
         if token in stop:

@@ -88,7 +88,7 @@ def _dataset(
     name: str,
     halves: Halves,
     limit: int,
-    answer: Callable[[Array], Array],
+    answer: Callable[[Array], np.generic],
     metrics: Callable[[Array, Sequence[int]], dict[str, float]],
     decisions: Callable[[Array], Array],
 ) -> Dataset:

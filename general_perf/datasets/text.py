@@ -77,7 +77,7 @@ def next_token(card: Card, limit: int) -> Dataset:
 
     def postprocess(window: list[int], outputs: Outputs) -> Array:
         """For each token after the first: the one foretold, and the log probability of the one that came."""
-        logits = outputs["logits"][:-1].astype(np.float64)
+        logits: Array = outputs["logits"][:-1].astype(np.float64)
         top = logits.max(axis=1, keepdims=True)
         logs = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
         came = np.asarray(window[1:])

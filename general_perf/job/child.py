@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,9 +14,14 @@ from bytemlperf.child.limits import tree_bytes
 from bytemlperf.child.process import OFFLINE, Child, environment, signal_name
 from general_perf.failures import ErrorClass
 from general_perf.job.job import Job
+from general_perf.job.records import Message
 from general_perf.job.reporter import STARTED_ENV
 
 POLL_S = 0.25
+
+
+OnMessage = Callable[[Message, bytes], None]
+"""Takes a message, and the line that it is of."""
 
 
 class Ended(NamedTuple):
@@ -26,29 +31,29 @@ class Ended(NamedTuple):
     reason: str
     fix: str
     peak_tree_bytes: int
-    stage: str
     wall_s: float
 
 
-Message = dict[str, Any]
-
-
-def run_job(what: str, job: Job, time_limit_s: float, on_message: Callable[[Message], None], stderr: Path) -> Ended:
+def run_job(what: str, job: Job, time_limit_s: float, on_message: OnMessage, stderr: Path) -> Ended:
     """Run `python -m general_perf.job.worker what` on the job. `on_message` gets every record and progress message as it comes.
 
     Whatever happens the process and its children are gone afterwards, on KeyboardInterrupt too.
     """
     stderr.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     arguments = ["-X", "faulthandler", "-m", "general_perf.job.worker", what]  # a crash leaves its stack in the log
     with stderr.open("w+b") as log, Child(arguments, _environment(job), log) as child:
         child.send(msgspec.json.encode(job), last=True)
-        return _watched(child, job, time_limit_s, on_message, began)
+        return _watched(child, job, time_limit_s, on_message)
 
 
-def _watched(child: Child, job: Job, time_limit_s: float, on_message: Callable[[Message], None], began: float) -> Ended:
-    stage, peak = "start", 0
-    line: bytes | None
+def _watched(child: Child, job: Job, time_limit_s: float, on_message: OnMessage) -> Ended:
+    began, stage, peak = time.monotonic(), "start", 0
+    decode = msgspec.json.Decoder(Message).decode
+
+    def ended(error_class: ErrorClass | Literal[""], cause: str = "", fix: str = "") -> Ended:
+        reason = f"in {stage}{cause}" if error_class else ""
+        return Ended(error_class, reason, fix, peak, time.monotonic() - began)
+
     while True:
         try:
             line = child.line(time.monotonic() + POLL_S)
@@ -57,25 +62,23 @@ def _watched(child: Child, job: Job, time_limit_s: float, on_message: Callable[[
         if line is None:
             break
         if line:
-            message = msgspec.json.decode(line)
-            if message.get("stage") == "begin":
-                stage = str(message["name"])
+            message = decode(line)
+            if message.stage == "begin":
+                stage = message.name
             else:
-                on_message(message)
-        used, wall_s = tree_bytes(child.pid), time.monotonic() - began
+                on_message(message, line)
+        used = tree_bytes(child.pid)
         peak = max(peak, used)
         if used > job.memory_limit_bytes:
-            cause = f"in {stage} it took {used / 2**30:.1f} GiB, over the limit of {job.memory_limit_bytes / 2**30:.1f} GiB"
-            return Ended("out_of_memory", cause, "use a smaller batch or --size small, or raise --memory-limit", peak, stage, wall_s)
-        if wall_s > time_limit_s:
-            return Ended(
-                "time_limit", f"in {stage} after {time_limit_s:g} s", "raise --time-limit, or take --size small", peak, stage, wall_s
-            )
-    status, wall_s = child.status(), time.monotonic() - began
+            cause = f" it took {used / 2**30:.1f} GiB, over the limit of {job.memory_limit_bytes / 2**30:.1f} GiB"
+            return ended("out_of_memory", cause, "use a smaller batch or --size small, or raise --memory-limit")
+        if time.monotonic() - began > time_limit_s:
+            return ended("time_limit", f" after {time_limit_s:g} s", "raise --time-limit, or take --size small")
+    status = child.status()
     if status == 0:
-        return Ended("", "", "", peak, stage, wall_s)
+        return ended("")
     cause, fix = _death(status, child.last_words())
-    return Ended("crashed", f"in {stage}: {cause}", fix, peak, stage, wall_s)
+    return ended("crashed", f": {cause}", fix)
 
 
 def _environment(job: Job) -> dict[str, str]:

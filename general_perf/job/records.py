@@ -11,12 +11,15 @@ from typing import Any, Literal
 
 import msgspec
 
+from general_perf.backends.contract import Coverage
+from general_perf.job.job import Job
+
 Status = Literal["ok", "failed", "refused", "skipped"]
 Loop = Literal["closed", "open"]
 
 
-class Record(msgspec.Struct, kw_only=True):
-    """What all stages have. `status` other than ok comes with `error_class`, `reason` and `fix`."""
+class Record(msgspec.Struct, kw_only=True, tag_field="stage"):
+    """What all stages have, and `stage` itself. `status` other than ok comes with `error_class`, `reason` and `fix`."""
 
     job: str
     attempt: int
@@ -24,14 +27,19 @@ class Record(msgspec.Struct, kw_only=True):
     backend: str
     precision: str
     device: str
-    stage: str
     status: Status = "ok"
     error_class: str = ""
     reason: str = ""
     fix: str = ""
 
 
-class CompileRecord(Record, kw_only=True):
+def facts_of(job: Job, model: str, attempt: int) -> dict[str, Any]:
+    """The fields that every record of a job has."""
+    facts = {"job": job.id, "attempt": attempt, "model": model, "backend": job.backend}
+    return facts | {"precision": job.precision, "device": job.device}
+
+
+class CompileRecord(Record, kw_only=True, tag="compile"):
     """Source and artefact. Durations are of `Backend.compile` alone; building the source is apart.
 
     `sparsified` says what `--sparsity` did to the source, by what tool; empty without it.
@@ -52,7 +60,7 @@ class CompileRecord(Record, kw_only=True):
     notes: list[str] = []
 
 
-class LoadRecord(Record, kw_only=True):
+class LoadRecord(Record, kw_only=True, tag="load"):
     """From the process's start to the first answer. `first_answer_s` counts imports, build, compile, load, one call."""
 
     load_s: float | None = None
@@ -60,7 +68,30 @@ class LoadRecord(Record, kw_only=True):
     first_answer_s: float | None = None
 
 
-class SparsityRecord(Record, kw_only=True):
+NONE, UNSTRUCTURED = "none", "unstructured"
+HALF = 0.5
+"""Share of zeros from which weights without a pattern are called sparse: less comes from rounding to int8 alone."""
+LEAST_SHARE = 0.01
+"""Of all values, for a pattern to be the verdict: a mask or an identity among the constants is none."""
+
+
+class Sparsity(msgspec.Struct, frozen=True, kw_only=True):
+    """Of `values` weights, what share is 0; and what share lies in tensors of each pattern."""
+
+    values: int
+    zero_share: float
+    patterns: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """The most frequent pattern; `unstructured` where half and more are zeros without one; else `none`."""
+        pattern = max(self.patterns, key=self.patterns.__getitem__, default=NONE)
+        if self.patterns.get(pattern, 0.0) >= LEAST_SHARE:
+            return pattern
+        return UNSTRUCTURED if self.zero_share >= HALF else NONE
+
+
+class SparsityRecord(Record, kw_only=True, tag="sparsity"):
     """What the result declares: `sparsity` is `none`, `unstructured`, or a pattern such as `2:4`.
 
     Measured over the weights as compiled, with the source's beside (`values`, `zero_share`, `patterns`: see
@@ -70,11 +101,11 @@ class SparsityRecord(Record, kw_only=True):
 
     sparsity: str = ""
     backend_says: str = ""
-    source: dict[str, Any] = {}
-    compiled: dict[str, Any] | None = None
+    source: Sparsity | None = None
+    compiled: Sparsity | None = None
 
 
-class PerformanceRecord(Record, kw_only=True):
+class PerformanceRecord(Record, kw_only=True, tag="performance"):
     """One batch size × instances × loop. Latencies in ns, in the order of completion within each instance.
 
     Closed loop: from the call to its answer. Open loop: `latency_ns` from when the request was due, `service_ns`
@@ -103,7 +134,7 @@ class PerformanceRecord(Record, kw_only=True):
     device_memory: str = ""
 
 
-class NumericsRecord(Record, kw_only=True):
+class NumericsRecord(Record, kw_only=True, tag="numerics"):
     """Outputs against a reference of higher precision. `outputs` holds one comparison for each output by name."""
 
     reference: str = ""
@@ -115,7 +146,7 @@ class NumericsRecord(Record, kw_only=True):
     decisions_changed: int | None = None
 
 
-class AccuracyRecord(Record, kw_only=True):
+class AccuracyRecord(Record, kw_only=True, tag="accuracy"):
     """Metrics on real data, ours and the reference's (the model in fp32 on the CPU) on the same samples.
 
     `samples` counts what the metrics count: questions and not the windows of their texts, queries and not documents.
@@ -132,14 +163,14 @@ class AccuracyRecord(Record, kw_only=True):
     postprocess_ns: list[int] = []
 
 
-class CoverageRecord(Record, kw_only=True):
+class CoverageRecord(Record, kw_only=True, tag="coverage"):
     """What `Backend.coverage` measured (see backends.contract.Coverage)."""
 
-    coverage: dict[str, Any] = {}
+    coverage: Coverage | msgspec.UnsetType = msgspec.UNSET
     analysis_s: float | None = None
 
 
-class JobRecord(Record, kw_only=True):
+class JobRecord(Record, kw_only=True, tag="job"):
     """The end of a job. Usability: what it took to get here with this backend.
 
     `stages_s` is where the time went, by stage (building the source belongs to compile, `start` is the process's own);
@@ -153,13 +184,16 @@ class JobRecord(Record, kw_only=True):
     usability: dict[str, Any] = {}
 
 
-STAGES: dict[str, type[Record]] = {
-    "compile": CompileRecord,
-    "load": LoadRecord,
-    "sparsity": SparsityRecord,
-    "performance": PerformanceRecord,
-    "numerics": NumericsRecord,
-    "accuracy": AccuracyRecord,
-    "coverage": CoverageRecord,
-    "job": JobRecord,
-}
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the parent reads of a line that a job's process says. `begin` (the stage `name`), `progress` (latencies since the last
+    one) and `reference` (why there is none) are told alone; what has another `stage` is a record, and kept as it came."""
+
+    stage: str
+    name: str = ""
+    status: Status = "ok"
+    error_class: str = ""
+    reason: str = ""
+    fix: str = ""
+    latency_ns: list[int] = []
+    compile_s: float | None = None
+    peak_host_bytes: int | None = None

@@ -28,7 +28,7 @@ def answer_all(predict: Callable[[Arrays], Outputs], data: Dataset, batch: int) 
     backend sees whole batches; what the filling gives is left out."""
     if data.respond is not None:
         return Answered(np.stack([data.respond(predict, sample, batch) for sample in data.samples]), [], [])
-    answers: list[Array] = []
+    answers: list[Array | np.generic] = []
     before: list[int] = []
     after: list[int] = []
     for start in range(0, len(data.samples), batch):

@@ -27,8 +27,8 @@ def compare(ours: Array, reference: Array, distribution: str) -> dict[str, Any]:
     """
     if ours.shape != reference.shape:
         raise ValueError(f"shape mismatch: the backend returned {list(ours.shape)}, the reference {list(reference.shape)}")
-    one = ours.astype(np.float64)
-    two = reference.astype(np.float64)
+    one: Array = ours.astype(np.float64)
+    two: Array = reference.astype(np.float64)
     fine_one, fine_two = np.isfinite(one), np.isfinite(two)
     both = fine_one & fine_two
     left, right = one[both], two[both]

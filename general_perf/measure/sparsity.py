@@ -10,41 +10,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from general_perf.backends.contract import Array
+from general_perf.job.records import HALF, NONE, Sparsity
 
-NONE, UNSTRUCTURED = "none", "unstructured"
 GROUPS = (4, 8, 16, 32)
 """The m of n:m that are looked for, smallest first."""
-HALF = 0.5
-"""Share of zeros from which weights without a pattern are called sparse: less comes from rounding to int8 alone."""
 FLOATS = "fV"
 """Kinds of numpy's dtypes: floats, and those that numpy doesn't know itself, such as bfloat16."""
 LEAST_VALUES = 256
 """A smaller tensor may keep a pattern by chance."""
 LEAST_KEPT = 0.75
 """Of what n:m lets stay, for it to be the pattern: a few zeros more come from rounding, many more from zeros at random."""
-LEAST_SHARE = 0.01
-"""Of all values, for a pattern to be the verdict: a mask or an identity among the constants is none."""
-
-
-class Sparsity(msgspec.Struct, frozen=True, kw_only=True):
-    """Of `values` weights, what share is 0; and what share lies in tensors of each pattern."""
-
-    values: int
-    zero_share: float
-    patterns: dict[str, float]
-
-    @property
-    def verdict(self) -> str:
-        """The most frequent pattern; `unstructured` where half and more are zeros without one; else `none`."""
-        pattern = max(self.patterns, key=self.patterns.__getitem__, default=NONE)
-        if self.patterns.get(pattern, 0.0) >= LEAST_SHARE:
-            return pattern
-        return UNSTRUCTURED if self.zero_share >= HALF else NONE
 
 
 def measure(weights: Iterable[Array]) -> Sparsity:
@@ -68,14 +48,8 @@ def measure(weights: Iterable[Array]) -> Sparsity:
     )
 
 
-def in_words(kept: dict[str, Any]) -> str:
-    """A kept Sparsity: `38.2% of 133,472 are 0; 2:4 in 76.3%`."""
-    patterns = f"; {patterns_in_words(kept)}" if kept["patterns"] else ""
-    return f"{kept['zero_share']:.1%} of {kept['values']:,} are 0{patterns}"
-
-
 def patterns_in_words(kept: dict[str, Any]) -> str:
-    """`2:4 in 76.3%`, or `none`."""
+    """Of a kept Sparsity: `2:4 in 76.3%`, or `none`."""
     return ", ".join(f"{pattern} in {share:.1%}" for pattern, share in kept["patterns"].items()) or NONE
 
 

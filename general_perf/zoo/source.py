@@ -120,6 +120,7 @@ def _onnx(card: Card, path: Path, words: str) -> SourceModel:
         raise StageError("corrupt_weights", f"{path.name} is not an ONNX file: {error}", "download or rebuild it") from None
     if not model.graph.node:
         raise StageError("corrupt_weights", f"{path.name} is not an ONNX model: it has no operators", "download or rebuild it")
+    inputs = inputs_of(model)
     by_name = {wanted.name: wanted for wanted in card.inputs}
     if by_name.keys() == {given.name for given in inputs}:
         card = replace(card, inputs=[by_name[given.name] for given in inputs])
@@ -148,8 +149,8 @@ def _check_onnx_inputs(card: Card, path: Path, inputs: list[onnx.ValueInfoProto]
         sizes = [axis.dim_value or None for axis in given.type.tensor_type.shape.dim]
         ours = card.shape(wanted, card.batch_sizes[0])
         fits = len(sizes) == len(ours) and all(size in (None, our) for size, our in list(zip(sizes, ours, strict=False))[1:])
-        theirs, own, fix = dtype, wanted.dtype, "fix the dtype in the card"
-        if dtype == wanted.dtype:
+        theirs, own, fix = str(dtype), str(wanted.dtype), "fix the dtype in the card"
+        if theirs == own:
             if fits or not sizes:
                 continue
             theirs, own, fix = str(sizes), str(list(ours)), "fix the card's shape, or give --dim"

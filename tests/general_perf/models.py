@@ -10,6 +10,8 @@ import msgspec
 from general_perf.backends.contract import CompileOptions, SourceModel
 from general_perf.card import Card, zoo
 from general_perf.datasets.inputs import make_inputs
+from general_perf.job.job import Job
+from general_perf.job.reporter import Reporter
 
 
 def source(name: str, size: str = "small") -> SourceModel:
@@ -49,3 +51,36 @@ def options(model: SourceModel, work: Path, precision: str = "fp32", batch: int 
         calibration_source="4 seeded random samples" if calibration else "",
         extra=extra,
     )
+
+
+def reporter(card: Card, **fields: Any) -> Reporter:
+    """The reporter of a job on the card whose messages nobody hears."""
+    job = Job(
+        **{
+            **dict.fromkeys(("size", "device", "process", "sparsity", "work", "reference"), ""),
+            "id": "x",
+            "attempt": 1,
+            "card": card.model_dump(),
+            "backend": "x",
+            "precision": "fp32",
+            "threads": 1,
+            "instances": (1,),
+            "batch_sizes": (1,),
+            "stages": (),
+            "loops": (),
+            "seconds": 1.0,
+            "iterations": None,
+            "rate": None,
+            "rate_share": 1.0,
+            "burstiness": 1.0,
+            "seed": 0,
+            "numeric_samples": 1,
+            "accuracy_samples": 1,
+            "calibration_samples": 1,
+            "backend_options": {},
+            "memory_limit_bytes": 1 << 40,
+            "weights": None,
+            **fields,
+        }
+    )
+    return Reporter(job, lambda _message: None)

@@ -11,7 +11,7 @@ from general_perf.measure.arrived import faults, offered
 from general_perf.results.kind import KIND
 
 JOB = "digits-resnet/openvino/fp32"
-FACTS = {"attempt": 1, "model": "digits-resnet", "backend": "openvino", "precision": "fp32", "device": "cpu", "stage": "performance"}
+FACTS = {"attempt": 1, "model": "digits-resnet", "backend": "openvino", "precision": "fp32", "device": "cpu"}
 
 
 def record(process: str = "poisson", rate: float = 500.0, **fields) -> dict:

@@ -13,11 +13,12 @@ from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
 from general_perf.backends.tensors import held_by_module
 from general_perf.backends.torch_int8 import torchao_is_here
+from general_perf.card import zoo
 from general_perf.command.flags import Flags
 from general_perf.command.plan import plan
 from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError, classify
-from general_perf.job.worker import Worker
+from general_perf.job.worker import check_precision
 from general_perf.measure.numerics import compare, verdict
 from general_perf.measure.reference import reference_of
 from general_perf.zoo.source import build
@@ -305,8 +306,7 @@ def test_a_file_of_half_precision_is_measured_as_such_alone(tmp_path):
 
 def test_another_precision_of_a_half_precision_file_is_refused(tmp_path):
     (job,) = plan(Flags(models=("digits-resnet",), backends=("onnxruntime",), precisions=("fp32",)))
-    model = own(torch.nn.Linear(8, 8).to(torch.bfloat16))
-    worker = Worker(job, lambda _: None)
+    model = replace(own(torch.nn.Linear(8, 8).to(torch.bfloat16)), card=zoo()["digits-resnet"])
     with pytest.raises(StageError, match="the weights of digits-resnet are bf16: measured as fp32 they would be another model") as caught:
-        worker._check_precision(backend("onnxruntime"), replace(model, held=held_by_module(model.module)))
+        check_precision(job, replace(model, held=held_by_module(model.module)), backend("onnxruntime").describe())
     assert caught.value.fix == "take --precision bf16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from general_perf.datasets.text import language_tokenizer
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.measure.accuracy import answer_all
+from tests.general_perf.models import reporter
 
 WORDS = ["<end>", "red", "blue", "mat"]
 
@@ -105,15 +107,8 @@ def test_who_says_the_truth_is_exactly_right_and_who_says_nothing_is_not():
 
 def test_the_record_counts_questions_and_not_their_features(tmp_path):
     card = zoo()["smollm2-qa"]
-    said: list = []
-    worker = SimpleNamespace(
-        card=card,
-        job=SimpleNamespace(accuracy_samples=5, data_percent=100.0, batch_sizes=(1,), reference=str(tmp_path)),
-        facts=dict.fromkeys(("job", "model", "backend", "precision", "device"), "x") | {"attempt": 1},
-        say=said.append,
-    )
-    stages.accuracy(worker, SimpleNamespace(predict=Perfect(language_tokenizer(card), card.dims["sequence"])))
-    (record,) = said
+    session = SimpleNamespace(predict=Perfect(language_tokenizer(card), card.dims["sequence"]))
+    (record,) = stages.accuracy(reporter(card, accuracy_samples=5, reference=str(tmp_path)), stages.Loaded(None, None, None, session, {}))
     assert record.samples == 5
     assert record.data_percent == pytest.approx(100 * 5 / len(questions.read_squad(questions.OWN)))
 
@@ -148,7 +143,7 @@ def test_a_question_file_that_is_no_such_is_named(tmp_path, text, reason):
     if text is not None:
         path.write_text(text)
     card = replace(zoo()["smollm2-qa"], dataset=f"squad:{path}")
-    with pytest.raises(StageError, match=reason) as caught:
+    with pytest.raises(StageError, match=re.escape(reason)) as caught:
         load_dataset(card, 5)
     assert caught.value.error_class == "missing_dataset"
 

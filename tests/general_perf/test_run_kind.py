@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from bytemlperf.report.terminal import print_run
-from general_perf.job.records import STAGES
+from general_perf.job.records import Record
 from general_perf.measure.numerics import compare
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.results.kind import KIND
 from general_perf.results.points import last_attempts
 
+KINDS = {kind.__struct_config__.tag: kind for kind in Record.__subclasses__()}
 GOOD, BAD = "resnet50/onnxruntime/int8", "bert/openvino/fp32"
 HOSTILE = "no <script>alert(1)</script>\u2028 [red]kernel[/red] \x1b[31m"
 LATENCIES_NS = [1_000_000 + 1000 * (37 * place % 500) for place in range(500)]
@@ -23,7 +24,7 @@ LATENCIES_NS = [1_000_000 + 1000 * (37 * place % 500) for place in range(500)]
 
 def record(job: str, stage: str, attempt: int = 1, **fields) -> dict:
     model, backend, precision = job.split("/")
-    made = STAGES[stage](job=job, attempt=attempt, model=model, backend=backend, precision=precision, device="cpu", stage=stage, **fields)
+    made = KINDS[stage](job=job, attempt=attempt, model=model, backend=backend, precision=precision, device="cpu", **fields)
     return msgspec.to_builtins(made)
 
 
