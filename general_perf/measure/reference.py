@@ -60,7 +60,7 @@ def plain_of(model: SourceModel) -> Predict:
 def save(path: Path, arrays: Outputs, kind: str) -> None:
     """Keep outputs (plain arrays, read back without pickles), whole or not at all."""
     part = path.with_name(f"part-{path.name}")
-    np.savez(part, allow_pickle=False, **arrays, **{KIND_KEY: np.array(kind)})
+    np.savez(part, **arrays, **{KIND_KEY: np.array(kind)})  # type: ignore[arg-type]  # a name of ours is no flag of theirs
     part.replace(path)
 
 
