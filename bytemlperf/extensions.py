@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf.errors import UserError, nearest
+from bytemlperf.extras import MissingPackage
 
 OURS = "bytemlperf-llm"
 
@@ -40,6 +41,8 @@ class Extension(NamedTuple):
             loaded: Any = import_module(module)
             for part in attribute.split("."):
                 loaded = getattr(loaded, part)
+        except MissingPackage:
+            raise
         except Exception as error:
             raise UserError(f"{what} can't be loaded from {self.target}: {type(error).__name__}: {error}", fix) from error
         if lacking := [name for name in self.point.members if not hasattr(loaded, name)]:

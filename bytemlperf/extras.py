@@ -7,8 +7,12 @@ from importlib.util import find_spec
 from bytemlperf.errors import UserError
 
 
+class MissingPackage(UserError):
+    """What is asked for needs packages that an extra brings."""
+
+
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise UserError that names what `what` misses of `modules`, and the command that installs it. Imports none of them."""
+    """Raise MissingPackage that names what `what` misses of `modules`, and the command that installs it. Imports none of them."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}, not installed here", f"pip install 'bytemlperf-llm[{extra}]'")
+        raise MissingPackage(f"{what} needs {', '.join(missing)}, not installed here", f"pip install 'bytemlperf-llm[{extra}]'")

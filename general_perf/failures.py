@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, get_args
 
+from bytemlperf.extras import MissingPackage
+
 ErrorClass = Literal[
     "missing_package",
     "missing_weights",
@@ -94,6 +96,8 @@ def classify(error: BaseException, stage: str) -> Failure:
     """The failure of an exception raised in `stage`. Never raises."""
     if isinstance(error, StageError):
         return Failure("refused" if error.error_class in REFUSALS else "failed", error.error_class, _one_line(error.cause), error.fix)
+    if isinstance(error, MissingPackage):
+        return Failure("refused", "missing_package", _one_line(error.cause), error.fix)
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         return Failure("failed", "out_of_memory", _one_line(text), _BY_TEXT[1][2])

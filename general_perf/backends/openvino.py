@@ -17,7 +17,8 @@ from bytemlperf.extras import require
 from general_perf.backends.contract import Array, Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, Outputs, SourceModel
 from general_perf.backends.quiet import quiet
 from general_perf.failures import StageError
-from general_perf.measure.flops import Tally, with_model_flops
+from general_perf.measure.flops import with_model_flops
+from general_perf.measure.tally import Tally
 
 require("backend openvino", "general", "openvino")
 import openvino  # noqa: E402

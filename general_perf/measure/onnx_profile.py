@@ -13,7 +13,7 @@ from typing import Any
 from bytemlperf.extras import require
 from general_perf.backends.contract import Arrays, Coverage, SourceModel, held_by
 from general_perf.backends.onnx_files import OrtSession, plain_session
-from general_perf.measure.flops import Tally
+from general_perf.measure.tally import Tally
 
 require("a profile of ONNX Runtime", "general", "onnxruntime")
 import onnxruntime  # noqa: E402

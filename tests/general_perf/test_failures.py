@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bytemlperf.extras import MissingPackage
 from general_perf.failures import ERROR_CLASSES, MAX_REASON_CHARS, StageError, classify
 
 COMPILE = ("compile", "failed")
@@ -54,6 +55,7 @@ COMPILE = ("compile", "failed")
         (RuntimeError("Can't set the input tensor with index: 0, because the shapes are incompatible"), *COMPILE, "shape_mismatch"),
         (RuntimeError("Expected one of cpu, cuda device type at start of device string: tpu"), "compile", "refused", "missing_device"),
         (ModuleNotFoundError("No module named 'openvino'"), "compile", "refused", "missing_package"),
+        (MissingPackage("backend x needs y, not installed here", "pip install z"), "compile", "refused", "missing_package"),
         (StageError("unsupported_format", "cause", "fix"), "compile", "refused", "unsupported_format"),
         (StageError("missing_weights", "cause", "fix"), "compile", "failed", "missing_weights"),
         (KeyError("anything"), "compile", "failed", "compile_error"),

@@ -14,7 +14,7 @@ from bytemlperf.errors import UserError
 from training.plan.layout import Layout
 from training.plan.memory import estimate
 from training.plan.plan import default_threads
-from training.rank.communication import bus_factor
+from training.plan.traffic import bus_factor
 from training.rank.loop import memory
 from training.rank.trace import length, overlap, spans, union
 from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of

@@ -35,13 +35,13 @@ def state() -> dict[str, Any]:
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "step-00000004"
     checkpoint.save(folder, state())
-    checkpoint.seal(folder, 4, {})
+    checkpoint.seal(folder, 4)
     return folder
 
 
 def test_what_was_saved_comes_back(saved: Path) -> None:
     held = {"model": {"w": torch.zeros(6), "half": torch.zeros(2, dtype=torch.bfloat16)}, "rates": {"lr": 0.0, "betas": (0.0, 0.0)}}
-    assert checkpoint.examine(saved)["step"] == 4
+    assert checkpoint.examine(saved).step == 4
     checkpoint.load(saved, held)
     assert held["model"]["w"].tolist() == list(range(6))
     assert (held["model"]["half"].tolist(), held["rates"]) == ([1.0, 1.0], state()["rates"])
@@ -49,7 +49,7 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
 
 def reseal(folder: Path) -> None:
     (folder / checkpoint.MANIFEST).unlink()
-    checkpoint.seal(folder, 4, {})
+    checkpoint.seal(folder, 4)
 
 
 @pytest.mark.parametrize("place", ["whole", "planner_data", "storage_data"])
@@ -71,7 +71,7 @@ def test_an_index_with_code_is_refused_and_runs_nothing(saved: Path, tmp_path: P
 def test_a_value_with_code_runs_nothing(tmp_path: Path) -> None:
     trace, folder = tmp_path / "ran", tmp_path / "step-00000004"
     checkpoint.save(folder, state() | {"rates": {"lr": Code(trace), "betas": (0.9, 0.99)}})
-    checkpoint.seal(folder, 4, {})
+    checkpoint.seal(folder, 4)
     with pytest.raises(UserError, match=r"value of rates\.lr is no plain number"):
         checkpoint.load(folder, state())
     assert not trace.exists()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from training.rank.batches import IGNORED_LABEL, Masked, RankBatches, TextSamples, sample_indices
+from training.rank.batches import Masked, RankBatches, TextSamples, sample_indices
 from training.workload import workload
 from training.workload.corpus import map_tokens, prepare_corpus
-from training.workload.workload import Data
+from training.workload.workload import IGNORED_LABEL, Data
 
 pytest.importorskip("torch")
 

@@ -18,9 +18,9 @@ from training.command.publish import publish_folder
 from training.command.run import begin, prepare
 from training.plan.flags import Flags
 from training.plan.plan import PLAN_NAME, read_plan
-from training.rank.watchdog import stacks
 from training.results.history import History
 from training.watch import launch
+from training.watch.launch import stacks
 
 
 def run_prepare(flags: Flags, argv: list[str]) -> int:

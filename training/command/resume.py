@@ -18,8 +18,8 @@ from training.command.run import check_packages, choose_device, needed_memory, t
 from training.plan.flags import Output
 from training.plan.plan import Plan
 from training.rank.checkpoint import examine, latest_whole
-from training.rank.watchdog import RANKS_FOLDER, STOP_FILE
 from training.results.history import History
+from training.results.records import RANKS_FOLDER, STOP_FILE
 from training.workload.corpus import prepare_corpus
 
 

@@ -27,8 +27,8 @@ from training.plan.flags import Flags, Output
 from training.plan.layout import Layout, TrainerName
 from training.plan.memory import Estimate, check_memory, estimate
 from training.plan.plan import PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
-from training.rank.watchdog import STOP_FILE
 from training.results.checks import REFERENCE_STEPS
+from training.results.records import STOP_FILE
 from training.watch import launch
 from training.watch.follow import Follower
 from training.watch.live import TrainingView

@@ -9,18 +9,18 @@ above 0; what the training loop then still waits is the stall.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
+
+import numpy
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from training.workload.corpus import map_tokens
-from training.workload.workload import BYTE_VOCABULARY, IMAGE_PIXELS, Workload
-
-if TYPE_CHECKING:
-    import numpy
-    import torch
+from training.workload.workload import BYTE_VOCABULARY, IGNORED_LABEL, IMAGE_PIXELS, Workload
 
 MASKED_SHARE = 0.15
 """Devlin et al., BERT, 2019: 15 % of the tokens are asked for. All of them are replaced by the mask here."""
-IGNORED_LABEL = -100
 BYTE_MASK = BYTE_VOCABULARY - 1
 """A byte that UTF-8 text never holds."""
 WORD_MASK = 4
@@ -33,18 +33,9 @@ def sample_indices(step: int, global_batch: int, samples: int, seed: int) -> lis
     return [_shuffled(samples, (first + place) // samples, seed)[(first + place) % samples] for place in range(global_batch)]
 
 
-_shuffles: dict[tuple[int, int, int], Any] = {}
-
-
-def _shuffled(samples: int, epoch: int, seed: int) -> Any:
-    import numpy
-
-    key = samples, epoch, seed
-    if key not in _shuffles:
-        if len(_shuffles) > 1:
-            _shuffles.clear()
-        _shuffles[key] = numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(samples).tolist()
-    return _shuffles[key]
+@lru_cache(maxsize=2)
+def _shuffled(samples: int, epoch: int, seed: int) -> list[int]:
+    return numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(samples).tolist()
 
 
 class TextSamples:
@@ -59,8 +50,6 @@ class TextSamples:
         return self._count
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        import torch
-
         if self._tokens is None:  # mapped once in whichever process loads
             self._tokens = map_tokens(self._path)
         window = self._tokens[index * self._window : (index + 1) * self._window]
@@ -78,8 +67,6 @@ class Masked:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        import torch
-
         tokens = self._samples[index][:-1]
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
         holes = torch.rand(tokens.shape, generator=generator) < MASKED_SHARE
@@ -100,15 +87,13 @@ class Digits:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        import torch
-
         image = torch.from_numpy(self._images[index]).float() / 16.0
         times = IMAGE_PIXELS // image.shape[0]
         large = image.repeat_interleave(times, 0).repeat_interleave(times, 1)
         return {"image": large.expand(3, -1, -1).contiguous(), "label": torch.tensor(int(self._labels[index]))}
 
 
-def samples_of(workload: Workload, path: str, tokenizer: str, seed: int) -> Any:
+def samples_of(workload: Workload, path: str, tokenizer: str, seed: int) -> TextSamples | Masked | Digits:
     """The workload's data set."""
     if workload.data.corpus == "digits":
         return Digits()
@@ -138,8 +123,6 @@ class RankBatches:
                 yield mine[start : start + micro]
 
 
-def loader(samples: Any, batches: RankBatches, workers: int) -> Any:
+def loader(samples: Dataset[Any], batches: RankBatches, workers: int) -> DataLoader[Any]:
     """torch's DataLoader over `batches`, one micro-batch at a time."""
-    from torch.utils.data import DataLoader
-
     return DataLoader(samples, batch_sampler=batches, num_workers=workers, persistent_workers=False)

@@ -2,110 +2,67 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from typing import Any
 
-from training.plan.plan import Plan
+import torch
+
+from bytemlperf.hardware.discover import package_versions
 from training.rank.operators import check_operators
 from training.rank.peak import measured_peak
-from training.rank.saving import GatherNumbers, Write
+from training.rank.rank import Rank
 from training.results.records import StartRecord
-from training.trainers.contract import Trainer
-from training.workload.flops import model_flops, recomputed_flops
-from training.workload.workload import Workload
+from training.workload.architectures import build_model, forward_flops_of_a_sample
+from training.workload.flops import FORWARD_AND_BACKWARD, model_flops, parameters, recomputed_flops
 
 PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
 TERAFLOPS = 1e12
 
 
-def begin(
-    plan: Plan,
-    workload: Workload,
-    trainer: Trainer,
-    device: Any,
-    attempt: int,
-    first_step: int,
-    started_ns: int,
-    gather: GatherNumbers,
-    write: Write,
-) -> None:
+def begin(rank: Rank, first_step: int, started_ns: int) -> None:
     """Measure and record. Every rank takes part."""
-    ready = time.perf_counter_ns() - started_ns
+    ready_ns = time.perf_counter_ns() - started_ns
+    plan, workload = rank.plan, rank.workload
     if plan.peak_tflops:
         peak, source = plan.peak_tflops * TERAFLOPS, plan.peak_source
     else:
-        peak, source = measured_peak(device, workload.training.precision)
-    own = sum(tensor.numel() for _, tensor in trainer.parameters())
-    rows = gather([float(ready), float(own), peak])
-    hosts, devices = _places(device)
-    if os.environ["RANK"] != "0":
+        peak, source = measured_peak(rank.device, workload.training.precision)
+    own = sum(tensor.numel() for _, tensor in rank.trainer.parameters())
+    starts, owned, peaks = zip(*rank.gather([ready_ns, own, peak]), strict=True)
+    name = torch.cuda.get_device_name(rank.device) if rank.device.type == "cuda" else "cpu"
+    hosts, devices = zip(*rank.gather_objects((socket.gethostname(), name)), strict=True)
+    if rank.number:
         return
-    if plan.check_operators and attempt == 0:
-        for record in check_operators(workload, plan.vocabulary, device, plan.seed):
-            write(record)
-    write(
+    if plan.check_operators and rank.attempt == 0:
+        for record in check_operators(workload, plan.vocabulary, rank.device, plan.seed):
+            rank.write(record)
+    all_parameters, flops, again = _size(rank)
+    rank.write(
         StartRecord(
-            attempt=attempt,
+            attempt=rank.attempt,
             at_ns=time.perf_counter_ns(),
             first_step=first_step,
-            start_ns=[int(row[0]) for row in rows],
-            parameters=_parameters(workload, plan),
-            parameters_by_rank=[int(row[1]) for row in rows],
-            model_flops=_sample_flops(workload, plan),
-            recomputed_flops=recomputed_flops(workload) if workload.family != "resnet" else 0,
-            peak_flops=[row[2] for row in rows],
+            start_ns=[int(ns) for ns in starts],
+            parameters=all_parameters,
+            parameters_by_rank=[int(count) for count in owned],
+            model_flops=flops,
+            recomputed_flops=again,
+            peak_flops=list(peaks),
             peak_source=source,
             device=plan.device,
-            devices=devices,
-            hosts=hosts,
+            devices=list(devices),
+            hosts=list(hosts),
             threads=plan.threads,
-            packages=_packages(),
+            packages=package_versions(PACKAGES),
         )
     )
 
 
-def _places(device: Any) -> tuple[list[str], list[str]]:
-    import torch
-    import torch.distributed as dist
-
-    from training.rank.before import host
-
-    mine = host(), torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, mine)
-    return [place[0] for place in every], [place[1] for place in every]
-
-
-def _parameters(workload: Workload, plan: Plan) -> int:
-    if workload.family == "resnet":
-        import torch
-
-        from training.workload.architectures import build_model
-
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build_model(workload, 0).parameters())
-    from training.workload.flops import parameters
-
-    return parameters(workload, plan.vocabulary)
-
-
-def _sample_flops(workload: Workload, plan: Plan) -> int:
-    if workload.family == "resnet":
-        from training.workload.architectures import forward_flops_of_a_sample
-        from training.workload.flops import FORWARD_AND_BACKWARD
-
-        return FORWARD_AND_BACKWARD * forward_flops_of_a_sample(workload, plan.vocabulary)
-    return model_flops(workload, plan.vocabulary)
-
-
-def _packages() -> dict[str, str]:
-    from bytemlperf.hardware.discover import package_versions
-
-    return package_versions(PACKAGES)
-
-
-def host() -> str:
-    """This machine's name."""
-    return socket.gethostname()
+def _size(rank: Rank) -> tuple[int, int, int]:
+    """Parameters, FLOPs of a sample forward and backward, and those done a second time; a ResNet's by torch's own count."""
+    workload, vocabulary = rank.workload, rank.plan.vocabulary
+    if workload.family != "resnet":
+        return parameters(workload, vocabulary), model_flops(workload, vocabulary), recomputed_flops(workload)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build_model(workload, 0).parameters())
+    return count, FORWARD_AND_BACKWARD * forward_flops_of_a_sample(workload, vocabulary), 0

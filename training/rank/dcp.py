@@ -11,17 +11,14 @@ import pickle
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, ReadItem
+from torch.distributed.checkpoint import metadata as dcp
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.serialization import _get_layout
+
 from bytemlperf.errors import UserError
-from bytemlperf.extras import require
 from bytemlperf.runs.files import read_plain
-
-require("a checkpoint", "train", "torch")
-
-import torch  # noqa: E402
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, ReadItem  # noqa: E402
-from torch.distributed.checkpoint import metadata as dcp  # noqa: E402
-from torch.distributed.checkpoint.filesystem import _StorageInfo  # noqa: E402
-from torch.serialization import _get_layout  # noqa: E402
 
 INDEX = ".metadata"
 _FIX = "give a checkpoint of `bmp train` with --resume-from, or leave it out"

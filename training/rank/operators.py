@@ -7,7 +7,10 @@ float64 result, in float32: the type in which a training step can be compared so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Literal
+
+import torch
+from torch.nn import functional
 
 from training.results.records import OperatorRecord
 from training.workload.workload import Workload
@@ -17,45 +20,38 @@ MOST_ROWS = 256
 """Positions that are checked at most: an operator's error depends on the length of its sums, not on their number."""
 MOST_VOCABULARY = 8192
 
-Operator = Callable[..., Any]
+Operator = Callable[..., torch.Tensor]
 
 
-def check_operators(workload: Workload, vocabulary: int, device: Any, seed: int) -> Iterator[OperatorRecord]:
+def check_operators(workload: Workload, vocabulary: int, device: torch.device, seed: int) -> Iterator[OperatorRecord]:
     """One record for each operator and direction."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     for name, operator, shapes in _operators(workload, vocabulary):
         inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        shape = " ".join("x".join(map(str, each)) for each in shapes)
+        shape = " ".join("x".join(map(str, sizes)) for sizes in shapes)
         try:
             forward, backward = _errors(operator, inputs, device)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            yield OperatorRecord(op=name, direction="forward", shape=shape, status="failed", error=None, limit=ERROR_LIMIT, reason=reason)
+            yield _record(name, "forward", shape, None, str(error).splitlines()[0])
             continue
         yield _record(name, "forward", shape, forward)
         yield _record(name, "backward", shape, backward)
 
 
-def _record(name: str, direction: Any, shape: str, error: float) -> OperatorRecord:
-    good = error < ERROR_LIMIT
-    reason = "" if good else f"error {error:.2g} is not below {ERROR_LIMIT:g}"
-    return OperatorRecord(
-        op=name, direction=direction, shape=shape, status="ok" if good else "failed", error=error, limit=ERROR_LIMIT, reason=reason
-    )
+def _record(name: str, direction: Literal["forward", "backward"], shape: str, error: float | None, reason: str = "") -> OperatorRecord:
+    if error is not None and not error < ERROR_LIMIT:
+        reason = f"error {error:.2g} is not below {ERROR_LIMIT:g}"
+    status: Literal["ok", "failed"] = "failed" if reason else "ok"
+    return OperatorRecord(op=name, direction=direction, shape=shape, status=status, error=error, limit=ERROR_LIMIT, reason=reason)
 
 
-def _errors(operator: Operator, inputs: list[Any], device: Any) -> tuple[float, float]:
+def _errors(operator: Operator, inputs: list[torch.Tensor], device: torch.device) -> tuple[float, float]:
     exact, exact_gradients = _run(operator, inputs)
     rough, rough_gradients = _run(operator, [value.to(device=device).float() for value in inputs])
-    pairs = zip(rough_gradients, exact_gradients, strict=True)
-    return _distance(rough, exact), max(_distance(got, wanted) for got, wanted in pairs)
+    return _distance(rough, exact), max(map(_distance, rough_gradients, exact_gradients))
 
 
-def _run(operator: Operator, inputs: list[Any]) -> tuple[Any, list[Any]]:
-    import torch
-
+def _run(operator: Operator, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     leaves = [value.detach().clone().requires_grad_() for value in inputs]
     result = operator(*leaves)
     weights = torch.linspace(0.5, 1.5, result.numel(), dtype=torch.float64).reshape(result.shape)
@@ -63,15 +59,12 @@ def _run(operator: Operator, inputs: list[Any]) -> tuple[Any, list[Any]]:
     return result.detach(), [leaf.grad for leaf in leaves]
 
 
-def _distance(got: Any, wanted: Any) -> float:
-    return float((got.double().cpu() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+def _distance(rough: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((rough.double().cpu() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
 
 
 def _operators(workload: Workload, vocabulary: int) -> list[tuple[str, Operator, list[tuple[int, ...]]]]:
     """Name, function and input shapes of what the workload is made of."""
-    import torch
-    from torch.nn import functional
-
     if workload.family == "resnet":
         width = (workload.model.widths or [64])[-1]
         convolution: Operator = lambda x, w: functional.conv2d(x, w, padding=1)  # noqa: E731

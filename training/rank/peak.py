@@ -7,16 +7,15 @@ in the workload's precision, with as many threads as the training gets.
 from __future__ import annotations
 
 import time
-from typing import Any
+
+import torch
 
 SIDE_CPU, SIDE_CUDA = 1024, 8192
 REPEATS = 8
 
 
-def measured_peak(device: Any, precision: str) -> tuple[float, str]:
+def measured_peak(device: torch.device, precision: str) -> tuple[float, str]:
     """FLOP/s of the best of `REPEATS` products, and what was measured."""
-    import torch
-
     side = SIDE_CUDA if device.type == "cuda" else SIDE_CPU
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left = torch.randn(side, side, device=device, generator=torch.Generator(device).manual_seed(0)).to(dtype)
@@ -24,9 +23,7 @@ def measured_peak(device: Any, precision: str) -> tuple[float, str]:
     return 2 * side**3 / best, f"measured: {side} x {side} x {side} product in {precision}, all ranks at once"
 
 
-def _seconds(left: Any, device: Any) -> float:
-    import torch
-
+def _seconds(left: torch.Tensor, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()

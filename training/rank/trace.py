@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.profiler import ProfilerActivity, profile
+
 Span = tuple[int, int]
 COMMUNICATION = ("gloo:", "nccl:", "ncclDevKernel", "ncclKernel", "mpi:", "ucc:")
 NO_WORK = ("aten::empty", "aten::view", "aten::detach", "aten::as_strided", "aten::transpose", "aten::t", "aten::item", "aten::alias")
@@ -26,8 +28,6 @@ class Traced:
 @contextmanager
 def traced(device: str) -> Iterator[Traced]:
     """Profile the block; the result is filled in when it has ended."""
-    from torch.profiler import ProfilerActivity, profile
-
     found = Traced()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiler:

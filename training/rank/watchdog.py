@@ -12,9 +12,7 @@ import os
 import threading
 from pathlib import Path
 
-EXIT_HUNG = 86
-GRACE_S = 3.0
-RANKS_FOLDER = "ranks"
+from training.results.records import EXIT_HUNG, GRACE_S, RANKS_FOLDER
 
 
 class Watchdog:
@@ -42,12 +40,3 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def stacks(run_folder: Path) -> dict[int, Path]:
-    """The ranks that wrote their stacks, and where."""
-    paths = {int(path.stem.partition("-")[2]): path for path in sorted((run_folder / RANKS_FOLDER).glob("stacks-*.txt"))}
-    return {rank: path for rank, path in sorted(paths.items()) if path.stat().st_size}
-
-
-STOP_FILE = "stop"

@@ -11,20 +11,22 @@ import time
 
 STARTED_NS = time.perf_counter_ns()
 
-import faulthandler  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
 from datetime import timedelta  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
+from bytemlperf.child.inside import die_with_parent  # noqa: E402
+from bytemlperf.child.ranks import join_group  # noqa: E402
 from bytemlperf.extensions import TRAINERS  # noqa: E402
 from training.plan.plan import START_TIMEOUT_S, Plan, read_plan  # noqa: E402
+from training.rank.watchdog import Watchdog  # noqa: E402
 
 if TYPE_CHECKING:
-    from training.trainers.contract import Trainer
+    import torch
 
 GROUP_PATIENCE_S = 120
 """The process group's own limit lies so far beyond the watchdog's, so that it's the watchdog that speaks."""
@@ -33,31 +35,25 @@ GROUP_PATIENCE_S = 120
 def main(plan_path: str) -> None:
     """Train this rank's part."""
     plan = read_plan(Path(plan_path))
-    from bytemlperf.child.inside import die_with_parent
-    from training.rank.watchdog import Watchdog
-
     die_with_parent(signal.SIGTERM)
-    rank, attempt = int(os.environ["RANK"]), plan.first_attempt + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    watchdog = Watchdog(Path(plan.folder), rank, plan.step_timeout_s)
+    number, attempt = int(os.environ["RANK"]), plan.first_attempt + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    watchdog = Watchdog(Path(plan.folder), number, plan.step_timeout_s)
     watchdog.expect(START_TIMEOUT_S)
     warnings.filterwarnings("ignore")  # libraries' advice; errors still end on standard error
     device = _prepare(plan)
-    from training.rank.loop import Loop
-
-    trainer = _build(plan, device)
-    Loop(plan, trainer, device, attempt, watchdog, STARTED_NS).run()
-    watchdog.rest()
     import torch.distributed as dist
 
+    from training.rank.loop import Loop  # under the watchdog, like all that is large
+    from training.rank.rank import Rank
+
+    Loop(Rank(plan, TRAINERS.load(plan.trainer)(plan, device), device, attempt), watchdog).run(STARTED_NS)
+    watchdog.rest()
     dist.destroy_process_group()
-    faulthandler.cancel_dump_traceback_later()
 
 
-def _prepare(plan: Plan) -> Any:
+def _prepare(plan: Plan) -> torch.device:
     import torch
     import torch.distributed as dist
-
-    from bytemlperf.child.ranks import join_group
 
     torch.set_num_threads(plan.threads)
     if plan.deterministic:
@@ -72,11 +68,6 @@ def _prepare(plan: Plan) -> Any:
     if dist.get_world_size() != plan.layout.world:
         raise SystemExit(f"torchrun started {dist.get_world_size()} ranks, the plan is for {plan.layout.world}")
     return device
-
-
-def _build(plan: Plan, device: Any) -> Trainer:
-    trainer: Trainer = TRAINERS.load(plan.trainer)(plan, device)
-    return trainer
 
 
 if __name__ == "__main__":

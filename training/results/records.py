@@ -12,6 +12,13 @@ from typing import Any, Literal
 import msgspec
 
 RANK_LOG = "records-rank0.jsonl"
+RANKS_FOLDER = "ranks"
+"""What torchrun and the ranks say, and the stacks of those that hung."""
+STOP_FILE = "stop"
+"""Its presence in the run folder asks the ranks to stop after the step."""
+EXIT_HUNG = 86
+GRACE_S = 3.0
+"""From a rank's stacks to its end, so that the other ranks have written theirs."""
 
 
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True, tag="start", tag_field="record"):

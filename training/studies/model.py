@@ -17,7 +17,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_S
-from training.rank.communication import bus_factor
+from training.plan.traffic import bus_factor
 from training.results.study_records import PointRecord, PredictionRecord
 
 PHASES_WITH_SAMPLES = ("forward", "backward")

@@ -4,9 +4,12 @@ or the entry-point group `bytemlperf.trainers`; `needs`, where it has it, names 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from training.trainers.phases import Phases
+
+if TYPE_CHECKING:
+    import torch
 
 
 class StepResult(NamedTuple):
@@ -29,7 +32,7 @@ class Trainer(Protocol):
     def step(self, batches: Sequence[Any], learning_rate: float, phases: Phases) -> StepResult:
         """Learn from the micro-batches; stamps forward, backward, optimizer. The device may still be busy on return."""
 
-    def parameters(self) -> Sequence[tuple[str, Any]]:
+    def parameters(self) -> Sequence[tuple[str, torch.Tensor]]:
         """This rank's own parameters: names and local tensors."""
 
     def state(self) -> dict[str, Any]:

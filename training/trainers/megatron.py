@@ -8,10 +8,14 @@ drawn on the CPU from one seed, so that tensor parallel ranks hold parts of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from training.plan.plan import Plan
+from training.trainers import megatron_cpu
 from training.trainers.contract import StepResult
 from training.trainers.native import BETAS, EPSILON
 from training.trainers.phases import Phase, Phases
@@ -26,8 +30,7 @@ class MegatronTrainer:
 
     needs = ("torch", "megatron")
 
-    def __init__(self, plan: Plan, device: Any) -> None:
-        import torch
+    def __init__(self, plan: Plan, device: torch.device) -> None:
         from megatron.core import parallel_state
         from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
         from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -75,11 +78,7 @@ class MegatronTrainer:
         self.data_ranks = parallel_state.get_data_parallel_world_size()
 
     def _seed(self, plan: Plan) -> None:
-        import torch
-
         if plan.device == "cpu":
-            from training.trainers import megatron_cpu
-
             megatron_cpu.install()
         else:
             from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
@@ -87,12 +86,10 @@ class MegatronTrainer:
             model_parallel_cuda_manual_seed(plan.seed)
         torch.manual_seed(plan.seed)
 
-    def _standing_in(self) -> Any:
+    def _standing_in(self) -> AbstractContextManager[Any]:
         if self._device.type != "cpu":
             return nullcontext()
-        from training.trainers.megatron_cpu import on_cpu
-
-        return on_cpu()
+        return megatron_cpu.OnCpu()
 
     def step(self, batches: Sequence[Any], learning_rate: float, phases: Phases) -> StepResult:
         """One optimiser step over the micro-batches, in Megatron-Core's schedule for this layout."""
@@ -118,8 +115,6 @@ class MegatronTrainer:
 
     def _forward(self, batches: Iterator[Any], model: Any) -> tuple[Any, Any]:
         """Megatron-Core's forward step: the model's output, and the function that makes a loss of it."""
-        import torch
-
         batch = next(batches).to(self._device, non_blocking=True)
         tokens, labels = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
@@ -130,48 +125,34 @@ class MegatronTrainer:
 
         return model(tokens, positions, None, labels=labels), loss_of
 
-    def parameters(self) -> Sequence[tuple[str, Any]]:
+    def parameters(self) -> Sequence[tuple[str, torch.Tensor]]:
         """Names and this rank's own part of each parameter."""
         return list(self._model.named_parameters())
 
     def state(self) -> dict[str, Any]:
         """Model and optimiser under this rank's name: for the same layout only."""
-        import torch.distributed as dist
-
         model = {name: tensor for name, tensor in self._model.state_dict().items() if tensor is not None and hasattr(tensor, "shape")}
         return {f"rank{dist.get_rank()}": {"model": model, "optimizer": self._optimizer_state()}}
 
     def _optimizer_state(self) -> dict[str, Any]:
-        import torch
-
-        found: dict[str, Any] = {}
-        for place, optimizer in enumerate(_torch_optimizers(self._optimizer)):
-            for parameters in (group["params"] for group in optimizer.param_groups):
-                for parameter in parameters:
-                    if not optimizer.state[parameter]:  # before the first step: as torch's Adam would make it
-                        optimizer.state[parameter] = {
-                            "step": torch.zeros(()),
-                            "exp_avg": torch.zeros_like(parameter),
-                            "exp_avg_sq": torch.zeros_like(parameter),
-                        }
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            found |= {f"{place}.{number}": {**optimizer.state[each], "master": each.data} for number, each in enumerate(parameters)}
-        return found
+        state: dict[str, Any] = {}
+        for name, optimizer, parameter in _optimized(self._optimizer):
+            if not optimizer.state[parameter]:  # before the first step: as torch's Adam would make it
+                moments = {moment: torch.zeros_like(parameter) for moment in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
+            state[name] = {**optimizer.state[parameter], "master": parameter.data}
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there: `load` has filled the optimiser's own tensors already."""
-        import torch.distributed as dist
-
         mine = state[f"rank{dist.get_rank()}"]
         self._model.load_state_dict(mine["model"], strict=False)
-        for place, optimizer in enumerate(_torch_optimizers(self._optimizer)):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for number, parameter in enumerate(parameters):
-                for name, value in mine["optimizer"][f"{place}.{number}"].items():
-                    if name == "master":
-                        parameter.data.copy_(value)
-                    else:
-                        optimizer.state[parameter][name] = value
+        for name, optimizer, parameter in _optimized(self._optimizer):
+            for key, value in mine["optimizer"][name].items():
+                if key == "master":
+                    parameter.data.copy_(value)
+                else:
+                    optimizer.state[parameter][key] = value
 
 
 class PhaseTimers:
@@ -197,10 +178,13 @@ class _Timer:
             self._phases.stop(self._phase)
 
 
-def _torch_optimizers(optimizer: Any) -> list[Any]:
-    """torch's own optimisers inside Megatron-Core's (one for dense, one for expert parameters)."""
+def _optimized(optimizer: Any) -> Iterator[tuple[str, torch.optim.Optimizer, torch.Tensor]]:
+    """Every parameter with a name, and torch's own optimiser of it inside Megatron-Core's (one for dense, one for experts)."""
     chained = getattr(optimizer, "chained_optimizers", None) or [optimizer]
-    return [each.optimizer for each in chained if getattr(each, "optimizer", None) is not None]
+    own = [link.optimizer for link in chained if getattr(link, "optimizer", None) is not None]
+    for place, inner in enumerate(own):
+        for number, parameter in enumerate(parameter for group in inner.param_groups for parameter in group["params"]):
+            yield f"{place}.{number}", inner, parameter
 
 
 def _model(plan: Plan, workload: Workload, bf16: bool) -> Any:
@@ -223,7 +207,6 @@ def _model(plan: Plan, workload: Workload, bf16: bool) -> Any:
 
 
 def _config(plan: Plan, workload: Workload, bf16: bool) -> Any:
-    import torch
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     size, layout = workload.model, plan.layout
@@ -260,8 +243,6 @@ def _config(plan: Plan, workload: Workload, bf16: bool) -> Any:
 
 def _family(workload: Workload) -> dict[str, Any]:
     """What tells a GPT, a Llama-like model and a mixture of experts apart."""
-    import torch
-
     if workload.family == "gpt":
         return {"normalization": "LayerNorm", "activation_func": torch.nn.functional.gelu, "add_bias_linear": True}
     llama = {

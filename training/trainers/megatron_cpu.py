@@ -1,8 +1,8 @@
 """Megatron-Core on a CPU: the stand-ins for CUDA that it needs, each for one place of megatron-core 0.16.
 
     torch.cuda.current_device()      is the CPU: its buffers are made "on the current device"
-    device="cuda", Tensor.cuda()     is the CPU, inside `on_cpu()`: the pipeline schedules count tokens there
-    Tensor.type()                    names the CUDA type, inside `on_cpu()`: gradient clipping asserts it
+    device="cuda", Tensor.cuda()     is the CPU, inside `OnCpu()`: the pipeline schedules count tokens there
+    Tensor.type()                    names the CUDA type, inside `OnCpu()`: gradient clipping asserts it
     CudaRNGStatesTracker             forks nothing: there is no dropout here, and weights are drawn on the CPU
     moe_utils.te_general_gemm        is None where Transformer Engine is missing: the router reads it unasked
 
@@ -11,21 +11,25 @@ Nothing of this is used on GPUs.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CPU = torch.device("cpu")
 
 
 def install() -> None:
     """Put the stand-ins in place, for this process and for good. Before a model is built."""
-    import torch
     from megatron.core.tensor_parallel import random as megatron_random
     from megatron.core.transformer.moe import moe_utils
 
-    cpu = torch.device("cpu")
-    torch.cuda.current_device = lambda: cpu
+    torch.cuda.current_device = lambda: CPU
 
     class CpuStatesTracker(megatron_random.CudaRNGStatesTracker):  # type: ignore[misc,name-defined,no-any-unimported]
-        def fork(self, *_name: str) -> Any:
+        def fork(self, *_name: str) -> AbstractContextManager[None]:
             return nullcontext()
 
         def add(self, _name: str, _seed: int) -> None:
@@ -37,22 +41,17 @@ def install() -> None:
         moe_utils.te_general_gemm = None
 
 
-def on_cpu() -> Any:
+class OnCpu(TorchFunctionMode):  # type: ignore[misc]
     """A context in which what is asked of `cuda` is done on the CPU."""
-    import torch
-    from torch.overrides import TorchFunctionMode
 
-    cpu = torch.device("cpu")
-
-    class CpuForCuda(TorchFunctionMode):  # type: ignore[misc]
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.Tensor.cuda:
-                return args[0]
-            if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-                return func(*args).replace("torch.", "torch.cuda.", 1)
-            device = (kwargs or {}).get("device")
-            if device is not None and torch.device(device).type == "cuda":
-                kwargs = {**kwargs, "device": cpu}
-            return func(*args, **(kwargs or {}))
-
-    return CpuForCuda()
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        given = dict(kwargs or {})
+        if given.get("device") is not None and torch.device(given["device"]).type == "cuda":
+            given["device"] = CPU
+        return func(*args, **given)

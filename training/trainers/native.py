@@ -11,8 +11,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, PrepareModuleInput, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
 from training.plan.plan import Plan
 from training.trainers.contract import StepResult
@@ -31,9 +41,7 @@ class NativeTrainer:
 
     needs = ("torch", "transformers")
 
-    def __init__(self, plan: Plan, device: Any) -> None:
-        import torch
-
+    def __init__(self, plan: Plan, device: torch.device) -> None:
         self._workload = plan.read_workload()
         self._recipe = self._workload.training
         layout = plan.layout
@@ -57,10 +65,7 @@ class NativeTrainer:
         self.data_rank = mesh["dp"].get_local_rank() if layout.world > 1 else 0
         self._group = mesh["dp"].get_group() if layout.dp > 1 else None
 
-    def _replicate(self, model: Any, device: Any) -> Any:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-        from torch.nn.parallel import DistributedDataParallel
-
+    def _replicate(self, model: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
         ids = [device.index] if device.type == "cuda" else None
         statistics = self._workload.family == "resnet"  # the only buffers that change: batch norm's
         ddp = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=statistics)
@@ -75,8 +80,6 @@ class NativeTrainer:
 
     def step(self, batches: Sequence[Any], learning_rate: float, phases: Phases) -> StepResult:
         """One optimiser step over the micro-batches."""
-        import torch
-
         self._phases = phases
         # Data parallel groups average gradients, and the step loop losses, where both are to be sums.
         scale = self.data_ranks / self._targets(batches)
@@ -103,9 +106,6 @@ class NativeTrainer:
 
     def _targets(self, batches: Sequence[Any]) -> int:
         """Targets of the global batch. Only BERT's holes differ from rank to rank, and are asked for."""
-        import torch
-        import torch.distributed as dist
-
         mine = sum(target_count(self._workload, batch) for batch in batches)
         if self._workload.family != "bert" or self._group is None:
             return mine * self.data_ranks
@@ -113,42 +113,32 @@ class NativeTrainer:
         dist.all_reduce(counted, group=self._group)
         return int(counted)
 
-    def _precision(self) -> Any:
-        import torch
-
+    def _precision(self) -> AbstractContextManager[None]:
         if self._recipe.precision == "bf16" and not self._sharded:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def parameters(self) -> Sequence[tuple[str, Any]]:
+    def parameters(self) -> Sequence[tuple[str, torch.Tensor]]:
         """Names and this rank's own part of each parameter."""
         return [(name, _local(parameter)) for name, parameter in self._plain.named_parameters()]
 
     def state(self) -> dict[str, Any]:
         """Model and optimiser under full names, in a form that another layout can load."""
-        from torch.distributed.checkpoint.state_dict import get_state_dict
-
         model, optimizer = get_state_dict(self._plain, self._optimizer)
         return {"model": model, "optimizer": optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        from torch.distributed.checkpoint.state_dict import set_state_dict
-
         set_state_dict(self._plain, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
-def clip(model: Any, most: float) -> Any:
+def clip(model: torch.nn.Module, most: float) -> torch.Tensor:
     """Scale the gradients down to a total norm of `most`; returns the norm before. Parameters that are
     split differently (or not at all) can't be stacked, so each kind's norm is taken by itself."""
-    import torch
-    from torch.distributed.tensor import DTensor
-
-    kinds: dict[Any, list[Any]] = defaultdict(list)
+    kinds: dict[Any, list[torch.nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.grad is not None:
-            gradient = parameter.grad
-            kinds[(gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None].append(parameter)
+            kinds[_split_of(parameter.grad)].append(parameter)
     norms = [torch.nn.utils.get_total_norm([parameter.grad for parameter in group]) for group in kinds.values()]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     total = torch.linalg.vector_norm(torch.stack(whole))
@@ -159,30 +149,28 @@ def clip(model: Any, most: float) -> Any:
     return total
 
 
-def _local(tensor: Any) -> Any:
-    from torch.distributed.tensor import DTensor
+def _split_of(tensor: torch.Tensor) -> Any:
+    """How a tensor is split over ranks; None for one that is whole."""
+    return (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
 
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _to(batch: Any, device: Any) -> Any:
+def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     return batch.to(device, non_blocking=True)
 
 
-def _mesh(plan: Plan) -> Any:
+def _mesh(plan: Plan) -> DeviceMesh | None:
     if plan.layout.world == 1:
         return None
-    from torch.distributed.device_mesh import init_device_mesh
-
     return init_device_mesh(plan.device, (plan.layout.dp, plan.layout.tp), mesh_dim_names=("dp", "tp"))
 
 
-def _split_tensors(model: Any, mesh: Any, parts: int) -> None:
-    from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.parallel import ColwiseParallel, PrepareModuleInput, RowwiseParallel, parallelize_module
-
+def _split_tensors(model: torch.nn.Module, mesh: DeviceMesh, parts: int) -> None:
     # The inputs are marked as whole once, so that q, k and v (gate and up) share one sum of their input's gradients.
     whole = Replicate()
     attention = PrepareModuleInput(input_kwarg_layouts={"hidden_states": whole}, desired_input_kwarg_layouts={"hidden_states": whole})
@@ -202,30 +190,22 @@ def _split_tensors(model: Any, mesh: Any, parts: int) -> None:
             layer.self_attn.num_heads //= parts  # OPT asks its own attribute, Llama the shape
 
 
-def _shard(model: Any, mesh: Any, precision: str) -> None:
-    import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
+def _shard(model: torch.nn.Module, mesh: DeviceMesh, precision: str) -> None:
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def _layers(model: Any) -> list[Any]:
+def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """The transformer layers, whatever the architecture calls them."""
-    import torch
-
     stacks = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return max(stacks, key=len)
 
 
-def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
+def _groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
     """Matrices decay, vectors don't; parameters of one group are split alike, so that they can be stacked."""
-    from torch.distributed.tensor import DTensor
-
-    groups: dict[Any, list[Any]] = defaultdict(list)
+    groups: dict[Any, list[torch.nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
-        split = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
-        groups[parameter.ndim > 1, split].append(parameter)
+        groups[parameter.ndim > 1, _split_of(parameter)].append(parameter)
     return [{"params": members, "weight_decay": decay if matrix else 0.0} for (matrix, _), members in groups.items()]

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
+
 Phase = Literal["data", "forward", "backward", "optimizer", "sync"]
 PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "optimizer", "sync")
 
@@ -67,8 +69,6 @@ class DevicePhases(Phases):
     """The same in the stream of a CUDA device."""
 
     def _stamp(self) -> Any:
-        import torch
-
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -77,8 +77,6 @@ class DevicePhases(Phases):
         return int(first.elapsed_time(last) * 1e6)
 
     def _wait(self) -> None:
-        import torch
-
         torch.cuda.synchronize()
 
 

@@ -14,8 +14,7 @@ from bytemlperf.child.process import stop
 from bytemlperf.child.ranks import Death, deaths
 from bytemlperf.runs.suite import SuiteRun
 from training.plan.plan import START_TIMEOUT_S, Plan
-from training.rank.watchdog import EXIT_HUNG, GRACE_S, RANKS_FOLDER, stacks
-from training.results.records import RANK_LOG, EventRecord
+from training.results.records import EXIT_HUNG, GRACE_S, RANK_LOG, RANKS_FOLDER, EventRecord
 from training.watch import launch
 
 POLL_S = 0.1
@@ -70,7 +69,7 @@ class Follower:
             if self._hangs():
                 stop(self._agent, launch.KILL_PATIENCE_S)
                 self._pass_on()
-                return self._event("hang", launch.hang_sentence(self._folder), list(stacks(self._folder)))
+                return self._event("hang", launch.hang_sentence(self._folder), list(launch.stacks(self._folder)))
             time.sleep(POLL_S)
         self._pass_on()
         return "" if self._agent.returncode == 0 or self._ended or stopping() else self._failure()

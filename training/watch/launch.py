@@ -12,7 +12,7 @@ from pathlib import Path
 from bytemlperf.child import ranks
 from bytemlperf.child.process import OFFLINE, signal_name
 from training.plan.plan import PLAN_NAME, Plan
-from training.rank.watchdog import EXIT_HUNG, RANKS_FOLDER, stacks
+from training.results.records import EXIT_HUNG, RANKS_FOLDER
 
 KILL_PATIENCE_S = 10.0
 
@@ -50,3 +50,9 @@ def hang_sentence(run_folder: Path) -> str:
         if frame
     ]
     return f"the ranks hung: {'; '.join(places) or 'no stack was written'}; all stacks: {run_folder / RANKS_FOLDER}/stacks-*.txt"
+
+
+def stacks(run_folder: Path) -> dict[int, Path]:
+    """The ranks that wrote their stacks, and where."""
+    paths = {int(path.stem.partition("-")[2]): path for path in sorted((run_folder / RANKS_FOLDER).glob("stacks-*.txt"))}
+    return {rank: path for rank, path in sorted(paths.items()) if path.stat().st_size}

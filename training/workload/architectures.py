@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from training.rank.batches import IGNORED_LABEL
-from training.workload.workload import IMAGE_PIXELS, Workload
+from training.workload.workload import IGNORED_LABEL, IMAGE_PIXELS, Workload
 
 NO_TOKEN = None
 INIT_STD = 0.02

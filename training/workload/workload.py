@@ -30,6 +30,10 @@ IMAGE_PIXELS = 32
 """Digits come as 8 x 8 pixels; each is repeated four times each way, so that a ResNet has something to halve."""
 
 
+IGNORED_LABEL = -100
+"""Of a token that a masked model isn't asked for."""
+
+
 class ModelSize(Checked, frozen=True, kw_only=True):
     """Sizes of a transformer (`layers` … `top_k`) or of a ResNet (`widths`, `depths`)."""
 
