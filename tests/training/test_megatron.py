@@ -30,9 +30,9 @@ for ask in (lambda: torch.zeros([], device="cuda"), lambda: torch.ones(1).cuda()
         pass
     else:
         raise SystemExit("a CPU build of torch gave a CUDA tensor")
-    with megatron_cpu.on_cpu():
+    with megatron_cpu.OnCpu():
         assert ask().device.type == "cpu"
-with megatron_cpu.on_cpu():
+with megatron_cpu.OnCpu():
     assert torch.ones(1).type() == "torch.cuda.FloatTensor"
 assert torch.ones(1).type() == "torch.FloatTensor"
 print("all stand in")

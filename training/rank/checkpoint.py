@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch.distributed as dist
@@ -72,7 +72,7 @@ def save_checkpoint(rank: Rank, step: int) -> None:
             size = seal(folder, step, trainer=plan.trainer, layout=msgspec.to_builtins(plan.layout), workload=plan.workload["name"])
         except OSError as error:
             reason = f"the list of sums can't be written: {error.strerror}"
-    status = "failed" if reason else "ok"
+    status: Literal["ok", "failed"] = "failed" if reason else "ok"
     rank.write(CheckpointRecord(action="save", status=status, step=step, attempt=rank.attempt, ns=taken, bytes=size, reason=reason))
     dist.barrier()
 

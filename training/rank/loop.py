@@ -145,9 +145,7 @@ class Loop:
         norm = max(row.grad_norm for row in rows)
         now = time.perf_counter_ns()
         samples = self._recipe.global_batch
-        columns = {
-            name: [int(value) for value in column] for name, column in zip(Numbers._fields[:8], zip(*rows, strict=True), strict=False)
-        }
+        columns = {name: [int(getattr(row, name)) for row in rows] for name in Numbers._fields[:8]}
         return StepRecord(
             step=step,
             attempt=self._rank.attempt,

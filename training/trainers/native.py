@@ -164,7 +164,8 @@ def _to(batch: Any, device: torch.device) -> Any:
     return batch.to(device, non_blocking=True)
 
 
-def _mesh(plan: Plan) -> DeviceMesh | None:
+def _mesh(plan: Plan) -> DeviceMesh:
+    """Over the ranks, data parallel before tensor parallel; None for a rank alone."""
     if plan.layout.world == 1:
         return None
     return init_device_mesh(plan.device, (plan.layout.dp, plan.layout.tp), mesh_dim_names=("dp", "tp"))
