@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bytemlperf.command.console import print_table
 from bytemlperf_llm.doctor import doctor
-from bytemlperf_llm.doctor.doctor import Finding, Outcome, engine_finding, library_findings, plain_dependencies, render, run_python
+from bytemlperf_llm.doctor.doctor import Finding, Outcome, engine_finding, library_findings, plain_dependencies, run_python, table_of
 
 CPU_TORCH = Outcome("", json.dumps({"cuda": None, "gpus": 0}))
 CUDA_TORCH = Outcome("", json.dumps({"cuda": "13.0", "gpus": 0}))
@@ -120,7 +121,7 @@ def test_an_unwritable_cache_is_broken_and_a_damaged_model_a_note(monkeypatch: p
 def test_the_table_shows_brackets_and_no_control_characters():
     findings = [Finding(area="a", name="n", status="broken", detail="x\x1b[31m", fix="pip install 'bytemlperf-llm[hf]'")]
     console = Console(file=io.StringIO(), width=100, no_color=True)
-    console.print(render(findings))
+    print_table(console, table_of(findings))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "> pip install 'bytemlperf-llm[hf]'" in text
     assert "\x1b" not in text

@@ -6,55 +6,41 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
-
-from bytemlperf.command.console import listing
+from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.report.text import cell
-from bytemlperf.runs.verdicts import COLOURS
+from bytemlperf.runs.kinds import Table
 
 if TYPE_CHECKING:
     from bytemlperf.catalogue.index import Update
 
-PLAIN_WIDTH = 180
 SHOWN = ("started_at", "kind", "label", "subject", "verdict", "headlines", "tags")
+SPARE = ("tags", "headlines", "started")
 MAX_NOT_RUNS = 10
 
 
 def print_runs(columns: Sequence[str], rows: Sequence[Sequence[Any]], update: Update, metrics: Sequence[str]) -> None:
     """A line a run; what can't be read is named below."""
-    console = _console()
+    console = terminal()
     runs = [dict(zip(columns, row, strict=True)) for row in rows]
     shown = [name for name in SHOWN if not (metrics and name == "headlines")] + list(metrics)
-    lines = ([_verdict(run[name]) if name == "verdict" else _text(run.get(name)) for name in shown] for run in runs)
-    console.print(listing([name.replace("_at", "") for name in shown], lines, right=metrics))
-    console.print(f"{len(rows)} runs", style="dim")
-    for run in runs:
-        if run.get("problems"):
-            console.print(one_line(f"{run['folder']}: {run['problems']}"), markup=False, style="yellow")
+    lines = [[_cell(run.get(name)) for name in shown] for run in runs]
+    print_table(console, Table(title="", columns=[name.replace("_at", "") for name in shown], rows=lines, spare=SPARE))
+    print_text(console, f"{len(rows)} runs", style="note")
+    troubles = [f"{run['folder']}: {run['problems']}" for run in runs if run.get("problems")]
     if update.not_runs:
         more = f" and {len(update.not_runs) - MAX_NOT_RUNS} more" if len(update.not_runs) > MAX_NOT_RUNS else ""
-        console.print(one_line(f"no runs: {', '.join(update.not_runs[:MAX_NOT_RUNS])}{more}"), markup=False, style="yellow")
-    if update.note:
-        console.print(update.note, style="yellow")
+        troubles.append(f"no runs: {', '.join(update.not_runs[:MAX_NOT_RUNS])}{more}")
+    for text in (*troubles, *([update.note] if update.note else [])):
+        print_text(console, one_line(text), style="yellow")
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """What a query gave."""
-    _console().print(listing(columns, (map(_text, row) for row in rows)))
+    print_table(terminal(), Table(title="", columns=columns, rows=[list(map(_cell, row)) for row in rows]))
 
 
-def _text(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return ", ".join(map(str, value)) if isinstance(value, list) else one_line(cell(value))
-
-
-def _verdict(value: Any) -> Text:
-    return Text(_text(value), COLOURS.get(value, ""))
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from bytemlperf.command.exits import markup_of, one_line
+from bytemlperf.command.exits import one_line
 from bytemlperf.report.text import cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.runs.verdicts import COLOURS as VERDICT_COLOURS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
 UNLIMITED = 10_000
@@ -31,8 +30,8 @@ MOST_KEYS = 2 / 3
 """Of the width, for the columns that a table which goes on below itself has again."""
 COLOURS = {
     **VERDICT_COLOURS,
-    **dict.fromkeys(("worse", "failed", "FAIL"), "red"),
-    **dict.fromkeys(("better", "passed"), "green"),
+    **dict.fromkeys(("worse", "failed", "FAIL", "broken", "missing", "no:"), "red"),
+    **dict.fromkeys(("better", "passed", "ok", "ready", "holds"), "green"),
 }
 """Of a cell by its first or last word."""
 STYLES = {"note": "dim", "warning": "yellow", "plain": "", "code": ""}
@@ -51,22 +50,6 @@ def terminal(*, stderr: bool = False) -> Console:
 def sayer(*, quiet: bool) -> Callable[[str], None]:
     """Says sentences on standard error, each in a line; with `quiet` none."""
     return (lambda _: None) if quiet else lambda text: print(one_line(text), file=sys.stderr, flush=True)
-
-
-def listing(
-    columns: Collection[str], rows: Iterable[Iterable[str | RichText]], *, right: Collection[str] = (), whole: Collection[str] = ()
-) -> RichTable:
-    """A table; what is no rich text comes from outside and is shown as it is. The columns `right` stand on the right, those in
-    `whole` are never wrapped. Without a name for any column there is no head."""
-    from rich import box
-    from rich.table import Table as RichTable
-
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
-    for name in columns:
-        table.add_column(markup_of(name), justify="right" if name in right else "left", no_wrap=name in whole, overflow="fold")
-    for row in rows:
-        table.add_row(*(markup_of(cell) if isinstance(cell, str) else cell for cell in row))
-    return table
 
 
 def print_sections(console: Console, sections: Iterable[Section]) -> None:

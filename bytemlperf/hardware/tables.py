@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-
 from bytemlperf.checked_yaml import plain
-from bytemlperf.command.console import listing
-from bytemlperf.command.exits import markup_of
+from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Dtype, Figure, Link, Peak, Price, Sourced
 from bytemlperf.hardware.compare import Row, gbytes_per_s, ratios, rows, tflops
 from bytemlperf.hardware.discover import discover
+from bytemlperf.runs.kinds import Table
 
 UNKNOWN = "–"
 
@@ -33,7 +31,7 @@ def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
         return
     order = sorted(chosen.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0]))
     lines = ((name, *map(_number, _line(card)), _price_text(card)) for name, card in order)
-    _print(("id", "TFLOPS", "GB", "GB/s", "W", "price"), lines, whole=("id",))
+    _print(("id", "TFLOPS", "GB", "GB/s", "W", "price"), lines)
     _remark("TFLOPS: bf16, else fp16, dense. – is unknown: no public document gives it. Sources: bmp hardware show ID")
 
 
@@ -46,7 +44,7 @@ def print_card(name: str, path: Path | None, as_json: bool) -> None:
     about = ", ".join(filter(None, (card.vendor, card.architecture, f"figures per {card.per}")))
     _remark(f"{card.name}  ({about})", "bold")
     if card.note:
-        _remark(card.note, "")
+        _remark(card.note, "plain")
     remarks = (
         (label, value, "; ".join(filter(None, (of.where, of.derived, of.note))), of.source) for label, value, of in figure_lines(card)
     )
@@ -150,12 +148,12 @@ def _number(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _print(columns: Sequence[str], lines: Iterable[Iterable[str]], whole: Sequence[str] = ()) -> None:
-    Console(highlight=False).print(listing(columns, lines, whole=whole))
+def _print(columns: Sequence[str], lines: Iterable[Iterable[str]]) -> None:
+    print_table(terminal(), Table(title="", columns=columns, rows=[list(line) for line in lines]))
 
 
-def _remark(text: str, style: str = "dim") -> None:
-    Console(highlight=False).print(markup_of(text), style=style, soft_wrap=True)
+def _remark(text: str, style: str = "note") -> None:
+    print_text(terminal(), text, style=style)
 
 
 def _fields(card: Card) -> dict[str, object]:

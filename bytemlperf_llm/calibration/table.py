@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.units import NS_PER_MS, NS_PER_US
 from bytemlperf_llm.metrics.client_error import (
     COMMAND,
@@ -21,10 +20,6 @@ from bytemlperf_llm.metrics.client_error import (
     others_busy,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
 ERRORS = ("ttft", "tpot", "itl", "e2e", "lateness", "server_write")
 TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL [1]", "e2e": "E2E", "lateness": "send delay", "server_write": "server delay [2]"}
 LADDER_ENDS = "; the load steps end there, the machine may carry more"
@@ -38,34 +33,28 @@ FOOTNOTES = (
 )
 
 
-def print_calibration(console: Console, calibration: Calibration) -> None:
+def calibration_sections(calibration: Calibration) -> list[Section]:
     """Everything, ending in the ceiling."""
-    console.print(calibration_table(calibration))
-    for note in FOOTNOTES:
-        console.print(note, style="dim", markup=False, highlight=False)
-    console.print(timer_sentence(calibration))
-    console.print(ceiling_sentence(calibration), style="bold")
-    if others_busy(calibration) > MAX_OTHERS_BUSY:
-        console.print(others_sentence(calibration), style="yellow")
+    others = [Text(body=others_sentence(calibration), style="warning")] if others_busy(calibration) > MAX_OTHERS_BUSY else []
+    sentences = [Text(body=sentence(calibration)) for sentence in (timer_sentence, ceiling_sentence)]
+    return [calibration_table(calibration), *sentences, *others]
 
 
 def calibration_table(calibration: Calibration) -> Table:
     """A row a step; errors as p50 / p99 / max in ms."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     ttft, itl = calibration.ttft_ns / NS_PER_MS, calibration.itl_ns / NS_PER_MS
     title = f"client stamp − server stamp, ms: p50, p99, max  (TTFT {ttft:g} ms, ITL {itl:g} ms, {calibration.tokens} tokens)"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("req/s", "chunks/s", "streams", "loop", "server", *(TITLES[name] for name in ERRORS)):
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    table.add_column("")
-    for step in calibration.steps:
-        load = (f"{step.rate_offered:,.0f}", f"{step.chunks_per_s:,.0f}", f"{step.streams:,.0f}")
-        busy = (f"{step.loop_busy:.0%}", f"{step.server_busy:.0%}")
-        table.add_row(*load, *busy, *(_cell(getattr(step, name)) for name in ERRORS), _state(step, calibration))
-    return table
+    rows = [
+        [
+            *(f"{value:,.0f}" for value in (step.rate_offered, step.chunks_per_s, step.streams)),
+            *(f"{busy:.0%}" for busy in (step.loop_busy, step.server_busy)),
+            *(_cell(getattr(step, name)) for name in ERRORS),
+            _state(step, calibration),
+        ]
+        for step in calibration.steps
+    ]
+    columns = ["req/s", "chunks/s", "streams", "loop", "server", *(TITLES[name] for name in ERRORS), ""]
+    return Table(title=title, columns=columns, rows=rows, note="\n".join(FOOTNOTES))
 
 
 def _cell(error: Spread) -> str:
@@ -79,14 +68,14 @@ def _ms(value_ns: int) -> str:
 
 def _state(step: CalibrationStep, calibration: Calibration) -> str:
     if holds(step, calibration):
-        return "[green]holds[/]"
+        return "holds"
     if step.saturated:
-        return f"[red]{step.saturated} full[/]"
+        return f"{step.saturated} full"
     if step.unmatched:
-        return f"[red]{step.unmatched} lost[/]"
+        return f"{step.unmatched} lost"
     if not in_time(step, calibration):
-        return "[yellow]late sends[/]"
-    return "[yellow]loop busy[/]" if step.loop_busy > MAX_LOOP_BUSY else "[yellow]too far off[/]"
+        return "late sends"
+    return "loop busy" if step.loop_busy > MAX_LOOP_BUSY else "too far off"
 
 
 def timer_sentence(calibration: Calibration) -> str:

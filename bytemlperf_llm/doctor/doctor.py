@@ -17,19 +17,18 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from bytemlperf.child.process import Outcome, run
+from bytemlperf.command.console import print_sections, print_table, print_text, sayer, terminal
 from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware import discover
 from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
+from bytemlperf.runs.kinds import Table
 from engines.client_limits import compiled
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Status = Literal["ok", "note", "missing", "broken"]
 DISTRIBUTION = "bytemlperf-llm"
@@ -69,33 +68,25 @@ Probe = Callable[[list[str]], Outcome]
 
 def run_doctor() -> int:
     """Print the table; 1 when something is broken, else 0."""
-    from rich.console import Console
-
-    console = Console()
-    if console.is_terminal:
-        Console(stderr=True).print("Trying every library and engine in its own process, about half a minute.")
+    console = terminal()
+    sayer(quiet=not console.is_terminal)("Trying every library and engine in its own process, about half a minute.")
     findings = inspect()
-    console.print(render(findings))
+    print_table(console, table_of(findings))
     broken = sum(finding.status == "broken" for finding in findings)
-    console.print(f"{broken} broken: run the commands shown after >" if broken else "Everything that is installed works.")
+    print_text(console, f"{broken} broken: run the commands shown after >" if broken else "Everything that is installed works.")
     return 1 if broken else 0
 
 
 def run_calibrate() -> int:
     """Measure the client's own error on this machine, keep and print it. Raises UserError when it can't."""
-    from rich.console import Console
-
     from bytemlperf_llm.calibration import cache as calibration_cache
     from bytemlperf_llm.calibration.ladder import run_calibration
-    from bytemlperf_llm.calibration.table import print_calibration
+    from bytemlperf_llm.calibration.table import calibration_sections
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
     calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
     path = calibration_cache.keep(calibration)
-    print_calibration(console, calibration)
-    console.print(f"kept in {path}; every run on this machine now reports its client measurement error", markup=False, soft_wrap=True)
+    print_sections(terminal(), calibration_sections(calibration))
+    print(f"kept in {path}; every run on this machine now reports its client measurement error")
     return 0
 
 
@@ -262,25 +253,14 @@ def model_findings() -> list[Finding]:
     return [Finding(area="model", name="cache", status="ok", detail=str(root)), state]
 
 
-def render(findings: list[Finding]) -> Table:
-    """The findings as a rich table; texts are shown as they are, without markup or control characters."""
-    from rich.table import Table
-    from rich.text import Text
-
-    style = {"ok": "green", "note": "yellow", "missing": "cyan", "broken": "bold red"}
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "what", "state"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("detail, and the command that fixes it", overflow="fold")
-    area = ""
+def table_of(findings: list[Finding]) -> Table:
+    """A row a finding, its area where a new one begins, the command that fixes it below its detail."""
+    rows, area = [], ""
     for finding in findings:
-        shown = "" if finding.area == area else finding.area
+        detail = _plain(finding.detail) + (f"\n> {_plain(finding.fix)}" if finding.fix else "")
+        rows.append(["" if finding.area == area else finding.area, _plain(finding.name), finding.status, detail])
         area = finding.area
-        detail = Text(_plain(finding.detail))
-        if finding.fix:
-            detail.append(f"\n> {_plain(finding.fix)}", "bold")
-        table.add_row(Text(shown), Text(_plain(finding.name)), Text(finding.status, style[finding.status]), detail)
-    return table
+    return Table(title="", columns=["", "what", "state", "detail, and the command that fixes it"], rows=rows)
 
 
 def pip_command() -> str:

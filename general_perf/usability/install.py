@@ -21,9 +21,10 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf.command.console import listing, terminal
+from bytemlperf.command.console import print_table, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.kinds import Table
 from general_perf.backends.registry import backend, check_names
 from general_perf.usability.installed import code_lines
 
@@ -111,7 +112,7 @@ def measure_installs(backends: Sequence[str], out: Path | None, *, folder: Path 
     """A row for each backend, and the same as JSON in `out`. Raises UserError."""
     installed = [install(name, folder=folder, no_cache=no_cache) for name in check_names(backends)]
     columns = ("packages", "fetched, MiB", "installed, MiB", "environment, s", "fetch, s", "install, s", "adapter, lines")
-    terminal().print(listing(("backend", *columns), map(_cells, installed), right=columns))
+    print_table(terminal(), Table(title="", columns=("backend", *columns), rows=[_cells(each) for each in installed]))
     if out is not None:
         write_json(out, {"installed": msgspec.to_builtins(installed)})
 

@@ -7,16 +7,17 @@ import io
 import pytest
 from rich.console import Console
 
+from bytemlperf.command.console import print_sections
 from bytemlperf_llm.calibration import ladder as calibrate
 from bytemlperf_llm.calibration.cache import load, machine
-from bytemlperf_llm.calibration.table import ceiling_sentence, print_calibration, timer_sentence
+from bytemlperf_llm.calibration.table import calibration_sections, ceiling_sentence, timer_sentence
 from bytemlperf_llm.doctor import doctor
 from tests.calibration.made import calibration, errors, step
 
 
 def printed(made) -> str:
     console = Console(file=io.StringIO(), width=160, no_color=True)
-    print_calibration(console, made)
+    print_sections(console, calibration_sections(made))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
