@@ -69,7 +69,9 @@ def tile_of(figure: Figure, name: str) -> Tile:
 def facts_of(view: RunView) -> list[tuple[str, str]]:
     """The line under the title: what was measured, where, when."""
     subject, versions = view.subject, part(view.subject, "versions")
-    named = " ".join(str(part) for part in (subject.get("name"), versions.get(str(subject.get("name")))) if part)
+    name = str(subject.get("name") or "")
+    of = [versions[name]] if name in versions else [f"{other} {version}" for other, version in versions.items()]
+    named = " ".join(filter(None, [name, ", ".join(map(str, of))]))
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
     found = [
         ("measured", named),
