@@ -101,10 +101,10 @@ def scale(
     repeats: Annotated[int, Option("Runs per size, in alternating order.", least=1)] = 2,
 ) -> None:
     """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
-    from training.command.publish import publish_folder
+    from training.command.publish import publish
     from training.studies.scale import run_scale
 
-    raise typer.Exit(publish_folder(*run_scale(flags, nproc, mode, repeats, _command()), quiet=flags.quiet))
+    raise typer.Exit(publish(*run_scale(flags, nproc, mode, repeats, _command()), quiet=flags.quiet))
 
 
 @app.command(short_help="Predict larger numbers of ranks from a scaling study.")
@@ -120,11 +120,11 @@ def predict(
     latency_us: Annotated[float | None, Option("Message latency on the target machine. Default: as measured.", least=0)] = None,
 ) -> None:
     """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
-    from training.command.publish import publish_folder
+    from training.command.publish import publish
     from training.studies.predict import run_predict
 
     predicted = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, output.runs_dir, _command())
-    raise typer.Exit(publish_folder(*predicted, quiet=output.quiet))
+    raise typer.Exit(publish(*predicted, quiet=output.quiet))
 
 
 @app.command(short_help="Compare losses across precisions.")
@@ -134,10 +134,10 @@ def drift(
     precisions: Annotated[str, Option("Two or more precisions, the baseline first.", "--precision")] = "fp32,bf16",
 ) -> None:
     """Train in each precision from the same weights on the same batches, and compare losses and speed."""
-    from training.command.publish import publish_folder
+    from training.command.publish import publish
     from training.studies.drift import run_drift
 
-    raise typer.Exit(publish_folder(*run_drift(flags, precisions, _command()), quiet=flags.quiet))
+    raise typer.Exit(publish(*run_drift(flags, precisions, _command()), quiet=flags.quiet))
 
 
 @app.command(short_help="Resume a run that was stopped or killed.")

@@ -23,9 +23,12 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from bytemlperf.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import msgspec
 
 LARGEST_SIZE = (1 << 31) - 1
 SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -178,6 +181,10 @@ class Options:
         from dataclasses import fields
 
         return {field.name: _in_json(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+    def shared_with(self, struct: type[msgspec.Struct]) -> dict[str, Any]:
+        """The values of fields that the struct has too."""
+        return {name: getattr(self, name) for name in struct.__struct_fields__ if hasattr(self, name)}
 
     def changed(self, **changes: Any) -> Self:
         """A copy with other values."""

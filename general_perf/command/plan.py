@@ -103,38 +103,27 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
     card, flags = wanted.card, wanted.flags
     size = flags.size if flags.size in card.sizes else PUBLISHED
     limit = memory_to_plan_with() * MEMORY_SHARE if flags.memory_limit is None else parse_bytes("--memory-limit", flags.memory_limit)
-    return Job(
-        id=job_id(card.name, size, backend, precision),
-        attempt=1,
-        card=card,
-        size=size,
-        backend=backend,
-        precision=precision,
-        device=flags.device,
-        threads=flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
-        instances=tuple(sorted(set(flags.instances))),
-        batch_sizes=tuple(sorted(set(wanted.batch_sizes))),
-        stages=tuple(dict.fromkeys(("compile", "load", *flags.stages))),
-        loops=tuple(dict.fromkeys(flags.loops)),
-        seconds=flags.seconds,
-        iterations=flags.iterations,
-        rate=flags.request_rate,
-        rate_share=flags.rate_share,
-        process=flags.process,
-        burstiness=flags.burstiness,
-        seed=flags.seed,
-        numeric_samples=flags.numeric_samples,
-        accuracy_samples=min(flags.accuracy_samples, card.dataset_samples or flags.accuracy_samples),
-        calibration_samples=flags.calibration_samples,
-        backend_options=flags.backend_options,
-        memory_limit_bytes=int(limit),
-        weights=wanted.weights,
-        sparsity=flags.sparsity,
-        data_percent=flags.data_percent,
-        failed=wanted.failed,
-        work="",
-        reference="",
-    )
+    resolved = {
+        "id": job_id(card.name, size, backend, precision),
+        "attempt": 1,
+        "card": card,
+        "size": size,
+        "backend": backend,
+        "precision": precision,
+        "threads": flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
+        "instances": tuple(sorted(set(flags.instances))),
+        "batch_sizes": tuple(sorted(set(wanted.batch_sizes))),
+        "stages": tuple(dict.fromkeys(("compile", "load", *flags.stages))),
+        "loops": tuple(dict.fromkeys(flags.loops)),
+        "rate": flags.request_rate,
+        "accuracy_samples": min(flags.accuracy_samples, card.dataset_samples or flags.accuracy_samples),
+        "memory_limit_bytes": int(limit),
+        "weights": wanted.weights,
+        "failed": wanted.failed,
+        "work": "",
+        "reference": "",
+    }
+    return Job(**flags.shared_with(Job) | resolved)
 
 
 def _check(flags: Flags) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
-from training.command.publish import publish_folder
+from training.command.publish import publish
 from training.command.run import begin, prepare
 from training.plan.flags import Flags
 from training.plan.plan import PLAN_NAME, read_plan
@@ -46,4 +46,4 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
             hung = stacks(folder)
             run.fail(launch.hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
         summary = run.end()
-    return publish_folder(folder, summary, quiet=quiet)
+    return publish(folder, summary, quiet=quiet)

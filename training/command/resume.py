@@ -13,7 +13,7 @@ from bytemlperf.runs.files import damage_said, record_logs
 from bytemlperf.runs.log import cut_torn_tail
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.trust import refuse_unconfirmed
-from training.command.publish import publish_folder
+from training.command.publish import publish
 from training.command.run import check_packages, choose_device, needed_memory, train_to_end, write_plan
 from training.plan.flags import Output
 from training.plan.plan import Plan
@@ -35,7 +35,7 @@ def resume_train(folder: Path, output: Output, argv: list[str], *, trust: bool) 
     run.go_on(command=argv, more={"first_attempt": plan.first_attempt})
     _set_aside(run)
     write_plan(plan)
-    return publish_folder(*train_to_end(run, plan, output), quiet=output.quiet)
+    return publish(*train_to_end(run, plan, output), quiet=output.quiet)
 
 
 def _rest_of(run: SuiteRun, *, trust: bool) -> Plan:

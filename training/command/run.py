@@ -21,7 +21,7 @@ from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.report.dashboard import dashboard
 from bytemlperf.runs.suite import SuiteRun
-from training.command.publish import publish_folder
+from training.command.publish import publish
 from training.command.reference import earlier_run, find_reference, keep_reference
 from training.plan.flags import Flags, Output
 from training.plan.layout import Layout, TrainerName
@@ -229,7 +229,7 @@ def check_packages(trainer: str, workload: Workload) -> None:
 
 def run_train(flags: Flags, argv: list[str]) -> int:
     """`bmp train WORKLOAD`."""
-    return publish_folder(*train(flags, argv), quiet=flags.quiet)
+    return publish(*train(flags, argv), quiet=flags.quiet)
 
 
 def run_dry(flags: Flags) -> int:
@@ -259,7 +259,7 @@ def run_reference(flags: Flags, out: Path | None, argv: list[str]) -> int:
         raise UserError(f"{path} is there already", "name another file with --out, or move it away")
     folder, summary = train(flags.changed(nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS), argv)
     if summary["verdict"] == "invalid":
-        return publish_folder(folder, summary, quiet=flags.quiet)
+        return publish(folder, summary, quiet=flags.quiet)
     keep_reference(folder, path)
     print(path)
     return 0

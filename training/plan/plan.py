@@ -125,31 +125,20 @@ def check_flags(flags: Flags, workload: Workload) -> Layout:
 
 def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFile | None, folder: Path, device: str) -> Plan:
     """Everything resolved. Raises UserError for a fault that can't happen."""
-    return Plan(
-        folder=str(folder.absolute()),
-        workload=msgspec.to_builtins(workload),
-        trainer=flags.trainer,
-        sharding=flags.sharding,
-        layout=layout,
-        tokens=tokens,
-        seed=flags.seed,
-        deterministic=flags.deterministic,
-        steps=workload.training.steps,
-        measured_from=flags.warmup + flags.trace_steps,
-        traced=list(range(flags.warmup, flags.warmup + flags.trace_steps)),
-        checkpoint_every=flags.checkpoint_every,
-        resume_from=str(flags.resume_from.absolute()) if flags.resume_from else None,
-        max_restarts=flags.max_restarts,
-        target_loss=flags.target_loss,
-        step_timeout_s=flags.step_timeout_s,
-        loader_workers=flags.loader_workers,
-        threads=flags.threads or default_threads(flags.nproc),
-        device="cuda" if device == "cuda" else "cpu",
-        nnodes=flags.nnodes,
-        check_operators=flags.check_operators,
-        peak_tflops=flags.peak_tflops,
-        fault=parse_fault(flags.fault, layout, workload.training.steps),
-    )
+    resolved = {
+        "folder": str(folder.absolute()),
+        "workload": msgspec.to_builtins(workload),
+        "layout": layout,
+        "tokens": tokens,
+        "steps": workload.training.steps,
+        "measured_from": flags.warmup + flags.trace_steps,
+        "traced": list(range(flags.warmup, flags.warmup + flags.trace_steps)),
+        "resume_from": str(flags.resume_from.absolute()) if flags.resume_from else None,
+        "threads": flags.threads or default_threads(flags.nproc),
+        "device": "cuda" if device == "cuda" else "cpu",
+        "fault": parse_fault(flags.fault, layout, workload.training.steps),
+    }
+    return Plan(**flags.shared_with(Plan) | resolved)
 
 
 def parse_fault(text: str | None, layout: Layout, steps: int) -> Fault | None:

@@ -7,14 +7,13 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.records import RunRecords
-from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, prepare, train
+from training.command.run import prepare
 from training.plan.flags import Flags
 from training.results.history import History
 from training.results.study_records import CurveRecord
+from training.studies.study import StudyRun, run_study
 
 
 def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -22,36 +21,19 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
     names = [name.strip() for name in precisions.split(",")]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(f"--precision '{precisions}' has nothing to compare", "give two or more, the one to compare with first: fp32,bf16")
-    runs = [flags.changed(precision=name, check_operators=False) for name in names]
-    prepared = [prepare(each) for each in runs]
-    config = {
-        "study": "drift",
-        "workload": msgspec.to_builtins(prepared[0].workload),
-        "trainer": flags.trainer,
-        "sharding": flags.sharding,
-        "precisions": names,
-        "layout": msgspec.to_builtins(prepared[0].layout),
-        "device": prepared[0].device.kind,
-    }
-    label = flags.label or f"drift-{prepared[0].workload.name}-{flags.trainer}"
-    more = {"trainer": flags.trainer}
-    study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
-    console = terminal(stderr=True)
-    with study:
-        for each, name in zip(runs, names, strict=True):
-            if not flags.quiet:
-                console.print(f"[bold]{name}[/]", highlight=False)
-            folder, summary = train(each.changed(runs_dir=study.folder / "runs", label=name), argv)
-            history = History(RunRecords(folder))
-            study.append(
-                CurveRecord(
-                    precision=name,
-                    run=folder.name,
-                    verdict=summary["verdict"],
-                    losses=history.losses,
-                    step_ns=history.step_times_ns,
-                    reasons=summary["reasons"],
-                )
-            )
-        summary = study.end()
-    return study.folder, summary
+    runs = [StudyRun(name, name, flags.changed(precision=name, check_operators=False)) for name in names]
+    first, *_ = [prepare(run.flags) for run in runs]
+    config = {"study": "drift", "precisions": names, "layout": msgspec.to_builtins(first.layout)}
+    return run_study(first, runs, _curve, argv, label=f"drift-{first.workload.name}-{flags.trainer}", config=config)
+
+
+def _curve(run: StudyRun, folder: Path, summary: dict[str, Any]) -> CurveRecord:
+    history = History(RunRecords(folder))
+    return CurveRecord(
+        precision=run.label,
+        run=folder.name,
+        verdict=summary["verdict"],
+        losses=history.losses,
+        step_ns=history.step_times_ns,
+        reasons=summary["reasons"],
+    )

@@ -6,24 +6,19 @@ can have, so that a rank does the same work everywhere. Runs are repeated back a
 
 from __future__ import annotations
 
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from bytemlperf.command.console import terminal
 from bytemlperf.errors import UserError
-from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import RunRecords
-from bytemlperf.runs.suite import SuiteRun
-from training.command.run import PACKAGES, prepare, train
+from training.command.run import prepare
 from training.plan.flags import Flags
 from training.plan.plan import check_flags, default_threads, resolve_workload, usable_cores
 from training.results.history import History
 from training.results.study_records import PointRecord
 from training.results.summary import PHASES
+from training.studies.study import StudyRun, run_study
 from training.workload.choices import ScalingMode
 
 
@@ -57,34 +52,20 @@ def run_scale(flags: Flags, nproc: str, mode: ScalingMode, repeats: int, argv: l
     counts = parse_counts(nproc)
     threads = flags.threads or default_threads(max(counts))
     runs = point_flags(flags, counts, mode, threads)
-    prepared = [prepare(each) for each in runs]
-    device = prepared[0].device.kind
+    first, *_ = [prepare(each) for each in runs]
     config = {
         "study": "scale",
         "mode": mode,
-        "workload": msgspec.to_builtins(prepared[0].workload),
-        "trainer": flags.trainer,
-        "sharding": flags.sharding,
         "ranks": counts,
         "repeats": repeats,
         "threads": threads,
-        "cores": usable_cores() if device == "cpu" else None,
-        "device": device,
+        "cores": usable_cores() if first.device.kind == "cpu" else None,
     }
-    label = flags.label or f"scale-{prepared[0].workload.name}-{flags.trainer}-{mode}"
-    more = {"trainer": flags.trainer, "beside": {"load_before": round(os.getloadavg()[0], 2)}}
-    study = SuiteRun.begin(flags.runs_dir, "training", label, config, command=argv, seed=flags.seed, packages=PACKAGES, more=more)
-    console = terminal(stderr=True)
-    with study:
-        for each in there_and_back(runs, repeats):
-            if not flags.quiet:
-                console.print(
-                    f"[bold]{each.nproc} rank{'' if each.nproc == 1 else 's'}[/], global batch {each.global_batch}", highlight=False
-                )
-            folder, _ = train(each.changed(runs_dir=study.folder / "runs", label=f"{each.nproc}-ranks"), argv)
-            study.append(point_of(folder, each.nproc))
-        summary = study.end()
-    return study.folder, summary
+    studied = [
+        StudyRun(f"{each.nproc} rank{'s' * (each.nproc > 1)}, global batch {each.global_batch}", f"{each.nproc}-ranks", each)
+        for each in there_and_back(runs, repeats)
+    ]
+    return run_study(first, studied, _point, argv, label=f"scale-{first.workload.name}-{flags.trainer}-{mode}", config=config)
 
 
 def there_and_back(runs: list[Flags], repeats: int) -> list[Flags]:
@@ -92,20 +73,16 @@ def there_and_back(runs: list[Flags], repeats: int) -> list[Flags]:
     return [each for time in range(repeats) for each in (runs if time % 2 == 0 else runs[::-1])]
 
 
-def point_of(folder: Path, ranks: int) -> PointRecord:
-    """A finished run as a point."""
-    from bytemlperf.runs.suite import summarise_suite
-
-    run = read_run_json(folder)
-    summary, history = summarise_suite(folder, run), History(RunRecords(folder))
+def _point(run: StudyRun, folder: Path, summary: dict[str, Any]) -> PointRecord:
+    history = History(RunRecords(folder))
     measured = history.measured
     parts = {name: statistics.fmean(ns for step in measured for ns in getattr(step, f"{name}_ns")) for name in PHASES} if measured else {}
     traffic = [] if not history.traces else [(each.op, each.calls, each.bytes) for each in history.traces[-1].transfers]
     return PointRecord(
-        ranks=ranks,
+        ranks=run.flags.nproc,
         run=folder.name,
         verdict=summary["verdict"],
-        samples=run["config"]["workload"]["training"]["global_batch"],
+        samples=run.flags.global_batch or 0,
         tokens=measured[0].tokens if measured else 0,
         step_ns=history.step_times_ns,
         parts_ns=parts,
