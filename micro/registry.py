@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from bytemlperf.errors import UserError
@@ -24,24 +25,21 @@ from micro.operators import (
 )
 from micro.operators.contract import Operator
 
-FAMILIES = (
-    gemm.GEMMS,
-    (convolution.CONV2D,),
-    norm.NORMS,
-    elementwise.ELEMENTWISE,
-    reduction.REDUCTIONS,
-    index.INDEXING,
-    llm_norm.LLM_NORMS,
-    llm_quant.LLM_QUANTS,
-    quant_gemm.QUANT_GEMMS,
-    kv_cache.KV_CACHE,
-    tuple(attention.ATTENTION.values()),
-    moe.MOE,
-    moe_gemm.MOE_GEMMS,
-    stream.STREAM,
-    tuple(COLLECTIVES.values()),
-)
-OPERATORS: dict[str, Operator] = {operator.name: operator for family in FAMILIES for operator in family}
+FAMILIES: dict[str, Iterable[Operator]] = {
+    "gemm": gemm.GEMMS,
+    "convolution": (convolution.CONV2D,),
+    "norm": norm.NORMS,
+    "elementwise": elementwise.ELEMENTWISE,
+    "reduction": reduction.REDUCTIONS,
+    "index": index.INDEXING,
+    "llm": (*llm_norm.LLM_NORMS, *llm_quant.LLM_QUANTS),
+    "llm gemm": quant_gemm.QUANT_GEMMS,
+    "attention": (*kv_cache.KV_CACHE, *attention.ATTENTION.values()),
+    "moe": (*moe.MOE, *moe_gemm.MOE_GEMMS),
+    "stream": stream.STREAM,
+    "collective": COLLECTIVES.values(),
+}
+OPERATORS = {operator.name: operator for operators in FAMILIES.values() for operator in operators}
 
 
 def find_operator(name: str) -> Operator:

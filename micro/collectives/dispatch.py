@@ -121,7 +121,6 @@ def _check(args: Args) -> str:
 
 MOE_DISPATCH_TOKENS = Operator(
     name="moe_dispatch_tokens",
-    family="collective",
     help="each rank's [num_tokens/world_size, hidden_size] to the ranks of their experts, an all-to-all of uneven parts",
     arguments=(
         world_size(2, 2),

@@ -221,7 +221,6 @@ def _collective(
     ranks = 1 if name in LINKS else 2
     return Operator(
         name=name,
-        family="collective",
         help=what,
         arguments=(
             world_size(ranks, ranks),

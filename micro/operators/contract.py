@@ -1,4 +1,4 @@
-"""What an operator author writes: one `Operator` value, and a row in `registry.OPERATORS`.
+"""What an operator author writes: one `Operator` value, and a row in `registry.FAMILIES`.
 
 An operator says what is computed, never how fast a machine does it: the arguments of a case, random
 inputs for them, the analytic cost, a reference in higher precision and how far a result may be from
@@ -175,7 +175,6 @@ class Operator:
     """
 
     name: str
-    family: str
     help: str
     arguments: tuple[Argument, ...]
     inputs: Callable[[Args, Maker], Tensors]

@@ -46,7 +46,6 @@ def _tolerance(args: Args) -> Tolerance:
 CONV2D = Operator(
     name="conv2d",
     constant=lambda _args: (1,),
-    family="convolution",
     help="2D convolution of [batch_size, in_channels, height, width], without bias",
     arguments=(
         Argument("batch_size", "int", "images"),

@@ -62,7 +62,6 @@ def _operator(row: _Row) -> Operator:
     tensors = [X if domain is None else uniform(*X.sizes, low=domain[0], high=domain[1]) for domain in row.domain]
     return Operator(
         name=row.name,
-        family="elementwise",
         help=f"{row.help}, element by element of [batch_size, dim_size]",
         arguments=(*ROWS, dtype_argument(DTYPES_HERE)),
         inputs=drawn(*tensors),
@@ -95,7 +94,6 @@ def _cast_tolerance(args: Args) -> Tolerance:
 
 CAST = Operator(
     name="cast",
-    family="elementwise",
     help="another number format, element by element of [batch_size, dim_size]",
     arguments=(
         *ROWS,

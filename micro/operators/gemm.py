@@ -97,7 +97,6 @@ def _group_cost(args: Args) -> Cost:
 GEMM = Operator(
     name="gemm",
     constant=lambda _args: (1,),
-    family="gemm",
     help="C[M,N] = A[M,K] · B[K,N]",
     arguments=(*_SIZES, dtype_argument((*FLOATS, *RESULT))),
     inputs=_inputs,
@@ -111,7 +110,6 @@ GEMM = Operator(
 )
 BATCH_GEMM = Operator(
     name="batch_gemm",
-    family="gemm",
     help="batch_size products C[M,N] = A[M,K] · B[K,N]",
     arguments=(Argument("batch_size", "int", "products"), *_SIZES, dtype_argument()),
     inputs=drawn(_BATCH_A, _BATCH_B),
@@ -124,7 +122,6 @@ BATCH_GEMM = Operator(
 GROUP_GEMM = Operator(
     name="group_gemm",
     constant=lambda _args: (1,),
-    family="gemm",
     help="num_groups products of uneven numbers of rows, M in all: C[M_g,N] = A[M_g,K] · B_g[K,N]",
     arguments=(
         Argument("num_groups", "int", "products", high=1 << 16),
@@ -143,7 +140,6 @@ GROUP_GEMM = Operator(
 GEMV = Operator(
     name="gemv",
     constant=lambda _args: (0,),
-    family="gemm",
     help="y[M] = A[M,K] · x[K]",
     arguments=(_SIZES[0], _SIZES[1], dtype_argument()),
     inputs=drawn(_A, _X),

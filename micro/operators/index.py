@@ -53,7 +53,6 @@ def _embedding_kernel(_args: Args) -> Run:
 def _pick(name: str, what: str, kernel: Callable[[Args], Run], dtypes: tuple[str, ...] = _MOVED) -> Operator:
     return Operator(
         name=name,
-        family="index",
         help=f"dst_batch_size rows of [src_batch_size, dim_size], {what}",
         arguments=(*_TABLE, dtype_argument(dtypes)),
         inputs=_pick_inputs,
@@ -146,7 +145,6 @@ def _most_distinct(args: Args) -> int:
 SCATTER = Operator(
     name="scatter",
     writes=(0,),
-    family="index",
     help="src_batch_size rows written to places of [dst_batch_size, dim_size], no place twice",
     arguments=(*_TABLE, dtype_argument(_MOVED)),
     inputs=_scatter_inputs,
@@ -160,7 +158,6 @@ SCATTER = Operator(
 INDEX_ADD = Operator(
     name="index_add",
     writes=(0,),
-    family="index",
     help="src_batch_size rows added to places of [dst_batch_size, dim_size], in place",
     arguments=(*_TABLE, dtype_argument(_MOVED[:-1])),
     inputs=_index_add_inputs,
@@ -172,7 +169,6 @@ INDEX_ADD = Operator(
 )
 SORT = Operator(
     name="sort",
-    family="index",
     help="each row of [batch_size, dim_size] in ascending order, and where its values were",
     arguments=(*ROWS, dtype_argument(("float32", "float16", "bfloat16", "int32", "int64"))),
     inputs=_sort_inputs,
@@ -186,7 +182,6 @@ SORT = Operator(
 )
 UNIQUE = Operator(
     name="unique",
-    family="index",
     help="the different ones of batch_size integers in ascending order, and how often each is there",
     arguments=(
         Argument("batch_size", "int", "values"),

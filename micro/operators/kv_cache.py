@@ -239,7 +239,6 @@ ROTARY_EMBEDDING = Operator(
     name="rotary_embedding",
     constant=lambda _args: (2, 3),
     writes=(0,),
-    family="attention",
     help="q and k of packed tokens turned by their positions' angles, from a table of cosines and sines, in place",
     arguments=(
         *HEADS,
@@ -355,7 +354,6 @@ def _store_flops(args: Args) -> int:
 STORE_KV_CACHE = Operator(
     name="store_kv_cache",
     writes=(2, 3),
-    family="attention",
     help="k and v of packed tokens written to their slots of a linear or paged cache, quantised where it is int8 or float8",
     arguments=(
         *HEADS,

@@ -63,7 +63,6 @@ def _add_reference(_args: Args, inputs: Tensors) -> Tensors:
 
 ADD_RMS_NORM = Operator(
     name="add_rms_norm",
-    family="llm",
     help="x + residual, and its rms norm, over [num_tokens/sp_size, hidden_size]",
     arguments=(TOKENS, HIDDEN, SP_SIZE, _FLOATS),
     inputs=drawn(X, X, uniform("hidden_size")),
@@ -127,7 +126,6 @@ def _head_reference(args: Args, inputs: Tensors) -> Tensor:
 HEAD_RMS_NORM = Operator(
     name="head_rms_norm",
     writes=(0,),
-    family="llm",
     help="rms norm of norm_head_num heads from norm_head_start of [num_tokens/sp_size, total_head_num, head_dim], in place",
     arguments=(
         TOKENS,
@@ -186,7 +184,6 @@ def _qk_reference(args: Args, inputs: Tensors) -> Tensor:
 QK_RMS_NORM = Operator(
     name="qk_rms_norm",
     writes=(0,),
-    family="llm",
     help="rms norm of every q and k head of packed [num_tokens/sp_size, q, k, v], in place",
     arguments=(
         TOKENS,
@@ -207,7 +204,6 @@ QK_RMS_NORM = Operator(
 )
 SWIGLU = Operator(
     name="swiglu",
-    family="llm",
     help="silu(first half) · second half of [num_tokens/sp_size, 2·hidden_size]",
     arguments=(TOKENS, HIDDEN, SP_SIZE, _FLOATS),
     inputs=drawn(GATE_AND_UP),

@@ -45,7 +45,6 @@ def _quantising(name: str, what: str, before: Callable[[Tensor], Tensor], x: Ten
 
     return Operator(
         name=name,
-        family="llm",
         help=what,
         arguments=(TOKENS, HIDDEN, SP_SIZE, half_precision(), quant_argument()),
         inputs=drawn(x, FACTORS),
@@ -98,7 +97,6 @@ def _add_quant_cost(args: Args) -> Cost:
 
 ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
     name="add_rms_norm_dynamic_quant",
-    family="llm",
     help="rms norm of x + residual, quantised by token, of [num_tokens/sp_size, hidden_size]",
     arguments=(
         TOKENS,
@@ -138,7 +136,6 @@ def _head_quant_reference(args: Args, inputs: Tensors) -> Tensors:
 
 HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
     name="head_rms_norm_dynamic_quant",
-    family="llm",
     help="rms norm of every head of [num_tokens/sp_size, head_num, head_dim], then quantised by token",
     arguments=(
         TOKENS,

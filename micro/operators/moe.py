@@ -129,7 +129,6 @@ def _softmax_values(args: Args) -> int:
 
 MOE_SOFTMAX_TOPK = Operator(
     name="moe_softmax_topk",
-    family="moe",
     help="the topk experts of each row of [num_tokens/sp_size, num_experts] and their weights, which add up to 1",
     arguments=(
         TOKENS,
@@ -220,7 +219,6 @@ def _dispatch_reference(args: Args, inputs: Tensors) -> Tensors:
 
 MOE_DISPATCH_LOCAL = Operator(
     name="moe_dispatch_local",
-    family="moe",
     help="of [num_tokens, hidden_size] the rows for this rank's experts, expert after expert, with ids, weights, counts",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, dtype_argument(("bfloat16", "float16", "float32", "int8"), default="bfloat16")),
     inputs=_dispatch_inputs,
@@ -267,7 +265,6 @@ def _scatter_comparable(args: Args, _inputs: Tensors, outputs: Outputs) -> Tenso
 
 MOE_SCATTER_DYNAMIC_QUANT = Operator(
     name="moe_scatter_dynamic_quant",
-    family="moe",
     help="moe_dispatch_local with each row times its expert's smooth factors, quantised",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
     inputs=_scatter_inputs,
@@ -293,7 +290,6 @@ _GATED_QUANT = quantised(*_GATED.sizes)
 
 MOE_SWIGLU = Operator(
     name="moe_swiglu",
-    family="moe",
     help="swiglu of the rank's rows [rows, 2·hidden_size]",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision()),
     inputs=drawn(_GATE_AND_UP),
@@ -322,7 +318,6 @@ def _gated_quant_reference(args: Args, inputs: Tensors) -> Tensors:
 
 MOE_SWIGLU_DYNAMIC_QUANT = Operator(
     name="moe_swiglu_dynamic_quant",
-    family="moe",
     help="swiglu of the rank's rows, times their expert's smooth factors, quantised",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
     inputs=_gated_quant_inputs,

@@ -115,7 +115,6 @@ def _constant(args: Args) -> tuple[int, ...]:
 MOE_QUANT_GROUP_GEMM = Operator(
     name="moe_quant_group_gemm",
     constant=_constant,
-    family="moe",
     help="x[rows, hidden_size] · weight[expert, new_hidden_size, hidden_size]ᵀ with scales by row and by channel",
     arguments=(*_ARGUMENTS, SP_SIZE),
     inputs=_group_inputs,
@@ -184,7 +183,6 @@ def _gather_reference(args: Args, inputs: Tensors) -> Tensor:
 
 MOE_GATHER = Operator(
     name="moe_gather",
-    family="moe",
     help="rows [rows, hidden_size] times their weights, added to their tokens of [num_tokens, hidden_size], and a residual",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, *RESIDUAL, half_precision()),
     inputs=_gather_inputs,
@@ -241,7 +239,6 @@ def _combine_tolerance(args: Args) -> Tolerance:
 MOE_QUANT_GROUP_GEMM_COMBINE = Operator(
     name="moe_quant_group_gemm_combine",
     constant=_constant,
-    family="moe",
     help="moe_quant_group_gemm and moe_gather in one",
     arguments=(*_ARGUMENTS, *RESIDUAL),
     inputs=_combine_inputs,

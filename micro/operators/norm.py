@@ -65,7 +65,6 @@ def _batch_norm_reference(_args: Args, inputs: Tensors) -> Tensor:
 
 SOFTMAX = Operator(
     name="softmax",
-    family="norm",
     help="softmax over the last dimension of [batch_size, dim_size]",
     arguments=(*ROWS, dtype_argument()),
     inputs=drawn(X),
@@ -79,7 +78,6 @@ SOFTMAX = Operator(
 )
 LAYER_NORM = Operator(
     name="layer_norm",
-    family="norm",
     help="layer normalisation over the last dimension of [batch_size, dim_size], with weight and bias",
     arguments=(*ROWS, dtype_argument()),
     inputs=drawn(X, WEIGHT, BIAS),
@@ -92,7 +90,6 @@ LAYER_NORM = Operator(
 )
 RMS_NORM = Operator(
     name="rms_norm",
-    family="norm",
     help="x / √(mean(x²) + ε) · weight over the last dimension of [batch_size, dim_size]",
     arguments=(*ROWS, dtype_argument()),
     inputs=drawn(X, WEIGHT),
@@ -105,7 +102,6 @@ RMS_NORM = Operator(
 )
 BATCH_NORM = Operator(
     name="batch_norm",
-    family="norm",
     help="batch normalisation of [batch_size, channels, height, width] with known mean and variance (inference)",
     arguments=(
         Argument("batch_size", "int", "images"),

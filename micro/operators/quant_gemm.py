@@ -121,7 +121,6 @@ _W8A8, _W4A8, _FP8 = (["int8", "int8", "int8"], ["int8", "int4", "int8"], ["floa
 def _matmul(name: str, help_: str, basic: Basic) -> Operator:
     return Operator(
         name=name,
-        family="llm gemm",
         constant=weight_places,
         help=help_,
         arguments=(
@@ -169,7 +168,6 @@ def _gating_check(args: Args) -> str:
 MOE_GATING_GEMM = Operator(
     name="moe_gating_gemm",
     constant=lambda _args: (1,),
-    family="llm gemm",
     help="x[num_tokens/sp_size, hidden_size] · weight[num_experts, hidden_size]ᵀ",
     arguments=(
         TOKENS,
@@ -230,7 +228,6 @@ def _sum_cost(args: Args) -> Cost:
 QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
     name="quant_group_gemm_reduce_sum",
     constant=lambda _args: (2, 3),
-    family="llm gemm",
     help="the sum over sp_size of x[num_tokens/sp_size, hidden_size] · weight[hidden_size, new_hidden_size], with scales",
     arguments=(
         TOKENS,

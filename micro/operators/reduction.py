@@ -66,7 +66,6 @@ def _extreme(name: Extreme) -> Operator:
 
     return Operator(
         name=f"reduce_{name}",
-        family="reduction",
         help=f"{name}imum of each row of [batch_size, dim_size], and where it is",
         arguments=(*ROWS, _DTYPE),
         inputs=_extreme_inputs(name),
@@ -105,7 +104,6 @@ def _topk_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors:
 
 REDUCE_SUM = Operator(
     name="reduce_sum",
-    family="reduction",
     help="sum of each row of [batch_size, dim_size]",
     arguments=(*ROWS, _DTYPE),
     inputs=drawn(X),
@@ -118,7 +116,6 @@ REDUCE_SUM = Operator(
 )
 TOPK = Operator(
     name="topk",
-    family="reduction",
     help="the k largest values of each row of [batch_size, dim_size] in any order, and where they are",
     arguments=(*ROWS, Argument("k", "int", "values to find in a row"), _DTYPE),
     inputs=_extreme_inputs("max"),

@@ -35,7 +35,6 @@ STREAM = (
     Operator(
         name="stream_triad",
         writes=(0,),
-        family="stream",
         help="a = b + 3 · c over arrays of `size` values, as in STREAM",
         arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
         inputs=drawn(_ARRAY, _ARRAY, _ARRAY),
@@ -48,7 +47,6 @@ STREAM = (
     Operator(
         name="stream_copy",
         writes=(0,),
-        family="stream",
         help="a = b over arrays of `size` values, as in STREAM",
         arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
         inputs=drawn(_ARRAY, _ARRAY),
@@ -60,7 +58,6 @@ STREAM = (
     ),
     Operator(
         name="stream_read",
-        family="stream",
         help="the sum of an array of `size` values: reading alone",
         arguments=(_SIZE, dtype_argument(("float32", "bfloat16", "float64"))),
         inputs=drawn(_ARRAY),

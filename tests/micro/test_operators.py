@@ -64,7 +64,7 @@ def test_a_result_that_is_a_little_wrong_is_found(operator: Operator, args: dict
         if not torch.equal(scaled.double(), output.double()):  # small integers
             wrong[f"3 % in output {place}"] = (*outputs[:place], scaled, *outputs[place + 1 :])
     for place, part in enumerate(inputs):
-        if part.element_size() > 4 or part.dtype == torch.int32 or (operator.family == "stream" and not place and len(inputs) > 1):
+        if part.element_size() > 4 or part.dtype == torch.int32 or (operator.name.startswith("stream_") and not place and len(inputs) > 1):
             continue  # indices, float64, and what is only written
         lacking = part.clone()
         lacking.view(torch.int8 if part.element_size() == 1 else part.dtype)[..., -1:] = 0
