@@ -74,7 +74,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path, content: object, cause: str)
     ],
 )
 def test_what_cannot_be_asked_is_a_refused_row(tmp_path: Path, content: object, cause: str) -> None:
-    (case,) = workload_cases(written(tmp_path / "gemm.json", content), None)
+    (case,) = workload_cases(written(tmp_path / "gemm.json", content), ())
     assert case.op == "gemm"
     assert cause in case.refusal
 
@@ -83,7 +83,7 @@ def test_one_bad_file_does_not_stop_a_folder(tmp_path: Path) -> None:
     written(tmp_path / "a.json", "{")
     written(tmp_path / "gemm.json", {"type": "default", "cases": [{"arg_type": "default", "M": 4, "K": 4, "N": [4, 8]}]})
     written(tmp_path / "rotary_embedding.json", {"to_be_implemented": True})
-    bad, *good, placeholder = workload_cases(tmp_path, None)
+    bad, *good, placeholder = workload_cases(tmp_path, ())
     assert "is not JSON" in bad.refusal
     assert [(case.op, case.refusal, case.args["N"]) for case in good] == [("gemm", "", 4), ("gemm", "", 8)]
     assert "placeholder" in placeholder.refusal
@@ -141,7 +141,7 @@ SESSION = {"mode": "prefill_session_cache", **HEADS, "batch_size": 3, "q_seq_len
     ],
 )
 def test_byte_mlperfs_names_of_arguments(tmp_path: Path, op: str, case: dict[str, object], args: dict[str, object]) -> None:
-    (found,) = workload_cases(written(tmp_path / f"{op}.json", {"cases": [{"arg_type": ["llm"], **case}]}), None)
+    (found,) = workload_cases(written(tmp_path / f"{op}.json", {"cases": [{"arg_type": ["llm"], **case}]}), ())
     assert found.refusal == ""
     assert {name: found.args[name] for name in args} == args
 
@@ -150,7 +150,7 @@ def test_a_batch_is_one_case_as_it_stands(tmp_path: Path) -> None:
     heads = {"q_head_num": 8, "kv_head_num": 2, "head_dim": 64}
     lengths = {"q_lens": [3, 40, 1], "cache_lens": [9, 0, 33], "block_size": 16, "block_table": [[0, -1, -1], [1, 2, 3], [4, 5, 6]]}
     path = written(tmp_path / "replay.json", {"flash_attention": [{"arg_type": "batch_llm", "attn_mode": "prefill", **heads, **lengths}]})
-    (case,) = workload_cases(path, None)
+    (case,) = workload_cases(path, ())
     assert case.refusal == ""
     assert (case.args["q_lens"], case.args["cache_lens"], case.args["block_size"]) == ([3, 40, 1], [9, 0, 33], 16)
 
@@ -170,7 +170,7 @@ def test_a_batch_is_one_case_as_it_stands(tmp_path: Path) -> None:
     ],
 )
 def test_refusals_say_the_true_reason(tmp_path: Path, op: str, case: dict[str, object], cause: str) -> None:
-    (found,) = workload_cases(written(tmp_path / f"{op}.json", {"cases": [case]}), None)
+    (found,) = workload_cases(written(tmp_path / f"{op}.json", {"cases": [case]}), ())
     assert cause in found.refusal
 
 
