@@ -39,6 +39,7 @@ from engines.contract import (
     parse_options,
 )
 from engines.credentials import body_secrets, query_secrets, userinfo_secrets
+from engines.http.aiohttp_transport import AiohttpTransport
 from engines.http.http1 import Head, parse_response
 from engines.http.pool import Pool
 from engines.http.proxy import Proxy, proxy_for
@@ -91,7 +92,7 @@ class OpenAIEngine:
     def __init__(self) -> None:
         self._pool: Pool | None = None
         self._gauges: ServerGauges | None = None
-        self._aiohttp: Any = None
+        self._aiohttp: AiohttpTransport | None = None
         self._proxy: Proxy | None = None
         self._listing = Listing()
         self._secrets: list[str] = []
@@ -141,8 +142,6 @@ class OpenAIEngine:
         if self._proxy is not None:
             self._secrets += userinfo_secrets(self._proxy.credentials)
         if transport == "aiohttp":
-            from engines.http.aiohttp_transport import AiohttpTransport
-
             proxy = None if self._proxy is None else self._proxy.url
             private = bool(self._secrets)
             self._aiohttp = AiohttpTransport(target.url, headers, tls, proxy=proxy, reuse=options.keep_alive, private=private)
@@ -203,8 +202,7 @@ class OpenAIEngine:
 
     async def _get(self, path: str) -> tuple[Head, bytes]:
         if self._aiohttp is not None:
-            fetched: tuple[Head, bytes] = await self._aiohttp.get(path)
-            return fetched
+            return await self._aiohttp.get(path)
         assert self._pool is not None
         reads: list[Any] = []
         head = await self._pool.request(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._head_lines), _Collect(reads))
