@@ -59,7 +59,7 @@ class Extension(NamedTuple):
             return f"{type(error).__name__}: {error}"
 
 
-def _lacks_nothing(_loaded: Any) -> str:
+def _lacks_nothing(_loaded: object) -> str:
     return ""
 
 
@@ -126,7 +126,7 @@ def _package(distribution: Any) -> str:
     return f"{distribution.name} {distribution.version}" if distribution else "another package"
 
 
-def _lacks_requirements(engine: Any) -> str:
+def _lacks_requirements(engine: object) -> str:
     ask = getattr(engine, "requirements", None)
     return str(ask().missing) if ask is not None else ""
 
@@ -139,7 +139,7 @@ def _lacks_import(backend: Any) -> str:
     return ""
 
 
-def lacks_modules(loaded: Any) -> str:
+def lacks_modules(loaded: object) -> str:
     """Which of the modules in its `needs` are not installed."""
     missing = [name for name in getattr(loaded, "needs", ()) if find_spec(name) is None]
     return f"{', '.join(missing)} not installed" if missing else ""

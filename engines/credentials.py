@@ -12,7 +12,6 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 SECRET_NAME = re.compile(
@@ -78,7 +77,7 @@ def query_secrets(query: str) -> Iterator[str]:
             yield value
 
 
-def body_secrets(value: Any, name: str = "") -> Iterator[str]:
+def body_secrets(value: object, name: str = "") -> Iterator[str]:
     """Texts of a JSON value that are secrets, by their key's name or by their look."""
     if isinstance(value, dict):
         for key, item in value.items():

@@ -210,7 +210,7 @@ class InProcessEngine:
         runner.stop()
 
 
-def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: Any) -> None:
+def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
     """Run `callback` on the loop, from any thread. Nobody is left to listen once the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *arguments)

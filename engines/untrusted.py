@@ -90,7 +90,7 @@ def whole_text(text: str) -> str:
     return text
 
 
-def count_of(value: Any, most: int = MAX_INTEGER) -> int | None:
+def count_of(value: object, most: int = MAX_INTEGER) -> int | None:
     """A count out of JSON, also where it is written as 12.0 or "12"; None for whatever is none: a negative or broken number,
     text, more than `most`."""
     if isinstance(value, str):

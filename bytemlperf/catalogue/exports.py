@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from bytemlperf.catalogue.index import Row, Value
 from bytemlperf.errors import UserError
 from bytemlperf.export.formula_guard import INSTALL_COMMAND, guard_formula
 
@@ -21,7 +21,7 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"{path} has no supported format", f"name a file that ends in {', '.join(SUFFIXES)}")
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Write them by the file's suffix. Raises UserError."""
     check_suffix(path)
     try:
@@ -30,7 +30,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]
         raise UserError(f"can't write {path}: {error.strerror or error}", "give another path") from None
 
 
-def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([guard_formula(name) for name in columns])
@@ -38,22 +38,22 @@ def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
             writer.writerow([_cell(value) for value in row])
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Value) -> Value:
     if isinstance(value, list):
         return guard_formula(" ".join(map(str, value)))
     return guard_formula(value) if isinstance(value, str) else value
 
 
-def _json(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _json(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     content = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value) -> Value:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     try:
         import polars
     except ImportError:

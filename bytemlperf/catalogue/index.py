@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from bytemlperf.catalogue.flags import Selection
@@ -29,6 +29,9 @@ from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part
 from bytemlperf.version import __version__
 
+Value = str | int | float | datetime | list[str] | None
+Row = tuple[Value, ...]
+"""A row of a table, and what may be in its cells."""
 FILE = ".catalogue.sqlite"
 SIGNED = ("run.json", "summary.json", TAGS)
 HEADLINES_SHOWN = 3
@@ -146,7 +149,7 @@ class Catalogue:
 
     # -- asking -----------------------------------------------------------------------------
 
-    def ask(self, statement: str, values: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def ask(self, statement: str, values: Sequence[Value] = ()) -> tuple[list[str], list[Row]]:
         """Columns and rows of one SELECT. Raises UserError for anything else, and for what SQLite refuses."""
         _check_names(statement)
         self.connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY)
@@ -161,7 +164,7 @@ class Catalogue:
             self.connection.set_authorizer(None)
 
 
-def asked(runs_dir: Path, statement: str, values: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]], Update]:
+def asked(runs_dir: Path, statement: str, values: Sequence[Value] = ()) -> tuple[list[str], list[Row], Update]:
     """Columns and rows of one SELECT over the index, brought up to date before. Raises UserError."""
     with Catalogue(runs_dir) as catalogue:
         update = catalogue.update()
@@ -194,12 +197,12 @@ def _check_names(statement: str) -> None:
         raise UserError(f"there is no column {unknown!r}", f"take one of {', '.join(RUN_COLUMNS)}; a figure is one after --metric")
 
 
-def _storable(row: Iterable[Any]) -> list[Any]:
+def _storable(row: Iterable[Value]) -> list[Value]:
     """Values as SQLite takes them: words as JSON, no number or character beyond what it holds."""
     return [_storable_value(value) for value in row]
 
 
-def _storable_value(value: Any) -> Any:
+def _storable_value(value: Value) -> Value:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
@@ -225,7 +228,7 @@ def signature(folder: Path) -> str:
     return "; ".join(parts)
 
 
-def _run_row(name: str, view: RunView) -> list[Any]:
+def _run_row(name: str, view: RunView) -> list[Value]:
     subject, run = view.subject, view.run
     told = [
         f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(view.figures) if figure.value is not None
@@ -254,7 +257,7 @@ def _run_row(name: str, view: RunView) -> list[Any]:
     ]
 
 
-def _figure_rows(name: str, view: RunView) -> Iterator[list[Any]]:
+def _figure_rows(name: str, view: RunView) -> Iterator[list[Value]]:
     for figure in view.figures:
         fields = (figure.key, figure.metric, figure.label, figure.unit, figure.value, figure.low, figure.high, figure.count)
         yield [name, *fields, figure.better, figure.headline, figure.reason]
@@ -275,10 +278,10 @@ def _timestamp(value: object) -> str | None:
 _METRIC_COLUMN = "(SELECT value FROM figures WHERE folder = runs.folder AND (metric = ? OR label = ?) ORDER BY key LIMIT 1) AS "
 
 
-def selection(wanted: Selection) -> tuple[str, list[Any]]:
+def selection(wanted: Selection) -> tuple[str, list[Value]]:
     """The statement for a list of runs, and its values."""
     columns = [*RUN_COLUMNS, *(_METRIC_COLUMN + _quoted(metric) for metric in wanted.metrics)]
-    values: list[Any] = [metric for metric in wanted.metrics for _ in range(2)]
+    values: list[Value] = [metric for metric in wanted.metrics for _ in range(2)]
     conditions = [*([] if wanted.kind is None else ["kind = ?"]), *("instr(tags, ?)" for _ in wanted.tags), *wanted.where]
     values += [*([] if wanted.kind is None else [wanted.kind]), *(json.dumps(tag, ensure_ascii=False) for tag in wanted.tags)]
     parts = [

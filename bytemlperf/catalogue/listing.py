@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.command.exits import one_line
@@ -12,14 +12,14 @@ from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Table
 
 if TYPE_CHECKING:
-    from bytemlperf.catalogue.index import Update
+    from bytemlperf.catalogue.index import Row, Update, Value
 
 SHOWN = ("started_at", "kind", "label", "subject", "verdict", "headlines", "tags")
 SPARE = ("tags", "headlines", "started")
 MAX_NOT_RUNS = 10
 
 
-def print_runs(columns: Sequence[str], rows: Sequence[Sequence[Any]], update: Update, metrics: Sequence[str]) -> None:
+def print_runs(columns: Sequence[str], rows: Sequence[Row], update: Update, metrics: Sequence[str]) -> None:
     """A line a run; what can't be read is named below."""
     console = terminal()
     runs = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -35,12 +35,12 @@ def print_runs(columns: Sequence[str], rows: Sequence[Sequence[Any]], update: Up
         print_text(console, one_line(text), style="yellow")
 
 
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_rows(columns: Sequence[str], rows: Sequence[Row]) -> None:
     """What a query gave."""
     print_table(terminal(), Table(title="", columns=columns, rows=[list(map(_cell, row)) for row in rows]))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Value) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return ", ".join(map(str, value)) if isinstance(value, list) else one_line(cell(value))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 SYS = Path("/sys")
 PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))
@@ -40,7 +39,7 @@ NAMED_BELOW = ("accel/accel*/device", "neuron_device/neuron*", "habanalabs/hl*")
 MEMORY_FILES = ("mem_info_vram_total", "lmem_total_bytes")
 
 
-def accelerators(root: Path = SYS) -> list[dict[str, Any]]:
+def accelerators(root: Path = SYS) -> list[dict[str, object]]:
     """PCI devices that compute: vendor, name, pci, driver, memory_bytes, numa_node, integrated, link.
 
     Keys hold None where the driver says nothing. NVIDIA's appear here too, with `gpus` of `discover()`
@@ -49,7 +48,7 @@ def accelerators(root: Path = SYS) -> list[dict[str, Any]]:
     return [_accelerator(device) for device in sorted((root / "bus/pci/devices").glob("*")) if _computes(device)]
 
 
-def numa(root: Path = SYS) -> list[dict[str, Any]]:
+def numa(root: Path = SYS) -> list[dict[str, object]]:
     """NUMA nodes: node, cpus (the kernel's list), memory_bytes, distances to all nodes."""
     nodes = sorted((root / "devices/system/node").glob("node[0-9]*"), key=lambda path: int(path.name[4:]))
     return [
@@ -63,24 +62,19 @@ def numa(root: Path = SYS) -> list[dict[str, Any]]:
     ]
 
 
-def network_links(root: Path = SYS) -> list[dict[str, Any]]:
+def network_links(root: Path = SYS) -> list[dict[str, object]]:
     """Links to other machines: physical Ethernet ports and InfiniBand ports with a link. Rates in Gbit/s, as declared."""
-    ethernet = [
-        {"name": port.name, "kind": "ethernet", "gbits_per_s": speed / 1000, "numa_node": _numa_node(port / "device")}
-        for port in sorted((root / "class/net").glob("*"))
-        if (port / "device").exists() and (speed := _number(port / "speed")) is not None and speed > 0
-    ]
-    infiniband = [
-        {
-            "name": f"{port.parents[1].name}/{port.name}",
-            "kind": "infiniband",
-            "gbits_per_s": rate,
-            "numa_node": _numa_node(port.parents[1] / "device"),
-        }
+    ethernet = ((port.name, "ethernet", (_number(port / "speed") or 0) / 1000, port) for port in sorted((root / "class/net").glob("*")))
+    infiniband = (
+        (f"{port.parents[1].name}/{port.name}", "infiniband", _leading_number(text_of(port / "rate")) or 0, port.parents[1])
         for port in sorted((root / "class/infiniband").glob("*/ports/*"))
-        if (rate := _leading_number(text_of(port / "rate"))) is not None and "ACTIVE" in text_of(port / "state")
+        if "ACTIVE" in text_of(port / "state")
+    )
+    return [
+        {"name": name, "kind": kind, "gbits_per_s": rate, "numa_node": _numa_node(port / "device")}
+        for name, kind, rate, port in (*ethernet, *infiniband)
+        if rate > 0 and (kind == "infiniband" or (port / "device").exists())
     ]
-    return [*ethernet, *infiniband]
 
 
 def _computes(device: Path) -> bool:
@@ -88,7 +82,7 @@ def _computes(device: Path) -> bool:
     return vendor in VENDORS and (kind in (COMPUTE_3D, ACCELERATOR) or (kind == DISPLAY and vendor in DISPLAY_VENDORS))
 
 
-def _accelerator(device: Path) -> dict[str, Any]:
+def _accelerator(device: Path) -> dict[str, object]:
     vendor, number = text_of(device / "vendor"), text_of(device / "device")
     driver = device / "driver"
     return {
@@ -114,7 +108,7 @@ def _memory(device: Path) -> int | None:
     return next((size for folder in folders for file in MEMORY_FILES if (size := _number(folder / file))), None)
 
 
-def _pci_link(device: Path) -> dict[str, Any] | None:
+def _pci_link(device: Path) -> dict[str, object] | None:
     """What the slot runs at now and could at most: gigatransfers a second and lanes."""
     now, most = _leading_number(text_of(device / "current_link_speed")), _leading_number(text_of(device / "max_link_speed"))
     lanes, lanes_most = _number(device / "current_link_width"), _number(device / "max_link_width")

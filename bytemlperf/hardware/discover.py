@@ -137,7 +137,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def git_state(folder: Path | str) -> dict[str, Any] | None:
+def git_state(folder: Path | str) -> dict[str, str | bool | None] | None:
     """`commit` (hex) and `dirty` (tracked files differ) of the tree that holds `folder`.
 
     None outside git, and where git tracks nothing in `folder` (an environment inside another project).

@@ -42,7 +42,7 @@ def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
     return Stated(api.card_id(found[1], known), int(found[2] or 1))
 
 
-def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
+def stated(run: Mapping[str, object], known: Mapping[str, Card]) -> Stated | None:
     """What the run's own --card says; None without one, or where no card of that name is known here."""
     text = part(run, "config", "flags").get("device")
     if not isinstance(text, str):
@@ -53,7 +53,7 @@ def stated(run: Mapping[str, Any], known: Mapping[str, Card]) -> Stated | None:
         return None
 
 
-def device_text(run: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
+def device_text(run: Mapping[str, object], subject: Mapping[str, object]) -> str:
     """The device of run.json's `subject` (engine, backend, trainer) for a reader: as stated, as the subject says, or that it
     isn't known; "" where there is nothing to say."""
     if part(run, "config", "flags").get("device") is not None:
@@ -66,12 +66,12 @@ def device_text(run: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
     return "" if device == "none" else device
 
 
-def is_remote(run: Mapping[str, Any]) -> bool:
+def is_remote(run: Mapping[str, object]) -> bool:
     """Whether a server was measured over a network, loopback included."""
     engine = part(run, "engine")
     return engine.get("remote") is True or engine.get("device") == REMOTE
 
 
-def hardware_of(run: Mapping[str, Any]) -> dict[str, Any]:
+def hardware_of(run: Mapping[str, object]) -> dict[str, Any]:
     """The hardware that was measured, as run.json describes it; empty where it isn't known."""
     return {} if is_remote(run) else part(run, "environment", "hardware")

@@ -17,7 +17,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bytemlperf.errors import UserError
 from engines.untrusted import decode_json
@@ -33,7 +32,7 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache").expanduser().absolute() / "bytemlperf-llm"
 
 
-def built_folder(name: str, recipe: dict[str, Any], build: Callable[[Path], dict[str, str]]) -> Path:
+def built_folder(name: str, recipe: dict[str, object], build: Callable[[Path], dict[str, str]]) -> Path:
     """The folder `name` under the cache, built by `build(folder)` unless it is there and sound.
 
     `recipe` (JSON) says what the folder is made from: another recipe is built anew. `build` fills
@@ -57,7 +56,7 @@ def built_folder(name: str, recipe: dict[str, Any], build: Callable[[Path], dict
     return target
 
 
-def is_sound(folder: Path, recipe: dict[str, Any]) -> bool:
+def is_sound(folder: Path, recipe: dict[str, object]) -> bool:
     """Whether `folder` was built from `recipe` and every file is as it was when built."""
     try:
         marker = decode_json((folder / MARKER).read_bytes())
@@ -77,7 +76,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(root: Path, target: Path, recipe: dict[str, Any], build: Callable[[Path], dict[str, str]]) -> None:
+def _build(root: Path, target: Path, recipe: dict[str, object], build: Callable[[Path], dict[str, str]]) -> None:
     prefix = f".building-{target.name}-"
     for stale in root.glob(f"{prefix}*"):
         shutil.rmtree(stale, ignore_errors=True)  # we hold the lock: nobody is at work in it

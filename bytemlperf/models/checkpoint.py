@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from bytemlperf.errors import UserError
 from engines.contract import Model
@@ -39,21 +38,21 @@ def describe(name: str, folder: Path, gguf: Path | None = None) -> Model:
     )
 
 
-def max_model_len(config: dict[str, Any]) -> int | None:
+def max_model_len(config: dict[str, object]) -> int | None:
     """Context length in tokens that config.json names, None where it names none."""
     nested = config.get("text_config")
     for source in (config, nested if isinstance(nested, dict) else {}):
         for key in LENGTH_KEYS:
-            if isinstance(source.get(key), int):
-                return int(source[key])
+            if isinstance(length := source.get(key), int):
+                return length
     return None
 
 
-def _config(name: str, folder: Path) -> dict[str, Any]:
+def _config(name: str, folder: Path) -> dict[str, object]:
     return _json_object(name, folder / "config.json", "give a Hugging Face checkpoint folder")
 
 
-def _json_object(name: str, path: Path, fix: str) -> dict[str, Any]:
+def _json_object(name: str, path: Path, fix: str) -> dict[str, object]:
     try:
         content = decode_json(path.read_bytes())
     except FileNotFoundError:
@@ -68,8 +67,9 @@ def _json_object(name: str, path: Path, fix: str) -> dict[str, Any]:
 def _check_weights(name: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = _json_object(name, index, "fetch the checkpoint again").get("weight_map", {})
-        missing = sorted({str(shard) for shard in shards.values() if not (folder / str(shard)).is_file()})
+        shards = _json_object(name, index, "fetch the checkpoint again").get("weight_map")
+        files = {str(file) for file in shards.values()} if isinstance(shards, dict) else set[str]()
+        missing = sorted(file for file in files if not (folder / file).is_file())
         if missing:
             raise UserError(
                 f"model folder '{name}' lacks {len(missing)} of its weight files, the first {missing[0]}", "fetch the checkpoint again"

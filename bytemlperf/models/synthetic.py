@@ -14,7 +14,6 @@ import math
 import random
 from array import array
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -54,7 +53,7 @@ class Options(msgspec.Struct, frozen=True):
 def resolve(name: str, text: str) -> Model:
     """The model that `synthetic[:key=value,…]` describes. Raises UserError for bad options."""
     options = parse(text)
-    recipe: dict[str, Any] = {"synthetic": RECIPE_VERSION, **msgspec.to_builtins(options)}
+    recipe: dict[str, object] = {"synthetic": RECIPE_VERSION, **msgspec.to_builtins(options)}
     label = f"synthetic-s{options.seed}-l{options.layers}-h{options.hidden}-c{options.context}"
     folder = built_folder(label, recipe, lambda target: _build(target / "checkpoint", options))
     model = checkpoint.describe(name, folder / "checkpoint")
@@ -98,7 +97,7 @@ def _build(folder: Path, options: Options) -> dict[str, str]:
     return {}
 
 
-def _config(options: Options) -> dict[str, Any]:
+def _config(options: Options) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -141,7 +140,7 @@ def _tensors(options: Options) -> list[tuple[str, tuple[int, ...], float | None]
 
 def _write_weights(path: Path, options: Options) -> None:
     """The safetensors format: header length (8 bytes, little-endian), JSON header, raw tensors."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, shape, _ in _tensors(options):
         end = start + 4 * math.prod(shape)
@@ -187,7 +186,7 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in plain else chr(next(shifted)) for byte in range(256)]
 
 
-def _tokenizer() -> dict[str, Any]:
+def _tokenizer() -> dict[str, object]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     vocabulary = {**{token: index for index, token in enumerate(SPECIAL_TOKENS)}}
@@ -216,7 +215,7 @@ def _tokenizer() -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(options: Options) -> dict[str, Any]:
+def _tokenizer_config(options: Options) -> dict[str, object]:
     pad, start, end = SPECIAL_TOKENS
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

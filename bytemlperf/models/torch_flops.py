@@ -55,7 +55,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
 
     aten = torch.ops.aten
 
-    def attention(query: Shape, key: Shape, value: Shape, *_rest: Any, **_more: Any) -> int:
+    def attention(query: Shape, key: Shape, value: Shape, *_rest: object, **_more: object) -> int:
         return int(sdpa_flop_count(query, key, value))
 
     return {
@@ -69,6 +69,6 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     }
 
 
-def _recurrent(sequence: Shape, of_input: Shape, of_state: Shape, *_rest: Any, **_more: Any) -> int:
+def _recurrent(sequence: Shape, of_input: Shape, of_state: Shape, *_rest: object, **_more: object) -> int:
     """One layer and direction: every step of every sequence meets both matrices."""
     return 2 * math.prod(sequence[:-1]) * (math.prod(of_input) + math.prod(of_state))

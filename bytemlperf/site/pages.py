@@ -105,7 +105,7 @@ class Pages:
         data = {"currency": self.currency, "order": order, "devices": _compared(known, board, self.currency)}
         return self._page("compare.html.j2", "Compare devices", "", "compare", data=data_block(data))
 
-    def _page(self, template: str, title: str, root: str, here: str, **content: Any) -> str:
+    def _page(self, template: str, title: str, root: str, here: str, **content: object) -> str:
         style = _text(REPORT_ASSETS / "page.css") + _text(ASSETS / "site.css")
         script = _text(ASSETS / "site.js")
         shown = content | {"title": title, "site": self.title, "root": root, "here": here, "boards": self.boards, "footer": FOOTER}
@@ -113,21 +113,22 @@ class Pages:
         return str(_templates().get_template(template).render(shown))
 
 
-def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: str) -> list[dict[str, Any]]:
+def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: str) -> list[dict[str, object]]:
     """Every card, and every measured device without one: published rows, and the latest valid value of each case."""
-    devices = {
-        name: {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency), "measured": []}
-        for name, card in known.items()
+    devices: dict[str, dict[str, object]] = {}
+    for name, card in known.items():
+        devices[name] = {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency)}
+    latest = {
+        (_device_id(row), row.model, row.figure.key, row.figure.metric): row
+        for row in sorted(board, key=lambda row: row.run.started)
+        if row.run.view.verdict == VALID
     }
-    latest: dict[tuple[str, str, str, str], BoardRow] = {}
-    for row in sorted(board, key=lambda row: row.run.started):
-        if row.run.view.verdict == VALID:
-            latest[_device_id(row), row.model, row.figure.key, row.figure.metric] = row
+    measured: dict[str, list[dict[str, object]]] = {}
     for (identity, model, _, _), row in latest.items():
-        device = devices.setdefault(identity, {"id": identity, "name": row.run.device.name, "vendor": "", "published": [], "measured": []})
-        device["measured"].append(  # type: ignore[attr-defined]
+        devices.setdefault(identity, {"id": identity, "name": row.run.device.name, "vendor": "", "published": []})
+        measured.setdefault(identity, []).append(
             {
-                "case": " · ".join(part for part in (row.run.suite, model, row.figure.key, case_of(row.figure)) if part),
+                "case": " · ".join(filter(None, (row.run.suite, model, row.figure.key, case_of(row.figure)))),
                 "unit": row.figure.unit,
                 "better": row.figure.better,
                 "value": row.figure.value,
@@ -136,10 +137,11 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
                 "link": f"runs/{row.run.slug}/report.html",
             }
         )
-    return sorted(devices.values(), key=lambda device: (not device["measured"], str(device["name"])))
+    shown = [device | {"measured": measured.get(identity, [])} for identity, device in devices.items()]
+    return sorted(shown, key=lambda device: (not device["measured"], str(device["name"])))
 
 
-def _published(card: Card, currency: str) -> list[dict[str, Any]]:
+def _published(card: Card, currency: str) -> list[dict[str, object]]:
     return [{"case": row.label, "unit": row.unit, "better": row.better, "value": row.values[0]} for row in rows([card], currency=currency)]
 
 

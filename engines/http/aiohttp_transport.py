@@ -165,7 +165,7 @@ def _connector(tls: ssl.SSLContext | None, *, reuse: bool) -> TCPConnector:
     return TCPConnector(limit=0, ssl=verified, keepalive_timeout=MAX_IDLE_S)
 
 
-async def _stamp_first(_session: Any, context: Any, _params: Any) -> None:
+async def _stamp_first(_session: object, context: Any, _params: object) -> None:
     """The first head that leaves; not those that follow redirects, nor those of other questions."""
     leaving: _Leaving = context.trace_request_ctx
     if leaving.recorder is not None:
@@ -173,7 +173,7 @@ async def _stamp_first(_session: Any, context: Any, _params: Any) -> None:
         leaving.recorder = None
 
 
-async def _note_reuse(_session: Any, context: Any, _params: Any) -> None:
+async def _note_reuse(_session: object, context: Any, _params: object) -> None:
     leaving: _Leaving = context.trace_request_ctx
     leaving.reused = True
 

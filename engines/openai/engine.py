@@ -279,8 +279,8 @@ class OpenAIEngine:
             rest = self._rest_by_sampling[sampling] = msgspec.json.encode(self._constant_fields(sampling))[1:]
         return rest
 
-    def _constant_fields(self, sampling: Sampling) -> dict[str, Any]:
-        fields: dict[str, Any] = {"model": self._model_name, "stream": True}
+    def _constant_fields(self, sampling: Sampling) -> dict[str, object]:
+        fields: dict[str, object] = {"model": self._model_name, "stream": True}
         if self._options.usage:
             fields["stream_options"] = {"include_usage": True}
         fields["temperature"] = sampling.temperature
@@ -329,7 +329,7 @@ class _Collect:
 # -- options -------------------------------------------------------------------------
 
 
-def _extra_body(text: str) -> dict[str, Any]:
+def _extra_body(text: str) -> dict[str, object]:
     extra = json_object("extra_body", text)
     if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
         raise BadOption(f"extra_body sets {taken[0]}, which the scenario sets", f"remove {taken[0]} from --extra-body")
@@ -337,7 +337,7 @@ def _extra_body(text: str) -> dict[str, Any]:
     return extra
 
 
-def _refuse_other_tokens(body: Mapping[str, Any]) -> None:
+def _refuse_other_tokens(body: Mapping[str, object]) -> None:
     """Raises BadOption where a stream would be more than one answer to its request."""
     for name, why in OTHER_TOKENS.items():
         value = body.get(name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import stat
-from typing import Any
 from urllib.parse import unquote
 
 from engines.contract import BadOption
@@ -75,7 +74,7 @@ def _checked(key: str, holder: str) -> str:
     return key
 
 
-def json_object(name: str, text: str) -> dict[str, Any]:
+def json_object(name: str, text: str) -> dict[str, object]:
     """An option that is a JSON object. Raises BadOption."""
     try:
         value = decode_json(text)

@@ -46,7 +46,7 @@ _DETAILS = tuple(name for name in UsageEvent.__struct_fields__ if name.endswith(
 _NONE = Details()
 
 
-def loose_usage(value: Any) -> UsageEvent | None:
+def loose_usage(value: object) -> UsageEvent | None:
     """The same from any JSON value, count by count."""
     if not isinstance(value, dict):
         return None
@@ -55,7 +55,7 @@ def loose_usage(value: Any) -> UsageEvent | None:
     return UsageEvent(**fields)
 
 
-def _loose_details(value: Any) -> Details | None:
+def _loose_details(value: object) -> Details | None:
     if not isinstance(value, dict):
         return None
     return Details(**{name: count_of(value.get(name), MAX_TOKENS) for name in Details.__struct_fields__})

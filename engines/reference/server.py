@@ -18,7 +18,6 @@ import ipaddress
 import signal
 import sys
 from collections.abc import Coroutine, Mapping
-from typing import Any
 
 from engines.reference.connection import Connection, ServerState
 from engines.reference.schedule import Schedule
@@ -81,7 +80,7 @@ def serve(host: str, port: int, options: Mapping[str, str]) -> None:
     _run_on_fastest_loop(_serve_until_signal(server))
 
 
-def _run_on_fastest_loop(main: Coroutine[Any, Any, None]) -> None:
+def _run_on_fastest_loop(main: Coroutine[object, None, None]) -> None:
     try:
         import uvloop
     except ImportError:

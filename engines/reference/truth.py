@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from array import array
-from typing import Any
 
 import msgspec
 
@@ -60,7 +59,7 @@ class Truth:
         if error_ns > self._max_error_ns:
             self._max_error_ns = error_ns
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, object]:
         """What `/stats` tells. Percentiles are nearest-rank over the latest `MAX_ERRORS` writes."""
         totals = {
             "requests": self.requests,

@@ -9,7 +9,6 @@ the last token, so that the last token is the last thing a client waits for.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ _REASONS = {
 
 class _Message(msgspec.Struct):
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[dict[str, object]] | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -38,7 +37,7 @@ class _Body(msgspec.Struct):
 
     model: str = "reference"
     messages: list[_Message] | None = None
-    prompt: str | list[Any] | None = None
+    prompt: str | list[object] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream: bool = False
@@ -96,7 +95,7 @@ def _count_message(message: _Message) -> int:
     return count_prompt_tokens(message.content or "")
 
 
-def _count_prompt(prompt: str | list[Any] | None) -> int:
+def _count_prompt(prompt: str | list[object] | None) -> int:
     if isinstance(prompt, list):  # token ids, or several prompts
         return sum(_count_prompt(part) if isinstance(part, str | list) else 1 for part in prompt)
     return count_prompt_tokens(prompt or "")
