@@ -29,7 +29,7 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.statistics.special import t_quantile, two_tails
-from bytemlperf.statistics.statistics import batched_estimates, estimates
+from bytemlperf.statistics.statistics import batched_estimates, estimates, together
 
 MIN_SAMPLES = 8
 RESAMPLES = 1_000
@@ -202,11 +202,9 @@ def _log_at(ordered: Any, share: float) -> float:
 
 
 def _together(first: Error, second: Error) -> Error:
-    """Of a difference of two independent ones, with Welch and Satterthwaite's degrees of freedom."""
-    one, other = first.size**2, second.size**2
-    if one + other == 0 or math.isinf(one + other):
-        return Error(math.sqrt(one + other), 1)
-    return Error(math.sqrt(one + other), max(1, int((one + other) ** 2 / (one**2 / first.degrees + other**2 / second.degrees))))
+    """Of a difference of two independent ones."""
+    variance, degrees = together((first.size**2, first.degrees), (second.size**2, second.degrees))
+    return Error(math.sqrt(variance), degrees)
 
 
 def _share(statistic: str) -> float:

@@ -238,3 +238,26 @@ def sample_interval(values: Values, ordered: Ordered, share: Fraction) -> Interv
         return order_interval(ordered, share)
     at_most = (column(values) <= percentile(ordered, share)).astype("i8")
     return effective_interval(ordered, share, effective_count(at_most, numpy.ones_like(at_most), share))
+
+
+def together(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, int]:
+    """Variance of a difference of two independent ones and its degrees of freedom, from theirs (Welch and Satterthwaite)."""
+    one, other = first[0], second[0]
+    if one + other == 0 or math.isinf(one + other):
+        return one + other, 1
+    return one + other, max(1, int((one + other) ** 2 / (one**2 / first[1] + other**2 / second[1])))
+
+
+def ratio(above: Values, below: Values) -> tuple[float, float | None, float | None]:
+    """mean(above) / mean(below) of independent runs' values in the order of time, with a 95 % interval by the delta method on the
+    logarithm, each variance the widest of `estimates`; no interval from a single value."""
+    values = column(above), column(below)
+    numbers = [numpy.ones_like(amounts) for amounts in values]
+    means = [Fraction(total_of(amounts), len(amounts)) for amounts in values]
+    value = float(means[0] / means[1])
+    if min(map(len, values)) < 2:
+        return value, None, None
+    widest = [max(estimates(*pair), key=Estimate.reach) for pair in zip(values, numbers, strict=True)]
+    spread, degrees = together(*((float(each.variance / mean**2), each.degrees) for each, mean in zip(widest, means, strict=True)))
+    factor = math.exp(t_quantile(1.0 - _TAIL, degrees) * math.sqrt(spread))
+    return value, value / factor, value * factor

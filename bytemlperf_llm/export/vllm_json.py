@@ -20,7 +20,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ import msgspec
 from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.arrivals.processes import Ramp
 from bytemlperf.errors import UserError
+from bytemlperf.lazy import numpy
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
@@ -116,17 +116,6 @@ def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
         path.write_bytes(msgspec.json.encode(result) + b"\n")
     except OSError as error:
         raise UserError(f"can't write {path}: {error.strerror}", "give another --result-dir or --result-filename") from None
-
-
-def linear_percentile(ordered: Sequence[float], percent: float) -> float:
-    """numpy.percentile(values, percent) of sorted values, rounding included; 0.0 without values."""
-    if not ordered:
-        return 0.0
-    position = (len(ordered) - 1) * (percent / 100)
-    below = math.floor(position)
-    part = position - below
-    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
-    return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
 def _output(record: RequestRecord, facts: RunFacts, origin_ns: int) -> _Output:
@@ -257,12 +246,10 @@ def _peaks(answered: Sequence[_Output]) -> tuple[float, int]:
 
 
 def _statistic_keys(name: str, values: list[float], percentiles: Sequence[str]) -> dict[str, float]:
-    ordered = sorted(values) or [0.0]
-    mean = math.fsum(ordered) / len(ordered)
-    variance = math.fsum((value - mean) ** 2 for value in ordered) / len(ordered)
-    keys = {f"mean_{name}_ms": mean, f"median_{name}_ms": median(ordered), f"std_{name}_ms": math.sqrt(variance)}
+    kept = numpy.array(values or [0.0])  # as vLLM computes them
+    keys = {f"{what}_{name}_ms": float(getattr(numpy, what)(kept)) for what in ("mean", "median", "std")}
     for text in percentiles:
         percent = float(parse_percentile(text) * 100)
         word = str(int(percent)) if percent.is_integer() else str(percent)
-        keys[f"p{word}_{name}_ms"] = linear_percentile(ordered, percent)
+        keys[f"p{word}_{name}_ms"] = float(numpy.percentile(kept, percent))
     return {key: value * MS_PER_S for key, value in keys.items()}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import random
 from pathlib import Path
 
 import pytest
 
 from bytemlperf.arrivals.processes import Ramp
 from bytemlperf.errors import UserError
-from bytemlperf_llm.export.vllm_json import VllmSetup, linear_percentile, vllm_result, write_vllm_json
+from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result, write_vllm_json
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from tests.metrics.records import answered, failed, poisson_run
 
@@ -129,15 +128,6 @@ def test_start_times_are_of_the_clients_monotonic_clock():
 def test_constant_gaps_are_burstiness_without_end():
     facts = RunFacts(open_loop=True, requested_rate=10.0, process="constant")
     assert vllm_result(poisson_run(3, 10), facts, SETUP)["burstiness"] == "inf"
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 10, 101, 1000])
-def test_linear_percentiles_are_numpys_bit_for_bit(count):
-    numpy = pytest.importorskip("numpy")
-    values = sorted(random.Random(count).random() for _ in range(count))
-    for percent in (0, 1, 25, 50, 90, 95, 99, 99.9, 100):
-        assert linear_percentile(values, percent) == float(numpy.percentile(values, percent))
-    assert linear_percentile([], 99) == 0.0
 
 
 def test_figures_follow_vllms_formulas():

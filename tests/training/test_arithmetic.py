@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,6 @@ from training.rank.trace import length, overlap, spans, union
 from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of
 from training.results.convergence import largest_relative_error, reached, spikes
 from training.results.micro_reference import micro_collectives
-from training.results.statistics import ratio
 from training.results.summary import micro_point as communication_of
 from training.workload import flops, workload
 
@@ -110,26 +108,6 @@ def test_growth_tells_a_leak_from_a_warm_up() -> None:
 
 
 # --- statistics ------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_a_ratio_covers_it() -> None:
-    """Nominal 95 %: of 2,000 simulated pairs at least 94 % hold the truth, and not all of them."""
-    draw = random.Random(7)
-    held = 0
-    for _ in range(2000):
-        above = [round(draw.lognormvariate(0, 0.2) * 1e6) for _ in range(15)]
-        below = [round(draw.lognormvariate(0, 0.3) * 5e5) for _ in range(20)]
-        truth = 2.0 * pytest.importorskip("math").exp((0.2**2 - 0.3**2) / 2)
-        _, low, high = ratio(above, below)
-        assert low is not None
-        assert high is not None
-        held += low <= truth <= high
-    assert 0.94 <= held / 2000 < 0.99
-
-
-def test_equal_times_have_an_exact_ratio() -> None:
-    assert ratio([4, 4], [2, 2]) == (2.0, 2.0, 2.0)
-    assert ratio([4], [2])[1:] == (None, None)
 
 
 def micro_row(**changes: object) -> dict[str, object]:

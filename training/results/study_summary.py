@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bytemlperf.statistics.statistics import ratio
 from bytemlperf.units import NS_PER_S
 from training.results.convergence import SMOOTHED_STEPS, largest_relative_error
-from training.results.statistics import ratio
 from training.results.study_records import CurveRecord, PointRecord, PredictionRecord, decode
 
 BUSY_SHARE = 0.5
