@@ -12,7 +12,7 @@ and doesn't change the verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -103,7 +103,6 @@ class Evidence(msgspec.Struct, kw_only=True):
 
 def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
     """Apply every limit."""
-    late_invalid, late_limited = _lateness(evidence)
     reasons: dict[VerdictName, list[str]] = {
         "invalid": [
             *_records(evidence),
@@ -111,11 +110,11 @@ def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
             *_unsent(evidence),
             *_rate(facts, evidence),
             *_arrivals(facts, evidence.load),
-            *late_invalid,
+            *_late(evidence, LATENESS_INVALID_FACTOR),
         ],
-        "failing": _failing(evidence),
-        "overloaded": _overloaded(facts, evidence.load),
-        "client-limited": [*_client_failures(evidence), *_loop(facts), *late_limited],
+        "failing": [*_failing(evidence)],
+        "overloaded": [*_overloaded(facts, evidence.load)],
+        "client-limited": [*_client_failures(evidence), *_loop(facts), *_late(evidence, 1, LATENESS_INVALID_FACTOR)],
     }
     holding: list[VerdictName] = [name for name, found in reasons.items() if found]
     return Verdict(
@@ -123,61 +122,54 @@ def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
     )
 
 
-def _records(evidence: Evidence) -> list[str]:
-    if not evidence.contradictions:
-        return []
-    return [
-        f"{evidence.contradictions} records repeat or exceed the schedule's {evidence.scheduled} requests: outcomes do not sum to it; "
-        "the record log was altered or written by two runs, run again into a new folder"
-    ]
+def _records(evidence: Evidence) -> Iterator[str]:
+    if evidence.contradictions:
+        yield (
+            f"{evidence.contradictions} records repeat or exceed the schedule's {evidence.scheduled} requests: outcomes do not sum to it; "
+            "the record log was altered or written by two runs, run again into a new folder"
+        )
 
 
-def _answers(evidence: Evidence) -> list[str]:
-    if evidence.scheduled == 0:
-        return ["no request was scheduled: there is nothing to measure; request at least one with --num-prompts"]
+def _answers(evidence: Evidence) -> Iterator[str]:
     answered = evidence.outcomes.get("ok", 0)
-    if answered and evidence.answers_without_token == answered:
-        return ["no response carried a token: there is no latency to measure; send one request by hand and look at its stream"]
-    if answered:
-        return []
-    return ["no request succeeded: every figure is empty; see the failures by class, and send one request by hand first"]
+    if evidence.scheduled == 0:
+        yield "no request was scheduled: there is nothing to measure; request at least one with --num-prompts"
+    elif not answered:
+        yield "no request succeeded: every figure is empty; see the failures by class, and send one request by hand first"
+    elif evidence.answers_without_token == answered:
+        yield "no response carried a token: there is no latency to measure; send one request by hand and look at its stream"
 
 
-def _unsent(evidence: Evidence) -> list[str]:
+def _unsent(evidence: Evidence) -> Iterator[str]:
     queued = evidence.load.capped_requests and _is_overloaded(evidence.load)  # left waiting under the cap: the system's fault
     unsent = evidence.unrecorded + (0 if queued else evidence.outcomes.get("dropped", 0))
-    if unsent <= RATE_TOLERANCE * evidence.scheduled:
-        return []
-    return [
-        f"{unsent} of {evidence.scheduled} scheduled requests were never sent or left no record: the load was not held; "
-        "the run was killed or cut short, resume it or run again"
-    ]
+    if unsent > RATE_TOLERANCE * evidence.scheduled:
+        yield (
+            f"{unsent} of {evidence.scheduled} scheduled requests were never sent or left no record: the load was not held; "
+            "the run was killed or cut short, resume it or run again"
+        )
 
 
-def _rate(facts: RunFacts, evidence: Evidence) -> list[str]:
+def _rate(facts: RunFacts, evidence: Evidence) -> Iterator[str]:
     load = evidence.load
     if not facts.open_loop or evidence.sent_requests < MIN_RATE_REQUESTS or load.offered_rate is None or load.capped_requests:
-        return []
+        return
+    allowed = RATE_TOLERANCE + RATE_SIGMAS * math.sqrt((load.expected_dispersion or 0.0) / evidence.sent_requests)
     if load.planned_rate is not None and abs(load.offered_rate / load.planned_rate - 1.0) > RATE_TOLERANCE:
-        return [
+        yield (
             f"sent {load.offered_rate:.4g} requests/s where the schedule has {load.planned_rate:.4g}: the client could not keep up; "
             "use more workers or a lower rate"
-        ]
-    if load.requested_rate is None:
-        return []
-    allowed = RATE_TOLERANCE + RATE_SIGMAS * math.sqrt((load.expected_dispersion or 0.0) / evidence.sent_requests)
-    if abs(load.offered_rate / load.requested_rate - 1.0) <= allowed:
-        return []
-    return [
-        f"actual rate {load.offered_rate:.4g} requests/s, target {load.requested_rate:.4g} ({allowed:.0%} off allowed): "
-        "the figures are of a different load; use more workers or a lower target rate"
-    ]
+        )
+    elif load.requested_rate is not None and abs(load.offered_rate / load.requested_rate - 1.0) > allowed:
+        yield (
+            f"actual rate {load.offered_rate:.4g} requests/s, target {load.requested_rate:.4g} ({allowed:.0%} off allowed): "
+            "the figures are of a different load; use more workers or a lower target rate"
+        )
 
 
-def _arrivals(facts: RunFacts, load: Load) -> list[str]:
-    if not _other_process(load, ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE):
-        return []
-    return [f"{arrival_text(facts, load)}: not the target load; use more workers, a lower rate, or give the client cores of its own"]
+def _arrivals(facts: RunFacts, load: Load) -> Iterator[str]:
+    if _other_process(load, ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE):
+        yield f"{arrival_text(facts, load)}: not the target load; use more workers, a lower rate, or give the client cores of its own"
 
 
 def _other_process(load: Load, alpha: float, limit: float) -> bool:
@@ -199,23 +191,21 @@ def arrival_text(facts: RunFacts, load: Load) -> str:
     )
 
 
-def _failing(evidence: Evidence) -> list[str]:
+def _failing(evidence: Evidence) -> Iterator[str]:
     sent, failed = evidence.outcomes_sent, evidence.outcomes.get("failed", 0) - evidence.client_failures
-    if failed <= FAILING_SHARE * sent or not evidence.outcomes.get("ok", 0):
-        return []
-    return [
-        f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures cover the successful ones; "
-        "see the failures by class, lower the load or fix the server"
-    ]
+    if failed > FAILING_SHARE * sent and evidence.outcomes.get("ok", 0):
+        yield (
+            f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures cover the successful ones; "
+            "see the failures by class, lower the load or fix the server"
+        )
 
 
-def _client_failures(evidence: Evidence) -> list[str]:
-    if not evidence.client_failures:
-        return []
-    return [
-        f"{evidence.client_failures} of {evidence.outcomes_sent} requests failed on this client's own limits (open files, ports, memory), "
-        "not the server's: raise them (ulimit -n 65536), or send with fewer in flight or from more machines"
-    ]
+def _client_failures(evidence: Evidence) -> Iterator[str]:
+    if evidence.client_failures:
+        yield (
+            f"{evidence.client_failures} of {evidence.outcomes_sent} requests failed on this client's own limits (open files, ports, "
+            "memory), not the server's: raise them (ulimit -n 65536), or send with fewer in flight or from more machines"
+        )
 
 
 def exit_status_of(verdict: VerdictName, failed_on_client: int, outcomes: Mapping[str, int]) -> int:
@@ -230,45 +220,39 @@ def _is_overloaded(load: Load) -> bool:
     return load.latency_trend is not None and load.latency_trend.overloaded and not own_queue
 
 
-def _overloaded(facts: RunFacts, load: Load) -> list[str]:
+def _overloaded(facts: RunFacts, load: Load) -> Iterator[str]:
     trend = load.latency_trend
-    if trend is None or not _is_overloaded(load):
-        return []
-    asked = f"target rate {facts.requested_rate:.4g} requests/s" if facts.requested_rate is not None else "trace rate"
-    return [
-        f"{asked}, completed {trend.completion_rate:.4g} requests/s: latency grew by {trend.growth:.2g} s with each second "
-        f"of arrivals (limit {trend.limit:.2g}), and percentiles depend on the run's length; lower the rate, or take --request-rate auto"
-    ]
+    if trend is not None and _is_overloaded(load):
+        asked = f"target rate {facts.requested_rate:.4g} requests/s" if facts.requested_rate is not None else "trace rate"
+        yield (
+            f"{asked}, completed {trend.completion_rate:.4g} requests/s: latency grew by {trend.growth:.2g} s with each second of "
+            f"arrivals (limit {trend.limit:.2g}), and percentiles depend on the run's length; lower the rate, or take --request-rate auto"
+        )
 
 
-def _loop(facts: RunFacts) -> list[str]:
-    if facts.loop_utilisation is None or facts.loop_utilisation <= MAX_LOOP_UTILISATION:
-        return []
-    return [
-        f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
-        "its own work delays sends and stamps; send from more cores with --workers, or lower the rate"
-    ]
+def _loop(facts: RunFacts) -> Iterator[str]:
+    if facts.loop_utilisation is not None and facts.loop_utilisation > MAX_LOOP_UTILISATION:
+        yield (
+            f"the client's event loop was {facts.loop_utilisation:.0%} busy (limit {MAX_LOOP_UTILISATION:.0%}): "
+            "its own work delays sends and stamps; send from more cores with --workers, or lower the rate"
+        )
 
 
-def _lateness(evidence: Evidence) -> tuple[list[str], list[str]]:
-    """Reasons for invalid, reasons for client-limited."""
-    late = evidence.tail_lateness_ns
-    if late is None:
-        return [], []
+def _late(evidence: Evidence, factor: float, below: float = math.inf) -> Iterator[str]:
+    """Where the tail of the client's own delay is beyond so many times its limit, and not beyond `below` times."""
     limit = max(LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE * (evidence.median_ttft_ns or 0))
-    if late <= limit:
-        return [], []
-    text = (
-        f"the client sent late: one request in a hundred by {late / NS_PER_MS:.1f} ms or more (limit {limit / NS_PER_MS:.1f} ms); "
-        "use more workers, a lower rate, or give the client cores of its own"
-    )
-    return ([text], []) if late > LATENESS_INVALID_FACTOR * limit else ([], [text])
+    late = evidence.tail_lateness_ns
+    if late is not None and factor * limit < late <= below * limit:
+        yield (
+            f"the client sent late: one request in a hundred by {late / NS_PER_MS:.1f} ms or more (limit {limit / NS_PER_MS:.1f} ms); "
+            "use more workers, a lower rate, or give the client cores of its own"
+        )
 
 
 def load_warnings(facts: RunFacts, load: Load, sent_requests: int) -> list[str]:
     """What a reader should know of the arrivals."""
     found = []
-    if _other_process(load, ARRIVAL_ALPHA, ARRIVAL_DISTANCE) and not _arrivals(facts, load):
+    if _other_process(load, ARRIVAL_ALPHA, ARRIVAL_DISTANCE) and not _other_process(load, ARRIVAL_INVALID_ALPHA, ARRIVAL_INVALID_DISTANCE):
         found.append(f"{arrival_text(facts, load)}: slightly off the target process")
     if load.capped_requests:
         found.append(
