@@ -33,6 +33,11 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     change: Change | None = None
     judgement: Judgement = "unknown"
 
+    @property
+    def ratio(self) -> float | None:
+        """New over baseline; None where there is nothing to tell."""
+        return None if self.change is None else self.change.ratio
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One figure over all runs, in their order."""

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bytemlperf.compare.comparison import Comparison, Row, Side
+from bytemlperf.compare.statistics import Change
 from bytemlperf.errors import UserError
 from bytemlperf.report.text import number
 from bytemlperf.runs.verdicts import UNFIT
@@ -123,8 +124,13 @@ def _relative(row: Row, side: Side, condition: Condition) -> str:
 def _told(row: Row, side: Side) -> str:
     assert side.change is not None
     assert side.change.ratio is not None
-    between = "" if side.change.low is None or side.change.high is None else f" ({percent(side.change.low)} to {percent(side.change.high)})"
-    return f"{row.label} {percent(side.change.ratio)}{between}"
+    between = bounds_text(side.change)
+    return f"{row.label} {percent(side.change.ratio)}" + (f" ({between})" if between else "")
+
+
+def bounds_text(difference: Change) -> str:
+    """Its interval; nothing where it has none."""
+    return "" if difference.low is None or difference.high is None else f"{percent(difference.low)} to {percent(difference.high)}"
 
 
 def percent(ratio: float) -> str:

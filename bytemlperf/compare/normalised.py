@@ -81,55 +81,37 @@ def _count(view: RunView, hardware: dict[str, Any], card: Card) -> int:
 
 def normalised_table(comparison: Comparison, devices: Sequence[Device | None]) -> Table | None:
     """Every rate per watt and per thousand of the currency, tokens also by the rented hour; None without any card."""
-    if not any(devices):
-        return None
-    rows: list[list[str | float | int | None]] = []
-    for row in [row for row in comparison.rows if row.better == "higher" and row.unit.endswith("/s")][:MAX_ROWS]:
-        rows += _rows(row, devices)
-    named = ", ".join(
-        f"{name}: {device.count} × {device.card.name}"
-        if device
-        else f"{name}: {measured.UNKNOWN if measured.is_remote(view.run) else 'no card'}"
-        for name, device, view in zip(comparison.names, devices, comparison.views, strict=True)
-    )
-    note = f"{named}. Power is the published TDP, not a measurement; prices are those of the cards, or your own by --cards."
+    rates = [row for row in comparison.rows if row.better == "higher" and row.unit.endswith("/s")][:MAX_ROWS]
+    rows = [cells for row in rates for cells in _rows(row, devices)]
     if not rows:
         return None
+    named = (
+        f"{name}: {f'{device.count} × {device.card.name}' if device else measured.UNKNOWN if measured.is_remote(view.run) else 'no card'}"
+        for name, device, view in zip(comparison.names, devices, comparison.views, strict=True)
+    )
+    note = f"{', '.join(named)}. Power is the published TDP, not a measurement; prices are those of the cards, or your own by --cards."
     return Table(title="To power and price", columns=["", *comparison.names], rows=rows, note=note)
 
 
-def _named(device: Device | None, view: RunView) -> str:
-    if device is not None:
-        return f"{device.count} × {device.card.name}"
-    return measured.UNKNOWN if measured.is_remote(view.run) else "no card"
-
-
 def _rows(row: Row, devices: Sequence[Device | None]) -> list[list[str | float | int | None]]:
-    values = [side.figure.value if side.figure is not None else None for side in row.sides]
-    label, amount = row.label, row.unit.removesuffix("/s")
-    watts = [None if device is None else device.watts for device in devices]
-    found: list[tuple[str, list[float | None]]] = [
-        (
-            f"{label}, {amount}/J (per watt of TDP)",
-            [_over(value, each) for value, each in zip(values, watts, strict=True)],
-        )
-    ]
-    for currency in sorted({price[1] for device in devices if device for price in [device.price("purchase")] if price}):
-        per_price = [_over(value, _money(device, "purchase", currency), PER_PRICE) for value, device in zip(values, devices, strict=True)]
-        found.append((f"{label}, {row.unit} per {PER_PRICE:,.0f} {currency}", per_price))
-    if amount == "tokens":
-        for currency in sorted({price[1] for device in devices if device for price in [device.price("hour")] if price}):
-            hourly = [_money(device, "hour", currency) for device in devices]
-            cost = [
-                None if money is None or not value else money / (value * SECONDS_PER_HOUR) * MILLION
-                for value, money in zip(values, hourly, strict=True)
-            ]
-            found.append((f"{label}, {currency} per million, by the hour", cost))
+    amount = row.unit.removesuffix("/s")
+    pairs = [(side.figure.value if side.figure else None, device) for side, device in zip(row.sides, devices, strict=True)]
+    found = [(f"{amount}/J (per watt of TDP)", [_over(value, device.watts if device else None) for value, device in pairs])]
+    for currency in _currencies(devices, "purchase"):
+        per_price = [_over(value, _money(device, "purchase", currency), PER_PRICE) for value, device in pairs]
+        found.append((f"{row.unit} per {PER_PRICE:,.0f} {currency}", per_price))
+    for currency in _currencies(devices, "hour") if amount == "tokens" else ():
+        cost = [_over(_money(device, "hour", currency), value, MILLION / SECONDS_PER_HOUR) for value, device in pairs]
+        found.append((f"{currency} per million, by the hour", cost))
     return [
-        [name, *(None if value is None else number(value) for value in each)]
-        for name, each in found
-        if any(value is not None for value in each)
+        [f"{row.label}, {name}", *(None if each is None else number(each) for each in values)]
+        for name, values in found
+        if any(each is not None for each in values)
     ]
+
+
+def _currencies(devices: Sequence[Device | None], basis: str) -> list[str]:
+    return sorted({price[1] for device in devices if device and (price := device.price(basis))})
 
 
 def _money(device: Device | None, basis: str, currency: str) -> float | None:

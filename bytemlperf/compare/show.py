@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.compare.comparison import Comparison, Row, Side, geometric_mean
-from bytemlperf.compare.gate import percent
+from bytemlperf.compare.gate import bounds_text, percent
 from bytemlperf.lazy import numpy
 from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
@@ -20,7 +20,7 @@ from bytemlperf.runs.kinds import Plot, Section, Table, Text, kind_name
 from bytemlperf.version import __version__
 
 JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference", "unknown": ""}
-MAX_CURVES, MAX_CURVE_SAMPLES, MIN_CURVE_SAMPLES = 6, 200_000, 30
+MAX_CURVES, MIN_CURVE_SAMPLES = 6, 30
 MAX_FOREST_ROWS = 40
 MAX_HEADLINES = 60
 MAX_FOLDED_ROWS = 2_000
@@ -67,7 +67,7 @@ def shown_rows(comparison: Comparison, *, everything: bool) -> list[Row]:
     if everything:
         return comparison.rows
     headlines = [row for row in comparison.rows if row.headline] or comparison.rows
-    return sorted(headlines, key=lambda row: not any(side.change is not None and side.change.ratio for side in row.sides))[:MAX_HEADLINES]
+    return sorted(headlines, key=lambda row: not any(side.ratio for side in row.sides))[:MAX_HEADLINES]
 
 
 def left_out(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -92,8 +92,7 @@ def change_text(side: Side) -> str:
         return ""
     if difference.ratio is None:
         return UNAVAILABLE
-    between = "" if difference.low is None or difference.high is None else f"{percent(difference.low)} to {percent(difference.high)}"
-    return "\n".join(part for part in (percent(difference.ratio), between, JUDGED[side.judgement]) if part)
+    return "\n".join(part for part in (percent(difference.ratio), bounds_text(difference), JUDGED[side.judgement]) if part)
 
 
 def row_name(row: Row, comparison: Comparison) -> str:
@@ -101,6 +100,11 @@ def row_name(row: Row, comparison: Comparison) -> str:
     several = len({each.key for each in comparison.rows}) > 1
     named = row.label if not several or row.label.startswith(row.key) else f"{row.key} {row.label}"
     return f"{named}, {unit(row.unit)}" if row.unit else named
+
+
+def bare_name(row: Row, comparison: Comparison) -> str:
+    """The same without its unit."""
+    return row_name(row, comparison).rpartition(",")[0] or row.label
 
 
 def figure_table(comparison: Comparison, rows: Sequence[Row], title: str = "", *, folded: bool = False, group: str = "") -> Table:
@@ -191,14 +195,7 @@ def _json_of(comparison: Comparison) -> dict[str, Any]:
         ],
         "baseline": comparison.names[comparison.baseline],
         "rows": [
-            {
-                "key": row.key,
-                "metric": row.metric,
-                "label": row.label,
-                "unit": row.unit,
-                "better": row.better,
-                "sides": [_side(side) for side in row.sides],
-            }
+            {**{name: getattr(row, name) for name in ("key", "metric", "label", "unit", "better")}, "sides": list(map(_side, row.sides))}
             for row in comparison.rows
         ],
         "settings": comparison.settings,
@@ -207,14 +204,10 @@ def _json_of(comparison: Comparison) -> dict[str, Any]:
 
 
 def _side(side: Side) -> dict[str, Any]:
-    figure, difference = side.figure, side.change
     return {
-        "value": figure.value if figure else None,
-        "low": figure.low if figure else None,
-        "high": figure.high if figure else None,
-        "count": figure.count if figure else None,
-        "reason": figure.reason if figure else "not measured",
-        "change": None if difference is None else msgspec.to_builtins(difference),
+        **{name: getattr(side.figure, name, None) for name in ("value", "low", "high", "count")},
+        "reason": side.figure.reason if side.figure else "not measured",
+        "change": None if side.change is None else msgspec.to_builtins(side.change),
         "judgement": side.judgement,
     }
 
@@ -277,11 +270,8 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         side = row.sides[place]
         if side.change is None or side.change.ratio is None:
             continue
-        between = (
-            "" if side.change.low is None or side.change.high is None else f"{percent(side.change.low)} to {percent(side.change.high)}"
-        )
-        detail = " · ".join(part for part in (JUDGED[side.judgement], between) if part)
-        tiles.append(Tile(label=row_name(row, comparison).rpartition(",")[0] or row.label, value=percent(side.change.ratio), detail=detail))
+        detail = " · ".join(part for part in (JUDGED[side.judgement], bounds_text(side.change)) if part)
+        tiles.append(Tile(label=bare_name(row, comparison), value=percent(side.change.ratio), detail=detail))
     return tiles
 
 
@@ -312,24 +302,24 @@ def _sections(comparison: Comparison, prefix: str) -> list[Section]:
 
 def _forest(comparison: Comparison, rows: Sequence[Row], group: str) -> Plot | None:
     """Each change as a dot with its interval, around no change."""
-    chosen = [row for row in rows if any(side.change is not None and side.change.ratio for side in row.sides)][:MAX_FOREST_ROWS]
+    chosen = [row for row in rows if any(side.ratio for side in row.sides)][:MAX_FOREST_ROWS]
     if not chosen:
         return None
     data = []
     for number_of, place in enumerate(others(comparison)):
-        points = [(row_name(row, comparison).rpartition(",")[0] or row.label, row.sides[place]) for row in chosen]
-        known = [(name, side.change) for name, side in points if side.change is not None and side.change.ratio]
-        middle = [(each.ratio - 1) * 100 for _, each in known if each.ratio]
-        up = [0 if each.high is None or each.ratio is None else (each.high - each.ratio) * 100 for _, each in known]
-        down = [0 if each.low is None or each.ratio is None else (each.ratio - each.low) * 100 for _, each in known]
+        known = [(row, side.change, side.ratio) for row in chosen for side in [row.sides[place]] if side.change is not None and side.ratio]
+        up, down = (
+            [0 if bound is None else abs(bound - ratio) * 100 for (_, _, ratio), bound in zip(known, bounds, strict=True)]
+            for bounds in ([each.high for _, each, _ in known], [each.low for _, each, _ in known])
+        )
         bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4}
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": comparison.names[place],
-                "y": [name for name, _ in known],
-                "x": middle,
+                "y": [bare_name(row, comparison) for row, _, _ in known],
+                "x": [(ratio - 1) * 100 for _, _, ratio in known],
                 "error_x": bars,
                 "marker": {"size": 8, "color": f"@{number_of % 8}"},
                 "hovertemplate": "%{y}: %{x:+.2f} %<extra></extra>",
