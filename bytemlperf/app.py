@@ -70,8 +70,8 @@ class Mounted(PlainHelpGroup):
         """The command, imported. Raises UserError where that fails."""
         if cmd_name in self.commands:
             return self.commands[cmd_name]
-        found = _extension(cmd_name)
-        return _loaded(found) if found else None
+        extension = _extension(cmd_name)
+        return _loaded(extension) if extension else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As click's; an unknown name is refused with the nearest."""
@@ -90,8 +90,8 @@ class Mounted(PlainHelpGroup):
             return self.commands[name].get_short_help_str(60)
         if name in HELP:
             return HELP[name]
-        found = _extension(name)
-        return f"From {found.package}." if found else ""
+        extension = _extension(name)
+        return f"From {extension.package}." if extension else ""
 
 
 def _extension(name: str) -> Extension | None:

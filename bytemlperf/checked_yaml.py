@@ -150,37 +150,38 @@ def _line(root: yaml.Node, location: Location) -> int:
 
 # --- what msgspec found -----------------------------------------------------------------------
 
-_FOUND = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<path>.*)`)?", re.DOTALL)
+_FOUND = re.compile(r"(.*?)(?: - at `(key` in `)?\$(.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _NAMES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list", "object": "a mapping"}
 
 
 def _explain(text: str, data: Any, struct: type[msgspec.Struct], place: Place) -> UserError:
     """One line for what is wrong."""
-    found = _FOUND.fullmatch(text)
-    assert found is not None
-    location, value, annotation = _at(found["path"] or "", data, struct)
-    key, name = ".".join(map(str, location)), found["what"].partition("`")[2].partition("`")[0]
+    parts = _FOUND.fullmatch(text)
+    assert parts is not None
+    what, of_a_key, path = parts.groups()
+    location, value, annotation = _at(path or "", data, struct)
+    key, name = ".".join(map(str, location)), what.partition("`")[2].partition("`")[0]
     structs, here = list(_structs(annotation)), place(location)
-    if found["key"]:
-        wrong = next(each for each in value if not _fits(each, _of_dict(annotation)[0]))
+    if of_a_key:
+        wrong = next(item for item in value if not _fits(item, _of_dict(annotation)[0]))
         return UserError(f"{here}: {_echo(wrong)} is not a key of {key}", nearest(wrong, _words(_of_dict(annotation)[0])))
-    if found["what"].startswith("Object contains unknown field"):
+    if what.startswith("Object contains unknown field"):
         of = f"of {key}" if key else "here"
         return UserError(f"{place((*location, name))}: {_echo(name)} is not a key {of}", nearest(name, _keys(_chosen(structs, value))))
-    if found["what"].startswith("Object missing required field"):
+    if what.startswith("Object missing required field"):
         tags = _tags(structs, name)
         near = difflib.get_close_matches(name, map(str, value), n=1) if tags else []
         fix = f"rename '{near[0]}' to '{name}'" if near else f"add {name}" + (f": one of {', '.join(tags)}" if tags else "")
         return UserError(f"{here}: {key + '.' if key else ''}{name} is missing", fix)
-    if found["what"].startswith("Invalid "):
+    if what.startswith("Invalid "):
         fix = nearest(value, _tags(structs, str(location[-1])) or _words(annotation))
         return UserError(f"{here}: {key} can't be {_echo(value)}", fix + (", or a number" if float in _parts(annotation) else ""))
-    if found["what"].startswith("Expected "):
-        wanted = found["what"].removeprefix("Expected ").partition(", got ")[0]
-        wanted = re.sub(r"`([^`]*)`", lambda types: " or ".join(_NAMES.get(each, each) for each in types[1].split(" | ")), wanted)
-        return UserError(f"{here}: {key or 'the file'} can't be {_echo(value)}", f"give {wanted}")
-    cause, _, fix = found["what"].partition("; ")
+    if what.startswith("Expected "):
+        kind = what.removeprefix("Expected ").partition(", got ")[0]
+        kind = re.sub(r"`([^`]*)`", lambda types: " or ".join(_NAMES.get(name, name) for name in types[1].split(" | ")), kind)
+        return UserError(f"{here}: {key or 'the file'} can't be {_echo(value)}", f"give {kind}")
+    cause, _, fix = what.partition("; ")
     return UserError(f"{here}: {key + ': ' if key else ''}{cause}", fix or "see docs/scenarios.md")
 
 
@@ -191,12 +192,12 @@ def _at(path: str, data: Any, annotation: Any) -> tuple[Location, Any, Any]:
         key: int | str = name or item
         if item == "...":
             annotation = _of_dict(annotation)[1]
-            key = next(each for each, value in data.items() if not _fits(value, annotation))
+            key = next(name for name, value in data.items() if not _fits(value, annotation))
         elif item:
             key = int(item)
         else:
-            structs = _chosen(list(_structs(annotation)), data)
-            annotation = next((field.type for each in structs for field in msgspec.structs.fields(each) if field.name == name), annotation)
+            fields = (field for struct in _chosen(list(_structs(annotation)), data) for field in msgspec.structs.fields(struct))
+            annotation = next((field.type for field in fields if field.name == name), annotation)
         location.append(key)
         data = data[key]
     return tuple(location), data, annotation
@@ -232,17 +233,17 @@ def _of_dict(annotation: Any) -> tuple[Any, ...]:
 
 def _chosen(structs: list[type[msgspec.Struct]], value: Any) -> list[type[msgspec.Struct]]:
     """The struct of a union that the value's tag names; all where it names none."""
-    tagged = [each for each in structs if (field := each.__struct_config__.tag_field) and value.get(field) == each.__struct_config__.tag]
-    return tagged or structs
+    configs = ((struct, struct.__struct_config__) for struct in structs)
+    return [struct for struct, config in configs if config.tag_field and value.get(config.tag_field) == config.tag] or structs
 
 
 def _tags(structs: list[type[msgspec.Struct]], field: str) -> list[str]:
-    return [str(each.__struct_config__.tag) for each in structs if each.__struct_config__.tag_field == field]
+    return [str(struct.__struct_config__.tag) for struct in structs if struct.__struct_config__.tag_field == field]
 
 
 def _keys(structs: list[type[msgspec.Struct]]) -> set[str]:
-    tags = {tag for each in structs if (tag := each.__struct_config__.tag_field)}
-    return tags.union(*(each.__struct_fields__ for each in structs))
+    tags = {tag for struct in structs if (tag := struct.__struct_config__.tag_field)}
+    return tags.union(*(struct.__struct_fields__ for struct in structs))
 
 
 def _echo(value: object) -> str:

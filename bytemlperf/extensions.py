@@ -113,10 +113,10 @@ class Point:
 def _named_somewhere(group: str) -> bool:
     """Whether a package on the module path may name the entry-point group."""
     heading = f"[{group}]"
-    for place in map(Path, sys.path):
-        if place.is_file():
+    for folder in map(Path, sys.path):
+        if folder.is_file():
             return True  # an archive of packages, which importlib.metadata can read
-        others = (path for path in place.glob("*-info/entry_points.txt") if not path.parent.name.startswith("bytemlperf_llm-"))
+        others = (path for path in folder.glob("*-info/entry_points.txt") if not path.parent.name.startswith("bytemlperf_llm-"))
         if any(heading in path.read_text(encoding="utf-8", errors="replace") for path in others):
             return True
     return False

@@ -99,22 +99,22 @@ def _changed(form: str) -> str:
     return f"{start}(?:{_GAP}{_GAP.join(characters[MIN_CUT_CHARS:])}|\\S{{0,64}}?(?:\\*\\*|…|\\.\\.\\.)\\S{{0,64}})"
 
 
-def _parameter(found: re.Match[str]) -> str:
-    return found[1] + REDACTED if SECRET_NAME.search(found[2]) else found[0]
+def _parameter(parameter: re.Match[str]) -> str:
+    return parameter[1] + REDACTED if SECRET_NAME.search(parameter[2]) else parameter[0]
 
 
 def option_secrets(options: Mapping[str, str]) -> list[str]:
     """Secrets in engine options as they are typed: header values, keys in the request body, in the address and its query."""
     address = options.get("base_url", ""), options.get("endpoint", "")
-    found = [str(value) for value in _object(options.get("headers", "")).values()]
-    found += body_secrets(_object(options.get("extra_body", "")))
+    secrets = [str(value) for value in _object(options.get("headers", "")).values()]
+    secrets += body_secrets(_object(options.get("extra_body", "")))
     for url in address:
         try:
             parts = urlsplit(url)
         except ValueError:
             continue
-        found += [*query_secrets(parts.query), *userinfo_secrets(parts.netloc.rpartition("@")[0])]
-    return found
+        secrets += [*query_secrets(parts.query), *userinfo_secrets(parts.netloc.rpartition("@")[0])]
+    return secrets
 
 
 def _object(text: str) -> dict[str, object]:

@@ -270,10 +270,10 @@ def availability(modules: dict[str, tuple[str, ...]], extra: str) -> Availabilit
     fix = f"pip install 'bytemlperf-llm[{extra}]'"
     versions: dict[str, str] = {}
     for module, distributions in modules.items():
-        found = [(name, version) for name in distributions if (version := distribution_version(name))]
-        if not found or importlib.util.find_spec(module) is None:
+        installed = [(name, version) for name in distributions if (version := distribution_version(name))]
+        if not installed or importlib.util.find_spec(module) is None:
             return Availability(versions=versions, missing=f"{distributions[0]} is not installed", fix=fix)
-        versions[found[0][0]] = found[0][1]
+        versions[installed[0][0]] = installed[0][1]
     return Availability(versions=versions)
 
 

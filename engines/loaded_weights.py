@@ -48,8 +48,8 @@ def quantisation_text(config: object) -> str:
     bits = fields.get("bits") or fields.get("w_bit") or (4 if fields.get("load_in_4bit") else 8 if fields.get("load_in_8bit") else None)
     if bits is None:
         groups = fields.get("config_groups")
-        found = re.search(r"'num_bits': (\d+)", str(groups)) if groups else None
-        bits = found[1] if found else None
+        match = re.search(r"'num_bits': (\d+)", str(groups)) if groups else None
+        bits = match[1] if match else None
     return name if bits is None else f"{name} {bits}-bit"
 
 

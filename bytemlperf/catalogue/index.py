@@ -154,8 +154,8 @@ class Catalogue:
         _check_names(statement)
         self.connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY)
         try:
-            found = self.connection.execute(statement, list(values))
-            return [column[0] for column in found.description or ()], found.fetchall()
+            cursor = self.connection.execute(statement, list(values))
+            return [column[0] for column in cursor.description or ()], cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             if "authorized" in str(error) or "one statement" in str(error):
                 raise UserError("only one SELECT is allowed", "leave out semicolons and statements that change something") from None
@@ -171,8 +171,8 @@ def asked(runs_dir: Path, statement: str, values: Sequence[Value] = ()) -> tuple
         return *catalogue.ask(statement, values), update
 
 
-def _connected(place: Path | str) -> sqlite3.Connection:
-    return sqlite3.connect(place, timeout=BUSY_S, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
+def _connected(database: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(database, timeout=BUSY_S, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
 
 
 def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
@@ -230,7 +230,7 @@ def signature(folder: Path) -> str:
 
 def _run_row(name: str, view: RunView) -> list[Value]:
     subject, run = view.subject, view.run
-    told = [
+    headline_texts = [
         f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(view.figures) if figure.value is not None
     ]
     hardware = hardware_of(run)
@@ -251,7 +251,7 @@ def _run_row(name: str, view: RunView) -> list[Value]:
         run.get("seed") if isinstance(run.get("seed"), int) else None,
         _text(run.get("schedule_sha256")),
         read_tags(view.folder),
-        " · ".join(told[:HEADLINES_SHOWN]),
+        " · ".join(headline_texts[:HEADLINES_SHOWN]),
         "; ".join(view.problems),
         signature(view.folder),
     ]
@@ -278,17 +278,17 @@ def _timestamp(value: object) -> str | None:
 _METRIC_COLUMN = "(SELECT value FROM figures WHERE folder = runs.folder AND (metric = ? OR label = ?) ORDER BY key LIMIT 1) AS "
 
 
-def selection(wanted: Selection) -> tuple[str, list[Value]]:
+def selection(selected: Selection) -> tuple[str, list[Value]]:
     """The statement for a list of runs, and its values."""
-    columns = [*RUN_COLUMNS, *(_METRIC_COLUMN + _quoted(metric) for metric in wanted.metrics)]
-    values: list[Value] = [metric for metric in wanted.metrics for _ in range(2)]
-    conditions = [*([] if wanted.kind is None else ["kind = ?"]), *("instr(tags, ?)" for _ in wanted.tags), *wanted.where]
-    values += [*([] if wanted.kind is None else [wanted.kind]), *(json.dumps(tag, ensure_ascii=False) for tag in wanted.tags)]
+    columns = [*RUN_COLUMNS, *(_METRIC_COLUMN + _quoted(metric) for metric in selected.metrics)]
+    values: list[Value] = [metric for metric in selected.metrics for _ in range(2)]
+    conditions = [*([] if selected.kind is None else ["kind = ?"]), *("instr(tags, ?)" for _ in selected.tags), *selected.where]
+    values += [*([] if selected.kind is None else [selected.kind]), *(json.dumps(tag, ensure_ascii=False) for tag in selected.tags)]
     parts = [
         f"SELECT * FROM (SELECT {', '.join(columns)} FROM runs)",  # noqa: S608  # a user's own question; nothing can be read or written by it
         "WHERE true" + "".join(f" AND ({condition})" for condition in conditions),
-        f"ORDER BY {_order(wanted.sort)}",
-        *([f"LIMIT {wanted.limit}"] if wanted.limit else []),
+        f"ORDER BY {_order(selected.sort)}",
+        *([f"LIMIT {selected.limit}"] if selected.limit else []),
     ]
     return " ".join(parts), values
 

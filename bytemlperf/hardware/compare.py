@@ -39,8 +39,8 @@ def rows(cards: Sequence[Card], dtype: str = PER_WATT_DTYPE, currency: str | Non
     """Every figure that at least one card has. `currency` None takes the one that they share."""
     name, money = api.normal_dtype(dtype), currency or currency_of(cards)
     figures = [*_published(), *(_of_money(name, money) if money else ()), *_of_watts(name)]
-    found = [Row(label, unit, tuple(map(value_of, cards)), better) for label, unit, better, value_of in figures]
-    return [row for row in found if any(value is not None for value in row.values)]
+    candidates = [Row(label, unit, tuple(map(value_of, cards)), better) for label, unit, better, value_of in figures]
+    return [row for row in candidates if any(value is not None for value in row.values)]
 
 
 Measure = tuple[str, str, str, Callable[[Card], float | None]]

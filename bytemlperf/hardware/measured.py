@@ -36,10 +36,10 @@ class Stated(NamedTuple):
 
 def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
     """`CARD` or `CARD*COUNT`, the card by id, name or alias. Raises UserError that names the nearest."""
-    found = _STATED.fullmatch(text.strip())
-    if found is None:
+    match = _STATED.fullmatch(text.strip())
+    if match is None:
         raise UserError(f"--card {text!r} is not a known card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
-    return Stated(api.card_id(found[1], known), int(found[2] or 1))
+    return Stated(api.card_id(match[1], known), int(match[2] or 1))
 
 
 def stated(run: Mapping[str, object], known: Mapping[str, Card]) -> Stated | None:

@@ -140,8 +140,8 @@ def _machine_lines(machine: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _cells(row: Row) -> Iterable[str]:
-    for place, (value, ratio) in enumerate(zip(row.values, ratios(row), strict=True)):
-        yield _number(value) + (f"  ({ratio:.2f}×)" if place and ratio is not None else "")
+    for column, (value, ratio) in enumerate(zip(row.values, ratios(row), strict=True)):
+        yield _number(value) + (f"  ({ratio:.2f}×)" if column and ratio is not None else "")
 
 
 def _number(value: float | None) -> str:

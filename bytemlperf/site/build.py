@@ -69,7 +69,7 @@ def build_site(
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write into {out}: {error.strerror}", "free disk space, or give another path with --out") from None
-    problems = [f"{each.folder}: {each.why}" for each in unread] + [text for run in runs for text in _report(run, out)]
+    problems = [f"{folder}: {why}" for folder, why in unread] + [text for run in runs for text in _report(run, out)]
     return Built(out / "index.html", len(written) + len(runs), problems)
 
 

@@ -50,7 +50,7 @@ def parse_assignments(texts: Sequence[str], known: Mapping[str, Card]) -> list[A
 
 def device_of(folder_name: str, label: str, run: dict[str, Any], known: Mapping[str, Card], assigned: Sequence[Assignment]) -> Device:
     """The device of one run."""
-    fitting = (each for each in assigned if fnmatch(folder_name, each.pattern) or fnmatch(label, each.pattern))
+    fitting = (assignment for assignment in assigned if fnmatch(folder_name, assignment.pattern) or fnmatch(label, assignment.pattern))
     if stated := next(fitting, None) or measured.stated(run, known):
         return Device(known[stated.card_id].name, stated.card_id, stated.used)
     if measured.is_remote(run):
@@ -62,7 +62,7 @@ def device_of(folder_name: str, label: str, run: dict[str, Any], known: Mapping[
         return Device("unknown", why="the run's hardware can't be read")
     if card is None:
         return Device(described(hardware), why="no spec card fits this machine; assign one with --card")
-    identity = next(name for name, each in known.items() if each is card)
+    identity = next(name for name, other in known.items() if other is card)
     count, why = _count(hardware, card)
     return Device(card.name, identity, count, why)
 

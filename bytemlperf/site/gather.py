@@ -150,7 +150,7 @@ def _ranked(rows: Sequence[BoardRow]) -> list[BoardRow]:
     for members in groups.values():
         valid = [row for row in members if row.run.view.verdict == VALID]
         ordered = sorted(valid, key=lambda row: row.figure.value or 0.0, reverse=members[0].figure.better == "higher")
-        ranked += [row._replace(rank=place + 1) for place, row in enumerate(ordered)]
+        ranked += [row._replace(rank=index + 1) for index, row in enumerate(ordered)]
         ranked += [row for row in members if row.run.view.verdict != VALID]
     return ranked
 

@@ -74,8 +74,8 @@ def all_rules(submission: Read) -> list[Finding]:
 
 def findings(rule: str, submission: Read) -> list[Finding]:
     """What one rule finds."""
-    found = [Finding(level, rule, subject, text) for level, subject, text in RULES[rule](submission)]
-    return [finding for finding in found if finding.level != "ok"] or found
+    every = [Finding(level, rule, subject, text) for level, subject, text in RULES[rule](submission)]
+    return [finding for finding in every if finding.level != "ok"] or every
 
 
 def suites_present(submission: Read) -> Found:

@@ -75,8 +75,8 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
     if template is None:
         return None
     reads = list(reads)
-    first = next((place for place in range(MAX_ODD_READS) if _is_cast(reads, place, template)), None)
-    last = next((place for place in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, place, template)), None)
+    first = next((index for index in range(MAX_ODD_READS) if _is_cast(reads, index, template)), None)
+    last = next((index for index in range(len(reads) - 1, len(reads) - 1 - MAX_ODD_READS, -1) if _is_cast(reads, index, template)), None)
     if first is None or last is None:
         return None
     matched = cast(reads, first, last + 1, template.before, template.after)
@@ -88,8 +88,8 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
 
 def _take_from_largest(reads: list[bytes]) -> Alike | None:
     """The same where nearly the whole answer came in one read."""
-    place = max(range(len(reads)), key=lambda place: len(reads[place]))
-    read = reads[place]
+    largest = max(range(len(reads)), key=lambda index: len(reads[index]))
+    read = reads[largest]
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
     template = (
         _template(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
@@ -99,14 +99,14 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     begin, end = read.find(template.after) + len(template.after), read.rfind(template.after) + len(template.after)
     matched = cast([read[begin:end]], 0, 1, template.before, template.after)
     texts = None if matched is None else _texts(matched, template)
-    before = [*reads[:place], read[:begin]]
+    before = [*reads[:largest], read[:begin]]
     if matched is None or texts is None or any(_DONE in part for part in before):
         return None
-    return Alike([*before, read[end:], *reads[place + 1 :]], place + 1, matched[0], *texts, parted=place)
+    return Alike([*before, read[end:], *reads[largest + 1 :]], largest + 1, matched[0], *texts, parted=largest)
 
 
-def _is_cast(reads: list[bytes], place: int, template: Template) -> bool:
-    return cast(reads, place, place + 1, template.before, template.after) is not None
+def _is_cast(reads: list[bytes], index: int, template: Template) -> bool:
+    return cast(reads, index, index + 1, template.before, template.after) is not None
 
 
 def _template(read: bytes) -> Template | None:

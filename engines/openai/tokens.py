@@ -34,13 +34,13 @@ def with_empty(marks: list[int], said: int, finished: int | None, reported: int 
     """Carriers where some events are empty, and how many could be at most. `marks` are those of `openai_events`, `finished` is
     the place of the finish reason."""
     end = len(marks) if finished is None else finished
-    empty = [place for place, mark in enumerate(marks[:end]) if mark == EMPTY]
+    empty = [index for index, mark in enumerate(marks[:end]) if mark == EMPTY]
     ending = [end] if end < len(marks) and marks[end] == LAST_EMPTY else []
     most = said + len(empty) + len(ending)
     if said:
         first, last = marks.index(SAYS), len(marks) - 1 - marks[::-1].index(SAYS)
-        inner = [place for place in empty if first < place < last]
-        after = [place for place in empty if place > last]
+        inner = [index for index in empty if first < index < last]
+        after = [index for index in empty if index > last]
         if reported is not None and reported >= said + len(inner) + len(after):
             inner += after
         elif reported is not None and reported >= said:
@@ -48,8 +48,8 @@ def with_empty(marks: list[int], said: int, finished: int | None, reported: int 
     else:
         inner = empty + ending if reported and reported >= most else []
     tokens = [1 if mark == SAYS else 0 for mark in marks]
-    for place in inner:
-        tokens[place] = 1
+    for index in inner:
+        tokens[index] = 1
     return tokens, most
 
 
@@ -64,20 +64,20 @@ def spread(total_tokens: int, carriers: list[int], texts: Sequence[str]) -> list
     They go by length of text, largest remainder first, but each carrier has at least one. An estimate: a server that sends
     several tokens an event does not say how many.
     """
-    places = [place for place, carries in enumerate(carriers) if carries]
-    if total_tokens == len(places):
+    indices = [index for index, carries in enumerate(carriers) if carries]
+    if total_tokens == len(indices):
         return carriers
-    weights = {place: max(len(texts[place]), 1) for place in places}
-    places.sort(key=lambda place: (weights[place], place))
-    whole, left, short = sum(weights.values()), total_tokens, 0
-    while left * weights[places[short]] < whole:  # its share is less than the one it has
-        whole -= weights[places[short]]
-        left -= 1
+    weights = {index: max(len(texts[index]), 1) for index in indices}
+    indices.sort(key=lambda index: (weights[index], index))
+    whole, remaining, short = sum(weights.values()), total_tokens, 0
+    while remaining * weights[indices[short]] < whole:  # its share is less than the one it has
+        whole -= weights[indices[short]]
+        remaining -= 1
         short += 1
     result = list(carriers)
-    for place in places[short:]:
-        result[place] = left * weights[place] // whole
-    remainders = sorted(places[short:], key=lambda place: (-(left * weights[place] % whole), place))
-    for place in remainders[: total_tokens - sum(result)]:
-        result[place] += 1
+    for index in indices[short:]:
+        result[index] = remaining * weights[index] // whole
+    remainders = sorted(indices[short:], key=lambda index: (-(remaining * weights[index] % whole), index))
+    for index in remainders[: total_tokens - sum(result)]:
+        result[index] += 1
     return result

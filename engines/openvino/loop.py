@@ -108,10 +108,10 @@ class StepLoop:
             del self._active[job.number]
 
     def _hand_over(self) -> None:
-        made = [delivery for job in self._active.values() if (delivery := self._read(job)) is not None]
-        if made:
-            post(self._loop, deliver, made)
-        for job, _token_ids, end in made:
+        deliveries = [delivery for job in self._active.values() if (delivery := self._read(job)) is not None]
+        if deliveries:
+            post(self._loop, deliver, deliveries)
+        for job, _token_ids, end in deliveries:
             if end is not None:
                 del self._active[job.number]
         self._note_stats()
@@ -159,12 +159,12 @@ class StepLoop:
             post(self._loop, job.stream.fail, "engine_failed", reason)
 
 
-def deliver(made: list[Delivery]) -> None:
+def deliver(deliveries: list[Delivery]) -> None:
     """Runs on the event loop: first every stamp of the step, then the ends."""
-    for job, token_ids, _end in made:
+    for job, token_ids, _end in deliveries:
         if token_ids:
             job.stream.chunk(token_ids)
-    for job, _token_ids, end in made:
+    for job, _token_ids, end in deliveries:
         if isinstance(end, EngineError):
             job.stream.fail(end.error_class, end.detail)
         elif end is not None:

@@ -70,23 +70,25 @@ _to_json = msgspec.json.encode
 def parse_ask(body: bytes, chat: bool, max_model_len: int) -> Ask:
     """Read a completion request. Raises WireError (400) when it can't be answered."""
     try:
-        asked = decode_json(body, _Body)
+        request = decode_json(body, _Body)
     except UntrustedJson as error:
         raise WireError(400, "invalid_request", f"the body is not a completion request: {error}") from None
-    if chat and not asked.messages:
+    if chat and not request.messages:
         raise WireError(400, "invalid_request", "messages is missing or empty")
-    if not chat and asked.prompt is None:
+    if not chat and request.prompt is None:
         raise WireError(400, "invalid_request", "prompt is missing")
-    prompt_tokens = sum(map(_count_message, asked.messages or ())) if chat else _count_prompt(asked.prompt)
-    limit = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    prompt_tokens = sum(map(_count_message, request.messages or ())) if chat else _count_prompt(request.prompt)
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     tokens = DEFAULT_MAX_TOKENS if limit is None else limit
     if tokens < 1:
         raise WireError(400, "invalid_request", f"max_tokens must be at least 1, not {tokens}")
     if prompt_tokens + tokens > max_model_len:
-        detail = f"maximum context length is {max_model_len} tokens; asked for {prompt_tokens} in the prompt and {tokens} in the answer"
+        detail = f"maximum context length is {max_model_len} tokens; request for {prompt_tokens} in the prompt and {tokens} in the answer"
         raise WireError(400, "context_length_exceeded", detail)
-    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return Ask(chat=chat, model=asked.model, prompt_tokens=prompt_tokens, tokens=tokens, stream=asked.stream, include_usage=include_usage)
+    include_usage = request.stream_options is not None and request.stream_options.include_usage
+    return Ask(
+        chat=chat, model=request.model, prompt_tokens=prompt_tokens, tokens=tokens, stream=request.stream, include_usage=include_usage
+    )
 
 
 def _count_message(message: _Message) -> int:

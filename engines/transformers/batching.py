@@ -62,8 +62,8 @@ class ContinuousBatching:
 
     def submit(self, request: Request, token_ids: list[int], stream: Stream) -> Callable[[], None]:
         if _drawing(request.sampling) != self._drawing:
-            wanted = f"temperature={request.sampling.temperature}"
-            detail = f"transformers batches only requests with equal sampling settings: give --engine-option {wanted}, or batching=false"
+            option = f"temperature={request.sampling.temperature}"
+            detail = f"transformers batches only requests with equal sampling settings: give --engine-option {option}, or batching=false"
             raise EngineError("engine_failed", detail)
         self._count += 1
         request_id = f"{self._count}-{request.id}"

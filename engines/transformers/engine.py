@@ -120,10 +120,10 @@ class TransformersEngine(inprocess.InProcessEngine):
         return generator
 
 
-def _dtype_name(wanted: str, *, on_cpu: bool) -> str:
+def _dtype_name(dtype: str, *, on_cpu: bool) -> str:
     """On a CPU bfloat16 where it has the arithmetic, else float32; elsewhere "auto", the checkpoint's own."""
-    if wanted != "auto" or not on_cpu:
-        return wanted
+    if dtype != "auto" or not on_cpu:
+        return dtype
     return "bfloat16" if cpu_bfloat16_flag() else "float32"
 
 

@@ -50,9 +50,9 @@ DTYPES = {
 def load(path: Path | str | None = None) -> dict[str, Card]:
     """Cards by id: the built-in ones, then those of `path` (or of `$BMP_CARDS`). Raises UserError."""
     cards = dict(_builtin())
-    place = path or os.environ.get(PATH_VARIABLE)
+    own = path or os.environ.get(PATH_VARIABLE)
     lists: list[tuple[Path, PriceList]] = []
-    for file in _files(Path(place)) if place else ():
+    for file in _files(Path(own)) if own else ():
         if _is_price_list(file):
             lists.append((file, checked_yaml.load(file, PriceList)))
         else:
@@ -70,9 +70,9 @@ def find(name: str, cards: Mapping[str, Card] | None = None) -> Card:
 def card_id(name: str, cards: Mapping[str, Card] | None = None) -> str:
     """The id of the card with this id, name or alias. Raises UserError that names the nearest."""
     known = load_or(cards)
-    wanted = _plain(name)
+    plain = _plain(name)
     for identity, card in known.items():
-        if wanted in {_plain(identity), _plain(card.name), *map(_plain, card.aliases)}:
+        if plain in {_plain(identity), _plain(card.name), *map(_plain, card.aliases)}:
             return identity
     names = [*known, *chain(*(card.aliases for card in known.values()))]
     near = difflib.get_close_matches(name, names, n=3)
@@ -83,17 +83,18 @@ def match(discovered: Mapping[str, Any], cards: Mapping[str, Card] | None = None
     """The card of the device that a run on this machine uses: its first GPU or accelerator, else its CPU.
     None where no card is sure (an unknown accelerator, a virtual machine that hides its CPU's model).
     `discovered` is `discover()`, or `environment.hardware` of a run."""
-    devices = [*(discovered.get("gpus") or ()), *(each for each in discovered.get("accelerators") or () if not each.get("integrated"))]
+    others = (device for device in discovered.get("accelerators") or () if not device.get("integrated"))
+    devices = [*(discovered.get("gpus") or ()), *others]
     if devices:
-        found = (match_name(str(device.get("name", "")), cards) for device in devices)
-        return next((card for card in found if card is not None), None)
+        matching = (match_name(str(device.get("name", "")), cards) for device in devices)
+        return next((card for card in matching if card is not None), None)
     return match_name(str((discovered.get("cpu") or {}).get("model") or ""), cards)
 
 
 def match_name(reported: str, cards: Mapping[str, Card] | None = None) -> Card | None:
     """The card for a name as nvidia-smi, rocm-smi or /proc/cpuinfo reports it. None unless exactly one fits."""
     text = " ".join(reported.split())
-    fitting = [card for card in load_or(cards).values() if any(re.fullmatch(each, text, re.IGNORECASE) for each in card.matches)]
+    fitting = [card for card in load_or(cards).values() if any(re.fullmatch(pattern, text, re.IGNORECASE) for pattern in card.matches)]
     return fitting[0] if text and len(fitting) == 1 else None
 
 
@@ -121,7 +122,7 @@ def tdp_watts(card: Card) -> float | None:
 
 def price(card: Card, basis: str = "purchase", currency: str | None = None) -> Price | None:
     """The first price on the card for this basis (`purchase` or `hour`) and currency. None: not public."""
-    return next((each for each in card.prices if each.basis == basis and currency in (None, each.currency)), None)
+    return next((price for price in card.prices if price.basis == basis and currency in (None, price.currency)), None)
 
 
 def normal_dtype(dtype: str) -> str:
@@ -144,13 +145,13 @@ def _builtin() -> Mapping[str, Card]:
     return {file.stem: checked_yaml.load(file, Card, shown_as=f"the built-in card {file.stem}") for file in sorted(FOLDER.glob("*.yaml"))}
 
 
-def _files(place: Path) -> list[Path]:
-    if place.is_dir():
-        files = sorted(each for each in place.iterdir() if each.suffix in (".yaml", ".yml"))
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
         if not files:
-            raise UserError(f"{place} holds no .yaml file", "give a card, a price list, or a folder of them")
+            raise UserError(f"{path} holds no .yaml file", "give a card, a price list, or a folder of them")
         return files
-    return [place]
+    return [path]
 
 
 def _is_price_list(file: Path) -> bool:
