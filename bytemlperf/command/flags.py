@@ -38,10 +38,12 @@ SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 @dataclass(frozen=True)
 class Option:
     """What a field's annotation says of its flag. A help that ends in ":" gets the choices of the field's Literal. `names` are
-    separated by spaces. Numbers are at least `least` or above `above`, at most `most` (math.inf: infinity is a value), and finite."""
+    separated by spaces. `sets` is the key that a given value sets, of what the flags are passed on to. Numbers are at least `least` or
+    above `above`, at most `most` (math.inf: infinity is a value), and finite."""
 
     help: str
     names: str = ""
+    sets: str = ""
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -181,6 +183,11 @@ class Options:
         from dataclasses import fields
 
         return {field.name: _in_json(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+    def settings(self, part: type[Options]) -> dict[str, tuple[str, Any]]:
+        """(flag, value) by key, of those fields of `part` that set one and have another value than their default."""
+        values = ((field, getattr(self, field.name)) for field in fields_of(part) if field.option.sets)
+        return {field.option.sets: (field.flag, value) for field, value in values if value != field.default}
 
     def shared_with(self, struct: type[msgspec.Struct]) -> dict[str, Any]:
         """The values of fields that the struct has too."""

@@ -20,16 +20,11 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     if flags.tokenizer is not None:
         changes["prompts.tokenizer"] = _tokenizer(flags.tokenizer)
     traced = scenario.prompts.trace is not None or flags.dataset_name is not None
-    options: dict[str, tuple[str, Any]] = {
-        "time_scale": ("--time-scale", flags.time_scale),
-        "window_s": ("--trace-window", None if flags.trace_window is None else parse_window(flags.trace_window)),
-        "block_tokens": ("--trace-block-size", flags.trace_block_size),
-        "timestamp_unit_s": ("--timed-trace-sec-multiplier", flags.timed_trace_sec_multiplier),
-        "max_model_len": ("--max-model-len", flags.max_model_len),
-        "on_too_long": ("--on-too-long", flags.on_too_long),
-        "own_output_tokens": ("--output-len", None if flags.output_len is None or not traced else False),
-    }
-    given = {key: (flag, value) for key, (flag, value) in options.items() if value is not None}
+    given = flags.settings(Prompts)
+    if flags.trace_window is not None:
+        given["window_s"] = "--trace-window", parse_window(flags.trace_window)
+    if flags.output_len is not None and traced:
+        given["own_output_tokens"] = "--output-len", False
     if given and not traced:
         flag = next(iter(given.values()))[0]
         raise UserError(f"{flag} is for traces, and scenario '{scenario.name}' has none", "name one with --dataset-name and --dataset-path")

@@ -20,16 +20,16 @@ class Engine(Options, panel="Engine and model"):
         Option("smollm2 (default), synthetic, a folder, a hub id; or the name a server serves it under (--served-model-name)."),
     ] = None
     engine_options: Annotated[tuple[str, ...], Option("Engine option as KEY=VALUE; repeatable.", "--engine-option")] = ()
-    base_url: Annotated[str | None, Option("Server address, for --engine openai. Default: http://127.0.0.1:8000.")] = None
-    endpoint: Annotated[str | None, Option("/v1/chat/completions (default) or /v1/completions.")] = None
+    base_url: Annotated[str | None, Option("Server address, for --engine openai. Default: http://127.0.0.1:8000.", sets="base_url")] = None
+    endpoint: Annotated[str | None, Option("/v1/chat/completions (default) or /v1/completions.", sets="endpoint")] = None
     headers: Annotated[
-        tuple[str, ...], Option("'NAME: VALUE' sent with every request; repeatable; values are never stored.", "--header")
+        tuple[str, ...], Option("'NAME: VALUE' sent with every request; repeatable; values are never stored.", "--header", sets="headers")
     ] = ()
-    extra_body: Annotated[str | None, Option("JSON object merged into every request body.")] = None
-    insecure: Annotated[bool, Option("Don't check the server's TLS certificate.")] = False
-    api_key_file: Annotated[Path | None, Option("File with the API key. Default: the variable OPENAI_API_KEY.")] = None
+    extra_body: Annotated[str | None, Option("JSON object merged into every request body.", sets="extra_body")] = None
+    insecure: Annotated[bool, Option("Don't check the server's TLS certificate.", sets="insecure")] = False
+    api_key_file: Annotated[Path | None, Option("File with the API key. Default: the variable OPENAI_API_KEY.", sets="api_key_file")] = None
     ready_check_timeout_s: Annotated[
-        float, Option("Seconds to wait for the server to become ready.", "--ready-check-timeout-sec", least=0)
+        float, Option("Seconds to wait for the server to become ready.", "--ready-check-timeout-sec", sets="ready_timeout_s", least=0)
     ] = 0.0
     device: Annotated[str | None, Option("What the server runs on: CARD or CARD*COUNT of `bmp hardware list`.", "--card")] = None
 
@@ -51,12 +51,12 @@ class Load(Options, panel="Load"):
     ramp_up_end_rps: Annotated[float | None, Option("Request rate at the end of the ramp.", above=0)] = None
     num_prompts: Annotated[int | None, Option("Number of requests.", least=1)] = None
     duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
-    num_warmups: Annotated[int | None, Option("Warm-up requests before measuring.", least=0)] = None
+    num_warmups: Annotated[int | None, Option("Warm-up requests before measuring.", sets="warmup_requests", least=0)] = None
     seed: Annotated[int, Option("Same seed, same schedule and prompts.")] = 0
-    ignore_eos: Annotated[bool | None, Option("Ignore end-of-sequence tokens.")] = None
-    temperature: Annotated[float | None, Option("Sampling temperature.")] = None
-    top_p: Annotated[float | None, Option("Nucleus sampling.")] = None
-    top_k: Annotated[int | None, Option("Top-k sampling.")] = None
+    ignore_eos: Annotated[bool | None, Option("Ignore end-of-sequence tokens.", sets="sampling.ignore_eos")] = None
+    temperature: Annotated[float | None, Option("Sampling temperature.", sets="sampling.temperature")] = None
+    top_p: Annotated[float | None, Option("Nucleus sampling.", sets="sampling.top_p")] = None
+    top_k: Annotated[int | None, Option("Top-k sampling.", sets="sampling.top_k")] = None
     workers: Annotated[str | None, Option("Load workers, one process each; or 'auto'. Default: 1.")] = None
     ray: Annotated[str | None, Option("Run the workers as actors of this Ray cluster: 'auto' or HOST:PORT.")] = None
     goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000; repeatable.")] = ()
@@ -75,12 +75,20 @@ class Prompts(Options, panel="Traces and prompt lengths"):
         str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom or sharegpt; sent at its own times.")
     ] = None
     dataset_path: Annotated[Path | None, Option("Dataset file. Default: the bundled excerpt of mooncake or azure.")] = None
-    time_scale: Annotated[float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", above=0)] = None
-    trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.")] = None
-    trace_block_size: Annotated[int | None, Option("Tokens per hash id. Default: mooncake 512, others 16.", least=1)] = None
-    timed_trace_sec_multiplier: Annotated[float | None, Option("Seconds per unit of timed_trace's times. Default: 1.", above=0)] = None
-    max_model_len: Annotated[int | None, Option("Limit on prompt plus output tokens. Default: the model's context.", least=1)] = None
-    on_too_long: Annotated[str | None, Option("Longer requests: skip, truncate or fail (default).")] = None
+    time_scale: Annotated[
+        float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", sets="time_scale", above=0)
+    ] = None
+    trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.", sets="window_s")] = None
+    trace_block_size: Annotated[
+        int | None, Option("Tokens per hash id. Default: mooncake 512, others 16.", sets="block_tokens", least=1)
+    ] = None
+    timed_trace_sec_multiplier: Annotated[
+        float | None, Option("Seconds per unit of timed_trace's times. Default: 1.", sets="timestamp_unit_s", above=0)
+    ] = None
+    max_model_len: Annotated[
+        int | None, Option("Limit on prompt plus output tokens. Default: the model's context.", sets="max_model_len", least=1)
+    ] = None
+    on_too_long: Annotated[str | None, Option("Longer requests: skip, truncate or fail (default).", sets="on_too_long")] = None
     tokenizer: Annotated[
         str | None, Option("Folder with tokenizer.json, model name, or 'words', to count prompt tokens. Default: the model's.")
     ] = None
@@ -90,11 +98,15 @@ class Prompts(Options, panel="Traces and prompt lengths"):
 class Limits(Options, panel="Limits"):
     """How long a request or the run may take."""
 
-    connect_timeout_s: Annotated[float | None, Option("Timeout for sending a request, in seconds.", above=0)] = None
-    first_token_timeout_s: Annotated[float | None, Option("Timeout from sending to the first chunk, in seconds.", above=0)] = None
-    idle_timeout_s: Annotated[float | None, Option("Timeout between chunks, in seconds.", above=0)] = None
-    total_timeout_s: Annotated[float | None, Option("Timeout for a whole request, in seconds.", above=0)] = None
-    drain_s: Annotated[float | None, Option("Seconds to wait for requests in flight after the schedule ends.", least=0)] = None
+    connect_timeout_s: Annotated[float | None, Option("Timeout of sending a request in seconds.", sets="timeouts.connect_s", above=0)] = (
+        None
+    )
+    first_token_timeout_s: Annotated[
+        float | None, Option("Timeout from sending to the first chunk, in seconds.", sets="timeouts.first_token_s", above=0)
+    ] = None
+    idle_timeout_s: Annotated[float | None, Option("Timeout between chunks, in seconds.", sets="timeouts.idle_s", above=0)] = None
+    total_timeout_s: Annotated[float | None, Option("Timeout for a whole request, in seconds.", sets="timeouts.total_s", above=0)] = None
+    drain_s: Annotated[float | None, Option("Seconds to wait for requests in flight at the schedule end.", sets="drain_s", least=0)] = None
     max_error_rate: Annotated[float | None, Option("Stop when a larger share of requests has failed.", least=0, most=1)] = None
 
 

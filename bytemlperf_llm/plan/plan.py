@@ -3,6 +3,7 @@ anything starts is checked here; what a flag means is written once, in `_overrid
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
-from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.flags import Engine, Flags, Limits, Load
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.untrusted import decode_json
 
@@ -120,19 +121,7 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         changes["duration_s"] = flags.duration_s
     if flags.output_len is not None:
         changes["output_tokens"] = {"distribution": "constant", "value": flags.output_len}
-    plain = {
-        "warmup_requests": flags.num_warmups,
-        "drain_s": flags.drain_s,
-        "sampling.ignore_eos": flags.ignore_eos,
-        "sampling.temperature": flags.temperature,
-        "sampling.top_p": flags.top_p,
-        "sampling.top_k": flags.top_k,
-        "timeouts.connect_s": flags.connect_timeout_s,
-        "timeouts.first_token_s": flags.first_token_timeout_s,
-        "timeouts.idle_s": flags.idle_timeout_s,
-        "timeouts.total_s": flags.total_timeout_s,
-    }
-    changes |= {key: value for key, value in plain.items() if value is not None}
+    changes |= {key: value for part in (Load, Limits) for key, (_, value) in flags.settings(part).items()}
     return changes | _slo(flags.goodput)
 
 
@@ -185,23 +174,19 @@ def _slo(texts: tuple[str, ...]) -> dict[str, float | None]:
 def _engine_options(flags: Flags) -> dict[str, str]:
     options = pairs("--engine-option", flags.engine_options)
     _check_headers(options.get("headers", "{}"))
-    named = {
-        "base_url": flags.base_url,
-        "endpoint": flags.endpoint,
-        "headers": _headers(flags.headers),
-        "extra_body": flags.extra_body,
-        "insecure": "true" if flags.insecure else None,
-        "api_key_file": None if flags.api_key_file is None else str(flags.api_key_file),
-        "ready_timeout_s": str(flags.ready_check_timeout_s) if flags.ready_check_timeout_s else None,
-    }
-    given = {key: value for key, value in named.items() if value is not None}
+    given = flags.settings(Engine)
     twice = sorted(given.keys() & options.keys())
     if twice:
         raise UserError(f"{twice[0]} is given twice, as a flag and as --engine-option", "remove one of them")
     if given and flags.engine != "openai":
-        flag = "--" + next(iter(given)).replace("_", "-").removesuffix("s" if "headers" in given else "")
+        flag = next(iter(given.values()))[0]
         raise UserError(f"{flag} is for servers, and engine '{flags.engine}' runs in process", "use --engine openai, or leave it out")
-    return options | given
+    return options | {key: _option_text(value) for key, (_, value) in given.items()}
+
+
+def _option_text(value: Any) -> str:
+    """A flag's value as an engine's option has it; headers as JSON."""
+    return _headers(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
@@ -211,9 +196,7 @@ def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
     return bool(endpoint) and not endpoint.endswith("/chat/completions")
 
 
-def _headers(texts: tuple[str, ...]) -> str | None:
-    import json
-
+def _headers(texts: tuple[str, ...]) -> str:
     headers: dict[str, str] = {}
     for text in texts:
         separator = ":" if ":" in text else "="  # vLLM's own form is KEY=VALUE
@@ -221,7 +204,7 @@ def _headers(texts: tuple[str, ...]) -> str | None:
         if not found or not name.strip():
             raise UserError("a --header has no name or no value", "give it as 'NAME: VALUE'")
         headers[name.strip()] = value.strip()
-    return json.dumps(headers) if headers else None
+    return json.dumps(headers)
 
 
 def _check_headers(text: str) -> None:
