@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
@@ -15,6 +16,7 @@ from tests.micro.made import run_and_records
 from tests.runs.made_run import change_record, made_anew, made_run
 from training.results.checks import against_plan
 from training.results.history import History
+from training.results.records import Record
 
 FILES = ("records.jsonl", "run.json", "summary.json", "checksums.json")
 
@@ -166,7 +168,7 @@ def test_steps_are_held_against_their_plan():
     config = {"steps": 3, "layout": {"world": 2}}
 
     def found(*steps):
-        return list(against_plan(config, History([*steps, end])))
+        return list(against_plan(config, History(msgspec.convert([*steps, end], list[Record]))))
 
     assert found(step(0), step(1), step(2)) == []
     assert found(step(0), step(2)) == [

@@ -139,8 +139,9 @@ def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
 def test_a_repeated_run_must_have_the_same_bits() -> None:
     from training.results.checks import run_checks
     from training.results.history import History
+    from training.results.records import EndRecord
 
-    end = {"record": "end", "attempt": 0, "why": "steps done", "next_step": 2, "state_sha256": "a", "at_ns": 1}
+    end = EndRecord(attempt=0, why="steps done", next_step=2, state_sha256="a", at_ns=1)
     history = History([end])
     earlier = {"name": "first", "losses": [], "state_sha256": "a"}
 

@@ -14,6 +14,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun, verify_suite
 from tests.training.conftest import BMP, STEPS, Ran, bmp
 from tests.training.test_faults import _running, _wait_for_steps, _wait_until
@@ -22,6 +23,7 @@ from training.plan.flags import Flags, Output
 from training.plan.layout import Layout
 from training.plan.plan import PLAN_NAME, make_plan
 from training.results.history import History
+from training.results.records import Record
 from training.workload import workload
 from training.workload.corpus import prepare_corpus
 
@@ -47,7 +49,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, ddp_run: Ran, num
     folder = stopped_run(tmp_path, number, 33, "--checkpoint-every", every, "--fault", "hang:1:37")
     ended = bmp("train", "resume", str(folder))
     assert (ended.status, ended.folder) == (0, folder), ended.out + ended.err
-    history = History(ended.records)
+    history = History(RunRecords(folder, Record))
     assert [start.first_step for start in history.starts] == [0, first]
     assert [start.attempt for start in history.starts] == [0, 1]
     assert [step.step for step in history.curve] == list(range(STEPS))

@@ -104,12 +104,12 @@ def test_figures_follow_from_the_records(ddp_run: Ran) -> None:
 def test_a_comparison_gets_figures_and_a_page_its_sections(ddp_run: Ran) -> None:
     kind = run_kind("training")
     run = json.loads((ddp_run.folder / "run.json").read_text())
-    figures = kind.figures(run, ddp_run.summary, RunRecords(ddp_run.folder))
+    figures = kind.figures(run, ddp_run.summary, RunRecords(ddp_run.folder, kind.record))
     by_name = {figure.metric: figure for figure in figures}
     assert {"step_time", "tokens_per_second", "mfu", "peak_memory", "exposed_communication", "smoothed_loss"} <= by_name.keys()
     assert by_name["step_time"].key == "gpt-tiny fp32 dp2 seq 64 batch 8/4"
     assert len(by_name["step_time"].samples) == STEPS - 5
-    sections = kind.sections(run, ddp_run.summary, RunRecords(ddp_run.folder))
+    sections = kind.sections(run, ddp_run.summary, RunRecords(ddp_run.folder, kind.record))
     assert {"Loss", "Throughput", "Where a step's time goes", "Memory", "Communication of rank 0", "Checks"} <= {
         section.title for section in sections
     }

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import json_of
 from training.results.checks import REFERENCE_STEPS
+from training.results.records import Record
 from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
@@ -106,7 +107,7 @@ def keep_reference(run_folder: Path, into: Path) -> None:
 
     run = read_run_json(run_folder)
     plan = read_plan(run_folder / PLAN_NAME)
-    history = History(RunRecords(run_folder))
+    history = History(RunRecords(run_folder, Record))
     losses = history.losses[:REFERENCE_STEPS]
     if len(losses) < REFERENCE_STEPS or history.end is None:
         raise UserError(
@@ -136,7 +137,7 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
 
     if read_run_json(folder).get("kind") != "training":
         raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")
-    plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder))
+    plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder, Record))
     then, now = plan.read_workload(), workload
     differing = [
         name

@@ -11,6 +11,7 @@ from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.runs.records import once
 from bytemlperf.units import NS_PER_MS
 from training.results.history import History
+from training.results.records import Record
 
 PERCENT = 100.0
 MS_METRICS = ("step_time", "data_time", "forward_time", "backward_time", "optimizer_time", "wall_time")
@@ -26,7 +27,7 @@ def key_of(config: dict[str, Any]) -> str:
     return f"{config['workload']['name']} {recipe['precision']} {sizes}{length} batch {recipe['global_batch']}/{recipe['micro_batch']}"
 
 
-def figures(run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Figure]:
+def figures(run: dict[str, Any], summary: dict[str, Any], records: Iterable[Record]) -> list[Figure]:
     """Every comparable number of a single run."""
     key, history = key_of(run["config"]), once(records, History)
     found = [

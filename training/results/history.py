@@ -15,14 +15,13 @@ from training.results.records import (
     StartRecord,
     StepRecord,
     TraceRecord,
-    decode,
 )
 
 
 class History:
     """`steps` are all step records in the order written; after a restart some steps are there twice."""
 
-    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, records: Iterable[Record]) -> None:
         self.starts: list[StartRecord] = []
         self.steps: list[StepRecord] = []
         self.traces: list[TraceRecord] = []
@@ -31,12 +30,8 @@ class History:
         self.checkpoints: list[CheckpointRecord] = []
         self.events: list[EventRecord] = []
         self.end: EndRecord | None = None
-        self.unknown = 0
-        for each in records:
-            self._sort(decode(each))
-
-    def _sort(self, record: Record | None) -> None:
         places: dict[type, list[Any]] = {
+            StartRecord: self.starts,
             StepRecord: self.steps,
             TraceRecord: self.traces,
             CollectiveRecord: self.collectives,
@@ -44,15 +39,13 @@ class History:
             CheckpointRecord: self.checkpoints,
             EventRecord: self.events,
         }
-        if isinstance(record, EndRecord):
-            self.end = record
-        elif isinstance(record, StartRecord):
-            self.starts.append(record)
-            self.end = None  # of the part before
-        elif record is None:
-            self.unknown += 1
-        else:
-            places[type(record)].append(record)
+        for record in records:
+            if isinstance(record, StartRecord):
+                self.end = None  # of the part before
+            if isinstance(record, EndRecord):
+                self.end = record
+            else:
+                places[type(record)].append(record)
 
     @property
     def measured(self) -> list[StepRecord]:

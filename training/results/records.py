@@ -7,7 +7,7 @@ lists have one entry a rank. `record` tells the kinds apart.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -149,15 +149,6 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, tag="event", tag_fi
 
 
 Record = StartRecord | StepRecord | TraceRecord | CollectiveRecord | OperatorRecord | CheckpointRecord | EndRecord | EventRecord
-
-
-def decode(record: dict[str, Any]) -> Record | None:
-    """A record as its struct, None for one that is none of these (an own record of a scaling run, or damaged)."""
-    try:
-        converted: Record = msgspec.convert(record, Record)
-        return converted
-    except msgspec.ValidationError:
-        return None
 
 
 Why = Literal["steps done", "target reached", "stopped", "diverged"]

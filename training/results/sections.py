@@ -12,7 +12,7 @@ from bytemlperf.runs.records import once
 from bytemlperf.units import NS_PER_MS
 from training.plan.memory import gib
 from training.results.history import History
-from training.results.records import StepRecord
+from training.results.records import Record, StepRecord
 from training.results.summary import PHASES
 
 MOST_POINTS = 2000
@@ -33,7 +33,7 @@ PERCENTS = ("50", "90", "99")
 RATES = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", "hfu")
 
 
-def sections(summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:
+def sections(summary: dict[str, Any], records: Iterable[Record]) -> list[Section]:
     """The page of a single run."""
     history = once(records, History)
     found: list[Section | None] = [

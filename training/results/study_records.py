@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -51,12 +49,3 @@ class CurveRecord(msgspec.Struct, frozen=True, kw_only=True, tag="curve", tag_fi
 
 
 StudyRecord = PointRecord | PredictionRecord | CurveRecord
-
-
-def decode(record: dict[str, Any]) -> StudyRecord | None:
-    """A record as its struct; None for one that is none of these."""
-    try:
-        converted: StudyRecord = msgspec.convert(record, StudyRecord)
-    except msgspec.ValidationError:
-        return None
-    return converted

@@ -9,17 +9,17 @@ from typing import Any
 from bytemlperf.statistics.statistics import ratio
 from bytemlperf.units import NS_PER_S
 from training.results.convergence import SMOOTHED_STEPS, largest_relative_error
-from training.results.study_records import CurveRecord, PointRecord, PredictionRecord, decode
+from training.results.study_records import CurveRecord, PointRecord, PredictionRecord, StudyRecord
 
 BUSY_SHARE = 0.5
 SUPERLINEAR = 1.05
 """An efficiency above 105 % with all of its interval is named."""
 
 
-def summarise_study(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def summarise_study(run: dict[str, Any], records: Iterable[StudyRecord]) -> dict[str, Any]:
     """Verdict, reasons, and the study's points."""
     config = run["config"]
-    found = [record for each in records if (record := decode(each)) is not None]
+    found = list(records)
     kind = config["study"]
     rows = {"scale": _scale, "predict": _predictions, "drift": _drift}[kind](found)
     wanted = len(config["precisions" if kind == "drift" else "ranks"]) * config.get("repeats", 1)

@@ -16,7 +16,7 @@ from bytemlperf.units import NS_PER_S
 from training.results.checks import run_checks
 from training.results.convergence import SMOOTHED_STEPS, reached, spikes
 from training.results.history import History
-from training.results.records import StepRecord, TraceRecord
+from training.results.records import Record, StepRecord, TraceRecord
 from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
 from training.workload.workload import Workload
 
@@ -26,7 +26,7 @@ STALL_SHARE = 0.05
 """A step stalls when it waits for data longer than this share of the median step."""
 
 
-def summarise(run: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
     """Verdict, reasons, metrics, counts, and what is particular to training."""
     config, history = run["config"] | run.get("beside", {}), once(records, History)
     checks = run_checks(config, history)
@@ -77,8 +77,6 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
     target = config.get("target_loss")
     if target is not None and history.end is not None and history.end.why != "target reached":
         found.append(f"the loss did not reach {target}")
-    if history.unknown:
-        found.append(f"{history.unknown} records are of an unknown kind")
     cores, load = config.get("cores"), config.get("load_before")
     if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
         found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are inflated")

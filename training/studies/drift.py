@@ -12,6 +12,7 @@ from bytemlperf.runs.records import RunRecords
 from training.command.run import prepare
 from training.plan.flags import Flags
 from training.results.history import History
+from training.results.records import Record
 from training.results.study_records import CurveRecord
 from training.studies.study import StudyRun, run_study
 
@@ -28,7 +29,7 @@ def run_drift(flags: Flags, precisions: str, argv: list[str]) -> tuple[Path, dic
 
 
 def _curve(run: StudyRun, folder: Path, summary: dict[str, Any]) -> CurveRecord:
-    history = History(RunRecords(folder))
+    history = History(RunRecords(folder, Record))
     return CurveRecord(
         precision=run.label,
         run=folder.name,

@@ -11,7 +11,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun
-from training.results.study_records import PointRecord, decode
+from training.results.study_records import PointRecord
 from training.results.study_summary import pooled
 from training.studies.model import Parts, measured_parts, predict
 from training.studies.scale import parse_counts
@@ -26,8 +26,7 @@ def run_predict(
     config = run["config"]
     if run.get("kind") != "training" or config.get("study") != "scale":
         raise UserError(f"{study} is not a scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
-    records = map(decode, RunRecords[dict[str, Any]](study))
-    points = pooled([record for record in records if isinstance(record, PointRecord) and record.step_ns])
+    points = pooled([record for record in RunRecords[PointRecord](study, PointRecord) if record.step_ns])
     if not points:
         raise UserError(f"{study} has no run that was measured", "run bmp train scale again")
     parts = measured_parts(points, config["cores"], config["threads"])

@@ -16,6 +16,7 @@ from training.command.run import prepare
 from training.plan.flags import Flags
 from training.plan.plan import check_flags, default_threads, resolve_workload, usable_cores
 from training.results.history import History
+from training.results.records import Record
 from training.results.study_records import PointRecord
 from training.results.summary import PHASES
 from training.studies.study import StudyRun, run_study
@@ -74,7 +75,7 @@ def there_and_back(runs: list[Flags], repeats: int) -> list[Flags]:
 
 
 def _point(run: StudyRun, folder: Path, summary: dict[str, Any]) -> PointRecord:
-    history = History(RunRecords(folder))
+    history = History(RunRecords(folder, Record))
     measured = history.measured
     parts = {name: statistics.fmean(ns for step in measured for ns in getattr(step, f"{name}_ns")) for name in PHASES} if measured else {}
     traffic = [] if not history.traces else [(each.op, each.calls, each.bytes) for each in history.traces[-1].transfers]

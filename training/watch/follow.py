@@ -14,23 +14,24 @@ from bytemlperf.child.process import stop
 from bytemlperf.child.ranks import Death, deaths
 from bytemlperf.runs.suite import SuiteRun
 from training.plan.plan import START_TIMEOUT_S, Plan
-from training.results.records import EXIT_HUNG, GRACE_S, RANK_LOG, RANKS_FOLDER, EventRecord
+from training.results.records import EXIT_HUNG, GRACE_S, RANK_LOG, RANKS_FOLDER, EndRecord, EventRecord, Record, StartRecord, StepRecord
 from training.watch import launch
 
 POLL_S = 0.1
 HANG_PATIENCE_S = 15.0
 """The ranks' own watchdogs come first; this is for those that can't even end themselves."""
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[[Record], None]
 
 
 class Tail:
     """Whole records that are added to a file from now on, each once."""
 
     def __init__(self, path: Path) -> None:
+        self._decode: Callable[[bytes], Record] = msgspec.json.Decoder(Record).decode
         self._path, self._offset = path, path.stat().st_size if path.exists() else 0
 
-    def new(self) -> Iterator[dict[str, Any]]:
+    def new(self) -> Iterator[Record]:
         """Those that came since the last call."""
         try:
             with self._path.open("rb") as file:
@@ -42,7 +43,7 @@ class Tail:
         self._offset += len(whole)
         for line in whole.splitlines():
             try:
-                yield msgspec.json.decode(line, type=dict[str, Any])
+                yield self._decode(line)
             except msgspec.DecodeError:
                 continue  # torn by a rank's death; the log's own reader names it
 
@@ -77,11 +78,11 @@ class Follower:
     def _pass_on(self) -> None:
         for record in self._tail.new():
             self._last_ns = time.perf_counter_ns()
-            kind = record.get("record")
-            self._limit_s = self._plan.step_timeout_s if kind in ("step", "start") else max(self._plan.step_timeout_s, self._limit_s)
-            self._ended = kind == "end"
-            if kind == "start" and int(record.get("attempt", 0)) > self._attempt:
-                self._restarted(int(record["attempt"]))
+            stepping = isinstance(record, StepRecord | StartRecord)
+            self._limit_s = self._plan.step_timeout_s if stepping else max(self._plan.step_timeout_s, self._limit_s)
+            self._ended = isinstance(record, EndRecord)
+            if isinstance(record, StartRecord) and record.attempt > self._attempt:
+                self._restarted(record.attempt)
             for listener in self._listeners:
                 listener(record)
 

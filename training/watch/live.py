@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bytemlperf.command.live import LiveView
 from bytemlperf.units import NS_PER_S
 from training.plan.plan import Plan
+from training.results.records import Record, StartRecord, StepRecord
 
 
 class TrainingView(LiveView):
@@ -19,11 +18,11 @@ class TrainingView(LiveView):
         self._rate_unit = "images/s" if plan.tokens is None else "tokens/s"
         self._now = f"starting {layout.world} rank{'' if layout.world == 1 else 's'}"
 
-    def hear(self, record: dict[str, Any]) -> None:
+    def hear(self, record: Record) -> None:
         """One record."""
-        if record.get("record") == "start" and record["attempt"]:
-            self.note(f"! started again, from step {record['first_step']}")
-        if record.get("record") == "step":
-            loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
-            rate = f"{record['tokens'] / (max(record['step_ns']) / NS_PER_S):,.0f}"
-            self.update("", record["step"] + 1, {"loss": loss, self._rate_unit: rate})
+        if isinstance(record, StartRecord) and record.attempt:
+            self.note(f"! started again, from step {record.first_step}")
+        if isinstance(record, StepRecord):
+            loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
+            rate = f"{record.tokens / (max(record.step_ns) / NS_PER_S):,.0f}"
+            self.update("", record.step + 1, {"loss": loss, self._rate_unit: rate})

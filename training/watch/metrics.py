@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bytemlperf.export.prometheus import Exporter, Family
 from bytemlperf.units import NS_PER_S
+from training.results.records import CheckpointRecord, Record, StartRecord, StepRecord
 
 STEP_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 ROLES = ("warmup", "traced", "measured")
@@ -30,27 +29,26 @@ class TrainingMetrics:
     def __init__(self) -> None:
         self.exporter = Exporter(FAMILIES)
 
-    def hear(self, record: dict[str, Any]) -> None:
+    def hear(self, record: Record) -> None:
         """One record."""
-        kind = record.get("record")
-        if kind == "step":
+        if isinstance(record, StepRecord):
             self._step(record)
-        elif kind == "checkpoint":
-            self.exporter.count("bmp_training_checkpoints", label=str(record["status"]))
-        elif kind == "start" and record["attempt"]:
+        elif isinstance(record, CheckpointRecord):
+            self.exporter.count("bmp_training_checkpoints", label=record.status)
+        elif isinstance(record, StartRecord) and record.attempt:
             self.exporter.count("bmp_training_restarts")
 
-    def _step(self, record: dict[str, Any]) -> None:
+    def _step(self, record: StepRecord) -> None:
         export = self.exporter
-        slowest_s = max(record["step_ns"]) / NS_PER_S
-        export.count("bmp_training_steps", label=record["role"])
-        export.count("bmp_training_tokens", record["tokens"])
-        if record["role"] == "measured":
+        slowest_s = max(record.step_ns) / NS_PER_S
+        export.count("bmp_training_steps", label=record.role)
+        export.count("bmp_training_tokens", record.tokens)
+        if record.role == "measured":
             export.observe("bmp_training_step_seconds", [slowest_s])
-            export.set("bmp_training_tokens_per_second", record["tokens"] / slowest_s)
-        if record["status"] == "diverged":
+            export.set("bmp_training_tokens_per_second", record.tokens / slowest_s)
+        if record.status == "diverged":
             export.count("bmp_training_diverged_steps")
-        for name, key in (("bmp_training_loss", "loss"), ("bmp_training_gradient_norm", "grad_norm")):
-            if record[key] is not None:
-                export.set(name, record[key])
-        export.set("bmp_training_peak_memory_bytes", max(record["peak_bytes"]))
+        for name, value in (("bmp_training_loss", record.loss), ("bmp_training_gradient_norm", record.grad_norm)):
+            if value is not None:
+                export.set(name, value)
+        export.set("bmp_training_peak_memory_bytes", max(record.peak_bytes))
