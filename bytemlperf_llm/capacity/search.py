@@ -1,0 +1,322 @@
+"""Which rate to probe next, and what all probes together say. Pure: no I/O, no clock.
+
+The higher the rate, the fewer requests meet their service levels. So one probe that holds and one that fails bound the capacity:
+
+- the range is found in steps of `STEP`, by short probes whose outcome is plain;
+- where in it the capacity is, by an estimate: shares that missed, made monotone by pooling (isotonic regression, weighted by what each
+  probe's requests are worth), then a straight line of their logit over the logarithm of the rate through the probes near the limit;
+- two long probes beside it, as far away as the asked width lets them be. One at half the distance costs four times as many requests, and
+  one at the capacity itself never ends. Where the budget doesn't reach for that width, they stand further apart.
+
+The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a rate named
+as holding that doesn't, half for one named as failing that does. A probe that is client-limited, unsteady or too short resolves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import msgspec
+
+from bytemlperf.statistics.special import normal_quantile
+from bytemlperf_llm.capacity.judge import SETTLING_SHARE, UNITS, Errors, Look, Outcome, first_look
+
+STEP = 2.0
+CONFIDENCE = 0.95
+WITHIN = 0.05
+RANGE_SHARE = 0.15
+"""Of the error, for finding the range: these probes are far from the capacity, and a small error costs them little."""
+EDGE_SHARE = 0.4
+"""Of what is left of the error of its side, for each probe after that."""
+RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
+"""Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
+LEAST_RATE_SHARE = 1 / 1024
+"""Of the first rate: where even this fails, nothing holds."""
+MAX_PROBES = 40
+MOST_OF_GAP = 0.8
+"""Of the distance from the estimate to what is resolved: what can be paid for brings less than a fifth of it, and the search ends."""
+LEAST_SLOPE = 1.0
+"""Of the logit over the logarithm of the rate."""
+NEAR, MIN_NEAR, WIDE_GAP = 0.2, 3, 0.35
+"""Distances in the logarithm of the rate: of probes that a line is fitted through; between two probes that bracket the capacity, from which
+on the next one goes near the middle."""
+CLEAR_Z = 2.5
+"""Standard errors from the limit at which a probe that is to find the range, or the place in it, has said enough."""
+HOPE = 1.0
+"""Standard deviations of luck that a probe is given to be resolved by its end; with less hope it ends."""
+LOCATED = 0.6
+"""The estimate's standard error, in units of the distance at which probes are placed, from which on it is good enough for that."""
+SPARE = 1.6
+"""Requests that a probe may take, in units of those that it should need."""
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """What is asked: the share (0 to 1) of requests that must meet every level, with which confidence, how narrow (0.05: fails_at is at
+    most 5 % above holds_at), and the most requests in all."""
+
+    share: float = 0.95
+    confidence: float = CONFIDENCE
+    within: float = WITHIN
+    max_requests: int = 200_000
+
+    @property
+    def errors(self) -> Errors:
+        return Errors((1 - self.confidence) / 2, (1 - self.confidence) / 2)
+
+    @property
+    def needed(self) -> int:
+        """Requests without which not even one faultless probe could hold."""
+        return first_look(self.share, self.errors.times(RANGE_SHARE / 2))
+
+
+class Purpose(StrEnum):
+    """What a probe is for: to find the range, to say where in it the capacity is, to hold, to fail."""
+
+    RANGE = "range"
+    ESTIMATE = "estimate"
+    LOW = "holds"
+    HIGH = "fails"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A probe to run: at `rate` requests/s, looked at from `first` requests on, up to `limit`."""
+
+    rate: float
+    first: int
+    limit: int
+    errors: Errors
+    purpose: Purpose
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """A probe that ran. `client_limited` says why the client was the limit, empty where it wasn't."""
+
+    rate: float
+    look: Look
+    purpose: Purpose
+    client_limited: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.UNRESOLVED if self.client_limited else self.look.outcome
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Where the share of misses crosses the limit: the rate's logarithm, its standard error, the logit's slope there, and what share of a
+    probe's requests are independent ones' worth there."""
+
+    at: float
+    error: float
+    slope: float
+    efficiency: float
+
+
+class Search:
+    """Takes what probes found (`tell`) and says what to run next (`plan`)."""
+
+    def __init__(self, goal: Goal, first_rate: float, probes: list[Probe] | None = None) -> None:
+        self.goal, self.first_rate, self.probes = goal, first_rate, probes or []
+
+    @property
+    def requests(self) -> int:
+        return sum(probe.look.requests for probe in self.probes)
+
+    @property
+    def holds_at(self) -> float | None:
+        """The highest rate that holds below every one that fails."""
+        return max(
+            (probe.rate for probe in self.probes if probe.outcome is Outcome.HOLDS and probe.rate < (self.fails_at or math.inf)),
+            default=None,
+        )
+
+    @property
+    def fails_at(self) -> float | None:
+        return min((probe.rate for probe in self.probes if probe.outcome is Outcome.FAILS), default=None)
+
+    @property
+    def client_limit(self) -> float | None:
+        """The lowest rate at which the client was the limit, where nothing failed below it."""
+        rate = min((probe.rate for probe in self.probes if probe.client_limited), default=None)
+        return rate if rate is not None and rate < (self.fails_at or math.inf) else None
+
+    def tell(self, probe: Probe) -> None:
+        self.probes.append(probe)
+
+    def stopped_because(self) -> str | None:
+        """None while the search goes on."""
+        low, high, limit = self.holds_at, self.fails_at, self.client_limit
+        if low is not None and high is not None and high / low <= 1 + self.goal.within:
+            return "within"
+        if limit is not None and (low is None or limit / low <= STEP**0.5 or self._unusable(3)):
+            return "client"
+        if low is None and high is not None and high <= self.first_rate * LEAST_RATE_SHARE:
+            return "nothing holds"
+        if self._remaining() < self.goal.needed or len(self.probes) >= MAX_PROBES:
+            return "requests"
+        return None
+
+    def plan(self) -> Plan | None:
+        """The next probe, None when the search is over."""
+        if self.stopped_because() is not None:
+            return None
+        curve = curve_of(self.probes, 1 - self.goal.share)
+        if curve is not None:
+            return self._fine(curve)
+        rates = [probe.rate for probe in self.probes]
+        if not rates:
+            return self._plan(self.first_rate, RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+        if self.client_limit is not None:
+            return self._plan(
+                math.sqrt(self.client_limit * (self.holds_at or self.client_limit / STEP)), RANGE_REQUESTS * self.goal.needed, Purpose.RANGE
+            )
+        below = any(probe.look.missed < 1 - self.goal.share for probe in self.probes)
+        return self._plan(max(rates) * STEP if below else min(rates) / STEP, RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+
+    def _fine(self, curve: Curve) -> Plan | None:
+        floor, ceiling = (math.log(rate) if rate else None for rate in (self.holds_at, self.fails_at))
+        wide = self._affordable(curve, math.log(1 + self.goal.within) / 2 * 0.98)
+        if curve.error > LOCATED * wide:
+            near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.rate) - curve.at) < 3 * curve.error)
+            more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min((curve.error / (LOCATED * wide)) ** 2, 4.0)
+            return self._plan(math.exp(curve.at), round(min(more, self._remaining() / 5)), Purpose.ESTIMATE)
+        below = math.inf if floor is None else curve.at - floor
+        above = math.inf if ceiling is None else ceiling - curve.at
+        if wide > MOST_OF_GAP * max(below, above):
+            return None
+        purpose, distance = (Purpose.LOW, -wide) if below >= above else (Purpose.HIGH, wide)
+        return self._plan(
+            math.exp(curve.at + distance), round(max(EDGE_REQUESTS * self.goal.needed, SPARE * self._cost(curve, wide))), purpose
+        )
+
+    def enough(self, plan: Plan, look: Look) -> bool:
+        """Whether a probe may end before its limit: it is resolved, has said enough for its purpose, or won't be resolved by its limit."""
+        if look.outcome is not Outcome.UNRESOLVED or look.overloaded or look.requests >= plan.limit:
+            return True
+        limit = 1 - self.goal.share
+        z = _z(_Point(0.0, look.missed, look.worth, look.judged), limit)
+        if plan.purpose in (Purpose.RANGE, Purpose.ESTIMATE):
+            return abs(z) > CLEAR_Z and look.steady
+        needed = normal_quantile(1 - (plan.errors.holds if plan.purpose is Purpose.LOW else plan.errors.fails) / 3)
+        done = look.requests / plan.limit
+        toward = -z if plan.purpose is Purpose.LOW else z
+        hoped = toward / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1)
+        return toward < -CLEAR_Z or (done > 0.5 and hoped < needed)
+
+    def _cost(self, curve: Curve, distance: float) -> float:
+        """Requests that a probe needs at this distance from the capacity."""
+        limit = 1 - self.goal.share
+        z = normal_quantile(1 - self._errors(Purpose.LOW).holds / 4) + 0.5
+        worth = z * z / (limit * (1 - limit) * (curve.slope * max(distance, 1e-4)) ** 2)
+        return worth / curve.efficiency / (1 - SETTLING_SHARE)
+
+    def _affordable(self, curve: Curve, half: float) -> float:
+        """The distance at which two probes can be paid for; `half` where that is enough."""
+        return half * max(1.0, math.sqrt(2 * SPARE * self._cost(curve, half) / max(self._remaining(), 1)))
+
+    def _plan(self, rate: float, limit: int, purpose: Purpose) -> Plan:
+        errors = self._errors(purpose)
+        first = max(self.goal.needed // 2, 2 * UNITS)
+        return Plan(float(f"{rate:.5g}"), first, max(first, min(limit, self._remaining())), errors, purpose)
+
+    def _remaining(self) -> int:
+        return self.goal.max_requests - self.requests
+
+    def _errors(self, purpose: Purpose) -> Errors:
+        """What the next probe may spend. One that is placed to hold spends next to nothing on failing."""
+        before = [probe.purpose for probe in self.probes]
+        aside = RANGE_SHARE * 6 / math.pi**2 / (1 + len(before)) ** 2
+        edge = (1 - RANGE_SHARE) * EDGE_SHARE * (1 - EDGE_SHARE) ** before.count(purpose)
+        return Errors(
+            self.goal.errors.holds * (edge if purpose is Purpose.LOW else aside),
+            self.goal.errors.fails * (edge if purpose is Purpose.HIGH else aside),
+        )
+
+    def _unusable(self, count: int) -> bool:
+        return len(self.probes) >= count and all(probe.client_limited for probe in self.probes[-count:])
+
+
+class _Point(msgspec.Struct, frozen=True):
+    """Logarithm of a rate, the share that missed there, how many independent requests say so, and of how many."""
+
+    x: float
+    missed: float
+    worth: float
+    judged: int
+
+    @property
+    def logit(self) -> float:
+        return math.log((self.missed * self.worth + 0.5) / ((1 - self.missed) * self.worth + 0.5))
+
+    @property
+    def weight(self) -> float:
+        """One over the logit's variance."""
+        return max(self.missed * (1 - self.missed) * self.worth, 0.5)
+
+
+def curve_of(probes: list[Probe], limit: float) -> Curve | None:
+    """None where the shares of misses don't cross the limit. A probe that is clearly on one side bounds where they do."""
+    points = [_Point(math.log(p.rate), p.look.missed, p.look.worth, p.look.judged) for p in probes if not p.client_limited]
+    pools = _monotone(points)
+    place = next((place for place, pool in enumerate(pools) if pool.missed >= limit), 0)
+    if not place or place == len(pools):
+        return None
+    low, high = pools[place - 1], pools[place]
+    floor = max((point.x for point in points if _z(point, limit) < -CLEAR_Z), default=-math.inf)
+    ceiling = min((point.x for point in points if _z(point, limit) > CLEAR_Z), default=math.inf)
+    if floor >= ceiling:  # not monotone: what was measured last may be another engine
+        floor, ceiling = -math.inf, math.inf
+    level, gap = math.log(limit / (1 - limit)), max(high.x - low.x, 1e-6)
+    slope = max((high.logit - low.logit) / gap, LEAST_SLOPE)
+    share = min(max((level - low.logit) / (slope * gap), 0.0), 1.0)
+    error = math.hypot((1 - share) / math.sqrt(low.weight), share / math.sqrt(high.weight)) / slope
+    curve = Curve(low.x + share * gap, error, slope, (low.worth + high.worth) / (low.judged + high.judged))
+    return _between(_fitted(points, level, curve.at) or curve, floor, ceiling)
+
+
+def _between(curve: Curve, floor: float, ceiling: float) -> Curve:
+    """The curve with its crossing between what is clear, and off the ends of a wide gap, where interpolation says little."""
+    gap = ceiling - floor
+    if math.isinf(gap):
+        return curve
+    aside = 0.35 * gap if curve.error > gap / 8 and gap > WIDE_GAP else 0.0 if floor < curve.at < ceiling else 0.5 * gap
+    at = min(max(curve.at, floor + aside), ceiling - aside)
+    return Curve(at, min(curve.error, gap / 4) if at == curve.at else gap / 4, curve.slope, curve.efficiency)
+
+
+def _z(point: _Point, limit: float) -> float:
+    return (point.missed - limit) * math.sqrt(point.worth / (limit * (1 - limit)))
+
+
+def _fitted(points: list[_Point], level: float, at: float) -> Curve | None:
+    """A weighted straight line of the logit over the rate's logarithm, through the probes near the crossing; None where they are too few."""
+    near = [point for point in points if abs(point.x - at) < NEAR]
+    total = sum(point.weight for point in near)
+    if len(near) < MIN_NEAR:
+        return None
+    centre = sum(point.weight * point.x for point in near) / total
+    height = sum(point.weight * point.logit for point in near) / total
+    spread = sum(point.weight * (point.x - centre) ** 2 for point in near)
+    if spread == 0.0:
+        return None
+    slope = sum(point.weight * (point.x - centre) * (point.logit - height) for point in near) / spread
+    crossing = centre + (level - height) / slope if slope > LEAST_SLOPE else math.inf
+    if not min(point.x for point in near) - NEAR / 4 < crossing < max(point.x for point in near) + NEAR / 4:
+        return None
+    error = math.sqrt(1 / total + (crossing - centre) ** 2 / spread) / slope
+    return Curve(crossing, error, slope, sum(point.worth for point in near) / sum(point.judged for point in near))
+
+
+def _monotone(points: list[_Point]) -> list[_Point]:
+    """Pool adjacent violators: points in order of x, with shares that don't fall."""
+    pools: list[_Point] = []
+    for point in sorted(points, key=lambda point: (point.x, point.missed)):
+        pools.append(point)
+        while len(pools) > 1 and (pools[-2].missed >= pools[-1].missed > 0.0 or pools[-2].x == pools[-1].x):
+            pools[-2:] = [_pooled(pools[-2], pools[-1])]
+    return pools
+
+
+def _pooled(a: _Point, b: _Point) -> _Point:
+    worth = a.worth + b.worth
+    return _Point((a.x * a.worth + b.x * b.worth) / worth, (a.missed * a.worth + b.missed * b.worth) / worth, worth, a.judged + b.judged)
