@@ -19,7 +19,6 @@ import argparse
 import heapq
 import json
 import math
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pool
@@ -29,7 +28,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bytemlperf.statistics.arrays import column_of
 from bytemlperf_llm.capacity.judge import look_at, looks, spent
 from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Search
 
@@ -184,13 +182,12 @@ def _first_rate(rng: np.random.Generator) -> float:
 
 def _probe(engine: Engine, plan: Plan, search: Search, rng: np.random.Generator) -> Probe:
     stream, sizes = Stream(engine, plan.rate, rng), looks(plan.first, plan.limit)
-    missed, latency, due = array("q"), array("q"), array("q")
+    parts: list[tuple[Floats, Floats]] = []
     for place, size in enumerate(sizes):
-        times, seconds = stream.more(size - len(missed))
-        missed += column_of(seconds > engine.limit_s)
-        latency += column_of(seconds * US)
-        due += column_of(times * US)
-        look = look_at(missed, latency, due, SHARE, plan.errors.times(spent(sizes, place)))
+        parts.append(stream.more(size - sum(len(times) for times, _ in parts)))
+        due, latency = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = ((latency > engine.limit_s).astype(np.int64), (latency * US).astype(np.int64), (due * US).astype(np.int64))
+        look = look_at(*columns, SHARE, plan.errors.times(spent(sizes, place)))
         if search.enough(plan, look):
             break
     return Probe(plan.rate, look, plan.purpose)

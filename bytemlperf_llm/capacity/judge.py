@@ -23,7 +23,7 @@ from itertools import pairwise
 
 import msgspec
 
-from bytemlperf.statistics.arrays import sums_between
+from bytemlperf.statistics.columns import Column, sums_between
 from bytemlperf.statistics.special import normal_quantile, regularised_beta, t_quantile
 
 LOOK_GROWTH = 1.5
@@ -46,8 +46,8 @@ HOLDS_POWER, FAILS_POWER, MOST_AT_LIMIT = 2 / 3, 1 / 2, 4.0
 happens to find them short. The number of requests that count as one grows with the share missed by about this power (M/M/1 near its
 limit: 0.62 to 0.71), and is taken at the limit; without that one probe in 25 at the limit held that should be one in 400."""
 OVERLOAD_SIGMAS = 5.0
-"""Over √requests: seconds of latency for each second of arrivals beyond which it plainly grows. A queue just at capacity walks at random, by
-some √2/√requests."""
+"""Over √requests: seconds of latency for each second of arrivals beyond which it plainly grows. A queue just at capacity walks at
+random, by some √2/√requests."""
 
 
 class Outcome(StrEnum):
@@ -100,7 +100,7 @@ def spent(sizes: Sequence[int], place: int) -> float:
     return float((sizes[place] / sizes[-1]) ** SPENDING_POWER) - before
 
 
-def look_at(missed: Sequence[int], latency: Sequence[int], due: Sequence[int], share: float, errors: Errors) -> Look:
+def look_at(missed: Column, latency: Column, due: Column, share: float, errors: Errors) -> Look:
     """Judge a probe's requests, in order of their planned arrival: 1 or 0 for each that missed a service level or not, its latency (or
     that of its first token) and its planned time, both in the same unit; all one length, at least 2·`UNITS`. `errors` are this look's."""
     start = int(len(missed) * SETTLING_SHARE)
@@ -112,7 +112,7 @@ def look_at(missed: Sequence[int], latency: Sequence[int], due: Sequence[int], s
     limit = 1.0 - share
     worth = _worth(misses, latencies, sizes, latency[start:], rate, limit, errors)
     steady = _is_steady(latencies, sizes)
-    overloaded = _overloaded(latencies, sizes, due[-1] - due[start])
+    overloaded = _overloaded(latencies, sizes, int(due[-1] - due[start]))
     outcome = Outcome.UNRESOLVED
     if overloaded or (rate > limit and steady and _at_least(worth, rate, limit) <= errors.fails):
         outcome = Outcome.FAILS
@@ -131,15 +131,14 @@ def _at_least(worth: float, rate: float, limit: float) -> float:
 
 
 def _worth(
-    misses: Sequence[int], latencies: Sequence[int], sizes: Sequence[int], latency: Sequence[int], rate: float, limit: float, errors: Errors
+    misses: Sequence[int], latencies: Sequence[int], sizes: Sequence[int], latency: Column, rate: float, limit: float, errors: Errors
 ) -> float:
     """Independent requests that the probe's would be worth if `limit` of them missed."""
     count, level, factors = sum(sizes), 1.0 - (errors.holds if rate < limit else errors.fails), [1.0]
     if 0.0 < rate < 1.0:
         factors += _factors(misses, sizes, rate * (1 - rate), level)
     if min(rate, 1 - rate) * count < FEW_MISSES:
-        mean = sum(latencies) / count
-        variance = sum((value - mean) ** 2 for value in latency) / count
+        variance = float(latency.var())
         factors += _factors(latencies, sizes, variance, level) if variance else []
     growth = 1.0
     if rate:
@@ -148,7 +147,7 @@ def _worth(
 
 
 def _factors(amounts: Sequence[int], sizes: Sequence[int], variance: float, level: float) -> list[float]:
-    """How many times the mean's variance exceeds that of independent values, for each number of batches, at the quantile of a t distribution."""
+    """Variance of the mean over that of independent values, for each number of batches, as Student's t takes it at this level."""
     factors = []
     for batches in BATCHES:
         _, off, memory = _batched(amounts, sizes, batches)

@@ -8,8 +8,8 @@ The higher the rate, the fewer requests meet their service levels. So one probe 
 - two long probes beside it, as far away as the asked width lets them be. One at half the distance costs four times as many requests, and
   one at the capacity itself never ends. Where the budget doesn't reach for that width, they stand further apart.
 
-The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a rate named
-as holding that doesn't, half for one named as failing that does. A probe that is client-limited, unsteady or too short resolves nothing.
+The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a rate
+named as holding that doesn't, half for one named as failing that does. What is client-limited, unsteady or too short resolves nothing.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def _z(point: _Point, limit: float) -> float:
 
 
 def _fitted(points: list[_Point], level: float, at: float) -> Curve | None:
-    """A weighted straight line of the logit over the rate's logarithm, through the probes near the crossing; None where they are too few."""
+    """A weighted straight line of the logit over the rate's logarithm, through the probes near the crossing; None where these are few."""
     near = [point for point in points if abs(point.x - at) < NEAR]
     total = sum(point.weight for point in near)
     if len(near) < MIN_NEAR:

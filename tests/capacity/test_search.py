@@ -1,0 +1,100 @@
+"""The search on engines of known capacity, on a virtual clock: `benchmarks/capacity.py` with few seeds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.capacity import ENGINES, guidellm, ours
+from bytemlperf_llm.capacity.judge import Errors, Look, Outcome
+from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Purpose, Search, curve_of
+
+
+def look(missed: float, outcome: Outcome = Outcome.UNRESOLVED, requests: int = 1_000, worth: float = 500.0) -> Look:
+    return Look(outcome, requests, requests, missed, worth, steady=True, overloaded=False)
+
+
+def searching(*probes: tuple[float, float, Outcome], goal: Goal | None = None) -> Search:
+    search = Search(goal or Goal(), 1.0)
+    for rate, missed, outcome in probes:
+        search.tell(Probe(rate, look(missed, outcome), Purpose.RANGE))
+    return search
+
+
+@pytest.mark.parametrize(("name", "truth", "seeds"), [("cliff", 80.0, 12), ("M/D/1", 76.5, 8), ("slow drift", 86.4, 6)])
+def test_the_interval_holds_the_truth(name: str, truth: float, seeds: int) -> None:
+    answers = [ours(ENGINES[name], seed, max_requests=60_000) for seed in range(seeds)]
+    assert all(0 < answer.holds <= truth <= answer.fails < math.inf for answer in answers)
+    assert all(answer.requests <= 60_000 for answer in answers)
+
+
+def test_the_control_names_too_much() -> None:
+    """What the search is held against: bisecting by point estimates, 500 requests a probe, on M/M/1."""
+    above = [guidellm(ENGINES["M/M/1"], seed, 500).holds > 80.03 for seed in range(60)]
+    assert sum(above) > 20
+
+
+def test_the_range_is_found_upwards_and_downwards() -> None:
+    assert Search(Goal(), 4.0).plan().rate == 4.0  # type: ignore[union-attr]
+    up, down = searching((4.0, 0.0, Outcome.HOLDS)).plan(), searching((4.0, 0.9, Outcome.FAILS)).plan()
+    assert up is not None
+    assert up.rate == 8.0
+    assert down is not None
+    assert down.rate == 2.0
+
+
+def test_the_answer_is_the_highest_rate_that_holds_below_the_lowest_that_fails() -> None:
+    search = searching((4.0, 0.0, Outcome.HOLDS), (8.0, 0.01, Outcome.HOLDS), (16.0, 0.9, Outcome.FAILS), (12.0, 0.2, Outcome.FAILS))
+    assert (search.holds_at, search.fails_at) == (8.0, 12.0)
+    search.tell(Probe(7.0, look(0.2, Outcome.FAILS), Purpose.LOW))  # a confirming run that fails takes its answer back
+    assert (search.holds_at, search.fails_at) == (4.0, 7.0)
+
+
+def test_what_the_client_limits_resolves_nothing_and_ends_the_search() -> None:
+    search = searching((4.0, 0.0, Outcome.HOLDS))
+    search.tell(Probe(8.0, look(0.9, Outcome.FAILS), Purpose.RANGE, client_limited="sent 6 of 8 requests/s"))
+    assert search.fails_at is None
+    plan = search.plan()
+    assert plan is not None
+    assert 4.0 < plan.rate < 8.0
+    search.tell(Probe(plan.rate, look(0.0, Outcome.HOLDS), Purpose.RANGE))
+    assert search.stopped_because() == "client"
+    assert search.plan() is None
+
+
+def test_it_ends_when_the_interval_is_narrow_or_the_requests_are_spent() -> None:
+    narrow = searching((10.0, 0.0, Outcome.HOLDS), (10.4, 0.2, Outcome.FAILS))
+    assert narrow.stopped_because() == "within"
+    spent = searching((10.0, 0.0, Outcome.HOLDS), (20.0, 0.2, Outcome.FAILS), goal=Goal(max_requests=2_100))
+    assert spent.stopped_because() == "requests"
+
+
+def test_the_errors_of_all_probes_stay_within_the_confidence() -> None:
+    search, holds, fails = Search(Goal(), 1.0), 0.0, 0.0
+    for place in range(60):
+        for purpose in (Purpose.LOW, Purpose.HIGH, Purpose.ESTIMATE):
+            errors = search._errors(purpose)
+            holds, fails = holds + errors.holds, fails + errors.fails
+            search.tell(Probe(1.0 + place, look(0.05), purpose))
+    assert holds <= 0.025
+    assert fails <= 0.025
+
+
+def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear() -> None:
+    probes = [Probe(rate, look(missed), Purpose.RANGE) for rate, missed in ((70, 0.01), (80, 0.05), (90, 0.25))]
+    curve = curve_of(probes, 0.05)
+    assert curve is not None
+    assert math.exp(curve.at) == pytest.approx(80, rel=0.03)
+    assert curve_of(probes[:1], 0.05) is None
+    cliff = curve_of([Probe(rate, look(missed), Purpose.RANGE) for rate, missed in ((10, 0.01), (20, 0.012), (79, 0.009), (84, 0.6))], 0.05)
+    assert cliff is not None
+    assert 79 <= math.exp(cliff.at) <= 84
+
+
+def test_a_probe_that_cannot_be_resolved_any_more_ends() -> None:
+    search, plan = Search(Goal(), 1.0), Plan(10.0, 200, 10_000, Errors(0.01, 1e-5), Purpose.LOW)
+    assert search.enough(plan, look(0.09, requests=2_000))
+    assert not search.enough(plan, look(0.03, requests=2_000))
+    assert search.enough(plan, look(0.049, requests=6_000))
+    assert search.enough(plan, look(0.03, requests=10_000))
