@@ -23,8 +23,9 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.units import NS_PER_MS
-from bytemlperf_llm.record.reader import read_records
+from bytemlperf_llm.record.record import RequestRecord
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 
@@ -78,7 +79,7 @@ def _killed(place: Path, url: str, rate: float, run_for_s: float) -> Kill:
 
 
 def _compare(folder: Path, truth: dict[str, dict[str, int]], killed_ns: int) -> Kill:
-    reader = read_records(folder)
+    reader = RunRecords[RequestRecord](folder, RequestRecord)
     ids = [record.id for record in reader]
     kept = set(ids)
     ended_ns = {name: account["last_write_ns"] for name, account in truth.items() if account["done"] and not name.endswith("-ready")}

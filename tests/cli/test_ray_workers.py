@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.record.reader import read_records
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
+from tests.runs.reading import read_records
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

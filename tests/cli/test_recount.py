@@ -13,8 +13,8 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.models import resolve
-from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED_SCENARIO, bmp, run_folder, start, wait_for_records
+from tests.runs.reading import read_records
 
 TEXT = (
     "The tide turned before noon, and the harbour emptied faster than the crew had reckoned. They set the mainsail, "

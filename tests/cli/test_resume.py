@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED, COMMAND, QUICK, bmp, run_folder, start
+from tests.runs.reading import read_records
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")
 

@@ -13,11 +13,11 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.plan.plan import Plan
-from bytemlperf_llm.record.reader import read_records
 from bytemlperf_llm.run.bench import resume
 from bytemlperf_llm.run.trust import refuse_other_engine
 from engines.contract import EngineInfo
 from tests.cli.helpers import QUICK, bmp, start, wait_for_records
+from tests.runs.reading import read_records
 
 ADDRESS = "http://192.0.2.1:9"
 

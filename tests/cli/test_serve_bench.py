@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.runs.verdicts import VERDICTS
-from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
+from tests.runs.reading import read_records
 
 
 @pytest.fixture(scope="module")

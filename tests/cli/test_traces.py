@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bytemlperf.runs.folder import read_run_json
-from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import QUICK, bmp, run_folder
+from tests.runs.reading import read_records
 from tests.workload.tokenizers import byte_tokenizer
 
 TIMED = [(0, 700, 3), (20, 300, 2), (20, 600, 4), (350, 9, 1)]  # ms, prompt, output

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.checked_yaml import plain
-from bytemlperf_llm.record.reader import read_records
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
+from tests.runs.reading import read_records
 
 CANARY = "sk-canary-7f3a9d2e51"
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid

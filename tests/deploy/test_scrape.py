@@ -21,8 +21,8 @@ import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import FAMILIES, FLUSH_REQUESTS
-from bytemlperf_llm.record.reader import read_records
 from tests.cli.helpers import QUICK, start
+from tests.runs.reading import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on this machine")]
 DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"

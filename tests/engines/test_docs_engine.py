@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf_llm.record.reader import read_records
+from tests.runs.reading import read_records
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 

@@ -12,8 +12,8 @@ from bytemlperf.report.page import data_block
 from bytemlperf.runs.kinds import Plot, Table, run_kind
 from bytemlperf_llm.pages.columns import columns_of
 from bytemlperf_llm.pages.timeline import tokens_in
-from bytemlperf_llm.record.reader import read_records
 from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run
+from tests.runs.reading import read_records
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, read_run_json, write_json
 from bytemlperf.runs.log import LogFull, RecordLog
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.record.reader import read_records
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
+from tests.runs.reading import read_records
 
 
 def record(index: int, **changes) -> RequestRecord:

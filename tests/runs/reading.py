@@ -1,4 +1,4 @@
-"""Reading the records of a run of LLM serving back."""
+"""The records of a run of LLM serving, read back."""
 
 from __future__ import annotations
 
