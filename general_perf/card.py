@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from bytemlperf.checked_yaml import Checked, load
+from bytemlperf.checked import Checked
+from bytemlperf.checked_yaml import load
 from bytemlperf.errors import UserError, nearest
 from general_perf.choices import PUBLISHED
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from bytemlperf.checked_yaml import Checked
+from bytemlperf.checked import Checked
 
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"]
 Engine = Literal["matrix", "vector"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from bytemlperf.checked_yaml import plain
+from bytemlperf.checked import plain
 from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api

@@ -14,10 +14,12 @@ import math
 import random
 from array import array
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from bytemlperf.errors import UserError, nearest
+from bytemlperf.checked import Checked, check
 from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder
 from engines.contract import Model
@@ -37,13 +39,17 @@ CHAT_TEMPLATE = (
 )
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(Checked, frozen=True, kw_only=True):
     """What may follow `synthetic:`. `context` is in tokens."""
 
-    seed: int = 0
-    layers: int = 2
-    hidden: int = 64
-    context: int = 2048
+    seed: Annotated[int, Meta(ge=0)] = 0
+    layers: Annotated[int, Meta(ge=1, le=1000)] = 2
+    hidden: Annotated[int, Meta(ge=HEAD_DIM, le=1 << 16, multiple_of=HEAD_DIM)] = 64
+    context: Annotated[int, Meta(ge=1)] = 2048
+
+    def __post_init__(self) -> None:
+        if self.parameters() > MAX_PARAMETERS:
+            raise ValueError(f"that size has more than {MAX_PARAMETERS:,} weights; give fewer layers or a smaller hidden")
 
     def parameters(self) -> int:
         """Number of weights."""
@@ -62,26 +68,8 @@ def resolve(name: str, text: str) -> Model:
 
 def parse(text: str) -> Options:
     """`seed=1,layers=4` as Options. Raises UserError that names the key and what it may be."""
-    known = Options.__struct_fields__
-    given: dict[str, int] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        key, _, value = part.partition("=")
-        if key not in known:
-            raise UserError(f"model option '{key}' of synthetic is unknown", nearest(key, known))
-        if not value.isascii() or not value.isdigit():
-            raise UserError(f"model option {key}={value!r} of synthetic is not a whole number", f"for example synthetic:{key}=64")
-        given[key] = int(value)
-    return _checked(Options(**given))
-
-
-def _checked(options: Options) -> Options:
-    if options.hidden < HEAD_DIM or options.hidden % HEAD_DIM:
-        raise UserError(f"hidden={options.hidden} of synthetic is not a multiple of {HEAD_DIM}", f"give for example hidden={2 * HEAD_DIM}")
-    if options.layers < 1 or options.context < 1:
-        raise UserError("layers and context of synthetic start at 1", "for example synthetic:layers=2,context=2048")
-    if options.layers > 1000 or options.hidden > 1 << 16 or options.parameters() > MAX_PARAMETERS:
-        raise UserError(f"synthetic of that size has more than {MAX_PARAMETERS:,} weights", "give fewer layers or a smaller hidden")
-    return options
+    given = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+    return check(given, Options, lambda _: "model synthetic", strict=False)
 
 
 def _build(folder: Path, options: Options) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bytemlperf import checked_yaml
+from bytemlperf.checked import Checked
 from bytemlperf.errors import UserError
 
 NAME = "submission.yaml"
@@ -16,7 +17,7 @@ Word = Annotated[str, Meta(pattern=r"\S", max_length=200)]
 RelativePath = Annotated[str, Meta(min_length=1)]
 
 
-class Environment(checked_yaml.Checked, frozen=True, kw_only=True):
+class Environment(Checked, frozen=True, kw_only=True):
     """How someone else gets the same software: a lock and an image or an install script; paths are below the folder."""
 
     lock: RelativePath
@@ -34,7 +35,7 @@ class Environment(checked_yaml.Checked, frozen=True, kw_only=True):
             raise ValueError("the image has no digest, so it can change; write it as name@sha256:<64 hex digits>")
 
 
-class Declaration(checked_yaml.Checked, frozen=True, kw_only=True):
+class Declaration(Checked, frozen=True, kw_only=True):
     """A vendor's submission. `sparsity` is `none`, `2:4` (n of m kept), `32x` (1 of 32) or `unstructured`; precisions are
     what was asked for."""
 

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 import scenarios
 from bytemlperf import checked_yaml
-from bytemlperf.checked_yaml import Checked
+from bytemlperf.checked import Checked, check, plain
 from bytemlperf.errors import UserError
 
 BUILTIN_FOLDER = Path(scenarios.__file__).parent
@@ -290,7 +290,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
         Keys are dotted ("arrival.rate"); a value replaces the whole subtree. None means null.
         Raises UserError that names the key.
         """
-        data = checked_yaml.plain(self)
+        data = plain(self)
         for key, value in changes.items():
             *parents, last = key.split(".")
             target = data
@@ -299,7 +299,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
                     target[parent] = {}
                 target = target[parent]
             target[last] = value
-        return checked_yaml.check(data, Scenario, lambda _: f"scenario {self.name}").in_folder(self.folder)
+        return check(data, Scenario, lambda _: f"scenario {self.name}").in_folder(self.folder)
 
 
 # --- finding one ------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def scenario_of(run: dict[str, Any]) -> Scenario:
     content = config.get("scenario") if isinstance(config, dict) else None
     if not isinstance(content, dict):
         raise UserError("run.json holds no scenario", "it was damaged; run again")
-    scenario = checked_yaml.check(content, Scenario, lambda _: "run.json, scenario")
+    scenario = check(content, Scenario, lambda _: "run.json, scenario")
     folder = str(config.get("scenario_folder", BUILTIN)) if isinstance(config, dict) else BUILTIN
     return scenario.in_folder(BUILTIN_FOLDER if folder == BUILTIN else Path(folder))
 

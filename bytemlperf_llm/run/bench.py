@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bytemlperf.checked_yaml import plain
+from bytemlperf.checked import plain
 from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError

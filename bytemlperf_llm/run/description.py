@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.checked_yaml import plain
+from bytemlperf.checked import plain
 from bytemlperf_llm.calibration.cache import client_section
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult

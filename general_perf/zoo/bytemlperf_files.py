@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from bytemlperf.checked_yaml import StructT, check
+from bytemlperf.checked import StructT, check
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bytemlperf import checked_yaml
+from bytemlperf.checked import plain
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
@@ -206,4 +206,4 @@ def test_a_path_without_cards_is_named(tmp_path: Path, place: str):
 
 def test_a_card_keeps_what_it_was_given(tmp_path: Path):
     card = cards.load(mine(tmp_path))["mine"]
-    assert msgspec.convert(checked_yaml.plain(card), Card) == card
+    assert msgspec.convert(plain(card), Card) == card

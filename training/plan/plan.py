@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from bytemlperf.checked import check
 from bytemlperf.child.limits import threads_asked_for
 from bytemlperf.errors import UserError
 from bytemlperf.extensions import TRAINERS
@@ -89,8 +90,6 @@ def read_plan(path: Path) -> Plan:
 
 def resolve_workload(flags: Flags) -> Workload:
     """The workload with the flags' changes, checked again. Raises UserError."""
-    from bytemlperf import checked_yaml
-
     workload = workloads.load(flags.workload)
     wished = {
         "steps": flags.steps,
@@ -104,7 +103,7 @@ def resolve_workload(flags: Flags) -> Workload:
     content["training"].update({key: value for key, value in wished.items() if value is not None})
     if flags.seq_len is not None:
         content["model"]["seq_len"] = flags.seq_len
-    return checked_yaml.check(
+    return check(
         content, Workload, lambda location: ", ".join([f"workload {workload.name}", *([".".join(map(str, location))] if location else [])])
     )
 

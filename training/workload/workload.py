@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bytemlperf import checked_yaml
-from bytemlperf.checked_yaml import Checked
+from bytemlperf.checked import Checked
 from bytemlperf.errors import UserError, nearest
 from training.workload.choices import Precision, Recompute
 
