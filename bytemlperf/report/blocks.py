@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bytemlperf.report.text import number
+from bytemlperf.runs.kinds import Section, Table
+
+Cell = str | float | int | None
 
 
 def metric_cells(metric: dict[str, Any], percents: Sequence[str], scale: float = 1.0) -> list[str]:
@@ -26,6 +29,17 @@ def bounded_cell(value: Any, bounds: Any, scale: float = 1.0) -> str:
 def line(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:
     """A curve; `style` is plotly's of a line."""
     return _trace("scatter", name, x, y, hover, mode="lines", **({"line": style} if style else {}))
+
+
+def table(title: str, rows: Sequence[Mapping[str, Cell]], **more: Any) -> list[Section]:
+    """A table of rows that are alike, its columns named by their keys; none without rows, no column that no row fills."""
+    columns = [name for name in (rows[0] if rows else {}) if any(row[name] is not None for row in rows)]
+    return [Table(title=title, columns=columns, rows=[[row[name] for name in columns] for row in rows], **more)] if rows else []
+
+
+def over(value: float | None, scale: float) -> float | None:
+    """A value in another unit; None stays None."""
+    return None if value is None else value / scale
 
 
 def bounded_line(name: str, x: Any, y: Sequence[float], bounds: Sequence[Any], hover: str = "", **style: Any) -> dict[str, Any]:

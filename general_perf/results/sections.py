@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bytemlperf.report.blocks import bars, metric_cells
+from bytemlperf.report.blocks import bars, metric_cells, over, table
 from bytemlperf.report.text import cell
-from bytemlperf.runs.kinds import Plot, Section, Table, Text
+from bytemlperf.runs.kinds import Plot, Section, Text
 from bytemlperf.units import NS_PER_MS
 from general_perf.results.points import point_of
 
@@ -24,7 +24,7 @@ OPEN_SPARE = ("dispersion", "expected", "max ms", "1 in 100 ms", "arrivals, Kolm
 def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     """Most important first."""
     made: list[Section] = [
-        _rows(summary),
+        *_rows(summary),
         *_failures(summary),
         *_speed(summary, _peaks(jobs)),
         *_open(summary),
@@ -40,17 +40,13 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
 def terminal_sections(summary: dict[str, Any]) -> list[Section]:
     """A row a job, with speed beside it where there are few; failed ones with the reason."""
     few = len(summary["rows"]) <= FEW_JOBS
-    return [_rows(summary), *(_speed(summary, {}) + _open(summary) if few else []), *_failures(summary)]
+    return [*_rows(summary), *(_speed(summary, {}) + _open(summary) if few else []), *_failures(summary)]
 
 
-def _rows(summary: dict[str, Any]) -> Table:
-    rows = [_row(row) for row in summary["rows"]]
+def _rows(summary: dict[str, Any]) -> list[Section]:
     first = summary["first_try"]
     note = f"{first['compiled']} of {first['of']} compiled at first try. Every job has a process of its own; a failed one is a row."
-    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    return Table(
-        title="Models and backends", columns=columns, rows=[[row[name] for name in columns] for row in rows], note=note, spare=SPARE
-    )
+    return table("Models and backends", [_row(row) for row in summary["rows"]], note=note, spare=SPARE)
 
 
 def _row(row: dict[str, Any]) -> dict[str, str | float | int | None]:
@@ -80,8 +76,9 @@ def _verdict_of(row: dict[str, Any]) -> str | None:
 
 
 def _failures(summary: dict[str, Any]) -> list[Section]:
-    rows = [(row["job"], row["error_class"], row["reason"], row["fix"]) for row in summary["rows"] if row["error_class"]]
-    return [Table(title="Failures and fixes", columns=("job", "class", "reason", "fix"), rows=rows)] if rows else []
+    failed = [row for row in summary["rows"] if row["error_class"]]
+    named = {"job": "job", "class": "error_class", "reason": "reason", "fix": "fix"}
+    return table("Failures and fixes", [{title: row[name] for title, name in named.items()} for row in failed])
 
 
 def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
@@ -97,32 +94,18 @@ def _points(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str
 
 def _peaks(jobs: Jobs) -> dict[str, float | None]:
     """The most memory of each point's processes, MiB."""
-    peaks = {f"{record['job']} | {point_of(record)}": record["peak_host_bytes"] for record in _records(jobs, "performance")}
-    return {point: None if peak is None else peak / MIB for point, peak in peaks.items()}
+    return {f"{record['job']} | {point_of(record)}": over(record["peak_host_bytes"], MIB) for record in _records(jobs, "performance")}
 
 
 def _speed(summary: dict[str, Any], peaks: dict[str, float | None]) -> list[Section]:
-    rows = [
-        [
-            *point.split(" | "),
-            *metric_cells(latency, PERCENTS, NS_PER_MS),
-            latency["count"],
-            rate["mean"],
-            *([peaks.get(point)] if peaks else []),
-        ]
-        for point, latency, rate in _points(summary)
-    ]
-    columns = (
-        "job",
-        "point",
-        "mean",
-        *(f"p{percent}" for percent in PERCENTS),
-        "calls",
-        "samples/s",
-        *(["peak host MiB"] if peaks else []),
-    )
+    rows = []
+    for point, latency, rate in _points(summary):
+        job, batch = point.split(" | ")
+        figures = zip(("mean", *(f"p{percent}" for percent in PERCENTS)), metric_cells(latency, PERCENTS, NS_PER_MS), strict=True)
+        more = {"calls": latency["count"], "samples/s": rate["mean"], "peak host MiB": peaks.get(point)}
+        rows.append({"job": job, "point": batch, **{f"{name} ms": figure for name, figure in figures}, **more})
     note = "95 % intervals below. Closed loop: from call to answer. Open loop: from when the call was due. Percentiles are nearest-rank."
-    return [Table(title="Speed", columns=columns, rows=rows, note=note, spare=("p90, ms", "calls"))] if rows else []
+    return table("Speed", rows, note=note, spare=("p90 ms", "calls"))
 
 
 def _throughput(summary: dict[str, Any]) -> list[Section]:
@@ -137,26 +120,26 @@ def _open(summary: dict[str, Any]) -> list[Section]:
     for key, facts in summary.get("open_loop", {}).items():
         late = facts["late_ns"] or {}
         service = summary["metrics"].get(f"{key} | service time", {}).get("percentiles", {}).get("50")
+        job, point = key.split(" | ")
         rows.append(
-            (
-                *key.split(" | "),
-                facts["requested_rate"],
-                facts["offered_rate"],
-                facts["planned"],
-                facts["dropped"],
-                arrivals_text(facts),
-                facts["dispersion"],
-                facts["expected_dispersion"],
-                *(None if late.get(each) is None else late[each] / 1e6 for each in ("p50", "tail", "max")),
-                service / 1e6 if isinstance(service, int | float) else service,
-            )
+            {
+                "job": job,
+                "point": point,
+                "target calls/s": facts["requested_rate"],
+                "actual calls/s": facts["offered_rate"],
+                "calls": facts["planned"],
+                "dropped": facts["dropped"],
+                "arrivals, Kolmogorov-Smirnov": arrivals_text(facts),
+                "dispersion": facts["dispersion"],
+                "expected": facts["expected_dispersion"],
+                "client late p50 ms": over(late.get("p50"), NS_PER_MS),
+                "1 in 100 ms": over(late.get("tail"), NS_PER_MS),
+                "max ms": over(late.get("max"), NS_PER_MS),
+                "service time p50 ms": service if isinstance(service, str) else over(service, NS_PER_MS),
+            }
         )
-    columns = (
-        *("job", "point", "target calls/s", "actual calls/s", "calls", "dropped", "arrivals, Kolmogorov-Smirnov", "dispersion", "expected"),
-        *("client late p50 ms", "1 in 100 ms", "max ms", "service time p50 ms"),
-    )
     note = "A call arrives when it is due plus the client's own delay. The wait for a free instance is in the latency, not in that delay."
-    return [Table(title="Open loop: target and actual load", columns=columns, rows=rows, note=note, spare=OPEN_SPARE)] if rows else []
+    return table("Open loop: target and actual load", rows, note=note, spare=OPEN_SPARE)
 
 
 def arrivals_text(facts: dict[str, Any]) -> str:
@@ -168,50 +151,33 @@ def arrivals_text(facts: dict[str, Any]) -> str:
 
 
 def _compile(jobs: Jobs) -> list[Section]:
-    coverage = {each["job"]: each["coverage"] for each in _records(jobs, "coverage")}
+    coverage = {record["job"]: record["coverage"] for record in _records(jobs, "coverage")}
     rows = []
     for record in _records(jobs, "compile"):
-        found = coverage.get(record["job"], {})
-        fell_back = ", ".join(f"{name} ×{count}" for name, count in list(found.get("fallback_operators", {}).items())[:12])
-        size = record["artefact_bytes"]
+        covered = coverage.get(record["job"], {})
+        details = covered.get("details", {})
+        fell_back = ", ".join(f"{name} ×{count}" for name, count in list(covered.get("fallback_operators", {}).items())[:12])
         rows.append(
-            (
-                record["job"],
-                record["weights"],
-                record["compile_s"],
-                None if size is None else size / MIB,
-                found.get("graph_share"),
-                found.get("flops_share"),
-                None if found.get("flops") is None else found["flops"] / 1e9,
-                ", ".join(found.get("details", {}).get("operators_without_flops_formula", {})) or None,
-                found.get("partitions"),
-                fell_back or found.get("reason") or "none",
-                record["precision_tool"],
-                found.get("details", {}).get("int8_share_of_products"),
-                record["calibration"],
-                ", ".join(f"{key}={value}" for key, value in record["options"].items()),
-                "; ".join((*record["optimisations"], *record["notes"])) or None,
-            )
+            {
+                "job": record["job"],
+                "weights": record["weights"],
+                "compile s": record["compile_s"],
+                "artefact MiB": over(record["artefact_bytes"], MIB),
+                "graph share": covered.get("graph_share"),
+                "FLOPs share": covered.get("flops_share"),
+                "GFLOPs a call": over(covered.get("flops"), 1e9),
+                "FLOPs not counted of": ", ".join(details.get("operators_without_flops_formula", {})) or None,
+                "parts": covered.get("partitions"),
+                "fell back": fell_back or covered.get("reason") or "none",
+                "precision by": record["precision_tool"],
+                "products in int8": details.get("int8_share_of_products"),
+                "calibration": record["calibration"],
+                "options": ", ".join(f"{key}={value}" for key, value in record["options"].items()),
+                "optimisations, notes": "; ".join((*record["optimisations"], *record["notes"])) or None,
+            }
         )
-    columns = (
-        "job",
-        "weights",
-        "compile s",
-        "artefact MiB",
-        "graph share",
-        "FLOPs share",
-        "GFLOPs a call",
-        "FLOPs not counted of",
-        "parts",
-        "fell back",
-        "precision by",
-        "products in int8",
-        "calibration",
-        "options",
-        "optimisations, notes",
-    )
-    methods = sorted({each["method"] for each in coverage.values()})
-    return [Table(title="Compile report", columns=columns, rows=rows, note="Coverage is measured: " + "; ".join(methods))] if rows else []
+    methods = sorted({covered["method"] for covered in coverage.values()})
+    return table("Compile report", rows, note="Coverage is measured: " + "; ".join(methods))
 
 
 def _sparsity(jobs: Jobs) -> list[Section]:
@@ -219,57 +185,39 @@ def _sparsity(jobs: Jobs) -> list[Section]:
 
     rows = []
     for record in _records(jobs, "sparsity"):
-        sides = [record["compiled"], record["source"]]
-        facts = [fact for side in sides for fact in ((None, None) if side is None else (side["zero_share"], patterns_in_words(side)))]
-        how = "measured" if record["compiled"] is not None else "reported by the backend"
-        rows.append((record["job"], record["sparsity"], how, (record["compiled"] or record["source"])["values"], *facts))
-    columns = ("job", "sparsity", "known by", "weights", "zeros, compiled", "patterns", "zeros, source", "patterns")
+        sides = {side: record[side] for side in ("compiled", "source")}
+        known = {f"zeros, {side}": facts and facts["zero_share"] for side, facts in sides.items()}
+        known |= {f"patterns, {side}": facts and patterns_in_words(facts) for side, facts in sides.items()}
+        how = "measured" if sides["compiled"] is not None else "reported by the backend"
+        weights = (sides["compiled"] or sides["source"])["values"]
+        rows.append({"job": record["job"], "sparsity": record["sparsity"], "known by": how, "weights": weights, **known})
     note = "Of the weights with two axes or more. A pattern n:m: no m neighbours along an axis keep more than n."
-    return [Table(title="Sparsity of the weights", columns=columns, rows=rows, note=note)] if rows else []
+    return table("Sparsity of the weights", rows, note=note)
 
 
 def _numerics(jobs: Jobs) -> list[Section]:
-    rows: list[Any] = []
-    plots: list[Section] = []
-    for record in _records(jobs, "numerics"):
-        for name, each in record["outputs"].items():
-            wrong = each["nonfinite"]
-            kl = each["kl"] or {}
-            difference, relative = each["abs"] or {}, each["rel"] or {}
-            rows.append(
-                (
-                    record["job"],
-                    name,
-                    "pass" if record["passed"] else "FAIL",
-                    *(difference.get(key) for key in ("max", "mean", "std")),
-                    *(relative.get(key) for key in ("max", "mean", "std")),
-                    each["cosine"],
-                    kl.get("mean"),
-                    wrong["ours_nan"],
-                    wrong["ours_inf"],
-                    record["reference"],
-                )
-            )
-            if each["histogram"] and len(plots) < MAX_HISTOGRAMS:
-                plots.append(_histogram(record["job"], name, each))
-    columns = (
-        "job",
-        "output",
-        "verdict",
-        "max abs",
-        "mean abs",
-        "std abs",
-        "max rel",
-        "mean rel",
-        "std rel",
-        "cosine",
-        "KL mean, nats",
-        "NaN",
-        "Inf",
-        "reference",
-    )
+    outputs = [(record, name, output) for record in _records(jobs, "numerics") for name, output in record["outputs"].items()]
+    rows = [_compared(record, name, output) for record, name, output in outputs]
+    plots = [_histogram(record["job"], name, output) for record, name, output in outputs if output["histogram"]]
     note = "NaN and infinite values are counted, never zeroed; relative differences leave out where the reference is 0."
-    return [Table(title="Numerics", columns=columns, rows=rows, note=note), *plots] if rows else []
+    return [*table("Numerics", rows, note=note), *plots[:MAX_HISTOGRAMS]]
+
+
+def _compared(record: dict[str, Any], name: str, output: dict[str, Any]) -> dict[str, Any]:
+    differences = {
+        f"{statistic} {kind}": (output[kind] or {}).get(statistic) for kind in ("abs", "rel") for statistic in ("max", "mean", "std")
+    }
+    return {
+        "job": record["job"],
+        "output": name,
+        "verdict": "pass" if record["passed"] else "FAIL",
+        **differences,
+        "cosine": output["cosine"],
+        "KL mean, nats": (output["kl"] or {}).get("mean"),
+        "NaN": output["nonfinite"]["ours_nan"],
+        "Inf": output["nonfinite"]["ours_inf"],
+        "reference": record["reference"],
+    }
 
 
 def _histogram(job: str, output: str, compared: dict[str, Any]) -> Plot:
@@ -283,36 +231,21 @@ def _histogram(job: str, output: str, compared: dict[str, Any]) -> Plot:
 
 def _accuracy(jobs: Jobs) -> list[Section]:
     rows = [
-        (
-            record["job"],
-            record["dataset"],
-            record["samples"],
-            metric,
-            value,
-            record["reference_metrics"].get(metric),
-            record["decisions_changed"],
-            _mean_us(record["preprocess_ns"]),
-            _mean_us(record["postprocess_ns"]),
-        )
+        {
+            "job": record["job"],
+            "dataset": record["dataset"],
+            "samples": record["samples"],
+            "metric": metric,
+            "backend": value,
+            "reference": record["reference_metrics"].get(metric),
+            "decisions changed": record["decisions_changed"],
+            "pre-processing µs": _mean_us(record["preprocess_ns"]),
+            "post-processing µs": _mean_us(record["postprocess_ns"]),
+        }
         for record in _records(jobs, "accuracy")
         for metric, value in record["metrics"].items()
     ]
-    columns = (
-        "job",
-        "dataset",
-        "samples",
-        "metric",
-        "backend",
-        "reference",
-        "decisions changed",
-        "pre-processing µs",
-        "post-processing µs",
-    )
-    return (
-        [Table(title="Accuracy on real data", columns=columns, rows=rows, note="The reference is the model in fp32 on the CPU.")]
-        if rows
-        else []
-    )
+    return table("Accuracy on real data", rows, note="The reference is the model in fp32 on the CPU.")
 
 
 def _mean_us(values_ns: list[int]) -> float | None:
@@ -322,21 +255,21 @@ def _mean_us(values_ns: list[int]) -> float | None:
 def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     rows: dict[str, Any] = {}
     for name, records in jobs.items():
+        backend = name.split("/")[1]
         for record in records:
             facts = record.get("usability") if record["stage"] == "job" else None
-            backend = name.split("/")[1]
             if facts and "packages" in facts and backend not in rows:
                 mine = [row for row in summary["rows"] if row["backend"] == backend]
-                share = sum(row["compiled"] for row in mine) / len(mine)
                 waits = sorted(row["first_answer_s"] for row in mine if row["first_answer_s"] is not None)
-                middle = waits[len(waits) // 2] if waits else None
-                rows[backend] = (backend, facts["install_bytes"] / MIB, facts["packages"], facts["adapter_lines"], middle, share)
-    columns = ("backend", "installed MiB", "packages", "adapter, lines of code", "median time to first answer, s", "compiled at first try")
-    return (
-        [Table(title="Usability", columns=columns, rows=list(rows.values()), note="Installed size of the runtime with all it requires.")]
-        if rows
-        else []
-    )
+                rows[backend] = {
+                    "backend": backend,
+                    "installed MiB": facts["install_bytes"] / MIB,
+                    "packages": facts["packages"],
+                    "adapter, lines of code": facts["adapter_lines"],
+                    "median time to first answer, s": waits[len(waits) // 2] if waits else None,
+                    "compiled at first try": sum(row["compiled"] for row in mine) / len(mine),
+                }
+    return table("Usability", list(rows.values()), note="Installed size of the runtime with all it requires.")
 
 
 def _method(run: dict[str, Any]) -> Text:
