@@ -11,6 +11,7 @@ import msgspec
 from bytemlperf.compare.comparison import Comparison, Row, Side, geometric_mean
 from bytemlperf.compare.gate import bounds_text, percent
 from bytemlperf.lazy import numpy
+from bytemlperf.report.blocks import dots, line
 from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
@@ -150,13 +151,7 @@ def markdown(shown: Shown) -> str:
         overall = overall_table(comparison)
         parts += [markdown_table(overall)] if overall else []
         if comparison.settings:
-            parts += [
-                "<details><summary>Settings that differ</summary>",
-                "",
-                markdown_table(settings_table(comparison)),
-                "</details>",
-                "",
-            ]
+            parts += ["<details><summary>Settings that differ</summary>", "", markdown_table(settings_table(comparison)), "</details>", ""]
     parts += [markdown_table(table) for table in shown.normalised]
     parts += [f"- {escape_markdown(text)}" for text in shown.problems]
     if shown.gated:
@@ -312,33 +307,19 @@ def _forest(comparison: Comparison, rows: Sequence[Row], group: str) -> Plot | N
             [0 if bound is None else abs(bound - ratio) * 100 for (_, _, ratio), bound in zip(known, bounds, strict=True)]
             for bounds in ([each.high for _, each, _ in known], [each.low for _, each, _ in known])
         )
-        bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": comparison.names[place],
-                "y": [bare_name(row, comparison) for row, _, _ in known],
-                "x": [(ratio - 1) * 100 for _, _, ratio in known],
-                "error_x": bars,
-                "marker": {"size": 8, "color": f"@{number_of % 8}"},
-                "hovertemplate": "%{y}: %{x:+.2f} %<extra></extra>",
-            }
-        )
+        around = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4}
+        x, y = [(ratio - 1) * 100 for _, _, ratio in known], [bare_name(row, comparison) for row, _, _ in known]
+        marks = dots(comparison.names[place], x, y, "%{y}: %{x:+.2f} %", size=8, color=f"@{number_of % 8}")
+        data.append(marks | {"error_x": around})
+    zero = {"zeroline": True, "zerolinewidth": 2, "zerolinecolor": "@7"}
     layout = {
-        "xaxis": {
-            "title": f"change against {comparison.names[comparison.baseline]}, %",
-            "zeroline": True,
-            "zerolinewidth": 2,
-            "zerolinecolor": "@7",
-        },
+        "xaxis": {"title": f"change against {comparison.names[comparison.baseline]}, %", **zero},
         "yaxis": {"autorange": "reversed", "title": ""},
         "showlegend": len(data) > 1,
     }
     height = 110 + 30 * len(chosen)
-    return Plot(
-        title="Change with its 95 % interval", data=data, layout=layout, height=height, alt="; ".join(_lines(comparison)), group=group
-    )
+    alt = "; ".join(_lines(comparison))
+    return Plot(title="Change with its 95 % interval", data=data, layout=layout, height=height, alt=alt, group=group)
 
 
 def _curves(comparison: Comparison, group: str) -> list[Plot]:
@@ -358,23 +339,12 @@ def _curves(comparison: Comparison, group: str) -> list[Plot]:
         data = []
         for place, figure in with_samples:
             x, share = _distribution(figure.samples)
-            line = {"shape": "hv", "width": 2, "color": f"@{place % 8}"}
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": comparison.names[place],
-                    "x": x,
-                    "y": share,
-                    "line": line,
-                    "hovertemplate": "%{y:.1f} % within %{x:.4~g}<extra></extra>",
-                }
-            )
+            hover = "%{y:.1f} % within %{x:.4~g}"
+            data.append(line(comparison.names[place], x, share, hover, shape="hv", width=2, color=f"@{place % 8}"))
         title = row.label.removesuffix(with_samples[0][1].statistic).strip() or row.label
         layout = {"xaxis": {"title": unit(row.unit), "rangemode": "tozero"}, "yaxis": {"title": "share, %", "range": [0, 101]}}
-        plots.append(
-            Plot(title=title, data=data, layout=layout, half=True, alt=f"distribution of {title} in {len(data)} runs", group=group)
-        )
+        alt = f"distribution of {title} in {len(data)} runs"
+        plots.append(Plot(title=title, data=data, layout=layout, half=True, alt=alt, group=group))
     return plots
 
 
