@@ -51,16 +51,6 @@ class TokenTimes(msgspec.Struct, frozen=True, kw_only=True):
     stamps_ns: Sequence[int]
     tokens: Sequence[int]
 
-    @property
-    def token_count(self) -> int:
-        """Tokens seen in the stream."""
-        return sum(self.tokens)
-
-    @property
-    def single(self) -> bool:
-        """Whether every chunk carries exactly one token."""
-        return self.tokens.count(1) == len(self.tokens)
-
 
 def token_times(record: RequestRecord) -> TokenTimes:
     """Leave out chunks that carry no token (role announcements, comments, usage)."""
@@ -102,12 +92,6 @@ class Bursts(NamedTuple):
 
     shared_ns: list[int]
     intervals: list[int]
-
-    @property
-    def batched_count(self) -> int:
-        """Tokens that came in bursts of several."""
-        first = self.intervals[0] + 1 if self.intervals[0] else 0
-        return first + sum(count for count in self.intervals[1:] if count > 1)
 
 
 def bursts_of(times: TokenTimes, gaps_ns: Sequence[int], burst_ns: int = BURST_NS) -> Bursts:

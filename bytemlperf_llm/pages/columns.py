@@ -18,10 +18,12 @@ from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
+from bytemlperf_llm.metrics.request_metrics import request_column
 from bytemlperf_llm.record.record import RequestRecord
 
 _BLOCK_CLUSTERS = 1 << 14
 MAX_DRAWN = 1_024
+LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
 
 
 class RunColumns:
@@ -60,25 +62,11 @@ class RunColumns:
         """A span of all requests in ms, NaN where a stamp is absent."""
         return (self.when(later) - self.when(earlier)) * 1e3
 
-    def plain_ms(self, name: str) -> Any:
-        """A column that holds a duration, in ms."""
-        raw = self.raw(name)
-        return numpy.where(raw == ABSENT, numpy.nan, raw / NS_PER_MS)
-
     @cached_property
     def latencies(self) -> dict[str, Any]:
         """The per-request metrics in ms, of all requests; NaN outside `answered`."""
-        output = self.raw("output")
-        decode = self.between("last", "first")
-        found = {
-            "ttft": self.between("first", "due"),
-            "service_ttft": self.between("first", "sent"),
-            "e2e": self.between("last", "due"),
-            "service_e2e": self.between("last", "sent"),
-            "tpot": numpy.where(output > 1, decode / numpy.maximum(output - 1, 1), numpy.nan),
-            "max_stall": self.plain_ms("max_gap"),
-        }
-        return {name: numpy.where(self.answered, values, numpy.nan) for name, values in found.items()}
+        found = {name: request_column(self.acc.columns, name, self.acc.rows()) for name in LATENCIES}
+        return {name: numpy.where(self.answered & (ns != ABSENT), ns / NS_PER_MS, numpy.nan) for name, ns in found.items()}
 
     def present(self, name: str) -> Any:
         """The values of a per-request metric, in order, without those that lack it."""

@@ -70,12 +70,18 @@ def naive_row(record):
         "last": last,
         "prompt": record.prompt_tokens,
         "output": record.output_tokens,
-        "stream": times.token_count,
+        "stream": sum(times.tokens),
         "max_gap": max(chunk_gaps_ns(times), default=None),
         "asked": record.max_tokens,
         "own_limit": int(record.error_class == OWN_LIMIT),
         **dict(zip(STAGES, stages, strict=True)),
     }
+
+
+def batched_of(bursts):
+    """Tokens that came in bursts of several."""
+    tokens = [bursts.intervals[0] + 1, *bursts.intervals[1:]]
+    return sum(many for many in tokens if many > 1)
 
 
 def naive_clusters(records):
@@ -87,7 +93,7 @@ def naive_clusters(records):
             continue
         gaps = chunk_gaps_ns(times)
         bursts = bursts_of(times, gaps)
-        tokens, chunks, batched = tokens + times.token_count, chunks + len(times.tokens), batched + bursts.batched_count
+        tokens, chunks, batched = tokens + sum(times.tokens), chunks + len(times.tokens), batched + batched_of(bursts)
         itl.append((row, list(zip(*token_runs_ns(bursts), strict=True))))
         silences.append((row, [(gap, 1) for gap in gaps if gap > BURST_NS]))
     return itl, silences if batched else itl, tokens, chunks, batched
