@@ -11,7 +11,7 @@ Anything else is counted under "other", so that no error text or URL can become 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -53,7 +53,9 @@ class ExportDelta(msgspec.Struct, kw_only=True):
     histograms: dict[str, HistogramDelta] = {}
 
 
-class _Histogram:
+class Histogram:
+    """How many values fell into each bucket, the last one being for what is beyond all bounds."""
+
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -75,6 +77,10 @@ class _Histogram:
         self.counts[-1] += len(ordered) - below
         self.total += sum(ordered)
 
+    def add_equal(self, value: float, many: int) -> None:
+        self.counts[bisect_left(self.bounds, value)] += many
+        self.total += value * many
+
     def drain(self) -> HistogramDelta:
         drained = HistogramDelta(self.counts, self.total)
         self.counts, self.total = [0] * len(drained.counts), 0.0
@@ -94,7 +100,7 @@ class Exporter:
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = {family.name: family for family in families}
         self._values: dict[tuple[str, str], float] = {}
-        self._histograms = {family.name: _Histogram(family.buckets) for family in families if family.kind == "histogram"}
+        self._histograms = {family.name: Histogram(family.buckets) for family in families if family.kind == "histogram"}
         for family in families:
             if family.kind != "histogram":
                 for value in family.label_values or ("",):
@@ -201,7 +207,7 @@ class Exporter:
             self._server = None
 
 
-def _cumulative(histogram: _Histogram) -> list[tuple[str, float]]:
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     running = 0
     buckets: list[tuple[str, float]] = []
     for bound, count in zip((*map(_bound_text, histogram.bounds), "+Inf"), histogram.counts, strict=True):

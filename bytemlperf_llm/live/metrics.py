@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from operator import sub
@@ -11,7 +9,7 @@ from typing import get_args
 
 import msgspec
 
-from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, HistogramDelta
+from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, Histogram, HistogramDelta
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.record.record import RequestRecord
@@ -79,35 +77,9 @@ class MetricsDelta(msgspec.Struct, kw_only=True):
     tpot_s: list[float] = []
 
 
-class _GapBins:
-    """A histogram of token gaps, in whole ns, added to request by request: sorting the gaps of many at
-    once would hold the event loop up."""
-
-    def __init__(self, bounds_s: tuple[float, ...]) -> None:
-        self._bounds_ns = array("q", (round(bound * NS_PER_S) for bound in bounds_s))
-        self._counts = array("q", bytes(8 * (len(bounds_s) + 1)))
-        self._total_ns = 0
-
-    def add(self, record: RequestRecord) -> tuple[int, int] | None:
-        """The gaps of an answer; its first and its last token's stamps, None without tokens."""
-        ends = bin_intervals(record.chunk_ns, record.tokens_per_chunk, self._bounds_ns, self._counts)
-        if ends is not None:
-            self._total_ns += ends[1] - ends[0]
-        return ends
-
-    def drain(self) -> HistogramDelta:
-        """What was added since the last drain."""
-        delta = HistogramDelta(counts=self._counts.tolist(), total=self._total_ns / NS_PER_S)
-        self._counts = array("q", bytes(8 * len(delta.counts)))
-        self._total_ns = 0
-        return delta
-
-
-def bin_intervals(
-    stamps: Sequence[int], tokens: Sequence[int], bounds: array[int], counts: array[int], burst_ns: int = BURST_NS
-) -> tuple[int, int] | None:
-    """Add an answer's intervals between tokens (`definitions.token_runs_ns`) to a histogram with these upper bounds, ns, the last count
-    being for what is beyond them all. The first and the last token's stamps; None without tokens. Once per request of a load."""
+def add_intervals(histogram: Histogram, stamps: Sequence[int], tokens: Sequence[int], burst_ns: int = BURST_NS) -> tuple[int, int] | None:
+    """Add an answer's intervals between tokens (`definitions.token_runs_ns`) to a histogram in ns; the first and the last token's
+    stamps, None without tokens. Request by request: sorting the intervals of many at once would hold the event loop up."""
     if not (len(stamps) == len(tokens) == tokens.count(1)):
         kept = [(stamp, many) for stamp, many in zip(stamps, tokens, strict=False) if many > 0]
         stamps, tokens = [stamp for stamp, _ in kept], [many for _, many in kept]
@@ -115,12 +87,7 @@ def bin_intervals(
         return None
     gaps = list(map(sub, stamps[1:], stamps))
     if len(tokens) == tokens.count(1) and min(gaps, default=0) > burst_ns:
-        gaps.sort()
-        place, below = bisect_left(bounds, gaps[0]), 0
-        while below < len(gaps):
-            upto = bisect_right(gaps, bounds[place], below) if place < len(bounds) else len(gaps)
-            counts[place] += upto - below
-            place, below = place + 1, upto
+        histogram.add(gaps)
         return stamps[0], stamps[-1]
     begins = [place for place, gap in enumerate(gaps, 1) if gap > burst_ns] if max(gaps, default=0) > burst_ns else []
     upto_tokens = list(accumulate(tokens))
@@ -129,8 +96,8 @@ def bin_intervals(
         shared_ns, intervals = stamps[end - 1] - last_ns, upto_tokens[end - 1] - last_tokens
         if intervals:
             share_ns, rest = divmod(shared_ns, intervals)
-            counts[bisect_left(bounds, share_ns + 1)] += rest
-            counts[bisect_left(bounds, share_ns)] += intervals - rest
+            histogram.add_equal(share_ns + 1, rest)
+            histogram.add_equal(share_ns, intervals - rest)
         last_ns, last_tokens = stamps[end - 1], upto_tokens[end - 1]
     return stamps[0], stamps[-1]
 
@@ -150,7 +117,7 @@ class LlmMetrics:
         self.failures: dict[str, int] = {}
         self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
         self._ttft, self._tpot, self._e2e, self._late, self._prompt, self._output = (self._waiting[name] for name in _HISTOGRAMS)
-        self._itl = _GapBins(_PER_TOKEN_S)
+        self._itl = Histogram([round(bound * NS_PER_S) for bound in _PER_TOKEN_S])
         self._ok = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
         self._levels: dict[int, int] = {}
@@ -174,7 +141,7 @@ class LlmMetrics:
             if record.prompt_tokens is not None:
                 self._prompt.append(record.prompt_tokens)
             start_ns = sent_ns if planned_ns is None else planned_ns
-            ends = self._itl.add(record)
+            ends = add_intervals(self._itl, record.chunk_ns, record.tokens_per_chunk)
             if ends is not None and start_ns is not None:
                 self._observe(start_ns, *ends, record.output_tokens)
         else:
@@ -204,7 +171,8 @@ class LlmMetrics:
             if values:
                 export.observe(name, values)
                 values.clear()
-        export.absorb(ExportDelta(histograms={_ITL: self._itl.drain()}))
+        intervals = self._itl.drain()
+        export.absorb(ExportDelta(histograms={_ITL: HistogramDelta(intervals.counts, intervals.total / NS_PER_S)}))
         for label, count in self._fresh_failures.items():
             export.count("bmp_request_failure_total", count, label)
         export.count("bmp_request_success_total", self._ok)

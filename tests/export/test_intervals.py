@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import random
-from array import array
 from itertools import pairwise
 
-from bytemlperf_llm.live.metrics import bin_intervals
+from bytemlperf.export.prometheus import Histogram
+from bytemlperf_llm.live.metrics import add_intervals
 
-BOUNDS = array("q", [0, 5, 10, 100])
+BOUNDS = (0, 5, 10, 100)
 BURST = 3
 
 
 def test_gaps_fall_into_the_bucket_whose_bound_they_reach():
-    counts = array("q", [0] * 5)
-    assert bin_intervals([1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BOUNDS, counts, BURST) == (1, 303)
-    assert counts.tolist() == [0, 2, 1, 1, 1]
+    counts = Histogram(BOUNDS)
+    assert add_intervals(counts, [1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BURST) == (1, 303)
+    assert counts.counts == [0, 2, 1, 1, 1]
 
 
 def test_tokens_of_one_burst_share_its_time_however_they_were_read():
-    whole, split = array("q", [0] * 5), array("q", [0] * 5)
-    assert bin_intervals([10, 40], [3, 4], BOUNDS, whole, BURST) == (10, 40)
-    assert bin_intervals([10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BOUNDS, split, BURST) == (10, 40)
-    assert whole.tolist() == split.tolist() == [2, 0, 4, 0, 0]
+    whole, split = Histogram(BOUNDS), Histogram(BOUNDS)
+    assert add_intervals(whole, [10, 40], [3, 4], BURST) == (10, 40)
+    assert add_intervals(split, [10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BURST) == (10, 40)
+    assert whole.counts == split.counts == [2, 0, 4, 0, 0]
 
 
 def test_a_chunk_of_very_many_tokens_takes_no_longer():
-    counts = array("q", [0] * 5)
-    assert bin_intervals([10, 20], [1, 1 << 40], BOUNDS, counts, BURST) == (10, 20)
-    assert counts.tolist() == [(1 << 40) - 10, 10, 0, 0, 0]
+    counts = Histogram(BOUNDS)
+    assert add_intervals(counts, [10, 20], [1, 1 << 40], BURST) == (10, 20)
+    assert counts.counts == [(1 << 40) - 10, 10, 0, 0, 0]
 
 
 def test_no_tokens():
-    counts = array("q", [0] * 5)
-    assert bin_intervals([10, 20], [0, 0], BOUNDS, counts, BURST) is None
-    assert bin_intervals([], [], BOUNDS, counts, BURST) is None
-    assert counts.tolist() == [0] * 5
+    counts = Histogram(BOUNDS)
+    assert add_intervals(counts, [10, 20], [0, 0], BURST) is None
+    assert add_intervals(counts, [], [], BURST) is None
+    assert counts.counts == [0] * 5
 
 
 def naive_intervals(times, tokens):
@@ -59,7 +59,7 @@ def test_any_answer_equals_a_naive_count():
         tokens = [draw.choice((0, 1, 1, 2, 5)) for _ in range(chunks)]
         each, intervals = naive_intervals(times, tokens)
         expected = [sum(low < gap <= high for gap in intervals) for low, high in pairwise([-1, *BOUNDS, 1 << 40])]
-        counts = array("q", [0] * 5)
-        ends = bin_intervals(times, tokens, BOUNDS, counts, BURST)
-        assert counts.tolist() == expected
+        counts = Histogram(BOUNDS)
+        ends = add_intervals(counts, times, tokens, BURST)
+        assert counts.counts == expected
         assert ends == ((each[0], each[-1]) if each else None)
