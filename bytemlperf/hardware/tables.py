@@ -13,7 +13,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Dtype, Figure, Link, Peak, Price, Sourced
 from bytemlperf.hardware.compare import Row, gbytes_per_s, ratios, rows, tflops
-from bytemlperf.hardware.discover import discover
+from bytemlperf.hardware.machine import discover
 from bytemlperf.runs.kinds import Table
 
 UNKNOWN = "–"

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.hardware.discover import discover, git_state, package_versions
+from bytemlperf.hardware.machine import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import check_checksums, write_checksums

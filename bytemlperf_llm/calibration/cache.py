@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.hardware.discover import cpu
+from bytemlperf.hardware.machine import cpu
 from bytemlperf.models.cache import cache_root
 from bytemlperf.runs.folder import write_text
 from bytemlperf.units import NS_PER_S

@@ -24,7 +24,7 @@ import msgspec
 from bytemlperf.child.process import Outcome, run
 from bytemlperf.command.console import print_sections, print_table, print_text, sayer, terminal
 from bytemlperf.extensions import ENGINES
-from bytemlperf.hardware import discover
+from bytemlperf.hardware.machine import discover
 from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
 from bytemlperf.runs.kinds import Table

@@ -16,7 +16,7 @@ from bytemlperf.export.push import pushing, receivers_for
 from bytemlperf.export.serving import serving
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
-from bytemlperf.hardware.discover import discover
+from bytemlperf.hardware.machine import discover
 from bytemlperf.report.dashboard import dashboard
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why

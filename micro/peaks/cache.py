@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bytemlperf.hardware.discover import discover, package_versions
+from bytemlperf.hardware.machine import discover, package_versions
 from bytemlperf.models.cache import cache_root
 from bytemlperf.runs.folder import write_text
 from bytemlperf.version import __version__

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.hardware import package_versions
+from bytemlperf.hardware.machine import package_versions
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.submit.rules import REGULAR_MODELS
 from bytemlperf.version import __version__

@@ -204,7 +204,7 @@ def _with_peak(plan: Plan, device: Device) -> Plan:
 
 def choose_device(wish: str, ranks_here: int) -> Device:
     """What the ranks will run on. Raises UserError."""
-    from bytemlperf.hardware.discover import nvidia_gpus
+    from bytemlperf.hardware.machine import nvidia_gpus
 
     gpus = [] if wish == "cpu" else nvidia_gpus()
     if not gpus:

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from bytemlperf.hardware.discover import package_versions
+from bytemlperf.hardware.machine import package_versions
 from training.rank.operators import check_operators
 from training.rank.peak import measured_peak
 from training.rank.rank import Rank

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.hardware import discover, git_state, package_versions
-from bytemlperf.hardware import discover as _package_function
-from bytemlperf.hardware.discover import cpu, memory, parse_gpus
-
-module = sys.modules[_package_function.__module__]
+from bytemlperf.hardware import machine as module
+from bytemlperf.hardware.machine import cpu, discover, git_state, memory, package_versions, parse_gpus
 
 FLAGS = "fpu avx2 avx512f avx512_bf16 amx_tile"
 TWO_SOCKETS = "\n\n".join(
