@@ -68,7 +68,8 @@ def read_one(path: Path) -> RunRead:
     problems = misshapen(run)
     with damage_said(path):
         problems += verify_suite(path).findings
-        return RunRead(path.name, run, _verdict(path), problems, run_kind(str(run.get("kind"))).jobs(run, RunRecords(path)))
+        kind = run_kind(str(run.get("kind")))
+        return RunRead(path.name, run, _verdict(path), problems, kind.jobs(run, RunRecords(path, kind.record)))
 
 
 def _verdict(path: Path) -> str:

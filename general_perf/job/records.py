@@ -167,6 +167,12 @@ class CoverageRecord(Record, kw_only=True, tag="coverage"):
     """What `Backend.coverage` measured (see backends.contract.Coverage)."""
 
     coverage: Coverage | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def found(self) -> Coverage:
+        """What was measured; nothing where the analysis failed."""
+        return Coverage(method="") if self.coverage is msgspec.UNSET else self.coverage
+
     analysis_s: float | None = None
 
 
@@ -182,6 +188,9 @@ class JobRecord(Record, kw_only=True, tag="job"):
     reference_s: float = 0.0
     peak_tree_bytes: int | None = None
     usability: dict[str, Any] = {}
+
+
+AnyRecord = CompileRecord | LoadRecord | SparsityRecord | PerformanceRecord | NumericsRecord | AccuracyRecord | CoverageRecord | JobRecord
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -31,9 +31,9 @@ def run_sweep(
     done: set[str] = set()
     attempts: defaultdict[str, int] = defaultdict(int)
     for record in run.records():
-        attempts[record["job"]] = max(attempts[record["job"]], record["attempt"])
-        if record["stage"] == "job":
-            done.add(record["job"])
+        attempts[record.job] = max(attempts[record.job], record.attempt)
+        if isinstance(record, JobRecord):
+            done.add(record.job)
     exporter.set(live.PLANNED, len(jobs))
     remaining = [job for job in jobs if job.id not in done]
     try:

@@ -18,6 +18,7 @@ from bytemlperf.arrivals.delivered import (
     rate_of,
     tail_lateness,
 )
+from general_perf.job.records import PerformanceRecord
 
 LATE_SHARE = 0.1
 """Of the median latency: so much of it may be the client's own delay, in one call of a hundred."""
@@ -25,7 +26,7 @@ LATE_FLOOR_NS = 200_000
 """A client that spins before a due time is this late when the operating system takes its core for a moment."""
 
 
-def offered(record: dict[str, Any]) -> dict[str, Any] | None:
+def offered(record: PerformanceRecord) -> dict[str, Any] | None:
     """JSON-ready facts of an open loop's record; None for a closed one, and for one kept before due times were.
 
     Rates in calls/s, times in ns.
@@ -33,23 +34,23 @@ def offered(record: dict[str, Any]) -> dict[str, Any] | None:
     Keys: requested_rate, offered_rate, planned, dropped, gaps, distance, p_value (of the arrival test; None where
     there are too few calls), dispersion, expected_dispersion, late_ns {p50, tail, max}, process.
     """
-    if record["loop"] != "open" or "late_ns" not in record:
+    if record.loop != "open" or not record.process:
         return None
-    late = record["late_ns"]
-    arrived = sorted(due + delay for due, delay in zip(record["due_ns"], late, strict=True))
-    test = arrival_test(arrived, record["process"], record["burstiness"], record["requested_rate"])
+    late = record.late_ns
+    arrived = sorted(due + delay for due, delay in zip(record.due_ns, late, strict=True))
+    test = arrival_test(arrived, record.process, record.burstiness, record.requested_rate)
     ordered = sorted(late)
     return {
-        "process": record["process"],
-        "requested_rate": record["requested_rate"],
+        "process": record.process,
+        "requested_rate": record.requested_rate,
         "offered_rate": rate_of(arrived),
-        "planned": record["planned"],
-        "dropped": record["dropped"],
+        "planned": record.planned,
+        "dropped": record.dropped,
         "gaps": test.gaps if test else None,
         "distance": test.distance if test else None,
         "p_value": test.p_value if test else None,
         "dispersion": count_dispersion(arrived),
-        "expected_dispersion": expected_dispersion(record["process"], record["burstiness"]),
+        "expected_dispersion": expected_dispersion(record.process, record.burstiness),
         "late_ns": {"p50": ordered[(len(ordered) - 1) // 2], "tail": tail_lateness(late), "max": ordered[-1]} if ordered else None,
     }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -48,9 +47,9 @@ def measure(weights: Iterable[Array]) -> Sparsity:
     )
 
 
-def patterns_in_words(kept: dict[str, Any]) -> str:
+def patterns_in_words(kept: Sparsity) -> str:
     """Of a kept Sparsity: `2:4 in 76.3%`, or `none`."""
-    return ", ".join(f"{pattern} in {share:.1%}" for pattern, share in kept["patterns"].items()) or NONE
+    return ", ".join(f"{pattern} in {share:.1%}" for pattern, share in kept.patterns.items()) or NONE
 
 
 def pattern_of(array: Array) -> str:

@@ -14,6 +14,16 @@ from typing import Any
 
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.records import RunRecords
+from general_perf.job.records import (
+    AccuracyRecord,
+    AnyRecord,
+    CompileRecord,
+    CoverageRecord,
+    NumericsRecord,
+    PerformanceRecord,
+    SparsityRecord,
+)
+from general_perf.results.points import first, last_attempts, latency, measured, throughput
 
 FOLDER = "bytemlperf"
 WORDS = {"top1": "Top-1", "auc": "AUC", "accuracy": "Accuracy", "exact_match": "Exact Match", "f1_macro": "F1 macro"}
@@ -23,9 +33,8 @@ PERCENTAGES = ("Exact Match", "F1 Score")
 def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
     """Write the reports, and the picture of each that compared its outputs; their paths."""
     from general_perf.results.histogram import write_histogram
-    from general_perf.results.points import last_attempts
 
-    jobs = last_attempts(RunRecords(folder))
+    jobs = last_attempts(RunRecords(folder, AnyRecord))
     written = []
     for row in summary["rows"]:
         target = folder / FOLDER / row["backend"] / row["model"]
@@ -42,27 +51,23 @@ def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any])
     return written
 
 
-def report_of(run: dict[str, Any], row: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+def report_of(run: dict[str, Any], row: dict[str, Any], records: list[AnyRecord]) -> dict[str, Any]:
     """One model's report as ByteMLPerf lays it out. A failed one has `Error` beside what there is."""
-    stages: dict[str, dict[str, Any]] = {}
-    for record in records:
-        if record["status"] == "ok":
-            stages.setdefault(record["stage"], record)
     hardware = run["environment"]["hardware"]
-    points = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
+    points = measured(records)
     report: dict[str, Any] = {
         "Model": row["model"].upper(),
         "Backend": row["backend"].upper(),
         "Host Info": hardware["cpu"]["model"],
         "Dataset": _dataset(run, row),
     }
-    if clients := {each["instances"] for each in points if each["loop"] == "closed"}:
+    if clients := {each.instances for each in points if each.loop == "closed"}:
         report |= {"Instance Count": max(clients), "Device Count": 1}  # a job has one device
-    report["Graph Compile"] = _compile(row, stages)
-    if accuracy := _accuracy(stages):
+    report["Graph Compile"] = _compile(row, records)
+    if accuracy := _accuracy(records):
         report["Accuracy"] = accuracy
-    report["Performance"] = [_point(each) for each in points if each["loop"] == "closed"]
-    report |= {"Version": run["environment"]["bytemlperf_llm"], "Execution Date": run["started_at"], "Bmp": _ours(stages, points)}
+    report["Performance"] = [_point(each) for each in points if each.loop == "closed"]
+    report |= {"Version": run["environment"]["bytemlperf_llm"], "Execution Date": run["started_at"], "Bmp": _ours(records, points)}
     if row["error_class"]:
         report["Error"] = {"Class": row["error_class"], "Reason": row["reason"], "Fix": row["fix"]}
     return report
@@ -75,26 +80,25 @@ def _dataset(run: dict[str, Any], row: dict[str, Any]) -> str | None:
     return str(name).upper() if name else None
 
 
-def _compile(row: dict[str, Any], stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    compiled = stages.get("compile")
-    if compiled is None:
+def _compile(row: dict[str, Any], records: list[AnyRecord]) -> dict[str, Any]:
+    compiled, covered = first(records, CompileRecord, ok=True), first(records, CoverageRecord, ok=True)
+    if compiled is None or compiled.compile_s is None:
         return {}
-    found = {"Compile Duration": round(compiled["compile_s"], 5), "Compile Precision": row["precision"].upper()}
-    share = stages.get("coverage", {}).get("coverage", {}).get("graph_share")
-    if share is not None:
-        found["Subgraph Coverage"] = round(100 * share, 2)
-    return {**found, "Optimizations": {name: name for name in compiled["optimisations"]}}
+    found = {"Compile Duration": round(compiled.compile_s, 5), "Compile Precision": row["precision"].upper()}
+    if covered is not None and covered.found.graph_share is not None:
+        found["Subgraph Coverage"] = round(100 * covered.found.graph_share, 2)
+    return {**found, "Optimizations": {name: name for name in compiled.optimisations}}
 
 
-def _accuracy(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _accuracy(records: list[AnyRecord]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    judged, compared = stages.get("accuracy"), stages.get("numerics")
+    judged, compared = first(records, AccuracyRecord, ok=True), first(records, NumericsRecord, ok=True)
     if judged is not None:
-        found["Data Percent"] = judged["data_percent"]
-        found |= dict(_metric(name, value, judged["metrics"]) for name, value in judged["metrics"].items())
+        found["Data Percent"] = judged.data_percent
+        found |= dict(_metric(name, value, judged.metrics) for name, value in judged.metrics.items())
     if compared is not None:
-        first = next(iter(compared["outputs"].values()))
-        difference, relative = first["abs"] or {}, first["rel"] or {}
+        output = next(iter(compared.outputs.values()))
+        difference, relative = output["abs"] or {}, output["rel"] or {}
         found |= {"Mean Diff": difference.get("mean"), "Std Diff": difference.get("std"), "Max Diff": difference.get("max")}
         found |= {"Max Rel-Diff": relative.get("max"), "Mean Rel-Diff": relative.get("mean")}
     return found
@@ -106,50 +110,48 @@ def _metric(name: str, value: float, beside: dict[str, float]) -> tuple[str, flo
     return word, 100 * value if word in PERCENTAGES else value
 
 
-def _histogram(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _histogram(records: list[AnyRecord]) -> dict[str, Any] | None:
     """Both distributions of the first output, where it was compared."""
-    compared = next((each for each in records if each["stage"] == "numerics" and each["status"] == "ok"), None)
-    held = next(iter(compared["outputs"].values()))["histogram"] if compared else None
+    compared = first(records, NumericsRecord, ok=True)
+    held = next(iter(compared.outputs.values()))["histogram"] if compared else None
     return held if held is None else dict(held)
 
 
-def _point(record: dict[str, Any]) -> dict[str, Any]:
-    from general_perf.results.points import latency, throughput
-
+def _point(record: PerformanceRecord) -> dict[str, Any]:
     metric = latency(record)
     assert metric is not None
     p99 = metric.percentiles["99"]
     return {
-        "BS": record["batch_size"],
+        "BS": record.batch_size,
         "QPS": throughput(record),
         "AVG Latency": metric.mean / 1e6,
         "P99 Latency": None if isinstance(p99, str) else p99 / 1e6,
     }
 
 
-def _ours(stages: dict[str, dict[str, Any]], points: list[dict[str, Any]]) -> dict[str, Any]:
+def _ours(records: list[AnyRecord], points: list[PerformanceRecord]) -> dict[str, Any]:
     """What ByteMLPerf's format has no place for."""
     found: dict[str, Any] = {
         "Points": [
             {
                 **_point(each),
-                "Loop": each["loop"],
-                "Clients": each["instances"],
-                "Requested Rate": each["requested_rate"],
-                "Dropped": each["dropped"],
+                "Loop": each.loop,
+                "Clients": each.instances,
+                "Requested Rate": each.requested_rate,
+                "Dropped": each.dropped,
             }
             for each in points
         ]
     }
-    if "compile" in stages:
-        compiled = stages["compile"]
-        found |= {each: compiled[key] for each, key in (("Weights", "weights"), ("Precision Tool", "precision_tool"))}
-    if "sparsity" in stages:
-        found["Sparsity"] = stages["sparsity"]["sparsity"]
-    coverage = stages.get("coverage", {}).get("coverage", {})
-    if coverage.get("graph_share") is not None:
-        found["Coverage"] = {"FLOPs": coverage["flops_share"], "Method": coverage["method"], "Fell Back": coverage["fallback_operators"]}
-    if "numerics" in stages:
-        first = next(iter(stages["numerics"]["outputs"].values()))
-        found["Numerics"] = {"Passed": stages["numerics"]["passed"], "Cosine": first["cosine"], "Histogram": first["histogram"]}
+    if compiled := first(records, CompileRecord, ok=True):
+        found |= {"Weights": compiled.weights, "Precision Tool": compiled.precision_tool}
+    if sparsity := first(records, SparsityRecord, ok=True):
+        found["Sparsity"] = sparsity.sparsity
+    covered = first(records, CoverageRecord, ok=True)
+    if covered is not None and covered.found.graph_share is not None:
+        coverage = covered.found
+        found["Coverage"] = {"FLOPs": coverage.flops_share, "Method": coverage.method, "Fell Back": coverage.fallback_operators}
+    if compared := first(records, NumericsRecord, ok=True):
+        output = next(iter(compared.outputs.values()))
+        found["Numerics"] = {"Passed": compared.passed, "Cosine": output["cosine"], "Histogram": output["histogram"]}
     return found

@@ -6,8 +6,8 @@ from typing import Any
 
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.units import NS_PER_S
-
-Jobs = dict[str, list[dict[str, Any]]]
+from general_perf.job.records import AccuracyRecord, AnyRecord, CompileRecord, CoverageRecord, LoadRecord, NumericsRecord, PerformanceRecord
+from general_perf.results.points import Jobs, point_of, throughput
 
 
 def figures(summary: dict[str, Any], jobs: Jobs) -> list[Figure]:
@@ -19,30 +19,30 @@ def figures(summary: dict[str, Any], jobs: Jobs) -> list[Figure]:
             reason = f"{row['error_class'] or row['status']}: {row['reason']}".rstrip(": ")
             found.append(Figure(key=name, metric="result", unit="", value=None, reason=reason))
         for record in jobs.get(name, []):
-            if record["status"] == "ok":
+            if record.status == "ok":
                 found += _of_stage(name, record, summary)
     return found
 
 
-def _of_stage(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
-    stage = record["stage"]
-    if stage == "performance" and record["latency_ns"]:
-        return _speed(name, record, summary)
-    if stage == "compile":
-        return [
-            *_plain(name, "compile time", "s", record["compile_s"], "lower"),
-            *_plain(name, "artefact size", "bytes", record["artefact_bytes"], "lower"),
-        ]
-    if stage == "load":
-        return _plain(name, "time to first answer", "s", record["first_answer_s"], "lower")
-    if stage == "accuracy":
-        return [each for metric, value in record["metrics"].items() for each in _plain(name, f"accuracy: {metric}", "", value, "higher")]
-    if stage == "numerics":
-        worst = max((each["scaled_max"] for each in record["outputs"].values() if each["scaled_max"] is not None), default=None)
-        return _plain(name, "largest difference over RMS", "", worst, "lower")
-    if stage == "coverage":
-        shares = (("graph share", "graph_share"), ("FLOPs share", "flops_share"))
-        return [each for metric, key in shares for each in _plain(name, metric, "", record["coverage"].get(key), "higher")]
+def _of_stage(name: str, record: AnyRecord, summary: dict[str, Any]) -> list[Figure]:
+    match record:
+        case PerformanceRecord(latency_ns=[_, *_]):
+            return _speed(name, record, summary)
+        case CompileRecord():
+            return [
+                *_plain(name, "compile time", "s", record.compile_s, "lower"),
+                *_plain(name, "artefact size", "bytes", record.artefact_bytes, "lower"),
+            ]
+        case LoadRecord():
+            return _plain(name, "time to first answer", "s", record.first_answer_s, "lower")
+        case AccuracyRecord():
+            return [each for metric, value in record.metrics.items() for each in _plain(name, f"accuracy: {metric}", "", value, "higher")]
+        case NumericsRecord():
+            worst = max((each["scaled_max"] for each in record.outputs.values() if each["scaled_max"] is not None), default=None)
+            return _plain(name, "largest difference over RMS", "", worst, "lower")
+        case CoverageRecord():
+            shares = (("graph share", record.found.graph_share), ("FLOPs share", record.found.flops_share))
+            return [each for metric, share in shares for each in _plain(name, metric, "", share, "higher")]
     return []
 
 
@@ -50,13 +50,11 @@ def _plain(key: str, metric: str, unit: str, value: float | None, better: Better
     return [] if value is None else [Figure(key=key, metric=metric, unit=unit, value=float(value), better=better)]
 
 
-def _speed(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[Figure]:
-    from general_perf.results.points import point_of, throughput
-
+def _speed(name: str, record: PerformanceRecord, summary: dict[str, Any]) -> list[Figure]:
     point = f"{name} | {point_of(record)}"
     metric = summary["metrics"][f"{point} | latency"]
     bounds = metric["ci95"]
-    seconds = tuple(value / NS_PER_S for value in record["latency_ns"])
+    seconds = tuple(value / NS_PER_S for value in record.latency_ns)
     found = [_latency(point, "latency mean", metric["mean"], bounds["mean"], seconds)]
     found += [_latency(point, f"latency p{text}", value, bounds[text], seconds) for text, value in metric["percentiles"].items()]
     found.append(
@@ -64,7 +62,7 @@ def _speed(name: str, record: dict[str, Any], summary: dict[str, Any]) -> list[F
             key=point, metric="throughput", unit="samples/s", value=throughput(record), better="higher", count=len(seconds), headline=True
         )
     )
-    return [*found, *_plain(point, "peak host memory", "bytes", record["peak_host_bytes"], "lower")]
+    return [*found, *_plain(point, "peak host memory", "bytes", record.peak_host_bytes, "lower")]
 
 
 def _latency(key: str, metric: str, value: Any, bounds: Any, samples: tuple[float, ...]) -> Figure:

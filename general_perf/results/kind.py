@@ -11,8 +11,30 @@ import msgspec
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from general_perf.backends.contract import Coverage
+from general_perf.job.records import (
+    AccuracyRecord,
+    AnyRecord,
+    CompileRecord,
+    CoverageRecord,
+    JobRecord,
+    LoadRecord,
+    NumericsRecord,
+    PerformanceRecord,
+    SparsityRecord,
+)
 from general_perf.measure.arrived import faults, offered
-from general_perf.results.points import Records, last_attempts, latency, point_of, service_time, speed, throughput
+from general_perf.results.points import (
+    Records,
+    first,
+    last_attempts,
+    latency,
+    measured,
+    point_of,
+    service_time,
+    speed,
+    throughput,
+)
 
 STEADY_WIDTH = 0.1
 """Of the median's 95 % interval over the median, up to which a point is steady."""
@@ -22,6 +44,7 @@ class GeneralKind(RunKind):
     """See bytemlperf.runs.kinds.RunKind."""
 
     name = "General models"
+    record = AnyRecord
 
     def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
         """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
@@ -32,9 +55,9 @@ class GeneralKind(RunKind):
         opened: dict[str, Any] = {}
         for name in planned:
             for record in by_job.get(name, []):
-                if record["stage"] != "performance" or record["status"] != "ok":
+                if not isinstance(record, PerformanceRecord) or record.status != "ok":
                     continue
-                if record["latency_ns"]:
+                if record.latency_ns:
                     metrics |= _metrics(name, record)
                 if (facts := offered(record)) is not None:
                     opened[f"{name} | {point_of(record)}"] = facts
@@ -57,10 +80,10 @@ class GeneralKind(RunKind):
         planned = {str(each) for each in run["config"]["jobs"]}
         left = set(planned)
         for record in records:
-            if record["job"] not in planned:
-                yield f"there is a record of {record['job']}, which the plan doesn't have"
-            if record["stage"] == "job":
-                left.discard(record["job"])
+            if record.job not in planned:
+                yield f"there is a record of {record.job}, which the plan doesn't have"
+            if isinstance(record, JobRecord):
+                left.discard(record.job)
         if came_to_its_end(run):
             yield from (f"there is no end of {job}" for job in sorted(left))
 
@@ -73,13 +96,11 @@ class GeneralKind(RunKind):
             for name in [str(each["id"])]
         }
         for record in records:
-            job = jobs.get(str(record.get("job")))
-            if job is None:
-                continue
-            if record.get("stage") == "sparsity":
-                job.sparsity = str(record.get("sparsity") or "")
-            if record.get("stage") == "job":
-                job.status, job.reason = str(record.get("status")), str(record.get("reason") or "")
+            job = jobs.get(record.job)
+            if job is not None and isinstance(record, SparsityRecord):
+                job.sparsity = record.sparsity
+            if job is not None and isinstance(record, JobRecord):
+                job.status, job.reason = record.status, record.reason
         return list(jobs.values())
 
     def model_of(self, figure: Figure) -> str:
@@ -108,65 +129,63 @@ class GeneralKind(RunKind):
 KIND = GeneralKind()
 
 
-def row_of(name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
     """One job in a line. A job without an end is `not run`."""
-    stages: dict[str, dict[str, Any]] = {}
-    for record in records:
-        stages.setdefault(record["stage"], record)
-    end = stages.get("job", {})
-    compiled, loaded = stages.get("compile", {}), stages.get("load", {})
-    coverage = stages.get("coverage", {}).get("coverage", {})
-    speed = [each for each in records if each["stage"] == "performance" and each["status"] == "ok" and each["latency_ns"]]
+    end, compiled = first(records, JobRecord), first(records, CompileRecord)
+    sparsity, loaded, covered = first(records, SparsityRecord), first(records, LoadRecord), first(records, CoverageRecord)
+    coverage = Coverage(method="") if covered is None else covered.found
+    speed = measured(records)
     model, backend, precision = name.split("/")
     return {
         "job": name,
         "model": model,
         "backend": backend,
         "precision": precision,
-        "status": end.get("status", "not run"),
-        "error_class": end.get("error_class", ""),
-        "reason": end.get("reason", ""),
-        "fix": end.get("fix", ""),
-        "weights": compiled.get("weights", ""),
-        "compiled": compiled.get("status") == "ok",
-        "compile_s": compiled.get("compile_s"),
-        "artefact_bytes": compiled.get("artefact_bytes"),
-        "sparsity": stages.get("sparsity", {}).get("sparsity", ""),
-        "first_answer_s": loaded.get("first_answer_s"),
-        "graph_share": coverage.get("graph_share"),
-        "flops_share": coverage.get("flops_share"),
-        "flops": coverage.get("flops"),
-        "flops_leave_out": coverage.get("details", {}).get("operators_without_flops_formula", {}),
-        "products": coverage.get("details", {}).get("products_by_precision", {}),
-        "int8_share": coverage.get("details", {}).get("int8_share_of_products"),
+        "status": end.status if end else "not run",
+        "error_class": end.error_class if end else "",
+        "reason": end.reason if end else "",
+        "fix": end.fix if end else "",
+        "weights": compiled.weights if compiled else "",
+        "compiled": compiled is not None and compiled.status == "ok",
+        "compile_s": compiled.compile_s if compiled else None,
+        "artefact_bytes": compiled.artefact_bytes if compiled else None,
+        "sparsity": sparsity.sparsity if sparsity else "",
+        "first_answer_s": loaded.first_answer_s if loaded else None,
+        "graph_share": coverage.graph_share,
+        "flops_share": coverage.flops_share,
+        "flops": coverage.flops,
+        "flops_leave_out": coverage.details.get("operators_without_flops_formula", {}),
+        "products": coverage.details.get("products_by_precision", {}),
+        "int8_share": coverage.details.get("int8_share_of_products"),
         "points": len(speed),
         "best_samples_per_s": max(map(throughput, speed), default=None),
-        **_numerics(stages.get("numerics", {})),
-        **_accuracy(stages.get("accuracy", {})),
+        **_numerics(first(records, NumericsRecord)),
+        **_accuracy(first(records, AccuracyRecord)),
     }
 
 
-def _numerics(record: dict[str, Any]) -> dict[str, Any]:
-    outputs = [each for each in record.get("outputs", {}).values() if each["scaled_max"] is not None]
+def _numerics(record: NumericsRecord | None) -> dict[str, Any]:
+    outputs = [] if record is None else list(record.outputs.values())
+    scaled = [each for each in outputs if each["scaled_max"] is not None]
     return {
-        "numerics_passed": record.get("passed"),
-        "scaled_max": max((each["scaled_max"] for each in outputs), default=None),
-        "cosine": min((each["cosine"] for each in outputs if each["cosine"] is not None), default=None),
-        "nonfinite": sum(each["nonfinite"]["ours_nan"] + each["nonfinite"]["ours_inf"] for each in record.get("outputs", {}).values()),
-        "decisions": record.get("decisions"),
-        "decisions_changed": record.get("decisions_changed"),
+        "numerics_passed": record.passed if record else None,
+        "scaled_max": max((each["scaled_max"] for each in scaled), default=None),
+        "cosine": min((each["cosine"] for each in scaled if each["cosine"] is not None), default=None),
+        "nonfinite": sum(each["nonfinite"]["ours_nan"] + each["nonfinite"]["ours_inf"] for each in outputs),
+        "decisions": record.decisions if record else None,
+        "decisions_changed": record.decisions_changed if record else None,
     }
 
 
-def _accuracy(record: dict[str, Any]) -> dict[str, Any]:
+def _accuracy(record: AccuracyRecord | None) -> dict[str, Any]:
     return {
-        "dataset": record.get("dataset", ""),
-        "accuracy": record.get("metrics", {}),
-        "reference_accuracy": record.get("reference_metrics", {}),
+        "dataset": record.dataset if record else "",
+        "accuracy": record.metrics if record else {},
+        "reference_accuracy": record.reference_metrics if record else {},
     }
 
 
-def _metrics(name: str, record: dict[str, Any]) -> dict[str, Any]:
+def _metrics(name: str, record: PerformanceRecord) -> dict[str, Any]:
     point = f"{name} | {point_of(record)}"
     found = {
         f"{point} | latency": latency(record),

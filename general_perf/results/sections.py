@@ -8,9 +8,19 @@ from bytemlperf.report.blocks import bars, metric_cells, over, table
 from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Plot, Section, Text
 from bytemlperf.units import NS_PER_MS
-from general_perf.results.points import point_of
+from general_perf.backends.contract import Coverage
+from general_perf.job.records import (
+    AccuracyRecord,
+    CompileRecord,
+    CoverageRecord,
+    JobRecord,
+    NumericsRecord,
+    PerformanceRecord,
+    SparsityRecord,
+)
+from general_perf.measure.sparsity import patterns_in_words
+from general_perf.results.points import Jobs, RecordT, point_of
 
-Jobs = dict[str, list[dict[str, Any]]]
 MAX_HISTOGRAMS = 24
 """Pages stay small: of so many outputs at most."""
 MIB = 1 << 20
@@ -29,7 +39,7 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
         *_speed(summary, _peaks(jobs)),
         *_open(summary),
         *_throughput(summary),
-        *_compile(jobs),
+        *_compile(summary, jobs),
         *_sparsity(jobs),
         *_numerics(jobs),
         *_accuracy(jobs),
@@ -81,8 +91,8 @@ def _failures(summary: dict[str, Any]) -> list[Section]:
     return table("Failures and fixes", [{title: row[name] for title, name in named.items()} for row in failed])
 
 
-def _records(jobs: Jobs, stage: str) -> list[dict[str, Any]]:
-    return [each for records in jobs.values() for each in records if each["stage"] == stage and each["status"] == "ok"]
+def _records(jobs: Jobs, stage: type[RecordT]) -> list[RecordT]:
+    return [each for records in jobs.values() for each in records if isinstance(each, stage) and each.status == "ok"]
 
 
 def _points(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -94,7 +104,7 @@ def _points(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str
 
 def _peaks(jobs: Jobs) -> dict[str, float | None]:
     """The most memory of each point's processes, MiB."""
-    return {f"{record['job']} | {point_of(record)}": over(record["peak_host_bytes"], MIB) for record in _records(jobs, "performance")}
+    return {f"{record.job} | {point_of(record)}": over(record.peak_host_bytes, MIB) for record in _records(jobs, PerformanceRecord)}
 
 
 def _speed(summary: dict[str, Any], peaks: dict[str, float | None]) -> list[Section]:
@@ -150,73 +160,71 @@ def arrivals_text(facts: dict[str, Any]) -> str:
     return f"{facts['process']}: {claim}"
 
 
-def _compile(jobs: Jobs) -> list[Section]:
-    coverage = {record["job"]: record["coverage"] for record in _records(jobs, "coverage")}
+def _compile(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
+    coverage = {record.job: record.found for record in _records(jobs, CoverageRecord)}
+    summed = {row["job"]: row for row in summary["rows"]}
     rows = []
-    for record in _records(jobs, "compile"):
-        covered = coverage.get(record["job"], {})
-        details = covered.get("details", {})
-        fell_back = ", ".join(f"{name} ×{count}" for name, count in list(covered.get("fallback_operators", {}).items())[:12])
+    for record in _records(jobs, CompileRecord):
+        covered, row = coverage.get(record.job) or Coverage(method=""), summed[record.job]
+        fell_back = ", ".join(f"{name} ×{count}" for name, count in list(covered.fallback_operators.items())[:12])
         rows.append(
             {
-                "job": record["job"],
-                "weights": record["weights"],
-                "compile s": record["compile_s"],
-                "artefact MiB": over(record["artefact_bytes"], MIB),
-                "graph share": covered.get("graph_share"),
-                "FLOPs share": covered.get("flops_share"),
-                "GFLOPs a call": over(covered.get("flops"), 1e9),
-                "FLOPs not counted of": ", ".join(details.get("operators_without_flops_formula", {})) or None,
-                "parts": covered.get("partitions"),
-                "fell back": fell_back or covered.get("reason") or "none",
-                "precision by": record["precision_tool"],
-                "products in int8": details.get("int8_share_of_products"),
-                "calibration": record["calibration"],
-                "options": ", ".join(f"{key}={value}" for key, value in record["options"].items()),
-                "optimisations, notes": "; ".join((*record["optimisations"], *record["notes"])) or None,
+                "job": record.job,
+                "weights": record.weights,
+                "compile s": record.compile_s,
+                "artefact MiB": over(record.artefact_bytes, MIB),
+                "graph share": covered.graph_share,
+                "FLOPs share": covered.flops_share,
+                "GFLOPs a call": over(covered.flops, 1e9),
+                "FLOPs not counted of": ", ".join(row["flops_leave_out"]) or None,
+                "parts": covered.partitions,
+                "fell back": fell_back or covered.reason or "none",
+                "precision by": record.precision_tool,
+                "products in int8": row["int8_share"],
+                "calibration": record.calibration,
+                "options": ", ".join(f"{key}={value}" for key, value in record.options.items()),
+                "optimisations, notes": "; ".join((*record.optimisations, *record.notes)) or None,
             }
         )
-    methods = sorted({covered["method"] for covered in coverage.values()})
+    methods = sorted({covered.method for covered in coverage.values()})
     return table("Compile report", rows, note="Coverage is measured: " + "; ".join(methods))
 
 
 def _sparsity(jobs: Jobs) -> list[Section]:
-    from general_perf.measure.sparsity import patterns_in_words
-
     rows = []
-    for record in _records(jobs, "sparsity"):
-        sides = {side: record[side] for side in ("compiled", "source")}
-        known = {f"zeros, {side}": facts and facts["zero_share"] for side, facts in sides.items()}
-        known |= {f"patterns, {side}": facts and patterns_in_words(facts) for side, facts in sides.items()}
+    for record in _records(jobs, SparsityRecord):
+        sides = {"compiled": record.compiled, "source": record.source}
+        known: dict[str, str | float | None] = {f"zeros, {side}": facts.zero_share if facts else None for side, facts in sides.items()}
+        known |= {f"patterns, {side}": patterns_in_words(facts) if facts else None for side, facts in sides.items()}
         how = "measured" if sides["compiled"] is not None else "reported by the backend"
-        weights = (sides["compiled"] or sides["source"])["values"]
-        rows.append({"job": record["job"], "sparsity": record["sparsity"], "known by": how, "weights": weights, **known})
+        weights = next((facts.values for facts in sides.values() if facts), None)
+        rows.append({"job": record.job, "sparsity": record.sparsity, "known by": how, "weights": weights, **known})
     note = "Of the weights with two axes or more. A pattern n:m: no m neighbours along an axis keep more than n."
     return table("Sparsity of the weights", rows, note=note)
 
 
 def _numerics(jobs: Jobs) -> list[Section]:
-    outputs = [(record, name, output) for record in _records(jobs, "numerics") for name, output in record["outputs"].items()]
+    outputs = [(record, name, output) for record in _records(jobs, NumericsRecord) for name, output in record.outputs.items()]
     rows = [_compared(record, name, output) for record, name, output in outputs]
-    plots = [_histogram(record["job"], name, output) for record, name, output in outputs if output["histogram"]]
+    plots = [_histogram(record.job, name, output) for record, name, output in outputs if output["histogram"]]
     note = "NaN and infinite values are counted, never zeroed; relative differences leave out where the reference is 0."
     return [*table("Numerics", rows, note=note), *plots[:MAX_HISTOGRAMS]]
 
 
-def _compared(record: dict[str, Any], name: str, output: dict[str, Any]) -> dict[str, Any]:
+def _compared(record: NumericsRecord, name: str, output: dict[str, Any]) -> dict[str, Any]:
     differences = {
         f"{statistic} {kind}": (output[kind] or {}).get(statistic) for kind in ("abs", "rel") for statistic in ("max", "mean", "std")
     }
     return {
-        "job": record["job"],
+        "job": record.job,
         "output": name,
-        "verdict": "pass" if record["passed"] else "FAIL",
+        "verdict": "pass" if record.passed else "FAIL",
         **differences,
         "cosine": output["cosine"],
         "KL mean, nats": (output["kl"] or {}).get("mean"),
         "NaN": output["nonfinite"]["ours_nan"],
         "Inf": output["nonfinite"]["ours_inf"],
-        "reference": record["reference"],
+        "reference": record.reference,
     }
 
 
@@ -232,18 +240,18 @@ def _histogram(job: str, output: str, compared: dict[str, Any]) -> Plot:
 def _accuracy(jobs: Jobs) -> list[Section]:
     rows = [
         {
-            "job": record["job"],
-            "dataset": record["dataset"],
-            "samples": record["samples"],
+            "job": record.job,
+            "dataset": record.dataset,
+            "samples": record.samples,
             "metric": metric,
             "backend": value,
-            "reference": record["reference_metrics"].get(metric),
-            "decisions changed": record["decisions_changed"],
-            "pre-processing µs": _mean_us(record["preprocess_ns"]),
-            "post-processing µs": _mean_us(record["postprocess_ns"]),
+            "reference": record.reference_metrics.get(metric),
+            "decisions changed": record.decisions_changed,
+            "pre-processing µs": _mean_us(record.preprocess_ns),
+            "post-processing µs": _mean_us(record.postprocess_ns),
         }
-        for record in _records(jobs, "accuracy")
-        for metric, value in record["metrics"].items()
+        for record in _records(jobs, AccuracyRecord)
+        for metric, value in record.metrics.items()
     ]
     return table("Accuracy on real data", rows, note="The reference is the model in fp32 on the CPU.")
 
@@ -257,7 +265,7 @@ def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     for name, records in jobs.items():
         backend = name.split("/")[1]
         for record in records:
-            facts = record.get("usability") if record["stage"] == "job" else None
+            facts = record.usability if isinstance(record, JobRecord) else None
             if facts and "packages" in facts and backend not in rows:
                 mine = [row for row in summary["rows"] if row["backend"] == backend]
                 waits = sorted(row["first_answer_s"] for row in mine if row["first_answer_s"] is not None)

@@ -10,26 +10,25 @@ import pytest
 from rich.console import Console
 
 from bytemlperf.report.terminal import print_run
-from general_perf.job.records import Record
+from general_perf.job.records import AccuracyRecord, AnyRecord, CompileRecord, JobRecord, PerformanceRecord
 from general_perf.measure.numerics import compare
 from general_perf.results.bytemlperf_report import report_of, write_bytemlperf
 from general_perf.results.kind import KIND
 from general_perf.results.points import last_attempts
 
-KINDS = {kind.__struct_config__.tag: kind for kind in Record.__subclasses__()}
 GOOD, BAD = "resnet50/onnxruntime/int8", "bert/openvino/fp32"
 HOSTILE = "no <script>alert(1)</script>\u2028 [red]kernel[/red] \x1b[31m"
 LATENCIES_NS = [1_000_000 + 1000 * (37 * place % 500) for place in range(500)]
 
 
-def record(job: str, stage: str, attempt: int = 1, **fields) -> dict:
+def record(job: str, stage: str, attempt: int = 1, **fields) -> AnyRecord:
     model, backend, precision = job.split("/")
-    made = KINDS[stage](job=job, attempt=attempt, model=model, backend=backend, precision=precision, device="cpu", **fields)
-    return msgspec.to_builtins(made)
+    about = {"stage": stage, "job": job, "attempt": attempt, "model": model, "backend": backend, "precision": precision, "device": "cpu"}
+    return msgspec.convert(about | fields, AnyRecord)
 
 
 @pytest.fixture
-def records() -> list[dict]:
+def records() -> list[AnyRecord]:
     reference = np.linspace(-1, 1, 40).reshape(4, 10)
     failed = {"status": "failed", "error_class": "unsupported_operator", "reason": HOSTILE, "fix": "take another"}
     return [
@@ -97,7 +96,7 @@ def test_a_failed_row_beside_a_good_one_is_partial(records):
 )
 def test_a_run_whose_only_row_failed_after_it_compiled_is_invalid(records, error_class, verdict):
     failed = {"status": "failed", "error_class": error_class, "reason": "why", "fix": "how"}
-    left = [each for each in records if each["job"] == GOOD and each["stage"] != "job"]
+    left = [each for each in records if each.job == GOOD and not isinstance(each, JobRecord)]
     summary = KIND.summarise(run_json(GOOD), [*left, record(GOOD, "job", **failed)])
     assert (summary["rows"][0]["compiled"], summary["rows"][0]["points"], summary["verdict"]) == (True, 1, verdict)
 
@@ -112,8 +111,8 @@ def test_a_run_whose_only_row_failed_after_it_compiled_is_invalid(records, error
 )
 def test_the_verdict_says_when_all_is_thin_or_noise(records, latencies_ns, verdict, said):
     for each in records:
-        if each["stage"] == "performance":
-            each["latency_ns"] = latencies_ns
+        if isinstance(each, PerformanceRecord):
+            each.latency_ns = latencies_ns
     summary = KIND.summarise(run_json(GOOD), records)
     assert summary["verdict"] == verdict
     assert said in " ".join(summary["reasons"])
@@ -139,14 +138,14 @@ def test_figures_of_speed_are_those_of_the_records(records):
 def test_only_the_last_attempt_counts(records):
     again = [record(GOOD, "compile", attempt=2, compile_s=9.0), record(GOOD, "job", attempt=2)]
     kept = last_attempts([*records[:5], *again])[GOOD]
-    assert [each["stage"] for each in kept] == ["compile", "job"]
+    assert list(map(type, kept)) == [CompileRecord, JobRecord]
     row = KIND.summarise(run_json(GOOD), [*records[:5], *again])["rows"][0]
     assert (row["compile_s"], row["points"]) == (9.0, 0)
 
 
 def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
-    records[2]["passed"] = False
-    records[2]["outputs"]["logits"]["nonfinite"]["ours_nan"] = 3
+    records[2].passed = False
+    records[2].outputs["logits"]["nonfinite"]["ours_nan"] = 3
     warnings = KIND.summarise(run_json(GOOD), records)["warnings"]
     assert f"{GOOD}: outputs are not within the tolerance" in warnings
     assert f"{GOOD}: 3 outputs are NaN or infinite" in warnings
@@ -154,13 +153,14 @@ def test_outputs_out_of_tolerance_and_nan_are_warned_of(records):
 
 def test_products_at_another_precision_than_the_rows_are_warned_of(records):
     for products, said in (({"int8": 9, "fp32": 1}, False), ({"fp32": 12}, True), ({}, False)):
-        records[6]["coverage"]["details"] = {"products_by_precision": products}
+        records[6].coverage = msgspec.structs.replace(records[6].coverage, details={"products_by_precision": products})
         warnings = KIND.summarise(run_json(GOOD), records)["warnings"]
         assert any("multiplies in another precision than int8: of its products 12 in fp32" in each for each in warnings) == said
 
 
 def test_what_flops_leave_out_is_warned_of(records):
-    records[6]["coverage"] |= {"flops": 12, "details": {"operators_without_flops_formula": {"Einsum": 2}}}
+    details = {"operators_without_flops_formula": {"Einsum": 2}}
+    records[6].coverage = msgspec.structs.replace(records[6].coverage, flops=12, details=details)
     summary = KIND.summarise(run_json(GOOD), records)
     assert summary["rows"][0]["flops"] == 12
     assert f"{GOOD}: FLOPs leave out Einsum" in summary["warnings"]
@@ -169,7 +169,7 @@ def test_what_flops_leave_out_is_warned_of(records):
 def test_an_accuracy_without_the_references_is_warned_of(records):
     warning = f"{GOOD}: no reference accuracy to compare with"
     assert warning not in KIND.summarise(run_json(GOOD), records)["warnings"]
-    records[3]["reference_metrics"] = {}
+    records[3].reference_metrics = {}
     assert warning in KIND.summarise(run_json(GOOD), records)["warnings"]
 
 
@@ -254,14 +254,14 @@ def test_bytemlperfs_report_has_its_keys_types_and_units(records, tmp_path):
 def test_bytemlperfs_report_names_the_dataset_that_was_not_there(records):
     run = run_json(GOOD)
     run["config"]["plan"] = [{"id": GOOD, "card": {"dataset": "open_imagenet"}}]
-    left = [each for each in records if each["stage"] != "accuracy"]
+    left = [each for each in records if not isinstance(each, AccuracyRecord)]
     row = KIND.summarise(run, left)["rows"][0]
     assert report_of(run, row, last_attempts(left)[GOOD])["Dataset"] == "OPEN_IMAGENET"
 
 
 def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
     run = run_json(GOOD)
-    records[3]["metrics"] = {"exact_match": 0.5, "f1": 0.75}
+    records[3].metrics = {"exact_match": 0.5, "f1": 0.75}
     row = KIND.summarise(run, records)["rows"][0]
     found = report_of(run, row, last_attempts(records)[GOOD])["Accuracy"]
     assert (found["Exact Match"], found["F1 Score"]) == (50.0, 75.0)
@@ -269,7 +269,7 @@ def test_bytemlperfs_report_has_percent_where_it_has_percent(records):
 
 def test_an_open_loop_is_no_point_of_bytemlperfs(records):
     run = run_json(GOOD)
-    records[4]["loop"] = "open"
+    records[4].loop = "open"
     row = KIND.summarise(run, records)["rows"][0]
     report = report_of(run, row, last_attempts(records)[GOOD])
     assert report["Performance"] == []
@@ -279,7 +279,7 @@ def test_an_open_loop_is_no_point_of_bytemlperfs(records):
 def test_the_table_has_the_share_of_int8_where_there_is_one(records, tmp_path, capsys):
     show(KIND.summarise(run_json(GOOD), records), tmp_path)
     assert "int8 %" not in capsys.readouterr().out
-    records[6]["coverage"]["details"] = {"int8_share_of_products": 0.875}
+    records[6].coverage = msgspec.structs.replace(records[6].coverage, details={"int8_share_of_products": 0.875})
     show(KIND.summarise(run_json(GOOD, BAD), records), tmp_path)
     shown = capsys.readouterr().out
     assert "int8 %" in shown

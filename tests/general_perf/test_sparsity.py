@@ -93,7 +93,7 @@ def test_what_is_no_weight_does_not_count():
 def test_the_share_of_a_pattern_is_of_all_weights():
     found = measure([kept(dense(64, 64), 2, 4), dense(64, 192)])
     assert found.patterns == {"2:4": 0.25}
-    assert patterns_in_words({"patterns": found.patterns}) == "2:4 in 25.0%"
+    assert patterns_in_words(found) == "2:4 in 25.0%"
 
 
 def test_tied_weights_count_once():

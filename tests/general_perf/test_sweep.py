@@ -59,7 +59,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     assert row["numerics_passed"] is True
     assert row["graph_share"] == 1.0
     assert row["artefact_bytes"] == 1000
-    records = list(RunRecords(folder))
+    records = list(RunRecords[dict](folder))
     points = [(each["batch_size"], each["instances"], each["loop"]) for each in records if each["stage"] == "performance"]
     assert points == [(1, 2, "closed"), (1, 2, "open"), (4, 2, "closed"), (4, 2, "open")]
     opened = next(each for each in records if each["stage"] == "performance" and each["loop"] == "open")
@@ -91,7 +91,7 @@ def test_pruning_is_a_row_that_says_so(place, tmp_path):
     folder = only_run(tmp_path / "torch")
     assert rows(folder)["vit@small/torch-eager/fp32"]["sparsity"] == "2:4"
     assert "the weights are sparse, 2:4" in done.stdout
-    compiled = next(each for each in RunRecords(folder) if each["stage"] == "compile")
+    compiled = next(each for each in RunRecords[dict](folder) if each["stage"] == "compile")
     assert "linear layers by torch.ao.pruning.WeightNormSparsifier" in compiled["sparsified"]
     assert compiled["weights"].startswith("random weights, seed 0; pruned to 2:4, ")
     (report,) = folder.glob("bytemlperf/*/*/result-*.json")
@@ -153,12 +153,12 @@ def test_a_killed_sweep_goes_on_where_it_was(place, tmp_path):
     sweep.wait()
     sweep.stderr.close()
     folder = only_run(tmp_path)
-    before = [each for each in RunRecords(folder) if each["job"].startswith("relu/")]
+    before = [each for each in RunRecords[dict](folder) if each["job"].startswith("relu/")]
     with (folder / "records.jsonl").open("ab") as log:
         log.write(b'{"job":"other/vendor/fp32","att')  # a torn tail, as power loss leaves it
     done = bmp(place, "resume", str(folder))
     assert done.returncode == 0, done.stderr
-    after = list(RunRecords(folder))
+    after = list(RunRecords[dict](folder))
     assert [each for each in after if each["job"].startswith("relu/")] == before  # what was done is not done again
     assert {row["status"] for row in rows(folder).values()} == {"ok"}
     assert verify_suite(folder)[0] == []
@@ -196,7 +196,7 @@ def test_a_job_that_was_cut_short_counts_once(place, tmp_path):
     lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[:-1]))  # as if killed before the job's end
     assert bmp(place, "resume", str(folder)).returncode == 0
-    attempts = [each["attempt"] for each in RunRecords(folder)]
+    attempts = [each["attempt"] for each in RunRecords[dict](folder)]
     assert set(attempts) == {1, 2}
     metrics = json.loads((folder / "summary.json").read_text())["metrics"]
     assert len([name for name in metrics if name.endswith("latency")]) == 2

@@ -43,7 +43,7 @@ def job_records(job: str, *, status: str = "ok", reason: str = "", sparsity: str
     """What a sweep writes for one job, the latencies few."""
     return [
         record(job, "compile", weights="random weights, seed 0", compile_s=0.5, artefact_bytes=1000),
-        record(job, "sparsity", sparsity=sparsity, backend_says="none", source={}, compiled=None),
+        record(job, "sparsity", sparsity=sparsity, source={"values": 9, "zero_share": 0.0, "patterns": {}}, compiled=None),
         record(job, "load", load_s=0.1, first_call_s=0.01, first_answer_s=0.6),
         record(
             job,
