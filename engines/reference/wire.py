@@ -83,7 +83,7 @@ def parse_ask(body: bytes, chat: bool, max_model_len: int) -> Ask:
     if tokens < 1:
         raise WireError(400, "invalid_request", f"max_tokens must be at least 1, not {tokens}")
     if prompt_tokens + tokens > max_model_len:
-        detail = f"maximum context length is {max_model_len} tokens; request for {prompt_tokens} in the prompt and {tokens} in the answer"
+        detail = f"maximum context length is {max_model_len} tokens; asked for {prompt_tokens} in the prompt and {tokens} in the answer"
         raise WireError(400, "context_length_exceeded", detail)
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     return Ask(
@@ -144,7 +144,7 @@ def full_answer(ask: Ask, number: int) -> bytes:
 class StreamFormat:
     """The bytes of one streamed answer. Step i holds `events_per_write` events of `tokens_per_event` tokens."""
 
-    __slots__ = ("_after", "_ask", "_before", "_chunk_head", "_chunked", "_events_per_write", "_single", "_tokens_per_event")
+    __slots__ = ("_after_word", "_ask", "_before", "_chunked", "_events_per_write", "_single", "_tokens_per_event", "_until_word")
 
     def __init__(self, ask: Ask, number: int, tokens_per_event: int, events_per_write: int, chunked: bool) -> None:
         self._ask = ask
@@ -157,12 +157,8 @@ class StreamFormat:
             f'data: {{"id":"{name}-{number:08x}","object":"{kind}","created":{int(time.time())},"model":{model},"choices":['
         ).encode()
         # Nearly every step is one event of one word, and every word has the same length.
-        opening = b'{"index":0,"delta":{"content":"' if ask.chat else b'{"index":0,"text":"'
-        closing = b'"},"finish_reason":null}]}\n\n' if ask.chat else b'","finish_reason":null}]}\n\n'
-        size = len(self._before) + len(opening) + len(WORDS[0]) + len(closing)
-        self._chunk_head = (b"%x\r\n" % size if chunked else b"") + self._before + opening
-        self._after = closing + (b"\r\n" if chunked else b"")
-        self._single = tokens_per_event == 1 and events_per_write == 1
+        self._single = tokens_per_event == 1 and events_per_write == 1 and ask.tokens > 2
+        self._until_word, _, self._after_word = self._event(1, 1).rpartition(WORDS[1].encode()) if self._single else (b"", b"", b"")
 
     @property
     def tokens_per_step(self) -> int:
@@ -176,7 +172,7 @@ class StreamFormat:
     def step(self, index: int) -> bytes:
         """Everything that leaves in write number `index`."""
         if self._single and 0 < index < self._ask.tokens - 1:
-            return self._chunk_head + _WORD_BYTES[index % len(WORDS)] + self._after
+            return self._until_word + _WORD_BYTES[index % len(WORDS)] + self._after_word
         first = index * self.tokens_per_step
         last = min(first + self.tokens_per_step, self._ask.tokens)
         starts = range(first, last, self._tokens_per_event)
