@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.lazy import numpy
+from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.kinds import Figure, RunKind, Section
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
@@ -122,26 +123,23 @@ def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:
 
 def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
     samples, ids = _samples(name, columns) if name in SAMPLED and columns is not None else ((), ())
-    statistics: list[tuple[str, str, Any]] = [("mean", "mean", metric["mean"])]
-    statistics += [(f"p{percent}", percent, value) for percent, value in metric["percentiles"].items()]
+    names = {"mean": "mean", **{percent: f"p{percent}" for percent in metric["percentiles"]}}
     return [
-        Figure(
+        figure_of(
+            metric,
+            statistic,
+            NS_PER_MS,
             key=key,
-            metric=f"{name} {statistic}",
-            label=f"{LABELS[name]} {statistic}",
+            metric=f"{name} {text}",
+            label=f"{LABELS[name]} {text}",
             unit="ms",
-            value=None if isinstance(value, str) else value / NS_PER_MS,
-            reason=_reason(value),
             better="lower",
-            low=_bound(metric["ci95"].get(interval), 0),
-            high=_bound(metric["ci95"].get(interval), 1),
-            count=metric["count"],
             samples=samples,
             sample_ids=ids,
-            statistic=statistic,
-            headline=(name, interval) in HEADLINES,
+            statistic=text,
+            headline=(name, statistic) in HEADLINES,
         )
-        for statistic, interval, value in statistics
+        for statistic, text in names.items()
     ]
 
 
@@ -149,16 +147,6 @@ def _samples(name: str, columns: RunColumns) -> tuple[Sequence[float], Sequence[
     values = columns.latencies[name]
     present = ~numpy.isnan(values)
     return array("d", values[present].tobytes()), array("q", columns.index[present].astype("i8").tobytes())
-
-
-def _reason(value: Any) -> str:
-    if value == "insufficient":
-        return "insufficient samples"
-    return "among requests that never ended" if value == "inf" else ""
-
-
-def _bound(interval: Any, side: int) -> float | None:
-    return None if interval is None or isinstance(interval, str) else interval[side] / NS_PER_MS
 
 
 def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""What sections of several suites are made of: a metric's cells with their intervals, traces and axes of plots."""
+"""What results of several suites are made of: a metric's figures and cells with their intervals, tables, traces and axes of plots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bytemlperf.report.text import number
-from bytemlperf.runs.kinds import Section, Table
+from bytemlperf.runs.kinds import Figure, Section, Table
 
 Cell = str | float | int | None
 
@@ -29,6 +29,17 @@ def bounded_cell(value: Any, bounds: Any, scale: float = 1.0) -> str:
 def line(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:
     """A curve; `style` is plotly's of a line."""
     return _trace("scatter", name, x, y, hover, mode="lines", **({"line": style} if style else {}))
+
+
+def figure_of(summary: Mapping[str, Any], statistic: str, scale: float = 1.0, /, **fields: Any) -> Figure:
+    """A metric's mean, or its percentile ("50"), over `scale`, as a figure with its interval; the other `fields` are the figure's own."""
+    value = summary["mean"] if statistic == "mean" else summary["percentiles"][statistic]
+    bounds = summary["ci95"].get(statistic)
+    low, high = (None, None) if bounds is None or isinstance(bounds, str) else (bound / scale for bound in bounds)
+    if isinstance(value, str):
+        reason = "among requests that never ended" if value == "inf" else "insufficient samples"
+        return Figure(value=None, low=low, high=high, count=summary["count"], reason=reason, **fields)
+    return Figure(value=value / scale, low=low, high=high, count=summary["count"], **fields)
 
 
 def table(title: str, rows: Sequence[Mapping[str, Cell]], **more: Any) -> list[Section]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.units import NS_PER_S
 from general_perf.job.records import AccuracyRecord, AnyRecord, CompileRecord, CoverageRecord, LoadRecord, NumericsRecord, PerformanceRecord
 from general_perf.results.points import Jobs, point_of, throughput
+
+SAMPLED = ("mean", "50")
+"""Statistics whose figures carry the raw latencies."""
 
 
 def figures(summary: dict[str, Any], jobs: Jobs) -> list[Figure]:
@@ -53,23 +57,14 @@ def _plain(key: str, metric: str, unit: str, value: float | None, better: Better
 def _speed(name: str, record: PerformanceRecord, summary: dict[str, Any]) -> list[Figure]:
     point = f"{name} | {point_of(record)}"
     metric = summary["metrics"][f"{point} | latency"]
-    bounds = metric["ci95"]
     seconds = tuple(value / NS_PER_S for value in record.latency_ns)
-    found = [_latency(point, "latency mean", metric["mean"], bounds["mean"], seconds)]
-    found += [_latency(point, f"latency p{text}", value, bounds[text], seconds) for text, value in metric["percentiles"].items()]
-    found.append(
-        Figure(
-            key=point, metric="throughput", unit="samples/s", value=throughput(record), better="higher", count=len(seconds), headline=True
+    names = {"mean": "latency mean", **{percent: f"latency p{percent}" for percent in metric["percentiles"]}}
+    found = [
+        figure_of(
+            metric, statistic, NS_PER_S, key=point, metric=text, unit="s", better="lower", samples=seconds if statistic in SAMPLED else ()
         )
-    )
+        for statistic, text in names.items()
+    ]
+    rate = throughput(record)
+    found.append(Figure(key=point, metric="throughput", unit="samples/s", value=rate, better="higher", count=len(seconds), headline=True))
     return [*found, *_plain(point, "peak host memory", "bytes", record.peak_host_bytes, "lower")]
-
-
-def _latency(key: str, metric: str, value: Any, bounds: Any, samples: tuple[float, ...]) -> Figure:
-    if value == "insufficient":
-        return Figure(key=key, metric=metric, unit="s", value=None, better="lower", count=len(samples), reason="insufficient samples")
-    low, high = (None, None) if bounds == "insufficient" else (bounds[0] / NS_PER_S, bounds[1] / NS_PER_S)
-    kept = samples if metric.endswith(("mean", "p50")) else ()
-    return Figure(
-        key=key, metric=metric, unit="s", value=value / NS_PER_S, better="lower", low=low, high=high, count=len(samples), samples=kept
-    )

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.runs.records import once
 from bytemlperf.units import NS_PER_MS
@@ -30,52 +31,22 @@ def key_of(config: dict[str, Any]) -> str:
 def figures(run: dict[str, Any], summary: dict[str, Any], records: Iterable[Record]) -> list[Figure]:
     """Every comparable number of a single run."""
     key, history = key_of(run["config"]), once(records, History)
-    found = [
-        *(_time(key, name, summary["metrics"].get(name), history) for name in MS_METRICS),
-        *(_rate(key, name, summary["metrics"].get(name)) for name in RATE_METRICS),
-        *_sizes(key, summary),
-        *_losses(key, summary),
-    ]
-    return [figure for figure in found if figure is not None]
+    metrics = summary["metrics"]
+    found = [_time(key, name, metrics[name], history) for name in MS_METRICS if name in metrics]
+    found += [_rate(key, name, metrics[name]) for name in RATE_METRICS if name in metrics]
+    return [*found, *_sizes(key, summary), *_losses(key, summary)]
 
 
-def _time(key: str, name: str, metric: dict[str, Any] | None, history: History) -> Figure | None:
-    if metric is None:
-        return None
-    bounds = metric["ci95"]["mean"]
-    low, high = (None, None) if isinstance(bounds, str) else (bounds[0] / NS_PER_MS, bounds[1] / NS_PER_MS)
-    return Figure(
-        key=key,
-        metric=name,
-        unit="ms",
-        value=metric["mean"] / NS_PER_MS,
-        better="lower",
-        low=low,
-        high=high,
-        count=metric["count"],
-        samples=tuple(ns / NS_PER_MS for ns in history.step_times_ns) if name == "step_time" else (),
-        headline=name in HEADLINES,
-    )
+def _time(key: str, name: str, metric: dict[str, Any], history: History) -> Figure:
+    samples = tuple(ns / NS_PER_MS for ns in history.step_times_ns) if name == "step_time" else ()
+    more = {"samples": samples, "headline": name in HEADLINES}
+    return figure_of(metric, "mean", NS_PER_MS, key=key, metric=name, unit="ms", better="lower", **more)
 
 
-def _rate(key: str, name: str, metric: dict[str, Any] | None) -> Figure | None:
-    if metric is None:
-        return None
-    bounds = metric["ci95"]["mean"]
-    share = metric["unit"] == "1"
-    scale = PERCENT if share else 1.0
-    low, high = (None, None) if isinstance(bounds, str) else (bounds[0] * scale, bounds[1] * scale)
-    return Figure(
-        key=key,
-        metric=name,
-        unit="%" if share else metric["unit"],
-        value=metric["mean"] * scale,
-        better="higher",
-        low=low,
-        high=high,
-        count=metric["count"],
-        headline=name in HEADLINES and "measured:" not in metric["formula"],  # each run's own peak: no common measure
-    )
+def _rate(key: str, name: str, metric: dict[str, Any]) -> Figure:
+    unit, scale = ("%", 1 / PERCENT) if metric["unit"] == "1" else (metric["unit"], 1.0)
+    headline = name in HEADLINES and "measured:" not in metric["formula"]  # each run's own peak: no common measure
+    return figure_of(metric, "mean", scale, key=key, metric=name, unit=unit, better="higher", headline=headline)
 
 
 def _sizes(key: str, summary: dict[str, Any]) -> list[Figure]:

@@ -3,13 +3,13 @@ communication, checks, faults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bytemlperf.report.blocks import axes, line, metric_cells
+from bytemlperf.report.blocks import axes, bounded_cell, line, metric_cells, over, table
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.runs.records import once
-from bytemlperf.units import NS_PER_MS
+from bytemlperf.units import NS_PER_MS, NS_PER_S
 from training.plan.memory import gib
 from training.results.history import History
 from training.results.records import Record, StepRecord
@@ -29,6 +29,7 @@ TITLES = {
     "mfu": "MFU",
     "hfu": "HFU",
 }
+BELOW = "Below each figure its 95 % interval."
 PERCENTS = ("50", "90", "99")
 RATES = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", "hfu")
 
@@ -36,27 +37,26 @@ RATES = ("tokens_per_second", "samples_per_second", "tflops_per_device", "mfu", 
 def sections(summary: dict[str, Any], records: Iterable[Record]) -> list[Section]:
     """The page of a single run."""
     history = once(records, History)
-    found: list[Section | None] = [
-        _rates(summary),
-        _facts(summary),
-        _loss_plot(history, summary),
-        _throughput_plot(history),
-        _times(summary),
-        _split_plot(history),
-        _memory_plot(history),
-        _communication(summary),
-        _checks(summary),
-        _checkpoints(history),
-        _recovery(summary),
+    return [
+        *_rates(summary),
+        *_facts(summary),
+        *_loss_plot(history, summary),
+        *_throughput_plot(history),
+        *_times(summary),
+        *_split_plot(history),
+        *_memory_plot(history),
+        *_communication(summary),
+        *_checks(summary),
+        *_checkpoints(history),
+        *_recovery(summary),
         _formulas(summary),
     ]
-    return [section for section in found if section is not None]
 
 
 def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
     """Times and rates, what was reached, checks."""
-    found = (_plan(run, summary), _times(summary), _rates(summary), _facts(summary), _communication(summary), _checks(summary))
-    return [section for section in (*found, _recovery(summary)) if section is not None]
+    parts = (_times, _rates, _facts, _communication, _checks, _recovery)
+    return [_plan(run, summary), *(section for part in parts for section in part(summary))]
 
 
 def _plan(run: dict[str, Any], summary: dict[str, Any]) -> Text:
@@ -71,7 +71,7 @@ def _plan(run: dict[str, Any], summary: dict[str, Any]) -> Text:
     return Text(title=config["workload"]["name"], body=body)
 
 
-def _facts(summary: dict[str, Any]) -> Table | None:
+def _facts(summary: dict[str, Any]) -> list[Section]:
     """Loss, memory, stalls, the peak, checkpoints: a line each."""
     convergence, memory, split, start = (summary[name] for name in ("convergence", "memory", "split", "start"))
     rows = []
@@ -90,7 +90,7 @@ def _facts(summary: dict[str, Any]) -> Table | None:
         if part["count"]:
             mean = f"mean {part['time']['mean'] / NS_PER_MS:,.0f} ms"
             rows.append([f"checkpoint {action}", f"{part['count']} x, {gib_fine(part['bytes'])}, {mean}"])
-    return Table(title="", columns=["", ""], rows=rows, group="Facts") if rows else None
+    return [Table(title="", columns=["", ""], rows=rows, group="Facts")]
 
 
 def _target(convergence: dict[str, Any]) -> str:
@@ -114,101 +114,95 @@ def thinned(steps: Sequence[StepRecord]) -> tuple[list[StepRecord], str]:
     return list(steps[::every]), f"every {every}th of {len(steps)} steps" if every > 1 else ""
 
 
-def _line(steps: Sequence[StepRecord], values: list[float | None], name: str, **style: Any) -> dict[str, Any]:
-    return line(name, [step.step for step in steps], values, **style)
+Curves = dict[str, Callable[[StepRecord], float | None]]
 
 
-def _loss_plot(history: History, summary: dict[str, Any]) -> Plot | None:
-    steps, note = thinned(history.curve)
+def _plot(title: str, unit: str, steps: Sequence[StepRecord], curves: Curves, alt: str, note: str = "", **more: Any) -> list[Section]:
+    """Curves over the steps, by name; `more` goes into each trace. Nothing without steps."""
+    shown, left_out = thinned(steps)
+    x = [step.step for step in shown]
+    data = [line(name, x, [value(step) for step in shown]) | more for name, value in curves.items()]
+    note = "; ".join(filter(None, [left_out, note]))
+    return [Plot(title=title, data=data, layout=axes("step", unit), note=note, alt=alt)] if shown else []
+
+
+def _loss_plot(history: History, summary: dict[str, Any]) -> list[Section]:
     convergence = summary["convergence"]
-    if not steps or not convergence:
-        return None
-    data = [_line(steps, [step.loss for step in steps], "loss")]
-    data.append({**_line(steps, [step.grad_norm for step in steps], "gradient norm", dash="dot"), "yaxis": "y2"})
-    norms = {"title": {"text": "gradient norm"}, "overlaying": "y", "side": "right", "rangemode": "tozero"}
+    if not convergence:
+        return []
     alt = f"The loss goes from {convergence['first_loss']:.4f} to {convergence['last_loss']:.4f}"
-    return Plot(title="Loss", data=data, layout=axes("step", "loss, nats", yaxis2=norms), note=note, alt=alt)
+    curves: Curves = {"loss": lambda step: step.loss, "gradient norm": lambda step: step.grad_norm}
+    plots = _plot("Loss", "loss, nats", history.curve, curves, alt)
+    for plot in plots:
+        assert isinstance(plot, Plot)
+        plot.data[1].update({"yaxis": "y2", "line": {"dash": "dot"}})
+        plot.layout["yaxis2"] = {"title": {"text": "gradient norm"}, "overlaying": "y", "side": "right", "rangemode": "tozero"}
+    return plots
 
 
-def _throughput_plot(history: History) -> Plot | None:
-    steps, note = thinned(history.curve)
-    if not steps:
-        return None
-    unit = "images/s" if all(step.tokens == step.samples for step in steps) else "tokens/s"
-    rates: list[float | None] = [step.tokens * 1e9 / max(step.step_ns) for step in steps]
-    note = "; ".join(filter(None, [note, "warm-up and traced steps are shown but excluded"]))
-    return Plot(title="Throughput", data=[_line(steps, rates, unit)], layout=axes("step", unit), note=note, alt=f"{unit} of each step")
+def _throughput_plot(history: History) -> list[Section]:
+    unit = "images/s" if all(step.tokens == step.samples for step in history.curve) else "tokens/s"
+    rate: Curves = {unit: lambda step: step.tokens * NS_PER_S / max(step.step_ns)}
+    return _plot("Throughput", unit, history.curve, rate, f"{unit} of each step", "warm-up and traced steps are shown but excluded")
 
 
-def _split_plot(history: History) -> Plot | None:
-    steps, note = thinned([step for step in history.curve if step.role == "measured"])  # steps done twice would run back
-    if not steps:
-        return None
-    data = []
-    rest: list[float | None] = [
-        max(0, sum(step.step_ns) - sum(sum(getattr(step, f"{phase}_ns")) for phase in PHASES)) / len(step.step_ns) / NS_PER_MS
-        for step in steps
-    ]
-    for phase in PHASES:
-        values: list[float | None] = [sum(getattr(step, f"{phase}_ns")) / len(step.step_ns) / NS_PER_MS for step in steps]
-        data.append({**_line(steps, values, {"data": "data wait", "optimizer": "optimiser"}.get(phase, phase)), "stackgroup": "one"})
-    data.append({**_line(steps, rest, "rest: waiting for gradients (megatron), bookkeeping"), "stackgroup": "one"})
-    return Plot(title="Where a step's time goes", data=data, layout=axes("step", "ms, mean of the ranks"), note=note, alt="Stacked times")
+def _split_plot(history: History) -> list[Section]:
+    curves: Curves = {{"data": "data wait", "optimizer": "optimiser"}.get(phase, phase): _phase_ms(phase) for phase in PHASES}
+    curves["rest: waiting for gradients (megatron), bookkeeping"] = _rest_ms
+    steps = [step for step in history.curve if step.role == "measured"]  # steps done twice would run back
+    return _plot("Where a step's time goes", "ms, mean of the ranks", steps, curves, "Stacked times", stackgroup="one")
 
 
-def _memory_plot(history: History) -> Plot | None:
-    steps, note = thinned(history.curve)
-    if not steps:
-        return None
-    data = []
-    for rank in range(len(steps[0].held_bytes)):
-        data.append(_line(steps, [step.held_bytes[rank] / (1 << 20) for step in steps], f"rank {rank} held"))
-    return Plot(title="Memory", data=data, layout=axes("step", "MiB"), note=note, alt="Memory that each rank holds after a step")
+def _phase_ms(phase: str) -> Callable[[StepRecord], float]:
+    return lambda step: sum(getattr(step, f"{phase}_ns")) / len(step.step_ns) / NS_PER_MS
 
 
-def _rates(summary: dict[str, Any]) -> Table | None:
-    rows: list[list[str | float | int | None]] = []
+def _rest_ms(step: StepRecord) -> float:
+    phases_ms = sum(_phase_ms(phase)(step) for phase in PHASES)
+    return max(0.0, sum(step.step_ns) / len(step.step_ns) / NS_PER_MS - phases_ms)
+
+
+def _memory_plot(history: History) -> list[Section]:
+    ranks = len(history.curve[0].held_bytes) if history.curve else 0
+    curves: Curves = {f"rank {rank} held": lambda step, rank=rank: step.held_bytes[rank] / (1 << 20) for rank in range(ranks)}  # type: ignore[misc]
+    return _plot("Memory", "MiB", history.curve, curves, "Memory that each rank holds after a step")
+
+
+def _rates(summary: dict[str, Any]) -> list[Section]:
+    rows = []
     for name in RATES:
-        metric = summary["metrics"].get(name)
-        if metric is not None:
-            bounds = metric["ci95"]["mean"]
-            scale, unit = (100.0, "%") if metric["unit"] == "1" else (1.0, metric["unit"])
-            low, high = (None, None) if isinstance(bounds, str) else (bound * scale for bound in bounds)
-            rows.append([TITLES.get(name, name.replace("_", " ")), metric["mean"] * scale, low, high, unit, metric["count"]])
-    if not rows:
-        return None
-    return Table(title="Results", columns=["", "mean", "95 % from", "to", "unit", "steps"], rows=rows)
+        if metric := summary["metrics"].get(name):
+            scale, unit = (1 / 100, "%") if metric["unit"] == "1" else (1.0, metric["unit"])
+            mean = bounded_cell(metric["mean"], metric["ci95"]["mean"], scale)
+            rows.append({"": TITLES.get(name, name.replace("_", " ")), "mean": mean, "unit": unit, "steps": metric["count"]})
+    return table("Results", rows, note=BELOW)
 
 
-def _times(summary: dict[str, Any]) -> Table | None:
+def _times(summary: dict[str, Any]) -> list[Section]:
     metrics = {title: summary["metrics"][name] for name, title in TITLES.items() if name in summary["metrics"] and name not in RATES}
     rows = [[title, *metric_cells(metric, PERCENTS, NS_PER_MS), metric["count"]] for title, metric in metrics.items()]
     columns = ["", "mean", *(f"p{percent}" for percent in PERCENTS), "steps"]
-    note = "Below each figure its 95 % interval."
-    return Table(title="Time of a step, ms", columns=columns, rows=rows, note=note, spare=["p90"]) if rows else None
+    return [Table(title="Time of a step, ms", columns=columns, rows=rows, note=BELOW, spare=["p90"])] if rows else []
 
 
-def _communication(summary: dict[str, Any]) -> Table | None:
-    sent = summary["communication"]
-    rows: list[list[str | float | int | None]] = [
-        [each["op"], each["group"], each["calls"], each["bytes"], each["analytic_bytes"]] for each in sent["transfers"]
-    ]
-    if not rows:
-        return None
-    split = summary["split"]
-    parts = [
-        f"{each['op']} of {each['bytes']:,} bytes alone: {each['bus_bandwidth'] / 1e9:.3f} GB/s{_micro(each)}" for each in sent["alone"]
-    ]
+def _communication(summary: dict[str, Any]) -> list[Section]:
+    sent, split = summary["communication"], summary["split"]
+    names = {"collective": "op", "ranks": "group", "calls a step": "calls", "bytes a step": "bytes", "bytes on paper": "analytic_bytes"}
+    rows = [{title: transfer[name] for title, name in names.items()} for transfer in sent["transfers"]]
+    parts = []
+    if rows and split.get("exposed_share") is not None:
+        parts.append(f"exposed {split['exposed_share']:.1%} of a traced step")
     if sent["bus_bandwidth_in_step"]:
-        parts.insert(0, f"bus bandwidth in the step {sent['bus_bandwidth_in_step'] / 1e9:.3f} GB/s")
-    if split.get("exposed_share") is not None:
-        parts.insert(0, f"exposed {split['exposed_share']:.1%} of a traced step")
-    if split.get("gradient_wait_share") is not None:
+        parts.append(f"bus bandwidth in the step {sent['bus_bandwidth_in_step'] / 1e9:.3f} GB/s")
+    parts += [
+        f"{alone['op']} of {alone['bytes']:,} bytes alone: {alone['bus_bandwidth'] / 1e9:.3f} GB/s{_micro(alone)}"
+        for alone in sent["alone"]
+    ]
+    if rows and split.get("gradient_wait_share") is not None:
         parts.append(f"waiting for gradients {split['gradient_wait_share']:.1%} of a measured step, by hooks")
-    if split.get("unseen"):
+    if rows and split.get("unseen"):
         parts.append(split["unseen"])
-    columns = ["collective", "ranks", "calls a step", "bytes a step", "bytes on paper"]
-    return Table(title="Communication of rank 0", columns=columns, rows=rows, note="; ".join(parts))
+    return table("Communication of rank 0", rows, note="; ".join(parts))
 
 
 def _micro(alone: dict[str, Any]) -> str:
@@ -217,26 +211,38 @@ def _micro(alone: dict[str, Any]) -> str:
     return f" (bmp micro: {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
 
 
-def _checks(summary: dict[str, Any]) -> Table:
-    rows = [[check["name"], check["status"], check["value"], check["limit"], check["detail"]] for check in summary["checks"]]
-    return Table(title="Checks", columns=["check", "status", "value", "limit", "detail"], rows=rows)
+def _checks(summary: dict[str, Any]) -> list[Section]:
+    names = {"check": "name", "status": "status", "value": "value", "limit": "limit", "detail": "detail"}
+    return table("Checks", [{title: check[name] for title, name in names.items()} for check in summary["checks"]])
 
 
-def _checkpoints(history: History) -> Table | None:
-    rows: list[list[str | float | int | None]] = [
-        [each.action, each.step, each.status, max(each.ns) / NS_PER_MS if each.ns else None, each.bytes, each.reason]
-        for each in history.checkpoints
-    ]
-    return Table(title="Checkpoints", columns=["", "before step", "status", "ms", "bytes", "reason"], rows=rows) if rows else None
-
-
-def _recovery(summary: dict[str, Any]) -> Table | None:
+def _checkpoints(history: History) -> list[Section]:
     rows = [
-        [each["attempt"], each["resumed_from_step"], each["lost_steps"], each["lost_ns"] / 1e9, each["to_next_step_ns"] / 1e9]
-        for each in summary["recovery"]
+        {
+            "": checkpoint.action,
+            "before step": checkpoint.step,
+            "status": checkpoint.status,
+            "ms": over(max(checkpoint.ns, default=None), NS_PER_MS),
+            "bytes": checkpoint.bytes,
+            "reason": checkpoint.reason or None,
+        }
+        for checkpoint in history.checkpoints
     ]
-    columns = ["attempt", "from step", "steps lost", "s of work lost", "s until the next step"]
-    return Table(title="Recovery", columns=columns, rows=rows) if rows else None
+    return table("Checkpoints", rows)
+
+
+def _recovery(summary: dict[str, Any]) -> list[Section]:
+    rows = [
+        {
+            "attempt": recovery["attempt"],
+            "from step": recovery["resumed_from_step"],
+            "steps lost": recovery["lost_steps"],
+            "s of work lost": recovery["lost_ns"] / NS_PER_S,
+            "s until the next step": recovery["to_next_step_ns"] / NS_PER_S,
+        }
+        for recovery in summary["recovery"]
+    ]
+    return table("Recovery", rows)
 
 
 def _formulas(summary: dict[str, Any]) -> Text:
