@@ -132,21 +132,12 @@ class SuiteRun:
         except OSError as error:
             raise UserError(f"can't resume {self.folder}: {log}: {error.strerror}", "make it readable and writable") from None
         entry = {"at": _now(), "command": redactor.command(command), "end_before": self.run.pop("end", None), **(more or {})}
-        self._begun = True
         with damage_said(self.folder):
             self.run["resumed"] = [*self.run.get("resumed", []), redactor.deep(entry)]
             for name in ("summary.json", CHECKSUMS):
                 (self.folder / name).unlink(missing_ok=True)
             write_json(self.folder / "run.json", self.run)
-
-    @classmethod
-    def resume(cls, folder: Path, kind: str, *, command: list[str], check: Callable[[dict[str, Any]], object] | None = None) -> SuiteRun:
-        """`open` and `go_on`; `check` gets run.json before anything is changed, and may raise its own UserError."""
-        run = cls.open(folder, kind)
-        if check is not None:
-            check(run.run)
-        run.go_on(command=command)
-        return run
+        self._begun = True
 
     def records(self) -> RunRecords[Any]:
         """What is on disk; after the end, with what was made of it."""

@@ -1,7 +1,7 @@
 """Several workers as one: start together, sum what they see, end together.
 
-A fleet doesn't know what its members are: `Seat` is a member somewhere (a process of this machine,
-`processes.py`; an actor of a Ray cluster, `ray_fleet.py`). It is a `Crew`, so the command's measured
+A fleet doesn't know what its members are: `WorkerHandle` is a member somewhere (a process of this machine,
+`processes.py`; an actor of a Ray cluster, `ray_fleet.py`). It is a `LoadSource`, so the command's measured
 part is the same with one worker and with many.
 
 A member that dies takes its own requests along, and no one else's: the others go on, its requests
@@ -22,7 +22,7 @@ from bytemlperf_llm.loadgen.sink import too_many_failures
 from bytemlperf_llm.metrics.recount import Counted
 
 
-class Seat(Protocol):
+class WorkerHandle(Protocol):
     """A member somewhere."""
 
     worker: int
@@ -55,11 +55,11 @@ class _Tally:
 
 
 class Fleet:
-    """A crew of members. Logs are in `folder`: see `log_name`."""
+    """A load source of several members. Logs are in `folder`: see `log_name`."""
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        handles: Sequence[WorkerHandle],
         folder: Path,
         metrics: LlmMetrics,
         *,
@@ -67,35 +67,35 @@ class Fleet:
         max_error_rate: float | None,
         note: Callable[[str], None],
     ) -> None:
-        self._seats, self._folder, self._metrics = seats, folder, metrics
+        self._handles, self._folder, self._metrics = handles, folder, metrics
         self._max_error_rate, self._note = max_error_rate, note
-        self._tallies = {seat.worker: _Tally() for seat in seats}
+        self._tallies = {handle.worker: _Tally() for handle in handles}
         self.start_delay_ns = start_delay_ns
         self.stopped = False
         self.failure = ""
 
     async def start(self) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_started(seat)) for seat in self._seats]
+            tasks = [group.create_task(_started(handle)) for handle in self._handles]
         for task in tasks:
             if (error := task.result()) is not None:
                 raise error
 
     async def replay(self, origin_ns: int) -> None:
         async with asyncio.TaskGroup() as group:
-            for seat in self._seats:
-                group.create_task(self._follow(seat, origin_ns))
+            for handle in self._handles:
+                group.create_task(self._follow(handle, origin_ns))
 
-    async def _follow(self, seat: Seat, origin_ns: int) -> None:
+    async def _follow(self, handle: WorkerHandle, origin_ns: int) -> None:
         """One member from "go" to its end."""
-        tally = self._tallies[seat.worker]
+        tally = self._tallies[handle.worker]
         try:
-            await seat.go(origin_ns)
-            async for message in seat.messages():
-                self._hear(seat.worker, tally, message)
+            await handle.go(origin_ns)
+            async for message in handle.messages():
+                self._hear(handle.worker, tally, message)
         except MemberLost as lost:
-            self._metrics.absorb(MetricsDelta(), seat.worker)
-            tally.issued = max(tally.issued, _lines(self._folder / seat.described()["log"]))
+            self._metrics.absorb(MetricsDelta(), handle.worker)
+            tally.issued = max(tally.issued, _lines(self._folder / handle.described()["log"]))
             self._note(f"{lost}; the others continue")
             self._fail(f"{lost}: its requests without a record count as dropped", stop=False)
 
@@ -124,8 +124,8 @@ class Fleet:
 
     def stop(self) -> None:
         self.stopped = True
-        for seat in self._seats:
-            seat.stop()
+        for handle in self._handles:
+            handle.stop()
 
     @property
     def issued(self) -> int:
@@ -140,21 +140,21 @@ class Fleet:
         return [counted for tally in self._tallies.values() if tally.ended for counted in tally.ended.counted]
 
     def described(self) -> list[dict[str, Any]]:
-        return [self._describe(seat) for seat in self._seats]
+        return [self._describe(handle) for handle in self._handles]
 
-    def _describe(self, seat: Seat) -> dict[str, Any]:
-        tally = self._tallies[seat.worker]
+    def _describe(self, handle: WorkerHandle) -> dict[str, Any]:
+        tally = self._tallies[handle.worker]
         busy = None if tally.ended is None else round(tally.ended.loop_utilisation, 4)
-        return {"worker": seat.worker, "issued_requests": tally.issued, "loop_utilisation": busy, **seat.described()}
+        return {"worker": handle.worker, "issued_requests": tally.issued, "loop_utilisation": busy, **handle.described()}
 
     async def close(self) -> None:
-        await asyncio.gather(*(seat.close() for seat in self._seats))
+        await asyncio.gather(*(handle.close() for handle in self._handles))
 
 
-async def _started(seat: Seat) -> UserError | None:
-    """As a value, so that every seat is done with starting before one of them ends the run."""
+async def _started(handle: WorkerHandle) -> UserError | None:
+    """As a value, so that every handle is done with starting before one of them ends the run."""
     try:
-        await seat.start()
+        await handle.start()
     except UserError as error:
         return error
     return None

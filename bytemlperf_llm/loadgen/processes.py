@@ -17,19 +17,19 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.child.process import signal_name
+from bytemlperf.child.process import environment, signal_name
 from bytemlperf.errors import UserError
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.member import MAX_LINE_BYTES
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberLost, MemberSpec, Ready, Refused, Stop, ToMember
 
-COMMAND = ("-P", "-m", "bytemlperf_llm.loadgen.member")
+COMMAND = ("-m", "bytemlperf_llm.loadgen.member")
 END_PATIENCE_S = 5.0
 START_DELAY_NS = 200_000_000  # members learn the origin through a pipe
 
 
-class ProcessSeat:
+class ProcessHandle:
     """One member process, from start to end. `note` gets the lines of its standard error;
     `environment` is added to this process's own."""
 
@@ -51,7 +51,7 @@ class ProcessSeat:
             stderr=pipe,
             limit=MAX_LINE_BYTES,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": _import_path(), **self._environment},
+            env=environment({"PYTHONPATH": _import_path(), **self._environment}),
         )
         self._noting = asyncio.ensure_future(self._pass_on_notes())
         self._write(msgspec.json.encode(self._spec))
@@ -125,11 +125,11 @@ def process_fleet(
     common: MemberSpec, folder: Path, metrics: LlmMetrics, say: Callable[[str], None], max_error_rate: float | None, first_log: int = 0
 ) -> Fleet:
     """`common.workers` members on this machine, which write their logs into the run folder, numbered from `first_log`."""
-    seats = [
-        ProcessSeat(msgspec.structs.replace(common, worker=worker, log=str((folder / log_name(first_log + worker)).absolute())), say)
+    handles = [
+        ProcessHandle(msgspec.structs.replace(common, worker=worker, log=str((folder / log_name(first_log + worker)).absolute())), say)
         for worker in range(common.workers)
     ]
-    return Fleet(seats, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
+    return Fleet(handles, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
 
 
 def _import_path() -> str:

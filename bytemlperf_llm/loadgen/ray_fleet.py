@@ -104,13 +104,13 @@ def ray_fleet(
 ) -> Fleet:
     """`common.workers` actors of the cluster that this process is connected to; their logs are numbered from `first_log`."""
     options, environment = portable(common.engine_options)
-    seats = [
-        RaySeat(
+    handles = [
+        RayHandle(
             msgspec.structs.replace(common, worker=worker, engine_options=options), environment, folder / log_name(first_log + worker), say
         )
         for worker in range(common.workers)
     ]
-    return Fleet(seats, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
+    return Fleet(handles, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
 
 
 def portable(engine_options: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -126,7 +126,7 @@ def portable(engine_options: dict[str, str]) -> tuple[dict[str, str], dict[str, 
     return options, {name: key} if key else {}
 
 
-class RaySeat:
+class RayHandle:
     """One actor and its member; the driver's end."""
 
     def __init__(self, spec: MemberSpec, environment: dict[str, str], log: Path, say: Callable[[str], None]) -> None:

@@ -20,7 +20,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.version import __version__
 from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, Note
-from bytemlperf_llm.loadgen.processes import ProcessSeat
+from bytemlperf_llm.loadgen.processes import ProcessHandle
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 
 NEWS_EVERY_S = 0.5
@@ -55,7 +55,7 @@ class Relay:
     """The actor. Everything in and out is JSON bytes or plain numbers."""
 
     def __init__(self) -> None:
-        self._seat: ProcessSeat | None = None
+        self._handle: ProcessHandle | None = None
         self._waiting: list[FromMember] = []
         self._arrived = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
@@ -78,27 +78,27 @@ class Relay:
         self._folder = Path(tempfile.mkdtemp(prefix="bytemlperf-worker-"))
         self._log = self._folder / log_name(spec.worker)
         spec.log = str(self._log)
-        self._seat = ProcessSeat(spec, self._note, environment)
+        self._handle = ProcessHandle(spec, self._note, environment)
         try:
-            await self._seat.start()
+            await self._handle.start()
         except UserError as error:
             return msgspec.json.encode(Refusal(error.cause, error.fix))
         return b""
 
     async def go(self, origin_ns: int) -> None:
         """Let it begin; the origin is of this machine's clock."""
-        assert self._seat is not None
-        self._following = asyncio.ensure_future(self._follow(self._seat))
-        await self._seat.go(origin_ns)
+        assert self._handle is not None
+        self._following = asyncio.ensure_future(self._follow(self._handle))
+        await self._handle.go(origin_ns)
 
     async def stop(self) -> None:
         """Let it drain."""
-        if self._seat is not None:
-            self._seat.stop()
+        if self._handle is not None:
+            self._handle.stop()
 
-    async def _follow(self, seat: ProcessSeat) -> None:
+    async def _follow(self, handle: ProcessHandle) -> None:
         try:
-            async for message in seat.messages():
+            async for message in handle.messages():
                 self._tell(message)
         except MemberLost as lost:
             self._lost = str(lost)
@@ -139,8 +139,8 @@ class Relay:
 
     async def close(self) -> None:
         """End the member; what it wrote here has been told, and goes."""
-        if self._seat is not None:
-            await self._seat.close()
+        if self._handle is not None:
+            await self._handle.close()
         if self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """The measured part of one worker: its requests, its log, its event loop's busy share.
 
 The same code runs in the command's own process, when there is one worker, and in each member of a
-fleet. `Crew` is what the command needs of either.
+fleet. `LoadSource` is what the command needs of either.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ START_DELAY_NS = 50_000_000  # between the last preparation and the first planne
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
 
 
-class Crew(Protocol):
-    """Those who do the measured part."""
+class LoadSource(Protocol):
+    """What does the measured part: one worker, or a fleet."""
 
     @property
     def start_delay_ns(self) -> int:
@@ -108,7 +108,7 @@ def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> Wor
 
 
 class Replay:
-    """One worker on this process's event loop; a `Crew` of one. Make it inside the running loop."""
+    """One worker on this process's event loop; a `LoadSource` of one. Make it inside the running loop."""
 
     start_delay_ns = START_DELAY_NS
 

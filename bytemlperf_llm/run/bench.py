@@ -43,7 +43,7 @@ from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.processes import process_fleet
 from bytemlperf_llm.loadgen.ray_fleet import cluster_size, connect, disconnect, ray_fleet
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.replay import Crew, Replay, open_log, work_of, worker_config
+from bytemlperf_llm.loadgen.replay import LoadSource, Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
 from bytemlperf_llm.plan.flags import Flags
@@ -203,7 +203,7 @@ class Bench:
             raise preflight.empty_schedule(resolved)
         for sentence in planned.sentences(resolved.num_requests):
             self.say(sentence)
-        workers = self._crew_size(resolved, planned.requests)
+        workers = self._worker_count(resolved, planned.requests)
         if self._remainder is None:
             described_run = described(plan, resolved, info, planned, probed)
             self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
@@ -230,52 +230,52 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.flags.engine} · {scenario.name} · {scenario.arrival.sentence()}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            crew = self._crew(ready, engine, pacer)
+            source = self._load_source(ready, engine, pacer)
             try:
-                await crew.start()
+                await source.start()
             except BaseException:
-                await crew.close()
+                await source.close()
                 run.fail("the load did not start")
                 run.end(summarise=False)
                 raise
-            origin_ns = monotonic_ns() + crew.start_delay_ns - begin_ns
+            origin_ns = monotonic_ns() + source.start_delay_ns - begin_ns
             part["clock_origin_ns"] = origin_ns
-            asked = engine if isinstance(crew, Replay) or engine.weights == "remote" else None
+            asked = engine if isinstance(source, Replay) or engine.weights == "remote" else None
             gauges = GaugeLog(asked, run.folder, self.say)
             ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
             try:
-                with draining(crew.stop, lambda: crew.stopped, self.say):
-                    await crew.replay(origin_ns)
+                with draining(source.stop, lambda: source.stopped, self.say):
+                    await source.replay(origin_ns)
             except BaseException as error:
                 if isinstance(error, Interrupted):
                     trust = " --trust" if unconfirmed(ready.plan.flags, run.run["config"]) else ""
                     error.hint = f"the records so far are kept; resume with: bmp-llm resume {run.folder}{trust}"
-                ending = await self._ended(crew, gauges, ticking, part, done, origin_ns)
+                ending = await self._ended(source, gauges, ticking, part, done, origin_ns)
                 run.end(stopped=ending.stopped, summarise=False, **ending.facts)
                 raise
-            return await self._ended(crew, gauges, ticking, part, done, origin_ns)
+            return await self._ended(source, gauges, ticking, part, done, origin_ns)
 
     async def _ended(
-        self, crew: Crew, gauges: GaugeLog, ticking: asyncio.Future[None], part: dict[str, Any], done: int, origin_ns: int
+        self, source: LoadSource, gauges: GaugeLog, ticking: asyncio.Future[None], part: dict[str, Any], done: int, origin_ns: int
     ) -> Ending:
         """Everything closed; what run.json says of the part that has ended."""
         duration_ns = monotonic_ns() - origin_ns
         run = self._run.run
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
-        await crew.close()
+        await source.close()
         gauges.close()
         self._metrics.flush()
-        _keep_recount(self._run.folder, crew.counted, self.say)
-        finish_facts(run, done + crew.issued, crew.loop_utilisation)
-        if workers := crew.described():
+        _keep_recount(self._run.folder, source.counted, self.say)
+        finish_facts(run, done + source.issued, source.loop_utilisation)
+        if workers := source.described():
             run.setdefault("workers", workers)
             part["workers"] = workers
-        if crew.failure:
-            self._run.fail(crew.failure)
-        return Ending(crew.stopped and not crew.failure, {"issued_requests": done + crew.issued, "duration_ns": duration_ns})
+        if source.failure:
+            self._run.fail(source.failure)
+        return Ending(source.stopped and not source.failure, {"issued_requests": done + source.issued, "duration_ns": duration_ns})
 
-    def _crew(self, ready: Ready, engine: Engine, pacer: Pacer) -> Crew:
+    def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
         """One worker in this process, or a fleet. Raises UserError."""
         scenario, flags, left = ready.schedule.scenario, ready.plan.flags, self._remainder
         keep_output = flags.keep_output or flags.save_detailed
@@ -294,7 +294,7 @@ class Bench:
             tokenizer=ready.tokenizer,
         )
 
-    def _crew_size(self, scenario: Scenario, scheduled: int | None) -> int:
+    def _worker_count(self, scenario: Scenario, scheduled: int | None) -> int:
         """How many workers; of a run that goes on, by what is left. Raises UserError."""
         flags = self._plan.flags
         chosen = local_size if flags.ray is None else cluster_size

@@ -54,8 +54,9 @@ def run_general(flags: Flags, argv: list[str]) -> int:
 def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     """Do what a run has left. Raises UserError for a folder that is no run of this kind."""
     require("bmp general", "general", "torch", "numpy")
-    run = SuiteRun.resume(folder, KIND, command=argv, check=_planned)
+    run = SuiteRun.open(folder, KIND)
     jobs, time_limit_s, keep_artefacts = _planned(run.run)
+    run.go_on(command=argv)
     output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
     return _swept(run, jobs, time_limit_s, output, exporter())
 

@@ -145,5 +145,5 @@ def test_another_suites_resume_changes_nothing(stopped, tmp_path):
     before = content(folder)
     for kind in ("micro", "general", "training"):
         with pytest.raises(UserError, match="is a run of kind llm"):
-            SuiteRun.resume(folder, kind, command=["bmp"])
+            SuiteRun.open(folder, kind)
     assert content(folder) == before

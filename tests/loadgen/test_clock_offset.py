@@ -12,7 +12,7 @@ import pytest
 from bytemlperf.version import __version__
 from bytemlperf_llm.loadgen.clock_offset import Offset, measure_offset
 from bytemlperf_llm.loadgen.messages import MemberSpec
-from bytemlperf_llm.loadgen.ray_fleet import RaySeat, portable
+from bytemlperf_llm.loadgen.ray_fleet import RayHandle, portable
 from bytemlperf_llm.loadgen.ray_relay import here
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 
@@ -82,33 +82,33 @@ async def test_a_far_member_gets_the_origin_in_its_own_clock(tmp_path):
     spec = MemberSpec(
         engine="reference", engine_options={}, model=None, scenario={}, scenario_folder="", seed=0, workers=1, keep_output=False, live=False
     )
-    seat = RaySeat(spec, {}, tmp_path / "records-0.jsonl", said.append)
+    handle = RayHandle(spec, {}, tmp_path / "records-0.jsonl", said.append)
     ahead_ns = 7_000_000_000
-    seat._actor = FarActor(ahead_ns)
+    handle._actor = FarActor(ahead_ns)
     place = here()
     place.host, place.boot_id = "far", "another kernel"
-    await seat._compare_clocks(place)
-    await seat.go(1_000)
-    described = seat.described()
-    assert abs(seat._actor.started_at_ns - (1_000 + ahead_ns)) <= described["clock_before"]["uncertainty_ns"]
+    await handle._compare_clocks(place)
+    await handle.go(1_000)
+    described = handle.described()
+    assert abs(handle._actor.started_at_ns - (1_000 + ahead_ns)) <= described["clock_before"]["uncertainty_ns"]
     assert not described["same_clock"]
     assert "+7,000." in said[0]
     assert "on far" in said[0]
     assert json.dumps(described)
-    seat._log.close()
+    handle._log.close()
 
 
 async def test_one_kernel_is_one_clock(tmp_path):
     spec = MemberSpec(
         engine="reference", engine_options={}, model=None, scenario={}, scenario_folder="", seed=0, workers=1, keep_output=False, live=False
     )
-    seat = RaySeat(spec, {}, tmp_path / "records-0.jsonl", lambda _: None)
-    seat._actor = FarActor(0)
-    await seat._compare_clocks(here())
-    await seat.go(1_000)
-    assert seat._actor.started_at_ns == 1_000
+    handle = RayHandle(spec, {}, tmp_path / "records-0.jsonl", lambda _: None)
+    handle._actor = FarActor(0)
+    await handle._compare_clocks(here())
+    await handle.go(1_000)
+    assert handle._actor.started_at_ns == 1_000
     assert here().version == __version__
-    seat._log.close()
+    handle._log.close()
 
 
 def test_a_key_goes_along_out_of_the_options(tmp_path, monkeypatch):

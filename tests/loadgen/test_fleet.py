@@ -53,10 +53,10 @@ def seen(issued, ended=0, failed=0, in_flight=0):
     return Seen(issued, MetricsDelta(in_flight=in_flight, ended_requests=ended, failed_requests=failed))
 
 
-def fleet_of(seats, tmp_path, *, max_error_rate=None):
+def fleet_of(handles, tmp_path, *, max_error_rate=None):
     notes = []
     metrics = LlmMetrics()
-    fleet = Fleet(seats, tmp_path, metrics, start_delay_ns=1, max_error_rate=max_error_rate, note=notes.append)
+    fleet = Fleet(handles, tmp_path, metrics, start_delay_ns=1, max_error_rate=max_error_rate, note=notes.append)
     return fleet, metrics, notes
 
 
@@ -68,28 +68,28 @@ async def run(fleet):
 
 
 async def test_all_is_summed_and_the_busiest_loop_counts(tmp_path):
-    seats = [
+    handles = [
         ScriptedSeat(0, [seen(3, 2, in_flight=1), seen(5, 3), Ended(5, 0.2, False, "")]),
         ScriptedSeat(1, [seen(4, 4), Note("a line"), Ended(4, 0.6, False, "")]),
     ]
-    fleet, metrics, notes = fleet_of(seats, tmp_path)
+    fleet, metrics, notes = fleet_of(handles, tmp_path)
     await run(fleet)
     assert fleet.issued == 9
     assert fleet.loop_utilisation == 0.6
     assert (fleet.failure, fleet.stopped, notes) == ("", False, ["a line"])
     assert (metrics.ended_requests, metrics.in_flight) == (9, 0)
-    assert [seat.origin_ns for seat in seats] == [1_000, 1_000]
-    assert all(seat.closed for seat in seats)
+    assert [handle.origin_ns for handle in handles] == [1_000, 1_000]
+    assert all(handle.closed for handle in handles)
     assert fleet.described()[1] == {"worker": 1, "issued_requests": 4, "loop_utilisation": 0.6, "log": "records-1.jsonl"}
 
 
 async def test_the_death_of_one_is_said_and_the_others_go_on(tmp_path):
     (tmp_path / "records-0.jsonl").write_bytes(b"{}\n" * 7 + b"{torn")
-    seats = [
+    handles = [
         ScriptedSeat(0, [seen(5, 4, in_flight=9)], lost="worker 0 was killed by SIGKILL"),
         ScriptedSeat(1, [seen(4, 4), seen(8, 4), Ended(8, 0.1, False, "")]),
     ]
-    fleet, metrics, notes = fleet_of(seats, tmp_path)
+    fleet, metrics, notes = fleet_of(handles, tmp_path)
     await run(fleet)
     assert fleet.failure == "worker 0 was killed by SIGKILL: its requests without a record count as dropped"
     assert not fleet.stopped
@@ -100,29 +100,29 @@ async def test_the_death_of_one_is_said_and_the_others_go_on(tmp_path):
 
 
 async def test_a_full_disk_of_one_stops_all(tmp_path):
-    seats = [
+    handles = [
         ScriptedSeat(0, [Ended(1, 0.1, True, "the disk is full")]),
         ScriptedSeat(1, [seen(4), Ended(4, 0.1, True, "")], until_stopped=True),
     ]
-    fleet, _, _ = fleet_of(seats, tmp_path)
+    fleet, _, _ = fleet_of(handles, tmp_path)
     await run(fleet)
     assert fleet.failure == "worker 0: the disk is full"
     assert fleet.stopped
 
 
 async def test_the_error_rate_is_that_of_all_workers(tmp_path):
-    seats = [
+    handles = [
         ScriptedSeat(0, [seen(12, 12, 12), Ended(12, 0.1, True, "")], until_stopped=True),
         ScriptedSeat(1, [seen(12, 12, 0), Ended(12, 0.1, True, "")], until_stopped=True),
     ]
-    fleet, _, _ = fleet_of(seats, tmp_path, max_error_rate=0.4)
+    fleet, _, _ = fleet_of(handles, tmp_path, max_error_rate=0.4)
     await run(fleet)
     assert fleet.failure == "12 of 24 requests failed, more than --max-error-rate 0.4 allows"
 
 
 async def test_a_member_stopped_by_someone_else_makes_the_run_invalid(tmp_path):
-    seats = [ScriptedSeat(0, [Ended(1, 0.1, True, "")]), ScriptedSeat(1, [Ended(9, 0.1, True, "")], until_stopped=True)]
-    fleet, _, _ = fleet_of(seats, tmp_path)
+    handles = [ScriptedSeat(0, [Ended(1, 0.1, True, "")]), ScriptedSeat(1, [Ended(9, 0.1, True, "")], until_stopped=True)]
+    fleet, _, _ = fleet_of(handles, tmp_path)
     await run(fleet)
     assert fleet.failure == "worker 0 was stopped by a signal from outside"
 
@@ -134,12 +134,12 @@ async def test_a_member_that_gives_up_in_mid_run_is_a_reason(tmp_path):
 
 
 async def test_a_member_that_can_not_start_ends_the_run_before_it_begins(tmp_path):
-    seats = [ScriptedSeat(0, []), ScriptedSeat(1, [], refuses=UserError("no server", "start it"))]
-    fleet, _, _ = fleet_of(seats, tmp_path)
+    handles = [ScriptedSeat(0, []), ScriptedSeat(1, [], refuses=UserError("no server", "start it"))]
+    fleet, _, _ = fleet_of(handles, tmp_path)
     with pytest.raises(UserError, match="no server"):
         await fleet.start()
     await fleet.close()
-    assert all(seat.closed for seat in seats)
+    assert all(handle.closed for handle in handles)
 
 
 def test_drained_and_absorbed_metrics_are_those_of_one_process():

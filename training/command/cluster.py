@@ -41,7 +41,9 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
     read_plan(folder / PLAN_NAME)
     if (folder / "summary.json").exists():
         raise UserError(f"{folder} has ended already", f"see it with: bmp summarize {folder}")
-    with SuiteRun.resume(folder, "training", command=argv) as run:
+    run = SuiteRun.open(folder, "training")
+    run.go_on(command=argv)
+    with run:
         if History(run.records()).end is None:
             hung = stacks(folder)
             run.fail(launch.hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
