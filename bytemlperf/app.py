@@ -17,46 +17,24 @@ from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
 
-SUITES = Point(
-    "suite",
-    "bytemlperf.suites",
-    {
-        "llm": "bytemlperf_llm.cli:app",
-        "micro": "micro.cli:app",
-        "general": "general_perf.cli:app",
-        "train": "training.cli:app",
-        "runs": "bytemlperf.catalogue.cli:app",
-        "hardware": "bytemlperf.hardware.cli:app",
-        "submit": "bytemlperf.submit.cli:app",
-        "site": "bytemlperf.site.cli:app",
-    },
-)
-COMMANDS = Point(
-    "command",
-    "bytemlperf.commands",
-    {
-        "predict": "micro.predict.command:predict",
-        "convert": "general_perf.convert.command:convert",
-        "compare": "bytemlperf.compare.command:compare",
-        "report": "bytemlperf.report.command:report",
-        "watch": "bytemlperf.report.command:watch",
-    },
-)
-HELP = {
-    "llm": "Benchmark LLM serving the way production sees it.",
-    "micro": "Measure operators and collectives.",
-    "general": "Measure common models: compile, accuracy, speed.",
-    "train": "Measure training: throughput, scaling, memory.",
-    "predict": "Predict an LLM's latency from measured operators.",
-    "convert": "Convert a model for deployment, and check the result.",
-    "compare": "Compare runs, with intervals of the differences.",
-    "report": "Write a run's report: one file to read or send.",
-    "watch": "Show a run in the browser while it goes on.",
-    "runs": "List, filter, tag and export the runs of a directory.",
-    "hardware": "Spec cards of accelerators and CPUs; this machine.",
-    "submit": "Check and pack a vendor's submission.",
-    "site": "Build a static site from many runs.",
+OWN = {
+    "llm": ("bytemlperf_llm.cli:app", "Benchmark LLM serving the way production sees it."),
+    "micro": ("micro.cli:app", "Measure operators and collectives."),
+    "general": ("general_perf.cli:app", "Measure common models: compile, accuracy, speed."),
+    "train": ("training.cli:app", "Measure training: throughput, scaling, memory."),
+    "predict": ("micro.predict.command:predict", "Predict an LLM's latency from measured operators."),
+    "convert": ("general_perf.convert.command:convert", "Convert a model for deployment, and check the result."),
+    "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
+    "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
+    "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),
+    "runs": ("bytemlperf.catalogue.cli:app", "List, filter, tag and export the runs of a directory."),
+    "hardware": ("bytemlperf.hardware.cli:app", "Spec cards of accelerators and CPUs; this machine."),
+    "submit": ("bytemlperf.submit.cli:app", "Check and pack a vendor's submission."),
+    "site": ("bytemlperf.site.cli:app", "Build a static site from many runs."),
 }
+"""In the order of the help: where a suite's app or a command is, and its line. A suite's target is called `app`."""
+SUITES = Point("suite", "bytemlperf.suites", {name: target for name, (target, _) in OWN.items() if target.endswith(":app")})
+COMMANDS = Point("command", "bytemlperf.commands", {name: target for name, (target, _) in OWN.items() if name not in SUITES.built_in})
 
 
 class Mounted(PlainHelpGroup):
@@ -64,7 +42,7 @@ class Mounted(PlainHelpGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """In the order of the help."""
-        return list(dict.fromkeys([*HELP, *self.commands, *COMMANDS.all(), *SUITES.all()]))
+        return list(dict.fromkeys([*OWN, *self.commands, *COMMANDS.all(), *SUITES.all()]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """The command, imported. Raises UserError where that fails."""
@@ -88,8 +66,8 @@ class Mounted(PlainHelpGroup):
     def _line(self, name: str) -> str:
         if name in self.commands:
             return self.commands[name].get_short_help_str(60)
-        if name in HELP:
-            return HELP[name]
+        if name in OWN:
+            return OWN[name][1]
         extension = _extension(name)
         return f"From {extension.package}." if extension else ""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.app import COMMANDS, HELP, SUITES
+from bytemlperf.app import COMMANDS, OWN, SUITES
 from bytemlperf.errors import UserError
 from bytemlperf.extensions import BACKENDS, ENGINES, POINTS, PROVIDERS, RUN_KINDS, TRAINERS, Point
 
@@ -61,8 +61,8 @@ def test_every_built_in_one_loads_and_keeps_its_contract(point: Point, name: str
 
 
 def test_every_mounted_command_has_its_line_of_help() -> None:
-    assert set(HELP) == {*SUITES.built_in, *COMMANDS.built_in}
-    assert max(map(len, HELP.values())) <= 64, "a line of the help in 80 columns"
+    assert set(OWN) == {*SUITES.built_in, *COMMANDS.built_in}
+    assert max(len(line) for _, line in OWN.values()) <= 64, "a line of the help in 80 columns"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def resolve(name: str, folder: Path) -> Model:
 
 def describe(name: str, folder: Path, gguf: Path | None = None) -> Model:
     """A Model for a whole checkpoint `folder`. Raises UserError for one that is not whole."""
-    config = _config(name, folder)
+    config = _json_object(name, folder / "config.json", "give a Hugging Face checkpoint folder")
     _check_weights(name, folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise UserError(f"model folder '{name}' has no tokenizer", f"put one of {', '.join(TOKENIZER_FILES)} there")
@@ -46,10 +46,6 @@ def max_model_len(config: dict[str, object]) -> int | None:
             if isinstance(length := source.get(key), int):
                 return length
     return None
-
-
-def _config(name: str, folder: Path) -> dict[str, object]:
-    return _json_object(name, folder / "config.json", "give a Hugging Face checkpoint folder")
 
 
 def _json_object(name: str, path: Path, fix: str) -> dict[str, object]:

@@ -32,7 +32,7 @@ def resolve(name: str = DEFAULT_MODEL, progress: Progress | None = None) -> Mode
     Raises UserError for an unknown name, a folder that is no checkpoint, a hub that can't be
     reached, missing packages, and bad `synthetic` options. Prints nothing.
     """
-    say = progress or _silent
+    say = progress or (lambda _sentence: None)
     base, _, options = name.partition(":")
     if base == "synthetic":
         return synthetic.resolve(name, options)
@@ -51,7 +51,3 @@ def _unknown(name: str) -> UserError:
     others = "a folder with a checkpoint, or a hub id such as org/name"
     fix = f"did you mean '{near[0]}'? Else give {others}" if near else f"give {', '.join(BUILT_IN)}, {others}"
     return UserError(f"model '{name}' is unknown", fix)
-
-
-def _silent(_sentence: str) -> None:
-    return None
