@@ -26,7 +26,6 @@ from bytemlperf.runs.kinds import Plot, Section, Table, Text
 
 ASSETS = Path(__file__).parent / "assets"
 INSTALL_COMMAND = "pip install 'bytemlperf-llm[report]'"
-MAX_OPEN_ROWS = 80  # a longer table waits behind its title
 SLIM_COLUMNS = 3  # a table of so few is not stretched over the page
 SHORT_CHARS, LONG_CHARS = 16, 48
 """Texts up to so long wrap as they like; longer ones get room in a wide table."""

@@ -12,6 +12,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.page import render
 from bytemlperf.report.pdf import print_page
+from bytemlperf.report.plain import json_report, markdown_report
 from bytemlperf.report.run_page import run_page
 from bytemlperf.runs.checksums import renew_checksum
 from bytemlperf.runs.files import damage_said
@@ -23,23 +24,11 @@ def _html(view: RunView) -> str:
     return render(run_page(view))
 
 
-def _markdown(view: RunView) -> str:
-    from bytemlperf.report.plain import markdown_report
-
-    return markdown_report(view)
-
-
-def _json(view: RunView) -> str:
-    from bytemlperf.report.plain import json_report
-
-    return json_report(view)
-
-
 def _pdf(view: RunView) -> bytes:
-    return print_page(render(run_page(view)))
+    return print_page(_html(view))
 
 
-FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": _markdown, "json": _json, "pdf": _pdf}
+FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": markdown_report, "json": json_report, "pdf": _pdf}
 """Format name to what makes it; the name is the file's suffix."""
 
 

@@ -24,6 +24,7 @@ from general_perf.job.records import (
     SparsityRecord,
 )
 from general_perf.measure.arrived import faults, offered
+from general_perf.results.figures import figures
 from general_perf.results.points import (
     Records,
     first,
@@ -35,6 +36,7 @@ from general_perf.results.points import (
     speed,
     throughput,
 )
+from general_perf.results.sections import sections, terminal_sections
 
 STEADY_WIDTH = 0.1
 """Of the median's 95 % interval over the median, up to which a point is steady."""
@@ -109,20 +111,14 @@ class GeneralKind(RunKind):
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
         """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
-        from general_perf.results.figures import figures
-
         return figures(summary, once(records, last_attempts))
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:
         """Rows, speed, compile report, numerics with histograms, usability."""
-        from general_perf.results.sections import sections
-
         return sections(run, summary, once(records, last_attempts))
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:  # noqa: ARG002
         """Rows, speed of a few, failures."""
-        from general_perf.results.sections import terminal_sections
-
         return terminal_sections(summary)
 
 

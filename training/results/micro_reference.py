@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.errors import UserError
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import RunRecords
 from bytemlperf.units import NS_PER_US
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
@@ -14,9 +16,6 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broa
 def micro_collectives(folder: Path) -> list[dict[str, Any]]:
     """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
     another kind of run, or one that holds none."""
-    from bytemlperf.runs.folder import read_run_json
-    from bytemlperf.runs.records import RunRecords
-
     kind = read_run_json(folder).get("kind")
     if kind != "micro":
         raise UserError(f"{folder} is a run of kind {kind}", "give a run folder of: bmp micro all_reduce")
