@@ -38,10 +38,11 @@ class OrtSession:
         return None
 
 
-def plain_session(path: Path, settings: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-    """The file on the CPU with every optimisation off."""
+def cpu_session(path: Path, settings: onnxruntime.SessionOptions | None = None, *, optimised: bool = False) -> onnxruntime.InferenceSession:
+    """The file on the CPU, with every optimisation or with none."""
+    levels = onnxruntime.GraphOptimizationLevel
     settings = settings or onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     settings.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 

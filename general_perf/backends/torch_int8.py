@@ -11,7 +11,6 @@ Dynamic is `torch.ao.quantization.quantize_dynamic`: linear layers alone, activa
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -115,14 +114,8 @@ def _static(module: torch.nn.Module, model: SourceModel, options: CompileOptions
     return AtPrecision(converted, tool.name, options.calibration_source, products, {"int8": "static"})
 
 
-def torchao_is_here() -> bool:
-    """Whether static int8 can be had, without importing anything."""
-    with _in_sight():
-        return importlib.util.find_spec("torchao") is not None
-
-
 @contextlib.contextmanager
-def _in_sight() -> Iterator[None]:
+def torchao_in_sight() -> Iterator[None]:
     """Let torchao be found: transformers, diffusers and vLLM import all of it wherever they see it, which takes seconds
     and warns. So the worker hides it from them, and `make setup` puts it into a folder of its own."""
     if sys.modules.get("torchao", ...) is None:
@@ -143,7 +136,7 @@ class _Tool(NamedTuple):
 def _torchao() -> _Tool:
     """PT2E of torchao, imported here alone."""
     try:
-        with quiet(), _in_sight():
+        with quiet(), torchao_in_sight():
             import torchao
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86

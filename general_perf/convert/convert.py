@@ -24,7 +24,11 @@ from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import check_options
 from general_perf.card import Card, find_cards
 from general_perf.command.flags import ConvertFlags
+from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import LIBRARY_LOG, StageError, classify
+from general_perf.measure.numerics import compare, verdict
+from general_perf.measure.reference import Predict, outputs_of, plain_of
+from general_perf.zoo.source import build
 
 ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
@@ -32,8 +36,6 @@ OPTIONS_OF = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "to
 """Whose options a format takes; an engine takes its backend's."""
 CHECK_SEED = 3_000_003
 EXIT_DIFFERS = 1
-
-Predict = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def run_convert(flags: ConvertFlags) -> int:
@@ -74,11 +76,6 @@ def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
 
 
 def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> int:
-    from general_perf.datasets.inputs import make_inputs
-    from general_perf.measure.numerics import compare, verdict
-    from general_perf.measure.reference import plain_of
-    from general_perf.zoo.source import build
-
     batch = card.fixed_batch or flags.batch_size or min(card.batch_sizes)
     model = build(card, flags.weights)
     options = CompileOptions(
@@ -116,8 +113,6 @@ def _fix(fix: str) -> str:
 
 
 def _calibration(card: Card, flags: ConvertFlags) -> list[Any]:
-    from general_perf.datasets.inputs import make_inputs
-
     if flags.precision != "int8":
         return []
     return [make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(flags.calibration_samples)]
@@ -129,22 +124,18 @@ def _calibration(card: Card, flags: ConvertFlags) -> list[Any]:
 def _onnx(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
     import onnxruntime
 
-    from general_perf.backends.onnx_files import OrtSession
+    from general_perf.backends.onnx_files import OrtSession, cpu_session
     from general_perf.backends.onnxruntime import OnnxRuntime
 
     compiled = OnnxRuntime().compile(model, options)
     assert compiled.artefact is not None
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
     if engine:
-        settings.optimized_model_filepath = str(target)
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        onnxruntime.InferenceSession(str(compiled.artefact), settings, providers=["CPUExecutionProvider"])
         settings = onnxruntime.SessionOptions()
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in the file
+        settings.optimized_model_filepath = str(target)
+        cpu_session(compiled.artefact, settings, optimised=True)
     else:
         _moved(compiled.artefact, target)
-    session = onnxruntime.InferenceSession(str(target), settings, providers=["CPUExecutionProvider"])
+    session = cpu_session(target, optimised=not engine)  # an engine's optimisations are in the file
     return OrtSession(session, model).predict, f"opset {compiled.options['opset']}"
 
 
@@ -201,15 +192,10 @@ def _torch_module(model: SourceModel) -> Any:
     return model.module
 
 
-def _torch_predict(model: SourceModel, call: Any) -> Predict:
-    import torch
+def _torch_predict(model: SourceModel, call: Callable[..., Any]) -> Predict:
+    from general_perf.backends.tensors import tensors_of
 
-    def predict(inputs: dict[str, Any]) -> dict[str, Any]:
-        with torch.no_grad():
-            outputs = call(*[torch.from_numpy(inputs[name]) for name in model.input_names])
-        return {name: each.numpy() for name, each in zip(model.card.outputs, outputs, strict=True)}
-
-    return predict
+    return lambda inputs: outputs_of(model, call, tensors_of(inputs, model))
 
 
 _MAKERS: dict[str, Callable[[SourceModel, CompileOptions, Path, bool], tuple[Predict, str]]] = {

@@ -191,6 +191,8 @@ class JobRecord(Record, kw_only=True, tag="job"):
 
 
 AnyRecord = CompileRecord | LoadRecord | SparsityRecord | PerformanceRecord | NumericsRecord | AccuracyRecord | CoverageRecord | JobRecord
+STAGES: dict[str, type[Record]] = {str(kind.__struct_config__.tag): kind for kind in Record.__subclasses__()}
+"""Records by stage."""
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):

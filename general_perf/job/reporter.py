@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from general_perf.failures import classify
 from general_perf.job.job import Job
-from general_perf.job.records import Message, Record, facts_of
+from general_perf.job.records import STAGES, Message, Record, facts_of
 
 STARTED_ENV = "BMP_WORKER_STARTED_NS"
 """CLOCK_MONOTONIC of the moment the parent started this process."""
@@ -62,8 +62,7 @@ class Reporter:
         """A record of this job."""
         return kind(**facts_of(self.job, self.card.name, self.job.attempt), **fields)
 
-    def failure(self, kind: type[RecordT], error: BaseException, **fields: Any) -> RecordT:
+    def failure(self, stage: str, error: BaseException, **fields: Any) -> Record:
         """The record of a stage that went wrong; the library's own traceback goes to standard error."""
         traceback.print_exception(error)
-        failure = classify(error, str(kind.__struct_config__.tag))
-        return self.record(kind, **failure._asdict(), **fields)
+        return self.record(STAGES[stage], **classify(error, stage)._asdict(), **fields)

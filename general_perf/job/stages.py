@@ -215,7 +215,7 @@ def _points(reporter: Reporter, loaded: Loaded, batch: int, instances: int) -> I
                 **device_memory(job, loaded.session),
             )
     except Exception as error:
-        yield reporter.failure(PerformanceRecord, error, loop=loop, **facts)
+        yield reporter.failure("performance", error, loop=loop, **facts)
 
 
 def device_memory(job: Job, session: Session) -> dict[str, Any]:

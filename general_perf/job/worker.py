@@ -27,30 +27,19 @@ from general_perf.datasets.inputs import input_bytes, make_inputs
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.job.job import Job
-from general_perf.job.records import (
-    AccuracyRecord,
-    CompileRecord,
-    CoverageRecord,
-    JobRecord,
-    LoadRecord,
-    NumericsRecord,
-    PerformanceRecord,
-    Record,
-    SparsityRecord,
-)
+from general_perf.job.records import CompileRecord, JobRecord, LoadRecord, Record
 from general_perf.job.reporter import Reporter
 from general_perf.job.stages import Loaded
 from general_perf.usability.installed import measure
 from general_perf.zoo.source import build
 from general_perf.zoo.sparsify import sparsified
 
-Stage = Callable[[Reporter, Loaded], Iterator[Record]]
-STAGES: dict[str, tuple[type[Record], Stage]] = {
-    "sparsity": (SparsityRecord, stages.sparsity),
-    "numerics": (NumericsRecord, stages.numerics),
-    "accuracy": (AccuracyRecord, stages.accuracy),
-    "performance": (PerformanceRecord, stages.performance),
-    "coverage": (CoverageRecord, stages.coverage),
+STAGES: dict[str, Callable[[Reporter, Loaded], Iterator[Record]]] = {
+    "sparsity": stages.sparsity,
+    "numerics": stages.numerics,
+    "accuracy": stages.accuracy,
+    "performance": stages.performance,
+    "coverage": stages.coverage,
 }
 
 
@@ -72,7 +61,7 @@ def run(reporter: Reporter) -> None:
 
 
 def _measure(reporter: Reporter, loaded: Loaded) -> None:
-    for stage, (kind, records) in STAGES.items():
+    for stage, records in STAGES.items():
         if stage not in (*reporter.job.stages, "sparsity") or (stage == "accuracy" and not reporter.card.dataset):
             continue
         reporter.at(stage)
@@ -80,13 +69,12 @@ def _measure(reporter: Reporter, loaded: Loaded) -> None:
             for record in records(reporter, loaded):
                 reporter.say(record)
         except Exception as error:
-            reporter.say(reporter.failure(kind, error))
+            reporter.say(reporter.failure(stage, error))
 
 
 def _loaded(reporter: Reporter) -> Loaded | None:
     """Source, compile, load, first answer; None where one of them failed, which is then said."""
-    job = reporter.job
-    kind: type[Record] = CompileRecord
+    job, stage = reporter.job, "compile"
     known: dict[str, Any] = {}
     try:
         check_batches(reporter)
@@ -127,8 +115,8 @@ def _loaded(reporter: Reporter) -> Loaded | None:
             "notes": list(compiled.notes),
         }
         reporter.say(reporter.record(CompileRecord, **known))
-        kind, known = LoadRecord, {}
-        reporter.at("load")
+        stage, known = "load", {}
+        reporter.at(stage)
         began = time.perf_counter()
         session = maker.load(compiled, LoadOptions(device=job.device, threads=job.threads))
         load_s = time.perf_counter() - began
@@ -137,7 +125,7 @@ def _loaded(reporter: Reporter) -> Loaded | None:
         first_call_s = time.perf_counter() - began
         reporter.say(reporter.record(LoadRecord, load_s=load_s, first_call_s=first_call_s, first_answer_s=reporter.wall_s()))
     except Exception as error:
-        reporter.say(reporter.failure(kind, error, **known))
+        reporter.say(reporter.failure(stage, error, **known))
         return None
     return Loaded(maker, model, compiled, session, example)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bytemlperf.extras import require
 from general_perf.backends.contract import Arrays, Coverage, SourceModel, held_by
-from general_perf.backends.onnx_files import OrtSession, plain_session
+from general_perf.backends.onnx_files import OrtSession, cpu_session
 from general_perf.measure.tally import Tally
 
 require("a profile of ONNX Runtime", "general", "onnxruntime")
@@ -39,7 +39,7 @@ def flops_of_file(model: SourceModel, inputs: Arrays) -> tuple[int, dict[str, in
         settings = onnxruntime.SessionOptions()
         settings.enable_profiling, settings.profile_file_prefix = True, f"{folder}/profile"
         settings.add_session_config_entry("session.disable_prepacking", "1")  # a profile doesn't show packed weights
-        session = plain_session(model.onnx_path, settings)
+        session = cpu_session(model.onnx_path, settings)
         OrtSession(session, model).predict(inputs)
         coverage = coverage_of(kernels_of(session), "CPUExecutionProvider")
     unknown = coverage.details["operators_without_flops_formula"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 from general_perf.backends.contract import Arrays, Session
 
@@ -42,6 +42,8 @@ class Timed:
 
 
 Progress = Callable[[list[int]], None]
+Call = Callable[[int, Session, list[int], int], None]
+"""What an instance does: its place, its session, the column that it adds latencies to, and when all began."""
 
 
 def warm_up(sessions: Sequence[Session], batch: Arrays) -> list[int]:
@@ -108,7 +110,7 @@ def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns
             columns_of[place].append((ended - began, offset, began - max(due, free)))
 
     columns, window_ns = _together(sessions, call, progress)
-    kept = [each for column in columns_of for each in column]
+    kept = [entry for column in columns_of for entry in column]
     return Timed(
         latency_ns=[value for column in columns for value in column],
         service_ns=[served for served, _, _ in kept],
@@ -120,46 +122,33 @@ def open_loop(sessions: Sequence[Session], batches: Sequence[Arrays], offsets_ns
     )
 
 
-def _together(sessions: Sequence[Session], call: Any, progress: Progress) -> tuple[list[list[int]], int]:
-    """Run `call` for every session in a thread of its own, from one common start; its columns, and the window in ns."""
+def _together(sessions: Sequence[Session], call: Call, progress: Progress) -> tuple[list[list[int]], int]:
+    """Run `call` for every session in a thread of its own, from one common start; its columns, and the window in ns. Raises what
+    a call raises, once all have ended."""
     columns: list[list[int]] = [[] for _ in sessions]
-    errors: list[BaseException] = []
-    origin = [0]
-    start = threading.Barrier(len(sessions), action=lambda: origin.__setitem__(0, time.perf_counter_ns()))
-    ended = [0] * len(sessions)
+    origins: list[int] = []
+    start = threading.Barrier(len(sessions), action=lambda: origins.append(time.perf_counter_ns()))
 
-    def run(place: int) -> None:
-        try:
-            start.wait()
-            call(place, sessions[place], columns[place], origin[0])
-        except BaseException as error:
-            errors.append(error)
-            start.abort()
-        ended[place] = time.perf_counter_ns()
+    def run(place: int) -> int:
+        start.wait()
+        call(place, sessions[place], columns[place], origins[0])
+        return time.perf_counter_ns()
 
-    threads = [threading.Thread(target=run, args=(place,), name=f"instance-{place}") for place in range(len(sessions))]
-    for thread in threads:
-        thread.start()
-    seen = [0] * len(columns)
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(REPORT_EVERY_S) if threads[0].is_alive() else time.sleep(0.01)
-        _report(columns, seen, progress)
-    for thread in threads:
-        thread.join()
-    _report(columns, seen, progress)
-    if errors:
-        raise errors[0]
-    return columns, max(ended) - origin[0]
+    reported = [0] * len(columns)
 
+    def report() -> None:
+        lengths = [len(column) for column in columns]
+        fresh = [value for column, first, last in zip(columns, reported, lengths, strict=True) for value in column[first:last]]
+        reported[:] = lengths
+        if fresh:
+            progress(fresh)
 
-def _report(columns: list[list[int]], seen: list[int], progress: Progress) -> None:
-    fresh: list[int] = []
-    for place, column in enumerate(columns):
-        upto = len(column)
-        fresh += column[seen[place] : upto]
-        seen[place] = upto
-    if fresh:
-        progress(fresh)
+    with ThreadPoolExecutor(len(sessions), thread_name_prefix="instance") as threads:
+        futures = [threads.submit(run, place) for place in range(len(sessions))]
+        while wait(futures, REPORT_EVERY_S).not_done:
+            report()
+    report()
+    return columns, max(future.result() for future in futures) - origins[0]
 
 
 def _wait_until(due_ns: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,10 +51,10 @@ def plain_of(model: SourceModel) -> Predict:
     if model.onnx_path is None:
         from general_perf.backends.tensors import tensors_of
 
-        return lambda inputs: _called(model, model.module, tensors_of(inputs, model))
-    from general_perf.backends.onnx_files import OrtSession, plain_session
+        return lambda inputs: outputs_of(model, model.module, tensors_of(inputs, model))
+    from general_perf.backends.onnx_files import OrtSession, cpu_session
 
-    return OrtSession(plain_session(model.onnx_path), model).predict
+    return OrtSession(cpu_session(model.onnx_path), model).predict
 
 
 def save(path: Path, arrays: Outputs, kind: str) -> None:
@@ -77,14 +77,15 @@ def _double(model: SourceModel) -> Predict:
     from general_perf.backends.tensors import floats_as, tensors_of
 
     module = copy.deepcopy(model.module).double()
-    return lambda inputs: _called(model, module, floats_as(torch.float64, tensors_of(inputs, model)))
+    return lambda inputs: outputs_of(model, module, floats_as(torch.float64, tensors_of(inputs, model)))
 
 
-def _called(model: SourceModel, module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]) -> Outputs:
+def outputs_of(model: SourceModel, call: Callable[..., Any], tensors: tuple[torch.Tensor, ...]) -> Outputs:
+    """What a callable of tensors, such as the model's module, answers."""
     import torch
 
     with torch.inference_mode():
-        return {name: tensor.numpy() for name, tensor in zip(model.card.outputs, module(*tensors), strict=True)}
+        return {name: tensor.numpy() for name, tensor in zip(model.card.outputs, call(*tensors), strict=True)}
 
 
 def _onnx(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from general_perf.backends.contract import CompileOptions, SourceModel
+from general_perf.backends.torch_int8 import torchao_in_sight
 from general_perf.card import Card, zoo
 from general_perf.datasets.inputs import make_inputs
 from general_perf.job.job import Job
 from general_perf.job.reporter import Reporter
+
+
+def torchao_is_here() -> bool:
+    """Whether static int8 can be had, without importing anything."""
+    with torchao_in_sight():
+        return find_spec("torchao") is not None
 
 
 def source(name: str, size: str = "small") -> SourceModel:

@@ -12,7 +12,6 @@ from msgspec import structs
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend, backend_names
 from general_perf.backends.tensors import held_by_module
-from general_perf.backends.torch_int8 import torchao_is_here
 from general_perf.card import zoo
 from general_perf.command.flags import Flags
 from general_perf.command.plan import plan
@@ -22,7 +21,7 @@ from general_perf.job.worker import check_precision
 from general_perf.measure.numerics import compare, verdict
 from general_perf.measure.reference import reference_of
 from general_perf.zoo.source import build
-from tests.general_perf.models import options, own, source
+from tests.general_perf.models import options, own, source, torchao_is_here
 
 WIDTH = 128
 

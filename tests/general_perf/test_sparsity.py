@@ -13,12 +13,11 @@ from bytemlperf.errors import UserError
 from general_perf.backends.contract import Compiled
 from general_perf.backends.registry import backend
 from general_perf.backends.tensors import weights_of_module
-from general_perf.backends.torch_int8 import torchao_is_here
 from general_perf.failures import StageError
 from general_perf.job import stages
 from general_perf.measure.sparsity import measure, pattern_of, patterns_in_words
 from general_perf.zoo.sparsify import kind_of, sparsified
-from tests.general_perf.models import options, own, reporter
+from tests.general_perf.models import options, own, reporter, torchao_is_here
 
 
 def dense(*shape: int) -> np.ndarray:

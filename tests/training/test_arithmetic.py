@@ -15,7 +15,7 @@ from training.plan.memory import estimate
 from training.plan.plan import default_threads
 from training.plan.traffic import bus_factor
 from training.rank.loop import memory
-from training.rank.trace import length, overlap, spans, union
+from training.rank.trace import exposed, spans, union
 from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of
 from training.results.convergence import largest_relative_error, reached, spikes
 from training.results.micro_reference import micro_collectives
@@ -187,13 +187,13 @@ def test_only_leaves_compute_and_collectives_overlap() -> None:
     computing, sending = spans(events, "cpu")
     assert computing == [(10, 40), (60, 70), (200, 260)]
     assert sending == [(30, 120)]
-    assert length(sending) - length(overlap(sending, computing)) == 90 - 10 - 10
+    assert exposed(sending, computing) == 90 - 10 - 10
 
 
-def test_unions_and_overlaps() -> None:
+def test_unions_and_what_lies_beside() -> None:
     assert union([(5, 9), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 9)]
-    assert overlap([(0, 10)], [(2, 3), (5, 20)]) == [(2, 3), (5, 10)]
-    assert overlap([], [(1, 2)]) == []
+    assert exposed([(0, 10)], [(2, 3), (5, 20)]) == 10 - 1 - 5
+    assert exposed([], [(1, 2)]) == 0
 
 
 # --- memory -----------------------------------------------------------------------------------------

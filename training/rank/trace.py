@@ -35,7 +35,7 @@ def traced(device: str) -> Iterator[Traced]:
     computing, sending = spans(profiler.profiler.kineto_results.events(), device)
     found.busy_ns = length(computing)
     found.communication_ns = length(sending)
-    found.exposed_ns = length(sending) - length(overlap(sending, computing))
+    found.exposed_ns = exposed(sending, computing)
 
 
 def spans(events: Iterable[Any], device: str) -> tuple[list[Span], list[Span]]:
@@ -73,20 +73,9 @@ def union(of: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def overlap(first: list[Span], second: list[Span]) -> list[Span]:
-    """What two unions have in common."""
-    common: list[Span] = []
-    place = other = 0
-    while place < len(first) and other < len(second):
-        start = max(first[place][0], second[other][0])
-        end = min(first[place][1], second[other][1])
-        if start < end:
-            common.append((start, end))
-        if first[place][1] < second[other][1]:
-            place += 1
-        else:
-            other += 1
-    return common
+def exposed(sending: list[Span], computing: list[Span]) -> int:
+    """How long something is sent and nothing computes."""
+    return length(union([*sending, *computing])) - length(computing)
 
 
 def length(of: Iterable[Span]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from training.results.records import (
     CheckpointRecord,
@@ -11,41 +11,28 @@ from training.results.records import (
     EndRecord,
     EventRecord,
     OperatorRecord,
-    Record,
     StartRecord,
     StepRecord,
     TraceRecord,
 )
+
+RecordT = TypeVar("RecordT")
 
 
 class History:
     """`steps` are all step records in the order written; after a restart some steps are there twice."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self.starts: list[StartRecord] = []
-        self.steps: list[StepRecord] = []
-        self.traces: list[TraceRecord] = []
-        self.collectives: list[CollectiveRecord] = []
-        self.operators: list[OperatorRecord] = []
-        self.checkpoints: list[CheckpointRecord] = []
-        self.events: list[EventRecord] = []
-        self.end: EndRecord | None = None
-        places: dict[type, list[Any]] = {
-            StartRecord: self.starts,
-            StepRecord: self.steps,
-            TraceRecord: self.traces,
-            CollectiveRecord: self.collectives,
-            OperatorRecord: self.operators,
-            CheckpointRecord: self.checkpoints,
-            EventRecord: self.events,
-        }
-        for record in records:
-            if isinstance(record, StartRecord):
-                self.end = None  # of the part before
-            if isinstance(record, EndRecord):
-                self.end = record
-            else:
-                places[type(record)].append(record)
+        kept = list(records)
+
+        def of(kind: type[RecordT]) -> list[RecordT]:
+            return [record for record in kept if isinstance(record, kind)]
+
+        self.starts, self.steps, self.traces = of(StartRecord), of(StepRecord), of(TraceRecord)
+        self.collectives, self.operators = of(CollectiveRecord), of(OperatorRecord)
+        self.checkpoints, self.events = of(CheckpointRecord), of(EventRecord)
+        ends = [record for record in kept if isinstance(record, StartRecord | EndRecord)]  # a start outdates the end before
+        self.end = ends[-1] if ends and isinstance(ends[-1], EndRecord) else None
 
     @property
     def measured(self) -> list[StepRecord]:

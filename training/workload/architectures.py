@@ -6,119 +6,71 @@ which is GPT-2's and Megatron-LM's architecture with separate projections for qu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bytemlperf.models.torch_flops import count_call
 from training.workload.workload import IGNORED_LABEL, IMAGE_PIXELS, Workload
 
-NO_TOKEN = None
+if TYPE_CHECKING:
+    import torch
+
 INIT_STD = 0.02
 DIGIT_CLASSES = 10
+CLASSES = {
+    "gpt": ("OPTConfig", "OPTForCausalLM"),
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "moe": ("MixtralConfig", "MixtralForCausalLM"),
+    "bert": ("BertConfig", "BertForMaskedLM"),
+    "resnet": ("ResNetConfig", "ResNetForImageClassification"),
+}
+"""transformers' configuration and model of each family."""
 
 
-def build_model(workload: Workload, vocabulary: int) -> Any:
+def build_model(workload: Workload, vocabulary: int) -> torch.nn.Module:
     """The model with weights drawn from torch's default generator, float32, on the default device."""
-    model = _BUILDERS[workload.family](workload, vocabulary)
+    import transformers
+
+    config, model_class = (getattr(transformers, name) for name in CLASSES[workload.family])
+    model = model_class(config(**_settings(workload, vocabulary)))
     if workload.training.recompute == "full":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 
-def _gpt(workload: Workload, vocabulary: int) -> Any:
-    from transformers import OPTConfig, OPTForCausalLM
-
+def _settings(workload: Workload, vocabulary: int) -> dict[str, Any]:
+    """What the family's configuration is made of."""
     size = workload.model
-    return OPTForCausalLM(
-        OPTConfig(
-            vocab_size=vocabulary,
-            hidden_size=size.hidden,
-            num_hidden_layers=size.layers,
-            ffn_dim=size.ffn_size,
-            num_attention_heads=size.heads,
-            max_position_embeddings=size.seq_len,
-            activation_function="gelu",
-            dropout=0.0,
-            attention_dropout=0.0,
-            layerdrop=0.0,
-            init_std=INIT_STD,
-            use_cache=False,
-            pad_token_id=NO_TOKEN,
-            bos_token_id=NO_TOKEN,
-            eos_token_id=NO_TOKEN,
-        )
-    )
-
-
-def _llama(workload: Workload, vocabulary: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**_llama_sizes(workload, vocabulary)))
-
-
-def _moe(workload: Workload, vocabulary: int) -> Any:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    size = workload.model
-    sizes = _llama_sizes(workload, vocabulary)
-    return MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=size.experts, num_experts_per_tok=size.top_k))
-
-
-def _llama_sizes(workload: Workload, vocabulary: int) -> dict[str, Any]:
-    size = workload.model
-    return {
+    if workload.family == "resnet":
+        widths, depths = size.widths or [], size.depths or []
+        kind = "bottleneck" if widths[0] >= 256 else "basic"
+        sizes = {"num_channels": 3, "embedding_size": 64, "hidden_sizes": list(widths), "depths": list(depths)}
+        return {**sizes, "layer_type": kind, "num_labels": DIGIT_CLASSES}
+    transformer = {
         "vocab_size": vocabulary,
         "hidden_size": size.hidden,
-        "intermediate_size": size.ffn_size,
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
-        "num_key_value_heads": size.kv_head_count,
         "max_position_embeddings": size.seq_len,
-        "initializer_range": INIT_STD,
-        "use_cache": False,
-        "tie_word_embeddings": False,
-        "pad_token_id": NO_TOKEN,
-        "bos_token_id": NO_TOKEN,
-        "eos_token_id": NO_TOKEN,
+        "pad_token_id": None,
     }
+    if workload.family == "bert":
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return {**transformer, **dropout, "intermediate_size": size.ffn_size, "tie_word_embeddings": True}
+    decoder = {**transformer, "use_cache": False, "bos_token_id": None, "eos_token_id": None}
+    if workload.family == "gpt":
+        dropout = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}
+        return {**decoder, **dropout, "ffn_dim": size.ffn_size, "activation_function": "gelu", "init_std": INIT_STD}
+    llama = {
+        **decoder,
+        "intermediate_size": size.ffn_size,
+        "num_key_value_heads": size.kv_head_count,
+        "initializer_range": INIT_STD,
+        "tie_word_embeddings": False,
+    }
+    return llama if workload.family == "llama" else {**llama, "num_local_experts": size.experts, "num_experts_per_tok": size.top_k}
 
 
-def _bert(workload: Workload, vocabulary: int) -> Any:
-    from transformers import BertConfig, BertForMaskedLM
-
-    size = workload.model
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=size.hidden,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            intermediate_size=size.ffn_size,
-            max_position_embeddings=size.seq_len,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            pad_token_id=NO_TOKEN,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-def _resnet(workload: Workload, _vocabulary: int) -> Any:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    size = workload.model
-    widths, depths = size.widths or [], size.depths or []
-    kind = "bottleneck" if widths[0] >= 256 else "basic"
-    return ResNetForImageClassification(
-        ResNetConfig(
-            num_channels=3, embedding_size=64, hidden_sizes=list(widths), depths=list(depths), layer_type=kind, num_labels=DIGIT_CLASSES
-        )
-    )
-
-
-_BUILDERS: dict[str, Callable[[Workload, int], Any]] = {"gpt": _gpt, "llama": _llama, "moe": _moe, "bert": _bert, "resnet": _resnet}
-
-
-def loss_of(workload: Workload, model: Any, batch: Any) -> Any:
+def loss_of(workload: Workload, model: torch.nn.Module, batch: Any) -> torch.Tensor:
     """Cross entropy of a micro-batch, summed over its targets (`target_count`), a scalar tensor. A mean would
     weigh a target by how many others share its micro-batch."""
     import torch
@@ -150,8 +102,6 @@ def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str =
     """Forward FLOPs of one sample, counted by torch; without memory on the `meta` device (transformers'
     decoders look into their masks and need a real one). Two samples are counted: batch norm needs them."""
     import torch
-
-    from bytemlperf.models.torch_flops import count_call
 
     with torch.device(device):
         model = build_model(workload, vocabulary)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.models import resolve, smollm2
+from bytemlperf.models.cache import built_folder, cache_root
 from training.workload.workload import Data, vocabulary
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ class TokenFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def prepare_corpus(data: Data) -> TokenFile:
     """Build the token file, or find it in the cache. Raises UserError."""
-    from bytemlperf.models.cache import built_folder
-
     tokenizer = resolve_tokenizer(data.tokenizer)
     texts = list(_texts(data.corpus))
     digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
@@ -65,9 +65,6 @@ def resolve_tokenizer(name: str) -> str:
     """`auto` is SmolLM2's where it is on this machine already, else bytes."""
     if name != "auto":
         return name
-    from bytemlperf.models import smollm2
-    from bytemlperf.models.cache import cache_root
-
     here = (cache_root() / smollm2.FOLDER / "checkpoint").is_dir() or find_spec(smollm2.MODULE) is not None
     return "smollm2" if here else "bytes"
 
@@ -131,8 +128,6 @@ def _build(target: Path, texts: list[bytes], tokenizer: str) -> dict[str, str]:
 
 def _smollm2_encoder() -> tuple[Any, int]:
     from tokenizers import Tokenizer
-
-    from bytemlperf.models import resolve
 
     model = resolve("smollm2")
     tokenizer = Tokenizer.from_file(str(Path(model.path or "") / "tokenizer.json"))
