@@ -211,12 +211,12 @@ class Card(Checked, frozen=True, kw_only=True):
     sizes: dict[str, Size] = {}
 
     def __post_init__(self) -> None:
-        for each in self.inputs:
-            for axis in each.shape:
+        for given in self.inputs:
+            for axis in given.shape:
                 if isinstance(axis, str) and axis != BATCH and axis not in self.dims:
-                    raise ValueError(f"input {each.name} speaks of '{axis}', which dims doesn't have; add it to dims")
-            if self.fixed_batch is None and not each.fixed and (not each.shape or each.shape[0] != BATCH):
-                raise ValueError(f"input {each.name} must begin with 'batch'; write [batch, …], or name fixed_batch or fixed")
+                    raise ValueError(f"input {given.name} speaks of '{axis}', which dims doesn't have; add it to dims")
+            if self.fixed_batch is None and not given.fixed and (not given.shape or given.shape[0] != BATCH):
+                raise ValueError(f"input {given.name} must begin with 'batch'; write [batch, …], or name fixed_batch or fixed")
         for name, size in self.sizes.items():
             unknown = sorted(set(size.dims) - set(self.dims))
             if unknown:
@@ -242,7 +242,7 @@ class Card(Checked, frozen=True, kw_only=True):
         source = self.source
         if isinstance(source, Architecture) and chosen.config:
             source = replace(source, config=_merged(source.config, chosen.config))
-        inputs = [replace(each, high=chosen.high[each.name]) if each.name in chosen.high else each for each in self.inputs]
+        inputs = [replace(given, high=chosen.high[given.name]) if given.name in chosen.high else given for given in self.inputs]
         return replace(self, source=source, inputs=inputs, dims={**self.dims, **chosen.dims, **(dims or {})})
 
     def shape(self, wanted: Input, batch: int) -> tuple[int, ...]:
@@ -286,11 +286,11 @@ def _absolute(folder: Path, path: str) -> str:
 
 def find_cards(names: list[str]) -> list[Card]:
     """Cards by name, by class, `all`, or a YAML file's path; each once, in the order given. Raises UserError."""
-    found: dict[str, Card] = {}
+    cards: dict[str, Card] = {}
     for name in names:
         for card in _matching(name):
-            found.setdefault(card.name, card)
-    return list(found.values())
+            cards.setdefault(card.name, card)
+    return list(cards.values())
 
 
 def _matching(name: str) -> list[Card]:

@@ -35,7 +35,7 @@ def backend(name: str) -> Backend:
 def check_names(names: Sequence[str]) -> list[str]:
     """The names, with `all` spelled out. Raises UserError for an unknown one."""
     BACKENDS.check(names, also=("all",))
-    spelled = [each for name in names for each in (backend_names() if name == "all" else [name])]
+    spelled = [choice for name in names for choice in (backend_names() if name == "all" else [name])]
     return list(dict.fromkeys(spelled))
 
 

@@ -134,7 +134,7 @@ class _Counting:
         @torch._dynamo.disable  # type: ignore[untyped-decorator]
         def run(*tensors: torch.Tensor) -> Any:
             outputs = []
-            counted = count_call(lambda *each: outputs.append(graph.forward(*each)), tensors)
+            counted = count_call(lambda *args: outputs.append(graph.forward(*args)), tensors)
             self.names.update(counted.names)
             self.flops += counted.flops
             return outputs[0]

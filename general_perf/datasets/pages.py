@@ -116,16 +116,16 @@ def mean_average_precision(answers: Array, truth: Sequence[list[Box]], side: int
         marks.append({"id": number, "image_id": place, "category_id": 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
     images = [{"id": place, "width": side, "height": side} for place in range(len(truth))]
     known = COCO({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "text"}]})
-    found = [
+    detections = [
         {"image_id": place, "category_id": 1, "bbox": _sized(row[:4]), "score": float(row[4])}
         for place, rows in enumerate(answers)
         for row in rows
         if row[4] > 0
     ]
     names = {"map": "AP_all", "map_50": "AP_50", "map_75": "AP_75", "recall_100": "AR_third"}
-    if not found:
+    if not detections:
         return dict.fromkeys(names, 0.0)
-    judged = COCOeval_faster(known, known.loadRes(found), "bbox", print_function=lambda *_: None)
+    judged = COCOeval_faster(known, known.loadRes(detections), "bbox", print_function=lambda *_: None)
     judged.evaluate()
     judged.accumulate()
     judged.summarize()

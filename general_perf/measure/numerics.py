@@ -59,10 +59,10 @@ def compare(ours: Array, reference: Array, distribution: str) -> dict[str, Any]:
 
 def verdict(comparisons: dict[str, dict[str, Any]], tolerance: Tolerance) -> bool:
     """Whether every output is within the tolerance and as finite as the reference."""
-    for each in comparisons.values():
-        if each["nonfinite"]["only_ours"] or each["scaled_max"] is None or each["scaled_max"] > tolerance.scaled_max:
+    for compared in comparisons.values():
+        if compared["nonfinite"]["only_ours"] or compared["scaled_max"] is None or compared["scaled_max"] > tolerance.scaled_max:
             return False
-        if each["cosine"] is not None and each["cosine"] < tolerance.cosine:
+        if compared["cosine"] is not None and compared["cosine"] < tolerance.cosine:
             return False
     return True
 
@@ -99,14 +99,14 @@ def _kl(one: Array, two: Array, both: Array, distribution: str) -> dict[str, flo
     or probabilities, of each value with sigmoid (Bernoulli). Rows with a value that isn't finite are left out; None without any."""
     if distribution in ("softmax", "probabilities"):
         if distribution == "probabilities":
-            one, two = (np.log(np.clip(each, TINY, None)) for each in (one, two))
+            one, two = (np.log(np.clip(values, TINY, None)) for values in (one, two))
         rows = both.reshape(-1, both.shape[-1]).all(axis=1)
-        ours, reference = (_log_softmax(each.reshape(-1, each.shape[-1])[rows]) for each in (one, two))
+        ours, reference = (_log_softmax(values.reshape(-1, values.shape[-1])[rows]) for values in (one, two))
         values = (np.exp(reference) * (reference - ours)).sum(axis=1)
     elif distribution == "sigmoid":
         values = np.zeros(int(both.sum()))
         for sign in (1.0, -1.0):
-            ours, reference = (-np.logaddexp(0.0, -sign * each[both]) for each in (one, two))
+            ours, reference = (-np.logaddexp(0.0, -sign * values[both]) for values in (one, two))
             values += np.exp(reference) * (reference - ours)
     else:
         return None

@@ -75,8 +75,8 @@ def coverage_of(events: list[dict[str, Any]], provider: str) -> Coverage:
 
 def _flops(operator: str, arguments: dict[str, Any]) -> int | None:
     """2 per multiply-add of a convolution or matrix product; 0 for others, None where it multiplies and we can't tell."""
-    shapes: list[list[int]] = [next(iter(each.values()), []) for each in arguments.get("input_type_shape", [])]
-    outputs: list[list[int]] = [next(iter(each.values()), []) for each in arguments.get("output_type_shape", [])]
+    shapes: list[list[int]] = [next(iter(shape.values()), []) for shape in arguments.get("input_type_shape", [])]
+    outputs: list[list[int]] = [next(iter(shape.values()), []) for shape in arguments.get("output_type_shape", [])]
     if operator in WITHOUT_FORMULA:
         return None
     if operator in WEIGHT_INPUT:

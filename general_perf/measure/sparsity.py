@@ -30,7 +30,7 @@ def measure(weights: Iterable[Array]) -> Sparsity:
     """Sparsity over the arrays of floats and of bytes with two axes or more. A byte counts as 0 where it is 0: weights are
     quantised symmetrically."""
     values = zeros = 0
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for array in weights:
         if array.ndim < 2 or not array.size or not (array.dtype.kind in FLOATS or array.dtype.itemsize == 1):
             continue
@@ -39,11 +39,11 @@ def measure(weights: Iterable[Array]) -> Sparsity:
         zeros += array.size - filled
         pattern = pattern_of(array) if filled and array.size >= LEAST_VALUES else NONE
         if pattern != NONE:
-            found[pattern] += array.size
+            sizes[pattern] += array.size
     return Sparsity(
         values=values,
         zero_share=zeros / values if values else 0.0,
-        patterns={pattern: size / values for pattern, size in sorted(found.items())},
+        patterns={pattern: size / values for pattern, size in sorted(sizes.items())},
     )
 
 
@@ -56,7 +56,7 @@ def pattern_of(array: Array) -> str:
     """`n:m`, the sparsest that holds along an axis, of equally sparse ones that of the smallest m; `none` without one."""
     filled = array != 0
     share = float(filled.mean())
-    found = []
+    patterns = []
     if share > HALF + 1 / min(GROUPS):  # a last group may be cut short; more than that keeps no pattern
         return NONE
     for axis in range(array.ndim):
@@ -64,8 +64,8 @@ def pattern_of(array: Array) -> str:
         for group in GROUPS:
             most = _most_in_a_group(rows, group) if rows.shape[1] >= group else group
             if most <= HALF * group and share >= LEAST_KEPT * most / group:
-                found.append((most / group, group, f"{most}:{group}"))
-    return min(found)[2] if found else NONE
+                patterns.append((most / group, group, f"{most}:{group}"))
+    return min(patterns)[2] if patterns else NONE
 
 
 def _most_in_a_group(rows: Array, group: int) -> int:

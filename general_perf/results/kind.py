@@ -23,7 +23,7 @@ from general_perf.job.records import (
     PerformanceRecord,
     SparsityRecord,
 )
-from general_perf.measure.arrived import faults, offered
+from general_perf.measure.open_loop import faults, offered
 from general_perf.results.figures import figures
 from general_perf.results.points import (
     Records,

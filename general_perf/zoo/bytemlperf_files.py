@@ -165,12 +165,12 @@ def _places(path: Path, model: str, folder: str) -> list[Path]:
 
 def _inputs(model: ModelFile) -> tuple[list[Input], str]:
     """The card's inputs, or what is unclear about them."""
-    shapes, types = model.input_shape or {}, [each.strip() for each in (model.input_type or "").split(",")]
+    shapes, types = model.input_shape or {}, [kind.strip() for kind in (model.input_type or "").split(",")]
     if not shapes or not model.outputs:
         return [], "names no inputs or outputs (language models are measured by bmp-llm)"
     if len(types) < len(shapes):
         return [], f"names {len(shapes)} inputs and {len(types)} types"
-    wrong = next((each for each in types if each not in DTYPES), None)
+    wrong = next((kind for kind in types if kind not in DTYPES), None)
     if wrong is not None:
         return [], f"has an input of type {wrong}, which is not one of {', '.join(DTYPES)}"
     return [_input(name, shape, DTYPES[kind], model.layout) for (name, shape), kind in zip(shapes.items(), types, strict=False)], ""

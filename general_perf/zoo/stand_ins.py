@@ -24,14 +24,14 @@ def stand_in(theirs: Card) -> Card:
     ours = zoo().get(base)
     if ours is None or part or not isinstance(ours.source, Architecture):
         raise ValueError(f"no architecture of ours stands in for {theirs.name}" + (f": our {base} is more than the {part}" if part else ""))
-    dims, left = dict[str, int](), list(theirs.inputs)
+    dims, remaining = dict[str, int](), list(theirs.inputs)
     for wanted in ours.inputs:
-        given = next((each for each in left if _alike(wanted, each) and _sizes(wanted, each, ours.dims) is not None), None)
+        given = next((given for given in remaining if _alike(wanted, given) and _sizes(wanted, given, ours.dims) is not None), None)
         if given is not None:
             dims |= _sizes(wanted, given, ours.dims) or {}
-            left.remove(given)
+            remaining.remove(given)
         elif wanted.kind != "attention_mask":
-            offered = ", ".join(f"{each.name} {_shape(each)}" for each in theirs.inputs)
+            offered = ", ".join(f"{given.name} {_shape(given)}" for given in theirs.inputs)
             raise ValueError(f"our {base} takes {wanted.name} {_shape(wanted)}, which {theirs.name} doesn't: it takes {offered}")
     source = replace(ours.source, stands_for=theirs.name)
     return replace(ours, dims={**ours.dims, **dims}, source=source)
@@ -52,11 +52,11 @@ def _sizes(ours: Input, theirs: Input, dims: Mapping[str, int]) -> dict[str, int
         shape = [shape[0], shape[3], *shape[1:3]]
     if len(shape) != len(ours.shape):
         return None
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for our, their in zip(ours.shape, shape, strict=True):
         if our in dims and isinstance(our, str) and isinstance(their, int):
-            if found.setdefault(our, their) != their:
+            if sizes.setdefault(our, their) != their:
                 return None
         elif our != their:
             return None
-    return found
+    return sizes

@@ -36,34 +36,34 @@ def analytic(plan: Plan) -> list[Transfer]:
     layers = size.layers // layout.pp
     element = 2 if recipe.precision == "bf16" else 4
     activation = recipe.micro_batch * size.seq_len * size.hidden * element
-    found: Counter[tuple[str, int]] = Counter()
+    volumes: Counter[tuple[str, int]] = Counter()
     if layout.tp > 1:  # two sums of activations a layer forward, two backward; Megatron splits the vocabulary too
         sums = 4 * layers + (2 if recipe.recompute == "full" else 0) * layers
         if plan.trainer == "megatron":
             sums += (1 if layout.pp == 1 else 0) + 1
-        found["all_reduce", layout.tp] += sums * micro_batches * activation
+        volumes["all_reduce", layout.tp] += sums * micro_batches * activation
     if layout.pp > 1:  # the first stage sends every micro-batch's activations on
-        found["p2p", layout.pp] += micro_batches * activation
+        volumes["p2p", layout.pp] += micro_batches * activation
         if workload.family == "gpt":  # first and last stage share the embedding's gradient
-            found["all_reduce", 2] += plan.vocabulary // layout.tp * size.hidden * 4
+            volumes["all_reduce", 2] += plan.vocabulary // layout.tp * size.hidden * 4
     if layout.ep > 1:  # every rank of the group gets all its tokens, with their routing; backward the other way
         places = layout.ep * recipe.micro_batch * size.seq_len
         tokens = layers * micro_batches * 2 * places * size.hidden * element
         routing = layers * micro_batches * places * (size.experts or 0) * 4
-        found["all_gather", layout.ep] += tokens + routing + routing // 4
-        found["reduce_scatter", layout.ep] += tokens + routing
+        volumes["all_gather", layout.ep] += tokens + routing + routing // 4
+        volumes["reduce_scatter", layout.ep] += tokens + routing
     weights = _own_parameters(plan)
     if layout.dp > 1 and plan.sharding == "fsdp":
         layer_weights = layers * layer_parameters(workload) // layout.tp
         gathered = micro_batches * (2 * layer_weights + (weights - layer_weights))
-        found["all_gather", layout.dp] += gathered * element
-        found["reduce_scatter", layout.dp] += weights * 4
+        volumes["all_gather", layout.dp] += gathered * element
+        volumes["reduce_scatter", layout.dp] += weights * 4
     elif layout.dp > 1 and plan.sharding == "zero1":
-        found["all_gather", layout.dp] += weights * element
-        found["reduce_scatter", layout.dp] += weights * 4
+        volumes["all_gather", layout.dp] += weights * element
+        volumes["reduce_scatter", layout.dp] += weights * 4
     elif layout.dp > 1:
-        found["all_reduce", layout.dp] += weights * 4
-    return [transfer(op, group, 0, amount) for (op, group), amount in sorted(found.items())]
+        volumes["all_reduce", layout.dp] += weights * 4
+    return [transfer(op, group, 0, amount) for (op, group), amount in sorted(volumes.items())]
 
 
 def _own_parameters(plan: Plan) -> int:

@@ -35,7 +35,7 @@ _CLASSES: tuple[Any, ...] = (
     _get_layout,
     torch.Size,
 )
-_ALLOWED = {(each.__module__, each.__qualname__): each for each in _CLASSES} | {
+_ALLOWED = {(kind.__module__, kind.__qualname__): kind for kind in _CLASSES} | {
     ("pathlib", "PosixPath"): PosixPath,
     ("pathlib", "PurePosixPath"): PurePosixPath,
 }

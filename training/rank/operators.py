@@ -80,14 +80,14 @@ def _operators(workload: Workload, vocabulary: int) -> list[tuple[str, Operator,
     attention: Operator = lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal)  # noqa: E731
     loss: Operator = lambda x: functional.cross_entropy(x, targets.to(x.device)).reshape(1)  # noqa: E731
     heads = (1, model.heads, rows, h // model.heads)
-    found: list[tuple[str, Operator, list[tuple[int, ...]]]] = [
+    common: list[tuple[str, Operator, list[tuple[int, ...]]]] = [
         ("linear", functional.linear, [(rows, h), (f, h)]),
         ("attention", attention, [heads, heads, heads]),
         ("cross_entropy", loss, [(rows, words)]),
     ]
     if workload.family in ("gpt", "bert"):
         norm: Operator = lambda x, w, b: functional.layer_norm(x, (h,), w, b)  # noqa: E731
-        return [*found, ("layer_norm", norm, [(rows, h), (h,), (h,)]), ("gelu", functional.gelu, [(rows, f)])]
+        return [*common, ("layer_norm", norm, [(rows, h), (h,), (h,)]), ("gelu", functional.gelu, [(rows, f)])]
     rms: Operator = lambda x, w: functional.rms_norm(x, (h,), w, 1e-6)  # noqa: E731
     swiglu: Operator = lambda gate, up: functional.silu(gate) * up  # noqa: E731
-    return [*found, ("rms_norm", rms, [(rows, h), (h,)]), ("swiglu", swiglu, [(rows, f), (rows, f)])]
+    return [*common, ("rms_norm", rms, [(rows, h), (h,)]), ("swiglu", swiglu, [(rows, f), (rows, f)])]

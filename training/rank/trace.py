@@ -28,14 +28,14 @@ class Traced:
 @contextmanager
 def traced(device: str) -> Iterator[Traced]:
     """Profile the block; the result is filled in when it has ended."""
-    found = Traced()
+    times = Traced()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiler:
-        yield found
+        yield times
     computing, sending = spans(profiler.profiler.kineto_results.events(), device)
-    found.busy_ns = length(computing)
-    found.communication_ns = length(sending)
-    found.exposed_ns = exposed(sending, computing)
+    times.busy_ns = length(computing)
+    times.communication_ns = length(sending)
+    times.exposed_ns = exposed(sending, computing)
 
 
 def spans(events: Iterable[Any], device: str) -> tuple[list[Span], list[Span]]:

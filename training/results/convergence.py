@@ -21,13 +21,13 @@ def reached(losses: Sequence[float], target: float | None) -> bool:
 
 def spikes(losses: Sequence[float]) -> list[int]:
     """Places of losses that stand out above those before them."""
-    found = []
+    places = []
     for place in range(SPIKE_WINDOW, len(losses)):
         before = losses[place - SPIKE_WINDOW : place]
         mean = statistics.fmean(before)
         if losses[place] > mean + max(SPIKE_DEVIATIONS * statistics.stdev(before), SPIKE_LEAST * abs(mean)):
-            found.append(place)
-    return found
+            places.append(place)
+    return places
 
 
 def largest_relative_error(losses: Sequence[float], reference: Sequence[float]) -> float:

@@ -110,7 +110,7 @@ class MegatronTrainer:
                 for group in self._optimizer.param_groups:
                     group["lr"] = learning_rate
                 _, norm, _ = self._optimizer.step()
-        loss = sum(float(each["loss"]) for each in losses) / len(losses) if losses else None
+        loss = sum(float(part["loss"]) for part in losses) / len(losses) if losses else None
         return StepResult(loss, float(norm) if norm is not None else float("nan"))
 
     def _forward(self, batches: Iterator[Any], model: Any) -> tuple[Any, Any]:

@@ -98,14 +98,14 @@ class Follower:
         return silent_s > max(self._limit_s, restarting) + GRACE_S + HANG_PATIENCE_S
 
     def _failure(self) -> str:
-        found = self._deaths()
-        if not found:
+        dead = self._deaths()
+        if not dead:
             return self._event("failure", f"torchrun ended with status {self._agent.returncode}; its messages: {self._folder}/ranks", [])
-        for death in found[:-1]:
+        for death in dead[:-1]:
             self._event("failure", self._why(death), [death.rank])
             self._attempt += 1
-        kind = "hang" if found[-1].exit_code == EXIT_HUNG else "failure"
-        return self._event(kind, self._why(found[-1]), [found[-1].rank])
+        kind = "hang" if dead[-1].exit_code == EXIT_HUNG else "failure"
+        return self._event(kind, self._why(dead[-1]), [dead[-1].rank])
 
     def _deaths(self) -> list[Death]:
         """From this attempt on; torchrun counts those of this part of the run."""

@@ -60,16 +60,16 @@ def faults(facts: dict[str, Any], median_ns: float | None) -> list[str]:
 
     `median_ns` is the median latency from when a call was due.
     """
-    found = []
+    sentences = []
     if facts["dropped"]:
-        found.append(f"{facts['dropped']} of {facts['planned']} calls were dropped: the rate is above the model's capacity; lower it")
+        sentences.append(f"{facts['dropped']} of {facts['planned']} calls were dropped: the rate is above the model's capacity; lower it")
     if facts["distance"] is not None and facts["distance"] > ARRIVAL_DISTANCE and (facts["p_value"] or 0.0) < ARRIVAL_ALPHA:
-        found.append(f"arrivals are not the target {facts['process']} process (Kolmogorov-Smirnov, D {facts['distance']:.3f})")
+        sentences.append(f"arrivals are not the target {facts['process']} process (Kolmogorov-Smirnov, D {facts['distance']:.3f})")
     late = (facts["late_ns"] or {}).get("tail")
     limit = max(LATE_FLOOR_NS, LATE_SHARE * (median_ns or 0.0))
     if late is not None and late > limit:
-        found.append(
+        sentences.append(
             f"the client sent late: one call in a hundred by {late / 1e6:.3g} ms or more (limit {limit / 1e6:.3g} ms); "
             "leave it a core with fewer --threads, or lower the rate"
         )
-    return found
+    return sentences
