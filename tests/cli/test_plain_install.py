@@ -46,7 +46,7 @@ IMPORTS = """\
 import importlib, json, pkgutil, sys
 problems = {}
 for top in ("bytemlperf_llm", "engines", "micro", "general_perf", "training", "scenarios"):
-    for info in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
+    for info in pkgutil.walk_packages(importlib.import_module(top).__path__, top + ".", onerror=lambda _package: None):
         try:
             importlib.import_module(info.name)
         except Exception as error:

@@ -68,7 +68,7 @@ def reporter(card: Card, **fields: Any) -> Reporter:
             **dict.fromkeys(("size", "device", "process", "sparsity", "work", "reference"), ""),
             "id": "x",
             "attempt": 1,
-            "card": card.model_dump(),
+            "card": card,
             "backend": "x",
             "precision": "fp32",
             "threads": 1,
