@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from training.results.records import (
     CheckpointRecord,
@@ -11,6 +11,7 @@ from training.results.records import (
     EndRecord,
     EventRecord,
     OperatorRecord,
+    Record,
     StartRecord,
     StepRecord,
     TraceRecord,
