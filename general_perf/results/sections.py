@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.command.exits import one_line
 from bytemlperf.report.blocks import bars, metric_cells, over, table
 from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Plot, Section, Text
@@ -48,9 +49,18 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
 
 
 def terminal_sections(summary: dict[str, Any]) -> list[Section]:
-    """A row a job, with speed beside it where there are few; failed ones with the reason."""
+    """A row a job, with speed beside it where there are few; failed ones with the reason, and a fix that can be copied."""
     few = len(summary["rows"]) <= FEW_JOBS
-    return [*_rows(summary), *(_speed(summary, {}) + _open(summary) if few else []), *_failures(summary)]
+    return [*_rows(summary), *(_speed(summary, {}) + _open(summary) if few else []), *map(_failed, filter(_error_of, summary["rows"]))]
+
+
+def _error_of(row: dict[str, Any]) -> str:
+    return str(row["error_class"])
+
+
+def _failed(row: dict[str, Any]) -> Text:
+    reason, fix = one_line(row["reason"]), one_line(row["fix"])
+    return Text(body=f"{row['job']}: {row['error_class']}: {reason}\n  fix: {fix}", style="code")
 
 
 def _rows(summary: dict[str, Any]) -> list[Section]:
@@ -86,7 +96,7 @@ def _verdict_of(row: dict[str, Any]) -> str | None:
 
 
 def _failures(summary: dict[str, Any]) -> list[Section]:
-    failed = [row for row in summary["rows"] if row["error_class"]]
+    failed = filter(_error_of, summary["rows"])
     named = {"job": "job", "class": "error_class", "reason": "reason", "fix": "fix"}
     return table("Failures and fixes", [{title: row[name] for title, name in named.items()} for row in failed])
 

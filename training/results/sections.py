@@ -48,14 +48,13 @@ def sections(summary: dict[str, Any], records: Iterable[Record]) -> list[Section
         *_communication(summary),
         *_checks(summary),
         *_checkpoints(history),
-        *_recovery(summary),
         _formulas(summary),
     ]
 
 
 def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
     """Times and rates, what was reached, checks."""
-    parts = (_times, _rates, _facts, _communication, _checks, _recovery)
+    parts = (_times, _rates, _facts, _communication, _checks)
     return [_plan(run, summary), *(section for part in parts for section in part(summary))]
 
 
@@ -72,7 +71,7 @@ def _plan(run: dict[str, Any], summary: dict[str, Any]) -> Text:
 
 
 def _facts(summary: dict[str, Any]) -> list[Section]:
-    """Loss, memory, stalls, the peak, checkpoints: a line each."""
+    """Loss, memory, stalls, the peak, checkpoints, recoveries: a line each."""
     convergence, memory, split, start = (summary[name] for name in ("convergence", "memory", "split", "start"))
     rows = []
     if convergence:
@@ -90,6 +89,10 @@ def _facts(summary: dict[str, Any]) -> list[Section]:
         if part["count"]:
             mean = f"mean {part['time']['mean'] / NS_PER_MS:,.0f} ms"
             rows.append([f"checkpoint {action}", f"{part['count']} x, {gib_fine(part['bytes'])}, {mean}"])
+    for recovery in summary["recovery"]:
+        same = "" if recovery["to_same_step_ns"] is None else f", caught up after {recovery['to_same_step_ns'] / NS_PER_S:.2f} s"
+        again = f"stepping again after {recovery['to_next_step_ns'] / NS_PER_S:.2f} s"
+        rows.append(["recovery", f"{recovery['lost_steps']} steps lost ({recovery['lost_ns'] / NS_PER_S:.2f} s of work), {again}{same}"])
     return [Table(title="", columns=["", ""], rows=rows, group="Facts")]
 
 
@@ -229,20 +232,6 @@ def _checkpoints(history: History) -> list[Section]:
         for checkpoint in history.checkpoints
     ]
     return table("Checkpoints", rows)
-
-
-def _recovery(summary: dict[str, Any]) -> list[Section]:
-    rows = [
-        {
-            "attempt": recovery["attempt"],
-            "from step": recovery["resumed_from_step"],
-            "steps lost": recovery["lost_steps"],
-            "s of work lost": recovery["lost_ns"] / NS_PER_S,
-            "s until the next step": recovery["to_next_step_ns"] / NS_PER_S,
-        }
-        for recovery in summary["recovery"]
-    ]
-    return table("Recovery", rows)
 
 
 def _formulas(summary: dict[str, Any]) -> Text:
