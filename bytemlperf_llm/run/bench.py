@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,13 +103,27 @@ def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: lis
 def _run(plan: Plan, argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> int:
     engine_type = engine_class(plan.flags.engine)
     check_splittable(engine_type, plan.flags.engine, plan.flags.workers, plan.flags.ray)
-    run = SuiteRun.reserve(plan.flags.runs_dir, "llm", plan.label) if remainder is None else remainder.run
-    with run:
-        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], quiet=quiet, remainder=remainder)
-        with dashboard(plan.flags, bench.say) as show:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                ending = runner.run(bench.measured(show))
-            return _publish(run, plan.flags, ending, quiet=quiet)
+    receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
+    metrics, redactor = LlmMetrics(), Redactor([*option_secrets(plan.engine_options), *receivers])
+
+    def say(sentence: str) -> None:
+        if not quiet:
+            print(redactor(sentence), file=sys.stderr, flush=True)
+
+    Schedule(plan.scenario, plan.flags.seed).workload()  # prompt files are read before anything slow starts
+    with ExitStack() as around:  # what can't be had is said before there is a run folder
+        around.enter_context(serving(metrics.exporter, plan.flags, say))
+        show = around.enter_context(dashboard(plan.flags, say))
+        if plan.flags.ray is not None:
+            connect(plan.flags.ray)
+            say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
+            around.callback(disconnect)
+        run = SuiteRun.reserve(plan.flags.runs_dir, "llm", plan.label) if remainder is None else remainder.run
+        around.enter_context(run)
+        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=quiet, remainder=remainder)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            ending = runner.run(bench.measured(show))
+        return _publish(run, plan.flags, ending, quiet=quiet)
 
 
 def _publish(run: SuiteRun, flags: Flags, ending: Ending, *, quiet: bool) -> int:
@@ -142,28 +156,22 @@ class Bench:
         plan: Plan,
         engine_type: type[Engine],
         argv: list[str],
+        metrics: LlmMetrics,
+        redactor: Redactor,
+        say: Callable[[str], None],
         *,
         quiet: bool,
         remainder: Remainder | None = None,
     ) -> None:
-        self._run, self._remainder = run, remainder
-        self._plan, self._engine_type, self._argv, self._quiet = plan, engine_type, argv, quiet
-        receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
-        self._redactor = Redactor([*option_secrets(plan.engine_options), *receivers])
-        self._metrics = LlmMetrics()
+        self._run, self._plan, self._remainder = run, plan, remainder
+        self._engine_type, self._argv, self._quiet = engine_type, argv, quiet
+        self._metrics, self._redactor, self._say = metrics, redactor, say
 
     async def measured(self, show: Callable[[Path], None]) -> Ending:
         """All but the results; `show` gets the folder once it tells of a run. Whatever ends it early after the first record leaves
         run.json with how it ended."""
-        plan = self._plan
-        Schedule(plan.scenario, plan.flags.seed).workload()  # prompt files are read before anything slow starts
         async with AsyncExitStack() as stack:
-            stack.enter_context(serving(self._metrics.exporter, plan.flags, self.say))
-            if plan.flags.ray is not None:
-                connect(plan.flags.ray)
-                self.say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
-                stack.callback(disconnect)
-            stack.enter_context(pushing(self._metrics.exporter, plan.flags, self._run.folder.name, self._warn))
+            stack.enter_context(pushing(self._metrics.exporter, self._plan.flags, self._run.folder.name, self._warn))
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
@@ -176,9 +184,9 @@ class Bench:
         """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""
         plan, seed = self._plan, self._plan.flags.seed
         preflight.check_available(self._engine_type, plan.flags.engine)
-        model = preflight.resolve_model(self._engine_type, plan.flags.model, self.say)
+        model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
         started_s = time.monotonic()
-        self.say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
+        self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
         info = await start_engine(engine, model, plan.engine_options, self._redactor)
         if self._remainder is not None:
             refuse_other_engine(self._run.run, info)
@@ -189,20 +197,20 @@ class Bench:
         longest = preflight.longest_request(schedule, workload)
         changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
         plan = replace(plan, engine_options=plan.engine_options | changed)
-        self.say(f"engine ready after {time.monotonic() - started_s:.1f} s")
+        self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
         for note in info.notes:
-            self.say(f"note: {note}")
+            self._say(f"note: {note}")
         await preflight.warm_up(engine, workload, scenario.warmup_requests, timeouts)
         resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
-            self.say(probed.sentence())
+            self._say(probed.sentence())
             await asyncio.sleep(0.5)
         schedule = Schedule(resolved, seed)
         planned = schedule.describe()
         if planned.requests == 0:
             raise preflight.empty_schedule(resolved)
         for sentence in planned.sentences(resolved.num_requests):
-            self.say(sentence)
+            self._say(sentence)
         workers = self._worker_count(resolved, planned.requests)
         if self._remainder is None:
             described_run = described(plan, resolved, info, planned, probed)
@@ -241,10 +249,10 @@ class Bench:
             origin_ns = monotonic_ns() + source.start_delay_ns - begin_ns
             part["clock_origin_ns"] = origin_ns
             asked = engine if isinstance(source, Replay) or engine.weights == "remote" else None
-            gauges = GaugeLog(asked, run.folder, self.say)
+            gauges = GaugeLog(asked, run.folder, self._say)
             ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
             try:
-                with draining(source.stop, lambda: source.stopped, self.say):
+                with draining(source.stop, lambda: source.stopped, self._say):
                     await source.replay(origin_ns)
             except BaseException as error:
                 if isinstance(error, Interrupted):
@@ -266,7 +274,7 @@ class Bench:
         await source.close()
         gauges.close()
         self._metrics.flush()
-        _keep_recount(self._run.folder, source.counted, self.say)
+        _keep_recount(self._run.folder, source.counted, self._say)
         finish_facts(run, done + source.issued, source.loop_utilisation)
         if workers := source.described():
             run.setdefault("workers", workers)
@@ -301,7 +309,7 @@ class Bench:
         requests = scheduled if scheduled is None or self._remainder is None else scheduled - len(self._remainder.done)
         workers, why = chosen(flags.workers, scenario, requests)
         if why:
-            self.say(why)
+            self._say(why)
         return workers
 
     def _fleet(self, ready: Ready, *, keep_output: bool) -> Fleet:
@@ -321,7 +329,7 @@ class Bench:
             tokenizer=ready.tokenizer,
         )
         make = process_fleet if flags.ray is None else ray_fleet
-        return make(common, self._run.folder, self._metrics, self.say, flags.max_error_rate, 0 if left is None else left.next_log())
+        return make(common, self._run.folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
 
     async def _tick(self, view: LoadView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
         gauges.sample(begin_ns)  # an engine that asks a server has its first answer later
@@ -334,11 +342,6 @@ class Bench:
 
     def _warn(self, sentence: str) -> None:
         print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)
-
-    def say(self, sentence: str) -> None:
-        """A line for the user, on standard error."""
-        if not self._quiet:
-            print(self._redactor(sentence), file=sys.stderr, flush=True)
 
 
 def _keep_recount(folder: Path, counted: list[Counted], say: Callable[[str], None]) -> None:
