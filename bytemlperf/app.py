@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from bytemlperf.command.exits import GONE, exit_cleanly
-from bytemlperf.command.flags import Json, RunFolder, with_flags
+from bytemlperf.command.flags import Json, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
@@ -31,6 +31,8 @@ OWN = {
     "hardware": ("bytemlperf.hardware.cli:app", "Spec cards of accelerators and CPUs; this machine."),
     "submit": ("bytemlperf.submit.cli:app", "Check and pack a vendor's submission."),
     "site": ("bytemlperf.site.cli:app", "Build a static site from many runs."),
+    "summarize": ("bytemlperf.runs.command:summarize", "Recompute a run's summary from its records."),
+    "verify": ("bytemlperf.runs.command:verify", "Check that a run is unchanged."),
 }
 """In the order of the help: where a suite's app or a command is, and its line. A suite's target is called `app`."""
 SUITES = Point("suite", "bytemlperf.suites", {name: target for name, (target, _) in OWN.items() if target.endswith(":app")})
@@ -100,24 +102,6 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Benchmark accelerators: serving, operators, models, training."""
-
-
-@app.command()
-@with_flags
-def summarize(run: RunFolder) -> None:
-    """Recompute a run's summary from its records."""
-    from bytemlperf.runs.verify import summarize_any
-
-    raise typer.Exit(summarize_any(run))
-
-
-@app.command()
-@with_flags
-def verify(run: RunFolder) -> None:
-    """Check that a run is as it was left; list what was changed."""
-    from bytemlperf.runs.verify import verify_any
-
-    raise typer.Exit(verify_any(run))
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
+from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 
@@ -38,16 +39,9 @@ def serve_bench(flags: Flags) -> None:
     raise typer.Exit(run(flags, sys.argv))
 
 
-@app.command()
-@with_flags
-def summarize(run: RunFolder) -> None:
-    """Recompute the summary from the records."""
-    from bytemlperf.runs.verify import summarize_any
-
-    raise typer.Exit(summarize_any(run))
-
-
+app.command()(summarize)
 app.command("report", short_help="Write a run's report: one HTML file, or md, json, pdf.")(report)
+app.command(short_help="Check that a run is unchanged.")(verify)
 
 
 @app.command(short_help="Resume a run that was stopped or killed.")
@@ -62,15 +56,6 @@ def resume(
     from bytemlperf_llm.run.bench import resume as go_on
 
     raise typer.Exit(go_on(run, flags.headers, base_url, sys.argv, trust=trust, quiet=flags.quiet))
-
-
-@app.command(short_help="Check that a run is unchanged.")
-@with_flags
-def verify(run: RunFolder) -> None:
-    """Recompute and compare every published figure; list what was damaged or changed."""
-    from bytemlperf.runs.verify import verify_any
-
-    raise typer.Exit(verify_any(run))
 
 
 @app.command()

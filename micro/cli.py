@@ -35,11 +35,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Measure operators and collectives."""
-
-
 @app.command("list")
 def list_all() -> None:
     """List operators, their arguments, and providers."""
@@ -90,7 +85,7 @@ def run_all(
     raise typer.Exit(run_cases(suite_cases(suite, flags.providers), flags, flags.label or suite, sys.argv))
 
 
-@app.command()
+@app.command(short_help="Resume a sweep that was stopped or killed.")
 @with_flags
 def resume(run: RunFolder, flags: Annotated[Flags, only("budget_s", "prometheus_port", "quiet")]) -> None:
     """Resume a sweep: cases without a row, and those that a budget left out."""
@@ -99,7 +94,7 @@ def resume(run: RunFolder, flags: Annotated[Flags, only("budget_s", "prometheus_
     raise typer.Exit(resume_run(run, flags, sys.argv))
 
 
-@app.command()
+@app.command(short_help="Check a provider's results against the reference.")
 @with_flags
 def check(
     flags: Annotated[Flags, only("device", "seed", "time_limit_s")],

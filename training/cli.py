@@ -34,11 +34,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Measure training: throughput, scaling, memory, convergence."""
-
-
 @app.command(short_help="Train a workload and measure it.")
 @with_flags
 def run(
@@ -76,7 +71,7 @@ def reference(
     raise typer.Exit(run_reference(flags, out, _command()))
 
 
-@app.command("keep-reference")
+@app.command("keep-reference", short_help="Keep a run's loss curve as a reference.")
 @with_flags
 def keep_reference(
     run: Annotated[Path, Argument("Run folder of a training run of 50 steps or more.")],

@@ -17,11 +17,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Spec cards of accelerators and CPUs, with sources, and this machine's hardware."""
-
-
 @app.command("list")
 @with_flags
 def list_cards(
@@ -35,7 +30,7 @@ def list_cards(
     print_list(vendor, cards, json)
 
 
-@app.command()
+@app.command(short_help="Show one card with its sources, or this machine.")
 @with_flags
 def show(
     name: Annotated[str | None, Argument("A card's id, name or alias. Default: this machine.")] = None,

@@ -18,7 +18,7 @@ def _root() -> None:
     """Build a static site from many runs."""
 
 
-@app.command()
+@app.command(short_help="Build a site that opens from disk.")
 @with_flags
 def build(
     runs: Annotated[tuple[Path, ...], Argument("Run folders, or folders of them.")],

@@ -15,12 +15,7 @@ app = typer.Typer(cls=PlainHelpGroup, help="Check and pack a vendor's submission
 _Folder = Annotated[Path, Argument("A folder with submission.yaml and runs/.")]
 
 
-@app.callback()
-def _root() -> None:
-    """Check and pack a vendor's submission."""
-
-
-@app.command()
+@app.command(short_help="Apply the rules to a submission.")
 @with_flags
 def check(folder: _Folder, json: Json = False) -> None:
     """Apply the rules: models, complete and verified runs, a reproducible environment, precision and sparsity."""

@@ -9,12 +9,12 @@ makes the first of them due at `until_ns`. It is kept in run.json, so that `veri
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bytemlperf.command.flags import fields_of
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import REDACTED
 from bytemlperf.runs.suite import SuiteRun
@@ -117,7 +117,7 @@ def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None
     if missing:
         name = sorted(missing)[0]
         raise UserError(f"the run sent a header {name!r}, whose value is never stored", f"give it again with --header '{name}: VALUE'")
-    unknown = sorted(kept.keys() - {field.name for field in fields(Flags)})
+    unknown = sorted(kept.keys() - {field.name for field in fields_of(Flags)})
     if unknown:
         raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
     try:
@@ -130,11 +130,10 @@ def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None
 
 
 def _refuse_redacted(kept: dict[str, Any]) -> None:
-    for name, value in kept.items():
-        if REDACTED in str(value):
-            flag = "--" + name.replace("_", "-")
-            fix = "give it again with --base-url" if name == "base_url" else "run again: it can't be resumed"
-            raise UserError(f"{flag} held a secret, which is never stored", fix)
+    for field in fields_of(Flags):
+        if REDACTED in str(kept.get(field.name)):
+            fix = "give it again with --base-url" if field.name == "base_url" else "run again: it can't be resumed"
+            raise UserError(f"{field.flag} held a secret, which is never stored", fix)
 
 
 def _header_names(names: Any) -> set[str]:

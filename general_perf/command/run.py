@@ -7,15 +7,14 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import terminal
 from bytemlperf.command.live import LiveView
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
-from bytemlperf.export.push import pushing, receivers_for
-from bytemlperf.export.serving import serving
+from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
-from bytemlperf.report.dashboard import dashboard
+from bytemlperf.report.live import live
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
@@ -44,10 +43,9 @@ def run_general(flags: Flags, argv: list[str]) -> int:
         "keep_artefacts": flags.keep_artefacts,
     }
     metrics = exporter()
-    say = sayer(quiet=flags.quiet)
-    with serving(metrics, flags, say), dashboard(flags, say) as show:
+    with live(metrics, flags, quiet=flags.quiet) as begun:
         run = SuiteRun.begin(flags.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
-        show(run.folder)
+        begun(run.folder)
         return _swept(run, jobs, flags.time_limit_s, flags, metrics)
 
 
@@ -108,7 +106,7 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
 
     view = LiveView("", "jobs", quiet=output.quiet, total=len(jobs))
     try:
-        with run, pushing(metrics, output, run.folder.name), view:
+        with run, view:
             run_sweep(run, jobs, time_limit_s, view, metrics, keep_artefacts=output.keep_artefacts)
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None

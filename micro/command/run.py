@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import pushing, receivers_for
-from bytemlperf.export.serving import serving
+from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import discover
-from bytemlperf.report.dashboard import dashboard
+from bytemlperf.report.live import live
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why
 from bytemlperf.runs.records import once
@@ -42,7 +39,8 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     settings = settings_of(flags)
     sheet = _sheet(flags.card, settings.device)
     receivers_for(flags, label)  # an address that can't be used is said before anything is measured
-    with _live(flags) as (metrics, view, show):
+    metrics = MicroMetrics()
+    with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
         peaks = None
         if flags.peaks != "off":
             peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.update)
@@ -59,9 +57,8 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             packages=sorted({"torch", *packages}),
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
-        show(run.folder)
-        with pushing(metrics.exporter, flags, run.folder.name):
-            return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
+        begun(run.folder)
+        return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
 
 
 def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
@@ -74,19 +71,12 @@ def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
     done = {row.key for row in run.records() if not row.reason.startswith(BUDGET_SPENT)}
     left = [case for case in cases if case.key not in done]
     try:
-        with _live(flags) as (metrics, view, show):
-            show(folder)
+        metrics = MicroMetrics()
+        with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
+            begun(folder)
             return _sweep(run, left, settings, view, metrics, quiet=flags.quiet)
     finally:
         run.end()
-
-
-@contextmanager
-def _live(flags: Flags) -> Iterator[tuple[MicroMetrics, SweepView, Callable[[Path], None]]]:
-    """What shows a sweep while it goes on: metrics, the terminal's view, and what opens the page of a folder. Raises UserError."""
-    metrics, say = MicroMetrics(), sayer(quiet=flags.quiet)
-    with serving(metrics.exporter, flags, say), dashboard(flags, say) as show, SweepView(quiet=flags.quiet) as view:
-        yield metrics, view, show
 
 
 def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:

@@ -13,13 +13,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.child.process import stop
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
-from bytemlperf.export.push import pushing, receivers_for
-from bytemlperf.export.serving import serving
+from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
-from bytemlperf.report.dashboard import dashboard
+from bytemlperf.report.live import live
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish
 from training.command.reference import earlier_run, find_reference, keep_reference
@@ -101,11 +100,10 @@ def train(flags: Flags, argv: list[str]) -> tuple[Path, dict[str, Any]]:
 
 def train_to_end(run: SuiteRun, plan: Plan, output: Output) -> tuple[Path, dict[str, Any]]:
     """A run that has begun, or goes on; the folder and the summary. Raises Interrupted at the second signal."""
-    say, metrics = sayer(quiet=output.quiet), TrainingMetrics()
-    with run, serving(metrics.exporter, output, say), dashboard(output, say) as show:
-        show(run.folder)
-        with pushing(metrics.exporter, output, run.folder.name):
-            failure, stopped = _watch(plan, run, metrics, quiet=output.quiet)
+    metrics = TrainingMetrics()
+    with run, live(metrics.exporter, output, quiet=output.quiet) as begun:
+        begun(run.folder)
+        failure, stopped = _watch(plan, run, metrics, quiet=output.quiet)
         if failure:
             run.fail(failure)
         summary = run.end(stopped=stopped)
