@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,7 @@ _FORM = crc32(f"{_TABLES} {__version__}".encode()) & 0x7FFFFFFF
 """Marks an index as one of this version's."""
 sqlite3.register_converter("moment", lambda text: datetime.fromisoformat(text.decode()))
 sqlite3.register_converter("words", json.loads)
+sqlite3.register_adapter(list, lambda words: json.dumps(words, ensure_ascii=False))
 sqlite3.register_converter("truth", lambda text: text != b"0")
 RUN_COLUMNS = (
     *("folder", "path", "kind", "label", "started_at", "verdict", "reasons", "subject", "model", "device", "machine"),
@@ -145,7 +146,7 @@ class Catalogue:
         for table, values in (("runs", [row]), ("figures", rows)):
             if values:
                 marks = ", ".join("?" * len(values[0]))
-                self.connection.executemany(f"INSERT INTO {table} VALUES ({marks})", map(_storable, values))  # noqa: S608  # question marks only
+                self.connection.executemany(f"INSERT INTO {table} VALUES ({marks})", [[*map(_storable, row)] for row in values])  # noqa: S608  # question marks only
 
     # -- asking -----------------------------------------------------------------------------
 
@@ -197,14 +198,8 @@ def _check_names(statement: str) -> None:
         raise UserError(f"there is no column {unknown!r}", f"take one of {', '.join(RUN_COLUMNS)}; a figure is one after --metric")
 
 
-def _storable(row: Iterable[Value]) -> list[Value]:
-    """Values as SQLite takes them: words as JSON, no number or character beyond what it holds."""
-    return [_storable_value(value) for value in row]
-
-
-def _storable_value(value: Value) -> Value:
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
+def _storable(value: Value) -> Value:
+    """A value as SQLite takes it: no number or character beyond what it holds."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     return None if isinstance(value, int) and abs(value) > MAX_INTEGER else value
