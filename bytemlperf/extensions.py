@@ -210,7 +210,7 @@ RUN_KINDS = Point(
         "micro": "micro.results.kind:KIND",
         "training": "training.results.kind:KIND",
     },
-    "see bytemlperf/runs/kinds.py",
-    ("summarise", "figures", "sections"),
+    "extend RunKind of bytemlperf/runs/kinds.py",
+    ("name", "record", "summarise", "figures", "sections", "verify", "terminal"),
 )
 POINTS = (ENGINES, PROVIDERS, BACKENDS, TRAINERS, RUN_KINDS)

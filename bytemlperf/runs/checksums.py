@@ -14,10 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.runs.files import json_of, open_plain, read_plain, record_logs
+from bytemlperf.runs.files import GAUGES, RECOUNT, json_of, open_plain, read_plain, record_logs
 from bytemlperf.runs.folder import write_text
-from bytemlperf.runs.names import NAME as GAUGES
-from bytemlperf.runs.names import RECOUNT
 from engines.untrusted import UntrustedJson, decode_json
 
 NAME = "checksums.json"

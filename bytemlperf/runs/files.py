@@ -27,6 +27,8 @@ MAX_LINE_BYTES = 32 << 20
 """Of one record: a million tokens, each with its stamp, are 12 MB."""
 
 LOGS = "records*.jsonl"
+GAUGES, RECOUNT = "gauges.jsonl", "recount.json"
+"""Beside them, where a suite keeps such."""
 
 UNREADABLE = (OSError, UntrustedJson)
 """What `read_plain` and `json_of` raise."""

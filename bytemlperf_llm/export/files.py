@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -16,6 +16,9 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import sends_plain_prompts
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import clock_origin_ns
+
+if TYPE_CHECKING:
+    from bytemlperf_llm.export.vllm_json import VllmSetup
 
 DEFAULT_RESULT_NAME = "vllm-bench.json"
 
@@ -138,19 +141,26 @@ class _VllmJson:
         self.add = self._records.append
 
     def close(self, run: dict[str, Any]) -> None:
-        flags = self._flags
+        from bytemlperf_llm.export.vllm_json import METRICS, vllm_result, write_vllm_json
+        from bytemlperf_llm.metrics.facts import SloMs, facts_from
+
+        flags, facts = self._flags, facts_from(run, self._folder)
+        if not flags.goodput:  # vLLM has no service levels of a scenario
+            facts = msgspec.structs.replace(facts, slo_ms=SloMs())
+        percentiles = _words(flags.metric_percentiles)
+        result = vllm_result(self._records, facts, _vllm_setup(run, flags), percentiles=percentiles, detailed=flags.save_detailed)
+        unwanted = tuple(f"_{name}_ms" for name in METRICS if name not in _words(flags.percentile_metrics))
         path = (flags.result_dir or self._folder) / (flags.result_filename or DEFAULT_RESULT_NAME)
-        _write_vllm_json(path, self._folder, run, self._records, flags)
+        write_vllm_json(path, {key: value for key, value in result.items() if not key.endswith(unwanted)})
 
 
-def _write_vllm_json(path: Path, folder: Path, run: dict[str, Any], records: list[RequestRecord], flags: Flags) -> None:
-    from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
-    from bytemlperf_llm.metrics.facts import SloMs, facts_from
+def _vllm_setup(run: dict[str, Any], flags: Flags) -> VllmSetup:
+    from bytemlperf_llm.export.vllm_json import DATE_FORMAT, VllmSetup
     from bytemlperf_llm.plan.scenario import scenario_of
     from bytemlperf_llm.workload.schedule import ramp_of
 
     model = run["engine"].get("model") or "none"
-    setup = VllmSetup(
+    return VllmSetup(
         date=datetime.fromisoformat(run["started_at"]).strftime(DATE_FORMAT),
         backend=_backend(run),
         model_id=model,
@@ -161,12 +171,6 @@ def _write_vllm_json(path: Path, folder: Path, run: dict[str, Any], records: lis
         clock_origin_ns=clock_origin_ns(run) or 0,
         ramp=ramp_of(scenario_of(run)),
     )
-    facts = facts_from(run, folder)
-    if not flags.goodput:  # vLLM has no service levels of a scenario
-        facts = msgspec.structs.replace(facts, slo_ms=SloMs())
-    result = vllm_result(records, facts, setup, percentiles=_words(flags.metric_percentiles), detailed=flags.save_detailed)
-    unwanted = tuple(f"_{name}_ms" for name in METRICS if name not in _words(flags.percentile_metrics))
-    write_vllm_json(path, {key: value for key, value in result.items() if not key.endswith(unwanted)})
 
 
 def _backend(run: dict[str, Any]) -> str:

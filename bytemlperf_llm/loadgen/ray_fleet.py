@@ -27,8 +27,8 @@ from bytemlperf.version import __version__
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.clock_offset import Offset, measure_offset
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
-from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec
-from bytemlperf_llm.loadgen.ray_relay import News, Place, Refusal, Relay, here
+from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, Refused
+from bytemlperf_llm.loadgen.ray_relay import News, Place, Relay, here
 from bytemlperf_llm.loadgen.replay import open_log
 from bytemlperf_llm.loadgen.sizing import Size, bounded
 from bytemlperf_llm.plan.plan import parse_workers
@@ -153,7 +153,7 @@ class RayHandle:
                     f"Ray node {place.host} has bytemlperf-llm {place.version}, this machine {__version__}", "install the same version"
                 )
             if refusal := await self._actor.prepare.remote(msgspec.json.encode(self._spec), self._environment):
-                refused = msgspec.json.decode(refusal, type=Refusal)
+                refused = msgspec.json.decode(refusal, type=Refused)
                 raise UserError(f"on Ray node {place.host}: {refused.cause}", refused.fix)
             await self._compare_clocks(place)
         except TimeoutError:

@@ -19,7 +19,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.version import __version__
 from bytemlperf_llm.loadgen.fleet import log_name
-from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, Note
+from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, Note, Refused
 from bytemlperf_llm.loadgen.processes import ProcessHandle
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 
@@ -33,13 +33,6 @@ class Place(msgspec.Struct):
     version: str
     host: str
     boot_id: str
-
-
-class Refusal(msgspec.Struct):
-    """A user error, as data."""
-
-    cause: str
-    fix: str
 
 
 class News(msgspec.Struct):
@@ -73,7 +66,7 @@ class Relay:
         return monotonic_ns()
 
     async def prepare(self, spec_json: bytes, environment: dict[str, str]) -> bytes:
-        """Start the member and wait until it is ready. A `Refusal`, or nothing."""
+        """Start the member and wait until it is ready. `Refused`, or nothing."""
         spec = msgspec.json.decode(spec_json, type=MemberSpec)
         self._folder = Path(tempfile.mkdtemp(prefix="bytemlperf-worker-"))
         self._log = self._folder / log_name(spec.worker)
@@ -82,7 +75,7 @@ class Relay:
         try:
             await self._handle.start()
         except UserError as error:
-            return msgspec.json.encode(Refusal(error.cause, error.fix))
+            return msgspec.json.encode(Refused(error.cause, error.fix))
         return b""
 
     async def go(self, origin_ns: int) -> None:

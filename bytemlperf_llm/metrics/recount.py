@@ -12,8 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from bytemlperf.runs.files import UNREADABLE, json_of, why
-from bytemlperf.runs.names import RECOUNT
+from bytemlperf.runs.files import RECOUNT, UNREADABLE, json_of, why
 from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 
 FORMAT_VERSION = 1

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.runs.files import GAUGES
 from bytemlperf.runs.log import RecordLog, cut_torn_tail
-from bytemlperf.runs.names import NAME
 from bytemlperf.runs.records import Damage, whole_lines
 from bytemlperf.units import NS_PER_S
 
@@ -42,7 +42,7 @@ class GaugeLog:
 
     def __init__(self, engine: Any, folder: Path, say: Callable[[str], None]) -> None:
         self._ask: Callable[[], dict[str, float]] | None = getattr(engine, "stats", None)
-        self._path, self._say = folder / NAME, say
+        self._path, self._say = folder / GAUGES, say
         self._log: RecordLog | None = None
         self._samples = 0
         self._due_ns = 0
@@ -74,7 +74,7 @@ class GaugeLog:
             try:
                 self._log.close()
             except OSError as error:
-                self._say(f"{NAME} may lack its last lines: {error.strerror}")
+                self._say(f"{GAUGES} may lack its last lines: {error.strerror}")
 
 
 def usable(stats: dict[str, float]) -> dict[str, float]:
@@ -93,8 +93,8 @@ class Gauges(NamedTuple):
 def read_gauges(folder: Path) -> Gauges:
     """Every whole line; nothing where there is no file. Never raises for what the file holds."""
     damages: list[Damage] = []
-    samples: list[Sample] = list(whole_lines(folder / NAME, Sample, damages)) if os.path.lexists(folder / NAME) else []
+    samples: list[Sample] = list(whole_lines(folder / GAUGES, Sample, damages)) if os.path.lexists(folder / GAUGES) else []
     said = [str(damage) for damage in damages]
     if any(later.at_ns < earlier.at_ns for earlier, later in pairwise(samples)):
-        said.append(f"{NAME} is not in the order of time")
+        said.append(f"{GAUGES} is not in the order of time")
     return Gauges(samples, said)

@@ -26,9 +26,8 @@ from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.export.serving import serving
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.dashboard import dashboard
-from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.files import RECOUNT, damage_said
 from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.names import RECOUNT
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.units import NS_PER_S

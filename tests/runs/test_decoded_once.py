@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemlperf.runs import records
+from bytemlperf.runs import records, suite
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verify import summarize_any
 from bytemlperf_llm.plan.flags import Flags
@@ -30,11 +30,28 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return walked
 
 
-def test_a_run_with_every_export_and_a_page(tmp_path: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]):
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of each JSON file of a run folder, once for every time that it was written."""
+    names: list[str] = []
+    write_json = suite.write_json
+
+    def counted(path: Path, content: object) -> None:
+        names.append(path.name)
+        write_json(path, content)
+
+    monkeypatch.setattr(suite, "write_json", counted)
+    return names
+
+
+def test_a_run_with_every_export_and_a_page(
+    tmp_path: Path, decoded: list[str], written: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("ttft_ms=1", "itl_ms=1")
     flags = Flags(engine="reference", scenario="smoke", engine_options=options, num_prompts=5, request_rate="100", num_warmups=0)
     serve_bench(flags.changed(runs_dir=tmp_path, csv=True, save_result=True, save_detailed=True), ["bmp-llm"])
     assert decoded == ["records.jsonl"]
+    assert written == ["run.json", "run.json", "summary.json"], "run.json at the start, and at the end"
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     assert {"report.html", "records.csv", "vllm-bench.json", "summary.json"} <= {path.name for path in folder.iterdir()}
     assert len((folder / "records.csv").read_text().splitlines()) == 6

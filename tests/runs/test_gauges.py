@@ -9,8 +9,8 @@ import pytest
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import data_block
 from bytemlperf.runs.checksums import write_checksums
+from bytemlperf.runs.files import GAUGES as NAME
 from bytemlperf.runs.kinds import Plot, Table
-from bytemlperf.runs.names import NAME
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.record.gauges import SAMPLES_PER_STEP, GaugeLog, read_gauges, usable
 from tests.cli.helpers import QUICK, bmp, run_folder
