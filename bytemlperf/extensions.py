@@ -59,10 +59,6 @@ class Extension(NamedTuple):
             return f"{type(error).__name__}: {error}"
 
 
-def _lacks_nothing(_loaded: object) -> str:
-    return ""
-
-
 @dataclass(frozen=True)
 class Point:
     """Where others can add to the project. `members` are the attributes that `contract` asks of an object at least."""
@@ -72,7 +68,7 @@ class Point:
     built_in: Mapping[str, str]
     contract: str = ""
     members: tuple[str, ...] = ()
-    lacks: Callable[[Any], str] = _lacks_nothing
+    lacks: Callable[[Any], str] = lambda _loaded: ""
     listed_by: str = "bmp extensions"
 
     def all(self) -> dict[str, Extension]:

@@ -45,12 +45,8 @@ def _cell(value: Value) -> Value:
 
 
 def _json(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    content = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _plain(value: Value) -> Value:
-    return value.isoformat() if isinstance(value, datetime) else value
+    content = [dict(zip(columns, row, strict=True)) for row in rows]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=datetime.isoformat) + "\n", encoding="utf-8")
 
 
 def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from bytemlperf.report.text import interval, number, unit, visible
-from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import BoardRow, SiteRun, case_of
 
 RowT = TypeVar("RowT")
@@ -86,7 +85,7 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str, *, with_suit
         (Column("suite", choose=True), lambda row: words(row.run.suite)),
         (Column("model", choose=True), lambda row: words(row.model)),
         (Column("case", choose=True), lambda row: words(row.figure.key)),
-        (Column("metric", choose=True), lambda row: words(case_of(row.figure), small=f"{_better(row.figure)} is better")),
+        (Column("metric", choose=True), lambda row: words(case_of(row.figure), small=f"{row.figure.better} is better")),
         (Column("value", numeric=True), lambda row: numeric(row.figure.value, small=_detail(row))),
         (Column("device", choose=True), lambda row: words(row.run.device.name, small=_device_note(row))),
         (Column("measured", choose=True), lambda row: words(row.run.measured)),
@@ -104,10 +103,6 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str, *, with_suit
     empty |= {by_rent: all(row.per_rent is None for row in rows), "per watt": all(row.per_watt is None for row in rows)}
     shown = [(column, cell) for column, cell in columns if not empty.get(column.title)]
     return drawn("board", shown, rows, notes=[RANKS, *_not_normalised(rows)])
-
-
-def _better(figure: Figure) -> str:
-    return "lower" if figure.better == "lower" else "higher"
 
 
 def _detail(row: BoardRow) -> str:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from bytemlperf import checked_yaml
 from bytemlperf.errors import UserError
-from bytemlperf.hardware.card import Card, Peak, Price, PriceList, Source
+from bytemlperf.hardware.card import Card, Price, PriceList, Source
 
 FOLDER = Path(__file__).parent
 PATH_VARIABLE = "BMP_CARDS"
@@ -101,7 +101,7 @@ def match_name(reported: str, cards: Mapping[str, Card] | None = None) -> Card |
 def peak_flops(card: Card, dtype: str, sparse: bool = False) -> float | None:
     """Peak operations a second of a data type (ours or torch's name), on the fastest of the card's engines. None: unknown."""
     name = normal_dtype(dtype)
-    rates = [_rate(peak, sparse) for peak in card.peaks if peak.dtype == name]
+    rates = [peak.sparse_tflops if sparse else peak.dense_tflops for peak in card.peaks if peak.dtype == name]
     return max((rate * TERA for rate in rates if rate is not None), default=None)
 
 
@@ -134,10 +134,6 @@ def normal_dtype(dtype: str) -> str:
 def load_or(cards: Mapping[str, Card] | None) -> Mapping[str, Card]:
     """`cards`, or all that `load` knows."""
     return load() if cards is None else cards
-
-
-def _rate(peak: Peak, sparse: bool) -> float | None:
-    return peak.sparse_tflops if sparse else peak.dense_tflops
 
 
 @cache
