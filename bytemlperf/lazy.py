@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
-class Lazy:
-    """Stands for a package until an attribute of it is asked for."""
+class Lazy(ModuleType):
+    """Stands for a package until an attribute of it is asked for; a module itself, which torch.compile can look into. With `keep` an
+    attribute is looked up once: quicker, but one that is replaced later isn't seen."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *, keep: bool = False) -> None:
+        super().__init__(name)
+        self._keep = keep
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(import_module(self._name), attribute)
+        value = getattr(import_module(self.__name__), attribute)
+        if self._keep:
+            setattr(self, attribute, value)
+        return value
 
 
 numpy: Any = Lazy("numpy")
 psutil: Any = Lazy("psutil")
+torch: Any = Lazy("torch", keep=True)

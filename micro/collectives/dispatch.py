@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from bytemlperf.lazy import numpy, torch
 from micro.collectives.contract import BACKEND, AllInputs, RankMaker, world_size
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, dtype_argument
 from micro.operators.dtypes import size_bytes
@@ -40,8 +41,6 @@ def received_bytes(args: Args) -> int:
 
 def split_sizes(args: Args) -> list[list[int]]:
     """[from][to] rows."""
-    import torch
-
     ranks = args["world_size"]
     target = _selection(args).long() // (experts_of(args) // ranks)
     return [torch.bincount(share.flatten(), minlength=ranks).tolist() for share in target.chunk(ranks)]
@@ -87,9 +86,6 @@ def _kernel(args: Args) -> Run:
 
 def _reference(args: Args, every: AllInputs) -> Tensor:
     """From all ranks' tokens, expert by expert: another way than `_inputs` and `split_sizes` go."""
-    import numpy
-    import torch
-
     ranks, share, chosen = args["world_size"], _share_size(args), _selection(args).numpy()
     here = experts_of(args) // ranks
     parts = []

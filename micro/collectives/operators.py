@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bytemlperf.lazy import torch
 from micro.collectives.contract import BACKEND, MAX_RANKS, AllInputs, world_size
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
 from micro.operators.contract import (
@@ -129,8 +130,6 @@ def _own(args: Args, every: AllInputs) -> slice:
 
 
 def _joined(args: Args, every: AllInputs, part: slice) -> Tensor:
-    import torch
-
     return torch.cat([every[rank][0][part] for rank in range(args["world_size"])])
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from bytemlperf.child.inside import die_with_parent, first_out_of_memory
 from bytemlperf.child.ranks import join_group
+from bytemlperf.lazy import torch
 from micro.collectives.contract import AllInputs, RankMaker
 from micro.collectives.messages import RankDone, RankHello, RankMessage, RankStatus
 from micro.collectives.operators import SUMS_IN_PLACE
@@ -82,7 +83,6 @@ def serve(link: socket.socket, rank: _Rank) -> None:
 
 class _Rank:
     def __init__(self, rank: int, device: str, backend: str, threads: int) -> None:
-        import torch
         import torch.distributed as dist
 
         torch.set_num_threads(threads)
@@ -97,7 +97,6 @@ class _Rank:
         self.skew_ns = start_skew_ns(self.control, self.stopwatch.now_ns)
 
     def hello(self) -> RankHello:
-        import torch
         import torch.distributed as dist
 
         sum_ns = 0
@@ -123,8 +122,6 @@ class _Rank:
 
     def do(self, job: Job, begins: Callable[[StageName], None]) -> RankDone:
         """This rank's part of a case. Exceptions become the answer here and nowhere else."""
-        import torch
-
         try:
             with torch.inference_mode():
                 return self._do(job, begins)
@@ -169,8 +166,6 @@ class _Rank:
                 raise
             outputs, lacking = None, f"{self.backend}: {in_words(error)}"
         if self.device != "cpu":
-            import torch
-
             torch.accelerator.synchronize()
         return self._agreed(lambda: _refuse(lacking) if lacking else outputs)
 

@@ -9,6 +9,7 @@ from statistics import median
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.lazy import torch
 from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
 from micro.collectives.world import World
@@ -88,8 +89,6 @@ class RanksRunner:
 def most_ranks(kind: str) -> int:
     """Ranks that this machine has room for: one a device, two a core on a CPU."""
     if kind != "cpu":
-        import torch
-
         return int(getattr(torch, kind).device_count())
     most = os.environ.get(MAX_RANKS_VARIABLE, "")
     return int(most) if most.isdigit() and int(most) > 0 else max(2, RANKS_PER_CORE * len(os.sched_getaffinity(0)))

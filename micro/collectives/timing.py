@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from bytemlperf.lazy import torch
 from micro.measure.timing import TIMER_SHARE, Rules, Stopwatch, Timed, measure
 from micro.operators.contract import Run, Tensors
 
@@ -32,7 +33,6 @@ class Control:
     """The group over which ranks agree: broadcast, gather and barrier of small numbers, never timed."""
 
     def __init__(self, group: object) -> None:
-        import torch
         import torch.distributed as dist
 
         self._torch, self._dist, self._group = torch, dist, group

@@ -8,6 +8,7 @@ from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.command.flags import parse_bytes
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
+from bytemlperf.lazy import torch
 from micro.command.flags import Flags
 from micro.measure.timing import Rules
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
@@ -46,8 +47,6 @@ def device_of(text: str) -> str:
         return device
     if not re.fullmatch(r"cuda:\d+", device):
         raise UserError(f"there is no device '{text}'", "give cpu, cuda or cuda:N")
-    import torch
-
     count = torch.cuda.device_count()
     if int(device.partition(":")[2]) >= count:
         raise UserError(f"there is no device {device}: torch sees {count} GPUs", "give --device cpu")
@@ -58,10 +57,5 @@ def memory_limit(text: str | None, device: str) -> int | None:
     """What was asked for, else a share of what is free now; None where that can't be told."""
     if text is not None:
         return parse_bytes("--memory-limit", text)
-    if device == "cpu":
-        available = available_memory_bytes()
-    else:
-        import torch
-
-        available = torch.cuda.mem_get_info(device)[0]
+    available = available_memory_bytes() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
     return None if available is None else int(available * MEMORY_SHARE)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from bytemlperf.lazy import numpy, torch
 from micro.measure.correctness import Checked, check_outputs
 from micro.measure.timing import Stopwatch, Timed
 from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors, several
@@ -63,8 +64,6 @@ def last_call(
 ) -> LastCall:
     """Put `values` where the last set's inputs were `given` and time one call on it, after calls on others. `writes` are
     inputs that may change, `constant` ones that the kernel may have prepared a copy of."""
-    import torch
-
     for mine in sets[-WARM_CALLS - 1 :]:  # memory for results is there, threads are awake, and others' work may still be under way
         kernel.run(*mine)
     _overwrite(given, values)
@@ -125,8 +124,6 @@ def _remembered(kernel: Kernel, buffers: Tensors, given: Tensors, took_ns: int, 
 def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Outputs, constant: Collection[int], wrote: Sequence[int]) -> str:
     """The sentence where other values give the very same result, or leave those that the last call `wrote` as they are;
     "" where not, or where they might."""
-    import torch
-
     if not _turn(given) - set(constant):
         return ""
     _turn(tuple(given[place] for place in wrote))  # twice: a copy's result, turned like what it copied, would be right already
@@ -144,8 +141,6 @@ def _skipped(kernel: Kernel, buffers: Tensors, given: Tensors, outputs: Outputs,
 
 def _turn(given: Tensors) -> set[int]:
     """Other values that need not be made: those of every input that holds no indices, one place further. Which have changed."""
-    import torch
-
     turned = set()
     for place, part in enumerate(given):
         if hasattr(part, "roll") and part.dim() and part.is_contiguous() and (part.is_floating_point() or part.element_size() == 1):
@@ -159,8 +154,6 @@ def _turn(given: Tensors) -> set[int]:
 
 def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
     """Which input isn't what it was, "" where none; `allowed` ones may be."""
-    import torch
-
     for place, (one, other) in enumerate(zip(before, after, strict=True)):
         if place not in allowed and hasattr(one, "flatten") and not torch.equal(_bytes(one), _bytes(other)):
             return f"the kernel overwrote its input {place}"
@@ -168,16 +161,11 @@ def changed(before: Tensors, after: Tensors, allowed: set[int]) -> str:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    import torch
-
     return tensor.contiguous().flatten().view(torch.uint8)  # NaN equals itself, float8 too
 
 
 def unusual(outputs: Outputs) -> str:
     """A result that isn't plain memory may be computed when it is read, after the clock has stopped."""
-    import numpy
-    import torch
-
     for output in several(outputs):
         if type(output) not in (torch.Tensor, torch.nn.Parameter, numpy.ndarray) and not isinstance(output, numpy.generic):
             return f"a result of type {type(output).__name__}, neither a tensor nor an array"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Expected, Operator, Outputs, Sample, Tensor, Tensors, Tolerance, several
 
 
@@ -38,8 +39,6 @@ def check_outputs(operator: Operator, args: Args, inputs: Tensors, outputs: Outp
 
 def compare(value: Tensor, expected: Tensor | Sample, tolerance: Tolerance) -> Checked:
     """One output against its reference, element by element in float64. NaN equals NaN only, infinity its like."""
-    import torch
-
     value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     if isinstance(expected, Sample):
         value, expected = value[expected.rows.to(value.device)], expected.expected

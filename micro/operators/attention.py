@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import (
     SMALLEST,
     Args,
@@ -142,8 +143,6 @@ def _check(args: Args) -> str:
 
 def rows_attended(one: One, first: int, last: int, causal: bool) -> Tensor:
     """Plain attention of q rows first to last − 1: [q heads, rows, head_dim]. Scores and softmax in float32 or better."""
-    import torch
-
     kv_heads, length, dim = one.k.shape
     q = one.q[:, first:last].reshape(kv_heads, -1, dim)  # heads of a group share their keys: one product
     scores = (q @ one.k.transpose(1, 2)) * dim**-0.5
@@ -157,8 +156,6 @@ def rows_attended(one: One, first: int, last: int, causal: bool) -> Tensor:
 
 def _plain(one: One, causal: bool) -> Tensor:
     """[q_len, q heads, head_dim], some rows at a time."""
-    import torch
-
     heads, rows, _ = one.q.shape
     step = max(1, SCORES_BYTES // (4 * heads * one.k.shape[1]))
     parts = [rows_attended(one, first, min(first + step, rows), causal) for first in range(0, rows, step)]
@@ -169,18 +166,15 @@ def _sequence_by_sequence(attend: Callable[[One, bool], Tensor]) -> Callable[[Ar
     """The kernel that computes each sequence by `attend(one, causal)`."""
 
     def kernel(args: Args) -> Run:
-        import torch
-
         causal, dtype, result = args["is_causal"], torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
-        return lambda *tensors: torch.cat([attend(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
+        cat = torch.cat
+        return lambda *tensors: cat([attend(one, causal) for one in each_sequence(args, tensors, dtype)]).to(result)
 
     return kernel
 
 
 def _reference(args: Args, inputs: Tensors) -> Sample:
     """float64, of evenly spread tokens where all would cost too much."""
-    import torch
-
     sequences = Sequences.of(args)
     chosen = spread_rows(sequences.tokens, 4 * args["q_head_num"] * args["head_dim"] * longest(args))
     exact_scales, parts = (scale.double() for scale in inputs[4:]), []
@@ -262,8 +256,6 @@ def _emulation(args: Args, _device: str) -> str:
 
 def _split(one: One, causal: bool) -> Tensor:
     """Parts of the keys apart, merged by their log-sum-exp: [q_len, q heads, head_dim]."""
-    import torch
-
     heads, rows, dim = one.q.shape
     kv_heads, length, _ = one.k.shape
     q = one.q.reshape(kv_heads, -1, dim)

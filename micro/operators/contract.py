@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from bytemlperf.lazy import torch
 from micro.operators.dtypes import DTYPES, FLOATS, torch_dtype
 
 if TYPE_CHECKING:
@@ -125,8 +126,6 @@ class Maker:
     """Seeded random inputs: the same values on every device. Never zeros, which some hardware adds faster."""
 
     def __init__(self, seed: int, device: str) -> None:
-        import torch
-
         self._torch, self._device = torch, device
         self._generator = torch.Generator().manual_seed(seed)
 

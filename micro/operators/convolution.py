@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Operator, Run, Tolerance, dtype_argument, wide
 from micro.operators.product import gemm_tolerance
 from micro.operators.tensors import drawn, moved, normal
@@ -31,9 +32,8 @@ def _check(args: Args) -> str:
 
 
 def _kernel(args: Args) -> Run:
-    from torch.nn.functional import conv2d
-
     stride, padding, groups = args["stride"], args["padding"], args["groups"]
+    conv2d = torch.nn.functional.conv2d
     return lambda x, weight: conv2d(x, weight, None, stride, padding, 1, groups)
 
 

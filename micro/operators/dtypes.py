@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from bytemlperf.lazy import torch
+
 if TYPE_CHECKING:
     from torch import dtype as TorchDtype
 
@@ -63,6 +65,4 @@ def size_bytes(dtype: str, count: int) -> int:
 
 def torch_dtype(dtype: str) -> TorchDtype:
     """torch's dtype that holds it."""
-    import torch
-
     return getattr(torch, DTYPES[dtype].torch)

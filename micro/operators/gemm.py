@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators import product
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, dtype_argument
 from micro.operators.dtypes import FLOATS, size_bytes
@@ -33,8 +34,6 @@ def _inputs(args: Args, make: Maker) -> Tensors:
 
 
 def _kernel(args: Args) -> Run:
-    import torch
-
     return product.product if args["dtype"] in RESULT else torch.matmul
 
 
@@ -65,22 +64,16 @@ def group_sizes(args: Args) -> list[int]:
 
 
 def _group_kernel(args: Args) -> Run:
-    import torch
-
-    sizes = group_sizes(args)
-    return lambda a, b: torch.cat([rows @ b[group] for group, rows in enumerate(a.split(sizes)) if rows.shape[0]])
+    sizes, cat = group_sizes(args), torch.cat
+    return lambda a, b: cat([rows @ b[group] for group, rows in enumerate(a.split(sizes)) if rows.shape[0]])
 
 
 def group_of_rows(sizes: list[int]) -> Tensor:
     """Of each row, its group: int64."""
-    import torch
-
     return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
 def _group_reference(args: Args, inputs: Tensors) -> Sample:
-    import torch
-
     a, b = inputs
     rows = spread_rows(args["M"], 2 * args["K"] * args["N"])
     groups = group_of_rows(group_sizes(args))[rows]

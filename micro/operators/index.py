@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bytemlperf.lazy import numpy, torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, Tolerance, additions, dtype_argument
 from micro.operators.norm import ROWS, ROWS_ALIASES, X
 from micro.operators.reduction import INDEX, at
@@ -45,8 +46,7 @@ def _gather_kernel(args: Args) -> Run:
 
 
 def _embedding_kernel(_args: Args) -> Run:
-    from torch.nn.functional import embedding
-
+    embedding = torch.nn.functional.embedding
     return lambda source, index: embedding(index, source)
 
 
@@ -107,8 +107,6 @@ def _sort_inputs(args: Args, make: Maker) -> Tensors:
 
 
 def _sort_reference(args: Args, inputs: Tensors) -> Tensors:
-    import torch
-
     values = inputs[0].sort(-1).values
     return values, values, torch.arange(args["dim_size"]).expand(args["batch_size"], -1)
 
@@ -123,16 +121,7 @@ def _unique_inputs(args: Args, make: Maker) -> Tensors:
     return (make.integers(low, low + args["distinct"], args["batch_size"], dtype=args["dtype"]),)
 
 
-def _unique_kernel(_args: Args) -> Run:
-    import torch
-
-    return lambda x: torch.unique(x, sorted=True, return_counts=True)
-
-
 def _unique_reference(_args: Args, inputs: Tensors) -> Tensors:
-    import numpy
-    import torch
-
     values, counts = numpy.unique(inputs[0].cpu().numpy(), return_counts=True)
     return torch.from_numpy(values), torch.from_numpy(counts)
 
@@ -189,14 +178,19 @@ UNIQUE = Operator(
         dtype_argument(("int32", "int64"), default="int64"),
     ),
     inputs=_unique_inputs,
-    kernel=_unique_kernel,
+    kernel=lambda _args: lambda x: torch.unique(x, sorted=True, return_counts=True),
     reference=_unique_reference,
     cost=moved((normal("batch_size"),), (normal(_most_distinct), normal(_most_distinct, dtype=INDEX))),
     tolerance=lambda _args: Tolerance(0, 0),
     basic=({"dtype": ["int32", "int64"], "batch_size": [65536]},),
 )
 INDEXING = (
-    _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, _MOVED[:-1]),
+    _pick(
+        "embedding",
+        "as an embedding layer looks them up",
+        _embedding_kernel,
+        _MOVED[:-1],
+    ),
     _pick("gather", "by torch.gather with the index repeated along a row", _gather_kernel),
     _pick("index_select", "whole rows by index", lambda _args: lambda source, index: source.index_select(0, index)),
     SCATTER,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import (
     Args,
     Argument,
@@ -106,8 +107,6 @@ class Sequences:
 
     def slots(self, make: Maker, table: Tensor) -> Tensor:
         """[tokens] int64: block · block_size + place in the block, of each new token."""
-        import torch
-
         table, positions = table.long(), self.positions(make)
         sequence = torch.repeat_interleave(make.values(list(range(len(self.query)))), make.values(list(self.query)))
         return table[sequence, positions // self.block_size] * self.block_size + positions % self.block_size
@@ -194,8 +193,6 @@ def _rope_check(args: Args) -> str:
 
 
 def _rope_inputs(args: Args, make: Maker) -> Tensors:
-    import torch
-
     packed, positions = _PACKED.draw(args, make), Sequences.of(args).positions(make)
     frequencies = ROPE_BASE ** (-torch.arange(0, args["rope_dim"], 2, dtype=torch.float64) / args["rope_dim"])
     angles = (torch.arange(longest(args), dtype=torch.float64)[:, None] * frequencies).repeat(1, 2)
@@ -204,8 +201,6 @@ def _rope_inputs(args: Args, make: Maker) -> Tensors:
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The two halves of the last dimension are the parts of a complex number, turned by the angle."""
-    import torch
-
     left, right = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat((-right, left), -1) * sin[:, None]
 
@@ -313,8 +308,6 @@ def _store_kernel(args: Args) -> Run:
 
 def _store_reference(args: Args, inputs: Tensors) -> Tensors:
     """What lies at the tokens' slots, not rounded, and that nothing else changed."""
-    import torch
-
     packed, scales = inputs[0], inputs[2 + _kinds(args) :]
     values, largest = [part.double() for part in _new_values(args, packed)], LARGEST.get(args["cache_dtype"])
     if largest:
@@ -323,8 +316,6 @@ def _store_reference(args: Args, inputs: Tensors) -> Tensors:
 
 
 def _store_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors:
-    import torch
-
     slots, caches = inputs[1], outputs if isinstance(outputs, tuple | list) else (outputs,)
     stored, elsewhere = [], 0
     for before, cache in zip(inputs[2:], caches, strict=False):

@@ -7,6 +7,7 @@ num_tokens is over all `sp_size` ranks of sequence parallelism; one rank has its
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument, rounding, wide
 from micro.operators.dtypes import torch_dtype
 from micro.operators.norm import EPSILON, rms_normalised, row_units
@@ -38,16 +39,12 @@ GATE_AND_UP = normal(tokens_of_rank, times(2, "hidden_size"))
 
 def swiglu(x: Tensor) -> Tensor:
     """silu of the first half of the last dimension, times the second half."""
-    from torch.nn.functional import silu
-
     gate, up = x.chunk(2, -1)
-    return silu(gate) * up
+    return torch.nn.functional.silu(gate) * up
 
 
 def _add_kernel(args: Args) -> Run:
-    from torch.nn.functional import rms_norm
-
-    shape = (args["hidden_size"],)
+    shape, rms_norm = (args["hidden_size"],), torch.nn.functional.rms_norm
 
     def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor) -> Tensors:
         after = x + residual
@@ -85,9 +82,7 @@ def _signs(make: Maker, *shape: int, dtype: str) -> Tensor:
 
 
 def _norm_in_place(heads: Tensor, weight: Tensor) -> None:
-    from torch.nn.functional import rms_norm
-
-    heads.copy_(rms_norm(heads.float(), (heads.shape[-1],), weight, EPSILON))
+    heads.copy_(torch.nn.functional.rms_norm(heads.float(), (heads.shape[-1],), weight, EPSILON))
 
 
 _HEADS = normal(tokens_of_rank, "total_head_num", "head_dim", scale=2.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, rounding, wide
 from micro.operators.llm_norm import (
     FACTORS,
@@ -63,9 +64,8 @@ def _add_quant_inputs(args: Args, make: Maker) -> Tensors:
 
 
 def _add_quant_kernel(args: Args) -> Run:
-    from torch.nn.functional import rms_norm
-
     shape, mode, dst_dtype = (args["hidden_size"],), args["output_mode"], args["dst_dtype"]
+    rms_norm = torch.nn.functional.rms_norm
 
     def add_rms_norm_dynamic_quant(x: Tensor, weight: Tensor, smooth: Tensor, residual: Tensor | None = None) -> Tensors:
         after = x.float() if residual is None else x.float() + residual.float()
@@ -123,9 +123,8 @@ _HEAD_FACTORS, _SMOOTH = uniform("head_dim", dtype=VECTOR), uniform(times("head_
 
 
 def _head_quant_kernel(args: Args) -> Run:
-    from torch.nn.functional import rms_norm
-
     shape, dst_dtype = (args["head_dim"],), args["dst_dtype"]
+    rms_norm = torch.nn.functional.rms_norm
     return lambda data, weight, smooth: quantise(rms_norm(data.float(), shape, weight, EPSILON).flatten(1), smooth, dst_dtype)
 
 

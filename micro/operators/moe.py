@@ -8,6 +8,7 @@ has too, is an all-to-all of sorted tokens between ranks (`micro.collectives.dis
 
 from __future__ import annotations
 
+from bytemlperf.lazy import numpy, torch
 from micro.operators.contract import (
     Args,
     Argument,
@@ -71,8 +72,6 @@ _USED_SMOOTH = uniform(used_experts, "hidden_size", dtype=VECTOR)
 
 def expert_of_rows(counts: Tensor, rows: int) -> Tensor:
     """[rows] int64: each row's expert, from the experts' counts."""
-    import torch
-
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts.long(), output_size=rows)
 
 
@@ -110,8 +109,6 @@ def _softmax_kernel(args: Args) -> Run:
 
 def _softmax_reference(args: Args, inputs: Tensors) -> Tensors:
     """Both modes are the same mathematically: softmax over the chosen ones."""
-    import torch
-
     best = inputs[0].double().sort(-1, descending=True).values[:, : args["topk"]]
     return best.softmax(-1), best, torch.ones(best.shape[0], dtype=torch.bool)
 
@@ -160,8 +157,6 @@ _SCATTERED = (*quantised(rows_of_rank, "hidden_size"), *_PLAN)
 def dispatched(routing: Routing, selected: Tensor, weights: Tensor) -> Tensors:
     """token id and weight of the rank's rows, expert after expert; counts and offsets of its experts. Computed
     from the selection: the routing only says how many rows there will be."""
-    import torch
-
     here, flat = len(routing.counts), selected.flatten().long() - routing.first
     key = torch.where((flat >= 0) & (flat < here), flat, here)
     order = key.argsort(stable=True)[: routing.rows]
@@ -200,9 +195,6 @@ def _dispatch_comparable(args: Args, _inputs: Tensors, outputs: Outputs) -> Tens
 
 def _plan(args: Args, selected: Tensor, weights: Tensor) -> Tensors:
     """The reference of `dispatched`, with numpy and another algorithm: expert by expert. Also each row's expert."""
-    import numpy
-    import torch
-
     routing, chosen, given = Routing.of(args), selected.cpu().numpy(), weights.cpu().numpy()
     places = [numpy.nonzero(chosen == routing.first + expert) for expert in range(len(routing.counts))]
     counts = numpy.array([len(token) for token, _ in places])

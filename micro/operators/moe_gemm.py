@@ -6,6 +6,7 @@ weight, to its token's place, and this rank's share of the residual times res_sc
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Basic, Cost, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, additions
 from micro.operators.dtypes import size_bytes
 from micro.operators.gemm import group_of_rows
@@ -51,8 +52,6 @@ def _operands(args: Args, make: Maker) -> Tensors:
 
 def grouped(tensors: Tensors, counts: tuple[int, ...], dst_dtype: str) -> Tensor:
     """Expert by expert; counts are known beforehand, as a scheduler on the host knows them."""
-    import torch
-
     x, x_scale, weight, weight_scale = four(tensors)
     parts, start = [], 0
     for expert, count in enumerate(counts):
@@ -66,8 +65,6 @@ def grouped(tensors: Tensors, counts: tuple[int, ...], dst_dtype: str) -> Tensor
 
 def exact_grouped(tensors: Tensors, counts: tuple[int, ...], rows: Tensor) -> Tensor:
     """The reference of `grouped` in float64, of the chosen rows in ascending order, one expert's weights at a time."""
-    import torch
-
     x, x_scale, weight, weight_scale = four(tensors)
     experts = group_of_rows(list(counts))[rows]
     parts = []
@@ -165,8 +162,6 @@ def _homes(args: Args, make: Maker) -> Tensors:
 
 def combined(args: Args, rows: Tensor, token: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
     """[num_tokens, width] of the rows' dtype: weighted rows added to their tokens, and the residual."""
-    import torch
-
     result = torch.zeros(args["num_tokens"], rows.shape[1], dtype=rows.dtype, device=rows.device)
     result[_residual_rows(args)] = residual * args["res_scale"]
     return result.index_add_(0, token, (rows * weight[:, None]).to(rows.dtype))
@@ -207,8 +202,6 @@ def _combine_kernel(args: Args) -> Run:
 
 def _combine_reference(args: Args, inputs: Tensors) -> Sample:
     """Of some tokens, all their rows, where all tokens would cost too much."""
-    import torch
-
     routing, (token, weight, residual) = Routing.of(args), inputs[-3:]
     per_token = 2 * args["hidden_size"] * args["new_hidden_size"] * max(1, routing.rows // args["num_tokens"])
     chosen = spread_rows(args["num_tokens"], per_token)

@@ -6,6 +6,7 @@ that they compare between implementations; the real work differs and the memory 
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Operator, Run, Tensor, Tensors, dtype_argument, rounding, wide
 from micro.operators.tensors import drawn, moved, normal, uniform
 
@@ -26,9 +27,7 @@ def row_units(dim: int) -> float:
 
 
 def _layer_norm_kernel(args: Args) -> Run:
-    from torch.nn.functional import layer_norm
-
-    shape = (args["dim_size"],)
+    shape, layer_norm = (args["dim_size"],), torch.nn.functional.layer_norm
     return lambda x, weight, bias: layer_norm(x, shape, weight, bias, EPSILON)
 
 
@@ -40,9 +39,7 @@ def _layer_norm_reference(_args: Args, inputs: Tensors) -> Tensor:
 
 
 def _rms_norm_kernel(args: Args) -> Run:
-    from torch.nn.functional import rms_norm
-
-    shape = (args["dim_size"],)
+    shape, rms_norm = (args["dim_size"],), torch.nn.functional.rms_norm
     return lambda x, weight: rms_norm(x, shape, weight, EPSILON)
 
 
@@ -52,8 +49,7 @@ def rms_normalised(x: Tensor, weight: Tensor, epsilon: float = EPSILON) -> Tenso
 
 
 def _batch_norm_kernel(_args: Args) -> Run:
-    from torch.nn.functional import batch_norm
-
+    batch_norm = torch.nn.functional.batch_norm
     return lambda x, mean, variance, weight, bias: batch_norm(x, mean, variance, weight, bias, training=False, eps=EPSILON)
 
 

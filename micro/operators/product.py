@@ -7,6 +7,7 @@ int4 product on any device.
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import SMALLEST, Args, Maker, Tensor, Tolerance, units_of
 from micro.operators.dtypes import torch_dtype
 
@@ -51,16 +52,12 @@ def scales(make: Maker, dtype: str, *shape: int) -> Tensor:
 
 def pack_int4(values: Tensor) -> Tensor:
     """int8 in [−8, 7] to uint8 of half the last dimension; the even column is the low half."""
-    import torch
-
     low, high = values[..., 0::2].to(torch.int16) & 15, values[..., 1::2].to(torch.int16) & 15
     return (low | (high << 4)).to(torch.uint8)
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
     """The inverse of `pack_int4`."""
-    import torch
-
     signed = packed.view(torch.int8)
     low, high = (signed << 4) >> 4, signed >> 4  # shifts of signed integers keep the sign
     return torch.stack((low, high), dim=-1).flatten(-2)
@@ -68,8 +65,6 @@ def unpack_int4(packed: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a[M,K] · b[K,N] of equal dtypes: int32 for int8, float32 for float8, else the inputs' dtype."""
-    import torch
-
     if a.dtype == torch.int8:
         if a.shape[1] == 1:  # the strides of one row don't say which way it lies: torch._int_mm guesses, wrongly
             return a.int() * b.int()
@@ -86,8 +81,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_scale: Tensor | None, dst_dtype: str) -> Tensor:
     """(a[M,K] · weight[N,K]ᵀ) · a_scale[M] · weight_scale[N], to `dst_dtype`. Scales of None are 1."""
-    import torch
-
     if weight.dtype == torch.uint8:
         weight = unpack_int4(weight)
     result = product(a, weight.t())
@@ -98,8 +91,6 @@ def scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_sca
 
 def exact_scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_scale: Tensor | None) -> Tensor:
     """The reference of `scaled_product`, in float64."""
-    import torch
-
     if weight.dtype == torch.uint8:
         weight = unpack_int4(weight)
     result = a.double() @ weight.double().t()
@@ -108,8 +99,6 @@ def exact_scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weig
 
 def has_float8(device: str) -> bool:
     """Whether torch multiplies float8 there."""
-    import torch
-
     return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
 
 

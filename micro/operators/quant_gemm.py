@@ -6,6 +6,7 @@ to dst_dtype. int8 sums are exact in int32; int4 weights lie two to a byte. Floa
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Basic, Cost, Maker, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument
 from micro.operators.dtypes import size_bytes, torch_dtype
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, X, check_tokens, tokens_of_rank
@@ -199,14 +200,12 @@ def _sum_inputs(args: Args, make: Maker) -> Tensors:
 
 
 def _sum_kernel(args: Args) -> Run:
-    import torch
-
-    result, ranks, turned = torch_dtype(args["dst_dtype"]), args["sp_size"], args["trans_w"]
+    result, ranks, turned, stack = torch_dtype(args["dst_dtype"]), args["sp_size"], args["trans_w"], torch.stack
 
     def quant_group_gemm_reduce_sum(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
         weights = weight if turned else weight.transpose(1, 2)
         parts = [scaled_product(x[rank], x_scale[rank], weights[rank], weight_scale[rank], SCALE) for rank in range(ranks)]
-        return torch.stack(parts).sum(0).to(result)
+        return stack(parts).sum(0).to(result)
 
     return quant_group_gemm_reduce_sum
 

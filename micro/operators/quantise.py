@@ -7,6 +7,7 @@ expert are further. The reference therefore returns quotients, not integers.
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Argument, Tensor, Tolerance, dtype_argument
 from micro.operators.dtypes import DTYPES, torch_dtype
 
@@ -28,8 +29,6 @@ def quant_argument(default: str = "int8") -> Argument:
 
 def quantise(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
     """x[rows, values] float32 and smooth [values] or [rows, values], to (quantised, scale[rows] float32)."""
-    import torch
-
     smoothed, largest = x * smooth, LARGEST[dst_dtype]
     scale = smoothed.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / largest
     quotient = (smoothed / scale).clamp(-largest, largest)

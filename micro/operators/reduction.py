@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, Tolerance, dtype_argument
 from micro.operators.norm import ROWS, ROWS_ALIASES, X
 from micro.operators.product import gemm_tolerance
@@ -27,8 +28,6 @@ def _extreme_inputs(name: Extreme) -> Callable[[Args, Maker], Tensors]:
     further = 1 if name == "max" else -1
 
     def inputs(args: Args, make: Maker) -> Tensors:
-        import torch
-
         x = X.draw(args, make)
         rows = torch.arange(args["batch_size"], device=x.device)
         columns = torch.where(rows % 2 == 0, -1 - rows // 2, rows // 2) % args["dim_size"]
@@ -40,8 +39,6 @@ def _extreme_inputs(name: Extreme) -> Callable[[Args, Maker], Tensors]:
 
 def at(x: Tensor, indices: Tensor) -> Tensor:
     """x's values at indices of the last dimension, float64; NaN, which equals no value, where there is none."""
-    import torch
-
     indices = indices.long().to(x.device)
     inside = (indices >= 0) & (indices < x.shape[-1])
     return torch.where(inside, x.gather(-1, indices.where(inside, 0)).double(), torch.nan)
@@ -55,8 +52,6 @@ def _values_at_indices(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensor
 
 def _extreme(name: Extreme) -> Operator:
     def kernel(_args: Args) -> Run:
-        import torch
-
         function = getattr(torch, name)
         return lambda x: tuple(function(x, dim=-1, keepdim=True))
 
@@ -85,8 +80,6 @@ def _topk_kernel(args: Args) -> Run:
 
 
 def _topk_reference(args: Args, inputs: Tensors) -> Tensors:
-    import torch
-
     values = inputs[0].double().sort(-1, descending=True).values[:, : args["k"]]
     return values, values, torch.ones(args["batch_size"], dtype=torch.bool)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from bytemlperf.lazy import torch
 from engines.untrusted import decode_json
 from micro.operators.contract import Args, Argument, Maker, Tensor
 
@@ -154,8 +155,6 @@ class Routing:
 
     def selection(self, make: Maker) -> Tensor:
         """[tokens, topk] int32 experts, tokens in random order; none twice in a row."""
-        import torch
-
         if self.balanced:
             order = torch.tensor(round_robin(self.experts, self.ranks))
             chosen = order[torch.arange(self.tokens * self.topk) % self.experts].view(self.tokens, self.topk)

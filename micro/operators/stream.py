@@ -8,6 +8,7 @@ measured peak of memory bandwidth is the best of them.
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import HALF_UNIT, Args, Argument, Operator, Run, Tolerance, dtype_argument, rounding, units_of, wide
 from micro.operators.tensors import drawn, moved, uniform
 
@@ -20,9 +21,8 @@ _BASIC = ({"dtype": "float32", "size": [1 << 20, 1 << 23]},)
 
 
 def _triad_kernel(_args: Args) -> Run:
-    import torch
-
-    return lambda a, b, c: torch.add(b, c, alpha=SCALE, out=a)
+    add = torch.add
+    return lambda a, b, c: add(b, c, alpha=SCALE, out=a)
 
 
 def _sum_tolerance(args: Args) -> Tolerance:

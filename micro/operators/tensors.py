@@ -11,6 +11,7 @@ from math import prod
 from random import SystemRandom
 from typing import NamedTuple
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Cost, Maker, Tensor, Tensors
 from micro.operators.dtypes import DTYPES, size_bytes
 
@@ -94,8 +95,6 @@ def moved(
 def spread_rows(rows: int, flops_per_row: int, budget: int = REFERENCE_FLOPS) -> Tensor:
     """Indices of the rows of a reference, in ascending order: all of them where they fit the budget, else first, last and some
     between. No kernel can know which: they are others each time, whatever the seed."""
-    import torch
-
     kept = max(2, budget // max(1, flops_per_row))
     if kept >= rows:
         return torch.arange(rows)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+from bytemlperf.lazy import torch
 from micro.operators import attention
 from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, several
 from micro.operators.dtypes import torch_dtype
@@ -71,7 +72,6 @@ def _every_fourth(right: Run) -> Run:
 
 def _returns_early(right: Run) -> Run:
     """Work goes on in a thread after the call."""
-    import torch
 
     def run(*inputs: Tensor) -> Outputs:
         results = _each(torch.empty_like, right(*inputs))
@@ -132,7 +132,6 @@ def _scaled(right: Run) -> Run:
 def _part(operator: Operator, args: Args) -> Run:
     """Every other key of a cache; of another operator three quarters of the first input's columns."""
     if operator.name in attention.ATTENTION:
-        import torch
 
         def some(*tensors: Tensor) -> Outputs:
             ones = attention.each_sequence(args, tensors, torch_dtype(attention.compute_type(args)))

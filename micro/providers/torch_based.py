@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Operator
 from micro.providers.contract import Kernel, Provider, Refused
 from micro.providers.installed import need_gpu, need_package
@@ -19,8 +20,6 @@ def eager(operator: Operator, args: Args, device: str) -> Kernel:
 
 def compiled(operator: Operator, args: Args, device: str) -> Kernel:
     """The same expression through torch.compile; compiling happens before the correctness check."""
-    import torch
-
     allow_dtypes(args, device)
     torch._dynamo.reset()
     return Kernel(torch.compile(operator.kernel(args), dynamic=False), note=operator.emulation(args, device))
@@ -28,8 +27,6 @@ def compiled(operator: Operator, args: Args, device: str) -> Kernel:
 
 def triton(operator: Operator, args: Args, device: str) -> Kernel:
     """torch.compile that writes every product as a Triton kernel too, the best of several configurations."""
-    import torch
-
     need_package("triton", "Triton")
     need_gpu(device, "Triton")
     allow_dtypes(args, device)
@@ -40,8 +37,6 @@ def triton(operator: Operator, args: Args, device: str) -> Kernel:
 
 def allow_dtypes(args: Args, device: str) -> None:
     """Set TF32 as the case asks. Raises Refused for a dtype that the device lacks."""
-    import torch
-
     wants_tf32 = "tfloat32" in args.values()
     if wants_tf32 and device == "cpu":
         raise Refused("CPUs have no tfloat32")

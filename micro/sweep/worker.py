@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from bytemlperf.child.inside import die_with_parent, first_out_of_memory, messages
+from bytemlperf.lazy import torch
 from micro.measure.audit import SEEDS_APART, changed, copied, judged, last_call, new_values, unusual, value_sets
 from micro.measure.conditions import between, pinning, snapshot
 from micro.measure.correctness import Checked, check_outputs
@@ -43,8 +44,6 @@ def main() -> None:
 
 def do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> Outcome:
     """One case: build, make inputs, check, time, check again. Exceptions become the outcome here and nowhere else."""
-    import torch
-
     try:
         with torch.inference_mode():
             return _do(job, stopwatch, begins)
@@ -110,14 +109,10 @@ def _first_checked(operator: Operator, job: Job, inputs: Tensors, outputs: Outpu
 def _stopwatch(device: str, *, graphs: bool = True) -> Stopwatch:
     if device == "cpu":
         return CpuStopwatch()
-    import torch
-
     return CudaStopwatch(torch.cuda, graphs=graphs)
 
 
 def _hello(threads: int, device: str) -> Hello:
-    import torch
-
     if threads:
         torch.set_num_threads(threads)
     flops_per_s, bytes_per_s = _rates(device)
@@ -146,8 +141,6 @@ def _hello(threads: int, device: str) -> Hello:
 
 def _rates(device: str) -> tuple[float, float]:
     """FLOP/s and byte/s of a small product and a copy, for estimates only: best of three."""
-    import torch
-
     stopwatch = CudaStopwatch(torch.cuda, graphs=False) if device != "cpu" else CpuStopwatch()
     a = torch.ones(PROBE_SIZE, PROBE_SIZE, device=device)
     b = torch.ones(PROBE_BYTES // 4, device=device)
