@@ -70,10 +70,10 @@ def _session(args: Mapping[str, Any]) -> dict[str, Any]:
     total, sequences = args.get("q_len"), args.get("batch_size", 1)
     if not isinstance(total, int) or not isinstance(sequences, int) or not 1 <= sequences <= min(total, MOST_SEQUENCES):
         raise BadCase(f"{SESSION} needs a q_seq_len of at least one token for each of batch_size={sequences} sequences, not {total}")
-    each, more = divmod(total, sequences)
+    share, more = divmod(total, sequences)
     if not more:
-        return {"q_len": each}
-    return {"q_lens": [each + (place < more) for place in range(sequences)], "cache_lens": [args.get("cache_len", 0)] * sequences}
+        return {"q_len": share}
+    return {"q_lens": [share + (sequence < more) for sequence in range(sequences)], "cache_lens": [args.get("cache_len", 0)] * sequences}
 
 
 def _experts(names: set[str], given: dict[str, Any]) -> dict[str, Any]:

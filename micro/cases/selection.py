@@ -40,8 +40,8 @@ def suite_cases(suite: str, providers: Sequence[str]) -> list[Case]:
     """Every operator's cases of a suite."""
     if suite not in SUITES:
         raise UserError(f"there is no suite '{suite}'", f"there is: {', '.join(SUITES)}")
-    found = [(operator, args) for operator in OPERATORS.values() for case in operator.basic for args in expand(case)]
-    return for_providers([(operator.name, validate(operator, args), "") for operator, args in found], providers)
+    pairs = [(operator, args) for operator in OPERATORS.values() for case in operator.basic for args in expand(case)]
+    return for_providers([(operator.name, validate(operator, args), "") for operator, args in pairs], providers)
 
 
 def for_providers(cases: Iterable[Checked], providers: Sequence[str]) -> list[Case]:
@@ -49,8 +49,8 @@ def for_providers(cases: Iterable[Checked], providers: Sequence[str]) -> list[Ca
     names = provider_names() if list(providers) == ["all"] else list(providers or ["torch"])
     for name in names:
         find_provider(name)
-    made = (Case(op=op, provider=name, args=args, refusal=refusal) for op, args, refusal in cases for name in names)
-    return list({case.key: case for case in made}.values())
+    each_provider = (Case(op=op, provider=name, args=args, refusal=refusal) for op, args, refusal in cases for name in names)
+    return list({case.key: case for case in each_provider}.values())
 
 
 def _checked(raw: RawCase) -> Checked:

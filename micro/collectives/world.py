@@ -139,7 +139,7 @@ class World:
                 return Ending(done, _failure(done))
             if time.monotonic() >= deadline:
                 return Ending(done, f"timeout: {self._hang(set(self._links) - set(done))}")
-        return Ending(done, "" if all(each.agreed for each in done.values()) else _failure(done))
+        return Ending(done, "" if all(part.agreed for part in done.values()) else _failure(done))
 
     def _next(self, timeout_s: float) -> list[tuple[int, RankMessage | None]]:
         """What has come; None for a rank whose socket has ended. Deaths come first: others fail because of them."""
@@ -231,19 +231,19 @@ def whereabouts(pid: int, dump: Path) -> Whereabouts:
 
 def hang_sentence(where: dict[int, Whereabouts], stage: dict[int, str]) -> str:
     """ "rank 1 hangs in kernels.py:12 (run) while running; rank 0 waits for it": those inside a collective wait."""
-    hanging = {rank: place for rank, place in where.items() if not place.waits}
-    waiting = [str(rank) for rank, place in where.items() if place.waits]
+    hanging = {rank: here for rank, here in where.items() if not here.waits}
+    waiting = [str(rank) for rank, here in where.items() if here.waits]
     if not hanging:
         return f"every rank waits inside a collective, while {', '.join(sorted(set(stage.values())))}"
-    parts = [f"rank {rank} {place.text} while {stage.get(rank, 'starting')}" for rank, place in hanging.items()]
+    parts = [f"rank {rank} {here.text} while {stage.get(rank, 'starting')}" for rank, here in hanging.items()]
     if waiting:
         parts.append(f"rank{'s' if len(waiting) > 1 else ''} {', '.join(waiting)} waited")
     return "; ".join(parts)
 
 
 def _failure(done: dict[int, RankDone]) -> str:
-    failed = {rank: each for rank, each in done.items() if each.status == "failed" and not each.agreed}
-    own = {rank: each for rank, each in failed.items() if not _peer_lost(each.reason)} or failed
+    failed = {rank: part for rank, part in done.items() if part.status == "failed" and not part.agreed}
+    own = {rank: part for rank, part in failed.items() if not _peer_lost(part.reason)} or failed
     rank = min(own)
     return f"rank {rank}: {own[rank].reason}"
 

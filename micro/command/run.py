@@ -24,7 +24,7 @@ from micro.cases.case import Case
 from micro.command.flags import Flags
 from micro.command.live import MicroMetrics, SweepView
 from micro.command.settings import settings_of
-from micro.peaks.peaks import Peaks, peaks_for, roofs_of, wanted_by
+from micro.peaks.peaks import Peaks, needed_by, peaks_for, roofs_of
 from micro.providers.registry import find_provider
 from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
 from micro.roofline import Roof, sheet_roof
@@ -43,7 +43,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
         peaks = None
         if flags.peaks != "off":
-            peaks = peaks_for(wanted_by(cases), settings, fresh=flags.peaks == "fresh", says=view.update)
+            peaks = peaks_for(needed_by(cases), settings, fresh=flags.peaks == "fresh", says=view.update)
         config = {"cases": msgspec.to_builtins(cases), "settings": msgspec.to_builtins(settings)}
         packages = {package for case in cases for package in find_provider(case.provider).packages}
         more = {"peaks": msgspec.to_builtins(peaks) if peaks else None, "sheet": msgspec.to_builtins(sheet) if sheet else None}

@@ -58,9 +58,9 @@ def compare(value: Tensor, expected: Tensor | Sample, tolerance: Tolerance) -> C
     relative = (error / expected.abs())[large & (expected != 0)]
     by_row = error.square().mean(1).sqrt()
     if count:
-        place = int(torch.where(wrong, error, -1.0).argmax())
-        got, want = float(value.flatten()[place]), float(expected.flatten()[place])
-        fault = f"{count} of {value.numel()} values are wrong; the worst is {got:.6g} instead of {want:.6g}"
+        worst = int(torch.where(wrong, error, -1.0).argmax())
+        got, right = float(value.flatten()[worst]), float(expected.flatten()[worst])
+        fault = f"{count} of {value.numel()} values are wrong; the worst is {got:.6g} instead of {right:.6g}"
     else:
         fault = _off_together(by_row, scale, signed, finite, tolerance) if tolerance.noise else ""
     return Checked(

@@ -273,8 +273,8 @@ def _calibrate(run: Run, ring: _Ring, stopwatch: Stopwatch) -> int:
 
 def _more_calls(calls: int, elapsed_ns: int, needed_ns: float) -> int:
     """A fifth more than seems needed, at most 16 times as many: the first try may be far off."""
-    wanted = int(calls * needed_ns / max(1, elapsed_ns) * 1.2) + 1
-    return min(MAX_CALLS, max(calls + 1, min(wanted, calls * 16)))
+    enough = int(calls * needed_ns / max(1, elapsed_ns) * 1.2) + 1
+    return min(MAX_CALLS, max(calls + 1, min(enough, calls * 16)))
 
 
 def relative_width(interval: Interval, ordered: Sequence[int]) -> float:
@@ -300,10 +300,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 def metric_of(timed: Timed) -> Metric:
     """Microseconds of one call, from samples (at least one); the median's interval is `median_interval`."""
-    found = describe(timed.samples_ns, "us", "a sample's time / its calls", PERCENTILES)
-    assert found is not None
-    found.ci95["50"] = median_interval(timed.samples_ns)
-    return found.divided(timed.calls * NS_PER_US)
+    metric = describe(timed.samples_ns, "us", "a sample's time / its calls", PERCENTILES)
+    assert metric is not None
+    metric.ci95["50"] = median_interval(timed.samples_ns)
+    return metric.divided(timed.calls * NS_PER_US)
 
 
 def latency_of(timed: Timed) -> Latency:

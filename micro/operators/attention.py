@@ -98,16 +98,16 @@ def _let_newest_count(args: Args, k_cache: Tensor, slots: Tensor, q: Tensor, sca
     """Turn each new token's own key towards its queries: it weighs some times as much as another then, so that a kernel that
     leaves it out is off by more than rounding in a long cache too."""
     group, size = args["q_head_num"] // args["kv_head_num"], k_cache.shape[2]
-    place = slots // size, slice(None), slots % size
+    slot = slots // size, slice(None), slots % size
     mean = q.unflatten(1, (-1, group)).mean(2)
     towards = mean * (NEWEST_SCORE * args["head_dim"] ** 0.5 / mean.square().sum(-1, keepdim=True))
     largest = LARGEST.get(args["cache_dtype"])
     if largest:
-        turned = (k_cache[place].float() + towards / scale).clamp(-largest, largest)
+        turned = (k_cache[slot].float() + towards / scale).clamp(-largest, largest)
         turned = turned.round() if args["cache_dtype"] == "int8" else turned
     else:
-        turned = k_cache[place].float() + towards
-    k_cache[place] = turned.to(k_cache.dtype)
+        turned = k_cache[slot].float() + towards
+    k_cache[slot] = turned.to(k_cache.dtype)
 
 
 def each_sequence(args: Args, tensors: Tensors, dtype: TorchDtype) -> Iterator[One]:

@@ -319,10 +319,10 @@ def _store_comparable(_args: Args, inputs: Tensors, outputs: Outputs) -> Tensors
     slots, caches = inputs[1], outputs if isinstance(outputs, tuple | list) else (outputs,)
     stored, elsewhere = [], 0
     for before, cache in zip(inputs[2:], caches, strict=False):
-        block, place = slots // cache.shape[2], slots % cache.shape[2]
-        stored.append(cache[block, :, place])
+        block, offset = slots // cache.shape[2], slots % cache.shape[2]
+        stored.append(cache[block, :, offset])
         changed = (cache.view(torch.uint8) != before.view(torch.uint8)).view(*cache.shape[:3], -1).any(-1)
-        changed[block, :, place] = False
+        changed[block, :, offset] = False
         elsewhere += int(changed.sum())
     return (*stored, torch.tensor([float(elsewhere)]))
 

@@ -105,9 +105,9 @@ def has_float8(device: str) -> bool:
 def emulation(args: Args, device: str) -> str:
     """What of the case's dtypes `product` emulates on the device."""
     used = {value for value in args.values() if isinstance(value, str)}
-    said = []
+    notes = []
     if used & {"float8_e4m3", "float8_e5m2"} and not has_float8(device):
-        said.append("float8 products are emulated in float32")
+        notes.append("float8 products are emulated in float32")
     if "int4" in used:
-        said.append("int4 is emulated: unpacked to int8 in each call")
-    return "; ".join(said)
+        notes.append("int4 is emulated: unpacked to int8 in each call")
+    return "; ".join(notes)

@@ -145,8 +145,8 @@ class Routing:
         if balanced:
             order = round_robin(experts, ranks)
             counts = [0] * experts
-            for place, count in enumerate(spread(tokens * topk, experts, BALANCED)):
-                counts[order[place]] = count
+            for turn, count in enumerate(spread(tokens * topk, experts, BALANCED)):
+                counts[order[turn]] = count
         else:
             counts = spread(tokens * topk, experts, args["routing"], most=tokens)
         mine = tuple(counts[rank * here : (rank + 1) * here])

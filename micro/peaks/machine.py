@@ -44,12 +44,12 @@ def give_back_memory() -> None:
 def last_level_cache_bytes(threads: int = 0, cpus: Path = CPUS, usable: Set[int] | None = None) -> int:
     """Of all last-level caches of the CPUs that this process may use, or of as many as there are threads (0: all), in
     bytes; 64 MiB where the kernel doesn't say."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for cpu in sorted(os.sched_getaffinity(0) if usable is None else usable):
         caches = cpus / f"cpu{cpu}/cache"
         size, path = max(((_size(path), path) for path in caches.glob("index*/size")), default=(0, caches))
-        found[_text(path.parent / "shared_cpu_list") or str(cpu)] = size
-    return sum(sorted(found.values(), reverse=True)[: threads or None]) or DEFAULT_CACHE_BYTES
+        sizes[_text(path.parent / "shared_cpu_list") or str(cpu)] = size
+    return sum(sorted(sizes.values(), reverse=True)[: threads or None]) or DEFAULT_CACHE_BYTES
 
 
 def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Path = NODES, cgroup: Path = CGROUP) -> tuple[int, str]:
@@ -58,9 +58,9 @@ def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Pa
     `$OMP_NUM_THREADS` where it is set; else one for each physical core that this process may use, within the
     container's quota: a second thread on a core shares its arithmetic units, and one beyond the quota is stopped.
     """
-    asked = threads_asked_for()
-    if asked is not None:
-        return asked, FROM_ENVIRONMENT
+    threads = threads_asked_for()
+    if threads is not None:
+        return threads, FROM_ENVIRONMENT
     usable = os.sched_getaffinity(0) if usable is None else usable
     cores = {_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in usable}
     quota, _, period = _text(cgroup / "cpu.max").partition(" ")
@@ -72,12 +72,12 @@ def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Pa
 
 def _cpu_list(text: str) -> set[int]:
     """ "0-3,8" as numbers."""
-    found: set[int] = set()
+    cpus: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         if first.isdigit():
-            found.update(range(int(first), int(last or first) + 1))
-    return found
+            cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def _text(path: Path) -> str:

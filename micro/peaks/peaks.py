@@ -69,7 +69,7 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
         return 1.0 if (self.others_cpus or 0.0) > BUSY_CPUS else self.spread
 
 
-class Wanted(NamedTuple):
+class Needed(NamedTuple):
     """What a sweep's efficiencies need."""
 
     dtypes: frozenset[str] = frozenset()
@@ -103,16 +103,16 @@ class Peaks(msgspec.Struct, kw_only=True):
             source="measured on this machine",
         )
 
-    def lacks(self, wanted: Wanted) -> Wanted:
+    def lacks(self, needed: Needed) -> Needed:
         """What of it was never tried."""
-        return Wanted(
-            frozenset(dtype for dtype in wanted.dtypes if dtype not in self.flops and dtype not in self.missing),
-            wanted.memory and not self.memory and "memory" not in self.missing,
-            wanted.link and self.link is None and "link" not in self.missing,
+        return Needed(
+            frozenset(dtype for dtype in needed.dtypes if dtype not in self.flops and dtype not in self.missing),
+            needed.memory and not self.memory and "memory" not in self.missing,
+            needed.link and self.link is None and "link" not in self.missing,
         )
 
 
-def wanted_by(cases: Iterable[Case]) -> Wanted:
+def needed_by(cases: Iterable[Case]) -> Needed:
     """From the analytic costs of a sweep's cases."""
     dtypes, memory, link = set[str](), False, False
     for case in cases:
@@ -126,7 +126,7 @@ def wanted_by(cases: Iterable[Case]) -> Wanted:
         memory = memory or cost.read_bytes + cost.write_bytes > 0
         if cost.flops and cost.flops_dtype:
             dtypes.add(cost.flops_dtype)
-    return Wanted(frozenset(dtypes), memory, link)
+    return Needed(frozenset(dtypes), memory, link)
 
 
 def path_for(identity: dict[str, str]) -> Path:
@@ -141,17 +141,17 @@ def kept(identity: dict[str, str]) -> Peaks:
 
 
 def peaks_for(
-    wanted: Wanted,
+    needed: Needed,
     settings: Settings,
     *,
     fresh: bool = False,
     says: Callable[[str], None] = lambda _text: None,
     runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
 ) -> Peaks:
-    """Those that are wanted: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
+    """Those that are needed: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
     identity = cache.machine(settings.device, settings.threads)
     peaks = Peaks(identity=identity) if fresh else kept(identity)
-    lacking = peaks.lacks(wanted)
+    lacking = peaks.lacks(needed)
     if not any(lacking):
         return peaks
     bench = _Bench(settings, RUNNERS if runners is None else runners, says)
@@ -162,9 +162,9 @@ def peaks_for(
             for name in WRITE_SHARES:
                 _keep_best(peaks.memory, name, _streams(bench, name), peaks.missing, "memory")
         if lacking.link:
-            found = dict[str, Peak]()
-            _keep_best(found, "link", _links(bench), peaks.missing, "link")
-            peaks.link = found.get("link")
+            best = dict[str, Peak]()
+            _keep_best(best, "link", _links(bench), peaks.missing, "link")
+            peaks.link = best.get("link")
     finally:
         bench.close()
     if peaks.memory:
@@ -268,14 +268,14 @@ def _links(bench: _Bench) -> Iterator[_Tried]:
         yield bench.tried("p2p", "torch", given, lambda _, outcome: outcome.link_bytes or 0)
 
 
-def _keep_best(found: dict[str, Peak], name: str, tries: Iterable[_Tried], missing: dict[str, str], what: str) -> None:
+def _keep_best(best: dict[str, Peak], name: str, tries: Iterable[_Tried], missing: dict[str, str], what: str) -> None:
     reasons = []
     for tried in tries:
         if tried.peak is None:
             reasons.append(tried.reason)
-        elif name not in found or tried.peak.per_s > found[name].per_s:
-            found[name] = tried.peak
-    if name not in found:
+        elif name not in best or tried.peak.per_s > best[name].per_s:
+            best[name] = tried.peak
+    if name not in best:
         missing[what] = "; ".join(reasons) or "nothing fits into memory"
 
 

@@ -46,19 +46,19 @@ class Step(NamedTuple):
     streams: bool = False
 
 
-def forward(shape: ModelShape, each: Pass, dtype: str, tp: int = 1) -> list[Step]:
+def forward(shape: ModelShape, phase: Pass, dtype: str, tp: int = 1) -> list[Step]:
     """Every operator of a pass on one of `tp` ranks, in order of first use. Raises UserError where `tp` doesn't divide."""
     _check_split(shape, tp)
-    layers, tokens = shape.layers, each.tokens
+    layers, tokens = shape.layers, phase.tokens
     norm = {"num_tokens": tokens, "hidden_size": shape.hidden, "dtype": dtype}
     return [
         _embedding(shape, tokens, dtype),
         Step("first norm", "rms_norm", {"batch_size": tokens, "dim_size": shape.hidden, "dtype": dtype}, 1),
-        *_attention(shape, each, dtype, tp),
+        *_attention(shape, phase, dtype, tp),
         *_sum(tokens, shape.hidden, dtype, tp, 2 * layers),
         Step("add and norm", "add_rms_norm", norm, 2 * layers),
         *(_experts(shape, tokens, dtype, tp) if shape.experts else _mlp(shape, tokens, dtype, tp)),
-        *_head(shape, each.batch, dtype, tp),
+        *_head(shape, phase.batch, dtype, tp),
     ]
 
 
@@ -79,20 +79,20 @@ def _gemm(part: str, m: int, k: int, n: int, dtype: str, calls: int) -> Step:
     return Step(part, "gemm", {"M": m, "K": k, "N": n, "dtype": dtype}, calls, streams=True)
 
 
-def _attention(shape: ModelShape, each: Pass, dtype: str, tp: int) -> list[Step]:
+def _attention(shape: ModelShape, phase: Pass, dtype: str, tp: int) -> list[Step]:
     q, kv, dim, layers = shape.heads // tp, max(1, shape.kv_heads // tp), shape.head_dim, shape.layers
     heads = {"q_head_num": q, "kv_head_num": kv, "head_dim": dim}
-    sequences = {"attn_mode": each.mode, "batch_size": each.batch, "q_len": each.new, "cache_len": each.cached}
+    sequences = {"attn_mode": phase.mode, "batch_size": phase.batch, "q_len": phase.new, "cache_len": phase.cached}
     multiply = dict.fromkeys(("dtype", "cache_dtype", "qk_compute_dtype", "pv_compute_dtype", "dst_dtype"), dtype)
-    qk_norm = {"num_tokens": each.tokens, "q_head_num": q, "kv_head_num": kv, "qk_head_dim": dim, "dtype": dtype}
+    qk_norm = {"num_tokens": phase.tokens, "q_head_num": q, "kv_head_num": kv, "qk_head_dim": dim, "dtype": dtype}
     linear = {"block_size": 0}
     return [
-        _gemm("qkv gemm", each.tokens, shape.hidden, (q + 2 * kv) * dim, dtype, layers),
+        _gemm("qkv gemm", phase.tokens, shape.hidden, (q + 2 * kv) * dim, dtype, layers),
         *([Step("q and k norm", "qk_rms_norm", qk_norm, layers)] if shape.qk_norm else []),
         Step("rotary", "rotary_embedding", {**heads, **sequences, "rope_dim": dim, "dtype": dtype}, layers),
         Step("store k, v", "store_kv_cache", {**heads, **sequences, **linear, "dtype": dtype, "cache_dtype": dtype}, layers),
         Step("attention", "flash_attention", {**heads, **sequences, **linear, **multiply}, layers, streams=True),
-        _gemm("o gemm", each.tokens, q * dim, shape.hidden, dtype, layers),
+        _gemm("o gemm", phase.tokens, q * dim, shape.hidden, dtype, layers),
     ]
 
 

@@ -64,29 +64,29 @@ def _of_provider(call: Call, provider: str, rows: list[Known]) -> Price | None:
     if same:
         chosen = next((row for row in same if row.hot == call.hot), same[0])
         return Price(chosen.call_us, "run", provider, _buffers(chosen, call))
-    for name, wanted in call.args.items():
-        if isinstance(wanted, int) and not isinstance(wanted, bool):
-            price = _between(call, name, wanted, provider, [row for row in own if _differs_in(row.args, call.args) == [name]])
+    for name, value in call.args.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            price = _between(call, name, value, provider, [row for row in own if _differs_in(row.args, call.args) == [name]])
             if price:
                 return price
     return None
 
 
-def _between(call: Call, name: str, wanted: int, provider: str, rows: list[Known]) -> Price | None:
+def _between(call: Call, name: str, value: int, provider: str, rows: list[Known]) -> Price | None:
     fitting = [row for row in rows if row.hot == call.hot] or rows
-    below = max((row for row in fitting if 0 < row.args[name] < wanted), key=lambda row: row.args[name], default=None)
-    above = min((row for row in fitting if row.args[name] > wanted), key=lambda row: row.args[name], default=None)
+    below = max((row for row in fitting if 0 < row.args[name] < value), key=lambda row: row.args[name], default=None)
+    above = min((row for row in fitting if row.args[name] > value), key=lambda row: row.args[name], default=None)
     if below is None or above is None:
         return None
     low, high = below.args[name], above.args[name]
-    share = log(wanted / low) / log(high / low)
+    share = log(value / low) / log(high / low)
     call_us = exp((1 - share) * log(below.call_us) + share * log(above.call_us))
     buffers = _buffers(below, call)
     return Price(call_us, "interpolated", provider, f"between {name}={low} and {high}" + (f"; {buffers}" if buffers else ""))
 
 
-def _differs_in(args: Arguments, wanted: Arguments) -> list[str]:
-    return [name for name in wanted if args.get(name) != wanted[name]] if args.keys() == wanted.keys() else ["", ""]
+def _differs_in(args: Arguments, others: Arguments) -> list[str]:
+    return [name for name in others if args.get(name) != others[name]] if args.keys() == others.keys() else ["", ""]
 
 
 def _buffers(row: Known, call: Call) -> str:

@@ -137,8 +137,8 @@ def _count(name: str, config: dict[str, Any], key: str, default: int | None = No
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        said = "is missing" if value is None else f"is {value!r}"
-        raise UserError(f"'{name}': {key} {said} in the configuration", "give a whole number of at least 1 there")
+        fault = "is missing" if value is None else f"is {value!r}"
+        raise UserError(f"'{name}': {key} {fault} in the configuration", "give a whole number of at least 1 there")
     return value
 
 

@@ -49,8 +49,8 @@ class Modelled:
         cost, ranks = OPERATORS[call.op].cost(call.args), int(call.args["world_size"])
         link_s = link_bytes(call.op, call.args) * bus_factor(call.op, ranks) / one_way_bytes_per_s(self._link)
         memory_s = (cost.read_bytes + cost.write_bytes) / self._bytes_per_s
-        said = "" if self._link.direction != "not said" else ", taken as both ways together"
-        return Price(max(link_s, memory_s) * 1e6, "roofline", remark=f"{self._link.name}{said}")
+        direction = "" if self._link.direction != "not said" else ", taken as both ways together"
+        return Price(max(link_s, memory_s) * 1e6, "roofline", remark=f"{self._link.name}{direction}")
 
 
 def one_way_bytes_per_s(link: Link) -> float:

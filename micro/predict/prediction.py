@@ -97,7 +97,7 @@ def _bounds_ms(parts: list[Part]) -> tuple[float, float] | None:
 
 def steps_of(shape: ModelShape, load: Load, dtype: str) -> list[Step]:
     """The operators of both passes. Raises UserError."""
-    return [step for each in (load.prefill, load.decode) if each for step in forward(shape, each, dtype, load.tp)]
+    return [step for phase in (load.prefill, load.decode) if phase for step in forward(shape, phase, dtype, load.tp)]
 
 
 def predict(shape: ModelShape, load: Load, dtype: str, pricing: Pricing, *, all_hot: bool) -> Prediction:

@@ -81,9 +81,9 @@ class WorkerChild:
 
     def close(self) -> None:
         """End the worker, whatever it is doing."""
-        for each in (self._child, self._log):
-            if each is not None:
-                each.close()
+        for resource in (self._child, self._log):
+            if resource is not None:
+                resource.close()
         self._child = self._log = None
 
     def __enter__(self) -> Self:

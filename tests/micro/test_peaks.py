@@ -10,11 +10,11 @@ from micro.cases.case import Case
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
-from micro.peaks.peaks import Peaks, Wanted, kept, path_for, peaks_for, wanted_by
+from micro.peaks.peaks import Needed, Peaks, kept, needed_by, path_for, peaks_for
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 
-ALL = Wanted(frozenset({"float32"}), memory=True, link=True)
+ALL = Needed(frozenset({"float32"}), memory=True, link=True)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def answer(job: Job) -> Outcome:
     return Outcome(status="ok", checked=Checked(), timed=timed([round(seconds * 2e9), round(seconds * 1e9)]))
 
 
-def measure(wanted: Wanted, runner: ScriptedRunner, **more: bool) -> Peaks:
+def measure(wanted: Needed, runner: ScriptedRunner, **more: bool) -> Peaks:
     settings = Settings(max_memory_bytes=8 << 30)
     return peaks_for(wanted, settings, runners={"worker": lambda _: runner, "ranks": lambda _: runner}, **more)
 
@@ -50,7 +50,7 @@ def test_the_fastest_sample_of_the_fastest_provider_is_the_peak() -> None:
 
 def test_products_grow_until_a_call_takes_long_enough() -> None:
     runner = ScriptedRunner(answer)
-    measure(Wanted(frozenset({"float32"})), runner)
+    measure(Needed(frozenset({"float32"})), runner)
     sizes = [job.args["M"] for job in runner.jobs if job.provider == "torch"]
     assert sizes == [512, 1024, 2048, 4096]  # 4096: 0.137 s
 
@@ -60,7 +60,7 @@ def test_peaks_are_kept_and_measured_once() -> None:
     again = ScriptedRunner(answer)
     assert measure(ALL, again) == first
     assert not again.jobs
-    assert measure(Wanted(frozenset({"bfloat16"})), again).flops.keys() == {"float32", "bfloat16"}
+    assert measure(Needed(frozenset({"bfloat16"})), again).flops.keys() == {"float32", "bfloat16"}
     assert {job.args["dtype"] for job in again.jobs} == {"bfloat16"}
     fresh = ScriptedRunner(answer)
     measure(ALL, fresh, fresh=True)
@@ -83,8 +83,8 @@ def test_a_format_that_the_machine_lacks_says_why() -> None:
 
 def test_a_sweep_wants_the_peaks_that_its_cases_are_held_against() -> None:
     gemm = Case(op="gemm", provider="torch", args={"M": 1, "K": 1, "N": 1, "dtype": "bfloat16"})
-    assert wanted_by([gemm]) == Wanted(frozenset({"bfloat16"}), memory=True, link=False)
-    assert wanted_by([Case(op="nope", provider="torch", args={}, refusal="unknown")]) == Wanted()
+    assert needed_by([gemm]) == Needed(frozenset({"bfloat16"}), memory=True, link=False)
+    assert needed_by([Case(op="nope", provider="torch", args={}, refusal="unknown")]) == Needed()
 
 
 def test_beside_busy_processes_the_best_of_three_tries_counts() -> None:
@@ -95,7 +95,7 @@ def test_beside_busy_processes_the_best_of_three_tries_counts() -> None:
         return Outcome(status="ok", checked=Checked(), timed=took, conditions=Conditions(seconds=1.0, others_cpus=1.0))
 
     runner = ScriptedRunner(busy)
-    peaks = measure(Wanted(frozenset({"float32"})), runner)
+    peaks = measure(Needed(frozenset({"float32"})), runner)
     assert len(runner.jobs) == 6  # torch and oneDNN, one size: a call takes a second
     assert peaks.flops["float32"].per_s == 2 * 512**3
     assert peaks.flops["float32"].others_cpus == 1.0
