@@ -110,7 +110,7 @@ def nvidia_gpus() -> list[dict[str, str]]:
     if not has_nvidia_driver():
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
-    return parse_gpus(_output(command, NVIDIA_SMI_TIMEOUT_S) or "")
+    return parse_gpus(output_of(command, NVIDIA_SMI_TIMEOUT_S) or "")
 
 
 def parse_gpus(csv: str) -> list[dict[str, str]]:
@@ -123,7 +123,7 @@ def nvidia_topology() -> list[str]:
     """The lines of nvidia-smi's matrix of links between GPUs and to network cards; empty without a driver."""
     if not has_nvidia_driver():
         return []
-    text = _output(["nvidia-smi", "topo", "-m"], NVIDIA_SMI_TIMEOUT_S) or ""
+    text = output_of(["nvidia-smi", "topo", "-m"], NVIDIA_SMI_TIMEOUT_S) or ""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return [" ".join(line.split()) for line in plain.splitlines() if re.match(r"\s*(GPU|NIC|mlx)", line)]
 
@@ -143,12 +143,12 @@ def git_state(folder: Path | str) -> dict[str, str | bool | None] | None:
     None outside git, and where git tracks nothing in `folder` (an environment inside another project).
     """
     git = ["git", "-C", str(folder)]
-    if not _output([*git, "ls-files", "."], GIT_TIMEOUT_S):
+    if not output_of([*git, "ls-files", "."], GIT_TIMEOUT_S):
         return None
-    commit = _output([*git, "rev-parse", "HEAD"], GIT_TIMEOUT_S)
+    commit = output_of([*git, "rev-parse", "HEAD"], GIT_TIMEOUT_S)
     if commit is None:
         return None
-    status = _output([*git, "status", "--porcelain", "--untracked-files=no"], GIT_TIMEOUT_S)
+    status = output_of([*git, "status", "--porcelain", "--untracked-files=no"], GIT_TIMEOUT_S)
     return {"commit": commit.strip(), "dirty": bool(status) if status is not None else None}
 
 
@@ -178,7 +178,7 @@ def _kilobytes(text: str | None) -> int | None:
     return int(number) * 1024 if number.isdigit() else None
 
 
-def _output(command: list[str], timeout_s: float) -> str | None:
+def output_of(command: list[str], timeout_s: float) -> str | None:
     """What `command` prints, None if it is absent, fails or hangs. Speaks English whatever the locale."""
     try:
         done = subprocess.run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -17,6 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from bytemlperf.hardware.devices import text_of
+from bytemlperf.hardware.machine import output_of
 from bytemlperf.lazy import psutil
 
 OTHERS_SHARE = 0.1
@@ -94,7 +95,7 @@ def snapshot(device: str = "cpu", root: Path = Path("/")) -> Snapshot:
         at_s=time.monotonic(),
         mhz=None if device != "cpu" else _clock_mhz(cpus),
         throttles=_throttles(root, cpus),
-        quota_us=_quota_us(_read(root / "sys/fs/cgroup/cpu.stat")),
+        quota_us=_quota_us(text_of(root / "sys/fs/cgroup/cpu.stat")),
         busy_s=all_cpus.user + all_cpus.nice + all_cpus.system + all_cpus.irq + all_cpus.softirq,
         steal_s=all_cpus.steal,
         own_s=own.user + own.system,
@@ -135,11 +136,7 @@ def gpu_state(device: str) -> tuple[float, int, float] | None:
     """MHz, mask of throttle reasons and °C from nvidia-smi; None where it doesn't answer."""
     number = device.partition(":")[2] or "0"
     command = ["nvidia-smi", f"--id={number}", f"--query-gpu={GPU_QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_gpu_state(done.stdout) if done.returncode == 0 else None
+    return parse_gpu_state(output_of(command, NVIDIA_SMI_TIMEOUT_S) or "")
 
 
 def parse_gpu_state(text: str) -> tuple[float, int, float] | None:
@@ -158,7 +155,7 @@ def _clock_mhz(cpus: Collection[int]) -> float | None:
 
 def _throttles(root: Path, cpus: Collection[int]) -> int | None:
     folder = root / "sys/devices/system/cpu"
-    counts = [_read(folder / f"cpu{cpu}/thermal_throttle/{kind}_throttle_count").strip() for cpu in cpus for kind in ("core", "package")]
+    counts = [text_of(folder / f"cpu{cpu}/thermal_throttle/{kind}_throttle_count") for cpu in cpus for kind in ("core", "package")]
     numbers = [int(count) for count in counts if count.isdigit()]
     return sum(numbers) if numbers else None
 
@@ -173,10 +170,3 @@ NumberT = TypeVar("NumberT", int, float)
 
 def _difference(before: NumberT | None, after: NumberT | None) -> NumberT | None:
     return None if before is None or after is None else after - before
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bytemlperf.child.limits import CGROUP, threads_asked_for
+from bytemlperf.hardware.devices import text_of
 
 CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
@@ -47,8 +48,8 @@ def last_level_cache_bytes(threads: int = 0, cpus: Path = CPUS, usable: Set[int]
     sizes: dict[str, int] = {}
     for cpu in sorted(os.sched_getaffinity(0) if usable is None else usable):
         caches = cpus / f"cpu{cpu}/cache"
-        size, path = max(((_size(path), path) for path in caches.glob("index*/size")), default=(0, caches))
-        sizes[_text(path.parent / "shared_cpu_list") or str(cpu)] = size
+        size, path = max(((_size(text_of(path)), path) for path in caches.glob("index*/size")), default=(0, caches))
+        sizes[text_of(path.parent / "shared_cpu_list") or str(cpu)] = size
     return sum(sorted(sizes.values(), reverse=True)[: threads or None]) or DEFAULT_CACHE_BYTES
 
 
@@ -62,11 +63,11 @@ def default_threads(usable: Set[int] | None = None, cpus: Path = CPUS, nodes: Pa
     if threads is not None:
         return threads, FROM_ENVIRONMENT
     usable = os.sched_getaffinity(0) if usable is None else usable
-    cores = {_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in usable}
-    quota, _, period = _text(cgroup / "cpu.max").partition(" ")
+    cores = {text_of(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in usable}
+    quota, _, period = text_of(cgroup / "cpu.max").partition(" ")
     if quota.isdigit() and period.isdigit() and int(quota) < len(cores) * int(period):
         return max(1, int(quota) // int(period)), "the container's quota"
-    on = sum(1 for node in nodes.glob("node[0-9]*") if _cpu_list(_text(node / "cpulist")) & usable)
+    on = sum(1 for node in nodes.glob("node[0-9]*") if _cpu_list(text_of(node / "cpulist")) & usable)
     return max(1, len(cores)), "physical cores" + (f", on {on} NUMA nodes" if on > 1 else "")
 
 
@@ -80,16 +81,7 @@ def _cpu_list(text: str) -> set[int]:
     return cpus
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _size(path: Path) -> int:
-    try:
-        text = path.read_text().strip()
-        return int(text[:-1]) * UNITS[text[-1]] if text and text[-1] in UNITS else int(text or 0)
-    except (OSError, ValueError):
-        return 0
+def _size(text: str) -> int:
+    """ "32768K" as bytes, 0 where it is no size."""
+    number, unit = (text[:-1], UNITS[text[-1]]) if text and text[-1] in UNITS else (text, 1)
+    return int(number) * unit if number.isdigit() else 0
