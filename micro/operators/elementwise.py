@@ -72,10 +72,6 @@ def _cast_kernel(args: Args) -> Run:
     return lambda x: x.to(target)
 
 
-def _cast_cost(args: Args) -> Cost:
-    return Cost(0, X.bytes(args), size_bytes(_cast_to(args), count(args, *X.sizes)), flops_dtype=args["dtype"])
-
-
 def _cast_tolerance(args: Args) -> Tolerance:
     """Half a unit of the narrower one: a cast rounds once. Half a step of float8's smallest values beside it."""
     return Tolerance(max(rounding(_cast_to(args), units=0.5)[0], 1e-12), 2.0**-10 if _cast_to(args) == "float8_e4m3" else 1e-7)
@@ -92,7 +88,7 @@ CAST = Operator(
     inputs=drawn(X),
     kernel=_cast_kernel,
     reference=lambda _args, inputs: inputs[0].double(),
-    cost=_cast_cost,
+    cost=lambda args: Cost(0, X.bytes(args), size_bytes(_cast_to(args), count(args, *X.sizes)), flops_dtype=args["dtype"]),
     tolerance=_cast_tolerance,
     check=lambda args: f"cast from {args['dtype']} to itself moves nothing" if _cast_to(args) == args["dtype"] else "",
     basic=_BASIC,

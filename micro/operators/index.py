@@ -36,10 +36,6 @@ _TOUCHED = TensorSpec((_fewer, "dim_size"), "dtype", integers_or_normal)
 _SOURCE_INDEX, _TARGET_INDEX = normal("src_batch_size", dtype=INDEX), normal("dst_batch_size", dtype=INDEX)
 
 
-def _pick_inputs(args: Args, make: Maker) -> Tensors:
-    return _SOURCE.draw(args, make), make.permutation(args["dst_batch_size"]) % args["src_batch_size"]
-
-
 def _gather_kernel(args: Args) -> Run:
     dim = args["dim_size"]
     return lambda source, index: source.gather(0, index[:, None].expand(-1, dim))
@@ -55,7 +51,7 @@ def _pick(name: str, what: str, kernel: Callable[[Args], Run], dtypes: tuple[str
         name=name,
         help=f"dst_batch_size rows of [src_batch_size, dim_size], {what}",
         arguments=(*_TABLE, dtype_argument(dtypes)),
-        inputs=_pick_inputs,
+        inputs=lambda args, make: (_SOURCE.draw(args, make), make.permutation(args["dst_batch_size"]) % args["src_batch_size"]),
         kernel=kernel,
         reference=lambda _args, inputs: inputs[0][inputs[1]],
         cost=moved((_TOUCHED, _TARGET_INDEX), (_TARGET,), held=(_SOURCE, _TARGET_INDEX, _TARGET)),

@@ -165,10 +165,6 @@ def dispatched(routing: Routing, selected: Tensor, weights: Tensor) -> Tensors:
     return (order // selected.shape[1]).int(), weights.flatten()[order], counts, offsets
 
 
-def _dispatch_inputs(args: Args, make: Maker) -> Tensors:
-    return (_TOKENS.draw(args, make), *selected_experts(Routing.of(args), make))
-
-
 def _dispatch_kernel(args: Args) -> Run:
     routing = Routing.of(args)
 
@@ -213,7 +209,7 @@ MOE_DISPATCH_LOCAL = Operator(
     name="moe_dispatch_local",
     help="of [num_tokens, hidden_size] the rows for this rank's experts, expert after expert, with ids, weights, counts",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, dtype_argument(("bfloat16", "float16", "float32", "int8"), default="bfloat16")),
-    inputs=_dispatch_inputs,
+    inputs=lambda args, make: (_TOKENS.draw(args, make), *selected_experts(Routing.of(args), make)),
     kernel=_dispatch_kernel,
     reference=_dispatch_reference,
     cost=moved((_USED_TOKENS, *_SELECTION), _DISPATCHED, held=(_TOKENS, *_SELECTION, *_DISPATCHED)),
@@ -294,10 +290,6 @@ MOE_SWIGLU = Operator(
 )
 
 
-def _gated_quant_inputs(args: Args, make: Maker) -> Tensors:
-    return (*drawn(_GATE_AND_UP, SMOOTH)(args, make), *counts_and_offsets(Routing.of(args), make))
-
-
 def _gated_quant_kernel(args: Args) -> Run:
     dst_dtype, rows = args["dst_dtype"], rows_of_rank(args)
     return lambda x, smooth, counts, _offsets: quantise(swiglu(x.float()), smooth[expert_of_rows(counts, rows)], dst_dtype)
@@ -312,7 +304,7 @@ MOE_SWIGLU_DYNAMIC_QUANT = Operator(
     name="moe_swiglu_dynamic_quant",
     help="swiglu of the rank's rows, times their expert's smooth factors, quantised",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
-    inputs=_gated_quant_inputs,
+    inputs=lambda args, make: (*drawn(_GATE_AND_UP, SMOOTH)(args, make), *counts_and_offsets(Routing.of(args), make)),
     kernel=_gated_quant_kernel,
     reference=_gated_quant_reference,
     cost=moved(

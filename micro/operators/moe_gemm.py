@@ -167,10 +167,6 @@ def combined(args: Args, rows: Tensor, token: Tensor, weight: Tensor, residual: 
     return result.index_add_(0, token, (rows * weight[:, None]).to(rows.dtype))
 
 
-def _gather_inputs(args: Args, make: Maker) -> Tensors:
-    return (_ROWS.draw(args, make), *_homes(args, make), _RESIDUAL.draw(args, make))
-
-
 def _gather_reference(args: Args, inputs: Tensors) -> Tensor:
     rows, token, weight, residual = inputs
     return combined(args, rows.double(), token, weight.double(), residual.double())
@@ -180,7 +176,7 @@ MOE_GATHER = Operator(
     name="moe_gather",
     help="rows [rows, hidden_size] times their weights, added to their tokens of [num_tokens, hidden_size], and a residual",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, *RESIDUAL, half_precision()),
-    inputs=_gather_inputs,
+    inputs=lambda args, make: (_ROWS.draw(args, make), *_homes(args, make), _RESIDUAL.draw(args, make)),
     kernel=lambda args: lambda rows, token, weight, residual: combined(args, rows, token, weight, residual),
     reference=_gather_reference,
     cost=moved((_ROWS, *HOMES, _RESIDUAL), (_RESULT,), 2, _added_rows, "hidden_size"),  # a product and a sum for each value
