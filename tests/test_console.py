@@ -72,8 +72,6 @@ def test_what_comes_from_outside_is_shown_and_does_nothing() -> None:
     assert text.count("[red]x[/red]") == 6
 
 
-def test_a_pipe_takes_lines_of_any_length_and_columns_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # as Python's readline leaves it to every child
     assert terminal().width > 1_000
-    monkeypatch.setenv("COLUMNS", "80")
-    assert terminal().width == 80

@@ -7,7 +7,6 @@ apart. A file or a pipe has no width to fit.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -38,11 +37,12 @@ STYLES = {"note": "dim", "warning": "yellow", "plain": "", "code": ""}
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Where a command prints: as wide as the terminal, or as COLUMNS says; a file or a pipe takes lines of any length."""
+    """Where a command prints: as wide as the terminal is; a file or a pipe takes lines of any length, whatever COLUMNS says there:
+    Python's readline leaves that to every child."""
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal:
         console.width = UNLIMITED
     return console
 
