@@ -21,6 +21,10 @@ GRACE_S = 3.0
 """From a rank's stacks to its end, so that the other ranks have written theirs."""
 
 
+Why = Literal["steps done", "target reached", "stopped", "diverged"]
+"""Why the ranks came to their end."""
+
+
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True, tag="start", tag_field="record"):
     """An attempt is ready: model built, checkpoint loaded. `start_ns` runs from the process's start.
     `peak_flops` is one rank's; `peak_source` says where it comes from."""
@@ -132,7 +136,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True, tag="end", tag_field=
     """The ranks have come to their end. `state_sha256` is over every rank's parameters, bit for bit."""
 
     attempt: int
-    why: Literal["steps done", "target reached", "stopped", "diverged"]
+    why: Why
     next_step: int
     state_sha256: str
     at_ns: int
@@ -149,6 +153,3 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, tag="event", tag_fi
 
 
 Record = StartRecord | StepRecord | TraceRecord | CollectiveRecord | OperatorRecord | CheckpointRecord | EndRecord | EventRecord
-
-
-Why = Literal["steps done", "target reached", "stopped", "diverged"]
