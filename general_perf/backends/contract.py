@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays = Mapping[str, Array]
 Outputs = dict[str, Array]
-Details = dict[str, int | float | dict[str, int]]
+Details = dict[str, Any]
+"""What a backend adds to its coverage, by names of its own; JSON."""
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SourceFormat = Literal["torch", "torchscript", "onnx"]
 HELD = {"float32": "fp32", "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8", "int4": "int4"}

@@ -149,15 +149,16 @@ class NumericsRecord(Record, kw_only=True, tag="numerics"):
 class AccuracyRecord(Record, kw_only=True, tag="accuracy"):
     """Metrics on real data, ours and the reference's (the model in fp32 on the CPU) on the same samples.
 
-    `samples` counts what the metrics count: questions and not the windows of their texts, queries and not documents.
+    `samples` counts what the metrics count: questions and not the windows of their texts, queries and not documents. A metric
+    that isn't finite is None.
     """
 
     dataset: str = ""
     data_source: str = ""
     samples: int = 0
     data_percent: float = 100.0
-    metrics: dict[str, float] = {}
-    reference_metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
+    reference_metrics: dict[str, float | None] = {}
     decisions_changed: int | None = None
     preprocess_ns: list[int] = []
     postprocess_ns: list[int] = []

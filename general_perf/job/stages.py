@@ -20,6 +20,7 @@ from general_perf.backends.contract import (
     Arrays,
     Backend,
     Compiled,
+    Coverage,
     LoadOptions,
     Outputs,
     Session,
@@ -255,7 +256,7 @@ def _check_room(card: Card, batch: int, limit_bytes: int) -> None:
 def coverage(reporter: Reporter, loaded: Loaded) -> Iterator[Record]:
     """Which part of the graph the backend took."""
     began = time.perf_counter()
-    covered = loaded.maker.coverage(loaded.compiled, loaded.example)
+    covered = msgspec.convert(msgspec.to_builtins(loaded.maker.coverage(loaded.compiled, loaded.example)), Coverage)  # another's may lie
     yield reporter.record(CoverageRecord, coverage=covered, analysis_s=time.perf_counter() - began)
 
 

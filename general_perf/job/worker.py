@@ -108,11 +108,11 @@ def _loaded(reporter: Reporter) -> Loaded | None:
             "compile_s": time.perf_counter() - began,
             "artefact_bytes": _bytes_of(compiled.artefact),
             "peak_host_bytes": limits.peak_bytes(),
-            "options": dict(compiled.options),
-            "optimisations": list(compiled.optimisations),
-            "precision_tool": compiled.precision_tool,
-            "calibration": compiled.calibration,
-            "notes": list(compiled.notes),
+            "options": {str(key): str(value) for key, value in compiled.options.items()},
+            "optimisations": [str(optimisation) for optimisation in compiled.optimisations],
+            "precision_tool": str(compiled.precision_tool),
+            "calibration": compiled.calibration and str(compiled.calibration),
+            "notes": [str(note) for note in compiled.notes],
         }
         reporter.say(reporter.record(CompileRecord, **known))
         stage, known = "load", {}

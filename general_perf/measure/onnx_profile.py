@@ -42,8 +42,7 @@ def flops_of_file(model: SourceModel, inputs: Arrays) -> tuple[int, dict[str, in
         session = cpu_session(model.onnx_path, settings)
         OrtSession(session, model).predict(inputs)
         coverage = coverage_of(kernels_of(session), "CPUExecutionProvider")
-    unknown = coverage.details["operators_without_flops_formula"]
-    return coverage.flops or 0, unknown if isinstance(unknown, dict) else {}
+    return coverage.flops or 0, coverage.details["operators_without_flops_formula"]
 
 
 def kernels_of(session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:

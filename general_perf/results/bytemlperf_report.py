@@ -104,10 +104,10 @@ def _accuracy(records: list[AnyRecord]) -> dict[str, Any]:
     return found
 
 
-def _metric(name: str, value: float, beside: dict[str, float]) -> tuple[str, float]:
+def _metric(name: str, value: float | None, beside: dict[str, float | None]) -> tuple[str, float | None]:
     """F1 of answers is `F1 Score` there, in percent; F1 of classes is none of its metrics and keeps its name."""
     word = "F1 Score" if name == "f1" and "exact_match" in beside else WORDS.get(name, name)
-    return word, 100 * value if word in PERCENTAGES else value
+    return word, 100 * value if value is not None and word in PERCENTAGES else value
 
 
 def _histogram(records: list[AnyRecord]) -> dict[str, Any] | None:

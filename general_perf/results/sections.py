@@ -82,7 +82,7 @@ def _row(row: dict[str, Any]) -> dict[str, str | float | int | None]:
         "int8 %": None if row["int8_share"] is None else f"{100 * row['int8_share']:.3g}",
         "numerics": _verdict_of(row),
         "decisions changed": None if row["decisions_changed"] is None else f"{row['decisions_changed']} of {row['decisions']}",
-        "accuracy": ", ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items()) or None,
+        "accuracy": ", ".join(f"{name} {_figure(value)}" for name, value in row["accuracy"].items()) or None,
         "samples/s": row["best_samples_per_s"],
     }
 
@@ -264,6 +264,10 @@ def _accuracy(jobs: Jobs) -> list[Section]:
         for metric, value in record.metrics.items()
     ]
     return table("Accuracy on real data", rows, note="The reference is the model in fp32 on the CPU.")
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def _mean_us(values_ns: list[int]) -> float | None:

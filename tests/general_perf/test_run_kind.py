@@ -173,6 +173,15 @@ def test_an_accuracy_without_the_references_is_warned_of(records):
     assert warning in KIND.summarise(run_json(GOOD), records)["warnings"]
 
 
+def test_a_metric_that_is_not_finite_is_said(records, tmp_path, capsys):
+    judged = record(GOOD, "accuracy", dataset="d", samples=8, metrics={"f1": None}, reference_metrics={"f1": 0.8})
+    kept = [*(each for each in records if not isinstance(each, AccuracyRecord)), judged]
+    summary = KIND.summarise(run_json(GOOD), kept)
+    show(summary, tmp_path)
+    assert "f1 not finite" in " ".join(capsys.readouterr().out.split())
+    assert KIND.sections(run_json(GOOD), summary, kept)
+
+
 def test_sections_are_plain_and_small(records):
     run = run_json(GOOD, BAD)
     made = KIND.sections(run, KIND.summarise(run, records), records)

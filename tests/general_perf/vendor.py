@@ -33,13 +33,13 @@ class Vendor:
             raise RuntimeError("operator Foo is not implemented")
         artefact = options.work / "vendor.bin"
         artefact.write_bytes(b"x" * 1000)
-        return Compiled(payload=do, artefact=artefact)
+        return Compiled(payload=do, artefact=artefact, options={"streams": 2})
 
     def load(self, compiled, options):
         return Session(compiled.payload)
 
     def coverage(self, compiled, inputs):
-        return Coverage(method="counted by hand", nodes=1, taken_nodes=1, graph_share=1.0)
+        return Coverage(method="counted by hand", nodes=1, taken_nodes=1, graph_share=1.0, details={"units": ["mme", "tpc"]})
 
 class Session:
     def __init__(self, do):
