@@ -70,8 +70,8 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     """The line under the title: what was measured, where, when."""
     subject, versions = view.subject, part(view.subject, "versions")
     name = str(subject.get("name") or "")
-    of = [versions[name]] if name in versions else [f"{other} {version}" for other, version in versions.items()]
-    named = " ".join(filter(None, [name, ", ".join(map(str, of))]))
+    others = ", ".join(f"{other} {version}" for other, version in versions.items())
+    named = f"{name} {versions[name]}" if name in versions else f"{name} ({others})" if others else name
     model = " ".join(str(part) for part in (subject.get("model"), subject.get("dtype")) if part and part != "none")
     found = [
         ("measured", named),
