@@ -15,8 +15,9 @@ sample is then a whole number of turns through all of them.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import cycle, islice
 from statistics import median
 from time import perf_counter_ns
 from types import ModuleType
@@ -205,13 +206,18 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 def measure(run: Run, sets: Sequence[Tensors], stopwatch: Stopwatch, rules: Rules) -> Timed:
     """Time `run` on the sets of arguments in turn. What `run` raises passes through."""
     began = stopwatch.now_ns()
-    ring = _Ring(sets)
-    calls = _whole_turns(_calibrate(run, ring, stopwatch), sets, stopwatch)
+    turns = cycle(sets)
+
+    def sample(calls: int) -> int:
+        arguments = list(islice(turns, calls))  # before the clock starts
+        return stopwatch.time_ns(run, arguments)
+
+    calls = _whole_turns(_calibrate(sample, stopwatch.overhead_ns), sets, stopwatch)
     stationary, warm_up_samples, settled_in = Stationary(), 0, False
     needed_ns = stopwatch.overhead_ns / TIMER_SHARE
     deadline = began + rules.warm_up_s * NS_PER_S
     while not settled_in and stopwatch.now_ns() < deadline:
-        sample_ns = stopwatch.time_ns(run, ring.take(calls))
+        sample_ns = sample(calls)
         warm_up_samples += 1
         if sample_ns < needed_ns and calls < MAX_CALLS:  # it was slow while calibrating: cold, or disturbed
             calls, stationary = _whole_turns(_more_calls(calls, sample_ns, needed_ns), sets, stopwatch), Stationary()
@@ -221,7 +227,7 @@ def measure(run: Run, sets: Sequence[Tensors], stopwatch: Stopwatch, rules: Rule
     warm = stopwatch.now_ns()
     deadline = warm + rules.budget_s * NS_PER_S
     while not samples or stopwatch.now_ns() < deadline:
-        samples.append(stopwatch.time_ns(run, ring.take(calls)))
+        samples.append(sample(calls))
         if settled.feed(samples[-1]):
             stopped_by = "samples" if len(samples) >= rules.max_samples else "precision"
             break
@@ -244,27 +250,12 @@ def _whole_turns(calls: int, sets: Sequence[Tensors], stopwatch: Stopwatch) -> i
     return -(-calls // len(sets)) * len(sets) if getattr(stopwatch, "graph", False) else calls
 
 
-class _Ring:
-    """Argument sets in turn; slices are made before the clock starts."""
-
-    def __init__(self, sets: Sequence[Tensors]) -> None:
-        self._sets, self._ring, self._place = list(sets), list(sets), 0
-
-    def take(self, count: int) -> list[Tensors]:
-        """The next `count` sets."""
-        while len(self._ring) < self._place + count:
-            self._ring += self._sets
-        taken = self._ring[self._place : self._place + count]
-        self._place = (self._place + count) % len(self._sets)
-        return taken
-
-
-def _calibrate(run: Run, ring: _Ring, stopwatch: Stopwatch) -> int:
+def _calibrate(sample: Callable[[int], int], overhead_ns: float) -> int:
     """Calls in a sample, so that the timer's share holds with the fastest of three tries."""
-    needed_ns = stopwatch.overhead_ns / TIMER_SHARE
+    needed_ns = overhead_ns / TIMER_SHARE
     calls = 1
     while calls < MAX_CALLS:
-        elapsed = min(stopwatch.time_ns(run, ring.take(calls)) for _ in range(3 if calls > 1 else 2))
+        elapsed = min(sample(calls) for _ in range(3 if calls > 1 else 2))
         if elapsed >= needed_ns:
             break
         calls = _more_calls(calls, elapsed, needed_ns)
