@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.kinds import Figure
-from bytemlperf.statistics.special import t_quantile, two_tails
-from bytemlperf.statistics.statistics import batched_estimates, estimates, together
+from bytemlperf.statistics.special import two_tails
+from bytemlperf.statistics.statistics import Estimate, batched_estimates, estimates
 
 MIN_SAMPLES = 8
 RESAMPLES = 1_000
@@ -68,9 +68,10 @@ def change(baseline: Figure, new: Figure, *, paired: bool) -> Change:
     measured = _from_samples(baseline, new, paired=paired)
     if measured is None:
         return _from_intervals(ratio, baseline, new)
-    (error, degrees), method = measured
-    reach = math.exp(min(t_quantile(0.975, degrees) * error, math.log(_LARGEST)))
-    return Change(ratio=ratio, low=ratio / reach, high=ratio * reach, p_value=_p_value(math.log(ratio), error, degrees), method=method)
+    log, method = measured
+    reach = math.exp(min(log.reach(), math.log(_LARGEST)))
+    p_value = _p_value(math.log(ratio), log.error, log.degrees)
+    return Change(ratio=ratio, low=ratio / reach, high=ratio * reach, p_value=p_value, method=method)
 
 
 def _why_not(baseline: Figure, new: Figure) -> str:
@@ -83,14 +84,8 @@ def _why_not(baseline: Figure, new: Figure) -> str:
 # -- from samples -------------------------------------------------------------------------
 
 
-class Error(NamedTuple):
-    """Standard error of a logarithm, or of a share, and its degrees of freedom."""
-
-    size: float
-    degrees: int
-
-
-def _from_samples(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Error, str] | None:
+def _from_samples(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Estimate, str] | None:
+    """Of the ratio's logarithm, and how."""
     statistic = baseline.statistic
     if not statistic or statistic != new.statistic:
         return None
@@ -103,7 +98,7 @@ def _from_samples(baseline: Figure, new: Figure, *, paired: bool) -> tuple[Error
     if min(map(len, samples)) < MIN_SAMPLES:
         return None
     first, second = (_own_error(each, statistic) for each in samples)
-    return _together(first, second), "both samples"
+    return first.plus(second), "both samples"
 
 
 def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
@@ -117,7 +112,7 @@ def _pairs(baseline: Figure, new: Figure) -> tuple[Any, Any] | None:
     return _array(baseline.samples)[before], _array(new.samples)[after]
 
 
-def _paired_error(before: Any, after: Any, statistic: str) -> Error | None:
+def _paired_error(before: Any, after: Any, statistic: str) -> Estimate | None:
     """Of log(after's / before's); None where pairs say too little of a percentile."""
     if statistic == "mean":
         return _error_of_mean(after / after.mean() - before / before.mean())
@@ -130,19 +125,17 @@ def _paired_error(before: Any, after: Any, statistic: str) -> Error | None:
     if 0 < numpy.count_nonzero(crossed) < MIN_CROSSED:
         return None
     error = _error_of_mean(crossed)
-    width = t_quantile(0.975, error.degrees) * error.size / math.sqrt(2)
-    return error._replace(size=error.size * _slope(numpy.sort(numpy.concatenate((before, after))), statistic, width))
+    return error.scaled(_slope(numpy.sort(numpy.concatenate((before, after))), statistic, error.reach() / math.sqrt(2)))
 
 
 def _beyond(samples: Any, statistic: str) -> float:
     """How many independent values beyond a percentile, on its thinner side, a sample is worth."""
     share = _share(statistic)
-    error = _error_of_mean((samples <= statistic_of(samples[None, :], statistic)[0]) - share).size
-    spread = share * (1 - share)
-    return min(share, 1 - share) * (min(len(samples), spread / error**2) if error > 0 else len(samples))
+    variance = _error_of_mean((samples <= statistic_of(samples[None, :], statistic)[0]) - share).variance
+    return min(share, 1 - share) * (min(len(samples), share * (1 - share) / float(variance)) if variance > 0 else len(samples))
 
 
-def _resampled_error(before: Any, after: Any, statistic: str) -> Error:
+def _resampled_error(before: Any, after: Any, statistic: str) -> Estimate:
     """The bootstrap's: the same requests are drawn in both, one by one. Near a percentile the values of single requests
     matter, which no formula for large samples knows. That neighbours are alike is then added: as many times as it widens
     the error of the mean difference."""
@@ -155,33 +148,31 @@ def _resampled_error(before: Any, after: Any, statistic: str) -> Error:
     crossed = (after <= at[1]).astype("f8") - (before <= at[0])
     alike = [_alike(each) for each in (numpy.log(after / before), crossed)]
     widest = max(alike)
-    return Error(float(numpy.concatenate(ratios).std(ddof=1)) * widest[0], widest[1])
+    return Estimate((float(numpy.concatenate(ratios).std(ddof=1)) * widest[0]) ** 2, widest[1])
 
 
 def _alike(values: Any) -> tuple[float, int]:
     """How many times the error of the mean is that of independent values, at least 1; and its degrees of freedom."""
     alone, error = float(values.std(ddof=1)) / math.sqrt(len(values)), _error_of_mean(values - values.mean())
-    return (max(1.0, error.size / alone) if alone > 0 else 1.0), error.degrees
+    return (max(1.0, error.error / alone) if alone > 0 else 1.0), error.degrees
 
 
-def _own_error(samples: Any, statistic: str) -> Error:
+def _own_error(samples: Any, statistic: str) -> Estimate:
     """Of the logarithm of one sample's statistic."""
     if statistic == "mean":
         return _error_of_mean(samples / samples.mean() - 1.0)
     at = float(statistic_of(samples[None, :], statistic)[0])
     if at <= 0:
-        return Error(math.inf, 1)
+        return Estimate(math.inf, 1)
     error = _error_of_mean((samples <= at) - _share(statistic))
-    width = t_quantile(0.975, error.degrees) * error.size
-    return error._replace(size=error.size * _slope(numpy.sort(samples), statistic, width))
+    return error.scaled(_slope(numpy.sort(samples), statistic, error.reach()))
 
 
-def _error_of_mean(deviations: Any) -> Error:
+def _error_of_mean(deviations: Any) -> Estimate:
     """Of the mean of values in the order of time: the estimate that reaches furthest."""
     fixed = numpy.rint(numpy.clip(deviations, -_LARGEST, _LARGEST) * _FIXED_POINT).astype("i8")
     ones = numpy.ones_like(fixed)
-    widest = max(batched_estimates(fixed, ones) or estimates(fixed, ones), key=lambda each: each.reach())
-    return Error(math.sqrt(widest.variance) / _FIXED_POINT, widest.degrees)
+    return max(batched_estimates(fixed, ones) or estimates(fixed, ones), key=Estimate.reach).scaled(1 / _FIXED_POINT)
 
 
 def _slope(ordered: Any, statistic: str, width: float) -> float:
@@ -199,12 +190,6 @@ def _slope(ordered: Any, statistic: str, width: float) -> float:
 def _log_at(ordered: Any, share: float) -> float:
     rank = min(max(math.ceil(share * len(ordered) - 1e-9), 1), len(ordered))
     return math.log(max(float(ordered[rank - 1]), math.ulp(0.0)))
-
-
-def _together(first: Error, second: Error) -> Error:
-    """Of a difference of two independent ones."""
-    variance, degrees = together((first.size**2, first.degrees), (second.size**2, second.degrees))
-    return Error(math.sqrt(variance), degrees)
 
 
 def _share(statistic: str) -> float:

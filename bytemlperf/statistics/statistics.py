@@ -93,14 +93,30 @@ def order_interval(ordered: Ordered, share: Fraction) -> Interval:
 
 
 class Estimate(NamedTuple):
-    """Variance of a ratio Σ amounts / Σ sizes, and the degrees of freedom that it stands on."""
+    """Variance of an estimate such as a ratio Σ amounts / Σ sizes, and the degrees of freedom that it stands on."""
 
-    variance: Fraction
+    variance: Fraction | float
     degrees: int
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(self.variance)
 
     def reach(self) -> float:
         """Half of the 95 % interval."""
-        return t_quantile(1.0 - _TAIL, self.degrees) * math.sqrt(self.variance)
+        return t_quantile(1.0 - _TAIL, self.degrees) * self.error
+
+    def scaled(self, factor: float) -> Estimate:
+        """Of what is so many times the estimate."""
+        return Estimate(self.variance * factor**2, self.degrees)
+
+    def plus(self, other: Estimate) -> Estimate:
+        """Of a sum or difference of two independent ones, with Welch and Satterthwaite's degrees of freedom."""
+        one, two = float(self.variance), float(other.variance)
+        if one + two == 0 or math.isinf(one + two):
+            return Estimate(one + two, 1)
+        return Estimate(one + two, max(1, int((one + two) ** 2 / (one**2 / self.degrees + two**2 / other.degrees))))
 
 
 def estimates(amounts: Values, sizes: Values) -> list[Estimate]:
@@ -240,24 +256,15 @@ def sample_interval(values: Values, ordered: Ordered, share: Fraction) -> Interv
     return effective_interval(ordered, share, effective_count(at_most, numpy.ones_like(at_most), share))
 
 
-def together(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, int]:
-    """Variance of a difference of two independent ones and its degrees of freedom, from theirs (Welch and Satterthwaite)."""
-    one, other = first[0], second[0]
-    if one + other == 0 or math.isinf(one + other):
-        return one + other, 1
-    return one + other, max(1, int((one + other) ** 2 / (one**2 / first[1] + other**2 / second[1])))
-
-
 def ratio(above: Values, below: Values) -> tuple[float, float | None, float | None]:
     """mean(above) / mean(below) of independent runs' values in the order of time, with a 95 % interval by the delta method on the
     logarithm, each variance the widest of `estimates`; no interval from a single value."""
     values = column(above), column(below)
-    numbers = [numpy.ones_like(amounts) for amounts in values]
-    means = [Fraction(total_of(amounts), len(amounts)) for amounts in values]
-    value = float(means[0] / means[1])
+    means = [float(Fraction(total_of(amounts), len(amounts))) for amounts in values]
+    value = means[0] / means[1]
     if min(map(len, values)) < 2:
         return value, None, None
-    widest = [max(estimates(*pair), key=Estimate.reach) for pair in zip(values, numbers, strict=True)]
-    spread, degrees = together(*((float(each.variance / mean**2), each.degrees) for each, mean in zip(widest, means, strict=True)))
-    factor = math.exp(t_quantile(1.0 - _TAIL, degrees) * math.sqrt(spread))
+    widest = (max(estimates(amounts, numpy.ones_like(amounts)), key=Estimate.reach) for amounts in values)
+    first, second = (each.scaled(1 / mean) for each, mean in zip(widest, means, strict=True))
+    factor = math.exp(first.plus(second).reach())
     return value, value / factor, value * factor
