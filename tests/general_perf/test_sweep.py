@@ -209,7 +209,7 @@ def test_live_metrics_tell_what_is_done_and_how_long_calls_took(place, tmp_path)
     assert sweep.stderr is not None
     address = next(line.split()[2] for line in sweep.stderr if line.startswith("metrics at"))
     assert address.startswith("http://127.0.0.1:")
-    next(line for line in sweep.stderr if line.startswith("[2/2]"))
+    next(line for line in sweep.stderr if line.startswith("[1/2]"))
     with urllib.request.urlopen(address, timeout=10) as answer:
         text = answer.read().decode()
     sweep.communicate(timeout=60)
