@@ -34,7 +34,7 @@ def test_no_forbidden_arrow() -> None:
     assert found == set(REASONED)
 
 
-MOST_INSIDE_FUNCTIONS = 92
+MOST_INSIDE_FUNCTIONS = 52
 """Imports of ours inside functions, beside the command lines' (whose help must not wait for them). May only fall: what needs no
 optional package and costs no start-up is imported at the top."""
 
@@ -45,7 +45,7 @@ def test_own_modules_are_imported_at_the_top() -> None:
 
 def inside_functions(path: Path) -> int:
     """How many imports of ours a file makes inside its functions; 0 for a command line."""
-    if path.name in ("cli.py", "app.py"):
+    if path.name in ("cli.py", "app.py") or (path.name == "command.py" and path.parent.name != "command"):
         return 0
     functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     found = {node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)}

@@ -17,12 +17,15 @@ from bytemlperf.extras import require
 from bytemlperf.report.live import live
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
 from general_perf.backends.registry import check_options
 from general_perf.command.flags import Flags, Output
 from general_perf.command.plan import plan
 from general_perf.job.job import Job
 from general_perf.job.live import exporter
+from general_perf.job.sweep import run_sweep
+from general_perf.results.bytemlperf_report import write_bytemlperf
 
 KIND = "general"
 EXIT_FAILED = 1
@@ -73,7 +76,6 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
 
 def report_general(folder: Path, *, bytemlperf: bool) -> int:
     """The table of a run, and the reports asked for."""
-    from bytemlperf.runs.folder import read_run_json
 
     run = read_run_json(folder)
     if run.get("kind") != KIND:
@@ -96,13 +98,11 @@ def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *,
     """ByteMLPerf's JSON, as asked; their paths."""
     if not bytemlperf:
         return []
-    from general_perf.results.bytemlperf_report import write_bytemlperf
 
     return write_bytemlperf(folder, run, summary)
 
 
 def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
-    from general_perf.job.sweep import run_sweep
 
     view = LiveView("", "jobs", quiet=output.quiet, total=len(jobs))
     try:

@@ -14,21 +14,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import json_of
+from bytemlperf.runs.folder import read_run_json, write_json
+from bytemlperf.runs.records import RunRecords
+from training.plan.flags import Flags
+from training.plan.layout import Layout
+from training.plan.plan import PLAN_NAME, read_plan
 from training.results.checks import REFERENCE_STEPS
+from training.results.history import History
 from training.results.records import Record
 from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
-
-if TYPE_CHECKING:
-    from training.plan.flags import Flags
-    from training.plan.layout import Layout
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "references"
 LOCAL_FLAGS = ("--runs-dir", "--label", "--out")
@@ -100,10 +102,6 @@ def _portable(command: list[str]) -> list[str]:
 
 def keep_reference(run_folder: Path, into: Path) -> None:
     """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
-    from bytemlperf.runs.folder import read_run_json, write_json
-    from bytemlperf.runs.records import RunRecords
-    from training.plan.plan import PLAN_NAME, read_plan
-    from training.results.history import History
 
     run = read_run_json(run_folder)
     plan = read_plan(run_folder / PLAN_NAME)
@@ -130,10 +128,6 @@ def keep_reference(run_folder: Path, into: Path) -> None:
 
 def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
-    from bytemlperf.runs.folder import read_run_json
-    from bytemlperf.runs.records import RunRecords
-    from training.plan.plan import PLAN_NAME, read_plan
-    from training.results.history import History
 
     if read_run_json(folder).get("kind") != "training":
         raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")

@@ -18,15 +18,18 @@ from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stoppin
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.machine import nvidia_gpus
 from bytemlperf.report.live import live
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish
 from training.command.reference import earlier_run, find_reference, keep_reference
 from training.plan.flags import Flags, Output
 from training.plan.layout import Layout, TrainerName
-from training.plan.memory import Estimate, check_memory, estimate
+from training.plan.memory import ESTIMATE_BAND, Estimate, check_memory, estimate, gib
 from training.plan.plan import PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
 from training.results.checks import REFERENCE_STEPS
+from training.results.micro_reference import micro_collectives
 from training.results.records import STOP_FILE
 from training.watch import launch
 from training.watch.follow import Follower
@@ -34,6 +37,7 @@ from training.watch.live import TrainingView
 from training.watch.metrics import TrainingMetrics
 from training.workload.choices import Sharding
 from training.workload.corpus import prepare_corpus, resolve_tokenizer
+from training.workload.flops import forward_formula
 from training.workload.workload import Workload, vocabulary
 
 PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
@@ -82,8 +86,6 @@ def prepare(flags: Flags) -> Prepared:
     needed = needed_memory(workload, layout, flags.trainer, flags.sharding, device, flags.nproc, check=not flags.skip_memory_check)
     micro = []
     if flags.micro_run is not None:
-        from training.results.micro_reference import micro_collectives
-
         micro = micro_collectives(flags.micro_run)
     earlier = None if flags.rerun_of is None else earlier_run(flags.rerun_of, flags, workload, layout)
     return Prepared(flags, workload, layout, device, needed, micro, earlier)
@@ -190,7 +192,6 @@ def _with_peak(plan: Plan, device: Device) -> Plan:
     """The peak that MFU is of: the user's, else the spec card's of a known GPU, else none: the ranks measure one."""
     if plan.peak_tflops is not None:
         return msgspec.structs.replace(plan, peak_source="given with --peak-tflops")
-    from bytemlperf.hardware import cards
 
     card = cards.match_name(device.name)
     precision = str(plan.workload["training"]["precision"])
@@ -202,7 +203,6 @@ def _with_peak(plan: Plan, device: Device) -> Plan:
 
 def choose_device(wish: str, ranks_here: int) -> Device:
     """What the ranks will run on. Raises UserError."""
-    from bytemlperf.hardware.machine import nvidia_gpus
 
     gpus = [] if wish == "cpu" else nvidia_gpus()
     if not gpus:
@@ -232,8 +232,6 @@ def run_train(flags: Flags, argv: list[str]) -> int:
 
 def run_dry(flags: Flags) -> int:
     """`--dry-run`: what would be done, and how much memory a rank would need."""
-    from training.plan.memory import ESTIMATE_BAND, gib
-    from training.workload.flops import forward_formula
 
     prepared = prepare(flags)
     layout, needed = prepared.layout, prepared.needed

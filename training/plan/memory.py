@@ -17,9 +17,10 @@ import msgspec
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.errors import UserError
 from training.plan.layout import Layout, TrainerName
+from training.workload.architectures import build_model, loss_of
 from training.workload.choices import Sharding
 from training.workload.flops import layer_parameters, outer_parameters
-from training.workload.workload import Workload
+from training.workload.workload import IMAGE_PIXELS, Workload
 
 CPU_PROCESS_BYTES: dict[TrainerName, int] = {"torch": 470 << 20, "megatron": 420 << 20}
 """Resident size of a rank before the model, with the libraries of the trainer and a step's profile (measured)."""
@@ -128,8 +129,6 @@ def _counted(workload: Workload) -> tuple[int, int, int]:
     that is built without memory (torch's `meta` device)."""
     import torch
 
-    from training.workload.architectures import build_model
-
     with torch.device("meta"):
         model = build_model(workload, 0)
         sizes = [parameter.numel() for parameter in model.parameters()]
@@ -139,9 +138,6 @@ def _counted(workload: Workload) -> tuple[int, int, int]:
 def kept_bytes(workload: Workload, model: Any) -> int:
     """Bytes that autograd keeps of a forward pass of one micro-batch on the default device, parameters left out."""
     import torch
-
-    from training.workload.architectures import loss_of
-    from training.workload.workload import IMAGE_PIXELS
 
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Any] = {}
