@@ -15,7 +15,7 @@ from bytemlperf.runs.kinds import Figure, Plot, Table
 from micro.command.live import MicroMetrics
 from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.results.kind import KIND
-from micro.results.table import COLUMNS, cells, filled
+from micro.results.table import cells, remarks
 from micro.sweep.row import Row, last_rows
 from tests.micro.made import cases, peaks, run_and_records
 
@@ -54,15 +54,15 @@ def sections() -> list[Any]:
 
 
 def test_the_table_shows_what_was_warm_and_what_binds() -> None:
-    columns, lines = filled(ROWS)
-    by_buffers = {str(line[columns.index("buffers")]) for line in lines}
+    lines = [cells(row) for row in ROWS]
+    by_buffers = {line["buffers"] for line in lines}
     assert by_buffers >= {"hot", "warm", "cold"}
     large = lines[5]  # 1024 x 256 x 64: 2e-9 s a thousand FLOPs are 20 GFLOP/s of 1 TFLOP/s
-    assert large[columns.index("MFU %")] == pytest.approx(2.0, rel=0.01)
-    assert large[columns.index("noise")] == "steady"
+    assert large["MFU %"] == pytest.approx(2.0, rel=0.01)
+    assert large["noise"] == "steady"
     link = lines[6]
-    assert link[columns.index("CBU %")] == pytest.approx(100 * 1.024 / 4, rel=0.01)
-    assert link[columns.index("GB/s")] is None
+    assert link["CBU %"] == pytest.approx(100 * 1.024 / 4, rel=0.01)
+    assert link["GB/s"] is None
 
 
 def test_a_case_without_a_result_is_a_figure_with_its_reason() -> None:
@@ -198,8 +198,8 @@ def test_two_runs_compare_from_their_samples() -> None:
 
 def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
     for shares, column in (({"mbu_sheet": 0.5}, "MBU % sheet"), ({"mbu_sheet": 0.5, "mfu_sheet": 0.2, "roof_sheet": 0.5}, "% of sheet")):
-        columns, (line,) = filled([msgspec.structs.replace(ROWS[5], efficiency=shares)])
-        assert [(name, value) for name, value in zip(columns, line, strict=True) if "sheet" in name] == [(column, 50.0)]
+        line = cells(msgspec.structs.replace(ROWS[5], efficiency=shares))
+        assert [(name, value) for name, value in line.items() if "sheet" in name and value is not None] == [(column, 50.0)]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,5 @@ def test_the_verdict_says_when_all_is_noise_thin_or_left_out(
 def test_what_is_above_the_measured_peak_is_remarked_at_its_row() -> None:
     shares = {"mfu_measured": 0.3, "mbu_measured": 1.2, "roof_measured": 1.2, "mbu_sheet": 3.0}
     row = msgspec.structs.replace(ROWS[5], efficiency=shares)
-    assert "MBU 120%: the measured peak is low, or a cache kept the result" in str(cells(row)[COLUMNS.index("remarks")])
-    assert "MBU" not in str(
-        cells(msgspec.structs.replace(row, efficiency={"mbu_measured": 1.04, "mbu_sheet": 3.0}))[COLUMNS.index("remarks")]
-    )
+    assert "MBU 120%: the measured peak is low, or a cache kept the result" in remarks(row)
+    assert "MBU" not in remarks(msgspec.structs.replace(row, efficiency={"mbu_measured": 1.04, "mbu_sheet": 3.0}))
