@@ -11,6 +11,7 @@ from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_fla
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
+from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 
@@ -37,6 +38,22 @@ def serve_bench(flags: Flags) -> None:
     from bytemlperf_llm.run.bench import serve_bench as run
 
     raise typer.Exit(run(flags, sys.argv))
+
+
+@app.command(cls=VllmCommand, short_help="Find the highest request rate that holds service levels.")
+@with_flags
+def capacity(
+    flags: Annotated[Flags, only(*CAPACITY_FLAGS)],
+    asked: CapacityFlags,
+) -> None:
+    """Find the highest Poisson request rate at which --share of requests meet every --goodput level.
+
+    The answer is an interval [holds at, fails at] of two resolved probes. Exit status: 0 a rate holds, 1 none was resolved as holding,
+    2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.capacity.command import capacity as find
+
+    raise typer.Exit(find(flags, asked, sys.argv))
 
 
 app.command()(summarize)

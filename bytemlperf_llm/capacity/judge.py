@@ -45,7 +45,7 @@ HOLDS_POWER, FAILS_POWER, MOST_AT_LIMIT = 2 / 3, 1 / 2, 4.0
 """A test asks what would be seen at the limit, where misses come in longer clusters than below it, and a probe that happens to miss little
 happens to find them short. The number of requests that count as one grows with the share missed by about this power (M/M/1 near its
 limit: 0.62 to 0.71), and is taken at the limit; without that one probe in 25 at the limit held that should be one in 400."""
-OVERLOAD_SIGMAS = 5.0
+OVERLOAD_SIGMAS = 4.0
 """Over √requests: seconds of latency for each second of arrivals beyond which it plainly grows. A queue just at capacity walks at
 random, by some √2/√requests."""
 

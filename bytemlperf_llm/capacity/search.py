@@ -34,6 +34,8 @@ RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 LEAST_RATE_SHARE = 1 / 1024
 """Of the first rate: where even this fails, nothing holds."""
 MAX_PROBES = 40
+LEAST_REQUESTS = 2 * UNITS
+"""Of a probe: two for each stretch that sums are kept of."""
 MOST_OF_GAP = 0.8
 """Of the distance from the estimate to what is resolved: what can be paid for brings less than a fifth of it, and the search ends."""
 LEAST_SLOPE = 1.0
@@ -67,16 +69,18 @@ class Goal(msgspec.Struct, frozen=True):
     @property
     def needed(self) -> int:
         """Requests without which not even one faultless probe could hold."""
-        return first_look(self.share, self.errors.times(RANGE_SHARE / 2))
+        return max(first_look(self.share, self.errors.times(RANGE_SHARE / 2)), LEAST_REQUESTS)
 
 
 class Purpose(StrEnum):
-    """What a probe is for: to find the range, to say where in it the capacity is, to hold, to fail."""
+    """What a probe is for: to find the range, to say where in it the capacity is, to hold, to fail, to confirm the
+    answer."""
 
     RANGE = "range"
     ESTIMATE = "estimate"
     LOW = "holds"
     HIGH = "fails"
+    CONFIRM = "confirm"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -142,6 +146,13 @@ class Search:
 
     def tell(self, probe: Probe) -> None:
         self.probes.append(probe)
+
+    def confirming(self, requests: int) -> Plan | None:
+        """A run of this length at the rate that holds; None where none does, or one has been."""
+        rate = self.holds_at
+        if rate is None or any(probe.purpose is Purpose.CONFIRM and probe.rate == rate for probe in self.probes):
+            return None
+        return Plan(rate, requests, requests, self._errors(Purpose.CONFIRM), Purpose.CONFIRM)
 
     def stopped_because(self) -> str | None:
         """None while the search goes on."""
@@ -216,7 +227,7 @@ class Search:
 
     def _plan(self, rate: float, limit: int, purpose: Purpose) -> Plan:
         errors = self._errors(purpose)
-        first = max(self.goal.needed // 2, 2 * UNITS)
+        first = max(self.goal.needed // 2, LEAST_REQUESTS)
         return Plan(float(f"{rate:.5g}"), first, max(first, min(limit, self._remaining())), errors, purpose)
 
     def _remaining(self) -> int:

@@ -1,0 +1,200 @@
+"""`bmp-llm capacity`: probes on one started engine, under one folder, until the search is over; then a confirming run and an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from bytemlperf.command.console import print_sections, sayer, terminal
+from bytemlperf.errors import UserError
+from bytemlperf.redaction import Redactor, option_secrets
+from bytemlperf.runs.folder import create_run_folder
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.capacity.flags import CapacityFlags
+from bytemlperf_llm.capacity.probing import ProbeRun, Started, levels_of, meets
+from bytemlperf_llm.capacity.result import Capacity, ProbeRow, read_capacity
+from bytemlperf_llm.capacity.search import Goal
+from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.loadgen.engine_start import start_engine
+from bytemlperf_llm.loadgen.loops import loop_factory
+from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.replay import worker_config
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import resolve
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run import preflight
+from bytemlperf_llm.workload.schedule import ALL, Schedule
+
+LONE_REQUESTS = 3
+FIRST_OF_AUTO = 0.5
+"""Of the rate that `auto` would run at, for the first probe."""
+EXIT_NOTHING, EXIT_INTERRUPTED = 1, 130
+LEVELS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
+
+
+def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
+    """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
+    goal = asked.goal()
+    if flags.base_url is not None and flags.engine == Flags().engine:
+        flags = flags.changed(engine="openai")
+    plan = resolve(flags)
+    slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.scenario.slo, key)) is not None}
+    if not slo_ms:
+        raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
+    hunt = Hunt(flags, asked, goal, slo_ms, ["bmp-llm", *argv[1:]])
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(hunt.run(plan))
+    found = hunt.found
+    if not flags.quiet:
+        print_sections(terminal(), found.sections())
+    print(hunt.folder)
+    if found.stopped_because == "interrupted":
+        return EXIT_INTERRUPTED
+    return EXIT_NOTHING if found.holds_at_rps is None else 0
+
+
+class Hunt:
+    """One search on real load."""
+
+    found: Capacity
+    folder: Path
+
+    def __init__(self, flags: Flags, asked: CapacityFlags, goal: Goal, slo_ms: dict[str, float], argv: list[str]) -> None:
+        self._flags, self._asked, self._goal, self._slo_ms, self._argv = flags, asked, goal, slo_ms, argv
+        self._redactor = Redactor()
+        say = sayer(quiet=flags.quiet)
+        self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
+
+    async def run(self, plan: Any) -> None:
+        """Engine, first rate, probes, confirming run. Raises UserError before the first probe."""
+        before = None if self._asked.resume is None else self._before(self._asked.resume)
+        engine_type = engine_class(self._flags.engine)
+        self._redactor = Redactor(option_secrets(plan.engine_options))
+        async with AsyncExitStack() as stack:
+            engine = engine_type()
+            stack.push_async_callback(engine.close)
+            pacer = real_pacer()
+            stack.callback(pacer.close)
+            started = await self._start(engine, engine_type, pacer, plan)
+            if before is None:
+                first_rate = await self._first_rate(started)
+                self.folder = create_run_folder(self._flags.runs_dir, "capacity", plan.label)
+                about = {"name": self._flags.engine, "model": started.info.model, "versions": started.info.versions}
+                self.found = Capacity(
+                    command=self._redactor.command(self._argv),
+                    flags=self._recorded(),
+                    engine=about,
+                    goal=self._goal,
+                    slo_ms=self._slo_ms,
+                    first_rate_rps=first_rate,
+                )
+            else:
+                self.folder, self.found = before
+            await self._search(started)
+
+    async def _start(self, engine: Any, engine_type: Any, pacer: Any, plan: Any) -> Started:
+        preflight.check_available(engine_type, self._flags.engine)
+        model = preflight.resolve_model(engine_type, self._flags.model, self._say)
+        begun_s = time.monotonic()
+        self._say(f"starting engine {self._flags.engine}" + (f" with {model.name}" if model else ""))
+        info = await start_engine(engine, model, plan.engine_options, self._redactor)
+        plan = preflight.fit_prompts(plan, model, info)
+        schedule, timeouts = Schedule(plan.scenario, plan.flags.seed), worker_config(plan.scenario, ALL, keep_output=False).timeouts
+        workload = schedule.workload()
+        longest = preflight.longest_request(schedule, workload)
+        await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
+        self._say(f"engine ready after {time.monotonic() - begun_s:.1f} s")
+        await preflight.warm_up(engine, workload, plan.scenario.warmup_requests, timeouts)
+        started = Started(engine, engine_type, info, model, plan, self._slo_ms, pacer, self._redactor, self._argv)
+        await self._lone_requests_meet(started)
+        return started
+
+    async def _lone_requests_meet(self, started: Started) -> None:
+        """Raises UserError where requests on their own miss a level: no rate can hold then."""
+        records = [await lone(started, place) for place in range(LONE_REQUESTS)]
+        for name, limit_ms in self._slo_ms.items():
+            if records and not any(meets(record, {name: limit_ms})[name] for record in records):
+                reached = [level / NS_PER_MS for record in records if (level := levels_of(record).get(name)) is not None]
+                best = f"{min(reached):.4g} ms at best" if reached else "none of them was answered"
+                raise UserError(
+                    f"even a lone request misses {name}:{limit_ms:g}: {best} of {len(records)}", "give a longer level, or shorter requests"
+                )
+
+    async def _first_rate(self, started: Started) -> float:
+        rate = started.plan.rate
+        if rate is not None:
+            return rate
+        auto = started.plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
+        plan = started.plan.__class__(flags=self._flags, scenario=auto, engine_options=started.plan.engine_options)
+        workload = Schedule(auto, self._flags.seed).workload()
+        resolved, found = await preflight.resolve_rate(plan, started.engine, workload, started.pacer, self._redactor)
+        if found is not None:
+            self._say(found.sentence())
+        return float(f"{float(resolved.arrival.rate or 1.0) * FIRST_OF_AUTO:.3g}")  # type: ignore[arg-type]
+
+    def _recorded(self) -> dict[str, Any]:
+        """Of the flags, what another search must have in common with this one."""
+        aside = ("headers", "quiet", "runs_dir", "label", "api_key_file")
+        flags = {name: value for name, value in self._flags.recorded().items() if name not in aside}
+        return self._redactor.deep(flags)  # type: ignore[return-value]
+
+    def _before(self, folder: Path) -> tuple[Path, Capacity]:
+        found = read_capacity(folder)
+        if found.flags != self._recorded() or found.slo_ms != self._slo_ms or found.goal.share != self._goal.share:
+            raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its capacity.json")
+        found.goal = self._goal
+        return folder, found
+
+    async def _search(self, started: Started) -> None:
+        search, reason = self.found.search(), None
+        while reason is None:
+            plan = search.plan() or (search.confirming(confirm) if (confirm := self._asked.confirmation(self._goal)) else None)
+            if plan is None:
+                reason = search.stopped_because() or "requests"
+                break
+            run = SuiteRun.reserve(self.folder, "llm", f"{len(search.probes):02}-{plan.rate:g}rps")
+            with run:
+                probed = await ProbeRun(run, started, plan, search).probed()
+            if probed.stopped_by_user:
+                reason = "interrupted"
+            elif (await lone(started, 100 + len(search.probes))).outcome != "ok":
+                reason = "server"
+            elif probed.probe is not None:
+                search.tell(probed.probe)
+                row = ProbeRow.of(run.folder.name, probed.probe, probed.met)
+                self.found.probes.append(row)
+                note = row.client_limited or ("" if row.steady else "unsteady")
+                self._say(
+                    f"{row.rate_rps:g} requests/s: {1 - row.missed:.2%} of {row.judged} requests met every level: "
+                    f"{row.outcome}{f' ({note})' if note else ''}"
+                )
+            self.found.concluded(search, reason or "").write(self.folder)
+        self.found.concluded(search, reason).write(self.folder)
+
+
+class _Kept:
+    """A sink of one record."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+        self.ended = self.records.append
+
+    def started(self) -> None:
+        """Nothing to count."""
+
+
+async def lone(started: Started, place: int) -> RequestRecord:
+    """One request on its own, under the run's time limits, outside of every probe."""
+    scenario, kept = started.plan.scenario, _Kept()
+    timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
+    request = Schedule(scenario, started.plan.flags.seed).workload().aside(place, "lone")
+    worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
+    await worker.run_closed(iter([request]), 1, monotonic_ns())
+    return kept.records[0]
