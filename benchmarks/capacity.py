@@ -1,6 +1,6 @@
 """Is the capacity right? `bmp-llm capacity`'s search on simulated engines of known capacity, beside the rules of two other tools.
 
-    python -m benchmarks.capacity [--seeds 200] [--engines mm1,cliff] [--quick] [--json FILE]
+    python -m benchmarks.capacity [--seeds 200] [--engines M/M/1,cliff] [--controls 500,5000]
 
 The truth is the highest rate at which 95 % of requests meet their level: by formula for M/M/1, by definition for the cliff, and by a
 simulation of `TRUTH_REQUESTS` at each of a few rates for the others. Shown for each engine and rule, over all seeds: the share of
@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing import Pool
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -223,8 +220,7 @@ def aiperf(engine: Engine, seed: int, requests: int) -> Answer:
 # -- the table --------------------------------------------------------------------------------
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     engine: str
     rule: str
     truth: float
@@ -232,7 +228,6 @@ class Row:
     above: float
     requests: float
     width: float
-    answers: list[Answer] = field(default_factory=list, repr=False)
 
     @property
     def good(self) -> bool:
@@ -258,7 +253,6 @@ def row_of(engine: Engine, rule: str, truth: float, answers: list[Answer]) -> Ro
         sum(answer.holds > truth for answer in answers) / count,
         median(answer.requests for answer in answers),
         median(answer.fails / answer.holds - 1 if answer.holds else math.inf for answer in answers),
-        answers,
     )
 
 
@@ -283,19 +277,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--quick", action="store_true", help="20 seeds, small controls")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--controls", default=",".join(map(str, CONTROL_REQUESTS)), help="requests a probe; empty: no controls")
     options = parser.parse_args()
-    seeds, controls = (20, CONTROL_REQUESTS[:2]) if options.quick else (options.seeds, CONTROL_REQUESTS)
+    controls = tuple(int(text) for text in options.controls.split(",") if text)
     print(HEAD)
-    rows = []
     with Pool(2) as pool:
         for name in options.engines.split(","):
-            for row in rows_of(ENGINES[name], seeds, pool, controls):
+            for row in rows_of(ENGINES[name], options.seeds, pool, controls):
                 print(row.line(), flush=True)
-                rows.append(row)
-    if options.json:
-        options.json.write_text(json.dumps([{**vars(row)} for row in rows]))
 
 
 if __name__ == "__main__":

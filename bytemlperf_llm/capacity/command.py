@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,7 @@ class Hunt:
         async with AsyncExitStack() as stack:
             engine = engine_type()
             stack.push_async_callback(engine.close)
-            pacer = real_pacer()
-            stack.callback(pacer.close)
-            started = await self._start(engine, engine_type, pacer, plan)
+            started = await self._start(engine, engine_type, plan)
             if before is None:
                 first_rate = await self._first_rate(started)
                 self.folder = create_run_folder(self._flags.runs_dir, "capacity", plan.label)
@@ -99,7 +97,7 @@ class Hunt:
                 self.folder, self.found = before
             await self._search(started)
 
-    async def _start(self, engine: Any, engine_type: Any, pacer: Any, plan: Any) -> Started:
+    async def _start(self, engine: Any, engine_type: Any, plan: Any) -> Started:
         preflight.check_available(engine_type, self._flags.engine)
         model = preflight.resolve_model(engine_type, self._flags.model, self._say)
         begun_s = time.monotonic()
@@ -112,7 +110,7 @@ class Hunt:
         await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
         self._say(f"engine ready after {time.monotonic() - begun_s:.1f} s")
         await preflight.warm_up(engine, workload, plan.scenario.warmup_requests, timeouts)
-        started = Started(engine, engine_type, info, model, plan, self._slo_ms, pacer, self._redactor, self._argv)
+        started = Started(engine, engine_type, info, model, plan, self._slo_ms, self._redactor, self._argv)
         await self._lone_requests_meet(started)
         return started
 
@@ -134,7 +132,8 @@ class Hunt:
         auto = started.plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
         plan = started.plan.__class__(flags=self._flags, scenario=auto, engine_options=started.plan.engine_options)
         workload = Schedule(auto, self._flags.seed).workload()
-        resolved, found = await preflight.resolve_rate(plan, started.engine, workload, started.pacer, self._redactor)
+        with closing(real_pacer()) as pacer:
+            resolved, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, self._redactor)
         if found is not None:
             self._say(found.sentence())
         return float(f"{float(resolved.arrival.rate or 1.0) * FIRST_OF_AUTO:.3g}")  # type: ignore[arg-type]

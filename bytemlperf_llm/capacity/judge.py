@@ -35,6 +35,8 @@ BATCHES = (120, 60, 30)
 """A probe is cut into so many stretches that follow each other, as an autoregression; the one that says most counts: short stretches give a
 variance that is well known, long ones outlast the queue's memory (Schmeiser, Operations Research 30(3), 1982: 10 to 30)."""
 LEAST_DEGREES = 3
+DESCRIBED = 0.975
+"""Level at which a probe's worth is stated; a verdict takes it at its own."""
 MAX_MEMORY = 0.6
 """Correlation of neighbouring thirtieths of a probe beyond which it is too short for its own memory: it happens by chance once in 2,000."""
 MAX_TREND = 3.5
@@ -110,13 +112,16 @@ def look_at(missed: Column, latency: Column, due: Column, share: float, errors: 
     misses, latencies = sums_between(missed, edges), sums_between(latency, edges)
     rate = sum(misses) / count
     limit = 1.0 - share
-    worth = _worth(misses, latencies, sizes, latency[start:], rate, limit, errors)
+    worth, tested = (
+        _worth(misses, latencies, sizes, latency[start:], rate, limit, level)
+        for level in (DESCRIBED, 1.0 - (errors.holds if rate < limit else errors.fails))
+    )
     steady = _is_steady(latencies, sizes)
     overloaded = _overloaded(latencies, sizes, int(due[-1] - due[start]))
     outcome = Outcome.UNRESOLVED
-    if overloaded or (rate > limit and steady and _at_least(worth, rate, limit) <= errors.fails):
+    if overloaded or (rate > limit and steady and _at_least(tested, rate, limit) <= errors.fails):
         outcome = Outcome.FAILS
-    elif rate < limit and steady and _at_most(worth, rate, limit) <= errors.holds:
+    elif rate < limit and steady and _at_most(tested, rate, limit) <= errors.holds:
         outcome = Outcome.HOLDS
     return Look(outcome, len(missed), count, rate, worth, steady, overloaded)
 
@@ -131,23 +136,22 @@ def _at_least(worth: float, rate: float, limit: float) -> float:
 
 
 def _worth(
-    misses: Sequence[int], latencies: Sequence[int], sizes: Sequence[int], latency: Column, rate: float, limit: float, errors: Errors
+    misses: Sequence[int], latencies: Sequence[int], sizes: Sequence[int], latency: Column, rate: float, limit: float, level: float
 ) -> float:
-    """Independent requests that the probe's would be worth if `limit` of them missed."""
-    count, level, factors = sum(sizes), 1.0 - (errors.holds if rate < limit else errors.fails), [1.0]
+    """Independent requests that the probe's would be worth if `limit` of them missed, for a statement at this level."""
+    count, factors, at_limit = sum(sizes), [1.0], 1.0
     if 0.0 < rate < 1.0:
-        factors += _factors(misses, sizes, rate * (1 - rate), level)
+        at_limit = min((limit / rate) ** (HOLDS_POWER if rate < limit else FAILS_POWER), MOST_AT_LIMIT)
+        factors += _factors(misses, sizes, rate * (1 - rate), at_limit, level)
     if min(rate, 1 - rate) * count < FEW_MISSES:
         variance = float(latency.var())
-        factors += _factors(latencies, sizes, variance, level) if variance else []
-    growth = 1.0
-    if rate:
-        growth = min((limit / rate) ** (HOLDS_POWER if rate < limit else FAILS_POWER), MOST_AT_LIMIT)
-    return count / (1.0 + (max(factors) - 1.0) * growth)
+        factors += _factors(latencies, sizes, variance, at_limit, level) if variance else []
+    return count / max(factors)
 
 
-def _factors(amounts: Sequence[int], sizes: Sequence[int], variance: float, level: float) -> list[float]:
-    """Variance of the mean over that of independent values, for each number of batches, as Student's t takes it at this level."""
+def _factors(amounts: Sequence[int], sizes: Sequence[int], variance: float, at_limit: float, level: float) -> list[float]:
+    """Variance of the mean over that of independent values, for each number of batches: its excess grown to that at the limit, and all
+    of it to what Student's t makes of it at this level."""
     factors = []
     for batches in BATCHES:
         _, off, memory = _batched(amounts, sizes, batches)
@@ -155,7 +159,8 @@ def _factors(amounts: Sequence[int], sizes: Sequence[int], variance: float, leve
         growth = (1 + memory) / (1 - memory)
         degrees = max(LEAST_DEGREES, int((batches - 1) / growth))
         spread = sum(each * each for each in off) / (batches - 1) / batches * growth
-        factors.append(spread * sum(sizes) / variance * (t_quantile(level, degrees) / normal_quantile(level)) ** 2)
+        excess = max(0.0, spread * sum(sizes) / variance - 1.0)
+        factors.append((1.0 + excess * at_limit) * (t_quantile(level, degrees) / normal_quantile(level)) ** 2)
     return factors
 
 

@@ -16,7 +16,7 @@ from bytemlperf_llm.capacity.judge import Look, look_at, looks, spent
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.capacity.search import Probe, Search
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.replay import Crew
 from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
 from bytemlperf_llm.plan.plan import Plan
@@ -41,7 +41,6 @@ class Started:
     model: Model | None
     plan: Plan
     slo_ms: dict[str, float]
-    pacer: Pacer
     redactor: Redactor
     argv: list[str]
 
@@ -129,10 +128,11 @@ class ProbeRun(Bench):
         self._describe(self._plan, run.describe)
         schedule = Schedule(self._plan.scenario, self._plan.flags.seed)
         ready = Ready(self._plan, schedule, self._probe.limit, 1, started.model, None)
-        looking = asyncio.ensure_future(self._watch())
+        looking, pacer = asyncio.ensure_future(self._watch()), real_pacer()  # a pacer that a stop has interrupted waits no more
         try:
-            ending = await self._measure(ready, started.engine, started.pacer)
+            ending = await self._measure(ready, started.engine, pacer)
         finally:
+            pacer.close()
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
         if not self._enough and not ending.stopped:

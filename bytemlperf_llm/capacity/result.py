@@ -44,9 +44,21 @@ class ProbeRow(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, folder: str, probe: Probe, met: dict[str, float]) -> ProbeRow:
-        about = msgspec.structs.asdict(probe.look) | {"outcome": probe.outcome}
-        more = {"purpose": probe.purpose, "client_limited": probe.client_limited, "met": met}
-        return cls(folder=folder, rate_rps=probe.rate, **about, **more)
+        look = probe.look
+        return cls(
+            folder=folder,
+            rate_rps=probe.rate,
+            purpose=probe.purpose,
+            outcome=probe.outcome,
+            requests=look.requests,
+            judged=look.judged,
+            missed=look.missed,
+            worth=look.worth,
+            steady=look.steady,
+            overloaded=look.overloaded,
+            client_limited=probe.client_limited,
+            met=met,
+        )
 
     def probe(self) -> Probe:
         look = Look(self.outcome, self.requests, self.judged, self.missed, self.worth, self.steady, self.overloaded)

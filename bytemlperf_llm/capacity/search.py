@@ -140,8 +140,9 @@ class Search:
 
     @property
     def client_limit(self) -> float | None:
-        """The lowest rate at which the client was the limit, where nothing failed below it."""
-        rate = min((probe.rate for probe in self.probes if probe.client_limited), default=None)
+        """The lowest rate from which on the client was the limit, where nothing failed below it."""
+        usable = max((probe.rate for probe in self.probes if not probe.client_limited), default=0.0)
+        rate = min((probe.rate for probe in self.probes if probe.client_limited and probe.rate > usable), default=None)
         return rate if rate is not None and rate < (self.fails_at or math.inf) else None
 
     def tell(self, probe: Probe) -> None:
@@ -159,7 +160,7 @@ class Search:
         low, high, limit = self.holds_at, self.fails_at, self.client_limit
         if low is not None and high is not None and high / low <= 1 + self.goal.within:
             return "within"
-        if limit is not None and (low is None or limit / low <= STEP**0.5 or self._unusable(3)):
+        if limit is not None and (self._unusable(3) or (low is not None and limit / low <= STEP**0.5)):
             return "client"
         if low is None and high is not None and high <= self.first_rate * LEAST_RATE_SHARE:
             return "nothing holds"
@@ -186,7 +187,7 @@ class Search:
 
     def _fine(self, curve: Curve) -> Plan | None:
         floor, ceiling = (math.log(rate) if rate else None for rate in (self.holds_at, self.fails_at))
-        wide = self._affordable(curve, math.log(1 + self.goal.within) / 2 * 0.98)
+        wide = min(self._affordable(curve, math.log(1 + self.goal.within) / 2 * 0.98), math.log(STEP))
         if curve.error > LOCATED * wide:
             near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.rate) - curve.at) < 3 * curve.error)
             more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min((curve.error / (LOCATED * wide)) ** 2, 4.0)
