@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.command.console import print_sections, sayer, terminal
+from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.folder import create_run_folder
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.flags import CapacityFlags
-from bytemlperf_llm.capacity.probing import ProbeRun, Started, levels_of, meets
+from bytemlperf_llm.capacity.probing import Probed, ProbeRun, Started, levels_of, meets
 from bytemlperf_llm.capacity.result import Capacity, ProbeRow, read_capacity
 from bytemlperf_llm.capacity.search import Goal
 from bytemlperf_llm.engine_registry import engine_class
@@ -49,22 +50,30 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
     hunt = Hunt(flags, asked, goal, slo_ms, ["bmp-llm", *argv[1:]])
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(hunt.run(plan))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(hunt.run(plan))
+    except KeyboardInterrupt:  # between two probes
+        if hunt.found is None:
+            raise
+        hunt.status = interrupt_status()
+        hunt.found.concluded(hunt.found.search(), "interrupted").write(hunt.folder)
+    assert hunt.found is not None
     found = hunt.found
     if not flags.quiet:
         print_sections(terminal(), found.sections())
     print(hunt.folder)
     if found.stopped_because == "interrupted":
-        return EXIT_INTERRUPTED
+        return hunt.status
     return EXIT_NOTHING if found.holds_at_rps is None else 0
 
 
 class Hunt:
     """One search on real load."""
 
-    found: Capacity
+    found: Capacity | None = None
     folder: Path
+    status = EXIT_INTERRUPTED
 
     def __init__(self, flags: Flags, asked: CapacityFlags, goal: Goal, slo_ms: dict[str, float], argv: list[str]) -> None:
         self._flags, self._asked, self._goal, self._slo_ms, self._argv = flags, asked, goal, slo_ms, argv
@@ -152,30 +161,37 @@ class Hunt:
         return folder, found
 
     async def _search(self, started: Started) -> None:
-        search, reason = self.found.search(), None
+        found = self.found
+        assert found is not None
+        search, reason = found.search(), None
         while reason is None:
             plan = search.plan() or (search.confirming(confirm) if (confirm := self._asked.confirmation(self._goal)) else None)
             if plan is None:
                 reason = search.stopped_because() or "requests"
                 break
             run = SuiteRun.reserve(self.folder, "llm", f"{len(search.probes):02}-{plan.rate:g}rps")
-            with run:
-                probed = await ProbeRun(run, started, plan, search).probed()
+            try:
+                with run:
+                    probed = await ProbeRun(run, started, plan, search).probed()
+            except Interrupted as interrupted:
+                probed, self.status = Probed(None, {}, stopped_by_user=True), 128 + interrupted.number
             if probed.stopped_by_user:
                 reason = "interrupted"
             elif (await lone(started, 100 + len(search.probes))).outcome != "ok":
                 reason = "server"
-            elif probed.probe is not None:
+            elif probed.probe is None:
+                reason = "client"
+            else:
                 search.tell(probed.probe)
                 row = ProbeRow.of(run.folder.name, probed.probe, probed.met)
-                self.found.probes.append(row)
+                found.probes.append(row)
                 note = row.client_limited or ("" if row.steady else "unsteady")
                 self._say(
                     f"{row.rate_rps:g} requests/s: {1 - row.missed:.2%} of {row.judged} requests met every level: "
                     f"{row.outcome}{f' ({note})' if note else ''}"
                 )
-            self.found.concluded(search, reason or "").write(self.folder)
-        self.found.concluded(search, reason).write(self.folder)
+            found.concluded(search, reason or "").write(self.folder)
+        found.concluded(search, reason).write(self.folder)
 
 
 class _Kept:

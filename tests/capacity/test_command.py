@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import verify_suite
-from bytemlperf_llm.capacity import probing
+from bytemlperf_llm.capacity import command, probing
 from bytemlperf_llm.capacity.result import read_capacity
 from bytemlperf_llm.cli import app
+from bytemlperf_llm.record.record import RequestRecord
 
 SERVICE = ("--engine-option", "ttft_ms=1", "--engine-option", "itl_ms=0.2", "--engine-option", "slots=2", "--output-len", "8")
 CAPACITY_RPS = 2 / 2.4e-3
@@ -71,3 +73,18 @@ def test_what_cannot_be_answered_is_said_before_it_starts(tmp_path: Path, flags:
     with pytest.raises(UserError, match=cause):
         capacity(tmp_path, *flags)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_dies_ends_the_search_with_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = command.lone
+
+    async def dies(started: probing.Started, place: int) -> RequestRecord:
+        record = await answers(started, place)
+        return msgspec.structs.replace(record, outcome="failed") if place > 100 else record
+
+    monkeypatch.setattr(command, "lone", dies)
+    status, folder = capacity(tmp_path, "--max-requests", "2400", "--quiet")
+    found = read_capacity(folder)
+    assert (status, found.stopped_because) == (1 if found.holds_at_rps is None else 0, "server")
+    assert len(found.probes) == 1  # the one during which it died is not judged
+    assert "--resume" in "".join(str(section) for section in found.sections())
