@@ -19,7 +19,7 @@ from bytemlperf_llm.record.record import RequestRecord
 SERVICE = ("--engine-option", "ttft_ms=1", "--engine-option", "itl_ms=0.2", "--engine-option", "slots=2", "--output-len", "8")
 CAPACITY_RPS = 2 / 2.4e-3
 """Two at a time, 1 + 7 · 0.2 ms each."""
-SEARCH = ("--engine", "reference", *SERVICE, "--goodput", "ttft:60", "e2el:100", "--share", "0.8", "--request-rate", "200", "--no-report")
+SEARCH = ("--engine", "reference", *SERVICE, "--goodput", "ttft:150", "e2el:200", "--share", "0.8", "--request-rate", "200", "--no-report")
 
 
 def capacity(tmp_path: Path, *more: str) -> tuple[int, Path]:
