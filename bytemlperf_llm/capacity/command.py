@@ -119,7 +119,7 @@ class Hunt:
         await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
         self._say(f"engine ready after {time.monotonic() - begun_s:.1f} s")
         await preflight.warm_up(engine, workload, plan.scenario.warmup_requests, timeouts)
-        started = Started(engine, engine_type, info, model, plan, self._slo_ms, self._redactor, self._argv)
+        started = Started(engine, engine_type, info, model, plan, self._slo_ms, self._redactor, self._argv, self._say)
         await self._lone_requests_meet(started)
         return started
 

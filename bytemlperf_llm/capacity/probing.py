@@ -4,6 +4,7 @@ and ended as soon as it has said enough."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.capacity.search import Probe, Search
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
-from bytemlperf_llm.loadgen.replay import Crew
+from bytemlperf_llm.loadgen.replay import LoadSource
 from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.record.record import RequestRecord
@@ -43,6 +44,7 @@ class Started:
     slo_ms: dict[str, float]
     redactor: Redactor
     argv: list[str]
+    say: Callable[[str], None]
 
 
 def levels_of(record: RequestRecord) -> dict[str, int | None]:
@@ -111,15 +113,15 @@ class ProbeRun(Bench):
         scenario = started.plan.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
         flags = started.plan.flags
         plan = replace(started.plan, scenario=scenario, flags=flags.changed(seed=flags.seed + len(search.probes)))
-        super().__init__(run, plan, started.engine_type, started.argv, quiet=True)
-        self._started, self._probe, self._search, self._redactor = started, probe, search, started.redactor
-        self._metrics: Columns = Columns(probe.limit, started.slo_ms)
-        self._load: Crew | None = None
+        self._columns = Columns(probe.limit, started.slo_ms)
+        super().__init__(run, plan, started.engine_type, started.argv, self._columns, started.redactor, started.say, quiet=True)
+        self._started, self._probe, self._search = started, probe, search
+        self._load: LoadSource | None = None
         self._enough = False
         self._look: Look | None = None
 
-    def _crew(self, ready: Ready, engine: Engine, pacer: Pacer) -> Crew:
-        self._load = super()._crew(ready, engine, pacer)
+    def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
+        self._load = super()._load_source(ready, engine, pacer)
         return self._load
 
     async def probed(self) -> Probed:
@@ -148,7 +150,7 @@ class ProbeRun(Bench):
             return Probed(None, {}, ending.stopped and not self._enough)
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
         reason = str(summary["reasons"][0]) if limited else ""
-        return Probed(Probe(self._probe.rate, look, self._probe.purpose, reason), self._metrics.met(look.requests), stopped_by_user=False)
+        return Probed(Probe(self._probe.rate, look, self._probe.purpose, reason), self._columns.met(look.requests), stopped_by_user=False)
 
     async def _watch(self) -> None:
         while True:
@@ -162,10 +164,10 @@ class ProbeRun(Bench):
         """At every look whose requests have ended by now."""
         sizes = looks(self._probe.first, self._probe.limit)
         for place, size in enumerate(sizes):
-            if self._enough or size > self._metrics.whole or (self._look is not None and size <= self._look.requests):
+            if self._enough or size > self._columns.whole or (self._look is not None and size <= self._look.requests):
                 continue
             errors = self._probe.errors.times(spent(sizes, place))
-            self._look = look_at(*self._metrics.first(size), self._search.goal.share, errors)
+            self._look = look_at(*self._columns.first(size), self._search.goal.share, errors)
             self._enough = size < self._probe.limit and self._search.enough(self._probe, self._look)
 
     def _describe(self, plan: Plan, write: Any) -> None:
