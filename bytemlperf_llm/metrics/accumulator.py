@@ -124,13 +124,14 @@ class Accumulator:
         self.batched_tokens += int(block.batched[ok].sum())
         self.stream_tokens += int(block.seen[ok].sum())
         self.stream_chunks += int(block.chunks[ok].sum())
-        self.tokens.add(records, block.max_gap.tolist(), (block.last - block.first).tolist())
         self.outcomes.update(record.outcome for record in records)
-        for record in records:
+        for record, silence_ns, span_ns in zip(records, block.max_gap.tolist(), (block.last - block.first).tolist(), strict=True):
             if record.outcome == "failed":
                 self.failures.add(record)
-            elif self.recount is not None:
-                self.recount.add(record)
+            elif record.outcome == "ok":
+                self.tokens.add(record, silence_ns, span_ns)
+                if self.recount is not None:
+                    self.recount.add(record)
         self._keep(block, records)
 
     def _keep(self, block: Block, records: Sequence[RequestRecord]) -> None:

@@ -159,19 +159,13 @@ def error_bar(calibration: Calibration | None, why_not: str, chunks_per_s: float
         return ClientError(note=note, chunks_per_s=chunks_per_s, streams=streams)
     step = next((step for step in above if step.streams >= streams), above[-1])
     note = "" if step.streams >= streams else f"calibrated with {step.streams:,.0f} streams on a worker, the run had {streams:,.0f}"
-    return ClientError(
-        note=note,
-        chunks_per_s=chunks_per_s,
-        streams=streams,
-        at_chunks_per_s=step.chunks_per_s,
-        at_streams=step.streams,
-        ttft_p50_ms=step.ttft.p50_ns / NS_PER_MS,
-        ttft_p99_ms=step.ttft.p99_ns / NS_PER_MS,
-        tpot_p50_ms=step.tpot.p50_ns / NS_PER_MS,
-        tpot_p99_ms=step.tpot.p99_ns / NS_PER_MS,
-        e2e_p50_ms=step.e2e.p50_ns / NS_PER_MS,
-        e2e_p99_ms=step.e2e.p99_ns / NS_PER_MS,
-    )
+    errors = {
+        f"{name}_{part}_ms": getattr(getattr(step, name), f"{part}_ns") / NS_PER_MS
+        for name in ("ttft", "tpot", "e2e")
+        for part in ("p50", "p99")
+    }
+    where = {"chunks_per_s": chunks_per_s, "streams": streams, "at_chunks_per_s": step.chunks_per_s, "at_streams": step.streams}
+    return ClientError(note=note, **where, **errors)
 
 
 def sentence(error: ClientError) -> str:

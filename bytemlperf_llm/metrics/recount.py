@@ -29,7 +29,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class Recount(msgspec.Struct, frozen=True, kw_only=True):
+class Recount(msgspec.Struct, kw_only=True):
     """Over the answers whose text was recounted, `answers` of them.
 
     `usage_tokens` and the recount beside it, `usage_recounted`, are over those that report usage. `chunks` carried
@@ -39,21 +39,21 @@ class Recount(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     tokenizer: str
-    answers: int
-    recounted_tokens: int
-    usage_tokens: int
-    usage_recounted: int
-    chunks: int
-    usage_disagreement: float | None
-    chunk_disagreement: float | None
+    answers: int = 0
+    recounted_tokens: int = 0
+    usage_tokens: int = 0
+    usage_recounted: int = 0
+    chunks: int = 0
+    usage_disagreement: float | None = None
+    chunk_disagreement: float | None = None
 
 
 class RecountTally:
     """Adds up records whose answer was recounted; the order changes nothing."""
 
     def __init__(self, counted: Counted) -> None:
-        self._tokenizer, self._tokens = counted.tokenizer, counted.tokens
-        self._answers = self._recounted = self._usage = self._usage_recounted = self._usage_apart = self._chunks = self._chunks_apart = 0
+        self._tokens, self._found = counted.tokens, Recount(tokenizer=counted.tokenizer)
+        self._usage_apart = self._chunks_apart = 0
 
     def add(self, record: RequestRecord) -> None:
         """Take in one record; one that failed, or whose answer isn't known, changes nothing."""
@@ -62,30 +62,21 @@ class RecountTally:
             return
         most = text_tokens + (record.finish_reason == "stop")
         chunks = sum(count > 0 for count in record.tokens_per_chunk)
-        self._answers += 1
-        self._recounted += text_tokens
-        self._chunks += chunks
+        self._found.answers += 1
+        self._found.recounted_tokens += text_tokens
+        self._found.chunks += chunks
         self._chunks_apart += _outside(chunks, text_tokens, most)
         usage = usage_tokens_of(record)
         if usage is not None:
-            self._usage += usage
-            self._usage_recounted += text_tokens
+            self._found.usage_tokens += usage
+            self._found.usage_recounted += text_tokens
             self._usage_apart += _outside(usage, text_tokens, most)
 
     def result(self) -> Recount | None:
         """None without a single answer."""
-        if not self._answers:
-            return None
-        return Recount(
-            tokenizer=self._tokenizer,
-            answers=self._answers,
-            recounted_tokens=self._recounted,
-            usage_tokens=self._usage,
-            usage_recounted=self._usage_recounted,
-            chunks=self._chunks,
-            usage_disagreement=_share(self._usage_apart, self._usage_recounted),
-            chunk_disagreement=_share(self._chunks_apart, self._recounted),
-        )
+        self._found.usage_disagreement = _share(self._usage_apart, self._found.usage_recounted)
+        self._found.chunk_disagreement = _share(self._chunks_apart, self._found.recounted_tokens)
+        return self._found if self._found.answers else None
 
 
 def _outside(count: int, least: int, most: int) -> int:

@@ -189,25 +189,17 @@ def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
 
 
 def _tokens(acc: Accumulator) -> Tokens:
-    columns, ok_rows, tally = acc.columns, acc.rows("ok"), acc.tokens
+    columns, ok_rows = acc.columns, acc.rows("ok")
     unknown = int((columns["prompt"][ok_rows] == ABSENT).sum())
-    return Tokens(
+    return msgspec.structs.replace(
+        acc.tokens.tokens,
         prompt_tokens=None if unknown else total_of(columns["prompt"][ok_rows]),
         output_tokens=total_of(columns["output"][ok_rows]),
         stream_tokens=acc.stream_tokens,
-        answers_without_usage=tally.without_usage,
         answers_without_prompt_count=unknown,
-        usage_disagreement=tally.disagreement,
+        usage_disagreement=acc.tokens.disagreement,
         batched_token_share=float(Fraction(acc.batched_tokens, acc.stream_tokens)) if acc.stream_tokens else None,
         stream_chunks=acc.stream_chunks,
-        usage_tokens=tally.usage,
-        shown_tokens=tally.shown,
-        answers_usage_not_taken=tally.not_taken,
-        bundled_answers=tally.bundled,
-        reasoning_tokens=tally.reasoning,
-        hidden_tokens=tally.hidden,
-        cached_tokens=tally.cached,
-        accepted_draft_tokens=tally.accepted,
         recount=None if acc.recount is None else acc.recount.result(),
     )
 

@@ -6,13 +6,12 @@ record has both numbers (`usage_tokens`, `shown_tokens`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fractions import Fraction
 
 import msgspec
 
 from bytemlperf_llm.metrics.recount import Recount
-from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 
 WARN_DISAGREEMENT = 0.005
 """Reported usage against tokens that the stream shows: half a per cent, a token in two hundred."""
@@ -27,6 +26,7 @@ BUNDLED_SILENCE_SHARE = 0.9
 of the time between its first token and its last: its TTFT or its ITL is then a bundle's."""
 
 WARN_BUNDLED_SHARE = 0.05
+_REPORTED = ("reasoning_tokens", "cached_tokens", "accepted_draft_tokens")
 
 
 class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -61,56 +61,41 @@ class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class TokenTally:
-    """Adds up answers; the order changes nothing."""
+    """Adds up answers in `tokens`, what they say of themselves; the order changes nothing."""
 
     def __init__(self) -> None:
-        self.without_usage = self.not_taken = self.bundled = 0
-        self.usage = self.shown = self.apart = self.hidden = 0
-        self.reasoning: int | None = None
-        self.cached: int | None = None
-        self.accepted: int | None = None
+        counted = dict.fromkeys(("output_tokens", "stream_tokens", "answers_without_usage", "answers_without_prompt_count"), 0)
+        self.tokens = Tokens(prompt_tokens=None, usage_disagreement=None, batched_token_share=None, **counted)
+        self._apart = 0
 
-    def add(self, records: Iterable[RequestRecord], silences_ns: Iterable[int], spans_ns: Iterable[int]) -> None:
-        """Take in answers, each with its largest gap between chunks and the time from its first token to its last; other
-        outcomes change nothing."""
-        for record, silence_ns, span_ns in zip(records, silences_ns, spans_ns, strict=True):
-            if record.outcome == "ok":
-                self.add_answer(record, silence_ns, span_ns)
-
-    def add_answer(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
-        """Take in one answer."""
-        usage, output = record.usage_tokens, record.output_tokens
-        if usage is None and record.token_source == "usage":  # noqa: S105
-            usage = output  # of an older run
+    def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
+        """Take in one answer, its largest gap between chunks and the time from its first token to its last."""
+        tokens, usage, output = self.tokens, usage_tokens_of(record), record.output_tokens
         if usage is None:
-            self.without_usage += 1
+            tokens.answers_without_usage += 1
         else:
             self._compare(record, usage)
         if output >= MIN_TOKENS_TO_BUNDLE:
-            first = record.tokens_per_chunk[0] or next(filter(None, record.tokens_per_chunk), 0) if record.tokens_per_chunk else 0
-            self.bundled += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
+            first = next(filter(None, record.tokens_per_chunk), 0)
+            tokens.bundled_answers += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
         if record.reasoning_tokens is not None:
-            self.hidden += record.hidden_tokens
-            self.reasoning = (self.reasoning or 0) + record.reasoning_tokens
-        if record.cached_tokens is not None:
-            self.cached = (self.cached or 0) + record.cached_tokens
-        if record.accepted_draft_tokens is not None:
-            self.accepted = (self.accepted or 0) + record.accepted_draft_tokens
+            tokens.hidden_tokens += record.hidden_tokens
+        for name in _REPORTED:
+            if (reported := getattr(record, name)) is not None:
+                setattr(tokens, name, (getattr(tokens, name) or 0) + reported)
 
     def _compare(self, record: RequestRecord, usage: int) -> None:
-        shown = record.shown_tokens
-        if shown is None:
-            shown = sum(record.tokens_per_chunk)
-        self.usage += usage
-        self.shown += shown
+        shown = sum(record.tokens_per_chunk) if record.shown_tokens is None else record.shown_tokens
+        self.tokens.usage_tokens += usage
+        self.tokens.shown_tokens += shown
         if shown != usage:
-            self.apart += abs(usage - shown)
-            self.not_taken += record.token_source == "chunks"  # noqa: S105
+            self._apart += abs(usage - shown)
+            self.tokens.answers_usage_not_taken += record.token_source == "chunks"  # noqa: S105
 
     @property
     def disagreement(self) -> float | None:
         """Σ|reported − shown| over Σreported."""
-        return float(Fraction(self.apart, self.usage)) if self.usage else None
+        return float(Fraction(self._apart, self.tokens.usage_tokens)) if self.tokens.usage_tokens else None
 
 
 def token_warnings(tokens: Tokens, answers: int) -> list[str]:
