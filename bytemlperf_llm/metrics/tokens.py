@@ -64,8 +64,15 @@ class TokenTally:
     """Adds up answers in `tokens`, what they say of themselves; the order changes nothing."""
 
     def __init__(self) -> None:
-        counted = dict.fromkeys(("output_tokens", "stream_tokens", "answers_without_usage", "answers_without_prompt_count"), 0)
-        self.tokens = Tokens(prompt_tokens=None, usage_disagreement=None, batched_token_share=None, **counted)
+        self.tokens = Tokens(
+            prompt_tokens=None,
+            output_tokens=0,
+            stream_tokens=0,
+            answers_without_usage=0,
+            answers_without_prompt_count=0,
+            usage_disagreement=None,
+            batched_token_share=None,
+        )
         self._apart = 0
 
     def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
