@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from bytemlperf.errors import UserError
-from micro.cases.case import Arguments, BadCase, Case, case_text, validate
+from micro.cases.case import Arguments, BadCase, case_text, validate
 from micro.predict.forward import Step
 from micro.registry import OPERATORS
 
@@ -65,8 +65,3 @@ def prices(steps: Iterable[Step], pricing: Pricing, *, all_hot: bool) -> dict[st
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"no time for {missing[0]}{more}", "a prediction without it would be wrong; nothing is counted as 0 µs")
     return {text: price for text, price in priced.items() if isinstance(price, Price)}
-
-
-def case_of(call: Call, provider: str) -> Case:
-    """The sweep's case of an call."""
-    return Case(op=call.op, provider=provider, args=call.args)

@@ -18,7 +18,7 @@ from micro.cases.case import Case
 from micro.measure.timing import Rules
 from micro.peaks import cache
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
-from micro.predict.costs import Call, Price, case_of
+from micro.predict.costs import Call, Price
 from micro.sweep.row import Row
 from micro.sweep.sweep import ASKED, Settings, Sweep
 
@@ -38,7 +38,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     ci95_us: tuple[float, float] | None = None
     noise: str = ""
     refusal: str = ""
-    conditions: dict[str, str]
 
 
 class Pair(NamedTuple):
@@ -50,6 +49,11 @@ class Pair(NamedTuple):
     @property
     def key(self) -> str:
         return f"{self.call.text} [{self.provider}]"
+
+    @property
+    def case(self) -> Case:
+        """The sweep's."""
+        return Case(op=self.call.op, provider=self.provider, args=self.call.args)
 
 
 class Measuring:
@@ -91,7 +95,7 @@ class Measuring:
 
     def _measure(self, pairs: list[Pair], hot: bool, known: dict[str, Kept], wrong: dict[str, str]) -> None:
         """Rows of a sweep over the cases: what is timed or refused is kept, what failed or was skipped has a reason."""
-        by_case = {case_of(*pair).key: pair for pair in pairs}
+        by_case = {pair.case.key: pair for pair in pairs}
 
         def keep(row: Row) -> None:
             pair = by_case[row.key]
@@ -105,7 +109,7 @@ class Measuring:
             self._say(f"measuring {place + 1}/{len(pairs)}: {case.key}")
 
         if pairs:
-            Sweep(self._settings(hot), keep, begins=begins).run(case_of(*pair) for pair in pairs)
+            Sweep(self._settings(hot), keep, begins=begins).run(pair.case for pair in pairs)
 
     def _kept(self, pair: Pair, row: Row) -> Kept:
         latency = row.latency_us
@@ -117,7 +121,6 @@ class Measuring:
             ci95_us=None if low is None or high is None else (low, high),
             noise=row.noise,
             refusal=f"refused: {row.reason}" if row.status == "refused" else "",
-            conditions=self._machine,
         )
 
     def _settings(self, hot: bool) -> Settings:

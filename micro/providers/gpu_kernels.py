@@ -7,6 +7,7 @@ from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
+from bytemlperf.lazy import torch
 from micro.operators.attention import ATTENTION, compute_type
 from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors
 from micro.operators.dtypes import torch_dtype
@@ -74,8 +75,6 @@ def _fused_add(norm: Callable[..., None]) -> Run:
 
 
 def _flashinfer_attention(args: Args, device: str) -> Kernel:
-    import torch
-
     library = import_module("flashinfer")
     _need_plain(args, "flashinfer")
     sequences, dtype = Sequences.of(args), torch_dtype(compute_type(args))
@@ -116,8 +115,6 @@ def _need_plain(args: Args, name: str) -> None:
 
 
 def _starts(lengths: Iterable[int], device: str) -> Tensor:
-    import torch
-
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
 from micro.operators.gemm import group_sizes
 from micro.providers.contract import Kernel, Provider, Refused
@@ -12,8 +13,6 @@ NUMPY = ("gemm", "gemv", "batch_gemm", "moe_gating_gemm")
 
 def onednn(operator: Operator, args: Args, device: str) -> Kernel:
     """oneDNN's matrix product with weights packed beforehand, as inference servers hold them; AMX where the CPU has it."""
-    import torch
-
     if operator.name not in PACKED:
         raise Refused(f"oneDNN's packed linear computes {', '.join(PACKED)}, not {operator.name}")
     if device != "cpu" or not torch.backends.mkldnn.is_available():
@@ -30,21 +29,15 @@ def onednn(operator: Operator, args: Args, device: str) -> Kernel:
 
 
 def _linear(x: Tensor, packed: Tensor) -> Tensor:
-    import torch
-
     return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def _pack(weight: Tensor, rows: int) -> Tensor:
     """weight[out, in], for products of `rows` rows."""
-    import torch
-
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
 def _packed_weight(*, turned: bool) -> Kernel:
-    import torch
-
     linear = torch.ops.mkldnn._linear_pointwise
 
     def prepare(inputs: Tensors) -> Tensors:
@@ -69,16 +62,14 @@ def _packed_matrix() -> Kernel:
 
 
 def _packed_groups(args: Args) -> Kernel:
-    import torch
-
-    used = [(group, size) for group, size in enumerate(group_sizes(args)) if size]
+    used, cat = [(group, size) for group, size in enumerate(group_sizes(args)) if size], torch.cat
 
     def prepare(inputs: Tensors) -> Tensors:
         a, b = inputs
         return a.split([size for _, size in used]), [_pack(b[group].t(), size) for group, size in used]
 
     def run(parts: Tensors, packed: Tensors) -> Outputs:
-        return torch.cat([_linear(rows, weight) for rows, weight in zip(parts, packed, strict=True)])
+        return cat([_linear(rows, weight) for rows, weight in zip(parts, packed, strict=True)])
 
     return Kernel(run, prepare, "weights packed beforehand")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bytemlperf.lazy import torch
 from micro.operators.attention import ATTENTION, One, compute_type, each_sequence
 from micro.operators.contract import Args, Operator, Outputs, Run, Tensor
 from micro.operators.dtypes import torch_dtype
@@ -14,12 +15,11 @@ MOST_MASK_BYTES = 1 << 30
 
 def sdpa(operator: Operator, args: Args, device: str) -> Kernel:
     """Sequence by sequence, or all at once where they are equally long in a linear cache."""
-    import torch
-
     if operator.name not in ATTENTION:
         raise Refused(f"SDPA computes {', '.join(ATTENTION)}, not {operator.name}")
     allow_dtypes(args, device)
     sequences, dtype, result = Sequences.of(args), torch_dtype(compute_type(args)), torch_dtype(args["dst_dtype"])
+    cat = torch.cat
     masks = {length: _mask(*length, args["is_causal"], device) for length in set(zip(sequences.query, sequences.cached, strict=True))}
     notes = [operator.emulation(args, device), "mask made beforehand" if any(mask is not None for mask, _ in masks.values()) else ""]
     note = "; ".join(part for part in notes if part)
@@ -29,7 +29,7 @@ def sdpa(operator: Operator, args: Args, device: str) -> Kernel:
         return _call(one.q[None], one.k[None], one.v[None], mask, causal)[0].transpose(0, 1)
 
     def run(*tensors: Tensor) -> Outputs:
-        return torch.cat([attend(one) for one in each_sequence(args, tensors, dtype)]).to(result)
+        return cat([attend(one) for one in each_sequence(args, tensors, dtype)]).to(result)
 
     equal = len(masks) == 1 and sequences.blocks_per_sequence == 1 and not quantised(args)
     return Kernel(_batched(sequences, next(iter(masks.values()))) if equal else run, note=note)
@@ -52,16 +52,13 @@ def _batched(sequences: Sequences, masked: tuple[Tensor | None, bool]) -> Run:
 
 
 def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    from torch.nn.functional import scaled_dot_product_attention
-
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _mask(query: int, cached: int, causal: bool, device: str) -> tuple[Tensor | None, bool]:
     """A mask and the is_causal flag. The flag means a triangle from the first key on, so it serves where no
     token is cached; a single new token sees all keys and needs neither."""
-    import torch
-
     if not causal or query == 1:
         return None, False
     if not cached:

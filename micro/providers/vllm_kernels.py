@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
 from micro.operators.dtypes import torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
@@ -38,8 +39,6 @@ def vllm_kernels(operator: Operator, args: Args, device: str) -> Kernel:
 @cache
 def _load(folder: str, kind: str) -> None:
     """Which library vLLM itself would take, from vllm.platforms."""
-    import torch
-
     names = ["_C.abi3.so", "_moe_C.abi3.so"]
     if kind == ON_CPU:
         bf16, avx512 = torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_avx512_supported()
@@ -53,8 +52,6 @@ def _load(folder: str, kind: str) -> None:
 
 def _op(name: str, library: str = "_C") -> Callable[..., Any]:
     """A kernel by name. Raises Refused where this build has none."""
-    import torch
-
     kernel: Callable[..., Any] | None = getattr(getattr(torch.ops, library), name, None)
     if kernel is None:
         raise Refused(f"this build of {NAME} has no {name}")
@@ -62,13 +59,11 @@ def _op(name: str, library: str = "_C") -> Callable[..., Any]:
 
 
 def _rms_norm(args: Args, _kind: str) -> Kernel:
-    import torch
-
     need_dtype(args["dtype"], HALVES, NAME)
-    norm = _op("rms_norm")
+    norm, empty_like = _op("rms_norm"), torch.empty_like
 
     def run(x: Tensor, weight: Tensor) -> Outputs:
-        result = torch.empty_like(x)
+        result = empty_like(x)
         norm(result, x, weight, EPSILON)
         return result
 
@@ -99,8 +94,6 @@ def _swiglu(args: Args, _kind: str) -> Kernel:
 
 
 def _rotary(args: Args, _kind: str) -> Kernel:
-    import torch
-
     need_dtype(args["dtype"], HALVES, NAME)
     if args["rope_offset"]:
         raise Refused(f"{NAME}'s rotary embedding begins at a head's first value here")
@@ -120,14 +113,12 @@ def _rotary(args: Args, _kind: str) -> Kernel:
 
 
 def _quant(args: Args, _kind: str) -> Kernel:
-    import torch
-
     need_dtype(args["dst_dtype"], ("int8",), NAME)
     need_dtype(args["dtype"], HALVES, NAME)
-    quantise = _op("dynamic_scaled_int8_quant")
+    quantise, empty_like, int8, float32 = _op("dynamic_scaled_int8_quant"), torch.empty_like, torch.int8, torch.float32
 
     def run(x: Tensor, smooth: Tensor) -> Outputs:
-        result, scale = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], 1, dtype=torch.float32)
+        result, scale = empty_like(x, dtype=int8), x.new_empty(x.shape[0], 1, dtype=float32)
         quantise(result, x.float() * smooth, scale, None)
         return result, scale[:, 0]
 
@@ -141,11 +132,9 @@ def _scaled_matmul(args: Args, kind: str) -> Kernel:
 
 
 def _scaled_on_cpu(args: Args) -> Kernel:
-    import torch
-
     need_dtype(args["dtype"], ("int8",), f"{NAME} on CPUs")
     product, pack, free = _op("onednn_scaled_mm"), _op("create_onednn_scaled_mm_handler"), _op("release_dnnl_matmul_handler")
-    shape, result_dtype = (tokens_of_rank(args), args["new_hidden_size"]), torch_dtype(args["dst_dtype"])
+    shape, result_dtype, empty = (tokens_of_rank(args), args["new_hidden_size"]), torch_dtype(args["dst_dtype"]), torch.empty
 
     class Packed:
         """Owns a packed weight, and the tensors whose memory it points to."""
@@ -163,7 +152,7 @@ def _scaled_on_cpu(args: Args) -> Kernel:
         return x, x_scale[:, None].contiguous(), Packed(weight, weight_scale)
 
     def run(x: Tensor, scale: Tensor, packed: Packed) -> Outputs:
-        result = torch.empty(shape, dtype=result_dtype)
+        result = empty(shape, dtype=result_dtype)
         product(result, x, scale, None, None, None, packed.handle)
         return result
 
@@ -171,14 +160,12 @@ def _scaled_on_cpu(args: Args) -> Kernel:
 
 
 def _scaled_on_gpu(args: Args) -> Kernel:
-    import torch
-
     need_dtype(args["dtype"], ("int8", "float8_e4m3"), NAME)
     need_dtype(args["dst_dtype"], ("bfloat16", "float16"), NAME)
-    product, result_dtype = _op("cutlass_scaled_mm"), torch_dtype(args["dst_dtype"])
+    product, result_dtype, empty = _op("cutlass_scaled_mm"), torch_dtype(args["dst_dtype"]), torch.empty
 
     def run(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Outputs:
-        result = torch.empty(x.shape[0], weight.shape[0], dtype=result_dtype, device=x.device)
+        result = empty(x.shape[0], weight.shape[0], dtype=result_dtype, device=x.device)
         product(result, x, weight.t(), x_scale[:, None], weight_scale[None], None)
         return result
 
@@ -186,15 +173,13 @@ def _scaled_on_gpu(args: Args) -> Kernel:
 
 
 def _topk(args: Args, _kind: str) -> Kernel:
-    import torch
-
     if args["compute_mode"] != "pre-softmax":
         raise Refused(f"{NAME}'s topk_softmax takes softmax first")
-    topk, k = _op("topk_softmax", "_moe_C"), args["topk"]
+    topk, k, empty_like, int32 = _op("topk_softmax", "_moe_C"), args["topk"], torch.empty_like, torch.int32
 
     def run(gates: Tensor) -> Outputs:
         weights = gates.new_empty(gates.shape[0], k)
-        chosen, places = (torch.empty_like(weights, dtype=torch.int32) for _ in range(2))
+        chosen, places = (empty_like(weights, dtype=int32) for _ in range(2))
         topk(weights, chosen, places, gates, True, None, None)
         return chosen, weights
 
