@@ -116,7 +116,7 @@ def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
         word = "not tried" if row.status == "refused" else word
         lines.append(f"{word}: {row.provider} on {row.op}: {row.reason or find_provider(row.provider).help}")
     lines.append(f"{passed} of {len(rows)} as they should be")
-    print_sections(terminal(), [Text(body=line) for line in lines])
+    print_sections(terminal(), [Text(body=line, style="code") for line in lines])
     return 0 if passed == len(rows) else EXIT_WRONG
 
 
@@ -178,7 +178,7 @@ def _show(rows: Sequence[Row], provider: str) -> None:
         lines.append(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out")
     lines.append(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped")
     table = Table(title=title, columns=columns, rows=[_cells(op, group) for op, group in by_op.items()])
-    print_sections(terminal(), [table, *(Text(body=line) for line in lines)])
+    print_sections(terminal(), [table, *(Text(body=line, style="code") for line in lines)])
 
 
 def _cells(op: str, rows: Sequence[Row]) -> list[str]:
