@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("playwright")
 
 from bytemlperf.report.page import Page, render
 from micro.results.kind import KIND
+from micro.sweep.row import Row
 from tests.micro.made import run_and_records
 from tests.report.browser import Opened, chromium, have_chromium
 
@@ -18,7 +20,8 @@ pytestmark = pytest.mark.skipif(not have_chromium(), reason="chromium is not ins
 
 def test_every_plot_is_drawn_and_nothing_complains(tmp_path: Path) -> None:
     run, records = run_and_records()
-    sections = KIND.sections(run, KIND.summarise(run, records), records)
+    rows = msgspec.convert(records, list[Row])
+    sections = KIND.sections(run, KIND.summarise(run, rows), rows)
     path = tmp_path / "page.html"
     path.write_text(render(Page(title="made", sections=sections)), encoding="utf-8")
     with chromium() as browser:
