@@ -97,9 +97,13 @@ def doctor(
     calibrate: Annotated[bool, Option("Measure the client measurement error on this machine instead, about 45 seconds.")] = False,
 ) -> None:
     """Check the installation and print the command that fixes each problem."""
-    from bytemlperf_llm.doctor.doctor import run_calibrate, run_doctor
+    if calibrate:
+        from bytemlperf_llm.doctor.calibrate import run_calibrate
 
-    raise typer.Exit(run_calibrate() if calibrate else run_doctor())
+        raise typer.Exit(run_calibrate())
+    from bytemlperf_llm.doctor.doctor import run_doctor
+
+    raise typer.Exit(run_doctor())
 
 
 @app.command("reference-server", short_help="Serve the reference engine over HTTP.")

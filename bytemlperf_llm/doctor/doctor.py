@@ -22,7 +22,7 @@ from typing import Any, Literal
 import msgspec
 
 from bytemlperf.child.process import Outcome, run
-from bytemlperf.command.console import print_sections, print_table, print_text, sayer, terminal
+from bytemlperf.command.console import print_table, print_text, sayer, terminal
 from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware.machine import discover
 from bytemlperf.models import smollm2
@@ -75,19 +75,6 @@ def run_doctor() -> int:
     broken = sum(finding.status == "broken" for finding in findings)
     print_text(console, f"{broken} broken: run the commands shown after >" if broken else "Everything that is installed works.")
     return 1 if broken else 0
-
-
-def run_calibrate() -> int:
-    """Measure the client's own error on this machine, keep and print it. Raises UserError when it can't."""
-    from bytemlperf_llm.calibration import cache as calibration_cache
-    from bytemlperf_llm.calibration.ladder import run_calibration
-    from bytemlperf_llm.calibration.table import calibration_sections
-
-    calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
-    path = calibration_cache.keep(calibration)
-    print_sections(terminal(), calibration_sections(calibration))
-    print(f"kept in {path}; every run on this machine now reports its client measurement error")
-    return 0
 
 
 def inspect(probe: Probe | None = None) -> list[Finding]:
