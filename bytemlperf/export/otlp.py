@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import TIMEOUT_S, authorization, below, checked_url
+from bytemlperf.lazy import Lazy
 
 if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter
 
+sdk: Any = Lazy("opentelemetry.sdk.metrics.export")
 INSTALL_COMMAND = "pip install 'bytemlperf-llm[otel]'"
 SERVICE = "bytemlperf-llm"
 GEN_AI_NAMES = {
@@ -46,10 +48,8 @@ class OtlpMetrics:
 
     def push(self, exporter: Exporter) -> None:
         """Send the families as they are now. Raises OSError."""
-        from opentelemetry.sdk.metrics.export import MetricExportResult
-
         data = metrics_data(exporter, resource_attributes(self._instance), self._start_ns, time.time_ns())
-        if self._exporter.export(data, timeout_millis=TIMEOUT_S * 1000) is not MetricExportResult.SUCCESS:
+        if self._exporter.export(data, timeout_millis=TIMEOUT_S * 1000) is not sdk.MetricExportResult.SUCCESS:
             raise OSError("the receiver rejected them")
 
 
@@ -80,40 +80,37 @@ def resource_attributes(instance: str) -> dict[str, str]:
 
 def metrics_data(exporter: Exporter, attributes: Mapping[str, str], start_ns: int, now_ns: int) -> Any:
     """The families as OpenTelemetry's own data."""
-    from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     families = list(exporter.collect())
     metrics = [metric for family in families for metric in _metrics(family, start_ns, now_ns)]
     metrics += _token_usage(families, start_ns, now_ns)
-    scope = ScopeMetrics(scope=InstrumentationScope(SERVICE), metrics=metrics, schema_url="")
-    return MetricsData(resource_metrics=[ResourceMetrics(resource=Resource(dict(attributes)), scope_metrics=[scope], schema_url="")])
+    scope = sdk.ScopeMetrics(scope=InstrumentationScope(SERVICE), metrics=metrics, schema_url="")
+    return sdk.MetricsData(
+        resource_metrics=[sdk.ResourceMetrics(resource=Resource(dict(attributes)), scope_metrics=[scope], schema_url="")]
+    )
 
 
 def _metrics(family: Any, start_ns: int, now_ns: int) -> Iterator[Any]:
-    from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, Metric, NumberDataPoint, Sum
-
     unit = next((unit for suffix, unit in UNITS.items() if family.name.endswith(suffix)), "")
     if family.type == "histogram":
         point = _histogram_point(family, start_ns, now_ns)
-        data = Histogram(data_points=[point], aggregation_temporality=AggregationTemporality.CUMULATIVE)
-        yield Metric(name=family.name, description=family.documentation, unit=unit, data=data)
+        data = sdk.Histogram(data_points=[point], aggregation_temporality=sdk.AggregationTemporality.CUMULATIVE)
+        yield sdk.Metric(name=family.name, description=family.documentation, unit=unit, data=data)
         if family.name in GEN_AI_NAMES:
-            yield Metric(name=GEN_AI_NAMES[family.name], description=family.documentation, unit=unit, data=data)
+            yield sdk.Metric(name=GEN_AI_NAMES[family.name], description=family.documentation, unit=unit, data=data)
         return
     points = [
-        NumberDataPoint(attributes=dict(sample.labels), start_time_unix_nano=start_ns, time_unix_nano=now_ns, value=float(sample.value))
+        sdk.NumberDataPoint(attributes=dict(sample.labels), start_time_unix_nano=start_ns, time_unix_nano=now_ns, value=float(sample.value))
         for sample in family.samples
     ]
-    held = Sum(points, AggregationTemporality.CUMULATIVE, True) if family.type == "counter" else Gauge(points)
-    yield Metric(name=family.name, description=family.documentation, unit=unit, data=held)
+    held = sdk.Sum(points, sdk.AggregationTemporality.CUMULATIVE, True) if family.type == "counter" else sdk.Gauge(points)
+    yield sdk.Metric(name=family.name, description=family.documentation, unit=unit, data=held)
 
 
 def _token_usage(families: list[Any], start_ns: int, now_ns: int) -> list[Any]:
     """One histogram with a point for each type of token, as the conventions have it; nothing where no family counts tokens."""
-    from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram, Metric
-
     points = [
         _histogram_point(family, start_ns, now_ns, {"gen_ai.token.type": TOKEN_TYPES[family.name]})
         for family in families
@@ -121,18 +118,16 @@ def _token_usage(families: list[Any], start_ns: int, now_ns: int) -> list[Any]:
     ]
     if not points:
         return []
-    data = Histogram(data_points=points, aggregation_temporality=AggregationTemporality.CUMULATIVE)
-    return [Metric(name=TOKEN_USAGE, description="Input and output tokens of a completed request.", unit="{token}", data=data)]
+    data = sdk.Histogram(data_points=points, aggregation_temporality=sdk.AggregationTemporality.CUMULATIVE)
+    return [sdk.Metric(name=TOKEN_USAGE, description="Input and output tokens of a completed request.", unit="{token}", data=data)]
 
 
 def _histogram_point(family: Any, start_ns: int, now_ns: int, more: Mapping[str, str] | None = None) -> Any:
-    from opentelemetry.sdk.metrics.export import HistogramDataPoint
-
     bounds = [(sample.labels["le"], int(sample.value)) for sample in family.samples if sample.name.endswith("_bucket")]
     total = next(sample.value for sample in family.samples if sample.name.endswith("_sum"))
     upto = [count for _, count in bounds]
     counts = [later - earlier for earlier, later in zip([0, *upto], upto, strict=False)]
-    return HistogramDataPoint(
+    return sdk.HistogramDataPoint(
         attributes={"gen_ai.operation.name": "chat", **(more or {})},
         start_time_unix_nano=start_ns,
         time_unix_nano=now_ns,
