@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bytemlperf.report.event_server import EventServer, listen
+from bytemlperf.report.dashboard import listen
+from bytemlperf.report.event_server import EventServer
 from bytemlperf_llm.live.metrics import LlmMetrics
 
 RESET = struct.pack("ii", 1, 0)

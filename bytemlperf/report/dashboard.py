@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bytemlperf.child.process import environment, spawn, stop
+from bytemlperf.errors import UserError
 from bytemlperf.extras import require
-from bytemlperf.report.event_server import LOOPBACK, listen
 
 if TYPE_CHECKING:
     from bytemlperf.command.flags import MetricsOutput
 
+LOOPBACK = "127.0.0.1"
 LAST_LOOK_S = 10.0
 """For the page of a run that has ended, where somebody looks at it."""
+
+
+def listen(port: int, *, flag: str) -> socket.socket:
+    """A socket that listens on loopback. Raises UserError, which names the flag, when the port is in use."""
+    try:
+        return socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise UserError(
+            f"can't serve a page on {LOOPBACK}:{port}: {error.strerror}", f"give another port with {flag}, 0 for any free one"
+        ) from None
 
 
 @contextmanager
@@ -30,11 +42,11 @@ def dashboard(output: MetricsOutput, say: Callable[[str], None]) -> Iterator[Cal
         return
     require("--dashboard", "report", "jinja2")
     started: list[subprocess.Popen[bytes]] = []
-    with listen(output.dashboard_port or 0, flag="--dashboard-port") as socket:
-        say(f"dashboard at http://{LOOPBACK}:{socket.getsockname()[1]}/ until the run ends")
+    with listen(output.dashboard_port or 0, flag="--dashboard-port") as listening:
+        say(f"dashboard at http://{LOOPBACK}:{listening.getsockname()[1]}/ until the run ends")
 
         def show(folder: Path) -> None:
-            number = socket.fileno()
+            number = listening.fileno()
             arguments = ["-m", "bytemlperf.report.watch", str(number), str(folder.absolute())]
             started.append(spawn(arguments, environment(threads=1), stdin=subprocess.DEVNULL, pass_fds=[number]))
 

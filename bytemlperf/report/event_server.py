@@ -13,25 +13,13 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bytemlperf.errors import UserError
 from bytemlperf.export.hang_ups import forgive_hang_ups
 
-LOOPBACK = "127.0.0.1"
 HISTORY_EVENTS = 3_600
 MAX_PAGES = 16
 KEEP_ALIVE_S = 15.0
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """What a request's Host may be: a foreign one can only be a trick."""
-
-
-def listen(port: int, *, flag: str) -> socket.socket:
-    """A socket that listens on loopback. Raises UserError, which names the flag, when the port is in use."""
-    try:
-        return socket.create_server((LOOPBACK, port))
-    except OSError as error:
-        raise UserError(
-            f"can't serve a page on {LOOPBACK}:{port}: {error.strerror}", f"give another port with {flag}, 0 for any free one"
-        ) from None
 
 
 class EventServer:

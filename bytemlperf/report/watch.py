@@ -19,7 +19,8 @@ from pathlib import Path
 
 from bytemlperf.child.inside import die_with_parent
 from bytemlperf.errors import UserError
-from bytemlperf.report.event_server import LOOPBACK, EventServer, listen
+from bytemlperf.report.dashboard import LOOPBACK, listen
+from bytemlperf.report.event_server import EventServer
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import render, render_watch
 from bytemlperf.report.run_page import run_page

@@ -11,8 +11,8 @@ import pytest
 
 from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.errors import UserError
-from bytemlperf.report.dashboard import dashboard
-from bytemlperf.report.event_server import EventServer, listen
+from bytemlperf.report.dashboard import dashboard, listen
+from bytemlperf.report.event_server import EventServer
 from bytemlperf.report.page import render_watch
 from bytemlperf.runs.suite import SuiteRun
 from tests.cli.helpers import QUICK, run_folder, start
