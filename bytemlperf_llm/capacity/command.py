@@ -40,9 +40,36 @@ EXIT_NOTHING, EXIT_INTERRUPTED = 1, 130
 LEVELS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
 
 
+def goal_of(asked: CapacityFlags) -> Goal:
+    """Raises UserError where it can't be reached."""
+    if asked.share >= 1:
+        raise UserError("--share 1: no number of requests shows that none ever misses", "give a share below 1, such as 0.99")
+    text = asked.within.strip()
+    try:
+        within = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        within = 0.0
+    if not 0 < within <= 1:
+        raise UserError(f"--within {asked.within!r} is not a width", "give percent, such as 5%")
+    goal = Goal(share=asked.share, confidence=asked.confidence, within=within)
+    confirming = confirmation(asked, goal)
+    least = 8 * goal.needed + confirming
+    if least > asked.max_requests:
+        raise UserError(
+            f"a share of {asked.share:g} at {asked.confidence:.4g} confidence needs at least {goal.needed:,} requests a probe, "
+            f"{least:,} in all, and --max-requests is {asked.max_requests:,}",
+            f"give --max-requests {least} or more, or a lower --share",
+        )
+    return Goal(share=asked.share, confidence=asked.confidence, within=within, max_requests=asked.max_requests - confirming)
+
+
+def confirmation(asked: CapacityFlags, goal: Goal) -> int:
+    return goal.needed if asked.confirm is None else asked.confirm
+
+
 def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
-    goal = asked.goal()
+    goal = goal_of(asked)
     if flags.base_url is not None and flags.engine == Flags().engine:
         flags = flags.changed(engine="openai")
     plan = resolve(flags)
@@ -165,7 +192,7 @@ class Hunt:
         assert found is not None
         search, reason = found.search(), None
         while reason is None:
-            plan = search.plan() or (search.confirming(confirm) if (confirm := self._asked.confirmation(self._goal)) else None)
+            plan = search.plan() or (search.confirming(confirm) if (confirm := confirmation(self._asked, self._goal)) else None)
             if plan is None:
                 reason = search.stopped_because() or "requests"
                 break
