@@ -23,6 +23,7 @@ from general_perf.job.records import (
     PerformanceRecord,
     SparsityRecord,
 )
+from general_perf.results.histogram import write_histogram
 from general_perf.results.points import first, last_attempts, latency, measured, throughput
 
 FOLDER = "bytemlperf"
@@ -32,8 +33,6 @@ PERCENTAGES = ("Exact Match", "F1 Score")
 
 def write_bytemlperf(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> list[Path]:
     """Write the reports, and the picture of each that compared its outputs; their paths."""
-    from general_perf.results.histogram import write_histogram
-
     jobs = last_attempts(RunRecords(folder, AnyRecord))
     written = []
     for row in summary["rows"]:
