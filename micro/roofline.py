@@ -21,9 +21,6 @@ from itertools import pairwise
 
 import msgspec
 
-from bytemlperf.hardware import cards
-from bytemlperf.hardware.card import Card
-from micro.operators.dtypes import DTYPES
 from micro.sweep.row import Row
 
 MEASURED, SHEET = "measured", "sheet"
@@ -134,20 +131,6 @@ def bound(row: Row, name: str = MEASURED) -> str:
     if f"roof_{name}" not in held:
         return ""
     return "compute" if held.get(f"mfu_{name}", 0.0) >= held.get(f"mbu_{name}", 0.0) else "memory"
-
-
-def sheet_roof(card: Card) -> Roof:
-    """A spec card's peaks, dense. A link's bandwidth is taken one way;
-    where the card doesn't say which way it counts, it is left out."""
-    flops = {dtype: peak for dtype in DTYPES if (peak := cards.peak_flops(card, dtype)) is not None}
-    ways = {"one way": 1.0, "both ways": 0.5}
-    links = [link.gbytes_per_s * ways[link.direction] * cards.GIGA for link in card.links if link.direction in ways]
-    return Roof(
-        flops_per_s=flops,
-        bytes_per_s=cards.memory_bandwidth(card),
-        link_bytes_per_s=max(links, default=None),
-        source=f"{card.name}, per {card.per}",
-    )
 
 
 def _bound_by_flops(roof: Roof, row: Row) -> bool:

@@ -12,7 +12,7 @@ from collections import Counter
 from bytemlperf.command.live import LiveView
 from bytemlperf.export.prometheus import Exporter, Family
 from micro.cases.case import Case
-from micro.peaks.peaks import Peaks
+from micro.peaks.record import Peaks
 from micro.registry import OPERATORS
 from micro.roofline import Roof
 from micro.sweep.row import STATUSES, Row

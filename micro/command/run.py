@@ -13,6 +13,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
+from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.machine import discover
 from bytemlperf.report.live import live
 from bytemlperf.report.terminal import print_run
@@ -24,10 +25,12 @@ from micro.cases.case import Case
 from micro.command.flags import Flags
 from micro.command.live import MicroMetrics, SweepView
 from micro.command.settings import settings_of
-from micro.peaks.peaks import Peaks, needed_by, peaks_for, roofs_of
+from micro.operators.dtypes import DTYPES
+from micro.peaks.peaks import needed_by, peaks_for
+from micro.peaks.record import Peaks, roofs_of
 from micro.providers.registry import find_provider
 from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
-from micro.roofline import Roof, sheet_roof
+from micro.roofline import Roof
 from micro.sweep.row import Row, last_rows
 from micro.sweep.sweep import BUDGET_SPENT, Settings, Sweep
 
@@ -117,6 +120,20 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
+
+
+def sheet_roof(card: Card) -> Roof:
+    """A spec card's peaks, dense. A link's bandwidth is taken one way;
+    where the card doesn't say which way it counts, it is left out."""
+    flops = {dtype: peak for dtype in DTYPES if (peak := cards.peak_flops(card, dtype)) is not None}
+    ways = {"one way": 1.0, "both ways": 0.5}
+    links = [link.gbytes_per_s * ways[link.direction] * cards.GIGA for link in card.links if link.direction in ways]
+    return Roof(
+        flops_per_s=flops,
+        bytes_per_s=cards.memory_bandwidth(card),
+        link_bytes_per_s=max(links, default=None),
+        source=f"{card.name}, per {card.per}",
+    )
 
 
 def _sheet(name: str | None, device: str) -> Roof | None:

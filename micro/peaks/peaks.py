@@ -13,28 +13,25 @@ cache folder by a hash of what they depend on, and each says when it was measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-
-import msgspec
 
 from micro.cases.case import BadCase, Case, case_text, validate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.peaks import cache
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
+from micro.peaks.record import BUSY_CPUS, WRITE_SHARES, Needed, Peak, Peaks
 from micro.registry import OPERATORS
-from micro.roofline import MEASURED, MEMORY, SHEET, Roof
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
 RULES = Rules(warm_up_s=0.3, budget_s=1.0)
 LIMIT_S = 30.0
 """Of one case: a format that the device lacks may be emulated a thousand times slower."""
 
-BUSY_CPUS = 0.5
 BUSY_TRIES = 3
 GEMM_PROVIDERS = ("torch", "onednn")
 ENOUGH_S = 0.05
@@ -45,71 +42,7 @@ LAST_SIZE = 16384
 STREAM_VALUES = {"cpu": (1 << 20, 1 << 22), "cuda": (1 << 24, 1 << 26)}
 """Small ones give short samples, some of which nothing disturbs; large ones keep many cores busy."""
 
-HEADLINE = "stream_triad"
-WRITE_SHARES = {"stream_triad": 1 / 3, "stream_copy": 1 / 2, "stream_read": 0.0}
 LINK_VALUES = (1 << 18, 1 << 20, 1 << 22)
-
-
-class Peak(msgspec.Struct, frozen=True, kw_only=True):
-    """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when. `others_cpus` is how many
-    CPUs other processes kept busy meanwhile, `spread` how much longer the median sample took than the fastest."""
-
-    per_s: float
-    case: str
-    provider: str
-    samples: int
-    measured_at: str
-    note: str = ""
-    others_cpus: float | None = None
-    spread: float = 0.0
-
-    @property
-    def error(self) -> float:
-        """By what share it may be too low: how far the median of its samples was off, all of it beside busy processes."""
-        return 1.0 if (self.others_cpus or 0.0) > BUSY_CPUS else self.spread
-
-
-class Needed(NamedTuple):
-    """What a sweep's efficiencies need."""
-
-    dtypes: frozenset[str] = frozenset()
-    memory: bool = False
-    link: bool = False
-
-
-class Peaks(msgspec.Struct, kw_only=True):
-    """As in run.json under `peaks`. `identity` is what they hold for; `missing` says why there is none."""
-
-    identity: dict[str, str]
-    flops: dict[str, Peak] = {}
-    memory: dict[str, Peak] = {}
-    link: Peak | None = None
-    missing: dict[str, str] = {}
-
-    @property
-    def every(self) -> list[Peak]:
-        """All that were measured."""
-        return [*self.flops.values(), *self.memory.values(), *([self.link] if self.link else [])]
-
-    def roof(self) -> Roof:
-        """For efficiencies."""
-        return Roof(
-            flops_per_s={dtype: peak.per_s for dtype, peak in self.flops.items()},
-            bytes_per_s=self.memory[HEADLINE].per_s if HEADLINE in self.memory else None,
-            by_writes=[(WRITE_SHARES[name], peak.per_s) for name, peak in self.memory.items()],
-            link_bytes_per_s=self.link.per_s if self.link else None,
-            errors={dtype: peak.error for dtype, peak in self.flops.items()}
-            | ({MEMORY: max(peak.error for peak in self.memory.values())} if self.memory else {}),
-            source="measured on this machine",
-        )
-
-    def lacks(self, needed: Needed) -> Needed:
-        """What of it was never tried."""
-        return Needed(
-            frozenset(dtype for dtype in needed.dtypes if dtype not in self.flops and dtype not in self.missing),
-            needed.memory and not self.memory and "memory" not in self.missing,
-            needed.link and self.link is None and "link" not in self.missing,
-        )
 
 
 def needed_by(cases: Iterable[Case]) -> Needed:
@@ -277,13 +210,3 @@ def _keep_best(best: dict[str, Peak], name: str, tries: Iterable[_Tried], missin
             best[name] = tried.peak
     if name not in best:
         missing[what] = "; ".join(reasons) or "nothing fits into memory"
-
-
-def roofs_of(run: Mapping[str, Any]) -> dict[str, Roof]:
-    """What run.json says of peaks: "measured" and "sheet", those that there are."""
-    roofs = {}
-    if run.get("peaks"):
-        roofs[MEASURED] = msgspec.convert(run["peaks"], Peaks).roof()
-    if run.get("sheet"):
-        roofs[SHEET] = msgspec.convert(run["sheet"], Roof)
-    return roofs

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from micro.peaks.peaks import Peaks
+from micro.peaks.record import Peaks
 from micro.sweep.row import Row
 
 BUSY_CPUS = 0.1

@@ -10,7 +10,7 @@ import msgspec
 
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
 from bytemlperf.runs.kinds import Plot, Section, Text
-from micro.peaks.peaks import Peaks, roofs_of
+from micro.peaks.record import Peaks, roofs_of
 from micro.results.conditions import conditions
 from micro.results.table import LEGEND, ROWS, operator_tables
 from micro.roofline import MEASURED, SHEET, Roof

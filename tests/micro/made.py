@@ -10,7 +10,7 @@ from micro.cases.case import Case
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome, RankLatency
 from micro.measure.timing import Latency
-from micro.peaks.peaks import Peak, Peaks
+from micro.peaks.record import Peak, Peaks
 from micro.roofline import MEASURED
 from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed

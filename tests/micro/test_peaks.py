@@ -10,7 +10,8 @@ from micro.cases.case import Case
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
-from micro.peaks.peaks import Needed, Peaks, kept, needed_by, path_for, peaks_for
+from micro.peaks.peaks import kept, needed_by, path_for, peaks_for
+from micro.peaks.record import Needed, Peaks
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 

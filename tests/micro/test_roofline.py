@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from micro.roofline import Roof, bound, efficiency, shares, sheet_roof
+from micro.command.run import sheet_roof
+from micro.roofline import Roof, bound, efficiency, shares
 from micro.sweep.row import Row
 from tests.micro.made import latency
 
