@@ -22,7 +22,7 @@ OWN = {
     "micro": ("micro.cli:app", "Measure operators and collectives."),
     "general": ("general_perf.cli:app", "Measure common models: compile, accuracy, speed."),
     "train": ("training.cli:app", "Measure training: throughput, scaling, memory."),
-    "predict": ("micro.predict.command:predict", "Predict an LLM's latency from measured operators."),
+    "predict": ("micro.predict.cli:predict", "Predict an LLM's latency from measured operators."),
     "convert": ("general_perf.convert.command:convert", "Convert a model for deployment, and check the result."),
     "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
     "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from bytemlperf.hardware.devices import text_of
+from bytemlperf.hardware.machine import output_of
 from bytemlperf.lazy import psutil
 
 OTHERS_SHARE = 0.1
@@ -133,8 +134,6 @@ def pinning() -> dict[str, str]:
 
 def gpu_state(device: str) -> tuple[float, int, float] | None:
     """MHz, mask of throttle reasons and °C from nvidia-smi; None where it doesn't answer."""
-    from bytemlperf.hardware.machine import output_of  # reads packages' metadata, for which a run's page is not to wait
-
     number = device.partition(":")[2] or "0"
     command = ["nvidia-smi", f"--id={number}", f"--query-gpu={GPU_QUERY}", "--format=csv,noheader,nounits"]
     return parse_gpu_state(output_of(command, NVIDIA_SMI_TIMEOUT_S) or "")
