@@ -218,8 +218,9 @@ def fields_of(flags: type[Options]) -> tuple[Field, ...]:
 
 def _fields(flags: type[Options]) -> Iterator[Field]:
     hints = get_type_hints(flags, include_extras=True)
+    owners = {name: base for base in flags.__mro__ for name in inspect.get_annotations(base)}
     for base in flags.__mro__:
-        for name in inspect.get_annotations(base):
+        for name in (name for name in inspect.get_annotations(base) if owners[name] is base):  # one declared again keeps its place
             option = next((each for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Option)), None)
             if option is not None:
                 kind, container, optional = _kind(hints[name].__origin__)

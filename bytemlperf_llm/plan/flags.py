@@ -130,3 +130,6 @@ class Exports(Options, panel="Output"):
 @dataclass(frozen=True, kw_only=True)
 class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput):
     """The command line of `serve-bench`, as typed."""
+
+    label: Annotated[str | None, Option("Name of the run. Default: ENGINE-SCENARIO.")] = None
+    otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address; at the end, a trace per request.")] = None

@@ -76,7 +76,6 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
 
 def report_general(folder: Path, *, bytemlperf: bool) -> int:
     """The table of a run, and the reports asked for."""
-
     run = read_run_json(folder)
     if run.get("kind") != KIND:
         raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")

@@ -102,7 +102,6 @@ def _portable(command: list[str]) -> list[str]:
 
 def keep_reference(run_folder: Path, into: Path) -> None:
     """Write a run's losses as a reference. Raises UserError for a run that can't be one."""
-
     run = read_run_json(run_folder)
     plan = read_plan(run_folder / PLAN_NAME)
     history = History(RunRecords(run_folder, Record))
@@ -128,7 +127,6 @@ def keep_reference(run_folder: Path, into: Path) -> None:
 
 def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
-
     if read_run_json(folder).get("kind") != "training":
         raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")
     plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder, Record))

@@ -203,7 +203,6 @@ def _with_peak(plan: Plan, device: Device) -> Plan:
 
 def choose_device(wish: str, ranks_here: int) -> Device:
     """What the ranks will run on. Raises UserError."""
-
     gpus = [] if wish == "cpu" else nvidia_gpus()
     if not gpus:
         if wish == "cuda":
@@ -232,7 +231,6 @@ def run_train(flags: Flags, argv: list[str]) -> int:
 
 def run_dry(flags: Flags) -> int:
     """`--dry-run`: what would be done, and how much memory a rank would need."""
-
     prepared = prepare(flags)
     layout, needed = prepared.layout, prepared.needed
     console = terminal()
