@@ -18,41 +18,17 @@ from general_perf.card import Card, Package
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
 
-PACKAGES = (
-    "magika",
-    "networkx",
-    "numpy",
-    "onnx",
-    "plotly",
-    "scikit-learn",
-    "scipy",
-    "silero-vad",
-    "torch",
-    "transformers",
-)
-TYPES = {
+PACKAGES = ("magika", "networkx", "numpy", "onnx", "plotly", "scikit-learn", "scipy", "silero-vad", "torch", "transformers")
+NAMED_ALIKE = ("json", "css", "csv", "png", "yaml", "toml", "svg", "npz", "npy", "wav", "rst", "cpp", "safetensors", "onnx")
+TYPES = {f".{name}": name for name in NAMED_ALIKE} | {
     ".py": "python",
-    ".json": "json",
-    ".css": "css",
     ".js": "javascript",
     ".md": "markdown",
-    ".csv": "csv",
-    ".png": "png",
     ".jpg": "jpeg",
     ".so": "elf",
-    ".yaml": "yaml",
-    ".toml": "toml",
-    ".svg": "svg",
     ".gz": "gzip",
-    ".npz": "npz",
-    ".npy": "npy",
-    ".wav": "wav",
-    ".rst": "rst",
     ".cuh": "cpp",
     ".hpp": "cpp",
-    ".cpp": "cpp",
-    ".safetensors": "safetensors",
-    ".onnx": "onnx",
 }
 SMALLEST_BYTES = 64
 
