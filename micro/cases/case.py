@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
-from micro.operators.contract import REQUIRED, Argument, Operator, SameAs
+from micro.operators.contract import REQUIRED, Args, Argument, Operator, SameAs
 from micro.operators.dtypes import canonical
 
 FORMAT_ARGUMENTS = ("arg_type", "args_type")
@@ -38,13 +37,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return f"{case_text(self.op, self.args)} [{self.provider}]"
 
 
-def case_text(op: str, args: Mapping[str, Any]) -> str:
+def case_text(op: str, args: Args) -> str:
     """`gemm(K=128 M=1 N=128 dtype=float32)`."""
     values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in sorted(args.items()))
     return f"{op}({' '.join(values)})"
 
 
-def validate(operator: Operator, given: Mapping[str, Any]) -> Arguments:
+def validate(operator: Operator, given: Args) -> Arguments:
     """Every declared argument, checked, with defaults filled in. Raises BadCase."""
     given = {operator.aliases.get(name, name): value for name, value in given.items() if name not in FORMAT_ARGUMENTS}
     known = [argument.name for argument in operator.arguments]
@@ -62,14 +61,14 @@ def validate(operator: Operator, given: Mapping[str, Any]) -> Arguments:
     return args
 
 
-def _default(argument: Argument, args: Mapping[str, Any]) -> Any:
+def _default(argument: Argument, args: Args) -> object:
     if not isinstance(argument.default, SameAs):
         return argument.default
     same = args[argument.default.argument]
     return same if same in argument.choices else argument.default.otherwise
 
 
-def _checked(operator: Operator, argument: Argument, value: Any) -> Any:
+def _checked(operator: Operator, argument: Argument, value: object) -> object:
     where = f"{operator.name}: {argument.name}"
     if value is REQUIRED:
         raise BadCase(f"{where} is missing ({argument.help})")
@@ -100,7 +99,7 @@ def _checked(operator: Operator, argument: Argument, value: Any) -> Any:
     return value
 
 
-def _integer(where: str, argument: Argument, value: Any) -> int:
+def _integer(where: str, argument: Argument, value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):

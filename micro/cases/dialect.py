@@ -9,11 +9,9 @@ not what is computed: blocks lie in random order here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from micro.cases.case import FORMAT_ARGUMENTS, BadCase
-from micro.operators.contract import Operator
+from micro.cases.case import FORMAT_ARGUMENTS, Arguments, BadCase
+from micro.operators.contract import Args, Operator
 
 SEQUENCE_NAMES = {"mode": "attn_mode", "phase": "attn_mode", "q_seq_len": "q_len"}
 SESSION = "prefill_session_cache"
@@ -21,7 +19,7 @@ MOST_SEQUENCES = 1 << 20
 PLACES = ("block_table", "slot_mapping")
 
 
-def translated(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
+def translated(operator: Operator, given: Args) -> Arguments:
     """A workload file's arguments by the operator's own names. Raises BadCase for what isn't measured."""
     names = {argument.name for argument in operator.arguments}
     args = {name: value for name, value in given.items() if name not in FORMAT_ARGUMENTS}
@@ -40,7 +38,7 @@ def translated(operator: Operator, given: Mapping[str, Any]) -> dict[str, Any]:
     return args
 
 
-def _scores(given: dict[str, Any]) -> dict[str, Any]:
+def _scores(given: Arguments) -> Arguments:
     """Attention's scores as rows: one for each sequence, head and new token."""
     args = {name: value for name, value in given.items() if name != "phase"}
     keys = args.pop("kv_seq_len")
@@ -50,7 +48,7 @@ def _scores(given: dict[str, Any]) -> dict[str, Any]:
     return {**args, "batch_size": math.prod(sizes), "dim_size": keys}
 
 
-def _sequences(names: set[str], given: dict[str, Any]) -> dict[str, Any]:
+def _sequences(names: set[str], given: Arguments) -> Arguments:
     args = {SEQUENCE_NAMES.get(name, name): value for name, value in given.items() if name not in PLACES}
     if "compute_dtype" in args and "qk_compute_dtype" in names:
         args["qk_compute_dtype"] = args["pv_compute_dtype"] = args.pop("compute_dtype")
@@ -65,7 +63,7 @@ def _sequences(names: set[str], given: dict[str, Any]) -> dict[str, Any]:
     return args
 
 
-def _session(args: Mapping[str, Any]) -> dict[str, Any]:
+def _session(args: Args) -> Arguments:
     """`q_len` new tokens in all, divided among the sequences."""
     total, sequences = args.get("q_len"), args.get("batch_size", 1)
     if not isinstance(total, int) or not isinstance(sequences, int) or not 1 <= sequences <= min(total, MOST_SEQUENCES):
@@ -76,7 +74,7 @@ def _session(args: Mapping[str, Any]) -> dict[str, Any]:
     return {"q_lens": [share + (sequence < more) for sequence in range(sequences)], "cache_lens": [args.get("cache_len", 0)] * sequences}
 
 
-def _experts(names: set[str], given: dict[str, Any]) -> dict[str, Any]:
+def _experts(names: set[str], given: Arguments) -> Arguments:
     args = dict(given)
     shared = args.pop("num_shared_experts", 0)
     if shared:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bytemlperf.errors import UserError
 from engines.untrusted import decode_json
-from micro.cases.case import BadCase, Case, validate
+from micro.cases.case import Arguments, BadCase, Case, validate
 from micro.cases.dialect import translated
 from micro.cases.workload_file import RawCase, expand, read_workloads
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import OPERATORS, find_operator
 
 SUITES = ("basic",)
-Checked = tuple[str, dict[str, Any], str]
+Checked = tuple[str, Arguments, str]
 """An operator's name, arguments, and why the case can't be tried ("" where it can)."""
 
 
@@ -64,7 +63,7 @@ def _checked(raw: RawCase) -> Checked:
         return raw.op, raw.args, f"{raw.source}: {bad}"
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(text: str) -> tuple[str, object]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"'{text}' is not NAME=VALUE", "such as --arg M=128,256 or --arg dtype=bfloat16")
@@ -76,7 +75,7 @@ def _pair(text: str) -> tuple[str, Any]:
     return name, [_value(value) for value in values.split(",")]
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     try:
         return decode_json(text)
     except ValueError:

@@ -14,15 +14,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import read_plain
 from engines.untrusted import decode_json
+from micro.cases.case import Arguments
+from micro.operators.contract import Args
 
 COMMENT = "__"
 MAX_CASES = 100_000
@@ -33,7 +35,7 @@ class RawCase(NamedTuple):
     """Not yet validated. `source` is the file's name; `refusal` why it is no case that could be tried."""
 
     op: str
-    args: dict[str, Any]
+    args: Arguments
     source: str
     refusal: str = ""
 
@@ -65,12 +67,12 @@ def _of_folder(file: Path, folder: Path) -> list[RawCase]:
         return [RawCase(file.stem, {"file": str(file.relative_to(folder))}, file.name, error.cause)]
 
 
-def expand(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def expand(case: Args) -> Iterator[Arguments]:
     """Every combination of a case's lists, dotted keys zipped; a batch as it stands. Raises ValueError with a sentence."""
     if "batch" in str(case.get("arg_type", "")):
         yield {key: value for key, value in case.items() if not key.startswith(COMMENT)}
         return
-    axes: list[list[dict[str, Any]]] = []
+    axes: list[list[Arguments]] = []
     for key, value in case.items():
         if not key.startswith(COMMENT):
             axes.append(_axis(key, value))
@@ -80,7 +82,7 @@ def expand(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: value for part in choice for name, value in part.items()}
 
 
-def _axis(key: str, value: Any) -> list[dict[str, Any]]:
+def _axis(key: str, value: object) -> list[Arguments]:
     names = key.split(".")
     if len(names) == 1:
         return [{key: part} for part in (value if isinstance(value, list) else [value])]
@@ -120,7 +122,7 @@ def _json_cases(path: Path, text: str) -> Iterator[RawCase]:
                 yield RawCase(op, case, path.name, str(error))
 
 
-def _placeholder(parts: Mapping[str, Any]) -> str:
+def _placeholder(parts: Args) -> str:
     """Why a file of that format holds no case, "" where it may hold some."""
     if isinstance(parts.get("operator"), str):
         return f"its layout is ByteMLPerf's before 2025 ('operator': '{parts['operator']}'), which is not read; write {{\"cases\": […]}}"
@@ -138,7 +140,7 @@ def _csv_cases(path: Path, text: str) -> Iterator[RawCase]:
         yield RawCase(str(args.pop("task_name", path.stem)), args, path.name)
 
 
-def _cell(text: str) -> Any:
+def _cell(text: str) -> object:
     """A number, a JSON list, or the text."""
     try:
         value = decode_json(text)

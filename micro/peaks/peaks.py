@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from micro.cases.case import BadCase, Case, case_text, validate
+from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
+from micro.operators.contract import Cost
 from micro.peaks import cache
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.peaks.record import BUSY_CPUS, WRITE_SHARES, Needed, Peak, Peaks
@@ -124,9 +125,7 @@ class _Bench:
         self._makers, self._says = makers, says
         self._runners: dict[str, CaseRunner] = {}
 
-    def tried(
-        self, op: str, provider: str, given: dict[str, Any], counted: Callable[[Any, Outcome], float], cache_bytes: int = 0
-    ) -> _Tried:
+    def tried(self, op: str, provider: str, given: Arguments, counted: Callable[[Cost, Outcome], float], cache_bytes: int = 0) -> _Tried:
         """Run one case. `counted(cost, outcome)` is what a call moves or computes."""
         operator = OPERATORS[op]
         try:

@@ -15,9 +15,10 @@ serving engines fuse them.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from bytemlperf.errors import UserError
+from micro.cases.case import Arguments
 from micro.predict.model import ModelShape
 
 
@@ -41,7 +42,7 @@ class Step(NamedTuple):
 
     part: str
     op: str
-    args: dict[str, Any]
+    args: Arguments
     calls: int
     streams: bool = False
 

@@ -16,6 +16,7 @@ from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from engines.processor import cpu_bfloat16_flag
+from micro.cases.case import Arguments
 from micro.command.settings import device_of
 from micro.operators.dtypes import canonical, size_bytes
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
@@ -71,7 +72,7 @@ def run(flags: Flags) -> None:
 
 def write_workload(path: Path, steps: list[Step]) -> Path:
     """Each distinct operator once, as `bmp micro run` reads it; for a sweep elsewhere and --from-run. Raises UserError."""
-    content: dict[str, list[dict[str, Any]]] = {}
+    content: dict[str, list[Arguments]] = {}
     for step in steps:
         cases = content.setdefault(step.op, [])
         if step.args not in cases:
