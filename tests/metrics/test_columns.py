@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -121,3 +123,12 @@ def test_a_selection_is_the_sorted_list(top):
     values = [draw.choice((draw.randrange(top + 1), top, 0, top // 2)) for _ in range(3_000)]
     selection = added([[(value, 1) for value in values]]).ordered()
     assert [selection[place] for place in range(3_000)] == sorted(values)
+
+
+def test_numpy_waits_for_the_first_column():
+    """A load starts, and `--help` and `doctor` answer, without its import."""
+    modules = (
+        "bytemlperf_llm.run.bench, bytemlperf_llm.metrics.summary, bytemlperf_llm.doctor.doctor, bytemlperf.compare.show, bytemlperf.app"
+    )
+    code = f"import sys, {modules}; print(sorted({{'numpy', 'psutil'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
