@@ -17,6 +17,7 @@ from bytemlperf.statistics.columns import ABSENT, column, dot, either, present, 
 INTEGERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-5, 5) | st.sampled_from((1 << 24, -(1 << 24), 1 << 48, -1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(INTEGERS, INTEGERS), max_size=50), st.integers(1, 7))
 def test_sums_and_products_are_exact_for_every_integer(pairs, block):
     left, right = [a for a, _ in pairs], [b for _, b in pairs]

@@ -7,7 +7,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
@@ -47,6 +47,7 @@ def test_percentiles_equal_a_naive_reference_on_10000_sets():
         assert percentile(sorted(values), share) == naive_percentile(values, share)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(10**15), 10**15), min_size=1, max_size=60), st.fractions(Fraction(1, 10**6), 1 - Fraction(1, 10**6)))
 def test_percentiles_of_any_set(values, share):
     assert percentile(sorted(values), share) == naive_percentile(values, share)
@@ -165,6 +166,7 @@ def test_mean_interval_of_a_known_sample():
     assert mean_interval([0, 0], [1, 1]) == (0.0, 0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=80))
 def test_no_interval_of_a_positive_quantity_falls_below_zero(values):
     """Few values of which one is far off: Student's t would reach from −729 to 4,635 ms."""

@@ -8,7 +8,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
@@ -168,6 +168,7 @@ def any_records(draw):
     return records
 
 
+@settings(deadline=None)
 @given(any_records(), st.none() | st.integers(0, 40), st.randoms(use_true_random=False), st.booleans())
 def test_any_records_give_one_summary_whatever_their_order(records, scheduled, shuffler, open_loop):
     facts = RunFacts(open_loop=open_loop, scheduled_requests=scheduled, slo_ms=SloMs(ttft=100), max_concurrency=3, requested_rate=2)
