@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import worker_config
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import resolve
+from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.workload.schedule import ALL, Schedule
+from engines.contract import Engine
 
 LONE_REQUESTS = 3
 FIRST_OF_AUTO = 0.5
@@ -108,7 +110,7 @@ class Hunt:
         say = sayer(quiet=flags.quiet)
         self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
 
-    async def run(self, plan: Any) -> None:
+    async def run(self, plan: Plan) -> None:
         """Engine, first rate, probes, confirming run. Raises UserError before the first probe."""
         before = None if self._asked.resume is None else self._before(self._asked.resume)
         engine_type = engine_class(self._flags.engine)
@@ -133,7 +135,7 @@ class Hunt:
                 self.folder, self.found = before
             await self._search(started)
 
-    async def _start(self, engine: Any, engine_type: Any, plan: Any) -> Started:
+    async def _start(self, engine: Engine, engine_type: type[Engine], plan: Plan) -> Started:
         preflight.check_available(engine_type, self._flags.engine)
         model = preflight.resolve_model(engine_type, self._flags.model, self._say)
         begun_s = time.monotonic()
@@ -143,7 +145,8 @@ class Hunt:
         schedule, timeouts = Schedule(plan.scenario, plan.flags.seed), worker_config(plan.scenario, ALL, keep_output=False).timeouts
         workload = schedule.workload()
         longest = preflight.longest_request(schedule, workload)
-        await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
+        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
+        plan = replace(plan, engine_options=plan.engine_options | changed)
         self._say(f"engine ready after {time.monotonic() - begun_s:.1f} s")
         await preflight.warm_up(engine, workload, plan.scenario.warmup_requests, timeouts)
         started = Started(engine, engine_type, info, model, plan, self._slo_ms, self._redactor, self._argv, self._say)
@@ -166,7 +169,7 @@ class Hunt:
         if rate is not None:
             return rate
         auto = started.plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-        plan = started.plan.__class__(flags=self._flags, scenario=auto, engine_options=started.plan.engine_options)
+        plan = replace(started.plan, scenario=auto)
         workload = Schedule(auto, self._flags.seed).workload()
         with closing(real_pacer()) as pacer:
             resolved, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, self._redactor)
@@ -182,7 +185,8 @@ class Hunt:
 
     def _before(self, folder: Path) -> tuple[Path, Capacity]:
         found = read_capacity(folder)
-        if found.flags != self._recorded() or found.slo_ms != self._slo_ms or found.goal.share != self._goal.share:
+        asked = (self._recorded(), self._slo_ms, self._goal.share, self._goal.confidence)
+        if (found.flags, found.slo_ms, found.goal.share, found.goal.confidence) != asked:
             raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its capacity.json")
         found.goal = self._goal
         return folder, found
