@@ -25,7 +25,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml requirements/cpu.lock requirements/apart.txt scripts/setup.sh hatch_build.py $(wildcard engines/http/*.[ch])
+$(STAMP): pyproject.toml requirements/cpu.lock requirements/apart.txt scripts/setup.sh hatch_build.py $(wildcard engines/http/*.[ch] bytemlperf_llm/*.c)
 	@PYTHON="$(PYTHON)" scripts/setup.sh "$(ENGINE)"
 
 bench: setup

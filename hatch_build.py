@@ -1,7 +1,7 @@
-"""Compiles the C file below when the package is built or installed, where that is possible.
+"""Compiles the C files below when the package is built or installed, where that is possible.
 
 Without a C compiler or Python's headers, or with BMP_PURE_PYTHON=1 in the environment, the package is
-built without it: everything works, at a higher cost per token (docs/calibration.md).
+built without them: everything works, at a higher cost per token (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "engines/http/_stream.c"
+SOURCES = ("engines/http/_stream.c", "bytemlperf_llm/_stamps.c")
 COMPILE_TIMEOUT_S = 120
 
 
@@ -24,18 +24,19 @@ class CompileHook(BuildHookInterface):
     """Hatch's custom hook; runs for wheels and for editable installs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Put the compiled module beside its source and into the wheel."""
+        """Put the compiled modules beside their sources and into the wheel."""
         if self.target_name != "wheel":
             return
-        built = Path(SOURCE).with_suffix(str(sysconfig.get_config_var("EXT_SUFFIX")))
-        if problem := compile_into(Path(self.root) / SOURCE, Path(self.root) / built):
-            (Path(self.root) / built).unlink(missing_ok=True)
-            self.app.display_warning(f"{SOURCE} is not compiled, its twin in Python is used: {problem}")
-            return
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
-        if version != "editable":
-            build_data["force_include"][str(built)] = str(built)
+        for source in SOURCES:
+            built = Path(source).with_suffix(str(sysconfig.get_config_var("EXT_SUFFIX")))
+            if problem := compile_into(Path(self.root) / source, Path(self.root) / built):
+                (Path(self.root) / built).unlink(missing_ok=True)
+                self.app.display_warning(f"{source} is not compiled, the same in Python is used: {problem}")
+                continue
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            if version != "editable":
+                build_data["force_include"][str(built)] = str(built)
 
 
 def compile_into(source: Path, target: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from operator import sub
@@ -14,6 +15,11 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import BURST_NS
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import ErrorClass
+
+try:
+    from bytemlperf_llm._stamps import bin_intervals
+except ImportError:  # no compiler where this was installed
+    bin_intervals = None  # type: ignore[assignment]
 
 FLUSH_REQUESTS = 256
 Listener = Callable[[list[float], list[float]], None]
@@ -103,6 +109,33 @@ def add_intervals(histogram: Histogram, stamps: Sequence[int], tokens: Sequence[
     return ends_ns
 
 
+class Intervals:
+    """The histogram of intervals between tokens, in ns; by the compiled loop where there is one."""
+
+    def __init__(self, bounds_s: Sequence[float], *, compiled: bool = bin_intervals is not None) -> None:
+        self._bounds = array("q", (round(bound * NS_PER_S) for bound in bounds_s))
+        self._counts, self._total_ns = array("q", bytes(8 * (len(bounds_s) + 1))), 0
+        self._histogram = None if compiled else Histogram(self._bounds)
+
+    def add(self, stamps: list[int], tokens: list[int]) -> tuple[int, int] | None:
+        """The first and the last token's stamps, None without tokens."""
+        if self._histogram is not None:
+            return add_intervals(self._histogram, stamps, tokens)
+        ends_ns = bin_intervals(stamps, tokens, self._bounds, self._counts, BURST_NS)
+        if ends_ns is not None:
+            self._total_ns += ends_ns[1] - ends_ns[0]
+        return ends_ns
+
+    def drain(self) -> HistogramDelta:
+        """What was added since the last drain, in seconds."""
+        if self._histogram is None:
+            drained = HistogramDelta(self._counts.tolist(), self._total_ns)
+            self._counts, self._total_ns = array("q", bytes(8 * len(self._counts))), 0
+        else:
+            drained = self._histogram.drain()
+        return HistogramDelta(drained.counts, drained.total / NS_PER_S)
+
+
 class LlmMetrics:
     """A sink that feeds an exporter from started and ended requests.
 
@@ -118,7 +151,7 @@ class LlmMetrics:
         self.failures: dict[str, int] = {}
         self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
         self._ttft, self._tpot, self._e2e, self._late, self._prompt, self._output = (self._waiting[name] for name in _HISTOGRAMS)
-        self._itl = Histogram([round(bound * NS_PER_S) for bound in _PER_TOKEN_S])
+        self._itl = Intervals(_PER_TOKEN_S)
         self._ok = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
         self._levels: dict[int, int] = {}
@@ -142,7 +175,7 @@ class LlmMetrics:
             if record.prompt_tokens is not None:
                 self._prompt.append(record.prompt_tokens)
             start_ns = sent_ns if planned_ns is None else planned_ns
-            ends = add_intervals(self._itl, record.chunk_ns, record.tokens_per_chunk)
+            ends = self._itl.add(record.chunk_ns, record.tokens_per_chunk)
             if ends is not None and start_ns is not None:
                 self._observe(start_ns, *ends, record.output_tokens)
         else:
@@ -172,8 +205,7 @@ class LlmMetrics:
             if values:
                 export.observe(name, values)
                 values.clear()
-        intervals = self._itl.drain()
-        export.absorb(ExportDelta(histograms={_ITL: HistogramDelta(intervals.counts, intervals.total / NS_PER_S)}))
+        export.absorb(ExportDelta(histograms={_ITL: self._itl.drain()}))
         for label, count in self._fresh_failures.items():
             export.count("bmp_request_failure_total", count, label)
         export.count("bmp_request_success_total", self._ok)

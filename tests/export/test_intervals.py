@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
+
 from bytemlperf.export.prometheus import Histogram
+from bytemlperf_llm.live import metrics
 from bytemlperf_llm.live.metrics import add_intervals
 
 BOUNDS = (0, 5, 10, 100)
@@ -63,3 +66,24 @@ def test_any_answer_equals_a_naive_count():
         ends = add_intervals(counts, times, tokens, BURST)
         assert counts.counts == expected
         assert ends == ((each[0], each[-1]) if each else None)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["python", "compiled"])
+def test_compiled_and_in_python_they_drain_the_same(compiled):
+    if compiled and metrics.bin_intervals is None:
+        pytest.skip("bytemlperf_llm/_stamps.c was not compiled here")
+    draw = random.Random(5)
+    intervals = metrics.Intervals((1e-3, 5e-3, 1e-1), compiled=compiled)
+    expected, total_ns = [0] * 4, 0
+    for _ in range(300):
+        times = sorted(draw.randrange(10**9) for _ in range(draw.randrange(1, 30)))
+        tokens = [draw.choice((0, 1, 1, 2, 5)) for _ in times]
+        counts = Histogram((10**6, 5 * 10**6, 10**8))
+        ends = add_intervals(counts, times, tokens)
+        assert intervals.add(times, tokens) == ends
+        expected = [mine + theirs for mine, theirs in zip(expected, counts.counts, strict=True)]
+        total_ns += 0 if ends is None else ends[1] - ends[0]
+    drained = intervals.drain()
+    assert drained.counts == expected
+    assert drained.total == pytest.approx(total_ns / 1e9)
+    assert intervals.drain().counts == [0] * 4
