@@ -105,7 +105,7 @@ def coverage(served: Served, runs: int, first_seed: int = 1) -> dict[tuple[str, 
 def figures(served: Served, seed: int, schedule_seed: int | None) -> list[Figure]:
     """Every figure of a run that a comparison takes."""
     facts = facts_of(served)
-    columns = RunColumns(Accumulator().add_all(run_of(served, seed, schedule_seed)), facts, [])
+    columns = RunColumns(Accumulator().add_all(run_of(served, seed, schedule_seed)), facts)
     return figures_of("simulated", msgspec.to_builtins(summary_of(columns.acc, facts)), columns)
 
 

@@ -211,7 +211,7 @@ def _communication(summary: dict[str, Any]) -> list[Section]:
 def _micro(alone: dict[str, Any]) -> str:
     """What `bmp micro` measured beside it."""
     point = alone["micro"]
-    return f" (bmp micro: {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
+    return f" (bmp micro measured {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
 
 
 def _checks(summary: dict[str, Any]) -> list[Section]:
