@@ -25,44 +25,22 @@ STOPPED = {
 }
 
 
-class ProbeRow(msgspec.Struct, kw_only=True):
-    """One probe: its run folder (inside the search's), and what it said. `missed` is the share of the `judged` requests that missed a
-    service level, `worth` how many independent ones they are worth, `met` the share that met each level."""
+class ProbeRow(Look, frozen=True, kw_only=True):
+    """One probe: what it said, its run folder (inside the search's), and the share `met` of requests that met each level."""
 
     folder: str
     rate_rps: float
     purpose: Purpose
-    outcome: Outcome
-    requests: int
-    judged: int
-    missed: float
-    worth: float
-    steady: bool
-    overloaded: bool
     client_limited: str
     met: dict[str, float]
 
     @classmethod
     def of(cls, folder: str, probe: Probe, met: dict[str, float]) -> ProbeRow:
-        look = probe.look
-        return cls(
-            folder=folder,
-            rate_rps=probe.rate,
-            purpose=probe.purpose,
-            outcome=probe.outcome,
-            requests=look.requests,
-            judged=look.judged,
-            missed=look.missed,
-            worth=look.worth,
-            steady=look.steady,
-            overloaded=look.overloaded,
-            client_limited=probe.client_limited,
-            met=met,
-        )
+        look = msgspec.structs.asdict(probe.look) | {"outcome": probe.outcome}
+        return cls(**look, folder=folder, rate_rps=probe.rate, purpose=probe.purpose, client_limited=probe.client_limited, met=met)
 
     def probe(self) -> Probe:
-        look = Look(self.outcome, self.requests, self.judged, self.missed, self.worth, self.steady, self.overloaded)
-        return Probe(self.rate_rps, look, self.purpose, self.client_limited)
+        return Probe(self.rate_rps, self, self.purpose, self.client_limited)
 
 
 class Capacity(msgspec.Struct, kw_only=True):

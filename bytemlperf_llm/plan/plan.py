@@ -34,11 +34,6 @@ class Plan:
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
-    def closed(self) -> bool:
-        """Whether requests are due when a slot is free."""
-        return self.scenario.arrival.process == "closed"
-
-    @property
     def rate(self) -> float | None:
         """Requests per second, where one number says it."""
         rate = self.scenario.arrival.rate
