@@ -24,7 +24,7 @@ class Meaning:
         reported: Usage | None = None
         error, said, doubtful, foreign = "", 0, False, False
         for event in events:
-            text, mark, choices = "", 0, event.choices
+            text, mark, choices, reports = "", 0, event.choices, event.usage is not None
             if choices:
                 choice = choices[0]
                 text, mark = text_of(choice)
@@ -38,11 +38,10 @@ class Meaning:
                     finished = len(marks) if finished is None else finished
                 if choice.error is not None:
                     error = error or error_words(choice.error)
-                if choice.usage is not None or event.x_groq is not None:
-                    reported = usage_of(event) or reported
+                reports = reports or choice.usage is not None or event.x_groq is not None
             elif event.object == "error" or (event.usage is None and (said or choices is None) and event.is_foreign):
                 foreign = True  # Azure begins with one without choices
-            if event.usage is not None:
+            if reports:
                 reported = usage_of(event) or reported
             if event.error is not None:
                 error = error or error_words(event.error)
