@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
+from bytemlperf.command.flags import Argument, Option, RunFolder, given_flags, only, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
@@ -23,21 +24,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 
 
 @app.command("serve-bench", cls=VllmCommand, short_help="Measure an engine under a scenario's load.")
 @with_flags
-def serve_bench(flags: Flags) -> None:
+def serve_bench(
+    context: typer.Context,
+    flags: Flags,
+    config: Annotated[Path | None, Option("Run folder to repeat; flags given beside it replace the run's.")] = None,
+    trust: Trust = False,
+) -> None:
     """Measure an engine under a scenario's load: TTFT, TPOT, ITL, throughput, goodput.
 
     Exit status: 0 valid or client-limited, 1 invalid, 2 bad input, 3 overloaded (the target rate is above the server's capacity),
     4 failing (more than 5 % of requests failed), 130 or 143 ended by a signal.
     """
+    from bytemlperf_llm.plan.plan import resolve
     from bytemlperf_llm.run.bench import serve_bench as run
+    from bytemlperf_llm.run.repeat import repeat_plan
 
-    raise typer.Exit(run(flags, sys.argv))
+    plan = resolve(flags) if config is None else repeat_plan(config, flags, given_flags(context), trust=trust)
+    raise typer.Exit(run(plan, sys.argv))
 
 
 @app.command(cls=VllmCommand, short_help="Find the highest request rate that holds service levels.")
@@ -67,7 +77,7 @@ def resume(
     run: RunFolder,
     flags: Annotated[Flags, only("headers", "quiet")],
     base_url: Annotated[str | None, Option("Address of the run's server; the one in run.json isn't used unconfirmed.")] = None,
-    trust: Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Send the requests that have no record yet, with the run's own flags, into the same folder."""
     from bytemlperf_llm.run.bench import resume as go_on

@@ -29,6 +29,7 @@ from bytemlperf.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import msgspec
+    import typer
 
 LARGEST_SIZE = (1 << 31) - 1
 SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -280,6 +281,12 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del wrapped.__wrapped__  # type: ignore[attr-defined]
     return wrapped
+
+
+def given_flags(context: typer.Context) -> set[str]:
+    """Names of the fields that this command line gives."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 # -- values --------------------------------------------------------------------------------

@@ -52,6 +52,12 @@ def resolve(flags: Flags) -> Plan:
     return plan_for(flags, scenario.override(_overrides(flags, scenario)))
 
 
+def plan_again(flags: Flags, changes: Flags, scenario: Scenario) -> Plan:
+    """The plan of a run's resolved scenario, with what `changes` alone says of it. Raises UserError."""
+    _check_flags(changes)
+    return plan_for(flags, scenario.override(_overrides(changes, scenario)))
+
+
 def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     """The plan of a scenario that is resolved already. Raises UserError."""
     return Plan(

@@ -46,12 +46,13 @@ from bytemlperf_llm.loadgen.replay import LoadSource, Replay, open_log, work_of,
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import Plan, plan_for, resolve
+from bytemlperf_llm.plan.plan import Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described, finish_facts
-from bytemlperf_llm.run.resume import Remainder, flags_of, read_remainder
+from bytemlperf_llm.run.repeat import same_flags
+from bytemlperf_llm.run.resume import Remainder, read_remainder
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
@@ -78,13 +79,13 @@ class Ready:
     tokenizer: str | None
 
 
-def serve_bench(flags: Flags, argv: list[str]) -> int:
+def serve_bench(plan: Plan, argv: list[str]) -> int:
     """Run it and leave its results; the exit status. The run folder's path is the last line on standard output.
     Raises UserError before the first request, or Interrupted."""
     from bytemlperf_llm.export.files import check_exports
 
-    check_exports(flags)
-    return _run(resolve(flags), argv, quiet=flags.quiet)
+    check_exports(plan.flags)
+    return _run(plan, argv, quiet=plan.flags.quiet)
 
 
 def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
@@ -93,7 +94,7 @@ def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: lis
 
     run = SuiteRun.open(folder, "llm")
     with damage_said(folder):
-        flags = flags_of(run.run, tuple(headers), base_url, trust=trust)
+        flags = same_flags(run.run, tuple(headers), base_url, trust=trust)
         remainder = read_remainder(run)
     check_exports(flags)
     return _run(plan_for(flags, remainder.scenario), argv, quiet=quiet, remainder=remainder)

@@ -9,22 +9,17 @@ makes the first of them due at `until_ns`. It is kept in run.json, so that `veri
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.flags import fields_of
 from bytemlperf.errors import UserError
-from bytemlperf.redaction import REDACTED
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.metrics.facts import facts_from
-from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
 from bytemlperf_llm.run.rebuild import refuse_endless
-from bytemlperf_llm.run.trust import refuse_other_address, refuse_unconfirmed
 from bytemlperf_llm.workload.schedule import Remaining, Schedule
 from engines.contract import EngineInfo
 
@@ -96,49 +91,3 @@ def _over(remainder: Remainder) -> bool:
     scenario = remainder.scenario
     limited = scenario.arrival.process == "closed" and scenario.duration_s is not None
     return limited and remainder.until_ns >= round((scenario.duration_s or 0) * NS_PER_S)
-
-
-# -- flags ---------------------------------------------------------------------------------
-
-
-def flags_of(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None, *, trust: bool) -> Flags:
-    """The command line's flags as run.json keeps them, with what it doesn't keep given anew. Without `trust` nothing that runs
-    code, reaches out, listens or writes elsewhere. Raises UserError that names what is missing or not confirmed."""
-    config = run["config"]
-    try:
-        kept = dict(config["flags"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError("run.json holds no flags", "it was damaged; run again") from None
-    refuse_other_address(kept.get("base_url"), base_url)
-    if base_url is not None:
-        kept["base_url"] = base_url
-    _refuse_redacted(kept)
-    missing = _header_names(config.get("header_names", ())) - {name.strip().lower() for name in map(_name, headers)}
-    if missing:
-        name = sorted(missing)[0]
-        raise UserError(f"the run sent a header {name!r}, whose value is never stored", f"give it again with --header '{name}: VALUE'")
-    unknown = sorted(kept.keys() - {field.name for field in fields_of(Flags)})
-    if unknown:
-        raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "resume with the version that ran it")
-    try:
-        flags = msgspec.convert(kept | {"headers": headers}, Flags, dec_hook=lambda _, value: Path(value))
-    except (msgspec.ValidationError, TypeError) as error:
-        raise UserError(f"run.json's flags are damaged: {error}", "run again") from None
-    if not trust:
-        refuse_unconfirmed(flags, config, base_url)
-    return flags
-
-
-def _refuse_redacted(kept: dict[str, Any]) -> None:
-    for field in fields_of(Flags):
-        if REDACTED in str(kept.get(field.name)):
-            fix = "give it again with --base-url" if field.name == "base_url" else "run again: it can't be resumed"
-            raise UserError(f"{field.flag} held a secret, which is never stored", fix)
-
-
-def _header_names(names: Any) -> set[str]:
-    return {str(name).strip().lower() for name in names}
-
-
-def _name(header: str) -> str:
-    return header.partition(":" if ":" in header else "=")[0]

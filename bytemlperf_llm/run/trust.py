@@ -1,13 +1,13 @@
 """What a run folder can't decide by itself: a folder is data, and may be a stranger's.
 
-run.json names an address to send to, a key to send, options that run code, ports, files. `resume` takes none of them silently:
-they are confirmed on its command line (`--base-url` the address, `--trust` all of them) or refused.
+run.json names an address to send to, a key to send, options that run code, ports, files. `resume` and `serve-bench --config` take
+none of them silently: they are confirmed on the command line (`--base-url` the address, `--trust` all of them) or refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,13 +33,13 @@ _RUNS_CODE = "trust_remote_code"
 _COMPARED = ("model", "device", "dtype", "versions")
 
 
-def unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None = None) -> list[str]:
-    """What run.json wants and a command line with this `--base-url` doesn't confirm."""
-    asked = [_said(name, getattr(flags, name)) for name in NAMED if _sensitive(name, getattr(flags, name))]
-    if base_url is not None:
-        asked = [text for text in asked if not text.startswith("--base-url ")]
-    asked += [f"--engine-option {option}" for option in flags.engine_options if not _harmless(option)]
-    if flags.engine != "openai" and flags.model is not None and flags.model.partition(":")[0] not in BUILT_IN:
+def unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
+    """What run.json wants and a command line with these `given` flags doesn't confirm."""
+    asked = [_said(name, getattr(flags, name)) for name in NAMED if name not in given and _sensitive(name, getattr(flags, name))]
+    if "engine_options" not in given:
+        asked += [f"--engine-option {option}" for option in flags.engine_options if not _harmless(option)]
+    local = flags.engine != "openai" and "model" not in given
+    if local and flags.model is not None and flags.model.partition(":")[0] not in BUILT_IN:
         asked.append(f"--model {flags.model}")
     folder = config.get("scenario_folder", BUILTIN)
     asked += [
@@ -50,9 +50,9 @@ def unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None = 
     return asked
 
 
-def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], base_url: str | None) -> None:
-    """Raises UserError where run.json wants what this command line, with this `--base-url`, doesn't confirm."""
-    asked = unconfirmed(flags, config, base_url)
+def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str]) -> None:
+    """Raises UserError where run.json wants what this command line, with these `given` flags, doesn't confirm."""
+    asked = unconfirmed(flags, config, given)
     only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
     trust.refuse_unconfirmed(asked, fix=f"confirm it: {asked[0]}" if only_address else trust.FIX)
 

@@ -1,4 +1,4 @@
-"""A run folder is data: what resume takes from it, what it asks for, and what it leaves alone."""
+"""A run folder is data: what resume and a repetition take from it, what they ask for, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.run.bench import resume
+from bytemlperf_llm.run.repeat import repeat_plan
 from bytemlperf_llm.run.trust import refuse_other_engine
 from engines.contract import EngineInfo
 from tests.cli.helpers import QUICK, bmp, start, wait_for_records
@@ -77,6 +79,8 @@ def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_fro
     with pytest.raises(UserError, match=r"run.json wants .*which needs your confirmation") as refused:
         resume(folder, [], None, ["bmp-llm"], trust=False, quiet=True)
     assert "--trust" in refused.value.fix or ADDRESS in refused.value.fix
+    with pytest.raises(UserError, match=r"run.json wants .*which needs your confirmation"):
+        repeat_plan(folder, Flags(), (), trust=False)
     assert content(folder) == before
 
 

@@ -10,6 +10,7 @@ from bytemlperf.runs import records, suite
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verify import summarize_any
 from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.run.bench import serve_bench
 from tests.micro.made import run_and_records
 from tests.runs.made_run import made_run
@@ -49,7 +50,7 @@ def test_a_run_with_every_export_and_a_page(
 ) -> None:
     options = ("ttft_ms=1", "itl_ms=1")
     flags = Flags(engine="reference", scenario="smoke", engine_options=options, num_prompts=5, request_rate="100", num_warmups=0)
-    serve_bench(flags.changed(runs_dir=tmp_path, csv=True, save_result=True, save_detailed=True), ["bmp-llm"])
+    serve_bench(resolve(flags.changed(runs_dir=tmp_path, csv=True, save_result=True, save_detailed=True)), ["bmp-llm"])
     assert decoded == ["records.jsonl"]
     assert written == ["run.json", "run.json", "summary.json"], "run.json at the start, and at the end"
     folder = Path(capsys.readouterr().out.splitlines()[-1])
