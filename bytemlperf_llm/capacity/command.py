@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
@@ -18,22 +17,18 @@ from bytemlperf.runs.folder import create_run_folder
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.flags import CapacityFlags
-from bytemlperf_llm.capacity.probing import Probed, ProbeRun, Started, levels_of, meets
+from bytemlperf_llm.capacity.probing import Probed, ProbeRun, levels_of, meets
 from bytemlperf_llm.capacity.result import Capacity, ProbeRow, read_capacity
 from bytemlperf_llm.capacity.search import Goal
 from bytemlperf_llm.engine_registry import engine_class
-from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.loadgen.loops import loop_factory
-from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
-from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.replay import worker_config
-from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.points.point import lone
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.workload.schedule import ALL, Schedule
-from engines.contract import Engine
+from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.workload.schedule import Schedule
 
 LONE_REQUESTS = 3
 FIRST_OF_AUTO = 0.5
@@ -118,9 +113,11 @@ class Hunt:
         async with AsyncExitStack() as stack:
             engine = engine_type()
             stack.push_async_callback(engine.close)
-            started = await self._start(engine, engine_type, plan)
+            started = await start(engine, plan, self._redactor, self._say)
+            plan = await started.ready(plan)
+            await self._lone_requests_meet(started, plan)
             if before is None:
-                first_rate = await self._first_rate(started)
+                first_rate = await self._first_rate(started, plan)
                 self.folder = create_run_folder(self._flags.runs_dir, "capacity", plan.label)
                 about = {"name": self._flags.engine, "model": started.info.model, "versions": started.info.versions}
                 self.found = Capacity(
@@ -133,29 +130,11 @@ class Hunt:
                 )
             else:
                 self.folder, self.found = before
-            await self._search(started)
+            await self._search(started, plan)
 
-    async def _start(self, engine: Engine, engine_type: type[Engine], plan: Plan) -> Started:
-        preflight.check_available(engine_type, self._flags.engine)
-        model = preflight.resolve_model(engine_type, self._flags.model, self._say)
-        begun_s = time.monotonic()
-        self._say(f"starting engine {self._flags.engine}" + (f" with {model.name}" if model else ""))
-        info = await start_engine(engine, model, plan.engine_options, self._redactor)
-        plan = preflight.fit_prompts(plan, model, info)
-        schedule, timeouts = Schedule(plan.scenario, plan.flags.seed), worker_config(plan.scenario, ALL, keep_output=False).timeouts
-        workload = schedule.workload()
-        longest = preflight.longest_request(schedule, workload)
-        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
-        plan = replace(plan, engine_options=plan.engine_options | changed)
-        self._say(f"engine ready after {time.monotonic() - begun_s:.1f} s")
-        await preflight.warm_up(engine, workload, plan.scenario.warmup_requests, timeouts)
-        started = Started(engine, engine_type, info, model, plan, self._slo_ms, self._redactor, self._argv, self._say)
-        await self._lone_requests_meet(started)
-        return started
-
-    async def _lone_requests_meet(self, started: Started) -> None:
+    async def _lone_requests_meet(self, started: Started, plan: Plan) -> None:
         """Raises UserError where requests on their own miss a level: no rate can hold then."""
-        records = [await lone(started, place) for place in range(LONE_REQUESTS)]
+        records = [await lone(started, plan, place) for place in range(LONE_REQUESTS)]
         for name, limit_ms in self._slo_ms.items():
             if records and not any(meets(record, {name: limit_ms})[name] for record in records):
                 reached = [level / NS_PER_MS for record in records if (level := levels_of(record).get(name)) is not None]
@@ -164,12 +143,11 @@ class Hunt:
                     f"even a lone request misses {name}:{limit_ms:g}: {best} of {len(records)}", "give a longer level, or shorter requests"
                 )
 
-    async def _first_rate(self, started: Started) -> float:
-        rate = started.plan.rate
-        if rate is not None:
-            return rate
-        auto = started.plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-        plan = replace(started.plan, scenario=auto)
+    async def _first_rate(self, started: Started, plan: Plan) -> float:
+        if plan.rate is not None:
+            return plan.rate
+        auto = plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
+        plan = replace(plan, scenario=auto)
         workload = Schedule(auto, self._flags.seed).workload()
         with closing(real_pacer()) as pacer:
             resolved, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, self._redactor)
@@ -191,24 +169,24 @@ class Hunt:
         found.goal = self._goal
         return folder, found
 
-    async def _search(self, started: Started) -> None:
+    async def _search(self, started: Started, plan: Plan) -> None:
         found = self.found
         assert found is not None
         search, reason = found.search(), None
         while reason is None:
-            plan = search.plan() or (search.confirming(confirm) if (confirm := confirmation(self._asked, self._goal)) else None)
-            if plan is None:
+            probe = search.plan() or (search.confirming(confirm) if (confirm := confirmation(self._asked, self._goal)) else None)
+            if probe is None:
                 reason = search.stopped_because() or "requests"
                 break
-            run = SuiteRun.reserve(self.folder, "llm", f"{len(search.probes):02}-{plan.rate:g}rps")
+            run = SuiteRun.reserve(self.folder, "llm", f"{len(search.probes):02}-{probe.rate:g}rps")
             try:
                 with run:
-                    probed = await ProbeRun(run, started, plan, search).probed()
+                    probed = await ProbeRun(run, started, plan, self._argv, self._slo_ms, probe, search).probed()
             except Interrupted as interrupted:
                 probed, self.status = Probed(None, {}, stopped_by_user=True), 128 + interrupted.number
             if probed.stopped_by_user:
                 reason = "interrupted"
-            elif (await lone(started, 100 + len(search.probes))).outcome != "ok":
+            elif (await lone(started, plan, 100 + len(search.probes))).outcome != "ok":
                 reason = "server"
             elif probed.probe is None:
                 reason = "client"
@@ -223,24 +201,3 @@ class Hunt:
                 )
             found.concluded(search, reason or "").write(self.folder)
         found.concluded(search, reason).write(self.folder)
-
-
-class _Kept:
-    """A sink of one record."""
-
-    def __init__(self) -> None:
-        self.records: list[RequestRecord] = []
-        self.ended = self.records.append
-
-    def started(self) -> None:
-        """Nothing to count."""
-
-
-async def lone(started: Started, place: int) -> RequestRecord:
-    """One request on its own, under the run's time limits, outside of every probe."""
-    scenario, kept = started.plan.scenario, _Kept()
-    timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
-    request = Schedule(scenario, started.plan.flags.seed).workload().aside(place, "lone")
-    worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
-    await worker.run_closed(iter([request]), 1, monotonic_ns())
-    return kept.records[0]

@@ -4,12 +4,9 @@ and ended as soon as it has said enough."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bytemlperf.lazy import numpy
-from bytemlperf.redaction import Redactor
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf.units import NS_PER_MS
@@ -17,34 +14,19 @@ from bytemlperf_llm.capacity.judge import Look, look_at, looks, spent
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.capacity.search import Probe, Search
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.replay import LoadSource
 from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
 from bytemlperf_llm.plan.plan import Plan
+from bytemlperf_llm.points.point import PointRun
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.bench import Bench, Ending, Ready
-from bytemlperf_llm.run.description import described
-from bytemlperf_llm.workload.schedule import Schedule
-from engines.contract import Engine, EngineInfo, Model
+from bytemlperf_llm.run.bench import Ending, Ready
+from bytemlperf_llm.run.started import Started
+from engines.contract import Engine
 
 POLL_S = 0.1
 CLIENTS = ("client-limited", "invalid")
 """Verdicts of a run that say nothing of the server."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """An engine that answers, and how it is reached. `slo_ms` are the service levels: ttft, tpot, e2el."""
-
-    engine: Engine
-    engine_type: type[Engine]
-    info: EngineInfo
-    model: Model | None
-    plan: Plan
-    slo_ms: dict[str, float]
-    redactor: Redactor
-    argv: list[str]
-    say: Callable[[str], None]
 
 
 def levels_of(record: RequestRecord) -> dict[str, int | None]:
@@ -105,17 +87,18 @@ class Probed:
     stopped_by_user: bool
 
 
-class ProbeRun(Bench):
-    """The measured part of `serve-bench` on an engine that is started already."""
+class ProbeRun(PointRun):
+    """A point that is looked at while it runs. `slo_ms` are the service levels: ttft, tpot, e2el."""
 
-    def __init__(self, run: SuiteRun, started: Started, probe: ProbePlan, search: Search) -> None:
+    def __init__(
+        self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], slo_ms: dict[str, float], probe: ProbePlan, search: Search
+    ) -> None:
         arrival = {"process": "poisson", "rate": probe.rate, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
-        scenario = started.plan.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
-        flags = started.plan.flags
-        plan = replace(started.plan, scenario=scenario, flags=flags.changed(seed=flags.seed + len(search.probes)))
-        self._columns = Columns(probe.limit, started.slo_ms)
-        super().__init__(run, plan, started.engine_type, started.argv, self._columns, started.redactor, started.say, quiet=True)
-        self._started, self._probe, self._search = started, probe, search
+        scenario = plan.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
+        plan = replace(plan, scenario=scenario, flags=plan.flags.changed(seed=plan.flags.seed + len(search.probes)))
+        self._columns = Columns(probe.limit, slo_ms)
+        super().__init__(run, started, plan, argv, self._columns)
+        self._probe, self._search = probe, search
         self._load: LoadSource | None = None
         self._enough = False
         self._look: Look | None = None
@@ -126,15 +109,10 @@ class ProbeRun(Bench):
 
     async def probed(self) -> Probed:
         """Run it; its folder is complete then. Raises UserError, or Interrupted."""
-        started, run = self._started, self._run
-        self._describe(self._plan, run.describe)
-        schedule = Schedule(self._plan.scenario, self._plan.flags.seed)
-        ready = Ready(self._plan, schedule, self._probe.limit, 1, started.model, None)
-        looking, pacer = asyncio.ensure_future(self._watch()), real_pacer()  # a pacer that a stop has interrupted waits no more
+        looking = asyncio.ensure_future(self._watch())
         try:
-            ending = await self._measure(ready, started.engine, pacer)
+            ending = await self.sent()
         finally:
-            pacer.close()
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
         if not self._enough and not ending.stopped:
@@ -170,16 +148,11 @@ class ProbeRun(Bench):
             self._look = look_at(*self._columns.first(size), self._search.goal.share, errors)
             self._enough = size < self._probe.limit and self._search.enough(self._probe, self._look)
 
-    def _describe(self, plan: Plan, write: Any) -> None:
-        schedule = Schedule(plan.scenario, plan.flags.seed)
-        about = described(plan, plan.scenario, self._started.info, schedule.describe(), None)
-        write(**about, command=self._argv, redactor=self._redactor, log=None)
-
     def _shortened(self, ending: Ending) -> None:
         """run.json is that of a run of the requests that were sent: their schedule begins as the longer one does."""
         plan = replace(self._plan, scenario=self._plan.scenario.override({"num_requests": ending.facts["issued_requests"]}))
         kept = {name: self._run.run[name] for name in ("started_at", "clock_origin_ns", "environment")}
         facts = self._run.run["facts"]
-        self._describe(plan, self._run.describe)
+        self.describe(plan)
         self._run.run |= kept
         self._run.run["facts"]["loop_utilisation"] = facts["loop_utilisation"]

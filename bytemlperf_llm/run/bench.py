@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,6 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
-from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import MemberSpec
@@ -53,6 +51,7 @@ from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described, finish_facts
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, read_remainder
+from bytemlperf_llm.run.started import start
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
@@ -182,25 +181,15 @@ class Bench:
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> Ready:
         """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""
-        plan, seed = self._plan, self._plan.flags.seed
-        preflight.check_available(self._engine_type, plan.flags.engine)
-        model = preflight.resolve_model(self._engine_type, plan.flags.model, self._say)
-        started_s = time.monotonic()
-        self._say(f"starting engine {plan.flags.engine}" + (f" with {model.name}" if model else ""))
-        info = await start_engine(engine, model, plan.engine_options, self._redactor)
+        seed, started = self._plan.flags.seed, await start(engine, self._plan, self._redactor, self._say)
+        info, model = started.info, started.model
         if self._remainder is not None:
             refuse_other_engine(self._run.run, info)
-        plan = preflight.fit_prompts(plan, model, info)
-        scenario = plan.scenario
-        schedule, timeouts = Schedule(scenario, seed), worker_config(scenario, ALL, keep_output=False).timeouts
-        workload = schedule.workload()
-        longest = preflight.longest_request(schedule, workload)
-        changed = await preflight.ready_check(engine, info, longest, timeouts, self._redactor, plan.flags.ready_check_timeout_s)
-        plan = replace(plan, engine_options=plan.engine_options | changed)
-        self._say(f"engine ready after {time.monotonic() - started_s:.1f} s")
+        plan = await started.ready(self._plan)
         for note in info.notes:
             self._say(f"note: {note}")
-        await preflight.warm_up(engine, workload, scenario.warmup_requests, timeouts)
+        scenario = plan.scenario
+        workload = Schedule(scenario, seed).workload()
         resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
             self._say(probed.sentence())

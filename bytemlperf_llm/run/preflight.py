@@ -72,7 +72,7 @@ def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | N
     return resolve(name or DEFAULT_MODEL, say)
 
 
-class _Kept:
+class Kept:
     """A sink of a few records."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ async def ready_check(
 
 async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: Redactor) -> RequestRecord:
     """A request on its own, with the time limits and the judgement of a measured one."""
-    kept, whole = _Kept(), redactor.copy(MAX_READY_DETAIL_CHARS)
+    kept, whole = Kept(), redactor.copy(MAX_READY_DETAIL_CHARS)
     worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=whole)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
@@ -142,7 +142,7 @@ async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: T
     """Unmeasured requests, a few at a time; the ready check has shown that they can work, and what fails of them will fail in
     the measured run too."""
     waiting = (workload.aside(index) for index in range(requests))
-    worker = Worker(engine, _Kept(), LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
+    worker = Worker(engine, Kept(), LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
     await worker.run_closed(waiting, min(WARMUP_CONCURRENCY, requests), monotonic_ns())
 
 

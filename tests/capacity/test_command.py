@@ -14,7 +14,9 @@ from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.capacity import command, probing
 from bytemlperf_llm.capacity.result import read_capacity
 from bytemlperf_llm.cli import app
+from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.started import Started
 
 SERVICE = ("--engine-option", "ttft_ms=1", "--engine-option", "itl_ms=0.2", "--engine-option", "slots=2", "--output-len", "8")
 SEARCH = ("--engine", "reference", *SERVICE, "--goodput", "ttft:150", "e2el:200", "--share", "0.8", "--request-rate", "200", "--no-report")
@@ -75,8 +77,8 @@ def test_what_cannot_be_answered_is_said_before_it_starts(tmp_path: Path, flags:
 def test_a_server_that_dies_ends_the_search_with_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = command.lone
 
-    async def dies(started: probing.Started, place: int) -> RequestRecord:
-        record = await answers(started, place)
+    async def dies(started: Started, plan: Plan, place: int) -> RequestRecord:
+        record = await answers(started, plan, place)
         return msgspec.structs.replace(record, outcome="failed") if place > 100 else record
 
     monkeypatch.setattr(command, "lone", dies)

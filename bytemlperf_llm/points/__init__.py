@@ -1,0 +1,1 @@
+"""Several runs on one started engine, each an ordinary run folder below a common one."""

@@ -1,0 +1,57 @@
+"""One of several runs on an engine that is started already: an ordinary run folder, and what comes between two of them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.replay import worker_config
+from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.plan.plan import Plan
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run import preflight
+from bytemlperf_llm.run.bench import Bench, Ending, Ready
+from bytemlperf_llm.run.description import described
+from bytemlperf_llm.run.started import Started
+from bytemlperf_llm.workload.schedule import ALL, Schedule
+
+
+class PointRun(Bench):
+    """The measured part of `serve-bench`. The plan's rate is resolved; `argv` is the command that the folder names."""
+
+    def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], metrics: LlmMetrics | None = None) -> None:
+        super().__init__(run, plan, type(started.engine), argv, metrics or LlmMetrics(), started.redactor, started.say, quiet=True)
+        self._started = started
+
+    async def sent(self) -> Ending:
+        """Send it all. Raises UserError, or Interrupted."""
+        plan, started = self._plan, self._started
+        planned = self.describe(plan)
+        tokenizer = preflight.answer_tokenizer(plan.scenario, started.model, started.info)
+        workers = self._worker_count(plan.scenario, planned)
+        ready = Ready(plan, Schedule(plan.scenario, plan.flags.seed), planned, workers, started.model, tokenizer)
+        with closing(real_pacer()) as pacer:  # of its own: one that a stop has interrupted waits no more
+            return await self._measure(ready, started.engine, pacer)
+
+    def describe(self, plan: Plan) -> int | None:
+        """Write run.json of this plan; returns how many requests its schedule has. Raises UserError where it has none."""
+        planned = Schedule(plan.scenario, plan.flags.seed).describe()
+        if planned.requests == 0:
+            raise preflight.empty_schedule(plan.scenario)
+        about = described(plan, plan.scenario, self._started.info, planned, None)
+        self._run.describe(**about, command=self._argv, redactor=self._redactor, log=None)
+        return planned.requests
+
+
+async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
+    """One request of the plan on its own, under the run's time limits, outside of every run: after what was in flight is drained,
+    whether the server still answers."""
+    scenario, kept = plan.scenario, preflight.Kept()
+    timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
+    request = Schedule(scenario, plan.flags.seed).workload().aside(place, "lone")
+    worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
+    await worker.run_closed(iter([request]), 1, monotonic_ns())
+    return kept.records[0]
