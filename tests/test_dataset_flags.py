@@ -17,7 +17,7 @@ from tests.workload.tokenizers import byte_tokenizer
 
 
 def scenario_of(**flags: object) -> Scenario:
-    return resolve(Flags(engine="reference", **flags)).scenario  # type: ignore[arg-type]
+    return resolve(Flags(engine="reference", **flags)).load.scenario  # type: ignore[arg-type]
 
 
 def trace_of(**flags: object):
@@ -168,10 +168,10 @@ def fitted(model: Model | None = None, info: EngineInfo | None = None, **flags: 
 def test_the_models_tokenizer_and_context_are_taken(tmp_path):
     folder = byte_tokenizer(tmp_path)
     model = Model(name="m", path=folder, max_model_len=2048)
-    prompts = fitted(model).scenario.prompts
+    prompts = fitted(model).load.scenario.prompts
     assert prompts.trace is not None
     assert (prompts.tokenizer, prompts.template, prompts.trace.max_model_len) == (folder, "chat", 2048)
-    served = fitted(None, EngineInfo(name="x", tokenizer=folder, max_model_len=512)).scenario.prompts
+    served = fitted(None, EngineInfo(name="x", tokenizer=folder, max_model_len=512)).load.scenario.prompts
     assert served.trace is not None
     assert (served.tokenizer, served.trace.max_model_len) == (folder, 512)
 
@@ -180,20 +180,20 @@ def test_what_the_user_gave_goes_before_and_the_shorter_context_holds(tmp_path):
     folder = byte_tokenizer(tmp_path / "mine")
     model = Model(name="m", path=byte_tokenizer(tmp_path / "model"), max_model_len=2048)
     for given, holds in ((100, 100), (4096, 2048)):
-        prompts = fitted(model, tokenizer=folder, max_model_len=given).scenario.prompts
+        prompts = fitted(model, tokenizer=folder, max_model_len=given).load.scenario.prompts
         assert prompts.trace is not None
         assert (prompts.tokenizer, prompts.trace.max_model_len) == (folder, holds)
 
 
 def test_without_a_tokenizer_none_is_claimed(tmp_path):
     (tmp_path / "tokenizer.model").touch()
-    assert fitted(Model(name="m", path=str(tmp_path))).scenario.prompts.tokenizer is None
-    assert fitted(info=EngineInfo(name="x", tokenizer="org/name")).scenario.prompts.tokenizer is None
+    assert fitted(Model(name="m", path=str(tmp_path))).load.scenario.prompts.tokenizer is None
+    assert fitted(info=EngineInfo(name="x", tokenizer="org/name")).load.scenario.prompts.tokenizer is None
 
 
 def test_plain_completions_have_no_template():
-    assert fitted(engine="openai", endpoint="/v1/completions").scenario.prompts.template == "plain"
-    assert fitted(engine="openai", endpoint="/v1/chat/completions").scenario.prompts.template == "chat"
+    assert fitted(engine="openai", endpoint="/v1/completions").load.scenario.prompts.template == "plain"
+    assert fitted(engine="openai", endpoint="/v1/chat/completions").load.scenario.prompts.template == "chat"
 
 
 def test_a_scenario_with_texts_of_its_own_is_left_alone():

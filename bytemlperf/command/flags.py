@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from bytemlperf.errors import UserError, nearest
 
@@ -166,6 +166,9 @@ def _check_number(flag: str, value: float, option: Option) -> None:
         raise UserError(f"{flag} {text} is not finite", "give a number")
 
 
+Part = TypeVar("Part", bound="Options")
+
+
 class Options:
     """The base of a class of flags; `panel` heads its own fields in the help. Raises UserError for a value out of range."""
 
@@ -193,6 +196,10 @@ class Options:
     def shared_with(self, struct: type[msgspec.Struct]) -> dict[str, Any]:
         """The values of fields that the struct has too."""
         return {name: getattr(self, name) for name in struct.__struct_fields__ if hasattr(self, name)}
+
+    def part(self, kind: type[Part]) -> Part:
+        """Its flags that are of this class, alone."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields_of(kind)})
 
     def changed(self, **changes: Any) -> Self:
         """A copy with other values."""

@@ -70,7 +70,7 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     if flags.base_url is not None and flags.engine == Flags().engine:
         flags = flags.changed(engine="openai")
     plan = resolve(flags)
-    slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.scenario.slo, key)) is not None}
+    slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
     hunt = Hunt(flags, asked, goal, slo_ms, ["bmp-llm", *argv[1:]])
@@ -108,8 +108,8 @@ class Hunt:
     async def run(self, plan: Plan) -> None:
         """Engine, first rate, probes, confirming run. Raises UserError before the first probe."""
         before = None if self._asked.resume is None else self._before(self._asked.resume)
-        engine_type = engine_class(self._flags.engine)
-        self._redactor = Redactor(option_secrets(plan.engine_options))
+        engine_type = engine_class(plan.engine.name)
+        self._redactor = Redactor(option_secrets(plan.engine.options))
         async with AsyncExitStack() as stack:
             engine = engine_type()
             stack.push_async_callback(engine.close)
@@ -118,8 +118,8 @@ class Hunt:
             await self._lone_requests_meet(started, plan)
             if before is None:
                 first_rate = await self._first_rate(started, plan)
-                self.folder = create_run_folder(self._flags.runs_dir, "capacity", plan.label)
-                about = {"name": self._flags.engine, "model": started.info.model, "versions": started.info.versions}
+                self.folder = create_run_folder(plan.output.runs_dir, "capacity", plan.output.label)
+                about = {"name": plan.engine.name, "model": started.info.model, "versions": started.info.versions}
                 self.found = Capacity(
                     command=self._redactor.command(self._argv),
                     flags=self._recorded(),
@@ -144,11 +144,13 @@ class Hunt:
                 )
 
     async def _first_rate(self, started: Started, plan: Plan) -> float:
-        if plan.rate is not None:
-            return plan.rate
-        auto = plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-        plan = replace(plan, scenario=auto)
-        workload = Schedule(auto, self._flags.seed).workload()
+        load = plan.load
+        rate = load.scenario.arrival.rate
+        if isinstance(rate, float):
+            return rate
+        auto = load.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
+        plan = replace(plan, load=replace(load, scenario=auto))
+        workload = Schedule(auto, load.seed).workload()
         with closing(real_pacer()) as pacer:
             resolved, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, self._redactor)
         if found is not None:

@@ -94,8 +94,9 @@ class ProbeRun(PointRun):
         self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], slo_ms: dict[str, float], probe: ProbePlan, search: Search
     ) -> None:
         arrival = {"process": "poisson", "rate": probe.rate, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
-        scenario = plan.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
-        plan = replace(plan, scenario=scenario, flags=plan.flags.changed(seed=plan.flags.seed + len(search.probes)))
+        load = plan.load
+        scenario = load.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
+        plan = replace(plan, load=replace(load, scenario=scenario, seed=load.seed + len(search.probes)))
         self._columns = Columns(probe.limit, slo_ms)
         super().__init__(run, started, plan, argv, self._columns)
         self._probe, self._search = probe, search
@@ -123,7 +124,7 @@ class ProbeRun(PointRun):
         run, look = self._run, self._look
         if self._enough:
             self._shortened(ending)
-        summary = run.end(stopped=ending.stopped and not self._enough, report=self._plan.flags.report, **ending.facts)
+        summary = run.end(stopped=ending.stopped and not self._enough, report=self._plan.output.report, **ending.facts)
         if look is None or (ending.stopped and not self._enough):
             return Probed(None, {}, ending.stopped and not self._enough)
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
@@ -150,7 +151,9 @@ class ProbeRun(PointRun):
 
     def _shortened(self, ending: Ending) -> None:
         """run.json is that of a run of the requests that were sent: their schedule begins as the longer one does."""
-        plan = replace(self._plan, scenario=self._plan.scenario.override({"num_requests": ending.facts["issued_requests"]}))
+        load = self._plan.load
+        sent = load.scenario.override({"num_requests": ending.facts["issued_requests"]})
+        plan = replace(self._plan, load=replace(load, scenario=sent))
         kept = {name: self._run.run[name] for name in ("started_at", "clock_origin_ns", "environment")}
         facts = self._run.run["facts"]
         self.describe(plan)

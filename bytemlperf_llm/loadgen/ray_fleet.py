@@ -31,7 +31,6 @@ from bytemlperf_llm.loadgen.messages import FromMember, MemberLost, MemberSpec, 
 from bytemlperf_llm.loadgen.ray_relay import News, Place, Relay, here
 from bytemlperf_llm.loadgen.replay import open_log
 from bytemlperf_llm.loadgen.sizing import Size, bounded
-from bytemlperf_llm.plan.plan import parse_workers
 from bytemlperf_llm.plan.scenario import Scenario
 
 START_DELAY_NS = 1_000_000_000  # "go" passes through Ray to every node
@@ -85,15 +84,14 @@ def _check_listening(address: str) -> None:
         raise UserError(f"no Ray cluster responds at {address}: {error.strerror or error}", "start one with: ray start --head") from None
 
 
-def cluster_size(workers: str | None, scenario: Scenario, scheduled: int | None) -> Size:
+def cluster_size(workers: int | None, scenario: Scenario, scheduled: int | None) -> Size:
     """One worker a CPU of the cluster, unless a number is asked for. Raises UserError."""
     import ray
 
     cpus = int(ray.cluster_resources().get("CPU", 0))
-    asked = None if workers is None else parse_workers(workers)
-    if cpus == 0 or (asked or 0) > cpus:
-        raise UserError(f"the Ray cluster has {cpus} CPUs for {asked or 1} workers", "give fewer with --workers, or add nodes")
-    return bounded(asked or cpus, scenario, scheduled)
+    if cpus == 0 or (workers or 0) > cpus:
+        raise UserError(f"the Ray cluster has {cpus} CPUs for {workers or 1} workers", "give fewer with --workers, or add nodes")
+    return bounded(workers or cpus, scenario, scheduled)
 
 
 # -- the fleet ---------------------------------------------------------------------------

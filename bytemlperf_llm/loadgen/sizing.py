@@ -6,7 +6,6 @@ import os
 from typing import NamedTuple
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.plan import parse_workers
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.contract import Engine
 
@@ -18,20 +17,19 @@ class Size(NamedTuple):
     why: str = ""
 
 
-def check_splittable(engine: type[Engine], name: str, workers: str | None, ray: str | None) -> None:
+def check_splittable(engine: type[Engine], name: str, workers: int | None, ray: str | None) -> None:
     """Raises UserError where several workers would each load the model."""
-    if engine.weights == "local" and (ray is not None or workers not in (None, "1")):
-        flag = f"--workers {workers}" if ray is None else "--ray"
+    if engine.weights == "local" and (ray is not None or workers != 1):
+        flag = f"--workers {workers or 'auto'}" if ray is None else "--ray"
         raise UserError(
             f"{flag} makes a load worker of each process, and engine '{name}' runs inside the one that loads the model",
             f"leave {flag.split()[0]} out, or serve the model and measure it with --engine openai",
         )
 
 
-def local_size(workers: str | None, scenario: Scenario, scheduled: int | None) -> Size:
-    """Processes of this machine. `auto` leaves one core to the rest."""
-    asked = 1 if workers is None else parse_workers(workers)
-    return bounded(max(1, len(os.sched_getaffinity(0)) - 1) if asked is None else asked, scenario, scheduled)
+def local_size(workers: int | None, scenario: Scenario, scheduled: int | None) -> Size:
+    """Processes of this machine. Without a number one core is left to the rest."""
+    return bounded(max(1, len(os.sched_getaffinity(0)) - 1) if workers is None else workers, scenario, scheduled)
 
 
 def bounded(asked: int, scenario: Scenario, scheduled: int | None) -> Size:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.flags import pairs
+from bytemlperf.command.flags import MetricsOutput, pairs
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
-from bytemlperf_llm.plan.flags import Engine, Flags, Limits, Load
+from bytemlperf_llm.plan.files import Files, files_of
+from bytemlperf_llm.plan.flags import Engine, Flags, Limits
+from bytemlperf_llm.plan.flags import Load as LoadFlags
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.untrusted import decode_json
 
@@ -24,25 +27,53 @@ SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will be run. `scenario` has every override in it; `rate` is None in closed loop, at
-    once, on a ramp, and while `auto` has not been resolved."""
+class EngineChoice:
+    """What is measured. `options` are all of the engine's, by whatever flag they were given; `model` None is the engine's default."""
 
-    flags: Flags
+    name: str
+    model: str | None
+    options: dict[str, str]
+    ready_timeout_s: float
+
+    def with_options(self, options: dict[str, str]) -> EngineChoice:
+        """With more of them."""
+        return replace(self, options=self.options | options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is sent, and by whom. `scenario` has every override in it; `workers` None is as many as there is room for, `ray` the address
+    of the cluster that they are on, `max_error_rate` the share of failed requests that ends the run."""
+
     scenario: Scenario
-    engine_options: dict[str, str]
-    metadata: dict[str, str] = field(default_factory=dict)
+    seed: int
+    workers: int | None
+    ray: str | None
+    max_error_rate: float | None
 
-    @property
-    def rate(self) -> float | None:
-        """Requests per second, where one number says it."""
-        rate = self.scenario.arrival.rate
-        return None if rate == "auto" else rate
 
-    @property
-    def label(self) -> str:
-        """For the run folder's name."""
-        return self.flags.label or f"{self.flags.engine}-{self.scenario.name}"
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is left, and shown meanwhile. `label` is of the run folder's name."""
+
+    runs_dir: Path
+    label: str
+    metadata: dict[str, str]
+    keep_output: bool
+    quiet: bool
+    report: bool
+    files: Files
+    metrics: MetricsOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be run. `flags` are those that it was made of, as run.json has them; nothing is decided by them any more."""
+
+    engine: EngineChoice
+    load: Load
+    output: Output
+    flags: dict[str, Any]
 
 
 def resolve(flags: Flags) -> Plan:
@@ -60,20 +91,25 @@ def plan_again(flags: Flags, changes: Flags, scenario: Scenario) -> Plan:
 
 def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     """The plan of a scenario that is resolved already. Raises UserError."""
-    return Plan(
-        flags=flags,
-        scenario=scenario,
-        engine_options=_engine_options(flags),
+    engine = EngineChoice(name=flags.engine, model=flags.model, options=_engine_options(flags), ready_timeout_s=flags.ready_check_timeout_s)
+    load = Load(scenario=scenario, seed=flags.seed, workers=_workers(flags), ray=flags.ray, max_error_rate=flags.max_error_rate)
+    output = Output(
+        runs_dir=flags.runs_dir,
+        label=flags.label or f"{flags.engine}-{scenario.name}",
         metadata=pairs("--metadata", flags.metadata),
+        keep_output=flags.keep_output or flags.save_detailed,
+        quiet=flags.quiet,
+        report=flags.report,
+        files=files_of(flags),
+        metrics=flags.part(MetricsOutput),
     )
+    return Plan(engine=engine, load=load, output=output, flags=flags.recorded())
 
 
 # -- checks ----------------------------------------------------------------------
 
 
 def _check_flags(flags: Flags) -> None:
-    if flags.workers is not None:
-        parse_workers(flags.workers)
     if flags.device is not None:
         from bytemlperf.hardware import cards, measured  # reads the cards: only where one is named
 
@@ -83,8 +119,6 @@ def _check_flags(flags: Flags) -> None:
         raise UserError("--request-rate inf sends all at once, and nothing says how many", "add --num-prompts")
     if flags.burstiness not in (None, 1.0) and flags.request_rate == "inf":
         raise UserError("--burstiness and --request-rate inf contradict each other", "give a finite --request-rate")
-    if (flags.result_dir or flags.result_filename or flags.save_detailed) and not flags.save_result:
-        raise UserError("--result-dir, --result-filename and --save-detailed do nothing alone", "add --save-result")
 
 
 def _check_ramp(flags: Flags) -> None:
@@ -122,7 +156,7 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         changes["duration_s"] = flags.duration_s
     if flags.output_len is not None:
         changes["output_tokens"] = {"distribution": "constant", "value": flags.output_len}
-    changes |= {key: value for part in (Load, Limits) for key, (_, value) in flags.settings(part).items()}
+    changes |= {key: value for part in (LoadFlags, Limits) for key, (_, value) in flags.settings(part).items()}
     return changes | _slo(flags.goodput)
 
 
@@ -219,12 +253,13 @@ def _check_headers(text: str) -> None:
         raise UserError("--engine-option headers is not a JSON object", "give headers as --header 'NAME: VALUE'")
 
 
-AUTO = "auto"
+def _workers(flags: Flags) -> int | None:
+    return parse_workers(flags.workers) if flags.workers is not None else 1 if flags.ray is None else None
 
 
 def parse_workers(text: str) -> int | None:
     """`--workers`: a number from 1, or None for `auto`. Raises UserError."""
-    if text == AUTO:
+    if text == "auto":
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise UserError(f"--workers {text} is not a number of workers", "give 1 or more, or 'auto'")

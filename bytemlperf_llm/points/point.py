@@ -30,18 +30,18 @@ class PointRun(Bench):
         """Send it all. Raises UserError, or Interrupted."""
         plan, started = self._plan, self._started
         planned = self.describe(plan)
-        tokenizer = preflight.answer_tokenizer(plan.scenario, started.model, started.info)
-        workers = self._worker_count(plan.scenario, planned)
-        ready = Ready(plan, Schedule(plan.scenario, plan.flags.seed), planned, workers, started.model, tokenizer)
+        tokenizer = preflight.answer_tokenizer(plan.load.scenario, started.model, started.info)
+        workers = self._worker_count(plan.load.scenario, planned)
+        ready = Ready(plan, Schedule(plan.load.scenario, plan.load.seed), planned, workers, started.model, tokenizer)
         with closing(real_pacer()) as pacer:  # of its own: one that a stop has interrupted waits no more
             return await self._measure(ready, started.engine, pacer)
 
     def describe(self, plan: Plan) -> int | None:
         """Write run.json of this plan; returns how many requests its schedule has. Raises UserError where it has none."""
-        planned = Schedule(plan.scenario, plan.flags.seed).describe()
+        planned = Schedule(plan.load.scenario, plan.load.seed).describe()
         if planned.requests == 0:
-            raise preflight.empty_schedule(plan.scenario)
-        about = described(plan, plan.scenario, self._started.info, planned, None)
+            raise preflight.empty_schedule(plan.load.scenario)
+        about = described(plan, plan.load.scenario, self._started.info, planned, None)
         self._run.describe(**about, command=self._argv, redactor=self._redactor, log=None)
         return planned.requests
 
@@ -49,9 +49,9 @@ class PointRun(Bench):
 async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
     """One request of the plan on its own, under the run's time limits, outside of every run: after what was in flight is drained,
     whether the server still answers."""
-    scenario, kept = plan.scenario, preflight.Kept()
+    scenario, kept = plan.load.scenario, preflight.Kept()
     timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
-    request = Schedule(scenario, plan.flags.seed).workload().aside(place, "lone")
+    request = Schedule(scenario, plan.load.seed).workload().aside(place, "lone")
     worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]

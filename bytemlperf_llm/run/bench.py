@@ -43,8 +43,7 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import LoadSource, Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
-from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import Plan, plan_for
+from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
@@ -81,65 +80,60 @@ class Ready:
 def serve_bench(plan: Plan, argv: list[str]) -> int:
     """Run it and leave its results; the exit status. The run folder's path is the last line on standard output.
     Raises UserError before the first request, or Interrupted."""
-    from bytemlperf_llm.export.files import check_exports
-
-    check_exports(plan.flags)
-    return _run(plan, argv, quiet=plan.flags.quiet)
+    return _run(plan, argv)
 
 
 def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
     """Send what a stopped run has not sent, then as `serve_bench`."""
-    from bytemlperf_llm.export.files import check_exports
-
     run = SuiteRun.open(folder, "llm")
     with damage_said(folder):
         flags = same_flags(run.run, tuple(headers), base_url, trust=trust)
         remainder = read_remainder(run)
-    check_exports(flags)
-    return _run(plan_for(flags, remainder.scenario), argv, quiet=quiet, remainder=remainder)
+    return _run(plan_for(flags.changed(quiet=quiet), remainder.scenario), argv, remainder)
 
 
-def _run(plan: Plan, argv: list[str], *, quiet: bool, remainder: Remainder | None = None) -> int:
-    engine_type = engine_class(plan.flags.engine)
-    check_splittable(engine_type, plan.flags.engine, plan.flags.workers, plan.flags.ray)
-    receivers = receiver_secrets(plan.flags.push_gateway, plan.flags.otlp)
-    metrics, redactor = LlmMetrics(), Redactor([*option_secrets(plan.engine_options), *receivers])
+def _run(plan: Plan, argv: list[str], remainder: Remainder | None = None) -> int:
+    engine, load, output = plan.engine, plan.load, plan.output
+    engine_type = engine_class(engine.name)
+    check_splittable(engine_type, engine.name, load.workers, load.ray)
+    receivers = receiver_secrets(output.metrics.push_gateway, output.metrics.otlp)
+    metrics, redactor = LlmMetrics(), Redactor([*option_secrets(engine.options), *receivers])
 
     def say(sentence: str) -> None:
-        if not quiet:
+        if not output.quiet:
             print(redactor(sentence), file=sys.stderr, flush=True)
 
-    Schedule(plan.scenario, plan.flags.seed).workload()  # prompt files are read before anything slow starts
+    Schedule(load.scenario, load.seed).workload()  # prompt files are read before anything slow starts
     with ExitStack() as around:  # what can't be had is said before there is a run folder
-        around.enter_context(serving(metrics.exporter, plan.flags, say))
-        show = around.enter_context(dashboard(plan.flags, say))
-        if plan.flags.ray is not None:
-            connect(plan.flags.ray)
+        around.enter_context(serving(metrics.exporter, output.metrics, say))
+        show = around.enter_context(dashboard(output.metrics, say))
+        if load.ray is not None:
+            connect(load.ray)
             say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
             around.callback(disconnect)
-        run = SuiteRun.reserve(plan.flags.runs_dir, "llm", plan.label) if remainder is None else remainder.run
+        run = SuiteRun.reserve(output.runs_dir, "llm", output.label) if remainder is None else remainder.run
         around.enter_context(run)
-        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=quiet, remainder=remainder)
+        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=output.quiet, remainder=remainder)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             ending = runner.run(bench.measured(show))
-        return _publish(run, plan.flags, ending, quiet=quiet)
+        return _publish(run, output, ending)
 
 
-def _publish(run: SuiteRun, flags: Flags, ending: Ending, *, quiet: bool) -> int:
+def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
     """Summary, page and exports. What can't be written is printed all the same, and said."""
     from bytemlperf.report.terminal import print_run
     from bytemlperf_llm.export.files import Exports
     from bytemlperf_llm.kind import KIND
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs BLAS, and its threads cost a tenth of a short run
-    exports = Exports(run.folder, flags, ending.facts["issued_requests"])
-    summary = run.end(stopped=ending.stopped, report=flags.report, hears=exports.add if exports else None, **ending.facts)
+    exports = Exports(run.folder, output.files, ending.facts["issued_requests"])
+    summary = run.end(stopped=ending.stopped, report=output.report, hears=exports.add if exports else None, **ending.facts)
     unwritten = bool(run.unwritten) or exports.close(run.run)
-    if not quiet:
+    if not output.quiet:
         console = terminal()
         print_run(console, run.folder, run.run, summary, run.records())
         page = run.folder / "report.html"
-        for name, text in (exports.said | ({"report": str(page)} if flags.report and page.exists() else {})).items():
+        for name, text in (exports.said | ({"report": str(page)} if output.report and page.exists() else {})).items():
             console.print(f"[dim]{name}:[/] ", end="")
             console.print(text, markup=False, soft_wrap=True)
     print(run.folder)
@@ -170,7 +164,7 @@ class Bench:
         """All but the results; `show` gets the folder once it tells of a run. Whatever ends it early after the first record leaves
         run.json with how it ended."""
         async with AsyncExitStack() as stack:
-            stack.enter_context(pushing(self._metrics.exporter, self._plan.flags, self._run.folder.name, self._warn))
+            stack.enter_context(pushing(self._metrics.exporter, self._plan.output.metrics, self._run.folder.name, self._warn))
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
@@ -181,14 +175,14 @@ class Bench:
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> Ready:
         """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""
-        seed, started = self._plan.flags.seed, await start(engine, self._plan, self._redactor, self._say)
+        seed, started = self._plan.load.seed, await start(engine, self._plan, self._redactor, self._say)
         info, model = started.info, started.model
         if self._remainder is not None:
             refuse_other_engine(self._run.run, info)
         plan = await started.ready(self._plan)
         for note in info.notes:
             self._say(f"note: {note}")
-        scenario = plan.scenario
+        scenario = plan.load.scenario
         workload = Schedule(scenario, seed).workload()
         resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
@@ -225,7 +219,7 @@ class Bench:
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
         part: dict[str, Any] = run.run if left is None else run.run["resumed"][-1]
         scheduled, scenario = ready.requests, ready.schedule.scenario
-        title = f"{ready.plan.flags.engine} · {scenario.name} · {scenario.arrival.sentence()}"
+        title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence()}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
             source = self._load_source(ready, engine, pacer)
             try:
@@ -274,10 +268,9 @@ class Bench:
 
     def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
         """One worker in this process, or a fleet. Raises UserError."""
-        scenario, flags, left = ready.schedule.scenario, ready.plan.flags, self._remainder
-        keep_output = flags.keep_output or flags.save_detailed
-        if ready.workers > 1 or flags.ray is not None:
-            return self._fleet(ready, keep_output=keep_output)
+        scenario, load, left = ready.schedule.scenario, ready.plan.load, self._remainder
+        if ready.workers > 1 or load.ray is not None:
+            return self._fleet(ready)
         planned = ready.schedule.planned(left=None if left is None else left.left())
         return Replay(
             engine,
@@ -285,40 +278,40 @@ class Bench:
             open_log(self._run.folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
             self._metrics,
             work_of(scenario, planned, ALL),
-            worker_config(scenario, ALL, keep_output=keep_output),
-            max_error_rate=flags.max_error_rate,
+            worker_config(scenario, ALL, keep_output=ready.plan.output.keep_output),
+            max_error_rate=load.max_error_rate,
             redactor=self._redactor,
             tokenizer=ready.tokenizer,
         )
 
     def _worker_count(self, scenario: Scenario, scheduled: int | None) -> int:
         """How many workers; of a run that goes on, by what is left. Raises UserError."""
-        flags = self._plan.flags
-        chosen = local_size if flags.ray is None else cluster_size
+        load = self._plan.load
+        chosen = local_size if load.ray is None else cluster_size
         requests = scheduled if scheduled is None or self._remainder is None else scheduled - len(self._remainder.done)
-        workers, why = chosen(flags.workers, scenario, requests)
+        workers, why = chosen(load.workers, scenario, requests)
         if why:
             self._say(why)
         return workers
 
-    def _fleet(self, ready: Ready, *, keep_output: bool) -> Fleet:
+    def _fleet(self, ready: Ready) -> Fleet:
         """Raises UserError."""
-        flags, left = ready.plan.flags, self._remainder
+        plan, load, left = ready.plan, ready.plan.load, self._remainder
         common = MemberSpec(
-            engine=flags.engine,
-            engine_options=ready.plan.engine_options,
+            engine=plan.engine.name,
+            engine_options=plan.engine.options,
             model=ready.model,
             scenario=plain(ready.schedule.scenario),
             scenario_folder=folder_of(ready.schedule.scenario),
-            seed=flags.seed,
+            seed=load.seed,
             workers=ready.workers,
-            keep_output=keep_output,
+            keep_output=plan.output.keep_output,
             live=not self._quiet,
             left=None if left is None else left.left(),
             tokenizer=ready.tokenizer,
         )
-        make = process_fleet if flags.ray is None else ray_fleet
-        return make(common, self._run.folder, self._metrics, self._say, flags.max_error_rate, 0 if left is None else left.next_log())
+        make = process_fleet if load.ray is None else ray_fleet
+        return make(common, self._run.folder, self._metrics, self._say, load.max_error_rate, 0 if left is None else left.next_log())
 
     async def _tick(self, view: LoadView, gauges: GaugeLog, origin_ns: int, begin_ns: int) -> None:
         gauges.sample(begin_ns)  # an engine that asks a server has its first answer later

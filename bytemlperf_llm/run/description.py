@@ -22,26 +22,27 @@ REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "prometheus-client
 
 def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: ScheduleFacts, probed: ProbeResult | None) -> dict[str, Any]:
     """What `SuiteRun.describe` takes: run.json as it stands before the first measured request."""
-    flags = {name: value for name, value in plan.flags.recorded().items() if name != "headers"}
-    engine = msgspec.to_builtins(info) | {"remote": engine_class(plan.flags.engine).weights == "remote"}
+    flags = {name: value for name, value in plan.flags.items() if name != "headers"}
+    choice = plan.engine
+    engine = msgspec.to_builtins(info) | {"remote": engine_class(choice.name).weights == "remote"}
     return {
         "config": {
-            "flags": flags,
+            "flags": flags | {"seed": plan.load.seed},
             "scenario": plain(scenario),
             "scenario_folder": folder_of(scenario),
-            "header_names": sorted(json.loads(plan.engine_options.get("headers", "{}"))),
-            "engine_options": {key: value for key, value in plan.engine_options.items() if key != "headers"},
+            "header_names": sorted(json.loads(choice.options.get("headers", "{}"))),
+            "engine_options": {key: value for key, value in choice.options.items() if key != "headers"},
             "probe": None if probed is None else _probe(probed),
-            "metadata": plan.metadata,
+            "metadata": plan.output.metadata,
         },
-        "seed": plan.flags.seed,
+        "seed": plan.load.seed,
         "packages": REPORTED_PACKAGES,
         "versions": info.versions,
         "more": {
             "schedule_sha256": planned.sha256,
             "scheduled_requests": planned.requests,
             "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace)},
-            "engine": engine | {"name": plan.flags.engine},
+            "engine": engine | {"name": choice.name},
             "client": client_section(),
             "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, info)),
         },

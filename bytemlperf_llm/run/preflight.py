@@ -150,7 +150,7 @@ async def resolve_rate(
     plan: Plan, engine: Engine, workload: Workload, pacer: Pacer, redactor: Redactor
 ) -> tuple[Scenario, ProbeResult | None]:
     """The scenario with its rate as a number. Raises UserError when the probe got no answer."""
-    scenario = plan.scenario
+    scenario = plan.load.scenario
     if scenario.arrival.rate != "auto":
         return scenario, None
     mean = fmean(request.max_tokens for request in islice(workload, MEAN_SAMPLE_REQUESTS))
@@ -192,18 +192,19 @@ def empty_schedule(scenario: Scenario) -> UserError:
 def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
     template is used, its context. What the user gave goes before what is found; the shorter context holds."""
-    prompts = plan.scenario.prompts
+    scenario = plan.load.scenario
+    prompts = scenario.prompts
     changes: dict[str, Any] = {}
     if prompts.tokenizer is None:
         changes["prompts.tokenizer"] = _tokenizer_of(model, info)
-    if sends_plain_prompts(plan.engine_options):
+    if sends_plain_prompts(plan.engine.options):
         changes["prompts.template"] = "plain"
     if prompts.trace is not None:
         known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)
         changes["prompts.trace.max_model_len"] = min((each for each in known if each is not None), default=None)
     elif prompts.synthetic is None or prompts.synthetic.tokens is None:
         return plan
-    return replace(plan, scenario=plan.scenario.override(changes))
+    return replace(plan, load=replace(plan.load, scenario=scenario.override(changes)))
 
 
 def answer_tokenizer(scenario: Scenario, model: Model | None, info: EngineInfo) -> str | None:

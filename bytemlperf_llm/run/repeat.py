@@ -36,13 +36,13 @@ def repeat_plan(folder: Path, flags: Flags, given: Collection[str], *, trust: bo
         merged = flags_of(run, changes, trust=trust)
         scenario = scenario_of(run)
         plan = plan_again(merged, Flags(**changes), scenario)
-        if plan.scenario == scenario and merged.seed == seed_of(run) and _hash_of(plan) != run.get("schedule_sha256"):
+        if plan.load.scenario == scenario and merged.seed == seed_of(run) and _hash_of(plan) != run.get("schedule_sha256"):
             raise UserError(f"{folder} has another schedule than its configuration makes here", "its prompt files have changed")
     return plan
 
 
 def _hash_of(plan: Plan) -> str:
-    return Schedule(plan.scenario, plan.flags.seed).describe().sha256
+    return Schedule(plan.load.scenario, plan.load.seed).describe().sha256
 
 
 def same_flags(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None, *, trust: bool) -> Flags:
@@ -56,7 +56,7 @@ def flags_of(run: dict[str, Any], given: Mapping[str, Any], *, trust: bool) -> F
     code, reaches out, listens or writes elsewhere. Raises UserError that names what is missing or not confirmed."""
     config = run["config"]
     try:
-        kept = dict(config["flags"]) | given
+        kept = dict(config["flags"]) | dict(given)
     except (KeyError, TypeError, ValueError):
         raise UserError("run.json holds no flags", "it was damaged; run again") from None
     _refuse_redacted(kept)

@@ -28,22 +28,22 @@ class Started:
     async def ready(self, plan: Plan) -> Plan:
         """The plan fitted to the engine, which has answered a first request as the plan's and the warm-up by then. Raises UserError."""
         plan = preflight.fit_prompts(plan, self.model, self.info)
-        scenario = plan.scenario
-        schedule, timeouts = Schedule(scenario, plan.flags.seed), worker_config(scenario, ALL, keep_output=False).timeouts
+        scenario = plan.load.scenario
+        schedule, timeouts = Schedule(scenario, plan.load.seed), worker_config(scenario, ALL, keep_output=False).timeouts
         workload = schedule.workload()
         longest = preflight.longest_request(schedule, workload)
-        patience_s = plan.flags.ready_check_timeout_s
+        patience_s = plan.engine.ready_timeout_s
         changed = await preflight.ready_check(self.engine, self.info, longest, timeouts, self.redactor, patience_s)
         self.say(f"engine ready after {time.monotonic() - self.since_s:.1f} s")
         await preflight.warm_up(self.engine, workload, scenario.warmup_requests, timeouts)
-        return replace(plan, engine_options=plan.engine_options | changed)
+        return replace(plan, engine=plan.engine.with_options(changed))
 
 
 async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say) -> Started:
     """Start the engine of the plan. Raises UserError."""
-    name = plan.flags.engine
-    preflight.check_available(type(engine), name)
-    model = preflight.resolve_model(type(engine), plan.flags.model, say)
+    choice = plan.engine
+    preflight.check_available(type(engine), choice.name)
+    model = preflight.resolve_model(type(engine), choice.model, say)
     since_s = time.monotonic()
-    say(f"starting engine {name}" + (f" with {model.name}" if model else ""))
-    return Started(engine, await start_engine(engine, model, plan.engine_options, redactor), model, since_s, redactor, say)
+    say(f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))
+    return Started(engine, await start_engine(engine, model, choice.options, redactor), model, since_s, redactor, say)

@@ -33,14 +33,14 @@ _RUNS_CODE = "trust_remote_code"
 _COMPARED = ("model", "device", "dtype", "versions")
 
 
-def unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
-    """What run.json wants and a command line with these `given` flags doesn't confirm."""
-    asked = [_said(name, getattr(flags, name)) for name in NAMED if name not in given and _sensitive(name, getattr(flags, name))]
+def unconfirmed(flags: Mapping[str, Any], config: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
+    """What run.json wants, with these flags in it, and a command line with these `given` flags doesn't confirm."""
+    asked = [_said(name, flags[name]) for name in NAMED if name not in given and _sensitive(name, flags[name])]
     if "engine_options" not in given:
-        asked += [f"--engine-option {option}" for option in flags.engine_options if not _harmless(option)]
-    local = flags.engine != "openai" and "model" not in given
-    if local and flags.model is not None and flags.model.partition(":")[0] not in BUILT_IN:
-        asked.append(f"--model {flags.model}")
+        asked += [f"--engine-option {option}" for option in flags["engine_options"] if not _harmless(option)]
+    model = flags["model"]
+    if flags["engine"] != "openai" and "model" not in given and model is not None and model.partition(":")[0] not in BUILT_IN:
+        asked.append(f"--model {model}")
     folder = config.get("scenario_folder", BUILTIN)
     asked += [
         f"the file {file}" + ("" if folder == BUILTIN else f" in {folder}")
@@ -52,7 +52,7 @@ def unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str] 
 
 def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str]) -> None:
     """Raises UserError where run.json wants what this command line, with these `given` flags, doesn't confirm."""
-    asked = unconfirmed(flags, config, given)
+    asked = unconfirmed(flags.recorded(), config, given)
     only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
     trust.refuse_unconfirmed(asked, fix=f"confirm it: {asked[0]}" if only_address else trust.FIX)
 

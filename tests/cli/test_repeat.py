@@ -57,9 +57,9 @@ def test_a_run_is_repeated_with_its_schedule_engine_and_label(run, tmp_path):
 
 def test_flags_beside_it_replace_those_of_the_run_and_nothing_else(run):
     plan = repeat_plan(run, Flags(num_prompts=5, seed=0, goodput=("ttft:80",)), {"num_prompts", "seed", "goodput"}, trust=False)
-    assert (plan.scenario.num_requests, plan.flags.seed, plan.scenario.slo.ttft_ms) == (5, 0, 80)
-    assert plan.scenario.arrival.rate == 200
-    assert plan.engine_options == {"ttft_ms": "5", "itl_ms": "1"}
+    assert (plan.load.scenario.num_requests, plan.load.seed, plan.load.scenario.slo.ttft_ms) == (5, 0, 80)
+    assert plan.load.scenario.arrival.rate == 200
+    assert plan.engine.options == {"ttft_ms": "5", "itl_ms": "1"}
 
 
 def test_a_default_that_is_typed_counts_as_given(run, tmp_path):
@@ -69,7 +69,7 @@ def test_a_default_that_is_typed_counts_as_given(run, tmp_path):
 
 def test_where_runs_go_is_not_the_folders_to_decide(run, tmp_path):
     folder = changed(run, tmp_path, runs_dir="/tmp/elsewhere")
-    assert repeat_plan(folder, Flags(), (), trust=True).flags.runs_dir == Path("runs")
+    assert repeat_plan(folder, Flags(), (), trust=True).output.runs_dir == Path("runs")
 
 
 def test_an_address_is_confirmed_by_giving_one(run, tmp_path):
@@ -77,8 +77,8 @@ def test_an_address_is_confirmed_by_giving_one(run, tmp_path):
     with pytest.raises(UserError, match=f"run.json wants --base-url {ADDRESS}, which needs your confirmation"):
         repeat_plan(folder, Flags(), (), trust=False)
     other = Flags(base_url="http://192.0.2.2:9")
-    assert repeat_plan(folder, other, {"base_url"}, trust=False).engine_options["base_url"] == "http://192.0.2.2:9"
-    assert repeat_plan(folder, Flags(), (), trust=True).engine_options["base_url"] == ADDRESS
+    assert repeat_plan(folder, other, {"base_url"}, trust=False).engine.options["base_url"] == "http://192.0.2.2:9"
+    assert repeat_plan(folder, Flags(), (), trust=True).engine.options["base_url"] == ADDRESS
 
 
 def test_another_schedule_than_the_runs_is_refused(run, tmp_path):
@@ -87,7 +87,7 @@ def test_another_schedule_than_the_runs_is_refused(run, tmp_path):
     (folder / "run.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="another schedule than its configuration makes here; its prompt files have changed"):
         repeat_plan(folder, Flags(), (), trust=False)
-    assert repeat_plan(folder, Flags(num_prompts=5), {"num_prompts"}, trust=False).scenario.num_requests == 5
+    assert repeat_plan(folder, Flags(num_prompts=5), {"num_prompts"}, trust=False).load.scenario.num_requests == 5
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_what_the_command_line_confirms_is_taken(stopped, tmp_path, monkeypatch)
         """It went on."""
 
     def go(plan: Plan, *_: Any, **__: Any) -> None:
-        raise Gone(plan.flags.base_url)
+        raise Gone(plan.engine.options["base_url"])
 
     monkeypatch.setattr("bytemlperf_llm.run.bench._run", go)
     folder = changed(stopped, tmp_path, engine="openai", base_url=ADDRESS)

@@ -47,10 +47,10 @@ def record_of(planned, **changes) -> RequestRecord:
 def made_run(folder: Path, requests: int = 4, records: int | None = None, **flags) -> Path:
     """A run of the smoke scenario; `records` cuts it short, as a kill does, and leaves it without an end."""
     plan = resolve(Flags(**({"engine": "reference", "scenario": "smoke", "num_prompts": requests, "request_rate": "100"} | flags)))
-    schedule = Schedule(plan.scenario, plan.flags.seed)
+    schedule = Schedule(plan.load.scenario, plan.load.seed)
     folder.mkdir()
-    run = SuiteRun(folder, "llm", FolderLock(folder), {"label": plan.label})
-    about = described(plan, plan.scenario, EngineInfo(name="reference", reports=["usage"]), schedule.describe(), None)
+    run = SuiteRun(folder, "llm", FolderLock(folder), {"label": plan.output.label})
+    about = described(plan, plan.load.scenario, EngineInfo(name="reference", reports=["usage"]), schedule.describe(), None)
     run.describe(**about, command=["bmp-llm", "serve-bench"])
     run.run |= {"clock_origin_ns": 5, "environment": {}}
     write_json(folder / "run.json", run.run)

@@ -11,7 +11,8 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.loadgen.replay import work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import bounded, check_splittable, local_size
 from bytemlperf_llm.plan import scenario as scenarios
-from bytemlperf_llm.plan.plan import parse_workers
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import parse_workers, resolve
 from bytemlperf_llm.workload import ScheduleHash
 from bytemlperf_llm.workload.schedule import Remaining, Schedule, Share
 from engines.openai.engine import OpenAIEngine
@@ -112,8 +113,16 @@ def test_there_are_no_more_workers_than_slots_or_requests():
     assert bounded(4, load_named("poisson"), 97).workers == 4
     assert bounded(8, load_named("closed"), 20) == (5, "5 workers, not 8: there are only 5 requests in flight to share")
     assert bounded(8, load_named("poisson"), 3) == (3, "3 workers, not 8: there are only 3 requests to share")
-    assert local_size(None, load_named("poisson"), 97).workers == 1
-    assert local_size("auto", load_named("poisson"), 97).workers >= 1
+    assert local_size(1, load_named("poisson"), 97).workers == 1
+    assert local_size(None, load_named("poisson"), 97).workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "workers"),
+    [({}, 1), ({"workers": "3"}, 3), ({"workers": "auto"}, None), ({"ray": "auto"}, None), ({"ray": "auto", "workers": "2"}, 2)],
+)
+def test_one_worker_unless_more_are_given_or_a_cluster_is(flags, workers):
+    assert resolve(Flags(engine="reference", **flags)).load.workers == workers
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "٣"])
@@ -127,10 +136,9 @@ def test_an_engine_that_loads_the_model_is_not_split():
     class InProcess:
         weights = "local"
 
-    check_splittable(InProcess, "mine", "1", None)
-    check_splittable(InProcess, "mine", None, None)
-    for workers, ray in (("2", None), ("auto", None), (None, "auto"), ("1", "127.0.0.1:6379")):
+    check_splittable(InProcess, "mine", 1, None)
+    for workers, ray in ((2, None), (None, None), (None, "auto"), (1, "127.0.0.1:6379")):
         with pytest.raises(UserError, match="engine 'mine' runs inside"):
             check_splittable(InProcess, "mine", workers, ray)
     for engine in (OpenAIEngine, ReferenceEngine):
-        check_splittable(engine, "any", "8", None)
+        check_splittable(engine, "any", 8, None)
