@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 import typer
 from typer.main import get_command
@@ -24,7 +24,6 @@ from bytemlperf_llm.plan.vllm_words import SAME, WITHOUT_EFFECT
 ROOT = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Load(Options, panel="Load"):
     duration_s: Annotated[float | None, Option("Seconds.", above=0)] = None
     shares: Annotated[tuple[float, ...], Option("Shares; repeatable.", "--share -s", least=0, most=1)] = ()
@@ -32,7 +31,6 @@ class Load(Options, panel="Load"):
     loop: Annotated[Literal["closed", "open"], Option("Loop:")] = "closed"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Load):
     models: Annotated[tuple[str, ...], Argument("Models.")]
     dims: Annotated[dict[str, int] | None, Option("Sizes.", "--dim")] = None
@@ -86,6 +84,22 @@ def test_a_value_that_does_not_fit_makes_no_object(values: dict[str, Any], said:
     assert str(refused.value).startswith(said)
     with pytest.raises(UserError):
         Flags(models=("a",)).changed(**values)
+
+
+def test_flags_are_set_by_name_and_never_changed():
+    flags = Flags(models=("a",))
+    with pytest.raises(AttributeError):
+        flags.quiet = True  # type: ignore[misc]
+    with pytest.raises(TypeError, match="has no silent"):
+        Flags(models=("a",), silent=True)  # type: ignore[call-arg]
+    assert flags.part(Load) == Load()
+
+
+def test_what_is_recorded_makes_the_same_flags_again():
+    flags = Flags(models=("a", "b"), duration_s=3.0, dims={"x": 4})
+    assert Flags.of(json.loads(json.dumps(flags.recorded()))) == flags
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.quiet"):
+        Flags.of({"models": ["a"], "quiet": "yes"})
 
 
 def test_help_ends_in_choices_and_defaults():

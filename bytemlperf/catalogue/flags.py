@@ -1,15 +1,11 @@
 """The flags of `bmp runs`."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from bytemlperf.command.flags import Option, Options
 
 
-@dataclass(frozen=True, kw_only=True)
 class Selection(Options):
     """Which runs, in which order, with a column for each of `metrics`. `where` are conditions in SQL."""
 

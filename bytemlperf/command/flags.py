@@ -1,6 +1,5 @@
 """Options declared once: the annotated fields of a class make a command's options, and the command gets one object.
 
-    @dataclass(frozen=True, kw_only=True)
     class Load(Options, panel="Load"):
         duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
 
@@ -18,12 +17,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform, get_args, get_origin
 
 from bytemlperf.errors import UserError, nearest
 
@@ -36,21 +34,25 @@ SIZE_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB
 SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-@dataclass(frozen=True)
 class Option:
     """What a field's annotation says of its flag. A help that ends in ":" gets the choices of the field's Literal. `names` are
     separated by spaces. `sets` is the key that a given value sets, of what the flags are passed on to. Numbers are at least `least` or
     above `above`, at most `most` (math.inf: infinity is a value), and finite."""
 
-    help: str
-    names: str = ""
-    sets: str = ""
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
+    def __init__(
+        self,
+        help: str,
+        names: str = "",
+        sets: str = "",
+        *,
+        least: float | None = None,
+        above: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        self.help, self.names, self.sets = help, names, sets
+        self.least, self.above, self.most = least, above, most
 
 
-@dataclass(frozen=True)
 class Argument(Option):
     """A positional one."""
 
@@ -169,24 +171,43 @@ def _check_number(flag: str, value: float, option: Option) -> None:
 Part = TypeVar("Part", bound="Options")
 
 
+NOTHING: Any = {}
+"""The default of a flag that takes NAME=VALUE."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Options:
-    """The base of a class of flags; `panel` heads its own fields in the help. Raises UserError for a value out of range."""
+    """The base of a class of flags, which are its annotated fields: set by name, never changed. `panel` heads its own ones in the help.
+    Raises UserError for a value out of range. (A dataclass would be compiled at every start, for longer than all else takes.)"""
 
     panel: ClassVar[str] = ""
 
     def __init_subclass__(cls, panel: str = "") -> None:
         cls.panel = panel
 
-    def __post_init__(self) -> None:
+    def __init__(self, **values: Any) -> None:
+        declared = _declared(type(self))
+        if unknown := values.keys() - declared.keys():
+            raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}")
+        self.__dict__.update({name: getattr(type(self), name) for name in declared if name not in values} | values)
         for field in fields_of(type(self)):
-            if (value := getattr(self, field.name)) is not None:
+            if (value := self.__dict__[field.name]) is not None:
                 field.check(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} is not to be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and (type(self), self.__dict__) == (type(other), other.__dict__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
     def recorded(self) -> dict[str, Any]:
         """For run.json, by field. JSON has no infinity: `--burstiness inf` is the scenario's `constant`."""
-        from dataclasses import fields
-
-        return {field.name: _in_json(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: _in_json(value) for name, value in self.__dict__.items()}
 
     def settings(self, part: type[Options]) -> dict[str, tuple[str, Any]]:
         """(flag, value) by key, of those fields of `part` that set one and have another value than their default."""
@@ -201,11 +222,18 @@ class Options:
         """Its flags that are of this class, alone."""
         return kind(**{field.name: getattr(self, field.name) for field in fields_of(kind)})
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From values as `recorded` has them. Raises msgspec.ValidationError for one of another type, TypeError for a name that is none."""
+        import msgspec
+
+        fields = [(name, hint, msgspec.field(default=getattr(cls, name, msgspec.NODEFAULT))) for name, (_, hint) in _declared(cls).items()]
+        typed = msgspec.convert(values, msgspec.defstruct("Flags", fields, kw_only=True), dec_hook=lambda _, value: Path(value))
+        return cls(**{name: getattr(typed, name) for name in values})
+
     def changed(self, **changes: Any) -> Self:
         """A copy with other values."""
-        from dataclasses import replace
-
-        return replace(self, **changes)  # type: ignore[type-var]
+        return type(self)(**(self.__dict__ | changes))
 
 
 def _in_json(value: Any) -> Any:
@@ -225,23 +253,24 @@ def fields_of(flags: type[Options]) -> tuple[Field, ...]:
 
 
 def _fields(flags: type[Options]) -> Iterator[Field]:
-    hints = get_type_hints(flags, include_extras=True)
-    owners = {name: base for base in flags.__mro__ for name in inspect.get_annotations(base)}
-    for base in flags.__mro__:
-        for name in (name for name in inspect.get_annotations(base) if owners[name] is base):  # one declared again keeps its place
-            option = next((each for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Option)), None)
-            if option is not None:
-                kind, container, optional = _kind(hints[name].__origin__)
-                yield Field(name, option, getattr(base, "panel", ""), kind, container, optional, _default(flags, name))
+    for name, (base, hint) in _declared(flags).items():
+        option = next((note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Option)), None)
+        if option is not None:
+            yield Field(name, option, base.panel, *_kind(hint.__origin__), getattr(flags, name, inspect.Parameter.empty))
 
 
-def _default(flags: type[Options], name: str) -> Any:
-    from dataclasses import MISSING
+_DECLARED: dict[type[Options], dict[str, tuple[type[Options], Any]]] = {}
 
-    declared = flags.__dataclass_fields__[name]  # type: ignore[attr-defined]
-    if declared.default_factory is not MISSING:
-        return declared.default_factory()
-    return inspect.Parameter.empty if declared.default is MISSING else declared.default
+
+def _declared(flags: type[Options]) -> dict[str, tuple[type[Options], Any]]:
+    """Where each field is declared first, in whose place and panel it stays, and its type as it is declared last."""
+    if flags not in _DECLARED:
+        bases = [base for base in flags.__mro__ if issubclass(base, Options) and base is not Options]
+        hints = {base: inspect.get_annotations(base, eval_str=True) for base in bases}
+        first = {name: base for base in bases for name in hints[base]}
+        last = {name: hint for base in reversed(bases) for name, hint in hints[base].items()}
+        _DECLARED[flags] = {name: (base, last[name]) for base in bases for name in hints[base] if first[name] is base}
+    return _DECLARED[flags]
 
 
 def _kind(hint: Any) -> tuple[Any, type | None, bool]:
@@ -258,7 +287,7 @@ def _kind(hint: Any) -> tuple[Any, type | None, bool]:
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """`command` for typer: a parameter that is a class of flags becomes that class's options, one that an Option annotates its own."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = inspect.get_annotations(command, eval_str=True)
     classes: dict[str, tuple[type[Options], list[Field]]] = {}
     own: dict[str, Field] = {}
     parameters: list[inspect.Parameter] = []
@@ -340,7 +369,6 @@ Json = Annotated[bool, Option("Print JSON.")]
 CardFiles = Annotated[Path | None, Option("Your own spec cards and prices: a YAML file or a folder. Default: $BMP_CARDS.", "--cards")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunOutput(Options, panel="Output"):
     """Where a run's folder goes, and how loudly."""
 
@@ -349,7 +377,6 @@ class RunOutput(Options, panel="Output"):
     quiet: Quiet = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class MetricsOutput(Options, panel="Live metrics"):
     """Where a run's live metrics go."""
 

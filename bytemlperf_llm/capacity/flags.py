@@ -1,8 +1,5 @@
 """The flags of `capacity`, beside those of `serve-bench` that it has too."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +12,6 @@ OUTPUT = ("runs_dir", "label", "quiet", "report", "metadata")
 CAPACITY_FLAGS = (*(field.name for field in fields_of(Engine)), *LOAD, *PROMPTS, *(field.name for field in fields_of(Limits)), *OUTPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CapacityFlags(Options, panel="Capacity"):
     """What is asked of the search."""
 

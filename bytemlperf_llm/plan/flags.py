@@ -1,16 +1,12 @@
 """The flags of `serve-bench`, declared once. None is "not given": the scenario's own then holds."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
 
 
-@dataclass(frozen=True, kw_only=True)
 class Engine(Options, panel="Engine and model"):
     """What is measured, and how it is reached."""
 
@@ -34,7 +30,6 @@ class Engine(Options, panel="Engine and model"):
     device: Annotated[str | None, Option("What the server runs on: CARD or CARD*COUNT of `bmp hardware list`.", "--card")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Load(Options, panel="Load"):
     """What is sent, and when."""
 
@@ -62,7 +57,6 @@ class Load(Options, panel="Load"):
     goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000; repeatable.")] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class Prompts(Options, panel="Traces and prompt lengths"):
     """What takes the place of the scenario's own prompts."""
 
@@ -94,7 +88,6 @@ class Prompts(Options, panel="Traces and prompt lengths"):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Limits(Options, panel="Limits"):
     """How long a request or the run may take."""
 
@@ -110,7 +103,6 @@ class Limits(Options, panel="Limits"):
     max_error_rate: Annotated[float | None, Option("Stop when a larger share of requests has failed.", least=0, most=1)] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Exports(Options, panel="Output"):
     """Files beside the run folder's own."""
 
@@ -127,7 +119,6 @@ class Exports(Options, panel="Output"):
     metric_percentiles: Annotated[str, Option("Percentiles of the --save-result JSON.")] = "99"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput):
     """The command line of `serve-bench`, as typed."""
 

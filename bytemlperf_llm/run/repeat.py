@@ -68,7 +68,7 @@ def flags_of(run: dict[str, Any], given: Mapping[str, Any], *, trust: bool) -> F
     if unknown:
         raise UserError(f"run.json has the flag {unknown[0]!r}, which this program doesn't know", "take the version that ran it")
     try:
-        flags = msgspec.convert(kept, Flags, dec_hook=lambda _, value: Path(value))
+        flags = Flags.of(kept)
     except (msgspec.ValidationError, TypeError) as error:
         raise UserError(f"run.json's flags are damaged: {error}", "run again") from None
     if not trust:

@@ -1,32 +1,25 @@
 """The flags of `bmp general` and `bmp convert`, declared once."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from bytemlperf.command.flags import Argument, MetricsOutput, Option, Options, RunOutput
+from bytemlperf.command.flags import NOTHING, Argument, MetricsOutput, Option, Options, RunOutput
 from general_perf.choices import PUBLISHED, ArrivalProcess, ConvertedFormat, Loop, Precision, Stage
 from general_perf.limits import DAY_S, LARGEST_BATCH, LARGEST_SEED, MOST_CALLS, MOST_INSTANCES, MOST_SAMPLES
 
 
-@dataclass(frozen=True, kw_only=True)
 class Source(Options, panel="Model"):
     """Which model, at which size, with which weights."""
 
     size: Annotated[str, Option("Model size: published (default), or a variant of the card such as small.")] = PUBLISHED
     weights: Annotated[Path | None, Option("Use these weights: safetensors, ONNX, TorchScript, or a checkpoint folder.")] = None
-    dims: Annotated[dict[str, int], Option("NAME=SIZE of the card's dims, such as sequence=64; repeatable.", "--dim")] = field(
-        default_factory=dict
-    )
+    dims: Annotated[dict[str, int], Option("NAME=SIZE of the card's dims, such as sequence=64; repeatable.", "--dim")] = NOTHING
     backend_options: Annotated[dict[str, str], Option("Backend option as KEY=VALUE, such as opset=18; repeatable.", "--backend-option")] = (
-        field(default_factory=dict)
+        NOTHING
     )
     calibration_samples: Annotated[int, Option("Calibration samples for int8.", least=0, most=MOST_SAMPLES)] = 16
 
 
-@dataclass(frozen=True, kw_only=True)
 class What(Options, panel="Model"):
     """What is compiled, and for what."""
 
@@ -38,7 +31,6 @@ class What(Options, panel="Model"):
     sparsity: Annotated[str, Option("Prune linear layers before compiling: a pattern such as 2:4, or a share of 0, such as 0.8.")] = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class How(Options, panel="Measurement"):
     """What is measured of it."""
 
@@ -54,7 +46,6 @@ class How(Options, panel="Measurement"):
     accuracy_samples: Annotated[int, Option("Limit on dataset samples.", least=1, most=1000 * MOST_SAMPLES)] = 200
 
 
-@dataclass(frozen=True, kw_only=True)
 class Load(Options, panel="Load"):
     """The calls of a measurement."""
 
@@ -74,7 +65,6 @@ class Load(Options, panel="Load"):
     seed: Annotated[int, Option("Same seed, same inputs and arrivals.", least=0, most=LARGEST_SEED)] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class Limits(Options, panel="Limits"):
     """What ends a job."""
 
@@ -82,7 +72,6 @@ class Limits(Options, panel="Limits"):
     memory_limit: Annotated[str | None, Option("Memory limit of a job, such as 4GiB. Default: 80 % of free memory.")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Output(RunOutput, MetricsOutput, panel="Output"):
     """Where results go."""
 
@@ -90,7 +79,6 @@ class Output(RunOutput, MetricsOutput, panel="Output"):
     bytemlperf_report: Annotated[bool, Option("Also write ByteMLPerf's report files.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(What, Source, How, Load, Limits, Output):
     """The command line of `bmp general run`. `data_percent` is of a workload file alone."""
 
@@ -100,7 +88,6 @@ class Flags(What, Source, How, Load, Limits, Output):
     data_percent: float = 100.0
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConvertFlags(Source, panel="Conversion"):
     """The command line of `bmp convert`."""
 

@@ -1,14 +1,10 @@
 """The flags that all sweeping commands of `bmp micro` share."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from bytemlperf.command.flags import Device, MetricsOutput, Option, Options, RunOutput
 
 
-@dataclass(frozen=True, kw_only=True)
 class Measuring(Options, panel="Measuring"):
     """What is measured, and how."""
 
@@ -36,7 +32,6 @@ class Measuring(Options, panel="Measuring"):
     card: Annotated[str | None, Option("Spec card to compare with, as in `bmp hardware list`. Default: the device's own.")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Limits(Options, panel="Limits"):
     """What ends a case or a sweep."""
 
@@ -51,7 +46,6 @@ class Limits(Options, panel="Limits"):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Exports(Options, panel="Output"):
     """Files beside the run folder's own."""
 
@@ -59,6 +53,5 @@ class Exports(Options, panel="Output"):
     jsonl: Annotated[bool, Option("Also write a JSONL file with xpu-perf's field names.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Measuring, Limits, RunOutput, Exports, MetricsOutput):
     """The command line of a sweep."""

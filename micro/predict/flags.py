@@ -1,15 +1,11 @@
 """The flags of `bmp predict`."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from bytemlperf.command.flags import CardFiles, Device, Json, Option, Options
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Options):
     """As typed."""
 

@@ -1,8 +1,5 @@
 """The flags of `bmp train`, declared once; None leaves it to the workload or to us."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +7,6 @@ from bytemlperf.command.flags import Argument, MetricsOutput, Option, Options, R
 from training.workload.choices import DeviceChoice, Precision, Recompute, Sharding
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ranks(Options, panel="Ranks"):
     """Who trains, and how the work is split."""
 
@@ -26,7 +22,6 @@ class Ranks(Options, panel="Ranks"):
     device: Annotated[DeviceChoice, Option("Device:")] = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Recipe(Options, panel="Recipe"):
     """What takes the place of the workload's own."""
 
@@ -40,7 +35,6 @@ class Recipe(Options, panel="Recipe"):
     seed: Annotated[int, Option("Same seed, same weights and batches.")] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class Measurement(Options, panel="Measurement"):
     """What is measured and compared."""
 
@@ -58,7 +52,6 @@ class Measurement(Options, panel="Measurement"):
     check_operators: Annotated[bool, Option("Check operators against float64 first.", "--operator-check/--no-operator-check")] = True
 
 
-@dataclass(frozen=True, kw_only=True)
 class Faults(Options, panel="Checkpoints and faults"):
     """What goes wrong, and what is kept for it."""
 
@@ -69,14 +62,12 @@ class Faults(Options, panel="Checkpoints and faults"):
     fault: Annotated[str | None, Option("Inject a fault: kill, hang or nan with rank and step, such as kill:1:12.")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Output(RunOutput, MetricsOutput, panel="Output"):
     """Where a run's results go, and what is checked before it starts."""
 
     skip_memory_check: Annotated[bool, Option("Start even if the memory estimate doesn't fit.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Ranks, Recipe, Measurement, Faults, Output):
     """The command line of a run."""
 
