@@ -202,6 +202,7 @@ RUN_KINDS = Point(
     "bytemlperf.run_kinds",
     {
         "llm": "bytemlperf_llm.kind:KIND",
+        "sweep": "bytemlperf_llm.sweep.kind:KIND",
         "general": "general_perf.results.kind:KIND",
         "micro": "micro.results.kind:KIND",
         "training": "training.results.kind:KIND",

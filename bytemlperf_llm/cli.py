@@ -15,6 +15,7 @@ from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
+from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
 
 app = typer.Typer(
     name="bmp-llm",
@@ -64,6 +65,22 @@ def capacity(
     from bytemlperf_llm.capacity.command import capacity as find
 
     raise typer.Exit(find(flags, asked, sys.argv))
+
+
+@app.command(cls=VllmCommand, short_help="Measure latency against throughput over a range of loads.")
+@with_flags
+def sweep(
+    flags: Annotated[Flags, only(*SWEEP_FLAGS)],
+    asked: SweepFlags,
+) -> None:
+    """Measure an engine over rates, concurrencies, lengths and engine options: a run a point, and the curves that they make.
+
+    Without an axis the range of rates is found, from a light load to overload. Exit status: 0 some point has figures, 1 none has,
+    2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.sweep.command import sweep as measure
+
+    raise typer.Exit(measure(flags, asked, sys.argv))
 
 
 app.command()(summarize)

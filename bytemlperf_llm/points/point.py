@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 
 from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import worker_config
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
+from bytemlperf_llm.metrics.definitions import token_times
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run import preflight
@@ -17,6 +19,11 @@ from bytemlperf_llm.run.bench import Bench, Ending, Ready
 from bytemlperf_llm.run.description import described
 from bytemlperf_llm.run.started import Started
 from bytemlperf_llm.workload.schedule import ALL, Schedule
+
+LONE_REQUESTS = 3
+SLOW, SLACK_NS = 2, 10_000_000
+"""A lone request that waits so many times as long as the slowest of the first ones did, and so much longer, waits behind others."""
+DRAIN_S = 60
 
 
 class PointRun(Bench):
@@ -55,3 +62,39 @@ async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
     worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
+
+
+class Drain:
+    """Between two runs: lone requests, until one is answered as fast as those before the first run."""
+
+    def __init__(self, started: Started, plan: Plan, usual_ns: int) -> None:
+        self._started, self._plan, self._usual_ns = started, plan, usual_ns
+        self._place = LONE_REQUESTS
+
+    @classmethod
+    async def of(cls, started: Started, plan: Plan) -> Drain:
+        """On a server that has nothing else to do."""
+        records = [await lone(started, plan, place) for place in range(LONE_REQUESTS)]
+        return cls(started, plan, max(_wait_ns(record) for record in records))
+
+    async def drained(self) -> bool:
+        """Whether the server still answers. A queue that is there after `DRAIN_S` is said, and what comes next starts on it."""
+        until_ns = monotonic_ns() + DRAIN_S * NS_PER_S
+        while True:
+            self._place += 1
+            record = await lone(self._started, self._plan, self._place)
+            if record.outcome != "ok":
+                return False
+            if _wait_ns(record) <= SLOW * self._usual_ns + SLACK_NS:
+                return True
+            if monotonic_ns() > until_ns:
+                self._started.say(
+                    f"warning: {DRAIN_S} s after the last request the server is still busy; the next point starts on its queue"
+                )
+                return True
+
+
+def _wait_ns(record: RequestRecord) -> int:
+    """From sending to the first token; to the end, where none came."""
+    stamps = token_times(record).stamps_ns
+    return (stamps[0] if stamps else record.end_ns) - (record.sent_ns or 0)

@@ -1,0 +1,1 @@
+"""One engine over a range of loads, lengths and options: a run a point, and the curves that they make."""

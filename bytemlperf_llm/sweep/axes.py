@@ -1,0 +1,136 @@
+"""Which points a sweep has: the cross product of its axes.
+
+The order is that of the flags below, the last one fastest: engine options (one start of the engine each), input lengths, output
+lengths, and within each such curve the loads, as given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import product
+from typing import TypeVar
+
+import msgspec
+
+from bytemlperf.command.flags import pairs
+from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import AUTO, Plan, resolve
+from bytemlperf_llm.plan.scenario import MAX_RATE, MAX_TOKENS
+from bytemlperf_llm.sweep.flags import SweepFlags
+
+MOST_POINTS = 1000
+NumberT = TypeVar("NumberT", int, float)
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests per second, or concurrent requests of a closed loop; of a skipped range that was to be found, neither."""
+
+    rate_rps: float | None = None
+    concurrency: int | None = None
+
+    def __str__(self) -> str:
+        return "auto" if self == AUTO_LOAD else f"{self.rate_rps:g} requests/s" if self.rate_rps else f"{self.concurrency} concurrent"
+
+    @property
+    def short(self) -> str:
+        """For a folder's name."""
+        return f"{self.rate_rps:g}rps" if self.rate_rps else f"{self.concurrency}concurrent"
+
+    def planned(self, flags: Flags) -> Plan:
+        """The plan of a run under this load. Raises UserError."""
+        if self.rate_rps is not None:
+            return resolve(flags.changed(request_rate=f"{self.rate_rps:.12g}"))
+        plan = resolve(flags.changed(max_concurrency=self.concurrency))
+        arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": self.concurrency}
+        return replace(plan, scenario=plan.scenario.override({"arrival": arrival}))
+
+
+AUTO_LOAD = Load()
+
+
+class CurveAxes(msgspec.Struct, frozen=True, kw_only=True):
+    """What all points of a curve have in common: `engine_options` in full, lengths where the command line gives some. `name` tells it
+    from the sweep's other curves."""
+
+    name: str
+    engine_options: tuple[str, ...]
+    input_len: int | None
+    output_len: int | None
+
+    def flags(self, flags: Flags) -> Flags:
+        """Those of its points."""
+        return flags.changed(engine_options=self.engine_options, input_len=self.input_len, output_len=self.output_len)
+
+
+class Axes(msgspec.Struct, frozen=True, kw_only=True):
+    """Without `loads` the range of rates is found."""
+
+    loads: tuple[Load, ...]
+    curves: tuple[CurveAxes, ...]
+
+
+def axes_of(given: SweepFlags) -> Axes:
+    """Raises UserError."""
+    if given.rates is not None and given.concurrency is not None:
+        raise UserError("--rates and --concurrency contradict each other: open or closed loop", "give one of them; run two sweeps")
+    axes = Axes(loads=_loads(given), curves=tuple(_curves(given)))
+    points = max(len(axes.loads), 1) * len(axes.curves)
+    if points > MOST_POINTS:
+        raise UserError(f"the sweep has {points:,} points, and {MOST_POINTS:,} are the limit", "give fewer values, or several sweeps")
+    return axes
+
+
+def _loads(given: SweepFlags) -> tuple[Load, ...]:
+    if given.concurrency is not None:
+        return tuple(Load(concurrency=number) for number in _numbers("--concurrency", given.concurrency, _length))
+    if given.rates in (None, AUTO):
+        return ()
+    return tuple(Load(rate_rps=rate) for rate in _numbers("--rates", str(given.rates), _rate))
+
+
+def _curves(given: SweepFlags) -> Iterable[CurveAxes]:
+    options = {key: _choices(value) for key, value in pairs("--engine-option", given.engine_options).items()}
+    inputs = (None,) if given.input_lens is None else _numbers("--input-len", given.input_lens, _length)
+    outputs = (None,) if given.output_lens is None else _numbers("--output-len", given.output_lens, _length)
+    for values in product(*options.values()):
+        chosen = tuple(f"{key}={value}" for key, value in zip(options, values, strict=True))
+        parts = [text for text, choices in zip(chosen, options.values(), strict=True) if len(choices) > 1]
+        for input_len, output_len in product(inputs, outputs):
+            lengths = [f"input {input_len}"] * (len(inputs) > 1) + [f"output {output_len}"] * (len(outputs) > 1)
+            yield CurveAxes(name=", ".join([*parts, *lengths]), engine_options=chosen, input_len=input_len, output_len=output_len)
+
+
+def _choices(value: str) -> list[str]:
+    """The values between commas; of JSON there is one."""
+    return [value] if value[:1] in "{[" else list(dict.fromkeys(part.strip() for part in value.split(",")))
+
+
+def _numbers(flag: str, text: str, parse: Callable[[str], NumberT]) -> tuple[NumberT, ...]:
+    """Each once. Raises UserError."""
+    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
+    numbers = []
+    for word in words:
+        try:
+            numbers.append(parse(word))
+        except ValueError:
+            raise UserError(f"{flag} {word!r} is not a number above 0", f"give numbers between commas: {flag} 1,2,4,8") from None
+    if not numbers:
+        raise UserError(f"{flag} has no value", f"give numbers between commas: {flag} 1,2,4,8")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _length(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= MAX_TOKENS:
+        raise ValueError(word)
+    return number
+
+
+def _rate(word: str) -> float:
+    rate = float(word)
+    if not 0 < rate <= MAX_RATE:
+        raise ValueError(word)
+    return rate

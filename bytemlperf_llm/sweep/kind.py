@@ -1,0 +1,142 @@
+"""The kind `sweep`: a run whose records are points, each a run folder of its own inside the sweep's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bytemlperf.report.gather import view_run
+from bytemlperf.runs.folder import part
+from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
+from bytemlperf.runs.records import RunRecords, once
+from bytemlperf.runs.suite import verify_suite
+from bytemlperf_llm.sweep.curve import Curve, curves_of
+from bytemlperf_llm.sweep.row import PointRow, latest, readings
+from bytemlperf_llm.sweep.sections import TOKENS, curve_sections
+
+
+def rows_of(records: Iterable[PointRow]) -> list[PointRow]:
+    """The latest of each point."""
+    return once(records, latest)
+
+
+class SweepKind(RunKind):
+    """Curves, their knees, and the points under them."""
+
+    name = "LLM sweep"
+    record = PointRow
+    valid_means = "Every point has figures."
+    killed_means = "the points without a record were not measured"
+
+    def summarise(self, run: dict[str, Any], records: Iterable[PointRow]) -> dict[str, Any]:  # noqa: ARG002
+        """Each curve with its knee and its points."""
+        rows = rows_of(records)
+        curves = curves_of(rows)
+        lacking = [row for row in rows if row.state != "measured"]
+        reasons = [f"{len(lacking)} of {len(rows)} points have no figures: {lacking[0].why or lacking[0].state}"] if lacking else []
+        usable = any(row.on_curve for row in rows)
+        if not usable:
+            reasons = [f"no point can be used: {rows[0].why}" if rows else "no point was measured", *reasons]
+        return {
+            "verdict": "invalid" if not usable else "partial" if lacking else "valid",
+            "reasons": reasons,
+            "warnings": _warnings(curves),
+            "metrics": {},
+            "counts": {"points": len(rows), "measured": len(rows) - len(lacking)},
+            "curves": [_curve(curve) for curve in curves],
+        }
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[PointRow]) -> list[Figure]:  # noqa: ARG002
+        """Knee and highest throughput of each curve; then every figure of every point, by curve and load."""
+        curves = curves_of(rows_of(records))
+        return [*(figure for curve in curves for figure in _headlines(curve)), *_point_figures(curves, records)]
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[PointRow]) -> list[Section]:  # noqa: ARG002
+        """The curves."""
+        return curve_sections(curves_of(rows_of(records)))
+
+    def load_sentence(self, run: dict[str, Any]) -> str:
+        """The axes."""
+        axes = {name: value for name, value in part(run, "config", "axes").items() if value and name != "resume"}
+        texts = [f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in axes.items()]
+        return ", ".join(text.replace("_", " ") for text in texts) or "rates auto"
+
+    def verify(self, run: dict[str, Any], records: Iterable[PointRow]) -> Iterator[str]:
+        """Every point's own folder, and its row against it."""
+        yield from super().verify(run, records)
+        if not isinstance(records, RunRecords):
+            return
+        for row in rows_of(records):
+            if row.folder:
+                yield from (f"{row.folder}: {text}" for text in verify_suite(records.folder / row.folder).findings)
+                if row.figures != readings(view_run(records.folder / row.folder, sections=False).figures):
+                    yield f"{row.folder}: its figures are not those of the sweep's record"
+
+    def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
+        """What was left out."""
+        if summary["verdict"] == "partial" or not came_to_its_end(run):
+            return f"{' '.join(map(str, run.get('command', [])))} --resume {folder}", "measure what was left out"
+        return None
+
+
+KIND = SweepKind()
+
+
+def _warnings(curves: list[Curve]) -> list[str]:
+    found = []
+    for curve in curves:
+        head = f"{curve.name}: " if curve.name else ""
+        found += [head + text for text in curve.limits()]
+        limited = [str(row.load) for row in curve.aside]
+        if limited:
+            found.append(f"{head}{len(limited)} measured points are not on the curve ({', '.join(limited)}): {curve.aside[0].why}")
+    return found
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    knee = curve.knee()
+    return {
+        "name": curve.name,
+        "knee": None if knee is None else msgspec.to_builtins(knee),
+        "highest_carried": msgspec.to_builtins(curve.carried[-1].load) if curve.carried else None,
+        "lowest_overloaded": msgspec.to_builtins(curve.overloaded[0].load) if curve.overloaded else None,
+        "points": [msgspec.to_builtins(row) for row in curve.rows],
+    }
+
+
+def _headlines(curve: Curve) -> Iterator[Figure]:
+    knee, tokens = curve.knee(), [row.figures[TOKENS] for row in curve.rows if row.on_curve and TOKENS in row.figures]
+    key = curve.name or "sweep"
+    if knee is not None:
+        value, low, high = (load.rate_rps or load.concurrency for load in (knee.load, knee.low, knee.high))
+        unit = "requests/s" if curve.open_loop else "concurrent"
+        yield Figure(key=key, metric="knee", label="knee", unit=unit, value=value, low=low, high=high, better="higher", headline=True)
+    if tokens:
+        best = max(tokens, key=lambda reading: reading.value)
+        yield Figure(
+            key=key,
+            metric="highest output token throughput",
+            unit=best.unit,
+            value=best.value,
+            low=best.low,
+            high=best.high,
+            better="higher",
+            headline=True,
+        )
+
+
+def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator[Figure]:
+    """With samples where the records come from a folder and the caller takes some."""
+    folder = records.folder if isinstance(records, RunRecords) and records.samples else None
+    for curve in curves:
+        for row in curve.rows:
+            key = ", ".join(part for part in (curve.name, str(row.load)) if part)
+            if folder is not None and row.on_curve:
+                figures = view_run(folder / row.folder, sections=False).figures
+                yield from (msgspec.structs.replace(figure, key=key, headline=False) for figure in figures)
+            elif row.on_curve:
+                for metric, reading in row.figures.items():
+                    yield Figure(key=key, metric=metric, **msgspec.structs.asdict(reading))

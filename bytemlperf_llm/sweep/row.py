@@ -1,0 +1,117 @@
+"""One point: the record of a sweep, made of its run's own summary and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.measured import stated
+from bytemlperf.runs.folder import part
+from bytemlperf.runs.kinds import Better, Figure
+from bytemlperf_llm.kind import KIND
+from bytemlperf_llm.sweep.axes import AUTO_LOAD, Load
+
+State = Literal["measured", "interrupted", "skipped"]
+ON_CURVE = ("valid", "overloaded")
+"""Verdicts of runs whose figures are the server's."""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A figure with its 95 % interval, on `count` samples."""
+
+    value: float
+    unit: str
+    better: Better
+    label: str
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The value itself on each side that has none."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
+
+class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`figures` are those of its run, by metric ("ttft p50", "request_throughput"), without those that its sample can't carry;
+    `why` is the verdict's reason, or why it was skipped; `folder` its run folder inside the sweep's; `devices` how many its server was
+    said to have; `ceiling_rps` what its curve's range of rates was made from, where it was found."""
+
+    curve: str
+    load: Load
+    state: State
+    why: str = ""
+    folder: str = ""
+    verdict: str = ""
+    devices: int | None = None
+    ceiling_rps: float | None = None
+    figures: dict[str, Reading] = {}
+
+    @property
+    def on_curve(self) -> bool:
+        """Whether its figures are the server's, overloaded or not."""
+        return self.state == "measured" and self.verdict in ON_CURVE
+
+    @property
+    def carried(self) -> bool:
+        """Whether its load was carried, and its latency is that of a steady state."""
+        return self.state == "measured" and self.verdict == "valid"
+
+    @property
+    def shown_verdict(self) -> str:
+        """In one word."""
+        return self.verdict if self.state == "measured" else self.state
+
+    def tail(self, name: str) -> str | None:
+        """The metric of the highest percentile of a latency that its sample carries, such as "ttft p99"."""
+        percents = [float(metric.removeprefix(f"{name} p")) for metric in self.figures if metric.startswith(f"{name} p")]
+        return f"{name} p{max(percents):g}" if percents else None
+
+
+def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> PointRow:
+    """From a run of kind llm, of this sweep or any other."""
+    arrival = part(run, "config", "scenario", "arrival")
+    closed, rate = arrival.get("process") == "closed", arrival.get("rate")
+    device = stated(run, cards.load()) if part(run, "config", "flags").get("device") else None
+    load = Load(concurrency=arrival.get("max_concurrency")) if closed else Load(rate_rps=float(rate)) if rate else AUTO_LOAD
+    return PointRow(
+        curve=curve,
+        load=load,
+        state="interrupted" if part(run, "end").get("stopped_by_user") else "measured",
+        why="; ".join(map(str, summary.get("reasons", []))),
+        folder=folder,
+        verdict=str(summary.get("verdict")),
+        devices=device.used if device else None,
+        figures=readings(KIND.figures(run, summary, records)),
+    )
+
+
+def readings(figures: Sequence[Figure]) -> dict[str, Reading]:
+    """By metric; those without a value are left out."""
+    return {
+        figure.metric: Reading(
+            value=figure.value,
+            unit=figure.unit,
+            better=figure.better,
+            label=figure.label,
+            low=figure.low,
+            high=figure.high,
+            count=figure.count,
+        )
+        for figure in figures
+        if figure.value is not None
+    }
+
+
+def latest(rows: Iterable[PointRow]) -> list[PointRow]:
+    """One row a point, in the order they were first written: a resumed sweep measures again what it skipped, and a range of rates that
+    was left is one that goes on where any row of its curve follows."""
+    kept: dict[tuple[str, Load], PointRow] = {}
+    for row in rows:
+        kept.pop((row.curve, AUTO_LOAD), None)
+        kept[row.curve, row.load] = row
+    return list(kept.values())
