@@ -10,14 +10,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import AUTO, Plan, resolve
+from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.plan.scenario import MAX_RATE, MAX_TOKENS
 from bytemlperf_llm.sweep.flags import SweepFlags
 
@@ -25,14 +25,14 @@ MOST_POINTS = 1000
 NumberT = TypeVar("NumberT", int, float)
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class Level(msgspec.Struct, frozen=True, kw_only=True):
     """Requests per second, or concurrent requests of a closed loop; of a skipped range that was to be found, neither."""
 
     rate_rps: float | None = None
     concurrency: int | None = None
 
     def __str__(self) -> str:
-        return "auto" if self == AUTO_LOAD else f"{self.rate_rps:g} requests/s" if self.rate_rps else f"{self.concurrency} concurrent"
+        return "auto" if self == AUTO_LEVEL else f"{self.rate_rps:g} requests/s" if self.rate_rps else f"{self.concurrency} concurrent"
 
     @property
     def short(self) -> str:
@@ -45,10 +45,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
             return resolve(flags.changed(request_rate=f"{self.rate_rps:.12g}"))
         plan = resolve(flags.changed(max_concurrency=self.concurrency))
         arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": self.concurrency}
-        return replace(plan, scenario=plan.scenario.override({"arrival": arrival}))
+        return with_scenario(plan, {"arrival": arrival})
 
 
-AUTO_LOAD = Load()
+def with_scenario(plan: Plan, changes: dict[str, Any]) -> Plan:
+    """The plan with these keys of its scenario changed. Raises UserError."""
+    return replace(plan, load=replace(plan.load, scenario=plan.load.scenario.override(changes)))
+
+
+AUTO_LEVEL = Level()
 
 
 class CurveAxes(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +73,7 @@ class CurveAxes(msgspec.Struct, frozen=True, kw_only=True):
 class Axes(msgspec.Struct, frozen=True, kw_only=True):
     """Without `loads` the range of rates is found."""
 
-    loads: tuple[Load, ...]
+    loads: tuple[Level, ...]
     curves: tuple[CurveAxes, ...]
 
 
@@ -83,12 +88,12 @@ def axes_of(given: SweepFlags) -> Axes:
     return axes
 
 
-def _loads(given: SweepFlags) -> tuple[Load, ...]:
+def _loads(given: SweepFlags) -> tuple[Level, ...]:
     if given.concurrency is not None:
-        return tuple(Load(concurrency=number) for number in _numbers("--concurrency", given.concurrency, _length))
-    if given.rates in (None, AUTO):
+        return tuple(Level(concurrency=number) for number in _numbers("--concurrency", given.concurrency, _length))
+    if given.rates in (None, "auto"):
         return ()
-    return tuple(Load(rate_rps=rate) for rate in _numbers("--rates", str(given.rates), _rate))
+    return tuple(Level(rate_rps=rate) for rate in _numbers("--rates", str(given.rates), _rate))
 
 
 def _curves(given: SweepFlags) -> Iterable[CurveAxes]:

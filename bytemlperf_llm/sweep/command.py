@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ from bytemlperf_llm.points.point import Drain, PointRun
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.started import Started, start
 from bytemlperf_llm.sweep.auto import next_rate
-from bytemlperf_llm.sweep.axes import AUTO_LOAD, Axes, CurveAxes, Load, axes_of
+from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of, with_scenario
 from bytemlperf_llm.sweep.flags import SweepFlags
 from bytemlperf_llm.sweep.kind import KIND, rows_of
 from bytemlperf_llm.sweep.row import PointRow, row_of
@@ -71,7 +70,7 @@ class Sweep:
 
     def __init__(self, flags: Flags, given: SweepFlags, axes: Axes, plans: dict[str, Plan], argv: list[str]) -> None:
         self._flags, self._given, self._axes, self._plans, self._argv = flags, given, axes, plans, argv
-        self._redactor = Redactor(secret for plan in plans.values() for secret in option_secrets(plan.engine_options))
+        self._redactor = Redactor(secret for plan in plans.values() for secret in option_secrets(plan.engine.options))
         say = sayer(quiet=flags.quiet)
         self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
         self._rows: list[PointRow] = []
@@ -92,7 +91,7 @@ class Sweep:
             run.go_on(command=self._argv, redactor=self._redactor)
             return run
         plan = self._plans[self._axes.curves[0].name]
-        run = SuiteRun.reserve(self._flags.runs_dir, "sweep", plan.label)
+        run = SuiteRun.reserve(plan.output.runs_dir, "sweep", plan.output.label)
         engine = msgspec.to_builtins(started.info) | {"name": self._flags.engine, "remote": type(started.engine).weights == "remote"}
         more = {"engine": engine}
         run.describe(config, command=self._argv, seed=self._flags.seed, versions=started.info.versions, more=more, redactor=self._redactor)
@@ -164,7 +163,7 @@ class Sweep:
             raise error
         for curve in curves:
             kept = {row.load for row in self._done(curve)}
-            loads = [load for load in self._axes.loads or (AUTO_LOAD,) if load not in kept]
+            loads = [load for load in self._axes.loads or (AUTO_LEVEL,) if load not in kept]
             for load in loads:
                 self._add(PointRow(curve=curve.name, load=load, state="skipped", why=self._redactor(f"{error.cause}: {error.fix}")))
 
@@ -187,33 +186,33 @@ class Sweep:
                 return False
         return True
 
-    def _next(self, curve: CurveAxes, ceiling_rps: float | None) -> Load | None:
+    def _next(self, curve: CurveAxes, ceiling_rps: float | None) -> Level | None:
         done = self._done(curve)
         if ceiling_rps is None:
             seen = {row.load for row in self._rows if row.curve == curve.name and row.state == "measured"}
             return next((load for load in self._axes.loads if load not in seen), None)
         rate = next_rate(ceiling_rps, {row.load.rate_rps: row.verdict for row in done if row.load.rate_rps is not None})
-        return None if rate is None else Load(rate_rps=rate)
+        return None if rate is None else Level(rate_rps=rate)
 
     async def _ceiling(self, started: Started, curve: CurveAxes, plan: Plan) -> float:
         """Requests/s that a closed loop carried; of a curve that goes on, as it was found."""
         kept = next((row.ceiling_rps for row in self._done(curve) if row.ceiling_rps is not None), None)
         if kept is not None:
             return kept
-        auto = replace(plan, scenario=plan.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}}))
+        auto = with_scenario(plan, {"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
         with closing(real_pacer()) as pacer:
-            workload = Schedule(auto.scenario, self._flags.seed).workload()
+            workload = Schedule(auto.load.scenario, auto.load.seed).workload()
             _, found = await preflight.resolve_rate(auto, started.engine, workload, pacer, self._redactor)
         assert found is not None
         self._say(found.sentence())
         return found.rate_per_s / found.share
 
-    async def _point(self, started: Started, curve: CurveAxes, load: Load, ceiling_rps: float | None) -> PointRow:
+    async def _point(self, started: Started, curve: CurveAxes, load: Level, ceiling_rps: float | None) -> PointRow:
         assert self.suite is not None
         place = len([path for path in self.suite.folder.iterdir() if path.is_dir()])
         flags = curve.flags(self._flags).changed(seed=self._flags.seed + place + 1, label=f"{place:02}-{load.short}")
-        plan = preflight.fit_prompts(_long_enough(load.planned(flags), ceiling_rps), started.model, started.info)
-        suite = SuiteRun.reserve(self.suite.folder, "llm", plan.label)
+        plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, ceiling_rps), started.model, started.info)
+        suite = SuiteRun.reserve(self.suite.folder, "llm", plan.output.label)
         stopped, status = False, 0
         try:
             with suite:
@@ -233,13 +232,13 @@ class Sweep:
         return msgspec.structs.replace(row, load=load, ceiling_rps=ceiling_rps)
 
 
-def _long_enough(plan: Plan, ceiling_rps: float | None) -> Plan:
+def _long_enough(plan: Plan, flags: Flags, ceiling_rps: float | None) -> Plan:
     """Of a slow server the points last longer than its scenario has it, where no flag says how long."""
-    scenario, flags = plan.scenario, plan.flags
+    duration_s = plan.load.scenario.duration_s
     given = flags.num_prompts is not None or flags.duration_s is not None
-    if given or ceiling_rps is None or scenario.duration_s is None or scenario.duration_s * ceiling_rps >= LEAST_REQUESTS:
+    if given or ceiling_rps is None or duration_s is None or duration_s * ceiling_rps >= LEAST_REQUESTS:
         return plan
-    return replace(plan, scenario=scenario.override({"duration_s": LEAST_REQUESTS / ceiling_rps}))
+    return with_scenario(plan, {"duration_s": LEAST_REQUESTS / ceiling_rps})
 
 
 def _compared(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from bytemlperf_llm.sweep.axes import Load
+from bytemlperf_llm.sweep.axes import Level
 from bytemlperf_llm.sweep.row import PointRow
 
 LEAST_POINTS = 3
@@ -25,9 +25,9 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True):
     """At `load`; from `low` to `high` it can't be told from its neighbours. `power` is requests/s per second of latency. `edge` says
     that it is the curve's first or last point, so that it may lie beyond."""
 
-    load: Load
-    low: Load
-    high: Load
+    load: Level
+    low: Level
+    high: Level
     power: float
     edge: str = ""
 

@@ -1,8 +1,5 @@
 """The flags of `sweep`, beside those of `serve-bench` that it has too."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +15,6 @@ SWEEP_FLAGS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class SweepFlags(Options, panel="Sweep"):
     """The axes, as typed. Every combination of their values is a point."""
 

@@ -12,7 +12,7 @@ from bytemlperf.hardware.measured import stated
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf_llm.kind import KIND
-from bytemlperf_llm.sweep.axes import AUTO_LOAD, Load
+from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
 State = Literal["measured", "interrupted", "skipped"]
 ON_CURVE = ("valid", "overloaded")
@@ -42,7 +42,7 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     said to have; `ceiling_rps` what its curve's range of rates was made from, where it was found."""
 
     curve: str
-    load: Load
+    load: Level
     state: State
     why: str = ""
     folder: str = ""
@@ -77,7 +77,7 @@ def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any]
     arrival = part(run, "config", "scenario", "arrival")
     closed, rate = arrival.get("process") == "closed", arrival.get("rate")
     device = stated(run, cards.load()) if part(run, "config", "flags").get("device") else None
-    load = Load(concurrency=arrival.get("max_concurrency")) if closed else Load(rate_rps=float(rate)) if rate else AUTO_LOAD
+    load = Level(concurrency=arrival.get("max_concurrency")) if closed else Level(rate_rps=float(rate)) if rate else AUTO_LEVEL
     return PointRow(
         curve=curve,
         load=load,
@@ -110,8 +110,8 @@ def readings(figures: Sequence[Figure]) -> dict[str, Reading]:
 def latest(rows: Iterable[PointRow]) -> list[PointRow]:
     """One row a point, in the order they were first written: a resumed sweep measures again what it skipped, and a range of rates that
     was left is one that goes on where any row of its curve follows."""
-    kept: dict[tuple[str, Load], PointRow] = {}
+    kept: dict[tuple[str, Level], PointRow] = {}
     for row in rows:
-        kept.pop((row.curve, AUTO_LOAD), None)
+        kept.pop((row.curve, AUTO_LEVEL), None)
         kept[row.curve, row.load] = row
     return list(kept.values())
