@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bytemlperf_llm.capacity.judge import look_at, looks, spent
-from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Search
+from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Search, is_enough
 
 SHARE, WITHIN = 0.95, 0.10
 MAX_REQUESTS = 1_000_000
@@ -169,7 +169,7 @@ def ours(engine: Engine, seed: int, max_requests: int = MAX_REQUESTS, within: fl
     rng = np.random.default_rng(seed)
     search = Search(Goal(share=SHARE, within=within, max_requests=max_requests), _first_rate(rng))
     while (plan := search.plan()) is not None:
-        search.tell(_probe(engine, plan, search, rng))
+        search.tell(_probe(engine, plan, rng))
     return Answer(search.holds_at or 0.0, search.fails_at or math.inf, search.requests)
 
 
@@ -177,17 +177,17 @@ def _first_rate(rng: np.random.Generator) -> float:
     return FIRST_RATE * math.exp(rng.uniform(-SPREAD, SPREAD))
 
 
-def _probe(engine: Engine, plan: Plan, search: Search, rng: np.random.Generator) -> Probe:
-    stream, sizes = Stream(engine, plan.rate, rng), looks(plan.first, plan.limit)
+def _probe(engine: Engine, plan: Plan, rng: np.random.Generator) -> Probe:
+    stream, sizes = Stream(engine, plan.load, rng), looks(plan.first, plan.limit)
     parts: list[tuple[Floats, Floats]] = []
     for place, size in enumerate(sizes):
         parts.append(stream.more(size - sum(len(times) for times, _ in parts)))
         due, latency = (np.concatenate(column) for column in zip(*parts, strict=True))
         columns = ((latency > engine.limit_s).astype(np.int64), (latency * US).astype(np.int64), (due * US).astype(np.int64))
         look = look_at(*columns, SHARE, plan.errors.times(spent(sizes, place)))
-        if search.enough(plan, look):
+        if is_enough(plan, look, SHARE):
             break
-    return Probe(plan.rate, look, plan.purpose)
+    return Probe(plan.load, look, plan.purpose)
 
 
 def bisecting(engine: Engine, seed: int, requests: int, trials: int, relative_to_high: bool) -> Answer:

@@ -16,7 +16,6 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware import measured
 from bytemlperf.hardware.card import Card
-from bytemlperf.report.gather import RunView
 from bytemlperf.report.text import number
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Table
@@ -51,21 +50,25 @@ def devices_of(comparison: Comparison, chosen: Mapping[str, str], cards: Mapping
     unknown = [name for name in chosen if name not in comparison.names and name != "*"]
     if unknown:
         raise UserError(f"--card matches none of these runs: {', '.join(unknown)}", f"the runs are called {', '.join(comparison.names)}")
-    return [_device(view, chosen.get(name, chosen.get("*")), known) for name, view in zip(comparison.names, comparison.views, strict=True)]
+    return [
+        device_of(view.run, chosen.get(name, chosen.get("*")), known) for name, view in zip(comparison.names, comparison.views, strict=True)
+    ]
 
 
-def _device(view: RunView, name: str | None, cards: Mapping[str, Card]) -> Device | None:
-    stated = measured.parse_device(name, cards) if name else measured.stated(view.run, cards)
-    hardware = measured.hardware_of(view.run)
-    if stated is not None and (stated.used > 1 or measured.is_remote(view.run)):
+def device_of(run: Mapping[str, object], name: str | None, cards: Mapping[str, Card]) -> Device | None:
+    """Of one run.json: `name` (CARD or CARD*COUNT), else what the run states, else what its own hardware matches; None where nothing
+    does. Raises UserError for a name that no card has."""
+    stated = measured.parse_device(name, cards) if name else measured.stated(run, cards)
+    hardware = measured.hardware_of(run)
+    if stated is not None and (stated.used > 1 or measured.is_remote(run)):
         return Device(card=cards[stated.card_id], count=stated.used)
     card = api.match(hardware, cards) if stated is None else cards[stated.card_id]
-    return None if card is None else Device(card=card, count=_count(view, hardware, card))
+    return None if card is None else Device(card=card, count=_count(run, hardware, card))
 
 
-def _count(view: RunView, hardware: dict[str, Any], card: Card) -> int:
+def _count(run: Mapping[str, object], hardware: dict[str, Any], card: Card) -> int:
     """Devices that worked: as the engine was told to split the model, else all that the machine shows."""
-    options = part(view.run, "config", "engine_options")
+    options = part(run, "config", "engine_options")
     told = [int(options[name]) for name in PARALLEL_OPTIONS if str(options.get(name, "")).isdigit()]
     if told:
         product = 1

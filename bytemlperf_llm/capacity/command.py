@@ -6,35 +6,45 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from bytemlperf.command.console import print_sections, sayer, terminal
+import msgspec
+
+from bytemlperf.command.console import sayer, terminal
 from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.compare.normalised import device_of
 from bytemlperf.errors import UserError
+from bytemlperf.hardware import cards
+from bytemlperf.hardware.machine import discover
 from bytemlperf.redaction import Redactor, option_secrets
-from bytemlperf.runs.folder import create_run_folder
+from bytemlperf.report.terminal import print_run
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
+from bytemlperf_llm.capacity.kind import KIND
 from bytemlperf_llm.capacity.probing import Probed, ProbeRun, levels_of, meets
-from bytemlperf_llm.capacity.result import Capacity, ProbeRow, read_capacity
-from bytemlperf_llm.capacity.search import Goal
+from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
+from bytemlperf_llm.capacity.search import Goal, Search
+from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.points.point import lone
+from bytemlperf_llm.points.point import Drain
+from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run import preflight
+from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
 from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.run.trust import refuse_other_engine
 from bytemlperf_llm.workload.schedule import Schedule
 
-LONE_REQUESTS = 3
 FIRST_OF_AUTO = 0.5
 """Of the rate that `auto` would run at, for the first probe."""
-EXIT_NOTHING, EXIT_INTERRUPTED = 1, 130
 LEVELS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
+NOT_ASKED = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report", "metadata")
+"""Flags that a search doesn't depend on."""
 
 
 def goal_of(asked: CapacityFlags) -> Goal:
@@ -67,83 +77,125 @@ def confirmation(asked: CapacityFlags, goal: Goal) -> int:
 def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
     goal = goal_of(asked)
+    hardware_of(asked.price_per_hour, None)
     if flags.base_url is not None and flags.engine == Flags().engine:
         flags = flags.changed(engine="openai")
     plan = resolve(flags)
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
-    hunt = Hunt(flags, asked, goal, slo_ms, ["bmp-llm", *argv[1:]])
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(hunt.run(plan))
-    except KeyboardInterrupt:  # between two probes
-        if hunt.found is None:
-            raise
-        hunt.status = interrupt_status()
-        hunt.found.concluded(hunt.found.search(), "interrupted").write(hunt.folder)
-    assert hunt.found is not None
-    found = hunt.found
+    folder = asked.resume
+    with SuiteRun.reserve(flags.runs_dir, "capacity", plan.output.label) if folder is None else SuiteRun.open(folder, "capacity") as run:
+        hunt = Hunt(run, plan, asked, Question(goal=goal, slo_ms=slo_ms, first_load=0.0), ["bmp-llm", *argv[1:]])
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                reason = runner.run(hunt.run())
+        except KeyboardInterrupt:  # between two probes
+            if not hunt.begun:
+                raise
+            hunt.status, reason = interrupt_status(), "interrupted"
+        stopped = reason == "interrupted"
+        hunt.written(reason)
+        summary = run.end(stopped=stopped, report=flags.report, stopped_because=reason)
     if not flags.quiet:
-        print_sections(terminal(), found.sections())
-    print(hunt.folder)
-    if found.stopped_because == "interrupted":
-        return hunt.status
-    return EXIT_NOTHING if found.holds_at_rps is None else 0
+        print_run(terminal(), run.folder, run.run, summary, run.records())
+    print(run.folder)
+    return hunt.status if stopped else KIND.exit_status(summary)
 
 
 class Hunt:
-    """One search on real load."""
+    """One search on real load. `status` is the exit status where it is interrupted."""
 
-    found: Capacity | None = None
-    folder: Path
-    status = EXIT_INTERRUPTED
+    status = 0
+    begun = False
 
-    def __init__(self, flags: Flags, asked: CapacityFlags, goal: Goal, slo_ms: dict[str, float], argv: list[str]) -> None:
-        self._flags, self._asked, self._goal, self._slo_ms, self._argv = flags, asked, goal, slo_ms, argv
-        self._redactor = Redactor()
-        say = sayer(quiet=flags.quiet)
+    def __init__(self, run: SuiteRun, plan: Plan, asked: CapacityFlags, question: Question, argv: list[str]) -> None:
+        self._run, self._plan, self._asked, self._question, self._argv = run, plan, asked, question, argv
+        self._redactor = Redactor(option_secrets(plan.engine.options))
+        self._rows: list[ProbeRow] = []
+        say = sayer(quiet=plan.output.quiet)
         self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
 
-    async def run(self, plan: Plan) -> None:
-        """Engine, first rate, probes, confirming run. Raises UserError before the first probe."""
-        before = None if self._asked.resume is None else self._before(self._asked.resume)
-        engine_type = engine_class(plan.engine.name)
-        self._redactor = Redactor(option_secrets(plan.engine.options))
+    async def run(self) -> str:
+        """Engine, first rate, probes, confirming run; why it stopped. Raises UserError, before the first probe or of a full disk."""
+        resumed = self._asked.resume is not None
+        if resumed:
+            self._refuse_other_question()
         async with AsyncExitStack() as stack:
-            engine = engine_type()
+            engine = engine_class(self._plan.engine.name)()
             stack.push_async_callback(engine.close)
-            started = await start(engine, plan, self._redactor, self._say)
-            plan = await started.ready(plan)
-            await self._lone_requests_meet(started, plan)
-            if before is None:
-                first_rate = await self._first_rate(started, plan)
-                self.folder = create_run_folder(plan.output.runs_dir, "capacity", plan.output.label)
-                about = {"name": plan.engine.name, "model": started.info.model, "versions": started.info.versions}
-                self.found = Capacity(
-                    command=self._redactor.command(self._argv),
-                    flags=self._recorded(),
-                    engine=about,
-                    goal=self._goal,
-                    slo_ms=self._slo_ms,
-                    first_rate_rps=first_rate,
-                )
+            started = await start(engine, self._plan, self._redactor, self._say)
+            plan = await started.ready(self._plan)
+            drain = await Drain.of(started, plan)
+            self._lone_requests_meet(drain.records)
+            if resumed:
+                self._go_on(started)
             else:
-                self.folder, self.found = before
-            await self._search(started, plan)
+                await self._begin(started, plan)
+            self.begun = True
+            return await self._search(started, plan, drain)
 
-    async def _lone_requests_meet(self, started: Started, plan: Plan) -> None:
-        """Raises UserError where requests on their own miss a level: no rate can hold then."""
-        records = [await lone(started, plan, place) for place in range(LONE_REQUESTS)]
-        for name, limit_ms in self._slo_ms.items():
-            if records and not any(meets(record, {name: limit_ms})[name] for record in records):
+    # -- the folder ------------------------------------------------------------------
+
+    async def _begin(self, started: Started, plan: Plan) -> None:
+        first_load = await self._first_load(started, plan)
+        engine = described_engine(started.info, plan.engine.name)
+        config = {"flags": self._recorded(), "engine_options": plan.engine.options}
+        stated = {"engine": engine, "config": config, "environment": {"hardware": discover()}}
+        hardware = hardware_of(self._asked.price_per_hour, device_of(stated, None, cards.load()))
+        self._question = msgspec.structs.replace(self._question, first_load=first_load, hardware=hardware)
+        self._run.describe(
+            {"flags": self._recorded(), "search": msgspec.to_builtins(self._question)},
+            command=self._argv,
+            seed=plan.load.seed,
+            packages=REPORTED_PACKAGES,
+            versions=started.info.versions,
+            more={"engine": engine},
+            redactor=self._redactor,
+        )
+
+    def _recorded(self) -> dict[str, object]:
+        """Of the flags, what another search must have in common with this one."""
+        return self._redactor.deep({name: value for name, value in self._plan.flags.items() if name not in NOT_ASKED})  # type: ignore[return-value]
+
+    def _refuse_other_question(self) -> None:
+        """Raises UserError where the folder's search isn't the one that these flags ask for."""
+        run, folder = self._run.run, self._run.folder
+        before, now = question_of(run), self._question
+        one, other = ((asked.slo_ms, asked.by, asked.goal.share, asked.goal.confidence) for asked in (before, now))
+        if one != other or part(run, "config", "flags") != msgspec.to_builtins(self._recorded()):
+            raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its run.json")
+        hardware = before.hardware if self._asked.price_per_hour is None else hardware_of(self._asked.price_per_hour, None)
+        self._question = msgspec.structs.replace(before, goal=now.goal, hardware=hardware)
+        self._rows = list(self._run.records())
+
+    def _go_on(self, started: Started) -> None:
+        refuse_other_engine(self._run.run, started.info)
+        self._run.run["config"]["search"] = msgspec.to_builtins(self._question)
+        self._run.go_on(command=self._argv, redactor=self._redactor)
+
+    def written(self, reason: str) -> None:
+        """capacity.json as it stands. Raises UserError where it can't be written."""
+        capacity_of(self._question, self._rows, reason).write(self._run.folder)
+
+    def _keep(self, row: ProbeRow) -> None:
+        self._rows.append(row)
+        self._run.append(row)
+        self.written("killed")
+
+    # -- the engine ------------------------------------------------------------------
+
+    def _lone_requests_meet(self, records: list[RequestRecord]) -> None:
+        """Raises UserError where requests on their own miss a level: no load can hold then."""
+        for name, limit_ms in self._question.slo_ms.items():
+            if not any(meets(record, {name: limit_ms})[name] for record in records):
                 reached = [level / NS_PER_MS for record in records if (level := levels_of(record).get(name)) is not None]
                 best = f"{min(reached):.4g} ms at best" if reached else "none of them was answered"
                 raise UserError(
                     f"even a lone request misses {name}:{limit_ms:g}: {best} of {len(records)}", "give a longer level, or shorter requests"
                 )
 
-    async def _first_rate(self, started: Started, plan: Plan) -> float:
+    async def _first_load(self, started: Started, plan: Plan) -> float:
         load = plan.load
         rate = load.scenario.arrival.rate
         if isinstance(rate, float):
@@ -157,49 +209,45 @@ class Hunt:
             self._say(found.sentence())
         return float(f"{float(resolved.arrival.rate or 1.0) * FIRST_OF_AUTO:.3g}")  # type: ignore[arg-type]
 
-    def _recorded(self) -> dict[str, Any]:
-        """Of the flags, what another search must have in common with this one."""
-        aside = ("headers", "quiet", "runs_dir", "label", "api_key_file")
-        flags = {name: value for name, value in self._flags.recorded().items() if name not in aside}
-        return self._redactor.deep(flags)  # type: ignore[return-value]
+    # -- the search ------------------------------------------------------------------
 
-    def _before(self, folder: Path) -> tuple[Path, Capacity]:
-        found = read_capacity(folder)
-        asked = (self._recorded(), self._slo_ms, self._goal.share, self._goal.confidence)
-        if (found.flags, found.slo_ms, found.goal.share, found.goal.confidence) != asked:
-            raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its capacity.json")
-        found.goal = self._goal
-        return folder, found
-
-    async def _search(self, started: Started, plan: Plan) -> None:
-        found = self.found
-        assert found is not None
-        search, reason = found.search(), None
-        while reason is None:
-            probe = search.plan() or (search.confirming(confirm) if (confirm := confirmation(self._asked, self._goal)) else None)
-            if probe is None:
-                reason = search.stopped_because() or "requests"
-                break
-            run = SuiteRun.reserve(self.folder, "llm", f"{len(search.probes):02}-{probe.rate:g}rps")
+    async def _search(self, started: Started, plan: Plan, drain: Drain) -> str:
+        """Probe until it is over; why."""
+        search = search_of(self._question, self._rows)
+        while (probe := self._next(search)) is not None:
+            run = SuiteRun.reserve(self._run.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
             try:
                 with run:
-                    probed = await ProbeRun(run, started, plan, self._argv, self._slo_ms, probe, search).probed()
+                    probed = await ProbeRun(run, started, self._placed(plan), self._argv, self._question, probe).probed()
             except Interrupted as interrupted:
                 probed, self.status = Probed(None, {}, stopped_by_user=True), 128 + interrupted.number
-            if probed.stopped_by_user:
-                reason = "interrupted"
-            elif (await lone(started, plan, 100 + len(search.probes))).outcome != "ok":
-                reason = "server"
-            elif probed.probe is None:
-                reason = "client"
-            else:
-                search.tell(probed.probe)
-                row = ProbeRow.of(run.folder.name, probed.probe, probed.met)
-                found.probes.append(row)
-                note = row.client_limited or ("" if row.steady else "unsteady")
-                self._say(
-                    f"{row.rate_rps:g} requests/s: {1 - row.missed:.2%} of {row.judged} requests met every level: "
-                    f"{row.outcome}{f' ({note})' if note else ''}"
-                )
-            found.concluded(search, reason or "").write(self.folder)
-        found.concluded(search, reason).write(self.folder)
+            why = await self._why_unjudged(probed, drain)
+            if why or probed.probe is None:
+                requests = part(run.run, "end").get("issued_requests", 0)
+                self._keep(ProbeRow.not_judged(run.folder.name, probe.load, probe.purpose, requests, why))
+                return why
+            search.tell(probed.probe)
+            row = ProbeRow.of(run.folder.name, probed.probe, probed.met, probed.rates)
+            self._keep(row)
+            self._say(
+                f"{self._question.load_text(row.load)}: {1 - row.missed:.2%} of {row.judged} requests met every level: "
+                f"{row.outcome}{f' ({row.note})' if row.note else ''}"
+            )
+        return search.stopped_because() or "requests"
+
+    def _placed(self, plan: Plan) -> Plan:
+        """With a seed of the next probe's own, so that neither arrivals nor prompts repeat."""
+        return replace(plan, load=replace(plan.load, seed=plan.load.seed + len(self._rows)))
+
+    def _next(self, search: Search) -> ProbePlan | None:
+        confirm = confirmation(self._asked, self._question.goal)
+        return search.plan() or (search.confirming(confirm) if confirm else None)
+
+    async def _why_unjudged(self, probed: Probed, drain: Drain) -> str:
+        """A word of `result.STOPPED`; empty where the probe counts."""
+        if probed.stopped_by_user:
+            self.status = self.status or interrupt_status()
+            return "interrupted"
+        if not await drain.drained():
+            return "server"
+        return "client" if probed.probe is None else ""

@@ -3,28 +3,29 @@ and ended as soon as it has said enough."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
+from typing import Any
 
+from bytemlperf.hardware.power import PowerMeter, Watts
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.capacity.cost import NO_RATES, Rates
 from bytemlperf_llm.capacity.judge import Look, look_at, looks, spent
+from bytemlperf_llm.capacity.result import By, Question
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
-from bytemlperf_llm.capacity.search import Probe, Search
+from bytemlperf_llm.capacity.search import Probe, is_enough
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.loadgen.pacer import Pacer
-from bytemlperf_llm.loadgen.replay import LoadSource
 from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.points.point import PointRun
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.bench import Ending, Ready
+from bytemlperf_llm.run.bench import Ending
 from bytemlperf_llm.run.started import Started
-from engines.contract import Engine
 
-POLL_S = 0.1
+POLLS_A_SAMPLE = 10
+"""Looks, a tenth of a second apart, for each reading of power."""
 CLIENTS = ("client-limited", "invalid")
 """Verdicts of a run that say nothing of the server."""
 
@@ -85,77 +86,63 @@ class Probed:
     probe: Probe | None
     met: dict[str, float]
     stopped_by_user: bool
+    rates: Rates = NO_RATES
 
 
 class ProbeRun(PointRun):
-    """A point that is looked at while it runs. `slo_ms` are the service levels: ttft, tpot, e2el."""
+    """A point that is looked at while it runs."""
 
-    def __init__(
-        self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], slo_ms: dict[str, float], probe: ProbePlan, search: Search
-    ) -> None:
-        arrival = {"process": "poisson", "rate": probe.rate, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
+    def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], question: Question, probe: ProbePlan) -> None:
         load = plan.load
-        scenario = load.scenario.override({"arrival": arrival, "num_requests": probe.limit, "duration_s": None})
-        plan = replace(plan, load=replace(load, scenario=scenario, seed=load.seed + len(search.probes)))
-        self._columns = Columns(probe.limit, slo_ms)
-        super().__init__(run, started, plan, argv, self._columns)
-        self._probe, self._search = probe, search
-        self._load: LoadSource | None = None
-        self._enough = False
-        self._look: Look | None = None
-
-    def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
-        self._load = super()._load_source(ready, engine, pacer)
-        return self._load
+        scenario = load.scenario.override({"num_requests": probe.limit, "duration_s": None, **arrival_of(probe.load, question.by)})
+        self._columns = Columns(probe.limit, question.slo_ms)
+        super().__init__(run, started, replace(plan, load=replace(load, scenario=scenario)), argv, self._columns, self._is_enough)
+        self._probe, self._question = probe, question
+        self._last_look: Look | None = None
+        self._meter = None if started.engine.weights == "remote" else PowerMeter()
+        self._polls = 0
 
     async def probed(self) -> Probed:
         """Run it; its folder is complete then. Raises UserError, or Interrupted."""
-        looking = asyncio.ensure_future(self._watch())
-        try:
-            ending = await self.sent()
-        finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
-        if not self._enough and not ending.stopped:
-            self._look_again()
-        return self._ended_as(ending)
+        ending = await self.sent()
+        of_gpu = self._started.info.device.lower() not in ("cpu", "none")
+        watts = None if self._meter is None else self._meter.watts(of_gpu=of_gpu)
+        if not self.ended_early and not ending.stopped:
+            self._is_enough()
+        return self._ended_as(ending, watts)
 
-    def _ended_as(self, ending: Ending) -> Probed:
-        run, look = self._run, self._look
-        if self._enough:
-            self._shortened(ending)
-        summary = run.end(stopped=ending.stopped and not self._enough, report=self._plan.output.report, **ending.facts)
-        if look is None or (ending.stopped and not self._enough):
-            return Probed(None, {}, ending.stopped and not self._enough)
+    def _ended_as(self, ending: Ending, watts: Watts | None) -> Probed:
+        look = self._last_look
+        summary = self._run.end(stopped=ending.stopped, report=self._plan.output.report, **ending.facts)
+        if look is None or ending.stopped:
+            return Probed(None, {}, ending.stopped)
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
         reason = str(summary["reasons"][0]) if limited else ""
-        return Probed(Probe(self._probe.rate, look, self._probe.purpose, reason), self._columns.met(look.requests), stopped_by_user=False)
+        probe = Probe(self._probe.load, look, self._probe.purpose, reason)
+        return Probed(probe, self._columns.met(look.requests), stopped_by_user=False, rates=_rates(summary, watts))
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            self._look_again()
-            if self._enough and self._load is not None:
-                self._load.stop()
-                return
-
-    def _look_again(self) -> None:
-        """At every look whose requests have ended by now."""
-        sizes = looks(self._probe.first, self._probe.limit)
+    def _is_enough(self) -> bool:
+        """Look whenever so many requests have ended that it is time to."""
+        self._polls += 1
+        if self._meter is not None and self._polls % POLLS_A_SAMPLE == 0:
+            self._meter.sample()
+        sizes, enough = looks(self._probe.first, self._probe.limit), False
         for place, size in enumerate(sizes):
-            if self._enough or size > self._columns.whole or (self._look is not None and size <= self._look.requests):
+            if enough or size > self._columns.whole or (self._last_look is not None and size <= self._last_look.requests):
                 continue
             errors = self._probe.errors.times(spent(sizes, place))
-            self._look = look_at(*self._columns.first(size), self._search.goal.share, errors)
-            self._enough = size < self._probe.limit and self._search.enough(self._probe, self._look)
+            self._last_look = look_at(*self._columns.first(size), self._question.goal.share, errors)
+            enough = size < self._probe.limit and is_enough(self._probe, self._last_look, self._question.goal.share)
+        return enough
 
-    def _shortened(self, ending: Ending) -> None:
-        """run.json is that of a run of the requests that were sent: their schedule begins as the longer one does."""
-        load = self._plan.load
-        sent = load.scenario.override({"num_requests": ending.facts["issued_requests"]})
-        plan = replace(self._plan, load=replace(load, scenario=sent))
-        kept = {name: self._run.run[name] for name in ("started_at", "clock_origin_ns", "environment")}
-        facts = self._run.run["facts"]
-        self.describe(plan)
-        self._run.run |= kept
-        self._run.run["facts"]["loop_utilisation"] = facts["loop_utilisation"]
+
+def arrival_of(load: float, by: By) -> dict[str, Any]:
+    """The scenario's keys of an open loop at this rate, or a closed one with so many in flight."""
+    none = {"process": "closed", "rate": None, "burstiness": 1.0, "ramp": None, "max_concurrency": int(load)}
+    return {"arrival": none if by == "concurrency" else none | {"process": "poisson", "rate": load, "max_concurrency": None}}
+
+
+def _rates(summary: dict[str, Any], watts: Watts | None) -> Rates:
+    output, prompts = ((summary["rates"].get(f"{name}_token_throughput") or {}).get("value") for name in ("output", "input"))
+    power = (None, "") if watts is None else watts
+    return Rates(output_tokens_per_s=output, input_tokens_per_s=prompts, watts=power[0], watts_source=power[1])

@@ -1,16 +1,16 @@
-"""capacity.json: what a search found, probe by probe, and what follows from it; written after every probe, and what `--resume` reads."""
+"""What a search asks and answers. The answer follows from the question and the probes, so that it is written after every one of them
+(capacity.json), computed again by `bmp summarize`, and gone on with by `--resume`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.folder import write_json
-from bytemlperf.runs.kinds import Section, Table, Text
+from bytemlperf.runs.folder import part, write_json
+from bytemlperf_llm.capacity.cost import NO_RATES, Cost, Hardware, Rates, cost_of
 from bytemlperf_llm.capacity.judge import Look, Outcome
 from bytemlperf_llm.capacity.search import Goal, Probe, Purpose, Search
 
@@ -19,70 +19,97 @@ STOPPED = {
     "within": "the interval is as narrow as asked",
     "requests": "the requests are spent, or what is left can't narrow it",
     "client": "your client is the limit",
-    "nothing holds": "even the lowest rate fails",
+    "nothing holds": "even the lowest load fails",
     "interrupted": "interrupted; go on with --resume",
     "server": "the server no longer answers; go on with --resume once it does",
+    "killed": "the search was killed or is still in progress; go on with --resume",
 }
+By = Literal["rate", "concurrency"]
+UNITS: dict[By, str] = {"rate": "requests/s", "concurrency": "in flight"}
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked, as run.json keeps it. `slo_ms` are the service levels: ttft, tpot, e2el."""
+
+    goal: Goal
+    slo_ms: dict[str, float]
+    first_load: float
+    by: By = "rate"
+    hardware: Hardware = Hardware()
+
+    @property
+    def levels(self) -> str:
+        """As they are typed."""
+        return " ".join(f"{name}:{limit:g}" for name, limit in self.slo_ms.items())
+
+    def load_text(self, load: float) -> str:
+        """A load with its unit."""
+        return f"{load:.4g} {UNITS[self.by]}"
 
 
 class ProbeRow(Look, frozen=True, kw_only=True):
-    """One probe: what it said, its run folder (inside the search's), and the share `met` of requests that met each level."""
+    """One probe: what it said, its run folder (inside the search's), and the share `met` of requests that met each level. `unjudged` says
+    why it counts for nothing (stopped, or the server died); it is listed all the same."""
 
     folder: str
-    rate_rps: float
+    load: float
     purpose: Purpose
-    client_limited: str
-    met: dict[str, float]
+    client_limited: str = ""
+    met: dict[str, float] = msgspec.field(default_factory=dict)
+    rates: Rates = NO_RATES
+    unjudged: str = ""
 
     @classmethod
-    def of(cls, folder: str, probe: Probe, met: dict[str, float]) -> ProbeRow:
-        look = msgspec.structs.asdict(probe.look) | {"outcome": probe.outcome}
-        return cls(**look, folder=folder, rate_rps=probe.rate, purpose=probe.purpose, client_limited=probe.client_limited, met=met)
+    def of(cls, folder: str, probe: Probe, met: dict[str, float], rates: Rates) -> ProbeRow:
+        look: dict[str, Any] = msgspec.structs.asdict(probe.look) | {"outcome": probe.outcome}
+        look |= {"purpose": probe.purpose, "client_limited": probe.client_limited, "met": met, "rates": rates}
+        return cls(**look, folder=folder, load=probe.load)
+
+    @classmethod
+    def not_judged(cls, folder: str, load: float, purpose: Purpose, requests: int, why: str) -> ProbeRow:
+        nothing = Look(Outcome.UNRESOLVED, requests, judged=0, missed=0.0, worth=0.0, steady=False, overloaded=False)
+        return cls(**msgspec.structs.asdict(nothing), folder=folder, load=load, purpose=purpose, unjudged=why)
 
     def probe(self) -> Probe:
-        return Probe(self.rate_rps, self, self.purpose, self.client_limited)
+        return Probe(self.load, self, self.purpose, self.client_limited)
+
+    @property
+    def note(self) -> str:
+        """What is to be said beside its outcome."""
+        state = "overloaded" if self.overloaded else "" if self.steady else "unsteady"
+        return self.unjudged or self.client_limited or state or ("confirming" if self.purpose is Purpose.CONFIRM else "")
 
 
 class Capacity(msgspec.Struct, kw_only=True):
-    """The file. `margins` are how far above `share` the requests that met each level are, at `holds_at_rps`."""
+    """The file. `margins` are how far above `share` the requests that met each level are, at the load that holds."""
 
-    format_version: int = 1
+    format_version: int = 2
     kind: str = "capacity"
-    command: list[str]
-    flags: dict[str, Any]
-    engine: dict[str, Any]
-    goal: Goal
-    slo_ms: dict[str, float]
-    first_rate_rps: float
+    by: By
     holds_at_rps: float | None = None
     fails_at_rps: float | None = None
-    share: float = 0.0
-    confidence: float = 0.0
+    holds_at_concurrency: int | None = None
+    fails_at_concurrency: int | None = None
+    share: float
+    confidence: float
+    slo_ms: dict[str, float]
+    goal: Goal
     binding: str | None = None
     margins: dict[str, float] = {}
-    confirmed: ProbeRow | None = None
+    cost: Cost | None = None
     stopped_because: str = ""
     requests: int = 0
+    confirmed: ProbeRow | None = None
     probes: list[ProbeRow] = []
 
-    def search(self) -> Search:
-        """As it stands after these probes."""
-        return Search(self.goal, self.first_rate_rps, [row.probe() for row in self.probes])
+    @property
+    def holds_at(self) -> float | None:
+        """The highest load that holds, whatever it is counted in."""
+        return self.holds_at_rps if self.by == "rate" else self.holds_at_concurrency
 
-    def concluded(self, search: Search, stopped_because: str) -> Capacity:
-        """With what follows from the probes."""
-        self.holds_at_rps, self.fails_at_rps, self.requests = search.holds_at, search.fails_at, search.requests
-        self.share, self.confidence, self.stopped_because = self.goal.share, self.goal.confidence, stopped_because
-        held = self._row(self.holds_at_rps, Outcome.HOLDS)
-        self.margins = {} if held is None else {name: round(met - self.share, 6) for name, met in held.met.items()}
-        judged = self._row(self.fails_at_rps, Outcome.FAILS) or held
-        self.binding = min(judged.met, key=lambda name: judged.met[name]) if judged is not None and judged.met else None
-        confirmations = [row for row in self.probes if row.purpose is Purpose.CONFIRM and row.rate_rps == self.holds_at_rps]
-        self.confirmed = confirmations[-1] if confirmations else None
-        return self
-
-    def _row(self, rate: float | None, outcome: Outcome) -> ProbeRow | None:
-        return next((row for row in reversed(self.probes) if row.rate_rps == rate and row.outcome is outcome), None)
+    @property
+    def fails_at(self) -> float | None:
+        return self.fails_at_rps if self.by == "rate" else self.fails_at_concurrency
 
     def write(self, folder: Path) -> None:
         try:
@@ -90,46 +117,54 @@ class Capacity(msgspec.Struct, kw_only=True):
         except OSError as error:
             raise UserError(f"can't write into {folder}: {error.strerror}", "free disk space; the probes' folders are kept") from None
 
-    def sentence(self) -> str:
-        """The answer, for a person."""
-        low, high, levels = self.holds_at_rps, self.fails_at_rps, " ".join(f"{name}:{limit:g}" for name, limit in self.slo_ms.items())
-        what = f"{self.share:.4g} of requests within {levels} ms at {self.confidence:.0%} confidence"
-        if low is not None and high is not None:
-            return f"holds {low:.4g} requests/s, fails {high:.4g} ({what}; binding: {self.binding})"
-        if low is not None:
-            return f"at least {low:.4g} requests/s{': your client is the limit' if self.stopped_because == 'client' else ''} ({what})"
-        return (
-            f"fails {high:.4g} requests/s, and nothing lower was resolved as holding ({what})" if high else f"nothing was resolved ({what})"
-        )
 
-    def sections(self) -> Iterator[Section]:
-        """One table, and the answer."""
-        names = list(self.slo_ms)
-        columns = ["requests/s", "outcome", "requests", "worth", "met all", *(f"met {name}" for name in names), "note"]
-        rows = [self._cells(row, names) for row in sorted(self.probes, key=lambda row: row.rate_rps)]
-        yield Table(title="Probes", columns=columns, rows=rows, spare=("worth", *(f"met {name}" for name in names)))
-        yield Text(body=f"{self.sentence()}; {STOPPED.get(self.stopped_because, self.stopped_because)}", title="Capacity")
-        if self.margins:
-            body = ", ".join(f"{name} {margin:+.2%}" for name, margin in self.margins.items())
-            yield Text(body=f"{body} of requests above the share asked for", title=f"Margins at {self.holds_at_rps:.4g} requests/s")
-        if self.confirmed is not None:
-            row = self.confirmed
-            body = f"{1 - row.missed:.2%} of {row.judged} requests met every level at {row.rate_rps:.4g} requests/s"
-            yield Text(body=body, title="Confirming run")
-
-    @staticmethod
-    def _cells(row: ProbeRow, names: Sequence[str]) -> list[str | float | int | None]:
-        note = row.client_limited or ("overloaded" if row.overloaded else "" if row.steady else "unsteady")
-        met = [f"{row.met.get(name, 0.0):.2%}" for name in names]
-        purpose = "confirming" if row.purpose is Purpose.CONFIRM else ""
-        return [row.rate_rps, str(row.outcome), row.requests, round(row.worth), f"{1 - row.missed:.2%}", *met, note or purpose]
+def search_of(question: Question, rows: list[ProbeRow]) -> Search:
+    """As it stands after these probes."""
+    aside = sum(row.requests for row in rows if row.unjudged)
+    return Search(question.goal, question.first_load, [row.probe() for row in rows if not row.unjudged], aside)
 
 
-def read_capacity(folder: Path) -> Capacity:
-    """Raises UserError."""
+def capacity_of(question: Question, rows: list[ProbeRow], stopped_because: str) -> Capacity:
+    """What follows from the probes."""
+    search, goal = search_of(question, rows), question.goal
+    low, high = search.holds_at, search.fails_at
+    held = _row(rows, low, Outcome.HOLDS)
+    judged = _row(rows, high, Outcome.FAILS) or held
+    confirmed = next((row for row in reversed(rows) if row.purpose is Purpose.CONFIRM and row.load == low and not row.unjudged), None)
+    whole = {f"{side}_at_concurrency": end and int(end) for side, end in (("holds", low), ("fails", high))}
+    ends: dict[str, Any] = {"holds_at_rps": low, "fails_at_rps": high} if question.by == "rate" else whole
+    return Capacity(
+        by=question.by,
+        **ends,
+        share=goal.share,
+        confidence=goal.confidence,
+        slo_ms=question.slo_ms,
+        goal=goal,
+        binding=min(judged.met, key=lambda name: judged.met[name]) if judged is not None and judged.met else None,
+        margins={} if held is None else {name: round(met - goal.share, 6) for name, met in held.met.items()},
+        cost=None if held is None else cost_of((confirmed or held).rates, question.hardware),
+        stopped_because=stopped_because,
+        requests=search.requests,
+        confirmed=confirmed,
+        probes=rows,
+    )
+
+
+def _row(rows: list[ProbeRow], load: float | None, outcome: Outcome) -> ProbeRow | None:
+    return next((row for row in reversed(rows) if row.load == load and row.outcome is outcome), None)
+
+
+def question_of(run: dict[str, Any]) -> Question:
+    """What run.json says was asked. Raises UserError."""
     try:
-        return msgspec.json.decode((folder / NAME).read_bytes(), type=Capacity)
-    except OSError as error:
-        raise UserError(f"{folder / NAME}: {error.strerror}", "name the folder of a capacity search") from None
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{folder / NAME} is damaged: {error}", "start a new search") from None
+        return msgspec.convert(part(run, "config").get("search"), Question)
+    except msgspec.ValidationError as error:
+        raise UserError(f"run.json holds no search: {error}", "start a new one") from None
+
+
+def stopped_because(run: dict[str, Any]) -> str:
+    """By run.json's end; a search without one was killed."""
+    end = run.get("end")
+    if not isinstance(end, dict):
+        return "killed"
+    return "interrupted" if end.get("stopped_by_user") else str(end.get("stopped_because") or end.get("failure") or "killed")

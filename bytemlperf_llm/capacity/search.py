@@ -1,14 +1,15 @@
-"""Which rate to probe next, and what all probes together say. Pure: no I/O, no clock.
+"""Which load to probe next, and what all probes together say. Pure: no I/O, no clock. A load is a rate (requests/s) or a number of
+requests in flight.
 
-The higher the rate, the fewer requests meet their service levels. So one probe that holds and one that fails bound the capacity:
+The higher the load, the fewer requests meet their service levels. So one probe that holds and one that fails bound the capacity:
 
 - the range is found in steps of `STEP`, by short probes whose outcome is plain;
 - where in it the capacity is, by an estimate: shares that missed, made monotone by pooling (isotonic regression, weighted by what each
-  probe's requests are worth), then a straight line of their logit over the logarithm of the rate through the probes near the limit;
+  probe's requests are worth), then a straight line of their logit over the logarithm of the load through the probes near the limit;
 - two long probes beside it, as far away as the asked width lets them be. One at half the distance costs four times as many requests, and
   one at the capacity itself never ends. Where the budget doesn't reach for that width, they stand further apart.
 
-The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a rate
+The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a load
 named as holding that doesn't, half for one named as failing that does. What is client-limited, unsteady or too short resolves nothing.
 """
 
@@ -31,17 +32,20 @@ EDGE_SHARE = 0.4
 """Of what is left of the error of its side, for each probe after that."""
 RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 """Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
-LEAST_RATE_SHARE = 1 / 1024
-"""Of the first rate: where even this fails, nothing holds."""
+LEAST_LOAD_SHARE = 1 / 1024
+"""Of the first load: where even this fails, nothing holds."""
+OVERLOADED = 0.99
+TURNOVERS = 10
+"""Requests of a probe for each of those in flight in a closed loop, which starts with all of them at once."""
 MAX_PROBES = 40
 LEAST_REQUESTS = 2 * UNITS
 """Of a probe: two for each stretch that sums are kept of."""
 MOST_OF_GAP = 0.8
 """Of the distance from the estimate to what is resolved: what can be paid for brings less than a fifth of it, and the search ends."""
 LEAST_SLOPE = 1.0
-"""Of the logit over the logarithm of the rate."""
+"""Of the logit over the logarithm of the load."""
 NEAR, MIN_NEAR, WIDE_GAP = 0.2, 3, 0.35
-"""Distances in the logarithm of the rate: of probes that a line is fitted through; between two probes that bracket the capacity, from which
+"""Distances in the logarithm of the load: of probes that a line is fitted through; between two probes that bracket the capacity, from which
 on the next one goes near the middle."""
 CLEAR_Z = 2.5
 """Standard errors from the limit at which a probe that is to find the range, or the place in it, has said enough."""
@@ -55,12 +59,15 @@ SPARE = 1.6
 
 class Goal(msgspec.Struct, frozen=True):
     """What is asked: the share (0 to 1) of requests that must meet every level, with which confidence, how narrow (0.05: fails_at is at
-    most 5 % above holds_at), and the most requests in all."""
+    most 5 % above holds_at), and the most requests in all. `whole` loads are whole numbers from 1. `longest` is the
+    most requests that there are for a single probe, those of a data set; None: any number."""
 
     share: float = 0.95
     confidence: float = CONFIDENCE
     within: float = WITHIN
     max_requests: int = 200_000
+    whole: bool = False
+    longest: int | None = None
 
     @property
     def errors(self) -> Errors:
@@ -84,9 +91,9 @@ class Purpose(StrEnum):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A probe to run: at `rate` requests/s, looked at from `first` requests on, up to `limit`."""
+    """A probe to run: at `load`, looked at from `first` requests on, up to `limit`."""
 
-    rate: float
+    load: float
     first: int
     limit: int
     errors: Errors
@@ -96,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True):
     """A probe that ran. `client_limited` says why the client was the limit, empty where it wasn't."""
 
-    rate: float
+    load: float
     look: Look
     purpose: Purpose
     client_limited: str = ""
@@ -105,9 +112,14 @@ class Probe(msgspec.Struct, frozen=True):
     def outcome(self) -> Outcome:
         return Outcome.UNRESOLVED if self.client_limited else self.look.outcome
 
+    @property
+    def missed(self) -> float:
+        """The share that misses; in an overload, in which nearly all do in the end, at least `OVERLOADED`."""
+        return max(self.look.missed, OVERLOADED) if self.look.overloaded else self.look.missed
+
 
 class Curve(msgspec.Struct, frozen=True):
-    """Where the share of misses crosses the limit: the rate's logarithm, its standard error, the logit's slope there, and what share of a
+    """Where the share of misses crosses the limit: the load's logarithm, its standard error, the logit's slope there, and what share of a
     probe's requests are independent ones' worth there."""
 
     at: float
@@ -117,52 +129,54 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class Search:
-    """Takes what probes found (`tell`) and says what to run next (`plan`)."""
+    """Takes what probes found (`tell`) and says what to run next (`plan`). `aside` are requests of probes that say nothing."""
 
-    def __init__(self, goal: Goal, first_rate: float, probes: list[Probe] | None = None) -> None:
-        self.goal, self.first_rate, self.probes = goal, first_rate, probes or []
+    def __init__(self, goal: Goal, first_load: float, probes: list[Probe] | None = None, aside: int = 0) -> None:
+        self.goal, self.first_load, self.probes, self._aside = goal, first_load, probes or [], aside
 
     @property
     def requests(self) -> int:
-        return sum(probe.look.requests for probe in self.probes)
+        return self._aside + sum(probe.look.requests for probe in self.probes)
 
     @property
     def holds_at(self) -> float | None:
-        """The highest rate that holds below every one that fails."""
+        """The highest load that holds below every one that fails."""
         return max(
-            (probe.rate for probe in self.probes if probe.outcome is Outcome.HOLDS and probe.rate < (self.fails_at or math.inf)),
+            (probe.load for probe in self.probes if probe.outcome is Outcome.HOLDS and probe.load < (self.fails_at or math.inf)),
             default=None,
         )
 
     @property
     def fails_at(self) -> float | None:
-        return min((probe.rate for probe in self.probes if probe.outcome is Outcome.FAILS), default=None)
+        return min((probe.load for probe in self.probes if probe.outcome is Outcome.FAILS), default=None)
 
     @property
     def client_limit(self) -> float | None:
-        """The lowest rate from which on the client was the limit, where nothing failed below it."""
-        usable = max((probe.rate for probe in self.probes if not probe.client_limited), default=0.0)
-        rate = min((probe.rate for probe in self.probes if probe.client_limited and probe.rate > usable), default=None)
-        return rate if rate is not None and rate < (self.fails_at or math.inf) else None
+        """The lowest load from which on the client was the limit, where nothing failed below it."""
+        usable = max((probe.load for probe in self.probes if not probe.client_limited), default=0.0)
+        load = min((probe.load for probe in self.probes if probe.client_limited and probe.load > usable), default=None)
+        return load if load is not None and load < (self.fails_at or math.inf) else None
 
     def tell(self, probe: Probe) -> None:
         self.probes.append(probe)
 
     def confirming(self, requests: int) -> Plan | None:
-        """A run of this length at the rate that holds; None where none does, or one has been."""
-        rate = self.holds_at
-        if rate is None or any(probe.purpose is Purpose.CONFIRM and probe.rate == rate for probe in self.probes):
+        """A run of this length at the load that holds; None where none does, or one has been."""
+        load = self.holds_at
+        if load is None or any(probe.purpose is Purpose.CONFIRM and probe.load == load for probe in self.probes):
             return None
-        return Plan(rate, requests, requests, self._errors(Purpose.CONFIRM), Purpose.CONFIRM)
+        requests = max(requests, TURNOVERS * int(load) if self.goal.whole else 0)
+        return Plan(load, requests, requests, self._errors(Purpose.CONFIRM), Purpose.CONFIRM)
 
     def stopped_because(self) -> str | None:
         """None while the search goes on."""
         low, high, limit = self.holds_at, self.fails_at, self.client_limit
-        if low is not None and high is not None and high / low <= 1 + self.goal.within:
+        step = 1 if self.goal.whole else 0
+        if low is not None and high is not None and high <= max(low * (1 + self.goal.within), low + step):
             return "within"
-        if limit is not None and (self._unusable(3) or (low is not None and limit / low <= STEP**0.5)):
+        if limit is not None and (self._unusable(3) or (low is not None and limit <= max(low * STEP**0.5, low + step))):
             return "client"
-        if low is None and high is not None and high <= self.first_rate * LEAST_RATE_SHARE:
+        if low is None and high is not None and high <= max(self.first_load * LEAST_LOAD_SHARE, step):
             return "nothing holds"
         if self._remaining() < self.goal.needed or len(self.probes) >= MAX_PROBES:
             return "requests"
@@ -175,45 +189,36 @@ class Search:
         curve = curve_of(self.probes, 1 - self.goal.share)
         if curve is not None:
             return self._fine(curve)
-        rates = [probe.rate for probe in self.probes]
-        if not rates:
-            return self._plan(self.first_rate, RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+        return self._plan(self._ranging(), RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+
+    def _ranging(self) -> float:
+        """The load of a probe that is to find the range."""
+        loads = [probe.load for probe in self.probes]
+        if not loads:
+            return self.first_load
         if self.client_limit is not None:
-            return self._plan(
-                math.sqrt(self.client_limit * (self.holds_at or self.client_limit / STEP)), RANGE_REQUESTS * self.goal.needed, Purpose.RANGE
-            )
-        below = any(probe.look.missed < 1 - self.goal.share for probe in self.probes)
-        return self._plan(max(rates) * STEP if below else min(rates) / STEP, RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+            return math.sqrt(self.client_limit * (self.holds_at or self.client_limit / STEP))
+        below = any(probe.missed < 1 - self.goal.share for probe in self.probes)
+        return max(loads) * STEP if below else min(loads) / STEP
 
     def _fine(self, curve: Curve) -> Plan | None:
-        floor, ceiling = (math.log(rate) if rate else None for rate in (self.holds_at, self.fails_at))
+        floor, ceiling = (math.log(load) if load else None for load in (self.holds_at, self.fails_at))
         wide = min(self._affordable(curve, math.log(1 + self.goal.within) / 2 * 0.98), math.log(STEP))
         if curve.error > LOCATED * wide:
-            near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.rate) - curve.at) < 3 * curve.error)
+            near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.load) - curve.at) < 3 * curve.error)
             more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min((curve.error / (LOCATED * wide)) ** 2, 4.0)
             return self._plan(math.exp(curve.at), round(min(more, self._remaining() / 5)), Purpose.ESTIMATE)
         below = math.inf if floor is None else curve.at - floor
         above = math.inf if ceiling is None else ceiling - curve.at
         if wide > MOST_OF_GAP * max(below, above):
             return None
-        purpose, distance = (Purpose.LOW, -wide) if below >= above else (Purpose.HIGH, wide)
-        return self._plan(
-            math.exp(curve.at + distance), round(max(EDGE_REQUESTS * self.goal.needed, SPARE * self._cost(curve, wide))), purpose
-        )
-
-    def enough(self, plan: Plan, look: Look) -> bool:
-        """Whether a probe may end before its limit: it is resolved, has said enough for its purpose, or won't be resolved by its limit."""
-        if look.outcome is not Outcome.UNRESOLVED or look.overloaded or look.requests >= plan.limit:
-            return True
-        limit = 1 - self.goal.share
-        z = _z(_Point(0.0, look.missed, look.worth, look.judged), limit)
-        if plan.purpose in (Purpose.RANGE, Purpose.ESTIMATE):
-            return abs(z) > CLEAR_Z and look.steady
-        needed = normal_quantile(1 - (plan.errors.holds if plan.purpose is Purpose.LOW else plan.errors.fails) / 3)
-        done = look.requests / plan.limit
-        toward = -z if plan.purpose is Purpose.LOW else z
-        hoped = toward / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1)
-        return toward < -CLEAR_Z or (done > 0.5 and hoped < needed)
+        limit = round(max(EDGE_REQUESTS * self.goal.needed, SPARE * self._cost(curve, wide)))
+        sides = [(Purpose.LOW, -wide), (Purpose.HIGH, wide)]
+        for purpose, distance in sides if below >= above else reversed(sides):
+            plan = self._plan(math.exp(curve.at + distance), limit, purpose)
+            if plan is not None and (self.holds_at or 0.0) < plan.load < (self.fails_at or math.inf):
+                return plan
+        return None
 
     def _cost(self, curve: Curve, distance: float) -> float:
         """Requests that a probe needs at this distance from the capacity."""
@@ -224,15 +229,20 @@ class Search:
 
     def _affordable(self, curve: Curve, half: float) -> float:
         """The distance at which two probes can be paid for; `half` where that is enough."""
-        return half * max(1.0, math.sqrt(2 * SPARE * self._cost(curve, half) / max(self._remaining(), 1)))
+        requests = min(self._remaining() / 2, self._remaining(self.goal.longest))
+        return half * max(1.0, math.sqrt(SPARE * self._cost(curve, half) / max(requests, 1)))
 
-    def _plan(self, rate: float, limit: int, purpose: Purpose) -> Plan:
-        errors = self._errors(purpose)
-        first = max(self.goal.needed // 2, LEAST_REQUESTS)
-        return Plan(float(f"{rate:.5g}"), first, max(first, min(limit, self._remaining())), errors, purpose)
+    def _plan(self, load: float, limit: int, purpose: Purpose) -> Plan | None:
+        """None where there are no requests left for it."""
+        errors, left = self._errors(purpose), self._remaining(self.goal.longest)
+        if self.goal.whole:
+            load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
+        first = max(self.goal.needed // 2, LEAST_REQUESTS, TURNOVERS * int(load) if self.goal.whole else 0)
+        return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 
-    def _remaining(self) -> int:
-        return self.goal.max_requests - self.requests
+    def _remaining(self, most: int | None = None) -> int:
+        left = self.goal.max_requests - self.requests
+        return left if most is None else min(left, most)
 
     def _errors(self, purpose: Purpose) -> Errors:
         """What the next probe may spend. One that is placed to hold spends next to nothing on failing."""
@@ -248,8 +258,23 @@ class Search:
         return len(self.probes) >= count and all(probe.client_limited for probe in self.probes[-count:])
 
 
+def is_enough(plan: Plan, look: Look, share: float) -> bool:
+    """Whether a probe may end before its limit: it is resolved, has said enough for its purpose, or won't be resolved by its limit."""
+    if look.outcome is not Outcome.UNRESOLVED or look.overloaded or look.requests >= plan.limit:
+        return True
+    limit = 1 - share
+    z = _z(_Point(0.0, look.missed, look.worth, look.judged), limit)
+    if plan.purpose in (Purpose.RANGE, Purpose.ESTIMATE):
+        return abs(z) > CLEAR_Z and look.steady
+    needed = normal_quantile(1 - (plan.errors.holds if plan.purpose is Purpose.LOW else plan.errors.fails) / 3)
+    done = look.requests / plan.limit
+    toward = -z if plan.purpose is Purpose.LOW else z
+    hoped = toward / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1)
+    return toward < -CLEAR_Z or (done > 0.5 and hoped < needed)
+
+
 class _Point(msgspec.Struct, frozen=True):
-    """Logarithm of a rate, the share that missed there, how many independent requests say so, and of how many."""
+    """Logarithm of a load, the share that missed there, how many independent requests say so, and of how many."""
 
     x: float
     missed: float
@@ -268,7 +293,7 @@ class _Point(msgspec.Struct, frozen=True):
 
 def curve_of(probes: list[Probe], limit: float) -> Curve | None:
     """None where the shares of misses don't cross the limit. A probe that is clearly on one side bounds where they do."""
-    points = [_Point(math.log(p.rate), p.look.missed, p.look.worth, p.look.judged) for p in probes if not p.client_limited]
+    points = [_Point(math.log(p.load), p.missed, p.look.worth, p.look.judged) for p in probes if not p.client_limited]
     pools = _monotone(points)
     place = next((place for place, pool in enumerate(pools) if pool.missed >= limit), 0)
     if not place or place == len(pools):
@@ -301,7 +326,7 @@ def _z(point: _Point, limit: float) -> float:
 
 
 def _fitted(points: list[_Point], level: float, at: float) -> Curve | None:
-    """A weighted straight line of the logit over the rate's logarithm, through the probes near the crossing; None where these are few."""
+    """A weighted straight line of the logit over the load's logarithm, through the probes near the crossing; None where these are few."""
     near = [point for point in points if abs(point.x - at) < NEAR]
     total = sum(point.weight for point in near)
     if len(near) < MIN_NEAR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 from bytemlperf.runs.suite import SuiteRun
@@ -29,8 +30,17 @@ DRAIN_S = 60
 class PointRun(Bench):
     """The measured part of `serve-bench`. The plan's rate is resolved; `argv` is the command that the folder names."""
 
-    def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], metrics: LlmMetrics | None = None) -> None:
-        super().__init__(run, plan, type(started.engine), argv, metrics or LlmMetrics(), started.redactor, started.say, quiet=True)
+    def __init__(
+        self,
+        run: SuiteRun,
+        started: Started,
+        plan: Plan,
+        argv: list[str],
+        metrics: LlmMetrics | None = None,
+        enough: Callable[[], bool] | None = None,
+    ) -> None:
+        engine_type, metrics = type(started.engine), metrics or LlmMetrics()
+        super().__init__(run, plan, engine_type, argv, metrics, started.redactor, started.say, quiet=True, enough=enough)
         self._started = started
 
     async def sent(self) -> Ending:
@@ -65,17 +75,17 @@ async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
 
 
 class Drain:
-    """Between two runs: lone requests, until one is answered as fast as those before the first run."""
+    """Between two runs: lone requests, until one is answered as fast as those before the first run, `records`."""
 
-    def __init__(self, started: Started, plan: Plan, usual_ns: int) -> None:
-        self._started, self._plan, self._usual_ns = started, plan, usual_ns
+    def __init__(self, started: Started, plan: Plan, records: list[RequestRecord]) -> None:
+        self._started, self._plan, self.records = started, plan, records
+        self._usual_ns = max(_wait_ns(record) for record in records)
         self._place = LONE_REQUESTS
 
     @classmethod
     async def of(cls, started: Started, plan: Plan) -> Drain:
         """On a server that has nothing else to do."""
-        records = [await lone(started, plan, place) for place in range(LONE_REQUESTS)]
-        return cls(started, plan, max(_wait_ns(record) for record in records))
+        return cls(started, plan, [await lone(started, plan, place) for place in range(LONE_REQUESTS)])
 
     async def drained(self) -> bool:
         """Whether the server still answers. A queue that is there after `DRAIN_S` is said, and what comes next starts on it."""

@@ -47,7 +47,7 @@ from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.description import described, finish_facts
+from bytemlperf_llm.run.description import described, finish_facts, reschedule
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, read_remainder
 from bytemlperf_llm.run.started import start
@@ -56,6 +56,7 @@ from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
 
 TICK_S = 1.0
+LOOK_S = 0.1
 
 
 class Ending(NamedTuple):
@@ -141,7 +142,10 @@ def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
 
 
 class Bench:
-    """The pieces of one run, so that each step below can be read alone."""
+    """The pieces of one run, so that each step below can be read alone. A run whose `enough` says so while it goes on ends, and is one of
+    the requests that were sent: `ended_early`."""
+
+    ended_early = False
 
     def __init__(
         self,
@@ -155,8 +159,9 @@ class Bench:
         *,
         quiet: bool,
         remainder: Remainder | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> None:
-        self._run, self._plan, self._remainder = run, plan, remainder
+        self._run, self._plan, self._remainder, self._enough = run, plan, remainder, enough
         self._engine_type, self._argv, self._quiet = engine_type, argv, quiet
         self._metrics, self._redactor, self._say = metrics, redactor, say
 
@@ -233,7 +238,7 @@ class Bench:
             part["clock_origin_ns"] = origin_ns
             asked = engine if isinstance(source, Replay) or engine.weights == "remote" else None
             gauges = GaugeLog(asked, run.folder, self._say)
-            ticking = asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns))
+            beside = [asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns)), asyncio.ensure_future(self._look(source))]
             try:
                 with draining(source.stop, lambda: source.stopped, self._say):
                     await source.replay(origin_ns)
@@ -241,19 +246,20 @@ class Bench:
                 if isinstance(error, Interrupted):
                     trust = " --trust" if unconfirmed(ready.plan.flags, run.run["config"]) else ""
                     error.hint = f"the records so far are kept; resume with: bmp-llm resume {run.folder}{trust}"
-                ending = await self._ended(source, gauges, ticking, part, done, origin_ns)
+                ending = await self._ended(source, gauges, beside, part, done, origin_ns)
                 run.end(stopped=ending.stopped, summarise=False, **ending.facts)
                 raise
-            return await self._ended(source, gauges, ticking, part, done, origin_ns)
+            return await self._ended(source, gauges, beside, part, done, origin_ns)
 
     async def _ended(
-        self, source: LoadSource, gauges: GaugeLog, ticking: asyncio.Future[None], part: dict[str, Any], done: int, origin_ns: int
+        self, source: LoadSource, gauges: GaugeLog, beside: Sequence[asyncio.Future[None]], part: dict[str, Any], done: int, origin_ns: int
     ) -> Ending:
         """Everything closed; what run.json says of the part that has ended."""
         duration_ns = monotonic_ns() - origin_ns
         run = self._run.run
-        ticking.cancel()
-        await asyncio.gather(ticking, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await source.close()
         gauges.close()
         self._metrics.flush()
@@ -264,7 +270,11 @@ class Bench:
             part["workers"] = workers
         if source.failure:
             self._run.fail(source.failure)
-        return Ending(source.stopped and not source.failure, {"issued_requests": done + source.issued, "duration_ns": duration_ns})
+        issued = done + source.issued
+        if self.ended_early:
+            reschedule(run, {"num_requests": issued})
+        stopped = source.stopped and not source.failure and not self.ended_early
+        return Ending(stopped, {"issued_requests": issued, "duration_ns": duration_ns})
 
     def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
         """One worker in this process, or a fleet. Raises UserError."""
@@ -321,6 +331,13 @@ class Bench:
             gauges.sample(now_ns)
             self._metrics.flush()
             view.tick(max(0.0, (now_ns - begin_ns) / NS_PER_S))
+
+    async def _look(self, source: LoadSource) -> None:
+        while self._enough is not None and not source.stopped:
+            await asyncio.sleep(LOOK_S)
+            if not source.stopped and self._enough():
+                self.ended_early = True
+                source.stop()
 
     def _warn(self, sentence: str) -> None:
         print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)

@@ -13,8 +13,8 @@ from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import RunFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan
-from bytemlperf_llm.plan.scenario import Scenario, folder_of
-from bytemlperf_llm.workload.schedule import ScheduleFacts
+from bytemlperf_llm.plan.scenario import Scenario, folder_of, scenario_of, seed_of
+from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
 from engines.contract import EngineInfo
 
 REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "prometheus-client")
@@ -24,7 +24,6 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
     """What `SuiteRun.describe` takes: run.json as it stands before the first measured request."""
     flags = {name: value for name, value in plan.flags.items() if name != "headers"}
     choice = plan.engine
-    engine = msgspec.to_builtins(info) | {"remote": engine_class(choice.name).weights == "remote"}
     return {
         "config": {
             "flags": flags | {"seed": plan.load.seed},
@@ -42,11 +41,17 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
             "schedule_sha256": planned.sha256,
             "scheduled_requests": planned.requests,
             "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace)},
-            "engine": engine | {"name": choice.name},
+            "engine": described_engine(info, choice.name),
             "client": client_section(),
             "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, info)),
         },
     }
+
+
+def described_engine(info: EngineInfo, name: str) -> dict[str, Any]:
+    """`engine` of run.json."""
+    engine: dict[str, Any] = msgspec.to_builtins(info)
+    return engine | {"remote": engine_class(name).weights == "remote", "name": name}
 
 
 def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInfo) -> RunFacts:
@@ -71,6 +76,16 @@ def finish_facts(run: dict[str, Any], issued: int, loop_utilisation: float) -> N
     facts["loop_utilisation"] = round(max(loop_utilisation, facts.get("loop_utilisation") or 0.0), 4)
     if facts["scheduled_requests"] is None:
         facts["scheduled_requests"] = issued
+
+
+def reschedule(run: dict[str, Any], changes: dict[str, Any]) -> None:
+    """run.json of a run with another number of requests, whose schedule begins as this one's does."""
+    scenario = scenario_of(run).override(changes)
+    planned = Schedule(scenario, seed_of(run)).describe()
+    run["config"]["scenario"] |= {name: getattr(scenario, name) for name in changes}
+    run["prompts"] |= {"trace": msgspec.to_builtins(planned.trace)}
+    run["facts"]["scheduled_requests"] = planned.requests
+    run |= {"schedule_sha256": planned.sha256, "scheduled_requests": planned.requests}
 
 
 def _probe(probed: ProbeResult) -> dict[str, Any]:

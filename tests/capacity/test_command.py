@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from bytemlperf.app import app as bmp
 from bytemlperf.errors import UserError
+from bytemlperf.report.write import write_report
 from bytemlperf.runs.suite import verify_suite
-from bytemlperf_llm.capacity import command, probing
-from bytemlperf_llm.capacity.result import read_capacity
+from bytemlperf_llm.capacity import probing
+from bytemlperf_llm.capacity.result import Capacity
 from bytemlperf_llm.cli import app
 from bytemlperf_llm.plan.plan import Plan
+from bytemlperf_llm.points import point
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.started import Started
 
@@ -29,6 +33,10 @@ def capacity(tmp_path: Path, *more: str) -> tuple[int, Path]:
     return result.exit_code, Path(result.stdout.strip().splitlines()[-1])
 
 
+def answer(folder: Path) -> Capacity:
+    return msgspec.json.decode((folder / "capacity.json").read_bytes(), type=Capacity)
+
+
 @pytest.fixture(autouse=True)
 def _no_matter_how_busy_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "CLIENTS", ())
@@ -36,22 +44,23 @@ def _no_matter_how_busy_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_search_ends_in_an_interval_of_ordinary_runs_and_goes_on(tmp_path: Path) -> None:
     status, folder = capacity(tmp_path, "--max-requests", "2400", "--quiet")
-    found = read_capacity(folder)
+    found = answer(folder)
     assert status == (0 if found.holds_at_rps else 1)
     assert found.holds_at_rps is None or found.fails_at_rps is None or found.holds_at_rps < found.fails_at_rps
     assert found.stopped_because in ("within", "requests")
     assert found.requests <= 2_400
+    assert not verify_suite(folder).findings
     assert {row.folder for row in found.probes} == {path.name for path in folder.iterdir() if path.is_dir()}
     for row in found.probes:
         run = json.loads((folder / row.folder / "run.json").read_bytes())
-        assert run["config"]["scenario"]["arrival"]["rate"] == row.rate_rps
+        assert run["config"]["scenario"]["arrival"]["rate"] == row.load
         assert row.judged <= row.requests <= run["scheduled_requests"]
         assert not verify_suite(folder / row.folder).findings
     seeds = [json.loads((folder / row.folder / "run.json").read_bytes())["seed"] for row in found.probes]
     assert len(set(seeds)) == len(seeds)
 
     capacity(tmp_path, "--max-requests", "3000", "--quiet", "--resume", str(folder))
-    after = read_capacity(folder)
+    after = answer(folder)
     assert after.probes[: len(found.probes)] == found.probes
     assert after.requests <= 3_000
     with pytest.raises(UserError, match="other flags"):
@@ -74,16 +83,60 @@ def test_what_cannot_be_answered_is_said_before_it_starts(tmp_path: Path, flags:
     assert not list(tmp_path.iterdir())
 
 
+def plain_page(folder: Path) -> str:
+    return write_report(folder, "md").read_text()
+
+
+def test_the_folder_is_a_run_with_a_page_of_its_own(tmp_path: Path) -> None:
+    _, folder = capacity(tmp_path, "--max-requests", "2400", "--quiet", "--price-per-hour", "3.60 USD", "--report")
+    found, page = answer(folder), (folder / "report.html").read_text()
+    assert "Share of requests within the service levels" in page
+    assert all(row.folder in page for row in found.probes)
+    held = found.confirmed or next(row for row in found.probes if row.load == found.holds_at)
+    assert found.cost is not None
+    assert held.rates.output_tokens_per_s is not None
+    assert found.cost.price_per_million_output_tokens == pytest.approx(1000 / held.rates.output_tokens_per_s)
+    assert "at 3.6 an hour" in plain_page(folder)
+    listed = CliRunner().invoke(bmp, ["runs", "--runs-dir", str(tmp_path)])
+    assert listed.exit_code == 0
+    assert listed.stdout.count("capacity") >= 1
+    compared = CliRunner().invoke(bmp, ["compare", str(folder), str(folder)])
+    assert compared.exit_code == 0
+
+
+def test_an_interrupted_probe_is_listed_and_the_search_goes_on_with_other_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enough = probing.ProbeRun._is_enough
+
+    def interrupt(self: probing.ProbeRun) -> bool:
+        if self._run.folder.name.split("-llm-")[1].startswith("01-"):
+            signal.raise_signal(signal.SIGINT)
+        return enough(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probing.ProbeRun, "_is_enough", interrupt)
+        status, folder = capacity(tmp_path, "--max-requests", "2400", "--quiet")
+    found = answer(folder)
+    assert (status, found.stopped_because) == (130, "interrupted")
+    assert [row.unjudged for row in found.probes] == ["", "interrupted"]
+    assert (folder / found.probes[1].folder / "summary.json").exists()
+    capacity(tmp_path, "--max-requests", "2400", "--quiet", "--resume", str(folder))
+    after = answer(folder)
+    assert after.probes[:2] == found.probes
+    assert after.stopped_because != "interrupted"
+    seeds = [json.loads((folder / row.folder / "run.json").read_bytes())["seed"] for row in after.probes]
+    assert len(set(seeds)) == len(seeds) > 2
+
+
 def test_a_server_that_dies_ends_the_search_with_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = command.lone
+    answers = point.lone
 
     async def dies(started: Started, plan: Plan, place: int) -> RequestRecord:
         record = await answers(started, plan, place)
-        return msgspec.structs.replace(record, outcome="failed") if place > 100 else record
+        return msgspec.structs.replace(record, outcome="failed") if place > point.LONE_REQUESTS + 1 else record
 
-    monkeypatch.setattr(command, "lone", dies)
+    monkeypatch.setattr(point, "lone", dies)
     status, folder = capacity(tmp_path, "--max-requests", "2400", "--quiet")
-    found = read_capacity(folder)
+    found = answer(folder)
     assert (status, found.stopped_because) == (1 if found.holds_at_rps is None else 0, "server")
-    assert len(found.probes) == 1  # the one during which it died is not judged
-    assert "--resume" in "".join(str(section) for section in found.sections())
+    assert [row.unjudged for row in found.probes] == ["", "server"]  # the one during which it died is listed, and not judged
+    assert "--resume" in plain_page(folder)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.capacity import ENGINES, guidellm, ours
 from bytemlperf_llm.capacity.judge import Errors, Look, Outcome
-from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Purpose, Search, curve_of
+from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Purpose, Search, curve_of, is_enough
 
 
 def look(missed: float, outcome: Outcome = Outcome.UNRESOLVED, requests: int = 1_000, worth: float = 500.0) -> Look:
@@ -36,12 +36,12 @@ def test_the_control_names_too_much() -> None:
 
 
 def test_the_range_is_found_upwards_and_downwards() -> None:
-    assert Search(Goal(), 4.0).plan().rate == 4.0  # type: ignore[union-attr]
+    assert Search(Goal(), 4.0).plan().load == 4.0  # type: ignore[union-attr]
     up, down = searching((4.0, 0.0, Outcome.HOLDS)).plan(), searching((4.0, 0.9, Outcome.FAILS)).plan()
     assert up is not None
-    assert up.rate == 8.0
+    assert up.load == 8.0
     assert down is not None
-    assert down.rate == 2.0
+    assert down.load == 2.0
 
 
 def test_the_answer_is_the_highest_rate_that_holds_below_the_lowest_that_fails() -> None:
@@ -57,8 +57,8 @@ def test_what_the_client_limits_resolves_nothing_and_ends_the_search() -> None:
     assert search.fails_at is None
     plan = search.plan()
     assert plan is not None
-    assert 4.0 < plan.rate < 8.0
-    search.tell(Probe(plan.rate, look(0.0, Outcome.HOLDS), Purpose.RANGE))
+    assert 4.0 < plan.load < 8.0
+    search.tell(Probe(plan.load, look(0.0, Outcome.HOLDS), Purpose.RANGE))
     assert search.stopped_because() == "client"
     assert search.plan() is None
 
@@ -93,8 +93,28 @@ def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear
 
 
 def test_a_probe_that_cannot_be_resolved_any_more_ends() -> None:
-    search, plan = Search(Goal(), 1.0), Plan(10.0, 200, 10_000, Errors(0.01, 1e-5), Purpose.LOW)
-    assert search.enough(plan, look(0.09, requests=2_000))
-    assert not search.enough(plan, look(0.03, requests=2_000))
-    assert search.enough(plan, look(0.049, requests=6_000))
-    assert search.enough(plan, look(0.03, requests=10_000))
+    plan = Plan(10.0, 200, 10_000, Errors(0.01, 1e-5), Purpose.LOW)
+    assert is_enough(plan, look(0.09, requests=2_000), 0.95)
+    assert not is_enough(plan, look(0.03, requests=2_000), 0.95)
+    assert is_enough(plan, look(0.049, requests=6_000), 0.95)
+    assert is_enough(plan, look(0.03, requests=10_000), 0.95)
+
+
+def test_an_overload_is_over_the_limit_however_many_were_good_before_it_grew() -> None:
+    search = searching((4.0, 0.0, Outcome.HOLDS))
+    search.tell(Probe(8.0, Look(Outcome.FAILS, 240, 216, 0.01, 1.0, steady=False, overloaded=True), Purpose.RANGE))
+    plan = search.plan()
+    assert plan is not None
+    assert 4.0 < plan.load < 8.0
+
+
+def test_whole_loads_stay_whole_and_an_interval_of_two_neighbours_is_narrow() -> None:
+    goal = Goal(whole=True)
+    assert searching((1.0, 0.5, Outcome.FAILS), goal=goal).stopped_because() == "nothing holds"
+    assert searching((2.0, 0.0, Outcome.HOLDS), (3.0, 0.5, Outcome.FAILS), goal=goal).stopped_because() == "within"
+    search = searching((8.0, 0.01, Outcome.HOLDS), (16.0, 0.4, Outcome.FAILS), goal=goal)
+    plan = search.plan()
+    assert plan is not None
+    assert plan.load == int(plan.load)
+    assert 8 < plan.load < 16
+    assert plan.first >= 10 * plan.load
