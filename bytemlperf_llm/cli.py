@@ -8,11 +8,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bytemlperf.command.flags import Argument, Option, RunFolder, given_flags, only, with_flags
+from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, given_flags, only, with_flags
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
+from bytemlperf_llm.mlperf.flags import SubmissionFlags
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
@@ -28,6 +29,8 @@ app = typer.Typer(
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
+endpoints_app = typer.Typer(help="Points and submissions by the rules of MLPerf Endpoints v1.0.", no_args_is_help=True)
+app.add_typer(endpoints_app, name="endpoints")
 
 
 @app.command("serve-bench", cls=VllmCommand, short_help="Measure an engine under a scenario's load.")
@@ -144,6 +147,19 @@ def reference_server(
     from bytemlperf_llm.run.reference_server import serve_reference
 
     raise typer.Exit(serve_reference(host, port, engine_option))
+
+
+@endpoints_app.command("export", short_help="Write a submission folder from closed-loop runs.")
+@with_flags
+def endpoints_export(
+    runs: Annotated[tuple[Path, ...], Argument("Run folders of the points, or folders of them.")],
+    submission: SubmissionFlags,
+    quiet: Quiet = False,
+) -> None:
+    """Write a submission folder as `endpoints-submission-cli check-submission` reads it, and name what keeps it from being accepted."""
+    from bytemlperf_llm.mlperf.command import export
+
+    raise typer.Exit(export(runs, submission, quiet=quiet))
 
 
 @engine_app.command("check")
