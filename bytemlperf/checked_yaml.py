@@ -7,22 +7,31 @@ safe-loaded, a date stays text, a duplicate key is an error, and an unknown key 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bytemlperf.checked import Location, StructT, check, echo
+from bytemlperf.checked import Location, Place, StructT, check, echo
 from bytemlperf.errors import UserError
 
 MAX_FILE_BYTES = 1 << 20
 
 
-def load(path: Path, struct: type[StructT], *, shown_as: str | None = None) -> StructT:
-    """Read `path` into `struct`. Raises UserError that names file, line, key and nearest valid key."""
+def load(
+    path: Path, struct: type[StructT], *, shown_as: str | None = None, then: Callable[[StructT, Place], StructT] | None = None
+) -> StructT:
+    """Read `path` into `struct`; `then` checks what its types don't say and completes it, and gets the place of a key in the file as
+    text. Raises UserError that names file, line, key and nearest valid key."""
     name = shown_as or str(path)
     root = _compose(_read(path, name), name)
-    return check(_construct(root, name), struct, lambda location: f"{name}:{_line(root, location)}")
+
+    def place(location: Location) -> str:
+        return f"{name}:{_line(root, location)}"
+
+    content = check(_construct(root, name), struct, place)
+    return content if then is None else then(content, place)
 
 
 def _read(path: Path, name: str) -> str:

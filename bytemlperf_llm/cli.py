@@ -12,6 +12,7 @@ from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, given_f
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
+from bytemlperf_llm.campaign.flags import CampaignFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.mlperf.flags import SubmissionFlags
 from bytemlperf_llm.plan.flags import Flags
@@ -84,6 +85,22 @@ def sweep(
     from bytemlperf_llm.sweep.command import sweep as measure
 
     raise typer.Exit(measure(flags, asked, sys.argv))
+
+
+@app.command(short_help="Run a file of engines, scenarios and loads, into one report.")
+@with_flags
+def campaign(
+    file: Annotated[Path, Argument("The campaign, a YAML file.")],
+    asked: CampaignFlags,
+) -> None:
+    """Run every engine of a file under every scenario and load, each run in a process of its own, into one report with one gate.
+
+    Exit status: 0 every run was measured, 1 some were not or a --fail-if holds, 2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.campaign.command import run_campaign
+    from bytemlperf_llm.campaign.jobs import load
+
+    raise typer.Exit(run_campaign(load(file), asked, sys.argv))
 
 
 app.command()(summarize)

@@ -209,6 +209,20 @@ class Options:
         """For run.json, by field. JSON has no infinity: `--burstiness inf` is the scenario's `constant`."""
         return {name: _in_json(value) for name, value in self.__dict__.items()}
 
+    def words(self) -> list[str]:
+        """The command line that gives these values."""
+        words: list[str] = []
+        for field in fields_of(type(self)):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if field.kind is bool:
+                words.append(field.flag if value else f"--no-{field.flag[2:]}")
+            else:
+                given = value if field.container is tuple else [value]
+                words += [word for each in given for word in (field.flag, str(each))]
+        return words
+
     def settings(self, part: type[Options]) -> dict[str, tuple[str, Any]]:
         """(flag, value) by key, of those fields of `part` that set one and have another value than their default."""
         values = ((field, getattr(self, field.name)) for field in fields_of(part) if field.option.sets)

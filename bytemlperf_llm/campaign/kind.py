@@ -1,0 +1,191 @@
+"""The kind `campaign`: what the runs of a campaign say together. A pure function of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from bytemlperf.compare.comparison import Comparison, Side
+from bytemlperf.compare.show import METHOD, figure_table, sentence, value_text
+from bytemlperf.report.blocks import Cell as Value
+from bytemlperf.report.blocks import table
+from bytemlperf.report.text import unit
+from bytemlperf.runs.folder import part
+from bytemlperf.runs.kinds import Figure, RunKind, Section, Text, few
+from bytemlperf.runs.records import once
+from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, unlike
+from bytemlperf_llm.campaign.records import JobRecord
+
+KIND_NAME = "campaign"
+SHOWN = ("ttft p50", "ttft p99", "tpot p50", "e2e p50", "output_token_throughput", "goodput share")
+"""Figures of the table; the others are in the page's list."""
+HEADLINES = ("ttft p50", "output_token_throughput")
+EXIT_PARTIAL = 1
+DISTRUSTED = ("invalid", "failing")
+
+
+class CampaignKind(RunKind):
+    """Engines under the same loads."""
+
+    name = "LLM serving campaign"
+    record = JobRecord
+    valid_means = "Every run was measured."
+    stopped_means = "the rest was not measured; go on with --resume"
+
+    def summarise(self, run: dict[str, Any], records: Iterable[JobRecord]) -> dict[str, Any]:
+        """Verdict, counts of runs, and a row a cell; `gate` are the conditions and what failed of them."""
+        cells = _cells(run, records)
+        config = part(run, "config")
+        conditions = [str(text) for text in config.get("fail_if", [])]
+        gate = gate_failures(beside_each_other(cells, Path(), KIND_NAME), conditions) if cells else []
+        lost = [f"{engine}: {len(records)} runs failed: {reason}" for (engine, reason), records in _lost(cells).items()]
+        distrusted = [
+            f"{record.name} is {record.verdict}: {'; '.join(record.reasons)}" for record in _measured(cells) if record.verdict in DISTRUSTED
+        ]
+        missing = sum(cell.planned - len(cell.records) for cell in cells)
+        other_load = unlike(cells)
+        strict = part(config, "campaign").get("same_schedule", True)
+        reasons = [*few(gate), *(other_load if strict else []), *few(lost), *few(distrusted)]
+        reasons += [f"{missing} of {sum(cell.planned for cell in cells)} runs have not been done"] if missing else []
+        invalid = gate or (other_load and strict) or not _measured(cells)
+        return {
+            "verdict": "invalid" if invalid else "partial" if reasons else "valid",
+            "reasons": reasons,
+            "warnings": [] if strict else other_load,
+            "counts": {"ok": len(_measured(cells)), "failed": sum(map(len, _lost(cells).values())), "not run": missing},
+            "metrics": {},
+            "gate": {"conditions": conditions, "failures": gate},
+            "rows": [_row(cell) for cell in cells],
+        }
+
+    def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> list[Figure]:  # noqa: ARG002
+        """Each cell's."""
+        return [
+            replace(figure, key=cell.name, label=f"{cell.name} {figure.label}", headline=figure.metric in HEADLINES)
+            for cell in _cells(run, records)
+            for figure in cell.figures
+        ]
+
+    def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> list[Section]:
+        """The table, what failed, engines beside each other, every run."""
+        cells = _cells(run, records)
+        if not cells:
+            return []
+        comparison = beside_each_other(cells, Path(), KIND_NAME)
+        return [
+            *_overview(cells),
+            *_failed(cells),
+            *_gate(part(summary, "gate")),
+            *_differences(comparison),
+            *_runs(cells),
+        ]
+
+    def exit_status(self, summary: dict[str, Any]) -> int:
+        """1 unless every run was measured and no condition was met."""
+        return 0 if summary.get("verdict") == "valid" else EXIT_PARTIAL
+
+
+KIND = CampaignKind()
+
+
+def _cells(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
+    return once(records, lambda walked: cells_of(run, walked))
+
+
+def _measured(cells: list[Cell]) -> list[JobRecord]:
+    return [record for cell in cells for record in cell.measured]
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    figures = {
+        figure.metric: {"value": figure.value, "low": figure.low, "high": figure.high, "unit": figure.unit} for figure in cell.figures
+    }
+    return {
+        "engine": cell.engine,
+        "scenario": cell.scenario,
+        "load": cell.load,
+        "runs": len(cell.measured),
+        "planned": cell.planned,
+        "verdict": cell.verdict,
+        "figures": {metric: figures[metric] for metric in SHOWN if metric in figures},
+    }
+
+
+# -- sections ------------------------------------------------------------------------------
+
+
+def _overview(cells: list[Cell]) -> list[Section]:
+    """One table a scenario: a row a load and engine."""
+    scenarios = dict.fromkeys(cell.scenario for cell in cells)
+    return [section for scenario in scenarios for section in _table(scenario, [cell for cell in cells if cell.scenario == scenario])]
+
+
+def _table(scenario: str, cells: list[Cell]) -> list[Section]:
+    known = {metric: figure for cell in cells for metric in SHOWN if (figure := cell.figure(metric)) is not None}
+    heads = {metric: f"{figure.label}, {unit(figure.unit)}" for metric, figure in known.items()}
+    rows = [
+        {"load": cell.load, "engine": cell.engine, "runs": f"{len(cell.measured)} of {cell.planned}"}
+        | {heads[metric]: value_text(Side(figure=cell.figure(metric))) for metric in SHOWN if metric in heads}
+        | {"verdict": cell.verdict}
+        for cell in cells
+    ]
+    several = max(cell.planned for cell in cells) > 1
+    note = "Means over the repeats, with Student's 95 % interval over them." if several else "95 % intervals below."
+    return table(scenario, rows, note=note, spare=("runs", *list(heads.values())[:0:-1]))
+
+
+def _lost(cells: list[Cell]) -> dict[tuple[str, str], list[JobRecord]]:
+    """Runs that failed, by engine and reason."""
+    lost: dict[tuple[str, str], list[JobRecord]] = {}
+    for cell in cells:
+        for record in cell.records:
+            if record.status == "failed":
+                lost.setdefault((record.engine, record.reason), []).append(record)
+    return lost
+
+
+def _failed(cells: list[Cell]) -> list[Section]:
+    rows: list[dict[str, Value]] = [
+        {"engine": engine, "runs": len(records), "first": f"{records[0].scenario} · {records[0].load}", "reason": reason}
+        for (engine, reason), records in _lost(cells).items()
+    ]
+    return table("Failed", rows)
+
+
+def _named(record: JobRecord) -> dict[str, Value]:
+    return {"engine": record.engine, "scenario": record.scenario, "load": record.load, "repeat": record.repeat}
+
+
+def _gate(gate: dict[str, Any]) -> list[Section]:
+    conditions, failed = gate.get("conditions") or [], gate.get("failures") or []
+    if not conditions:
+        return []
+    return [Text(title="Gate", body=f"{'failed' if failed else 'passed'}: {', '.join(map(str, conditions))}")]
+
+
+def _differences(comparison: Comparison) -> list[Section]:
+    """Against the first engine; one table, folded."""
+    if len(comparison.names) < 2:
+        return []
+    rows = [row for row in comparison.rows if row.metric in SHOWN]
+    sentences = "\n".join(f"{sentence(comparison, place)}." for place in range(1, len(comparison.names)))
+    group = "Differences"
+    return [
+        Text(body=sentences, group=group),
+        figure_table(comparison, rows, f"Against {comparison.names[0]}", folded=True, group=group),
+        Text(body=METHOD, style="note", group=group, folded=True),
+    ]
+
+
+def _runs(cells: list[Cell]) -> list[Section]:
+    rows = [
+        _named(record)
+        | {"seed": record.seed, "verdict": record.verdict or record.status, "took, s": record.wall_s}
+        | {"run folder": record.run, "schedule": record.schedule_sha256[:12]}
+        for cell in cells
+        for record in cell.records
+    ]
+    return table(f"All {len(rows)} runs", rows, folded=True, group="Runs")
