@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import repeat
+from operator import sub
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.record.record import RequestRecord
@@ -23,14 +25,15 @@ def make_record(
     seen_tokens = sum(decoded.tokens_per_chunk)
     usage_tokens = None if usage.output_tokens is None else usage.output_tokens - decoded.hidden_tokens
     output_tokens = seen_tokens if usage_tokens is None or decoded.shown_tokens is not None else usage_tokens
-    chunk_ns = [stamp_ns - origin_ns for stamp_ns in recorder.chunk_ns]
+    chunk_ns = list(map(sub, recorder.chunk_ns, repeat(origin_ns)))
+    planned_ns, sent_ns = recorder.planned_ns, recorder.sent_ns
     return RequestRecord(
         id=request.id,
         index=request.index,
         session=request.session,
         turn=request.turn,
-        planned_ns=_since(origin_ns, recorder.planned_ns),
-        sent_ns=_since(origin_ns, recorder.sent_ns),
+        planned_ns=None if planned_ns is None else planned_ns - origin_ns,
+        sent_ns=None if sent_ns is None else sent_ns - origin_ns,
         first_byte_ns=chunk_ns[0] if chunk_ns else None,
         chunk_ns=chunk_ns,
         tokens_per_chunk=decoded.tokens_per_chunk,

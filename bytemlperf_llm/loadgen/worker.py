@@ -141,12 +141,13 @@ class Worker:
         await self._drain()
 
     async def _lane(self, requests: Iterator[Request], end_ns: int | None) -> None:
+        task = asyncio.current_task(self._loop)
         while not (self._stop.is_set() or self._drained) and (end_ns is None or self._now() < end_ns):
             request = next(requests, None)
             if request is None:
                 return
             self.issued += 1
-            await self._one(request, None)
+            await self._one(request, None, task)
 
     def stop(self) -> None:
         """Send nothing more; what is in flight may finish within the drain limit."""
@@ -179,10 +180,10 @@ class Worker:
 
     # -- one request ------------------------------------------------------------------
 
-    async def _one(self, request: Request, planned_ns: int | None) -> None:
-        """The life of a request, start to end."""
+    async def _one(self, request: Request, planned_ns: int | None, task: asyncio.Task[None] | None = None) -> None:
+        """The life of a request, start to end, in this task."""
         recorder = RequestRecorder(self._now, planned_ns)
-        task = asyncio.current_task(self._loop)
+        task = task or asyncio.current_task(self._loop)
         assert task is not None
         watch: Watch | None = None
         finish, ending = _NO_FINISH, _WELL

@@ -32,7 +32,7 @@ static const char *event_at(const char *place, const char *end, const Mould *mou
 
 static PyObject *cast(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *reads;
-    Py_ssize_t first, last, room = 4, events = 0;
+    Py_ssize_t first, last, room = 4, events = 0, empty = 0;
     Mould mould;
     if (!PyArg_ParseTuple(args, "O!nny#y#", &PyList_Type, &reads, &first, &last, &mould.before, &mould.before_size, &mould.after,
                           &mould.after_size))
@@ -59,6 +59,7 @@ static PyObject *cast(PyObject *Py_UNUSED(module), PyObject *args) {
             place = event_at(place, end, &mould, &text, &text_size);
             if (place == NULL) break;
             if (events++) *out++ = ',';
+            empty += text_size == 0;
             *out++ = '"';
             memcpy(out, text, text_size);
             out += text_size;
@@ -74,7 +75,7 @@ static PyObject *cast(PyObject *Py_UNUSED(module), PyObject *args) {
         PyList_SET_ITEM(counts, i - first, count);
     }
     *out++ = ']';
-    PyObject *result = Py_BuildValue("(Nny#)", counts, events, texts, out - texts);
+    PyObject *result = Py_BuildValue("(Nnny#)", counts, events, empty, texts, out - texts);
     PyMem_Free(texts);
     return result;
 }

@@ -15,7 +15,7 @@
 
 static PyMethodDef methods[] = {
     {"cast", cast, METH_VARARGS,
-     "cast(reads, first, last, before, after): (events in each of reads[first:last], their number, their texts as a JSON list), "
+     "cast(reads, first, last, before, after): (events in each of reads[first:last], their number, how many texts are empty, the texts as a JSON list), "
      "or None unless those reads hold whole events of this mould and nothing else."},
     {NULL, NULL, 0, NULL},
 };

@@ -21,7 +21,6 @@ import re
 import select
 import socket
 import ssl
-from contextlib import suppress
 from operator import itemgetter
 from time import monotonic
 from typing import cast
@@ -160,8 +159,10 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None
         written = 0
         if self._plain_fd >= 0 and not self.transport.is_closing():
-            with suppress(OSError):
+            try:
                 written = os.write(self._plain_fd, data)
+            except OSError:
+                pass
         if written < len(data):
             self.transport.write(data[written:])
 
@@ -244,14 +245,14 @@ class Connection(asyncio.Protocol):
         if reader is not None:
             reader.remove(self._reading)
 
-    def idles(self, limit_s: float) -> None:
-        """From now on, and no longer than that."""
-        self.idle_since_s, self.idle_limit_s = monotonic(), limit_s
-
     def is_fresh(self) -> bool:
         """Whether the next request may go out on it."""
-        self._idled_s = monotonic() - self.idle_since_s
-        return self.open and self._idled_s < self.idle_limit_s and not self.readable.poll(0)
+        if self._reader is not None:
+            self.catch_up()
+        self._idled_s = idled_s = monotonic() - self.idle_since_s
+        transport = self.transport
+        fresh = self.reusable and idled_s < self.idle_limit_s and transport is not None and not transport.is_closing()
+        return fresh and not self.readable.poll(0)
 
     @property
     def open(self) -> bool:
@@ -296,7 +297,8 @@ class Pool:
             self._drop(connection)
             raise
         if connection.open and self._reuse:
-            connection.idles(_idle_limit_s(head))
+            connection.idle_since_s = monotonic()
+            connection.idle_limit_s = _idle_limit_s(head) if "keep-alive" in head.headers else MAX_IDLE_S
             self._idle.append(connection)
         else:
             self._drop(connection)
@@ -329,7 +331,6 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            connection.catch_up()
             if connection.is_fresh():
                 return connection
             self._drop(connection)
@@ -371,9 +372,7 @@ def closed_unanswered(*, race: bool) -> EngineError:
 
 
 def _idle_limit_s(head: Head) -> float:
-    """How long a connection may idle: less than the server says it waits, where it says so."""
-    if "keep-alive" not in head.headers:
-        return MAX_IDLE_S
+    """How long a connection may idle: less than the server says it waits."""
     timeout = _KEEP_ALIVE_S.search(head.headers["keep-alive"])
     return MAX_IDLE_S if timeout is None else min(MAX_IDLE_S, IDLE_SHARE * int(timeout[1]))
 

@@ -65,12 +65,13 @@ class Template(NamedTuple):
 
 
 def take_alike(reads: Sequence[bytes]) -> Alike | None:
-    """The alike events of a response whose reads hold whole events, one event a chunk; None where that
+    """The alike events of a response, of one read or more, that hold whole events, one event a chunk; None where that
     is not certain."""
     if not COMPILED:
         return None
     if len(reads) < MIN_EVENTS:
-        return _take_from_largest(list(reads)) if reads and max(map(len, reads)) >= MIN_BYTES else None
+        largest = max(reads, key=len)
+        return None if len(largest) < MIN_BYTES else _take_from(largest, list(reads))
     template = _template(reads[len(reads) // 2])
     if template is None:
         return None
@@ -81,15 +82,13 @@ def take_alike(reads: Sequence[bytes]) -> Alike | None:
         return None
     matched = cast(reads, first, last + 1, template.before, template.after)
     texts = None if matched is None else _texts(matched, template)
-    if matched is None or texts is None or any(_DONE in read for read in reads[:first]):
+    if matched is None or texts is None or _DONE in b"".join(reads[:first]):
         return None
     return Alike(reads[:first] + reads[last + 1 :], first, matched[0], *texts)
 
 
-def _take_from_largest(reads: list[bytes]) -> Alike | None:
-    """The same where nearly the whole answer came in one read."""
-    largest = max(range(len(reads)), key=lambda index: len(reads[index]))
-    read = reads[largest]
+def _take_from(read: bytes, reads: list[bytes]) -> Alike | None:
+    """The same where nearly the whole answer came in one of the reads."""
     middle = read.find(_EVENT_BEGIN, len(read) // 2)
     template = (
         _template(read[read.rfind(b"\n", 0, middle + 1) + 1 : read.find(_EVENT_END, middle) + len(_EVENT_END)]) if middle > 0 else None
@@ -99,10 +98,11 @@ def _take_from_largest(reads: list[bytes]) -> Alike | None:
     begin, end = read.find(template.after) + len(template.after), read.rfind(template.after) + len(template.after)
     matched = cast([read[begin:end]], 0, 1, template.before, template.after)
     texts = None if matched is None else _texts(matched, template)
+    largest = reads.index(read)
     before = [*reads[:largest], read[:begin]]
-    if matched is None or texts is None or any(_DONE in part for part in before):
+    if matched is None or texts is None or _DONE in b"".join(before):
         return None
-    return Alike([*before, read[end:], *reads[largest + 1 :]], largest + 1, matched[0], *texts, parted=largest)
+    return Alike([*before, read[end:], *reads[largest + 1 :]], largest + 1, matched[0], *texts, largest)
 
 
 def _is_cast(reads: list[bytes], index: int, template: Template) -> bool:
@@ -134,15 +134,15 @@ def _template(read: bytes) -> Template | None:
     return Template(read[start : begin + match.start(1)], read[begin + match.end(1) : end + len(_EVENT_END)], empty_is_token)
 
 
-def _texts(matched: tuple[list[int], int, bytes], template: Template) -> tuple[list[str], bool] | None:
+def _texts(matched: tuple[list[int], int, int, bytes], template: Template) -> tuple[list[str], bool] | None:
     """The texts of a match, and whether all have something in them; None where one is no JSON string, or no token.
 
     A quote in one of them would make the list longer, and none can swallow the quote behind it (`cast`
     sees to that): so a list of the right length has them one by one.
     """
+    _, count, empty, listed = matched
     try:
-        texts = _decode_texts(matched[2])
+        texts = _decode_texts(listed)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    all_say = b'""' not in matched[2] or all(texts)
-    return (texts, all_say) if len(texts) == matched[1] and (template.empty_is_token or all_say) else None
+    return (texts, not empty) if len(texts) == count and (template.empty_is_token or not empty) else None

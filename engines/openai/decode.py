@@ -26,7 +26,7 @@ from engines.http.pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.http.sse import SseParser
 from engines.openai.alike import Alike, take_alike
 from engines.openai.events import EMPTY, MAX_WORDS_CHARS, SAYS, Event, decode_events, foreign_words, read_event
-from engines.openai.meaning import Meaning, assemble
+from engines.openai.meaning import Meaning, assemble, meaning_of
 from engines.untrusted import UntrustedJson, decode_json, whole_text
 
 MAX_DETAIL_CHARS = 4000  # whoever knows the secrets takes them out before it is cut to what is shown
@@ -105,18 +105,14 @@ def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
         return None
     if len(events) != len(cut) or not _streams(joined[:body]):  # two values on one line; no stream
         return None
-    meaning = Meaning(events, usage=usage)
+    meaning = meaning_of(events, usage=usage)
     if meaning.foreign:
         return None
     if alike is not None:
         _put_back(alike, meaning, events_per_read)
     if not meaning.said:
         return None
-    decoded = assemble(meaning, events_per_read, done=True)
-    if alike is not None and alike.parted is not None:
-        parts = slice(alike.parted, alike.parted + 3)
-        decoded.tokens_per_chunk[parts] = [sum(decoded.tokens_per_chunk[parts])]
-    return decoded
+    return assemble(meaning, events_per_read, done=True)
 
 
 def _put_back(alike: Alike, meaning: Meaning, events_per_read: list[int]) -> None:
@@ -134,6 +130,9 @@ def _put_back(alike: Alike, meaning: Meaning, events_per_read: list[int]) -> Non
     if meaning.finished is not None and meaning.finished >= place:
         meaning.finished += len(texts)
     events_per_read[alike.reads_before : alike.reads_before] = alike.counts
+    if alike.parted is not None:
+        parts = slice(alike.parted, alike.parted + 3)
+        events_per_read[parts] = [sum(events_per_read[parts])]
 
 
 def _cut_one_a_chunk(joined: bytes, body: int) -> list[bytes] | None:
@@ -246,7 +245,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Dec
         if problem is not None:
             break
     events_per_read += [0] * (len(bodies) - len(events_per_read))
-    decoded = assemble(Meaning(events, usage=usage), events_per_read, done=done)
+    decoded = assemble(meaning_of(events, usage=usage), events_per_read, done=done)
     decoded.text = whole_text(decoded.text)
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem

@@ -4,54 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Usage
 from engines.openai.events import Event, error_words, finish_of, text_of, usage_of
 from engines.openai.tokens import count_tokens, with_empty
 from engines.openai.usage import hidden_tokens
 
 
-class Meaning:
-    """What events say together: their texts and marks, the place of the finish reason, usage, the first error. `foreign`: one of
-    them may be an error in a form of the server's own, which only the slow path looks at."""
+class Meaning(msgspec.Struct, gc=False):
+    """What events say together: their texts and marks, the finish reason and the place of the first, how many have content, usage,
+    the first error. `foreign`: one of them may be an error in a form of the server's own, which only the slow path looks at.
+    `reasoning`: usage counts reasoning, and some of it was streamed."""
 
-    __slots__ = ("doubtful", "error", "finished", "foreign", "marks", "reason", "reasoning", "said", "texts", "usage")
+    texts: list[str]
+    marks: list[int]
+    reason: str | None
+    finished: int | None
+    said: int
+    doubtful: bool
+    foreign: bool
+    error: str
+    usage: Usage | None
+    reasoning: bool
 
-    def __init__(self, events: Sequence[Event], *, usage: bool) -> None:
-        texts: list[str] = []
-        marks: list[int] = []
-        reason: str | None = None
-        finished: int | None = None
-        reported: Usage | None = None
-        error, said, doubtful, foreign = "", 0, False, False
-        for event in events:
-            text, mark, choices, reports = "", 0, event.choices, event.usage is not None
-            if choices:
-                choice = choices[0]
-                text, mark = text_of(choice)
-                if mark > 0:
-                    said += 1
-                elif mark < 0:
-                    doubtful = True
-                ended = choice.finish_reason
-                if ended and (ended in FINISH_REASONS or (ended := finish_of(choice))):
-                    reason = ended  # the first one ends the tokens, the last is the answer's
-                    finished = len(marks) if finished is None else finished
-                if choice.error is not None:
-                    error = error or error_words(choice.error)
-                reports = reports or choice.usage is not None or event.x_groq is not None
-            elif event.object == "error" or (event.usage is None and (said or choices is None) and event.is_foreign):
-                foreign = True  # Azure begins with one without choices
-            if reports:
-                reported = usage_of(event) or reported
-            if event.error is not None:
-                error = error or error_words(event.error)
-            texts.append(text)
-            marks.append(mark)
-        self.texts, self.marks, self.reason, self.finished, self.error = texts, marks, reason, finished, error
-        self.said, self.doubtful, self.foreign = said, doubtful, foreign
-        self.usage = reported if usage else None
-        thinks = usage and reported is not None and reported.reasoning_tokens
-        self.reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
+
+def meaning_of(events: Sequence[Event], *, usage: bool) -> Meaning:
+    """Runs once per response, so it calls no more than it must. Without `usage`, what they report is left aside."""
+    texts: list[str] = []
+    marks: list[int] = []
+    reason: str | None = None
+    finished: int | None = None
+    reported: Usage | None = None
+    error, said, doubtful, foreign = "", 0, False, False
+    for event in events:
+        text, mark, choices, counts = "", 0, event.choices, event.usage
+        if choices:
+            choice = choices[0]
+            text, mark = text_of(choice)
+            if mark > 0:
+                said += 1
+            elif mark < 0:
+                doubtful = True
+            ended = choice.finish_reason
+            if ended and (ended in FINISH_REASONS or (ended := finish_of(choice))):
+                reason = ended  # the first one ends the tokens, the last is the answer's
+                finished = len(marks) if finished is None else finished
+            if choice.error is not None:
+                error = error or error_words(choice.error)
+            counts = counts or choice.usage
+        elif event.object == "error" or (counts is None and (said or choices is None) and event.is_foreign):
+            foreign = True  # Azure begins with one without choices
+        if counts is not None or event.x_groq is not None:
+            reported = usage_of(event) or reported
+        if event.error is not None:
+            error = error or error_words(event.error)
+        texts.append(text)
+        marks.append(mark)
+    thinks = usage and reported is not None and reported.reasoning_tokens
+    reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
+    return Meaning(texts, marks, reason, finished, said, doubtful, foreign, error, reported if usage else None, reasoning)
 
 
 def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
