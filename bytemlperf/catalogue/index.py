@@ -206,8 +206,10 @@ def _storable(value: Value) -> Value:
 
 
 def find_runs(runs_dir: Path) -> tuple[list[Path], list[str]]:
-    """Run folders of a directory, up to two levels down, and the names of folders on the first level that hold none."""
-    runs = sorted({path.parent for pattern in ("*/run.json", "*/*/run.json") for path in runs_dir.glob(pattern)})
+    """Run folders of a directory, up to two levels down, and the names of folders on the first level that hold none. Runs that another
+    one is made of are that run's own."""
+    found = {path.parent for pattern in ("*/run.json", "*/*/run.json") for path in runs_dir.glob(pattern)}
+    runs = sorted(folder for folder in found if folder.parent not in found)
     holding = {folder.relative_to(runs_dir).parts[0] for folder in runs}
     folders = (path.name for path in sorted(runs_dir.iterdir()) if path.is_dir() and not path.name.startswith("."))
     return runs, [name for name in folders if name not in holding]

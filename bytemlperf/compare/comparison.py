@@ -17,7 +17,7 @@ from bytemlperf.report.run_page import name_of
 from bytemlperf.report.text import flattened
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure
+from bytemlperf.runs.kinds import Figure, Section
 from bytemlperf.runs.verdicts import VERDICTS
 
 Judgement = Literal["better", "worse", "different", "same", "unknown"]
@@ -52,7 +52,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run."""
+    """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run; `beside` is
+    what their suite shows of all of them together."""
 
     kind: str
     views: list[RunView]
@@ -61,6 +62,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     settings: list[list[str]]
     notes: list[str]
+    beside: list[Section] = []
 
     def row(self, metric: str) -> list[Row]:
         """The rows of a metric, or of a label."""
@@ -114,6 +116,7 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str]) -> Com
         rows=rows,
         settings=_settings(views),
         notes=_notes(views, names, baseline, paired),
+        beside=views[0].suite.beside(names, [view.summary or {} for view in views]),
     )
 
 

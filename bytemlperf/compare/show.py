@@ -147,7 +147,9 @@ def markdown(shown: Shown) -> str:
     for comparison in shown.comparisons:
         parts.append(f"### {kind_name(comparison.kind)}: {escape_markdown(_title(comparison))}")
         parts += [f"- {escape_markdown(text)}" for text in _lines(comparison)] + [""]
-        parts.append(markdown_table(figure_table(comparison, shown_rows(comparison, everything=shown.everything))))
+        tables = [section for section in comparison.beside if isinstance(section, Table)]
+        tables.append(figure_table(comparison, shown_rows(comparison, everything=shown.everything)))
+        parts += map(markdown_table, tables)
         overall = overall_table(comparison)
         parts += [markdown_table(overall)] if overall else []
         if comparison.settings:
@@ -272,7 +274,8 @@ def _tiles(comparison: Comparison) -> list[Tile]:
 
 def _sections(comparison: Comparison, prefix: str) -> list[Section]:
     group = f"{prefix}Differences"
-    sections: list[Section] = [Text(body="\n".join(sentence(comparison, place) + "." for place in others(comparison)), group=group)]
+    told = "\n".join(sentence(comparison, place) + "." for place in others(comparison))
+    sections: list[Section] = [*comparison.beside, Text(body=told, group=group)]
     rows = shown_rows(comparison, everything=False)
     forest = _forest(comparison, rows, group)
     sections += [forest] if forest else []

@@ -8,7 +8,7 @@ from bytemlperf.command.console import print_sections, print_text, terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.compare.comparison import Comparison
 from bytemlperf.compare.show import METHOD, Shown, figure_table, left_out, others, overall_table, sentence, shown_rows
-from bytemlperf.runs.kinds import Section, Text
+from bytemlperf.runs.kinds import Plot, Section, Text
 
 
 def print_comparison(shown: Shown) -> None:
@@ -26,6 +26,7 @@ def print_comparison(shown: Shown) -> None:
 
 def _sections(comparison: Comparison, *, everything: bool) -> Iterator[Section]:
     rows, overall = shown_rows(comparison, everything=everything), overall_table(comparison)
+    yield from (section for section in comparison.beside if not isinstance(section, Plot))
     yield figure_table(comparison, rows)
     if left := left_out(comparison, rows):
         yield Text(body=left, style="note")

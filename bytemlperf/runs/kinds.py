@@ -155,6 +155,10 @@ class RunKind:
         """What of them the end of a run prints."""
         return [section for section in self.sections(run, summary, records) if not isinstance(section, Plot) and not section.folded]
 
+    def beside(self, names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
+        """What several runs, by these names, show in one picture and table, besides their figures."""
+        return []
+
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:  # noqa: ARG002
         """A command that is worth trying next, and why; None where there is none."""
         return None

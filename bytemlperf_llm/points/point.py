@@ -37,10 +37,12 @@ class PointRun(Bench):
         plan: Plan,
         argv: list[str],
         metrics: LlmMetrics | None = None,
+        *,
         enough: Callable[[], bool] | None = None,
+        quiet: bool = True,
     ) -> None:
         engine_type, metrics = type(started.engine), metrics or LlmMetrics()
-        super().__init__(run, plan, engine_type, argv, metrics, started.redactor, started.say, quiet=True, enough=enough)
+        super().__init__(run, plan, engine_type, argv, metrics, started.redactor, started.say, quiet=quiet, enough=enough)
         self._started = started
 
     async def sent(self) -> Ending:

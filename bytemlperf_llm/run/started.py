@@ -16,12 +16,11 @@ from engines.contract import Engine, EngineInfo, Model
 
 @dataclass(frozen=True)
 class Started:
-    """`since_s` is when its start began, on the monotonic clock."""
+    """`model` is what it was started with: None where it has none, or a server has its own."""
 
     engine: Engine
     info: EngineInfo
     model: Model | None
-    since_s: float
     redactor: Redactor
     say: preflight.Say
 
@@ -34,7 +33,6 @@ class Started:
         longest = preflight.longest_request(schedule, workload)
         patience_s = plan.engine.ready_timeout_s
         changed = await preflight.ready_check(self.engine, self.info, longest, timeouts, self.redactor, patience_s)
-        self.say(f"engine ready after {time.monotonic() - self.since_s:.1f} s")
         await preflight.warm_up(self.engine, workload, scenario.warmup_requests, timeouts)
         return replace(plan, engine=plan.engine.with_options(changed))
 
@@ -44,6 +42,8 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
     choice = plan.engine
     preflight.check_available(type(engine), choice.name)
     model = preflight.resolve_model(type(engine), choice.model, say)
-    since_s = time.monotonic()
+    begun_s = time.monotonic()
     say(f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))
-    return Started(engine, await start_engine(engine, model, choice.options, redactor), model, since_s, redactor, say)
+    info = await start_engine(engine, model, choice.options, redactor)
+    say(f"engine started in {time.monotonic() - begun_s:.1f} s")
+    return Started(engine, info, model, redactor, say)

@@ -14,7 +14,8 @@ LIGHTER = 4.0
 MOST_GAP = 1.3
 """Between the highest rate that is carried and the lowest that isn't."""
 MOST_RATES = 16
-CARRIED = "valid"
+CARRIED = ("valid", "")
+"""Verdicts of a rate that is no limit; "" is that of one that no request was due at."""
 OVERLOADED = ("overloaded", "failing")
 """Verdicts of a rate above what the server carries: it queues, or it refuses."""
 
@@ -22,7 +23,7 @@ OVERLOADED = ("overloaded", "failing")
 def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None:
     """The next rate to measure, with the verdicts so far by rate; None when the curve is whole, or when more would bring nothing:
     beyond a rate at which the client was the limit."""
-    stop = min((rate for rate, verdict in verdicts.items() if verdict != CARRIED), default=math.inf)
+    stop = min((rate for rate, verdict in verdicts.items() if verdict not in CARRIED), default=math.inf)
     carried = max((rate for rate in verdicts if rate < stop), default=None)
     for share in SHARES:
         rate = _rounded(share * ceiling_rps)

@@ -20,6 +20,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.plan.scenario import MAX_RATE, MAX_TOKENS
 from bytemlperf_llm.sweep.flags import SweepFlags
+from engines.credentials import SECRET_NAME
 
 MOST_POINTS = 1000
 NumberT = TypeVar("NumberT", int, float)
@@ -97,7 +98,7 @@ def _loads(given: SweepFlags) -> tuple[Level, ...]:
 
 
 def _curves(given: SweepFlags) -> Iterable[CurveAxes]:
-    options = {key: _choices(value) for key, value in pairs("--engine-option", given.engine_options).items()}
+    options = {key: _choices(key, value) for key, value in pairs("--engine-option", given.engine_options).items()}
     inputs = (None,) if given.input_lens is None else _numbers("--input-len", given.input_lens, _length)
     outputs = (None,) if given.output_lens is None else _numbers("--output-len", given.output_lens, _length)
     for values in product(*options.values()):
@@ -108,9 +109,10 @@ def _curves(given: SweepFlags) -> Iterable[CurveAxes]:
             yield CurveAxes(name=", ".join([*parts, *lengths]), engine_options=chosen, input_len=input_len, output_len=output_len)
 
 
-def _choices(value: str) -> list[str]:
-    """The values between commas; of JSON there is one."""
-    return [value] if value[:1] in "{[" else list(dict.fromkeys(part.strip() for part in value.split(",")))
+def _choices(key: str, value: str) -> list[str]:
+    """The values between commas; of JSON and of a secret there is one."""
+    whole = value[:1] in "{[" or SECRET_NAME.search(key)
+    return [value] if whole else list(dict.fromkeys(part.strip() for part in value.split(",")))
 
 
 def _numbers(flag: str, text: str, parse: Callable[[str], NumberT]) -> tuple[NumberT, ...]:

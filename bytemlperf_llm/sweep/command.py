@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
+from bytemlperf_llm.points.flags import comparable, with_server
 from bytemlperf_llm.points.point import Drain, PointRun
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.started import Started, start
@@ -31,18 +33,16 @@ from bytemlperf_llm.sweep.kind import KIND, rows_of
 from bytemlperf_llm.sweep.row import PointRow, row_of
 from bytemlperf_llm.workload.schedule import Schedule
 
-NAME = "sweep.json"
+NAME, KIND_NAME = "sweep.json", "sweep"
 LEAST_REQUESTS = 60
 """Of a point at what the server carries: enough to tell an overload from a queue that wanders."""
-NOT_COMPARED = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report")
 
 
 def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
     """Measure every point, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError
     before the first point."""
     axes = axes_of(given)
-    if flags.base_url is not None and flags.engine == Flags().engine:
-        flags = flags.changed(engine="openai")
+    flags = with_server(flags)
     plans = {curve.name: resolve(curve.flags(flags)) for curve in axes.curves}
     for curve in axes.curves:
         for load in axes.loads:
@@ -55,11 +55,10 @@ def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
         if under_way.suite is None:
             raise
         under_way.status = interrupt_status()
-    finally:
-        if under_way.suite is not None:
-            under_way.end()
-    assert under_way.suite is not None
-    return under_way.shown()
+    except UserError as error:
+        under_way.fail(error.cause)
+        raise
+    return under_way.ended()
 
 
 class Sweep:
@@ -74,49 +73,64 @@ class Sweep:
         say = sayer(quiet=flags.quiet)
         self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
         self._rows: list[PointRow] = []
+        self._tried: set[tuple[str, Level]] = set()
 
     # -- the folder -----------------------------------------------------------------------------
 
+    def _config(self) -> dict[str, Any]:
+        axes = {name: self._redactor.deep(value) for name, value in self._given.recorded().items() if name != "resume"}
+        return {"flags": comparable(self._flags, self._redactor), "axes": axes}
+
+    def _reopened(self, folder: Path) -> SuiteRun:
+        """A stopped sweep, which goes on. Raises UserError."""
+        run = SuiteRun.open(folder, KIND_NAME)
+        if run.run.get("config") != self._config():
+            raise UserError(f"{folder} is a sweep with other flags", "give those of its own command again; see its run.json")
+        self._rows = rows_of(run.records())
+        run.go_on(command=self._argv, redactor=self._redactor)
+        return run
+
     def _opened(self, started: Started) -> SuiteRun:
-        """A new folder, or the one that goes on. Raises UserError."""
-        config = {
-            "flags": self._redactor.deep(self._flags.recorded() | {"headers": None}),
-            "axes": self._redactor.deep(self._given.recorded()),
-        }
-        if self._given.resume is not None:
-            run = SuiteRun.open(self._given.resume, "sweep")
-            if _compared(run.run.get("config", {})) != _compared(config):
-                raise UserError(f"{run.folder} is a sweep with other flags", "give those of its own command again; see its run.json")
-            self._rows = rows_of(run.records())
-            run.go_on(command=self._argv, redactor=self._redactor)
-            return run
-        plan = self._plans[self._axes.curves[0].name]
-        run = SuiteRun.reserve(plan.output.runs_dir, "sweep", plan.output.label)
+        """Raises UserError."""
+        output = self._plans[self._axes.curves[0].name].output
+        run = SuiteRun.reserve(output.runs_dir, KIND_NAME, output.label)
         engine = msgspec.to_builtins(started.info) | {"name": self._flags.engine, "remote": type(started.engine).weights == "remote"}
-        more = {"engine": engine}
-        run.describe(config, command=self._argv, seed=self._flags.seed, versions=started.info.versions, more=more, redactor=self._redactor)
+        about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
+        run.describe(self._config(), command=self._argv, seed=self._flags.seed, **about)
         return run
 
     def _add(self, row: PointRow) -> None:
-        """Keep a point, and what all of them say so far."""
-        assert self.suite is not None
-        self.suite.append(row)
+        """Keep a point, and what all of them say so far. Raises UserError."""
+        suite = self._suite()
+        suite.append(row)
         self._rows.append(row)
-        write_json(self.suite.folder / NAME, KIND.summarise(self.suite.run, self._rows))
+        self._tried.add((row.curve, row.load))
+        self._write(KIND.summarise(suite.run, self._rows))
         self._say(_told(row))
 
-    def end(self) -> None:
-        """Summary and page."""
-        assert self.suite is not None
-        self.suite.end(stopped=bool(self.status), report=self._flags.report)
-        write_json(self.suite.folder / NAME, KIND.summarise(self.suite.run, self.suite.records()))
+    def _write(self, content: dict[str, Any]) -> None:
+        folder = self._suite().folder
+        try:
+            write_json(folder / NAME, content)
+        except OSError as error:
+            raise UserError(f"can't write into {folder}: {error.strerror}", "free disk space; the points' folders are kept") from None
 
-    def shown(self) -> int:
-        """Print it; the exit status."""
-        run = self.suite
-        assert run is not None
-        summary = run.end()
-        if not self._flags.quiet:
+    def _suite(self) -> SuiteRun:
+        assert self.suite is not None
+        return self.suite
+
+    def fail(self, cause: str) -> None:
+        """Something of this machine's ended it."""
+        if self.suite is not None:
+            self.suite.fail(cause)
+            self.suite.end(report=False)
+
+    def ended(self) -> int:
+        """Summary, page, and what is printed; the exit status."""
+        run, output = self._suite(), self._plans[self._axes.curves[0].name].output
+        summary = run.end(stopped=bool(self.status), report=output.report)
+        self._write(summary)
+        if not output.quiet:
             print_run(terminal(), run.folder, run.run, summary, run.records())
         print(run.folder)
         return self.status or KIND.exit_status(summary)
@@ -125,12 +139,13 @@ class Sweep:
 
     async def run(self) -> None:
         """All curves, those of the same engine options on one started engine. Raises UserError before the first point."""
+        if self._given.resume is not None:
+            self.suite = self._reopened(self._given.resume)
         groups: dict[tuple[str, ...], list[CurveAxes]] = {}
         for curve in self._axes.curves:
-            groups.setdefault(curve.engine_options, []).append(curve)
+            if not self._whole(curve):
+                groups.setdefault(curve.engine_options, []).append(curve)
         for curves in groups.values():
-            if self.suite is not None and all(self._whole(curve) for curve in curves):
-                continue
             async with AsyncExitStack() as stack:
                 engine = engine_class(self._flags.engine)()
                 stack.push_async_callback(engine.close)
@@ -147,14 +162,16 @@ class Sweep:
         for place, curve in enumerate(curves):
             try:
                 plan = await started.ready(self._plans[curve.name])
+                drain = await Drain.of(started, plan)
+                ceiling_rps = None if self._axes.loads else await self._ceiling(started, curve, plan)
             except UserError as error:
                 self.suite = self.suite or (self._opened(started) if len(self._axes.curves) > 1 else None)
                 self._skip([curve], error)
                 continue
             self.suite = self.suite or self._opened(started)
-            if not await self._curve(started, curve, plan):
-                left = [] if self.status else curves[place:]
-                self._skip(left, UserError("the server no longer answers", "go on with --resume once it does"))
+            if not await self._curve(started, curve, drain, ceiling_rps):
+                if not self.status:
+                    self._skip(curves[place:], UserError("the server no longer answers", "go on with --resume once it does"))
                 return
 
     def _skip(self, curves: list[CurveAxes], error: UserError) -> None:
@@ -162,21 +179,21 @@ class Sweep:
         if self.suite is None:
             raise error
         for curve in curves:
-            kept = {row.load for row in self._done(curve)}
-            loads = [load for load in self._axes.loads or (AUTO_LEVEL,) if load not in kept]
-            for load in loads:
-                self._add(PointRow(curve=curve.name, load=load, state="skipped", why=self._redactor(f"{error.cause}: {error.fix}")))
+            kept = {row.load for row in self._rows if row.curve == curve.name and row.folder}
+            for load in self._axes.loads or (AUTO_LEVEL,):
+                if load not in kept:
+                    self._add(PointRow(curve=curve.name, load=load, state="skipped", why=self._redactor(f"{error.cause}: {error.fix}")))
 
-    def _done(self, curve: CurveAxes) -> list[PointRow]:
-        return [row for row in self._rows if row.curve == curve.name and row.state == "measured"]
+    def _done(self, curve: CurveAxes) -> dict[Level, PointRow]:
+        """Points that were measured, now or before, and those of this command that can't be."""
+        rows = [row for row in self._rows if row.curve == curve.name]
+        return {row.load: row for row in rows if row.state == "measured" or (row.curve, row.load) in self._tried}
 
     def _whole(self, curve: CurveAxes) -> bool:
-        return bool(self._axes.loads) and {row.load for row in self._done(curve)} >= set(self._axes.loads)
+        return bool(self._axes.loads) and self._done(curve).keys() >= set(self._axes.loads)
 
-    async def _curve(self, started: Started, curve: CurveAxes, plan: Plan) -> bool:
+    async def _curve(self, started: Started, curve: CurveAxes, drain: Drain, ceiling_rps: float | None) -> bool:
         """Whether the server still answers after it, and nobody stopped the sweep."""
-        drain = await Drain.of(started, plan)
-        ceiling_rps = None if self._axes.loads else await self._ceiling(started, curve, plan)
         while (load := self._next(curve, ceiling_rps)) is not None:
             row = await self._point(started, curve, load, ceiling_rps)
             if row.state == "measured" and not await drain.drained():
@@ -189,14 +206,13 @@ class Sweep:
     def _next(self, curve: CurveAxes, ceiling_rps: float | None) -> Level | None:
         done = self._done(curve)
         if ceiling_rps is None:
-            seen = {row.load for row in self._rows if row.curve == curve.name and row.state == "measured"}
-            return next((load for load in self._axes.loads if load not in seen), None)
-        rate = next_rate(ceiling_rps, {row.load.rate_rps: row.verdict for row in done if row.load.rate_rps is not None})
+            return next((load for load in self._axes.loads if load not in done), None)
+        rate = next_rate(ceiling_rps, {load.rate_rps: row.verdict for load, row in done.items() if load.rate_rps is not None})
         return None if rate is None else Level(rate_rps=rate)
 
     async def _ceiling(self, started: Started, curve: CurveAxes, plan: Plan) -> float:
         """Requests/s that a closed loop carried; of a curve that goes on, as it was found."""
-        kept = next((row.ceiling_rps for row in self._done(curve) if row.ceiling_rps is not None), None)
+        kept = next((row.ceiling_rps for row in self._done(curve).values() if row.ceiling_rps is not None), None)
         if kept is not None:
             return kept
         auto = with_scenario(plan, {"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
@@ -208,16 +224,16 @@ class Sweep:
         return found.rate_per_s / found.share
 
     async def _point(self, started: Started, curve: CurveAxes, load: Level, ceiling_rps: float | None) -> PointRow:
-        assert self.suite is not None
-        place = len([path for path in self.suite.folder.iterdir() if path.is_dir()])
+        folder = self._suite().folder
+        place = sum(path.is_dir() for path in folder.iterdir())
         flags = curve.flags(self._flags).changed(seed=self._flags.seed + place + 1, label=f"{place:02}-{load.short}")
         plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, ceiling_rps), started.model, started.info)
-        suite = SuiteRun.reserve(self.suite.folder, "llm", plan.output.label)
+        suite = SuiteRun.reserve(folder, "llm", plan.output.label)
         stopped, status = False, 0
         try:
             with suite:
-                ending = await PointRun(suite, started, plan, self._argv).sent()
-                summary = suite.end(stopped=ending.stopped, report=self._flags.report, **ending.facts)
+                ending = await PointRun(suite, started, plan, self._argv, quiet=plan.output.quiet).sent()
+                summary = suite.end(stopped=ending.stopped, report=plan.output.report, **ending.facts)
                 stopped = ending.stopped
         except Interrupted as interrupted:
             stopped, status = True, 128 + interrupted.number
@@ -239,12 +255,6 @@ def _long_enough(plan: Plan, flags: Flags, ceiling_rps: float | None) -> Plan:
     if given or ceiling_rps is None or duration_s is None or duration_s * ceiling_rps >= LEAST_REQUESTS:
         return plan
     return with_scenario(plan, {"duration_s": LEAST_REQUESTS / ceiling_rps})
-
-
-def _compared(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the flags, what a sweep that goes on must have in common with this one."""
-    parts = (config.get("flags", {}), config.get("axes", {}))
-    return [{name: value for name, value in part.items() if name not in (*NOT_COMPARED, "resume")} for part in parts]
 
 
 def _told(row: PointRow) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bytemlperf.errors import UserError
 from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
@@ -58,11 +59,19 @@ class SweepKind(RunKind):
         """The curves."""
         return curve_sections(curves_of(rows_of(records)))
 
+    def beside(self, names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> list[Section]:
+        """All curves of all sweeps."""
+        curves = []
+        for name, summary in zip(names, summaries, strict=True):
+            rows = [msgspec.convert(point, PointRow) for curve in summary.get("curves", []) for point in curve["points"]]
+            curves += [Curve(name=f"{name} {curve.name}".strip(), rows=curve.rows) for curve in curves_of(rows)]
+        return curve_sections(curves)
+
     def load_sentence(self, run: dict[str, Any]) -> str:
         """The axes."""
         axes = {name: value for name, value in part(run, "config", "axes").items() if value and name != "resume"}
-        texts = [f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in axes.items()]
-        return ", ".join(text.replace("_", " ") for text in texts) or "rates auto"
+        texts = [f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}" for name, value in axes.items()]
+        return ", ".join(texts) or "rates auto"
 
     def verify(self, run: dict[str, Any], records: Iterable[PointRow]) -> Iterator[str]:
         """Every point's own folder, and its row against it."""
@@ -108,6 +117,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _headlines(curve: Curve) -> Iterator[Figure]:
+    """The knee, and the highest throughput of a curve that reaches it."""
     knee, tokens = curve.knee(), [row.figures[TOKENS] for row in curve.rows if row.on_curve and TOKENS in row.figures]
     key = curve.name or "sweep"
     if knee is not None:
@@ -115,14 +125,16 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
         unit = "requests/s" if curve.open_loop else "concurrent"
         yield Figure(key=key, metric="knee", label="knee", unit=unit, value=value, low=low, high=high, better="higher", headline=True)
     if tokens:
-        best = max(tokens, key=lambda reading: reading.value)
+        best, short = max(tokens, key=lambda reading: reading.value), bool(curve.limits())
         yield Figure(
             key=key,
             metric="highest output token throughput",
+            label="highest output token throughput",
             unit=best.unit,
-            value=best.value,
+            value=None if short else best.value,
             low=best.low,
             high=best.high,
+            reason="the range ends before it" if short else "",
             better="higher",
             headline=True,
         )
@@ -130,13 +142,21 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
 
 def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator[Figure]:
     """With samples where the records come from a folder and the caller takes some."""
-    folder = records.folder if isinstance(records, RunRecords) and records.samples else None
     for curve in curves:
-        for row in curve.rows:
+        for row in (row for row in curve.rows if row.on_curve):
             key = ", ".join(part for part in (curve.name, str(row.load)) if part)
-            if folder is not None and row.on_curve:
-                figures = view_run(folder / row.folder, sections=False).figures
-                yield from (msgspec.structs.replace(figure, key=key, headline=False) for figure in figures)
-            elif row.on_curve:
-                for metric, reading in row.figures.items():
-                    yield Figure(key=key, metric=metric, **msgspec.structs.asdict(reading))
+            sampled = _sampled(row, records)
+            for metric, reading in row.figures.items():
+                figure = Figure(key=key, metric=metric, **msgspec.structs.asdict(reading))
+                yield msgspec.structs.replace(figure, **sampled.get(metric, {}))
+
+
+def _sampled(row: PointRow, records: Iterable[PointRow]) -> dict[str, dict[str, Any]]:
+    """By metric what a comparison takes its error from, of the point's own run; nothing where that is gone, or no samples are wanted."""
+    if not isinstance(records, RunRecords) or not records.samples:
+        return {}
+    try:
+        figures = view_run(records.folder / row.folder, sections=False).figures
+    except UserError:
+        return {}
+    return {figure.metric: {name: getattr(figure, name) for name in ("samples", "sample_ids", "statistic")} for figure in figures}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from bytemlperf_llm.kind import KIND
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
 State = Literal["measured", "interrupted", "skipped"]
+FolderName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\\]*$")]
+"""Never a way out of the sweep's folder, which may be a stranger's."""
 ON_CURVE = ("valid", "overloaded")
 """Verdicts of runs whose figures are the server's."""
 
@@ -37,15 +39,15 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`figures` are those of its run, by metric ("ttft p50", "request_throughput"), without those that its sample can't carry;
-    `why` is the verdict's reason, or why it was skipped; `folder` its run folder inside the sweep's; `devices` how many its server was
-    said to have; `ceiling_rps` what its curve's range of rates was made from, where it was found."""
+    """`figures` are those of its run, by metric ("ttft p50", "request_throughput"), without those that its sample can't carry; `why` is
+    the verdict's first reason, or why it was skipped; `folder` its run folder inside the sweep's; `devices` how many its server was said
+    to have; `ceiling_rps` what its curve's range of rates was made from, where it was found."""
 
     curve: str
     load: Level
     state: State
     why: str = ""
-    folder: str = ""
+    folder: FolderName = ""
     verdict: str = ""
     devices: int | None = None
     ceiling_rps: float | None = None
@@ -82,7 +84,7 @@ def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any]
         curve=curve,
         load=load,
         state="interrupted" if part(run, "end").get("stopped_by_user") else "measured",
-        why="; ".join(map(str, summary.get("reasons", []))),
+        why=str(next(iter(summary.get("reasons", [])), "")),
         folder=folder,
         verdict=str(summary.get("verdict")),
         devices=device.used if device else None,

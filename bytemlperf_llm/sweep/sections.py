@@ -15,14 +15,15 @@ LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 GROUP = "Latency against throughput"
 THROUGHPUT, TOKENS = "request_throughput", "output_token_throughput"
 ASIDE = "not on the curve: "
-SPARE = ("tokens/s per device", "E2E tail", "TPOT tail", "tokens/s per user", "tokens/s", "TTFT tail", "within SLO", "E2E p50")
+SPARE = ("tokens/s per device", "tokens/s", "tokens/s per user", "E2E tail", "TPOT tail", "TTFT tail")
+COLOURS = 8
 LOG_FROM = 30.0
 """Highest over lowest value from which on an axis goes by factors."""
 
 
 def curve_sections(curves: Sequence[Curve]) -> list[Section]:
     """The knee and the limits of each, one table of all points, and the plots that all curves share."""
-    return [*_sentences(curves), *point_table(curves), *aside_table(curves), *_latency_plots(curves), *_more_plots(curves)]
+    return [*_sentences(curves), *point_tables(curves), *aside_table(curves), *_latency_plots(curves), *_more_plots(curves)]
 
 
 def _sentences(curves: Sequence[Curve]) -> list[Section]:
@@ -40,30 +41,37 @@ def _sentences(curves: Sequence[Curve]) -> list[Section]:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def point_table(curves: Sequence[Curve], title: str = "Points") -> list[Section]:
-    """A row a point, skipped ones too; latencies in ms with their 95 % intervals, the tail at the highest percentile that the point's
+def point_tables(curves: Sequence[Curve]) -> list[Section]:
+    """A row a point, skipped ones too: what was delivered; then latencies in ms, the tail at the highest percentile that the point's
     sample carries."""
-    note = "ms; tail: the highest percentile that the point's sample carries. Below each figure its 95 % interval."
-    return table(title, [_cells(curve, row) for curve in curves for row in curve.rows], note=note, spare=SPARE)
+    points = [(curve, row) for curve in curves for row in curve.rows]
+    note = "Below each figure its 95 % interval; tail: the highest percentile that the point's sample carries."
+    return [
+        *table("Points", [_head(curve, row) | _delivered(row) for curve, row in points], spare=SPARE),
+        *table("Latency, ms", [_head(curve, row) | _latencies(row) for curve, row in points if row.figures], note=note, spare=SPARE),
+    ]
 
 
-def _cells(curve: Curve, row: PointRow) -> dict[str, Cell]:
-    latencies = {name: (_cell(row, f"{name} p50"), _tail(row, name)) for name in LATENCIES}
+def _head(curve: Curve, row: PointRow) -> dict[str, Cell]:
+    return {"curve": curve.name or None, "target rate": row.load.rate_rps, "concurrent": row.load.concurrency}
+
+
+def _delivered(row: PointRow) -> dict[str, Cell]:
     return {
-        "curve": curve.name or None,
-        "load": str(row.load),
         "verdict": row.shown_verdict,
-        "requests/s": _cell(row, THROUGHPUT),
-        "tokens/s": _cell(row, TOKENS),
-        **{
-            f"{LATENCIES[name]} {which}": cell
-            for name, cells in latencies.items()
-            for which, cell in zip(("p50", "tail"), cells, strict=True)
-        },
-        "within SLO": _cell(row, "goodput share", " %"),
+        "requests/s": _bounded(row.figures.get(THROUGHPUT)),
+        "within SLO": _bounded(row.figures.get("goodput share"), " %"),
+        "tokens/s": _bounded(row.figures.get(TOKENS)),
         "tokens/s per user": _bounded(_interactivity(row)),
         "tokens/s per device": _bounded(_of_device(row)) if row.devices else None,
     }
+
+
+def _latencies(row: PointRow) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for name, label in LATENCIES.items():
+        cells |= {f"{label} p50": _bounded(row.figures.get(f"{name} p50")), f"{label} tail": _tail(row, name)}
+    return cells
 
 
 def aside_table(curves: Sequence[Curve]) -> list[Section]:
@@ -73,10 +81,6 @@ def aside_table(curves: Sequence[Curve]) -> list[Section]:
         {"curve": name or None, "load": str(row.load), "verdict": row.shown_verdict, "why": row.why} for name, row in left
     ]
     return table("Not on the curve", rows)
-
-
-def _cell(row: PointRow, metric: str, unit: str = "") -> str | None:
-    return _bounded(row.figures.get(metric), unit)
 
 
 def _bounded(reading: Reading | None, unit: str = "", head: str = "") -> str | None:
@@ -118,7 +122,7 @@ def _latency_plots(curves: Sequence[Curve]) -> list[Section]:
         data: list[dict[str, Any]] = []
         alts, shown = list[str](), list[float]()
         for place, curve in enumerate(curves):
-            colour = f"@{place}"
+            colour = f"@{place % COLOURS}"
             tail = _shared_tail(curve, name)
             for metric, dash in ((f"{name} p50", "solid"), *(((tail, "dot"),) if tail else ())):
                 text = f"{curve.name} {metric.partition(' ')[2]}".strip()
@@ -197,7 +201,7 @@ def _pareto(curves: Sequence[Curve]) -> Plot | None:
         x, y = [user.value for user, _ in points], [device.value for _, device in points]
         text = curve.name or "tokens/s"
         hover = "%{y:.4~g} tokens/s, of which a user sees %{x:.4~g}"
-        data.append(bounded_line(text, x, y, [device.bounds for _, device in points], hover, color=f"@{place}"))
+        data.append(bounded_line(text, x, y, [device.bounds for _, device in points], hover, color=f"@{place % COLOURS}"))
         alts.append(f"{text}: {number(y[0])} tokens/s at {number(x[0])} a user to {number(y[-1])} at {number(x[-1])}")
     if not data:
         return None
@@ -217,7 +221,9 @@ def _goodput(curves: Sequence[Curve]) -> Plot | None:
             x = [row.load.rate_rps or row.load.concurrency for row in rows]
             y = [row.figures["goodput"].value for row in rows]
             data.append(
-                bounded_line(curve.name or "goodput", x, y, [None] * len(rows), "%{y:.4~g} requests/s within the SLO", color=f"@{place}")
+                bounded_line(
+                    curve.name or "goodput", x, y, [None] * len(rows), "%{y:.4~g} requests/s within the SLO", color=f"@{place % COLOURS}"
+                )
             )
     if not data:
         return None

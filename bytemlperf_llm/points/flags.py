@@ -1,0 +1,21 @@
+"""What commands of several runs make of the flags of `serve-bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.redaction import Redactor
+from bytemlperf_llm.plan.flags import Flags
+
+FREE = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report")
+"""Flags that may differ where a stopped folder goes on; header values are never stored."""
+
+
+def with_server(flags: Flags) -> Flags:
+    """An address without an engine is that of an OpenAI-compatible server."""
+    return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags
+
+
+def comparable(flags: Flags, redactor: Redactor) -> dict[str, Any]:
+    """What a folder keeps of its flags, and what those of a command that goes on with it must be."""
+    return {name: redactor.deep(value) for name, value in flags.recorded().items() if name not in FREE}
