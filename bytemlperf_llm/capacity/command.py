@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import msgspec
@@ -29,22 +29,18 @@ from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
-from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.points.point import Drain
+from bytemlperf_llm.points.flags import comparable, with_server
+from bytemlperf_llm.points.point import Drain, rate_found
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
 from bytemlperf_llm.run.started import Started, start
 from bytemlperf_llm.run.trust import refuse_other_engine
-from bytemlperf_llm.workload.schedule import Schedule
 
 FIRST_OF_AUTO = 0.5
 """Of the rate that `auto` would run at, for the first probe."""
 LEVELS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
-NOT_ASKED = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report", "metadata")
-"""Flags that a search doesn't depend on."""
 
 
 def goal_of(asked: CapacityFlags) -> Goal:
@@ -78,9 +74,7 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
     goal = goal_of(asked)
     hardware_of(asked.price_per_hour, None)
-    if flags.base_url is not None and flags.engine == Flags().engine:
-        flags = flags.changed(engine="openai")
-    plan = resolve(flags)
+    plan = resolve(with_server(flags))
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
@@ -140,12 +134,12 @@ class Hunt:
     async def _begin(self, started: Started, plan: Plan) -> None:
         first_load = await self._first_load(started, plan)
         engine = described_engine(started.info, plan.engine.name)
-        config = {"flags": self._recorded(), "engine_options": plan.engine.options}
+        config = {"flags": comparable(self._plan.flags, self._redactor), "engine_options": plan.engine.options}
         stated = {"engine": engine, "config": config, "environment": {"hardware": discover()}}
         hardware = hardware_of(self._asked.price_per_hour, device_of(stated, None, cards.load()))
         self._question = msgspec.structs.replace(self._question, first_load=first_load, hardware=hardware)
         self._run.describe(
-            {"flags": self._recorded(), "search": msgspec.to_builtins(self._question)},
+            {"flags": comparable(self._plan.flags, self._redactor), "search": msgspec.to_builtins(self._question)},
             command=self._argv,
             seed=plan.load.seed,
             packages=REPORTED_PACKAGES,
@@ -154,16 +148,12 @@ class Hunt:
             redactor=self._redactor,
         )
 
-    def _recorded(self) -> dict[str, object]:
-        """Of the flags, what another search must have in common with this one."""
-        return self._redactor.deep({name: value for name, value in self._plan.flags.items() if name not in NOT_ASKED})  # type: ignore[return-value]
-
     def _refuse_other_question(self) -> None:
         """Raises UserError where the folder's search isn't the one that these flags ask for."""
         run, folder = self._run.run, self._run.folder
         before, now = question_of(run), self._question
         one, other = ((asked.slo_ms, asked.by, asked.goal.share, asked.goal.confidence) for asked in (before, now))
-        if one != other or part(run, "config", "flags") != msgspec.to_builtins(self._recorded()):
+        if one != other or part(run, "config", "flags") != msgspec.to_builtins(comparable(self._plan.flags, self._redactor)):
             raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its run.json")
         hardware = before.hardware if self._asked.price_per_hour is None else hardware_of(self._asked.price_per_hour, None)
         self._question = msgspec.structs.replace(before, goal=now.goal, hardware=hardware)
@@ -196,18 +186,11 @@ class Hunt:
                 )
 
     async def _first_load(self, started: Started, plan: Plan) -> float:
-        load = plan.load
-        rate = load.scenario.arrival.rate
+        rate = plan.load.scenario.arrival.rate
         if isinstance(rate, float):
             return rate
-        auto = load.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-        plan = replace(plan, load=replace(load, scenario=auto))
-        workload = Schedule(auto, load.seed).workload()
-        with closing(real_pacer()) as pacer:
-            resolved, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, self._redactor)
-        if found is not None:
-            self._say(found.sentence())
-        return float(f"{float(resolved.arrival.rate or 1.0) * FIRST_OF_AUTO:.3g}")  # type: ignore[arg-type]
+        found = await rate_found(started, plan)
+        return float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
 
     # -- the search ------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class ProbeRun(PointRun):
         load = plan.load
         scenario = load.scenario.override({"num_requests": probe.limit, "duration_s": None, **arrival_of(probe.load, question.by)})
         self._columns = Columns(probe.limit, question.slo_ms)
-        super().__init__(run, started, replace(plan, load=replace(load, scenario=scenario)), argv, self._columns, self._is_enough)
+        super().__init__(run, started, replace(plan, load=replace(load, scenario=scenario)), argv, self._columns, enough=self._is_enough)
         self._probe, self._question = probe, question
         self._last_look: Look | None = None
         self._meter = None if started.engine.weights == "remote" else PowerMeter()

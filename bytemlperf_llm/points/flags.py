@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.plan.flags import Flags
 
-FREE = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report")
+FREE = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report", "metadata")
 """Flags that may differ where a stopped folder goes on; header values are never stored."""
 
 
@@ -16,6 +16,6 @@ def with_server(flags: Flags) -> Flags:
     return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags
 
 
-def comparable(flags: Flags, redactor: Redactor) -> dict[str, Any]:
-    """What a folder keeps of its flags, and what those of a command that goes on with it must be."""
-    return {name: redactor.deep(value) for name, value in flags.recorded().items() if name not in FREE}
+def comparable(flags: Mapping[str, object], redactor: Redactor) -> dict[str, object]:
+    """What a folder keeps of a plan's flags, and what those of a command that goes on with it must be."""
+    return {name: redactor.deep(value) for name, value in flags.items() if name not in FREE}

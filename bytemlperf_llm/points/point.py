@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
+from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import worker_config
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
@@ -74,6 +76,18 @@ async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
     worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
+
+
+async def rate_found(started: Started, plan: Plan) -> ProbeResult:
+    """What `rate: auto` finds for requests of the plan. Raises UserError."""
+    auto = plan.load.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
+    plan = replace(plan, load=replace(plan.load, scenario=auto))
+    workload = Schedule(auto, plan.load.seed).workload()
+    with closing(real_pacer()) as pacer:
+        _, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, started.redactor)
+    assert found is not None
+    started.say(found.sentence())
+    return found
 
 
 class Drain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,18 @@ from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
-from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.points.flags import comparable, with_server
-from bytemlperf_llm.points.point import Drain, PointRun
+from bytemlperf_llm.points.point import Drain, PointRun, rate_found
 from bytemlperf_llm.run import preflight
+from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, start
 from bytemlperf_llm.sweep.auto import next_rate
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of, with_scenario
 from bytemlperf_llm.sweep.flags import SweepFlags
 from bytemlperf_llm.sweep.kind import KIND, rows_of
 from bytemlperf_llm.sweep.row import PointRow, row_of
-from bytemlperf_llm.workload.schedule import Schedule
 
 NAME, KIND_NAME = "sweep.json", "sweep"
 LEAST_REQUESTS = 60
@@ -79,7 +78,7 @@ class Sweep:
 
     def _config(self) -> dict[str, Any]:
         axes = {name: self._redactor.deep(value) for name, value in self._given.recorded().items() if name != "resume"}
-        return {"flags": comparable(self._flags, self._redactor), "axes": axes}
+        return {"flags": comparable(self._flags.recorded(), self._redactor), "axes": axes}
 
     def _reopened(self, folder: Path) -> SuiteRun:
         """A stopped sweep, which goes on. Raises UserError."""
@@ -94,7 +93,7 @@ class Sweep:
         """Raises UserError."""
         output = self._plans[self._axes.curves[0].name].output
         run = SuiteRun.reserve(output.runs_dir, KIND_NAME, output.label)
-        engine = msgspec.to_builtins(started.info) | {"name": self._flags.engine, "remote": type(started.engine).weights == "remote"}
+        engine = described_engine(started.info, self._flags.engine)
         about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
         run.describe(self._config(), command=self._argv, seed=self._flags.seed, **about)
         return run
@@ -215,12 +214,7 @@ class Sweep:
         kept = next((row.ceiling_rps for row in self._done(curve).values() if row.ceiling_rps is not None), None)
         if kept is not None:
             return kept
-        auto = with_scenario(plan, {"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-        with closing(real_pacer()) as pacer:
-            workload = Schedule(auto.load.scenario, auto.load.seed).workload()
-            _, found = await preflight.resolve_rate(auto, started.engine, workload, pacer, self._redactor)
-        assert found is not None
-        self._say(found.sentence())
+        found = await rate_found(started, plan)
         return found.rate_per_s / found.share
 
     async def _point(self, started: Started, curve: CurveAxes, load: Level, ceiling_rps: float | None) -> PointRow:
