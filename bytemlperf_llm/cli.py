@@ -14,7 +14,7 @@ from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.campaign.flags import CampaignFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
-from bytemlperf_llm.mlperf.flags import SubmissionFlags
+from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
@@ -145,7 +145,7 @@ def doctor(
 ) -> None:
     """Check the installation and print the command that fixes each problem."""
     if calibrate:
-        from bytemlperf_llm.calibration.table import run_calibrate
+        from bytemlperf_llm.doctor.calibrate import run_calibrate
 
         raise typer.Exit(run_calibrate())
     from bytemlperf_llm.doctor.doctor import run_doctor
@@ -164,6 +164,22 @@ def reference_server(
     from bytemlperf_llm.run.reference_server import serve_reference
 
     raise typer.Exit(serve_reference(host, port, engine_option))
+
+
+@endpoints_app.command("run", cls=VllmCommand, short_help="Measure points at fixed concurrency and write their submission folder.")
+@with_flags
+def endpoints_run(
+    flags: Annotated[Flags, only(*RUN_FLAGS)],
+    points: PointFlags,
+    submission: SubmissionFlags,
+) -> None:
+    """Measure points over the regions of concurrency, each for as long as the rules want, and write their submission folder.
+
+    Exit status: 0 all points are measured, 2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.mlperf.running import run
+
+    raise typer.Exit(run(flags, points, submission, sys.argv))
 
 
 @endpoints_app.command("export", short_help="Write a submission folder from closed-loop runs.")

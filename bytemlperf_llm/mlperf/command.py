@@ -8,7 +8,7 @@ from pathlib import Path
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.kinds import Section, Table, Text
-from bytemlperf_llm.mlperf.disclosure import read_disclosure
+from bytemlperf_llm.mlperf.disclosure import Disclosure, read_disclosure
 from bytemlperf_llm.mlperf.flags import SubmissionFlags
 from bytemlperf_llm.mlperf.point import Point, read_point
 from bytemlperf_llm.mlperf.regions import regions
@@ -18,14 +18,18 @@ from bytemlperf_llm.mlperf.submission import Written, write_submission
 
 def export(runs: Sequence[Path], given: SubmissionFlags, *, quiet: bool = False) -> int:
     """Write the folder; its path is the last line on standard output. Raises UserError."""
-    disclosure = read_disclosure(given.disclosure)
+    print(submit(runs, given, read_disclosure(given.disclosure), quiet=quiet))
+    return 0
+
+
+def submit(runs: Sequence[Path], given: SubmissionFlags, disclosure: Disclosure, *, quiet: bool) -> Path:
+    """The submission folder of these runs, which is printed unless `quiet`. Raises UserError."""
     size = given.dataset_size or disclosure.dataset.size
-    points = [read_point(folder, size) for folder in run_folders(runs)]
+    points = sorted((read_point(folder, size) for folder in run_folders(runs)), key=lambda point: point.concurrency)
     written = write_submission(points, disclosure, given.out)
     if not quiet:
-        print_sections(terminal(), sections(sorted(points, key=lambda point: point.concurrency), written))
-    print(written.folder)
-    return 0
+        print_sections(terminal(), sections(points, written))
+    return written.folder
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

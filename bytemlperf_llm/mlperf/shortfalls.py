@@ -88,6 +88,8 @@ def _lengths(judged: Judged) -> Iterator[tuple[str, str]]:
         yield "steady-state-basis", f"no steady window is official, so figures are of the whole run, at {_names(short)}"
     if brief := [point for point in points if not _long_enough(point)]:
         yield "point-duration", f"{ULTRA_LOW_S} s up to {ULTRA_LOW} in flight and {OTHER_S} s above it are the least, at {_names(brief)}"
+    if brisk := [point for point in points if point.declared and point.declared.short]:
+        yield "rules 6.2", f"a short run (--short) at {_names(brisk)}"
     if ragged := [point for point in points if point.samples.requests % point.dataset_size]:
         yield "rules 6.4", f"requests are no multiple of the data set's size, at {_names(ragged)}"
     if few := [point for point in points if least and point.official.n_samples_completed < least]:
@@ -116,7 +118,8 @@ def _stated(judged: Judged) -> Iterator[tuple[str, str]]:
     disclosure, points, node = judged.disclosure, judged.points, judged.description["node_types"][0]
     model, seed_set = disclosure.model, points[0].seed_set
     if model.name not in BENCHMARK_MODELS:
-        yield "model-name-valid", f"{model.name or 'no model'} is not among the round's models: {', '.join(BENCHMARK_MODELS)}"
+        named = f"{model.name} is not among the round's models" if model.name else "not stated (model.name); the round's models"
+        yield "model-name-valid", f"{named}: {', '.join(BENCHMARK_MODELS)}"
     needed = {
         "model.precision": precision_of(points[0], disclosure),
         "model.link": model.link,

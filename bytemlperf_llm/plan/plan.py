@@ -75,6 +75,10 @@ class Plan:
     output: Output
     flags: dict[str, Any]
 
+    def with_scenario(self, changes: Mapping[str, Any]) -> Plan:
+        """The plan with these keys of its scenario changed. Raises UserError."""
+        return replace(self, load=replace(self.load, scenario=self.load.scenario.override(changes)))
+
 
 def resolve(flags: Flags) -> Plan:
     """Raises UserError for the first thing that is wrong."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -305,9 +305,17 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
 # --- finding one ------------------------------------------------------------------------------
 
 
-def builtin() -> list[Scenario]:
+class BuiltIn(NamedTuple):
+    """A scenario that comes with the package."""
+
+    name: str
+    description: str
+
+
+def builtin() -> list[BuiltIn]:
     """All built-in scenarios, by name."""
-    return [_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
+    loaded = (_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml")))
+    return [BuiltIn(each.name, each.description) for each in loaded]
 
 
 def load(name_or_path: str) -> Scenario:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
@@ -53,9 +52,13 @@ class PointRun(Bench):
         planned = self.describe(plan)
         tokenizer = preflight.answer_tokenizer(plan.load.scenario, started.model, started.info)
         workers = self._worker_count(plan.load.scenario, planned)
-        ready = Ready(plan, Schedule(plan.load.scenario, plan.load.seed), planned, workers, started.model, tokenizer)
+        ready = Ready(plan, self.schedule(), planned, workers, started.model, tokenizer)
         with closing(real_pacer()) as pacer:  # of its own: one that a stop has interrupted waits no more
             return await self._measure(ready, started.engine, pacer)
+
+    def schedule(self) -> Schedule:
+        """What is sent."""
+        return Schedule(self._plan.load.scenario, self._plan.load.seed)
 
     def describe(self, plan: Plan) -> int | None:
         """Write run.json of this plan; returns how many requests its schedule has. Raises UserError where it has none."""
@@ -80,9 +83,8 @@ async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
 
 async def rate_found(started: Started, plan: Plan) -> ProbeResult:
     """What `rate: auto` finds for requests of the plan. Raises UserError."""
-    auto = plan.load.scenario.override({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
-    plan = replace(plan, load=replace(plan.load, scenario=auto))
-    workload = Schedule(auto, plan.load.seed).workload()
+    plan = plan.with_scenario({"arrival": {"process": "poisson", "rate": "auto", "max_concurrency": None}})
+    workload = Schedule(plan.load.scenario, plan.load.seed).workload()
     with closing(real_pacer()) as pacer:
         _, found = await preflight.resolve_rate(plan, started.engine, workload, pacer, started.redactor)
     assert found is not None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -46,12 +45,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
             return resolve(flags.changed(request_rate=f"{self.rate_rps:.12g}"))
         plan = resolve(flags.changed(max_concurrency=self.concurrency))
         arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": self.concurrency}
-        return with_scenario(plan, {"arrival": arrival})
-
-
-def with_scenario(plan: Plan, changes: dict[str, Any]) -> Plan:
-    """The plan with these keys of its scenario changed. Raises UserError."""
-    return replace(plan, load=replace(plan.load, scenario=plan.load.scenario.override(changes)))
+        return plan.with_scenario({"arrival": arrival})
 
 
 AUTO_LEVEL = Level()

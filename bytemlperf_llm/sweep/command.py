@@ -27,7 +27,7 @@ from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, start
 from bytemlperf_llm.sweep.auto import next_rate
-from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of, with_scenario
+from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of
 from bytemlperf_llm.sweep.flags import SweepFlags
 from bytemlperf_llm.sweep.kind import KIND, rows_of
 from bytemlperf_llm.sweep.row import PointRow, row_of
@@ -248,7 +248,7 @@ def _long_enough(plan: Plan, flags: Flags, ceiling_rps: float | None) -> Plan:
     given = flags.num_prompts is not None or flags.duration_s is not None
     if given or ceiling_rps is None or duration_s is None or duration_s * ceiling_rps >= LEAST_REQUESTS:
         return plan
-    return with_scenario(plan, {"duration_s": LEAST_REQUESTS / ceiling_rps})
+    return plan.with_scenario({"duration_s": LEAST_REQUESTS / ceiling_rps})
 
 
 def _told(row: PointRow) -> str:

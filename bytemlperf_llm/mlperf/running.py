@@ -1,0 +1,210 @@
+"""`bmp-llm endpoints run`: points of MLPerf Endpoints on one started engine, each an ordinary closed-loop run, then their submission.
+
+A point keeps its number of requests in flight over whole passes of the data set, until the passes after the first have lasted as long as
+its steady window must, and a fifth more; the first passes are the ramp that the steady-state verdict leaves out, so there is no warm-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from bytemlperf.command.console import sayer
+from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.errors import UserError, nearest
+from bytemlperf.redaction import Redactor, option_secrets
+from bytemlperf.runs.folder import create_run_folder, part, read_run_json
+from bytemlperf.runs.kinds import came_to_its_end
+from bytemlperf.runs.suite import SuiteRun
+from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.loadgen.loops import loop_factory
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.mlperf.command import submit
+from bytemlperf_llm.mlperf.disclosure import Disclosure, read_disclosure
+from bytemlperf_llm.mlperf.flags import PointFlags, SubmissionFlags
+from bytemlperf_llm.mlperf.point import Declared
+from bytemlperf_llm.mlperf.regions import MOST_POINTS, default_points, least_s
+from bytemlperf_llm.mlperf.seeds import SEED_SETS, sampling_seed
+from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.plan import Plan, resolve
+from bytemlperf_llm.points.flags import comparable, with_server
+from bytemlperf_llm.points.point import PointRun
+from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, Share
+
+LEAST_PASSES = 6
+"""One at least is left out, four make a window, and the last one's end is not in it."""
+SLACK = 1.2
+LONGEST_S = 86_400
+BAD = ("invalid", "failing")
+
+
+class PassSchedule(Schedule):
+    """A closed loop's, which ends with the first pass at whose end so many passes and seconds are over."""
+
+    def __init__(self, schedule: Schedule, size: int, passes: int, after_first_s: float, now: Callable[[], int] = monotonic_ns) -> None:
+        super().__init__(schedule.scenario, schedule.seed)
+        self._size, self._passes, self._after_first_s, self._now = size, passes, after_first_s, now
+
+    def planned(self, share: Share = ALL, left: Remaining | None = None, workload: Workload | None = None) -> Iterator[Planned]:
+        """Until then."""
+        first_ended_ns = 0
+        for place, planned in enumerate(super().planned(share, left, workload)):
+            if place == self._size:
+                first_ended_ns = self._now()
+            passes, inside = divmod(place, self._size)
+            if not inside and passes >= self._passes and self._now() - first_ended_ns >= self._after_first_s * NS_PER_S:
+                return
+            yield planned
+
+
+class MeasuredPoint(PointRun):
+    """One point. What it was made by stands in its run.json."""
+
+    def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], declared: Declared) -> None:
+        super().__init__(run, started, plan, argv, quiet=plan.output.quiet)
+        self._declared = declared
+
+    def schedule(self) -> Schedule:
+        """Whole passes."""
+        concurrency = self._plan.load.scenario.arrival.max_concurrency
+        assert concurrency is not None
+        after_first_s = 0.0 if self._declared.short else SLACK * least_s(concurrency)
+        return PassSchedule(super().schedule(), self._declared.dataset_size, LEAST_PASSES, after_first_s)
+
+    def describe(self, plan: Plan) -> int | None:
+        """As of any run, with what was declared."""
+        planned = super().describe(plan)
+        self._run.run["mlperf"] = msgspec.to_builtins(self._declared)
+        return planned
+
+
+def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list[str]) -> int:
+    """Measure every point, then write the submission into the same folder. Returns the exit status. Raises UserError."""
+    disclosure = read_disclosure(submission.disclosure)
+    concurrencies = _concurrencies(given)
+    plan = _bound(resolve(with_server(flags)), given.seed_set)
+    declared = Declared(dataset_size=_dataset_size(plan, disclosure, submission), short=given.short, seed_set=given.seed_set)
+    points = Points(plan, declared, given.resume, ["bmp-llm", *argv[1:]])
+    left = [concurrency for concurrency in concurrencies if concurrency not in points.done]
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(points.measure(left))
+    except KeyboardInterrupt:  # between two points
+        points.status = interrupt_status()
+    if points.status:
+        print(points.folder)
+        return points.status
+    out = points.folder / "submission"
+    shutil.rmtree(out, ignore_errors=True)  # of fewer points, where the folder goes on
+    print(submit([points.folder], submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
+    return 0
+
+
+class Points:
+    """The points below one folder. `done` are those that are measured, `status` the exit status of a stop by the user."""
+
+    status = 0
+
+    def __init__(self, plan: Plan, declared: Declared, resumed: Path | None, argv: list[str]) -> None:
+        self._plan, self._declared, self._argv = plan, declared, argv
+        self._redactor = Redactor(option_secrets(plan.engine.options))
+        say = sayer(quiet=plan.output.quiet)
+        self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
+        self.done = {} if resumed is None else self._before(resumed)
+        self.folder = resumed or create_run_folder(plan.output.runs_dir, "endpoints", plan.output.label)
+
+    def _before(self, folder: Path) -> dict[int, Path]:
+        """The points of a folder that goes on. Raises UserError where they were made by other flags."""
+        found: dict[int, Path] = {}
+        declared, recorded = msgspec.to_builtins(self._declared), comparable(self._plan.flags, self._redactor)
+        for path in sorted(each.parent for each in folder.glob("*/run.json")):
+            run = read_run_json(path)
+            if "mlperf" not in run or not came_to_its_end(run):
+                continue
+            if run["mlperf"] != declared or comparable(part(run, "config", "flags"), self._redactor) != recorded:
+                raise UserError(f"{path} was made with other flags", "give those of its own command again; see its run.json")
+            found[int(part(run, "config", "scenario", "arrival").get("max_concurrency") or 0)] = path
+        if not found:
+            raise UserError(f"{folder} holds no point that is measured", "name the folder of a stopped `bmp-llm endpoints run`")
+        return found
+
+    async def measure(self, concurrencies: list[int]) -> None:
+        """These, on one started engine. Raises UserError, or Interrupted."""
+        if not concurrencies:
+            return
+        async with AsyncExitStack() as stack:
+            engine = engine_class(self._plan.engine.name)()
+            stack.push_async_callback(engine.close)
+            started = await start(engine, self._plan, self._redactor, self._say)
+            plan = await started.ready(self._plan)
+            for concurrency in concurrencies:
+                if not await self._point(started, plan, concurrency):
+                    return
+
+    async def _point(self, started: Started, plan: Plan, concurrency: int) -> bool:
+        """Whether to go on. Raises UserError where the point is none."""
+        arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": concurrency}
+        suite = SuiteRun.reserve(self.folder, "llm", f"r{concurrency}")
+        try:
+            with suite:
+                ending = await MeasuredPoint(suite, started, plan.with_scenario({"arrival": arrival}), self._argv, self._declared).sent()
+                summary = suite.end(stopped=ending.stopped, report=plan.output.report, **ending.facts)
+        except Interrupted as interrupted:
+            self.status = 128 + interrupted.number
+            return False
+        if ending.stopped:
+            self.status = interrupt_status()
+            return False
+        if summary["verdict"] in BAD:
+            raise UserError(
+                f"the point at {concurrency} in flight is {summary['verdict']}: {summary['reasons'][0]}",
+                f"see {suite.folder}; remove it, and go on with --resume {self.folder}",
+            )
+        rates = summary["rates"]["output_token_throughput"]
+        self._say(f"{concurrency} in flight: {summary['outcomes']['ok']} answers, {rates['overall']:.4g} tokens/s")
+        return True
+
+
+def _bound(plan: Plan, seed_set: str | None) -> Plan:
+    """The plan of all points: no warm-up, whole passes, and the seeds of the set. Raises UserError."""
+    plan = plan.with_scenario({"warmup_requests": 0, "num_requests": None, "duration_s": LONGEST_S})
+    plan = plan.with_scenario({"drain_s": plan.load.scenario.timeouts.total_s})
+    if seed_set is None:
+        return plan
+    if seed_set not in SEED_SETS:
+        raise UserError(f"--seed-set {seed_set!r} is not published", nearest(seed_set, list(SEED_SETS)))
+    seeds = SEED_SETS[seed_set]
+    plan = plan.with_scenario({"sampling.seed": sampling_seed(seeds)})
+    seed = seeds.sample_index_rng_seed
+    return replace(plan, load=replace(plan.load, seed=seed), flags=plan.flags | {"seed": seed})
+
+
+def _dataset_size(plan: Plan, disclosure: Disclosure, submission: SubmissionFlags) -> int:
+    """Raises UserError where nothing says."""
+    size = submission.dataset_size or disclosure.dataset.size
+    size = size or Schedule(plan.load.scenario, plan.load.seed).workload().prompt_count
+    if size is None:
+        raise UserError("synthetic prompts have no data set's size", "give --dataset-size, the prompts of one pass")
+    return size
+
+
+def _concurrencies(given: PointFlags) -> list[int]:
+    """Ascending. Raises UserError."""
+    if given.concurrency is None:
+        return default_points(given.max_concurrency)
+    words = [word for word in re.split(r"[,\s]+", given.concurrency.strip()) if word]
+    if not words or not all(re.fullmatch(r"[1-9]\d{0,5}", word) for word in words):
+        raise UserError(f"--concurrency {given.concurrency!r} is not a list of numbers", "give numbers between commas: 1,4,16,64")
+    if len(set(words)) > MOST_POINTS:
+        raise UserError(f"{len(set(words))} points, and a submission has at most {MOST_POINTS}", "give fewer")
+    return sorted({int(word) for word in words})
