@@ -82,13 +82,13 @@ def _our_median_us(kernel: Callable[..., Any], inputs: tuple[Any, ...]) -> float
 
 
 def _against_blas(threads: int) -> bool:
-    from micro.peaks.peaks import Wanted, peaks_for
+    from micro.peaks.peaks import Needed, peaks_for
     from micro.sweep.sweep import Settings
 
     first = _blas_flops_per_s()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["BMP_CACHE"] = cache
-        peaks = peaks_for(Wanted(frozenset({"float32"})), Settings(threads=threads), fresh=True)
+        peaks = peaks_for(Needed(frozenset({"float32"})), Settings(threads=threads), fresh=True)
     second = _blas_flops_per_s()
     peak, blas = peaks.flops["float32"], max(first, second)
     ratio = peak.per_s / blas

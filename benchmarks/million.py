@@ -71,7 +71,7 @@ def write_run(folder: Path, requests: int, tokens: int) -> int:
     """run.json and records.jsonl; returns the log's bytes."""
     facts = RunFacts(
         open_loop=True, process="poisson", requested_rate=RATE, scheduled_requests=requests, slo_ms=SloMs(ttft=200, tpot=30),
-        loop_utilisation=0.3, engine_reports=("usage",),
+        loop_utilisation=0.3,
     )  # fmt: skip
     end = {"failure": "", "stopped_by_user": False}
     write_json(folder / "run.json", {"format_version": FORMAT_VERSION, "kind": "llm", "facts": msgspec.to_builtins(facts), "end": end})

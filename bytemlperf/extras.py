@@ -13,6 +13,13 @@ class MissingPackage(UserError):
 
 def require(what: str, extra: str, *modules: str) -> None:
     """Raise MissingPackage that names what `what` misses of `modules`, and the command that installs it. Imports none of them."""
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [module for module in modules if not _installed(module)]
     if missing:
         raise MissingPackage(f"{what} needs {', '.join(missing)}, not installed here", f"pip install 'bytemlperf-llm[{extra}]'")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is in
+        return False

@@ -145,7 +145,7 @@ def doctor(
 ) -> None:
     """Check the installation and print the command that fixes each problem."""
     if calibrate:
-        from bytemlperf_llm.doctor.calibrate import run_calibrate
+        from bytemlperf_llm.calibration.table import run_calibrate
 
         raise typer.Exit(run_calibrate())
     from bytemlperf_llm.doctor.doctor import run_doctor

@@ -16,8 +16,8 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.pages.cause import cause_sections
-from bytemlperf_llm.pages.columns import RunColumns, columns_of
-from bytemlperf_llm.pages.latency import latency_sections
+from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
+from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
@@ -27,16 +27,7 @@ from bytemlperf_llm.run.rebuild import load_sentence
 from bytemlperf_llm.run.summarise import summarise
 from bytemlperf_llm.run.verify import verify
 
-LABELS = {
-    "ttft": "TTFT",
-    "service_ttft": "TTFT from sent",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "e2e": "E2E",
-    "service_e2e": "E2E from sent",
-    "max_stall": "longest stall",
-}
-SAMPLED = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
+LABELLED = (*LATENCIES, "itl")
 HEADLINES = {("ttft", "50"), ("ttft", "99"), ("tpot", "50"), ("e2e", "50")}
 RATE_LABELS = {name: name.replace("_", " ") for name in ("request_throughput", "output_token_throughput", "input_token_throughput")}
 _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
@@ -108,7 +99,7 @@ KIND = LlmKind()
 def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
     """Every figure of a summary, with samples from the run's columns where there are any."""
     metrics = summary.get("metrics", {}).items()
-    latencies = [figure for name, metric in metrics if name in LABELS for figure in _latencies(key, name, metric, columns)]
+    latencies = [figure for name, metric in metrics if name in LABELLED for figure in _latencies(key, name, metric, columns)]
     return [*latencies, *_rates(key, summary, columns), *_shares(key, summary)]
 
 
@@ -122,7 +113,7 @@ def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:
 
 
 def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
-    samples, ids = _samples(name, columns) if name in SAMPLED and columns is not None else ((), ())
+    samples, ids = _samples(name, columns) if name in LATENCIES and columns is not None else ((), ())
     names = {"mean": "mean", **{percent: f"p{percent}" for percent in metric["percentiles"]}}
     return [
         figure_of(
@@ -131,7 +122,7 @@ def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns 
             NS_PER_MS,
             key=key,
             metric=f"{name} {text}",
-            label=f"{LABELS[name]} {text}",
+            label=f"{TITLES[name]} {text}",
             unit="ms",
             better="lower",
             samples=samples,

@@ -227,6 +227,12 @@ class Availability(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
+def availability_of(engine: type[Engine]) -> Availability:
+    """What its `requirements` say; one without any lacks nothing."""
+    ask: Callable[[], Availability] = getattr(engine, "requirements", Availability)
+    return ask()
+
+
 class EngineError(Exception):
     """One request failed. Becomes fields of its record."""
 

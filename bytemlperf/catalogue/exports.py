@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bytemlperf.catalogue.index import Row, Value
 from bytemlperf.errors import UserError
-from bytemlperf.export.formula_guard import INSTALL_COMMAND, guard_formula
+from bytemlperf.extras import require
+from bytemlperf.report.text import guard_formula
 
 SUFFIXES = (".csv", ".json", ".parquet")
 
@@ -50,8 +51,7 @@ def _json(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    try:
-        import polars
-    except ImportError:
-        raise UserError("Parquet needs polars, which is not installed", INSTALL_COMMAND) from None
+    require(str(path), "analysis", "polars")
+    import polars
+
     polars.DataFrame([list(row) for row in rows], schema=list(columns), orient="row", infer_schema_length=None).write_parquet(path)

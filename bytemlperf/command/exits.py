@@ -97,13 +97,6 @@ def _leave(text: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def markup_of(text: str) -> str:
-    """Text from outside for a rich table: shown as it is, without markup and without escape sequences; its lines stay."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() or char == "\n" else "�" for char in text))
-
-
 def one_line(text: str) -> str:
     """No line breaks, no escape sequences: causes may quote a server."""
     return " ".join("".join(char if char.isprintable() or char.isspace() else "�" for char in text).split())

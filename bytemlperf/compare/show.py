@@ -12,10 +12,9 @@ from bytemlperf.compare.comparison import Comparison, Row, Side, geometric_mean
 from bytemlperf.compare.gate import bounds_text, percent
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import dots, line
-from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
-from bytemlperf.report.text import UNAVAILABLE, interval, number, unit
+from bytemlperf.report.text import UNAVAILABLE, escape_markdown, interval, markdown_table, number, unit
 from bytemlperf.report.thin import distribution
 from bytemlperf.runs.kinds import Plot, Section, Table, Text, kind_name
 from bytemlperf.version import __version__

@@ -1,8 +1,11 @@
-"""Addresses that metrics are sent to: checked, and authorised."""
+"""Addresses that metrics are sent to: checked, and authorised; small servers whose clients hang up."""
 
 from __future__ import annotations
 
 import os
+import socketserver
+import sys
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from bytemlperf.errors import UserError
@@ -41,3 +44,14 @@ def authorization() -> dict[str, str]:
     """The Authorization header, where the environment has one."""
     value = os.environ.get(AUTHORIZATION_VARIABLE)
     return {"Authorization": value} if value else {}
+
+
+def forgive_hang_ups(server: socketserver.BaseServer) -> None:
+    """From now on this server reports exceptions of our own alone: for each client that hangs up `socketserver` prints a traceback."""
+    report = server.handle_error
+
+    def handle_error(request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            report(request, client_address)
+
+    server.handle_error = handle_error  # type: ignore[method-assign]

@@ -7,20 +7,21 @@ when a request was due (open loop), as all latencies of this tool do; each descr
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bytemlperf.errors import UserError
 from bytemlperf.export.http import TIMEOUT_S, authorization, below, checked_url
+from bytemlperf.extras import require
 from bytemlperf.lazy import Lazy
+from bytemlperf.version import __version__
 
 if TYPE_CHECKING:
     from bytemlperf.export.prometheus import Exporter
 
 sdk: Any = Lazy("opentelemetry.sdk.metrics.export")
-INSTALL_COMMAND = "pip install 'bytemlperf-llm[otel]'"
 SERVICE = "bytemlperf-llm"
 GEN_AI_NAMES = {
     "bmp_e2e_request_latency_seconds": "gen_ai.client.operation.duration",
@@ -38,12 +39,11 @@ class OtlpMetrics:
     def __init__(self, url: str, instance: str) -> None:
         self.name = "OTLP metrics"
         endpoint = endpoint_of(url, "metrics")
-        try:
-            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        except ImportError:
-            raise UserError("--otlp needs OpenTelemetry's exporter, which is not installed", INSTALL_COMMAND) from None
-        quiet_exporter()
-        self._exporter = OTLPMetricExporter(endpoint=endpoint, timeout=TIMEOUT_S, headers=_headers())
+        need_exporter()
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        # without headers of ours it reads OTEL_EXPORTER_OTLP_HEADERS
+        self._exporter = OTLPMetricExporter(endpoint=endpoint, timeout=TIMEOUT_S, headers=authorization() or None)
         self._instance, self._start_ns = instance, time.time_ns()
 
     def push(self, exporter: Exporter) -> None:
@@ -59,22 +59,15 @@ def endpoint_of(url: str, signal: str) -> str:
     return checked if urlsplit(checked).path.endswith(f"/v1/{signal}") else below(checked, f"/v1/{signal}")
 
 
-def _headers() -> Mapping[str, str] | None:
-    return authorization() or None  # without ours, the exporter reads OTEL_EXPORTER_OTLP_HEADERS
-
-
-def quiet_exporter() -> None:
-    """The exporter logs each failure with a traceback's worth of text; `Pusher` says it in a line."""
-    import logging
-
+def need_exporter() -> None:
+    """OpenTelemetry's, which logs each failure with a traceback's worth of text: `Pusher` says it in a line. Raises UserError."""
+    require("--otlp", "otel", "opentelemetry.exporter.otlp.proto.http")
     for name in ("opentelemetry.exporter", "opentelemetry.exporter.otlp"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def resource_attributes(instance: str) -> dict[str, str]:
     """Who sends."""
-    from bytemlperf.version import __version__
-
     return {"service.name": SERVICE, "service.version": __version__, "service.instance.id": instance}
 
 

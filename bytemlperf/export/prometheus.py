@@ -12,20 +12,24 @@ Anything else is counted under "other", so that no error text or URL can become 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.hang_ups import forgive_hang_ups
+from bytemlperf.export.http import forgive_hang_ups
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from bytemlperf.command.flags import MetricsOutput
+
 OTHER = "other"
 LOOPBACK = "127.0.0.1"
+LOCAL_HOSTS = (LOOPBACK, "localhost", "::1")
 
 
 class Family(NamedTuple):
@@ -207,14 +211,25 @@ class Exporter:
             self._server = None
 
 
+@contextmanager
+def serving(exporter: Exporter, output: MetricsOutput, say: Callable[[str], None]) -> Iterator[None]:
+    """Serve for the time of the block where a port is named, and say where. Raises UserError when the port is in use."""
+    host = output.prometheus_host
+    try:
+        if output.prometheus_port is not None:
+            if host not in LOCAL_HOSTS:
+                say(f"WARNING: metrics are served on {host}, which other machines may reach")
+            port = exporter.serve(output.prometheus_port, host)
+            say(f"metrics at http://{host}:{port}/metrics until the run ends")
+        yield
+    finally:
+        exporter.close()
+
+
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     running = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*map(_bound_text, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+    for bound, count in zip((*map(repr, map(float, histogram.bounds)), "+Inf"), histogram.counts, strict=True):
         running += count
         buckets.append((bound, float(running)))
     return buckets
-
-
-def _bound_text(bound: float) -> str:
-    return repr(float(bound))

@@ -1,20 +1,25 @@
-"""`--dashboard`: `bmp watch` beside a run of any suite, in a process of its own that ends with the run."""
+"""What shows a run of any suite while it goes on: metrics to scrape and to push, and `--dashboard`, `bmp watch` in a process of its own
+that ends with the run."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bytemlperf.child.process import environment, spawn, stop
+from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError
+from bytemlperf.export.prometheus import serving
+from bytemlperf.export.push import pushing
 from bytemlperf.extras import require
 
 if TYPE_CHECKING:
     from bytemlperf.command.flags import MetricsOutput
+    from bytemlperf.export.prometheus import Exporter
 
 LOOPBACK = "127.0.0.1"
 LAST_LOOK_S = 10.0
@@ -55,3 +60,17 @@ def dashboard(output: MetricsOutput, say: Callable[[str], None]) -> Iterator[Cal
         finally:
             for process in started:
                 stop(process, LAST_LOOK_S)
+
+
+@contextmanager
+def live(exporter: Exporter, output: MetricsOutput, *, quiet: bool) -> Iterator[Callable[[Path], None]]:
+    """Serve what was asked for until the block ends; gives what takes the run's folder once there is one, and pushes from then on.
+    Raises UserError for a port in use, an address that can't be used, or a package that is missing."""
+    say = sayer(quiet=quiet)
+    with serving(exporter, output, say), dashboard(output, say) as show, ExitStack() as stack:
+
+        def begun(folder: Path) -> None:
+            show(folder)
+            stack.enter_context(pushing(exporter, output, folder.name))
+
+        yield begun

@@ -13,7 +13,7 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bytemlperf.export.hang_ups import forgive_hang_ups
+from bytemlperf.export.http import forgive_hang_ups
 
 HISTORY_EVENTS = 3_600
 MAX_PAGES = 16

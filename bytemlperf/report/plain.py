@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 
 from bytemlperf.report.gather import RunView
-from bytemlperf.report.markdown import escape_markdown, markdown_table
 from bytemlperf.report.page import plain_json
 from bytemlperf.report.run_page import run_page
-from bytemlperf.report.text import visible
+from bytemlperf.report.text import escape_markdown, markdown_table, visible
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table, Text
 
 FORMAT_VERSION = 1

@@ -1,7 +1,8 @@
 """Text and numbers as a page, a Markdown file or a PDF shows them.
 
 What a run holds may come from a hostile server or a prompt. `visible` makes control and bidirectional
-marks visible instead of letting them act; escaping for a format is that format's own business.
+marks visible instead of letting them act; in Markdown nothing of it is markup, HTML or a link, and in a table no spreadsheet takes it for
+a formula.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+from bytemlperf.runs.kinds import Table
 
 _ACTING_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, format marks (bidi among them), surrogates, separators
 _KEPT = "\n\t"
@@ -87,3 +90,33 @@ def flattened(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(visible(prefix), visible(", ".join(map(str, value))))]
     return [(visible(prefix), "yes" if value is True else "no" if value is False else visible(str(value)))]
+
+
+def markdown_table(table: Table) -> str:
+    """GitHub's tables; a line break inside a cell is one tag."""
+    heads = [escape_markdown(str(name)) or " " for name in table.columns]
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join([' :--- '] + [' ---: '] * (len(heads) - 1))}|"]
+    for row in table.rows:
+        cells = ["<br>".join(escape_markdown(line) for line in cell(value).split("\n")) for value in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    title = [f"**{escape_markdown(table.title)}**", ""] if table.title else []
+    return "\n".join([*title, *lines, "", *([escape_markdown(table.note), ""] if table.note else [])])
+
+
+_MARKDOWN_ACTING = "\\`*_{}[]<>#|~!$"
+
+
+def escape_markdown(text: str) -> str:
+    """Nothing in it is markup, HTML or a link."""
+    flat = " ".join(visible(text).split())
+    return "".join(f"\\{char}" if char in _MARKDOWN_ACTING else "&amp;" if char == "&" else char for char in flat)
+
+
+_FORMULA_STARTS = "=+-@＝＋－＠"
+
+
+def guard_formula(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: OWASP's rule for CSV injection, applied
+    behind leading blanks and control characters too."""
+    start = text.lstrip()[:1]
+    return f"'{text}" if (start and start in _FORMULA_STARTS) or text[:1] in ("\t", "\r", "\n") else text

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,13 @@ def misshapen(value: dict[str, Any], shape: dict[str, Any] | None = None, path: 
             value[name] = {}
             found.append(f"run.json: {path}{name} is not an object")
     return found
+
+
+TRUST = "if the run is your own, or you trust all of this: --trust"
+
+
+def refuse_unconfirmed(asked: Sequence[str], *, trust: bool = False, fix: str = TRUST) -> None:
+    """A folder is data, and may be a stranger's: it decides by itself on no address, key, file or code. Raises UserError where run.json
+    wants such, and the user hasn't confirmed it."""
+    if asked and not trust:
+        raise UserError(f"run.json wants {', '.join(asked)}, which needs your confirmation", fix)

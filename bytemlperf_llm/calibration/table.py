@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.units import NS_PER_MS, NS_PER_US
+from bytemlperf_llm.calibration.cache import keep
+from bytemlperf_llm.calibration.ladder import run_calibration
 from bytemlperf_llm.metrics.client_error import (
     COMMAND,
     MAX_LOOP_BUSY,
@@ -31,6 +36,15 @@ FOOTNOTES = (
     "[1] against the target gap, so it includes the server's own jitter",
     "[2] the server's writes against its own schedule; errors are measured against its writes, so this is in ITL's only",
 )
+
+
+def run_calibrate() -> int:
+    """Measure the client's own error on this machine, keep and print it. Raises UserError when it can't."""
+    calibration = run_calibration(lambda text: print(f"calibrating: {text}", file=sys.stderr, flush=True))
+    path = keep(calibration)
+    print_sections(terminal(), calibration_sections(calibration))
+    print(f"kept in {path}; every run on this machine now reports its client measurement error")
+    return 0
 
 
 def calibration_sections(calibration: Calibration) -> list[Section]:

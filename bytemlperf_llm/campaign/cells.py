@@ -22,6 +22,11 @@ from bytemlperf.runs.kinds import Figure
 from bytemlperf.runs.verdicts import UNFIT, VERDICTS
 from bytemlperf_llm.campaign.records import JobRecord, Key, last_of_each
 from bytemlperf_llm.kind import mean_bounds
+from bytemlperf_llm.sweep.curve import Curve, curves_of
+from bytemlperf_llm.sweep.row import PointRow, readings
+
+FAILED = "failed"
+"""Said of an engine under a load where no run was measured."""
 
 
 class Cell(NamedTuple):
@@ -48,9 +53,9 @@ class Cell(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The worst of its runs; `failed` where none was measured."""
+        """The worst of its runs; FAILED where none was measured."""
         known = [record.verdict for record in self.measured]
-        return max(known, key=lambda verdict: VERDICTS.index(verdict) if verdict in VERDICTS else 0, default="failed")  # type: ignore[arg-type]
+        return max(known, key=lambda verdict: VERDICTS.index(verdict) if verdict in VERDICTS else 0, default=FAILED)  # type: ignore[arg-type]
 
     @property
     def figures(self) -> list[Figure]:
@@ -82,6 +87,22 @@ def cells_of(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
     return [Cell(*cell, planned=len(keys), records=[ended[key] for key in keys if key in ended]) for cell, keys in planned.items()]
 
 
+def curves(cells: list[Cell]) -> list[Curve]:
+    """An engine's loads under one scenario as a curve."""
+    measured = [cell for cell in cells if cell.measured]
+    return curves_of(
+        PointRow(
+            curve=cell.engine,
+            load=cell.measured[0].level,
+            state="measured",
+            verdict=cell.verdict,
+            devices=cell.measured[0].devices,
+            figures=readings(cell.figures),
+        )
+        for cell in measured
+    )
+
+
 def unlike(cells: list[Cell]) -> list[str]:
     """A sentence for each run whose schedule is not that of the first engine's under the same load."""
     first: dict[tuple[str, int], JobRecord] = {}
@@ -104,8 +125,10 @@ def beside_each_other(cells: list[Cell], folder: Path, kind: str) -> Comparison:
 
 
 def _view(engine: str, cells: list[Cell], folder: Path, kind: str) -> RunView:
-    unfit = [f"{cell.case} is {cell.verdict}" for cell in cells if cell.verdict in (*UNFIT, "failed")]
-    summary = {"verdict": "invalid" if unfit else "valid", "reasons": unfit}
+    unfit = {verdict: [cell.case for cell in cells if cell.verdict == verdict] for verdict in (FAILED, *UNFIT)}
+    verdict, cases = next(((verdict, cases) for verdict, cases in unfit.items() if cases), ("valid", []))
+    failed = verdict == FAILED
+    summary = {"verdict": "invalid" if failed else verdict, "reasons": [f"{case} {FAILED}" if failed else case for case in cases]}
     figures = [replace(figure, label=f"{cell.case} {figure.label}") for cell in cells for figure in cell.figures]
     return RunView(folder=folder / engine, run={"kind": kind, "label": engine}, summary=summary, figures=figures)
 

@@ -27,6 +27,7 @@ from bytemlperf_llm.campaign.records import JobRecord, last_of_each
 from bytemlperf_llm.campaign.worker import Ended
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
+from bytemlperf_llm.sweep.row import devices_of, level_of
 
 LOGS = "logs"
 
@@ -101,14 +102,14 @@ class Drive:
         if ended.error:
             return JobRecord(**about, status="failed", reason=ended.error, wall_s=wall_s)  # type: ignore[arg-type]
         view = view_run(Path(ended.folder), sections=False)
-        rate = part(view.run, "config", "scenario", "arrival").get("rate")
         return JobRecord(
             **about,  # type: ignore[arg-type]
             run=view.folder.name,
             verdict=view.verdict,
             reasons=view.reasons,
             schedule_sha256=str(view.run.get("schedule_sha256")),
-            rate_rps=rate,
+            level=level_of(view.run),
+            devices=devices_of(view.run),
             found_rate=part(view.run, "config").get("probe") is not None,
             wall_s=wall_s,
             figures=[msgspec.structs.replace(figure, samples=(), sample_ids=(), statistic="") for figure in view.figures],
@@ -118,7 +119,7 @@ class Drive:
         """What `auto` was found to be by the first engine that ran this scenario and load: the others get the same schedule."""
         _, scenario, load, _ = job.key(self._campaign)
         records = (record for record in self._records.values() if (record.scenario, record.load) == (scenario, load))
-        return next((record.rate_rps for record in records if record.found_rate), None)
+        return next((record.level.rate_rps for record in records if record.found_rate), None)
 
 
 def run_child(flags: Flags, log: Path, limit_s: float) -> Ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from bytemlperf_llm.campaign.file import Campaign, anchored, check_campaign, sce
 from bytemlperf_llm.campaign.records import Key
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
+from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
 OWN_LOAD = "own load"
 
@@ -37,16 +38,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: int
     scenario: int
-    rate: float | str | None = None
+    rate: float | Literal["auto"] | None = None
     concurrency: int | None = None
     repeat: int = 1
 
     @property
     def load(self) -> str:
         """In words."""
-        if self.rate is not None:
-            return "rate auto" if self.rate == "auto" else f"{self.rate:g} requests/s"
-        return OWN_LOAD if self.concurrency is None else f"{self.concurrency} in flight"
+        if self.rate == "auto":
+            return "rate auto"
+        level = Level(rate_rps=self.rate, concurrency=self.concurrency)
+        return OWN_LOAD if level == AUTO_LEVEL else str(level)
 
     def key(self, campaign: Campaign) -> Key:
         """As `JobRecord.key`."""
@@ -76,8 +78,8 @@ def stated(campaign: Campaign) -> list[Job]:
     ]
 
 
-def _loads(campaign: Campaign) -> list[tuple[float | str | None, int | None]]:
-    loads: list[tuple[float | str | None, int | None]] = [(rate, None) for rate in campaign.rates or ()]
+def _loads(campaign: Campaign) -> list[tuple[float | Literal["auto"] | None, int | None]]:
+    loads: list[tuple[float | Literal["auto"] | None, int | None]] = [(rate, None) for rate in campaign.rates or ()]
     loads += [(None, streams) for streams in campaign.concurrency or ()]
     return loads or [(None, None)]
 

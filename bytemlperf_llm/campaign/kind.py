@@ -12,16 +12,28 @@ from bytemlperf.compare.comparison import Comparison, Side
 from bytemlperf.compare.show import METHOD, figure_table, sentence, value_text
 from bytemlperf.report.blocks import Cell as Value
 from bytemlperf.report.blocks import table
-from bytemlperf.report.text import unit
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure, RunKind, Section, Text, few
+from bytemlperf.runs.kinds import Figure, Plot, RunKind, Section, Text, few
 from bytemlperf.runs.records import once
-from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, unlike
+from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, curves, gate_failures, unlike
 from bytemlperf_llm.campaign.records import JobRecord
+from bytemlperf_llm.sweep.curve import LEAST_POINTS
+from bytemlperf_llm.sweep.sections import curve_sections
 
 KIND_NAME = "campaign"
-SHOWN = ("ttft p50", "ttft p99", "tpot p50", "e2e p50", "output_token_throughput", "goodput share")
-"""Figures of the table; the others are in the page's list."""
+SHOWN = {
+    "ttft p50": "TTFT p50, ms",
+    "ttft p90": "TTFT p90, ms",
+    "ttft p99": "TTFT p99, ms",
+    "tpot p50": "TPOT p50, ms",
+    "e2e p50": "E2E p50, ms",
+    "output_token_throughput": "tokens/s",
+    "goodput share": "within SLO, %",
+}
+"""Figures of the table, and what they are called there; the others are in the page's list. Of TTFT's tails the highest that all carry."""
+TAILS = ("ttft p99", "ttft p90")
+SPARE = ("runs", "E2E p50, ms", "within SLO, %", "TTFT p90, ms", "TTFT p99, ms", "TPOT p50, ms")
+RATE = " requests/s"
 HEADLINES = ("ttft p50", "output_token_throughput")
 EXIT_PARTIAL = 1
 DISTRUSTED = ("invalid", "failing")
@@ -79,6 +91,7 @@ class CampaignKind(RunKind):
             *_overview(cells),
             *_failed(cells),
             *_gate(part(summary, "gate")),
+            *_curves(cells),
             *_differences(comparison),
             *_runs(cells),
         ]
@@ -124,17 +137,21 @@ def _overview(cells: list[Cell]) -> list[Section]:
 
 
 def _table(scenario: str, cells: list[Cell]) -> list[Section]:
-    known = {metric: figure for cell in cells for metric in SHOWN if (figure := cell.figure(metric)) is not None}
-    heads = {metric: f"{figure.label}, {unit(figure.unit)}" for metric, figure in known.items()}
+    tables = [{figure.metric: figure for figure in cell.figures if figure.value is not None} for cell in cells]
+    measured = [known for known in tables if known]
+    tail = next((metric for metric in TAILS if all(metric in known for known in measured)), None)
+    shown = {metric: head for metric, head in SHOWN.items() if metric not in TAILS or metric == tail}
+    rates = all(cell.load.endswith(RATE) for cell in cells)
     rows = [
-        {"load": cell.load, "engine": cell.engine, "runs": f"{len(cell.measured)} of {cell.planned}"}
-        | {heads[metric]: value_text(Side(figure=cell.figure(metric))) for metric in SHOWN if metric in heads}
+        {RATE.strip() if rates else "load": cell.load.removesuffix(RATE) if rates else cell.load, "engine": cell.engine}
+        | {"runs": f"{len(cell.measured)} of {cell.planned}"}
+        | {head: value_text(Side(figure=known[metric])) if metric in known else None for metric, head in shown.items()}
         | {"verdict": cell.verdict}
-        for cell in cells
+        for cell, known in zip(cells, tables, strict=True)
     ]
     several = max(cell.planned for cell in cells) > 1
     note = "Means over the repeats, with Student's 95 % interval over them." if several else "95 % intervals below."
-    return table(scenario, rows, note=note, spare=("runs", *list(heads.values())[:0:-1]))
+    return table(scenario, rows, note=note, spare=SPARE)
 
 
 def _lost(cells: list[Cell]) -> dict[tuple[str, str], list[JobRecord]]:
@@ -164,6 +181,17 @@ def _gate(gate: dict[str, Any]) -> list[Section]:
     if not conditions:
         return []
     return [Text(title="Gate", body=f"{'failed' if failed else 'passed'}: {', '.join(map(str, conditions))}")]
+
+
+def _curves(cells: list[Cell]) -> list[Section]:
+    """Every engine's curve over the others', and where each bends: one group of plots a scenario."""
+    sections: list[Section] = []
+    for scenario in dict.fromkeys(cell.scenario for cell in cells):
+        drawn = curves([cell for cell in cells if cell.scenario == scenario])
+        bent = any(len(curve.carried) >= LEAST_POINTS for curve in drawn)
+        wanted = (Plot, Text) if bent else Plot
+        sections += [replace(section, group=f"{scenario}: curves") for section in curve_sections(drawn) if isinstance(section, wanted)]
+    return sections
 
 
 def _differences(comparison: Comparison) -> list[Section]:

@@ -8,14 +8,15 @@ from typing import Literal
 import msgspec
 
 from bytemlperf.runs.kinds import Figure
+from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
 Key = tuple[str, str, str, int]
 """Engine, scenario, load, repeat: which of a campaign's runs."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that has ended, or why there is none. `run` is its folder in the campaign's, `rate_rps` what its load was resolved to,
-    `found_rate` whether that was found by `auto`. `figures` are without their samples."""
+    """A run that has ended, or why there is none. `run` is its folder in the campaign's, `level` what its load was resolved to,
+    `found_rate` whether that was found by `auto`, `devices` how many its server was said to have. `figures` are without their samples."""
 
     engine: str
     scenario: str
@@ -28,7 +29,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str] = []
     seed: int = 0
     schedule_sha256: str = ""
-    rate_rps: float | None = None
+    level: Level = AUTO_LEVEL
+    devices: int | None = None
     found_rate: bool = False
     wall_s: float = 0.0
     figures: list[Figure] = []

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +29,7 @@ from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
 from bytemlperf.runs.kinds import Table
 from engines.client_limits import compiled
+from engines.contract import Availability, availability_of
 
 Status = Literal["ok", "note", "missing", "broken"]
 DISTRIBUTION = "bytemlperf-llm"
@@ -198,23 +199,17 @@ def engine_finding(name: str, outcome: Outcome, distribution: str) -> Finding:
         fix = "make clean && make setup" if own else f"{pip_command()} install --force-reinstall --no-deps {distribution}"
         return Finding(area="engine", name=name, status="broken", detail=outcome.error, fix=fix)
     try:
-        answer: dict[str, Any] = json.loads(outcome.output.strip().splitlines()[-1])
-        versions, missing, fix = dict(answer["versions"]), str(answer["missing"]), str(answer["fix"])
-    except (ValueError, IndexError, KeyError, TypeError):
+        there = msgspec.json.decode(outcome.output.strip().splitlines()[-1], type=Availability)
+    except (msgspec.DecodeError, IndexError):
         return Finding(area="engine", name=name, status="broken", detail="its requirements() returned nothing readable")
-    if missing:
-        return Finding(area="engine", name=name, status="missing", detail=missing, fix=fix)
-    return Finding(area="engine", name=name, status="ok", detail=", ".join(f"{key} {value}" for key, value in versions.items()))
+    if there.missing:
+        return Finding(area="engine", name=name, status="missing", detail=there.missing, fix=there.fix)
+    return Finding(area="engine", name=name, status="ok", detail=", ".join(f"{key} {value}" for key, value in there.versions.items()))
 
 
 def probe_engine(name: str) -> None:
     """In the child: print engine `name`'s Availability as one line of JSON."""
-    found = ENGINES.load(name)
-    ask = getattr(found, "requirements", None)
-    answer = ask() if ask is not None else None
-    fields = ("versions", "missing", "fix")
-    values = {"versions": {}, "missing": "", "fix": ""} if answer is None else {field: getattr(answer, field) for field in fields}
-    print(json.dumps(values))
+    print(msgspec.json.encode(availability_of(ENGINES.load(name))).decode())
 
 
 def model_findings() -> list[Finding]:

@@ -11,18 +11,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import TIMEOUT_S, authorization
-from bytemlperf.export.otlp import INSTALL_COMMAND, SERVICE, endpoint_of, quiet_exporter, resource_attributes
+from bytemlperf.export.otlp import SERVICE, endpoint_of, need_exporter, resource_attributes
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import clock_origin_ns
 
 MAX_TRACES = 10_000
-BATCH = 500
+BATCH = 125
+"""Requests of one message, each with four spans at most."""
 STAGES = (
     ("queue", "queued_ns", "scheduled_ns"),
     ("prefill", "scheduled_ns", "first_token_ns"),
@@ -40,11 +42,6 @@ class TraceFacts(NamedTuple):
     server: str | None = None
 
 
-def epoch_of_origin(clock_origin_ns: int) -> int:
-    """Wall-clock time of a run's origin, from the same boot's monotonic clock."""
-    return time.time_ns() - time.monotonic_ns() + clock_origin_ns
-
-
 class Choice:
     """Which of `count` requests are sent: all, or failures as long as there is room and an even choice of the rest."""
 
@@ -60,23 +57,16 @@ class Choice:
 def send_traces(url: str, facts: TraceFacts, records: Iterable[RequestRecord]) -> int:
     """Send the spans of these records; returns how many requests that were. Raises UserError."""
     endpoint = endpoint_of(url, "traces")
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import SpanExportResult
-    except ImportError:
-        raise UserError("--otlp needs OpenTelemetry's exporter, which is not installed", INSTALL_COMMAND) from None
-    quiet_exporter()
+    need_exporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import SpanExportResult
+
     exporter = OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT_S, headers=authorization() or None)
-    sent, spans = 0, []
-    for record in records:
-        spans += spans_of(record, facts)
-        sent += 1
-        if len(spans) >= BATCH:
-            if exporter.export(spans) is not SpanExportResult.SUCCESS:
-                raise UserError("the OTLP receiver rejected the traces", "see its message; the run's own records are complete")
-            spans = []
-    if spans and exporter.export(spans) is not SpanExportResult.SUCCESS:
-        raise UserError("the OTLP receiver rejected the traces", "see its message; the run's own records are complete")
+    sent, left = 0, iter(records)
+    while batch := list(islice(left, BATCH)):
+        if exporter.export([span for record in batch for span in spans_of(record, facts)]) is not SpanExportResult.SUCCESS:
+            raise UserError("the OTLP receiver rejected the traces", "see its message; the run's own records are complete")
+        sent += len(batch)
     exporter.shutdown()  # type: ignore[no-untyped-call]
     return sent
 
@@ -88,9 +78,8 @@ def facts_of(folder: Path, run: dict[str, Any]) -> TraceFacts:
         raise UserError("the run has no clock origin, so its requests have no time of day", "it never began to send")
     base = run.get("config", {}).get("engine_options", {}).get("base_url")
     model = str(engine.get("model") or "none")
-    return TraceFacts(
-        folder.name, str(engine.get("name")), model, epoch_of_origin(origin_ns), urlsplit(str(base)).hostname if base else None
-    )
+    epoch_ns = time.time_ns() - time.monotonic_ns() + origin_ns  # of the same boot's monotonic clock
+    return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(str(base)).hostname if base else None)
 
 
 def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:

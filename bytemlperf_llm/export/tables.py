@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.formula_guard import INSTALL_COMMAND, guard_formula
+from bytemlperf.extras import require
+from bytemlperf.report.text import guard_formula
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
 from bytemlperf_llm.record.record import RequestRecord
 
@@ -68,8 +69,12 @@ class ParquetTable:
     """All records as one Parquet file. Raises UserError without polars, or where the file can't be written."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._polars = path, _load_polars()
-        self._schema = {name: _column_type(self._polars, name) for name in COLUMNS}
+        require("Parquet", "analysis", "polars")
+        import polars
+
+        self._path, self._polars = path, polars
+        types = {**dict.fromkeys(_TEXT, polars.String), **dict.fromkeys(_LISTS, polars.List(polars.Int64))}
+        self._schema = {name: types.get(name, polars.Int64) for name in COLUMNS}
         self._frames: list[Any] = []
         self._rows: list[dict[str, Any]] = []
 
@@ -117,20 +122,6 @@ def _metrics_of(record: RequestRecord) -> dict[str, int | None]:
 
 def _minus(later: int | None, earlier: int | None) -> int | None:
     return None if later is None or earlier is None else later - earlier
-
-
-def _column_type(polars: Any, name: str) -> Any:
-    if name in _LISTS:
-        return polars.List(polars.Int64)
-    return polars.String if name in _TEXT else polars.Int64
-
-
-def _load_polars() -> Any:
-    try:
-        import polars
-    except ImportError:
-        raise UserError("Parquet needs polars, which is not installed", INSTALL_COMMAND) from None
-    return polars
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

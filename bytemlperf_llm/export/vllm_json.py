@@ -83,8 +83,8 @@ def vllm_result(
 ) -> dict[str, Any]:
     """The content of the file. `detailed` adds the per-request lists of `--save-detailed`."""
     kept = sorted(records, key=lambda record: (record.index, record.id))
-    outputs = [_output(record, facts, setup.clock_origin_ns) for record in kept]
-    duration_s = (max((record.end_ns for record in kept), default=facts.start_ns) - facts.start_ns) / NS_PER_S
+    outputs = [_output(record, setup.clock_origin_ns) for record in kept]
+    duration_s = max((record.end_ns for record in kept), default=0) / NS_PER_S
     result = {**_setup_keys(facts, setup, len(kept)), **_result_keys(outputs, facts, duration_s)}
     if setup.ramp is not None:
         result["rps_change_events"] = _rate_changes(kept, setup)
@@ -118,12 +118,11 @@ def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
         raise UserError(f"can't write {path}: {error.strerror}", "give another --result-dir or --result-filename") from None
 
 
-def _output(record: RequestRecord, facts: RunFacts, origin_ns: int) -> _Output:
+def _output(record: RequestRecord, origin_ns: int) -> _Output:
     times = token_times(record)
     prompt_len = record.prompt_tokens or 0
     start_s = 0.0 if record.sent_ns is None else (origin_ns + record.sent_ns) / NS_PER_S
-    due_ns = facts.start_ns if record.planned_ns is None else record.planned_ns
-    queue_s = 0.0 if record.sent_ns is None else max(0, record.sent_ns - due_ns) / NS_PER_S
+    queue_s = 0.0 if record.sent_ns is None else max(0, record.sent_ns - (record.planned_ns or 0)) / NS_PER_S
     if record.outcome != "ok" or not times.stamps_ns or record.sent_ns is None:
         error = record.error_detail or record.error_class or record.outcome
         text = record.output or ""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from operator import sub
 from typing import get_args
 
 import msgspec
 
 from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, Histogram, HistogramDelta
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.metrics.definitions import BURST_NS
+from bytemlperf_llm.metrics.definitions import BURST_NS, bursts_of, chunk_gaps_ns, kept_times, token_runs_ns
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import ErrorClass
 
@@ -86,27 +84,16 @@ class MetricsDelta(msgspec.Struct, kw_only=True):
 def add_intervals(histogram: Histogram, stamps: Sequence[int], tokens: Sequence[int], burst_ns: int = BURST_NS) -> tuple[int, int] | None:
     """Add an answer's intervals between tokens (`definitions.token_runs_ns`) to a histogram in ns; the first and the last token's
     stamps, None without tokens. Request by request: sorting the intervals of many at once would hold the event loop up."""
-    single = len(stamps) == len(tokens) == tokens.count(1)
-    if not single:
-        kept = [(stamp, many) for stamp, many in zip(stamps, tokens, strict=False) if many > 0]
-        stamps, tokens = [stamp for stamp, _ in kept], [many for _, many in kept]
-    if not stamps:
+    times = kept_times(stamps, tokens)
+    if not times.stamps_ns:
         return None
-    ends_ns = stamps[0], stamps[-1]
-    gaps = list(map(sub, stamps[1:], stamps)) if ends_ns[1] - ends_ns[0] > burst_ns else []  # none: all of it is one burst
-    if single and gaps and min(gaps) > burst_ns:
+    gaps = chunk_gaps_ns(times)
+    if all(gap > burst_ns for gap in gaps) and max(times.tokens) == 1:
         histogram.add(gaps)
-        return ends_ns
-    upto_tokens = list(accumulate(tokens))
-    last_ns, last_tokens = stamps[0], 1
-    for end in (*(place for place, gap in enumerate(gaps, 1) if gap > burst_ns), len(stamps)):  # of each burst
-        shared_ns, intervals = stamps[end - 1] - last_ns, upto_tokens[end - 1] - last_tokens
-        if intervals:
-            share_ns, rest = divmod(shared_ns, intervals)
-            histogram.add_equal(share_ns + 1, rest)
-            histogram.add_equal(share_ns, intervals - rest)
-        last_ns, last_tokens = stamps[end - 1], upto_tokens[end - 1]
-    return ends_ns
+    else:
+        for value, count in zip(*token_runs_ns(bursts_of(times, gaps, burst_ns)), strict=True):
+            histogram.add_equal(value, count)
+    return times.stamps_ns[0], times.stamps_ns[-1]
 
 
 class Intervals:

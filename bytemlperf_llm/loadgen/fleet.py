@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from bytemlperf.errors import UserError
 from bytemlperf_llm.live.metrics import LlmMetrics, MetricsDelta
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
-from bytemlperf_llm.loadgen.sink import too_many_failures
+from bytemlperf_llm.loadgen.replay import too_many_failures
 from bytemlperf_llm.metrics.recount import Counted
 
 

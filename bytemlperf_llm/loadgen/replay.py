@@ -16,22 +16,23 @@ from typing import Any, NamedTuple, Protocol
 
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
-from bytemlperf.runs.log import RecordLog
+from bytemlperf.runs.log import LogFull, RecordLog
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.sink import RecordSink
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import Planned, Share
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
+MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
 
 
 class LoadSource(Protocol):
@@ -105,6 +106,40 @@ def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> Wor
         keep_output=keep_output,
         worker=share.worker,
     )
+
+
+class RecordSink:
+    """Where requests end: first in the log, then in the live metrics. What ends the run early is in `failure`, the first reason alone."""
+
+    def __init__(self, log: RecordLog, metrics: LlmMetrics, max_error_rate: float | None, stop: Callable[[], None]) -> None:
+        self._log, self._metrics = log, metrics
+        self._max_error_rate, self._stop = max_error_rate, stop
+        self.started = metrics.started
+        self.failure = ""
+
+    def ended(self, record: RequestRecord) -> None:
+        """Keep it, count it."""
+        try:
+            self._log.append(record)
+        except LogFull as full:
+            self.fail(f"records can no longer be written ({full}); what was written is kept")
+        self._metrics.ended(record)
+        if self._max_error_rate is not None and (reason := too_many_failures(self._metrics, self._max_error_rate)):
+            self.fail(reason)
+
+    def fail(self, reason: str) -> None:
+        """End the run."""
+        if not self.failure:
+            self.failure = reason
+            self._stop()
+
+
+def too_many_failures(metrics: LlmMetrics, limit: float) -> str:
+    """A sentence when more than `limit` (a share) of the ended requests have failed, else nothing."""
+    failed, ended = metrics.failed_requests, metrics.ended_requests
+    if ended < MIN_ENDED_FOR_ERROR_RATE or failed <= limit * ended:
+        return ""
+    return f"{failed} of {ended} requests failed, more than --max-error-rate {limit:g} allows"
 
 
 class Replay:

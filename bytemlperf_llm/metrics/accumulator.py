@@ -24,7 +24,6 @@ from bytemlperf.statistics.columns import ABSENT, Column, column, either, presen
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, stage_times_ns
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
-from bytemlperf_llm.metrics.request_metrics import request_column
 from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.record.record import Outcome, RequestRecord
 from engines.contract import ErrorClass
@@ -168,6 +167,37 @@ class Accumulator:
     def request_values(self, name: str, rows: Column) -> Column:
         """A per-request metric of these rows, in their order, without those that don't have it."""
         return present(request_column(self.columns, name, rows))
+
+
+_SOURCES = {
+    "ttft": ("first", "due"),
+    "service_ttft": ("first", "sent"),
+    "e2e": ("last", "due"),
+    "service_e2e": ("last", "sent"),
+    "schedule_lateness": ("sent", "planned"),
+    "max_stall": ("max_gap",),
+    "tpot": ("last", "first", "output"),
+    "ntpot": ("last", "due", "output"),
+}
+"""The columns of a metric of `definitions`: the later stamp, the earlier one, and what their difference is divided by."""
+
+
+def request_column(columns: dict[str, Column], name: str, rows: Column) -> Column:
+    """A metric of these rows, ABSENT for those that don't have it."""
+    sources = [columns[source][rows] for source in _SOURCES.get(name, (name,))]
+    there = numpy.logical_and.reduce([source != ABSENT for source in sources])
+    if len(sources) == 3:
+        sources[2] = sources[2] - (name == "tpot")
+        there &= sources[2] > 0
+    first, *others = (source[there] for source in sources)
+    values = numpy.full(len(there), ABSENT, "i8")
+    if others:
+        first = first - others[0]
+    if len(others) == 2:  # to the nearest ns, halves up
+        whole, rest = numpy.divmod(first, others[1])
+        first = whole + (2 * rest >= others[1])
+    values[there] = first
+    return values
 
 
 def _stages(records: Sequence[RequestRecord], last: Sequence[int]) -> Iterable[Sequence[int | None]]:

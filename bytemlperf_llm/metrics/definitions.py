@@ -53,8 +53,12 @@ class TokenTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def token_times(record: RequestRecord) -> TokenTimes:
+    """Of its chunks that carry a token."""
+    return kept_times(record.chunk_ns, record.tokens_per_chunk)
+
+
+def kept_times(stamps: Sequence[int], tokens: Sequence[int]) -> TokenTimes:
     """Leave out chunks that carry no token (role announcements, comments, usage)."""
-    stamps, tokens = record.chunk_ns, record.tokens_per_chunk
     if len(stamps) == len(tokens) and (not tokens or min(tokens) > 0):
         return TokenTimes(stamps_ns=stamps, tokens=tokens)
     kept = [(stamp, count) for stamp, count in zip(stamps, tokens, strict=False) if count > 0]

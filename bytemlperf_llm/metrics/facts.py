@@ -24,15 +24,6 @@ class SloMs(msgspec.Struct, frozen=True, kw_only=True):
     e2e: float | None = None
 
 
-class SteadySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How ramp-up and ramp-down are found; see `rates.steady_window`."""
-
-    enabled: bool = True
-    in_flight_share: float = 0.9  # of the time-weighted median number in flight
-    min_ok_requests: int = 50  # with fewer, nothing is cut
-    min_kept_share: float = 0.5  # of the time; a shorter window is no steady state
-
-
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of one run. Times are ns from the run's origin, as in the records.
 
@@ -40,7 +31,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     a trace at its own times).
     `scheduled_requests` is None where it isn't known before the end (a closed loop with a
     duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
-    `engine_reports` is EngineInfo.reports. `ignore_eos` says that every answer was to be exactly as long as asked.
+    `ignore_eos` says that every answer was to be exactly as long as asked.
     """
 
     open_loop: bool
@@ -49,12 +40,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     requested_rate: float | None = None
     scheduled_requests: int | None = None
     max_concurrency: int | None = None
-    start_ns: int = 0
     slo_ms: SloMs = SloMs()
     loop_utilisation: float | None = None
-    engine_reports: tuple[str, ...] = ()
     ignore_eos: bool = False
-    steady: SteadySettings = SteadySettings()
     percentiles: tuple[str, ...] = DEFAULT_PERCENTILES
 
 

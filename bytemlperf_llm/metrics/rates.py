@@ -17,11 +17,16 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT, Column, either, present, total_of
 from bytemlperf.units import NS_PER_MS, NS_PER_S
-from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
-from bytemlperf_llm.metrics.request_metrics import request_column
+from bytemlperf_llm.metrics.accumulator import Accumulator, request_column
+from bytemlperf_llm.metrics.facts import SloMs
 
 LARGEST = (1 << 63) - 1
+IN_FLIGHT_SHARE = 0.9
+"""Of the time-weighted median number in flight: below it the run ramps up or down."""
+MIN_OK_REQUESTS = 50
+"""With fewer, nothing is cut."""
+MIN_KEPT_SHARE = 0.5
+"""Of the time; a shorter window is no steady state."""
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,18 +112,16 @@ def whole_window(acc: Accumulator) -> Window | None:
     return Window(start_ns=int(either(due, end).min()), end_ns=int(end.max()))
 
 
-def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: SteadySettings) -> SteadyState:
+def steady_state(acc: Accumulator, steps: Steps, whole: Window) -> SteadyState:
     """Find ramp-up and ramp-down by the rule in the module's text."""
 
     def uncut(note: str) -> SteadyState:
         return SteadyState(window=whole, whole=whole, ramp_up_ns=0, ramp_down_ns=0, cut=False, note=f"nothing cut: {note}")
 
     ok_rows = acc.rows("ok")
-    if not settings.enabled:
-        return uncut("switched off")
-    if len(ok_rows) < settings.min_ok_requests:
-        return uncut(f"{len(ok_rows)} responses are insufficient to tell ramps from noise ({settings.min_ok_requests} needed)")
-    level = settings.in_flight_share * steps.median()
+    if len(ok_rows) < MIN_OK_REQUESTS:
+        return uncut(f"{len(ok_rows)} responses are insufficient to tell ramps from noise ({MIN_OK_REQUESTS} needed)")
+    level = IN_FLIGHT_SHARE * steps.median()
     busy = steps.busy(level)
     if busy is None:
         return uncut("nothing was in flight for any time")
@@ -126,7 +129,7 @@ def steady_state(acc: Accumulator, steps: Steps, whole: Window, settings: Steady
     first_answer = int(acc.columns["end"][ok_rows].min())
     last_sent = int(acc.columns["sent"].max())
     start, end = max(first_answer, first_busy), min(last_sent, last_busy)
-    if end - start < settings.min_kept_share * whole.length_ns:
+    if end - start < MIN_KEPT_SHARE * whole.length_ns:
         return uncut("ramp-up and ramp-down fill more than half of the run; run longer for a steady state")
     window = Window(start_ns=start, end_ns=end)
     up, down = start - whole.start_ns, whole.end_ns - end

@@ -80,19 +80,10 @@ class Summary(msgspec.Struct, kw_only=True):
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
-    def to_json(self) -> bytes:
-        """Indented JSON with a last newline; the same summary gives the same bytes."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
-
 
 def summarize(records: Iterable[RequestRecord], facts: RunFacts, counted: Counted | None = None) -> Summary:
     """The summary of a run's records, in any order, and of the answers that were recounted."""
     return summary_of(Accumulator(counted).add_all(records), facts)
-
-
-def read_summary(data: bytes) -> Summary:
-    """The content of a summary.json. Raises msgspec.ValidationError or DecodeError."""
-    return msgspec.json.decode(data, type=Summary)
 
 
 def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
@@ -104,8 +95,8 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     load = measure_load(acc, facts, capped, delays)
     metrics = _metrics(acc, facts, delays)
     steps = in_flight_steps(acc)
-    whole = whole_window(acc) or Window(start_ns=facts.start_ns, end_ns=facts.start_ns)
-    steady = steady_state(acc, steps, whole, facts.steady)
+    whole = whole_window(acc) or Window(start_ns=0, end_ns=0)
+    steady = steady_state(acc, steps, whole)
     tokens = _tokens(acc)
     sent = offered_requests(acc)
     evidence = Evidence(

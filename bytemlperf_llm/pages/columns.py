@@ -15,10 +15,9 @@ from bytemlperf.lazy import numpy
 from bytemlperf.runs.records import once
 from bytemlperf.statistics.columns import ABSENT
 from bytemlperf.units import NS_PER_MS, NS_PER_S
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
-from bytemlperf_llm.metrics.request_metrics import request_column
 from bytemlperf_llm.record.record import RequestRecord
 
 _BLOCK_CLUSTERS = 1 << 14

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.formula_guard import INSTALL_COMMAND
+from bytemlperf.extras import require
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf_llm.export.vllm_json import METRICS
 from bytemlperf_llm.plan.flags import Flags
@@ -44,8 +43,8 @@ def files_of(flags: Flags) -> Files:
     """Could they be written? Makes the folder that one is for. Raises UserError."""
     if (flags.result_dir or flags.result_filename or flags.save_detailed) and not flags.save_result:
         raise UserError("--result-dir, --result-filename and --save-detailed do nothing alone", "add --save-result")
-    if flags.parquet and find_spec("polars") is None:
-        raise UserError("--parquet needs polars, which is not installed", INSTALL_COMMAND)
+    if flags.parquet:
+        require("--parquet", "analysis", "polars")
     vllm = VllmFile(
         folder=flags.result_dir,
         name=flags.result_filename or DEFAULT_RESULT_NAME,

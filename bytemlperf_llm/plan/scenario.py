@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -305,17 +305,9 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
 # --- finding one ------------------------------------------------------------------------------
 
 
-class BuiltIn(NamedTuple):
-    """A scenario that comes with the package."""
-
-    name: str
-    description: str
-
-
-def builtin() -> list[BuiltIn]:
+def builtin() -> list[Scenario]:
     """All built-in scenarios, by name."""
-    loaded = (_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml")))
-    return [BuiltIn(each.name, each.description) for each in loaded]
+    return [_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
 
 
 def load(name_or_path: str) -> Scenario:

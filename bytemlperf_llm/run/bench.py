@@ -21,8 +21,8 @@ from bytemlperf.checked import plain
 from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.errors import UserError
+from bytemlperf.export.prometheus import serving
 from bytemlperf.export.push import pushing, receiver_secrets
-from bytemlperf.export.serving import serving
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.dashboard import dashboard
 from bytemlperf.runs.files import RECOUNT, damage_said

@@ -43,7 +43,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
             "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace)},
             "engine": described_engine(info, choice.name),
             "client": client_section(),
-            "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, info)),
+            "facts": msgspec.to_builtins(facts_of(scenario, planned.requests)),
         },
     }
 
@@ -54,7 +54,7 @@ def described_engine(info: EngineInfo, name: str) -> dict[str, Any]:
     return engine | {"remote": engine_class(name).weights == "remote", "name": name}
 
 
-def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInfo) -> RunFacts:
+def facts_of(scenario: Scenario, scheduled_requests: int | None) -> RunFacts:
     """What the metrics need to know besides the records."""
     arrival = scenario.arrival
     return RunFacts(
@@ -65,7 +65,6 @@ def facts_of(scenario: Scenario, scheduled_requests: int | None, info: EngineInf
         scheduled_requests=scheduled_requests,
         max_concurrency=arrival.max_concurrency,
         slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms),
-        engine_reports=tuple(info.reports),
         ignore_eos=scenario.sampling.ignore_eos,
     )
 

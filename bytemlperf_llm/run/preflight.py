@@ -27,7 +27,7 @@ from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Engine, EngineError, EngineInfo, Model, Request
+from engines.contract import Engine, EngineError, EngineInfo, Model, Request, availability_of
 
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
@@ -52,10 +52,9 @@ _FIXES = {
 
 def check_available(engine: type[Engine], name: str) -> None:
     """Whether the engine could start at all, before anything is fetched for it. Raises UserError."""
-    ask = getattr(engine, "requirements", None)
-    missing = ask() if ask is not None else None
-    if missing is not None and missing.missing:
-        raise UserError(f"engine '{name}': {missing.missing}", missing.fix)
+    available = availability_of(engine)
+    if available.missing:
+        raise UserError(f"engine '{name}': {available.missing}", available.fix)
 
 
 def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
@@ -153,17 +152,13 @@ async def resolve_rate(
     if scenario.arrival.rate != "auto":
         return scenario, None
     mean = fmean(request.max_tokens for request in islice(workload, MEAN_SAMPLE_REQUESTS))
-    probe = Probe(engine, _aside(workload, scenario.warmup_requests), pacer)
+    probe = Probe(engine, (workload.aside(index, "probe") for index in count(scenario.warmup_requests)), pacer)
     try:
         found = await probe.find(scenario.auto.probe_s, scenario.auto.share, mean, scenario.arrival.max_concurrency)
     except EngineError as error:
         cause = redactor.clean(f"probing for a rate failed: {error.error_class}: {error.detail}")
         raise UserError(cause, "give a rate with --request-rate") from None
     return scenario.override({"arrival.rate": found.rate_per_s}), found
-
-
-def _aside(workload: Workload, first: int) -> Iterator[Request]:
-    return (workload.aside(index, "probe") for index in count(first))
 
 
 def longest_request(schedule: Schedule, workload: Workload) -> Request:

@@ -17,7 +17,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.models.resolve import BUILT_IN
 from bytemlperf.redaction import Redactor
-from bytemlperf.runs import trust
+from bytemlperf.runs import folder as runs
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.scenario import BUILTIN, scenario_of
 from engines.contract import EngineInfo
@@ -54,7 +54,7 @@ def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collectio
     """Raises UserError where run.json wants what this command line, with these `given` flags, doesn't confirm."""
     asked = unconfirmed(flags.recorded(), config, given)
     only_address = len(asked) == 1 and asked[0].startswith("--base-url ")
-    trust.refuse_unconfirmed(asked, fix=f"confirm it: {asked[0]}" if only_address else trust.FIX)
+    runs.refuse_unconfirmed(asked, fix=f"confirm it: {asked[0]}" if only_address else runs.TRUST)
 
 
 def refuse_other_address(kept: str | None, given: str | None) -> None:

@@ -25,7 +25,7 @@ from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import facts_of
 from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, refuse_endless, shifts_ns
 from bytemlperf_llm.workload.schedule import Schedule
-from engines.contract import FAILED_REASONS, EngineInfo
+from engines.contract import FAILED_REASONS
 
 EARLY_NS = 1_000_000
 """A timer may fire so much too early."""
@@ -148,9 +148,8 @@ def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario,
         found.append(f"run.json's schedule hash {run['schedule_sha256'][:12]}… is not that of its configuration, {planned.sha256[:12]}…")
     if run.get("scheduled_requests") != planned.requests:
         found.append(f"run.json says {run.get('scheduled_requests')} requests, its configuration makes {planned.requests}")
-    info = EngineInfo(name=str(run["engine"]["name"]), reports=run["engine"].get("reports", ()))
     expected = msgspec.structs.replace(
-        facts_of(scenario, planned.requests or facts.scheduled_requests, info), loop_utilisation=facts.loop_utilisation
+        facts_of(scenario, planned.requests or facts.scheduled_requests), loop_utilisation=facts.loop_utilisation
     )
     differing = [name for name in RunFacts.__struct_fields__ if getattr(normalised(expected), name) != getattr(facts, name)]
     return found + [

@@ -76,20 +76,31 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> PointRow:
     """From a run of kind llm, of this sweep or any other."""
-    arrival = part(run, "config", "scenario", "arrival")
-    closed, rate = arrival.get("process") == "closed", arrival.get("rate")
-    device = stated(run, cards.load()) if part(run, "config", "flags").get("device") else None
-    load = Level(concurrency=arrival.get("max_concurrency")) if closed else Level(rate_rps=float(rate)) if rate else AUTO_LEVEL
     return PointRow(
         curve=curve,
-        load=load,
+        load=level_of(run),
         state="interrupted" if part(run, "end").get("stopped_by_user") else "measured",
         why=str(next(iter(summary.get("reasons", [])), "")),
         folder=folder,
         verdict=str(summary.get("verdict")),
-        devices=device.used if device else None,
+        devices=devices_of(run),
         figures=readings(KIND.figures(run, summary, records)),
     )
+
+
+def level_of(run: dict[str, Any]) -> Level:
+    """The load of a run of kind llm; AUTO_LEVEL for one that has neither a rate nor a concurrency, such as a trace's."""
+    arrival = part(run, "config", "scenario", "arrival")
+    rate = arrival.get("rate")
+    if arrival.get("process") == "closed":
+        return Level(concurrency=arrival.get("max_concurrency"))
+    return Level(rate_rps=float(rate)) if rate else AUTO_LEVEL
+
+
+def devices_of(run: dict[str, Any]) -> int | None:
+    """How many devices its server was said to have."""
+    device = stated(run, cards.load()) if part(run, "config", "flags").get("device") else None
+    return device.used if device else None
 
 
 def readings(figures: Sequence[Figure]) -> dict[str, Reading]:

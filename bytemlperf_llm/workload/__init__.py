@@ -7,7 +7,6 @@ A trace is read forward, so its requests are best asked for in order.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from functools import lru_cache
@@ -97,18 +96,3 @@ def schedule_line(request: Request, planned_ns: int | None) -> bytes:
     planned = "-" if planned_ns is None else planned_ns
     head = f"[{request.index},{json.dumps(planned)},{request.max_tokens},{_sampling_text(request.sampling)},"
     return (head + json.dumps(text) + "]\n").encode("ascii")
-
-
-class ScheduleHash:
-    """SHA-256 over the schedule lines, in order of index."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def update(self, request: Request, planned_ns: int | None) -> None:
-        """Add the next request."""
-        self._sha256.update(schedule_line(request, planned_ns))
-
-    def hexdigest(self) -> str:
-        """The hash of everything added so far."""
-        return self._sha256.hexdigest()

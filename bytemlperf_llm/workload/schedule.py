@@ -6,6 +6,7 @@ builds only its own requests: nothing is sent between them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, islice
@@ -16,7 +17,7 @@ import msgspec
 from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Scenario
-from bytemlperf_llm.workload import ScheduleHash, Workload
+from bytemlperf_llm.workload import Workload, schedule_line
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TraceReport
 from engines.contract import Request
 
@@ -140,10 +141,10 @@ class Schedule:
         """Walk it once: how many, and which hash."""
         scenario, workload = self.scenario, self.workload()
         endless = scenario.arrival.process == "closed" and scenario.num_requests is None and scenario.duration_s is not None
-        hashed = ScheduleHash()
+        hashed = hashlib.sha256()
         requests = 0
         for planned in islice(self.planned(workload=workload), CLOSED_HASHED_REQUESTS if endless else None):
-            hashed.update(planned.request, planned.offset_ns)
+            hashed.update(schedule_line(planned.request, planned.offset_ns))
             requests += 1
         known = None if endless else requests
         return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)

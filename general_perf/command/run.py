@@ -14,7 +14,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
-from bytemlperf.report.live import live
+from bytemlperf.report.dashboard import live
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json

@@ -15,7 +15,7 @@ from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.machine import discover
-from bytemlperf.report.live import live
+from bytemlperf.report.dashboard import live
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.files import DAMAGED, damage_said, why
 from bytemlperf.runs.records import once

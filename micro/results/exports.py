@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.formula_guard import guard_formula
+from bytemlperf.report.text import guard_formula
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.records import RunRecords

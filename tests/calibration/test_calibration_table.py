@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from bytemlperf.command.console import print_sections
+from bytemlperf_llm.calibration import table
 from bytemlperf_llm.calibration.cache import load, machine
 from bytemlperf_llm.calibration.table import calibration_sections, ceiling_sentence, timer_sentence
-from bytemlperf_llm.doctor import calibrate as doctor_calibrate
 from tests.calibration.made import calibration, errors, step
 
 
@@ -79,8 +79,8 @@ def test_the_command_keeps_and_prints(monkeypatch, tmp_path, capsys):
         say("10 requests/s")
         return made
 
-    monkeypatch.setattr(doctor_calibrate, "run_calibration", measured)
-    assert doctor_calibrate.run_calibrate() == 0
+    monkeypatch.setattr(table, "run_calibration", measured)
+    assert table.run_calibrate() == 0
     assert load() == (made, "")
     out, err = capsys.readouterr()
     assert "one worker here carries at least" in out

@@ -46,7 +46,7 @@ def test_every_engine_scenario_load_and_repeat_engines_innermost(tmp_path):
         ("fast", "smoke", "rate auto", 1),
         ("server", "smoke", "rate auto", 1),
     ]
-    assert names[4] == ("fast", "smoke", "4 in flight", 1)
+    assert names[4] == ("fast", "smoke", "4 concurrent", 1)
     assert names[6] == ("fast", "chat", "2 requests/s", 1)
     assert names[12] == ("fast", "smoke", "2 requests/s", 2)
 

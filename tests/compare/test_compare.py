@@ -8,7 +8,7 @@ import pytest
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
 from bytemlperf.compare.gate import failures, parse
-from bytemlperf.report.markdown import escape_markdown
+from bytemlperf.report.text import escape_markdown
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read

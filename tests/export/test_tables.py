@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
-from bytemlperf.export.formula_guard import guard_formula
+from bytemlperf.report.text import guard_formula
 from bytemlperf_llm.export.tables import COLUMNS, CsvTable, ParquetTable, row_of
 from engines.contract import Stages
 from tests.metrics.records import MS, answered, failed, poisson_run
@@ -99,14 +99,7 @@ def test_parquet_types_do_not_depend_on_the_values(tmp_path):
 
 
 def test_parquet_without_polars_names_the_command(tmp_path, monkeypatch):
-    real_import = builtins.__import__
-
-    def no_polars(name, *args, **kwargs):
-        if name == "polars":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_polars)
+    monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(UserError, match=r"pip install 'bytemlperf-llm\[analysis\]'"):
         write(ParquetTable, tmp_path / "r.parquet", RECORDS)
 

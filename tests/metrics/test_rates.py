@@ -9,7 +9,7 @@ import pytest
 
 from bytemlperf.statistics.columns import column
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.facts import SloMs, SteadySettings
+from bytemlperf_llm.metrics.facts import SloMs
 from bytemlperf_llm.metrics.rates import (
     Window,
     _stamps_inside,
@@ -22,9 +22,9 @@ from bytemlperf_llm.metrics.rates import (
 from tests.metrics.records import MS, answered, failed, poisson_run
 
 
-def measured(records, settings=None):
+def measured(records):
     acc = Accumulator().add_all(records)
-    return acc, steady_state(acc, in_flight_steps(acc), whole_window(acc), settings or SteadySettings())
+    return acc, steady_state(acc, in_flight_steps(acc), whole_window(acc))
 
 
 def constant_run(count=200, every_ms=100, tokens=10, first_ms=1000, gap_ms=100):
@@ -83,11 +83,6 @@ def test_a_run_that_is_all_ramp_is_not_cut():
     assert "more than half" in steady.note
     _, all_at_once = measured([answered(index, 0, 0, [100 + index]) for index in range(80)])
     assert not all_at_once.cut
-
-
-def test_the_cut_can_be_switched_off():
-    _, steady = measured(constant_run(), SteadySettings(enabled=False))
-    assert (steady.cut, steady.note) == (False, "nothing cut: switched off")
 
 
 def test_a_run_that_takes_no_time_is_not_cut():

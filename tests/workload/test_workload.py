@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tracemalloc
 from itertools import islice
@@ -12,7 +13,7 @@ import pytest
 from bytemlperf.arrivals.processes import offsets_ns
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan import scenario as scenarios
-from bytemlperf_llm.workload import ScheduleHash, Workload, schedule_line
+from bytemlperf_llm.workload import Workload, schedule_line
 from engines.contract import Message, Request, Sampling
 
 PINNED = {
@@ -39,9 +40,9 @@ def text_of(request: Request) -> str:
 @pytest.mark.parametrize("name", list(PINNED))
 def test_first_thousand_requests_are_the_same_on_every_machine(name: str) -> None:
     workload = Workload(scenarios.load(name), seed=0)
-    schedule = ScheduleHash()
+    schedule = hashlib.sha256()
     for request, planned_ns in zip(islice(workload, 1000), offsets_ns("poisson", rate=2.0, seed=0), strict=False):
-        schedule.update(request, planned_ns)
+        schedule.update(schedule_line(request, planned_ns))
     assert schedule.hexdigest() == PINNED[name]
 
 

@@ -10,9 +10,9 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import damage_said, record_logs
+from bytemlperf.runs.folder import refuse_unconfirmed
 from bytemlperf.runs.log import cut_torn_tail
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf.runs.trust import refuse_unconfirmed
 from training.command.publish import publish
 from training.command.run import check_packages, choose_device, needed_memory, train_to_end, write_plan
 from training.plan.flags import Output

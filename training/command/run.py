@@ -20,7 +20,7 @@ from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import nvidia_gpus
-from bytemlperf.report.live import live
+from bytemlperf.report.dashboard import live
 from bytemlperf.runs.suite import SuiteRun
 from training.command.publish import publish
 from training.command.reference import earlier_run, find_reference, keep_reference
