@@ -13,6 +13,8 @@ LIGHTER = 4.0
 """How much lower the next one is where even the lightest overloads."""
 MOST_GAP = 1.3
 """Between the highest rate that is carried and the lowest that isn't."""
+LIGHT = 0.25
+"""Of the highest rate that is carried: the lightest is no more."""
 MOST_RATES = 16
 CARRIED = ("valid", "")
 """Verdicts of a rate that is no limit; "" is that of one that no request was due at."""
@@ -21,8 +23,8 @@ OVERLOADED = ("overloaded", "failing")
 
 
 def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None:
-    """The next rate to measure, with the verdicts so far by rate; None when the curve is whole, or when more would bring nothing:
-    beyond a rate at which the client was the limit."""
+    """The next rate to measure, with the verdicts so far by rate; None when the curve is whole, or when more would bring nothing,
+    as beyond a rate at which the client was the limit."""
     stop = min((rate for rate, verdict in verdicts.items() if verdict not in CARRIED), default=math.inf)
     carried = max((rate for rate in verdicts if rate < stop), default=None)
     for share in SHARES:
@@ -37,8 +39,10 @@ def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None
         return None
     if carried is None:
         return _rounded(stop / LIGHTER)
-    between = _rounded(math.sqrt(carried * stop))
-    return between if stop / carried > MOST_GAP and between not in verdicts else None
+    if stop / carried > MOST_GAP:
+        return _rounded(math.sqrt(carried * stop))
+    lightest = _rounded(SHARES[0] * carried)
+    return lightest if min(verdicts) > LIGHT * carried else None
 
 
 def _rounded(rate: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bytemlperf_llm.points.point import Drain, PointRun, rate_found
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.run.trust import refuse_other_engine
 from bytemlperf_llm.sweep.auto import next_rate
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of
 from bytemlperf_llm.sweep.flags import SweepFlags
@@ -46,18 +47,20 @@ def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
     for curve in axes.curves:
         for load in axes.loads:
             load.planned(curve.flags(flags))
-    under_way = Sweep(flags, given, axes, plans, ["bmp-llm", *argv[1:]])
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(under_way.run())
-    except KeyboardInterrupt:  # between two points
-        if under_way.suite is None:
+    with ExitStack() as stack:
+        under_way = Sweep(stack, flags, given, axes, plans, ["bmp-llm", *argv[1:]])
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(under_way.run())
+        except KeyboardInterrupt:  # between two points
+            if under_way.suite is None:
+                raise
+            under_way.status = interrupt_status()
+        except UserError as error:
+            if under_way.suite is not None:
+                under_way.suite.fail(error.cause)
             raise
-        under_way.status = interrupt_status()
-    except UserError as error:
-        under_way.fail(error.cause)
-        raise
-    return under_way.ended()
+        return under_way.ended()
 
 
 class Sweep:
@@ -66,12 +69,14 @@ class Sweep:
     suite: SuiteRun | None = None
     status = 0
 
-    def __init__(self, flags: Flags, given: SweepFlags, axes: Axes, plans: dict[str, Plan], argv: list[str]) -> None:
+    def __init__(self, stack: ExitStack, flags: Flags, given: SweepFlags, axes: Axes, plans: dict[str, Plan], argv: list[str]) -> None:
+        self._stack = stack
         self._flags, self._given, self._axes, self._plans, self._argv = flags, given, axes, plans, argv
         self._redactor = Redactor(secret for plan in plans.values() for secret in option_secrets(plan.engine.options))
         say = sayer(quiet=flags.quiet)
         self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
         self._rows: list[PointRow] = []
+        self._before: SuiteRun | None = None
         self._tried: set[tuple[str, Level]] = set()
 
     # -- the folder -----------------------------------------------------------------------------
@@ -80,19 +85,23 @@ class Sweep:
         axes = {name: self._redactor.deep(value) for name, value in self._given.recorded().items() if name != "resume"}
         return {"flags": comparable(self._flags.recorded(), self._redactor), "axes": axes}
 
-    def _reopened(self, folder: Path) -> SuiteRun:
-        """A stopped sweep, which goes on. Raises UserError."""
-        run = SuiteRun.open(folder, KIND_NAME)
+    def _stopped(self, folder: Path) -> SuiteRun:
+        """A sweep that is to go on, as it was left. Raises UserError."""
+        run = self._stack.enter_context(SuiteRun.open(folder, KIND_NAME))
         if run.run.get("config") != self._config():
             raise UserError(f"{folder} is a sweep with other flags", "give those of its own command again; see its run.json")
         self._rows = rows_of(run.records())
-        run.go_on(command=self._argv, redactor=self._redactor)
         return run
 
     def _opened(self, started: Started) -> SuiteRun:
-        """Raises UserError."""
+        """The folder, to be written from now on. Raises UserError."""
+        if self._before is not None:
+            if len({curve.engine_options for curve in self._axes.curves}) == 1:  # others may mean another dtype
+                refuse_other_engine(self._before.run, started.info)
+            self._before.go_on(command=self._argv, redactor=self._redactor)
+            return self._before
         output = self._plans[self._axes.curves[0].name].output
-        run = SuiteRun.reserve(output.runs_dir, KIND_NAME, output.label)
+        run = self._stack.enter_context(SuiteRun.reserve(output.runs_dir, KIND_NAME, output.label))
         engine = described_engine(started.info, self._flags.engine)
         about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
         run.describe(self._config(), command=self._argv, seed=self._flags.seed, **about)
@@ -118,12 +127,6 @@ class Sweep:
         assert self.suite is not None
         return self.suite
 
-    def fail(self, cause: str) -> None:
-        """Something of this machine's ended it."""
-        if self.suite is not None:
-            self.suite.fail(cause)
-            self.suite.end(report=False)
-
     def ended(self) -> int:
         """Summary, page, and what is printed; the exit status."""
         run, output = self._suite(), self._plans[self._axes.curves[0].name].output
@@ -139,11 +142,13 @@ class Sweep:
     async def run(self) -> None:
         """All curves, those of the same engine options on one started engine. Raises UserError before the first point."""
         if self._given.resume is not None:
-            self.suite = self._reopened(self._given.resume)
+            self._before = self._stopped(self._given.resume)
         groups: dict[tuple[str, ...], list[CurveAxes]] = {}
         for curve in self._axes.curves:
             if not self._whole(curve):
                 groups.setdefault(curve.engine_options, []).append(curve)
+        if not groups:
+            raise UserError(f"{self._given.resume} has every point", "show it with: bmp report")
         for curves in groups.values():
             async with AsyncExitStack() as stack:
                 engine = engine_class(self._flags.engine)()
