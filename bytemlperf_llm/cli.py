@@ -12,7 +12,8 @@ from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, given_f
 from bytemlperf.command.groups import PlainHelpGroup
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
-from bytemlperf_llm.campaign.flags import CampaignFlags
+from bytemlperf_llm.campaign.flags import SETTINGS as SHOOTOUT_FLAGS
+from bytemlperf_llm.campaign.flags import CampaignFlags, ShootoutFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
 from bytemlperf_llm.plan.flags import Flags
@@ -101,6 +102,22 @@ def campaign(
     from bytemlperf_llm.campaign.jobs import load
 
     raise typer.Exit(run_campaign(load(file), asked, sys.argv))
+
+
+@app.command(cls=VllmCommand, short_help="Compare engines under one load, on the same schedule.")
+@with_flags
+def shootout(
+    asked: ShootoutFlags,
+    flags: Annotated[Flags, only(*SHOOTOUT_FLAGS)],
+) -> None:
+    """Compare engines under one load: a campaign without a file, every engine on the same schedule.
+
+    Exit status: 0 every run was measured, 1 some were not or a --fail-if holds, 2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.campaign.command import run_campaign
+    from bytemlperf_llm.campaign.shootout import shootout_campaign
+
+    raise typer.Exit(run_campaign(shootout_campaign(asked, flags), asked, sys.argv))
 
 
 app.command()(summarize)

@@ -56,7 +56,7 @@ class Campaign(Checked, frozen=True, kw_only=True):
     description: Annotated[str, Meta(max_length=200, pattern=r"^[^\r\n]*\Z")] = ""
     engines: Annotated[tuple[EngineEntry, ...], Meta(min_length=1)]
     scenarios: Annotated[tuple[str, ...], Meta(min_length=1)]
-    rates: Annotated[tuple[Rate | Literal["auto"], ...], Meta(min_length=1)] | None = None
+    rates: Annotated[tuple[Rate | Literal["auto", "inf"], ...], Meta(min_length=1)] | None = None
     concurrency: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)] | None = None
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     order: Literal["stated", "shuffled"] = "stated"
@@ -95,10 +95,9 @@ def check_campaign(campaign: Campaign, place: Place) -> None:
 def _refuse_twice(key: str, names: list[Any], place: Place) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
-            first = place((key, names.index(name))).rpartition(":")[2]
-            raise UserError(
-                f"{place((key, number))}: {key}: {echo(name)} is there twice (first in line {first})", "remove or rename one of them"
-            )
+            line = place((key, names.index(name))).rpartition(":")[2]
+            first = f" (first in line {line})" if line.isdigit() else ""
+            raise UserError(f"{place((key, number))}: {key}: {echo(name)} is there twice{first}", "remove or rename one of them")
 
 
 def _key(location: Location) -> str:

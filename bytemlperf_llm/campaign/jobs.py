@@ -34,19 +34,19 @@ def load(path: Path) -> Campaign:
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is a number or auto."""
+    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is as `--request-rate` has it."""
 
     engine: int
     scenario: int
-    rate: float | Literal["auto"] | None = None
+    rate: float | Literal["auto", "inf"] | None = None
     concurrency: int | None = None
     repeat: int = 1
 
     @property
     def load(self) -> str:
         """In words."""
-        if self.rate == "auto":
-            return "rate auto"
+        if isinstance(self.rate, str):
+            return {"auto": "rate auto", "inf": "all at once"}[self.rate]
         level = Level(rate_rps=self.rate, concurrency=self.concurrency)
         return OWN_LOAD if level == AUTO_LEVEL else str(level)
 
@@ -78,8 +78,8 @@ def stated(campaign: Campaign) -> list[Job]:
     ]
 
 
-def _loads(campaign: Campaign) -> list[tuple[float | Literal["auto"] | None, int | None]]:
-    loads: list[tuple[float | Literal["auto"] | None, int | None]] = [(rate, None) for rate in campaign.rates or ()]
+def _loads(campaign: Campaign) -> list[tuple[float | Literal["auto", "inf"] | None, int | None]]:
+    loads: list[tuple[float | Literal["auto", "inf"] | None, int | None]] = [(rate, None) for rate in campaign.rates or ()]
     loads += [(None, streams) for streams in campaign.concurrency or ()]
     return loads or [(None, None)]
 

@@ -53,7 +53,9 @@ class CampaignKind(RunKind):
         config = part(run, "config")
         conditions = [str(text) for text in config.get("fail_if", [])]
         gate = gate_failures(beside_each_other(cells, Path(), KIND_NAME), conditions) if cells else []
-        lost = [f"{engine}: {len(records)} runs failed: {reason}" for (engine, reason), records in _lost(cells).items()]
+        lost = [
+            f"{engine}: {len(records)} run{'s' * (len(records) > 1)} failed: {reason}" for (engine, reason), records in _lost(cells).items()
+        ]
         distrusted = [
             f"{record.name} is {record.verdict}: {'; '.join(record.reasons)}" for record in _measured(cells) if record.verdict in DISTRUSTED
         ]
