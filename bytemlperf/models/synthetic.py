@@ -14,7 +14,7 @@ import math
 import random
 from array import array
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -24,8 +24,7 @@ from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder
 from engines.contract import Model
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-FIRST_BYTE_ID = len(SPECIAL_TOKENS)
+FIRST_BYTE_ID = 3  # behind the special tokens
 VOCAB_SIZE = FIRST_BYTE_ID + 256
 HEAD_DIM = 32  # the smallest that every engine's attention kernels accept
 PRINTABLE = range(0x20, 0x7F)
@@ -33,10 +32,8 @@ WEIGHT_STD = 0.05
 OUTPUT_STD = 0.5
 MAX_PARAMETERS = 20_000_000
 RECIPE_VERSION = 1
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+TEMPLATES = Path(__file__).with_suffix(".json")
+"""The checkpoint's JSON files by name; what the options say is null in them."""
 
 
 class Options(Checked, frozen=True, kw_only=True):
@@ -74,40 +71,27 @@ def parse(text: str) -> Options:
 
 def _build(folder: Path, options: Options) -> dict[str, str]:
     folder.mkdir()
-    for name, content in (
-        ("config.json", _config(options)),
-        ("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
-        ("tokenizer.json", _tokenizer()),
-        ("tokenizer_config.json", _tokenizer_config(options)),
-    ):
+    for name, content in _files(options).items():
         (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     _write_weights(folder / "model.safetensors", options)
     return {}
 
 
-def _config(options: Options) -> dict[str, object]:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "torch_dtype": "float32",
-        "vocab_size": VOCAB_SIZE,
+def _files(options: Options) -> dict[str, Any]:
+    files: dict[str, Any] = json.loads(TEMPLATES.read_text(encoding="utf-8"))
+    heads = options.hidden // HEAD_DIM
+    files["config.json"] |= {
         "hidden_size": options.hidden,
         "intermediate_size": 4 * options.hidden,
         "num_hidden_layers": options.layers,
-        "num_attention_heads": options.hidden // HEAD_DIM,
-        "num_key_value_heads": options.hidden // HEAD_DIM,
-        "head_dim": HEAD_DIM,
-        "hidden_act": "silu",
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
         "max_position_embeddings": options.context,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     }
+    special = {token["content"]: token["id"] for token in files["tokenizer.json"]["added_tokens"]}
+    files["tokenizer.json"]["model"]["vocab"] = special | {char: FIRST_BYTE_ID + byte for byte, char in enumerate(byte_alphabet())}
+    files["tokenizer_config.json"]["model_max_length"] = options.context
+    return files
 
 
 def _tensors(options: Options) -> list[tuple[str, tuple[int, ...], float | None]]:
@@ -172,45 +156,3 @@ def byte_alphabet() -> list[str]:
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     shifted = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(shifted)) for byte in range(256)]
-
-
-def _tokenizer() -> dict[str, object]:
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    vocabulary = {**{token: index for index, token in enumerate(SPECIAL_TOKENS)}}
-    vocabulary |= {character: FIRST_BYTE_ID + byte for byte, character in enumerate(byte_alphabet())}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": index, "content": token, **flags} for index, token in enumerate(SPECIAL_TOKENS)],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [],
-        },
-    }
-
-
-def _tokenizer_config(options: Options) -> dict[str, object]:
-    pad, start, end = SPECIAL_TOKENS
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": start,
-        "eos_token": end,
-        "pad_token": pad,
-        "model_max_length": options.context,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }

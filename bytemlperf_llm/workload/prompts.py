@@ -17,8 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Lengths, Prompts, Scenario
 from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
-from bytemlperf_llm.workload.synthesis import maker_for
-from bytemlperf_llm.workload.words import WORDS
+from bytemlperf_llm.workload.synthesis import WORDS, maker_for
 from engines.contract import Message
 
 LINE_FORMS = '{"messages": [{"role": "user", "content": "..."}]} or {"prompt": "..."}'

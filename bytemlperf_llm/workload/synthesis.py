@@ -17,10 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import shake_128
+from pathlib import Path
 
 from bytemlperf_llm.workload.token_counter import TokenCounter, counter_for
-from bytemlperf_llm.workload.words import WORDS
 from engines.contract import Message
+
+WORDS = tuple(Path(__file__).with_name("words.txt").read_text(encoding="ascii").split())
+"""Of synthetic prompts: short and common, so that most are one token in most vocabularies."""
 
 OPENING = "The"
 TABLE_WORDS = 256

@@ -8,11 +8,14 @@ from pathlib import Path
 from bytemlperf.models import cache, synthetic
 
 
-def byte_tokenizer(folder: Path, template: str | None = synthetic.CHAT_TEMPLATE) -> str:
+FILES = synthetic._files(synthetic.Options())
+
+
+def byte_tokenizer(folder: Path, template: str | None = FILES["tokenizer_config.json"]["chat_template"]) -> str:
     """The folder with the synthetic model's tokenizer, one token a byte, and a chat template."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = synthetic._tokenizer_config(synthetic.Options()) | {"chat_template": template}
-    (folder / "tokenizer.json").write_text(json.dumps(synthetic._tokenizer()), encoding="utf-8")
+    config = FILES["tokenizer_config.json"] | {"chat_template": template}
+    (folder / "tokenizer.json").write_text(json.dumps(FILES["tokenizer.json"]), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return str(folder)
 
