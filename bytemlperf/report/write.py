@@ -24,11 +24,12 @@ def _html(view: RunView) -> str:
     return render(run_page(view))
 
 
-def _pdf(view: RunView) -> bytes:
-    return print_page(_html(view))
-
-
-FORMATS: dict[str, Callable[[RunView], str | bytes]] = {"html": _html, "md": markdown_report, "json": json_report, "pdf": _pdf}
+FORMATS: dict[str, Callable[[RunView], str | bytes]] = {
+    "html": _html,
+    "md": markdown_report,
+    "json": json_report,
+    "pdf": lambda view: print_page(_html(view)),
+}
 """Format name to what makes it; the name is the file's suffix."""
 
 

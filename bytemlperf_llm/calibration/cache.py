@@ -125,13 +125,8 @@ def _not_comparable(run: dict[str, Any]) -> str:
 
 def _load_of(summary: Summary) -> tuple[float | None, float | None]:
     """Token-carrying chunks per second and mean streams (Little's law), over the whole run."""
-    first, chunks, whole_s = summary.metrics.get("ttft"), summary.tokens.stream_chunks, _whole_s(summary)
-    service = summary.metrics.get("service_e2e")
-    if first is None or service is None or whole_s is None:
+    first, service, chunks = summary.metrics.get("ttft"), summary.metrics.get("service_e2e"), summary.tokens.stream_chunks
+    whole_s = summary.steady_state.whole.length_ns / NS_PER_S
+    if first is None or service is None or whole_s <= 0:
         return None, None
     return None if chunks is None else chunks / whole_s, service.mean * service.count / NS_PER_S / whole_s
-
-
-def _whole_s(summary: Summary) -> float | None:
-    length_ns = summary.steady_state.whole.length_ns
-    return length_ns / NS_PER_S if length_ns > 0 else None

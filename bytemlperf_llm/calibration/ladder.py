@@ -241,11 +241,13 @@ def join(records: Iterable[RequestRecord], accounts: dict[str, Account], origin_
         times = token_times(record)
         if record.sent_ns is not None and record.planned_ns is not None:
             found.lateness_ns.append(record.sent_ns - record.planned_ns)
-        written = _written(accounts.get(record.id))
-        if record.outcome != "ok" or not times.stamps_ns or written is None or written.tokens != record.output_tokens:
+        account = accounts.get(record.id)
+        if record.outcome != "ok" or not times.stamps_ns or account is None or account.tokens != record.output_tokens:
             unmatched += 1
             continue
-        first, last = origin_ns + times.stamps_ns[0] - written.first_ns, origin_ns + times.stamps_ns[-1] - written.last_ns
+        assert account.first_write_ns is not None
+        assert account.last_write_ns is not None
+        first, last = origin_ns + times.stamps_ns[0] - account.first_write_ns, origin_ns + times.stamps_ns[-1] - account.last_write_ns
         found.ttft_ns.append(first)
         found.e2e_ns.append(last)
         if record.output_tokens > 1:
@@ -253,18 +255,6 @@ def join(records: Iterable[RequestRecord], accounts: dict[str, Account], origin_
         for gap, count in zip(*token_runs_ns(bursts_of(times, chunk_gaps_ns(times))), strict=True):
             found.itl_ns.extend([gap - itl_ns] * count)
     return found._replace(unmatched=unmatched)
-
-
-class _Written(NamedTuple):
-    first_ns: int
-    last_ns: int
-    tokens: int
-
-
-def _written(account: Account | None) -> _Written | None:
-    if account is None or account.first_write_ns is None or account.last_write_ns is None:
-        return None
-    return _Written(account.first_write_ns, account.last_write_ns, account.tokens)
 
 
 # -- the timer ---------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -215,7 +214,7 @@ def probe_engine(name: str) -> None:
 def model_findings() -> list[Finding]:
     """The model cache, and whether the default model is in it."""
     root = cache_root()
-    if not os.access(_nearest_existing(root), os.W_OK):
+    if not os.access(next(folder for folder in (root, *root.parents) if folder.exists()), os.W_OK):
         return [
             Finding(
                 area="model",
@@ -253,12 +252,6 @@ def pip_command() -> str:
 
 def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _nearest_existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _version(name: str) -> str | None:

@@ -57,14 +57,7 @@ FAMILIES = (
 )
 
 _ITL = "bmp_inter_token_latency_seconds"
-_HISTOGRAMS = (
-    "bmp_time_to_first_token_seconds",
-    "bmp_time_per_output_token_seconds",
-    "bmp_e2e_request_latency_seconds",
-    "bmp_schedule_lateness_seconds",
-    "bmp_request_prompt_tokens",
-    "bmp_request_generation_tokens",
-)
+_HISTOGRAMS = tuple(family.name for family in FAMILIES if family.buckets and family.name != _ITL)
 
 
 class MetricsDelta(msgspec.Struct, kw_only=True):

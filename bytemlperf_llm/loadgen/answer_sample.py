@@ -55,10 +55,5 @@ class AnswerSample:
             counter = counter_for(tokenizer, "plain")
         except UserError as error:
             return Counted(tokenizer=name, tokens={}, problem=error.cause)
-        texts = dict.fromkeys(self._texts)
-        return Counted(tokenizer=name, tokens={_sha256(text): counter.text(text) for text in texts})
-
-
-def _sha256(text: str) -> str:
-    """As `stamped.make_record` has it."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        encoded = {text: text.encode("utf-8", "surrogatepass") for text in self._texts}  # as `stamped.make_record` has it
+        return Counted(tokenizer=name, tokens={hashlib.sha256(raw).hexdigest(): counter.text(text) for text, raw in encoded.items()})

@@ -51,10 +51,10 @@ class ProcessHandle:
             stderr=pipe,
             limit=MAX_LINE_BYTES,
             start_new_session=True,
-            env=environment({"PYTHONPATH": _import_path(), **self._environment}),
+            env=environment({"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path), **self._environment}),
         )
         self._noting = asyncio.ensure_future(self._pass_on_notes())
-        self._write(msgspec.json.encode(self._spec))
+        self._write(self._spec)
         try:
             message = await anext(self.messages())
         except MemberLost as lost:
@@ -75,27 +75,22 @@ class ProcessHandle:
             if isinstance(message, Ended | Refused):
                 return
         status = await self._process.wait()
-        raise MemberLost(f"worker {self.worker} {_ending(status)}")
+        ending = f"ended with status {status}" if status >= 0 else f"was killed by {signal_name(-status)}"
+        raise MemberLost(f"worker {self.worker} {ending}")
 
     async def go(self, origin_ns: int) -> None:
-        """Let it begin."""
-        self._order(Go(origin_ns))
+        self._write(Go(origin_ns))
 
     def stop(self) -> None:
-        """Let it drain."""
-        self._order(Stop())
+        self._write(Stop())
 
-    def _order(self, order: ToMember) -> None:
-        self._write(msgspec.json.encode(order))
-
-    def _write(self, line: bytes) -> None:
+    def _write(self, message: MemberSpec | ToMember) -> None:
         if self._process is not None and self._process.returncode is None:
             assert self._process.stdin is not None
             with suppress(OSError, RuntimeError):  # it has died: `messages` tells
-                self._process.stdin.write(line + b"\n")
+                self._process.stdin.write(msgspec.json.encode(message) + b"\n")
 
     def described(self) -> dict[str, Any]:
-        """For run.json."""
         return {"log": os.path.basename(self._spec.log)}
 
     async def close(self) -> None:
@@ -130,12 +125,3 @@ def process_fleet(
         for worker in range(common.workers)
     ]
     return Fleet(handles, folder, metrics, start_delay_ns=START_DELAY_NS, max_error_rate=max_error_rate, note=say)
-
-
-def _import_path() -> str:
-    """So that a member finds the same packages as this process, however this one was started."""
-    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-
-
-def _ending(status: int) -> str:
-    return f"ended with status {status}" if status >= 0 else f"was killed by {signal_name(-status)}"

@@ -167,16 +167,12 @@ class RayHandle:
         used = "the same clock" if self._same_clock else "taken into account"
         self._say(f"worker {self.worker} on {place.host}: its clock is at {offset.text()} of this machine's ({used})")
 
-    def _origin_there(self, origin_ns: int) -> int:
-        assert self._before is not None
-        return origin_ns if self._same_clock else origin_ns + self._before.offset_ns
-
     async def go(self, origin_ns: int) -> None:
-        """Let it begin."""
-        await _or_lost(self.worker, self._actor.go.remote(self._origin_there(origin_ns)))
+        assert self._before is not None
+        there_ns = origin_ns if self._same_clock else origin_ns + self._before.offset_ns
+        await _or_lost(self.worker, self._actor.go.remote(there_ns))
 
     def stop(self) -> None:
-        """Let it drain."""
         self._actor.stop.remote()
 
     async def messages(self) -> AsyncIterator[FromMember]:
@@ -199,7 +195,6 @@ class RayHandle:
         self._after = await _or_lost(self.worker, measure_offset(self._actor.clock.remote))
 
     def described(self) -> dict[str, Any]:
-        """For run.json."""
         return {
             "log": self._log_name,
             "host": None if self._place is None else self._place.host,

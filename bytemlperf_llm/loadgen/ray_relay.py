@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -71,7 +72,7 @@ class Relay:
         self._folder = Path(tempfile.mkdtemp(prefix="bytemlperf-worker-"))
         self._log = self._folder / log_name(spec.worker)
         spec.log = str(self._log)
-        self._handle = ProcessHandle(spec, self._note, environment)
+        self._handle = ProcessHandle(spec, lambda text: self._tell(Note(text)), environment)
         try:
             await self._handle.start()
         except UserError as error:
@@ -98,9 +99,6 @@ class Relay:
         self._ended = True
         self._arrived.set()
 
-    def _note(self, text: str) -> None:
-        self._tell(Note(text))
-
     def _tell(self, message: FromMember) -> None:
         self._waiting.append(message)
         self._arrived.set()
@@ -108,10 +106,8 @@ class Relay:
     async def news(self) -> tuple[bytes, bytes]:
         """A `News`, and whole lines of the log that weren't told yet. Waits a moment for some."""
         if not self._ended:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), NEWS_EVERY_S)
-            except TimeoutError:
-                pass
         self._arrived.clear()
         ended = self._ended
         messages, self._waiting = self._waiting, []

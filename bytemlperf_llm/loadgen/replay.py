@@ -162,7 +162,7 @@ class Replay:
     ) -> None:
         self._log, self._work = log, work
         self._tokenizer = tokenizer
-        self._reading_ns: Callable[[], int] = getattr(engine, "reading_ns", _no_thread_reads)
+        self._reading_ns: Callable[[], int] = getattr(engine, "reading_ns", int)  # int() is 0: no thread reads
         self._sample = None if tokenizer is None else AnswerSample(seed=config.worker)
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
@@ -218,10 +218,6 @@ class Replay:
     async def close(self) -> None:
         with suppress(OSError):
             self._log.close()
-
-
-def _no_thread_reads() -> int:
-    return 0
 
 
 def open_log(path: Path) -> RecordLog:

@@ -68,11 +68,8 @@ class _Failures:
     def table(self) -> dict[str, Failure]:
         """Most frequent class first."""
         names = sorted(self.counts, key=lambda name: (-self.counts[name], name))
-        return {name: Failure(count=self.counts[name], details=self._first(name)) for name in names}
-
-    def _first(self, name: str) -> list[str]:
-        kept = self._details.get(name, {})
-        return sorted(kept, key=lambda text: (kept[text], text))
+        firsts = {name: sorted((index, line) for line, index in self._details.get(name, {}).items()) for name in names}
+        return {name: Failure(count=self.counts[name], details=[line for _, line in firsts[name]]) for name in names}
 
 
 class Accumulator:

@@ -73,10 +73,6 @@ def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Column, int]:
     return numpy.maximum(starts[kept] - due[kept], 0), int(waited.sum())
 
 
-def _arrival_test(sent_ns: Column, facts: RunFacts) -> ArrivalTest | None:
-    return arrival_test(sent_ns, facts.process, facts.burstiness, facts.requested_rate) if facts.open_loop else None
-
-
 def lateness(delays_ns: Column) -> Lateness | None:
     """p50, p99 and max of the client's own delays; None without any."""
     if not len(delays_ns):
@@ -101,7 +97,7 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Colu
         expected_dispersion=expected_dispersion(facts.process, facts.burstiness) if one_rate else None,
         capped_requests=capped,
         loop_utilisation=facts.loop_utilisation,
-        arrival_test=_arrival_test(sent, facts),
+        arrival_test=arrival_test(sent, facts.process, facts.burstiness, facts.requested_rate) if facts.open_loop else None,
         lateness=None if delays_ns is None else lateness(delays_ns),
         latency_trend=latency_trend(acc, facts, dispersion),
     )

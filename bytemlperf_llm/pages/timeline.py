@@ -34,7 +34,7 @@ def timeline_sections(summary: dict[str, Any], columns: RunColumns, samples: Seq
         Panel("TTFT, ms", 3, _latency_traces(due, ttft, columns)),
         Panel("TPOT, ms", 3, _latency_traces(due, tpot, columns)),
         *_rate_panels(columns),
-        Panel("in flight", 2, [_in_flight(columns)]),
+        Panel("in flight", 2, [line("in flight", *thinned_steps(*columns.in_flight), "%{y} in flight", shape="hv", width=1.2, color="@7")]),
         *(Panel(title, 2, _gauge_traces(members), legend=True) for title, members in gauge_panels(lines)),
     ]
     return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(ttft), told=bool(lines)), *table]
@@ -101,11 +101,6 @@ def _steady_shapes(summary: dict[str, Any], columns: RunColumns) -> list[dict[st
     start, end = ((window[name] - columns.origin_ns) / 1e9 for name in ("start_ns", "end_ns"))
     shade = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}, "fillcolor": "@7/.12", "layer": "below"}
     return [shade | {"x0": 0, "x1": start}, shade | {"x0": end, "x1": columns.duration_s}]
-
-
-def _in_flight(columns: RunColumns) -> dict[str, Any]:
-    times, levels = thinned_steps(*columns.in_flight)
-    return line("in flight", times, levels, "%{y} in flight", shape="hv", width=1.2, color="@7")
 
 
 def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:

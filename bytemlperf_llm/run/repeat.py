@@ -36,13 +36,11 @@ def repeat_plan(folder: Path, flags: Flags, given: Collection[str], *, trust: bo
         merged = flags_of(run, changes, trust=trust)
         scenario = scenario_of(run)
         plan = plan_again(merged, Flags(**changes), scenario)
-        if plan.load.scenario == scenario and merged.seed == seed_of(run) and _hash_of(plan) != run.get("schedule_sha256"):
+        load = plan.load
+        alike = load.scenario == scenario and load.seed == seed_of(run)
+        if alike and Schedule(load.scenario, load.seed).describe().sha256 != run.get("schedule_sha256"):
             raise UserError(f"{folder} has another schedule than its configuration makes here", "its prompt files have changed")
     return plan
-
-
-def _hash_of(plan: Plan) -> str:
-    return Schedule(plan.load.scenario, plan.load.seed).describe().sha256
 
 
 def same_flags(run: dict[str, Any], headers: tuple[str, ...], base_url: str | None, *, trust: bool) -> Flags:
@@ -60,7 +58,8 @@ def flags_of(run: dict[str, Any], given: Mapping[str, Any], *, trust: bool) -> F
     except (KeyError, TypeError, ValueError):
         raise UserError("run.json holds no flags", "it was damaged; run again") from None
     _refuse_redacted(kept)
-    missing = _header_names(config.get("header_names", ())) - {name.strip().lower() for name in map(_name, given.get("headers", ()))}
+    again = {_name(header) for header in given.get("headers", ())}
+    missing = {str(name).strip().lower() for name in config.get("header_names", ())} - again
     if missing:
         name = sorted(missing)[0]
         raise UserError(f"the run sent a header {name!r}, whose value is never stored", f"give it again with --header '{name}: VALUE'")
@@ -83,9 +82,5 @@ def _refuse_redacted(kept: dict[str, Any]) -> None:
             raise UserError(f"{field.flag} held a secret, which is never stored", fix)
 
 
-def _header_names(names: Any) -> set[str]:
-    return {str(name).strip().lower() for name in names}
-
-
 def _name(header: str) -> str:
-    return header.partition(":" if ":" in header else "=")[0]
+    return header.partition(":" if ":" in header else "=")[0].strip().lower()

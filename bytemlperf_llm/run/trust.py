@@ -35,19 +35,17 @@ _COMPARED = ("model", "device", "dtype", "versions")
 
 def unconfirmed(flags: Mapping[str, Any], config: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
     """What run.json wants, with these flags in it, and a command line with these `given` flags doesn't confirm."""
-    asked = [_said(name, flags[name]) for name in NAMED if name not in given and _sensitive(name, flags[name])]
+    asked = [f"--{name.replace('_', '-')} {flags[name]}" for name in NAMED if name not in given and _sensitive(name, flags[name])]
     if "engine_options" not in given:
         asked += [f"--engine-option {option}" for option in flags["engine_options"] if not _harmless(option)]
     model = flags["model"]
     if flags["engine"] != "openai" and "model" not in given and model is not None and model.partition(":")[0] not in BUILT_IN:
         asked.append(f"--model {model}")
-    folder = config.get("scenario_folder", BUILTIN)
-    asked += [
-        f"the file {file}" + ("" if folder == BUILTIN else f" in {folder}")
-        for file in _files(config)
-        if folder != BUILTIN or _outside(file)
-    ]
-    return asked
+    folder, prompts = config.get("scenario_folder", BUILTIN), scenario_of({"config": config}).prompts
+    files = map(PurePath, (*(prompts.files or ()), *([prompts.trace.file] if prompts.trace else ())))  # they are sent to the server
+    if folder != BUILTIN:
+        return [*asked, *(f"the file {file} in {folder}" for file in files)]
+    return [*asked, *(f"the file {file}" for file in files if file.is_absolute() or ".." in file.parts)]
 
 
 def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collection[str]) -> None:
@@ -75,22 +73,8 @@ def refuse_other_engine(run: Mapping[str, Any], info: EngineInfo) -> None:
             )
 
 
-def _files(config: Mapping[str, Any]) -> list[str]:
-    """The files of this machine that the prompts are made of; they are sent to the server."""
-    prompts = scenario_of({"config": config}).prompts
-    return [*(prompts.files or ()), *([prompts.trace.file] if prompts.trace else ())]
-
-
-def _outside(file: str) -> bool:
-    return PurePath(file).is_absolute() or ".." in PurePath(file).parts
-
-
 def _sensitive(name: str, value: object) -> bool:
     return value is not None and value is not False and not (name == "tokenizer" and value == "words")
-
-
-def _said(name: str, value: object) -> str:
-    return f"--{name.replace('_', '-')} {value}"
 
 
 def _harmless(option: str) -> bool:

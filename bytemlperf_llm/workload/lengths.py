@@ -19,44 +19,21 @@ BLOCK_LENGTHS = 1024
 
 def sampler(lengths: Lengths) -> Callable[[seeded.Uniform], int]:
     """The function that draws one length, in the distribution's bounds, from one uniform draw."""
-    if isinstance(lengths, Constant):
-        return _constant(lengths)
-    if isinstance(lengths, Uniform):
-        return _uniform(lengths)
-    if isinstance(lengths, Normal):
-        return _normal(lengths)
-    if isinstance(lengths, Lognormal):
-        return _lognormal(lengths)
-    return _empirical(lengths)
-
-
-def _constant(lengths: Constant) -> Callable[[seeded.Uniform], int]:
-    value = lengths.value
-    return lambda _: value
-
-
-def _uniform(lengths: Uniform) -> Callable[[seeded.Uniform], int]:
-    low, count = lengths.min, lengths.max - lengths.min + 1
-    return lambda draw: low + int(draw() * count)
-
-
-def _normal(lengths: Normal) -> Callable[[seeded.Uniform], int]:
-    mean, std, low, high = lengths.mean, lengths.std, lengths.min, lengths.max
-    return lambda draw: min(max(round(mean + std * seeded.normal(draw)), low), high)
-
-
-def _lognormal(lengths: Lognormal) -> Callable[[seeded.Uniform], int]:
-    sigma, low, high = lengths.sigma, lengths.min, lengths.max
-    mu = seeded.log(lengths.mean) - sigma * sigma / 2.0
-    return lambda draw: min(max(round(seeded.exp(mu + sigma * seeded.normal(draw))), low), high)
-
-
-def _empirical(lengths: Empirical) -> Callable[[seeded.Uniform], int]:
-    values = lengths.values
-    sums = list(accumulate(lengths.weights or (1.0,) * len(values)))
-    # A product may round up to the last sum: the last value that has a weight takes that draw.
-    last = max(i for i in range(len(values)) if sums[i] > (sums[i - 1] if i else 0.0))
-    return lambda draw: values[min(bisect_right(sums, draw() * sums[-1]), last)]
+    match lengths:
+        case Constant(value=value):
+            return lambda _: value
+        case Uniform(min=low, max=high):
+            return lambda draw: low + int(draw() * (high - low + 1))
+        case Normal(mean=mean, std=std, min=low, max=high):
+            return lambda draw: min(max(round(mean + std * seeded.normal(draw)), low), high)
+        case Lognormal(mean=mean, sigma=sigma, min=low, max=high):
+            mu = seeded.log(mean) - sigma * sigma / 2.0
+            return lambda draw: min(max(round(seeded.exp(mu + sigma * seeded.normal(draw))), low), high)
+        case Empirical(values=values, weights=weights):
+            sums = list(accumulate(weights or (1.0,) * len(values)))
+            # A product may round up to the last sum: the last value that has a weight takes that draw.
+            last = max(i for i in range(len(values)) if sums[i] > (sums[i - 1] if i else 0.0))
+            return lambda draw: values[min(bisect_right(sums, draw() * sums[-1]), last)]
 
 
 class LengthSeries:

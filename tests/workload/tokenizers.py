@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bytemlperf.models import cache, synthetic
 
-
 FILES = synthetic._files(synthetic.Options())
 
 
