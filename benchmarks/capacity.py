@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bytemlperf_llm.capacity.judge import look_at, looks, spent
+from bytemlperf.statistics.looks import looks, spent
+from bytemlperf_llm.capacity.judge import look_at
 from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Search, is_enough
 
 SHARE, WITHIN = 0.95, 0.10

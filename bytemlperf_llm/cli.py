@@ -130,13 +130,14 @@ app.command(short_help="Check that a run is unchanged.")(verify)
 def resume(
     run: RunFolder,
     flags: Annotated[Flags, only("headers", "quiet")],
+    num_prompts: Annotated[int | None, Option("Extend the run, a finished one too, to this number of requests.", least=1)] = None,
     base_url: Annotated[str | None, Option("Address of the run's server; the one in run.json isn't used unconfirmed.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Send the requests that have no record yet, with the run's own flags, into the same folder."""
+    """Send the requests that have no record yet, with the run's own flags, into the same folder; with --num-prompts more of them."""
     from bytemlperf_llm.run.bench import resume as go_on
 
-    raise typer.Exit(go_on(run, flags.headers, base_url, sys.argv, trust=trust, quiet=flags.quiet))
+    raise typer.Exit(go_on(run, flags.headers, base_url, sys.argv, trust=trust, quiet=flags.quiet, requests=num_prompts))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import figure_of
-from bytemlperf.runs.kinds import Figure, RunKind, Section
+from bytemlperf.runs.kinds import Figure, RunKind, Section, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
 from bytemlperf.units import NS_PER_MS
@@ -56,8 +56,8 @@ class LlmKind(RunKind):
         return verify(run, records)
 
     def delivered(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """The load, beside what was asked for."""
-        return {"load": summary["load"]}
+        """The load, beside what was asked for; what `--until` saw."""
+        return {name: summary[name] for name in ("load", "until") if name in summary}
 
     def load_sentence(self, run: dict[str, Any]) -> str:
         """The load that was asked for."""
@@ -78,6 +78,7 @@ class LlmKind(RunKind):
         """Cause before detail."""
         columns = columns_of(run, records)
         return [
+            *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *cause_sections(columns),
             *latency_sections(summary, columns),
             *timeline_sections(summary, columns, _gauges(records)),

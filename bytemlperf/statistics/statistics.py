@@ -81,14 +81,14 @@ def needed_count(share: Fraction) -> int:
     return math.ceil(math.log(1.0 - CARRY_CONFIDENCE) / math.log(far))
 
 
-def order_interval(ordered: Ordered, share: Fraction) -> Interval:
+def order_interval(ordered: Ordered, share: Fraction, tail: float = _TAIL) -> Interval:
     """Interval of a percentile from independent values: X(r) to X(s) with P(B < r) ≤ 2.5 % and
-    P(B ≥ s) ≤ 2.5 % for B ~ Binomial(n, p) (David and Nagaraja, Order Statistics, 3rd ed., 7.1)."""
+    P(B ≥ s) ≤ 2.5 % (`tail`) for B ~ Binomial(n, p) (David and Nagaraja, Order Statistics, 3rd ed., 7.1)."""
     count = len(ordered)
     if count < needed_count(share):
         return INSUFFICIENT
-    low = lower_tail_count(count, share, _TAIL) + 1
-    high = count - lower_tail_count(count, 1 - share, _TAIL)
+    low = lower_tail_count(count, share, tail) + 1
+    high = count - lower_tail_count(count, 1 - share, tail)
     return (int(ordered[low - 1]), int(ordered[high - 1]))
 
 
@@ -103,9 +103,9 @@ class Estimate(NamedTuple):
         """The standard error."""
         return math.sqrt(self.variance)
 
-    def reach(self) -> float:
-        """Half of the 95 % interval."""
-        return t_quantile(1.0 - _TAIL, self.degrees) * self.error
+    def reach(self, tail: float = _TAIL) -> float:
+        """Half of the 95 % interval, or of one with another error on each side."""
+        return t_quantile(1.0 - tail, self.degrees) * self.error
 
     def scaled(self, factor: float) -> Estimate:
         """Of what is so many times the estimate."""
@@ -167,7 +167,7 @@ def _following(amounts: list[int], sizes: list[int]) -> Estimate:
     return Estimate(plain.variance * Fraction(factor), max(LEAST_DEGREES, int(plain.degrees / factor)))
 
 
-def effective_count(at_most: Values, sizes: Values, share: Fraction) -> float:
+def effective_count(at_most: Values, sizes: Values, share: Fraction, tail: float = _TAIL) -> float:
     """How many independent values a clustered, autocorrelated sample is worth for one percentile.
 
     `at_most` holds per cluster, in the order of time, how many of its `sizes` values are ≤ the percentile. n_eff
@@ -178,21 +178,21 @@ def effective_count(at_most: Values, sizes: Values, share: Fraction) -> float:
     count, total = len(sizes), total_of(column(sizes))
     if count < 2:
         return 0.0
-    wanted, normal = share * (1 - share), normal_quantile(1.0 - _TAIL)
+    wanted, normal = share * (1 - share), normal_quantile(1.0 - tail)
     found = batched_estimates(at_most, sizes) if count == total else estimates(at_most, sizes)
-    worths = [float(wanted / each.variance) * (normal / t_quantile(1.0 - _TAIL, each.degrees)) ** 2 for each in found if each.variance]
+    worths = [float(wanted / each.variance) * (normal / t_quantile(1.0 - tail, each.degrees)) ** 2 for each in found if each.variance]
     return min([float(total), *worths])
 
 
-def effective_interval(ordered: Ordered, share: Fraction, effective: float) -> Interval:
+def effective_interval(ordered: Ordered, share: Fraction, effective: float, tail: float = _TAIL, beyond: float = BEYOND) -> Interval:
     """Interval of a percentile from `effective` independent values' worth of sample: the order
     statistics of that many, mapped to ranks of the whole sample, outwards. Where even the outermost of so many would not
-    bound the percentile it ends at the outermost value that there is; far from that (`BEYOND`) it is insufficient."""
+    bound the percentile it ends at the outermost value that there is; far from that (`beyond`) it is insufficient."""
     worth, count = int(effective), len(ordered)
-    if worth < 1 or float(max(share, 1 - share)) ** worth > BEYOND:
+    if worth < 1 or float(max(share, 1 - share)) ** worth > beyond:
         return INSUFFICIENT
-    low = lower_tail_count(worth, share, _TAIL) * count // worth
-    high = -(-(worth - lower_tail_count(worth, 1 - share, _TAIL)) * count // worth) + 1
+    low = lower_tail_count(worth, share, tail) * count // worth
+    high = -(-(worth - lower_tail_count(worth, 1 - share, tail)) * count // worth) + 1
     return (int(ordered[max(1, low) - 1]), int(ordered[min(count, high) - 1]))
 
 
@@ -212,7 +212,7 @@ def batch(values: Values, batches: int = BATCHES) -> list[int]:
     return sums_between(column(values), [count * edge // batches for edge in range(batches + 1)])
 
 
-def mean_interval(sums: Values, sizes: Values | None = None) -> Interval:
+def mean_interval(sums: Values, sizes: Values | None = None, tail: float = _TAIL) -> Interval:
     """Interval of a mean over time-ordered units (requests), each of which has a sum of values and a number of them (one value, where
     there are no `sizes`): Student's t with the widest of `estimates`. Of a quantity that isn't below zero it is taken on the logarithm (the
     delta method), mean ×÷ exp(reach/mean): it can't fall below zero, and is nearly the same where it is narrow."""
@@ -221,7 +221,7 @@ def mean_interval(sums: Values, sizes: Values | None = None) -> Interval:
     count, total = total_of(numbers), total_of(amounts)
     if len(amounts) < 2 or count == 0:
         return INSUFFICIENT
-    mean, reach = float(Fraction(total, count)), max(each.reach() for each in estimates(amounts, numbers))
+    mean, reach = float(Fraction(total, count)), max(each.reach(tail) for each in estimates(amounts, numbers))
     return factor_interval(mean, reach) if total > 0 and amounts.min() >= 0 else (mean - reach, mean + reach)
 
 
@@ -247,13 +247,13 @@ def autocorrelation_factor(values: Values) -> float:
     return factor if factor > AUTOCORRELATED else 1.0
 
 
-def sample_interval(values: Values, ordered: Ordered, share: Fraction) -> Interval:
+def sample_interval(values: Values, ordered: Ordered, share: Fraction, tail: float = _TAIL, beyond: float = BEYOND) -> Interval:
     """Interval of a percentile of one sample in time order that may be autocorrelated: order statistics at the effective
     sample size. `ordered` is the sample sorted."""
     if len(values) < 2 * LONG_BATCHES:
-        return order_interval(ordered, share)
+        return order_interval(ordered, share, tail)
     at_most = (column(values) <= percentile(ordered, share)).astype("i8")
-    return effective_interval(ordered, share, effective_count(at_most, numpy.ones_like(at_most), share))
+    return effective_interval(ordered, share, effective_count(at_most, numpy.ones_like(at_most), share, tail), tail, beyond)
 
 
 def ratio(above: Values, below: Values) -> tuple[float, float | None, float | None]:

@@ -23,12 +23,14 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.kind import KIND
-from bytemlperf_llm.capacity.probing import Probed, ProbeRun, levels_of, meets
+from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.live.in_order import latencies_ns
 from bytemlperf_llm.loadgen.loops import loop_factory
+from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.points.flags import comparable, with_server
@@ -179,7 +181,7 @@ class Hunt:
         """Raises UserError where requests on their own miss a level: no load can hold then."""
         for name, limit_ms in self._question.slo_ms.items():
             if not any(meets(record, {name: limit_ms})[name] for record in records):
-                reached = [level / NS_PER_MS for record in records if (level := levels_of(record).get(name)) is not None]
+                reached = [level / NS_PER_MS for record in records if (level := latencies_ns(record).get(METRICS[name])) is not None]
                 best = f"{min(reached):.4g} ms at best" if reached else "none of them was answered"
                 raise UserError(
                     f"even a lone request misses {name}:{limit_ms:g}: {best} of {len(records)}", "give a longer level, or shorter requests"

@@ -6,9 +6,7 @@ at Student's t for the degrees of freedom that this variance stands on, and the 
 Graubard, Survey Methodology 24(2), 1998). Where (nearly) none missed there is no variance to take; there the requests' latency, which
 remembers longer than the misses do, says how far neighbours are alike.
 
-A probe is looked at when its requests have grown by `LOOK_GROWTH`. Its error is spent over these looks as a power of the share of its
-requests (Lan and DeMets, Biometrika 70(3), 1983; the power family: Kim and DeMets, Biometrika 74(1), 1987); looks are added up by
-Bonferroni, which needs no joint distribution of tails with estimated variances and costs little between looks so far apart.
+A probe is looked at when its requests have grown by half, and its error is spent over these looks (`bytemlperf.statistics.looks`).
 
 Nothing is resolved before it is steady: a queue just over capacity starts empty, and every request is good until it has grown; one under
 capacity has long bad times. What plainly grows fails at once.
@@ -26,8 +24,6 @@ import msgspec
 from bytemlperf.statistics.columns import Column, sums_between
 from bytemlperf.statistics.special import normal_quantile, regularised_beta, t_quantile
 
-LOOK_GROWTH = 1.5
-SPENDING_POWER = 0.7
 SETTLING_SHARE = 0.1
 """Of a probe's requests, the first, which are left out: the engine starts empty."""
 UNITS = 120
@@ -85,21 +81,6 @@ class Look(msgspec.Struct, frozen=True):
 def first_look(share: float, errors: Errors) -> int:
     """Requests before which not even a faultless probe could hold (twice as many as independent ones would need)."""
     return math.ceil(2 * math.log(min(errors.holds, errors.fails) / 10) / math.log(share) / (1 - SETTLING_SHARE))
-
-
-def looks(first: int, limit: int) -> list[int]:
-    """Numbers of requests to look at, ascending, the last of which is the limit."""
-    sizes = [min(first, limit)]
-    while sizes[-1] < limit:
-        larger = math.ceil(sizes[-1] * LOOK_GROWTH)
-        sizes.append(limit if larger * math.sqrt(LOOK_GROWTH) > limit else larger)
-    return sizes
-
-
-def spent(sizes: Sequence[int], place: int) -> float:
-    """Share of a probe's error that its look number `place` may spend."""
-    before = (sizes[place - 1] / sizes[-1]) ** SPENDING_POWER if place else 0.0
-    return float((sizes[place] / sizes[-1]) ** SPENDING_POWER) - before
 
 
 def look_at(missed: Column, latency: Column, due: Column, share: float, errors: Errors) -> Look:

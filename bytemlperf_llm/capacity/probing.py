@@ -9,15 +9,17 @@ from typing import Any
 from bytemlperf.hardware.power import PowerMeter, Watts
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf.statistics.columns import ABSENT, Column
+from bytemlperf.statistics.columns import Column
+from bytemlperf.statistics.looks import looks, spent
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import NO_RATES, Rates
-from bytemlperf_llm.capacity.judge import Look, look_at, looks, spent
+from bytemlperf_llm.capacity.judge import Look, look_at
 from bytemlperf_llm.capacity.result import By, Question
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.capacity.search import Probe, is_enough
-from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
+from bytemlperf_llm.live.in_order import InOrder, latencies_ns
+from bytemlperf_llm.metrics.definitions import due_ns
+from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.points.point import PointRun
 from bytemlperf_llm.record.record import RequestRecord
@@ -30,45 +32,33 @@ CLIENTS = ("client-limited", "invalid")
 """Verdicts of a run that say nothing of the server."""
 
 
-def levels_of(record: RequestRecord) -> dict[str, int | None]:
-    """What service levels are held against, in ns; None for what a request doesn't have. As `metrics.rates.goodput`."""
-    stamps, due = token_times(record).stamps_ns, due_ns(record)
-    if not stamps or due is None:
-        return {}
-    first, last = stamps[0], stamps[-1]
-    return {"ttft": first - due, "tpot": tpot_ns(first, last, record.output_tokens), "e2el": last - due}
-
-
 def meets(record: RequestRecord, slo_ms: dict[str, float]) -> dict[str, bool]:
     """Whether it met each level: all, one that brought a single token and so has no TPOT; none, one that failed or brought none."""
-    levels = levels_of(record) if record.outcome == "ok" else {}
-    return {name: bool(levels) and (levels[name] or 0) <= limit * NS_PER_MS for name, limit in slo_ms.items()}
+    latencies = latencies_ns(record) if record.outcome == "ok" else {}
+    return {name: bool(latencies) and (latencies[METRICS[name]] or 0) <= limit * NS_PER_MS for name, limit in slo_ms.items()}
 
 
-class Columns(LlmMetrics):
+class Columns(InOrder):
     """A run's live metrics that keep of each request what a probe is judged by, by its place in the schedule."""
 
     def __init__(self, requests: int, slo_ms: dict[str, float]) -> None:
         super().__init__()
         self._slo_ms = slo_ms
-        self._due, self._latency = (numpy.full(requests, ABSENT, "i8") for _ in range(2))
+        self._due, self._latency, self._all = (numpy.zeros(requests, "i8") for _ in range(3))
         self._met = {name: numpy.zeros(requests, "i8") for name in slo_ms}
-        self._all = numpy.zeros(requests, "i8")
-        self.whole = 0  # so many from the first have ended, without a gap
 
-    def ended(self, record: RequestRecord) -> None:
-        super().ended(record)
-        due, place = due_ns(record), record.index
-        if due is None or record.outcome == "dropped":
-            return
-        levels, met = levels_of(record), meets(record, self._slo_ms)
-        latency = levels.get("ttft" if "ttft" in self._slo_ms else "e2el")
+    def add(self, record: RequestRecord) -> None:
+        """All but those that were never sent."""
+        if record.outcome != "dropped" and due_ns(record) is not None:
+            super().add(record)
+
+    def keep(self, record: RequestRecord) -> None:
+        due, place, met = due_ns(record) or 0, record.index, meets(record, self._slo_ms)
+        latency = latencies_ns(record).get("ttft" if "ttft" in self._slo_ms else "e2e")
         self._due[place], self._latency[place] = due, record.end_ns - due if latency is None else latency
         for name, good in met.items():
             self._met[name][place] = good
         self._all[place] = all(met.values())
-        while self.whole < len(self._due) and self._due[self.whole] != ABSENT:
-            self.whole += 1
 
     def first(self, requests: int) -> tuple[Column, Column, Column]:
         """Missed, latency and due time of the first requests of the schedule."""

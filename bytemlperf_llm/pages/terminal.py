@@ -29,6 +29,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
     sections += [outage_table(summary, 0)] if summary.get("outages") else []
     error = summary.get("client_error")
     said = {
+        "until": summary.get("until", {}).get("sentence", ""),
         "steady state": steady_note(summary),
         "client measurement error": sentence(msgspec.convert(error, ClientError)) if error else "",
         "scenario": f"{run['config']['scenario']['name']}, schedule {run['schedule_sha256'][:12]}",

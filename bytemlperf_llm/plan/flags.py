@@ -46,6 +46,9 @@ class Load(Options, panel="Load"):
     ramp_up_end_rps: Annotated[float | None, Option("Request rate at the end of the ramp.", above=0)] = None
     num_prompts: Annotated[int | None, Option("Number of requests.", least=1)] = None
     duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
+    until: Annotated[
+        str | None, Option("Stop before --num-prompts or --duration once this is so narrow: 'ttft p99 ±10%'; ttft, tpot or e2el.")
+    ] = None
     num_warmups: Annotated[int | None, Option("Warm-up requests before measuring.", sets="warmup_requests", least=0)] = None
     seed: Annotated[int, Option("Same seed, same schedule and prompts.")] = 0
     ignore_eos: Annotated[bool | None, Option("Ignore end-of-sequence tokens.", sets="sampling.ignore_eos")] = None

@@ -14,6 +14,7 @@ import msgspec
 
 from bytemlperf.command.flags import MetricsOutput, pairs
 from bytemlperf.errors import UserError
+from bytemlperf_llm.metrics.until import Until, parse_until
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.files import Files, files_of
@@ -43,13 +44,14 @@ class EngineChoice:
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What is sent, and by whom. `scenario` has every override in it; `workers` None is as many as there is room for, `ray` the address
-    of the cluster that they are on, `max_error_rate` the share of failed requests that ends the run."""
+    of the cluster that they are on, `max_error_rate` the share of failed requests that ends the run, `until` what ends it early."""
 
     scenario: Scenario
     seed: int
     workers: int | None
     ray: str | None
     max_error_rate: float | None
+    until: Until | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,14 @@ def plan_again(flags: Flags, changes: Flags, scenario: Scenario) -> Plan:
 def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     """The plan of a scenario that is resolved already. Raises UserError."""
     engine = EngineChoice(name=flags.engine, model=flags.model, options=_engine_options(flags), ready_timeout_s=flags.ready_check_timeout_s)
-    load = Load(scenario=scenario, seed=flags.seed, workers=_workers(flags), ray=flags.ray, max_error_rate=flags.max_error_rate)
+    load = Load(
+        scenario=scenario,
+        seed=flags.seed,
+        workers=_workers(flags),
+        ray=flags.ray,
+        max_error_rate=flags.max_error_rate,
+        until=_until(flags, scenario),
+    )
     output = Output(
         runs_dir=flags.runs_dir,
         label=flags.label or f"{flags.engine}-{scenario.name}",
@@ -259,6 +268,16 @@ def _check_headers(text: str) -> None:
 
 def _workers(flags: Flags) -> int | None:
     return parse_workers(flags.workers) if flags.workers is not None else 1 if flags.ray is None else None
+
+
+def _until(flags: Flags, scenario: Scenario) -> Until | None:
+    if flags.until is None:
+        return None
+    if scenario.arrival.ramp is not None:
+        raise UserError("--until needs one load, and a ramp has many", "give --request-rate in its place")
+    if _workers(flags) != 1 or flags.ray is not None:
+        raise UserError("--until looks at the requests of one worker", "leave out --workers and --ray")
+    return parse_until(flags.until)
 
 
 def parse_workers(text: str) -> int | None:

@@ -20,17 +20,17 @@ import msgspec
 from bytemlperf.checked import plain
 from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
-from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import serving
 from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.dashboard import dashboard
 from bytemlperf.runs.files import RECOUNT, damage_said
-from bytemlperf.runs.folder import write_json
+from bytemlperf.runs.folder import part, write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.live.in_order import UntilNarrow
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
@@ -49,7 +49,7 @@ from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described, finish_facts, reschedule
 from bytemlperf_llm.run.repeat import same_flags
-from bytemlperf_llm.run.resume import Remainder, read_remainder
+from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
 from bytemlperf_llm.run.started import start
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
@@ -84,11 +84,16 @@ def serve_bench(plan: Plan, argv: list[str]) -> int:
     return _run(plan, argv)
 
 
-def resume(folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool) -> int:
-    """Send what a stopped run has not sent, then as `serve_bench`."""
+def resume(
+    folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool, requests: int | None = None
+) -> int:
+    """Send what a stopped run has not sent, of `requests` in all where that is given; then as `serve_bench`."""
     run = SuiteRun.open(folder, "llm")
     with damage_said(folder):
         flags = same_flags(run.run, tuple(headers), base_url, trust=trust)
+        if requests is not None:
+            extend(run, requests)
+            flags = flags.changed(until=None)
         remainder = read_remainder(run)
     return _run(plan_for(flags.changed(quiet=quiet), remainder.scenario), argv, remainder)
 
@@ -98,7 +103,8 @@ def _run(plan: Plan, argv: list[str], remainder: Remainder | None = None) -> int
     engine_type = engine_class(engine.name)
     check_splittable(engine_type, engine.name, load.workers, load.ray)
     receivers = receiver_secrets(output.metrics.push_gateway, output.metrics.otlp)
-    metrics, redactor = LlmMetrics(), Redactor([*option_secrets(engine.options), *receivers])
+    metrics = LlmMetrics() if load.until is None else UntilNarrow(load.until)
+    redactor = Redactor([*option_secrets(engine.options), *receivers])
 
     def say(sentence: str) -> None:
         if not output.quiet:
@@ -205,15 +211,23 @@ class Bench:
             self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
         else:
             self._go_on(self._remainder, info, planned, workers)
+        self._look_for_narrow()
         return Ready(plan, schedule, planned.requests, workers, model, preflight.answer_tokenizer(scenario, model, info))
+
+    def _look_for_narrow(self) -> None:
+        """From now on, where `--until` says so; of a run that goes on, with the records that there are."""
+        metrics = self._metrics
+        if isinstance(metrics, UntilNarrow):
+            metrics.budget = part(self._run.run, "config", "until").get("budget")
+            for record in () if self._remainder is None else self._run.records():
+                metrics.add(record)
+            self._enough = metrics.enough
 
     def _go_on(self, left: Remainder, info: EngineInfo, planned: ScheduleFacts, workers: int) -> None:
         """Raises UserError when the run's schedule is not the one that can be made here."""
         run = self._run
         if planned.sha256 != run.run["schedule_sha256"]:
-            raise UserError(
-                f"{run.folder} has another schedule than its configuration makes here", "its prompt files have changed; start a new run"
-            )
+            raise changed_schedule(run)
         if run.run["scheduled_requests"] is None:
             run.run["facts"]["scheduled_requests"] = None
         run.go_on(command=self._argv, more=left.part(info, workers), redactor=self._redactor, log=None)

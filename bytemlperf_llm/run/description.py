@@ -33,6 +33,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
             "engine_options": {key: value for key, value in choice.options.items() if key != "headers"},
             "probe": None if probed is None else _probe(probed),
             "metadata": plan.output.metadata,
+            "until": None if plan.load.until is None else {"asked": plan.load.until.text, "budget": planned.requests},
         },
         "seed": plan.load.seed,
         "packages": REPORTED_PACKAGES,

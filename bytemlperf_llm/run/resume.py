@@ -19,6 +19,7 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.fleet import log_name
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.plan.scenario import Scenario, scenario_of, seed_of
+from bytemlperf_llm.run.description import reschedule
 from bytemlperf_llm.run.rebuild import refuse_endless
 from bytemlperf_llm.workload.schedule import Remaining, Schedule
 from engines.contract import EngineInfo
@@ -80,10 +81,33 @@ def read_remainder(run: SuiteRun) -> Remainder:
     first = None if _over(remainder) else next(Schedule(scenario, seed).planned(left=remainder.left()), None)
     if first is None:
         raise UserError(
-            f"{run.folder} is complete: all its {len(done)} requests have a record", f"see it with: bmp-llm summarize {run.folder}"
+            f"{run.folder} is complete: all its {len(done)} requests have a record",
+            f"see it with: bmp-llm summarize {run.folder}, or add some with --num-prompts",
         )
     remainder.first_offset_ns = first.offset_ns
     return remainder
+
+
+def extend(run: SuiteRun, requests: int) -> None:
+    """Make the run one of so many requests, whose schedule begins as its own does. Raises UserError where that can't be."""
+    scenario, seed = scenario_of(run.run), seed_of(run.run)
+    records = sum(1 for _ in run.records())
+    if requests <= records:
+        raise UserError(f"{run.folder} has {records} records already", f"give --num-prompts {records + 1} or more")
+    if scenario.arrival.ramp is not None:
+        raise UserError("a ramp over more requests is another one from the first on", "start a new run")
+    if Schedule(scenario, seed).describe().sha256 != run.run["schedule_sha256"]:
+        raise changed_schedule(run)
+    reschedule(run.run, {"num_requests": requests, "duration_s": None})
+    if (planned := run.run["scheduled_requests"]) < requests:
+        raise UserError(f"the trace ends after {planned} requests", f"give --num-prompts {planned} at most")
+
+
+def changed_schedule(run: SuiteRun) -> UserError:
+    """The error for a run whose schedule can't be made here."""
+    return UserError(
+        f"{run.folder} has another schedule than its configuration makes here", "its prompt files have changed; start a new run"
+    )
 
 
 def _over(remainder: Remainder) -> bool:

@@ -9,24 +9,38 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.lazy import numpy
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.records import RunRecords, once
+from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf_llm.calibration.cache import client_error_of
-from bytemlperf_llm.metrics.accumulator import accumulated
+from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.summary import summary_of
+from bytemlperf_llm.metrics.until import last_look, parse_until
 from bytemlperf_llm.record.record import RequestRecord
 
 
 def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str, Any]:
     """`metrics.summary.Summary` as JSON has it, with what run.json tells. Raises UserError when that is of no LLM run."""
     folder = records.folder if isinstance(records, RunRecords) else Path("run")
-    summary = summary_of(once(records, accumulated), facts_from(run, folder))
+    acc = once(records, accumulated)
+    summary = summary_of(acc, facts_from(run, folder))
     summary.client_error = client_error_of(run, summary)
     problem = read_recount(folder)[1]
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run)]
     found: dict[str, Any] = msgspec.to_builtins(summary)
-    return found
+    until = part(run, "config", "until")
+    return found | {"until": _until(until, acc)} if until else found
+
+
+def _until(asked: dict[str, Any], acc: Accumulator) -> dict[str, Any]:
+    """What `--until` saw, from the records alone."""
+    budget = asked.get("budget")
+    until = parse_until(str(asked.get("asked")), budget if isinstance(budget, int) else None)
+    reached = last_look(until, in_order(acc.columns, until.metric, acc.rows("ok")))
+    return {"sentence": reached.sentence(), **msgspec.to_builtins(reached)}
 
 
 def _probe(run: dict[str, Any]) -> list[str]:
@@ -45,3 +59,12 @@ def _resumptions(run: dict[str, Any]) -> list[str]:
         f"the run was resumed, {'once' if len(parts) == 1 else f'{len(parts)} times'}, after {before} records: the pause is excluded, "
         "the system was idle in it, and requests lost in flight were sent again"
     ]
+
+
+def in_order(columns: dict[str, Column], metric: str, ok: Column) -> Column:
+    """A figure of the first requests of the schedule without a gap, from the rows of all records: ABSENT of those not in `ok`."""
+    rows = numpy.argsort(columns["index"], kind="stable")
+    gaps = numpy.flatnonzero(columns["index"][rows] != numpy.arange(len(rows)))
+    values = request_column(columns, metric, rows)
+    values[~numpy.isin(rows, ok)] = ABSENT
+    return values[: int(gaps[0]) if len(gaps) else len(values)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.capacity import ENGINES, SHARE, US, Stream
-from bytemlperf_llm.capacity.judge import Errors, Look, Outcome, first_look, look_at, looks, spent
+from bytemlperf.statistics.looks import looks, spent
+from bytemlperf_llm.capacity.judge import Errors, Look, Outcome, first_look, look_at
 
 ONE_LOOK = Errors(0.025, 0.025)
 

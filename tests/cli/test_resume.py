@@ -271,3 +271,36 @@ def test_kill_nine_in_mid_run_loses_no_completed_record(tmp_path, records):
     assert len(set(indices)) == len(indices)
     assert all(damage.kind == "torn tail" for damage in reader.damages)
     assert os.path.getsize(folder / "records.jsonl") > 0
+
+
+def test_a_finished_run_is_extended_on_the_schedule_that_it_had(tmp_path):
+    ended = bmp(*QUICK, "--request-rate", "400", "--num-prompts", "60", cwd=tmp_path)
+    folder = run_folder(ended.stdout, tmp_path)
+    sixty = loaded(folder, "run.json")["schedule_sha256"]
+    assert "60 records already" in bmp("resume", str(folder), "--num-prompts", "60", cwd=tmp_path).stderr
+    assert "--num-prompts" in bmp("resume", str(folder), cwd=tmp_path).stderr
+    ended = bmp("resume", str(folder), "--num-prompts", "100", cwd=tmp_path)
+    assert ended.returncode in (0, 1), ended.stderr
+    run, summary = loaded(folder, "run.json"), loaded(folder, "summary.json")
+    assert summary["outcomes"]["ok"] == summary["scheduled"] == 100
+    assert run["resumed"][0]["records_before"] == 60
+    assert sorted(record.index for record in read_records(folder)) == list(range(100))
+    assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
+    whole = bmp(*QUICK, "--request-rate", "400", "--num-prompts", "100", cwd=tmp_path)
+    assert loaded(run_folder(whole.stdout, tmp_path), "run.json")["schedule_sha256"] == run["schedule_sha256"] != sixty
+
+
+def test_a_stopped_run_is_extended_beyond_its_schedule(tmp_path):
+    folder = stopped_run(tmp_path, 60, signal.SIGINT)
+    ended = bmp("resume", str(folder), "--num-prompts", "320", cwd=tmp_path)
+    assert ended.returncode in (0, 1), ended.stderr
+    assert loaded(folder, "summary.json")["outcomes"]["ok"] == 320
+
+
+def test_a_closed_loop_that_time_ended_is_extended_by_number(tmp_path):
+    ended = bmp(*CLOSED, "--max-concurrency", "4", "--duration", "0.3", cwd=tmp_path)
+    folder = run_folder(ended.stdout, tmp_path)
+    records = loaded(folder, "summary.json")["scheduled"]
+    assert bmp("resume", str(folder), "--trust", "--num-prompts", str(records + 30), cwd=tmp_path).returncode in (0, 1)
+    assert loaded(folder, "summary.json")["outcomes"]["ok"] == records + 30
+    assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
