@@ -80,8 +80,8 @@ def sweep(
 ) -> None:
     """Measure an engine over rates, concurrencies, lengths and engine options: a run a point, and the curves that they make.
 
-    Without an axis the range of rates is found, from a light load to overload. Exit status: 0 some point has figures, 1 none has,
-    2 bad input, 130 interrupted.
+    Without an axis the range of rates is found, from a light load to overload. Exit status: 0 some load was carried, 1 no point can be
+    used, 2 bad input, 3 no load was carried, 130 interrupted.
     """
     from bytemlperf_llm.sweep.command import sweep as measure
 

@@ -62,20 +62,26 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         """Points that were measured, and say nothing of the server: client-limited, invalid, failing."""
         return [row for row in self.rows if row.state == "measured" and not row.on_curve]
 
-    def limits(self) -> list[str]:
-        """What the curve can't say: that its range ends before the capacity, or begins above it."""
+    def limits(self) -> str:
+        """What the range can't say: that it ends before the capacity, or begins above it; empty where it holds it."""
         if not self.open_loop or not any(row.state == "measured" for row in self.rows):
-            return []
+            return ""
         if not self.carried:
-            return [f"not even {self.rows[0].load} was carried: give lower --rates"]
+            return f"not even {self.rows[0].load} was carried: give lower --rates"
         top = self.carried[-1].load
-        beyond = [
-            row for row in self.rows if row.load != top and row.state == "measured" and (row.load.rate_rps or 0) > (top.rate_rps or 0)
-        ]
+        beyond = [row for row in self.rows if row.state == "measured" and (row.load.rate_rps or 0) > (top.rate_rps or 0)]
         if any(row.verdict in ("overloaded", "failing") for row in beyond):
-            return []
+            return ""
         limit = f", and at {beyond[0].load} the client was the limit" if beyond else ""
-        return [f"no rate overloaded the server: it carried {top}{limit}; its capacity is higher. Give higher --rates"]
+        return f"no rate overloaded the server: it carried {top}{limit}; its capacity is higher. Give higher --rates"
+
+    def warnings(self) -> list[str]:
+        """For a reader of its pictures."""
+        found = [self.limits()] if self.limits() else []
+        if self.aside:
+            loads = ", ".join(str(row.load) for row in self.aside)
+            found.append(f"not on the curve: {loads}: {self.aside[0].why}")
+        return [f"{self.name}: {text}" if self.name else text for text in found]
 
     def knee(self) -> Knee | None:
         """None under three points that were carried."""

@@ -14,6 +14,7 @@ from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.runs.suite import verify_suite
+from bytemlperf.runs.verdicts import VerdictName
 from bytemlperf_llm.sweep.curve import Curve, curves_of
 from bytemlperf_llm.sweep.row import PointRow, latest, readings
 from bytemlperf_llm.sweep.sections import TOKENS, curve_sections
@@ -36,17 +37,13 @@ class SweepKind(RunKind):
         """Each curve with its knee and its points."""
         rows = rows_of(records)
         curves = curves_of(rows)
-        lacking = [row for row in rows if row.state != "measured"]
-        reasons = [f"{len(lacking)} of {len(rows)} points have no figures: {lacking[0].why or lacking[0].state}"] if lacking else []
-        usable = any(row.on_curve for row in rows)
-        if not usable:
-            reasons = [f"no point can be used: {rows[0].why}" if rows else "no point was measured", *reasons]
+        verdict, reasons = _judged(rows)
         return {
-            "verdict": "invalid" if not usable else "partial" if lacking else "valid",
+            "verdict": verdict,
             "reasons": reasons,
-            "warnings": _warnings(curves),
+            "warnings": [text for curve in curves for text in curve.warnings()],
             "metrics": {},
-            "counts": {"points": len(rows), "measured": len(rows) - len(lacking)},
+            "counts": {"points": len(rows), "measured": sum(row.state == "measured" for row in rows)},
             "curves": [_curve(curve) for curve in curves],
         }
 
@@ -94,15 +91,17 @@ class SweepKind(RunKind):
 KIND = SweepKind()
 
 
-def _warnings(curves: list[Curve]) -> list[str]:
-    found = []
-    for curve in curves:
-        head = f"{curve.name}: " if curve.name else ""
-        found += [head + text for text in curve.limits()]
-        limited = [str(row.load) for row in curve.aside]
-        if limited:
-            found.append(f"{head}{len(limited)} measured points are not on the curve ({', '.join(limited)}): {curve.aside[0].why}")
-    return found
+def _judged(rows: list[PointRow]) -> tuple[VerdictName, list[str]]:
+    """Verdict and reasons of the whole: whether each point that was asked for is where its load puts it on a curve."""
+    lacking = [row for row in rows if row.state != "measured"]
+    reasons = [f"{len(lacking)} of {len(rows)} points have no figures: {lacking[0].why}"] if lacking else []
+    measured = [row for row in rows if row.state == "measured"]
+    untrue = {verdict: [row for row in measured if row.verdict == verdict] for verdict in ("invalid", "client-limited")}
+    reasons += [f"{len(found)} of {len(rows)} points are {verdict}: {found[0].why}" for verdict, found in untrue.items() if found]
+    if not any(row.carried for row in rows):
+        overloaded = [row for row in rows if row.on_curve]
+        return ("overloaded", [*reasons, f"no load was carried: {overloaded[0].why}"]) if overloaded else ("invalid", reasons)
+    return "partial" if lacking or untrue["invalid"] else "client-limited" if untrue["client-limited"] else "valid", reasons
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def test_client_limited_points_are_marked_and_never_part_of_the_curve() -> None:
     assert (traces["not on the curve"]["x"], traces["not on the curve"]["mode"]) == ([60.0], "markers")
     assert (traces["overloaded"]["x"], traces["overloaded"]["mode"]) == ([100.0], "markers")
     summary = KIND.summarise({}, [*rows, limited, overloaded])
-    assert summary["warnings"] == ["1 measured points are not on the curve (60 requests/s): the client sent late"]
-    assert summary["verdict"] == "valid"
+    assert summary["warnings"] == ["not on the curve: 60 requests/s: the client sent late"]
+    assert (summary["verdict"], summary["reasons"]) == ("client-limited", ["1 of 5 points are client-limited: the client sent late"])
     assert summary["curves"][0]["lowest_overloaded"]["rate_rps"] == 120.0
 
 
