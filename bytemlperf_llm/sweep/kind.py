@@ -16,8 +16,8 @@ from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf.runs.verdicts import VerdictName
 from bytemlperf_llm.sweep.curve import Curve, curves_of
-from bytemlperf_llm.sweep.row import PointRow, latest, readings
-from bytemlperf_llm.sweep.sections import TOKENS, curve_sections
+from bytemlperf_llm.sweep.row import TOKENS, PointRow, latest, readings
+from bytemlperf_llm.sweep.sections import curve_sections
 
 
 def rows_of(records: Iterable[PointRow]) -> list[PointRow]:

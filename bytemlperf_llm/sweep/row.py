@@ -17,6 +17,8 @@ from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 State = Literal["measured", "interrupted", "skipped"]
 FolderName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\\]*$")]
 """Never a way out of the sweep's folder, which may be a stranger's."""
+LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+THROUGHPUT, TOKENS = "request_throughput", "output_token_throughput"
 ON_CURVE = ("valid", "overloaded")
 """Verdicts of runs whose figures are the server's."""
 
@@ -128,3 +130,21 @@ def latest(rows: Iterable[PointRow]) -> list[PointRow]:
         kept.pop((row.curve, AUTO_LEVEL), None)
         kept[row.curve, row.load] = row
     return list(kept.values())
+
+
+def interactivity(row: PointRow) -> Reading | None:
+    """Tokens/s that one user sees: 1/TPOT p50."""
+    tpot = row.figures.get("tpot p50")
+    if tpot is None or not tpot.value:
+        return None
+    low, high = (None if bound is None or not bound else 1000 / bound for bound in (tpot.high, tpot.low))
+    return Reading(value=1000 / tpot.value, unit="tokens/s", better="higher", label="interactivity", low=low, high=high)
+
+
+def of_device(row: PointRow) -> Reading | None:
+    """Output tokens/s over the devices that the server was said to have; of the whole server where nothing was said."""
+    tokens, devices = row.figures.get(TOKENS), row.devices or 1
+    if tokens is None:
+        return None
+    low, high = (None if bound is None else bound / devices for bound in (tokens.low, tokens.high))
+    return Reading(value=tokens.value / devices, unit="tokens/s", better="higher", label=tokens.label, low=low, high=high)

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from bytemlperf.report.blocks import Cell, axes, bounded_line, dots, table
+from bytemlperf.report.blocks import Cell, table
 from bytemlperf.report.text import interval, number
-from bytemlperf.runs.kinds import Plot, Section, Text
-from bytemlperf_llm.sweep.curve import Curve
-from bytemlperf_llm.sweep.row import PointRow, Reading
+from bytemlperf.runs.kinds import Section, Text
+from bytemlperf_llm.sweep.curve import LEAST_POINTS, Curve
+from bytemlperf_llm.sweep.plots import goodput_plot, latency_plots, pareto_plot
+from bytemlperf_llm.sweep.row import LATENCIES, THROUGHPUT, TOKENS, PointRow, Reading, interactivity, of_device
 
-LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
-GROUP = "Latency against throughput"
-THROUGHPUT, TOKENS = "request_throughput", "output_token_throughput"
-ASIDE = "not on the curve: "
 SPARE = ("tokens/s per device", "tokens/s", "tokens/s per user", "E2E tail", "TPOT tail", "TTFT tail")
-COLOURS = 8
-LOG_FROM = 30.0
-"""Highest over lowest value from which on an axis goes by factors."""
 
 
 def curve_sections(curves: Sequence[Curve]) -> list[Section]:
-    """The knee and the limits of each, one table of all points, and the plots that all curves share."""
-    return [*_sentences(curves), *point_tables(curves), *aside_table(curves), *_latency_plots(curves), *_more_plots(curves)]
+    """The knee of each, the plots that all share, and the tables of all points."""
+    return [
+        *_knees(curves),
+        *latency_plots(curves),
+        *pareto_plot(curves),
+        *goodput_plot(curves),
+        *point_tables(curves),
+        *aside_table(curves),
+    ]
 
 
-def _sentences(curves: Sequence[Curve]) -> list[Section]:
+def _knees(curves: Sequence[Curve]) -> list[Section]:
     sections: list[Section] = []
-    for curve in curves:
-        knee = curve.knee()
-        title = f"Knee of {curve.name}" if curve.name else "Knee"
-        if knee is not None:
-            sections.append(Text(title=title, body=knee.sentence()))
-        elif curve.carried:
-            sections.append(Text(title=title, body=f"{len(curve.carried)} points were carried, and it takes 3 to tell", style="note"))
+    for curve in (curve for curve in curves if curve.carried):
+        knee, title = curve.knee(), f"Knee of {curve.name}" if curve.name else "Knee"
+        few = f"{len(curve.carried)} points were carried, and it takes {LEAST_POINTS} to tell"
+        sections.append(Text(title=title, body=knee.sentence() if knee else few, style="plain" if knee else "note", group="Knee"))
     return sections
-
-
-# -- the table ----------------------------------------------------------------------------------
 
 
 def point_tables(curves: Sequence[Curve]) -> list[Section]:
@@ -62,8 +56,8 @@ def _delivered(row: PointRow) -> dict[str, Cell]:
         "requests/s": _bounded(row.figures.get(THROUGHPUT)),
         "within SLO": _bounded(row.figures.get("goodput share"), " %"),
         "tokens/s": _bounded(row.figures.get(TOKENS)),
-        "tokens/s per user": _bounded(_interactivity(row)),
-        "tokens/s per device": _bounded(_of_device(row)) if row.devices else None,
+        "tokens/s per user": _bounded(interactivity(row)),
+        "tokens/s per device": _bounded(of_device(row)) if row.devices else None,
     }
 
 
@@ -93,141 +87,3 @@ def _bounded(reading: Reading | None, unit: str = "", head: str = "") -> str | N
 def _tail(row: PointRow, name: str) -> str | None:
     metric = row.tail(name)
     return None if metric in (None, f"{name} p50") else _bounded(row.figures[str(metric)], head=str(metric).partition(" ")[2])
-
-
-def _interactivity(row: PointRow) -> Reading | None:
-    """Tokens/s that one user sees: 1/TPOT p50."""
-    tpot = row.figures.get("tpot p50")
-    if tpot is None or not tpot.value:
-        return None
-    low, high = (None if bound is None or not bound else 1000 / bound for bound in (tpot.high, tpot.low))
-    return Reading(value=1000 / tpot.value, unit="tokens/s", better="higher", label="interactivity", low=low, high=high)
-
-
-def _of_device(row: PointRow) -> Reading | None:
-    """Output tokens/s over the devices that the server was said to have; of the whole server where nothing was said."""
-    tokens, devices = row.figures.get(TOKENS), row.devices or 1
-    if tokens is None:
-        return None
-    low, high = (None if bound is None else bound / devices for bound in (tokens.low, tokens.high))
-    return Reading(value=tokens.value / devices, unit="tokens/s", better="higher", label=tokens.label, low=low, high=high)
-
-
-# -- plots --------------------------------------------------------------------------------------
-
-
-def _latency_plots(curves: Sequence[Curve]) -> list[Section]:
-    plots: list[Section] = []
-    for name, label in LATENCIES.items():
-        data: list[dict[str, Any]] = []
-        alts, shown = list[str](), list[float]()
-        for place, curve in enumerate(curves):
-            colour = f"@{place % COLOURS}"
-            tail = _shared_tail(curve, name)
-            for metric, dash in ((f"{name} p50", "solid"), *(((tail, "dot"),) if tail else ())):
-                text = f"{curve.name} {metric.partition(' ')[2]}".strip()
-                rows = [row for row in curve.carried if metric in row.figures and THROUGHPUT in row.figures]
-                shown += _line(data, text, rows, metric, "%{y:.4~g} ms at %{x:.4~g} requests/s", color=colour, dash=dash)
-                alts += (
-                    [f"{text} from {number(rows[0].figures[metric].value)} to {number(rows[-1].figures[metric].value)} ms"] if rows else []
-                )
-            shown += _marks(data, curve, f"{name} p50", colour)
-        if shown:
-            layout = axes("requests/s completed", "ms")
-            if max(shown) > LOG_FROM * min(shown) > 0:
-                layout["yaxis"] = {"title": {"text": "ms"}, "type": "log", "dtick": "D2"}
-            plots.append(Plot(title=label, data=data, layout=layout, alt="; ".join(alts), half=True, group=GROUP))
-    return plots
-
-
-def _line(data: list[dict[str, Any]], text: str, rows: Sequence[PointRow], metric: str, hover: str, **style: Any) -> list[float]:
-    """Adds a line through rows with their intervals; returns the values."""
-    if not rows:
-        return []
-    readings = [row.figures[metric] for row in rows]
-    x, y = [row.figures[THROUGHPUT].value for row in rows], [reading.value for reading in readings]
-    data.append(bounded_line(text, x, y, [reading.bounds for reading in readings], hover, **style))
-    return y
-
-
-def _marks(data: list[dict[str, Any]], curve: Curve, metric: str, colour: str) -> list[float]:
-    """Adds single marks for overloaded points and for those that are not on the curve."""
-    values: list[float] = []
-    for title, symbol, rows in (("overloaded", "circle-open", curve.overloaded), ("not on the curve", "x", curve.aside)):
-        rows = [row for row in rows if metric in row.figures and THROUGHPUT in row.figures]
-        if rows:
-            y = [row.figures[metric].value for row in rows]
-            hover = f"{title}: %{{y:.4~g}} ms at %{{x:.4~g}} requests/s"
-            data.append(
-                dots(
-                    f"{curve.name} {title}".strip(),
-                    [row.figures[THROUGHPUT].value for row in rows],
-                    y,
-                    hover,
-                    symbol=symbol,
-                    size=8,
-                    color=colour,
-                )
-            )
-            values += y
-    return values
-
-
-def _shared_tail(curve: Curve, name: str) -> str | None:
-    """The highest percentile beyond the median that every point of the line carries."""
-    tails = [row.tail(name) for row in curve.carried]
-    lowest = min((float(tail.partition(" p")[2]) for tail in tails if tail), default=50.0)
-    return f"{name} p{lowest:g}" if None not in tails and lowest > 50 else None
-
-
-def _more_plots(curves: Sequence[Curve]) -> list[Section]:
-    plots: list[Section] = []
-    if pareto := _pareto(curves):
-        plots.append(pareto)
-    if goodput := _goodput(curves):
-        plots.append(goodput)
-    return plots
-
-
-def _pareto(curves: Sequence[Curve]) -> Plot | None:
-    """Interactivity against throughput of a device: what one user gets against what the owner gets."""
-    data: list[dict[str, Any]] = []
-    alts = []
-    devices = sorted({row.devices for curve in curves for row in curve.carried if row.devices})
-    for place, curve in enumerate(curves):
-        points = [(user, device) for row in curve.carried if (user := _interactivity(row)) and (device := _of_device(row))]
-        if not points:
-            continue
-        x, y = [user.value for user, _ in points], [device.value for _, device in points]
-        text = curve.name or "tokens/s"
-        hover = "%{y:.4~g} tokens/s, of which a user sees %{x:.4~g}"
-        data.append(bounded_line(text, x, y, [device.bounds for _, device in points], hover, color=f"@{place % COLOURS}"))
-        alts.append(f"{text}: {number(y[0])} tokens/s at {number(x[0])} a user to {number(y[-1])} at {number(x[-1])}")
-    if not data:
-        return None
-    per = f"output tokens/s per device ({', '.join(map(str, devices))} stated)" if devices else "output tokens/s of the server"
-    note = "Tokens/s per user is 1 / TPOT p50." + ("" if devices else " --card CARD*COUNT divides the server's by its devices.")
-    return Plot(
-        title="Interactivity", data=data, layout=axes("tokens/s per user", per), note=note, alt="; ".join(alts), half=True, group=GROUP
-    )
-
-
-def _goodput(curves: Sequence[Curve]) -> Plot | None:
-    """Requests/s within the service levels, over the load, overloaded points too: that is where it falls."""
-    data: list[dict[str, Any]] = []
-    for place, curve in enumerate(curves):
-        rows = [row for row in curve.rows if row.on_curve and "goodput" in row.figures]
-        if rows:
-            x = [row.load.rate_rps or row.load.concurrency for row in rows]
-            y = [row.figures["goodput"].value for row in rows]
-            data.append(
-                bounded_line(
-                    curve.name or "goodput", x, y, [None] * len(rows), "%{y:.4~g} requests/s within the SLO", color=f"@{place % COLOURS}"
-                )
-            )
-    if not data:
-        return None
-    load = "target requests/s" if any(curve.open_loop for curve in curves) else "concurrent requests"
-    return Plot(
-        title="Goodput", data=data, layout=axes(load, "requests/s within the SLO"), alt="goodput over the load", half=True, group=GROUP
-    )
