@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import figure_of
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
@@ -23,7 +27,7 @@ from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.rebuild import load_sentence
+from bytemlperf_llm.run.rebuild import load_of
 from bytemlperf_llm.run.summarise import summarise
 from bytemlperf_llm.run.verify import verify
 
@@ -31,6 +35,7 @@ LABELLED = (*LATENCIES, "itl")
 HEADLINES = {("ttft", "50"), ("ttft", "99"), ("tpot", "50"), ("e2e", "50")}
 RATE_LABELS = {name: name.replace("_", " ") for name in ("request_throughput", "output_token_throughput", "input_token_throughput")}
 _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
+PARALLEL_OPTIONS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
 
@@ -59,9 +64,15 @@ class LlmKind(RunKind):
         """The load, beside what was asked for; what `--until` saw."""
         return {name: summary[name] for name in ("load", "until") if name in summary}
 
+    def devices_used(self, run: dict[str, Any]) -> int | None:
+        """As the engine was told to split the model."""
+        options = part(run, "config", "engine_options")
+        sizes = [int(options[name]) for name in PARALLEL_OPTIONS if str(options.get(name, "")).isdigit()]
+        return max(math.prod(sizes), 1) if sizes else None
+
     def load_sentence(self, run: dict[str, Any]) -> str:
         """The load that was asked for."""
-        return load_sentence(run)
+        return load_of(run).text
 
     def exit_status(self, summary: dict[str, Any]) -> int:
         """Also by what this client lost itself."""
@@ -72,7 +83,9 @@ class LlmKind(RunKind):
         """Latencies, rates, goodput and failures; `key` is the scenario, so that engines and machines compare."""
         columns = None if isinstance(records, RunRecords) and not records.samples else columns_of(run, records)
         key = str(run.get("config", {}).get("scenario", {}).get("name") or "llm")
-        return figures_of(key, summary, columns)
+        load = load_of(run)
+        figures = figures_of(key, summary, columns)
+        return [msgspec.structs.replace(figure, load=load.text, offered=load.offered and figure.is_rate) for figure in figures]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[RequestRecord]) -> list[Section]:
         """Cause before detail."""

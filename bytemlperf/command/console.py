@@ -33,7 +33,7 @@ COLOURS = {
     **dict.fromkeys(("better", "passed", "ok", "ready", "holds"), "green"),
 }
 """Of a cell by its first or last word."""
-STYLES = {"note": "dim", "warning": "yellow", "plain": "", "code": ""}
+STYLES = {"note": "dim", "warning": "yellow", "error": "bold red", "plain": "", "code": ""}
 
 
 def terminal(*, stderr: bool = False) -> Console:

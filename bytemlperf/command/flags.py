@@ -365,6 +365,14 @@ def _size(flag: str, key: str, text: str) -> int:
     return int(text)
 
 
+def parse_percent(flag: str, text: str) -> float:
+    """The share that "5%" or "0.5 %" is. Raises UserError for anything else, and beyond 0 to 100 %."""
+    number = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,9})?)\s*%\s*", text)
+    if number is None or float(number[1]) > 100:
+        raise UserError(f"{flag} {text!r} is not a percentage", f"write for example {flag} 1%")
+    return float(number[1]) / 100
+
+
 def parse_bytes(flag: str, text: str) -> int:
     """ "4GiB", "500 MB" or plain bytes. Raises UserError."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bytemlperf.command.flags import Argument, CardFiles, Option, with_flags
+from bytemlperf.command.flags import Argument, CardFiles, Option, parse_percent, with_flags
 from bytemlperf.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def compare(
     metric: Annotated[tuple[str, ...], Option("Show only this figure, such as 'ttft p99'; repeatable.")] = (),
     everything: Annotated[bool, Option("Show every figure, not only the headlines.", "--all")] = False,
     fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")] = (),
+    min_effect: Annotated[str, Option("Smallest change to call better or worse, in percent; what is below is negligible.")] = "1%",
     card: Annotated[
         tuple[str, ...], Option("CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see `bmp hardware list`.")
     ] = (),
@@ -42,7 +43,7 @@ def compare(
         raise UserError("a page needs a file", f"add --out comparison.{format_name}")
     conditions = [parse(text) for text in fail_if]
     views, problems = gather(runs)
-    comparisons = compare_all(views, _baseline(views, baseline), metric)
+    comparisons = compare_all(views, _baseline(views, baseline), metric, parse_percent("--min-effect", min_effect))
     if metric and not any(comparison.rows for comparison in comparisons):
         raise UserError(f"no run has a figure {metric[0]!r}", "leave out --metric to see them all")
     problems += _kind_problems(comparisons)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,15 @@ from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Section
 from bytemlperf.runs.verdicts import VERDICTS
 
-Judgement = Literal["better", "worse", "different", "same", "unknown"]
-"""`same` is: no difference seen; `different` is one of a figure that is neither better high nor low."""
+Judgement = Literal["better", "worse", "different", "negligible", "same", "unknown"]
+"""`same` is: no difference seen; `different` is one of a figure that is neither better high nor low; `negligible` one that is no chance
+and smaller than the smallest effect that was asked for."""
 
-NOT_SETTINGS = ("flags.label", "flags.runs_dir", "label", "runs_dir", "started_at")
+MIN_EFFECT = 0.01
+NOT_SETTINGS = re.compile(r"config\.(flags\.)?(label|runs_dir|started_at)$|config\.probe\.|hardware.*\.link\.(gtransfers_per_s|lanes)$")
+"""Names, what `rate: auto` measured on its way to the rate, and links that go slower while nothing uses them."""
+SAME_MEMORY = 0.02
+"""Kernels keep a little more or less of a machine's memory to themselves at every start."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +59,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run; `beside` is
-    what their suite shows of all of them together."""
+    what their suite shows of all of them together; `different_loads` says that and how the runs' loads differ; empty where they don't."""
 
     kind: str
     views: list[RunView]
@@ -63,6 +69,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     settings: list[list[str]]
     notes: list[str]
     beside: list[Section] = []
+    different_loads: str = ""
 
     def row(self, metric: str) -> list[Row]:
         """The rows of a metric, or of a label."""
@@ -84,18 +91,21 @@ def gather(folders: Sequence[Path]) -> tuple[list[RunView], list[str]]:
     return views, problems
 
 
-def compare_all(views: Sequence[RunView], baseline: RunView, metrics: Sequence[str] = ()) -> list[Comparison]:
-    """One comparison for each kind, that of the baseline first. Other kinds have their first run as baseline."""
+def compare_all(
+    views: Sequence[RunView], baseline: RunView, metrics: Sequence[str] = (), min_effect: float = MIN_EFFECT
+) -> list[Comparison]:
+    """One comparison for each kind, that of the baseline first. Other kinds have their first run as baseline. A change of less than
+    `min_effect` (a share) is negligible, however sure."""
     kinds = list(dict.fromkeys([baseline.kind, *(view.kind for view in views)]))
     comparisons = []
     for kind in kinds:
         members = [view for view in views if view.kind == kind]
         first = baseline if kind == baseline.kind else members[0]
-        comparisons.append(_compare(members, members.index(first), metrics))
+        comparisons.append(_compare(members, members.index(first), metrics, min_effect))
     return comparisons
 
 
-def _compare(views: list[RunView], baseline: int, metrics: Sequence[str]) -> Comparison:
+def _compare(views: list[RunView], baseline: int, metrics: Sequence[str], min_effect: float) -> Comparison:
     names = short_names(views)
     tables = [{(figure.key, figure.metric): figure for figure in view.figures} for view in views]
     keys = list(dict.fromkeys(key for table in tables for key in table))
@@ -107,7 +117,7 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str]) -> Com
         if metrics and not any(wanted in (first.metric, first.label) for wanted in metrics):
             continue
         rows.append(_row(first, figures, baseline, paired))
-    rows = _judged(sorted(rows, key=lambda row: not row.headline))
+    rows = _judged(sorted(rows, key=lambda row: not row.headline), min_effect)
     return Comparison(
         kind=views[0].kind,
         views=list(views),
@@ -117,6 +127,7 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str]) -> Com
         settings=_settings(views),
         notes=_notes(views, names, baseline, paired),
         beside=views[0].suite.beside(names, [view.summary or {} for view in views]),
+        different_loads=_different_loads(rows, names),
     )
 
 
@@ -126,9 +137,7 @@ def _row(first: Figure, figures: list[Figure | None], baseline: int, paired: lis
     for place, figure in enumerate(figures):
         difference = None
         if place != baseline and figure is not None and base is not None:
-            difference = (
-                change(base, figure, paired=paired[place]) if base.unit == figure.unit else Change(ratio=None, method="another unit")
-            )
+            difference = _change(base, figure, paired=paired[place])
         sides.append(Side(figure=figure, change=difference))
     return Row(
         key=first.key,
@@ -141,7 +150,27 @@ def _row(first: Figure, figures: list[Figure | None], baseline: int, paired: lis
     )
 
 
-def _judged(rows: list[Row]) -> list[Row]:
+def _change(base: Figure, figure: Figure, *, paired: bool) -> Change:
+    if base.unit != figure.unit:
+        return Change(ratio=None, method="another unit")
+    if base.is_rate and base.load != figure.load:
+        return Change(ratio=None, method="another load: rates follow it")
+    return change(base, figure, paired=paired)
+
+
+def _different_loads(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Each run's loads, of the rows where they differ."""
+    loads: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if len({side.figure.load for side in row.sides if side.figure is not None}) > 1:
+            for name, side in zip(names, row.sides, strict=True):
+                if side.figure is not None:
+                    loads.setdefault(name, {})[side.figure.load or "not known"] = None
+    each = "; ".join(f"{name}: {' and '.join(texts)}" for name, texts in loads.items())
+    return f"Different loads: {each}. Rates follow the load and are not judged." if each else ""
+
+
+def _judged(rows: list[Row], min_effect: float) -> list[Row]:
     """The same with judgements, false alarms held down over all of them."""
     places = [(row, side) for row in range(len(rows)) for side in range(len(rows[row].sides)) if rows[row].sides[side].change is not None]
     changes = [rows[row].sides[side].change for row, side in places]
@@ -149,16 +178,19 @@ def _judged(rows: list[Row]) -> list[Row]:
     judged = [list(row.sides) for row in rows]
     for (row, side), each, is_real in zip(places, changes, real, strict=True):
         assert each is not None
-        judged[row][side] = msgspec.structs.replace(judged[row][side], judgement=judge(rows[row].better, each, is_real=is_real))
+        judgement = judge(rows[row].better, each, is_real=is_real, min_effect=min_effect)
+        judged[row][side] = msgspec.structs.replace(judged[row][side], judgement=judgement)
     return [msgspec.structs.replace(row, sides=sides) for row, sides in zip(rows, judged, strict=True)]
 
 
-def judge(better: str, difference: Change, *, is_real: bool) -> Judgement:
+def judge(better: str, difference: Change, *, is_real: bool, min_effect: float = 0.0) -> Judgement:
     """What a difference means for somebody who has to choose."""
     if difference.ratio is None or difference.p_value is None:
         return "unknown"
     if not is_real:
         return "same"
+    if abs(difference.ratio - 1) < min_effect:
+        return "negligible"
     if better == "neither":
         return "different"
     return "better" if (difference.ratio < 1) == (better == "lower") else "worse"
@@ -191,12 +223,17 @@ def _settings(views: Sequence[RunView]) -> list[list[str]]:
     keys = list(dict.fromkeys(key for each in flat for key in each))
     rows = []
     for key in keys:
-        if key.partition(".")[2] in NOT_SETTINGS:
-            continue
         values = [each.get(key, "–") for each in flat]
-        if len(set(values)) > 1:
+        if len(set(values)) > 1 and not NOT_SETTINGS.search(key) and not _as_much_memory(key, values):
             rows.append([key, *values])
     return rows
+
+
+def _as_much_memory(key: str, values: Sequence[str]) -> bool:
+    if not key.endswith(("memory_bytes", "total_bytes")) or not all(map(str.isdigit, values)):
+        return False
+    sizes = list(map(int, values))
+    return max(sizes) <= min(sizes) * (1 + SAME_MEMORY)
 
 
 def _described(view: RunView) -> dict[str, Any]:

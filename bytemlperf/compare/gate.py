@@ -5,8 +5,8 @@
     ttft p99 > 200                 is more than 200 in its own unit, on its own
     any worse > 5%                 some figure is worse by more than 5 %, likewise
 
-A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A
-figure that isn't there, or a run that is invalid, failing or overloaded, fails a gate: what can't be evaluated must not pass.
+A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A figure that isn't
+there, a rate under another load, or a run that is invalid, failing or overloaded, fails a gate: what can't be evaluated must not pass.
 """
 
 from __future__ import annotations
@@ -73,15 +73,21 @@ def failures(comparisons: Sequence[Comparison], conditions: Sequence[Condition])
 
 def _any_worse(comparisons: Sequence[Comparison], condition: Condition) -> list[str]:
     return [
-        f"{condition.text}: {name}: {_told(row, side)}"
-        for comparison in comparisons
-        for row in comparison.rows
-        for name, side in zip(comparison.names, row.sides, strict=True)
-        if side.judgement == "worse"
-        and side.change is not None
-        and side.change.ratio
-        and abs(side.change.ratio - 1) * 100 > condition.limit
+        *(f"{condition.text}: can't be evaluated: {each.different_loads}" for each in comparisons if each.different_loads),
+        *(
+            f"{condition.text}: {name}: {_told(row, side)}"
+            for comparison in comparisons
+            for row in comparison.rows
+            for name, side in zip(comparison.names, row.sides, strict=True)
+            if side.judgement in ("worse", "negligible") and worsening(row.better, side.change) * 100 > condition.limit
+        ),
     ]
+
+
+def worsening(better: str, difference: Change | None) -> float:
+    """By which share a figure is worse; below 0 where it is better, 0 where nothing can be said."""
+    change = 0.0 if difference is None or difference.ratio is None else difference.ratio - 1
+    return {"lower": change, "higher": -change}.get(better, 0.0)
 
 
 def _named(comparisons: Sequence[Comparison], condition: Condition) -> list[str]:

@@ -19,14 +19,22 @@ from bytemlperf.report.thin import distribution
 from bytemlperf.runs.kinds import Plot, Section, Table, Text, kind_name
 from bytemlperf.version import __version__
 
-JUDGED = {"better": "better", "worse": "worse", "different": "different", "same": "no difference", "unknown": ""}
+JUDGED = {
+    "better": "better",
+    "worse": "worse",
+    "different": "different",
+    "negligible": "negligible",
+    "same": "no difference",
+    "unknown": "",
+}
 MAX_CURVES, MIN_CURVE_SAMPLES = 6, 30
 MAX_FOREST_ROWS = 40
 MAX_HEADLINES = 60
 MAX_FOLDED_ROWS = 2_000
 METHOD = (
     "A change is this run over the baseline, with its 95 % interval. better, worse: chance doesn't explain it (Benjamini and Hochberg "
-    "over all figures, 5 % false alarms); otherwise no difference was seen, which is not the same as none."
+    "over all figures, 5 % false alarms); negligible: a real change below --min-effect; otherwise no difference was seen, which is not "
+    "the same as none."
 )
 
 
@@ -49,7 +57,7 @@ def sentence(comparison: Comparison, place: int) -> str:
     counts = dict.fromkeys(JUDGED, 0)
     for row in comparison.rows:
         counts[row.sides[place].judgement] += 1
-    told = [f"{JUDGED[name]} in {counts[name]}" for name in ("better", "worse", "different") if counts[name]]
+    told = [f"{JUDGED[name]} in {counts[name]}" for name in ("better", "worse", "different", "negligible") if counts[name]]
     told.append(f"no difference seen in {counts['same']}")
     if counts["unknown"]:
         told.append(f"{counts['unknown']} can't be compared")
@@ -144,6 +152,7 @@ def markdown(shown: Shown) -> str:
     """For a pull request."""
     parts = []
     for comparison in shown.comparisons:
+        parts += [f"**{escape_markdown(comparison.different_loads)}**", ""] if comparison.different_loads else []
         parts.append(f"### {kind_name(comparison.kind)}: {escape_markdown(_title(comparison))}")
         parts += [f"- {escape_markdown(text)}" for text in _lines(comparison)] + [""]
         tables = [section for section in comparison.beside if isinstance(section, Table)]
@@ -194,6 +203,7 @@ def _json_of(comparison: Comparison) -> dict[str, Any]:
             {**{name: getattr(row, name) for name in ("key", "metric", "label", "unit", "better")}, "sides": list(map(_side, row.sides))}
             for row in comparison.rows
         ],
+        "different_loads": comparison.different_loads,
         "settings": comparison.settings,
         "notes": comparison.notes,
     }
@@ -243,7 +253,7 @@ def page_of(shown: Shown) -> Page:
         verdict_word="" if not shown.gated else "GATE FAILED" if shown.failures else "GATE PASSED",
         reasons=shown.failures,
         facts=[(name, _run_fact(view)) for each in shown.comparisons for name, view in zip(each.names, each.views, strict=True)],
-        problems=shown.problems,
+        problems=[*(each.different_loads for each in shown.comparisons if each.different_loads), *shown.problems],
         warnings=[note for each in shown.comparisons for note in each.notes],
         tiles=_tiles(first),
         sections=sections,

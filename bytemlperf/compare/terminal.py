@@ -26,6 +26,8 @@ def print_comparison(shown: Shown) -> None:
 
 def _sections(comparison: Comparison, *, everything: bool) -> Iterator[Section]:
     rows, overall = shown_rows(comparison, everything=everything), overall_table(comparison)
+    if comparison.different_loads:
+        yield Text(body=one_line(comparison.different_loads), style="error")
     yield from (section for section in comparison.beside if not isinstance(section, Plot))
     yield figure_table(comparison, rows)
     if left := left_out(comparison, rows):

@@ -7,6 +7,7 @@ report, comparison, catalogue and site work on any kind through it, and know no 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_OF_A_KIND = 20
 """So many findings of one kind are listed; the rest is counted."""
 
 Better = Literal["lower", "higher", "neither"]
+RATE_UNITS = re.compile(r"/s$|FLOP/s$|FLOPS$|OPS$")
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +37,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     its error; `statistic` then says how `value` comes from them: `mean`, or a nearest-rank percentile
     (`p50`, `p99.9`). `sample_ids` name what each sample was measured on (a request, a case), so that two
     runs of one schedule can be paired. Figures may share one tuple.
+
+    `load` is the load that it was measured under, for a reader; equal loads have equal texts. `offered`: the value is the load
+    that was asked for (a throughput in an open loop), and says nothing of how much more there could be: it is never ranked.
     """
 
     key: str
@@ -51,6 +56,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     statistic: str = ""
     sample_ids: Sequence[str | int] = ()
+    load: str = ""
+    offered: bool = False
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is so much in a second: what goes with a load, and what prices and watts can be set against."""
+        return self.better == "higher" and RATE_UNITS.search(self.unit) is not None
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -58,7 +70,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     title: str = ""
     body: str
-    style: Literal["plain", "note", "warning", "code"] = "plain"
+    style: Literal["plain", "note", "warning", "error", "code"] = "plain"
     folded: bool = False
     group: str = ""
 
@@ -175,6 +187,10 @@ class RunKind:
     def model_of(self, figure: Figure) -> str:  # noqa: ARG002
         """The model that a figure is of, where its key tells; else empty."""
         return ""
+
+    def devices_used(self, run: dict[str, Any]) -> int | None:  # noqa: ARG002
+        """How many devices the run was told to work on; None where it wasn't."""
+        return None
 
     def load_sentence(self, run: dict[str, Any]) -> str:  # noqa: ARG002
         """The load in a few words; empty where there is none."""

@@ -9,6 +9,7 @@ checked here, before anything starts. docs/scenarios.md describes every key.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,6 +96,23 @@ class Empirical(Checked, tag_field="distribution", tag="empirical", frozen=True,
 Lengths = Constant | Uniform | Normal | Lognormal | Empirical
 
 
+def lengths_text(lengths: Lengths) -> str:
+    """For a reader, such as "512", "100 to 200" or "lognormal 48 (σ 0.6, 8 to 128)"."""
+    match lengths:
+        case Constant():
+            return str(lengths.value)
+        case Uniform():
+            return f"{lengths.min} to {lengths.max}"
+        case Normal():
+            return f"normal {lengths.mean:g} (σ {lengths.std:g}, {lengths.min} to {lengths.max})"
+        case Lognormal():
+            return f"lognormal {lengths.mean:g} (σ {lengths.sigma:g}, {lengths.min} to {lengths.max})"
+        case Empirical():
+            weights = lengths.weights or (1.0,) * len(lengths.values)
+            mean = sum(map(operator.mul, lengths.values, weights)) / sum(weights)
+            return f"one of {len(lengths.values)} lengths, mean {mean:.4g},"
+
+
 # --- the parts of a scenario ------------------------------------------------------------------
 
 
@@ -160,6 +178,19 @@ class Prompts(Checked, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.files, self.synthetic, self.trace)) != 1:
             raise ValueError("exactly one of files, synthetic and trace is needed; give files: [prompts.jsonl], for example")
+
+    def sentence(self) -> str:
+        """Lengths of made-up prompts, or which part of which trace; empty for files, which the scenario's name stands for."""
+        if self.synthetic is not None:
+            lengths, counted = (self.synthetic.tokens, "tokens") if self.synthetic.tokens else (self.synthetic.words, "words")
+            shared = f" ({self.synthetic.prefix_tokens} of them shared)" if self.synthetic.prefix_tokens else ""
+            return f"{lengths_text(lengths)} {counted} in{shared}" if lengths else ""
+        if self.trace is None:
+            return ""
+        start, end = self.trace.window_s or (None, None)
+        window = "" if start is None else f", from {start:g} s" + ("" if end is None else f" to {end:g} s")
+        scale = "" if self.trace.time_scale == 1.0 else f", times × {self.trace.time_scale:g}"
+        return f"{self.trace.format} trace {Path(self.trace.file).name}{window}{scale}"
 
 
 class Ramp(Checked, frozen=True, kw_only=True):

@@ -5,25 +5,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.scenario import Arrival, Scenario
+from bytemlperf.runs.folder import part
+from bytemlperf_llm.plan.scenario import Arrival, Lengths, Prompts, Scenario, lengths_text
 
 MAX_WITHOUT_RECORD = 1_000_000
 """Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
 
 
-def load_sentence(run: dict[str, Any]) -> str:
-    """The load that was asked for, in a few words; empty where run.json doesn't hold it."""
-    config = run.get("config")
-    scenario = config.get("scenario") if isinstance(config, dict) else None
+class Load(NamedTuple):
+    """What was sent, for a reader. `offered`: as fast as the plan said, whatever the server could do."""
+
+    arrival: str
+    requests: str
+    offered: bool
+
+    @property
+    def text(self) -> str:
+        return ", ".join(filter(None, (self.arrival, self.requests)))
+
+
+def load_of(run: dict[str, Any]) -> Load:
+    """The load that was asked for; empty texts where run.json doesn't hold it."""
+    scenario = part(run, "config", "scenario")
+    arrival, prompts, lengths = (
+        _converted(scenario.get(name), kind) for name, kind in (("arrival", Arrival), ("prompts", Prompts), ("output_tokens", Lengths))
+    )
+    words = [prompts.sentence() if prompts else "", f"{lengths_text(lengths)} tokens out" if lengths else ""]
+    words += ["stopping at EOS"] if part(scenario, "sampling").get("ignore_eos") is False else []
+    open_loop = arrival is not None and arrival.process not in ("closed", "at_once")
+    return Load(arrival.sentence() if arrival else "", ", ".join(filter(None, words)), open_loop)
+
+
+def _converted(value: object, kind: Any) -> Any:
+    """None for what is not of that kind."""
     try:
-        return msgspec.convert(scenario.get("arrival") if isinstance(scenario, dict) else None, Arrival).sentence()
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        return ""
+        return None
 
 
 def most_requests(scenario: Scenario) -> float:

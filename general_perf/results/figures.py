@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.units import NS_PER_S
@@ -67,4 +69,8 @@ def _speed(name: str, record: PerformanceRecord, summary: dict[str, Any]) -> lis
     ]
     rate = throughput(record)
     found.append(Figure(key=point, metric="throughput", unit="samples/s", value=rate, better="higher", count=len(seconds), headline=True))
-    return [*found, *_plain(point, "peak host memory", "bytes", record.peak_host_bytes, "lower")]
+    found += _plain(point, "peak host memory", "bytes", record.peak_host_bytes, "lower")
+    if record.loop != "open":
+        return found
+    load = f"{record.process or 'open loop'}, {record.requested_rate:g} calls/s" if record.requested_rate else "open loop"
+    return [msgspec.structs.replace(figure, load=load, offered=figure.is_rate) for figure in found]

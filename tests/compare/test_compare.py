@@ -8,6 +8,8 @@ import pytest
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
 from bytemlperf.compare.gate import failures, parse
+from bytemlperf.compare.show import Shown, page_of
+from bytemlperf.compare.terminal import print_comparison
 from bytemlperf.report.text import escape_markdown
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
@@ -51,6 +53,89 @@ def test_runs_of_one_schedule_are_paired_and_others_are_not(compared, runs, tmp_
     apart = compare_all(views, views[0])[0]
     assert "paired" not in side(apart, "tpot p50", "other").change.method
     assert any("schedule" in row[0] for row in apart.settings)
+
+
+@pytest.fixture(scope="module")
+def loads(tmp_path_factory):
+    """Runs of one server at two rates, in folders and as a comparison."""
+    place = tmp_path_factory.mktemp("loads")
+    folders = [llm_run(place / "four", label="four", rate=40.0), llm_run(place / "eight", label="eight", rate=80.0, seed=2)]
+    views, _ = gather(folders)
+    return folders, compare_all(views, views[0])[0]
+
+
+def test_runs_at_different_loads_say_so_first_and_rates_are_not_judged(loads):
+    folders, compared = loads
+    rates = [row for row in compared.rows if row.unit.endswith("/s")]
+    assert {"request_throughput", "output_token_throughput", "goodput"} <= {row.metric for row in rates}
+    assert {(row.sides[1].judgement, row.sides[1].ratio) for row in rates} == {("unknown", None)}
+    assert side(compared, "tpot p50", "eight").change.ratio
+    sentence = "Different loads: four: Poisson, 40 req/s; eight: Poisson, 80 req/s. Rates follow the load and are not judged."
+    assert compared.different_loads == sentence
+    ended = bmp("compare", *map(str, folders))
+    assert ended.stdout.startswith(sentence)
+    assert bmp("compare", *map(str, folders), "--format", "md").stdout.startswith(f"**{sentence}**")
+    page = page_of(Shown(comparisons=[compared]))
+    assert page.problems == [sentence]
+    assert json.loads(bmp("compare", *map(str, folders), "--format", "json").stdout)["comparisons"][0]["different_loads"] == sentence
+
+
+def test_the_sentence_of_different_loads_is_red(loads, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_comparison(Shown(comparisons=[loads[1]]))
+    assert capsys.readouterr().out.startswith("\x1b[1;31mDifferent loads")
+
+
+def test_a_gate_on_what_follows_the_load_does_not_pass(loads):
+    _, compared = loads
+    for condition in ("output_token_throughput < -90%", "any worse > 90%"):
+        (failure,) = failures([compared], [parse(condition)])
+        assert "can't be evaluated" in failure
+
+
+def test_lengths_are_part_of_the_load(runs, tmp_path):
+    scenario = read(runs["base"], "run.json")["config"]["scenario"]
+    lengths = {"distribution": "constant", "value": 64}
+    other = llm_run(tmp_path / "o", label="o", config={"scenario": scenario | {"output_tokens": lengths}, "header_names": []})
+    views, _ = gather([runs["base"], other])
+    assert "o: Poisson, 40 req/s, 64 tokens out" in compare_all(views, views[0])[0].different_loads
+
+
+def test_a_change_below_the_smallest_effect_is_negligible(runs):
+    views, _ = gather([runs["base"], runs["slow"]])
+    (compared,) = compare_all(views, views[0], min_effect=0.5)
+    assert side(compared, "tpot p50", "slow").judgement == "negligible"
+    assert failures([compared], [parse("any worse > 5%")]), "a gate's own limit goes before"
+    command = ("compare", str(runs["base"]), str(runs["slow"]), "--metric", "tpot p50")
+    assert "worse in 1" in bmp(*command).stdout
+    assert "negligible in 1" in bmp(*command, "--min-effect", "50%").stdout
+
+
+def test_one_percent_is_the_smallest_effect_unless_told(tmp_path):
+    folders = [llm_run(tmp_path / name, label=name, slower=slower, seed=1) for name, slower in (("a", 1.0), ("b", 1.005))]
+    views, _ = gather(folders)
+    found = side(compare_all(views, views[0])[0], "tpot p50", "b")
+    assert found.change.low > 1
+    assert found.judgement == "negligible"
+    assert side(compare_all(views, views[0], min_effect=0.0)[0], "tpot p50", "b").judgement == "worse"
+
+
+def test_what_differs_by_itself_is_no_setting(runs, tmp_path):
+    def other(name, memory, cores=2):
+        folder = llm_run(tmp_path / name, 60, label=name)
+        run = read(folder, "run.json")
+        hardware = {"cpu": {"model": "a CPU", "usable_cores": cores}, "memory": {"total_bytes": memory}, "numa": [{"memory_bytes": memory}]}
+        run["environment"]["hardware"] = hardware
+        run["config"]["probe"] = {"tokens_per_s": memory}
+        (folder / "run.json").write_text(json.dumps(run))
+        return folder
+
+    views, _ = gather([other("a", 16_000_000_000), other("b", 16_100_000_000)])
+    assert compare_all(views, views[0])[0].settings == []
+    views, _ = gather([other("c", 16_000_000_000), other("d", 32_000_000_000, 4)])
+    named = {row[0] for row in compare_all(views, views[0])[0].settings}
+    assert named == {"hardware.cpu.usable_cores", "hardware.memory.total_bytes", "hardware.numa.0.memory_bytes"}
 
 
 def test_what_the_sample_cannot_carry_is_not_compared(compared):
@@ -110,6 +195,8 @@ def test_a_run_that_is_not_fit_does_not_pass_a_gate(runs, tmp_path, verdict):
         ("--fail-if", "no such figure > 5%"),
         ("--fail-if", "any worse > 5"),
         ("--baseline", "nobody"),
+        ("--min-effect", "1"),
+        ("--min-effect", "-1%"),
         ("--metric", "nothing"),
         ("--format", "docx"),
         ("--format", "html"),

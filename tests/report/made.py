@@ -30,21 +30,25 @@ HOSTILE = (
 )
 
 
-def llm_run_json(label: str = "made", scenario: str = "chat", rate: float = 40.0, **changes: Any) -> dict[str, Any]:
-    """A run.json of LLM serving, as far as the summary and the page read it."""
+def llm_run_json(
+    label: str = "made", scenario: str = "chat", rate: float = 40.0, in_flight: int | None = None, **changes: Any
+) -> dict[str, Any]:
+    """A run.json of LLM serving, as far as the summary and the page read it: Poisson at a rate, or so many in flight."""
+    arrival = {"process": "poisson", "rate": rate} if in_flight is None else {"process": "closed", "max_concurrency": in_flight}
+    facts = {"open_loop": in_flight is None, "process": arrival["process"], "requested_rate": arrival.get("rate")}
     run = {
         "format_version": 1,
         "kind": "llm",
         "label": label,
         "started_at": "2026-11-24T12:00:00.000+00:00",
         "command": ["bmp-llm", "serve-bench", "--engine", "reference", "--label", label],
-        "config": {"flags": {"engine": "reference"}, "scenario": {"name": scenario, "arrival": {"rate": rate}}, "header_names": []},
+        "config": {"flags": {"engine": "reference"}, "scenario": {"name": scenario, "arrival": arrival}, "header_names": []},
         "seed": 0,
         "schedule_sha256": "a" * 64,
         "environment": {"packages": {"msgspec": "0"}, "hardware": {"cpu": {"model": "a CPU", "usable_cores": 2}}, "git": {}},
         "engine": {"name": "reference", "versions": {"reference": "1"}, "model": "tiny", "dtype": "float32", "device": "cpu"},
         "client": {"calibration": None, "note": "not calibrated"},
-        "facts": {"open_loop": True, "process": "poisson", "requested_rate": rate, "slo_ms": {"ttft": 500.0}, "loop_utilisation": 0.1},
+        "facts": facts | {"slo_ms": {"ttft": 500.0}, "loop_utilisation": 0.1},
         "end": {"issued_requests": 0, "stopped_by_user": False, "failure": "", "duration_ns": 10**10},
     }
     return run | changes
@@ -89,8 +93,8 @@ def write_run(folder: Path, run: dict[str, Any], records: Iterable[Any], *, summ
 
 def llm_run(folder: Path, count: int = 600, **changes: Any) -> Path:
     """A whole run of LLM serving."""
-    made = {name: changes.pop(name) for name in ("seed", "slower", "stages", "rate") if name in changes}
-    return write_run(folder, llm_run_json(**changes), llm_records(count, **made))
+    records = {name: changes.pop(name) for name in ("seed", "slower", "stages") if name in changes}
+    return write_run(folder, llm_run_json(**changes), llm_records(count, changes.get("rate", 40.0), **records))
 
 
 def read(folder: Path, name: str) -> Any:
