@@ -1,8 +1,8 @@
-"""What a run's figures may be credited to.
+"""What a run's figures may be credited to: which device, how many of it, and what these cost and draw.
 
-`environment.hardware` of run.json is the machine that the command ran on. Where the engine is a server
-somewhere else, that machine is only the client's: the server's hardware is not known, unless the user
-states it with `serve-bench --card CARD` or `CARD*COUNT`.
+`environment.hardware` of run.json is the machine that the command ran on. Where the engine is a server somewhere else, that machine is
+only the client's: the server's hardware is not known, unless the user states it with `--card CARD` or `CARD*COUNT`. A count is only taken
+where it can't be wrong: as stated, as the run was told, one GPU in the machine, or the whole sockets of a machine that is not virtual.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from bytemlperf.hardware.card import Card
 from bytemlperf.runs.folder import part
 
 REMOTE = "remote"
-UNKNOWN = "remote, hardware unknown"
+UNKNOWN = "remote, hardware not known"
 FIX = "state it with serve-bench --card CARD or CARD*COUNT"
+PER_PRICE = 1000.0
+SECONDS_AN_HOUR = 3600.0
 _STATED = re.compile(r"(.+?)(?:\*([1-9]\d{0,5}))?")
+_OF_ONE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
 
 
 class Stated(NamedTuple):
@@ -32,6 +35,85 @@ class Stated(NamedTuple):
         """For a reader, such as "8 × NVIDIA H100 SXM5 80GB"."""
         name = known[self.card_id].name
         return name if self.used == 1 else f"{self.used} × {name}"
+
+
+class Device(NamedTuple):
+    """What a run used. `used` None: how many is not known, and nothing is normalised, for the reason in `why`."""
+
+    name: str
+    card_id: str | None = None
+    card: Card | None = None
+    used: int | None = None
+    why: str = ""
+
+    def of(self, metric: str) -> Device:
+        """What a figure of this name stands on: one device where it is per device."""
+        return self._replace(used=1) if self.used and _OF_ONE.search(metric) else self
+
+    @property
+    def watts(self) -> float | None:
+        """Published TDP of all that were used."""
+        watts = api.tdp_watts(self.card) if self.card else None
+        return watts * self.used if watts and self.used else None
+
+    def price(self, basis: str, currency: str) -> float | None:
+        """Of all that were used, to buy (`purchase`) or by the `hour`."""
+        price = api.price(self.card, basis, currency) if self.card else None
+        return price.amount * self.used if price and self.used else None
+
+    def per_watt(self, rate: float) -> float | None:
+        """A rate over the TDP: so much per joule."""
+        return _over(rate, self.watts)
+
+    def per_price(self, rate: float, currency: str) -> float | None:
+        """A rate over the purchase price in thousands."""
+        return _over(rate * PER_PRICE, self.price("purchase", currency))
+
+    def per_rent(self, rate: float, currency: str) -> float | None:
+        """What one of the currency buys by the hour's price, of what the rate is a second of."""
+        return _over(rate * SECONDS_AN_HOUR, self.price("hour", currency))
+
+
+def device_of(run: Mapping[str, Any], known: Mapping[str, Card], assigned: Stated | None = None, told: int | None = None) -> Device:
+    """The device of a run: the one `assigned` to it, else the one stated with it, else the card that fits the machine that was measured.
+    `told` is how many devices the run was told to use (`RunKind.devices_used`)."""
+    if word := assigned or stated(run, known):
+        return Device(known[word.card_id].name, word.card_id, known[word.card_id], word.used)
+    if is_remote(run):
+        return Device(UNKNOWN, why=FIX)
+    hardware = part(run, "environment", "hardware")
+    try:
+        card = api.match(hardware, known)
+    except (AttributeError, TypeError):  # a damaged description
+        return Device("unknown", why="the run's hardware can't be read")
+    if card is None:
+        return Device(described(hardware), why="no spec card fits this machine; assign one with --card")
+    identity = next(name for name, other in known.items() if other is card)
+    return Device(card.name, identity, card, *_count(hardware, card, told))
+
+
+def _count(hardware: dict[str, Any], card: Card, told: int | None) -> tuple[int | None, str]:
+    if card.kind == "cpu":
+        cpu = part(hardware, "cpu")
+        if cpu.get("virtual") or cpu.get("quota_cores") or cpu.get("usable_cores") != cpu.get("logical_cores"):
+            return None, "the run had only a part of the CPU; assign what it had with --card"
+        return (int(cpu["sockets"]), "") if cpu.get("sockets") else (None, "the number of sockets is not known; assign it with --card")
+    devices = hardware.get("gpus") or hardware.get("accelerators") or ()
+    if told or len(devices) == 1:
+        return told or 1, ""
+    return None, f"the machine has {len(devices)} devices and the run doesn't say how many it used; assign it with --card"
+
+
+def described(hardware: dict[str, Any]) -> str:
+    """The machine in a few words."""
+    gpus = hardware.get("gpus")
+    if isinstance(gpus, list) and gpus and isinstance(gpus[0], dict):
+        return f"{len(gpus)} × {gpus[0].get('name')}" if len(gpus) > 1 else str(gpus[0].get("name"))
+    cpu = part(hardware, "cpu")
+    if not cpu.get("model"):
+        return "unknown"
+    cores = cpu.get("usable_cores") or cpu.get("logical_cores")
+    return f"{cpu['model']}, {cores} cores" if cores else str(cpu["model"])
 
 
 def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
@@ -75,3 +157,7 @@ def is_remote(run: Mapping[str, object]) -> bool:
 def hardware_of(run: Mapping[str, object]) -> dict[str, Any]:
     """The hardware that was measured, as run.json describes it; empty where it isn't known."""
     return {} if is_remote(run) else part(run, "environment", "hardware")
+
+
+def _over(value: float, by: float | None) -> float | None:
+    return value / by if by else None

@@ -16,7 +16,8 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.run_page import run_page
-from bytemlperf.site.devices import device_of, parse_assignments
+from bytemlperf.site.devices import assigned_to, parse_assignments
+from bytemlperf.site.gather import board, read_runs
 from bytemlperf.submit.declaration import Declaration
 from bytemlperf.submit.rules import Read, RunRead, findings
 from tests.cli.helpers import QUICK, bmp, run_folder
@@ -47,17 +48,18 @@ ENGINES = [None, {"name": "openai", "device": "remote"}]
 def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     views, _ = gather([served(tmp_path / "a", engine=engine), served(tmp_path / "b", engine=engine)])
     run = views[0].run
-    found = device_of("a", "a", run, KNOWN, [])
-    assert (found.name, found.card_id, found.used) == ("remote, hardware unknown", None, None)
+    found = measured.device_of(run, KNOWN)
+    assert (found.name, found.card_id, found.used) == ("remote, hardware not known", None, None)
     assert "--card CARD" in found.why
     (comparison,) = compare_all(views, views[0])
-    assert devices_of(comparison, {}, KNOWN) == [None, None]
-    assert normalised_table(comparison, [None, None]) is None
+    devices = devices_of(comparison, {}, KNOWN)
+    assert devices == [found, found]
+    assert normalised_table(comparison, devices) is None
     assert _run_row("a", views[0])[10] is None, "the catalogue's machine"
     facts = dict(run_page(views[0]).facts)
     assert "machine" not in facts
     assert "Tesla T4" in facts["client machine"]
-    assert facts["device"] == "remote, hardware unknown"
+    assert facts["device"] == "remote, hardware not known"
     found = findings("device", Read(DECLARED, [RunRead("a", run, "valid", (), ())]))
     assert [(finding.level, finding.rule) for finding in found] == [("warning", "device")]
 
@@ -65,18 +67,20 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
 def test_what_the_user_states_is_taken_everywhere(tmp_path):
     folder = served(tmp_path / "a", "h100*8")
     view = view_run(folder)
-    found = device_of("a", "a", view.run, KNOWN, [])
+    found = measured.device_of(view.run, KNOWN)
     assert (found.card_id, found.used, found.why) == ("nvidia-h100-sxm5", 8, "")
-    assert device_of("a", "a", view.run, KNOWN, parse_assignments(["a=t4"], KNOWN)).card_id == "nvidia-t4", (
-        "the site's own word goes before"
-    )
+    assigned = assigned_to("a", "a", parse_assignments(["a=t4"], KNOWN))
+    assert measured.device_of(view.run, KNOWN, assigned).card_id == "nvidia-t4", "the site's own word goes before"
     views, _ = gather([folder, served(tmp_path / "b")])
     (comparison,) = compare_all(views, views[0])
     devices = devices_of(comparison, {}, KNOWN)
-    assert [device and (device.card.name, device.count) for device in devices] == [(KNOWN["nvidia-h100-sxm5"].name, 8), None]
-    assert "remote, hardware unknown" in normalised_table(comparison, devices).note
+    assert [(device.name, device.used) for device in devices] == [
+        (KNOWN["nvidia-h100-sxm5"].name, 8),
+        ("remote, hardware not known", None),
+    ]
+    assert "remote, hardware not known" in normalised_table(comparison, devices).note
     (device, _) = devices_of(comparison, {"*": "t4*2"}, KNOWN)
-    assert (device.card.name, device.count) == (KNOWN["nvidia-t4"].name, 2)
+    assert (device.name, device.used) == (KNOWN["nvidia-t4"].name, 2)
     (finding,) = findings("device", Read(DECLARED, [RunRead("a", view.run, "valid", (), ())]))
     assert finding.level == "problem"
     assert "H100" in finding.text
@@ -84,7 +88,27 @@ def test_what_the_user_states_is_taken_everywhere(tmp_path):
 
 def test_a_run_in_this_machine_keeps_its_hardware(tmp_path):
     run = {"engine": {"name": "vllm", "device": "cpu", "remote": False}, "environment": {"hardware": T4}}
-    assert device_of("a", "a", run, KNOWN, []).card_id == "nvidia-t4"
+    assert measured.device_of(run, KNOWN).card_id == "nvidia-t4"
+
+
+@pytest.mark.parametrize(("options", "used"), [({"tensor_parallel_size": "4", "data_parallel_size": "2"}, 8), ({}, None)])
+def test_comparison_and_site_count_devices_in_one_way(tmp_path, options, used):
+    """Of a machine with 8: as many as the engine was told, none where it wasn't."""
+    run = llm_run(tmp_path / "a", in_flight=8)
+    content = json.loads((run / "run.json").read_text())
+    content["environment"]["hardware"] = {"gpus": [{"name": "Tesla T4"}] * 8}
+    content["config"]["engine_options"] = options
+    (run / "run.json").write_text(json.dumps(content))
+    views, _ = gather([run])
+    (comparison,) = compare_all(views, views[0])
+    (device,) = devices_of(comparison, {}, KNOWN)
+    runs, _ = read_runs([run], KNOWN, [])
+    assert (device.used, runs[0].device) == (used, device)
+    table, (row,) = normalised_table(comparison, [device]), board(runs, "USD")
+    assert (table is None) == (row.per_watt is None) == (used is None)
+    if table is not None:
+        (line,) = [line for line in table.rows if line[0].startswith("output token throughput, tokens/J")]
+        assert float(line[1]) == pytest.approx(row.per_watt, rel=1e-3)
 
 
 @pytest.mark.parametrize("text", ["", "nothing-like-it", "h100*0", "*8"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section
 from training.results.checks import against_plan
 from training.results.figures import figures
@@ -34,6 +35,11 @@ class TrainingKind(RunKind):
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Figure]:
         """What a comparison can use."""
         return study_figures(run, summary) if _is_study(run) else figures(run, summary, records)
+
+    def devices_used(self, run: dict[str, Any]) -> int | None:
+        """One a rank; ranks on a CPU share it."""
+        world = part(run, "config", "layout").get("world")
+        return world if isinstance(world, int) and part(run, "trainer").get("device") != "cpu" else None
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Section]:
         """The page."""
