@@ -47,7 +47,7 @@ def build_site(
     money = currency or _usual_currency(known)
     _clear(out)
     runs, unread = read_runs(folders, known, assignments)
-    rows = board(runs, known, money)
+    rows = board(runs, money)
     pages = Pages(title, _files({run.suite for run in runs}, "leaderboard"), money)
     models = {name: f"models/{file}" for name, file in _files({row.model for row in rows if row.model}, "").items()}
     measured = Counter(run.device.card_id for run in runs if run.device.card_id)

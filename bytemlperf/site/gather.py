@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf.errors import UserError
-from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
-from bytemlperf.hardware.compare import PER_CURRENCY
+from bytemlperf.hardware.measured import Device, device_of
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure
-from bytemlperf.site.devices import Assignment, Device, device_of
+from bytemlperf.site.devices import Assignment, assigned_to
 
-SECONDS_AN_HOUR = 3600
-RATE_UNITS = re.compile(r"/s$|FLOP/s$|FLOPS$|OPS$")
-OF_ONE_DEVICE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
 VALID = "valid"
 NO_MODEL = ("", "none")
 QUANTISED = " weights, "
@@ -49,16 +45,27 @@ class SiteRun(NamedTuple):
 
 
 class BoardRow(NamedTuple):
-    """One figure of one run. `per_currency` and `per_watt` are the value over the price (in thousands) and over
-    the TDP of the devices that the run used; `per_rent` is what one unit of the currency buys by the hour's price."""
+    """One case of one run, with its figures by metric. `ranked` is the figure that it is ranked by, None where it has none: what an open
+    loop carries is what was asked for. `per_currency` and `per_watt` are the ranked rate over the price (in thousands) and over the TDP
+    of the devices that the run used; `per_rent` is what one unit of the currency buys by the hour's price."""
 
     run: SiteRun
     model: str
-    figure: Figure
+    key: str
+    load: str
+    figures: Mapping[str, Figure]
+    ranked: Figure | None = None
     per_currency: float | None = None
     per_watt: float | None = None
     per_rent: float | None = None
     rank: int | None = None
+
+    @property
+    def shown(self) -> list[Figure]:
+        """What the row is there for: the ranked figure, then the headlines; all rates and shares where there are none."""
+        headlines = [figure for figure in self.figures.values() if figure.headline]
+        chosen = headlines or [figure for figure in self.figures.values() if figure.better == "higher"]
+        return [self.ranked, *(figure for figure in chosen if figure is not self.ranked)] if self.ranked else chosen
 
 
 class Unread(NamedTuple):
@@ -89,7 +96,8 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
         try:
             with damage_said(folder):
                 view = view_run(folder, sections=False)
-                device = device_of(folder.name, view.label, view.run, known, assigned)
+                assignment = assigned_to(folder.name, view.label, assigned)
+                device = device_of(view.run, known, assignment, view.suite.devices_used(view.run))
         except UserError as error:
             unread.append(Unread(folder.name, error.cause))
             continue
@@ -98,10 +106,9 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
     return sorted(runs.values(), key=lambda run: run.started, reverse=True), unread
 
 
-def board(runs: Sequence[SiteRun], known: Mapping[str, Card], currency: str) -> list[BoardRow]:
-    """What the leaderboards hold: each run's headlines and rates, ranked within equal case and metric among valid runs."""
-    rows = [_row(run, figure, known, currency) for run in runs for figure in run.view.figures if _on_board(figure)]
-    return _ranked(rows)
+def board(runs: Sequence[SiteRun], currency: str) -> list[BoardRow]:
+    """What the leaderboards hold: a row for each case of each run, ranked among valid runs of the same case at the same load."""
+    return _ranked([row for run in runs for row in _rows(run, currency)])
 
 
 def model_of(view: RunView, figure: Figure) -> str:
@@ -117,42 +124,68 @@ def model_of(view: RunView, figure: Figure) -> str:
     return view.suite.model_of(figure)
 
 
-def case_of(figure: Figure) -> str:
-    """What a reader calls case and metric."""
-    return figure.label or figure.metric
+def name_of(figure: Figure) -> str:
+    """What a reader calls the metric."""
+    return figure.label or figure.metric.replace("_", " ")
 
 
-def _on_board(figure: Figure) -> bool:
-    return figure.value is not None and figure.better != "neither" and (figure.headline or figure.better == "higher")
+def _rows(run: SiteRun, currency: str) -> Iterator[BoardRow]:
+    cases: dict[str, dict[str, Figure]] = {}
+    for figure in run.view.figures:
+        if figure.value is not None and figure.better != "neither":
+            cases.setdefault(figure.key, {})[figure.metric] = figure
+    for key, figures in cases.items():
+        if not any(figure.headline or figure.better == "higher" for figure in figures.values()):
+            continue
+        first = next(iter(figures.values()))
+        row = BoardRow(run, model_of(run.view, first), key, first.load, figures, _ranking(list(figures.values())))
+        yield _normalised(row, currency)
 
 
-def _row(run: SiteRun, figure: Figure, known: Mapping[str, Card], currency: str) -> BoardRow:
-    row = BoardRow(run, model_of(run.view, figure), figure)
-    device = run.device
-    if device.card_id is None or device.used is None or figure.better != "higher" or not RATE_UNITS.search(figure.unit):
-        return row
-    card, value = known[device.card_id], figure.value
-    used = 1 if OF_ONE_DEVICE.search(figure.metric) else device.used
-    bought, rented, watts = api.price(card, "purchase", currency), api.price(card, "hour", currency), api.tdp_watts(card)
-    assert value is not None
-    return row._replace(
-        per_currency=value / (bought.amount * used / PER_CURRENCY) if bought else None,
-        per_rent=value * SECONDS_AN_HOUR / (rented.amount * used) if rented and figure.unit.endswith("/s") else None,
-        per_watt=value / (watts * used) if watts else None,
+def _ranking(figures: Sequence[Figure]) -> Figure | None:
+    """The first headline that is better high, else the first rate, else the first headline; none of what was offered."""
+    if any(figure.offered for figure in figures):
+        return None
+    by_preference = (
+        *(figure for figure in figures if figure.headline and figure.better == "higher"),
+        *(figure for figure in figures if figure.is_rate),
+        *(figure for figure in figures if figure.headline),
     )
+    return next(iter(by_preference), None)
+
+
+def _normalised(row: BoardRow, currency: str) -> BoardRow:
+    if row.ranked is None or not row.ranked.is_rate or not row.ranked.value:
+        return row
+    device, rate = row.run.device.of(row.ranked.metric), row.ranked.value
+    bought = device.per_rent(rate, currency) if row.ranked.unit.endswith("/s") else None
+    return row._replace(per_currency=device.per_price(rate, currency), per_watt=device.per_watt(rate), per_rent=bought)
 
 
 def _ranked(rows: Sequence[BoardRow]) -> list[BoardRow]:
-    groups: dict[tuple[str, str, str, str, str], list[BoardRow]] = {}
+    """Grouped by case, the ranked ones first. A rank is one more than the runs that are better for sure: by the whole of both intervals."""
+    groups: dict[tuple[str, ...], list[BoardRow]] = {}
     for row in rows:
-        groups.setdefault((row.run.view.kind, row.model, row.figure.key, row.figure.metric, row.figure.unit), []).append(row)
+        by = (row.ranked.metric, row.ranked.unit) if row.ranked else ()
+        groups.setdefault((row.run.view.kind, row.model, row.key, row.load, *by), []).append(row)
     ranked: list[BoardRow] = []
     for members in groups.values():
-        valid = [row for row in members if row.run.view.verdict == VALID]
-        ordered = sorted(valid, key=lambda row: row.figure.value or 0.0, reverse=members[0].figure.better == "higher")
-        ranked += [row._replace(rank=index + 1) for index, row in enumerate(ordered)]
-        ranked += [row for row in members if row.run.view.verdict != VALID]
+        spans = [_span(row.ranked) for row in members if row.ranked and row.run.view.verdict == VALID]
+        placed = [
+            row._replace(rank=1 + sum(low > _span(row.ranked)[1] for low, _ in spans))
+            if row.ranked and row.run.view.verdict == VALID
+            else row
+            for row in members
+        ]
+        ranked += sorted(placed, key=lambda row: (row.rank is None, row.rank or 0, -_span(row.ranked)[0] if row.ranked else 0.0))
     return ranked
+
+
+def _span(figure: Figure) -> tuple[float, float]:
+    """The interval, as a number that is better high; the value itself where it has none."""
+    value = figure.value or 0.0
+    low, high = (value if figure.low is None else figure.low), (value if figure.high is None else figure.high)
+    return (-high, -low) if figure.better == "lower" else (low, high)
 
 
 def unused(name: str, taken: Container[str]) -> str:

@@ -15,12 +15,13 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Sourced
 from bytemlperf.hardware.compare import gbytes_per_s, per_currency, per_watt, rows, tflops
+from bytemlperf.hardware.measured import UNKNOWN as NOT_KNOWN
 from bytemlperf.hardware.tables import figure_lines
 from bytemlperf.report.page import ASSETS as REPORT_ASSETS
 from bytemlperf.report.page import INSTALL_COMMAND, content_security_policy, data_block
 from bytemlperf.report.text import visible
-from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, case_of
-from bytemlperf.site.views import Cell, Column, Drawn, board_table, drawn, numeric, run_table, words
+from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, name_of
+from bytemlperf.site.views import Cell, Column, Drawn, board_table, board_tables, drawn, numeric, report_of, run_table, words
 from bytemlperf.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
@@ -71,7 +72,7 @@ class Pages:
         order = sorted(known.items(), key=lambda item: (-measured.get(item[0], 0), item[1].kind == "cpu", item[1].name))
         notes = ["Published figures, dense. – is unknown: no public document gives it. Per watt and per price stand on bf16, else fp16."]
         table = drawn("hardware", columns, order, [name for name, _ in order], notes)
-        return self._page("table.html.j2", "Hardware", "", "hardware", table=table)
+        return self._page("table.html.j2", "Hardware", "", "hardware", tables=[("", table)])
 
     def card(self, name: str, card: Card, board: Sequence[BoardRow]) -> str:
         """One device: each figure with its source, and what was measured on it."""
@@ -83,7 +84,7 @@ class Pages:
             card=card,
             name=name,
             lines=[_card_figure(*line) for line in figure_lines(card)],
-            table=board_table(board, self.currency, "../", with_suite=True) if board else None,
+            tables=board_tables(board, self.currency, "../"),
         )
 
     def board(self, suite: str, board: Sequence[BoardRow]) -> str:
@@ -93,11 +94,11 @@ class Pages:
             table = table._replace(
                 notes=[f"The first {MAX_BOARD_ROWS} of {len(board)} rows; the rest is in the runs' reports.", *table.notes]
             )
-        return self._page("table.html.j2", f"Leaderboard: {suite}", "", self.boards[suite], table=table)
+        return self._page("table.html.j2", f"Leaderboard: {suite}", "", self.boards[suite], tables=[("", table)])
 
     def model(self, model: str, board: Sequence[BoardRow]) -> str:
         """Everything measured of one model."""
-        return self._page("table.html.j2", model, "../", "models", table=board_table(board, self.currency, "../", with_suite=True))
+        return self._page("table.html.j2", model, "../", "models", tables=board_tables(board, self.currency, "../"))
 
     def compare(self, known: Mapping[str, Card], board: Sequence[BoardRow]) -> str:
         """Pick two devices or more in the page; published and measured figures side by side."""
@@ -119,22 +120,23 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
     for name, card in known.items():
         devices[name] = {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency)}
     latest = {
-        (_device_id(row), row.model, row.figure.key, row.figure.metric): row
+        (_device_id(row), row.model, row.key, row.load, figure.metric): (row, figure)
         for row in sorted(board, key=lambda row: row.run.started)
-        if row.run.view.verdict == VALID
+        for figure in row.shown
+        if row.run.view.verdict == VALID and not figure.offered and row.run.device.name != NOT_KNOWN
     }
     measured: dict[str, list[dict[str, object]]] = {}
-    for (identity, model, _, _), row in latest.items():
+    for (identity, *case, _), (row, figure) in latest.items():
         devices.setdefault(identity, {"id": identity, "name": row.run.device.name, "vendor": "", "published": []})
         measured.setdefault(identity, []).append(
             {
-                "case": " · ".join(filter(None, (row.run.suite, model, row.figure.key, case_of(row.figure)))),
-                "unit": row.figure.unit,
-                "better": row.figure.better,
-                "value": row.figure.value,
-                "money": row.per_currency,
-                "watt": row.per_watt,
-                "link": f"runs/{row.run.slug}/report.html",
+                "case": " · ".join(filter(None, (row.run.suite, *case, name_of(figure)))),
+                "unit": figure.unit,
+                "better": figure.better,
+                "value": figure.value,
+                "money": row.per_currency if figure is row.ranked else None,
+                "watt": row.per_watt if figure is row.ranked else None,
+                "link": report_of(row.run, ""),
             }
         )
     shown = [device | {"measured": measured.get(identity, [])} for identity, device in devices.items()]

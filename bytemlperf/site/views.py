@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from bytemlperf.report.text import interval, number, unit, visible
-from bytemlperf.site.gather import BoardRow, SiteRun, case_of
+from bytemlperf.site.gather import BoardRow, SiteRun, name_of
 
 RowT = TypeVar("RowT")
 UNKNOWN = "–"
 PER_PRICE = "value ÷ (purchase price of the devices ÷ 1,000)"
 PER_RENT = "value × 3,600 s ÷ price per hour of the devices"
 PER_WATT = "value ÷ TDP of the devices; measured power may be less"
-RANKS = "Ranks go by the value alone. Where intervals overlap, bmp compare says whether two runs differ."
+RANKS = "A rank is one more than the valid runs of the same model, case and load that are better by the whole of both intervals."
+OPEN_LOOP = "Open-loop runs have no rank: what they carry is the load that was asked for. bmp-llm capacity finds what a server holds."
 
 
 class Column(NamedTuple):
@@ -67,7 +69,7 @@ def drawn(name: str, columns: Drawn[RowT], rows: Sequence[RowT], pick: Sequence[
 def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
     """Every run, newest first."""
     columns: Drawn[SiteRun] = [
-        (Column("run"), lambda run: words(run.view.label, f"{root}runs/{run.slug}/report.html")),
+        (Column("run"), lambda run: words(run.view.label, report_of(run, root))),
         (Column("suite", choose=True), lambda run: words(run.suite)),
         (Column("measured", choose=True), lambda run: words(run.measured)),
         (Column("device", choose=True), lambda run: words(run.device.name)),
@@ -77,48 +79,68 @@ def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
     return drawn("runs", columns, runs)
 
 
-def board_table(rows: Sequence[BoardRow], currency: str, root: str, *, with_suite: bool = False) -> TableView:
-    """A leaderboard. Columns of money and power are there where any row has them."""
-    by_price, by_rent = f"per 1,000 {currency}", f"for one {currency}"
+def report_of(run: SiteRun, root: str) -> str:
+    """Where its own page is."""
+    return f"{root}runs/{run.slug}/report.html"
+
+
+def board_tables(rows: Sequence[BoardRow], currency: str, root: str) -> list[tuple[str, TableView]]:
+    """A leaderboard for each suite, by its name."""
+    suites = dict.fromkeys(row.run.suite for row in rows)
+    return [(suite, board_table([row for row in rows if row.run.suite == suite], currency, root)) for suite in suites]
+
+
+def board_table(rows: Sequence[BoardRow], currency: str, root: str) -> TableView:
+    """A leaderboard. Columns that no row has anything for are left out."""
     columns: Drawn[BoardRow] = [
-        (Column("rank", numeric=True, about="among valid runs of the same model, case and metric"), lambda row: numeric(row.rank)),
-        (Column("suite", choose=True), lambda row: words(row.run.suite)),
+        (Column("rank", numeric=True, about=RANKS), lambda row: numeric(row.rank)),
+        (Column("run"), lambda row: words(row.run.view.label, report_of(row.run, root), row.run.started[:10])),
+        *_metric_columns(rows),
         (Column("model", choose=True), lambda row: words(row.model)),
-        (Column("case", choose=True), lambda row: words(row.figure.key)),
-        (Column("metric", choose=True), lambda row: words(case_of(row.figure), small=f"{row.figure.better} is better")),
-        (Column("value", numeric=True), lambda row: numeric(row.figure.value, small=_detail(row))),
+        (Column("case", choose=True), lambda row: words(row.key)),
+        (Column("load", choose=True), lambda row: words(row.load)),
         (Column("device", choose=True), lambda row: words(row.run.device.name, small=_device_note(row))),
         (Column("measured", choose=True), lambda row: words(row.run.measured)),
-        (Column(by_price, numeric=True, about=PER_PRICE), lambda row: numeric(row.per_currency)),
-        (Column(by_rent, numeric=True, about=PER_RENT), lambda row: numeric(row.per_rent)),
+        (Column(f"per 1,000 {currency}", numeric=True, about=PER_PRICE), lambda row: numeric(row.per_currency)),
+        (Column(f"for one {currency}", numeric=True, about=PER_RENT), lambda row: numeric(row.per_rent)),
         (Column("per watt", numeric=True, about=PER_WATT), lambda row: numeric(row.per_watt)),
         (Column("verdict", choose=True, chosen="valid"), lambda row: words(row.run.view.verdict)),
-        (
-            Column("run"),
-            lambda row: words(row.run.view.label, f"{root}runs/{row.run.slug}/report.html", row.run.started[:10]),
-        ),
     ]
-    empty = {"suite": not with_suite, "model": with_suite or not any(row.model for row in rows)}
-    empty |= {"measured": not any(row.run.measured for row in rows), by_price: all(row.per_currency is None for row in rows)}
-    empty |= {by_rent: all(row.per_rent is None for row in rows), "per watt": all(row.per_watt is None for row in rows)}
-    shown = [(column, cell) for column, cell in columns if not empty.get(column.title)]
-    return drawn("board", shown, rows, notes=[RANKS, *_not_normalised(rows)])
+    shown = [(column, cell) for column, cell in columns if any(cell(row).text != UNKNOWN for row in rows)]
+    return drawn("board", shown, rows, notes=_notes(rows))
 
 
-def _detail(row: BoardRow) -> str:
-    figure = row.figure
-    between = interval(figure.low, figure.high)
-    return f"{unit(figure.unit)}{f', 95 % {between}' if between else ''}"
+def _metric_columns(rows: Sequence[BoardRow]) -> Drawn[BoardRow]:
+    """One for each metric that a row is there for, those that rank before the others."""
+    shown = [figure for row in rows for figure in row.shown]
+    ranking = [row.ranked for row in rows if row.ranked]
+    metrics = {(figure.metric, figure.unit): figure for figure in (*ranking, *shown)}
+    return [
+        (
+            Column(", ".join(filter(None, (name_of(figure), unit(figure.unit)))), numeric=True, about=f"{figure.better} is better"),
+            partial(_value, metric=metric, in_unit=in_unit),
+        )
+        for (metric, in_unit), figure in metrics.items()
+    ]
+
+
+def _value(row: BoardRow, metric: str, in_unit: str) -> Cell:
+    figure = row.figures.get(metric)
+    if figure is None or figure.unit != in_unit:
+        return numeric(None)
+    return numeric(figure.value, small="as asked for" if figure.offered else interval(figure.low, figure.high))
 
 
 def _device_note(row: BoardRow) -> str:
     return f"{row.run.device.used} of it" if (row.run.device.used or 0) > 1 else ""
 
 
-def _not_normalised(rows: Sequence[BoardRow]) -> list[str]:
-    """Why runs have no figure per price and per watt, each reason once."""
+def _notes(rows: Sequence[BoardRow]) -> list[str]:
+    """How ranks come about, which runs have none, and why runs have no figure per price and per watt, each reason once."""
     names: dict[str, set[str]] = {}
     for row in rows:
         if row.run.device.why:
             names.setdefault(row.run.device.why, set()).add(row.run.device.name)
-    return [f"Not normalised: {', '.join(sorted(devices))}: {why}." for why, devices in names.items()]
+    offered = any(figure.offered for row in rows for figure in row.figures.values())
+    normalised = [f"Not normalised: {', '.join(sorted(devices))}: {why}." for why, devices in names.items()]
+    return [f"{RANKS} Price and power are those of the ranked rate.", *([OPEN_LOOP] if offered else []), *normalised]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,10 +16,13 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.hardware.card import Card
+from bytemlperf.hardware.measured import device_of
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.build import MARK, build_site
-from bytemlperf.site.devices import device_of, parse_assignments
-from bytemlperf.site.gather import board, find_runs, read_runs
+from bytemlperf.site.devices import parse_assignments
+from bytemlperf.site.gather import BoardRow, board, find_runs, read_runs
+from bytemlperf.site.views import board_table
 from engines.loaded_weights import dtype_text
 from tests.report.made import HOSTILE, llm_run
 from tests.submit.made import general_run
@@ -36,60 +40,110 @@ class Links(HTMLParser):
 
 
 def runs_of(folder: Path) -> Path:
-    """Three LLM runs of two speeds, one of them invalid, and a general run."""
-    llm_run(folder / "a-fast", label="fast")
-    llm_run(folder / "b-slow", label="slow", slower=2.0, started_at="2026-11-25T12:00:00.000+00:00")
+    """Three closed-loop LLM runs of two speeds, one of them invalid, and a general run."""
+    llm_run(folder / "a-fast", label="fast", in_flight=8)
+    llm_run(folder / "b-slow", label="slow", slower=2.0, in_flight=8, started_at="2026-11-25T12:00:00.000+00:00")
     llm_run(
         folder / "c-broken",
         label="broken",
+        in_flight=8,
         end={"issued_requests": 0, "stopped_by_user": False, "failure": "engine died", "duration_ns": 10**10},
     )
     general_run(folder, ["bert", "resnet50"])
     return folder
 
 
-def test_rows_are_ranked_among_valid_runs_only(tmp_path: Path):
-    runs, unread = read_runs(find_runs([runs_of(tmp_path)]), KNOWN, [])
+def rows_of(folder: Path, known: Mapping[str, Card] = KNOWN, assigned: Sequence[str] = (), currency: str = "USD") -> list[BoardRow]:
+    runs, unread = read_runs(find_runs([folder]), known, parse_assignments(assigned, known))
     assert unread == []
-    rows = [row for row in board(runs, KNOWN, "USD") if row.figure.metric == "tpot p50"]
-    assert {row.run.view.label: row.rank for row in rows} == {"fast": 1, "slow": 2, "broken": None}
+    return board(runs, currency)
+
+
+def ranks(rows: Sequence[BoardRow]) -> dict[str, int | None]:
+    return {row.run.view.label: row.rank for row in rows if row.run.view.kind == "llm"}
+
+
+def test_a_row_is_a_run_with_its_figures(tmp_path: Path):
+    rows = [row for row in rows_of(runs_of(tmp_path)) if row.run.view.kind == "llm"]
+    assert len(rows) == 3
+    assert {"ttft p50", "tpot p50", "output_token_throughput"} <= set(rows[0].figures)
+
+
+def test_closed_loops_of_one_concurrency_are_ranked_among_valid_runs_only(tmp_path: Path):
+    rows = rows_of(runs_of(tmp_path))
+    assert {row.ranked.metric for row in rows if row.run.view.kind == "llm"} == {"output_token_throughput"}
+    assert ranks(rows)["broken"] is None
+    assert {ranks(rows)[name] for name in ("fast", "slow")} == {1}, "the same rate, whatever their latency"
+
+
+@pytest.mark.parametrize(("spans", "expected"), [
+    (((10, 9, 11), (12, 11.5, 13), (10.5, 9.5, 11.2)), (2, 1, 2)),
+    (((10, 9, 11), (11.5, 10.5, 12.5), (12.5, 11.8, 13)), (2, 1, 1)),
+    (((10, None, None), (10, None, None), (9, None, None)), (1, 1, 3)),
+])  # fmt: skip
+def test_a_rank_is_shared_within_intervals(tmp_path: Path, spans: Sequence[tuple[float, float | None, float | None]], expected: tuple):
+    for place in range(len(spans)):
+        llm_run(tmp_path / str(place), 60, label=str(place), in_flight=8)
+    runs, _ = read_runs(find_runs([tmp_path]), KNOWN, [])
+    for run in runs:
+        run.view.summary["verdict"] = "valid"
+        value, low, high = spans[int(run.view.label)]
+        run.view.figures = [Figure(key="k", metric="m", unit="x/s", better="higher", headline=True, value=value, low=low, high=high)]
+    found = ranks(board(runs, "USD"))
+    assert tuple(found[str(place)] for place in range(len(spans))) == expected
+
+
+def test_other_concurrency_is_another_case(tmp_path: Path):
+    for in_flight in (4, 8):
+        llm_run(tmp_path / str(in_flight), label=str(in_flight), in_flight=in_flight)
+    rows = rows_of(tmp_path)
+    assert {row.load: row.rank for row in rows} == {"closed loop, 4 in flight": 1, "closed loop, 8 in flight": 1}
+
+
+def test_open_loop_runs_are_never_ranked(tmp_path: Path):
+    for rate in (40.0, 80.0):
+        llm_run(tmp_path / f"{rate:g}", label=f"{rate:g}", rate=rate)
+    rows = rows_of(tmp_path, assigned=["*=gaudi3"])
+    assert {row.run.view.verdict for row in rows} == {"valid"}
+    assert {(row.rank, row.per_watt, row.per_currency) for row in rows} == {(None, None, None)}
+    table = board_table(rows, "USD", "")
+    assert "rank" not in [column.title for column in table.columns]
+    assert any("Open-loop runs have no rank" in note for note in table.notes)
+    build_site([tmp_path], tmp_path / "site", assigned=["*=gaudi3"])
+    assert "throughput" not in (tmp_path / "site/compare.html").read_text().partition("compare-data")[2]
 
 
 def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_path: Path):
-    llm_run(tmp_path / "runs/a", label="one")
+    llm_run(tmp_path / "runs/a", label="one", in_flight=8)
     (tmp_path / "prices.yaml").write_text("prices:\n  gaudi3: {amount: 3.0, currency: USD, basis: hour, date: 2026-10}\n")
     known = cards.load(tmp_path / "prices.yaml")
-    runs, _ = read_runs(find_runs([tmp_path / "runs"]), known, parse_assignments(["on*=gaudi3*8"], known))
-    rows = {row.figure.metric: row for row in board(runs, known, "USD")}
-    row = rows["output_token_throughput"]
-    assert row.per_currency == pytest.approx(row.figure.value / (8 * 15.625))
-    assert row.per_watt == pytest.approx(row.figure.value / (8 * 900))
-    assert row.per_rent == pytest.approx(row.figure.value * 3600 / (8 * 3.0))
-    latency = rows["ttft p50"]
-    assert (latency.per_currency, latency.per_watt, latency.per_rent) == (None, None, None)
-    assert all(each.per_currency is None for each in board(runs, known, "EUR")), "no currency is converted"
+    (row,) = rows_of(tmp_path / "runs", known, ["on*=gaudi3*8"])
+    rate = row.figures["output_token_throughput"].value
+    assert row.per_currency == pytest.approx(rate / (8 * 15.625))
+    assert row.per_watt == pytest.approx(rate / (8 * 900))
+    assert row.per_rent == pytest.approx(rate * 3600 / (8 * 3.0))
+    (row,) = rows_of(tmp_path / "runs", known, ["on*=gaudi3*8"], "EUR")
+    assert row.per_currency is None, "no currency is converted"
 
 
 def test_quantised_weights_are_another_model_and_not_ranked_with_it(tmp_path: Path):
     dtypes = {"plain": "bfloat16", "small": dtype_text("Q4_1/Q8_0", "bfloat16")}
     for name, dtype in dtypes.items():
-        run = llm_run(tmp_path / name, label=name)
+        run = llm_run(tmp_path / name, label=name, in_flight=8)
         content = json.loads((run / "run.json").read_text())
         content["engine"]["dtype"] = dtype
         (run / "run.json").write_text(json.dumps(content))
-    runs, _ = read_runs(find_runs([tmp_path]), KNOWN, [])
-    rows = [row for row in board(runs, KNOWN, "USD") if row.figure.metric == "ttft p50"]
-    assert {(row.model, row.rank) for row in rows} == {("tiny", 1), ("tiny, Q4_1/Q8_0 weights", 1)}
+    assert {(row.model, row.rank) for row in rows_of(tmp_path)} == {("tiny", 1), ("tiny, Q4_1/Q8_0 weights", 1)}
 
 
 def test_a_figure_of_one_device_is_divided_by_one(tmp_path: Path):
-    llm_run(tmp_path / "a", label="one")
+    llm_run(tmp_path / "a", label="one", in_flight=8)
     (run,), _ = read_runs(find_runs([tmp_path]), KNOWN, parse_assignments(["*=gaudi3*8"], KNOWN))
-    run.view.figures = [
-        Figure(key="k", metric=metric, unit="TFLOP/s", value=90.0, better="higher", headline=True)
-        for metric in ("tflops_per_device", "tflops")
-    ]
-    assert [row.per_watt for row in board([run], KNOWN, "USD")] == [90 / 900, 90 / 7200]
+    watts = []
+    for metric in ("tflops_per_device", "tflops"):
+        run.view.figures = [Figure(key="k", metric=metric, unit="TFLOP/s", value=90.0, better="higher", headline=True)]
+        watts += [row.per_watt for row in board([run], "USD")]
+    assert watts == [90 / 900, 90 / 7200]
 
 
 CPU = {
@@ -117,7 +171,7 @@ CPU = {
     ],
 )
 def test_devices_are_counted_only_where_they_are_sure(hardware: dict, name: str, used: int | None):
-    found = device_of("folder", "label", {"environment": {"hardware": hardware}}, KNOWN, [])
+    found = device_of({"environment": {"hardware": hardware}}, KNOWN)
     assert (found.name, found.used) == (name, used)
     assert bool(found.why) == (used is None)
 
@@ -125,7 +179,7 @@ def test_devices_are_counted_only_where_they_are_sure(hardware: dict, name: str,
 @pytest.mark.parametrize("text", ["h100", "=h100", "*=", "*=h100*0", "*=h100*x", "*=h100*"])
 def test_a_wrong_assignment_is_named(text: str):
     if text == "*=h100*":
-        assert parse_assignments([text], KNOWN)[0].used == 1
+        assert parse_assignments([text], KNOWN)[0].device.used == 1
         return
     with pytest.raises(UserError, match="PATTERN=CARD"):
         parse_assignments([text], KNOWN)
