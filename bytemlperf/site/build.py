@@ -16,6 +16,7 @@ from bytemlperf.report.write import write_report
 from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import SiteRun, board, find_runs, read_runs, unused
 from bytemlperf.site.pages import Pages
+from bytemlperf.site.views import COMPARE_DEVICES, COMPARE_RUNS
 
 MARK = ".bytemlperf-site"
 """A file that says: this folder is a site of ours, and may be written anew."""
@@ -55,7 +56,8 @@ def build_site(
     written = {
         "index.html": pages.index(runs, unread, models),
         "hardware.html": pages.hardware(known, measured),
-        "compare.html": pages.compare(known, rows),
+        COMPARE_DEVICES: pages.compare(known, rows),
+        COMPARE_RUNS: pages.compare_runs(runs, rows),
         **{file: pages.board(suite, [row for row in rows if row.run.suite == suite]) for suite, file in pages.boards.items()},
         **{file: pages.model(model, [row for row in rows if row.model == model]) for model, file in models.items()},
         **{

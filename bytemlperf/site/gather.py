@@ -169,7 +169,7 @@ def _ranked(rows: Sequence[BoardRow]) -> list[BoardRow]:
         by = (row.ranked.metric, row.ranked.unit) if row.ranked else ()
         groups.setdefault((row.run.view.kind, row.model, row.key, row.load, *by), []).append(row)
     ranked: list[BoardRow] = []
-    for members in groups.values():
+    for members in sorted(groups.values(), key=lambda members: members[0].ranked is None):
         spans = [_span(row.ranked) for row in members if row.ranked and row.run.view.verdict == VALID]
         placed = [
             row._replace(rank=1 + sum(low > _span(row.ranked)[1] for low, _ in spans))

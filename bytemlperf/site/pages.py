@@ -19,7 +19,8 @@ from bytemlperf.hardware.measured import UNKNOWN as NOT_KNOWN
 from bytemlperf.hardware.tables import figure_lines
 from bytemlperf.report.page import ASSETS as REPORT_ASSETS
 from bytemlperf.report.page import INSTALL_COMMAND, content_security_policy, data_block
-from bytemlperf.report.text import visible
+from bytemlperf.report.text import interval, visible
+from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, name_of
 from bytemlperf.site.views import Cell, Column, Drawn, board_table, board_tables, drawn, numeric, report_of, run_table, words
 from bytemlperf.version import __version__
@@ -103,8 +104,27 @@ class Pages:
     def compare(self, known: Mapping[str, Card], board: Sequence[BoardRow]) -> str:
         """Pick two devices or more in the page; published and measured figures side by side."""
         order = [row.label for row in rows(list(known.values()), currency=self.currency)]
-        data = {"currency": self.currency, "order": order, "devices": _compared(known, board, self.currency)}
-        return self._page("compare.html.j2", "Compare devices", "", "compare", data=data_block(data))
+        about = "The latest valid run of each case."
+        devices = _compared(known, board, self.currency)
+        return self._comparison("devices", "hardware.html", about, devices, order)
+
+    def compare_runs(self, runs: Sequence[SiteRun], board: Sequence[BoardRow]) -> str:
+        """Pick two runs or more in the page; what they measured of the same case at the same load side by side."""
+        measured: dict[str, list[dict[str, object]]] = {}
+        for row in board:
+            measured.setdefault(row.run.slug, []).extend(_side(row, figure) for figure in row.shown)
+        shown: list[dict[str, object]] = [
+            {"id": run.slug, "name": run.view.label, "note": run.started[:10], "measured": measured.get(run.slug, []), "published": []}
+            for run in runs
+        ]
+        about = "Side by side are figures of the same case at the same load. bmp compare says whether a difference is chance."
+        return self._comparison("runs", "index.html", about, shown)
+
+    def _comparison(self, noun: str, every: str, about: str, sides: list[dict[str, object]], order: Sequence[str] = ()) -> str:
+        data = data_block({"currency": self.currency, "order": order, "devices": sides, "noun": noun})
+        here = "compare" if noun == "devices" else "compare-runs"
+        more = {"noun": noun, "every": every, "about": about, "published": bool(order)}
+        return self._page("compare.html.j2", f"Compare {noun}", "", here, data=data, **more)
 
     def _page(self, template: str, title: str, root: str, here: str, **content: object) -> str:
         style = _text(REPORT_ASSETS / "page.css") + _text(ASSETS / "site.css")
@@ -126,25 +146,39 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
         if row.run.view.verdict == VALID and not figure.offered and row.run.device.name != NOT_KNOWN
     }
     measured: dict[str, list[dict[str, object]]] = {}
-    for (identity, *case, _), (row, figure) in latest.items():
+    for (identity, *_), (row, figure) in latest.items():
         devices.setdefault(identity, {"id": identity, "name": row.run.device.name, "vendor": "", "published": []})
-        measured.setdefault(identity, []).append(
-            {
-                "case": " · ".join(filter(None, (row.run.suite, *case, name_of(figure)))),
-                "unit": figure.unit,
-                "better": figure.better,
-                "value": figure.value,
-                "money": row.per_currency if figure is row.ranked else None,
-                "watt": row.per_watt if figure is row.ranked else None,
-                "link": report_of(row.run, ""),
-            }
-        )
-    shown = [device | {"measured": measured.get(identity, [])} for identity, device in devices.items()]
+        measured.setdefault(identity, []).append(_side(row, figure))
+    shown = [
+        device | {"measured": measured.get(identity, []), "note": "measured" if identity in measured else ""}
+        for identity, device in devices.items()
+    ]
     return sorted(shown, key=lambda device: (not device["measured"], str(device["name"])))
 
 
+def _side(row: BoardRow, figure: Figure) -> dict[str, object]:
+    """A measured figure in a comparison."""
+    bounds = [value if bound is None else bound for bound, value in ((figure.low, figure.value), (figure.high, figure.value))]
+    return {
+        "case": " · ".join(filter(None, (row.run.suite, row.model, row.key, row.load, name_of(figure)))),
+        "unit": figure.unit,
+        "better": figure.better,
+        "value": figure.value,
+        "low": bounds[0],
+        "high": bounds[1],
+        "span": interval(figure.low, figure.high),
+        "offered": figure.offered,
+        "money": row.per_currency if figure is row.ranked else None,
+        "watt": row.per_watt if figure is row.ranked else None,
+        "link": report_of(row.run, ""),
+    }
+
+
 def _published(card: Card, currency: str) -> list[dict[str, object]]:
-    return [{"case": row.label, "unit": row.unit, "better": row.better, "value": row.values[0]} for row in rows([card], currency=currency)]
+    return [
+        {"case": row.label, "unit": row.unit, "better": row.better, **dict.fromkeys(("value", "low", "high"), row.values[0])}
+        for row in rows([card], currency=currency)
+    ]
 
 
 def _device_id(row: BoardRow) -> str:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
+from bytemlperf.report.run_page import headlines
+from bytemlperf.report.run_page import name_of as named
 from bytemlperf.report.text import interval, number, unit, visible
+from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import BoardRow, SiteRun, name_of
 
 RowT = TypeVar("RowT")
+COMPARE_DEVICES, COMPARE_RUNS = "compare.html", "compare-runs.html"
+HEADLINES = 3
 UNKNOWN = "–"
 PER_PRICE = "value ÷ (purchase price of the devices ÷ 1,000)"
 PER_RENT = "value × 3,600 s ÷ price per hour of the devices"
 PER_WATT = "value ÷ TDP of the devices; measured power may be less"
-RANKS = "A rank is one more than the valid runs of the same model, case and load that are better by the whole of both intervals."
-OPEN_LOOP = "Open-loop runs have no rank: what they carry is the load that was asked for. bmp-llm capacity finds what a server holds."
+RANKS = "Rank: 1 + the number of valid runs of the same model, case and load that are better by the whole of both intervals."
+OPEN_LOOP = "Open-loop runs have no rank: their throughput is the target rate. bmp-llm capacity finds what a server holds."
 
 
 class Column(NamedTuple):
@@ -38,13 +44,16 @@ class Cell(NamedTuple):
 
 
 class TableView(NamedTuple):
-    """`pick` are the rows' names for a comparison, in the order of the rows; empty without one."""
+    """`pick` are the rows' names for a comparison on the page `compare`, in the order of the rows; empty without one. `empty` stands in
+    place of rows."""
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     pick: Sequence[str] = ()
     notes: Sequence[str] = ()
+    compare: str = COMPARE_DEVICES
+    empty: str = "nothing here yet"
 
 
 def numeric(value: float | None, small: str = "") -> Cell:
@@ -71,12 +80,21 @@ def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
     columns: Drawn[SiteRun] = [
         (Column("run"), lambda run: words(run.view.label, report_of(run, root))),
         (Column("suite", choose=True), lambda run: words(run.suite)),
+        (Column("figures"), lambda run: words(headlines_text(run.view.figures))),
         (Column("measured", choose=True), lambda run: words(run.measured)),
         (Column("device", choose=True), lambda run: words(run.device.name)),
         (Column("verdict", choose=True), lambda run: words(run.view.verdict)),
         (Column("started (UTC)"), lambda run: words(run.started)),
     ]
-    return drawn("runs", columns, runs)
+    return drawn("runs", columns, runs, [run.slug for run in runs])._replace(compare=COMPARE_RUNS)
+
+
+def headlines_text(figures: Sequence[Figure]) -> str:
+    """A run in a line: its first headlines that were measured."""
+    told = (
+        f"{named(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(list(figures)) if figure.value is not None
+    )
+    return " · ".join(islice(told, HEADLINES))
 
 
 def report_of(run: SiteRun, root: str) -> str:
@@ -95,10 +113,10 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str) -> TableView
     columns: Drawn[BoardRow] = [
         (Column("rank", numeric=True, about=RANKS), lambda row: numeric(row.rank)),
         (Column("run"), lambda row: words(row.run.view.label, report_of(row.run, root), row.run.started[:10])),
-        *_metric_columns(rows),
         (Column("model", choose=True), lambda row: words(row.model)),
         (Column("case", choose=True), lambda row: words(row.key)),
         (Column("load", choose=True), lambda row: words(row.load)),
+        *_metric_columns(rows),
         (Column("device", choose=True), lambda row: words(row.run.device.name, small=_device_note(row))),
         (Column("measured", choose=True), lambda row: words(row.run.measured)),
         (Column(f"per 1,000 {currency}", numeric=True, about=PER_PRICE), lambda row: numeric(row.per_currency)),
@@ -106,8 +124,9 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str) -> TableView
         (Column("per watt", numeric=True, about=PER_WATT), lambda row: numeric(row.per_watt)),
         (Column("verdict", choose=True, chosen="valid"), lambda row: words(row.run.view.verdict)),
     ]
-    shown = [(column, cell) for column, cell in columns if any(cell(row).text != UNKNOWN for row in rows)]
-    return drawn("board", shown, rows, notes=_notes(rows))
+    shown = [(column, cell) for column, cell in columns if not rows or any(cell(row).text != UNKNOWN for row in rows)]
+    table = drawn("board", shown, rows, [row.run.slug for row in rows], _notes(rows))
+    return table._replace(compare=COMPARE_RUNS, empty="no run of this suite has a figure yet")
 
 
 def _metric_columns(rows: Sequence[BoardRow]) -> Drawn[BoardRow]:
@@ -128,7 +147,7 @@ def _value(row: BoardRow, metric: str, in_unit: str) -> Cell:
     figure = row.figures.get(metric)
     if figure is None or figure.unit != in_unit:
         return numeric(None)
-    return numeric(figure.value, small="as asked for" if figure.offered else interval(figure.low, figure.high))
+    return numeric(figure.value, small="set by the load" if figure.offered else interval(figure.low, figure.high))
 
 
 def _device_note(row: BoardRow) -> str:

@@ -10,6 +10,23 @@
   }
   function all(query, within) { return Array.prototype.slice.call((within || document).querySelectorAll(query)); }
 
+  // -- the address keeps what was chosen: light or dark (on every page), filters and order
+  var address = new URLSearchParams(location.search);
+  function keep(name, value) {
+    if (value) { address.set(name, value); } else { address.delete(name); }
+    var query = address.toString();
+    history.replaceState(null, "", (query ? "?" + query : location.pathname) + location.hash);
+  }
+  function keepTheme() {
+    var theme = root.getAttribute("data-theme");
+    if (!theme) { return; }
+    all("a[href]").forEach(function (link) {
+      var parts = link.getAttribute("href").split("#"), path = parts[0].split("?")[0];
+      if (/\.html$/.test(path)) { link.setAttribute("href", path + "?theme=" + theme + (parts[1] ? "#" + parts[1] : "")); }
+    });
+  }
+  if (/^(light|dark)$/.test(address.get("theme"))) { root.setAttribute("data-theme", address.get("theme")); }
+
   // -- light and dark
   var button = document.getElementById("theme");
   function isDark() {
@@ -19,14 +36,20 @@
   function sayTheme() { button.textContent = isDark() ? "Light" : "Dark"; }
   button.hidden = false;
   sayTheme();
-  button.addEventListener("click", function () { root.setAttribute("data-theme", isDark() ? "light" : "dark"); sayTheme(); });
+  button.addEventListener("click", function () {
+    root.setAttribute("data-theme", isDark() ? "light" : "dark");
+    keep("theme", root.getAttribute("data-theme"));
+    keepTheme();
+    sayTheme();
+  });
 
   // -- tables: filter, sort, pick for a comparison
   function textOf(cell) {
     var first = cell.querySelector("bdi");
     return (first || cell).textContent.trim();
   }
-  function board(box) {
+  function board(box, number) {
+    var prefix = number ? number + 1 + "." : "";
     var table = box.querySelector("table"), body = table.tBodies[0], heads = all("thead th", table);
     var rows = all("tr", body).map(function (row) {
       return { element: row, cells: Array.prototype.slice.call(row.cells), text: row.textContent.toLowerCase() };
@@ -36,20 +59,35 @@
 
     var search = labelled(bar, "Filter", made("input"));
     search.type = "search";
-    search.addEventListener("input", function () { words = search.value.toLowerCase(); show(); });
+    search.value = address.get(prefix + "filter") || "";
+    words = search.value.toLowerCase();
+    search.addEventListener("input", function () { words = search.value.toLowerCase(); keep(prefix + "filter", search.value); show(); });
     heads.forEach(function (head, place) {
       if (head.hasAttribute("data-choose")) { chooser(head, place); }
       if (!head.classList.contains("pick")) { sorter(head, place); }
     });
+    if (heads.length > 2) { sortList(); }
     var compare = box.getAttribute("data-compare") ? picker() : null;
+    var empty = made("p", "Nothing fits these filters. ", box);
+    empty.className = "note";
+    var clear = made("button", "Show all", empty);
+    clear.type = "button";
+    clear.addEventListener("click", function () {
+      search.value = words = "";
+      keep(prefix + "filter", "");
+      all("select[data-place]", bar).forEach(function (select) { select.value = ""; select.dispatchEvent(new Event("change")); });
+      show();
+    });
     var count = made("p", "", bar);
     count.className = "count";
     count.setAttribute("role", "status");
     show();
 
     function labelled(parent, text, control) {
-      var label = made("label", text, parent);
-      label.appendChild(control);
+      var field = made("div", undefined, parent), label = made("label", text, field);
+      field.className = "field";
+      label.htmlFor = control.id = "choice-" + number + "-" + bar.children.length;
+      field.appendChild(control);
       return control;
     }
     function chooser(head, place) {
@@ -60,22 +98,43 @@
       var select = labelled(bar, head.textContent.trim(), made("select"));
       made("option", "all", select).value = "";
       names.forEach(function (name) { made("option", name, select).value = name; });
-      var first = head.getAttribute("data-choose");
-      if (first && values[first]) { select.value = first; chosen[place] = first; }
-      select.addEventListener("change", function () { chosen[place] = select.value; show(); });
+      var first = head.getAttribute("data-choose"), title = head.textContent.trim(), kept = address.get(prefix + title);
+      var value = kept === "all" ? "" : kept !== null && values[kept] ? kept : first && values[first] ? first : "";
+      select.setAttribute("data-place", String(place));
+      select.value = chosen[place] = value;
+      select.addEventListener("change", function () {
+        chosen[place] = select.value;
+        keep(prefix + title, select.value || (first ? "all" : ""));
+        show();
+      });
+    }
+    function sortList() {
+      var select = labelled(bar, "sort by", made("select"));
+      select.parentElement.className = "field narrow";
+      made("option", "as ranked", select).value = "";
+      heads.forEach(function (head, place) {
+        if (!head.classList.contains("pick")) { made("option", head.textContent.trim(), select).value = String(place); }
+      });
+      select.addEventListener("change", function () { if (select.value) { heads[select.value].querySelector("button").click(); } });
     }
     function sorter(head, place) {
-      var text = head.textContent.trim(), numeric = head.classList.contains("n");
+      var text = head.textContent.trim(), numeric = head.classList.contains("n"), kept = address.get(prefix + "sort");
+      rows.forEach(function (row) { row.cells[place].setAttribute("data-label", text); });
       head.textContent = "";
       var sort = made("button", text, head);
       sort.type = "button";
       sort.addEventListener("click", function () {
-        var down = head.getAttribute("aria-sort") === "ascending" || (numeric && !head.hasAttribute("aria-sort"));
+        sortBy(head.getAttribute("aria-sort") === "ascending" || (numeric && !head.hasAttribute("aria-sort")));
+      });
+      if (kept === text + ":down" || kept === text + ":up") { sortBy(kept === text + ":down"); }
+
+      function sortBy(down) {
         heads.forEach(function (other) { other.removeAttribute("aria-sort"); });
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         rows.sort(function (a, b) { return order(a.cells[place], b.cells[place], numeric, down); });
         rows.forEach(function (row) { body.appendChild(row.element); });
-      });
+        keep(prefix + "sort", text + (down ? ":down" : ":up"));
+      }
     }
     function order(a, b, numeric, down) {
       if (!numeric) { return (down ? -1 : 1) * textOf(a).localeCompare(textOf(b), "en", { numeric: true }); }
@@ -84,12 +143,12 @@
       return (down ? -1 : 1) * (Number(x) - Number(y));
     }
     function picker() {
-      var link = made("a", "", bar), picked = [];
+      var link = made("a", "", bar), picked = [], noun = box.getAttribute("data-noun");
       link.className = "go";
       rows.forEach(function (row) {
         var box_ = made("input", undefined, row.cells[0]), name = row.element.getAttribute("data-pick");
         box_.type = "checkbox";
-        box_.setAttribute("aria-label", "compare " + textOf(row.cells[1]));
+        box_.setAttribute("aria-label", "compare " + textOf(row.element.querySelector("td a[href]") || row.cells[1]));
         box_.addEventListener("change", function () {
           picked = picked.filter(function (other) { return other !== name; });
           if (box_.checked) { picked.push(name); }
@@ -97,9 +156,10 @@
         });
       });
       function say() {
-        link.textContent = picked.length > 1 ? "Compare " + picked.length + " devices" : "Pick two devices or more to compare";
+        link.textContent = picked.length > 1 ? "Compare " + picked.length + " " + noun : "Pick two " + noun + " or more to compare";
         if (picked.length > 1) { link.href = box.getAttribute("data-compare") + "#" + picked.map(encodeURIComponent).join(","); }
         else { link.removeAttribute("href"); }
+        keepTheme();
       }
       say();
       return link;
@@ -113,10 +173,12 @@
         seen += fits ? 1 : 0;
       });
       count.textContent = seen + " of " + rows.length;
+      empty.hidden = seen > 0;
       if (compare) { bar.appendChild(compare); }
     }
   }
   all(".board").forEach(board);
+  keepTheme();
 
   // -- comparison of devices
   var holder = document.getElementById("compare-data");
@@ -143,7 +205,7 @@
       add.textContent = "";
       made("option", "choose …", add).value = "";
       data.devices.forEach(function (device) {
-        if (chosen.indexOf(device.id) < 0) { made("option", device.name + (device.measured.length ? " (measured)" : ""), add).value = device.id; }
+        if (chosen.indexOf(device.id) < 0) { made("option", device.name + (device.note ? " (" + device.note + ")" : ""), add).value = device.id; }
       });
       list.textContent = "";
       chosen.forEach(function (name) {
@@ -152,12 +214,14 @@
         away.setAttribute("aria-label", "remove " + byId[name].name);
         away.addEventListener("click", function () { choose(chosen.filter(function (other) { return other !== name; })); });
       });
-      document.getElementById("hint").textContent = chosen.length < 2 ? "Choose two devices or more." : "";
+      document.getElementById("hint").textContent = chosen.length < 2 ? "Choose two " + data.noun + " or more." : "";
       fill(document.getElementById("published"), "published");
       fill(document.getElementById("measured"), "measured");
+      keepTheme();
       root.setAttribute("data-chosen", String(chosen.length));
     }
     function fill(table, part) {
+      if (!table) { return; }
       var keys = [], rows = {};
       chosen.forEach(function (name, place) {
         byId[name][part].forEach(function (row) {
@@ -176,24 +240,29 @@
       chosen.forEach(function (name) { var cell = made("th", byId[name].name, head); cell.scope = "col"; cell.className = "n"; });
       var body = made("tbody", undefined, table);
       keys.forEach(function (key) { line(body, rows[key]); });
-      if (!keys.length) { var cell = made("td", "nothing here for these devices", made("tr", undefined, body)); cell.colSpan = chosen.length + 1; }
+      if (!keys.length) { var cell = made("td", "nothing here for these " + data.noun, made("tr", undefined, body)); cell.colSpan = chosen.length + 1; }
     }
     function line(body, entry) {
       var row = made("tr", undefined, body), head = made("th", undefined, row);
       head.scope = "row";
       made("bdi", entry.row.case, head);
       made("small", entry.row.unit + " · " + entry.row.better + " is better", head);
-      var numbers = entry.values.filter(Boolean).map(function (value) { return value.value; });
-      var best = entry.row.better === "lower" ? Math.min.apply(null, numbers) : Math.max.apply(null, numbers);
+      var known = entry.values.filter(Boolean), lower = entry.row.better === "lower";
       var first = entry.values[0] ? entry.values[0].value : null;
       chosen.forEach(function (name, place) {
         var value = entry.values[place], cell = made("td", undefined, row);
-        cell.className = "n" + (value && numbers.length > 1 && value.value === best ? " best" : "");
+        cell.className = "n" + (value && known.length > 1 && isBest(value, known, lower) ? " best" : "");
         if (!value) { cell.textContent = "–"; return; }
         if (value.link) { made("a", said(value.value), cell).href = value.link; } else { made("span", said(value.value), cell); }
         if (place && first) { made("span", (value.value / first).toFixed(2) + "×", cell).className = "factor"; }
+        if (value.span) { made("small", value.span, cell); }
         if (value.money) { made("small", said(value.money) + " per 1,000 " + data.currency, cell); }
         if (value.watt) { made("small", said(value.watt) + " per watt", cell); }
+      });
+    }
+    function isBest(value, known, lower) { // by the whole of both intervals
+      return !value.offered && known.every(function (other) {
+        return other === value || (lower ? value.high < other.low : value.low > other.high) || (value.value === other.value && !other.span);
       });
     }
     function said(value) {
