@@ -46,7 +46,7 @@ def normalised_table(comparison: Comparison, devices: Sequence[Device]) -> Table
 
 
 def _named(device: Device) -> str:
-    return f"{device.used} × {device.name}" if device.used else f"{device.name} ({device.why})"
+    return device.text if device.used else f"{device.name} ({device.why})"
 
 
 def _rows(row: Row, devices: Sequence[Device]) -> list[list[str | float | int | None]]:
@@ -74,5 +74,4 @@ def _per_million(device: Device, rate: float, currency: str) -> float | None:
 
 
 def _currencies(devices: Sequence[Device], basis: str) -> list[str]:
-    prices = (api.price(device.card, basis) for device in devices if device.card and device.used)
-    return sorted({price.currency for price in prices if price})
+    return sorted({price.currency for device in devices if (price := device.price(basis))})

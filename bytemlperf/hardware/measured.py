@@ -25,16 +25,22 @@ _STATED = re.compile(r"(.+?)(?:\*([1-9]\d{0,5}))?")
 _OF_ONE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
 
 
+class Amount(NamedTuple):
+    """Of money."""
+
+    value: float
+    currency: str
+
+
 class Stated(NamedTuple):
     """The user's word: so many of this card."""
 
     card_id: str
     used: int
 
-    def text(self, known: Mapping[str, Card]) -> str:
-        """For a reader, such as "8 × NVIDIA H100 SXM5 80GB"."""
-        name = known[self.card_id].name
-        return name if self.used == 1 else f"{self.used} × {name}"
+    def device(self, known: Mapping[str, Card]) -> Device:
+        """So many of that card."""
+        return Device(known[self.card_id].name, self.card_id, known[self.card_id], self.used)
 
 
 class Device(NamedTuple):
@@ -56,10 +62,15 @@ class Device(NamedTuple):
         watts = api.tdp_watts(self.card) if self.card else None
         return watts * self.used if watts and self.used else None
 
-    def price(self, basis: str, currency: str) -> float | None:
-        """Of all that were used, to buy (`purchase`) or by the `hour`."""
+    @property
+    def text(self) -> str:
+        """For a reader, such as "8 × NVIDIA H100 SXM5 80GB"."""
+        return f"{self.used} × {self.name}" if self.used and self.used > 1 else self.name
+
+    def price(self, basis: str, currency: str | None = None) -> Amount | None:
+        """Of all that were used, to buy (`purchase`) or by the `hour`; in the card's first currency unless told."""
         price = api.price(self.card, basis, currency) if self.card else None
-        return price.amount * self.used if price and self.used else None
+        return Amount(price.amount * self.used, price.currency) if price and self.used else None
 
     def per_watt(self, rate: float) -> float | None:
         """A rate over the TDP: so much per joule."""
@@ -67,18 +78,20 @@ class Device(NamedTuple):
 
     def per_price(self, rate: float, currency: str) -> float | None:
         """A rate over the purchase price in thousands."""
-        return _over(rate * PER_PRICE, self.price("purchase", currency))
+        bought = self.price("purchase", currency)
+        return _over(rate * PER_PRICE, bought and bought.value)
 
     def per_rent(self, rate: float, currency: str) -> float | None:
         """What one of the currency buys by the hour's price, of what the rate is a second of."""
-        return _over(rate * SECONDS_AN_HOUR, self.price("hour", currency))
+        rented = self.price("hour", currency)
+        return _over(rate * SECONDS_AN_HOUR, rented and rented.value)
 
 
 def device_of(run: Mapping[str, Any], known: Mapping[str, Card], assigned: Stated | None = None, told: int | None = None) -> Device:
     """The device of a run: the one `assigned` to it, else the one stated with it, else the card that fits the machine that was measured.
     `told` is how many devices the run was told to use (`RunKind.devices_used`)."""
     if word := assigned or stated(run, known):
-        return Device(known[word.card_id].name, word.card_id, known[word.card_id], word.used)
+        return word.device(known)
     if is_remote(run):
         return Device(UNKNOWN, why=FIX)
     hardware = part(run, "environment", "hardware")
@@ -141,7 +154,7 @@ def device_text(run: Mapping[str, object], subject: Mapping[str, object]) -> str
     if part(run, "config", "flags").get("device") is not None:
         known = api.load()
         if (own := stated(run, known)) is not None:
-            return f"{own.text(known)} (as stated)"
+            return f"{own.device(known).text} (as stated)"
     if is_remote(run):
         return UNKNOWN
     device = str(subject.get("device") or "")

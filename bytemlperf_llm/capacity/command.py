@@ -11,10 +11,10 @@ import msgspec
 
 from bytemlperf.command.console import sayer, terminal
 from bytemlperf.command.signals import Interrupted, interrupt_status
-from bytemlperf.compare.normalised import device_of
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import discover
+from bytemlperf.hardware.measured import device_of
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.terminal import print_run
 from bytemlperf.runs.folder import part
@@ -28,6 +28,7 @@ from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, ques
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
@@ -138,7 +139,7 @@ class Hunt:
         engine = described_engine(started.info, plan.engine.name)
         config = {"flags": comparable(self._plan.flags, self._redactor), "engine_options": plan.engine.options}
         stated = {"engine": engine, "config": config, "environment": {"hardware": discover()}}
-        hardware = hardware_of(self._asked.price_per_hour, device_of(stated, None, cards.load()))
+        hardware = hardware_of(self._asked.price_per_hour, device_of(stated, cards.load(), told=LLM.devices_used(stated)))
         self._question = msgspec.structs.replace(self._question, first_load=first_load, hardware=hardware)
         self._run.describe(
             {"flags": comparable(self._plan.flags, self._redactor), "search": msgspec.to_builtins(self._question)},

@@ -6,8 +6,8 @@ import re
 
 import msgspec
 
-from bytemlperf.compare.normalised import Device
 from bytemlperf.errors import UserError
+from bytemlperf.hardware.measured import Device
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Table
 
@@ -66,13 +66,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 def hardware_of(price: str | None, device: Device | None) -> Hardware:
     """From `--price-per-hour`, "2.50 USD", and the hardware card. Raises UserError."""
     amount, currency, source = _given(price) if price is not None else (None, "", "")
-    card = None if device is None else device.card.name if device.count == 1 else f"{device.count} × {device.card.name}"
-    if device is not None and amount is None and (listed := device.price("hour")) is not None:
-        amount, currency, source = *listed, f"hardware card, {card}"
-    watts = None if device is None else device.watts
-    return Hardware(
-        price_per_hour=amount, currency=currency, price_source=source, tdp_watts=watts, tdp_source="" if watts is None else f"TDP of {card}"
-    )
+    if device is None:
+        return Hardware(price_per_hour=amount, currency=currency, price_source=source)
+    if amount is None and (listed := device.price("hour")) is not None:
+        amount, currency, source = *listed, f"hardware card, {device.text}"
+    watts = device.watts
+    rated = "" if watts is None else f"TDP of {device.text}"
+    return Hardware(price_per_hour=amount, currency=currency, price_source=source, tdp_watts=watts, tdp_source=rated)
 
 
 def _given(text: str) -> tuple[float, str, str]:

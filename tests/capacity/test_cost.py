@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bytemlperf.compare.normalised import Device
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.hardware.measured import parse_device
 from bytemlperf_llm.capacity.cost import Hardware, Rates, cost_of, hardware_of
 
 
@@ -34,7 +34,8 @@ def test_nothing_known_is_no_cost() -> None:
 
 
 def test_the_users_price_goes_before_the_cards() -> None:
-    device = Device(card=cards.find("h100"), count=2)
+    known = cards.load()
+    device = parse_device("h100*2", known).device(known)
     hardware = hardware_of("98.32 USD", device)
     assert (hardware.price_per_hour, hardware.currency, hardware.price_source) == (98.32, "USD", "--price-per-hour")
     assert hardware.tdp_watts == 1400.0
