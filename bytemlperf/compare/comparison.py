@@ -153,8 +153,8 @@ def _row(first: Figure, figures: list[Figure | None], baseline: int, paired: lis
 def _change(base: Figure, figure: Figure, *, paired: bool) -> Change:
     if base.unit != figure.unit:
         return Change(ratio=None, method="another unit")
-    if base.is_rate and base.load != figure.load:
-        return Change(ratio=None, method="another load: rates follow it")
+    if base.better == "higher" and base.load != figure.load:
+        return Change(ratio=None, method="another load, which throughput follows")
     return change(base, figure, paired=paired)
 
 

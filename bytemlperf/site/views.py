@@ -21,7 +21,10 @@ PER_PRICE = "value ÷ (purchase price of the devices ÷ 1,000)"
 PER_RENT = "value × 3,600 s ÷ price per hour of the devices"
 PER_WATT = "value ÷ TDP of the devices; measured power may be less"
 RANKS = "Rank: 1 + the number of valid runs of the same model, case and load that are better by the whole of both intervals."
-OPEN_LOOP = "Open-loop runs have no rank: their throughput is the target rate. bmp-llm capacity finds what a server holds."
+OPEN_LOOP = (
+    "Open-loop runs, and searches in which no load failed, have no rank: their figure is the load they were given. "
+    "bmp-llm capacity finds what a server holds."
+)
 
 
 class Column(NamedTuple):
@@ -147,7 +150,7 @@ def _value(row: BoardRow, metric: str, in_unit: str) -> Cell:
     figure = row.figures.get(metric)
     if figure is None or figure.unit != in_unit:
         return numeric(None)
-    return numeric(figure.value, small="set by the load" if figure.offered else interval(figure.low, figure.high))
+    return numeric(figure.value, small="limit not measured" if figure.offered else interval(figure.low, figure.high))
 
 
 def _device_note(row: BoardRow) -> str:

@@ -25,6 +25,7 @@ from bytemlperf_llm.capacity.result import (
     question_of,
     stopped_because,
 )
+from bytemlperf_llm.points.flags import requests_text
 
 LINES = ((Outcome.HOLDS, "@2"), (Outcome.FAILS, "@3"), (Outcome.UNRESOLVED, "@7"))
 
@@ -50,21 +51,24 @@ class CapacityKind(RunKind):
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[ProbeRow]) -> list[Figure]:  # noqa: ARG002
         """The capacity, from what holds to what fails; what a million output tokens cost there."""
         question, found = question_of(run), msgspec.convert(summary, Capacity)
-        key = str(part(run, "config", "flags").get("scenario") or "llm")
-        of = f"{question.goal.share:.4g} within {question.levels}"
+        flags = part(run, "config", "flags")
+        key = str(flags.get("scenario") or "llm")
+        load = ", ".join(filter(None, (f"{question.goal.share:.4g} within {question.levels} ms", requests_text(flags))))
         unit = UNITS[question.by]
         low, high = found.holds_at, found.fails_at
         figures = [
             Figure(
                 key=key,
-                metric=f"capacity, {of}",
-                label=f"capacity ({of} ms)",
+                metric="capacity",
+                label="capacity",
+                load=load,
                 unit=unit,
                 value=low,
                 low=low if high is not None else None,
                 high=high if low is not None else None,
                 better="higher",
                 headline=True,
+                offered=high is None,
                 reason="" if low is not None else sentence(found, question),
             )
         ]
@@ -73,8 +77,8 @@ class CapacityKind(RunKind):
             amounts = ((cost.currency, cost.price_per_million_output_tokens), ("J", cost.joules_per_million_output_tokens))
             for name, value in amounts:
                 metric = f"{name} per million output tokens"
-                more = {"label": metric, "better": "lower", "headline": True}
-                figures += [] if value is None else [Figure(key=key, metric=f"{metric}, {of}", unit=name, value=value, **more)]  # type: ignore[arg-type]
+                more = {"label": metric, "better": "lower", "headline": True, "load": load}
+                figures += [] if value is None else [Figure(key=key, metric=metric, unit=name, value=value, **more)]  # type: ignore[arg-type]
         return figures
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[ProbeRow]) -> list[Section]:  # noqa: ARG002

@@ -11,6 +11,20 @@ FREE = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report", "meta
 """Flags that may differ where a stopped folder goes on; header values are never stored."""
 
 
+REQUESTS = {
+    "input_len": "tokens in",
+    "input_lens": "tokens in",
+    "random_prefix_len": "tokens shared",
+    "output_len": "tokens out",
+    "output_lens": "tokens out",
+}
+
+
+def requests_text(flags: Mapping[str, object]) -> str:
+    """What the flags say of the lengths of requests, for a reader; empty for those of the scenario."""
+    return ", ".join(f"{flags[name]} {what}" for name, what in REQUESTS.items() if flags.get(name) is not None)
+
+
 def with_server(flags: Flags) -> Flags:
     """An address without an engine is that of an OpenAI-compatible server."""
     return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags

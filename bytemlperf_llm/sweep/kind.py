@@ -15,6 +15,7 @@ from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf.runs.verdicts import VerdictName
+from bytemlperf_llm.points.flags import requests_text
 from bytemlperf_llm.sweep.curve import Curve, curves_of
 from bytemlperf_llm.sweep.row import TOKENS, PointRow, latest, readings
 from bytemlperf_llm.sweep.sections import curve_sections
@@ -23,6 +24,10 @@ from bytemlperf_llm.sweep.sections import curve_sections
 def rows_of(records: Iterable[PointRow]) -> list[PointRow]:
     """The latest of each point."""
     return once(records, latest)
+
+
+OF_ITS_RUN = ("samples", "sample_ids", "statistic", "load", "offered")
+"""What a point's figures take from its own run, beside what its row keeps."""
 
 
 class SweepKind(RunKind):
@@ -49,8 +54,13 @@ class SweepKind(RunKind):
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[PointRow]) -> list[Figure]:  # noqa: ARG002
         """Knee and highest throughput of each curve; then every figure of every point, by curve and load."""
-        curves = curves_of(rows_of(records))
-        return [*(figure for curve in curves for figure in _headlines(curve)), *_point_figures(curves, records)]
+        curves, axes = curves_of(rows_of(records)), part(run, "config", "axes")
+        loads = f"concurrency {axes['concurrency']}" if axes.get("concurrency") else f"rates {axes.get('rates') or 'auto'}"
+        load = ", ".join(filter(None, (loads, requests_text(axes))))
+        headlines = (msgspec.structs.replace(figure, load=load) for curve in curves for figure in _headlines(curve))
+        scenario = str(part(run, "config", "flags").get("scenario") or "llm")
+        figures = (*headlines, *_point_figures(curves, records))
+        return [msgspec.structs.replace(figure, key=", ".join(filter(None, (scenario, figure.key)))) for figure in figures]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[PointRow]) -> list[Section]:  # noqa: ARG002
         """The curves."""
@@ -116,17 +126,12 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _headlines(curve: Curve) -> Iterator[Figure]:
-    """The knee, and the highest throughput of a curve that reaches it."""
+    """The highest throughput of a curve that reaches it, and the knee."""
     knee, tokens = curve.knee(), [row.figures[TOKENS] for row in curve.rows if row.on_curve and TOKENS in row.figures]
-    key = curve.name or "sweep"
-    if knee is not None:
-        value, low, high = (load.rate_rps or load.concurrency for load in (knee.load, knee.low, knee.high))
-        unit = "requests/s" if curve.open_loop else "concurrent"
-        yield Figure(key=key, metric="knee", label="knee", unit=unit, value=value, low=low, high=high, better="higher", headline=True)
     if tokens:
         best, short = max(tokens, key=lambda reading: reading.value), bool(curve.limits())
         yield Figure(
-            key=key,
+            key=curve.name,
             metric="highest output token throughput",
             label="highest output token throughput",
             unit=best.unit,
@@ -137,6 +142,11 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
             better="higher",
             headline=True,
         )
+    if knee is not None:
+        value, low, high = (load.rate_rps or load.concurrency for load in (knee.load, knee.low, knee.high))
+        unit, better = ("requests/s", "higher") if curve.open_loop else ("concurrent", "neither")
+        bounds = {"value": value, "low": low, "high": high}
+        yield Figure(key=curve.name, metric="knee", label="knee", unit=unit, better=better, headline=True, **bounds)  # type: ignore[arg-type]
 
 
 def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator[Figure]:
@@ -158,4 +168,4 @@ def _sampled(row: PointRow, records: Iterable[PointRow]) -> dict[str, dict[str, 
         figures = view_run(records.folder / row.folder, sections=False).figures
     except UserError:
         return {}
-    return {figure.metric: {name: getattr(figure, name) for name in ("samples", "sample_ids", "statistic")} for figure in figures}
+    return {figure.metric: {name: getattr(figure, name) for name in OF_ITS_RUN} for figure in figures}

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
@@ -23,8 +24,12 @@ from bytemlperf.site.build import MARK, build_site
 from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import BoardRow, board, find_runs, read_runs
 from bytemlperf.site.views import board_table
+from bytemlperf_llm.capacity.judge import Outcome
+from bytemlperf_llm.capacity.result import ProbeRow, Question
+from bytemlperf_llm.capacity.search import Goal, Purpose
+from bytemlperf_llm.sweep.row import row_of
 from engines.loaded_weights import dtype_text
-from tests.report.made import HOSTILE, llm_run
+from tests.report.made import HOSTILE, llm_run, llm_run_json, read, write_run
 from tests.submit.made import general_run
 
 KNOWN = cards.load()
@@ -108,9 +113,61 @@ def test_open_loop_runs_are_never_ranked(tmp_path: Path):
     assert {(row.rank, row.per_watt, row.per_currency) for row in rows} == {(None, None, None)}
     table = board_table(rows, "USD", "")
     assert "rank" not in [column.title for column in table.columns]
-    assert any("Open-loop runs have no rank" in note for note in table.notes)
+    assert any("Open-loop runs" in note for note in table.notes)
     build_site([tmp_path], tmp_path / "site", assigned=["*=gaudi3"])
     assert "throughput" not in (tmp_path / "site/compare.html").read_text().partition("compare-data")[2]
+
+
+def capacity_run(folder: Path, holds: float, fails: float | None, slo_ms: float = 500.0, card: str = "h100") -> Path:
+    """A search that ended with these two loads resolved."""
+    question = Question(goal=Goal(), slo_ms={"ttft": slo_ms}, first_load=1.0)
+    run = llm_run_json(folder.name, kind="capacity")
+    run["config"] = {"flags": {"scenario": "chat", "device": card, "input_len": 512}, "search": msgspec.to_builtins(question)}
+    run["engine"] |= {"name": "openai", "device": "remote", "remote": True}
+    run["end"] |= {"stopped_because": "within"}
+
+    def probe(load: float, outcome: Outcome) -> ProbeRow:
+        look = {"requests": 400, "judged": 400, "missed": 0.01, "worth": 400.0, "steady": True, "overloaded": False}
+        return ProbeRow(outcome=outcome, folder=f"{load:g}", load=load, purpose=Purpose.LOW, met={"ttft": 0.99}, **look)
+
+    ends = [(holds, Outcome.HOLDS), *([(fails, Outcome.FAILS)] if fails else [])]
+    return write_run(folder, run, [probe(load, outcome) for load, outcome in ends])
+
+
+def test_servers_are_ranked_by_their_capacity_and_its_interval(tmp_path: Path):
+    for name, holds, fails in (("first", 20, 21), ("also", 19, 20.5), ("third", 10, 11), ("open-ended", 5, None)):
+        capacity_run(tmp_path / name, holds, fails)
+    capacity_run(tmp_path / "stricter", 2, 3, slo_ms=100.0)
+    rows = rows_of(tmp_path)
+    found = {row.run.view.label: row.rank for row in rows}
+    assert found == {"first": 1, "also": 1, "third": 3, "open-ended": None, "stricter": 1}
+    assert {(row.load, row.ranked and row.ranked.unit) for row in rows} == {
+        ("0.95 within ttft:500 ms, 512 tokens in", "requests/s"),
+        ("0.95 within ttft:500 ms, 512 tokens in", None),
+        ("0.95 within ttft:100 ms, 512 tokens in", "requests/s"),
+    }
+    first = next(row for row in rows if row.run.view.label == "first")
+    assert (first.run.device.card_id, first.per_watt) == ("nvidia-h100-sxm5", pytest.approx(20 / 700)), "as stated"
+    build_site([tmp_path], tmp_path / "site")
+    assert "19 – 20.50" in (tmp_path / "site/leaderboard-capacity.html").read_text()
+
+
+def test_sweeps_are_ranked_at_each_concurrency(tmp_path: Path):
+    for name, rates in (("quick", (100.0, 180.0)), ("slow", (50.0, 90.0))):
+        points = [
+            llm_run(tmp_path / name / f"{flight}", 200, in_flight=flight, rate=rate) for flight, rate in zip((4, 8), rates, strict=True)
+        ]
+        rows = [row_of("", point.name, *(read(point, file) for file in ("run.json", "summary.json")), ()) for point in points]
+        run = llm_run_json(name, kind="sweep")
+        run["config"] = {"flags": {"scenario": "chat"}, "axes": {"concurrency": "4,8"}}
+        write_run(tmp_path / f"{name}-sweep", run, rows)
+        for point in points:
+            point.rename(tmp_path / f"{name}-sweep" / point.name)
+    rows = [row for row in rows_of(tmp_path) if "concurrent" in row.key]
+    assert {(row.run.view.label, row.key): row.rank for row in rows} == {
+        (name, f"chat, {flight} concurrent"): rank for name, rank in (("quick", 1), ("slow", 2)) for flight in (4, 8)
+    }
+    assert {row.load for row in rows} == {"closed loop, 4 in flight", "closed loop, 8 in flight"}
 
 
 def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_path: Path):
