@@ -58,8 +58,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run; `beside` is
-    what their suite shows of all of them together; `different_loads` says that and how the runs' loads differ; empty where they don't."""
+    """Runs of one kind. `names` are short and distinct; `settings` are rows of what differs: key, and a text for each run; `paired`
+    are those of the baseline's schedule; `beside` is what their suite shows of all of them together; `different_loads` says that and how
+    the runs' loads differ, empty where they don't."""
 
     kind: str
     views: list[RunView]
@@ -68,6 +69,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     settings: list[list[str]]
     notes: list[str]
+    paired: list[bool]
     beside: list[Section] = []
     different_loads: str = ""
 
@@ -125,7 +127,8 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str], min_ef
         baseline=baseline,
         rows=rows,
         settings=_settings(views),
-        notes=_notes(views, names, baseline, paired),
+        notes=_notes(views, names, baseline),
+        paired=paired,
         beside=views[0].suite.beside(names, [view.summary or {} for view in views]),
         different_loads=_different_loads(rows, names),
     )
@@ -247,15 +250,12 @@ def _described(view: RunView) -> dict[str, Any]:
     }
 
 
-def _notes(views: list[RunView], names: list[str], baseline: int, paired: list[bool]) -> list[str]:
+def _notes(views: list[RunView], names: list[str], baseline: int) -> list[str]:
     notes = [
         f"{name}: {view.verdict}: {'; '.join(view.reasons) or 'see its report'}"
         for name, view in zip(names, views, strict=True)
         if view.verdict in VERDICTS and view.verdict != "valid"
     ]
-    pairs = [name for place, name in enumerate(names) if place != baseline and paired[place]]
-    if pairs:
-        notes.append(f"same schedule as {names[baseline]}, compared request by request: {', '.join(pairs)}")
     shared = [{figure.key for figure in view.figures} for view in views]
     for place, name in enumerate(names):
         if place != baseline and shared[place] and not shared[place] & shared[baseline]:

@@ -143,4 +143,4 @@ def percent(ratio: float) -> str:
     """A ratio as a signed change."""
     value = (ratio - 1) * 100
     digits = 1 if abs(value) < 100 else 0
-    return f"{value:+.{digits}f} %"
+    return f"{round(value, digits) or 0.0:+.{digits}f} %"  # no -0.0

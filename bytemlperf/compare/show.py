@@ -14,7 +14,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import dots, line
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
-from bytemlperf.report.text import UNAVAILABLE, escape_markdown, interval, markdown_table, number, unit
+from bytemlperf.report.text import UNAVAILABLE, counted, escape_markdown, interval, markdown_table, number, unit
 from bytemlperf.report.thin import distribution
 from bytemlperf.runs.kinds import Plot, Section, Table, Text, kind_name
 from bytemlperf.version import __version__
@@ -58,11 +58,13 @@ def sentence(comparison: Comparison, place: int) -> str:
     for row in comparison.rows:
         counts[row.sides[place].judgement] += 1
     told = [f"{JUDGED[name]} in {counts[name]}" for name in ("better", "worse", "different", "negligible") if counts[name]]
-    told.append(f"no difference seen in {counts['same']}")
+    if counts["same"] or not told:
+        told.append(f"no difference seen in {counts['same']}")
     if counts["unknown"]:
         told.append(f"{counts['unknown']} can't be compared")
     base = comparison.names[comparison.baseline]
-    return f"{comparison.names[place]} against {base}: {', '.join(told)} of {len(comparison.rows)} figures"
+    pairs = "; request by request: same schedule" if comparison.paired[place] else ""
+    return f"{comparison.names[place]} against {base}: {', '.join(told)} of {counted(len(comparison.rows), 'figure')}{pairs}"
 
 
 def others(comparison: Comparison) -> list[int]:
@@ -81,7 +83,7 @@ def shown_rows(comparison: Comparison, *, everything: bool) -> list[Row]:
 def left_out(comparison: Comparison, rows: Sequence[Row]) -> str:
     """How many rows are not shown, and how to see them; nothing where all are."""
     left = len(comparison.rows) - len(rows)
-    return f"{left:,} more figures: --all" if left > 0 else ""
+    return f"{counted(left, 'more figure')}: --all" if left > 0 else ""
 
 
 def value_text(side: Side) -> str:

@@ -12,12 +12,15 @@ from bytemlperf.runs.kinds import Plot, Section, Text
 
 
 def print_comparison(shown: Shown) -> None:
-    """Tables, then what to know of them, then the gate."""
+    """That loads differ, tables, what to know of them; last the answer in a line a run, and the gate."""
     console = terminal()
     for comparison in shown.comparisons:
         print_sections(console, _sections(comparison, everything=shown.everything))
     print_sections(console, [*shown.normalised, *(Text(body=one_line(problem), style="warning") for problem in shown.problems)])
     print_text(console, METHOD, style="note")
+    for comparison in shown.comparisons:
+        for place in others(comparison):
+            print_text(console, one_line(sentence(comparison, place)), style="bold")
     for failure in shown.failures:
         print_text(console, f"FAIL {one_line(failure)}", style="bold red")
     if shown.gated and not shown.failures:
@@ -34,9 +37,7 @@ def _sections(comparison: Comparison, *, everything: bool) -> Iterator[Section]:
         yield Text(body=left, style="note")
     if overall is not None:
         yield overall
-    for place in others(comparison):
-        yield Text(body=one_line(sentence(comparison, place)))
     for note in comparison.notes:
         yield Text(body=one_line(note), style="warning")
     if comparison.settings:
-        yield Text(body=f"{len(comparison.settings)} settings differ; --format md or html lists them", style="note")
+        yield Text(body=f"settings that differ: {len(comparison.settings)}; --format md or html lists them", style="note")

@@ -69,6 +69,11 @@ def number(value: float | int | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def counted(number_of: int, noun: str) -> str:
+    """ "1 figure", "2 figures"."""
+    return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
+
+
 def unit(name: str) -> str:
     """How a unit is written."""
     return UNIT_NAMES.get(name, name)

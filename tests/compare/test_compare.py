@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
-from bytemlperf.compare.gate import failures, parse
+from bytemlperf.compare.gate import failures, parse, percent
 from bytemlperf.compare.show import Shown, page_of
 from bytemlperf.compare.terminal import print_comparison
 from bytemlperf.report.text import escape_markdown
@@ -119,6 +119,13 @@ def test_one_percent_is_the_smallest_effect_unless_told(tmp_path):
     assert found.change.low > 1
     assert found.judgement == "negligible"
     assert side(compare_all(views, views[0], min_effect=0.0)[0], "tpot p50", "b").judgement == "worse"
+
+
+def test_the_answer_is_the_last_line_and_no_number_is_minus_nothing(runs):
+    ended = bmp("compare", str(runs["base"]), str(runs["slow"]), "--metric", "tpot p50")
+    answer = ended.stdout.rstrip().splitlines()[-1]
+    assert answer == "slow against base: worse in 1 of 1 figure; request by request: same schedule"
+    assert (percent(1.0), percent(0.99999), percent(0.99)) == ("+0.0 %", "+0.0 %", "-1.0 %")
 
 
 def test_what_differs_by_itself_is_no_setting(runs, tmp_path):
