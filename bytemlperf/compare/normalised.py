@@ -7,6 +7,7 @@ it used, is not known, or the card has no price, the cell is empty.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from bytemlperf.compare.comparison import Comparison, Row
 from bytemlperf.errors import UserError
@@ -60,11 +61,9 @@ def _rows(row: Row, devices: Sequence[Device]) -> list[list[str | float | int | 
 
     rows = [cells(f"{amount}/J (per watt of TDP)", Device.per_watt)]
     for currency in _currencies(devices, "purchase"):
-        rows.append(
-            cells(f"{row.unit} per {PER_PRICE:,.0f} {currency}", lambda device, value, money=currency: device.per_price(value, money))
-        )
+        rows.append(cells(f"{row.unit} per {PER_PRICE:,.0f} {currency}", partial(Device.per_price, currency=currency)))
     for currency in _currencies(devices, "hour") if amount == "tokens" else ():
-        rows.append(cells(f"{currency} per million, by the hour", lambda device, value, money=currency: _per_million(device, value, money)))
+        rows.append(cells(f"{currency} per million, by the hour", partial(_per_million, currency=currency)))
     return [each for each in rows if any(each[1:])]
 
 
