@@ -31,7 +31,7 @@ app = typer.Typer(
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
-endpoints_app = typer.Typer(help="Points and submissions by the rules of MLPerf Endpoints v1.0.", no_args_is_help=True)
+endpoints_app = typer.Typer(help="Points by the rules of MLPerf Endpoints v1.0.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
 
 

@@ -19,6 +19,7 @@ from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
+from bytemlperf_llm.mlperf.loadgen import loadgen_sections
 from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
@@ -92,6 +93,7 @@ class LlmKind(RunKind):
         columns = columns_of(run, records)
         return [
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
+            *loadgen_sections(summary),
             *cause_sections(columns),
             *latency_sections(summary, columns),
             *timeline_sections(summary, columns, _gauges(records)),
@@ -104,7 +106,7 @@ class LlmKind(RunKind):
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Latencies, what was reached, whether the load was on target, failures."""
-        return terminal_sections(run, summary)
+        return [*terminal_sections(run, summary), *loadgen_sections(summary)]
 
 
 KIND = LlmKind()

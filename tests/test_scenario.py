@@ -41,7 +41,8 @@ def error_of(folder: Path, text: str) -> UserError:
 
 def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
-    assert [each.name for each in listed] == ["chat", "code", "smoke", "summarize", "trace-azure", "trace-mooncake"]
+    mlperf = ["mlperf-multi-stream", "mlperf-offline", "mlperf-server", "mlperf-single-stream"]
+    assert [each.name for each in listed] == ["chat", "code", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
 
@@ -68,7 +69,7 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
 def test_unknown_name_gives_the_nearest_and_says_that_a_path_works() -> None:
     with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat\? A path to a YAML file works too"):
         scenarios.load("chatt")
-    with pytest.raises(UserError, match="built in: chat, code, smoke, summarize, trace-azure, trace-mooncake"):
+    with pytest.raises(UserError, match=r"built in: chat, code, mlperf-multi-stream, .*, trace-azure, trace-mooncake"):
         scenarios.load("zzzzzz")
 
 

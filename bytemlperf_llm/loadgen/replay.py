@@ -79,11 +79,13 @@ class LoadSource(Protocol):
 
 
 class Work(NamedTuple):
-    """What one worker does. `concurrency` is None in open loop; `until_ns` (from the origin) ends a closed one."""
+    """What one worker does. `concurrency` is None in open loop; `until_ns` (from the origin) ends a closed one, which sends so many
+    `together` and waits for all of them."""
 
     planned: Iterator[Planned]
     concurrency: int | None = None
     until_ns: int | None = None
+    together: bool = False
 
 
 def work_of(scenario: Scenario, planned: Iterator[Planned], share: Share) -> Work:
@@ -92,7 +94,7 @@ def work_of(scenario: Scenario, planned: Iterator[Planned], share: Share) -> Wor
         return Work(planned)
     assert scenario.arrival.max_concurrency is not None
     until_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
-    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns)
+    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns, scenario.mlperf == "multi_stream")
 
 
 def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> WorkerConfig:
@@ -190,12 +192,12 @@ class Replay:
         return time.thread_time_ns() + self._reading_ns()
 
     async def _send(self, origin_ns: int) -> None:
-        planned, concurrency, until_ns = self._work
+        planned, concurrency, until_ns, together = self._work
         if concurrency is None:
             await self._worker.run_open(planned, origin_ns)
             return
         end_ns = None if until_ns is None else origin_ns + until_ns
-        await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns)
+        await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns, together=together)
 
     def stop(self) -> None:
         self._worker.stop()

@@ -16,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from bytemlperf.redaction import Redactor
@@ -129,10 +130,14 @@ class Worker:
             await asyncio.sleep(0)
         return not self._stop.is_set()
 
-    async def run_closed(self, requests: Iterator[Request], concurrency: int, origin_ns: int, end_ns: int | None = None) -> None:
-        """Keep `concurrency` requests in flight until they run out or `end_ns` has come, then drain."""
+    async def run_closed(
+        self, requests: Iterator[Request], concurrency: int, origin_ns: int, end_ns: int | None = None, *, together: bool = False
+    ) -> None:
+        """Keep `concurrency` requests in flight until they run out or `end_ns` has come, then drain; `together`: send so many at once, and
+        the next ones when all of them have ended."""
         self.origin_ns = origin_ns
-        lanes = [self._track(self._lane(requests, end_ns)) for _ in range(concurrency)]
+        lives = [self._queries(requests, concurrency, end_ns)] if together else [self._lane(requests, end_ns) for _ in range(concurrency)]
+        lanes = [self._track(life) for life in lives]
         ending = asyncio.ensure_future(self._stop.wait() if end_ns is None else self._pacer.until(end_ns))
         exhausted = asyncio.ensure_future(asyncio.wait(lanes))
         await asyncio.wait({ending, exhausted}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,12 +147,17 @@ class Worker:
 
     async def _lane(self, requests: Iterator[Request], end_ns: int | None) -> None:
         task = asyncio.current_task(self._loop)
-        while not (self._stop.is_set() or self._drained) and (end_ns is None or self._now() < end_ns):
-            request = next(requests, None)
-            if request is None:
-                return
+        while self._sends_more(end_ns) and (request := next(requests, None)) is not None:
             self.issued += 1
             await self._one(request, None, task)
+
+    async def _queries(self, requests: Iterator[Request], samples: int, end_ns: int | None) -> None:
+        while self._sends_more(end_ns) and (query := list(islice(requests, samples))):
+            self.issued += len(query)
+            await asyncio.wait([self._track(self._one(request, None)) for request in query])
+
+    def _sends_more(self, end_ns: int | None) -> bool:
+        return not (self._stop.is_set() or self._drained) and (end_ns is None or self._now() < end_ns)
 
     def stop(self) -> None:
         """Send nothing more; what is in flight may finish within the drain limit."""

@@ -17,7 +17,7 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT, Column, total_of
 from bytemlperf.statistics.special import binomial_cdf, lower_tail_count
-from bytemlperf_llm.metrics.definitions import token_times
+from bytemlperf_llm.metrics.definitions import due_ns, token_times
 from bytemlperf_llm.record.record import RequestRecord
 
 GRID = ("99.9", "99.0", "97.0", "95.0", "90.0", "80.0", "75.0", "50.0", "25.0", "10.0", "5.0", "1.0")
@@ -41,8 +41,8 @@ class Series(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Samples(NamedTuple):
-    """Requests that were sent, by their issue; each a column. `first_ns` and `prompt_tokens` are ABSENT where there is none,
-    `later_tokens` are those after the first fragment, `ok` is 1 for an answer."""
+    """Requests that were sent, by their issue (in open loop: when they were due); each a column. `first_ns` and `prompt_tokens` are ABSENT
+    where there is none, `later_tokens` are those after the first fragment, `ok` is 1 for an answer."""
 
     issued_ns: Column
     first_ns: Column
@@ -89,16 +89,16 @@ class Samples(NamedTuple):
 
 def samples_of(records: Iterable[RequestRecord]) -> Samples:
     """Of the records, in any order."""
-    rows = sorted(_row(record) for record in records if record.sent_ns is not None)
+    rows = sorted(_row(record, record.sent_ns) for record in records if record.sent_ns is not None)
     return Samples(*(numpy.asarray(rows, "i8").reshape(-1, 8).T[[0, 2, 3, 4, 5, 6, 7]]))
 
 
-def _row(record: RequestRecord) -> tuple[int, ...]:
-    times = token_times(record)
+def _row(record: RequestRecord, sent_ns: int) -> tuple[int, ...]:
+    times, due = token_times(record), due_ns(record)
     first, later = (times.stamps_ns[0], sum(times.tokens[1:])) if times.stamps_ns else (ABSENT, 0)
     prompt = ABSENT if record.prompt_tokens is None else record.prompt_tokens
-    assert record.sent_ns is not None
-    return record.sent_ns, record.index, first, record.end_ns, record.output_tokens, later, prompt, int(record.outcome == "ok")
+    issued, ok = sent_ns if due is None else due, int(record.outcome == "ok")
+    return issued, record.index, first, record.end_ns, record.output_tokens, later, prompt, ok
 
 
 def lower_percentile(ascending: Column, percent: str) -> int:

@@ -101,7 +101,7 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     load = Load(
         scenario=scenario,
         seed=flags.seed,
-        workers=_workers(flags),
+        workers=_workers(flags, scenario),
         ray=flags.ray,
         max_error_rate=flags.max_error_rate,
         until=_until(flags, scenario),
@@ -266,8 +266,11 @@ def _check_headers(text: str) -> None:
         raise UserError("--engine-option headers is not a JSON object", "give headers as --header 'NAME: VALUE'")
 
 
-def _workers(flags: Flags) -> int | None:
-    return parse_workers(flags.workers) if flags.workers is not None else 1 if flags.ray is None else None
+def _workers(flags: Flags, scenario: Scenario) -> int | None:
+    workers = parse_workers(flags.workers) if flags.workers is not None else 1 if flags.ray is None else None
+    if scenario.mlperf == "multi_stream" and (workers != 1 or flags.ray is not None):
+        raise UserError("the samples of a MultiStream query are sent by one worker", "leave out --workers and --ray")
+    return workers
 
 
 def _until(flags: Flags, scenario: Scenario) -> Until | None:
@@ -275,7 +278,7 @@ def _until(flags: Flags, scenario: Scenario) -> Until | None:
         return None
     if scenario.arrival.ramp is not None:
         raise UserError("--until needs one load, and a ramp has many", "give --request-rate in its place")
-    if _workers(flags) != 1 or flags.ray is not None:
+    if _workers(flags, scenario) != 1 or flags.ray is not None:
         raise UserError("--until looks at the requests of one worker", "leave out --workers and --ray")
     return parse_until(flags.until)
 

@@ -33,6 +33,14 @@ PROCESS_WORDS: dict[Process, str] = {
     "at_once": "all at once",
     "trace": "at the trace's own times",
 }
+MLPerf = Literal["server", "offline", "single_stream", "multi_stream"]
+MLPERF_NAMES: dict[MLPerf, str] = {
+    "server": "Server",
+    "offline": "Offline",
+    "single_stream": "SingleStream",
+    "multi_stream": "MultiStream",
+}
+MLPERF_PROCESSES: dict[MLPerf, Process] = {"server": "poisson", "offline": "at_once", "single_stream": "closed", "multi_stream": "closed"}
 TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
 UNTIMED_FORMATS = ("custom", "sharegpt")
 Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
@@ -292,6 +300,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
     sampling: SamplingKeys = SamplingKeys()
     timeouts: Timeouts = Timeouts()
     drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
+    mlperf: MLPerf | None = None
 
     @property
     def folder(self) -> Path:
@@ -314,6 +323,11 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
             raise ValueError("process at_once needs num_requests; give the number of requests to send")
         if self.arrival.process == "trace" and (trace is None or not trace.timed):
             raise ValueError("process trace needs prompts.trace of a format with times; use poisson with a rate")
+        if self.mlperf is not None and self.arrival.process != MLPERF_PROCESSES[self.mlperf]:
+            process = MLPERF_PROCESSES[self.mlperf]
+            raise ValueError(f"mlperf: {self.mlperf} is process {process}, not {self.arrival.process}; give mlperf: null, or that process")
+        if self.mlperf == "single_stream" and self.arrival.max_concurrency != 1:
+            raise ValueError("mlperf: single_stream sends one request after another; give max_concurrency: 1")
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:
         """A copy with other values, checked as a whole; `self` stays as it is.

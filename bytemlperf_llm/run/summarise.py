@@ -19,6 +19,9 @@ from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.metrics.until import last_look, parse_until
+from bytemlperf_llm.mlperf.loadgen import loadgen_result
+from bytemlperf_llm.mlperf.samples import samples_of
+from bytemlperf_llm.plan.scenario import scenario_of
 from bytemlperf_llm.record.record import RequestRecord
 
 
@@ -31,8 +34,12 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     problem = read_recount(folder)[1]
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run)]
     found: dict[str, Any] = msgspec.to_builtins(summary)
-    until = part(run, "config", "until")
-    return found | {"until": _until(until, acc)} if until else found
+    if until := part(run, "config", "until"):
+        found["until"] = _until(until, acc)
+    if part(run, "config", "scenario").get("mlperf") is not None:
+        samples, slo_ms = once(records, samples_of), facts_from(run, folder).slo_ms
+        found["mlperf"] = msgspec.to_builtins(loadgen_result(scenario_of(run), samples, summary.scheduled, slo_ms))
+    return found
 
 
 def _until(asked: dict[str, Any], acc: Accumulator) -> dict[str, Any]:

@@ -138,6 +138,19 @@ def test_closed_loop_keeps_the_asked_number_in_flight():
     assert all(record.planned_ns is None for record in records)
 
 
+def test_a_query_of_several_samples_is_sent_when_the_one_before_is_whole():
+    slow = Script(((100 * MS, 1),))
+
+    async def main(loop):
+        worker, sink = make_worker(loop, ScriptedEngine([THREE_TOKENS, THREE_TOKENS, slow]))
+        await worker.run_closed(iter([make_request(i) for i in range(8)]), 3, 0, together=True)
+        return worker, sink
+
+    worker, sink = run(main)
+    assert [record.sent_ns for record in sink.by_index()] == [0] * 3 + [100 * MS] * 3 + [200 * MS] * 2
+    assert worker.issued == 8
+
+
 class SlowToDecode(ScriptedEngine):
     """An engine that answers at once and whose answers take long to decode."""
 
