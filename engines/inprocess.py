@@ -161,8 +161,11 @@ class InProcessEngine:
     async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
         """As the contract says."""
         chosen = parse_options(options, self.options_type)
-        versions = require(self.requirements(), self.name)
-        model = need_model(model, self.name)
+        available = self.requirements()
+        if available.missing:
+            raise EngineUnavailable(f"engine '{self.name}': {available.missing}", available.fix)
+        if model is None:
+            raise EngineUnavailable(f"engine '{self.name}' runs the model itself and was given none", "give --model smollm2")
         quiet_environment(model)
         self._event_loop = asyncio.get_running_loop()
         try:
@@ -175,7 +178,7 @@ class InProcessEngine:
         info = await self._describe(model, chosen)
         notes = ["random weights: speeds are real, output is meaningless"] if model.random_weights else []
         return msgspec.structs.replace(
-            info, versions=versions, model=model.name, max_model_len=self._max_model_len, notes=[*info.notes, *notes]
+            info, versions=available.versions, model=model.name, max_model_len=self._max_model_len, notes=[*info.notes, *notes]
         )
 
     async def generate(self, request: Request, recorder: Recorder) -> Finish:
@@ -282,16 +285,3 @@ def distribution_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def require(available: Availability, engine: str) -> dict[str, str]:
-    """The versions, or EngineUnavailable with the command that mends it."""
-    if available.missing:
-        raise EngineUnavailable(f"engine '{engine}': {available.missing}", available.fix)
-    return available.versions
-
-
-def need_model(model: Model | None, engine: str) -> Model:
-    if model is None:
-        raise EngineUnavailable(f"engine '{engine}' runs the model itself and was given none", "give --model smollm2")
-    return model

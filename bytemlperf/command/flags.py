@@ -57,15 +57,11 @@ class Argument(Option):
     """A positional one."""
 
 
-class Only(NamedTuple):
-    """With a class of flags in a command's annotation: those that the command has. The others keep their defaults."""
+class only:  # it reads as a word in an annotation
+    """With a class of flags in a command's annotation: the fields that the command has. The others keep their defaults."""
 
-    names: tuple[str, ...]
-
-
-def only(*names: str) -> Only:
-    """The fields of a class of flags that a command takes."""
-    return Only(names)
+    def __init__(self, *names: str) -> None:
+        self.names = names
 
 
 class Field(NamedTuple):
@@ -308,7 +304,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in inspect.signature(command).parameters.items():
         kind, notes = getattr(hints[name], "__origin__", hints[name]), getattr(hints[name], "__metadata__", ())
         if isinstance(kind, type) and issubclass(kind, Options):
-            chosen = next((note.names for note in notes if isinstance(note, Only)), None)
+            chosen = next((note.names for note in notes if isinstance(note, only)), None)
             classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
             parameters += [field.parameter() for field in classes[name][1]]
         elif option := next((note for note in notes if isinstance(note, Option)), None):

@@ -109,17 +109,14 @@ class RecordLog:
         with suppress(OSError):
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - length_bytes)
 
-    async def sync_forever(self, failed: Callable[[str], None] | None = None) -> None:
-        """Sync the file once a second until cancelled; `failed` gets a sentence when that doesn't
-        work, without it OSError is raised."""
+    async def sync_forever(self, failed: Callable[[str], None]) -> None:
+        """Sync the file once a second until cancelled; `failed` gets a sentence when that doesn't work."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
             try:
                 await loop.run_in_executor(None, os.fdatasync, self._fd)
             except OSError as error:
-                if failed is None:
-                    raise
                 failed(f"records can no longer be written ({error.strerror}); those written are kept")
                 return
 

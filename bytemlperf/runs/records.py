@@ -50,25 +50,17 @@ class RunRecords(Generic[RecordT]):
         self.made: dict[object, Any] = {}
         self._record, self._hears = record, hears
 
-    def logs(self) -> list[Path]:
-        """The record logs in the order of their names."""
-        return record_logs(self.folder)
-
     def __iter__(self) -> Iterator[RecordT]:
         """Every whole record of every log, in the order written."""
         self.damages.clear()
         self.count, hears, self._hears = 0, self._hears, None
-        for path in self.logs():
+        for path in record_logs(self.folder):
             self.log = path.name
-            for record in self.of(path):
+            for record in whole_lines(path, self._record, self.damages):
                 self.count += 1
                 if hears is not None:
                     hears(record)
                 yield record
-
-    def of(self, path: Path) -> Iterator[RecordT]:
-        """Every whole record of one log; adds to `damages`."""
-        return whole_lines(path, self._record, self.damages)
 
 
 def whole_lines(path: Path, record: Any, damages: list[Damage]) -> Iterator[Any]:

@@ -25,26 +25,16 @@ SLOWEST = ((459, 0.99, "slowest 1 %"), (44, 0.9, "slowest 10 %"), (0, 0.75, "slo
 
 WORTH_SAYING = 0.05
 
-SAYING = {
-    "waiting to be sent": "was due, but not sent yet",
-    "reaching the engine": "was on its way to the engine",
-    "engine queue": "waited in the engine's queue",
-    "prefill": "was being prefilled, up to its first token",
-    "to the first token": "waited for its first token",
-    "decode": "was decoding, token by token",
-    "delivery": "had its last token on its way back",
+STAGES_SHOWN = {
+    "waiting to be sent": ("@7", "was due, but not sent yet"),
+    "reaching the engine": ("@5", "was on its way to the engine"),
+    "engine queue": ("@1", "waited in the engine's queue"),
+    "prefill": ("@2", "was being prefilled, up to its first token"),
+    "to the first token": ("@2", "waited for its first token"),
+    "decode": ("@0", "was decoding, token by token"),
+    "delivery": ("@4", "had its last token on its way back"),
 }
-
-
-COLOURS = {
-    "waiting to be sent": "@7",
-    "reaching the engine": "@5",
-    "engine queue": "@1",
-    "prefill": "@2",
-    "to the first token": "@2",
-    "decode": "@0",
-    "delivery": "@4",
-}
+"""Colour of each, and what a request did in it."""
 
 
 class Stage(NamedTuple):
@@ -69,20 +59,11 @@ def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
     return [Stage(stage.name, numpy.nan_to_num(stage.values_ms)) for stage in known], False
 
 
-def slow_group(count: int) -> tuple[float, str]:
-    """Beyond which share of the requests, and what they are called."""
-    return next((share, name) for least, share, name in SLOWEST if count >= least)
-
-
 def _group_rows(latency_ms: Any, low: float, high: float) -> Any:
     """The requests whose rank lies between two shares; at least one."""
     order = numpy.argsort(latency_ms, kind="stable")
     begin = min(int(low * len(order)), len(order) - 1)
     return order[begin : max(begin + 1, int(numpy.ceil(high * len(order))))]
-
-
-def _until_first(stages: list[Stage]) -> list[Stage]:
-    return [stage for stage in stages if stage.name not in ("decode", "delivery")]
 
 
 def shares(stages: list[Stage], rows: Any) -> list[float]:
@@ -98,10 +79,11 @@ def cause_sections(columns: RunColumns) -> list[Section]:
         return []
     stages, from_engine = stages_of(columns)
     e2e, ttft = (columns.latencies[name][columns.answered] for name in ("e2e", "ttft"))
-    beyond, slow_name = slow_group(len(e2e))
+    beyond, slow_name = next((share, name) for least, share, name in SLOWEST if len(e2e) >= least)
+    until_first = [stage for stage in stages if stage.name not in ("decode", "delivery")]
     groups = [
-        ("first token, typical", _until_first(stages), _group_rows(ttft, *USUAL), ttft),
-        (f"first token, {slow_name}", _until_first(stages), _group_rows(ttft, beyond, 1.0), ttft),
+        ("first token, typical", until_first, _group_rows(ttft, *USUAL), ttft),
+        (f"first token, {slow_name}", until_first, _group_rows(ttft, beyond, 1.0), ttft),
         ("whole response, typical", stages, _group_rows(e2e, *USUAL), e2e),
         (f"whole response, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
     ]
@@ -118,7 +100,7 @@ def cause_sections(columns: RunColumns) -> list[Section]:
 def _sentence(name: str, stages: list[Stage], parts: list[float]) -> str:
     what, _, which = name.partition(", ")
     ranked = sorted(zip(parts, (stage.name for stage in stages), strict=True), reverse=True)
-    told = [f"{share:.0%} of the time it {SAYING[stage]}" for share, stage in ranked[:2] if share >= WORTH_SAYING]
+    told = [f"{share:.0%} of the time it {STAGES_SHOWN[stage][1]}" for share, stage in ranked[:2] if share >= WORTH_SAYING]
     return f"{what.capitalize()}, {which}: {', '.join(told)}." if told else ""
 
 
@@ -130,7 +112,7 @@ def _plot(found: list[tuple[str, list[Stage], list[float], float]], names: list[
             next((share * 100 for stage, share in zip(stages, parts, strict=True) if stage.name == name), None)
             for _, stages, parts, _ in found
         ][::-1]
-        data.append(bars(name, widths, rows, "%{x:.1f} % " + name, color=COLOURS[name], lying=True))
+        data.append(bars(name, widths, rows, "%{x:.1f} % " + name, color=STAGES_SHOWN[name][0], lying=True))
     layout = {
         "barmode": "stack",
         "bargap": 0.35,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bytemlperf.lazy import numpy
-from bytemlperf.report.thin import thinned_steps
 from bytemlperf.runs.kinds import Table
 from bytemlperf_llm.record.gauges import Sample
 
@@ -59,11 +58,6 @@ def gauge_panels(lines: Sequence[GaugeLine]) -> list[tuple[str, list[GaugeLine]]
         ("preempted", [line for line in lines if line.name == "preemptions" and line.values.max() > 0]),
     ]
     return [(title, members) for title, members in panels if members]
-
-
-def thinned(line: GaugeLine) -> tuple[Any, Any]:
-    """Few enough points to look at, extremes kept."""
-    return thinned_steps(line.times, line.values)
 
 
 def gauge_table(lines: Sequence[GaugeLine], group: str) -> Table:

@@ -9,9 +9,9 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars, dots, line
 from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
 from bytemlperf.runs.kinds import Plot, Section
-from bytemlperf_llm.pages.cause import COLOURS, Stage, stages_of
+from bytemlperf_llm.pages.cause import STAGES_SHOWN, Stage, stages_of
 from bytemlperf_llm.pages.columns import RunColumns
-from bytemlperf_llm.pages.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table, thinned
+from bytemlperf_llm.pages.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table
 from bytemlperf_llm.record.gauges import Sample
 
 GROUP = "Over time"
@@ -108,7 +108,8 @@ def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
     traces = []
     for gauge in lines:
         hover = f"%{{y:.4~g}}{' %' if gauge.is_share else ''} {gauge.label}"
-        traces.append(line(gauge.label, *thinned(gauge), hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(gauge.name, "@2")))
+        steps = thinned_steps(gauge.times, gauge.values)
+        traces.append(line(gauge.label, *steps, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(gauge.name, "@2")))
     return traces
 
 
@@ -186,7 +187,7 @@ def _bars(stages: list[Stage], rows: Any, position: Any, due: Any, index: Any) -
     for stage in stages:
         width = stage.values_ms[position[rows]] / 1e3
         if width.size and width.max() > 0:
-            data.append(_bar(stage.name, index[rows], at, width, COLOURS[stage.name]))
+            data.append(_bar(stage.name, index[rows], at, width, STAGES_SHOWN[stage.name][0]))
         at = at + width
     return data
 

@@ -25,7 +25,7 @@ from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import facts_of
 from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, refuse_endless, shifts_ns
 from bytemlperf_llm.workload.schedule import Schedule
-from engines.contract import FAILED_REASONS
+from engines.contract import FAILED_REASONS, EngineInfo
 
 EARLY_NS = 1_000_000
 """A timer may fire so much too early."""
@@ -142,6 +142,7 @@ def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[st
 
 
 def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario, seed: int) -> list[str]:
+    msgspec.convert(run.get("engine"), EngineInfo)  # raises where that is of no engine
     planned = Schedule(scenario, seed).describe()
     found = []
     if run["schedule_sha256"] != planned.sha256:

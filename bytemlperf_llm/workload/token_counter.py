@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from bytemlperf.errors import UserError
 from engines.contract import Message
@@ -26,27 +26,8 @@ MAX_CUTS = 20
 _SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACTER}"
 
 
-class TokenCounter(Protocol):
-    """Counts tokens: `how`, in words for the reader of a result, and whether that is `exact`."""
-
-    exact: bool
-    how: str
-
-    def text(self, text: str) -> int:
-        """Tokens of a bare text, nothing added."""
-
-    def prompt(self, messages: Sequence[Message]) -> int:
-        """Tokens of the whole prompt that these messages become."""
-
-    def head(self, content: str) -> int:
-        """Tokens of the prompt of one user message up to the end of `content`."""
-
-    def starts(self, text: str) -> Sequence[int]:
-        """Where in `text` each of its tokens starts."""
-
-
 class WordCounter:
-    """One token a word; no template."""
+    """One token a word; no template. `how` says in words for the reader of a result how it counts, and `exact` whether that is exact."""
 
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
@@ -57,15 +38,19 @@ class WordCounter:
         )
 
     def text(self, text: str) -> int:
+        """Tokens of a bare text, nothing added."""
         return len(text.split())
 
     def prompt(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt that these messages become."""
         return sum(self.text(message.content) for message in messages)
 
     def head(self, content: str) -> int:
+        """Tokens of the prompt of one user message up to the end of `content`."""
         return self.text(content)
 
     def starts(self, text: str) -> list[int]:
+        """Where in `text` each of its tokens starts."""
         return [found.start() for found in WORD.finditer(text)]
 
 
@@ -101,6 +86,9 @@ class TokenizerCounter:
         if self._render is None:
             return self._tokenizer.encode("\n\n".join(message.content for message in messages))
         return self._tokenizer.encode(self._render(messages), add_special_tokens=False)
+
+
+TokenCounter = WordCounter | TokenizerCounter
 
 
 def cut(counter: TokenCounter, messages: tuple[Message, ...], most_tokens: int) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from engines.contract import EngineError, Finish, Request, Sampling, Stages, Usage
 from engines.inprocess import Stream, post
@@ -23,16 +23,6 @@ NO_EOS = -1
 WARM_UP_TOKENS = 2
 WARM_UP_TIMEOUT_S = 120.0
 DENIED = "the generation thread has stopped"
-
-
-class Generator(Protocol):
-    """What TransformersEngine needs of either way."""
-
-    def submit(self, request: Request, token_ids: list[int], stream: Stream) -> Callable[[], None]:
-        """Queue a request; call on the event loop. Returns its cancel. Raises EngineError."""
-
-    def stop(self) -> None:
-        """End the thread; blocks until it has."""
 
 
 class ContinuousBatching:
@@ -61,6 +51,7 @@ class ContinuousBatching:
             raise RuntimeError(answer.error if answer else DENIED)
 
     def submit(self, request: Request, token_ids: list[int], stream: Stream) -> Callable[[], None]:
+        """Queue a request; call on the event loop. Returns its cancel. Raises EngineError."""
         if _drawing(request.sampling) != self._drawing:
             option = f"temperature={request.sampling.temperature}"
             detail = f"transformers batches only requests with equal sampling settings: give --engine-option {option}, or batching=false"
@@ -79,7 +70,12 @@ class ContinuousBatching:
         if added is None or not self._manager.is_running():
             self._forget(request_id)
             raise EngineError("engine_failed", DENIED)
-        return lambda: self._cancel(request_id)
+
+        def cancel() -> None:
+            self._manager.cancel_request(request_id)
+            self._forget(request_id)
+
+        return cancel
 
     def _handler(self, request: Request, stream: Stream) -> Callable[[Any], None]:
         seen = 0
@@ -99,14 +95,11 @@ class ContinuousBatching:
 
         return on_output
 
-    def _cancel(self, request_id: str) -> None:
-        self._manager.cancel_request(request_id)
-        self._forget(request_id)
-
     def _forget(self, request_id: str) -> None:
         self._manager.output_router.result_handlers.pop(request_id, None)
 
     def stop(self) -> None:
+        """End the thread; blocks until it has."""
         self._manager.stop(hard_stop=True)
         self._manager.destroy()
 
@@ -184,6 +177,9 @@ class _TokenStreamer:
 
     def end(self) -> None:
         return None
+
+
+Generator = ContinuousBatching | OneAtATime
 
 
 def eos_ids_of(model: Any) -> frozenset[int]:

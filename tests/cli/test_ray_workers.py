@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bytemlperf.runs.files import record_logs
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
@@ -132,7 +133,7 @@ def test_the_schedule_is_that_of_one_process(cluster, tmp_path):
         folders.append(run_folder(ended.stdout, tmp_path))
     alone, actor = folders
     assert json_of(alone, "run.json")["schedule_sha256"] == json_of(actor, "run.json")["schedule_sha256"]
-    assert [path.name for path in read_records(actor).logs()] == ["records-0.jsonl"]
+    assert [path.name for path in record_logs(actor)] == ["records-0.jsonl"]
     planned = [{record.index: record.planned_ns for record in read_records(folder)} for folder in folders]
     assert planned[0] == planned[1]
 
@@ -239,7 +240,7 @@ def test_a_killed_run_goes_on_with_its_actors(cluster, tmp_path):
     before = len(list(read_records(folder)))
     ended = bmp("resume", str(folder), "--trust", cwd=tmp_path, env=cluster.env)
     assert ended.returncode in RAN, ended.stderr
-    assert [path.name for path in read_records(folder).logs()] == [f"records-{log}.jsonl" for log in range(4)]
+    assert [path.name for path in record_logs(folder)] == [f"records-{log}.jsonl" for log in range(4)]
     assert sorted(record.index for record in read_records(folder)) == list(range(200))
     part = json_of(folder, "run.json")["resumed"][0]
     assert (part["logs"], part["records_before"]) == (["records-2.jsonl", "records-3.jsonl"], before)

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.checked import plain
+from bytemlperf.runs.files import record_logs
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
 from tests.runs.reading import read_records
@@ -53,7 +54,7 @@ def test_all_requests_are_there_and_the_summary_is_of_all(tmp_path, workers):
     assert ended.returncode in RAN, ended.stderr
     folder = run_folder(ended.stdout, tmp_path)
     run, summary = json_of(folder, "run.json"), json_of(folder, "summary.json")
-    assert [path.name for path in read_records(folder).logs()] == [f"records-{worker}.jsonl" for worker in range(workers)]
+    assert [path.name for path in record_logs(folder)] == [f"records-{worker}.jsonl" for worker in range(workers)]
     records = list(read_records(folder))
     assert sorted(record.index for record in records) == list(range(200))
     assert all(record.worker == record.index % workers for record in records)
@@ -79,7 +80,7 @@ def test_the_schedule_and_its_times_do_not_depend_on_the_number_of_workers(tmp_p
 def test_one_worker_is_in_process_and_has_one_log(tmp_path):
     ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "5", "--workers", "1", "--quiet", cwd=tmp_path)
     folder = run_folder(ended.stdout, tmp_path)
-    assert [path.name for path in read_records(folder).logs()] == ["records.jsonl"]
+    assert [path.name for path in record_logs(folder)] == ["records.jsonl"]
     assert "workers" not in json_of(folder, "run.json")
 
 
@@ -110,7 +111,7 @@ def test_fewer_slots_than_workers_are_said(tmp_path):
     ended = bmp(*CLOSED, "--max-concurrency", "1", "--num-prompts", "5", "--workers", "3", cwd=tmp_path)
     assert ended.returncode in RAN, ended.stderr
     assert "1 workers, not 3" in ended.stderr
-    assert [path.name for path in read_records(run_folder(ended.stdout, tmp_path)).logs()] == ["records.jsonl"]
+    assert [path.name for path in record_logs(run_folder(ended.stdout, tmp_path))] == ["records.jsonl"]
 
 
 def test_a_scrape_shows_the_sum_over_workers(tmp_path):
@@ -276,7 +277,7 @@ def test_a_member_that_can_not_write_its_log_is_one_line(tmp_path):
 
 
 def logs_of(folder):
-    return [path.name for path in read_records(folder).logs()]
+    return [path.name for path in record_logs(folder)]
 
 
 def resumed_when_unlocked(folder, cwd, *words, **more):
