@@ -62,9 +62,9 @@ def capacity(
     flags: Annotated[Flags, only(*CAPACITY_FLAGS)],
     asked: CapacityFlags,
 ) -> None:
-    """Find the highest Poisson request rate at which --share of requests meet every --goodput level.
+    """Find the highest request rate, or concurrency, at which --share of requests meet every --goodput level.
 
-    The answer is an interval [holds at, fails at] of two resolved probes. Exit status: 0 a rate holds, 1 none was resolved as holding,
+    The answer is an interval [holds at, fails at] of two resolved probes. Exit status: 0 a load holds, 1 none was resolved as holding,
     2 bad input, 130 interrupted.
     """
     from bytemlperf_llm.capacity.command import capacity as find

@@ -1,1 +1,1 @@
-"""The highest request rate at which a stated share of requests meets every service level."""
+"""The highest load (request rate or concurrency) at which a stated share of requests meets every service level."""

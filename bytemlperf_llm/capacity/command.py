@@ -23,6 +23,7 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.kind import KIND
+from bytemlperf_llm.capacity.loads import Loads, by_of
 from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
@@ -69,6 +70,16 @@ def goal_of(asked: CapacityFlags) -> Goal:
     return Goal(share=asked.share, confidence=asked.confidence, within=within, max_requests=asked.max_requests - confirming)
 
 
+def bounded(goal: Goal, loads: Loads) -> Goal:
+    """The goal with what the loads allow. Raises UserError where a data set has too few requests."""
+    if loads.requests is not None and loads.requests < goal.needed:
+        raise UserError(
+            f"the data set has {loads.requests:,} requests, and a probe needs {goal.needed:,} at least",
+            "take a larger one, or a lower --share",
+        )
+    return msgspec.structs.replace(goal, whole=loads.by == "concurrency", longest=loads.requests)
+
+
 def confirmation(asked: CapacityFlags, goal: Goal) -> int:
     return goal.needed if asked.confirm is None else asked.confirm
 
@@ -77,13 +88,19 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
     goal = goal_of(asked)
     hardware_of(asked.price_per_hour, None)
+    by = by_of(asked.by)
+    if (flags.request_rate if by == "concurrency" else flags.max_concurrency) is not None:
+        flag, right = ("--request-rate", "--max-concurrency") if by == "concurrency" else ("--max-concurrency", "--request-rate")
+        raise UserError(f"{flag} is no load of --by {by}", f"give the load of the first probe with {right}")
     plan = resolve(with_server(flags))
+    loads = Loads.of(plan, by, goal.max_requests)
+    goal = bounded(goal, loads)
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
     folder = asked.resume
     with SuiteRun.reserve(flags.runs_dir, "capacity", plan.output.label) if folder is None else SuiteRun.open(folder, "capacity") as run:
-        hunt = Hunt(run, plan, asked, Question(goal=goal, slo_ms=slo_ms, first_load=0.0), ["bmp-llm", *argv[1:]])
+        hunt = Hunt(run, plan, asked, Question(goal=goal, slo_ms=slo_ms, first_load=0.0, by=loads.by), loads, ["bmp-llm", *argv[1:]])
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 reason = runner.run(hunt.run())
@@ -106,8 +123,8 @@ class Hunt:
     status = 0
     begun = False
 
-    def __init__(self, run: SuiteRun, plan: Plan, asked: CapacityFlags, question: Question, argv: list[str]) -> None:
-        self._run, self._plan, self._asked, self._question, self._argv = run, plan, asked, question, argv
+    def __init__(self, run: SuiteRun, plan: Plan, asked: CapacityFlags, question: Question, loads: Loads, argv: list[str]) -> None:
+        self._run, self._plan, self._asked, self._question, self._loads, self._argv = run, plan, asked, question, loads, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
         self._rows: list[ProbeRow] = []
         say = sayer(quiet=plan.output.quiet)
@@ -189,11 +206,12 @@ class Hunt:
                 )
 
     async def _first_load(self, started: Started, plan: Plan) -> float:
-        rate = plan.load.scenario.arrival.rate
-        if isinstance(rate, float):
-            return rate
+        arrival, whole = plan.load.scenario.arrival, self._question.goal.whole
+        given = arrival.max_concurrency if whole else arrival.rate
+        if given is not None and given != "auto":
+            return float(given)
         found = await rate_found(started, plan)
-        return float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
+        return max(1.0, round(found.best.concurrency * FIRST_OF_AUTO)) if whole else float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
 
     # -- the search ------------------------------------------------------------------
 
@@ -204,7 +222,7 @@ class Hunt:
             run = SuiteRun.reserve(self._run.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
             try:
                 with run:
-                    probed = await ProbeRun(run, started, self._placed(plan), self._argv, self._question, probe).probed()
+                    probed = await ProbeRun(run, started, self._placed(plan), self._argv, self._question, probe, self._loads).probed()
             except Interrupted as interrupted:
                 probed, self.status = Probed(None, {}, stopped_by_user=True), 128 + interrupted.number
             why = await self._why_unjudged(probed, drain)

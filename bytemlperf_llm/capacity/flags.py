@@ -4,17 +4,23 @@ from pathlib import Path
 from typing import Annotated
 
 from bytemlperf.command.flags import Option, Options, fields_of
-from bytemlperf_llm.plan.flags import Engine, Limits
+from bytemlperf_llm.plan.flags import Engine, Limits, Prompts
 
-LOAD = ("scenario", "request_rate", "num_warmups", "seed", "ignore_eos", "temperature", "top_p", "top_k", "goodput")
-PROMPTS = ("input_len", "random_prefix_len", "output_len", "tokenizer")
+LOAD = ("scenario", "request_rate", "max_concurrency", "num_warmups", "seed", "ignore_eos", "temperature", "top_p", "top_k", "goodput")
 OUTPUT = ("runs_dir", "label", "quiet", "report", "metadata")
-CAPACITY_FLAGS = (*(field.name for field in fields_of(Engine)), *LOAD, *PROMPTS, *(field.name for field in fields_of(Limits)), *OUTPUT)
+CAPACITY_FLAGS = (
+    *(field.name for field in fields_of(Engine)),
+    *LOAD,
+    *(field.name for field in fields_of(Prompts)),
+    *(field.name for field in fields_of(Limits)),
+    *OUTPUT,
+)
 
 
 class CapacityFlags(Options, panel="Capacity"):
     """What is asked of the search."""
 
+    by: Annotated[str, Option("What is raised: rate (requests/s, open loop) or concurrency (in flight, closed loop).")] = "rate"
     share: Annotated[float, Option("Share of requests that must meet every service level, 0 to 1.", above=0, most=1)] = 0.95
     confidence: Annotated[float, Option("Probability that the interval holds the capacity, 0 to 1.", above=0.5, most=0.9999)] = 0.95
     within: Annotated[str, Option("Width of the interval to stop at, in percent of the rate that holds.")] = "5%"

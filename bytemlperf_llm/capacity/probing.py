@@ -3,7 +3,7 @@ and ended as soon as it has said enough."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bytemlperf.hardware.power import PowerMeter, Watts
@@ -14,7 +14,8 @@ from bytemlperf.statistics.looks import looks, spent
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import NO_RATES, Rates
 from bytemlperf_llm.capacity.judge import Look, look_at
-from bytemlperf_llm.capacity.result import By, Question
+from bytemlperf_llm.capacity.loads import Loads
+from bytemlperf_llm.capacity.result import Question
 from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.capacity.search import Probe, is_enough
 from bytemlperf_llm.live.in_order import InOrder, latencies_ns
@@ -82,11 +83,12 @@ class Probed:
 class ProbeRun(PointRun):
     """A point that is looked at while it runs."""
 
-    def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], question: Question, probe: ProbePlan) -> None:
-        load = plan.load
-        scenario = load.scenario.override({"num_requests": probe.limit, "duration_s": None, **arrival_of(probe.load, question.by)})
+    def __init__(
+        self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], question: Question, probe: ProbePlan, loads: Loads
+    ) -> None:
+        plan = plan.with_scenario(loads.changes(probe.load, probe.limit))
         self._columns = Columns(probe.limit, question.slo_ms)
-        super().__init__(run, started, replace(plan, load=replace(load, scenario=scenario)), argv, self._columns, enough=self._is_enough)
+        super().__init__(run, started, plan, argv, self._columns, enough=self._is_enough)
         self._probe, self._question = probe, question
         self._last_look: Look | None = None
         self._meter = None if started.engine.weights == "remote" else PowerMeter()
@@ -124,12 +126,6 @@ class ProbeRun(PointRun):
             self._last_look = look_at(*self._columns.first(size), self._question.goal.share, errors)
             enough = size < self._probe.limit and is_enough(self._probe, self._last_look, self._question.goal.share)
         return enough
-
-
-def arrival_of(load: float, by: By) -> dict[str, Any]:
-    """The scenario's keys of an open loop at this rate, or a closed one with so many in flight."""
-    none = {"process": "closed", "rate": None, "burstiness": 1.0, "ramp": None, "max_concurrency": int(load)}
-    return {"arrival": none if by == "concurrency" else none | {"process": "poisson", "rate": load, "max_concurrency": None}}
 
 
 def _rates(summary: dict[str, Any], watts: Watts | None) -> Rates:

@@ -75,6 +75,11 @@ def test_a_search_ends_in_an_interval_of_ordinary_runs_and_goes_on(tmp_path: Pat
         (("--within", "wide"), "is not a width"),
         (("--goodput", "ttft:0.5"), "even a lone request misses ttft:0.5: .* ms at best"),
         (("--engine-option", "fail_every=1"), "the first request fails"),
+        (("--by", "sessions"), "--by sessions is not available"),
+        (("--by", "concurrency"), "--request-rate is no load of --by concurrency"),
+        (("--max-concurrency", "4"), "--max-concurrency is no load of --by rate"),
+        (("--dataset-name", "azure", "--share", "0.99"), "the data set has .* requests, and a probe needs"),
+        (("--price-per-hour", "cheap"), "is not a price"),
     ],
 )
 def test_what_cannot_be_answered_is_said_before_it_starts(tmp_path: Path, flags: tuple[str, ...], cause: str) -> None:
@@ -125,6 +130,35 @@ def test_an_interrupted_probe_is_listed_and_the_search_goes_on_with_other_prompt
     assert after.stopped_because != "interrupted"
     seeds = [json.loads((folder / row.folder / "run.json").read_bytes())["seed"] for row in after.probes]
     assert len(set(seeds)) == len(seeds) > 2
+
+
+def test_the_highest_concurrency_that_holds_is_a_whole_number(tmp_path: Path) -> None:
+    """Two slots, 2.4 ms a request: with n in flight each takes n · 1.2 ms, so some 16 meet 20 ms, and 64 do not."""
+    words = ["capacity", "--engine", "reference", *SERVICE, "--goodput", "e2el:20", "--share", "0.8", "--no-report", "--quiet"]
+    more = ["--by", "concurrency", "--max-concurrency", "4", "--max-requests", "3000", "--runs-dir", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, *more])
+    found = answer(Path(result.stdout.strip().splitlines()[-1]))
+    assert result.exit_code == 0
+    assert found.holds_at_rps is None
+    assert found.holds_at_concurrency is not None
+    assert 1 <= found.holds_at_concurrency <= 40
+    assert found.fails_at_concurrency is None or found.holds_at_concurrency < found.fails_at_concurrency
+    for row in found.probes:
+        run = json.loads((tmp_path / next(tmp_path.iterdir()) / row.folder / "run.json").read_bytes())
+        arrival = run["config"]["scenario"]["arrival"]
+        assert (arrival["process"], arrival["max_concurrency"]) == ("closed", row.load)
+    assert "in flight" in plain_page(next(tmp_path.iterdir()))
+
+
+def test_a_trace_at_its_own_times_is_a_load_too(tmp_path: Path) -> None:
+    words = ["capacity", "--engine", "reference", *SERVICE, "--goodput", "e2el:60", "--share", "0.7", "--no-report", "--quiet"]
+    more = ["--dataset-name", "azure", "--max-model-len", "4000", "--on-too-long", "truncate", "--confirm", "0"]
+    result = CliRunner().invoke(app, [*words, *more, "--confidence", "0.6", "--max-requests", "2000", "--runs-dir", str(tmp_path)])
+    assert result.exit_code in (0, 1), result.output
+    folder = next(tmp_path.iterdir())
+    runs = [json.loads((folder / row.folder / "run.json").read_bytes()) for row in answer(folder).probes]
+    assert {run["config"]["scenario"]["arrival"]["process"] for run in runs} == {"trace"}
+    assert len({run["config"]["scenario"]["prompts"]["trace"]["time_scale"] for run in runs}) > 1
 
 
 def test_a_server_that_dies_ends_the_search_with_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
