@@ -139,11 +139,15 @@ def _metric_columns(rows: Sequence[BoardRow]) -> Drawn[BoardRow]:
     metrics = {(figure.metric, figure.unit): figure for figure in (*ranking, *shown)}
     return [
         (
-            Column(", ".join(filter(None, (name_of(figure), unit(figure.unit)))), numeric=True, about=f"{figure.better} is better"),
+            Column(_title(name_of(figure), unit(figure.unit)), numeric=True, about=f"{figure.better} is better"),
             partial(_value, metric=metric, in_unit=in_unit),
         )
         for (metric, in_unit), figure in metrics.items()
     ]
+
+
+def _title(name: str, in_unit: str) -> str:
+    return name if not in_unit or name.startswith(in_unit) else f"{name}, {in_unit}"
 
 
 def _value(row: BoardRow, metric: str, in_unit: str) -> Cell:

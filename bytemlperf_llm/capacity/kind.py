@@ -53,7 +53,7 @@ class CapacityKind(RunKind):
         question, found = question_of(run), msgspec.convert(summary, Capacity)
         flags = part(run, "config", "flags")
         key = str(flags.get("scenario") or "llm")
-        load = ", ".join(filter(None, (f"{question.goal.share:.4g} within {question.levels} ms", requests_text(flags))))
+        load = ", ".join(filter(None, (f"{question.goal.share * 100:.4g} % within {question.levels} ms", requests_text(flags))))
         unit = UNITS[question.by]
         low, high = found.holds_at, found.fails_at
         figures = [

@@ -155,7 +155,7 @@ def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator
         for row in (row for row in curve.rows if row.on_curve):
             key = ", ".join(part for part in (curve.name, str(row.load)) if part)
             sampled = _sampled(row, records)
-            for metric, reading in row.figures.items():
+            for metric, reading in sorted(row.figures.items(), key=lambda item: item[0] != TOKENS):
                 figure = Figure(key=key, metric=metric, **msgspec.structs.asdict(reading))
                 yield msgspec.structs.replace(figure, **sampled.get(metric, {}))
 

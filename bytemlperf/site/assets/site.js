@@ -225,7 +225,7 @@
       var keys = [], rows = {};
       chosen.forEach(function (name, place) {
         byId[name][part].forEach(function (row) {
-          var key = row.case + "\u0000" + row.unit;
+          var key = (row.group || "") + "\u0000" + row.case + "\u0000" + row.unit;
           if (!rows[key]) { rows[key] = { row: row, values: [] }; keys.push(key); }
           rows[key].values[place] = row;
         });
@@ -239,8 +239,20 @@
       made("th", "", head).scope = "col";
       chosen.forEach(function (name) { var cell = made("th", byId[name].name, head); cell.scope = "col"; cell.className = "n"; });
       var body = made("tbody", undefined, table);
-      keys.forEach(function (key) { line(body, rows[key]); });
+      var group = "";
+      keys.forEach(function (key) {
+        if ((rows[key].row.group || "") !== group) { group = heading(body, rows[key].row.group); }
+        line(body, rows[key]);
+      });
       if (!keys.length) { var cell = made("td", "nothing here for these " + data.noun, made("tr", undefined, body)); cell.colSpan = chosen.length + 1; }
+    }
+    function heading(body, text) {
+      var cell = made("th", undefined, made("tr", undefined, body));
+      cell.colSpan = chosen.length + 1;
+      cell.scope = "rowgroup";
+      cell.className = "group";
+      made("bdi", text, cell);
+      return text;
     }
     function line(body, entry) {
       var row = made("tr", undefined, body), head = made("th", undefined, row);
@@ -260,9 +272,9 @@
         if (value.watt) { made("small", said(value.watt) + " per watt", cell); }
       });
     }
-    function isBest(value, known, lower) { // by the whole of both intervals
-      return !value.offered && known.every(function (other) {
-        return other === value || (lower ? value.high < other.low : value.low > other.high) || (value.value === other.value && !other.span);
+    function isBest(value, known, lower) { // by the whole of both intervals; a measured value without one says nothing
+      return !value.offered && value.span !== "" && known.every(function (other) {
+        return other === value || (other.span !== "" && (lower ? value.high < other.low : value.low > other.high));
       });
     }
     function said(value) {
