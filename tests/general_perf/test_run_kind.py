@@ -135,6 +135,18 @@ def test_figures_of_speed_are_those_of_the_records(records):
     assert failed.reason.startswith("unsupported_operator")
 
 
+def test_an_open_loops_throughput_is_what_was_offered(records):
+    run = run_json(GOOD)
+    closed = {figure.metric: figure for figure in KIND.figures(run, KIND.summarise(run, records), records)}
+    assert (closed["throughput"].offered, closed["throughput"].load) == (False, "")
+    for each in records:
+        if isinstance(each, PerformanceRecord):
+            each.loop, each.process, each.requested_rate, each.due_ns, each.late_ns = "open", "poisson", 40.0, [0, 1], [0, 0]
+    opened = {figure.metric: figure for figure in KIND.figures(run, KIND.summarise(run, records), records)}
+    assert (opened["throughput"].offered, opened["throughput"].load) == (True, "poisson, 40 calls/s")
+    assert not opened["latency p50"].offered
+
+
 def test_only_the_last_attempt_counts(records):
     again = [record(GOOD, "compile", attempt=2, compile_s=9.0), record(GOOD, "job", attempt=2)]
     kept = last_attempts([*records[:5], *again])[GOOD]

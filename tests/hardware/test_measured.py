@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from bytemlperf.catalogue.index import _run_row
 from bytemlperf.compare.comparison import compare_all, gather
@@ -20,6 +21,7 @@ from bytemlperf.site.devices import assigned_to, parse_assignments
 from bytemlperf.site.gather import board, read_runs
 from bytemlperf.submit.declaration import Declaration
 from bytemlperf.submit.rules import Read, RunRead, findings
+from bytemlperf_llm.cli import app
 from tests.cli.helpers import QUICK, bmp, run_folder
 from tests.report.made import llm_run
 from tests.submit.made import DECLARATION
@@ -123,3 +125,46 @@ def test_the_command_line_takes_and_shows_it(tmp_path):
     run = json.loads((run_folder(ended.stdout, tmp_path) / "run.json").read_text())
     assert (run["engine"]["remote"], run["config"]["flags"]["device"]) == (False, "h100*8")
     assert bmp(*QUICK, "--card", "h1000", cwd=tmp_path).returncode == 2
+
+
+SHORT = (
+    "--engine",
+    "reference",
+    "--engine-option",
+    "ttft_ms=1",
+    "--engine-option",
+    "itl_ms=0.2",
+    "--output-len",
+    "4",
+    "--num-warmups",
+    "0",
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sweep", *SHORT, "--concurrency", "1", "--num-prompts", "4"),
+        (
+            "capacity",
+            *SHORT,
+            "--goodput",
+            "ttft:500",
+            "--share",
+            "0.8",
+            "--request-rate",
+            "400",
+            "--max-requests",
+            "1920",
+            "--confirm",
+            "0",
+        ),
+    ],
+)
+def test_sweep_and_capacity_take_it_too(tmp_path, words):
+    ended = CliRunner().invoke(app, [*words, "--card", "h100*8", "--no-report", "--quiet", "--runs-dir", str(tmp_path)])
+    assert ended.exit_code in (0, 1), ended.output
+    view = view_run(Path(ended.stdout.strip().splitlines()[-1]))
+    found = measured.device_of(view.run, KNOWN)
+    assert (found.card_id, found.used) == ("nvidia-h100-sxm5", 8)
+    assert dict(run_page(view).facts)["device"] == f"8 × {KNOWN['nvidia-h100-sxm5'].name} (as stated)"
