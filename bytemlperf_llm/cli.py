@@ -16,7 +16,7 @@ from bytemlperf_llm.campaign.flags import SETTINGS as SHOOTOUT_FLAGS
 from bytemlperf_llm.campaign.flags import CampaignFlags, ShootoutFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
-from bytemlperf_llm.plan.flags import Flags
+from bytemlperf_llm.plan.flags import EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
 
@@ -123,6 +123,19 @@ def shootout(
 app.command()(summarize)
 app.command("report", short_help="Write a run's report: one HTML file, or md, json, pdf.")(report)
 app.command(short_help="Check that a run is unchanged.")(verify)
+
+
+@app.command("export", short_help="Write a run in other tools' formats: llm-d, vLLM, CSV, Parquet, OTLP.")
+@with_flags
+def export_run(
+    run: RunFolder,
+    flags: Annotated[Flags, only(*EXPORT_FLAGS)],
+) -> None:
+    """Write the files that serve-bench writes beside a run, into the folder of one that has ended."""
+    from bytemlperf_llm.export.files import export
+    from bytemlperf_llm.plan.files import files_of
+
+    raise typer.Exit(1 if export(run, files_of(flags)) else 0)
 
 
 @app.command(short_help="Resume a run that was stopped or killed.")

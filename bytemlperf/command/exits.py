@@ -20,8 +20,8 @@ GONE = {
     "micro --precision": "use --ci-width",
     "micro --max-case-seconds": "use --time-limit",
     "micro --max-memory": "use --memory-limit",
-    "export --csv": "use --out FILE.csv",
-    "export --jsonl": "use --out FILE.jsonl",
+    "micro export --csv": "use --out FILE.csv",
+    "micro export --jsonl": "use --out FILE.jsonl",
     "train --into": "use --out",
     "general --memory-limit-gib": "use --memory-limit, as in --memory-limit 4GiB",
     "--output": "use --out",
@@ -86,7 +86,7 @@ def _instead(path: str, what: str) -> str:
     """What stands in for a flag of the command at `path`, or for the command that a message says isn't there; "" where nothing does."""
     for gone, instead in GONE.items():
         command, _, name = gone.rpartition(" ")
-        if what in (name, f"No such command '{name}'.") and (not command or command in path.split()):
+        if what in (name, f"No such command '{name}'.") and (not command or f" {command} " in f" {path} "):
             return instead
     return ""
 

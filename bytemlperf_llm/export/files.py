@@ -11,6 +11,10 @@ from typing import Any, Protocol
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.folder import part, read_run_json
+from bytemlperf.runs.records import RunRecords
+from bytemlperf_llm.export.llm_d import LlmDReport
 from bytemlperf_llm.export.otlp_traces import Choice, facts_of, send_traces
 from bytemlperf_llm.export.tables import CsvTable, ParquetTable
 from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
@@ -45,6 +49,8 @@ class Exports:
             self._open(lambda: CsvTable(folder / "records.csv"))
         if files.parquet:
             self._open(lambda: ParquetTable(folder / "records.parquet"))
+        if files.llm_d:
+            self._open(lambda: LlmDReport(folder))
         if (vllm := files.vllm) is not None:
             self._open(lambda: _VllmJson(folder, vllm))
         self._traces = None if files.traces_url is None else _Traces(folder, files.traces_url, issued)
@@ -84,6 +90,24 @@ class Exports:
             except UserError as error:
                 print(f"warning: {error.cause}; {error.fix}", file=sys.stderr)
         return bool(self._problems)
+
+
+def export(folder: Path, files: Files) -> bool:
+    """The same files of a run that has ended, from its records; whether one could not be written. Raises UserError."""
+    run = read_run_json(folder)
+    if run.get("kind") != "llm":
+        raise UserError(f"{folder} is a run of kind {run.get('kind')}, not of LLM serving", "name a folder of `bmp-llm serve-bench`")
+    records: RunRecords[RequestRecord] = RunRecords(folder, RequestRecord)
+    exports = Exports(folder, files, part(run, "end").get("issued_requests") or 0)
+    if not exports:
+        raise UserError("nothing says which file to write", "give --llm-d, --csv, --parquet, --save-result or --otlp")
+    with damage_said(folder):
+        for record in records:
+            exports.add(record)
+        failed = exports.close(run)
+    for name, text in exports.said.items():
+        print(f"{name}: {text}")
+    return failed
 
 
 class _Traces:

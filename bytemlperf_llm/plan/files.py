@@ -35,6 +35,7 @@ class Files:
 
     csv: bool
     parquet: bool
+    llm_d: bool
     vllm: VllmFile | None
     traces_url: str | None
 
@@ -60,7 +61,7 @@ def files_of(flags: Flags) -> Files:
             flags.result_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"can't make --result-dir {flags.result_dir}: {error.strerror}", "give a writable folder") from None
-    return Files(csv=flags.csv, parquet=flags.parquet, vllm=vllm if flags.save_result else None, traces_url=flags.otlp)
+    return Files(csv=flags.csv, parquet=flags.parquet, llm_d=flags.llm_d, vllm=vllm if flags.save_result else None, traces_url=flags.otlp)
 
 
 def _metrics(text: str) -> tuple[str, ...]:

@@ -114,6 +114,7 @@ class Exports(Options, panel="Output"):
     report: Annotated[bool, Option("Write report.html into the run folder.")] = True
     csv: Annotated[bool, Option("Also write records.csv.")] = False
     parquet: Annotated[bool, Option("Also write records.parquet.")] = False
+    llm_d: Annotated[bool, Option("Also write llm-d's Benchmark Report v0.2, llm-d-report.yaml.")] = False
     save_result: Annotated[bool, Option("Also write a JSON as `vllm bench serve` does.")] = False
     save_detailed: Annotated[bool, Option("With --save-result: include per-request lists and texts.")] = False
     result_dir: Annotated[Path | None, Option("Folder of the --save-result JSON. Default: the run folder.")] = None
@@ -127,3 +128,10 @@ class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput):
 
     label: Annotated[str | None, Option("Name of the run. Default: ENGINE-SCENARIO.")] = None
     otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address; at the end, a trace per request.")] = None
+
+
+EXPORT_FLAGS = (
+    *("csv", "parquet", "llm_d", "save_result", "save_detailed", "result_dir", "result_filename"),
+    *("percentile_metrics", "metric_percentiles", "otlp"),
+)
+"""Those that say which files a run leaves besides its folder's own."""
