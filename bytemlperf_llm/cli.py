@@ -40,7 +40,7 @@ app.add_typer(endpoints_app, name="endpoints")
 def serve_bench(
     context: typer.Context,
     flags: Flags,
-    config: Annotated[Path | None, Option("Run folder to repeat; flags given beside it replace the run's.")] = None,
+    config: Annotated[Path | None, Option("Run to repeat, by folder or name; flags given beside it replace the run's.", run=True)] = None,
     trust: Trust = False,
 ) -> None:
     """Measure an engine under a scenario's load: TTFT, TPOT, ITL, throughput, goodput.
@@ -216,7 +216,7 @@ def endpoints_run(
 @endpoints_app.command("export", short_help="Write a submission folder from closed-loop runs.")
 @with_flags
 def endpoints_export(
-    runs: Annotated[tuple[Path, ...], Argument("Run folders of the points, or folders of them.")],
+    runs: Annotated[tuple[Path, ...], Argument("Runs of the points, by folder or name, or folders of them.", run=True)],
     submission: SubmissionFlags,
     quiet: Quiet = False,
 ) -> None:

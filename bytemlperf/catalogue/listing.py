@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.report.text import cell
 from bytemlperf.runs.kinds import Table
+from bytemlperf.runs.names import id_of
 
 if TYPE_CHECKING:
     from bytemlperf.catalogue.index import Row, Update, Value
 
-SHOWN = ("started_at", "kind", "label", "subject", "verdict", "headlines", "tags")
+SHOWN = ("id", "started_at", "kind", "label", "subject", "verdict", "headlines", "tags")
 SPARE = ("tags", "headlines", "started")
 MAX_NOT_RUNS = 10
 
@@ -23,6 +25,8 @@ def print_runs(columns: Sequence[str], rows: Sequence[Row], update: Update, metr
     """A line a run; what can't be read is named below."""
     console = terminal()
     runs = [dict(zip(columns, row, strict=True)) for row in rows]
+    for run in runs:
+        run["id"] = id_of(Path(str(run["folder"])).name)
     shown = [name for name in SHOWN if not (metrics and name == "headlines")] + list(metrics)
     lines = [[_cell(run.get(name)) for name in shown] for run in runs]
     print_table(console, Table(title="", columns=[name.replace("_at", "") for name in shown], rows=lines, spare=SPARE))

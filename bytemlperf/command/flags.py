@@ -24,6 +24,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform, get_args, get_origin
 
 from bytemlperf.errors import UserError, nearest
+from bytemlperf.runs.names import RUNS_DIR, run_named
 
 if TYPE_CHECKING:
     import msgspec
@@ -37,7 +38,7 @@ SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 class Option:
     """What a field's annotation says of its flag. A help that ends in ":" gets the choices of the field's Literal. `names` are
     separated by spaces. `sets` is the key that a given value sets, of what the flags are passed on to. Numbers are at least `least` or
-    above `above`, at most `most` (math.inf: infinity is a value), and finite."""
+    above `above`, at most `most` (math.inf: infinity is a value), and finite. `run`: paths are run folders, and may be runs' names."""
 
     def __init__(
         self,
@@ -48,9 +49,10 @@ class Option:
         least: float | None = None,
         above: float | None = None,
         most: float | None = None,
+        run: bool = False,
     ) -> None:
         self.help, self.names, self.sets = help, names, sets
-        self.least, self.above, self.most = least, above, most
+        self.least, self.above, self.most, self.run = least, above, most, run
 
 
 class Argument(Option):
@@ -96,6 +98,8 @@ class Field(NamedTuple):
 
     def parse(self, given: Any) -> Any:
         """The field's value from typer's. Raises UserError."""
+        if self.option.run and given:
+            given = [run_named(path) for path in given] if self.container else run_named(given)
         if self.container is None:
             return given
         if not given:
@@ -380,7 +384,7 @@ def parse_bytes(flag: str, text: str) -> int:
 
 # -- what many commands have -----------------------------------------------------------------
 
-RunFolder = Annotated[Path, Argument("A run folder.")]
+RunFolder = Annotated[Path, Argument("A run: its folder, id, label, or latest, latest~1.", run=True)]
 Device = Annotated[str, Option("Device: cpu (default), cuda or cuda:N.")]
 Quiet = Annotated[bool, Option("Print only the run folder's path.", "--quiet -q")]
 Json = Annotated[bool, Option("Print JSON.")]
@@ -390,7 +394,7 @@ CardFiles = Annotated[Path | None, Option("Your own spec cards and prices: a YAM
 class RunOutput(Options, panel="Output"):
     """Where a run's folder goes, and how loudly."""
 
-    runs_dir: Annotated[Path, Option("Directory for run folders.")] = Path("runs")
+    runs_dir: Annotated[Path, Option("Directory for run folders.")] = RUNS_DIR
     label: Annotated[str | None, Option("Name of the run.")] = None
     quiet: Quiet = False
 

@@ -10,6 +10,7 @@ import typer
 
 from bytemlperf.command.flags import Argument, CardFiles, Option, parse_percent, with_flags
 from bytemlperf.errors import UserError
+from bytemlperf.runs.names import run_named
 
 if TYPE_CHECKING:
     from bytemlperf.compare.show import Shown
@@ -21,8 +22,10 @@ FILES_ONLY = ("html", "pdf")
 
 @with_flags
 def compare(
-    runs: Annotated[tuple[Path, ...], Argument("Run folders of any kind, the baseline first.")],
-    baseline: Annotated[str | None, Option("Folder or label of the baseline. Default: the first run.")] = None,
+    runs: Annotated[
+        tuple[Path, ...], Argument("Runs of any kind, the baseline first: folders, ids, labels, or latest, latest~1.", run=True)
+    ],
+    baseline: Annotated[str | None, Option("Folder, id or label of the baseline. Default: the first run.")] = None,
     metric: Annotated[tuple[str, ...], Option("Show only this figure, such as 'ttft p99'; repeatable.")] = (),
     everything: Annotated[bool, Option("Show every figure, not only the headlines.", "--all")] = False,
     fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")] = (),
@@ -64,7 +67,7 @@ def _baseline(views: list[RunView], wanted: str | None) -> RunView:
     if wanted is None:
         return views[0]
     for view in views:
-        if wanted in (view.label, view.folder.name) or Path(wanted).absolute() == view.folder.absolute():
+        if wanted in (view.label, view.folder.name) or run_named(Path(wanted)).absolute() == view.folder.absolute():
             return view
     raise UserError(f"--baseline {wanted!r} is not one of the runs", f"name one of {', '.join(view.label for view in views)}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import UNREADABLE, json_of, why
+from bytemlperf.runs.names import slug_of
 
 SHORT_ID_BYTES = 3
 
@@ -20,8 +20,7 @@ SHORT_ID_BYTES = 3
 def create_run_folder(runs_dir: Path, kind: str, label: str, now: datetime | None = None) -> Path:
     """Make a new, empty run folder. Raises UserError when the place can't be written."""
     started = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
-    slug = re.sub(r"[^a-zA-Z0-9._]+", "-", label).strip("-.")[:60] or "run"
-    folder = runs_dir / f"{started}-{kind}-{slug}-{secrets.token_hex(SHORT_ID_BYTES)}"
+    folder = runs_dir / f"{started}-{kind}-{slug_of(label)}-{secrets.token_hex(SHORT_ID_BYTES)}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:

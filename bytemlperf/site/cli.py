@@ -21,7 +21,7 @@ def _root() -> None:
 @app.command(short_help="Build a site that opens from disk.")
 @with_flags
 def build(
-    runs: Annotated[tuple[Path, ...], Argument("Run folders, or folders of them.")],
+    runs: Annotated[tuple[Path, ...], Argument("Run folders or runs' names, or folders of runs.", run=True)],
     out: Annotated[Path, Option("A new folder, or a site made before.")],
     title: Annotated[str, Option("Title of the site.")] = "Benchmark results",
     cards: CardFiles = None,

@@ -27,4 +27,4 @@ class PointFlags(Options, panel="Points"):
     max_concurrency: Annotated[int, Option("Maximum supported concurrency of the system (C_max).", least=8, most=100_000)] = 256
     short: Annotated[bool, Option("Six passes a point, however short: not submittable, and labelled so.")] = False
     seed_set: Annotated[str | None, Option("Published seed set to bind, such as A.")] = None
-    resume: Annotated[Path | None, Option("Folder of stopped points to go on with; give the same flags again.")] = None
+    resume: Annotated[Path | None, Option("Folder of stopped points to go on with; give the same flags again.", run=True)] = None

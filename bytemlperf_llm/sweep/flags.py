@@ -27,4 +27,4 @@ class SweepFlags(Options, panel="Sweep"):
     engine_options: Annotated[
         tuple[str, ...], Option("KEY=VALUE, or KEY=A,B,C: the engine restarts for each combination; repeatable.", "--engine-option")
     ] = ()
-    resume: Annotated[Path | None, Option("Folder of a stopped sweep to go on with; give the same flags again.")] = None
+    resume: Annotated[Path | None, Option("Folder of a stopped sweep to go on with; give the same flags again.", run=True)] = None
