@@ -95,6 +95,11 @@ def print_table(console: Console, table: Table) -> None:
     console.print()
 
 
+def fits(console: Console, table: Table) -> bool:
+    """Whether it can be shown in one piece."""
+    return _room(_columns(table)) <= console.width
+
+
 class _Column(NamedTuple):
     head: str
     cells: list[str]

@@ -63,8 +63,8 @@ def sentence(comparison: Comparison, place: int) -> str:
     if counts["unknown"]:
         told.append(f"{counts['unknown']} can't be compared")
     base = comparison.names[comparison.baseline]
-    pairs = "; request by request: same schedule" if comparison.paired[place] else ""
-    return f"{comparison.names[place]} against {base}: {', '.join(told)} of {counted(len(comparison.rows), 'figure')}{pairs}"
+    of = counted(len(comparison.rows), "figure") + (", request by request on the same schedule" if comparison.paired[place] else "")
+    return f"{comparison.names[place]} against {base}: {', '.join(told)} ({of})"
 
 
 def others(comparison: Comparison) -> list[int]:
@@ -117,16 +117,19 @@ def bare_name(row: Row, comparison: Comparison) -> str:
     return row_name(row, comparison).rpartition(",")[0] or row.label
 
 
-def figure_table(comparison: Comparison, rows: Sequence[Row], title: str = "", *, folded: bool = False, group: str = "") -> Table:
-    """Baseline, then a value and a change for each other run."""
+def figure_table(
+    comparison: Comparison, rows: Sequence[Row], title: str = "", *, places: Sequence[int] = (), folded: bool = False, group: str = ""
+) -> Table:
+    """Baseline, then a value and a change for each other run, or for those at `places`."""
     base = comparison.names[comparison.baseline]
     columns = ["", f"{base} (baseline)"]
-    for place in others(comparison):
+    shown = places or others(comparison)
+    for place in shown:
         columns += [comparison.names[place], "change"]
     body: list[list[str | float | int | None]] = []
     for row in rows:
         cells: list[str | float | int | None] = [row_name(row, comparison), value_text(row.sides[comparison.baseline])]
-        for place in others(comparison):
+        for place in shown:
             cells += [value_text(row.sides[place]), change_text(row.sides[place])]
         body.append(cells)
     return Table(title=title, columns=columns, rows=body, folded=folded, group=group)

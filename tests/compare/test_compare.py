@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
 from bytemlperf.compare.gate import failures, parse, percent
@@ -124,8 +126,18 @@ def test_one_percent_is_the_smallest_effect_unless_told(tmp_path):
 def test_the_answer_is_the_last_line_and_no_number_is_minus_nothing(runs):
     ended = bmp("compare", str(runs["base"]), str(runs["slow"]), "--metric", "tpot p50")
     answer = ended.stdout.rstrip().splitlines()[-1]
-    assert answer == "slow against base: worse in 1 of 1 figure; request by request: same schedule"
+    assert answer == "slow against base: worse in 1 (1 figure, request by request on the same schedule)"
     assert (percent(1.0), percent(0.99999), percent(0.99)) == ("+0.0 %", "+0.0 %", "-1.0 %")
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (160, 1)])
+def test_a_value_and_its_change_stay_together_at_any_width(compared, monkeypatch, width, tables):
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr("bytemlperf.compare.terminal.terminal", lambda: console)
+    print_comparison(Shown(comparisons=[compared]))
+    heads = [line for line in console.file.getvalue().splitlines() if line.rstrip().endswith("change")]
+    assert len(heads) == tables
+    assert all(line.count("change") == line.count("slow") + line.count("again") for line in heads)
 
 
 def test_what_differs_by_itself_is_no_setting(runs, tmp_path):

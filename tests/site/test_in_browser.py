@@ -177,6 +177,10 @@ def test_filters_order_and_darkness_are_in_the_address(opened: Opened, site: Pat
     assert page.locator("html").get_attribute("data-theme") == "dark"
     page.get_by_role("link", name="Hardware").click()
     assert page.locator("html").get_attribute("data-theme") == "dark", "on every page"
+    page.get_by_role("link", name="Runs", exact=True).click()
+    page.get_by_role("link", name="fast", exact=True).click()
+    page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+    assert page.locator("html").get_attribute("data-theme") == "dark", "in a run's report"
 
 
 def test_an_empty_table_says_so(opened: Opened, site: Path):

@@ -6,6 +6,8 @@
   var printing = false;
 
   function style(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
+  var theme = new URLSearchParams(location.search).get("theme"); // a site's page that led here says which
+  if (/^(light|dark)$/.test(theme)) { root.setAttribute("data-theme", theme); }
   function isDark() {
     var asked = root.getAttribute("data-theme");
     return asked ? asked === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
