@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bytemlperf.runs.folder import part
 from bytemlperf_llm.mlperf.disclosure import Disclosure
 from bytemlperf_llm.mlperf.point import Point
-from bytemlperf_llm.mlperf.power import Devices
+from bytemlperf_llm.mlperf.power import Devices, Power
 from bytemlperf_llm.mlperf.regions import (
     CONCURRENCY_REGIONS,
     LEAST_POINTS,
@@ -61,7 +61,7 @@ class Judged(NamedTuple):
     description: Mapping[str, Any]
     devices: Devices
     c_max: int
-    has_power: bool
+    power: Power | None
 
 
 def shortfalls(judged: Judged) -> dict[str, str]:
@@ -131,13 +131,16 @@ def _stated(judged: Judged) -> Iterator[tuple[str, str]]:
         yield "point-disclosure-complete", f"not stated: {', '.join(missing)}"
     if "host_processor_core_count" not in node and "host_processor_vcpu_count" not in node:
         yield "system-description-valid", "the server's cores are not known; state system.node.host_processor_core_count"
-    if disclosure.division == "Standardized" and not judged.has_power:
+    has_power = judged.power is not None or disclosure.power is not None
+    if judged.power is not None and judged.power.estimated:
+        yield "power-estimated", "a part of the system's power is MLCommons' default, not a figure of its vendor"
+    if disclosure.division == "Standardized" and not has_power:
         yield "power-descriptor", "no card with a public TDP is known; state system.node.accelerator_card, or power"
     system, provisioned = disclosure.system, judged.devices.accelerators * disclosure.system.node.number_of_nodes
     replica = system.tensor_parallel * system.pipeline_parallel * system.expert_parallel
-    if judged.has_power and not provisioned:
+    if has_power and not provisioned:
         yield "maximal-engagement", "a system without accelerators, of which the checker can't tell whether a point engages all"
-    elif judged.has_power and system.data_parallel != provisioned // replica:
+    elif has_power and system.data_parallel != provisioned // replica:
         yield "maximal-engagement", f"{system.data_parallel} replicas of {replica} accelerators, and the system has {provisioned}"
 
 

@@ -26,7 +26,7 @@ from bytemlperf.runs.folder import part, write_json, write_text
 from bytemlperf.version import __version__
 from bytemlperf_llm.mlperf.disclosure import Disclosure
 from bytemlperf_llm.mlperf.point import Point
-from bytemlperf_llm.mlperf.power import SystemPower, system_power
+from bytemlperf_llm.mlperf.power import Power, system_power
 from bytemlperf_llm.mlperf.regions import least_s, regions
 from bytemlperf_llm.mlperf.seeds import SEED_SETS, runtime_seeds
 from bytemlperf_llm.mlperf.shortfalls import NOT_SUBMITTABLE, Judged, precision_of, shortfalls
@@ -55,8 +55,7 @@ def write_submission(points: Sequence[Point], disclosure: Disclosure, out: Path)
     devices = devices_of(first, disclosure)
     power = None if disclosure.power is not None else system_power(disclosure.system, system_name, devices)
     description = system_description(first, disclosure, devices, c_max)
-    has_power = power is not None or disclosure.power is not None
-    found = shortfalls(Judged(points, disclosure, description, devices, c_max, has_power))
+    found = shortfalls(Judged(points, disclosure, description, devices, c_max, power))
     results = root / "results" / system_name
     try:
         for point in points:
@@ -88,12 +87,12 @@ def _write_point(
     disclosure: Disclosure,
     description: Mapping[str, Any],
     c_max: int,
-    power: SystemPower | None,
+    power: Power | None,
 ) -> None:
     folder.mkdir(parents=True)
     highest = max(each.official.tps for each in points)
     write_json(folder / "system_desc.json", {**description, "tps_utilization": round(point.official.tps / highest, 6)})
-    write_json(folder / "result_summary.json", _summary(point, None if power is None else power.provisioned_kw))
+    write_json(folder / "result_summary.json", _summary(point, None if power is None else power.kilowatts))
     c_min = min(each.concurrency for each in points)
     write_text(folder / "point.yaml", _yaml(_point_yaml(point, disclosure, c_max, c_min)))
     write_text(folder / "config.yaml", _yaml(part(point.run, "config")))
@@ -162,12 +161,12 @@ def _warmup(point: Point) -> dict[str, Any] | None:
     return {"duration_s": 0, "requests_issued": 0, "requests_completed": 0, "data_source": "none; warmup disabled", "concurrency": 0}
 
 
-def _write_power(results: Path, disclosure: Disclosure, power: SystemPower | None) -> None:
+def _write_power(results: Path, disclosure: Disclosure, power: Power | None) -> None:
     path = results / "system_power.json"
     if disclosure.power is not None:
         write_json(path, _json(disclosure.folder / disclosure.power))
     elif power is not None:
-        write_json(path, msgspec.to_builtins(power))
+        write_json(path, power.descriptor)
 
 
 def _source_text(points: Sequence[Point]) -> str:

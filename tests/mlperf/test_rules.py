@@ -7,6 +7,9 @@ from collections.abc import Callable
 import numpy
 import pytest
 
+from bytemlperf.hardware import cards
+from bytemlperf_llm.mlperf.disclosure import Node, System
+from bytemlperf_llm.mlperf.power import Devices, system_power
 from bytemlperf_llm.mlperf.regions import REGIONS, default_points, regions, uncovered
 from bytemlperf_llm.mlperf.samples import certified, estimate, lower_percentile, samples_of
 from bytemlperf_llm.mlperf.steady import Window, steady_state, trend
@@ -112,3 +115,28 @@ def test_short_runs_have_no_official_window() -> None:
     assert steady_state(samples_of(records[:256]), 64, least_s=1).status == "insufficient_passes"
     few = steady_state(samples_of(records[:63]), 64, least_s=1)
     assert (few.status, few.window) == ("partial_dataset", Window(super_pass_size=64))
+
+
+def test_power_is_the_cards_and_checked_as_the_rules_compute_it() -> None:
+    """Two CPUs of 350 W, eight accelerators of 700 W, NVLink of 8 × 900 GB/s at 5 pJ/bit: 288 W; half as much again for air."""
+    devices = Devices(cards.find("intel-xeon-platinum-8480plus"), None, 2, cards.find("h200"), 8)
+    power = system_power(System(), "s", devices)
+    assert power is not None
+    assert (power.kilowatts, power.estimated) == (round(1.5 * (700 + 5600 + 288) / 1000, 2), True)
+    liquid = system_power(System(cooling="liquid"), "s", devices._replace(accelerators=1))
+    assert liquid is not None
+    assert (liquid.kilowatts, liquid.estimated) == (round(1.3 * 1400 / 1000, 2), False)
+    for made in (power, liquid):
+        checker = pytest.importorskip("submission_checker.models.file.system_power", reason="endpoints-submission-cli is not installed")
+        theirs = checker.SystemPower.model_validate(made.descriptor).compute()
+        assert (theirs.provisioned_power_kw, theirs.problems, bool(theirs.estimated)) == (made.kilowatts, [], made.estimated)
+
+
+def test_no_power_is_made_up() -> None:
+    unknown = Devices(None, "some CPU", 2, None, 0)
+    assert system_power(System(), "s", unknown) is None
+    assert system_power(System(node=Node(number_of_nodes=2)), "s", unknown._replace(cpu=cards.find("amd-epyc-9654"))) is None
+    half = system_power(System(), "s", unknown._replace(accelerator=cards.find("h200"), accelerators=1))
+    assert half is not None
+    assert half.kilowatts is None
+    assert "tdp_per_unit" not in half.descriptor["node_sets"][0]["components"]["cpu"]
