@@ -38,29 +38,23 @@ HEADLINES_SHOWN = 3
 BUSY_S = 2.0  # how long another process's writing is waited for
 MAX_INTEGER = 2**63 - 1
 
-_TABLES = """
-CREATE TABLE runs (
-    folder TEXT PRIMARY KEY, path TEXT, kind TEXT, label TEXT, started_at MOMENT, verdict TEXT, reasons TEXT,
-    subject TEXT, model TEXT, device TEXT, machine TEXT, duration_s REAL, seed INTEGER, schedule TEXT,
-    tags WORDS, headlines TEXT, problems TEXT, signature TEXT
-);
-CREATE TABLE figures (
-    folder TEXT, key TEXT, metric TEXT, label TEXT, unit TEXT, value REAL, low REAL, high REAL,
-    count INTEGER, better TEXT, headline TRUTH, reason TEXT
-);
-CREATE INDEX figures_folder ON figures (folder);
-"""
+_RUNS = (
+    "folder TEXT PRIMARY KEY, path TEXT, kind TEXT, label TEXT, started_at MOMENT, verdict TEXT, reasons TEXT, subject TEXT, model TEXT, "
+    "device TEXT, machine TEXT, duration_s REAL, seed INTEGER, schedule TEXT, tags WORDS, headlines TEXT, problems TEXT, signature TEXT"
+)
+_FIGURES = (
+    "folder TEXT, key TEXT, metric TEXT, label TEXT, unit TEXT, value REAL, low REAL, high REAL, "
+    "count INTEGER, better TEXT, headline TRUTH, reason TEXT"
+)
+*RUN_COLUMNS, _ = (column.split()[0] for column in _RUNS.split(", "))  # the signature is the index's own
+_, *FIGURE_COLUMNS = (column.split()[0] for column in _FIGURES.split(", "))
+_TABLES = f"CREATE TABLE runs ({_RUNS}); CREATE TABLE figures ({_FIGURES}); CREATE INDEX figures_folder ON figures (folder);"
 _FORM = crc32(f"{_TABLES} {__version__}".encode()) & 0x7FFFFFFF
 """Marks an index as one of this version's."""
 sqlite3.register_converter("moment", lambda text: datetime.fromisoformat(text.decode()))
 sqlite3.register_converter("words", json.loads)
 sqlite3.register_adapter(list, lambda words: json.dumps(words, ensure_ascii=False))
 sqlite3.register_converter("truth", lambda text: text != b"0")
-RUN_COLUMNS = (
-    *("folder", "path", "kind", "label", "started_at", "verdict", "reasons", "subject", "model", "device", "machine"),
-    *("duration_s", "seed", "schedule", "tags", "headlines", "problems"),
-)
-FIGURE_COLUMNS = ("key", "metric", "label", "unit", "value", "low", "high", "count", "better", "headline", "reason")
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|(\bas\s+)?"((?:[^"]|"")*)\"""", re.IGNORECASE)
 _READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 
@@ -255,9 +249,7 @@ def _run_row(name: str, view: RunView) -> list[Value]:
 
 
 def _figure_rows(name: str, view: RunView) -> Iterator[list[Value]]:
-    for figure in view.figures:
-        fields = (figure.key, figure.metric, figure.label, figure.unit, figure.value, figure.low, figure.high, figure.count)
-        yield [name, *fields, figure.better, figure.headline, figure.reason]
+    return ([name, *(getattr(figure, column) for column in FIGURE_COLUMNS)] for figure in view.figures)
 
 
 def _text(value: object) -> str | None:

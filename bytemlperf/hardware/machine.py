@@ -22,21 +22,8 @@ NVIDIA_SMI_TIMEOUT_S = 10
 GIT_TIMEOUT_S = 10
 GPU_FIELDS = ("index", "name", "uuid", "memory.total", "driver_version", "compute_cap", "power.limit")
 
-FLAGS = {
-    "avx2": "avx2",
-    "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "bf16",
-    "avx512_fp16": "fp16",
-    "amx_tile": "amx",
-    "amx_bf16": "amx_bf16",
-    "amx_int8": "amx_int8",
-    "asimd": "neon",
-    "sve": "sve",
-    "sve2": "sve2",
-    "bf16": "bf16",
-    "i8mm": "i8mm",
-}
+FLAGS = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_int8", "sve", "sve2", "bf16", "i8mm")}
+FLAGS |= {"avx512_bf16": "bf16", "avx512_fp16": "fp16", "amx_tile": "amx", "asimd": "neon"}
 """The kernel's names (x86, then Arm) of instructions that decide inference speed, and ours."""
 
 

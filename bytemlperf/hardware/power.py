@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bytemlperf.hardware.devices import SYS, text_of
 
@@ -29,16 +29,6 @@ class Watts(NamedTuple):
     source: str
 
 
-class Sensor(Protocol):
-    """One thing whose energy can be read."""
-
-    source: str
-    of_cpu: bool
-
-    def joules(self, now_s: float) -> float:
-        """Since the reading before; 0 at the first."""
-
-
 class Counter:
     """Of energy that only grows, but begins again at `wraps`. `read` raises OSError or ValueError where it can't be read."""
 
@@ -47,6 +37,7 @@ class Counter:
         self._last = read()
 
     def joules(self, now_s: float) -> float:  # noqa: ARG002
+        """Since the reading before; 0 at the first."""
         value = self._read()
         grown, self._last = value - self._last, value
         return (grown + (self._wraps or 0) if grown < 0 else grown) * self._unit_j
@@ -65,6 +56,9 @@ class Gauge:
         value, before = self._read(), self._last
         span_s, self._last_s, self._last = now_s - self._last_s, now_s, value
         return (value + before) / 2 * self._unit_w * span_s
+
+
+Sensor = Counter | Gauge
 
 
 class PowerMeter:

@@ -27,7 +27,7 @@ def print_list(vendor: str | None, path: Path | None, as_json: bool) -> None:
         vendors = sorted({card.vendor for card in cards.values()})
         raise UserError(f"there is no card from vendor {vendor!r}", f"vendors: {', '.join(vendors)}")
     if as_json:
-        _print_json({name: _fields(card) for name, card in chosen.items()})
+        _print_json({name: plain(card) for name, card in chosen.items()})
         return
     order = sorted(chosen.items(), key=lambda item: (item[1].kind == "cpu", item[1].vendor, item[0]))
     lines = ((name, *map(_number, _line(card)), _price_text(card)) for name, card in order)
@@ -39,7 +39,7 @@ def print_card(name: str, path: Path | None, as_json: bool) -> None:
     """Every figure of a card, with its source."""
     card = api.find(name, api.load(path))
     if as_json:
-        _print_json(_fields(card))
+        _print_json(plain(card))
         return
     about = ", ".join(filter(None, (card.vendor, card.architecture, f"figures per {card.per}")))
     _remark(f"{card.name}  ({about})", "bold")
@@ -154,10 +154,6 @@ def _print(columns: Sequence[str], lines: Iterable[Iterable[str]]) -> None:
 
 def _remark(text: str, style: str = "note") -> None:
     print_text(terminal(), text, style=style)
-
-
-def _fields(card: Card) -> dict[str, object]:
-    return plain(card)
 
 
 def _print_json(content: object) -> None:

@@ -18,13 +18,11 @@ import math
 from collections.abc import Callable
 
 from bytemlperf.statistics.columns import Ordered
+from bytemlperf.statistics.special import EPSILON, TINY, away_from_zero
 
 EXACT_COUNT = 20_000
 _DIGITS = 6
 """Significant digits kept of a probability or distance: the last bits of a machine's libm don't reach a summary."""
-
-_EPSILON = 1e-15
-_TINY = 1e-300
 
 Distribution = Callable[[float], float]
 
@@ -48,27 +46,23 @@ def lower_gamma(shape: float, x: float) -> float:
     if x < shape + 1:
         term = total = 1.0 / shape
         divisor = shape
-        while abs(term) > _EPSILON * total:
+        while abs(term) > EPSILON * total:
             divisor += 1
             term *= x / divisor
             total += term
         return min(1.0, front * total)
     b = x + 1 - shape
-    c, d = 1 / _TINY, 1 / b
+    c, d = 1 / TINY, 1 / b
     fraction, place, step = d, 0, 0.0
-    while abs(step - 1) > _EPSILON:
+    while abs(step - 1) > EPSILON:
         place += 1
         a = -place * (place - shape)
         b += 2
-        d = 1 / _away_from_zero(a * d + b)
-        c = _away_from_zero(b + a / c)
+        d = 1 / away_from_zero(a * d + b)
+        c = away_from_zero(b + a / c)
         step = d * c
         fraction *= step
     return max(0.0, 1 - front * fraction)
-
-
-def _away_from_zero(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
 
 
 def distance(ordered: Ordered, unit: float, distribution: Distribution) -> float:

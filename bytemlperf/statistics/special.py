@@ -14,8 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 from statistics import NormalDist
 
-_EPSILON = 1e-15
-_TINY = 1e-300
+EPSILON = 1e-15
+TINY = 1e-300
 _MAX_STEPS = 200_000
 _MAX_DEGREES = 10_000_000
 """Beyond so many degrees of freedom t equals the normal quantile to 1e-6."""
@@ -27,25 +27,26 @@ _T_DIGITS = 9
 def _beta_fraction(a: float, b: float, x: float) -> float:
     """The continued fraction of the incomplete beta function."""
     c = 1.0
-    d = 1.0 / _guard(1.0 - (a + b) * x / (a + 1.0))
+    d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0))
     h = d
     for m in range(1, _MAX_STEPS):
         even = m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m))
-        d = 1.0 / _guard(1.0 + even * d)
-        c = _guard(1.0 + even / c)
+        d = 1.0 / away_from_zero(1.0 + even * d)
+        c = away_from_zero(1.0 + even / c)
         h *= d * c
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
-        d = 1.0 / _guard(1.0 + odd * d)
-        c = _guard(1.0 + odd / c)
+        d = 1.0 / away_from_zero(1.0 + odd * d)
+        c = away_from_zero(1.0 + odd / c)
         step = d * c
         h *= step
-        if abs(step - 1.0) < _EPSILON:
+        if abs(step - 1.0) < EPSILON:
             return h
     raise ArithmeticError(f"incomplete beta did not converge for a={a}, b={b}, x={x}")
 
 
-def _guard(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
+def away_from_zero(value: float) -> float:
+    """What a continued fraction may be divided by."""
+    return value if abs(value) > TINY else TINY
 
 
 def regularised_beta(a: float, b: float, x: float, complement: float | None = None) -> float:

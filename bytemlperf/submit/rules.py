@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import PlannedJob
+from bytemlperf.runs.kinds import PlannedJob, few
 from bytemlperf.submit.declaration import NAME as DECLARATION
 from bytemlperf.submit.declaration import Declaration
 
@@ -94,7 +94,7 @@ def suites_present(submission: Read) -> Found:
 def verified(submission: Read) -> Found:
     """`verify` accepts every run folder."""
     for run in submission.runs:
-        for text in _few(run.problems):
+        for text in few(run.problems, MAX_LISTED):
             yield "problem", run.name, text
     yield "ok", "runs/", "every run is unchanged"
 
@@ -144,7 +144,8 @@ def reproducible(submission: Read) -> Found:
         for what, value in held.items():
             if not value:
                 yield "problem", name, f"run.json holds no {what}"
-        for text in _few([f"{it} {ran} ran, the lock has {pins[it]}" for it, ran in sorted(packages.items()) if pins.get(it, ran) != ran]):
+        others = (f"{it} {ran} ran, the lock has {pins[it]}" for it, ran in sorted(packages.items()) if pins.get(it, ran) != ran)
+        for text in few(others, MAX_LISTED):
             yield "problem", name, text
         unpinned = sorted(set(packages) - set(pins) - {"bytemlperf-llm"})
         if pins and unpinned:
@@ -225,11 +226,6 @@ def _device_text(run: RunRead) -> str:
     hardware = measured.hardware_of(run.run)
     gpus = [str(gpu.get("name")) for gpu in hardware.get("gpus") or ()]
     return f"{len(gpus)} × {gpus[0]}" if gpus else str(part(hardware, "cpu").get("model"))
-
-
-def _few(texts: Sequence[str]) -> list[str]:
-    more = len(texts) - MAX_LISTED
-    return [*texts[:MAX_LISTED], f"and {more} more"] if more > 0 else list(texts)
 
 
 def _plain(name: str) -> str:

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -62,6 +63,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
+of_core = partial(Finding, area="core")
 Probe = Callable[[list[str]], Outcome]
 """Runs this Python with arguments. A seam: tests put their own answers there."""
 
@@ -120,17 +122,17 @@ def core_findings(probe: Probe) -> list[Finding]:
         metadata = importlib.metadata.distribution(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         cause = "not installed, only a folder on the path: no engine can be found"
-        return [Finding(area="core", name=DISTRIBUTION, status="broken", detail=cause, fix=f"{pip_command()} install -e .")]
-    findings = [Finding(area="core", name=DISTRIBUTION, status="ok", detail=metadata.version)]
-    return [*findings, _token_loops(), *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
+        return [of_core(name=DISTRIBUTION, status="broken", detail=cause, fix=f"{pip_command()} install -e .")]
+    own = of_core(name=DISTRIBUTION, status="ok", detail=metadata.version)
+    return [own, _token_loops(), *(_core_package(name, probe) for name in plain_dependencies(metadata.requires or []))]
 
 
 def _token_loops() -> Finding:
     if compiled():
-        return Finding(area="core", name="token loops", status="ok", detail="compiled")
+        return of_core(name="token loops", status="ok", detail="compiled")
     detail = "in Python, as there was no C compiler: correct, but each token costs the client more"
     fix = f"install gcc and Python's headers, then {pip_command()} install --force-reinstall --no-deps {DISTRIBUTION}"
-    return Finding(area="core", name="token loops", status="note", detail=detail, fix=fix)
+    return of_core(name="token loops", status="note", detail=detail, fix=fix)
 
 
 def plain_dependencies(requires: list[str]) -> list[str]:
@@ -143,12 +145,12 @@ def _core_package(name: str, probe: Probe) -> Finding:
     version = _version(name)
     fix = f"{pip_command()} install --force-reinstall --no-deps {name}"
     if version is None:
-        return Finding(area="core", name=name, status="broken", detail="not installed", fix=f"{pip_command()} install {name}")
+        return of_core(name=name, status="broken", detail="not installed", fix=f"{pip_command()} install {name}")
     module = IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_"))
     error = probe(["-c", f"import {module}"]).error
     if error:
-        return Finding(area="core", name=name, status="broken", detail=f"{version}, import fails: {error}", fix=fix)
-    return Finding(area="core", name=name, status="ok", detail=version)
+        return of_core(name=name, status="broken", detail=f"{version}, import fails: {error}", fix=fix)
+    return of_core(name=name, status="ok", detail=version)
 
 
 def library_findings(installed: dict[str, str], tried: dict[str, Outcome], gpu: bool) -> list[Finding]:
@@ -213,25 +215,17 @@ def probe_engine(name: str) -> None:
 
 def model_findings() -> list[Finding]:
     """The model cache, and whether the default model is in it."""
-    root = cache_root()
+    root, of_model = cache_root(), partial(Finding, area="model")
     if not os.access(next(folder for folder in (root, *root.parents) if folder.exists()), os.W_OK):
-        return [
-            Finding(
-                area="model",
-                name="cache",
-                status="broken",
-                detail=f"{root} can't be written",
-                fix="set BMP_CACHE to a writable folder",
-            )
-        ]
+        return [of_model(name="cache", status="broken", detail=f"{root} can't be written", fix="set BMP_CACHE to a writable folder")]
     folder = root / smollm2.FOLDER
     if is_sound(folder, smollm2.RECIPE):
-        state = Finding(area="model", name="smollm2", status="ok", detail=f"ready in {folder}")
+        state = of_model(name="smollm2", status="ok", detail=f"ready in {folder}")
     elif folder.exists():
-        state = Finding(area="model", name="smollm2", status="note", detail="damaged in the cache, rebuilt at the next use")
+        state = of_model(name="smollm2", status="note", detail="damaged in the cache, rebuilt at the next use")
     else:
-        state = Finding(area="model", name="smollm2", status="note", detail="downloaded (98 MB) and converted at the first use")
-    return [Finding(area="model", name="cache", status="ok", detail=str(root)), state]
+        state = of_model(name="smollm2", status="note", detail="downloaded (98 MB) and converted at the first use")
+    return [of_model(name="cache", status="ok", detail=str(root)), state]
 
 
 def table_of(findings: list[Finding]) -> Table:

@@ -120,24 +120,17 @@ def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
 
 def _output(record: RequestRecord, origin_ns: int) -> _Output:
     times = token_times(record)
-    prompt_len = record.prompt_tokens or 0
-    start_s = 0.0 if record.sent_ns is None else (origin_ns + record.sent_ns) / NS_PER_S
-    queue_s = 0.0 if record.sent_ns is None else max(0, record.sent_ns - (record.planned_ns or 0)) / NS_PER_S
+    output = _Output(success=False, prompt_len=record.prompt_tokens or 0, output_len=0, start_s=0.0, text=record.output or "")
+    if record.sent_ns is not None:
+        output.start_s = (origin_ns + record.sent_ns) / NS_PER_S
+        output.queue_s = max(0, record.sent_ns - (record.planned_ns or 0)) / NS_PER_S
     if record.outcome != "ok" or not times.stamps_ns or record.sent_ns is None:
-        error = record.error_detail or record.error_class or record.outcome
-        text = record.output or ""
-        return _Output(success=False, prompt_len=prompt_len, output_len=0, start_s=start_s, queue_s=queue_s, text=text, error=error)
-    return _Output(
-        success=True,
-        prompt_len=prompt_len,
-        output_len=record.output_tokens,
-        start_s=start_s,
-        queue_s=queue_s,
-        ttft_s=(times.stamps_ns[0] - record.sent_ns) / NS_PER_S,
-        latency_s=(times.stamps_ns[-1] - record.sent_ns) / NS_PER_S,
-        itl_s=[gap / NS_PER_S for gap in chunk_gaps_ns(times)],
-        text=record.output or "",
-    )
+        output.error = record.error_detail or record.error_class or record.outcome
+        return output
+    output.success, output.output_len = True, record.output_tokens
+    output.ttft_s, output.latency_s = ((times.stamps_ns[place] - record.sent_ns) / NS_PER_S for place in (0, -1))
+    output.itl_s = [gap / NS_PER_S for gap in chunk_gaps_ns(times)]
+    return output
 
 
 def _tpot_s(output: _Output) -> float:

@@ -1,7 +1,7 @@
 """Several workers as one: start together, sum what they see, end together.
 
 A fleet doesn't know what its members are: `WorkerHandle` is a member somewhere (a process of this machine,
-`processes.py`; an actor of a Ray cluster, `ray_fleet.py`). It is a `LoadSource`, so the command's measured
+`processes.py`; an actor of a Ray cluster, `ray_fleet.py`). It has the methods of `replay.Replay`, so the command's measured
 part is the same with one worker and with many.
 
 A member that dies takes its own requests along, and no one else's: the others go on, its requests
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from bytemlperf.errors import UserError
+from bytemlperf.runs.files import lines_of
 from bytemlperf_llm.live.metrics import LlmMetrics, MetricsDelta
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, MemberLost, Note, Refused, Seen
 from bytemlperf_llm.loadgen.replay import too_many_failures
@@ -75,10 +76,9 @@ class Fleet:
         self.failure = ""
 
     async def start(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_started(handle)) for handle in self._handles]
-        for task in tasks:
-            if (error := task.result()) is not None:
+        """Every handle is done with starting before one of them ends the run."""
+        for error in await asyncio.gather(*(handle.start() for handle in self._handles), return_exceptions=True):
+            if error is not None:
                 raise error
 
     async def replay(self, origin_ns: int) -> None:
@@ -140,24 +140,15 @@ class Fleet:
         return [counted for tally in self._tallies.values() if tally.ended for counted in tally.ended.counted]
 
     def described(self) -> list[dict[str, Any]]:
-        return [self._describe(handle) for handle in self._handles]
-
-    def _describe(self, handle: WorkerHandle) -> dict[str, Any]:
-        tally = self._tallies[handle.worker]
-        busy = None if tally.ended is None else round(tally.ended.loop_utilisation, 4)
-        return {"worker": handle.worker, "issued_requests": tally.issued, "loop_utilisation": busy, **handle.described()}
+        described = []
+        for handle in self._handles:
+            tally = self._tallies[handle.worker]
+            busy = None if tally.ended is None else round(tally.ended.loop_utilisation, 4)
+            described.append({"worker": handle.worker, "issued_requests": tally.issued, "loop_utilisation": busy, **handle.described()})
+        return described
 
     async def close(self) -> None:
         await asyncio.gather(*(handle.close() for handle in self._handles))
-
-
-async def _started(handle: WorkerHandle) -> UserError | None:
-    """As a value, so that every handle is done with starting before one of them ends the run."""
-    try:
-        await handle.start()
-    except UserError as error:
-        return error
-    return None
 
 
 def log_name(number: int) -> str:
@@ -166,8 +157,6 @@ def log_name(number: int) -> str:
 
 
 def _lines(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            return sum(line.endswith(b"\n") for line in file)
-    except OSError:
-        return 0
+    with suppress(OSError):
+        return sum(line.endswith(b"\n") for line in lines_of(path))
+    return 0

@@ -11,32 +11,37 @@ import asyncio
 import ctypes
 import os
 import sys
-from typing import Protocol
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.recorder import ClockNs, monotonic_ns
 
 
-class Pacer(Protocol):
+class Pacer:
     """Absolute waiting on the clock that the recorder stamps with."""
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+        self._interrupted = False
 
     async def until(self, due_ns: int) -> None:
         """Return at `due_ns` or as soon after as possible; at once when it has passed."""
+        raise NotImplementedError
 
     def interrupt(self) -> None:
         """End the wait under way and every later one at once."""
+        self._interrupted = True
+        _wake(self._waiter)
 
     def close(self) -> None:
         """Give the timer back."""
 
 
-class LoopPacer:
+class LoopPacer(Pacer):
     """Waits on the event loop's timers; exact on a virtual clock, a millisecond coarse on a real one."""
 
     def __init__(self, now: ClockNs) -> None:
+        super().__init__()
         self._now = now
-        self._waiter: asyncio.Future[None] | None = None
-        self._interrupted = False
 
     async def until(self, due_ns: int) -> None:
         loop = asyncio.get_running_loop()
@@ -47,13 +52,6 @@ class LoopPacer:
                 await self._waiter
             finally:
                 timer.cancel()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        _wake(self._waiter)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:
@@ -69,7 +67,7 @@ class _TimerSpec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
-class TimerfdPacer:
+class TimerfdPacer(Pacer):
     """One timerfd on CLOCK_MONOTONIC, armed with absolute times (timerfd_create(2))."""
 
     _CLOCK_MONOTONIC = 1
@@ -77,13 +75,12 @@ class TimerfdPacer:
     _NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
 
     def __init__(self) -> None:
+        super().__init__()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.timerfd_create(self._CLOCK_MONOTONIC, self._NONBLOCK_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self._interrupted = False
         self._loop.add_reader(self._fd, self._fired)
 
     async def until(self, due_ns: int) -> None:
@@ -102,10 +99,6 @@ class TimerfdPacer:
             os.read(self._fd, 8)
         except BlockingIOError:
             return
-        _wake(self._waiter)
-
-    def interrupt(self) -> None:
-        self._interrupted = True
         _wake(self._waiter)
 
     def close(self) -> None:

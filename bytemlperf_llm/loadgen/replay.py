@@ -1,7 +1,7 @@
 """The measured part of one worker: its requests, its log, its event loop's busy share.
 
 The same code runs in the command's own process, when there is one worker, and in each member of a
-fleet. `LoadSource` is what the command needs of either.
+fleet (`fleet.Fleet` has the same methods).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
@@ -33,49 +33,6 @@ from engines.contract import Engine
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
-
-
-class LoadSource(Protocol):
-    """What does the measured part: one worker, or a fleet."""
-
-    @property
-    def start_delay_ns(self) -> int:
-        """From the call of `replay` to the origin, so that the first request isn't late."""
-
-    async def start(self) -> None:
-        """Make ready; returns when `replay` can begin at once. Raises UserError."""
-
-    async def replay(self, origin_ns: int) -> None:
-        """Send everything, wait for the answers; `origin_ns` is zero of the schedule."""
-
-    def stop(self) -> None:
-        """Send nothing more; what is in flight may finish within the drain limit."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-
-    @property
-    def issued(self) -> int:
-        """Requests taken from the schedule so far."""
-
-    @property
-    def loop_utilisation(self) -> float:
-        """Busy share of the busiest event loop over the measured part, with the thread that reads for it."""
-
-    @property
-    def failure(self) -> str:
-        """Why the run is invalid; empty where nothing went wrong."""
-
-    @property
-    def counted(self) -> list[Counted]:
-        """The answers whose tokens were counted again, of each worker; empty where no tokenizer is known."""
-
-    def described(self) -> list[dict[str, Any]]:
-        """What run.json says of each worker; empty for a single one in this process."""
-
-    async def close(self) -> None:
-        """End everything that was started, and close logs."""
 
 
 class Work(NamedTuple):
@@ -145,7 +102,9 @@ def too_many_failures(metrics: LlmMetrics, limit: float) -> str:
 
 
 class Replay:
-    """One worker on this process's event loop; a `LoadSource` of one. Make it inside the running loop."""
+    """One worker on this process's event loop. Make it inside the running loop. `start_delay_ns` is from the call of `replay` to the
+    origin, so that the first request isn't late; `loop_utilisation` the busy share of the event loop over the measured part, with the
+    thread that reads for it; `counted` the answers whose tokens were counted again."""
 
     start_delay_ns = START_DELAY_NS
 
@@ -173,9 +132,11 @@ class Replay:
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:
+        """Make ready; returns when `replay` can begin at once. Raises UserError."""
         settle_garbage()
 
     async def replay(self, origin_ns: int) -> None:
+        """Send everything, wait for the answers; `origin_ns` is zero of the schedule."""
         syncing = asyncio.ensure_future(self._log.sync_forever(self._sink.fail))
         busy_ns, wall_ns = self._busy_ns(), monotonic_ns()
         try:
@@ -200,6 +161,7 @@ class Replay:
         await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns, together=together)
 
     def stop(self) -> None:
+        """Send nothing more; what is in flight may finish within the drain limit."""
         self._worker.stop()
 
     @property
@@ -208,13 +170,16 @@ class Replay:
 
     @property
     def issued(self) -> int:
+        """Requests taken from the schedule so far."""
         return self._worker.issued
 
     @property
     def failure(self) -> str:
+        """Why the run is invalid; empty where nothing went wrong."""
         return self._sink.failure
 
     def described(self) -> list[dict[str, Any]]:
+        """What run.json says of each worker; nothing of a single one in this process."""
         return []
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.processes import process_fleet
 from bytemlperf_llm.loadgen.ray_fleet import cluster_size, connect, disconnect, ray_fleet
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.replay import LoadSource, Replay, open_log, work_of, worker_config
+from bytemlperf_llm.loadgen.replay import Replay, open_log, work_of, worker_config
 from bytemlperf_llm.loadgen.sizing import check_splittable, local_size
 from bytemlperf_llm.metrics.recount import Counted, merged, read_recount
 from bytemlperf_llm.plan.plan import Output, Plan, plan_for
@@ -55,6 +55,7 @@ from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
 
+LoadSource = Replay | Fleet
 TICK_S = 1.0
 LOOK_S = 0.1
 
@@ -78,12 +79,6 @@ class Ready:
     tokenizer: str | None
 
 
-def serve_bench(plan: Plan, argv: list[str]) -> int:
-    """Run it and leave its results; the exit status. The run folder's path is the last line on standard output.
-    Raises UserError before the first request, or Interrupted."""
-    return _run(plan, argv)
-
-
 def resume(
     folder: Path, headers: Sequence[str], base_url: str | None, argv: list[str], *, trust: bool, quiet: bool, requests: int | None = None
 ) -> int:
@@ -95,10 +90,12 @@ def resume(
             extend(run, requests)
             flags = flags.changed(until=None)
         remainder = read_remainder(run)
-    return _run(plan_for(flags.changed(quiet=quiet), remainder.scenario), argv, remainder)
+    return serve_bench(plan_for(flags.changed(quiet=quiet), remainder.scenario), argv, remainder)
 
 
-def _run(plan: Plan, argv: list[str], remainder: Remainder | None = None) -> int:
+def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None) -> int:
+    """Run it, or the rest of one, and leave its results; the exit status. The run folder's path is the last line on standard output.
+    Raises UserError before the first request, or Interrupted."""
     engine, load, output = plan.engine, plan.load, plan.output
     engine_type = engine_class(engine.name)
     check_splittable(engine_type, engine.name, load.workers, load.ray)

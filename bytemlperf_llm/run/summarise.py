@@ -52,9 +52,8 @@ def _until(asked: dict[str, Any], acc: Accumulator) -> dict[str, Any]:
 
 def _probe(run: dict[str, Any]) -> list[str]:
     """What `rate: auto` could not find out."""
-    config = run.get("config")
-    probe = config.get("probe") if isinstance(config, dict) else None
-    return [str(probe["why"])] if isinstance(probe, dict) and probe.get("ceiling_found") is False and "why" in probe else []
+    probe = part(run, "config", "probe")
+    return [str(probe["why"])] if probe.get("ceiling_found") is False and "why" in probe else []
 
 
 def _resumptions(run: dict[str, Any]) -> list[str]:

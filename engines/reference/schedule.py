@@ -22,7 +22,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -69,21 +68,12 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         return range(self.ttft_ns, self.ttft_ns + steps * gap_ns, gap_ns)
 
 
-class Timer(Protocol):
-    """Calls back at or after an absolute time, again and again until armed anew; None disarms."""
-
-    watch_ns: int
-    """How near to the due time the clock is watched instead of sleeping; 0 where time stands still meanwhile."""
-
-    def now_ns(self) -> int: ...
-    def arm(self, due_ns: int | None) -> None: ...
-    def close(self) -> None: ...
-
-
 class LoopTimer:
-    """The loop's own timer: exact on a virtual clock, granular to 1 ms on a real loop."""
+    """The loop's own timer: exact on a virtual clock, granular to 1 ms on a real loop. Calls back at or after an absolute time, again and
+    again until armed anew; None disarms."""
 
     watch_ns = 0
+    """How near to the due time the clock is watched instead of sleeping; 0 where time stands still meanwhile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -134,7 +124,7 @@ class FdTimer:
             self._fd = -1
 
 
-def make_timer(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Timer:
+def make_timer(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> LoopTimer | FdTimer:
     """A timerfd where the loop runs on real time under Linux, else the loop's own timer."""
     own_time = getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
     is_uvloop = type(loop).__module__.partition(".")[0] == "uvloop"

@@ -25,11 +25,11 @@ class TraceFormat(NamedTuple):
 
 
 FORMATS: dict[str, TraceFormat] = {
-    "mooncake": TraceFormat(jsonl.mooncake, block_tokens=512),
+    "mooncake": TraceFormat(jsonl.timed, block_tokens=512),
     "azure": TraceFormat(tables.azure),
     "burstgpt": TraceFormat(tables.burstgpt),
-    "bailian": TraceFormat(jsonl.bailian, block_tokens=16),
-    "timed_trace": TraceFormat(jsonl.timed_trace, block_tokens=16),
+    "bailian": TraceFormat(jsonl.timed, block_tokens=16),
+    "timed_trace": TraceFormat(jsonl.timed, block_tokens=16),
     "custom": TraceFormat(jsonl.custom),
     "sharegpt": TraceFormat(sharegpt.sharegpt),
 }

@@ -41,23 +41,10 @@ class _Custom(msgspec.Struct, frozen=True):
     output_tokens: Tokens | None = None
 
 
-def mooncake(path: Path, _trace: Trace) -> Iterator[TraceRow]:
-    """Mooncake (FAST'25): milliseconds, one hash id for 512 tokens."""
-    return _timed(path, MILLISECOND)
-
-
-def bailian(path: Path, _trace: Trace) -> Iterator[TraceRow]:
-    """Alibaba Bailian (Qwen): seconds, one hash id for 16 tokens. Turns of a chat are requests of
-    their own; what they share is in the hash ids."""
-    return _timed(path, Decimal(1))
-
-
-def timed_trace(path: Path, trace: Trace) -> Iterator[TraceRow]:
-    """vLLM's timed trace: the time unit is an option, in seconds."""
-    return _timed(path, Decimal(repr(trace.timestamp_unit_s)))
-
-
-def _timed(path: Path, unit_s: Decimal) -> Iterator[TraceRow]:
+def timed(path: Path, trace: Trace) -> Iterator[TraceRow]:
+    """Mooncake (FAST'25), in milliseconds; Alibaba Bailian (Qwen), in seconds, where turns of a chat are requests of their own and what
+    they share is in the hash ids; vLLM's timed trace, whose time unit is an option, in seconds."""
+    unit_s = MILLISECOND if trace.format == "mooncake" else Decimal(repr(trace.timestamp_unit_s))
     decoder = msgspec.json.Decoder(_Timed, strict=False)  # 8.0 is 8
     for number, raw in lines(path):
         row: _Timed = decode(decoder, raw, path, number, TIMED_FORM)
