@@ -95,7 +95,7 @@ def _card_choice(text: str) -> tuple[str, str]:
 
 
 def _show(shown: Shown, format_name: str, out: Path | None) -> None:
-    from bytemlperf.compare import show
+    from bytemlperf.compare import page, show
     from bytemlperf.report.write import write_output
 
     if format_name == "table" and out is None:
@@ -107,8 +107,8 @@ def _show(shown: Shown, format_name: str, out: Path | None) -> None:
         "md": show.markdown,
         "table": show.markdown,
         "json": show.as_json,
-        "html": show.page,
-        "pdf": show.as_pdf,
+        "html": page.page,
+        "pdf": page.as_pdf,
     }
     content = makers[format_name](shown)
     if out is None:

@@ -13,7 +13,8 @@ from bytemlperf.compare.comparison import Comparison, Row
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
-from bytemlperf.hardware.measured import PER_PRICE, Device, device_of, parse_device
+from bytemlperf.hardware.compare import PER_CURRENCY
+from bytemlperf.hardware.measured import Device, device_of, parse_device
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import RATE_UNITS, Table
 
@@ -61,7 +62,7 @@ def _rows(row: Row, devices: Sequence[Device]) -> list[list[str | float | int | 
 
     rows = [cells(f"{amount}/J (per watt of TDP)", Device.per_watt)]
     for currency in _currencies(devices, "purchase"):
-        rows.append(cells(f"{row.unit} per {PER_PRICE:,.0f} {currency}", partial(Device.per_price, currency=currency)))
+        rows.append(cells(f"{row.unit} per {PER_CURRENCY:,.0f} {currency}", partial(Device.per_price, currency=currency)))
     for currency in _currencies(devices, "hour") if amount == "tokens" else ():
         rows.append(cells(f"{currency} per million, by the hour", partial(_per_million, currency=currency)))
     return [each for each in rows if any(each[1:])]

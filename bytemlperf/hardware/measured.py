@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
+from bytemlperf.hardware.compare import PER_CURRENCY
 from bytemlperf.runs.folder import part
 
 REMOTE = "remote"
 UNKNOWN = "remote, hardware not known"
 FIX = "state it with serve-bench --card CARD or CARD*COUNT"
-PER_PRICE = 1000.0
 SECONDS_AN_HOUR = 3600.0
 _STATED = re.compile(r"(.+?)(?:\*([1-9]\d{0,5}))?")
 _OF_ONE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
@@ -79,7 +79,7 @@ class Device(NamedTuple):
     def per_price(self, rate: float, currency: str) -> float | None:
         """A rate over the purchase price in thousands."""
         bought = self.price("purchase", currency)
-        return _over(rate * PER_PRICE, bought and bought.value)
+        return _over(rate * PER_CURRENCY, bought and bought.value)
 
     def per_rent(self, rate: float, currency: str) -> float | None:
         """What one of the currency buys by the hour's price, of what the rate is a second of."""

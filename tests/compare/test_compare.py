@@ -10,7 +10,8 @@ from rich.console import Console
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
 from bytemlperf.compare.gate import failures, parse, percent
-from bytemlperf.compare.show import Shown, page_of
+from bytemlperf.compare.page import page_of
+from bytemlperf.compare.show import Shown
 from bytemlperf.compare.terminal import print_comparison
 from bytemlperf.report.text import escape_markdown
 from tests.report.browser import Opened, chromium, have_chromium
