@@ -27,6 +27,7 @@ from bytemlperf_llm.sweep.row import PointRow, readings
 
 FAILED = "failed"
 """Said of an engine under a load where no run was measured."""
+NOT_RUN = "not run"
 
 
 class Cell(NamedTuple):
@@ -55,7 +56,9 @@ class Cell(NamedTuple):
     def verdict(self) -> str:
         """The worst of its runs; FAILED where none was measured."""
         known = [record.verdict for record in self.measured]
-        return max(known, key=lambda verdict: VERDICTS.index(verdict) if verdict in VERDICTS else 0, default=FAILED)  # type: ignore[arg-type]
+        return max(
+            known, key=lambda verdict: VERDICTS.index(verdict) if verdict in VERDICTS else 0, default=FAILED if self.records else NOT_RUN
+        )  # type: ignore[arg-type]
 
     @property
     def figures(self) -> list[Figure]:
@@ -125,10 +128,10 @@ def beside_each_other(cells: list[Cell], folder: Path, kind: str) -> Comparison:
 
 
 def _view(engine: str, cells: list[Cell], folder: Path, kind: str) -> RunView:
-    unfit = {verdict: [cell.case for cell in cells if cell.verdict == verdict] for verdict in (FAILED, *UNFIT)}
+    unfit = {verdict: [cell.case for cell in cells if cell.verdict == verdict] for verdict in (FAILED, NOT_RUN, *UNFIT)}
     verdict, cases = next(((verdict, cases) for verdict, cases in unfit.items() if cases), ("valid", []))
-    failed = verdict == FAILED
-    summary = {"verdict": "invalid" if failed else verdict, "reasons": [f"{case} {FAILED}" if failed else case for case in cases]}
+    lost = verdict in (FAILED, NOT_RUN)
+    summary = {"verdict": "invalid" if lost else verdict, "reasons": [f"{case} {verdict}" if lost else case for case in cases]}
     figures = [replace(figure, label=f"{cell.case} {figure.label}") for cell in cells for figure in cell.figures]
     return RunView(folder=folder / engine, run={"kind": kind, "label": engine}, summary=summary, figures=figures)
 

@@ -21,12 +21,11 @@ from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.campaign.file import Campaign
 from bytemlperf_llm.campaign.flags import CampaignFlags
-from bytemlperf_llm.campaign.jobs import Job, flags_of, jobs_of, stated
+from bytemlperf_llm.campaign.jobs import Job, jobs_of, order_of, stated
 from bytemlperf_llm.campaign.kind import KIND, KIND_NAME
+from bytemlperf_llm.campaign.order import Order
 from bytemlperf_llm.campaign.records import JobRecord, last_of_each
 from bytemlperf_llm.campaign.worker import Ended
-from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.sweep.row import devices_of, level_of
 
 LOGS = "logs"
@@ -52,7 +51,8 @@ def run_campaign(campaign: Campaign, asked: CampaignFlags, argv: list[str]) -> i
 
 def _open(campaign: Campaign, asked: CampaignFlags, command: list[str]) -> SuiteRun:
     """A new folder, or one to go on with. Raises UserError where that is another campaign's."""
-    redactor = Redactor(secret for job in jobs_of(campaign) for secret in option_secrets(resolve(flags_of(campaign, job)).engine.options))
+    options = [order_of(campaign, Job(engine=engine)).plan().engine.options for engine in range(len(campaign.engines))]
+    redactor = Redactor(secret for each in options for secret in option_secrets(each))
     gate = [*campaign.fail_if, *asked.fail_if]
     kept: Any = redactor.deep(plain(msgspec.structs.replace(campaign, fail_if=())))
     if asked.resume is None:
@@ -93,11 +93,12 @@ class Drive:
 
     def _measured(self, job: Job, number: int) -> JobRecord:
         campaign = self._campaign
-        flags = flags_of(campaign, job, self._found_rate(job)).changed(runs_dir=self._run.folder)
+        order = order_of(campaign, job, self._found_rate(job))
+        order.flags["runs_dir"] = str(self._run.folder)
         began_s = time.monotonic()
-        ended = run_child(flags, self._run.folder / LOGS / f"{number:03}.log", campaign.time_limit_s)
+        ended = run_child(order, self._run.folder / LOGS / f"{number:03}.log", campaign.time_limit_s)
         engine, scenario, load, repeat = job.key(campaign)
-        about = {"engine": engine, "scenario": scenario, "load": load, "repeat": repeat, "seed": flags.seed}
+        about = {"engine": engine, "scenario": scenario, "load": load, "repeat": repeat, "seed": order.flags["seed"]}
         wall_s = round(time.monotonic() - began_s, 3)
         if ended.error:
             return JobRecord(**about, status="failed", reason=ended.error, wall_s=wall_s)  # type: ignore[arg-type]
@@ -107,7 +108,7 @@ class Drive:
             run=view.folder.name,
             verdict=view.verdict,
             reasons=view.reasons,
-            schedule_sha256=str(view.run.get("schedule_sha256")),
+            schedule_sha256=str(view.run.get("schedule_sha256") or ""),
             level=level_of(view.run),
             devices=devices_of(view.run),
             found_rate=part(view.run, "config").get("probe") is not None,
@@ -122,13 +123,13 @@ class Drive:
         return next((record.level.rate_rps for record in records if record.found_rate), None)
 
 
-def run_child(flags: Flags, log: Path, limit_s: float) -> Ended:
+def run_child(order: Order, log: Path, limit_s: float) -> Ended:
     """One run in a process of its own, which is gone afterwards, on KeyboardInterrupt too. What its libraries said stays in `log`
     where it failed."""
     log.parent.mkdir(exist_ok=True)
     arguments = ["-X", "faulthandler", "-m", "bytemlperf_llm.campaign.worker"]
     with log.open("w+b") as file, Child(arguments, environment(), file) as child:
-        child.send(msgspec.json.encode(flags.recorded()), last=True)
+        child.send(msgspec.json.encode(order), last=True)
         try:
             line = child.line(time.monotonic() + limit_s)
         except TimeoutError:

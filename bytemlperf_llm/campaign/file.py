@@ -11,7 +11,7 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, defstruct, field
+from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import replace
 
 from bytemlperf.checked import Checked, Location, Place, check, echo
@@ -19,6 +19,7 @@ from bytemlperf.command.flags import Field, fields_of
 from bytemlperf.compare.gate import parse
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import ENGINES
+from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.plan.flags import Exports, Flags, Limits, Load, Prompts
 from bytemlperf_llm.plan.scenario import Rate, Seconds
 
@@ -50,7 +51,8 @@ class EngineEntry(Checked, frozen=True, kw_only=True):
 
 
 class Campaign(Checked, frozen=True, kw_only=True):
-    """A whole file. Without `rates` and `concurrency` each scenario's own load holds. `settings` are flags of serve-bench, by field."""
+    """A whole file. Without `rates`, `concurrency` and `capacity` each scenario's own load holds. `settings` are flags of serve-bench,
+    `capacity` those of that command, by field."""
 
     name: Name
     description: Annotated[str, Meta(max_length=200, pattern=r"^[^\r\n]*\Z")] = ""
@@ -58,6 +60,7 @@ class Campaign(Checked, frozen=True, kw_only=True):
     scenarios: Annotated[tuple[str, ...], Meta(min_length=1)]
     rates: Annotated[tuple[Rate | Literal["auto", "inf"], ...], Meta(min_length=1)] | None = None
     concurrency: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)] | None = None
+    capacity: dict[str, Any] | None = None
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     order: Literal["stated", "shuffled"] = "stated"
     seed: int = 0
@@ -85,6 +88,7 @@ def check_campaign(campaign: Campaign, place: Place) -> None:
                 nearest(entry.engine_name, ENGINES.all()),
             )
     check(campaign.settings, SETTINGS, lambda location: place(("settings", *location)))
+    check(campaign.capacity or {}, CAPACITY, lambda location: place(("capacity", *location)))
     for number, text in enumerate(campaign.fail_if):
         try:
             parse(text)
@@ -126,7 +130,18 @@ def _setting_fields() -> Iterable[Field]:
     return (flag for part in (Load, Prompts, Limits, Exports) for flag in fields_of(part) if flag.name not in NOT_SETTINGS)
 
 
-SETTINGS = defstruct("Settings", [_setting(flag) for flag in _setting_fields()], bases=(Checked,), kw_only=True, frozen=True)
+def _keys(name: str, flags: Iterable[Field], *more: tuple[str, Any, None]) -> type[Struct]:
+    return defstruct(name, [*map(_setting, flags), *more], bases=(Checked,), kw_only=True, frozen=True)
+
+
+SETTINGS = _keys("Settings", _setting_fields())
+FIRST_LOAD: dict[str, Any] = {"request_rate": Rate | Literal["auto"] | None, "max_concurrency": Annotated[int, Meta(ge=1)] | None}
+"""Keys of a capacity that are no flags of the search, but of its first probe."""
+CAPACITY = _keys(
+    "Capacity",
+    (flag for flag in fields_of(CapacityFlags) if flag.name != "resume"),
+    *((name, kind, None) for name, kind in FIRST_LOAD.items()),
+)
 
 
 def setting_flags(campaign: Campaign) -> dict[str, Any]:
@@ -137,6 +152,11 @@ def setting_flags(campaign: Campaign) -> dict[str, Any]:
         for name, value in campaign.settings.items()
         if value is not None
     }
+
+
+def capacity_flags(keys: dict[str, Any]) -> CapacityFlags:
+    """What is asked of the search. Raises UserError."""
+    return CapacityFlags(**{name: value for name, value in keys.items() if value is not None and name not in FIRST_LOAD})
 
 
 def anchored(campaign: Campaign, folder: Path) -> Campaign:

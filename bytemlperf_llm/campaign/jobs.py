@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from bytemlperf import checked_yaml
 from bytemlperf.arrivals.seeded import shuffled, stream
 from bytemlperf.checked import Location, Place
 from bytemlperf.command.flags import fields_of
 from bytemlperf.errors import UserError
-from bytemlperf_llm.campaign.file import Campaign, anchored, check_campaign, scenario_label, setting_flags
-from bytemlperf_llm.campaign.records import Key
+from bytemlperf_llm.campaign.file import Campaign, anchored, capacity_flags, check_campaign, scenario_label, setting_flags
+from bytemlperf_llm.campaign.order import Order
+from bytemlperf_llm.campaign.records import CAPACITY_LOAD, Key
+from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
 OWN_LOAD = "own load"
@@ -34,17 +36,21 @@ def load(path: Path) -> Campaign:
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is as `--request-rate` has it."""
+    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is as `--request-rate` has it;
+    `capacity` is a search for the highest rate."""
 
-    engine: int
-    scenario: int
+    engine: int = 0
+    scenario: int = 0
     rate: float | Literal["auto", "inf"] | None = None
     concurrency: int | None = None
+    capacity: bool = False
     repeat: int = 1
 
     @property
     def load(self) -> str:
         """In words."""
+        if self.capacity:
+            return CAPACITY_LOAD
         if isinstance(self.rate, str):
             return {"auto": "rate auto", "inf": "all at once"}[self.rate]
         level = Level(rate_rps=self.rate, concurrency=self.concurrency)
@@ -70,28 +76,28 @@ def jobs_of(campaign: Campaign) -> list[Job]:
 def stated(campaign: Campaign) -> list[Job]:
     """All, in the stated order."""
     return [
-        Job(engine=engine, scenario=scenario, rate=rate, concurrency=concurrency, repeat=repeat)
+        replace(load, engine=engine, scenario=scenario, repeat=repeat)
         for repeat in range(1, campaign.repeats + 1)
         for scenario in range(len(campaign.scenarios))
-        for rate, concurrency in _loads(campaign)
+        for load in _loads(campaign)
         for engine in range(len(campaign.engines))
     ]
 
 
-def _loads(campaign: Campaign) -> list[tuple[float | Literal["auto", "inf"] | None, int | None]]:
-    loads: list[tuple[float | Literal["auto", "inf"] | None, int | None]] = [(rate, None) for rate in campaign.rates or ()]
-    loads += [(None, streams) for streams in campaign.concurrency or ()]
-    return loads or [(None, None)]
+def _loads(campaign: Campaign) -> list[Job]:
+    """One run of each load."""
+    loads = [Job(rate=rate) for rate in campaign.rates or ()] + [Job(concurrency=streams) for streams in campaign.concurrency or ()]
+    loads += [Job(capacity=True)] if campaign.capacity is not None else []
+    return loads or [Job()]
 
 
 def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
     """The run's command line; `rate` is what `auto` was found to be. Repeats have seeds of their own, the same for every engine."""
     entry = campaign.engines[job.engine]
-    load: dict[str, Any] = {}
-    if rate is not None or job.rate is not None:
-        load["request_rate"] = str(rate or job.rate).removesuffix(".0")
-    if job.concurrency is not None:
-        load["max_concurrency"] = job.concurrency
+    first = campaign.capacity or {} if job.capacity else {}
+    chosen, streams = first.get("request_rate", rate or job.rate), first.get("max_concurrency", job.concurrency)
+    load: dict[str, Any] = {} if chosen is None else {"request_rate": str(chosen).removesuffix(".0")}
+    load |= {} if streams is None else {"max_concurrency": streams}
     return Flags(
         engine=entry.engine_name,
         model=entry.model,
@@ -115,21 +121,33 @@ def _text(value: str | float | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def order_of(campaign: Campaign, job: Job, rate: float | None = None) -> Order:
+    """What the run's process is told."""
+    flags = flags_of(campaign, job, rate).recorded()
+    if not job.capacity:
+        return Order(flags=flags, concurrency=job.concurrency)
+    asked = capacity_flags(campaign.capacity or {}).recorded()
+    return Order(flags={name: flags[name] for name in CAPACITY_FLAGS}, capacity=asked)
+
+
 def check_plans(campaign: Campaign, place: Place) -> None:
-    """Resolve the plan of every engine under every scenario. Raises UserError that names where in the file the fault is."""
-    rate, concurrency = _loads(campaign)[0]
-    for engine in range(len(campaign.engines)):
-        for scenario in range(len(campaign.scenarios)):
+    """Resolve the plan of every load of every engine under every scenario. Raises UserError that names where in the file the fault is."""
+    for job in stated(campaign):
+        if job.repeat == 1:
             try:
-                resolve(flags_of(campaign, Job(engine=engine, scenario=scenario, rate=rate, concurrency=concurrency)))
+                order_of(campaign, job).plan()
             except UserError as error:
-                location = _fault(campaign, engine, error) or (("engines", engine) if engine else ("scenarios", scenario))
+                location = _fault(campaign, job, error)
                 raise UserError(f"{place(location)}: {'.'.join(map(str, location))}: {error.cause}", error.fix) from None
 
 
-def _fault(campaign: Campaign, engine: int, error: UserError) -> Location | None:
-    """The key of the engine or the setting that an error is about."""
-    words = error.cause.split()
-    named = [field.name for field in fields_of(Flags) if field.flag in words]
-    of_engine = (("engines", engine, name) for name in named if getattr(campaign.engines[engine], name, None))
-    return next(iter((*of_engine, *(("settings", name) for name in named if name in campaign.settings))), None)
+def _fault(campaign: Campaign, job: Job, error: UserError) -> Location:
+    """The key of the capacity, the engine or the setting that an error is about; else the engine, or the scenario of the first."""
+    words = error.cause.rstrip(",:").replace(":", " ").split()
+    named = [field.name for part in (Flags, CapacityFlags) for field in fields_of(part) if field.flag in words]
+    entry = campaign.engines[job.engine]
+    known: list[Location] = [("capacity", name) for name in named if job.capacity and name in (campaign.capacity or {})]
+    known += [("engines", job.engine, name) for name in named if getattr(entry, name, None)]
+    known += [("settings", name) for name in named if name in campaign.settings]
+    known += [("capacity",)] if job.capacity else []
+    return (known or [("engines", job.engine) if job.engine else ("scenarios", job.scenario)])[0]

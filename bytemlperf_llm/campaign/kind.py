@@ -12,11 +12,12 @@ from bytemlperf.compare.comparison import Comparison, Side
 from bytemlperf.compare.show import METHOD, figure_table, sentence, value_text
 from bytemlperf.report.blocks import Cell as Value
 from bytemlperf.report.blocks import table
+from bytemlperf.report.text import unit
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Plot, RunKind, Section, Text, few
 from bytemlperf.runs.records import once
 from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, curves, gate_failures, unlike
-from bytemlperf_llm.campaign.records import JobRecord
+from bytemlperf_llm.campaign.records import CAPACITY_LOAD, JobRecord
 from bytemlperf_llm.sweep.curve import LEAST_POINTS
 from bytemlperf_llm.sweep.sections import curve_sections
 
@@ -133,9 +134,26 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 
 def _overview(cells: list[Cell]) -> list[Section]:
-    """One table a scenario: a row a load and engine."""
-    scenarios = dict.fromkeys(cell.scenario for cell in cells)
-    return [section for scenario in scenarios for section in _table(scenario, [cell for cell in cells if cell.scenario == scenario])]
+    """One table a scenario: a row a load and engine; one for the capacities."""
+    sections: list[Section] = []
+    for scenario in dict.fromkeys(cell.scenario for cell in cells):
+        under = [cell for cell in cells if cell.scenario == scenario]
+        sections += _table(scenario, [cell for cell in under if cell.load != CAPACITY_LOAD])
+        sections += _capacities(f"{scenario}: capacity", [cell for cell in under if cell.load == CAPACITY_LOAD])
+    return sections
+
+
+def _capacities(title: str, cells: list[Cell]) -> list[Section]:
+    """What holds, from the load that holds to the one that fails; what it costs, where that is known."""
+    known = {figure.metric: f"{figure.label}, {unit(figure.unit)}" for cell in cells for figure in cell.figures}
+    rows = [
+        {"engine": cell.engine, "runs": f"{len(cell.measured)} of {cell.planned}"}
+        | {head: value_text(Side(figure=cell.figure(metric))) for metric, head in known.items()}
+        | {"verdict": cell.verdict}
+        for cell in cells
+    ]
+    note = "The load that holds; below it, from what holds to what fails, or Student's interval over the repeats."
+    return table(title, rows, note=note)
 
 
 def _table(scenario: str, cells: list[Cell]) -> list[Section]:
@@ -151,7 +169,7 @@ def _table(scenario: str, cells: list[Cell]) -> list[Section]:
         | {"verdict": cell.verdict}
         for cell, known in zip(cells, tables, strict=True)
     ]
-    several = max(cell.planned for cell in cells) > 1
+    several = max((cell.planned for cell in cells), default=0) > 1
     note = "Means over the repeats, with Student's 95 % interval over them." if several else "95 % intervals below."
     return table(scenario, rows, note=note, spare=SPARE)
 
@@ -189,7 +207,7 @@ def _curves(cells: list[Cell]) -> list[Section]:
     """Every engine's curve over the others', and where each bends: one group of plots a scenario."""
     sections: list[Section] = []
     for scenario in dict.fromkeys(cell.scenario for cell in cells):
-        drawn = curves([cell for cell in cells if cell.scenario == scenario])
+        drawn = curves([cell for cell in cells if cell.scenario == scenario and cell.load != CAPACITY_LOAD])
         bent = any(len(curve.carried) >= LEAST_POINTS for curve in drawn)
         wanted = (Plot, Text) if bent else Plot
         sections += [replace(section, group=f"{scenario}: curves") for section in curve_sections(drawn) if isinstance(section, wanted)]
@@ -200,7 +218,7 @@ def _differences(comparison: Comparison) -> list[Section]:
     """Against the first engine; one table, folded."""
     if len(comparison.names) < 2:
         return []
-    rows = [row for row in comparison.rows if row.metric in SHOWN]
+    rows = [row for row in comparison.rows if row.metric in SHOWN or row.key.endswith(CAPACITY_LOAD)]
     sentences = "\n".join(f"{sentence(comparison, place)}." for place in range(1, len(comparison.names)))
     group = "Differences"
     return [

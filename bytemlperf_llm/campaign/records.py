@@ -10,6 +10,9 @@ import msgspec
 from bytemlperf.runs.kinds import Figure
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
+CAPACITY_LOAD = "capacity"
+"""The load of a search for the highest rate."""
+
 Key = tuple[str, str, str, int]
 """Engine, scenario, load, repeat: which of a campaign's runs."""
 

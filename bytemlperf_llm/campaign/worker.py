@@ -1,6 +1,6 @@
-"""The process of one run of a campaign: `serve-bench` with the flags that stand on standard input, as JSON.
+"""The process of one run of a campaign: the `Order` that stands on standard input, as JSON.
 
-    python -m bytemlperf_llm.campaign.worker < flags.json
+    python -m bytemlperf_llm.campaign.worker < order.json
 
 Says one message: how it ended.
 """
@@ -15,8 +15,10 @@ import msgspec
 
 from bytemlperf.child.inside import die_with_parent, messages
 from bytemlperf.errors import UserError
+from bytemlperf_llm.campaign.order import Order
+from bytemlperf_llm.capacity.command import capacity
+from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.run.bench import serve_bench
 
 
@@ -27,22 +29,26 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-def run_job(flags: Flags) -> Ended:
+def run_job(order: Order) -> Ended:
     """Measure, in this process."""
     printed = io.StringIO()
+    flags, asked = Flags.of(order.flags), None if order.capacity is None else CapacityFlags.of(order.capacity)
     try:
         with redirect_stdout(printed):
-            serve_bench(resolve(flags), ["bmp-llm", "serve-bench", *flags.words()])
+            if asked is None:
+                serve_bench(order.plan(), ["bmp-llm", "serve-bench", *flags.words()])
+            else:
+                capacity(flags, asked, ["bmp-llm", "capacity", *flags.words(), *asked.words()])
     except UserError as error:
         return Ended(error=str(error))
     return Ended(folder=printed.getvalue().strip().rpartition("\n")[2])
 
 
 def main() -> None:
-    """Take the flags, run, and say how it ended."""
+    """Take the order, run, and say how it ended."""
     die_with_parent()
     say = messages()
-    say(run_job(Flags.of(msgspec.json.decode(sys.stdin.buffer.readline()))))
+    say(run_job(msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)))
 
 
 if __name__ == "__main__":

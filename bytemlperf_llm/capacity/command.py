@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -84,8 +85,16 @@ def confirmation(asked: CapacityFlags, goal: Goal) -> int:
     return goal.needed if asked.confirm is None else asked.confirm
 
 
-def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
-    """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
+class Task(NamedTuple):
+    """What is searched, and on what; the first load is not known yet."""
+
+    plan: Plan
+    loads: Loads
+    question: Question
+
+
+def task_of(flags: Flags, asked: CapacityFlags) -> Task:
+    """Raises UserError where it can't be answered."""
     goal = goal_of(asked)
     hardware_of(asked.price_per_hour, None)
     by = by_of(asked.by)
@@ -98,9 +107,15 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
+    return Task(plan, loads, Question(goal=goal, slo_ms=slo_ms, first_load=0.0, by=loads.by))
+
+
+def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
+    """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
+    plan, loads, question = task_of(flags, asked)
     folder = asked.resume
     with SuiteRun.reserve(flags.runs_dir, "capacity", plan.output.label) if folder is None else SuiteRun.open(folder, "capacity") as run:
-        hunt = Hunt(run, plan, asked, Question(goal=goal, slo_ms=slo_ms, first_load=0.0, by=loads.by), loads, ["bmp-llm", *argv[1:]])
+        hunt = Hunt(run, plan, asked, question, loads, ["bmp-llm", *argv[1:]])
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 reason = runner.run(hunt.run())

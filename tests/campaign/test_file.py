@@ -9,7 +9,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.campaign.file import Campaign
-from bytemlperf_llm.campaign.jobs import flags_of, jobs_of, load
+from bytemlperf_llm.campaign.jobs import flags_of, jobs_of, load, order_of
 
 WHOLE = """\
 name: two
@@ -76,6 +76,17 @@ def test_what_a_run_is_started_with(tmp_path):
     assert flags_of(campaign, repeat).seed == 8
 
 
+def test_a_capacity_is_a_load_of_its_own(tmp_path):
+    keys = "capacity: {share: 0.8, within: 20%, request_rate: 50}\nsettings: {num_prompts: 9, goodput: ['ttft:500']}\n"
+    campaign = load(written(tmp_path, BASE + "concurrency: [2]\n" + keys))
+    streams, search = (order_of(campaign, job) for job in jobs_of(campaign))
+    assert [job.load for job in jobs_of(campaign)] == ["2 concurrent", "capacity"]
+    assert (streams.capacity, streams.plan().load.scenario.arrival.sentence()) == (None, "closed loop, 2 in flight")
+    assert search.capacity is not None
+    assert (search.capacity["share"], search.capacity["within"], search.capacity["confidence"]) == (0.8, "20%", 0.95)
+    assert (search.flags["request_rate"], search.flags["goodput"], "num_prompts" in search.flags) == ("50", ["ttft:500"], False)
+
+
 def test_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "name: mine\ndescription: mine\nprompts: {synthetic: {words: {distribution: constant, value: 4}}}\n"
@@ -110,6 +121,11 @@ WRONG = [
     (BASE + "settings:\n  request_rate: '3'\n", r"campaign.yaml:6: 'request_rate' is not a key here"),
     (BASE + "settings:\n  goodput: ['ttft=5']\n", r"campaign.yaml:6: settings.goodput: --goodput 'ttft=5' is not a service level"),
     (BASE + "fail_if:\n  - ttft p50 > 5%\n  - slower\n", r"campaign.yaml:7: fail_if: 'slower' is not a condition; write METRIC > LIMIT"),
+    (BASE + "capacity:\n  shar: 0.9\n", r"campaign.yaml:6: 'shar' is not a key here; did you mean 'share'\?"),
+    (
+        BASE + "settings: {goodput: ['ttft:5']}\ncapacity:\n  share: 0.999\n  max_requests: 500\n",
+        r"campaign.yaml:8: capacity.max_requests: a share .* needs at least .* requests",
+    ),
     (BASE + "name: b\n", r"campaign.yaml:5: the key 'name' is given twice \(first in line 1\)"),
     (BASE.replace("reference", "reference\n    endpoint: /v1"), r"campaign.yaml:4: engines.0.endpoint: --endpoint is for servers"),
 ]
