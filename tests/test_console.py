@@ -75,3 +75,10 @@ def test_what_comes_from_outside_is_shown_and_does_nothing() -> None:
 def test_a_pipe_takes_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")  # as Python's readline leaves it to every child
     assert terminal().width > 1_000
+
+
+def test_columns_without_a_figure_go_first() -> None:
+    spare = ("p90", "p99")
+    table = Table(title="", columns=["", "p50", "p90", "p99"], rows=[["TTFT", "12,345.6", "23,456.7", "insufficient"]], spare=spare)
+    assert "p90" in printed([table], 40), "there is room for all"
+    assert printed([table], 30).splitlines()[0].split() == ["p50", "p90"]

@@ -13,9 +13,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from bytemlperf.command.exits import one_line
-from bytemlperf.report.text import cell, mostly_numbers, visible
+from bytemlperf.report.text import UNAVAILABLE, cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.runs.verdicts import COLOURS as VERDICT_COLOURS
+from bytemlperf.statistics.statistics import INSUFFICIENT
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,6 +26,7 @@ UNLIMITED = 10_000
 GAP = 2
 LEAST_TEXT = 18
 """Columns that a wrapped text keeps at least."""
+NO_FIGURES = frozenset((INSUFFICIENT, UNAVAILABLE, ""))
 MOST_KEYS = 2 / 3
 """Of the width, for the columns that a table which goes on below itself has again."""
 COLOURS = {
@@ -140,9 +142,12 @@ def _room(columns: Sequence[_Column]) -> int:
 
 
 def _without_spare(columns: list[_Column], spare: Sequence[str], width: int) -> tuple[list[_Column], list[str]]:
-    """The columns that fit once the first so many spare ones are gone, and their names; all where even the rest wouldn't fit."""
-    for count in range(len(spare) + 1):
-        kept = [column for column in columns if column.head not in spare[:count]]
+    """The columns that fit once the first so many spare ones are gone, those without a figure before the others, and their names; all
+    where even the rest wouldn't fit."""
+    told = {column.head for column in columns if not NO_FIGURES.issuperset(column.cells)}
+    order = sorted(spare, key=told.__contains__)
+    for count in range(len(order) + 1):
+        kept = [column for column in columns if column.head not in order[:count]]
         if _room(kept) <= width:
             return kept, [column.head for column in columns if column not in kept]
     return columns, []

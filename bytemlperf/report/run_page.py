@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from bytemlperf.hardware.measured import device_text, is_remote
@@ -35,7 +36,7 @@ def run_page(view: RunView) -> Page:
     )
 
 
-def headlines(figures: list[Figure]) -> list[Figure]:
+def headlines(figures: Sequence[Figure]) -> list[Figure]:
     """What stands first: the figures that their suite calls headlines, measured ones before the others."""
     chosen = [figure for figure in figures if figure.headline]
     return sorted(chosen, key=lambda figure: figure.value is None)[:MAX_TILES]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bytemlperf.command.console import print_sections, print_text
 from bytemlperf.command.exits import one_line
 from bytemlperf.report.gather import RunView
-from bytemlperf.report.run_page import facts_of
-from bytemlperf.runs.kinds import run_kind
+from bytemlperf.report.run_page import MAX_TILES, facts_of, headlines, name_of
+from bytemlperf.report.text import interval, number, unit
+from bytemlperf.runs.kinds import Figure, Plot, run_kind
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.verdicts import COLOURS
 
@@ -19,22 +21,49 @@ if TYPE_CHECKING:
 FACTS = ("measured", "load", "model", "device", "seed")
 
 
-def print_run(console: Console, folder: Path, run: dict[str, Any], summary: dict[str, Any], records: RunRecords[Any] | None = None) -> None:
-    """Sections as the suite picks them for a terminal (`RunKind.terminal`), ending in the verdict and, where the suite knows one,
-    the next command to try. `records` are those that the summary was made of."""
+def print_run(
+    console: Console,
+    folder: Path,
+    run: dict[str, Any],
+    summary: dict[str, Any],
+    records: RunRecords[Any] | None = None,
+    *,
+    verbose: bool = False,
+    files: Mapping[str, str] = {},
+) -> None:
+    """Sections as the suite picks them for a terminal (`RunKind.terminal`), then the same last lines for every suite: warnings, verdict,
+    answers, `files` by name, the page, the next command to try. `records` are those that the summary was made of."""
     kind = run_kind(str(run.get("kind")))
     view = RunView(folder=folder, run=run, suite=kind)
     facts = [f"{name} {one_line(text)}" for name, text in facts_of(view) if name in FACTS]
     console.print()
     print_text(console, " · ".join(facts), title=one_line(view.label), style="dim")
     console.print()
-    print_sections(console, kind.terminal(run, summary, records or RunRecords(folder, kind.record)))
+    sections = kind.terminal(run, summary, records or RunRecords(folder, kind.record))
+    print_sections(console, [section for section in sections if verbose or isinstance(section, Plot) or not section.detail])
     for text in summary.get("warnings", []):
         print_text(console, one_line(str(text)), style="warning")
     verdict = str(summary.get("verdict", "no verdict"))
     print_text(console, verdict.upper(), style=f"bold {COLOURS.get(verdict, '')}")
     for text in summary.get("reasons", []):
         print_text(console, f"  because {one_line(str(text))}")
+    if line := answers(kind.figures(run, summary, RunRecords(folder, kind.record, samples=False))):
+        print_text(console, line, style="bold")
+    page = folder / "report.html"
+    for name, path in {**files, **({"report": str(page)} if page.exists() else {})}.items():
+        print_text(console, path, title=name, style="code")
     if advice := kind.next_command(run, summary, folder):
         command, why = advice
         print_text(console, f"{one_line(command)}   # {why}", title="next", style="code")
+
+
+def answers(figures: Sequence[Figure]) -> str:
+    """The headlines that were measured, in a line; empty where there are so many that they are a table."""
+    if sum(figure.headline for figure in figures) > MAX_TILES:
+        return ""
+    return " · ".join(map(_answer, (figure for figure in headlines(figures) if figure.value is not None)))
+
+
+def _answer(figure: Figure) -> str:
+    between = f" ({interval(figure.low, figure.high)})" if figure.low is not None and figure.high is not None else ""
+    return one_line(f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}".strip() + between)

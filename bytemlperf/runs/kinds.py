@@ -66,25 +66,29 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A paragraph of a page. Plain text: the page escapes it. `code` keeps its lines and offers to copy it."""
+    """A paragraph of a page. Plain text: the page escapes it. `code` keeps its lines and offers to copy it. A `detail` is printed in a
+    terminal with --verbose alone."""
 
     title: str = ""
     body: str
     style: Literal["plain", "note", "warning", "error", "code"] = "plain"
     folded: bool = False
+    detail: bool = False
     group: str = ""
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A table of a page. Cells are plain text or numbers; the page escapes and formats them, sets numbers
     right and dims a line after the first of a cell (an interval under its figure). `folded` tables wait
-    behind their title. `spare` columns are left out of a terminal too narrow for all, the first of them first."""
+    behind their title. `spare` columns are left out of a terminal too narrow for all, those without a figure first, then the first of
+    them. A `detail` is printed with --verbose alone."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float | int | None]]
     note: str = ""
     folded: bool = False
+    detail: bool = False
     group: str = ""
     spare: Sequence[str] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bytemlperf.lazy import numpy
@@ -26,6 +27,7 @@ TITLES = {
     "schedule_lateness": "send delay",
     "client_lateness": "client's own delay",
 }
+ANSWERS, DETAILS = ("ttft", "tpot", "itl", "e2e"), ("service_ttft", "service_e2e", "max_stall", "schedule_lateness")
 FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")
 SPARE = ("p95", "max", "p99.9", "p90")
 CURVES = (
@@ -49,10 +51,10 @@ def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Secti
     return [*sections, _formulas(summary)]
 
 
-def latency_table(summary: dict[str, Any]) -> Table:
+def latency_table(summary: dict[str, Any], names: Sequence[str] = FIRST) -> Table:
     """Percentiles in ms with their 95 % intervals, then those with failures as infinite where there are any."""
     metrics = summary.get("metrics", {})
-    shown = [name for name in FIRST if name in metrics]
+    shown = [name for name in names if name in metrics]
     percents = list(metrics[shown[0]]["percentiles"]) if shown else []
     rows: list[list[str | float | int | None]] = []
     outcomes = summary.get("outcomes", {})

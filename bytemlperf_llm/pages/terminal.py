@@ -10,33 +10,57 @@ import msgspec
 
 from bytemlperf.runs.kinds import Section, Text
 from bytemlperf_llm.metrics.client_error import ClientError, sentence
-from bytemlperf_llm.pages.latency import latency_table
+from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
 from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
 
 ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
 """The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
 
 
+NEAR = 0.05
+"""A latency from sent that is so near to the one from due says nothing of its own."""
+
+
 def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
-    """Latencies, what was reached, whether the load was the one asked for; failures and outages where there were any."""
+    """Latencies and what was reached; failures and outages where there were any. Whether the load was on target is a detail where it
+    was, and so are latencies without the client's own wait where there was none."""
     title = "latency, ms (percentiles by nearest rank; 95 % interval below each figure)"
+    on_target = summary["verdict"] == "valid"
+    load = msgspec.structs.replace(schedule_table(summary), title="", note="", detail=on_target)
+    more = latency_table(summary, DETAILS)
     sections: list[Section] = [
-        msgspec.structs.replace(latency_table(summary), title=title, note=""),
+        msgspec.structs.replace(latency_table(summary, ANSWERS), title=title, note=""),
+        msgspec.structs.replace(more, title="more latencies, ms", note="", detail=on_target and not _waited(summary)),
         result_table(summary),
-        msgspec.structs.replace(schedule_table(summary), title="", note=""),
+        load,
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
     sections += [outage_table(summary, 0)] if summary.get("outages") else []
     error = summary.get("client_error")
-    said = {
-        "until": summary.get("until", {}).get("sentence", ""),
-        "steady state": steady_note(summary),
-        "client measurement error": sentence(msgspec.convert(error, ClientError)) if error else "",
-        "scenario": f"{run['config']['scenario']['name']}, schedule {run['schedule_sha256'][:12]}",
-    }
-    sections += [Text(title=title, body=body) for title, body in said.items() if body]
     notes = run.get("engine", {}).get("notes", [])
-    return [*sections, *(Text(body=note, style="warning") for note in notes if "random weights" in note)]
+    return [
+        *sections,
+        *_said("until", summary.get("until", {}).get("sentence", "")),
+        *_said("steady state", steady_note(summary), detail=on_target),
+        *_said("client measurement error", sentence(msgspec.convert(error, ClientError)) if error else "", detail=_calibrated(error)),
+        *_said("scenario", f"{run['config']['scenario']['name']}, schedule {run['schedule_sha256'][:12]}", detail=True),
+        *(Text(body=note, style="warning") for note in notes if "random weights" in note),
+    ]
+
+
+def _said(title: str, body: str, *, detail: bool = False) -> list[Text]:
+    return [Text(title=title, body=body, detail=detail)] if body else []
+
+
+def _waited(summary: dict[str, Any]) -> bool:
+    """Whether requests waited in the client so long that it shows in the latency."""
+    means = [summary["metrics"].get(name, {}).get("mean") for name in ("ttft", "service_ttft")]
+    due, sent = (mean if isinstance(mean, int | float) else 0.0 for mean in means)
+    return bool(due - sent > NEAR * due)
+
+
+def _calibrated(error: dict[str, Any] | None) -> bool:
+    return error is not None and error.get("ttft_p50_ms") is not None
 
 
 def next_command(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str]:

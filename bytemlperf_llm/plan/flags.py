@@ -111,6 +111,7 @@ class Exports(Options, panel="Output"):
 
     metadata: Annotated[tuple[str, ...], Option("KEY=VALUE stored with the result; repeatable.")] = ()
     keep_output: Annotated[bool, Option("Store response texts in the records.")] = False
+    verbose: Annotated[bool, Option("Also print whether the load was on target, and what the client's own part was.")] = False
     report: Annotated[bool, Option("Write report.html into the run folder.")] = True
     csv: Annotated[bool, Option("Also write records.csv.")] = False
     parquet: Annotated[bool, Option("Also write records.parquet.")] = False

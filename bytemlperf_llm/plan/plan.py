@@ -63,6 +63,7 @@ class Output:
     metadata: dict[str, str]
     keep_output: bool
     quiet: bool
+    verbose: bool
     report: bool
     files: Files
     metrics: MetricsOutput
@@ -112,6 +113,7 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
         metadata=pairs("--metadata", flags.metadata),
         keep_output=flags.keep_output or flags.save_detailed,
         quiet=flags.quiet,
+        verbose=flags.verbose,
         report=flags.report,
         files=files_of(flags),
         metrics=flags.part(MetricsOutput),

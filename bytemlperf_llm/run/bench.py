@@ -134,12 +134,7 @@ def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
     summary = run.end(stopped=ending.stopped, report=output.report, hears=exports.add if exports else None, **ending.facts)
     unwritten = bool(run.unwritten) or exports.close(run.run)
     if not output.quiet:
-        console = terminal()
-        print_run(console, run.folder, run.run, summary, run.records())
-        page = run.folder / "report.html"
-        for name, text in (exports.said | ({"report": str(page)} if output.report and page.exists() else {})).items():
-            console.print(f"[dim]{name}:[/] ", end="")
-            console.print(text, markup=False, soft_wrap=True)
+        print_run(terminal(), run.folder, run.run, summary, run.records(), verbose=output.verbose, files=exports.said)
     print(run.folder)
     return EXIT_INVALID if unwritten else KIND.exit_status(summary)
 

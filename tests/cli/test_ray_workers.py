@@ -19,7 +19,7 @@ from bytemlperf.runs.files import record_logs
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED_SCENARIO, QUICK, bmp, run_folder, start, wait_for_records
 from tests.cli.test_recount import serving, tokenizer_folder
-from tests.runs.reading import read_records
+from tests.runs.reading import read_records, records_of
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -174,7 +174,7 @@ def test_an_actor_that_dies_takes_only_its_own_requests(cluster, tmp_path):
     os.kill(relay, signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     summary = json_of(folder, "summary.json")
-    by_worker = [{record.index for record in read_records(folder).of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
+    by_worker = [{record.index for record in records_of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
     lost = next(worker for worker in (0, 1) if len(by_worker[worker]) < 250)
     assert by_worker[1 - lost] == set(range(1 - lost, 500, 2))
     assert all((folder / name).read_bytes().startswith(content) for name, content in kept.items()), "what had come stays"

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.cli.helpers import CLOSED, COMMAND, QUICK, bmp, run_folder, start
-from tests.runs.reading import read_records
+from tests.runs.reading import read_records, records_of
 
 PACED = (*QUICK, "--request-rate", "200", "--num-prompts", "300")
 
@@ -57,8 +57,7 @@ def test_a_stopped_run_goes_on_to_its_end(tmp_path, number):
     assert run["schedule_sha256"] == hash_before
     assert [part["logs"] for part in run["resumed"]] == [["records-1.jsonl"]]
     assert run["resumed"][0]["records_before"] == len(before)
-    reader = read_records(folder)
-    added = list(reader.of(folder / "records-1.jsonl"))
+    added = records_of(folder / "records-1.jsonl")
     assert sorted(record.index for record in [*before, *added]) == list(range(300)), "each request once"
     assert min(record.planned_ns for record in added) >= max(record.end_ns for record in before), "one time axis"
     verified = bmp("verify", str(folder), cwd=tmp_path)
@@ -71,7 +70,7 @@ def test_gaps_of_the_rest_are_those_of_the_schedule(tmp_path):
     planned = {record.index: record.planned_ns for record in read_records(run_folder(whole.stdout, tmp_path))}
     bmp("resume", str(folder), "--quiet", cwd=tmp_path)
     shift_ns = loaded(folder, "run.json")["resumed"][0]["shift_ns"]
-    added = list(read_records(folder).of(folder / "records-1.jsonl"))
+    added = records_of(folder / "records-1.jsonl")
     assert added
     assert all(record.planned_ns == planned[record.index] + shift_ns for record in added)
 

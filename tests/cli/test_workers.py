@@ -17,7 +17,7 @@ from bytemlperf.checked import plain
 from bytemlperf.runs.files import record_logs
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
-from tests.runs.reading import read_records
+from tests.runs.reading import read_records, records_of
 
 CANARY = "sk-canary-7f3a9d2e51"
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
@@ -143,7 +143,7 @@ def test_a_killed_member_makes_the_run_invalid_and_the_others_go_on(tmp_path):
     os.kill(members[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     summary = json_of(folder, "summary.json")
-    by_worker = [{record.index for record in read_records(folder).of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
+    by_worker = [{record.index for record in records_of(folder / f"records-{worker}.jsonl")} for worker in (0, 1)]
     lost = next(worker for worker in (0, 1) if len(by_worker[worker]) < 250)
     assert by_worker[1 - lost] == set(range(1 - lost, 500, 2)), "the other one sent all of its own"
     assert process.returncode == 1
@@ -306,9 +306,9 @@ def test_a_stopped_run_of_several_goes_on_with_as_many(tmp_path, number, workers
     part = run["resumed"][0]
     assert part["logs"] == names[workers:] == [worker["log"] for worker in part["workers"]]
     assert sum(worker["issued_requests"] for worker in part["workers"]) == 300 - part["records_before"]
-    before_ns = max(record.end_ns for name in names[:workers] for record in reader.of(folder / name))
+    before_ns = max(record.end_ns for name in names[:workers] for record in records_of(folder / name))
     for worker, name in enumerate(names[workers:]):
-        added = list(reader.of(folder / name))
+        added = records_of(folder / name)
         assert added
         assert all(record.worker == record.index % workers == worker for record in added)
         assert min(record.planned_ns for record in added) >= before_ns, "one time axis"
