@@ -332,11 +332,31 @@ def test_the_command(tmp_path: Path):
     assert not (tmp_path / "x").exists()
 
 
-def test_the_data_of_the_comparison_is_the_boards(tmp_path: Path):
-    build_site([runs_of(tmp_path / "runs")], tmp_path / "site", assigned=["fast=gaudi3", "slow=gaudi2"])
-    text = (tmp_path / "site/compare.html").read_text()
+def compared_devices(start: Path) -> dict[str, dict]:
+    text = (start.parent / "compare.html").read_text()
     data = json.loads(re.search(r'id="compare-data">(.*?)</script>', text, re.DOTALL)[1])
-    devices = {device["id"]: device for device in data["devices"]}
+    return {device["id"]: device for device in data["devices"]}
+
+
+def test_servers_whose_hardware_is_not_known_are_no_device_together(tmp_path: Path):
+    for name in ("one", "other"):
+        llm_run(tmp_path / "runs" / name, label=name, in_flight=8, engine={"name": "openai", "model": "m", "remote": True, "versions": {}})
+    devices = compared_devices(build_site([tmp_path / "runs"], tmp_path / "site").start)
+    assert set(devices) == set(KNOWN)
+    assert not any(device["measured"] for device in devices.values())
+    board_page = (tmp_path / "site/leaderboard-llm-serving.html").read_text()
+    assert board_page.count("<bdi>remote, hardware not known</bdi>") == 2
+
+
+def test_a_suite_without_a_figure_says_so(tmp_path: Path):
+    llm_run(tmp_path / "runs/empty", 0, label="empty", in_flight=8)
+    build_site([tmp_path / "runs"], tmp_path / "site")
+    assert "no run of this suite has a figure yet" in (tmp_path / "site/leaderboard-llm-serving.html").read_text()
+
+
+def test_the_data_of_the_comparison_is_the_boards(tmp_path: Path):
+    built = build_site([runs_of(tmp_path / "runs")], tmp_path / "site", assigned=["fast=gaudi3", "slow=gaudi2"])
+    devices = compared_devices(built.start)
     assert len(devices) == len(KNOWN) + 1, "every card, and the machine of the general run"
     cases = [{row["case"] for row in devices[name]["measured"]} for name in ("intel-gaudi2", "intel-gaudi3")]
     assert cases[0] == cases[1] != set()
