@@ -192,6 +192,10 @@ class RunKind:
         """The model that a figure is of, where its key tells; else empty."""
         return ""
 
+    def case_of(self, figure: Figure) -> tuple[str, str]:
+        """What was measured, where a run measured several ("" else), and the case that each of them had."""
+        return "", figure.key
+
     def devices_used(self, run: dict[str, Any]) -> int | None:  # noqa: ARG002
         """How many devices the run was told to work on; None where it wasn't."""
         return None

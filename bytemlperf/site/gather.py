@@ -45,12 +45,14 @@ class SiteRun(NamedTuple):
 
 
 class BoardRow(NamedTuple):
-    """One case of one run, with its figures by metric. `ranked` is the figure that it is ranked by, None where it has none: what an open
-    loop carries is what was asked for. `per_currency` and `per_watt` are the ranked rate over the price (in thousands) and over the TDP
-    of the devices that the run used; `per_rent` is what one unit of the currency buys by the hour's price."""
+    """One case of one run, with its figures by metric. `subject` says what was measured where a run measured several. `ranked` is the
+    figure that it is ranked by, None where it has none: what an open loop carries is what was asked for. `per_currency` and `per_watt` are
+    the ranked rate over the price (in thousands) and over the TDP of the devices that the run used; `per_rent` is what one unit of the
+    currency buys by the hour's price."""
 
     run: SiteRun
     model: str
+    subject: str
     key: str
     load: str
     figures: Mapping[str, Figure]
@@ -125,20 +127,20 @@ def model_of(view: RunView, figure: Figure) -> str:
 
 
 def name_of(figure: Figure) -> str:
-    """What a reader calls the metric."""
-    return figure.label or figure.metric.replace("_", " ")
+    """What a reader calls the metric, without its case."""
+    return (figure.label or figure.metric.replace("_", " ")).removeprefix(figure.key).strip()
 
 
 def _rows(run: SiteRun, currency: str) -> Iterator[BoardRow]:
-    cases: dict[str, dict[str, Figure]] = {}
+    cases: dict[tuple[str, str], dict[str, Figure]] = {}
     for figure in run.view.figures:
         if figure.value is not None and figure.better != "neither":
-            cases.setdefault(figure.key, {})[figure.metric] = figure
-    for key, figures in cases.items():
+            cases.setdefault(run.view.suite.case_of(figure), {})[figure.metric] = figure
+    for (subject, case), figures in cases.items():
         if not any(figure.headline or figure.better == "higher" for figure in figures.values()):
             continue
         first = next(iter(figures.values()))
-        row = BoardRow(run, model_of(run.view, first), key, first.load, figures, _ranking(list(figures.values())))
+        row = BoardRow(run, model_of(run.view, first), subject, case, first.load, figures, _ranking(list(figures.values())))
         yield _normalised(row, currency)
 
 

@@ -160,7 +160,7 @@ def _side(row: BoardRow, figure: Figure) -> dict[str, object]:
     """A measured figure in a comparison."""
     bounds = [value if bound is None else bound for bound, value in ((figure.low, figure.value), (figure.high, figure.value))]
     return {
-        "group": " · ".join(filter(None, (row.run.suite, row.model, row.key, row.load))),
+        "group": " · ".join(filter(None, (row.run.suite, row.model, row.subject, row.key, row.load))),
         "case": name_of(figure),
         "unit": figure.unit,
         "better": figure.better,

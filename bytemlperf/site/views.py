@@ -121,7 +121,7 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str) -> TableView
         (Column("load", choose=True), lambda row: words(row.load)),
         *_metric_columns(rows),
         (Column("device", choose=True), lambda row: words(row.run.device.name, small=_device_note(row))),
-        (Column("measured", choose=True), lambda row: words(row.run.measured)),
+        (Column("measured", choose=True), lambda row: words(row.subject or row.run.measured)),
         (Column(f"per 1,000 {currency}", numeric=True, about=PER_PRICE), lambda row: numeric(row.per_currency)),
         (Column(f"for one {currency}", numeric=True, about=PER_RENT), lambda row: numeric(row.per_rent)),
         (Column("per watt", numeric=True, about=PER_WATT), lambda row: numeric(row.per_watt)),

@@ -84,6 +84,11 @@ class CampaignKind(RunKind):
             for figure in cell.figures
         ]
 
+    def case_of(self, figure: Figure) -> tuple[str, str]:
+        """The engine, and its scenario and load."""
+        engine, _, case = figure.key.partition(" · ")
+        return engine, case
+
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> list[Section]:
         """The table, what failed, engines beside each other, every run."""
         cells = _cells(run, records)

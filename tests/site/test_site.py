@@ -24,6 +24,7 @@ from bytemlperf.site.build import MARK, build_site
 from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import BoardRow, board, find_runs, read_runs
 from bytemlperf.site.views import board_table
+from bytemlperf_llm.campaign.records import JobRecord
 from bytemlperf_llm.capacity.judge import Outcome
 from bytemlperf_llm.capacity.result import ProbeRow, Question
 from bytemlperf_llm.capacity.search import Goal, Purpose
@@ -169,6 +170,28 @@ def test_sweeps_are_ranked_at_each_concurrency(tmp_path: Path):
     }
     assert {row.load for row in rows} == {"closed loop, 4 in flight", "closed loop, 8 in flight"}
     assert {row.ranked.metric for row in rows} == {"output_token_throughput"}
+
+
+def test_engines_of_a_campaign_are_ranked_against_each_other(tmp_path: Path):
+    def job(engine: str, load: str, offered: bool, value: float) -> JobRecord:
+        about = {"unit": "tokens/s", "better": "higher", "low": value - 1, "high": value + 1, "load": load, "offered": offered}
+        figure = Figure(key="chat", metric="output_token_throughput", label="output token throughput", value=value, **about)
+        return JobRecord(engine=engine, scenario="chat", load=load, repeat=1, verdict="valid", figures=[figure])
+
+    jobs = [job(engine, "8 concurrent", False, value) for engine, value in (("vllm", 100), ("sglang", 90), ("openvino", 101))]
+    jobs += [job("vllm", "4 requests/s", True, 50)]
+    run = llm_run_json("three", kind="campaign")
+    run["config"] = {"jobs": [list(job.key) for job in jobs]}
+    write_run(tmp_path / "three", run, jobs)
+    rows = rows_of(tmp_path)
+    assert {(row.subject, row.key): row.rank for row in rows} == {
+        ("vllm", "chat · 8 concurrent"): 1,
+        ("openvino", "chat · 8 concurrent"): 1,
+        ("sglang", "chat · 8 concurrent"): 3,
+        ("vllm", "chat · 4 requests/s"): None,
+    }
+    table = board_table(rows, "USD", "")
+    assert [column.title for column in table.columns if "throughput" in column.title] == ["output token throughput, tokens/s"]
 
 
 def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_path: Path):
