@@ -47,7 +47,7 @@ def loadgen_result(scenario: Scenario, samples: Samples, scheduled: int, slo_ms:
     assert mode is not None
     queries = samples.requests // together
     duration_ns = samples.whole_span_ns if mode == "offline" else int(samples.issued_ns[-1]) if samples.requests else 0
-    figures, reasons = _JUDGES[mode](samples, together, slo_ms)
+    figures, reasons = _judged(mode, samples, together, slo_ms)
     lost = scheduled - int((samples.ok == 1).sum())
     reasons += [f"{lost} of {scheduled} samples were not answered: LoadGen counts every one"] if lost else []
     if duration_ns < LEAST_S * NS_PER_S:
@@ -71,7 +71,14 @@ def samples_per_query(scenario: Scenario) -> int:
     return (scenario.arrival.max_concurrency or 1) if scenario.mlperf == "multi_stream" else 1
 
 
-def _server(samples: Samples, together: int, slo_ms: SloMs) -> tuple[dict[str, float | None], list[str]]:  # noqa: ARG001
+def _judged(mode: MLPerf, samples: Samples, together: int, slo_ms: SloMs) -> tuple[dict[str, float | None], list[str]]:
+    """Figures, and why they are not valid beside what every scenario asks for."""
+    if mode == "server":
+        return _server(samples, slo_ms)
+    return (_offline(samples), []) if mode == "offline" else _stream(mode, samples, together)
+
+
+def _server(samples: Samples, slo_ms: SloMs) -> tuple[dict[str, float | None], list[str]]:
     done_s = int(samples.ended_ns[-1]) / NS_PER_S if samples.requests else 0.0
     reasons = [] if slo_ms != SloMs() else ["no service level: a Server run needs --goodput ttft:MS tpot:MS, its benchmark's own"]
     limits = {"ttft": (samples.ttft_ns(), slo_ms.ttft), "tpot": (samples.tpot_ns(), slo_ms.tpot), "e2e": (samples.latency_ns(), slo_ms.e2e)}
@@ -90,10 +97,10 @@ def _over(values: Column, limit_ms: float) -> str:
     return "" if certified(count, over, PERCENTILE["server"]) else f"{over} of {count} samples, too few in all to tell at 99 %; run longer"
 
 
-def _offline(samples: Samples, together: int, slo_ms: SloMs) -> tuple[dict[str, float | None], list[str]]:  # noqa: ARG001
+def _offline(samples: Samples) -> dict[str, float | None]:
     seconds = samples.whole_span_ns / NS_PER_S
     rates = {"samples/s": samples.requests, "tokens/s": samples.output_tokens}
-    return {name: count / seconds if seconds else None for name, count in rates.items()}, []
+    return {name: count / seconds if seconds else None for name, count in rates.items()}
 
 
 def _stream(mode: MLPerf, samples: Samples, together: int) -> tuple[dict[str, float | None], list[str]]:
@@ -109,12 +116,6 @@ def _stream(mode: MLPerf, samples: Samples, together: int) -> tuple[dict[str, fl
     return figures, [] if bound is not None else [f"{queries} queries, {needed} are needed for an estimate of p{percent}: run longer"]
 
 
-_JUDGES: dict[MLPerf, Any] = {
-    "server": _server,
-    "offline": _offline,
-    "single_stream": lambda samples, together, _: _stream("single_stream", samples, together),
-    "multi_stream": lambda samples, together, _: _stream("multi_stream", samples, together),
-}
 _LONGER: dict[MLPerf, str] = {
     "server": "give --duration 660 or a higher rate",
     "offline": "give more with --num-prompts",
