@@ -7,12 +7,14 @@ What is not stated is left out of the submission, and named as missing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from bytemlperf import checked_yaml
 from bytemlperf.checked import Checked
+from bytemlperf.errors import UserError
+from bytemlperf.runs.files import UNREADABLE, json_of, why
 
 Word = Annotated[str, Meta(min_length=1, max_length=500)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
@@ -101,16 +103,21 @@ class Disclosure(Checked, dict=True, frozen=True, kw_only=True):
     accuracy: dict[int, Annotated[str, Meta(min_length=1)]] = {}  # noqa: RUF012  # a struct: each gets a copy of its own
     power: Annotated[str, Meta(min_length=1)] | None = None
 
-    @property
-    def folder(self) -> Path:
-        """Where the files that it names are looked for."""
-        return Path(self.__dict__.get("folder", ""))
+    def file(self, name: str) -> Any:
+        """What the JSON file of this name holds, which is looked for beside the disclosure. Raises UserError."""
+        path = self.__dict__["folder"] / name
+        try:
+            return json_of(path)
+        except UNREADABLE as error:
+            raise UserError(f"{path} can't be read: {why(error)}", "give a JSON file, relative to the disclosure") from None
 
 
 def read_disclosure(path: Path | None) -> Disclosure:
-    """Of this file; of nothing, where nothing is stated. Raises UserError."""
+    """Of this file, and of readable files that it names; of nothing, where nothing is stated. Raises UserError."""
     if path is None:
         return Disclosure()
     disclosure = checked_yaml.load(path, Disclosure)
     disclosure.__dict__["folder"] = path.parent
+    for name in {*disclosure.accuracy.values(), *filter(None, [disclosure.power])}:
+        disclosure.file(name)
     return disclosure

@@ -21,7 +21,6 @@ import msgspec
 import yaml
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import UNREADABLE, json_of, why
 from bytemlperf.runs.folder import part, write_json, write_text
 from bytemlperf.version import __version__
 from bytemlperf_llm.mlperf.disclosure import Disclosure
@@ -97,7 +96,7 @@ def _write_point(
     write_text(folder / "point.yaml", _yaml(_point_yaml(point, disclosure, c_max, c_min)))
     write_text(folder / "config.yaml", _yaml(part(point.run, "config")))
     if point.concurrency in disclosure.accuracy:
-        write_json(folder / "accuracy_results.json", _json(disclosure.folder / disclosure.accuracy[point.concurrency]))
+        write_json(folder / "accuracy_results.json", disclosure.file(disclosure.accuracy[point.concurrency]))
 
 
 def _summary(point: Point, kilowatts: float | None) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def _warmup(point: Point) -> dict[str, Any] | None:
 def _write_power(results: Path, disclosure: Disclosure, power: Power | None) -> None:
     path = results / "system_power.json"
     if disclosure.power is not None:
-        write_json(path, _json(disclosure.folder / disclosure.power))
+        write_json(path, disclosure.file(disclosure.power))
     elif power is not None:
         write_json(path, power.descriptor)
 
@@ -180,13 +179,6 @@ def _docs_text(points: Sequence[Point], found: Mapping[str, str]) -> str:
     software = "".join(f"- {name} {version}\n" for name, version in (versions or {}).items())
     missing = "".join(f"- `{rule}`: {text}\n" for rule, text in found.items())
     return f"# Software\n\n{software or '- not known: a server over HTTP'}\n\n# {NOT_SUBMITTABLE}\n\n{missing}"
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json_of(path)
-    except UNREADABLE as error:
-        raise UserError(f"{path} can't be read: {why(error)}", "give a JSON file, relative to the disclosure") from None
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

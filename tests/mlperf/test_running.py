@@ -106,6 +106,13 @@ def test_bad_input_is_said_before_a_point(tmp_path: Path, flags: tuple[str, ...]
         endpoints_run(tmp_path, *SERVICE, "--short", *flags)
 
 
+def test_a_file_that_the_disclosure_names_is_read_before_hours_are_spent(tmp_path: Path) -> None:
+    (tmp_path / "disclosure.yaml").write_text("accuracy: {1: r1.json}\n")
+    with pytest.raises(UserError, match=r"r1.json can't be read: No such file"):
+        endpoints_run(tmp_path / "runs", *SHORT, "--disclosure", str(tmp_path / "disclosure.yaml"))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failing_point_ends_it_and_says_where_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the point at 1 in flight is failing: .* requests failed"):
         endpoints_run(tmp_path, *SHORT, "--concurrency", "1,2", "--engine-option", "fail_every=3")
