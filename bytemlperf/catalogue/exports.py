@@ -12,6 +12,7 @@ from bytemlperf.catalogue.index import Row, Value
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
 from bytemlperf.report.text import guard_formula
+from bytemlperf.runs.files import writing
 
 SUFFIXES = (".csv", ".json", ".parquet")
 
@@ -25,10 +26,8 @@ def check_suffix(path: Path) -> None:
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Write them by the file's suffix. Raises UserError."""
     check_suffix(path)
-    try:
+    with writing(path, "give another path"):
         {".csv": _csv, ".json": _json, ".parquet": _parquet}[path.suffix](path, columns, rows)
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}", "give another path") from None
 
 
 def _csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:

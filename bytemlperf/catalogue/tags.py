@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import UNREADABLE, json_of
+from bytemlperf.runs.files import UNREADABLE, json_of, writing
 from bytemlperf.runs.folder import write_json
 
 NAME = "tags.json"
@@ -30,8 +30,6 @@ def change_tags(folder: Path, add: Iterable[str] = (), remove: Iterable[str] = (
         if not _TAG.fullmatch(tag):
             raise UserError(f"{tag!r} is not a valid tag", "use letters, digits and . : / _ -, up to 64 of them")
     tags = sorted({*read_tags(folder), *add} - set(remove))
-    try:
+    with writing(folder / NAME, "make the folder writable"):
         write_json(folder / NAME, tags)
-    except OSError as error:
-        raise UserError(f"can't write {folder / NAME}: {error.strerror}", "make the folder writable") from None
     return tags

@@ -13,19 +13,18 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.errors import UserError
+from bytemlperf.extras import require
 from bytemlperf.report.text import cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 
 ASSETS = Path(__file__).parent / "assets"
-INSTALL_COMMAND = "pip install 'bytemlperf-llm[report]'"
 SLIM_COLUMNS = 3  # a table of so few is not stretched over the page
 SHORT_CHARS, LONG_CHARS = 16, 48
 """Texts up to so long wrap as they like; longer ones get room in a wide table."""
@@ -71,7 +70,9 @@ def render(page: Page) -> str:
     scripts = [text for text in (plotly, script) if text]
     policy = content_security_policy(scripts, [style, *([plotly_style] if plots else [])])
     return str(
-        _template("page.html.j2").render(
+        templates(ASSETS)
+        .get_template("page.html.j2")
+        .render(
             page=page,
             groups=groups,
             policy=policy,
@@ -87,7 +88,7 @@ def render(page: Page) -> str:
 def render_watch(title: str) -> tuple[str, str]:
     """The page around the report of a run that goes on, and the policy to serve it with. Raises UserError without jinja2."""
     style, script = _asset("watch.css"), _asset("watch.js")
-    html = _template("watch.html.j2").render(title=title, style=style, script=script)
+    html = templates(ASSETS).get_template("watch.html.j2").render(title=title, style=style, script=script)
     return str(html), f"{content_security_policy([script], [style])}; connect-src 'self'; frame-src 'self'; frame-ancestors 'none'"
 
 
@@ -185,13 +186,13 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=4)
-def _template(name: str) -> Any:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise UserError("a page needs jinja2, which is not installed", INSTALL_COMMAND) from None
-    loader = FileSystemLoader(ASSETS)
+@cache
+def templates(folder: Path) -> Any:
+    """jinja2's environment of the templates in a folder. Raises UserError without jinja2."""
+    require("a page", "report", "jinja2")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(folder)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
-    return environment.get_template(name)
+    return environment

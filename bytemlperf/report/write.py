@@ -15,7 +15,7 @@ from bytemlperf.report.pdf import print_page
 from bytemlperf.report.plain import json_report, markdown_report
 from bytemlperf.report.run_page import run_page
 from bytemlperf.runs.checksums import renew_checksum
-from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.files import damage_said, writing
 from bytemlperf.runs.folder import write_text
 from bytemlperf.runs.records import RunRecords
 
@@ -50,13 +50,11 @@ def write_report(folder: Path, format_name: str = "html", out: Path | None = Non
 
 def write_output(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all. Raises UserError where that can't be."""
-    try:
+    with writing(path, "give another path with --out"):
         if isinstance(content, str):
             write_text(path, content)
         else:
             path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}", "give another path with --out") from None
 
 
 def report_after_run(folder: Path, records: RunRecords[Any] | None = None) -> Path | None:

@@ -88,6 +88,15 @@ def record_logs(folder: Path) -> list[Path]:
 
 
 @contextmanager
+def writing(path: Path | None, fix: str) -> Iterator[None]:
+    """What goes wrong with writing there inside is one line: UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror or error}", fix) from None
+
+
+@contextmanager
 def damage_said(folder: Path) -> Iterator[None]:
     """What goes wrong with a folder's content inside is one line that names it: UserError."""
     try:

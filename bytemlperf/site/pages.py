@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card, Sourced
 from bytemlperf.hardware.compare import gbytes_per_s, per_currency, per_watt, rows, tflops
 from bytemlperf.hardware.measured import UNKNOWN as NOT_KNOWN
 from bytemlperf.hardware.tables import figure_lines
 from bytemlperf.report.page import ASSETS as REPORT_ASSETS
-from bytemlperf.report.page import INSTALL_COMMAND, content_security_policy, data_block
-from bytemlperf.report.text import interval, visible
+from bytemlperf.report.page import content_security_policy, data_block, templates
+from bytemlperf.report.text import interval
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import VALID, BoardRow, SiteRun, Unread, name_of
 from bytemlperf.site.views import Cell, Column, Drawn, board_table, board_tables, drawn, numeric, report_of, run_table, words
@@ -131,7 +129,7 @@ class Pages:
         script = _text(ASSETS / "site.js")
         shown = content | {"title": title, "site": self.title, "root": root, "here": here, "boards": self.boards, "footer": FOOTER}
         shown |= {"policy": content_security_policy([script], [style]), "style": style, "script": script}
-        return str(_templates().get_template(template).render(shown))
+        return str(templates(ASSETS).get_template(template).render(shown))
 
 
 def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: str) -> list[dict[str, object]]:
@@ -203,16 +201,3 @@ def _price(card: Card, currency: str) -> Cell:
 @cache
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-@cache
-def _templates() -> Any:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise UserError("pages need jinja2, which is not installed", INSTALL_COMMAND) from None
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["visible"] = visible
-    return environment

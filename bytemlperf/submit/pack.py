@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import open_plain
+from bytemlperf.runs.files import open_plain, writing
 from bytemlperf.submit.check import Checked
 from bytemlperf.submit.declaration import NAME
 from bytemlperf.submit.rules import declared_files
@@ -35,19 +35,19 @@ def pack(folder: Path, checked: Checked, out: Path, left_out: list[str]) -> str:
     partial = out.with_name(f".{out.name}.partial")
     root = folder.resolve().name
     try:
-        with (
-            partial.open("wb") as raw,
-            gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            _add(tar, f"{root}/{MANIFEST}", io.BytesIO(sums), len(sums))
-            for name, path in files:
-                with open_plain(path) as content:
-                    _add(tar, f"{root}/{name}", content, os.fstat(content.fileno()).st_size)
-        partial.replace(out)
-    except OSError as error:
+        with writing(out, "give another path with --out"):
+            with (
+                partial.open("wb") as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+            ):
+                _add(tar, f"{root}/{MANIFEST}", io.BytesIO(sums), len(sums))
+                for name, path in files:
+                    with open_plain(path) as content:
+                        _add(tar, f"{root}/{name}", content, os.fstat(content.fileno()).st_size)
+            partial.replace(out)
+    finally:
         partial.unlink(missing_ok=True)
-        raise UserError(f"can't write {out}: {error.strerror or error}", "give another path with --out") from None
     return _digest(out)
 
 

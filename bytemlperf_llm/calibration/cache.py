@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.errors import UserError
 from bytemlperf.hardware.machine import cpu
 from bytemlperf.models.cache import cache_root
+from bytemlperf.runs.files import writing
 from bytemlperf.runs.folder import write_text
 from bytemlperf.units import NS_PER_S
 from bytemlperf.version import __version__
@@ -61,11 +61,9 @@ def path_for(described: dict[str, str]) -> Path:
 def keep(calibration: Calibration) -> Path:
     """Write it. Raises UserError when the cache can't be written."""
     path = path_for(calibration.machine)
-    try:
+    with writing(path, "set BMP_CACHE to a writable folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1).decode() + "\n")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "set BMP_CACHE to a writable folder") from None
     return path
 
 

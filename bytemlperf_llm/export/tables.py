@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.errors import UserError
 from bytemlperf.extras import require
 from bytemlperf.report.text import guard_formula
+from bytemlperf.runs.files import writing
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
 from bytemlperf_llm.record.record import RequestRecord
 
@@ -27,6 +27,7 @@ _RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field != "
 COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS)
 
 _ROWS_PER_WRITE = 20_000
+FIX = "give another folder with --result-dir"
 
 
 def row_of(record: RequestRecord) -> dict[str, Any]:
@@ -42,27 +43,21 @@ class CsvTable:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with writing(path, FIX):
             self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._writer = csv.writer(self._file)
             self._writer.writerow(COLUMNS)
-        except OSError as error:
-            raise _unwritable(path, error) from None
 
     def add(self, record: RequestRecord) -> None:
         """One line."""
         row = row_of(record)
-        try:
+        with writing(self._path, FIX):
             self._writer.writerow([_cell(row[name]) for name in COLUMNS])
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
 
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Write what is left."""
-        try:
+        with writing(self._path, FIX):
             self._file.close()
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
 
 
 class ParquetTable:
@@ -91,10 +86,8 @@ class ParquetTable:
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Write the file."""
         self._next_frame()
-        try:
+        with writing(self._path, FIX):
             self._polars.concat(self._frames).write_parquet(self._path)
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
 
 
 def _cell(value: object) -> object:
@@ -122,7 +115,3 @@ def _metrics_of(record: RequestRecord) -> dict[str, int | None]:
 
 def _minus(later: int | None, earlier: int | None) -> int | None:
     return None if later is None or earlier is None else later - earlier
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"can't write {path}: {error.strerror or error}", "give another folder with --result-dir")

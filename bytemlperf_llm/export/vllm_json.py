@@ -26,8 +26,8 @@ import msgspec
 
 from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.arrivals.processes import Ramp
-from bytemlperf.errors import UserError
 from bytemlperf.lazy import numpy
+from bytemlperf.runs.files import writing
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
@@ -111,11 +111,9 @@ def _latencies(outputs: Sequence[_Output], facts: RunFacts) -> dict[str, list[fl
 
 def write_vllm_json(path: Path, result: dict[str, Any]) -> None:
     """Write the file. Raises UserError where it can't be written."""
-    try:
+    with writing(path, "give another --result-dir or --result-filename"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.encode(result) + b"\n")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "give another --result-dir or --result-filename") from None
 
 
 def _output(record: RequestRecord, origin_ns: int) -> _Output:

@@ -22,6 +22,7 @@ import msgspec
 
 from bytemlperf.command.signals import terminate_like_interrupt
 from bytemlperf.errors import UserError
+from bytemlperf.extras import require
 from bytemlperf.runs.log import LogFull
 from bytemlperf.version import __version__
 from bytemlperf_llm.live.metrics import LlmMetrics
@@ -45,10 +46,9 @@ CLOSE_TIMEOUT_S = 10.0
 def connect(address: str) -> None:
     """Connect this process to a cluster. Raises UserError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--ray needs the package ray", "pip install 'bytemlperf-llm[ray]'") from None
+    require("--ray", "ray", "ray")
+    import ray
+
     _check_listening(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)

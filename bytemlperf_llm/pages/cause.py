@@ -44,6 +44,14 @@ class Stage(NamedTuple):
     values_ms: Any
 
 
+class Group(NamedTuple):
+    """Some requests: their stages' shares of their time, and the mean of that time, ms."""
+
+    name: str
+    shares: dict[str, float]
+    mean_ms: float
+
+
 def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
     """The stages of answered requests, and whether they are the engine's own."""
     rows = columns.answered
@@ -66,11 +74,11 @@ def _group_rows(latency_ms: Any, low: float, high: float) -> Any:
     return order[begin : max(begin + 1, int(numpy.ceil(high * len(order))))]
 
 
-def shares(stages: list[Stage], rows: Any) -> list[float]:
+def shares(stages: list[Stage], rows: Any) -> dict[str, float]:
     """Each stage's part of the summed time of these requests."""
-    sums = [float(stage.values_ms[rows].sum()) for stage in stages]
-    whole = sum(sums)
-    return [value / whole if whole > 0 else 0.0 for value in sums]
+    sums = {stage.name: float(stage.values_ms[rows].sum()) for stage in stages}
+    whole = sum(sums.values())
+    return {name: value / whole if whole > 0 else 0.0 for name, value in sums.items()}
 
 
 def cause_sections(columns: RunColumns) -> list[Section]:
@@ -87,32 +95,29 @@ def cause_sections(columns: RunColumns) -> list[Section]:
         ("whole response, typical", stages, _group_rows(e2e, *USUAL), e2e),
         (f"whole response, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
     ]
-    found = [(name, parts, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
-    sentence = " ".join((_sentence(*found[1][:3]), _sentence(*found[3][:3])))
+    found = [Group(name, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
+    sentence = " ".join((_sentence(found[1]), _sentence(found[3])))
     source = (
         "Split at the engine's own timestamps."
         if from_engine
         else "The engine reports no timestamps: the stages before the first token can't be separated."
     )
-    return [Text(body=sentence, group=GROUP), _plot(found, [stage.name for stage in stages]), _table(found, source)]
+    return [Text(body=sentence, group=GROUP), _plot(found), _table(found, source)]
 
 
-def _sentence(name: str, stages: list[Stage], parts: list[float]) -> str:
-    what, _, which = name.partition(", ")
-    ranked = sorted(zip(parts, (stage.name for stage in stages), strict=True), reverse=True)
+def _sentence(group: Group) -> str:
+    what, _, which = group.name.partition(", ")
+    ranked = sorted(((share, stage) for stage, share in group.shares.items()), reverse=True)
     told = [f"{share:.0%} of the time it {STAGES_SHOWN[stage][1]}" for share, stage in ranked[:2] if share >= WORTH_SAYING]
     return f"{what.capitalize()}, {which}: {', '.join(told)}." if told else ""
 
 
-def _plot(found: list[tuple[str, list[Stage], list[float], float]], names: list[str]) -> Plot:
-    rows = [f"{name} ({number(mean)} ms)" for name, _, _, mean in found][::-1]
+def _plot(found: list[Group]) -> Plot:
+    rows = [f"{group.name} ({number(group.mean_ms)} ms)" for group in reversed(found)]
     data = []
-    for name in names:
-        widths = [
-            next((share * 100 for stage, share in zip(stages, parts, strict=True) if stage.name == name), None)
-            for _, stages, parts, _ in found
-        ][::-1]
-        data.append(bars(name, widths, rows, "%{x:.1f} % " + name, color=STAGES_SHOWN[name][0], lying=True))
+    for stage in found[-1].shares:
+        widths = [group.shares[stage] * 100 if stage in group.shares else None for group in reversed(found)]
+        data.append(bars(stage, widths, rows, "%{x:.1f} % " + stage, color=STAGES_SHOWN[stage][0], lying=True))
     layout = {
         "barmode": "stack",
         "bargap": 0.35,
@@ -120,22 +125,15 @@ def _plot(found: list[tuple[str, list[Stage], list[float], float]], names: list[
         "yaxis": {"title": ""},
         "legend": {"traceorder": "normal"},
     }
-    alt = "; ".join(
-        f"{name}: " + ", ".join(f"{stage.name} {share:.0%}" for stage, share in zip(stages, parts, strict=True))
-        for name, stages, parts, _ in found
-    )
-    return Plot(title="Share of each stage", data=data, layout=layout, alt=alt, height=250, group=GROUP)
+    told = (f"{group.name}: " + ", ".join(f"{stage} {share:.0%}" for stage, share in group.shares.items()) for group in found)
+    return Plot(title="Share of each stage", data=data, layout=layout, alt="; ".join(told), height=250, group=GROUP)
 
 
-def _table(found: list[tuple[str, list[Stage], list[float], float]], source: str) -> Table:
-    names = [stage.name for stage in found[-1][1]]
+def _table(found: list[Group], source: str) -> Table:
+    stages = list(found[-1].shares)
     rows = [
-        [
-            name,
-            mean,
-            *(next((f"{share:.1%}" for stage, share in zip(stages, parts, strict=True) if stage.name == each), None) for each in names),
-        ]
-        for name, stages, parts, mean in found
+        [group.name, group.mean_ms, *(f"{group.shares[stage]:.1%}" if stage in group.shares else None for stage in stages)]
+        for group in found
     ]
     note = f"{source} Typical: the requests between the 45th and the 55th percentile. Shares of summed time."
-    return Table(title="Stages in figures", columns=["requests", "mean, ms", *names], rows=rows, note=note, folded=True, group=GROUP)
+    return Table(title="Stages in figures", columns=["requests", "mean, ms", *stages], rows=rows, note=note, folded=True, group=GROUP)

@@ -178,7 +178,8 @@ def _gap_plot(gaps: Any, asked: Any) -> Plot:
         data.append(line(name, x, share * 100, hover, width=2, color=colour, dash=dash))
     layout = axes("gap to the next request, ms", "share, %")
     layout["xaxis"]["rangemode"], layout["yaxis"]["range"] = "tozero", [0, 101]
-    alt = f"median gap planned {number(float(_median(asked)))} ms, sent {number(float(_median(gaps)))} ms"
+    planned, sent = (number(float(numpy.median(values))) for values in (asked, gaps))
+    alt = f"median gap planned {planned} ms, sent {sent} ms"
     return Plot(title="Gaps between requests", data=data, layout=layout, alt=alt, half=True, group=SCHEDULE)
 
 
@@ -195,10 +196,6 @@ def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
     return Plot(title="Send delay", data=data, layout=layout, alt=alt, half=True, group=SCHEDULE, note=note)
 
 
-def _median(values: Any) -> float:
-    return float(numpy.median(values))
-
-
 def client_sections(summary: dict[str, Any]) -> list[Section]:
     """How far this machine's client can be believed at this load."""
     error = summary.get("client_error") or {}
@@ -208,13 +205,5 @@ def client_sections(summary: dict[str, Any]) -> list[Section]:
     names = (("TTFT", "ttft"), ("TPOT", "tpot"), ("E2E", "e2e"))
     rows = [[name, f"± {number(error[f'{key}_p50_ms'])}", f"± {number(error[f'{key}_p99_ms'])}"] for name, key in names]
     calibrated, had = (f"{number(error[f'{at}chunks_per_s'])} chunks/s and {number(error[f'{at}streams'])} streams" for at in ("at_", ""))
-    at = f"Calibrated on this machine at {calibrated} a worker; the run had {had}."
-    return [
-        Table(
-            title="",
-            columns=["", "50 % within, ms", "99 % within, ms"],
-            rows=rows,
-            note=" ".join((at, str(error["note"]))),
-            group=CLIENT,
-        )
-    ]
+    note = f"Calibrated on this machine at {calibrated} a worker; the run had {had}. {error['note']}"
+    return [Table(title="", columns=["", "50 % within, ms", "99 % within, ms"], rows=rows, note=note, group=CLIENT)]

@@ -79,17 +79,12 @@ def waterfall_sections(columns: RunColumns) -> list[Section]:
     """Around the slowest first token, and around a usual one."""
     if not columns.answered.any():
         return []
-    ttft = columns.latencies["ttft"][columns.answered]
-    slow = int(numpy.argmax(ttft))
-    few = len(columns.index) <= WATERFALL_REQUESTS
-    if few:
+    if len(columns.index) <= WATERFALL_REQUESTS:
         return [_waterfall("Every request", 0, columns)]
-    usual = int(numpy.argsort(ttft, kind="stable")[len(ttft) // 2])
-    rows = numpy.nonzero(columns.answered)[0]
-    return [
-        _waterfall("Around the slowest first token", int(rows[slow]), columns),
-        _waterfall("Around a typical one", int(rows[usual]), columns),
-    ]
+    ttft, rows = columns.latencies["ttft"][columns.answered], numpy.nonzero(columns.answered)[0]
+    middle = numpy.argsort(ttft, kind="stable")[len(ttft) // 2]
+    chosen = {"Around the slowest first token": numpy.argmax(ttft), "Around a typical one": middle}
+    return [_waterfall(title, int(rows[place]), columns) for title, place in chosen.items()]
 
 
 def _steady_shapes(summary: dict[str, Any], columns: RunColumns) -> list[dict[str, Any]]:

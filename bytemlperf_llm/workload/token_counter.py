@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bytemlperf.errors import UserError
+from bytemlperf.extras import require
 from engines.contract import Message
 from engines.untrusted import decode_json
 
@@ -114,10 +115,9 @@ def counter_for(tokenizer: str | None, template: str) -> TokenCounter:
 
 
 def _tokenizer(folder: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UserError("counting a model's tokens needs the package tokenizers", "pip install 'bytemlperf-llm[hf]'") from None
+    require("counting a model's tokens", "hf", "tokenizers")
+    from tokenizers import Tokenizer
+
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{folder} has no tokenizer.json", "give --tokenizer a folder that has one")
@@ -185,10 +185,7 @@ def _template(folder: Path) -> _Template | None:
     source = _template_text(folder, config if isinstance(config, dict) else {})
     if source is None:
         return None
-    try:
-        import jinja2  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise UserError("counting a chat template's tokens needs the package jinja2", "pip install 'bytemlperf-llm[hf]'") from None
+    require("counting a chat template's tokens", "hf", "jinja2")
     return _Template(source, _special_tokens(config), folder)
 
 

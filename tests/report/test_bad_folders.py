@@ -121,10 +121,10 @@ def test_a_page_that_fails_does_not_fail_the_run(tmp_path, capsys):
 def test_without_the_extra_one_line_says_how_to_get_it(run, monkeypatch, capsys):
     import bytemlperf.report.page as page
 
-    page._template.cache_clear()
+    page.templates.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert report_after_run(run) is None
     said = capsys.readouterr().err
-    page._template.cache_clear()
+    page.templates.cache_clear()
     assert "pip install 'bytemlperf-llm[report]'" in said
     assert said.count("\n") == 1
