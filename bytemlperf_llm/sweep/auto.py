@@ -16,31 +16,32 @@ MOST_GAP = 1.3
 LIGHT = 0.25
 """Of the highest rate that is carried: the lightest is no more."""
 MOST_RATES = 16
-CARRIED = ("valid", "")
-"""Verdicts of a rate that is no limit; "" is that of one that no request was due at."""
+CLIENT_TRIES = 3
+"""Rates in a row at which the client is the limit, before it is taken to be so at any higher one: a busy machine may disturb one."""
 OVERLOADED = ("overloaded", "failing")
 """Verdicts of a rate above what the server carries: it queues, or it refuses."""
+CLIENT = ("client-limited", "invalid")
 
 
 def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None:
-    """The next rate to measure, with the verdicts so far by rate; None when the curve is whole, or when more would bring nothing,
-    as beyond a rate at which the client was the limit."""
-    stop = min((rate for rate, verdict in verdicts.items() if verdict not in CARRIED), default=math.inf)
-    carried = max((rate for rate in verdicts if rate < stop), default=None)
+    """The next rate to measure, with the verdicts so far by rate ("" of one at which no request was due); None when the curve is whole,
+    or when more would bring nothing."""
+    over = min((rate for rate, verdict in verdicts.items() if verdict in OVERLOADED), default=math.inf)
+    carried = max((rate for rate, verdict in verdicts.items() if verdict == "valid" and rate < over), default=None)
+    highest = sorted(verdicts)[-CLIENT_TRIES:]
+    if len(verdicts) >= MOST_RATES or (len(highest) == CLIENT_TRIES and all(verdicts[rate] in CLIENT for rate in highest)):
+        return None
     for share in SHARES:
         rate = _rounded(share * ceiling_rps)
-        if rate not in verdicts and rate < stop:
+        if rate not in verdicts and rate < over:
             return rate
-    if len(verdicts) >= MOST_RATES:
-        return None
-    if math.isinf(stop):
+    if math.isinf(over):
         return _rounded(max(verdicts) * STEP)
-    if verdicts[stop] not in OVERLOADED:
-        return None
     if carried is None:
-        return _rounded(stop / LIGHTER)
-    if stop / carried > MOST_GAP:
-        return _rounded(math.sqrt(carried * stop))
+        return _rounded(min(verdicts) / LIGHTER)
+    between = _rounded(math.sqrt(carried * over))
+    if over / carried > MOST_GAP and between not in verdicts:
+        return between
     lightest = _rounded(SHARES[0] * carried)
     return lightest if min(verdicts) > LIGHT * carried else None
 

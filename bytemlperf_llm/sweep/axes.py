@@ -21,7 +21,7 @@ from bytemlperf_llm.plan.scenario import MAX_RATE, MAX_TOKENS
 from bytemlperf_llm.sweep.flags import SweepFlags
 from engines.credentials import SECRET_NAME
 
-MOST_POINTS = 1000
+MOST_POINTS = 300
 NumberT = TypeVar("NumberT", int, float)
 
 

@@ -36,7 +36,13 @@ def test_a_good_probe_costs_eight_rates() -> None:
 
 def test_beyond_the_clients_limit_nothing_is_tried() -> None:
     verdicts = swept(100, 1_000, client_rps=70)
-    assert verdicts == {10: "valid", 20: "valid", 40: "valid", 60: "valid", 80: "client-limited"}
+    assert verdicts == dict.fromkeys((10, 20, 40, 60), "valid") | dict.fromkeys((80, 90, 100), "client-limited")
+
+
+def test_one_disturbed_rate_ends_nothing() -> None:
+    verdicts = {10.0: "valid", 20.0: "client-limited"}
+    assert next_rate(100, verdicts) == 40
+    assert next_rate(100, verdicts | dict.fromkeys((40.0, 60.0, 80.0, 90.0, 100.0), "valid") | {120.0: "overloaded"}) is None
 
 
 def test_a_rate_at_which_no_request_was_due_is_no_limit() -> None:

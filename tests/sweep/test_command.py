@@ -152,7 +152,7 @@ def test_two_sweeps_in_one_picture_and_one_table(tmp_path: Path) -> None:
         ({"concurrency": "1.5"}, "--concurrency '1.5'"),
         ({"input_lens": "-3"}, "--input-len '-3'"),
         ({"rates": "1", "concurrency": "1"}, "contradict each other"),
-        ({"rates": ",".join(map(str, range(1, 102))), "input_lens": "1,2,3,4,5,6,7,8,9,10"}, "1,010 points, and 1,000 are the limit"),
+        ({"rates": ",".join(map(str, range(1, 102))), "input_lens": "1,2,3,4,5,6,7,8,9,10"}, "1,010 points, and 300 are the limit"),
     ],
 )
 def test_bad_axes(flags: dict[str, str], cause: str) -> None:
