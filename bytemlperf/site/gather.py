@@ -132,15 +132,16 @@ def name_of(figure: Figure) -> str:
 
 
 def _rows(run: SiteRun, currency: str) -> Iterator[BoardRow]:
-    cases: dict[tuple[str, str], dict[str, Figure]] = {}
+    cases: dict[tuple[str, str, str], dict[str, Figure]] = {}
     for figure in run.view.figures:
         if figure.value is not None and figure.better != "neither":
-            cases.setdefault(run.view.suite.case_of(figure), {})[figure.metric] = figure
-    for (subject, case), figures in cases.items():
+            case = (model_of(run.view, figure), *run.view.suite.case_of(figure))
+            cases.setdefault(case, {})[figure.metric] = figure
+    for case, figures in cases.items():
         if not any(figure.headline or figure.better == "higher" for figure in figures.values()):
             continue
         first = next(iter(figures.values()))
-        row = BoardRow(run, model_of(run.view, first), subject, case, first.load, figures, _ranking(list(figures.values())))
+        row = BoardRow(run, *case, first.load, figures, _ranking(list(figures.values())))
         yield _normalised(row, currency)
 
 

@@ -109,6 +109,12 @@ class GeneralKind(RunKind):
         """The first word of the key."""
         return figure.key.split("/")[0].split(" | ")[0]
 
+    def case_of(self, figure: Figure) -> tuple[str, str]:
+        """The backend; precision, batch and loop."""
+        _, _, rest = figure.key.partition("/")
+        backend, _, case = rest.partition("/")
+        return backend, case
+
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Figure]:  # noqa: ARG002
         """Latency, throughput, memory, compile and start-up time, accuracy and numerics of every job."""
         return figures(summary, once(records, last_attempts))

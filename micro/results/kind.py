@@ -79,6 +79,11 @@ class MicroKind(RunKind):
         headlines = _headlines(rows)
         return [figure for row in rows for figure in _figures(row, headline=row.key in headlines)]
 
+    def case_of(self, figure: Figure) -> tuple[str, str]:
+        """The provider; operator and arguments."""
+        case, _, provider = figure.key.rpartition(" [")
+        return provider.removesuffix("]"), case
+
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Section]:  # noqa: ARG002
         """Rooflines, heat maps, curves, and a table of all rows."""
         return sections(run, once(records, last_rows))

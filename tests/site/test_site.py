@@ -19,7 +19,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.measured import device_of
-from bytemlperf.runs.kinds import Figure
+from bytemlperf.runs.kinds import Figure, run_kind
 from bytemlperf.site.build import MARK, build_site
 from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import BoardRow, board, find_runs, read_runs
@@ -73,6 +73,8 @@ def test_a_row_is_a_run_with_its_figures(tmp_path: Path):
     rows = [row for row in rows_of(runs_of(tmp_path)) if row.run.view.kind == "llm"]
     assert len(rows) == 3
     assert {"ttft p50", "tpot p50", "output_token_throughput"} <= set(rows[0].figures)
+    models = [(row.model, row.subject, row.key) for row in rows_of(tmp_path) if row.run.view.kind == "general"]
+    assert models == [(model, "onnxruntime", "fp32 | batch 1, closed") for model in ("bert", "resnet50")]
 
 
 def test_closed_loops_of_one_concurrency_are_ranked_among_valid_runs_only(tmp_path: Path):
@@ -170,6 +172,13 @@ def test_sweeps_are_ranked_at_each_concurrency(tmp_path: Path):
     }
     assert {row.load for row in rows} == {"closed loop, 4 in flight", "closed loop, 8 in flight"}
     assert {row.ranked.metric for row in rows} == {"output_token_throughput"}
+
+
+def test_backends_and_providers_are_ranked_against_each_other():
+    throughput = Figure(key="bert/openvino/fp32 | batch 1, closed", metric="throughput", unit="samples/s", value=1.0)
+    assert run_kind("general").case_of(throughput) == ("openvino", "fp32 | batch 1, closed")
+    latency = Figure(key="gemm(K=1 dtype=float32) [torch]", metric="latency", unit="us", value=1.0)
+    assert run_kind("micro").case_of(latency) == ("torch", "gemm(K=1 dtype=float32)")
 
 
 def test_engines_of_a_campaign_are_ranked_against_each_other(tmp_path: Path):
