@@ -30,7 +30,7 @@ def run_page(view: RunView) -> Page:
         facts=facts_of(view),
         problems=view.problems,
         warnings=view.warnings,
-        tiles=_tiles(view.figures),
+        tiles=[tile_of(figure, name) for name, figure in named_headlines(view.figures)],
         sections=[*view.sections, *_figure_sections(view), *again_sections(view)],
         footer=f"bytemlperf-llm {__version__}. Self-contained page; makes no network requests. {view.folder.name}",
     )
@@ -42,15 +42,14 @@ def headlines(figures: Sequence[Figure]) -> list[Figure]:
     return sorted(chosen, key=lambda figure: figure.value is None)[:MAX_TILES]
 
 
-def _tiles(figures: list[Figure]) -> list[Tile]:
-    """The headlines; none where there are so many that they are a table, which the suite's own part has."""
+def named_headlines(figures: Sequence[Figure]) -> list[tuple[str, Figure]]:
+    """The headlines by the names that tell them apart; none where there are so many that they are a table, which the suite's own part
+    has."""
     chosen = [figure for figure in figures if figure.headline]
     if len(chosen) > MAX_TILES:
         return []
     one_case = len({figure.key for figure in chosen}) == 1
-    return [
-        tile_of(figure, figure.label or figure.metric.replace("_", " ") if one_case else name_of(figure)) for figure in headlines(chosen)
-    ]
+    return [(figure.label or figure.metric.replace("_", " ") if one_case else name_of(figure), figure) for figure in headlines(chosen)]
 
 
 def name_of(figure: Figure) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bytemlperf.command.console import print_sections, print_text
 from bytemlperf.command.exits import one_line
 from bytemlperf.report.gather import RunView
-from bytemlperf.report.run_page import MAX_TILES, facts_of, headlines, name_of
+from bytemlperf.report.run_page import facts_of, named_headlines
 from bytemlperf.report.text import interval, number, unit
 from bytemlperf.runs.kinds import Figure, Plot, run_kind
 from bytemlperf.runs.records import RunRecords
@@ -58,12 +58,10 @@ def print_run(
 
 
 def answers(figures: Sequence[Figure]) -> str:
-    """The headlines that were measured, in a line; empty where there are so many that they are a table."""
-    if sum(figure.headline for figure in figures) > MAX_TILES:
-        return ""
-    return " · ".join(map(_answer, (figure for figure in headlines(figures) if figure.value is not None)))
+    """The headlines that were measured, in a line."""
+    return " · ".join(_answer(name, figure) for name, figure in named_headlines(figures) if figure.value is not None)
 
 
-def _answer(figure: Figure) -> str:
-    between = f" ({interval(figure.low, figure.high)})" if figure.low is not None and figure.high is not None else ""
-    return one_line(f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}".strip() + between)
+def _answer(name: str, figure: Figure) -> str:
+    bounds = interval(figure.low, figure.high)
+    return one_line(f"{name} {number(figure.value)} {unit(figure.unit)}".strip() + (f" ({bounds})" if bounds else ""))
