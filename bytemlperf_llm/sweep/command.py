@@ -36,6 +36,8 @@ from bytemlperf_llm.sweep.row import PointRow, row_of
 NAME, KIND_NAME = "sweep.json", "sweep"
 LEAST_REQUESTS = 60
 """Of a point at what the server carries: enough to tell an overload from a queue that wanders."""
+LEAST_OF_ANY = 12
+"""Expected requests of any point: enough for a median, also where fewer come than expected."""
 
 
 def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
@@ -226,7 +228,7 @@ class Sweep:
         folder = self._suite().folder
         place = sum(path.is_dir() for path in folder.iterdir())
         flags = curve.flags(self._flags).changed(seed=self._flags.seed + place + 1, label=f"{place:02}-{load.short}")
-        plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, ceiling_rps), started.model, started.info)
+        plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, load, ceiling_rps), started.model, started.info)
         suite = SuiteRun.reserve(folder, "llm", plan.output.label)
         stopped, status = False, 0
         try:
@@ -247,13 +249,13 @@ class Sweep:
         return msgspec.structs.replace(row, load=load, ceiling_rps=ceiling_rps)
 
 
-def _long_enough(plan: Plan, flags: Flags, ceiling_rps: float | None) -> Plan:
+def _long_enough(plan: Plan, flags: Flags, load: Level, ceiling_rps: float | None) -> Plan:
     """Of a slow server the points last longer than its scenario has it, where no flag says how long."""
     duration_s = plan.load.scenario.duration_s
     given = flags.num_prompts is not None or flags.duration_s is not None
-    if given or ceiling_rps is None or duration_s is None or duration_s * ceiling_rps >= LEAST_REQUESTS:
+    if given or ceiling_rps is None or load.rate_rps is None or duration_s is None:
         return plan
-    return plan.with_scenario({"duration_s": LEAST_REQUESTS / ceiling_rps})
+    return plan.with_scenario({"duration_s": max(duration_s, LEAST_REQUESTS / ceiling_rps, LEAST_OF_ANY / load.rate_rps)})
 
 
 def _told(row: PointRow) -> str:
