@@ -1,6 +1,6 @@
 """Is the capacity right? `bmp-llm capacity`'s search on simulated engines of known capacity, beside the rules of two other tools.
 
-    python -m benchmarks.capacity [--seeds 200] [--engines M/M/1,cliff] [--controls 500,5000]
+    python -m benchmarks.capacity [--seeds 200] [--engines M/M/1,cliff] [--controls 500,5000] [--max-requests 20000]
 
 The truth is the highest rate at which 95 % of requests meet their level: by formula for M/M/1, by definition for the cliff, and by a
 simulation of `TRUTH_REQUESTS` at each of a few rates for the others. Shown for each engine and rule, over all seeds: the share of
@@ -188,7 +188,7 @@ def _probe(engine: Engine, plan: Plan, rng: np.random.Generator) -> Probe:
         look = look_at(*columns, SHARE, plan.errors.times(spent(sizes, place)))
         if is_enough(plan, look, SHARE):
             break
-    return Probe(plan.load, look, plan.purpose)
+    return Probe(plan.load, look, plan.purpose, errors=plan.errors)
 
 
 def bisecting(engine: Engine, seed: int, requests: int, trials: int, relative_to_high: bool) -> Answer:
@@ -257,9 +257,12 @@ def row_of(engine: Engine, rule: str, truth: float, answers: list[Answer]) -> Ro
     )
 
 
-def rows_of(engine: Engine, seeds: int, pool: Any, controls: tuple[int, ...] = CONTROL_REQUESTS) -> Iterator[Row]:
+def rows_of(
+    engine: Engine, seeds: int, pool: Any, controls: tuple[int, ...] = CONTROL_REQUESTS, max_requests: int = MAX_REQUESTS
+) -> Iterator[Row]:
     truth = truth_of(engine)
-    yield row_of(engine, "bmp-llm", truth, pool.starmap(_run, [(engine.name, "ours", seed, 0) for seed in range(seeds)], chunksize=4))
+    answers = pool.starmap(_run, [(engine.name, "ours", seed, max_requests) for seed in range(seeds)], chunksize=4)
+    yield row_of(engine, "bmp-llm", truth, answers)
     for rule in ("guidellm", "aiperf"):
         for requests in controls:
             answers = pool.starmap(_run, [(engine.name, rule, seed, requests) for seed in range(seeds)], chunksize=4)
@@ -271,7 +274,7 @@ def rows_of(engine: Engine, seeds: int, pool: Any, controls: tuple[int, ...] = C
 
 def _run(name: str, rule: str, seed: int, requests: int) -> Answer:
     engine = ENGINES[name]
-    return ours(engine, seed) if rule == "ours" else (guidellm if rule == "guidellm" else aiperf)(engine, seed, requests)
+    return ours(engine, seed, requests) if rule == "ours" else (guidellm if rule == "guidellm" else aiperf)(engine, seed, requests)
 
 
 def main() -> None:
@@ -279,12 +282,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--controls", default=",".join(map(str, CONTROL_REQUESTS)), help="requests a probe; empty: no controls")
+    parser.add_argument("--max-requests", type=int, default=MAX_REQUESTS, help="of the search")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     controls = tuple(int(text) for text in options.controls.split(",") if text)
     print(HEAD)
-    with Pool(2) as pool:
+    with Pool(options.processes) as pool:
         for name in options.engines.split(","):
-            for row in rows_of(ENGINES[name], options.seeds, pool, controls):
+            for row in rows_of(ENGINES[name], options.seeds, pool, controls, options.max_requests):
                 print(row.line(), flush=True)
 
 

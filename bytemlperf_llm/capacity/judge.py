@@ -64,6 +64,9 @@ class Errors(msgspec.Struct, frozen=True):
         return Errors(self.holds * weight, self.fails * weight)
 
 
+NO_ERRORS = Errors(0.0, 0.0)
+
+
 class Look(msgspec.Struct, frozen=True):
     """What is known of a probe after `requests`, of which `judged` count. `missed` is the share that missed a service level, `worth` how
     many independent requests the judged ones are worth, `steady` whether latency neither drifts nor remembers for longer than the
@@ -100,19 +103,17 @@ def look_at(missed: Column, latency: Column, due: Column, share: float, errors: 
     steady = _is_steady(latencies, sizes)
     overloaded = _overloaded(latencies, sizes, int(due[-1] - due[start]))
     outcome = Outcome.UNRESOLVED
-    if overloaded or (rate > limit and steady and _at_least(tested, rate, limit) <= errors.fails):
+    if overloaded or (rate > limit and steady and tail_of(tested, rate, limit) <= errors.fails):
         outcome = Outcome.FAILS
-    elif rate < limit and steady and _at_most(tested, rate, limit) <= errors.holds:
+    elif rate < limit and steady and tail_of(tested, rate, limit) <= errors.holds:
         outcome = Outcome.HOLDS
     return Look(outcome, len(missed), count, rate, worth, steady, overloaded)
 
 
-def _at_most(worth: float, rate: float, limit: float) -> float:
-    """P(so few misses or fewer) where the share of misses is the limit."""
-    return regularised_beta(max(worth * (1 - rate), 1e-9), worth * rate + 1.0, 1 - limit, limit)
-
-
-def _at_least(worth: float, rate: float, limit: float) -> float:
+def tail_of(worth: float, rate: float, limit: float) -> float:
+    """P(so few misses or fewer) where the share of misses is the limit, of a share below it; of one above it, P(so many or more)."""
+    if rate <= limit:
+        return regularised_beta(max(worth * (1 - rate), 1e-9), worth * rate + 1.0, 1 - limit, limit)
     return regularised_beta(max(worth * rate, 1e-9), worth * (1 - rate) + 1.0, limit, 1 - limit)
 
 
@@ -121,12 +122,13 @@ def _worth(
 ) -> float:
     """Independent requests that the probe's would be worth if `limit` of them missed, for a statement at this level."""
     count, factors, at_limit = sum(sizes), [1.0], 1.0
+    few = min(rate, 1 - rate) * count / FEW_MISSES
     if 0.0 < rate < 1.0:
         at_limit = min((limit / rate) ** (HOLDS_POWER if rate < limit else FAILS_POWER), MOST_AT_LIMIT)
         factors += _factors(misses, sizes, rate * (1 - rate), at_limit, level)
-    if min(rate, 1 - rate) * count < FEW_MISSES:
+    if few < 1.0:  # the fewer misses, the less they say of how they come at the limit
         variance = float(latency.var())
-        factors += _factors(latencies, sizes, variance, at_limit, level) if variance else []
+        factors += _factors(latencies, sizes, variance, 1.0 + (at_limit - 1.0) * few, level) if variance else []
     return count / max(factors)
 
 

@@ -110,7 +110,7 @@ class ProbeRun(PointRun):
             return Probed(None, {}, ending.stopped)
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
         reason = str(summary["reasons"][0]) if limited else ""
-        probe = Probe(self._probe.load, look, self._probe.purpose, reason)
+        probe = Probe(self._probe.load, look, self._probe.purpose, reason, self._probe.errors)
         return Probed(probe, self._columns.met(look.requests), stopped_by_user=False, rates=_rates(summary, watts))
 
     def _is_enough(self) -> bool:

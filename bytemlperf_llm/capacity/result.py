@@ -11,7 +11,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import part, write_json
 from bytemlperf_llm.capacity.cost import NO_RATES, Cost, Hardware, Rates, cost_of
-from bytemlperf_llm.capacity.judge import Look, Outcome
+from bytemlperf_llm.capacity.judge import NO_ERRORS, Errors, Look, Outcome
 from bytemlperf_llm.capacity.search import Goal, Probe, Purpose, Search
 
 NAME = "capacity.json"
@@ -55,6 +55,7 @@ class ProbeRow(Look, frozen=True, kw_only=True):
     load: float
     purpose: Purpose
     client_limited: str = ""
+    errors: Errors = NO_ERRORS
     met: dict[str, float] = msgspec.field(default_factory=dict)
     rates: Rates = NO_RATES
     unjudged: str = ""
@@ -62,7 +63,7 @@ class ProbeRow(Look, frozen=True, kw_only=True):
     @classmethod
     def of(cls, folder: str, probe: Probe, met: dict[str, float], rates: Rates) -> ProbeRow:
         look: dict[str, Any] = msgspec.structs.asdict(probe.look) | {"outcome": probe.outcome}
-        look |= {"purpose": probe.purpose, "client_limited": probe.client_limited, "met": met, "rates": rates}
+        look |= {"purpose": probe.purpose, "client_limited": probe.client_limited, "errors": probe.errors, "met": met, "rates": rates}
         return cls(**look, folder=folder, load=probe.load)
 
     @classmethod
@@ -71,7 +72,7 @@ class ProbeRow(Look, frozen=True, kw_only=True):
         return cls(**msgspec.structs.asdict(nothing), folder=folder, load=load, purpose=purpose, unjudged=why)
 
     def probe(self) -> Probe:
-        return Probe(self.load, self, self.purpose, self.client_limited)
+        return Probe(self.load, self, self.purpose, self.client_limited, self.errors)
 
     @property
     def note(self) -> str:

@@ -10,26 +10,28 @@ The higher the load, the fewer requests meet their service levels. So one probe 
   one at the capacity itself never ends. Where the budget doesn't reach for that width, they stand further apart.
 
 The error is split over the probes (`Search._errors`), so that all together keep the confidence that was asked for: half of it for a load
-named as holding that doesn't, half for one named as failing that does. What is client-limited, unsteady or too short resolves nothing.
+named as holding that doesn't, half for one named as failing that does. A probe may spend a part of what is left on each side; one that is
+resolved on a side gives it back (online fallback: Tian and Ramdas, Statistical Methods in Medical Research 30(4), 2021): where that
+was right no error was at risk, where it was wrong the one error has been made. What is client-limited, unsteady or too short resolves
+nothing.
 """
 
 from __future__ import annotations
 
 import math
 from enum import StrEnum
+from itertools import takewhile
 
 import msgspec
 
 from bytemlperf.statistics.special import normal_quantile
-from bytemlperf_llm.capacity.judge import SETTLING_SHARE, UNITS, Errors, Look, Outcome, first_look
+from bytemlperf_llm.capacity.judge import NO_ERRORS, SETTLING_SHARE, UNITS, Errors, Look, Outcome, first_look, tail_of
 
 STEP = 2.0
 CONFIDENCE = 0.95
 WITHIN = 0.05
 RANGE_SHARE = 0.15
-"""Of the error, for finding the range: these probes are far from the capacity, and a small error costs them little."""
-EDGE_SHARE = 0.4
-"""Of what is left of the error of its side, for each probe after that."""
+"""Of the error, for what a probe needs at least."""
 RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 """Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
 LEAST_LOAD_SHARE = 1 / 1024
@@ -51,6 +53,15 @@ CLEAR_Z = 2.5
 """Standard errors from the limit at which a probe that is to find the range, or the place in it, has said enough."""
 HOPE = 1.0
 """Standard deviations of luck that a probe is given to be resolved by its end; with less hope it ends."""
+HOPELESS = 0.5
+"""Share that missed in a probe that is to fail, from which on an unsteady one is too near the server's own limit to become steady."""
+GROWN = 2_000
+"""Requests in which a plain overload shows."""
+FURTHER = 1.4
+"""Distance of a probe, in units of that of the one before that was not resolved on this side, where the requests don't reach for the
+width that was asked."""
+WIDE_ERROR = 0.08
+"""The estimate's standard error from which on a probe there is likely to be resolved."""
 LOCATED = 0.6
 """The estimate's standard error, in units of the distance at which probes are placed, from which on it is good enough for that."""
 SPARE = 1.6
@@ -80,14 +91,34 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Purpose(StrEnum):
-    """What a probe is for: to find the range, to say where in it the capacity is, to hold, to fail, to confirm the
-    answer."""
+    """What a probe is for: to find the range, to halve it where it is wide, to say where in it the capacity is, to hold, to fail, to
+    confirm the answer."""
 
     RANGE = "range"
+    HALVE = "halve"
     ESTIMATE = "estimate"
     LOW = "holds"
     HIGH = "fails"
     CONFIRM = "confirm"
+
+
+SPENT_ON_HOLDING = {
+    Purpose.RANGE: 0.05,
+    Purpose.HALVE: 0.3,
+    Purpose.ESTIMATE: 0.02,
+    Purpose.LOW: 0.4,
+    Purpose.HIGH: 0.005,
+    Purpose.CONFIRM: 0.1,
+}
+SPENT_ON_FAILING = {
+    Purpose.RANGE: 0.02,
+    Purpose.HALVE: 0.1,
+    Purpose.ESTIMATE: 0.02,
+    Purpose.LOW: 0.005,
+    Purpose.HIGH: 0.4,
+    Purpose.CONFIRM: 0.1,
+}
+"""Shares of what is left of the error of a side, by a probe's purpose."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -101,12 +132,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A probe that ran. `client_limited` says why the client was the limit, empty where it wasn't."""
+    """A probe that ran. `client_limited` says why the client was the limit, empty where it wasn't; `errors` are what it could spend."""
 
     load: float
     look: Look
     purpose: Purpose
     client_limited: str = ""
+    errors: Errors = NO_ERRORS
 
     @property
     def outcome(self) -> Outcome:
@@ -203,22 +235,35 @@ class Search:
 
     def _fine(self, curve: Curve) -> Plan | None:
         floor, ceiling = (math.log(load) if load else None for load in (self.holds_at, self.fails_at))
-        wide = min(self._affordable(curve, math.log(1 + self.goal.within) / 2 * 0.98), math.log(STEP))
-        if curve.error > LOCATED * wide:
+        half = math.log(1 + self.goal.within) / 2 * 0.98
+        wide = min(self._affordable(curve, half), math.log(STEP))
+        if curve.error > LOCATED * wide or self._astray():
             near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.load) - curve.at) < 3 * curve.error)
-            more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min((curve.error / (LOCATED * wide)) ** 2, 4.0)
-            return self._plan(math.exp(curve.at), round(min(more, self._remaining() / 5)), Purpose.ESTIMATE)
+            more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min(max((curve.error / (LOCATED * wide)) ** 2, 1.0), 4.0)
+            purpose = Purpose.HALVE if curve.error > WIDE_ERROR else Purpose.ESTIMATE
+            return self._plan(math.exp(curve.at), round(min(more, self._remaining() / 5)), purpose)
         below = math.inf if floor is None else curve.at - floor
         above = math.inf if ceiling is None else ceiling - curve.at
         if wide > MOST_OF_GAP * max(below, above):
             return None
         limit = round(max(EDGE_REQUESTS * self.goal.needed, SPARE * self._cost(curve, wide)))
-        sides = [(Purpose.LOW, -wide), (Purpose.HIGH, wide)]
+        further = FURTHER if wide > half else 1.0
+        sides = [(purpose, sign * wide * further ** self._in_vain(purpose)) for purpose, sign in ((Purpose.LOW, -1), (Purpose.HIGH, 1))]
         for purpose, distance in sides if below >= above else reversed(sides):
             plan = self._plan(math.exp(curve.at + distance), limit, purpose)
             if plan is not None and (self.holds_at or 0.0) < plan.load < (self.fails_at or math.inf):
                 return plan
         return None
+
+    def _astray(self) -> bool:
+        """Whether the estimate is likely worse than it looks: it has just misled two probes."""
+        last = self.probes[-1].purpose
+        return last in (Purpose.LOW, Purpose.HIGH) and self._in_vain(last) >= 2 and self._in_vain(last) % 2 == 0
+
+    def _in_vain(self, purpose: Purpose) -> int:
+        """Probes of this purpose that weren't resolved, since one was."""
+        outcomes = [probe.outcome for probe in self.probes if probe.purpose is purpose]
+        return sum(1 for _ in takewhile(lambda outcome: outcome is Outcome.UNRESOLVED, reversed(outcomes)))
 
     def _cost(self, curve: Curve, distance: float) -> float:
         """Requests that a probe needs at this distance from the capacity."""
@@ -245,14 +290,11 @@ class Search:
         return left if most is None else min(left, most)
 
     def _errors(self, purpose: Purpose) -> Errors:
-        """What the next probe may spend. One that is placed to hold spends next to nothing on failing."""
-        before = [probe.purpose for probe in self.probes]
-        aside = RANGE_SHARE * 6 / math.pi**2 / (1 + len(before)) ** 2
-        edge = (1 - RANGE_SHARE) * EDGE_SHARE * (1 - EDGE_SHARE) ** before.count(purpose)
-        return Errors(
-            self.goal.errors.holds * (edge if purpose is Purpose.LOW else aside),
-            self.goal.errors.fails * (edge if purpose is Purpose.HIGH else aside),
-        )
+        """What the next probe may spend: a part of what is left on each side. One that is resolved on a side has spent nothing there."""
+        tested = [probe for probe in self.probes if not probe.client_limited]
+        holds = self.goal.errors.holds - sum(probe.errors.holds for probe in tested if probe.outcome is not Outcome.HOLDS)
+        fails = self.goal.errors.fails - sum(probe.errors.fails for probe in tested if probe.outcome is not Outcome.FAILS)
+        return Errors(holds * SPENT_ON_HOLDING[purpose], fails * SPENT_ON_FAILING[purpose])
 
     def _unusable(self, count: int) -> bool:
         return len(self.probes) >= count and all(probe.client_limited for probe in self.probes[-count:])
@@ -262,15 +304,21 @@ def is_enough(plan: Plan, look: Look, share: float) -> bool:
     """Whether a probe may end before its limit: it is resolved, has said enough for its purpose, or won't be resolved by its limit."""
     if look.outcome is not Outcome.UNRESOLVED or look.overloaded or look.requests >= plan.limit:
         return True
-    limit = 1 - share
-    z = _z(_Point(0.0, look.missed, look.worth, look.judged), limit)
-    if plan.purpose in (Purpose.RANGE, Purpose.ESTIMATE):
-        return abs(z) > CLEAR_Z and look.steady
-    needed = normal_quantile(1 - (plan.errors.holds if plan.purpose is Purpose.LOW else plan.errors.fails) / 3)
-    done = look.requests / plan.limit
-    toward = -z if plan.purpose is Purpose.LOW else z
-    hoped = toward / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1)
-    return toward < -CLEAR_Z or (done > 0.5 and hoped < needed)
+    limit, done = 1 - share, look.requests / plan.limit
+    below = look.missed < limit
+    z = normal_quantile(1 - min(max(tail_of(look.worth, look.missed, limit), 1e-12), 0.5))
+    if plan.purpose in (Purpose.RANGE, Purpose.HALVE, Purpose.ESTIMATE):
+        return z > CLEAR_Z and look.steady and not _hopeful(plan, z, done, holds=below)
+    low = plan.purpose is Purpose.LOW
+    if not low and not look.steady and look.missed > HOPELESS and look.requests >= GROWN:
+        return True
+    return z > CLEAR_Z if below is not low else done > 0.5 and not _hopeful(plan, z, done, holds=low)
+
+
+def _hopeful(plan: Plan, z: float, done: float, *, holds: bool) -> bool:
+    """Whether a probe that is so many standard errors on one side of the limit may be resolved there by its end."""
+    needed = normal_quantile(1 - (plan.errors.holds if holds else plan.errors.fails) / 3)
+    return z / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1) >= needed
 
 
 class _Point(msgspec.Struct, frozen=True):

@@ -73,12 +73,24 @@ def test_it_ends_when_the_interval_is_narrow_or_the_requests_are_spent() -> None
 def test_the_errors_of_all_probes_stay_within_the_confidence() -> None:
     search, holds, fails = Search(Goal(), 1.0), 0.0, 0.0
     for place in range(60):
-        for purpose in (Purpose.LOW, Purpose.HIGH, Purpose.ESTIMATE):
+        for purpose in Purpose:
             errors = search._errors(purpose)
             holds, fails = holds + errors.holds, fails + errors.fails
-            search.tell(Probe(1.0 + place, look(0.05), purpose))
-    assert holds <= 0.025
-    assert fails <= 0.025
+            search.tell(Probe(1.0 + place, look(0.05), purpose, errors=errors))
+    assert max(holds, fails) == pytest.approx(0.025)
+
+
+def test_a_probe_that_is_resolved_gives_its_error_back_on_that_side() -> None:
+    search = Search(Goal(), 1.0)
+    first = search._errors(Purpose.LOW)
+    search.tell(Probe(1.0, look(0.0, Outcome.HOLDS), Purpose.LOW, errors=first))
+    again = search._errors(Purpose.LOW)
+    assert again.holds == first.holds  # true or not: an error that was made is made once
+    assert again.fails < first.fails
+    search.tell(Probe(2.0, look(0.05), Purpose.LOW, errors=again))
+    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * 0.6)
+    search.tell(Probe(4.0, look(0.05), Purpose.LOW, client_limited="late", errors=search._errors(Purpose.LOW)))
+    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * 0.6)
 
 
 def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear() -> None:
