@@ -82,7 +82,8 @@ def _our_median_us(kernel: Callable[..., Any], inputs: tuple[Any, ...]) -> float
 
 
 def _against_blas(threads: int) -> bool:
-    from micro.peaks.peaks import Needed, peaks_for
+    from micro.peaks.peaks import peaks_for
+    from micro.peaks.record import Needed
     from micro.sweep.sweep import Settings
 
     first = _blas_flops_per_s()

@@ -164,7 +164,7 @@ PROVIDERS = Point(
         "torch_compile": "micro.providers.torch_based:TORCH_COMPILE",
         "onednn": "micro.providers.linear:ONEDNN",
         "numpy": "micro.providers.linear:NUMPY_BLAS",
-        "sdpa": "micro.providers.sdpa:SDPA",
+        "sdpa": "micro.providers.torch_based:SDPA",
         "vllm": "micro.providers.vllm_kernels:VLLM",
         "triton": "micro.providers.torch_based:TRITON",
         "flash_attn": "micro.providers.gpu_kernels:FLASH_ATTN",

@@ -245,10 +245,10 @@ class Card(Checked, frozen=True, kw_only=True):
         inputs = [replace(given, high=chosen.high[given.name]) if given.name in chosen.high else given for given in self.inputs]
         return replace(self, source=source, inputs=inputs, dims={**self.dims, **chosen.dims, **(dims or {})})
 
-    def shape(self, wanted: Input, batch: int) -> tuple[int, ...]:
+    def shape(self, entry: Input, batch: int) -> tuple[int, ...]:
         """The shape of an input at a batch size."""
         sizes = {**self.dims, BATCH: self.fixed_batch or batch}
-        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in wanted.shape)
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in entry.shape)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

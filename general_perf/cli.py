@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import suite_app
 from general_perf.command.flags import Flags
 
-RUN = "run"
-
-
-class RunByDefault(PlainHelpGroup):
-    """`bmp general resnet50` is `bmp general run resnet50`: what isn't a command is a model."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = [RUN, *args]
-        return list(super().parse_args(ctx, args))
-
-
-app = typer.Typer(
-    cls=RunByDefault,
-    help="Measure common models: compile, accuracy, numerics, speed. `bmp general MODEL…` runs them; see `bmp general run --help`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+app = suite_app(
+    "Measure common models: compile, accuracy, numerics, speed. `bmp general MODEL…` runs them; see `bmp general run --help`.",
+    "run",
+    options_too=True,
 )
 
 
-@app.command(RUN, short_help="Measure models on backends.")
+@app.command("run", short_help="Measure models on backends.")
 @with_flags
 def run(flags: Flags) -> None:
     """Measure models on backends: a process and a row for each model, backend and precision."""
@@ -64,7 +51,7 @@ def report(
 @app.command()
 def models() -> None:
     """List the zoo: class, task, weights, sizes, data."""
-    from general_perf.command.listing import print_models
+    from general_perf.command.run import print_models
 
     print_models()
 
@@ -72,7 +59,7 @@ def models() -> None:
 @app.command()
 def backends() -> None:
     """List backends with their versions, or what they lack."""
-    from general_perf.command.listing import print_backends
+    from general_perf.command.run import print_backends
 
     print_backends()
 
@@ -86,6 +73,6 @@ def usability(
     folder: Annotated[Path | None, Option("Directory for the temporary environments. Default: the system's.")] = None,
 ) -> None:
     """Install each backend into a fresh virtual environment; report time, size and packages. Needs a package index."""
-    from general_perf.usability.install import measure_installs
+    from general_perf.usability.installed import measure_installs
 
     measure_installs(backends, out, folder=folder, no_cache=no_cache)

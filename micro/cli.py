@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import suite_app
 from bytemlperf.errors import UserError
 from micro.command.flags import Flags
 
@@ -17,28 +17,13 @@ SUITE_MEASURE_S = 0.5
 """Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
 
 
-class OperatorGroup(PlainHelpGroup):
-    """A first word that is no command is an operator's name: `bmp micro gemm` is `bmp micro op gemm`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As click's, with operators."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
-            args = ["op", *args]
-        return super().resolve_command(ctx, args)
-
-
-app = typer.Typer(
-    cls=OperatorGroup,
-    help="Measure operators and collectives: `bmp micro gemm`, `bmp micro run FILE`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = suite_app("Measure operators and collectives: `bmp micro gemm`, `bmp micro run FILE`.", "op")
 
 
 @app.command("list")
 def list_all() -> None:
     """List operators, their arguments, and providers."""
-    from micro.command.listing import print_lists
+    from micro.command.run import print_lists
 
     print_lists()
 

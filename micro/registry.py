@@ -9,7 +9,6 @@ from bytemlperf.errors import UserError
 from micro.collectives.operators import COLLECTIVES
 from micro.operators import (
     attention,
-    convolution,
     elementwise,
     gemm,
     index,
@@ -20,23 +19,21 @@ from micro.operators import (
     moe_gemm,
     norm,
     quant_gemm,
-    reduction,
-    stream,
 )
 from micro.operators.contract import Operator
 
 FAMILIES: dict[str, Iterable[Operator]] = {
     "gemm": gemm.GEMMS,
-    "convolution": (convolution.CONV2D,),
+    "convolution": (gemm.CONV2D,),
     "norm": norm.NORMS,
     "elementwise": elementwise.ELEMENTWISE,
-    "reduction": reduction.REDUCTIONS,
+    "reduction": norm.REDUCTIONS,
     "index": index.INDEXING,
     "llm": (*llm_norm.LLM_NORMS, *llm_quant.LLM_QUANTS),
     "llm gemm": quant_gemm.QUANT_GEMMS,
     "attention": (*kv_cache.KV_CACHE, *attention.ATTENTION.values()),
     "moe": (*moe.MOE, *moe_gemm.MOE_GEMMS),
-    "stream": stream.STREAM,
+    "stream": elementwise.STREAM,
     "collective": COLLECTIVES.values(),
 }
 OPERATORS = {operator.name: operator for operators in FAMILIES.values() for operator in operators}

@@ -16,6 +16,7 @@ Each is given against two roofs, the peaks measured here and those of the data s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -76,18 +77,18 @@ def shares(roof: Roof, row: Row) -> dict[str, float]:
     seconds = row.latency_us.p50 / 1e6
     if row.bus_bw_gbs is not None:
         return {"cbu": row.bus_bw_gbs * 1e9 / roof.link_bytes_per_s} if roof.link_bytes_per_s else {}
-    told: dict[str, float] = {}
+    of_peak: dict[str, float] = {}
     peak = roof.flops_per_s.get(row.flops_dtype)
     if peak and row.flops:
-        told["mfu"] = row.flops / seconds / peak
+        of_peak["mfu"] = row.flops / seconds / peak
     memory = roof.memory_bytes_per_s((row.write_bytes or 0) / row.bytes) if row.bytes else None
     if memory and row.bytes and row.from_memory:
-        told["mbu"] = row.bytes / seconds / memory
-    if "mbu" in told and ("mfu" in told or not row.flops):
-        told["roof"] = max(told["mbu"], told.get("mfu", 0.0))
-    elif "mfu" in told and _bound_by_flops(roof, row):
-        told["roof"] = told["mfu"]
-    return told
+        of_peak["mbu"] = row.bytes / seconds / memory
+    if "mbu" in of_peak and ("mfu" in of_peak or not row.flops):
+        of_peak["roof"] = max(of_peak["mbu"], of_peak.get("mfu", 0.0))
+    elif "mfu" in of_peak and row.intensity is not None and row.intensity >= (roof.ridge(row.flops_dtype) or math.inf):
+        of_peak["roof"] = of_peak["mfu"]  # warm buffers have no MBU; far right of the ridge memory can't bind even if they were cold
+    return of_peak
 
 
 def too_fast(roof: Roof, row: Row) -> str:
@@ -98,12 +99,12 @@ def too_fast(roof: Roof, row: Row) -> str:
         return ""
     seconds, dtype = (row.latency_us.ci95_high or row.latency_us.p50) / 1e6, row.flops_dtype
     peaks = [roof.flops_per_s[name] for name in (dtype, "float32") if name in roof.flops_per_s and dtype != "float64"]
-    told = []
+    claims = []
     if dtype in roof.flops_per_s and row.flops:
-        told.append((row.flops / seconds / max([roof.flops_per_s[dtype], *peaks]), f"{dtype} arithmetic", dtype))
+        claims.append((row.flops / seconds / max([roof.flops_per_s[dtype], *peaks]), f"{dtype} arithmetic", dtype))
     if roof.by_writes and row.from_memory and row.read_bytes:
-        told.append((row.read_bytes / seconds / max(speed for _, speed in roof.by_writes), "reading of memory", MEMORY))
-    for share, what, name in told:
+        claims.append((row.read_bytes / seconds / max(speed for _, speed in roof.by_writes), "reading of memory", MEMORY))
+    for share, what, name in claims:
         error = max(LEAST_ERROR, roof.errors.get(name, 0.0))
         if share > 1 + error:
             return f"{share:,.0%} of this machine's peak of {what}, which may be {error:.0%} too low but not more: no such work was done"
@@ -131,9 +132,3 @@ def bound(row: Row, name: str = MEASURED) -> str:
     if f"roof_{name}" not in held:
         return ""
     return "compute" if held.get(f"mfu_{name}", 0.0) >= held.get(f"mbu_{name}", 0.0) else "memory"
-
-
-def _bound_by_flops(roof: Roof, row: Row) -> bool:
-    """Warm buffers have no MBU; far right of the ridge memory can't bind even if they were cold."""
-    ridge = roof.ridge(row.flops_dtype)
-    return ridge is not None and row.intensity is not None and row.intensity >= ridge

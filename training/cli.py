@@ -7,31 +7,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, RunOutput, only, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import suite_app
 from training.plan.flags import STUDIED, Flags, Output
 from training.workload.choices import ScalingMode
 
-
-class WorkloadGroup(PlainHelpGroup):
-    """A first word that is no command goes to `run`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
-
-app = typer.Typer(
-    cls=WorkloadGroup,
-    help="Measure training: throughput, scaling, memory, convergence. `bmp train gpt` is `bmp train run gpt`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = suite_app("Measure training: throughput, scaling, memory, convergence. `bmp train gpt` is `bmp train run gpt`.", "run")
 
 
 @app.command(short_help="Train a workload and measure it.")
@@ -54,7 +39,7 @@ def run(
 @app.command()
 def workloads() -> None:
     """List the built-in workloads."""
-    from training.command.listing import print_workloads
+    from training.command.run import print_workloads
 
     print_workloads()
 
@@ -96,8 +81,8 @@ def scale(
     repeats: Annotated[int, Option("Runs per size, in alternating order.", least=1)] = 2,
 ) -> None:
     """Speed-up and efficiency with intervals, each run kept whole inside the study's folder."""
-    from training.command.publish import publish
-    from training.studies.scale import run_scale
+    from bytemlperf.report.terminal import publish
+    from training.studies.study import run_scale
 
     raise typer.Exit(publish(*run_scale(flags, nproc, mode, repeats, _command()), quiet=flags.quiet))
 
@@ -115,8 +100,8 @@ def predict(
     latency_us: Annotated[float | None, Option("Message latency on the target machine. Default: as measured.", least=0)] = None,
 ) -> None:
     """Extrapolate a step's time from measured computing and communication; the error is shown where it was measured."""
-    from training.command.publish import publish
-    from training.studies.predict import run_predict
+    from bytemlperf.report.terminal import publish
+    from training.studies.model import run_predict
 
     predicted = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, output.runs_dir, _command())
     raise typer.Exit(publish(*predicted, quiet=output.quiet))
@@ -129,8 +114,8 @@ def drift(
     precisions: Annotated[str, Option("Two or more precisions, the baseline first.", "--precision")] = "fp32,bf16",
 ) -> None:
     """Train in each precision from the same weights on the same batches, and compare losses and speed."""
-    from training.command.publish import publish
-    from training.studies.drift import run_drift
+    from bytemlperf.report.terminal import publish
+    from training.studies.study import run_drift
 
     raise typer.Exit(publish(*run_drift(flags, precisions, _command()), quiet=flags.quiet))
 

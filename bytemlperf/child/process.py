@@ -122,16 +122,17 @@ def last_words(log: IO[bytes]) -> str:
 
 
 class Child:
-    """A child that takes lines on its standard input and says its messages in lines (`inside.messages`); the rest goes to `log`."""
+    """A child that takes lines on its standard input and says its messages in lines (`inside.messages`); the rest goes to `log`.
+    `pipe` is what its messages come through, for whoever waits for several children."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> None:
         pipe = subprocess.PIPE
         self._process, self._log = spawn(arguments, environment, stdin=pipe, stdout=pipe, stderr=log), log
         self._buffer, self._searched = bytearray(), 0
         assert self._process.stdout is not None
-        self._pipe = self._process.stdout.fileno()
+        self.pipe = self._process.stdout.fileno()
         self._poll = select.poll()
-        self._poll.register(self._pipe, select.POLLIN)
+        self._poll.register(self.pipe, select.POLLIN)
 
     @property
     def pid(self) -> int:
@@ -169,7 +170,7 @@ class Child:
         while True:
             left_s = deadline_s - time.monotonic()
             if self._poll.poll(1000 * max(0.0, min(left_s, _LOOK_S))):
-                return os.read(self._pipe, 1 << 20)
+                return os.read(self.pipe, 1 << 20)
             if self._process.poll() is not None and not self._poll.poll(0):
                 return b""  # what it has started may hold the pipe for longer
             if left_s <= 0:

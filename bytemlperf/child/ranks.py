@@ -1,4 +1,4 @@
-"""Ranks on this machine: torchrun, tied to the process that started it, with nothing open to the network.
+"""Ranks on this machine, with nothing open to the network: of torchrun, tied to the process that started it, or children of our own.
 
 `python -m bytemlperf.child.ranks` takes torchrun's arguments. torchrun's own rendezvous and the process
 group's store listen on every interface, and unpickle what any peer writes there; here both are files in
@@ -92,8 +92,21 @@ def innermost(dump: str) -> Frame | None:
     return Frame(Path(found[1]), int(found[2]), found[3]) if found else None
 
 
+def bus_factor(op: str, count: int) -> float:
+    """Bytes on the busiest link over bytes of the full tensor, whatever the algorithm (nccl-tests, doc/PERFORMANCE.md)."""
+    if op == "all_reduce":
+        return 2 * (count - 1) / count
+    return (count - 1) / count if op in ("reduce_scatter", "all_gather", "all_to_all") else 1.0
+
+
+def variables_of(rank: int, count: int, folder: Path) -> dict[str, str]:
+    """With which a child is one of `count` ranks that meet in the folder, without torchrun."""
+    meeting = {STORE_FOLDER: str(folder), "TORCH_CPP_LOG_LEVEL": "ERROR", **dict.fromkeys(INTERFACES, LOOPBACK)}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), **meeting}
+
+
 def join_group(backend: str, timeout: timedelta) -> None:
-    """`init_process_group` for a rank: through a file where our agent started it, else as its torchrun says."""
+    """`init_process_group` for a rank: through a file where we started it, else as its torchrun says."""
     import torch.distributed as dist
 
     folder = os.environ.get(STORE_FOLDER)

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bytemlperf.command.console import print_sections, print_text
+from bytemlperf.command.console import print_sections, print_text, terminal
 from bytemlperf.command.exits import one_line
 from bytemlperf.report.gather import RunView
 from bytemlperf.report.run_page import facts_of, named_headlines
 from bytemlperf.report.text import interval, number, unit
+from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.kinds import Figure, Plot, run_kind
 from bytemlperf.runs.records import RunRecords
-from bytemlperf.runs.verdicts import COLOURS
+from bytemlperf.runs.verdicts import COLOURS, exit_status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FACTS = ("measured", "load", "model", "device", "seed")
+
+
+def publish(
+    folder: Path,
+    summary: dict[str, Any],
+    *,
+    quiet: bool,
+    run: dict[str, Any] | None = None,
+    records: RunRecords[Any] | None = None,
+    written: Iterable[Path] = (),
+) -> int:
+    """What the command of a finished run prints: the run (as on disk unless given) and the files `written` of it, unless it is `quiet`;
+    its folder, the last line on standard output. The exit status of its verdict."""
+    if not quiet:
+        print_run(terminal(), folder, read_run_json(folder) if run is None else run, summary, records)
+        for path in written:
+            print(path)
+    print(folder, flush=True)
+    return exit_status(summary["verdict"])
 
 
 def print_run(

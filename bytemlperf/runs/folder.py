@@ -73,6 +73,14 @@ def read_run_json(folder: Path) -> dict[str, Any]:
     return run
 
 
+def read_run_of(folder: Path, kind: str, fix: str) -> dict[str, Any]:
+    """run.json of a run of that kind. Raises UserError, with the `fix` for a run of another."""
+    run = read_run_json(folder)
+    if run.get("kind") != kind:
+        raise UserError(f"{folder} is a run of kind {run.get('kind')}", fix)
+    return run
+
+
 SHAPE: dict[str, Any] = {
     "config": {},
     "facts": {},

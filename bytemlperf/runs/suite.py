@@ -20,8 +20,8 @@ from bytemlperf.hardware.machine import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import check_checksums, write_checksums
-from bytemlperf.runs.files import DAMAGED, damage_said, read_plain, why
-from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, json_text, read_run_json, write_json
+from bytemlperf.runs.files import DAMAGED, damage_said, read_plain, why, writing
+from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, json_text, read_run_json, read_run_of, write_json
 from bytemlperf.runs.kinds import RunKind, Unchecked, Verified, few, run_kind
 from bytemlperf.runs.lock import FolderLock, refuse_links
 from bytemlperf.runs.log import LogFull, RecordLog, cut_torn_tail, refuse_running
@@ -95,13 +95,9 @@ class SuiteRun:
         )
         assert isinstance(described, dict)
         self.run = described
-        try:
+        with writing(self.folder, "give a folder with enough space with --runs-dir"):
             write_json(self.folder / "run.json", described)
             self._log = None if log is None else RecordLog(self.folder / log)
-        except OSError as error:
-            raise UserError(
-                f"can't write into {self.folder}: {error.strerror}", "give a folder with enough space with --runs-dir"
-            ) from None
         self._begun = True
 
     @classmethod
@@ -111,9 +107,7 @@ class SuiteRun:
         read_run_json(folder)  # says what it is instead
         lock = FolderLock(folder)
         refuse_links(folder)
-        run = read_run_json(folder)
-        if run.get("kind") != kind:
-            raise UserError(f"{folder} is a run of kind {run.get('kind')}", "resume it with its own suite's command")
+        run = read_run_of(folder, kind, "resume it with its own suite's command")
         refuse_running(folder)
         return cls(folder, kind, lock, run)
 

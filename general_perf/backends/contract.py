@@ -16,6 +16,11 @@ Anything that goes wrong is raised; `failures.classify` makes a row of it.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +35,7 @@ from general_perf.failures import StageError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays = Mapping[str, Array]
@@ -68,7 +74,7 @@ class SourceModel:
 
     @property
     def input_names(self) -> list[str]:
-        return [wanted.name for wanted in self.card.inputs]
+        return [entry.name for entry in self.card.inputs]
 
 
 @dataclass(frozen=True)
@@ -170,3 +176,48 @@ class ShowsWeights(Protocol):
 
     def weights(self, compiled: Compiled) -> Iterator[Array]:
         """Every weight as it was compiled; integers as they are, quantised symmetrically."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No prints, warnings or log lines below errors; what a library raises is raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+class Tally:
+    """Counts the operators of a backend's graph: which of them it took itself, and the FLOPs of those that multiply."""
+
+    def __init__(self) -> None:
+        self.nodes = self.flops = self._taken_flops = 0
+        self._elsewhere: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
+
+    def add(self, kind: str, flops: int | None, *, taken: bool) -> None:
+        """One operator; `flops` is None where it multiplies and can't be counted."""
+        self.nodes += 1
+        self._unknown[kind] += flops is None
+        self._elsewhere[kind] += not taken
+        self.flops += flops or 0
+        self._taken_flops += (flops or 0) if taken else 0
+
+    def coverage(self, method: str, details: Details, partitions: int | None = None) -> Coverage:
+        """What was counted, as a coverage."""
+        taken = self.nodes - self._elsewhere.total()
+        return Coverage(
+            method=method,
+            nodes=self.nodes,
+            taken_nodes=taken,
+            graph_share=taken / self.nodes if self.nodes else None,
+            flops=self.flops,
+            flops_share=self._taken_flops / self.flops if self.flops else None,
+            partitions=partitions,
+            fallback_operators=dict(sorted((+self._elsewhere).items())),
+            details={**details, "operators_without_flops_formula": dict(sorted((+self._unknown).items()))},
+        )

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Arrays, CompileOptions, SourceModel
-from general_perf.backends.quiet import quiet
+from general_perf.backends.contract import Arrays, CompileOptions, SourceModel, quiet
 from general_perf.backends.tensors import floats_as, tensors_of
 from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError
@@ -29,8 +28,9 @@ def exported(module: torch.nn.Module, model: SourceModel, example: Arrays, extra
     tensors = floats_as(dtype, tensors_of(example, model))
     shapes = None
     if is_dynamic(model, extra):
-        axes = tuple({} if wanted.fixed else {0: torch.export.Dim.DYNAMIC} for wanted in model.card.inputs)
-        shapes = (axes,) if _takes_star(module) else axes
+        axes = tuple({} if entry.fixed else {0: torch.export.Dim.DYNAMIC} for entry in model.card.inputs)
+        takes_star = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in inspect.signature(module.forward).parameters.values())
+        shapes = (axes,) if takes_star else axes
     with torch.no_grad(), quiet():
         return torch.export.export(module, tensors, dynamic_shapes=shapes)
 
@@ -91,8 +91,3 @@ def opset(options: CompileOptions) -> int:
     if not named.isdigit() or not 0 < int(named) <= newest:
         raise StageError("unsupported_opset", f"opset {named} is not one that ONNX knows here", f"give opset=N up to {newest}")
     return int(named)
-
-
-def _takes_star(module: torch.nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters.values()
-    return any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)

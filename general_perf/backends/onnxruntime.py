@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Array, Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel
+from general_perf.backends.contract import Array, Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, SourceModel, quiet
 from general_perf.backends.onnx_files import OrtSession, copy_onnx, graph_of, inputs_of, opset_of, weights_of
-from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import OPTIONS
 from general_perf.failures import StageError
 from general_perf.measure.flops import with_model_flops

@@ -14,11 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Array, Arrays, BackendInfo, Compiled, CompileOptions, Coverage, LoadOptions, Outputs, SourceModel
-from general_perf.backends.quiet import quiet
+from general_perf.backends.contract import (
+    Array,
+    Arrays,
+    BackendInfo,
+    Compiled,
+    CompileOptions,
+    Coverage,
+    LoadOptions,
+    Outputs,
+    SourceModel,
+    Tally,
+    quiet,
+)
 from general_perf.failures import StageError
 from general_perf.measure.flops import with_model_flops
-from general_perf.measure.tally import Tally
 
 require("backend openvino", "general", "openvino")
 import openvino  # noqa: E402
@@ -97,7 +107,7 @@ class OpenVino:
         core = openvino.Core()
         graph = core.read_model(str(payload.artefact))
         supported = set(core.query_model(graph, payload.device))
-        graph.reshape({place: list(inputs[name].shape) for place, name in enumerate(payload.model.input_names)})
+        graph.reshape({index: list(inputs[name].shape) for index, name in enumerate(payload.model.input_names)})
         executed = payload.compiled(core, 1).get_runtime_model()
         return with_model_flops(coverage_of(graph, supported, payload.device, executed), payload.model, inputs)
 
@@ -111,7 +121,7 @@ class OpenVinoSession:
     def predict(self, inputs: Arrays) -> Outputs:
         """See the contract. Inputs are shared with OpenVINO, not copied."""
         outputs = self._request.infer([inputs[name] for name in self._inputs], share_inputs=True)
-        return {name: outputs[place] for place, name in enumerate(self._outputs)}
+        return {name: outputs[index] for index, name in enumerate(self._outputs)}
 
     def device_memory_bytes(self) -> int | None:
         return None
@@ -226,6 +236,6 @@ def _quantised(converted: openvino.Model, model: SourceModel, options: CompileOp
     import nncf
 
     batches = [[batch[name] for name in model.input_names] for batch in options.calibration_batches()]
-    transformer = nncf.ModelType.TRANSFORMER if any(wanted.kind == "token_ids" for wanted in model.card.inputs) else None
+    transformer = nncf.ModelType.TRANSFORMER if any(entry.kind == "token_ids" for entry in model.card.inputs) else None
     with quiet():
         return nncf.quantize(converted, nncf.Dataset(batches), subset_size=len(batches), model_type=transformer)

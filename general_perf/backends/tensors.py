@@ -57,12 +57,12 @@ def _plain_tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor
     """Tensors by name, quantised weights as integers and scales. (Pickled as they are, they make Python look through every
     module for the name of their dtype, which imports whatever is lazy.)"""
     for name, value in state.items():
-        for place, tensor in enumerate(value if isinstance(value, tuple) else (value,)):
+        for index, tensor in enumerate(value if isinstance(value, tuple) else (value,)):
             if not isinstance(tensor, torch.Tensor):
                 continue
             if tensor.is_quantized:
-                yield f"{name}.{place}.int", tensor.int_repr()
+                yield f"{name}.{index}.int", tensor.int_repr()
                 alike = tensor.qscheme() == torch.per_tensor_affine
-                yield f"{name}.{place}.scale", torch.as_tensor(tensor.q_scale()) if alike else tensor.q_per_channel_scales()
+                yield f"{name}.{index}.scale", torch.as_tensor(tensor.q_scale()) if alike else tensor.q_per_channel_scales()
             else:
-                yield f"{name}.{place}" if isinstance(value, tuple) else name, tensor.detach()
+                yield f"{name}.{index}" if isinstance(value, tuple) else name, tensor.detach()

@@ -21,9 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Array, Arrays, CompileOptions, Details, SourceModel
+from general_perf.backends.contract import Array, Arrays, CompileOptions, Details, SourceModel, quiet
 from general_perf.backends.export import example_for, exported, is_dynamic
-from general_perf.backends.quiet import quiet
 from general_perf.backends.registry import INT8
 from general_perf.backends.tensors import tensors_of
 from general_perf.failures import StageError

@@ -4,8 +4,20 @@ from pathlib import Path
 from typing import Annotated
 
 from bytemlperf.command.flags import NOTHING, Argument, MetricsOutput, Option, Options, RunOutput
-from general_perf.choices import PUBLISHED, ArrivalProcess, ConvertedFormat, Loop, Precision, Stage
-from general_perf.limits import DAY_S, LARGEST_BATCH, LARGEST_SEED, MOST_CALLS, MOST_INSTANCES, MOST_SAMPLES
+from general_perf.choices import (
+    DAY_S,
+    LARGEST_BATCH,
+    LARGEST_SEED,
+    MOST_CALLS,
+    MOST_INSTANCES,
+    MOST_SAMPLES,
+    PUBLISHED,
+    ArrivalProcess,
+    ConvertedFormat,
+    Loop,
+    Precision,
+    Stage,
+)
 
 
 class Source(Options, panel="Model"):

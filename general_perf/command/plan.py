@@ -12,11 +12,10 @@ from bytemlperf.child.limits import memory_to_plan_with, threads_asked_for
 from bytemlperf.command.flags import parse_bytes
 from bytemlperf.errors import UserError
 from general_perf.backends.registry import check_names, check_options
-from general_perf.card import Card, find_cards
-from general_perf.choices import PUBLISHED
+from general_perf.card import CLASSES, Card, find_cards
+from general_perf.choices import PUBLISHED, check_calls
 from general_perf.command.flags import Flags
-from general_perf.job.job import Job, job_id
-from general_perf.limits import check_calls
+from general_perf.job.records import Job, job_id
 from general_perf.zoo.bytemlperf_files import read_workload, unread, workload_files
 from general_perf.zoo.sparsify import kind_of
 
@@ -24,7 +23,7 @@ MEMORY_SHARE = 0.8
 """Of the memory available at the start, what a job may take unless told otherwise."""
 
 
-class Wanted(msgspec.Struct, kw_only=True):
+class Selected(msgspec.Struct, kw_only=True):
     """One card with what a workload file says of it beside the flags."""
 
     card: Card
@@ -40,40 +39,42 @@ def plan(flags: Flags) -> list[Job]:
     backends = check_names(flags.backends)
     check_options(backends, flags.backend_options)
     precisions = dict.fromkeys(flags.precisions)
-    jobs = [_job(wanted, backend, precision) for wanted in wanted_cards(flags) for backend in backends for precision in precisions]
+    jobs = [_job(selected, backend, precision) for selected in selected_cards(flags) for backend in backends for precision in precisions]
     names = [job.id for job in jobs]
     if len(set(names)) != len(names):
         raise UserError("two models have the same name", "rename one card")
     return jobs
 
 
-def wanted_cards(flags: Flags) -> list[Wanted]:
+def selected_cards(flags: Flags) -> list[Selected]:
     """The cards at their sizes, zoo cards and ByteMLPerf's own files alike. Raises UserError."""
-    found: list[Wanted] = []
+    selection: list[Selected] = []
     for name in flags.models:
         if files := workload_files(name):
-            found += [_of_workload(path, flags, alone=not Path(name).is_dir()) for path in files]
+            selection += [_of_workload(path, flags, alone=not Path(name).is_dir()) for path in files]
             continue
         for card in find_cards([name]):
-            size = flags.size if flags.size in card.sizes or name not in ("all", *_CLASS_NAMES) else PUBLISHED
+            size = flags.size if flags.size in card.sizes or name not in ("all", *CLASSES) else PUBLISHED
             sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
             sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
-            wanted = Wanted(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights), flags=flags)
-            if wanted not in found:  # `bert regular` names bert twice
-                found.append(wanted)
-    return found
+            selected = Selected(card=sized, batch_sizes=sizes, weights=_absolute(flags.weights), flags=flags)
+            if selected not in selection:  # `bert regular` names bert twice
+                selection.append(selected)
+    return selection
 
 
-def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
+def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Selected:
     """A pair of ByteMLPerf's; one of a folder that can't be read is a row too. Raises UserError where it was named alone."""
     try:
         read = read_workload(path, None if flags.weights is None else str(flags.weights), random_weights=flags.random_weights)
     except UserError as error:
         if alone:
             raise
-        return Wanted(card=unread(path), batch_sizes=(1,), weights=None, flags=flags, failed=("unsupported_format", error.cause, error.fix))
+        return Selected(
+            card=unread(path), batch_sizes=(1,), weights=None, flags=flags, failed=("unsupported_format", error.cause, error.fix)
+        )
     sizes = tuple(flags.batch_sizes or read.workload.batch_sizes)
-    return Wanted(
+    return Selected(
         card=read.card, batch_sizes=sizes, weights=_absolute(read.weights), flags=apply_workload(flags, read.workload), failed=read.failed
     )
 
@@ -81,9 +82,6 @@ def _of_workload(path: Path, flags: Flags, *, alone: bool) -> Wanted:
 def _absolute(path: Path | str | None) -> str | None:
     """A run may be resumed from another folder."""
     return None if path is None else str(Path(path).expanduser().absolute())
-
-
-_CLASS_NAMES = ("regular", "business", "sota")
 
 
 def apply_workload(flags: Flags, workload: Any) -> Flags:
@@ -99,8 +97,8 @@ def apply_workload(flags: Flags, workload: Any) -> Flags:
     )
 
 
-def _job(wanted: Wanted, backend: str, precision: str) -> Job:
-    card, flags = wanted.card, wanted.flags
+def _job(selected: Selected, backend: str, precision: str) -> Job:
+    card, flags = selected.card, selected.flags
     size = flags.size if flags.size in card.sizes else PUBLISHED
     limit = memory_to_plan_with() * MEMORY_SHARE if flags.memory_limit is None else parse_bytes("--memory-limit", flags.memory_limit)
     resolved = {
@@ -112,14 +110,14 @@ def _job(wanted: Wanted, backend: str, precision: str) -> Job:
         "precision": precision,
         "threads": flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
         "instances": tuple(sorted(set(flags.instances))),
-        "batch_sizes": tuple(sorted(set(wanted.batch_sizes))),
+        "batch_sizes": tuple(sorted(set(selected.batch_sizes))),
         "stages": tuple(dict.fromkeys(("compile", "load", *flags.stages))),
         "loops": tuple(dict.fromkeys(flags.loops)),
         "rate": flags.request_rate,
         "accuracy_samples": min(flags.accuracy_samples, card.dataset_samples or flags.accuracy_samples),
         "memory_limit_bytes": int(limit),
-        "weights": wanted.weights,
-        "failed": wanted.failed,
+        "weights": selected.weights,
+        "failed": selected.failed,
         "work": "",
         "reference": "",
     }
@@ -136,5 +134,5 @@ def _check(flags: Flags) -> None:
         kind_of(flags.sparsity)
     if flags.random_weights and not any(workload_files(name) for name in flags.models):
         raise UserError("--random-weights goes with a ByteMLPerf workload", "leave it out: cards say what weights they take")
-    if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *_CLASS_NAMES)):
+    if flags.weights is not None and (len(flags.models) != 1 or flags.models[0] in ("all", *CLASSES)):
         raise UserError("--weights goes with one model", "name one model")

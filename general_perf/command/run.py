@@ -1,13 +1,14 @@
-"""What `bmp general` does: plan, sweep, table. No parsing and no measuring here."""
+"""What `bmp general` does: plan, sweep, table; and what there is, as tables. No parsing and no measuring here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import terminal
+from bytemlperf.command.console import print_table, terminal
 from bytemlperf.command.live import LiveView
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
@@ -15,16 +16,18 @@ from bytemlperf.export.prometheus import Exporter
 from bytemlperf.export.push import receivers_for
 from bytemlperf.extras import require
 from bytemlperf.report.dashboard import live
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import print_run, publish
 from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.folder import read_run_of
+from bytemlperf.runs.kinds import Table
 from bytemlperf.runs.suite import SuiteRun, summarise_suite
-from general_perf.backends.registry import check_options
+from general_perf.backends.registry import backend, backend_names, check_options
+from general_perf.card import LanguageModel, Package, Source, zoo
+from general_perf.choices import PUBLISHED
 from general_perf.command.flags import Flags, Output
 from general_perf.command.plan import plan
-from general_perf.job.job import Job
-from general_perf.job.live import exporter
-from general_perf.job.sweep import run_sweep
+from general_perf.job.records import Job
+from general_perf.job.sweep import FAMILIES, run_sweep
 from general_perf.results.bytemlperf_report import write_bytemlperf
 
 KIND = "general"
@@ -45,7 +48,7 @@ def run_general(flags: Flags, argv: list[str]) -> int:
         "time_limit_s": flags.time_limit_s,
         "keep_artefacts": flags.keep_artefacts,
     }
-    metrics = exporter()
+    metrics = Exporter(FAMILIES)
     with live(metrics, flags, quiet=flags.quiet) as begun:
         run = SuiteRun.begin(flags.runs_dir, KIND, label, config, command=argv, seed=flags.seed, packages=PACKAGES)
         begun(run.folder)
@@ -59,14 +62,14 @@ def resume_general(folder: Path, argv: list[str], *, quiet: bool) -> int:
     jobs, time_limit_s, keep_artefacts = _planned(run.run)
     run.go_on(command=argv)
     output = Output(runs_dir=folder.parent, keep_artefacts=keep_artefacts, quiet=quiet)
-    return _swept(run, jobs, time_limit_s, output, exporter())
+    return _swept(run, jobs, time_limit_s, output, Exporter(FAMILIES))
 
 
 def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
     """The jobs of a run, its time limit and whether it keeps artefacts. Raises UserError."""
     try:
         config = run["config"]
-        jobs = [msgspec.convert(each, Job) for each in config["plan"]]
+        jobs = [msgspec.convert(entry, Job) for entry in config["plan"]]
         for job in jobs:
             check_options([job.backend], job.backend_options)
         return jobs, float(config["time_limit_s"]), bool(config["keep_artefacts"])
@@ -76,13 +79,11 @@ def _planned(run: dict[str, Any]) -> tuple[list[Job], float, bool]:
 
 def report_general(folder: Path, *, bytemlperf: bool) -> int:
     """The table of a run, and the reports asked for."""
-    run = read_run_json(folder)
-    if run.get("kind") != KIND:
-        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp general")
+    run = read_run_of(folder, KIND, "name a run of bmp general")
     with damage_said(folder):
         summary = summarise_suite(folder, run)
         print_run(terminal(), folder, run, summary)
-        for path in write_reports(folder, run, summary, bytemlperf=bytemlperf):
+        for path in write_bytemlperf(folder, run, summary) if bytemlperf else ():
             print(path)
         return _status(summary)
 
@@ -93,16 +94,7 @@ def _status(summary: dict[str, Any]) -> int:
     return EXIT_FAILED if failed or summary["verdict"] == "invalid" else 0
 
 
-def write_reports(folder: Path, run: dict[str, Any], summary: dict[str, Any], *, bytemlperf: bool) -> list[Path]:
-    """ByteMLPerf's JSON, as asked; their paths."""
-    if not bytemlperf:
-        return []
-
-    return write_bytemlperf(folder, run, summary)
-
-
 def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, metrics: Exporter) -> int:
-
     view = LiveView("", "jobs", quiet=output.quiet, total=len(jobs))
     try:
         with run, view:
@@ -110,10 +102,45 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
     except KeyboardInterrupt:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
-    written = write_reports(run.folder, run.run, summary, bytemlperf=output.bytemlperf_report)
-    if not output.quiet:
-        print_run(terminal(), run.folder, run.run, summary, run.records())
-        for path in written:
-            print(path)
-    print(run.folder)
+    written = write_bytemlperf(run.folder, run.run, summary) if output.bytemlperf_report else []
+    publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records(), written=written)
     return _status(summary)
+
+
+WEIGHTS = {"architecture": "random weights", "trained": "trained here"}
+
+
+def print_models() -> None:
+    """Every card in a line."""
+    rows = (
+        (card.name, card.model_class, card.task, _weights(card.source), card.dataset or "–", ", ".join([PUBLISHED, *card.sizes]))
+        for card in zoo().values()
+    )
+    columns = ("model", "class", "task", "weights", "data", "sizes")
+    print_table(terminal(), Table(title="", columns=columns, rows=list(rows), spare=("data", "weights")))
+
+
+def _weights(source: Source) -> str:
+    if isinstance(source, Package):
+        return f"package {source.package}"
+    if isinstance(source, LanguageModel):
+        return source.name
+    kind = str(type(source).__struct_config__.tag)
+    return WEIGHTS.get(kind, kind)
+
+
+def print_backends() -> None:
+    """Every backend with its versions, or what it lacks."""
+    columns = ("backend", "what", "versions", "precisions", "devices", "reads")
+    print_table(terminal(), Table(title="", columns=columns, rows=list(_backends()), spare=("what",)))
+
+
+def _backends() -> Iterator[tuple[str, ...]]:
+    for name in backend_names():
+        try:
+            info = backend(name).describe()
+        except (ImportError, UserError) as error:
+            yield name, f"not here: {error}", "pip install 'bytemlperf-llm[general]'", "", "", ""
+            continue
+        versions = ", ".join(f"{package} {version}" for package, version in info.versions.items())
+        yield name, info.about, versions, ", ".join(info.precisions), ", ".join(info.devices), ", ".join(info.formats)

@@ -19,15 +19,14 @@ from typing import Any
 from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
-from general_perf.backends.contract import CompileOptions, SourceModel
-from general_perf.backends.quiet import quiet
+from bytemlperf.lazy import torch
+from general_perf.backends.contract import CompileOptions, SourceModel, quiet
 from general_perf.backends.registry import check_options
 from general_perf.card import Card, find_cards
 from general_perf.command.flags import ConvertFlags
 from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import LIBRARY_LOG, StageError, classify
-from general_perf.measure.numerics import compare, verdict
-from general_perf.measure.reference import Predict, outputs_of, plain_of
+from general_perf.measure.numerics import Predict, compare, outputs_of, plain_of, verdict
 from general_perf.zoo.source import build
 
 ENGINES = {"openvino": ".blob", "onnxruntime": ".optimised.onnx", "torch-inductor": ".aot.pt2"}
@@ -36,6 +35,8 @@ OPTIONS_OF = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "to
 """Whose options a format takes; an engine takes its backend's."""
 CHECK_SEED = 3_000_003
 EXIT_DIFFERS = 1
+OWN_REASON = "the reason is the library's own; try another --to, --precision or --backend-option"
+"""There is no run folder here whose log could say more."""
 
 
 def run_convert(flags: ConvertFlags) -> int:
@@ -53,7 +54,8 @@ def run_convert(flags: ConvertFlags) -> int:
             if isinstance(error, OSError) and error.filename == str(target):
                 raise UserError(f"can't write {target}: {error.strerror}", "give another --out") from None
             failure = classify(error, "compile")
-            raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", _fix(failure.fix)) from None
+            fix = OWN_REASON if failure.fix == LIBRARY_LOG else failure.fix
+            raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", fix) from None
 
 
 def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
@@ -62,10 +64,10 @@ def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
     if flags.precision != "fp32" and (flags.to == "torch-export" or (flags.to == "engine" and flags.backend == "torch-inductor")):
         raise UserError(f"{flags.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
     check_options([flags.backend if flags.to == "engine" else OPTIONS_OF[flags.to]], flags.backend_options)
-    found = find_cards([flags.model])
-    if len(found) != 1:
-        raise UserError(f"'{flags.model}' names {len(found)} models", "name one")
-    card = found[0].at_size(flags.size, flags.dims)
+    cards = find_cards([flags.model])
+    if len(cards) != 1:
+        raise UserError(f"'{flags.model}' names {len(cards)} models", "name one")
+    card = cards[0].at_size(flags.size, flags.dims)
     ending = ENGINES[flags.backend] if flags.to == "engine" else ENDINGS[flags.to]
     target = flags.out or Path(f"{card.name}-{flags.precision}{ending}")
     if target.exists() and not flags.force:
@@ -77,7 +79,7 @@ def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
 
 def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> int:
     batch = card.fixed_batch or flags.batch_size or min(card.batch_sizes)
-    model = build(card, flags.weights)
+    model, samples = build(card, flags.weights), flags.calibration_samples if flags.precision == "int8" else 0
     options = CompileOptions(
         precision=flags.precision,
         device="cpu",
@@ -85,7 +87,7 @@ def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> in
         example=make_inputs(card, batch, 0),
         batch_sizes=(batch,),
         threads=len(os.sched_getaffinity(0)),
-        calibration=_calibration(card, flags),
+        calibration=[make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(samples)],
         calibration_source=f"{flags.calibration_samples} seeded random samples",
         extra=flags.backend_options,
     )
@@ -96,26 +98,15 @@ def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> in
     tolerance = card.tolerance(flags.precision)
     passed = verdict(compared, tolerance)
     print(f"{target}: {_bytes(target) / 2**20:.1f} MiB, {flags.precision}, {model.weights}{f', {note}' if note else ''}")
-    for name, each in compared.items():
-        worst = (each["abs"] or {}).get("max")
+    for name, comparison in compared.items():
+        worst = (comparison["abs"] or {}).get("max")
         print(
-            f"  {name}: largest difference from the source {worst:.3g}, cosine {each['cosine']:.8f}"
+            f"  {name}: largest difference from the source {worst:.3g}, cosine {comparison['cosine']:.8f}"
             if worst is not None
             else f"  {name}: nothing finite"
         )
     print(f"  checked on a batch of {batch}: " + ("within" if passed else "NOT within") + f" {tolerance.scaled_max:g} of the output's RMS")
     return 0 if passed else EXIT_DIFFERS
-
-
-def _fix(fix: str) -> str:
-    """There is no run folder here whose log could say more."""
-    return "the reason is the library's own; try another --to, --precision or --backend-option" if fix == LIBRARY_LOG else fix
-
-
-def _calibration(card: Card, flags: ConvertFlags) -> list[Any]:
-    if flags.precision != "int8":
-        return []
-    return [make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(flags.calibration_samples)]
 
 
 # --- what writes each format, and loads it again ---------------------------------------------------------
@@ -148,8 +139,8 @@ def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine:
     assert compiled.artefact is not None
     core, config = openvino.Core(), compiled.payload.config
     if engine:
-        made = core.compile_model(str(compiled.artefact), "CPU", config)
-        target.write_bytes(made.export_model().getvalue())
+        engine_model = core.compile_model(str(compiled.artefact), "CPU", config)
+        target.write_bytes(engine_model.export_model().getvalue())
         loaded = core.import_model(target.read_bytes(), "CPU", config)
         return OpenVinoSession(loaded, model).predict, "for this CPU and this OpenVINO"
     if target.suffix != ".xml":
@@ -161,8 +152,6 @@ def _openvino(model: SourceModel, options: CompileOptions, target: Path, engine:
 
 
 def _torch_export(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
-    import torch
-
     from general_perf.backends.export import example_for, exported
 
     program = exported(_torch_module(model), model, example_for(model, options), options.extra)
@@ -173,8 +162,6 @@ def _torch_export(model: SourceModel, options: CompileOptions, target: Path, _en
 
 
 def _inductor(model: SourceModel, options: CompileOptions, target: Path, _engine: bool) -> tuple[Predict, str]:
-    import torch
-
     from general_perf.backends.export import exported
 
     extra = {**options.extra, "dynamic": "false"}

@@ -24,21 +24,21 @@ def make_inputs(card: Card, batch: int, seed: int, index: int = 0) -> Outputs:
     random = np.random.default_rng([seed, index, zlib.crc32(card.name.encode())])
     arrays: Outputs = {}
     mask = None
-    for wanted in sorted(card.inputs, key=lambda wanted: wanted.kind != "attention_mask"):  # masks first: ids follow them
-        array = _values(wanted, card.shape(wanted, batch), random, mask)
-        if wanted.kind == "attention_mask":
+    for entry in sorted(card.inputs, key=lambda entry: entry.kind != "attention_mask"):  # masks first: ids follow them
+        array = _values(entry, card.shape(entry, batch), random, mask)
+        if entry.kind == "attention_mask":
             mask = array
-        arrays[wanted.name] = np.ascontiguousarray(array.astype(wanted.dtype))
-    return {wanted.name: arrays[wanted.name] for wanted in card.inputs}
+        arrays[entry.name] = np.ascontiguousarray(array.astype(entry.dtype))
+    return {entry.name: arrays[entry.name] for entry in card.inputs}
 
 
 def input_bytes(card: Card, batch: int) -> int:
     """Bytes that the inputs of one batch take."""
-    return sum(math.prod(card.shape(wanted, batch)) * np.dtype(wanted.dtype).itemsize for wanted in card.inputs)
+    return sum(math.prod(card.shape(entry, batch)) * np.dtype(entry.dtype).itemsize for entry in card.inputs)
 
 
-def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, mask: Array | None) -> Array:
-    kind = wanted.kind
+def _values(entry: Input, shape: tuple[int, ...], random: np.random.Generator, mask: Array | None) -> Array:
+    kind = entry.kind
     if kind in ("image", "features"):
         return random.standard_normal(shape, dtype=np.float32)
     if kind == "uniform":
@@ -50,19 +50,19 @@ def _values(wanted: Input, shape: tuple[int, ...], random: np.random.Generator, 
         lengths[0] = shape[-1]
         return (np.arange(shape[-1])[None, :] < lengths[:, None]).astype(np.int64)
     if kind == "token_ids":
-        ids = random.integers(min(5, _single(wanted) - 1), _single(wanted), size=shape)
+        ids = random.integers(min(5, _single(entry) - 1), _single(entry), size=shape)
         return ids if mask is None or mask.shape != ids.shape else np.where(mask > 0, ids, 0)
     if kind == "categories":
-        highs = wanted.high if isinstance(wanted.high, list) else [_single(wanted)] * shape[-1]
+        highs = entry.high if isinstance(entry.high, list) else [_single(entry)] * shape[-1]
         return np.stack([random.integers(0, high, size=shape[:-1]) for high in highs], axis=-1)
     if kind == "timestep":
-        return random.integers(0, _single(wanted), size=shape)
+        return random.integers(0, _single(entry), size=shape)
     if kind == "text_page":  # drawn pages of text: on noise, a detector of text has nothing to say but zeros
         seed = int(random.integers(1 << 31))
-        return np.stack([normalised(page(seed, place, shape[-1])[0]) for place in range(shape[0])])
+        return np.stack([normalised(page(seed, index, shape[-1])[0]) for index in range(shape[0])])
     if kind == "file_bytes":
         return random.integers(0, 257, size=shape)
-    return np.full(shape, wanted.value if kind == "constant" else 0)
+    return np.full(shape, entry.value if kind == "constant" else 0)
 
 
 def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -75,6 +75,6 @@ def _audio(shape: tuple[int, ...], random: np.random.Generator) -> Array:
     return signal
 
 
-def _single(wanted: Input) -> int:
-    high = wanted.high
+def _single(entry: Input) -> int:
+    high = entry.high
     return high[0] if isinstance(high, list) else int(high or 1)

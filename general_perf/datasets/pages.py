@@ -35,14 +35,14 @@ def text_pages(card: Card, limit: int) -> Dataset:
     """Drawn pages; mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, and recall of 100 boxes a page."""
     side = card.dims["image"]
     drawn = [page(SEED, index, side) for index in range(min(limit, PAGES))]
-    wanted, answer = card.inputs[0].name, card.outputs[0]
+    image_input, answer = card.inputs[0].name, card.outputs[0]
     return Dataset(
         name="text-pages",
         source=f"pages drawn with Pillow's own font, words of Python's docstrings, seed {SEED}: true boxes known exactly",
         samples=[picture for picture, _ in drawn],
         labels=[boxes for _, boxes in drawn],
         whole=PAGES,
-        preprocess=lambda picture: {wanted: normalised(picture)},
+        preprocess=lambda picture: {image_input: normalised(picture)},
         postprocess=lambda _picture, outputs: as_rows(boxes_of(outputs[answer][0])),
         metrics=lambda answers, truth: mean_average_precision(answers, truth, side),
         decisions=lambda answers: np.round(np.asarray(answers)[:, :, 4]) > 0,
@@ -109,16 +109,16 @@ def mean_average_precision(answers: Array, truth: Sequence[list[Box]], side: int
     """COCO's figures by faster-coco-eval; 0 where nothing was found."""
     from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
 
-    boxes = [(place, box) for place, boxes in enumerate(truth) for box in boxes]
+    boxes = [(page_index, box) for page_index, boxes in enumerate(truth) for box in boxes]
     marks = []
-    for number, (place, box) in enumerate(boxes, 1):
+    for number, (page_index, box) in enumerate(boxes, 1):
         bbox = _sized(box)
-        marks.append({"id": number, "image_id": place, "category_id": 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
-    images = [{"id": place, "width": side, "height": side} for place in range(len(truth))]
+        marks.append({"id": number, "image_id": page_index, "category_id": 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
+    images = [{"id": page_index, "width": side, "height": side} for page_index in range(len(truth))]
     known = COCO({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "text"}]})
     detections = [
-        {"image_id": place, "category_id": 1, "bbox": _sized(row[:4]), "score": float(row[4])}
-        for place, rows in enumerate(answers)
+        {"image_id": page_index, "category_id": 1, "bbox": _sized(row[:4]), "score": float(row[4])}
+        for page_index, rows in enumerate(answers)
         for row in rows
         if row[4] > 0
     ]

@@ -138,11 +138,11 @@ def read_squad(path: Path) -> list[Question]:
     except UntrustedJson as error:
         raise StageError("missing_dataset", f"{path.name} is not in SQuAD's format: {error}", "give a SQuAD 1.1 or 2.0 JSON") from None
     questions = [
-        Question(str(asked.id), paragraph.context, asked.question, tuple(answer.text for answer in asked.answers))
+        Question(str(entry.id), paragraph.context, entry.question, tuple(answer.text for answer in entry.answers))
         for article in file.data
         for paragraph in article.paragraphs
-        for asked in paragraph.qas
-        if asked.answers
+        for entry in paragraph.qas
+        if entry.answers
     ]
     if len({question.id for question in questions}) != len(questions):
         raise StageError("missing_dataset", f"{path.name} has two questions with one id", "give every question an id of its own")

@@ -98,7 +98,7 @@ def _dataset(
         name=f"sklearn-{name}",
         source=f"scikit-learn load_{name.replace('-', '_')}, the test half",
         samples=_rows(halves.test, chosen),
-        labels=[int(halves.test_labels[place]) for place in chosen],
+        labels=[int(halves.test_labels[index]) for index in chosen],
         whole=count,
         preprocess=lambda row: row,
         postprocess=lambda _row, outputs: answer(outputs["logits"]),
@@ -109,4 +109,4 @@ def _dataset(
 
 
 def _rows(half: Outputs, places: Iterable[int]) -> list[Outputs]:
-    return [{name: array[place] for name, array in half.items()} for place in places]
+    return [{name: array[row] for name, array in half.items()} for row in places]

@@ -73,7 +73,7 @@ def next_token(card: Card, limit: int) -> Dataset:
     ids = list(language_tokenizer(card).encode(text).ids)
     windows = [ids[start : start + length] for start in range(0, len(ids) - length, length)]
     places = spread(range(len(windows)), limit)
-    chosen, others = [windows[place] for place in places], sorted(set(range(len(windows))) - set(places))
+    chosen, others = [windows[index] for index in places], sorted(set(range(len(windows))) - set(places))
 
     def postprocess(window: list[int], outputs: Outputs) -> Array:
         """For each token after the first: the one foretold, and the log probability of the one that came."""
@@ -100,7 +100,7 @@ def next_token(card: Card, limit: int) -> Dataset:
         postprocess=postprocess,
         metrics=metrics,
         decisions=lambda answers: answers[:, :, 0],
-        calibration=[windows[place] for place in others[::2][:CALIBRATION_SAMPLES]],
+        calibration=[windows[index] for index in others[::2][:CALIBRATION_SAMPLES]],
     )
 
 
@@ -155,6 +155,6 @@ def _encoder(card: Card) -> Callable[[str], Outputs]:
 
     def encode(text: str) -> Outputs:
         encoded = tokenizer.encode(text)
-        return {wanted.name: np.asarray(getattr(encoded, names[wanted.name]), dtype=np.int64) for wanted in card.inputs}
+        return {entry.name: np.asarray(getattr(encoded, names[entry.name]), dtype=np.int64) for entry in card.inputs}
 
     return encode

@@ -1,21 +1,24 @@
-"""A job's own process: started, watched, ended at its limits. A crash or a hang ends nothing but the job."""
+"""A job's own process: started, watched, ended at its limits. A crash or a hang ends nothing but the job.
+
+`Reporter` is its own side: what a stage of it tells the parent, which stage runs, its records, its failures.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from bytemlperf.child.limits import tree_bytes
 from bytemlperf.child.process import OFFLINE, Child, environment, signal_name
-from general_perf.failures import ErrorClass
-from general_perf.job.job import Job
-from general_perf.job.records import Message
-from general_perf.job.reporter import STARTED_ENV
+from general_perf.failures import ErrorClass, classify
+from general_perf.job.records import STAGES, Job, Message, Record, facts_of
 
 POLL_S = 0.25
 
@@ -95,3 +98,58 @@ def _death(status: int | None, words: str) -> tuple[str, str]:
         return "killed by SIGKILL (the kernel does so when memory runs out)", fix
     fix = "see the run folder's log of this job" if words else "use another backend or precision, or run it again"
     return f"killed by {signal_name(-status)}" if status < 0 else words or "no message", fix
+
+
+STARTED_ENV = "BMP_WORKER_STARTED_NS"
+"""CLOCK_MONOTONIC of the moment the parent started this process."""
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class Reporter:
+    """One job's voice. `out` takes records and progress."""
+
+    def __init__(self, job: Job, out: Callable[[Message | Record], None]) -> None:
+        self.job, self.say = job, out
+        self.card = job.card
+        self._began_ns = self._since_ns = int(os.environ.get(STARTED_ENV, time.monotonic_ns()))
+        self.stages_s: dict[str, float] = {}
+        self._current = "start"
+
+    @property
+    def weights(self) -> Path | None:
+        """What replaces the card's own."""
+        return Path(self.job.weights) if self.job.weights else None
+
+    @property
+    def batch(self) -> int:
+        """The first batch size of the job, or the only one that the model takes."""
+        return self.card.fixed_batch or self.job.batch_sizes[0]
+
+    def wall_s(self) -> float:
+        """Since the process was started."""
+        return (time.monotonic_ns() - self._began_ns) / 1e9
+
+    def at(self, stage: str) -> None:
+        """Say which stage begins, so that the parent can name it when the process dies."""
+        self.say(Message(stage="begin", name=stage))
+        self.ended()
+        self._current = stage
+
+    def ended(self) -> None:
+        """The stage that ran is over."""
+        now = time.monotonic_ns()
+        self.stages_s[self._current] = self.stages_s.get(self._current, 0.0) + (now - self._since_ns) / 1e9
+        self._since_ns = now
+
+    def progress(self, latencies_ns: list[int]) -> None:
+        """Latencies so far."""
+        self.say(Message(stage="progress", latency_ns=latencies_ns))
+
+    def record(self, kind: type[RecordT], **fields: Any) -> RecordT:
+        """A record of this job."""
+        return kind(**facts_of(self.job, self.card.name, self.job.attempt), **fields)
+
+    def failure(self, stage: str, error: BaseException, **fields: Any) -> Record:
+        """The record of a stage that went wrong; the library's own traceback goes to standard error."""
+        traceback.print_exception(error)
+        return self.record(STAGES[stage], **classify(error, stage)._asdict(), **fields)

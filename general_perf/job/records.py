@@ -1,7 +1,7 @@
-"""What a run of kind `general` keeps: one record for each stage of a job (model × backend × precision).
+"""A job (one model on one backend at one precision) as it crosses to its own process, and what a run of kind `general` keeps of it.
 
-A job writes `compile`, `load`, `sparsity`, `numerics`, `accuracy`, one `performance` for each batch size, number of instances and
-loop, `coverage`, and at its end `job`. A resumed sweep does a job without its `job` record again, under the next
+A record for each stage: `compile`, `load`, `sparsity`, `numerics`, `accuracy`, one `performance` for each batch size, number of
+instances and loop, `coverage`, and at its end `job`. A resumed sweep does a job without its `job` record again, under the next
 `attempt`; only the last attempt counts. Latencies are kept raw, so that every figure comes from here.
 """
 
@@ -12,7 +12,58 @@ from typing import Any, Literal
 import msgspec
 
 from general_perf.backends.contract import Coverage
-from general_perf.job.job import Job
+from general_perf.card import Card
+
+NO_REFERENCE = "failure.txt"
+"""In a model's reference folder: why its reference was not made."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker needs; JSON. `card` is at its size.
+
+    `stages` are those that are wanted, `compile` and `load` among them. `loops` are `closed` and `open`; the open loop sends at `rate`
+    requests/s, or at `rate_share` of what the closed loop reached. A closed loop ends after `seconds`, or after
+    `iterations` calls of each instance where given. Accuracy takes at most `accuracy_samples`, and at most `data_percent` of the data.
+    `failed` is class, reason and fix of what is known to be wrong before it runs: such a job is a row without a process.
+    `sparsity` prunes the source before it is compiled; empty leaves it.
+    """
+
+    id: str
+    attempt: int
+    card: Card
+    size: str
+    backend: str
+    precision: str
+    device: str
+    threads: int
+    instances: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    stages: tuple[str, ...]
+    loops: tuple[str, ...]
+    seconds: float
+    iterations: int | None
+    rate: float | None
+    rate_share: float
+    process: str
+    burstiness: float
+    seed: int
+    numeric_samples: int
+    accuracy_samples: int
+    calibration_samples: int
+    backend_options: dict[str, str]
+    memory_limit_bytes: int
+    weights: str | None
+    sparsity: str
+    data_percent: float = 100.0
+    failed: tuple[str, str, str] | None = None
+    work: str
+    reference: str
+
+
+def job_id(model: str, size: str, backend: str, precision: str) -> str:
+    """`resnet50/openvino/fp32`, with the size where it isn't the published one."""
+    return "/".join([model if size == "published" else f"{model}@{size}", backend, precision])
+
 
 Status = Literal["ok", "failed", "refused", "skipped"]
 Loop = Literal["closed", "open"]
@@ -170,7 +221,7 @@ class CoverageRecord(Record, kw_only=True, tag="coverage"):
     coverage: Coverage | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def found(self) -> Coverage:
+    def measured(self) -> Coverage:
         """What was measured; nothing where the analysis failed."""
         return Coverage(method="") if self.coverage is msgspec.UNSET else self.coverage
 

@@ -28,23 +28,23 @@ from general_perf.backends.contract import (
     SourceModel,
 )
 from general_perf.card import Card
+from general_perf.datasets.contract import answer_all
 from general_perf.datasets.inputs import input_bytes, make_inputs
 from general_perf.datasets.registry import load_dataset
 from general_perf.failures import StageError, classify
-from general_perf.job.job import NO_REFERENCE, Job
+from general_perf.job.child import Reporter
 from general_perf.job.records import (
+    NO_REFERENCE,
     AccuracyRecord,
     CoverageRecord,
+    Job,
     Message,
     NumericsRecord,
     PerformanceRecord,
     Record,
     SparsityRecord,
 )
-from general_perf.job.reporter import Reporter
-from general_perf.measure import reference
-from general_perf.measure.accuracy import answer_all
-from general_perf.measure.numerics import compare, decide, verdict
+from general_perf.measure.numerics import compare, decide, plain_of, read_outputs, reference_of, save_outputs, verdict
 from general_perf.measure.performance import DIFFERENT_BATCHES, Progress, Timed, closed_loop, open_loop, warm_up
 from general_perf.measure.sparsity import measure
 from general_perf.zoo.source import build
@@ -76,8 +76,8 @@ def make_reference(job: Job, out: Callable[[Message | Record], None]) -> None:
     try:
         model = build(reporter.card, reporter.weights)
         samples = _numeric_batches(reporter)
-        predict, kind = reference.reference_of(model, samples[0])
-        reference.save(folder / NUMERICS_FILE, _stacked([predict(sample) for sample in samples]), kind)
+        predict, kind = reference_of(model, samples[0])
+        save_outputs(folder / NUMERICS_FILE, _stacked([predict(sample) for sample in samples]), kind)
         if reporter.card.dataset and "accuracy" in job.stages:
             _dataset_reference(reporter, model, folder)
     except Exception as error:
@@ -90,8 +90,8 @@ def _dataset_reference(reporter: Reporter, model: SourceModel, folder: Path) -> 
         data = load_dataset(reporter.card, reporter.job.accuracy_samples, reporter.job.data_percent)
     except StageError:
         return  # the accuracy stage says so in its own record
-    answered = answer_all(reference.plain_of(model), data, reporter.card.fixed_batch or 1)
-    reference.save(folder / DATASET_FILE, {ANSWERS: answered.answers}, "torch eager or plain ONNX Runtime, CPU, float32")
+    answered = answer_all(plain_of(model), data, reporter.card.fixed_batch or 1)
+    save_outputs(folder / DATASET_FILE, {ANSWERS: answered.answers}, "torch eager or plain ONNX Runtime, CPU, float32")
 
 
 def _numeric_batches(reporter: Reporter) -> list[Outputs]:
@@ -114,7 +114,7 @@ def numerics(reporter: Reporter, loaded: Loaded) -> Iterator[Record]:
         note = path.with_name(NO_REFERENCE)
         why = note.read_text(encoding="utf-8") if note.exists() else "it was not made"
         raise StageError("runtime_error", f"no reference to compare with: {why}", "fix that, or leave numerics out with --stage")
-    expected, kind = reference.read(path)
+    expected, kind = read_outputs(path)
     batches = _numeric_batches(reporter)
     ours = _stacked([loaded.session.predict(batch) for batch in batches])
     first = card.outputs[0]
@@ -139,7 +139,7 @@ def accuracy(reporter: Reporter, loaded: Loaded) -> Iterator[Record]:
     data = load_dataset(reporter.card, job.accuracy_samples, job.data_percent)
     ours = answer_all(loaded.session.predict, data, reporter.batch)
     path = Path(job.reference) / DATASET_FILE
-    theirs = reference.read(path)[0][ANSWERS] if path.exists() else None
+    theirs = read_outputs(path)[0][ANSWERS] if path.exists() else None
     yield reporter.record(
         AccuracyRecord,
         dataset=data.name,

@@ -12,13 +12,33 @@ from pathlib import Path
 import msgspec
 
 from bytemlperf.command.live import LiveView
-from bytemlperf.export.prometheus import Exporter
+from bytemlperf.export.prometheus import Exporter, Family
 from bytemlperf.runs.suite import SuiteRun
-from general_perf.failures import REFUSALS
-from general_perf.job import live
+from general_perf.failures import ERROR_CLASSES, REFUSALS
 from general_perf.job.child import Ended, run_job
-from general_perf.job.job import NO_REFERENCE, Job
-from general_perf.job.records import JobRecord, Message, facts_of
+from general_perf.job.records import NO_REFERENCE, Job, JobRecord, Message, facts_of
+
+LATENCY = "bmp_general_inference_latency_seconds"
+DONE = "bmp_general_jobs_total"
+FAILED = "bmp_general_job_failure_total"
+PLANNED = "bmp_general_jobs_planned"
+COMPILE = "bmp_general_compile_duration_seconds"
+MEMORY = "bmp_general_worker_memory_bytes"
+
+FAMILIES = (
+    Family(PLANNED, "gauge", "Jobs (model, backend, precision) of the sweep"),
+    Family(DONE, "counter", "Jobs that ended, by status", "status", ("ok", "failed", "refused")),
+    Family(FAILED, "counter", "Jobs that failed or were refused, by error class", "error_class", ERROR_CLASSES),
+    Family(
+        LATENCY,
+        "histogram",
+        "Latency of one call, closed loop from the call, open loop from when it was due",
+        buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    ),
+    Family(COMPILE, "histogram", "Duration of a compilation", buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)),
+    Family(MEMORY, "gauge", "Peak resident memory of the last job's processes"),
+)
+
 
 WORK = "work"
 Say = Callable[[str], None]
@@ -34,15 +54,15 @@ def run_sweep(
         attempts[record.job] = max(attempts[record.job], record.attempt)
         if isinstance(record, JobRecord):
             done.add(record.job)
-    exporter.set(live.PLANNED, len(jobs))
+    exporter.set(PLANNED, len(jobs))
     remaining = [job for job in jobs if job.id not in done]
     try:
-        for place, job in enumerate(remaining, len(jobs) - len(remaining)):
-            view.update(job.id, place)
+        for number, job in enumerate(remaining, len(jobs) - len(remaining)):
+            view.update(job.id, number)
             attempt = _Attempt(run, job, attempts[job.id] + 1, exporter)
             if job.failed is None:
                 attempt.run(time_limit_s, view.note)
-            view.note(f"[{place + 1}/{len(jobs)}] {job.id}: {attempt.end()}")
+            view.note(f"[{number + 1}/{len(jobs)}] {job.id}: {attempt.end()}")
             if not keep_artefacts:
                 shutil.rmtree(attempt.job.work, ignore_errors=True)
     finally:
@@ -76,20 +96,20 @@ class _Attempt:
         """Keep the job's record; how it ended, in words."""
         end = self._end
         self._run.append(end)
-        self._exporter.count(live.DONE, label=end.status)
+        self._exporter.count(DONE, label=end.status)
         if not end.error_class:
             return end.status
-        self._exporter.count(live.FAILED, label=end.error_class)
+        self._exporter.count(FAILED, label=end.error_class)
         return f"{end.status}, {end.error_class}: {end.reason}"
 
     def _take(self, message: Message, line: bytes) -> None:
         if message.stage == "progress":
-            self._exporter.observe(live.LATENCY, [value / 1e9 for value in message.latency_ns])
+            self._exporter.observe(LATENCY, [value / 1e9 for value in message.latency_ns])
         elif message.stage == "job":
             self._end = msgspec.json.decode(line, type=JobRecord)
         else:
             if message.compile_s is not None:
-                self._exporter.observe(live.COMPILE, [message.compile_s])
+                self._exporter.observe(COMPILE, [message.compile_s])
             self._peak_bytes = max(self._peak_bytes, message.peak_host_bytes or 0)  # between two looks at the tree
             if message.status != "ok" and self._worst is None:
                 self._worst = message
@@ -106,7 +126,7 @@ class _Attempt:
         elif self._worst is not None:
             worst = self._worst
             self._fail(worst.error_class, worst.reason, worst.fix)
-        self._exporter.set(live.MEMORY, ended.peak_tree_bytes)
+        self._exporter.set(MEMORY, ended.peak_tree_bytes)
 
     def _fail(self, error_class: str, reason: str, fix: str) -> None:
         end = self._end

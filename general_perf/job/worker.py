@@ -26,9 +26,8 @@ from general_perf.backends.registry import backend
 from general_perf.datasets.inputs import input_bytes, make_inputs
 from general_perf.failures import StageError
 from general_perf.job import stages
-from general_perf.job.job import Job
-from general_perf.job.records import CompileRecord, JobRecord, LoadRecord, Record
-from general_perf.job.reporter import Reporter
+from general_perf.job.child import Reporter
+from general_perf.job.records import CompileRecord, Job, JobRecord, LoadRecord, Record
 from general_perf.job.stages import Loaded
 from general_perf.usability.installed import measure
 from general_perf.zoo.source import build

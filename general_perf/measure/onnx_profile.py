@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.extras import require
-from general_perf.backends.contract import Arrays, Coverage, SourceModel, held_by
+from general_perf.backends.contract import Arrays, Coverage, SourceModel, Tally, held_by
 from general_perf.backends.onnx_files import OrtSession, cpu_session
-from general_perf.measure.tally import Tally
 
 require("a profile of ONNX Runtime", "general", "onnxruntime")
 import onnxruntime  # noqa: E402
@@ -79,11 +78,11 @@ def _flops(operator: str, arguments: dict[str, Any]) -> int | None:
     if operator in WITHOUT_FORMULA:
         return None
     if operator in WEIGHT_INPUT:
-        place = WEIGHT_INPUT[operator]
-        if place >= len(shapes) or not outputs:
+        weight_input = WEIGHT_INPUT[operator]
+        if weight_input >= len(shapes) or not outputs:
             return None
         where = shapes[0] if operator == "ConvTranspose" else outputs[0]
-        return 2 * math.prod(where) * math.prod(shapes[place][1:])
+        return 2 * math.prod(where) * math.prod(shapes[weight_input][1:])
     if operator in RECURRENT:  # every step of every sequence meets both matrices, of each direction
         weights = [shape for shape in shapes[1:3] if len(shape) == 3]
         return 2 * math.prod(shapes[0][:-1]) * sum(map(math.prod, weights)) if len(weights) == 2 else None  # None: packed beforehand

@@ -62,13 +62,10 @@ def pattern_of(array: Array) -> str:
     for axis in range(array.ndim):
         rows = np.moveaxis(filled, axis, -1).reshape(-1, array.shape[axis])
         for group in GROUPS:
-            most = _most_in_a_group(rows, group) if rows.shape[1] >= group else group
+            if rows.shape[1] < group:
+                continue
+            whole = np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))
+            most = int(whole.reshape(len(rows), -1, group).sum(axis=2).max())
             if most <= HALF * group and share >= LEAST_KEPT * most / group:
                 patterns.append((most / group, group, f"{most}:{group}"))
     return min(patterns)[2] if patterns else NONE
-
-
-def _most_in_a_group(rows: Array, group: int) -> int:
-    missing = -rows.shape[1] % group
-    whole = np.pad(rows, ((0, 0), (0, missing)))
-    return int(whole.reshape(len(rows), -1, group).sum(axis=2).max())

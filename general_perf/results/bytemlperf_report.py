@@ -23,7 +23,6 @@ from general_perf.job.records import (
     PerformanceRecord,
     SparsityRecord,
 )
-from general_perf.results.histogram import write_histogram
 from general_perf.results.points import first, last_attempts, latency, measured, throughput
 
 FOLDER = "bytemlperf"
@@ -60,12 +59,12 @@ def report_of(run: dict[str, Any], row: dict[str, Any], records: list[AnyRecord]
         "Host Info": hardware["cpu"]["model"],
         "Dataset": _dataset(run, row),
     }
-    if clients := {each.instances for each in points if each.loop == "closed"}:
+    if clients := {point.instances for point in points if point.loop == "closed"}:
         report |= {"Instance Count": max(clients), "Device Count": 1}  # a job has one device
     report["Graph Compile"] = _compile(row, records)
     if accuracy := _accuracy(records):
         report["Accuracy"] = accuracy
-    report["Performance"] = [_point(each) for each in points if each.loop == "closed"]
+    report["Performance"] = [_point(point) for point in points if point.loop == "closed"]
     report |= {"Version": run["environment"]["bytemlperf_llm"], "Execution Date": run["started_at"], "Bmp": _ours(records, points)}
     if row["error_class"]:
         report["Error"] = {"Class": row["error_class"], "Reason": row["reason"], "Fix": row["fix"]}
@@ -83,24 +82,24 @@ def _compile(row: dict[str, Any], records: list[AnyRecord]) -> dict[str, Any]:
     compiled, covered = first(records, CompileRecord, ok=True), first(records, CoverageRecord, ok=True)
     if compiled is None or compiled.compile_s is None:
         return {}
-    found = {"Compile Duration": round(compiled.compile_s, 5), "Compile Precision": row["precision"].upper()}
-    if covered is not None and covered.found.graph_share is not None:
-        found["Subgraph Coverage"] = round(100 * covered.found.graph_share, 2)
-    return {**found, "Optimizations": {name: name for name in compiled.optimisations}}
+    report = {"Compile Duration": round(compiled.compile_s, 5), "Compile Precision": row["precision"].upper()}
+    if covered is not None and covered.measured.graph_share is not None:
+        report["Subgraph Coverage"] = round(100 * covered.measured.graph_share, 2)
+    return {**report, "Optimizations": {name: name for name in compiled.optimisations}}
 
 
 def _accuracy(records: list[AnyRecord]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     judged, compared = first(records, AccuracyRecord, ok=True), first(records, NumericsRecord, ok=True)
     if judged is not None:
-        found["Data Percent"] = judged.data_percent
-        found |= dict(_metric(name, value, judged.metrics) for name, value in judged.metrics.items())
+        report["Data Percent"] = judged.data_percent
+        report |= dict(_metric(name, value, judged.metrics) for name, value in judged.metrics.items())
     if compared is not None:
         output = next(iter(compared.outputs.values()))
         difference, relative = output["abs"] or {}, output["rel"] or {}
-        found |= {"Mean Diff": difference.get("mean"), "Std Diff": difference.get("std"), "Max Diff": difference.get("max")}
-        found |= {"Max Rel-Diff": relative.get("max"), "Mean Rel-Diff": relative.get("mean")}
-    return found
+        report |= {"Mean Diff": difference.get("mean"), "Std Diff": difference.get("std"), "Max Diff": difference.get("max")}
+        report |= {"Max Rel-Diff": relative.get("max"), "Mean Rel-Diff": relative.get("mean")}
+    return report
 
 
 def _metric(name: str, value: float | None, beside: dict[str, float | None]) -> tuple[str, float | None]:
@@ -130,27 +129,54 @@ def _point(record: PerformanceRecord) -> dict[str, Any]:
 
 def _ours(records: list[AnyRecord], points: list[PerformanceRecord]) -> dict[str, Any]:
     """What ByteMLPerf's format has no place for."""
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "Points": [
             {
-                **_point(each),
-                "Loop": each.loop,
-                "Clients": each.instances,
-                "Requested Rate": each.requested_rate,
-                "Dropped": each.dropped,
+                **_point(point),
+                "Loop": point.loop,
+                "Clients": point.instances,
+                "Requested Rate": point.requested_rate,
+                "Dropped": point.dropped,
             }
-            for each in points
+            for point in points
         ]
     }
     if compiled := first(records, CompileRecord, ok=True):
-        found |= {"Weights": compiled.weights, "Precision Tool": compiled.precision_tool}
+        report |= {"Weights": compiled.weights, "Precision Tool": compiled.precision_tool}
     if sparsity := first(records, SparsityRecord, ok=True):
-        found["Sparsity"] = sparsity.sparsity
+        report["Sparsity"] = sparsity.sparsity
     covered = first(records, CoverageRecord, ok=True)
-    if covered is not None and covered.found.graph_share is not None:
-        coverage = covered.found
-        found["Coverage"] = {"FLOPs": coverage.flops_share, "Method": coverage.method, "Fell Back": coverage.fallback_operators}
+    if covered is not None and covered.measured.graph_share is not None:
+        coverage = covered.measured
+        report["Coverage"] = {"FLOPs": coverage.flops_share, "Method": coverage.method, "Fell Back": coverage.fallback_operators}
     if compared := first(records, NumericsRecord, ok=True):
         output = next(iter(compared.outputs.values()))
-        found["Numerics"] = {"Passed": compared.passed, "Cosine": output["cosine"], "Histogram": output["histogram"]}
-    return found
+        report["Numerics"] = {"Passed": compared.passed, "Cosine": output["cosine"], "Histogram": output["histogram"]}
+    return report
+
+
+WIDTH, HEIGHT, EDGE = 700, 450, 40
+BLUE, ORANGE, GREY = (70, 110, 180), (225, 140, 50), (110, 110, 110)
+
+
+def write_histogram(held: dict[str, Any], path: Path) -> None:
+    """`held` has `edges`, `ours` and `reference`, as measure.numerics.compare gives them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    floor, high = HEIGHT - EDGE, HEIGHT - 2 * EDGE
+    largest = max(*held["ours"], *held["reference"], 1)
+    step = (WIDTH - 2 * EDGE) / len(held["ours"])
+    for bar in range(len(held["ours"])):
+        for shift, key, colour in ((0.1, "reference", BLUE), (0.5, "ours", ORANGE)):
+            left, tall = EDGE + step * (bar + shift), high * held[key][bar] / largest
+            if tall:
+                draw.rectangle((left, floor - tall, left + step * 0.4, floor), fill=colour)
+    draw.line((EDGE, floor, WIDTH - EDGE, floor), fill=GREY)
+    draw.text((EDGE, floor + 8), f"{held['edges'][0]:.4g}", fill=GREY, font=font)
+    draw.text((WIDTH - EDGE, floor + 8), f"{held['edges'][-1]:.4g}", fill=GREY, font=font, anchor="ra")
+    draw.text((EDGE, 12), f"values of the output, at most {largest} in a bar", fill=GREY, font=font)
+    draw.text((WIDTH - EDGE - 90, 12), "reference", fill=BLUE, font=font, anchor="ra")
+    draw.text((WIDTH - EDGE, 12), "backend", fill=ORANGE, font=font, anchor="ra")
+    image.save(path)

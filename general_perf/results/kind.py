@@ -23,10 +23,10 @@ from general_perf.job.records import (
     PerformanceRecord,
     SparsityRecord,
 )
-from general_perf.measure.open_loop import faults, offered
-from general_perf.results.figures import figures
+from general_perf.measure.performance import faults, offered
 from general_perf.results.points import (
     Records,
+    figures,
     first,
     last_attempts,
     latency,
@@ -50,7 +50,7 @@ class GeneralKind(RunKind):
 
     def summarise(self, run: dict[str, Any], records: Records) -> dict[str, Any]:
         """`rows` (one for each planned job), `metrics` by `job | point`, `counts` of jobs by status."""
-        planned = [str(each) for each in run["config"]["jobs"]]
+        planned = [str(job) for job in run["config"]["jobs"]]
         by_job = once(records, last_attempts)
         rows = [row_of(name, by_job.get(name, [])) for name in planned]
         metrics: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class GeneralKind(RunKind):
 
     def contradictions(self, run: dict[str, Any], records: Records) -> Iterator[str]:
         """Records against the jobs of run.json: each is of one of them; a sweep that ended has an end for each."""
-        planned = {str(each) for each in run["config"]["jobs"]}
+        planned = {str(name) for name in run["config"]["jobs"]}
         left = set(planned)
         for record in records:
             if record.job not in planned:
@@ -91,11 +91,11 @@ class GeneralKind(RunKind):
 
     def jobs(self, run: dict[str, Any], records: Records) -> list[PlannedJob]:
         """Of run.json's plan, and the last attempt of each."""
-        planned = [each for each in run.get("config", {}).get("plan", ()) if isinstance(each, dict) and "id" in each]
+        planned = [entry for entry in run.get("config", {}).get("plan", ()) if isinstance(entry, dict) and "id" in entry]
         jobs = {
-            name: PlannedJob(name=name, model=name.split("/")[0].split("@")[0], size=str(each["size"]), precision=name.split("/")[-1])
-            for each in planned
-            for name in [str(each["id"])]
+            name: PlannedJob(name=name, model=name.split("/")[0].split("@")[0], size=str(entry["size"]), precision=name.split("/")[-1])
+            for entry in planned
+            for name in [str(entry["id"])]
         }
         for record in records:
             job = jobs.get(record.job)
@@ -135,7 +135,7 @@ def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
     """One job in a line. A job without an end is `not run`."""
     end, compiled = first(records, JobRecord), first(records, CompileRecord)
     sparsity, loaded, covered = first(records, SparsityRecord), first(records, LoadRecord), first(records, CoverageRecord)
-    coverage = Coverage(method="") if covered is None else covered.found
+    coverage = Coverage(method="") if covered is None else covered.measured
     speed = measured(records)
     model, backend, precision = name.split("/")
     return {
@@ -168,12 +168,12 @@ def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
 
 def _numerics(record: NumericsRecord | None) -> dict[str, Any]:
     outputs = [] if record is None else list(record.outputs.values())
-    scaled = [each for each in outputs if each["scaled_max"] is not None]
+    scaled = [output for output in outputs if output["scaled_max"] is not None]
     return {
         "numerics_passed": record.passed if record else None,
-        "scaled_max": max((each["scaled_max"] for each in scaled), default=None),
-        "cosine": min((each["cosine"] for each in scaled if each["cosine"] is not None), default=None),
-        "nonfinite": sum(each["nonfinite"]["ours_nan"] + each["nonfinite"]["ours_inf"] for each in outputs),
+        "scaled_max": max((output["scaled_max"] for output in scaled), default=None),
+        "cosine": min((output["cosine"] for output in scaled if output["cosine"] is not None), default=None),
+        "nonfinite": sum(output["nonfinite"]["ours_nan"] + output["nonfinite"]["ours_inf"] for output in outputs),
         "decisions": record.decisions if record else None,
         "decisions_changed": record.decisions_changed if record else None,
     }
@@ -189,12 +189,12 @@ def _accuracy(record: AccuracyRecord | None) -> dict[str, Any]:
 
 def _metrics(name: str, record: PerformanceRecord) -> dict[str, Any]:
     point = f"{name} | {point_of(record)}"
-    found = {
+    summaries = {
         f"{point} | latency": latency(record),
         f"{point} | throughput": speed(record),
         f"{point} | service time": service_time(record),
     }
-    return {name: msgspec.to_builtins(metric) for name, metric in found.items() if metric is not None}
+    return {name: msgspec.to_builtins(metric) for name, metric in summaries.items() if metric is not None}
 
 
 def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str, Any]) -> tuple[VerdictName, list[str]]:
@@ -204,7 +204,7 @@ def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str
     if not any(row["status"] == "ok" or (row["error_class"] == "missing_dataset" and row["points"]) for row in rows):
         return "invalid", [f"no job was measured: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"]
     reasons: dict[VerdictName, str] = {}
-    widths = [_median_width(each) for name, each in metrics.items() if name.endswith("| latency")]
+    widths = [_median_width(metric) for name, metric in metrics.items() if name.endswith("| latency")]
     steady = [width for width in widths if width is not None and width <= STEADY_WIDTH]
     if widths and all(width is None for width in widths):
         reasons["thin"] = f"no median has an interval: all of {len(widths)} points have insufficient calls"
@@ -222,15 +222,15 @@ def _median_width(metric: dict[str, Any]) -> float | None:
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
-    found = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
-    found += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
-    found += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
-    found += [f"{row['job']}: FLOPs leave out {', '.join(row['flops_leave_out'])}" for row in rows if row["flops_leave_out"]]
-    found += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
-    found += [f"{row['job']}: no reference accuracy to compare with" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
+    notes = [f"{row['job']}: outputs are not within the tolerance" for row in rows if row["numerics_passed"] is False]
+    notes += [f"{row['job']}: {row['nonfinite']} outputs are NaN or infinite" for row in rows if row["nonfinite"]]
+    notes += [f"{row['job']}: the weights are sparse, {row['sparsity']}" for row in rows if row["sparsity"] not in ("", "none")]
+    notes += [f"{row['job']}: FLOPs leave out {', '.join(row['flops_leave_out'])}" for row in rows if row["flops_leave_out"]]
+    notes += [f"{row['job']}: {said}" for row in rows if (said := _run_elsewhere(row))]
+    notes += [f"{row['job']}: no reference accuracy to compare with" for row in rows if row["accuracy"] and not row["reference_accuracy"]]
     if random := sorted({row["model"] for row in rows if row["weights"].startswith("random weights")}):
-        found.append(f"random weights, so accuracy is meaningless: {', '.join(random)}")
-    return found
+        notes.append(f"random weights, so accuracy is meaningless: {', '.join(random)}")
+    return notes
 
 
 def _run_elsewhere(row: dict[str, Any]) -> str:
@@ -243,8 +243,8 @@ def _run_elsewhere(row: dict[str, Any]) -> str:
 
 
 def _load_warnings(opened: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     for point, facts in opened.items():
         median = metrics.get(f"{point} | latency", {}).get("percentiles", {}).get("50")
-        found += [f"{point}: {each}" for each in faults(facts, median if isinstance(median, int | float) else None)]
-    return found
+        warnings += [f"{point}: {fault}" for fault in faults(facts, median if isinstance(median, int | float) else None)]
+    return warnings

@@ -34,7 +34,7 @@ OPEN_SPARE = ("dispersion", "expected", "max ms", "1 in 100 ms", "arrivals, Kolm
 
 def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[Section]:
     """Most important first."""
-    made: list[Section] = [
+    parts: list[Section] = [
         *_rows(summary),
         *_failures(summary),
         *_speed(summary, _peaks(jobs)),
@@ -45,7 +45,7 @@ def sections(run: dict[str, Any], summary: dict[str, Any], jobs: Jobs) -> list[S
         *_numerics(jobs),
         *_accuracy(jobs),
     ]
-    return [*made, *_usability(summary, jobs), _method(run)]
+    return [*parts, *_usability(summary, jobs), _method(run)]
 
 
 def terminal_sections(summary: dict[str, Any]) -> list[Section]:
@@ -102,7 +102,7 @@ def _failures(summary: dict[str, Any]) -> list[Section]:
 
 
 def _records(jobs: Jobs, stage: type[RecordT]) -> list[RecordT]:
-    return [each for records in jobs.values() for each in records if isinstance(each, stage) and each.status == "ok"]
+    return [record for records in jobs.values() for record in records if isinstance(record, stage) and record.status == "ok"]
 
 
 def _points(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -171,7 +171,7 @@ def arrivals_text(facts: dict[str, Any]) -> str:
 
 
 def _compile(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
-    coverage = {record.job: record.found for record in _records(jobs, CoverageRecord)}
+    coverage = {record.job: record.measured for record in _records(jobs, CoverageRecord)}
     summed = {row["job"]: row for row in summary["rows"]}
     rows = []
     for record in _records(jobs, CompileRecord):
@@ -297,7 +297,7 @@ def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
 def _method(run: dict[str, Any]) -> Text:
     flags = run["config"]["flags"]
     jobs = run["config"].get("plan") or [flags]
-    ran = {f"{each['iterations']} calls an instance" if each["iterations"] else f"{each['seconds']:g} s" for each in jobs}
+    ran = {f"{job['iterations']} calls an instance" if job["iterations"] else f"{job['seconds']:g} s" for job in jobs}
     body = f"Each point ran {' or '.join(sorted(ran))}."
     return Text(
         title="Measurement method",

@@ -9,20 +9,21 @@ sizes. What can't be run is a failure that is known before it begins, so that it
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from bytemlperf.checked import StructT, check
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import read_plain
 from engines.untrusted import UntrustedJson, decode_json
-from general_perf.card import CLASSES, FORMATS, Card, Input, Local, ModelClass, zoo
+from general_perf.card import CLASSES, FORMATS, Architecture, Card, Input, Local, ModelClass, zoo
+from general_perf.choices import LARGEST_BATCH, MOST_CALLS, MOST_INSTANCES
 from general_perf.failures import ErrorClass
-from general_perf.limits import LARGEST_BATCH, MOST_CALLS, MOST_INSTANCES
-from general_perf.zoo.stand_ins import stand_in
 
 MAX_FILE_BYTES = 1 << 20
 DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "LONG": "int64", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
@@ -145,22 +146,22 @@ def _pair(path: Path) -> tuple[Workload, ModelFile, Path]:
         raise UserError(f"{path.name} is of a language model", "measure those with bmp-llm")
     if "model_path" in held:
         model = _checked(held, ModelFile, path)
-        beside = next((place for place in _places(path, model.model, "workloads") if place.is_file()), None)
+        beside = next((candidate for candidate in _places(path, model.model, "workloads") if candidate.is_file()), None)
         return (_checked(_object(beside), Workload, beside) if beside else Workload(model=model.model)), model, path
     workload = _checked(held, Workload, path)
-    places = _places(path, workload.model, "model_zoo")
-    card_file = next((place for place in places if place.is_file()), None)
+    candidates = _places(path, workload.model, "model_zoo")
+    card_file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if card_file is None:
         cause = f"{path.name} names the model {workload.model}, whose card is neither beside it nor in a model_zoo/ beside its folder"
-        raise UserError(cause, f"put {places[0].name} there")
+        raise UserError(cause, f"put {candidates[0].name} there")
     return workload, _checked(_object(card_file), ModelFile, card_file), card_file
 
 
 def _places(path: Path, model: str, folder: str) -> list[Path]:
     """Where a file's other half may be."""
     here, names = path.absolute().parent, (f"model-{model}.json", f"{model}.json")
-    places = [place / name for place in (here, here.parent / folder) for name in names]
-    return [place for place in places if place != path.absolute()]
+    candidates = [candidate / name for candidate in (here, here.parent / folder) for name in names]
+    return [candidate for candidate in candidates if candidate != path.absolute()]
 
 
 def _inputs(model: ModelFile) -> tuple[list[Input], str]:
@@ -234,3 +235,57 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _checked(held: dict[str, Any], struct: type[StructT], path: Path) -> StructT:
     return check(held, struct, lambda _: path.name, strict=False)
+
+
+PARTS = ("encoder", "decoder")
+NUMBERS = ("image", "features", "uniform")
+"""Kinds of input that differ in their values alone."""
+
+
+def stand_in(theirs: Card) -> Card:
+    """Our card whose name a model's begins with, hyphens apart, its dims those of the model's inputs. Raises ValueError with why not.
+
+    What the model takes beside ours is left out (segments); a mask that it hasn't got is ours.
+    """
+    plain = theirs.name.replace("-", "")
+    base = max((name for name in zoo() if plain.startswith(name.replace("-", ""))), key=len, default="")
+    part = next((part for part in PARTS if part in theirs.name and part not in base), "")
+    ours = zoo().get(base)
+    if ours is None or part or not isinstance(ours.source, Architecture):
+        raise ValueError(f"no architecture of ours stands in for {theirs.name}" + (f": our {base} is more than the {part}" if part else ""))
+    dims, remaining = dict[str, int](), list(theirs.inputs)
+    for entry in ours.inputs:
+        given = next((given for given in remaining if _alike(entry, given) and _sizes(entry, given, ours.dims) is not None), None)
+        if given is not None:
+            dims |= _sizes(entry, given, ours.dims) or {}
+            remaining.remove(given)
+        elif entry.kind != "attention_mask":
+            offered = ", ".join(f"{given.name} {_shape(given)}" for given in theirs.inputs)
+            raise ValueError(f"our {base} takes {entry.name} {_shape(entry)}, which {theirs.name} doesn't: it takes {offered}")
+    source = replace(ours.source, stands_for=theirs.name)
+    return replace(ours, dims={**ours.dims, **dims}, source=source)
+
+
+def _alike(ours: Input, theirs: Input) -> bool:
+    return ours.kind == theirs.kind or {ours.kind, theirs.kind} <= set(NUMBERS)
+
+
+def _shape(entry: Input) -> str:
+    return f"[{', '.join(map(str, entry.shape))}]"
+
+
+def _sizes(ours: Input, theirs: Input, dims: Mapping[str, int]) -> dict[str, int] | None:
+    """Our dims that make both shapes equal; None where they can't be."""
+    shape = list(theirs.shape)
+    if theirs.nhwc and len(shape) == 4:
+        shape = [shape[0], shape[3], *shape[1:3]]
+    if len(shape) != len(ours.shape):
+        return None
+    sizes: dict[str, int] = {}
+    for our, their in zip(ours.shape, shape, strict=True):
+        if our in dims and isinstance(our, str) and isinstance(their, int):
+            if sizes.setdefault(our, their) != their:
+                return None
+        elif our != their:
+            return None
+    return sizes

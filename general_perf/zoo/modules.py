@@ -1,7 +1,14 @@
-"""Models as torch modules of tensors: built from a configuration, filled from files, read as TorchScript."""
+"""Models as torch modules of tensors: built from a configuration, filled from files, read as TorchScript. A card is data.
+
+A class that a card names is one of the library's own, or `models.<model>.modeling_<model>.<Class>`; what it stands for must be a class
+of models (or of configurations) of transformers or diffusers that the library defines itself, or one of ours. Anything else (a
+function, a class that loads, runs or fetches) is refused before it is touched.
+"""
 
 from __future__ import annotations
 
+import importlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +18,44 @@ from general_perf.backends.contract import SourceFormat, SourceModel
 from general_perf.backends.tensors import held_by_module
 from general_perf.card import Architecture, Card, LanguageModel
 from general_perf.failures import StageError
-from general_perf.zoo.classes import config_class, model_class
 
 require("a torch model", "general", "torch")
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+
+def model_class(library: str, name: str) -> Any:
+    """A class of models, `AutoModel…` among them. Raises StageError."""
+    if library == "own":
+        if name not in OWN:
+            raise StageError("unsupported_format", f"'{name}' is not a model of ours", f"name one of {', '.join(OWN)}")
+        return OWN[name]
+    if library == "diffusers":
+        from diffusers import ModelMixin
+
+        return _class(library, name, (ModelMixin,), "model")
+    from transformers import PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    return _class(library, name, (PreTrainedModel, _BaseAutoModelClass), "model")
+
+
+def config_class(name: str) -> Any:
+    """A class of transformers' configurations. Raises StageError."""
+    from transformers import PretrainedConfig
+
+    return _class("transformers", name, (PretrainedConfig,), "configuration")
+
+
+def _class(library: str, name: str, bases: tuple[type, ...], what: str) -> Any:
+    folder, _, last = name.rpartition(".")
+    try:
+        named = getattr(importlib.import_module(f"{library}.{folder}" if folder else library), last, None)
+    except ImportError:
+        named = None
+    if isinstance(named, type) and issubclass(named, bases) and named.__module__.startswith(f"{library}.models."):
+        return named
+    raise StageError("unsupported_format", f"'{name}' is not a {what} class of {library}", "name a class such as BertModel in the card")
 
 
 def described(card: Card, model: torch.nn.Module, weights: str, method: str | None = None) -> SourceModel:
@@ -122,7 +163,7 @@ class _Tensors(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, model: torch.nn.Module, method: str | None, card: Card) -> None:
         super().__init__()
         self.model, self._method, self._outputs = model, method, card.outputs
-        self._names = [wanted.name for wanted in card.inputs]
+        self._names = [entry.name for entry in card.inputs]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         call = self.model if self._method is None else getattr(self.model, self._method)
@@ -145,3 +186,70 @@ class _Script(torch.nn.Module):  # type: ignore[misc]
             whole = result.keys() >= set(self._outputs)
             result = [result[name] for name in self._outputs] if whole else list(result.values())
         return (result,) if isinstance(result, torch.Tensor) else tuple(result)[: len(self._outputs)]
+
+
+# --- ranking models that transformers and diffusers don't have ----------------------------------------------------------------
+# Wide & Deep: Cheng et al., Wide & Deep Learning for Recommender Systems, 2016. DLRM: Naumov et al., Deep Learning
+# Recommendation Model for Personalization and Recommendation Systems, 2019.
+
+
+class WideDeep(nn.Module):  # type: ignore[misc]
+    """A linear model over all features beside a deep one over embeddings and numbers; one logit.
+
+    Inputs: `dense` float [batch, numbers], `categories` int64 [batch, columns]. Output: [batch, 1].
+    """
+
+    def __init__(self, numbers: int, cardinalities: list[int], embedding: int = 16, hidden: tuple[int, ...] = (256, 128)) -> None:
+        super().__init__()
+        self.wide_numbers = nn.Linear(numbers, 1)
+        self.wide_categories = nn.ModuleList(nn.Embedding(count, 1) for count in cardinalities)
+        self.deep_categories = nn.ModuleList(nn.Embedding(count, embedding) for count in cardinalities)
+        self.deep = _layers([numbers + embedding * len(cardinalities), *hidden, 1])
+
+    def forward(self, dense: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+        wide = self.wide_numbers(dense)
+        columns = [dense]
+        for column, (narrow, rich) in enumerate(zip(self.wide_categories, self.deep_categories, strict=True)):
+            wide = wide + narrow(categories[:, column])
+            columns.append(rich(categories[:, column]))
+        return wide + self.deep(torch.cat(columns, dim=1))
+
+
+class Dlrm(nn.Module):  # type: ignore[misc]
+    """Bottom layers over numbers, embeddings of categories, dot products of all pairs, top layers; one logit.
+
+    Inputs and output as WideDeep.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        cardinalities: list[int],
+        embedding: int = 64,
+        bottom: tuple[int, ...] = (512, 256),
+        top: tuple[int, ...] = (512, 256),
+    ) -> None:
+        super().__init__()
+        self.bottom = _layers([numbers, *bottom, embedding])
+        self.tables = nn.ModuleList(nn.Embedding(count, embedding) for count in cardinalities)
+        vectors = len(cardinalities) + 1
+        self.top = _layers([embedding + vectors * (vectors - 1) // 2, *top, 1])
+        rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
+        self.register_buffer("pairs", rows * vectors + columns, persistent=False)
+
+    def forward(self, dense: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+        low = self.bottom(dense)
+        vectors = torch.stack([low, *[table(categories[:, column]) for column, table in enumerate(self.tables)]], dim=1)
+        products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
+        return self.top(torch.cat([low, products[:, self.pairs]], dim=1))
+
+
+def _layers(sizes: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise(sizes):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+OWN: dict[str, Any] = {"WideDeep": WideDeep, "Dlrm": Dlrm}
+"""Of cards whose `library` is own."""

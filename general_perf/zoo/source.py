@@ -121,7 +121,7 @@ def _onnx(card: Card, path: Path, words: str) -> SourceModel:
     if not model.graph.node:
         raise StageError("corrupt_weights", f"{path.name} is not an ONNX model: it has no operators", "download or rebuild it")
     inputs = inputs_of(model)
-    by_name = {wanted.name: wanted for wanted in card.inputs}
+    by_name = {entry.name: entry for entry in card.inputs}
     if by_name.keys() == {given.name for given in inputs}:
         card = replace(card, inputs=[by_name[given.name] for given in inputs])
     card = replace(card, outputs=card.outputs[: len(model.graph.output)])
@@ -143,15 +143,15 @@ def _check_onnx_inputs(card: Card, path: Path, inputs: list[onnx.ValueInfoProto]
     if len(inputs) != len(card.inputs):
         cause = f"{path.name} has {len(inputs)} inputs, the card {len(card.inputs)}"
         raise StageError("shape_mismatch", cause, "name the file's inputs in the card")
-    for wanted, given in zip(card.inputs, inputs, strict=True):
+    for entry, given in zip(card.inputs, inputs, strict=True):
         number = given.type.tensor_type.elem_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(number).name if number else "no tensor"
         sizes = [axis.dim_value or None for axis in given.type.tensor_type.shape.dim]
-        ours = card.shape(wanted, card.batch_sizes[0])
+        ours = card.shape(entry, card.batch_sizes[0])
         fits = len(sizes) == len(ours) and all(size in (None, our) for size, our in list(zip(sizes, ours, strict=False))[1:])
-        theirs, own, fix = str(dtype), str(wanted.dtype), "fix the dtype in the card"
+        theirs, own, fix = str(dtype), str(entry.dtype), "fix the dtype in the card"
         if theirs == own:
             if fits or not sizes:
                 continue
             theirs, own, fix = str(sizes), str(list(ours)), "fix the card's shape, or give --dim"
-        raise StageError("shape_mismatch", f"{path.name} takes {given.name} as {theirs}, the card gives {wanted.name} as {own}", fix)
+        raise StageError("shape_mismatch", f"{path.name} takes {given.name} as {theirs}, the card gives {entry.name} as {own}", fix)

@@ -20,7 +20,7 @@ from bytemlperf.models.cache import built_folder
 from general_perf.backends.contract import Array
 from general_perf.datasets.tabular import CANCER_BINS, SEED, Halves, cancer_split, digits_split
 from general_perf.failures import StageError
-from general_perf.zoo.ranking import WideDeep
+from general_perf.zoo.modules import WideDeep
 
 require("training a model", "general", "torch")
 import torch  # noqa: E402
@@ -48,10 +48,6 @@ def _digits_model() -> torch.nn.Module:
     return ResNetForImageClassification(ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], num_labels=10))
 
 
-def _top1(labels: Array, logits: Array) -> dict[str, float]:
-    return {"top1": float((logits.argmax(axis=1) == labels).mean())}
-
-
 def _auc(labels: Array, logits: Array) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
@@ -59,7 +55,13 @@ def _auc(labels: Array, logits: Array) -> dict[str, float]:
 
 
 RECIPES = {
-    "digits-resnet": Recipe(digits_split, _digits_model, functional.cross_entropy, DIGITS_EPOCHS, _top1),
+    "digits-resnet": Recipe(
+        digits_split,
+        _digits_model,
+        functional.cross_entropy,
+        DIGITS_EPOCHS,
+        lambda labels, logits: {"top1": float((logits.argmax(axis=1) == labels).mean())},
+    ),
     "cancer-wide-deep": Recipe(
         cancer_split,
         lambda: WideDeep(numbers=15, cardinalities=[CANCER_BINS] * 15, embedding=4, hidden=(32, 16)),

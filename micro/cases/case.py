@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from micro.operators.contract import REQUIRED, Args, Argument, Operator, SameAs
-from micro.operators.dtypes import canonical
+from micro.operators.contract import REQUIRED, Args, Argument, Operator, SameAs, canonical
 
 FORMAT_ARGUMENTS = ("arg_type", "args_type")
 """Arguments that workload files carry for the tool, not for the operator."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from bytemlperf.errors import UserError
 from engines.untrusted import decode_json
 from micro.cases.case import Arguments, BadCase, Case, validate
-from micro.cases.dialect import translated
-from micro.cases.workload_file import RawCase, expand, read_workloads
+from micro.cases.workload_file import RawCase, expand, read_workloads, translated
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import OPERATORS, find_operator
 
-SUITES = ("basic",)
+BASIC = Path(__file__).with_name("basic.json")
+SUITES = {"basic": BASIC}
+"""A workload file each. Every operator has cases in the basic one."""
 Checked = tuple[str, Arguments, str]
 """An operator's name, arguments, and why the case can't be tried ("" where it can)."""
 
@@ -23,7 +24,7 @@ def operator_cases(name: str, given: Sequence[str], providers: Sequence[str]) ->
     operator = find_operator(name)
     chosen = dict(_pair(text) for text in given)
     try:
-        cases = [args | changed for basic in operator.basic for args in expand(basic) for changed in expand(chosen)]
+        cases = [args | changed for args in basic_cases(name) for changed in expand(chosen)]
         checked = [validate(operator, args) for args in cases]
     except (BadCase, ValueError) as bad:
         raise UserError(str(bad), f"see its arguments with: bmp micro list; give them with --arg NAME=VALUE (for {name})") from None
@@ -36,11 +37,15 @@ def workload_cases(path: Path, providers: Sequence[str]) -> list[Case]:
 
 
 def suite_cases(suite: str, providers: Sequence[str]) -> list[Case]:
-    """Every operator's cases of a suite."""
+    """Every operator's cases of a suite. Raises UserError where there is no such suite."""
     if suite not in SUITES:
         raise UserError(f"there is no suite '{suite}'", f"there is: {', '.join(SUITES)}")
-    pairs = [(operator, args) for operator in OPERATORS.values() for case in operator.basic for args in expand(case)]
-    return for_providers([(operator.name, validate(operator, args), "") for operator, args in pairs], providers)
+    return workload_cases(SUITES[suite], providers)
+
+
+def basic_cases(name: str) -> list[Arguments]:
+    """An operator's cases of the basic suite, not yet validated."""
+    return [case.args for case in read_workloads(BASIC) if case.op == name]
 
 
 def for_providers(cases: Iterable[Checked], providers: Sequence[str]) -> list[Case]:

@@ -13,11 +13,10 @@ from typing import cast
 
 from bytemlperf.lazy import numpy, torch
 from micro.collectives.contract import BACKEND, AllInputs, RankMaker, world_size
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, dtype_argument
-from micro.operators.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument
 from micro.operators.llm_norm import HIDDEN, TOKENS
 from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_routing
-from micro.operators.tensors import TensorSpec, integers_or_normal
+from micro.operators.tensors import TensorSpec, integers_or_normal, moved, normal
 
 SELECTION_SEED = 7
 """Not the case's: sizes of what is sent must be known when a kernel is built, which is told no seed."""
@@ -36,7 +35,10 @@ def received_rows(args: Args) -> list[int]:
 
 def received_bytes(args: Args) -> int:
     """Of the rank that gets most. All send equally much, so none moves more."""
-    return size_bytes(args["dtype"], max(received_rows(args)) * args["hidden_size"])
+    return _RECEIVED.bytes(args)
+
+
+_RECEIVED = normal(lambda args: max(received_rows(args)), "hidden_size")
 
 
 def split_sizes(args: Args) -> list[list[int]]:
@@ -72,13 +74,11 @@ def _inputs(args: Args, make: Maker) -> Tensors:
 
 
 def _kernel(args: Args) -> Run:
-    import torch.distributed as dist
-
-    splits, rank = split_sizes(args), dist.get_rank()
+    splits, rank = split_sizes(args), torch.distributed.get_rank()
     sent, got = splits[rank], [row[rank] for row in splits]
 
     def moe_dispatch_tokens(rows: Tensor, result: Tensor) -> Tensor:
-        dist.all_to_all_single(result, rows, got, sent)
+        torch.distributed.all_to_all_single(result, rows, got, sent)
         return result
 
     return moe_dispatch_tokens
@@ -96,12 +96,8 @@ def _reference(args: Args, every: AllInputs) -> Tensor:
     return torch.cat(parts)
 
 
-def _cost(args: Args) -> Cost:
-    """Bytes of a rank, of the one that gets most; the footprint is all ranks', which share a CPU's memory."""
-    dtype, width = args["dtype"], args["hidden_size"]
-    slots = args["num_tokens"] * args["topk"]
-    sent = size_bytes(dtype, slots // args["world_size"] * width)
-    return Cost(0, sent, received_bytes(args), footprint_bytes=2 * size_bytes(dtype, slots * width), flops_dtype=dtype)
+def _sent_rows(args: Args) -> int:
+    return _share_size(args) * int(args["topk"])
 
 
 def _check(args: Args) -> str:
@@ -131,20 +127,9 @@ MOE_DISPATCH_TOKENS = Operator(
     inputs=_inputs,
     kernel=_kernel,
     reference=_reference,
-    cost=_cost,
-    tolerance=lambda _args: Tolerance(0.0, 0.0),
+    cost=moved((normal(_sent_rows, "hidden_size"),), (_RECEIVED,), held=(normal(2, "num_tokens", "topk", "hidden_size"),)),
     check=_check,
     runner="ranks",
     writes=(1,),
     aliases={"ep_size": "world_size"},
-    basic=(
-        {
-            "world_size": 2,
-            "num_experts.topk": [[32, 4]],
-            "num_tokens": [16, 256],
-            "hidden_size": 1024,
-            "dtype": ["bfloat16", "int8"],
-            "routing": ["balanced", "zipf"],
-        },
-    ),
 )

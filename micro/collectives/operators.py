@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bytemlperf.child.ranks import bus_factor as ranks_bus_factor
 from bytemlperf.lazy import torch
 from micro.collectives.contract import BACKEND, MAX_RANKS, AllInputs, world_size
 from micro.collectives.dispatch import MOE_DISPATCH_TOKENS, received_bytes
 from micro.operators.contract import (
+    DTYPES,
+    EXACT,
     Args,
     Argument,
     Cost,
@@ -30,7 +33,6 @@ from micro.operators.contract import (
     additions,
     dtype_argument,
 )
-from micro.operators.dtypes import DTYPES
 from micro.operators.tensors import TensorSpec, drawn, times
 
 SUMMED = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
@@ -45,19 +47,12 @@ LINKS = ("host2device", "device2host", "device2device")
 SUMS_IN_PLACE = ("all_reduce", "all_reduce_h2d")
 """Each call's sum is the next call's input: values are restored before every sample."""
 
-SMALL_AND_LARGE = [4, 64, 1024, 4096]
-"""Rows of 1,024 values: 16 KiB to 16 MiB in float32."""
-
-EXACT = Tolerance(0.0, 0.0)
-
 
 def bus_factor(op: str, ranks: int) -> float:
     """Bytes on the busiest link over bytes of the full tensor."""
-    if op == "all_reduce":
-        return 2 * (ranks - 1) / ranks
     if op == "all_reduce_h2d":  # of both tensors together, which are equally large
-        return (2 * (ranks - 1) / ranks + 1) / 2
-    return (ranks - 1) / ranks if op in ("reduce_scatter", "all_gather", "all_to_all", "moe_dispatch_tokens") else 1.0
+        return (ranks_bus_factor("all_reduce", ranks) + 1) / 2
+    return ranks_bus_factor("all_to_all" if op == "moe_dispatch_tokens" else op, ranks)
 
 
 def link_bytes(op: str, args: Args) -> int:
@@ -73,10 +68,6 @@ def _values(make: Maker, *shape: int, dtype: str) -> Tensor:
     return make.normal(*shape, dtype=dtype) if DTYPES[dtype].epsilon else make.integers(1, 100, *shape, dtype=dtype)
 
 
-def _on_host(make: Maker, *shape: int, dtype: str) -> Tensor:
-    return _values(make, *shape, dtype=dtype).cpu().pin_memory()
-
-
 count = times("batch_size", "dim_size")
 """Values of the full tensor."""
 
@@ -85,7 +76,8 @@ def _part_size(args: Args) -> int:
     return count(args) // int(args["world_size"])
 
 
-WHOLE, HOST = TensorSpec((count,), "dtype", _values), TensorSpec((count,), "dtype", _on_host)
+WHOLE = TensorSpec((count,), "dtype", _values)
+HOST = TensorSpec((count,), "dtype", lambda make, *shape, dtype: _values(make, *shape, dtype=dtype).cpu().pin_memory())
 PART = TensorSpec((_part_size,), "dtype", _values)
 
 
@@ -95,9 +87,12 @@ def _divisible(args: Args) -> str:
     return ""
 
 
-def _cost(op: str, read: Sequence[TensorSpec], written: Sequence[TensorSpec], adds: bool) -> Callable[[Args], Cost]:
+def _cost(op: str, inputs: Sequence[TensorSpec], writes: Sequence[int], adds: bool) -> Callable[[Args], Cost]:
     """Bytes that one rank reads and writes; the footprint is that of all ranks, which share this machine's memory
-    on a CPU, and the restored copy of what is summed in place."""
+    on a CPU, and the restored copy of what is summed in place. The first input is always read, others where they are no buffer
+    for a result."""
+    read = [spec for index, spec in enumerate(inputs) if not index or index not in writes]
+    written = [inputs[index] for index in writes]
 
     def cost(args: Args) -> Cost:
         ranks, reads, writes = int(args["world_size"]), *(sum(spec.bytes(args) for spec in specs) for specs in (read, written))
@@ -108,9 +103,14 @@ def _cost(op: str, read: Sequence[TensorSpec], written: Sequence[TensorSpec], ad
     return cost
 
 
-def _sum_tolerance(args: Args) -> Tolerance:
-    """One rounding for each addition; integers are exact."""
-    return additions(args["dtype"], args["world_size"]) if DTYPES[args["dtype"]].epsilon else EXACT
+def _tolerances(adds: bool, results: int) -> Callable[[Args], tuple[Tolerance, ...]]:
+    """Of the first result, where it is a sum, one rounding for each addition; integers and others are exact."""
+
+    def tolerances(args: Args) -> tuple[Tolerance, ...]:
+        rounds = adds and DTYPES[args["dtype"]].epsilon
+        return (additions(args["dtype"], args["world_size"]) if rounds else EXACT, *[EXACT] * (results - 1))
+
+    return tolerances
 
 
 # --- what a rank must hold ------------------------------------------------------------------------------------
@@ -133,10 +133,6 @@ def _joined(args: Args, every: AllInputs, part: slice) -> Tensor:
     return torch.cat([every[rank][0][part] for rank in range(args["world_size"])])
 
 
-def _sent(args: Args, every: AllInputs) -> Tensor:
-    return every[args["src_device"] if every.rank == args["dst_device"] else every.rank][0]
-
-
 def _p2p_check(args: Args) -> str:
     source, target, ranks = args["src_device"], args["dst_device"], args["world_size"]
     if source == target:
@@ -147,51 +143,42 @@ def _p2p_check(args: Args) -> str:
 # --- kernels --------------------------------------------------------------------------------------------------
 
 
-def _kernels() -> dict[str, Run]:
-    """By operator, on the default group."""
-    import torch.distributed as dist
+def _calling(name: str, *more: int) -> Callable[[Args], Run]:
+    """torch.distributed's function of that name on the default group, in place or with a buffer for its result."""
 
-    def all_reduce(x: Tensor) -> Tensor:
-        dist.all_reduce(x)
-        return x
+    def kernel(_args: Args) -> Run:
+        call = getattr(torch.distributed, name)
 
-    def broadcast(x: Tensor) -> Tensor:
-        dist.broadcast(x, src=0)
-        return x
+        def run(source: Tensor, *buffer: Tensor) -> Tensor:
+            call(*buffer, source, *more)
+            return buffer[0] if buffer else source
 
-    def reduce_scatter(source: Tensor, result: Tensor) -> Tensor:
-        dist.reduce_scatter_tensor(result, source)
-        return result
+        return run
 
-    def all_gather(source: Tensor, result: Tensor) -> Tensor:
-        dist.all_gather_into_tensor(result, source)
-        return result
+    return kernel
 
-    def all_to_all(source: Tensor, result: Tensor) -> Tensor:
-        dist.all_to_all_single(result, source)
-        return result
+
+def _overlapped_kernel(_args: Args) -> Run:
+    """The sum runs on the backend's own stream while host memory is copied on ours; a call ends with both."""
 
     def all_reduce_h2d(x: Tensor, source: Tensor, result: Tensor) -> Tensors:
-        """The sum runs on the backend's own stream while host memory is copied on ours; a call ends with both."""
-        work = dist.all_reduce(x, async_op=True)
+        work = torch.distributed.all_reduce(x, async_op=True)
         result.copy_(source, non_blocking=True)
         work.wait()
         return x, result
 
-    return {kernel.__name__: kernel for kernel in (all_reduce, broadcast, reduce_scatter, all_gather, all_to_all, all_reduce_h2d)}
+    return all_reduce_h2d
 
 
 def _p2p_kernel(args: Args) -> Run:
-    import torch.distributed as dist
-
-    rank, source, target = dist.get_rank(), args["src_device"], args["dst_device"]
+    rank, source, target = torch.distributed.get_rank(), args["src_device"], args["dst_device"]
 
     def send(x: Tensor) -> Tensor:
-        dist.send(x, target)
+        torch.distributed.send(x, target)
         return x
 
     def receive(x: Tensor) -> Tensor:
-        dist.recv(x, source)
+        torch.distributed.recv(x, source)
         return x
 
     return {source: send, target: receive}.get(rank, lambda x: x)
@@ -204,16 +191,12 @@ def _collective(
     name: str,
     what: str,
     inputs: tuple[TensorSpec, ...],
+    kernel: Callable[[Args], Run],
     reference: Callable[[Args, AllInputs], Expected],
     *,
     writes: tuple[int, ...],
-    dtypes: tuple[str, ...] = MOVED,
-    basic_dtypes: tuple[str, ...] = ("float32",),
-    kernel: Callable[[Args], Run] | None = None,
+    adds: bool = False,
     more: tuple[Argument, ...] = (),
-    read: Sequence[TensorSpec] = (WHOLE,),
-    written: Sequence[TensorSpec] = (WHOLE,),
-    tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]] = lambda _args: EXACT,
     check: Callable[[Args], str] = lambda _args: "",
 ) -> Operator:
     """The buffer for a result has random values too, so that doing nothing is found out."""
@@ -225,18 +208,17 @@ def _collective(
             world_size(ranks, ranks),
             Argument("batch_size", "int", "rows of the full tensor", 1024),
             Argument("dim_size", "int", "values in a row", 1024),
-            dtype_argument(dtypes),
+            dtype_argument(SUMMED if adds else MOVED),
             BACKEND,
             *more,
         ),
         inputs=drawn(*inputs),
-        kernel=kernel or (lambda _args: _kernels()[name]),
+        kernel=kernel,
         reference=reference,
-        cost=_cost(name, read, written, adds=dtypes == SUMMED),
-        tolerance=tolerance,
+        cost=_cost(name, inputs, writes, adds),
+        tolerance=_tolerances(adds, len(writes)),
         check=check,
         writes=writes,
-        basic=({"world_size": ranks, "dtype": list(basic_dtypes), "batch_size": SMALL_AND_LARGE, "dim_size": 1024},),
         runner="ranks",
         aliases=LLM_NAMES,
     )
@@ -248,9 +230,9 @@ def _link(name: str, what: str, source: TensorSpec, target: TensorSpec) -> Opera
         name,
         f"{what}, each rank by itself",
         (source, target),
+        lambda _args: lambda source, result: result.copy_(source, non_blocking=True),
         lambda _args, every: every[every.rank][0],
         writes=(1,),
-        kernel=lambda _args: lambda source, result: result.copy_(source, non_blocking=True),
     )
 
 
@@ -259,49 +241,48 @@ _TABLE = (
         "all_reduce",
         "every rank's tensor becomes the sum of all, in place",
         (WHOLE,),
+        _calling("all_reduce"),
         lambda args, every: _sum_of(args, every, slice(None)),
         writes=(0,),
-        dtypes=SUMMED,
-        basic_dtypes=("float32", "bfloat16"),
-        tolerance=_sum_tolerance,
+        adds=True,
     ),
     _collective(
         "reduce_scatter",
         "each rank gets its part of the sum of all tensors",
         (WHOLE, PART),
+        _calling("reduce_scatter_tensor"),
         lambda args, every: _sum_of(args, every, _own(args, every)),
         writes=(1,),
-        dtypes=SUMMED,
-        written=(PART,),
-        tolerance=_sum_tolerance,
+        adds=True,
         check=_divisible,
     ),
     _collective(
         "all_gather",
         "each rank gives a part, all get the whole tensor",
         (PART, WHOLE),
+        _calling("all_gather_into_tensor"),
         lambda args, every: _joined(args, every, slice(None)),
         writes=(1,),
-        read=(PART,),
         check=_divisible,
     ),
     _collective(
         "all_to_all",
         "each rank gives every other one a part of its tensor",
         (WHOLE, WHOLE),
+        _calling("all_to_all_single"),
         lambda args, every: _joined(args, every, _own(args, every)),
         writes=(1,),
         check=_divisible,
     ),
     MOE_DISPATCH_TOKENS,
-    _collective("broadcast", "rank 0's tensor, to all", (WHOLE,), lambda _args, every: every[0][0], writes=(0,)),
+    _collective("broadcast", "rank 0's tensor, to all", (WHOLE,), _calling("broadcast", 0), lambda _args, every: every[0][0], writes=(0,)),
     _collective(
         "p2p",
         "one rank sends, another receives; others stand by",
         (WHOLE,),
-        _sent,
+        _p2p_kernel,
+        lambda args, every: every[args["src_device"] if every.rank == args["dst_device"] else every.rank][0],
         writes=(0,),
-        kernel=_p2p_kernel,
         more=(
             Argument("src_device", "int", "rank that sends", 0, low=0, high=MAX_RANKS),
             Argument("dst_device", "int", "rank that receives", 1, low=0, high=MAX_RANKS),
@@ -315,12 +296,10 @@ _TABLE = (
         "all_reduce_h2d",
         "all_reduce while as much host memory is copied to the device",
         (WHOLE, HOST, WHOLE),
+        _overlapped_kernel,
         lambda args, every: (_sum_of(args, every, slice(None)), every[every.rank][1]),
         writes=(0, 2),
-        dtypes=SUMMED,
-        read=(WHOLE, WHOLE),
-        written=(WHOLE, WHOLE),
-        tolerance=lambda args: (_sum_tolerance(args), EXACT),
+        adds=True,
     ),
 )
 COLLECTIVES: dict[str, Operator] = {operator.name: operator for operator in _TABLE}

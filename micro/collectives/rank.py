@@ -1,8 +1,8 @@
-"""One rank: started by torchrun, does case after case with the others, so that groups are made once.
+"""One rank: does case after case with the others, so that groups are made once.
 
-Run as `-m micro.collectives.rank SOCKET DEVICE BACKEND THREADS STACKS` under torchrun. Jobs and answers
-go over the Unix socket; a rank ends when the socket does. On SIGUSR1 it writes where it is into STACKS,
-which tells a rank that hangs from those that wait for it.
+Run as `-m micro.collectives.rank DEVICE BACKEND THREADS STACKS` with `bytemlperf.child.ranks.variables_of`; jobs come on
+standard input, messages leave on standard output. On SIGUSR1 it writes where it is into STACKS, which tells a rank that hangs
+from those that wait for it.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
-from bytemlperf.child.inside import die_with_parent, first_out_of_memory
+from bytemlperf.child.inside import die_with_parent, first_out_of_memory, messages
 from bytemlperf.child.ranks import join_group
 from bytemlperf.lazy import torch
 from micro.collectives.contract import AllInputs, RankMaker
-from micro.collectives.messages import RankDone, RankHello, RankMessage, RankStatus
 from micro.collectives.operators import SUMS_IN_PLACE
-from micro.collectives.timing import Control, Restore, follow, lead, start_skew_ns
-from micro.measure.audit import SEEDS_APART, copied, judged, last_call
-from micro.measure.correctness import Checked, check_outputs
-from micro.measure.estimate import buffer_sets
-from micro.measure.messages import Job, Stage, StageName, in_words
+from micro.collectives.timing import Control, Restore, SharedStopwatch, start_skew_ns
+from micro.measure.correctness import SEEDS_APART, Checked, check_outputs, copied, judged, last_call
+from micro.measure.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S, buffer_sets
+from micro.measure.messages import Hello, Job, RankDone, Stage, StageName, in_words
 from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch
 from micro.operators.contract import Operator, Outputs, Tensor, Tensors
+from micro.peaks.machine import device_facts
 from micro.providers.contract import Kernel, Refused
 from micro.providers.registry import find_provider
 from micro.registry import find_operator
@@ -49,75 +47,54 @@ class Stopped(Exception):
 class Ended(Exception):
     """This rank ended the case: status and reason."""
 
-    def __init__(self, status: RankStatus, reason: str, checked: Checked | None = None) -> None:
+    def __init__(self, status: Literal["failed", "refused"], reason: str, checked: Checked | None = None) -> None:
         super().__init__(reason)
         self.status, self.reason, self.checked = status, reason, checked
 
 
 def main() -> None:
-    """Join the group, and serve until the socket ends."""
-    path, device, backend, threads, stacks = sys.argv[1:6]
+    """Join the group, and serve until standard input ends."""
+    device, backend, threads, stacks = sys.argv[1:5]
     die_with_parent()
     first_out_of_memory()
-    rank = int(os.environ["RANK"])
-    with Path(stacks, f"{rank}.txt").open("w", encoding="utf-8") as where:
+    tell = messages()
+    number = int(os.environ["RANK"])
+    with Path(stacks, f"{number}.txt").open("w", encoding="utf-8") as where:
         faulthandler.register(signal.SIGUSR1, file=where, all_threads=False)
-        link = socket.socket(socket.AF_UNIX)
-        link.connect(path)
-        serve(link, _Rank(rank, device, backend, int(threads)))
+        rank = _Rank(number, device, backend, int(threads))
+        tell(rank.hello())
+        for line in sys.stdin.buffer:
+            tell(rank.do(msgspec.json.decode(line, type=Job), lambda name: tell(Stage(name=name))))
     os._exit(0)  # no farewell between ranks: the others may be gone
-
-
-def serve(link: socket.socket, rank: _Rank) -> None:
-    """Hello, then an answer for each job."""
-
-    def tell(message: RankMessage) -> None:
-        link.sendall(msgspec.json.encode(message) + b"\n")
-
-    tell(rank.hello())
-    with link.makefile("rb") as jobs:
-        for line in jobs:
-            job = msgspec.json.decode(line, type=Job)
-            tell(rank.do(job, lambda name: tell(Stage(name=name))))
 
 
 class _Rank:
     def __init__(self, rank: int, device: str, backend: str, threads: int) -> None:
-        import torch.distributed as dist
-
         torch.set_num_threads(threads)
         local, kind = int(os.environ["LOCAL_RANK"]), device.partition(":")[0]
         self.device = "cpu" if kind == "cpu" else f"{kind}:{local}"
         if kind != "cpu":
             getattr(torch, kind).set_device(local)
         join_group(backend, timedelta(seconds=GROUP_TIMEOUT_S))
-        self.control = Control(dist.new_group(backend="gloo"))
+        self.control = Control()
         self.rank, self.backend = rank, backend
         self.stopwatch: Stopwatch = CpuStopwatch() if kind == "cpu" else CudaStopwatch(getattr(torch, kind), graphs=False)
         self.skew_ns = start_skew_ns(self.control, self.stopwatch.now_ns)
 
-    def hello(self) -> RankHello:
-        import torch.distributed as dist
-
+    def hello(self) -> Hello:
+        """`bytes_per_s` is of a small all_reduce, where there is more than one rank."""
         sum_ns = 0
         if self.control.ranks > 1:
             values = torch.ones(PROBE_VALUES, device=self.device)
-            sum_ns = min(self.stopwatch.time_ns(dist.all_reduce, [(values,)]) for _ in range(4))
-        name, memory = "CPU", 0
-        if self.device.startswith("cuda"):
-            properties = torch.cuda.get_device_properties(self.device)
-            name, memory = properties.name, int(properties.total_memory)
-        return RankHello(
-            rank=self.rank,
-            pid=os.getpid(),
+            sum_ns = min(self.stopwatch.time_ns(torch.distributed.all_reduce, [(values,)]) for _ in range(4))
+        return Hello(
+            flops_per_s=DEFAULT_FLOPS_PER_S,
+            bytes_per_s=8 * PROBE_VALUES / sum_ns * 1e9 if sum_ns else DEFAULT_BYTES_PER_S,
             threads=torch.get_num_threads(),
             affinity=sorted(os.sched_getaffinity(0)),
-            device_name=name,
-            device_memory_bytes=memory,
+            **device_facts(self.device),
             timer_overhead_ns=self.stopwatch.overhead_ns,
-            start_skew_ns=self.skew_ns,
-            bytes_per_s=8 * PROBE_VALUES / sum_ns * 1e9 if sum_ns else 0.0,
-            libraries={"torch": str(torch.__version__), "backend": self.backend},
+            libraries={"torch": str(torch.__version__), "backend": self.backend, "start_skew_ns": f"{self.skew_ns:.0f}"},
         )
 
     def do(self, job: Job, begins: Callable[[StageName], None]) -> RankDone:
@@ -167,14 +144,21 @@ class _Rank:
             outputs, lacking = None, f"{self.backend}: {in_words(error)}"
         if self.device != "cpu":
             torch.accelerator.synchronize()
-        return self._agreed(lambda: _refuse(lacking) if lacking else outputs)
+
+        def answer() -> Outputs:
+            if lacking:
+                raise Refused(lacking)
+            return outputs
+
+        return self._agreed(answer)
 
     def _time(self, job: Job, kernel: Kernel, sets: list[Tensors], inputs: Tensors, checked: Checked) -> RankDone:
-        restore = _restore(inputs[0]) if job.op in SUMS_IN_PLACE else _nothing
+        restore = _restore(inputs[0]) if job.op in SUMS_IN_PLACE else lambda _arguments: None
+        shared = SharedStopwatch(self.control, self.stopwatch, restore, self.skew_ns)
         if self.rank == 0:
-            timed, by_rank = lead(self.control, self.stopwatch, restore, self.skew_ns, kernel.run, sets, job.rules)
+            timed, by_rank = shared.lead(kernel.run, sets, job.rules)
             return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked, timed=timed, by_rank=by_rank)
-        follow(self.control, self.stopwatch, restore, kernel.run, sets)
+        shared.follow(kernel.run, sets)
         return RankDone(status="ok", note=kernel.note, agreed=True, checked=checked)
 
     def _last(self, operator: Operator, job: Job, kernel: Kernel, sets: list[Tensors], given: Tensors) -> Checked:
@@ -210,14 +194,10 @@ def _faultless(which: str, checked: Checked) -> Checked:
     return checked
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise Refused(reason)
-
-
 def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, given: Tensors) -> list[Tensors]:
     """As many as it takes; those of `given` are the last."""
     count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
-    return [kernel.prepare(each) for each in (*(copied(inputs) for _ in range(count - 1)), given)]
+    return [kernel.prepare(buffers) for buffers in (*(copied(inputs) for _ in range(count - 1)), given)]
 
 
 def _restore(source: Tensor) -> Restore:
@@ -228,10 +208,6 @@ def _restore(source: Tensor) -> Restore:
             inputs[0].copy_(source)
 
     return restore
-
-
-def _nothing(_arguments: Sequence[Tensors]) -> None:
-    return None
 
 
 def _lacks(error: Exception) -> bool:

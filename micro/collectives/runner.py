@@ -10,12 +10,10 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.lazy import torch
-from micro.collectives.messages import RankDone, RankHello
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
 from micro.collectives.world import World
-from micro.measure.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S
-from micro.measure.messages import Hello, Job, Outcome, RankLatency
-from micro.measure.timing import Timed, latency_of
+from micro.measure.messages import Hello, Job, Outcome, RankDone, RankLatency
+from micro.measure.timing import latency_of
 
 RANKS_PER_CORE = 2
 MAX_RANKS_VARIABLE = "BMP_MAX_RANKS"
@@ -35,7 +33,7 @@ class RanksRunner:
     def hello(self) -> Hello:
         """Two ranks where there can be two. Raises UserError when they don't come up."""
         world = self._group(min(2, most_ranks(self._kind)), default_backend(self._kind))
-        return _hello(world, world.hellos[0])
+        return msgspec.structs.replace(world.hello, device_name=f"{world.hello.device_name}, {world.ranks} ranks, {world.backend}")
 
     def run(self, job: Job, limit_s: float) -> Outcome:
         """One case. Groups are made before its time begins."""
@@ -96,21 +94,17 @@ def most_ranks(kind: str) -> int:
 
 def default_backend(kind: str) -> str:
     """torch.distributed's own choice for a kind of device."""
-    import torch.distributed as dist
-
-    return str(dist.get_default_backend_for_device(kind))
+    return str(torch.distributed.get_default_backend_for_device(kind))
 
 
 def backend_fault(name: str, kind: str) -> str:
     """Why a backend can't be used here, "" where it can."""
-    import torch.distributed as dist
-
-    known = [backend for backend in dist.Backend.backend_list if backend not in ("undefined", "fake")]
+    known = [backend for backend in torch.distributed.Backend.backend_list if backend not in ("undefined", "fake")]
     if name not in known:
         return f"torch.distributed has no backend '{name}'; it knows {', '.join(known)}"
-    if not dist.is_backend_available(name):
+    if not torch.distributed.is_backend_available(name):
         return f"this torch was built without {name}"
-    if kind not in dist.Backend.backend_capability.get(name, [kind]):
+    if kind not in torch.distributed.Backend.backend_capability.get(name, [kind]):
         return f"{name} does not work on {kind}"
     return ""
 
@@ -126,7 +120,10 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
     assert lead.timed is not None
     skew, slowest, share = skew_of(lead.by_rank, taking_part(job))
     remark = f"rank {slowest} is the slowest in {share:.0%} of samples" if skew > TELLING_SKEW else ""
-    ranks = [_rank_latency(lead.timed, rank, [sample[rank] for sample in lead.by_rank]) for rank in sorted(done)]
+    ranks = []
+    for rank, samples in enumerate(map(list, zip(*lead.by_rank, strict=True))):
+        latency = latency_of(msgspec.structs.replace(lead.timed, samples_ns=samples))
+        ranks.append(RankLatency(rank=rank, latency_us=latency, samples_ns=samples))
     worst = max((ended.checked for ended in done.values() if ended.checked), key=lambda checked: checked.max_absolute_error, default=None)
     return Outcome(
         status="ok",
@@ -138,11 +135,6 @@ def _outcome(job: Job, done: dict[int, RankDone], shared: str) -> Outcome:
         link_bytes=link_bytes(job.op, job.args),
         bus_factor=bus_factor(job.op, int(job.args["world_size"])),
     )
-
-
-def _rank_latency(timed: Timed, rank: int, samples_ns: list[int]) -> RankLatency:
-    latency = latency_of(msgspec.structs.replace(timed, samples_ns=samples_ns))
-    return RankLatency(rank=rank, latency_us=latency, samples_ns=samples_ns)
 
 
 def taking_part(job: Job) -> list[int]:
@@ -157,16 +149,3 @@ def skew_of(by_rank: list[list[int]], ranks: list[int]) -> tuple[float, int, flo
     slowest = [ranks[sample.index(max(sample))] for sample in taken]
     most = max(set(slowest), key=slowest.count)
     return skew, most, slowest.count(most) / len(slowest)
-
-
-def _hello(world: World, lead: RankHello) -> Hello:
-    return Hello(
-        flops_per_s=DEFAULT_FLOPS_PER_S,
-        bytes_per_s=lead.bytes_per_s or DEFAULT_BYTES_PER_S,
-        threads=lead.threads,
-        affinity=lead.affinity,
-        device_name=f"{lead.device_name}, {world.ranks} ranks, {world.backend}",
-        device_memory_bytes=lead.device_memory_bytes,
-        timer_overhead_ns=lead.timer_overhead_ns,
-        libraries={**lead.libraries, "start_skew_ns": f"{lead.start_skew_ns:.0f}"},
-    )

@@ -14,6 +14,7 @@ microseconds apart; a sample is long enough that this is at most 1 % of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from statistics import median
 
 from bytemlperf.lazy import torch
@@ -32,33 +33,31 @@ PROBES = 31
 class Control:
     """The group over which ranks agree: broadcast, gather and barrier of small numbers, never timed."""
 
-    def __init__(self, group: object) -> None:
-        import torch.distributed as dist
+    def __init__(self) -> None:
+        self._group = torch.distributed.new_group(backend="gloo")
+        self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
-        self._torch, self._dist, self._group = torch, dist, group
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-
-    def told(self, value: int) -> int:
+    def from_lead(self, value: int) -> int:
         """Rank 0's value, on every rank."""
-        box = self._torch.tensor([value], dtype=self._torch.int64)
-        self._dist.broadcast(box, src=0, group=self._group)
+        box = torch.tensor([value], dtype=torch.int64)
+        torch.distributed.broadcast(box, src=0, group=self._group)
         return int(box)
 
     def gather(self, value: int) -> list[int]:
         """Every rank's value, on every rank."""
-        boxes = [self._torch.zeros(1, dtype=self._torch.int64) for _ in range(self.ranks)]
-        self._dist.all_gather(boxes, self._torch.tensor([value], dtype=self._torch.int64), group=self._group)
+        boxes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.ranks)]
+        torch.distributed.all_gather(boxes, torch.tensor([value], dtype=torch.int64), group=self._group)
         return [int(box) for box in boxes]
 
     def texts(self, text: str) -> list[str]:
         """Every rank's text, on every rank."""
         answers: list[str | None] = [None] * self.ranks
-        self._dist.all_gather_object(answers, text, group=self._group)
+        torch.distributed.all_gather_object(answers, text, group=self._group)
         return [str(answer) for answer in answers]
 
     def meet(self) -> None:
         """A barrier."""
-        self._dist.barrier(group=self._group)
+        torch.distributed.barrier(group=self._group)
 
 
 def start_skew_ns(control: Control, now_ns: Callable[[], int]) -> float:
@@ -71,13 +70,13 @@ def start_skew_ns(control: Control, now_ns: Callable[[], int]) -> float:
     return float(median(skews))
 
 
-class LeadingStopwatch:
-    """Rank 0's: a `micro.measure.timing.Stopwatch` whose samples all ranks take together. `by_rank` keeps every one."""
+class SharedStopwatch:
+    """A `micro.measure.timing.Stopwatch` whose samples all ranks take together: rank 0 leads, the others follow."""
 
     def __init__(self, control: Control, own: Stopwatch, restore: Restore, skew_ns: float) -> None:
         self._control, self._own, self._restore = control, own, restore
         self.overhead_ns = max(own.overhead_ns, skew_ns / SKEW_SHARE * TIMER_SHARE)
-        self.by_rank: list[list[int]] = []
+        self._by_rank: list[list[int]] = []
 
     def now_ns(self) -> int:
         """This rank's clock."""
@@ -85,43 +84,23 @@ class LeadingStopwatch:
 
     def time_ns(self, run: Run, arguments: Sequence[Tensors]) -> int:
         """As the Protocol says, of the slowest rank."""
-        self._control.told(len(arguments))
-        self.by_rank.append(_together(self._control, self._own, self._restore, run, arguments))
-        return max(self.by_rank[-1])
+        self._control.from_lead(len(arguments))
+        self._by_rank.append(self._sample(run, arguments))
+        return max(self._by_rank[-1])
 
+    def lead(self, run: Run, sets: Sequence[Tensors], rules: Rules) -> tuple[Timed, list[list[int]]]:
+        """Rank 0: what was measured, and of every kept sample each rank's time."""
+        timed = measure(run, sets, self, rules)
+        self._control.from_lead(STOP)
+        return timed, self._by_rank[-len(timed.samples_ns) :]
 
-def lead(
-    control: Control,
-    own: Stopwatch,
-    restore: Restore,
-    skew_ns: float,
-    run: Run,
-    sets: Sequence[Tensors],
-    rules: Rules,
-) -> tuple[Timed, list[list[int]]]:
-    """Rank 0: what was measured, and of every kept sample each rank's time."""
-    stopwatch = LeadingStopwatch(control, own, restore, skew_ns)
-    timed = measure(run, sets, stopwatch, rules)
-    control.told(STOP)
-    return timed, stopwatch.by_rank[-len(timed.samples_ns) :]
+    def follow(self, run: Run, sets: Sequence[Tensors]) -> None:
+        """Every other rank: as many calls as rank 0 says, on the same sets in the same order, until it says stop."""
+        turns = cycle(sets)
+        while calls := self._control.from_lead(STOP):
+            self._sample(run, list(islice(turns, calls)))
 
-
-def follow(control: Control, own: Stopwatch, restore: Restore, run: Run, sets: Sequence[Tensors]) -> None:
-    """Every other rank: as many calls as rank 0 says, on the same sets in the same order, until it says stop."""
-    place = 0
-    while calls := control.told(STOP):
-        arguments = [sets[(place + call) % len(sets)] for call in range(calls)]
-        place = (place + calls) % len(sets)
-        _together(control, own, restore, run, arguments)
-
-
-def _together(
-    control: Control,
-    own: Stopwatch,
-    restore: Restore,
-    run: Run,
-    arguments: Sequence[Tensors],
-) -> list[int]:
-    restore(arguments)
-    control.meet()
-    return control.gather(own.time_ns(run, arguments))
+    def _sample(self, run: Run, arguments: Sequence[Tensors]) -> list[int]:
+        self._restore(arguments)
+        self._control.meet()
+        return self._control.gather(self._own.time_ns(run, arguments))

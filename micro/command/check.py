@@ -10,20 +10,21 @@ is an answer, a wrong or crashed case is not: the exit status is 1 then, and als
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
+from bytemlperf.runs.files import writing
 from bytemlperf.runs.kinds import Table, Text
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
-from micro.cases.workload_file import expand
+from micro.cases.selection import basic_cases
 from micro.command.flags import Flags
 from micro.command.live import SweepView
-from micro.command.settings import settings_of
+from micro.command.run import settings_of
 from micro.measure.timing import Rules
 from micro.operators.contract import Argument, Operator
 from micro.providers.cheats import CHEATS
@@ -58,33 +59,23 @@ def check_provider(provider: str, only: Sequence[str], flags: Flags, out: Path |
 
 
 def _swept(cases: Sequence[Case], flags: Flags, rules: Rules, out: Path | None) -> list[Row]:
-    """Every case's row, shown and written as soon as it is known. Of the flags the device, the seed and the time limit count."""
+    """Every case's row, shown and, where there is a file, written as a line of JSON as soon as it is known. Of the flags the device,
+    the seed and the time limit count."""
     rows: list[Row] = []
     settings = msgspec.structs.replace(settings_of(flags), cache_bytes=0, rules=rules)
-    with SweepView(quiet=False) as view, _writing(out) as write:
+    with writing(out, "give --out a file in a folder that you can write"):
+        opened = nullcontext() if out is None else out.open("wb", buffering=0)
+    with SweepView(quiet=False) as view, opened as file:
 
         def keep(row: Row) -> None:
             rows.append(row)
-            write(row)
+            if file is not None:
+                file.write(msgspec.json.encode(row) + b"\n")
             view.add(row)
 
         view.begin(len(cases))
         Sweep(settings, keep, begins=view.begins).run(cases)
     return rows
-
-
-@contextmanager
-def _writing(path: Path | None) -> Iterator[Callable[[Row], object]]:
-    """Takes rows, as lines of JSON where there is a path. Raises UserError where it can't be written."""
-    if path is None:
-        yield lambda _row: None
-        return
-    try:
-        file = path.open("wb", buffering=0)
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}", "give --out a file in a folder that you can write") from None
-    with file:
-        yield lambda row: file.write(msgspec.json.encode(row) + b"\n")
 
 
 CHEATED: dict[str, Arguments] = {
@@ -122,7 +113,7 @@ def check_cheats(only: Sequence[str], flags: Flags, out: Path | None) -> int:
 
 def check_cases(operator: Operator) -> list[Arguments]:
     """The basic cases, and awkward ones: validated, each once."""
-    basic = [validate(operator, args) for case in operator.basic for args in expand(case)]
+    basic = [validate(operator, args) for args in basic_cases(operator.name)]
     cases = {case_text(operator.name, args): args for args in basic}
     for number, args in enumerate(_every_format(operator, max(basic, key=lambda args: operator.cost(args).resident_bytes))):
         awkward = list(_awkward(operator, args))

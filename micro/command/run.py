@@ -1,13 +1,19 @@
-"""What the commands of `bmp micro` do with their cases: peaks, a run folder, the sweep, the table, exports."""
+"""What the commands of `bmp micro` do with their cases: settings, peaks, a run folder, the sweep, the table, exports; and what there is.
+
+Everything is checked before anything is measured.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import terminal
+from bytemlperf.child.limits import available_memory_bytes
+from bytemlperf.command.console import print_table, terminal
+from bytemlperf.command.flags import parse_bytes
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import receivers_for
@@ -15,24 +21,74 @@ from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.machine import discover
+from bytemlperf.lazy import torch
 from bytemlperf.report.dashboard import live
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.files import DAMAGED, damage_said, why
+from bytemlperf.runs.kinds import Table
 from bytemlperf.runs.records import once
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf.runs.verdicts import exit_status
 from micro.cases.case import Case
 from micro.command.flags import Flags
 from micro.command.live import MicroMetrics, SweepView
-from micro.command.settings import settings_of
-from micro.operators.dtypes import DTYPES
+from micro.measure.timing import Rules
+from micro.operators.contract import DTYPES, REQUIRED, Argument
+from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
 from micro.peaks.peaks import needed_by, peaks_for
 from micro.peaks.record import Peaks, roofs_of
-from micro.providers.registry import find_provider
+from micro.providers.registry import find_provider, provider_names
+from micro.registry import FAMILIES
 from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
 from micro.roofline import Roof
 from micro.sweep.row import Row, last_rows
-from micro.sweep.sweep import BUDGET_SPENT, Settings, Sweep
+from micro.sweep.sweep import ASKED, BUDGET_SPENT, Settings, Sweep
+
+SAMPLING_SHARE = 0.25
+"""Of --time-limit, at most: the rest is for set-up, the check and warm-up."""
+
+MEASURE_S = 2.0
+
+
+def settings_of(flags: Flags) -> Settings:
+    """Raises UserError for a device that isn't there, or a size that is none."""
+    device = device_of(flags.device)
+    threads, threads_from = (flags.threads, ASKED) if flags.threads is not None else default_threads()
+    cache = 0 if flags.hot else (last_level_cache_bytes(threads) if device == "cpu" else GPU_CACHE_BYTES)
+    budget_s = min(MEASURE_S if flags.seconds is None else flags.seconds, flags.time_limit_s * SAMPLING_SHARE)
+    return Settings(
+        device=device,
+        threads=threads,
+        threads_from=threads_from,
+        seed=flags.seed,
+        rules=Rules(budget_s=budget_s, warm_up_s=max(min(0.2, budget_s), budget_s / 2), precision=flags.ci_width),
+        cache_bytes=cache,
+        budget_s=flags.budget_s,
+        max_case_s=flags.time_limit_s,
+        max_memory_bytes=memory_limit(flags.memory_limit, device),
+    )
+
+
+def device_of(text: str) -> str:
+    """ "cuda" is cuda:0. Raises UserError for a device that isn't there, or where torch isn't."""
+    require("measuring operators", "micro", "torch", "numpy")
+    device = "cuda:0" if text == "cuda" else text
+    if device == "cpu":
+        return device
+    if not re.fullmatch(r"cuda:\d+", device):
+        raise UserError(f"there is no device '{text}'", "give cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2]) >= count:
+        raise UserError(f"there is no device {device}: torch sees {count} GPUs", "give --device cpu")
+    return device
+
+
+def memory_limit(text: str | None, device: str) -> int | None:
+    """What was asked for, else a share of what is free now; None where that can't be told."""
+    if text is not None:
+        return parse_bytes("--memory-limit", text)
+    available = available_memory_bytes() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    return None if available is None else int(available * MEMORY_SHARE)
+
 
 EXIT_FAILED_ROWS = 1
 
@@ -114,12 +170,10 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     view.__exit__()
     with damage_said(run.folder):
         _write_exports(run)
-        if not quiet:
-            print_run(terminal(), run.folder, run.run, summary, run.records())
-    print(run.folder)
+        status = publish(run.folder, summary, quiet=quiet, run=run.run, records=run.records())
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
-    return EXIT_FAILED_ROWS if summary["counts"]["failed"] else exit_status(summary["verdict"])
+    return EXIT_FAILED_ROWS if summary["counts"]["failed"] else status
 
 
 def sheet_roof(card: Card) -> Roof:
@@ -148,8 +202,25 @@ def _sheet(name: str | None, device: str) -> Roof | None:
 
 
 def _write_exports(run: SuiteRun) -> None:
-    asked = run.run.get("exports") or ()
-    if "csv" in asked:
+    formats = run.run.get("exports") or ()
+    if "csv" in formats:
         write_csv(run.folder / CSV_NAME, run.run, once(run.records(), last_rows))
-    if "jsonl" in asked:
+    if "jsonl" in formats:
         write_jsonl(run.folder / JSONL_NAME, run.run, once(run.records(), last_rows))
+
+
+def print_lists() -> None:
+    """Operators by family with their arguments and defaults, and providers."""
+    console = terminal()
+    operators = [
+        (operator.name, family, operator.help, " ".join(map(_argument, operator.arguments)))
+        for family, members in FAMILIES.items()
+        for operator in members
+    ]
+    print_table(console, Table(title="Operators", columns=("operator", "family", "what", "arguments (=default)"), rows=operators))
+    providers = [(name, find_provider(name).help) for name in provider_names()]
+    print_table(console, Table(title="Providers", columns=("provider", "what"), rows=providers))
+
+
+def _argument(argument: Argument) -> str:
+    return argument.name if argument.default is REQUIRED else f"{argument.name}={argument.default}"

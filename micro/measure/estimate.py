@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from micro.operators.contract import Args, Cost, Operator
-from micro.operators.dtypes import DTYPES
+from micro.operators.contract import DTYPES, Args, Cost, Operator
 
 WIDE_BYTES = 8
 CHECK_COPIES = 3

@@ -1,4 +1,7 @@
-"""What a sweep and its worker process say to each other: JSON, one object a line."""
+"""What a sweep and its workers or ranks say to each other: JSON, one object a line.
+
+A worker answers a job with stages and one `Outcome`; of several ranks each gets the same job and answers with stages and one `RankDone`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The worker is up. Rates for estimates, and the conditions that are kept with the run."""
+    """The worker is up, or a rank has joined its group. Rates for estimates, and the conditions that are kept with the run."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -73,7 +76,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     bus_factor: float | None = None
 
 
+class RankDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """How one rank's part of a case ended. `stopped`: another rank ended it. `agreed`: all ranks know how it ended,
+    so that the group can go on; else a rank may still wait inside a collective, and the group must end.
+    Rank 0 gives `timed`, of each sample the slowest rank's time, and `by_rank`, of each sample every rank's."""
+
+    status: Literal["ok", "failed", "refused", "stopped"]
+    reason: str = ""
+    note: str = ""
+    agreed: bool = False
+    checked: Checked | None = None
+    timed: Timed | None = None
+    by_rank: list[list[int]] = []
+
+
 Message = Hello | Stage | Outcome
+RankMessage = Hello | Stage | RankDone
 REASON_LENGTH = 400
 
 

@@ -118,8 +118,10 @@ class CudaStopwatch:
 
     def _graph(self, run: Run, arguments: Sequence[Tensors]) -> CUDAGraph | None:
         """The graph of these very calls on these very buffers; the last one is kept."""
-        if self._captured is not None and _same_calls(self._captured[0], self._captured[1], run, arguments):
-            return self._captured[2]
+        if self._captured is not None:
+            captured, buffers, graph = self._captured
+            if (captured, *map(id, buffers)) == (run, *map(id, arguments)):
+                return graph
         self._captured = None  # a graph holds its memory
         run(*arguments[0])  # what a kernel allocates or compiles at its first call can't be captured
         self._cuda.synchronize()
@@ -133,10 +135,6 @@ class CudaStopwatch:
             return None
         self._captured = run, list(arguments), graph
         return graph
-
-
-def _same_calls(run: Run, arguments: Sequence[Tensors], other: Run, others: Sequence[Tensors]) -> bool:
-    return run == other and len(arguments) == len(others) and all(one is two for one, two in zip(arguments, others, strict=True))
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,6 +285,12 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     ci95_low: float | None
     ci95_high: float | None
     n: int
+
+    def rate_bounds(self, rate: float) -> tuple[float, float] | None:
+        """The interval of a rate at the median: the latency's, upside down."""
+        if not self.ci95_low or not self.ci95_high:
+            return None
+        return rate * self.p50 / self.ci95_high, rate * self.p50 / self.ci95_low
 
 
 def metric_of(timed: Timed) -> Metric:

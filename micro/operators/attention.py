@@ -19,7 +19,6 @@ from micro.operators.contract import (
     SMALLEST,
     Args,
     Argument,
-    Basic,
     Maker,
     Operator,
     Run,
@@ -29,9 +28,9 @@ from micro.operators.contract import (
     Tensors,
     Tolerance,
     dtype_argument,
+    torch_dtype,
     units_of,
 )
-from micro.operators.dtypes import torch_dtype
 from micro.operators.kv_cache import (
     ACTIVATIONS,
     BLOCK_SIZE,
@@ -48,7 +47,7 @@ from micro.operators.kv_cache import (
     random_cache,
     scales_of,
 )
-from micro.operators.quantise import LARGEST
+from micro.operators.product import LARGEST
 from micro.operators.tensors import TensorSpec, moved, normal, spread_rows
 
 if TYPE_CHECKING:
@@ -204,19 +203,11 @@ def _used_blocks(args: Args) -> int:
     return sum(-(-length // sequences.block_size) for length in sequences.lengths)
 
 
-def _q_scales(args: Args) -> int:
-    return new_tokens(args) if args["dtype"] in LARGEST else 0
-
-
-def _cache_scales(args: Args) -> int:
-    return 2 if args["cache_dtype"] in LARGEST else 0
-
-
 _BESIDE_CACHE = (
     Q,
     normal(_used_blocks, dtype="int32"),
-    normal(_cache_scales, "kv_head_num", "head_dim", dtype="float32"),
-    normal(_q_scales, "q_head_num", dtype="float32"),
+    normal(2, "kv_head_num", "head_dim", dtype="float32")._replace(present=lambda args: args["cache_dtype"] in LARGEST),
+    normal(new_tokens, "q_head_num", dtype="float32")._replace(present=lambda args: args["dtype"] in LARGEST),
 )
 _KEYS_AND_VALUES = normal(2, lambda args: sum(Sequences.of(args).lengths), "kv_head_num", "head_dim", dtype="cache_dtype")
 _CACHES, _RESULT = normal(2, cache_values, dtype="cache_dtype"), Q._replace(dtype="dst_dtype")
@@ -287,15 +278,9 @@ _ARGUMENTS = (
     dtype_argument(CACHES, name="pv_compute_dtype", default=SameAs("dtype", "bfloat16")),
     dtype_argument(ACTIVATIONS, name="dst_dtype", default=SameAs("dtype", "bfloat16")),
 )
-_DTYPES = "dtype.cache_dtype.qk_compute_dtype.pv_compute_dtype.dst_dtype"
-_PLAIN, _CACHE8, _ALL8 = ["bfloat16"] * 5, ["bfloat16", "int8", "bfloat16", "bfloat16", "bfloat16"], ["int8"] * 4 + ["bfloat16"]
-_HEADS: Basic = {"q_head_num.kv_head_num.head_dim": [[8, 2, 64]]}
-_LAYOUT = "attn_mode.batch_size.cache_len.q_len.block_size"
 
 
-def _operator(
-    name: str, what: str, attend: Callable[[One, bool], Tensor], arguments: tuple[Argument, ...], basic: tuple[Basic, ...]
-) -> Operator:
+def _operator(name: str, what: str, attend: Callable[[One, bool], Tensor], arguments: tuple[Argument, ...]) -> Operator:
     return Operator(
         name=name,
         constant=lambda _args: (1, 2, 3),
@@ -307,7 +292,6 @@ def _operator(
         cost=_COST,
         tolerance=_tolerance,
         check=_check,
-        basic=basic,
         aliases={"q_seq_len": "q_len"},
         emulation=_emulation,
     )
@@ -318,17 +302,11 @@ FLASH_ATTENTION = _operator(
     "causal attention of packed q over a linear or paged cache, of prefill or decode",
     _plain,
     _ARGUMENTS,
-    (
-        {_DTYPES: [_PLAIN, _CACHE8], **_HEADS, _LAYOUT: [["prefill", 1, 128, 256, 64], ["decode", 4, 512, 1, 64]]},
-        {_DTYPES: [["float32"] * 5], **_HEADS, _LAYOUT: [["prefill", 1, 0, 512, 0]]},
-        {_DTYPES: [_ALL8], **_HEADS, _LAYOUT: [["prefill", 1, 0, 256, 0]]},
-    ),
 )
 FLASH_DECODING = _operator(
     "flash_decoding",
     "attention of a few new tokens with the keys in parts, merged by their log-sum-exp",
     _split,
     (SEQUENCES[0]._replace(default="decode"), *(argument for argument in _ARGUMENTS if argument.name != "attn_mode")),
-    ({_DTYPES: [_PLAIN, _CACHE8], **_HEADS, "batch_size.cache_len.block_size": [[4, 1023, 0]]},),
 )
 ATTENTION = {operator.name: operator for operator in (FLASH_ATTENTION, FLASH_DECODING)}

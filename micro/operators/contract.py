@@ -13,17 +13,71 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from bytemlperf.lazy import torch
-from micro.operators.dtypes import DTYPES, FLOATS, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor as Tensor
+    from torch import dtype as TorchDtype
 else:
     Tensor = Any  # torch's, which takes a second to import
 
+
+class Dtype(NamedTuple):
+    """`bits` per value in memory; `epsilon` is the gap after 1.0 (0 for integers); `torch` its attribute in torch."""
+
+    bits: int
+    epsilon: float
+    torch: str
+
+
+DTYPES: dict[str, Dtype] = {
+    "float64": Dtype(64, 2.0**-52, "float64"),
+    "float32": Dtype(32, 2.0**-23, "float32"),
+    "tfloat32": Dtype(32, 2.0**-10, "float32"),
+    "float16": Dtype(16, 2.0**-10, "float16"),
+    "bfloat16": Dtype(16, 2.0**-7, "bfloat16"),
+    "float8_e4m3": Dtype(8, 2.0**-3, "float8_e4m3fn"),
+    "float8_e5m2": Dtype(8, 2.0**-2, "float8_e5m2"),
+    "int64": Dtype(64, 0.0, "int64"),
+    "int32": Dtype(32, 0.0, "int32"),
+    "int8": Dtype(8, 0.0, "int8"),
+    "uint8": Dtype(8, 0.0, "uint8"),
+    "int4": Dtype(4, 0.0, "uint8"),
+}
+
+ALIASES = {
+    "fp64": "float64",
+    "fp32": "float32",
+    "tf32": "tfloat32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "fp8": "float8_e4m3",
+    "float8": "float8_e4m3",
+    "float8_e4m3fn": "float8_e4m3",
+}
+
+FLOATS = ("float32", "float16", "bfloat16", "tfloat32", "float64")
+"""What most operators take; a provider refuses what its device lacks."""
+
+
+def canonical(name: str) -> str | None:
+    """The name used here, None where it is no dtype."""
+    name = ALIASES.get(name.lower(), name.lower())
+    return name if name in DTYPES else None
+
+
+def size_bytes(dtype: str, count: int) -> int:
+    """Memory of `count` values, rounded up to whole bytes."""
+    return -(-count * DTYPES[dtype].bits // 8)
+
+
+def torch_dtype(dtype: str) -> TorchDtype:
+    """torch's dtype that holds it."""
+    return getattr(torch, DTYPES[dtype].torch)
+
+
 Args = Mapping[str, Any]
 """A case's validated arguments: every declared argument is there."""
-Basic = Mapping[str, Any]
-"""A case in the form of a workload file: values, lists of values, dotted keys with lists of lists."""
 Tensors = tuple[Tensor, ...]
 """Inputs in the order that kernels take them, or outputs."""
 Outputs: TypeAlias = Tensor | Tensors
@@ -101,6 +155,7 @@ class Tolerance(NamedTuple):
     noise: float = 0.0
 
 
+EXACT = Tolerance(0.0, 0.0)
 HALF_UNIT = 0.51
 """Rounding to the nearest is off by half a unit at most, where a binade begins; and a little for the float32 before it."""
 
@@ -163,8 +218,7 @@ class Operator:
 
     `check(args)` returns what is impossible about a combination of arguments, "" where nothing is.
     `comparable(args, inputs, outputs)` makes outputs comparable that may differ and be right (the
-    order of equal values). `basic` are cases in the form of a workload file, seconds on a laptop in all.
-    `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
+    order of equal values). `runner` names the case runner: "worker" (one process, one device) or "ranks" (collectives).
     `aliases` are other names of arguments in workload files (num_tokens for batch_size).
     `constant(args)` are places of inputs that stay the same from call to call where the operator is used (weights, tables, a
     cache): a provider may lay them out anew in `prepare`, and reads all others in the call.
@@ -180,8 +234,7 @@ class Operator:
     kernel: Callable[[Args], Run]
     reference: Callable[[Args, Any], Expected]
     cost: Callable[[Args], Cost]
-    tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]]
-    basic: tuple[Basic, ...]
+    tolerance: Callable[[Args], Tolerance | tuple[Tolerance, ...]] = field(default=lambda _args: EXACT)
     check: Callable[[Args], str] = field(default=lambda _args: "")
     comparable: Callable[[Args, Tensors, Outputs], Outputs] | None = None
     runner: str = "worker"

@@ -1,7 +1,9 @@
-"""Element by element: one table row per operator.
+"""Element by element, one table row per operator; and memory bandwidth as operators: STREAM's triad, a copy, a sum that only reads.
 
-`flops` is one for arithmetic and by convention one for a special function too, so that figures compare;
-these operators are bound by memory.
+`flops` is one for arithmetic and by convention one for a special function too, so that figures compare; these operators are bound
+by memory. The stream operators are after McCalpin's STREAM (1995): bytes are what the program asks for; that a cache reads a line
+before it writes it is not counted. The rotation through more memory than the last-level cache holds takes the place of STREAM's
+rule of arrays four times as large. The measured peak of memory bandwidth is the best of them.
 """
 
 from __future__ import annotations
@@ -9,16 +11,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Argument, Cost, Operator, Run, Tolerance, dtype_argument, rounding, wide
-from micro.operators.dtypes import size_bytes, torch_dtype
+from micro.operators.contract import (
+    HALF_UNIT,
+    Args,
+    Argument,
+    Operator,
+    Run,
+    Tolerance,
+    dtype_argument,
+    rounding,
+    torch_dtype,
+    units_of,
+    wide,
+)
 from micro.operators.norm import ROWS, ROWS_ALIASES, X
-from micro.operators.tensors import count, drawn, moved, uniform
+from micro.operators.tensors import drawn, moved, normal, uniform
 
 DTYPES_HERE = ("float32", "float16", "bfloat16", "float64")
 CAST_TO = {"float32": "bfloat16", "float16": "float32", "bfloat16": "float32", "float64": "float32"}
 """What `cast` makes of a dtype where the case doesn't say, as ByteMLPerf does."""
-
-_BASIC = ({"dtype": ["float32", "bfloat16"], "batch_size": 1024, "dim_size": [1024, 4096]},)
 
 
 class _Row(NamedTuple):
@@ -58,7 +69,6 @@ def _operator(row: _Row) -> Operator:
         reference=lambda _args, inputs: row.function(*wide(inputs)),
         cost=moved(tensors, (X,), *X.sizes),
         tolerance=lambda args: rounding(args["dtype"], units=row.units),
-        basic=_BASIC,
         aliases=ROWS_ALIASES,
     )
 
@@ -88,11 +98,63 @@ CAST = Operator(
     inputs=drawn(X),
     kernel=_cast_kernel,
     reference=lambda _args, inputs: inputs[0].double(),
-    cost=lambda args: Cost(0, X.bytes(args), size_bytes(_cast_to(args), count(args, *X.sizes)), flops_dtype=args["dtype"]),
+    cost=moved((X,), (normal(*X.sizes, dtype=_cast_to),)),
     tolerance=_cast_tolerance,
     check=lambda args: f"cast from {args['dtype']} to itself moves nothing" if _cast_to(args) == args["dtype"] else "",
-    basic=_BASIC,
     aliases=ROWS_ALIASES,
 )
 
 ELEMENTWISE = (*map(_operator, _TABLE), CAST)
+
+
+SCALE = 3.0
+STREAM_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_SIZE = Argument("size", "int", "values in an array")
+_ARRAY = uniform("size")
+"""The first one is written: it holds other values before, so that doing nothing is found out."""
+
+
+def _triad_kernel(_args: Args) -> Run:
+    add = torch.add
+    return lambda a, b, c: add(b, c, alpha=SCALE, out=a)
+
+
+def _sum_tolerance(args: Args) -> Tolerance:
+    """Values near 1, added pairwise in float32 at least: some units of the sum, and one rounding of the result."""
+    unit, sum_unit = units_of(args["dtype"])
+    return Tolerance(unit * HALF_UNIT + 8 * sum_unit, 0.0)
+
+
+STREAM = (
+    Operator(
+        name="stream_triad",
+        writes=(0,),
+        help="a = b + 3 · c over arrays of `size` values, as in STREAM",
+        arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
+        inputs=drawn(_ARRAY, _ARRAY, _ARRAY),
+        kernel=_triad_kernel,
+        reference=lambda _args, inputs: wide(inputs)[1] + SCALE * wide(inputs)[2],
+        cost=moved((_ARRAY, _ARRAY), (_ARRAY,), 2, "size"),
+        tolerance=lambda args: rounding(args["dtype"]),
+    ),
+    Operator(
+        name="stream_copy",
+        writes=(0,),
+        help="a = b over arrays of `size` values, as in STREAM",
+        arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
+        inputs=drawn(_ARRAY, _ARRAY),
+        kernel=lambda _args: lambda a, b: a.copy_(b),
+        reference=lambda _args, inputs: inputs[1].double(),
+        cost=moved((_ARRAY,), (_ARRAY,)),
+    ),
+    Operator(
+        name="stream_read",
+        help="the sum of an array of `size` values: reading alone",
+        arguments=(_SIZE, dtype_argument(("float32", "bfloat16", "float64"))),
+        inputs=drawn(_ARRAY),
+        kernel=lambda _args: lambda b: b.sum(),
+        reference=lambda _args, inputs: inputs[0].double().sum(),
+        cost=moved((_ARRAY,), (), "size"),
+        tolerance=_sum_tolerance,
+    ),
+)

@@ -1,14 +1,13 @@
-"""Matrix products: one, a batch, groups of uneven sizes, and a matrix with a vector."""
+"""Matrix products: one, a batch, groups of uneven sizes, a matrix with a vector; and the convolution."""
 
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
 from micro.operators import product
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, dtype_argument
-from micro.operators.dtypes import FLOATS, size_bytes
+from micro.operators.contract import EXACT, FLOATS, Args, Argument, Operator, Run, Sample, Tensor, Tensors, Tolerance, dtype_argument, wide
 from micro.operators.product import gemm_tolerance
 from micro.operators.routing import ROUTING_HELP, check_routing, spread
-from micro.operators.tensors import drawn, moved, normal, spread_rows
+from micro.operators.tensors import TensorSpec, drawn, moved, normal, spread_rows
 
 RESULT: dict[str, str] = {"int8": "int32", "float8_e4m3": "float32"}
 """The result's dtype where it is not the inputs'."""
@@ -18,19 +17,19 @@ _SIZES = (
     Argument("K", "int", "columns of A, rows of B"),
     Argument("N", "int", "columns of B and C"),
 )
-_A, _B = normal("M", "K"), normal("K", "N")
+_A, _B = TensorSpec(("M", "K"), "dtype", product.matrix), TensorSpec(("K", "N"), "dtype", product.matrix)
 _BATCH_A, _BATCH_B, _BATCH_C = (normal("batch_size", *sizes) for sizes in (("M", "K"), ("K", "N"), ("M", "N")))
 _GROUP_B = normal("num_groups", "K", "N")
+_PRODUCT = (2, "M", "K", "N")
 _X, _Y = normal("K"), normal("M")
 
 
-def result_dtype(dtype: str) -> str:
+def result_dtype(args: Args) -> str:
     """Of a product of two such matrices."""
-    return RESULT.get(dtype, dtype)
+    return RESULT.get(args["dtype"], str(args["dtype"]))
 
 
-def _inputs(args: Args, make: Maker) -> Tensors:
-    return product.matrix(make, args["dtype"], args["M"], args["K"]), product.matrix(make, args["dtype"], args["K"], args["N"])
+_C = normal("M", "N", dtype=result_dtype)
 
 
 def _kernel(args: Args) -> Run:
@@ -43,13 +42,8 @@ def _reference(args: Args, inputs: Tensors) -> Sample:
     return Sample(rows, a[rows].double() @ b.double())
 
 
-def _cost(args: Args) -> Cost:
-    m, k, n, dtype = args["M"], args["K"], args["N"], args["dtype"]
-    return Cost(2 * m * k * n, size_bytes(dtype, m * k + k * n), size_bytes(result_dtype(dtype), m * n), flops_dtype=dtype)
-
-
 def _tolerance(args: Args) -> Tolerance:
-    return Tolerance(0, 0) if args["dtype"] == "int8" else gemm_tolerance(result_dtype(args["dtype"]), args["K"], args["dtype"])
+    return EXACT if args["dtype"] == "int8" else gemm_tolerance(result_dtype(args), args["K"], args["dtype"])
 
 
 def _batch_reference(args: Args, inputs: Tensors) -> Sample:
@@ -80,11 +74,8 @@ def _group_reference(args: Args, inputs: Tensors) -> Sample:
     return Sample(rows, torch.cat([a[rows[groups == group]].double() @ b[group].double() for group in groups.unique().tolist()]))
 
 
-def _group_cost(args: Args) -> Cost:
-    m, k, n, dtype, groups = (args[name] for name in ("M", "K", "N", "dtype", "num_groups"))
-    used = sum(1 for size in group_sizes(args) if size)
-    read, written = size_bytes(dtype, m * k + used * k * n), size_bytes(dtype, m * n)
-    return Cost(2 * m * k * n, read, written, size_bytes(dtype, m * k + groups * k * n) + written, flops_dtype=dtype)
+def _used_groups(args: Args) -> int:
+    return sum(1 for size in group_sizes(args) if size)
 
 
 GEMM = Operator(
@@ -92,12 +83,11 @@ GEMM = Operator(
     constant=lambda _args: (1,),
     help="C[M,N] = A[M,K] · B[K,N]",
     arguments=(*_SIZES, dtype_argument((*FLOATS, *RESULT))),
-    inputs=_inputs,
+    inputs=drawn(_A, _B),
     kernel=_kernel,
     reference=_reference,
-    cost=_cost,
+    cost=moved((_A, _B), (_C,), *_PRODUCT),
     tolerance=_tolerance,
-    basic=({"dtype": ["float32", "bfloat16"], "K.N": [[1024, 1024]], "M": [1, 64, 1024]}, {"dtype": "int8", "K.N.M": [[1024, 1024, 1024]]}),
     aliases={"num_tokens": "M", "hidden_size": "K", "new_hidden_size": "N"},
     emulation=product.emulation,
 )
@@ -108,9 +98,8 @@ BATCH_GEMM = Operator(
     inputs=drawn(_BATCH_A, _BATCH_B),
     kernel=lambda _args: lambda a, b: a.bmm(b),
     reference=_batch_reference,
-    cost=moved((_BATCH_A, _BATCH_B), (_BATCH_C,), 2, "batch_size", "M", "K", "N"),
+    cost=moved((_BATCH_A, _BATCH_B), (_BATCH_C,), "batch_size", *_PRODUCT),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
-    basic=({"dtype": ["float32", "bfloat16"], "batch_size.M.K.N": [[16, 128, 128, 512]]},),
 )
 GROUP_GEMM = Operator(
     name="group_gemm",
@@ -125,10 +114,9 @@ GROUP_GEMM = Operator(
     inputs=drawn(_A, _GROUP_B),
     kernel=_group_kernel,
     reference=_group_reference,
-    cost=_group_cost,
+    cost=moved((_A, normal(_used_groups, "K", "N")), (_C,), *_PRODUCT, held=(_A, _GROUP_B, _C)),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
     check=lambda args: check_routing(args["routing"], args["num_groups"]),
-    basic=({"dtype": ["float32", "bfloat16"], "num_groups.M.K.N": [[8, 512, 512, 512]], "routing": ["zipf"]},),
 )
 GEMV = Operator(
     name="gemv",
@@ -140,6 +128,67 @@ GEMV = Operator(
     reference=lambda _args, inputs: inputs[0].double() @ inputs[1].double(),
     cost=moved((_A, _X), (_Y,), 2, "M", "K"),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
-    basic=({"dtype": ["float32", "bfloat16"], "M.K": [[4096, 4096]]},),
 )
 GEMMS = (GEMM, BATCH_GEMM, GROUP_GEMM, GEMV)
+
+# --- convolution ----------------------------------------------------------------------------------------------
+
+
+def _output_size(side: str, args: Args) -> int:
+    return int((args[side] + 2 * args["padding"] - args["kernel_size"]) // args["stride"] + 1)
+
+
+def _depth(args: Args) -> int:
+    """Channels that one channel of the result is made of."""
+    return int(args["in_channels"] // args["groups"])
+
+
+_HEIGHT, _WIDTH = (lambda args: _output_size("height", args)), (lambda args: _output_size("width", args))
+_IMAGE = normal("batch_size", "in_channels", "height", "width")
+_WEIGHT = normal("out_channels", _depth, "kernel_size", "kernel_size")
+_RESULT = normal("batch_size", "out_channels", _HEIGHT, _WIDTH)
+
+
+def _conv_check(args: Args) -> str:
+    if args["in_channels"] % args["groups"] or args["out_channels"] % args["groups"]:
+        return f"groups={args['groups']} does not divide both in_channels={args['in_channels']} and out_channels={args['out_channels']}"
+    if min(args["height"], args["width"]) + 2 * args["padding"] < args["kernel_size"]:
+        return f"kernel_size={args['kernel_size']} is larger than the padded image"
+    return ""
+
+
+def _conv_kernel(args: Args) -> Run:
+    stride, padding, groups = args["stride"], args["padding"], args["groups"]
+    conv2d = torch.nn.functional.conv2d
+    return lambda x, weight: conv2d(x, weight, None, stride, padding, 1, groups)
+
+
+def _conv_tolerance(args: Args) -> Tolerance:
+    """Like a product; fast algorithms (Winograd) add and subtract what is larger than the result."""
+    one = gemm_tolerance(args["dtype"], _depth(args) * args["kernel_size"] ** 2)
+    return one._replace(of_scale=2 * one.of_scale, noise=2 * one.noise)
+
+
+CONV2D = Operator(
+    name="conv2d",
+    constant=lambda _args: (1,),
+    help="2D convolution of [batch_size, in_channels, height, width], without bias",
+    arguments=(
+        Argument("batch_size", "int", "images"),
+        Argument("in_channels", "int", "channels of the image"),
+        Argument("out_channels", "int", "channels of the result"),
+        Argument("height", "int", "rows of an image"),
+        Argument("width", "int", "columns of an image"),
+        Argument("kernel_size", "int", "side of the square kernel", 3),
+        Argument("stride", "int", "step in both directions", 1),
+        Argument("padding", "int", "zeros around the image", 0, low=0),
+        Argument("groups", "int", "groups of channels; in_channels of them is depthwise", 1),
+        dtype_argument(),
+    ),
+    inputs=drawn(_IMAGE, _WEIGHT),
+    kernel=_conv_kernel,
+    reference=lambda args, inputs: _conv_kernel(args)(*wide(inputs)),
+    cost=moved((_IMAGE, _WEIGHT), (_RESULT,), 2, *_RESULT.sizes, _depth, "kernel_size", "kernel_size"),
+    tolerance=_conv_tolerance,
+    check=_conv_check,
+)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bytemlperf.lazy import numpy, torch
-from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, Tolerance, additions, dtype_argument
-from micro.operators.norm import ROWS, ROWS_ALIASES, X
-from micro.operators.reduction import INDEX, at
+from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, additions, dtype_argument
+from micro.operators.norm import INDEX, ROWS, ROWS_ALIASES, X, at
 from micro.operators.tensors import TensorSpec, integers_or_normal, moved, normal
 
 _MOVED = ("float32", "float16", "bfloat16", "float64", "int8")
@@ -21,8 +20,6 @@ _TABLE = (
     Argument("dst_batch_size", "int", "rows of the result"),
     Argument("dim_size", "int", "values in a row"),
 )
-_DTYPES = ["float32", "bfloat16"]
-_SIZES = "src_batch_size.dst_batch_size.dim_size"
 
 
 def _fewer(args: Args) -> int:
@@ -55,8 +52,6 @@ def _pick(name: str, what: str, kernel: Callable[[Args], Run], dtypes: tuple[str
         kernel=kernel,
         reference=lambda _args, inputs: inputs[0][inputs[1]],
         cost=moved((_TOUCHED, _TARGET_INDEX), (_TARGET,), held=(_SOURCE, _TARGET_INDEX, _TARGET)),
-        tolerance=lambda _args: Tolerance(0, 0),
-        basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [16384, 4096, 1024]]},),
     )
 
 
@@ -85,16 +80,6 @@ def _scatter_reference(_args: Args, inputs: Tensors) -> Tensor:
 def _index_add_inputs(args: Args, make: Maker) -> Tensors:
     target, places = _TARGET.draw(args, make), make.permutation(args["src_batch_size"]) % args["dst_batch_size"]
     return target, places, _SOURCE.draw(args, make)
-
-
-def _index_add_reference(_args: Args, inputs: Tensors) -> Tensor:
-    target, index, source = inputs
-    return target.double().index_add(0, index, source.double())
-
-
-def _index_add_tolerance(args: Args) -> Tolerance:
-    """Of the row that takes most."""
-    return additions(args["dtype"], -(-args["src_batch_size"] // args["dst_batch_size"]) + 1)
 
 
 def _sort_inputs(args: Args, make: Maker) -> Tensors:
@@ -136,9 +121,7 @@ SCATTER = Operator(
     kernel=_scatter_kernel,
     reference=_scatter_reference,
     cost=moved((_SOURCE, _SOURCE_INDEX), (_SOURCE,), held=(_SOURCE, _SOURCE_INDEX, _TARGET)),
-    tolerance=lambda _args: Tolerance(0, 0),
     check=_scatter_check,
-    basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [4096, 16384, 1024]]},),
 )
 INDEX_ADD = Operator(
     name="index_add",
@@ -147,10 +130,9 @@ INDEX_ADD = Operator(
     arguments=(*_TABLE, dtype_argument(_MOVED[:-1])),
     inputs=_index_add_inputs,
     kernel=lambda _args: lambda target, index, source: target.index_add_(0, index, source),
-    reference=_index_add_reference,
+    reference=lambda _args, inputs: inputs[0].double().index_add(0, inputs[1], inputs[2].double()),
     cost=moved((_SOURCE, _SOURCE_INDEX, _TOUCHED), (_TOUCHED,), *_SOURCE.sizes, held=(_SOURCE, _SOURCE_INDEX, _TARGET)),
-    tolerance=_index_add_tolerance,
-    basic=({"dtype": _DTYPES, _SIZES: [[1024, 1024, 1024], [4096, 1024, 1024]]},),
+    tolerance=lambda args: additions(args["dtype"], -(-args["src_batch_size"] // args["dst_batch_size"]) + 1),  # of the fullest row
 )
 SORT = Operator(
     name="sort",
@@ -160,9 +142,7 @@ SORT = Operator(
     kernel=lambda _args: lambda x: tuple(x.sort(-1)),
     reference=_sort_reference,
     cost=moved((X,), (X, normal(*X.sizes, dtype=INDEX))),
-    tolerance=lambda _args: Tolerance(0, 0),
     comparable=_sort_comparable,
-    basic=({"dtype": ["float32", "int32"], "batch_size": 64, "dim_size": [4096]},),
     aliases=ROWS_ALIASES,
 )
 UNIQUE = Operator(
@@ -177,16 +157,9 @@ UNIQUE = Operator(
     kernel=lambda _args: lambda x: torch.unique(x, sorted=True, return_counts=True),
     reference=_unique_reference,
     cost=moved((normal("batch_size"),), (normal(_most_distinct), normal(_most_distinct, dtype=INDEX))),
-    tolerance=lambda _args: Tolerance(0, 0),
-    basic=({"dtype": ["int32", "int64"], "batch_size": [65536]},),
 )
 INDEXING = (
-    _pick(
-        "embedding",
-        "as an embedding layer looks them up",
-        _embedding_kernel,
-        _MOVED[:-1],
-    ),
+    _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, _MOVED[:-1]),
     _pick("gather", "by torch.gather with the index repeated along a row", _gather_kernel),
     _pick("index_select", "whole rows by index", lambda _args: lambda source, index: source.index_select(0, index)),
     SCATTER,

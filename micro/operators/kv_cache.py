@@ -16,6 +16,8 @@ from itertools import accumulate
 
 from bytemlperf.lazy import torch
 from micro.operators.contract import (
+    DTYPES,
+    EXACT,
     Args,
     Argument,
     Maker,
@@ -29,9 +31,9 @@ from micro.operators.contract import (
     Tolerance,
     dtype_argument,
     rounding,
+    torch_dtype,
 )
-from micro.operators.dtypes import DTYPES, torch_dtype
-from micro.operators.quantise import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
+from micro.operators.product import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
 from micro.operators.tensors import REFERENCE_VALUES, moved, normal, spread_rows
 
 ACTIVATIONS = ("bfloat16", "float16", "float32")
@@ -103,7 +105,7 @@ class Sequences:
 
     def positions(self, make: Maker) -> Tensor:
         """[tokens] int64: each new token's place in its sequence."""
-        return make.values([old + place for new, old in zip(self.query, self.cached, strict=True) for place in range(new)])
+        return make.values([old + offset for new, old in zip(self.query, self.cached, strict=True) for offset in range(new)])
 
     def slots(self, make: Maker, table: Tensor) -> Tensor:
         """[tokens] int64: block · block_size + place in the block, of each new token."""
@@ -248,13 +250,6 @@ ROTARY_EMBEDDING = Operator(
     cost=moved((_TURNED, _ANGLES_READ, _PER_TOKEN), (_TURNED,), 3, *_TURNED.sizes, held=(_PACKED, _ANGLES, _PER_TOKEN)),
     tolerance=lambda args: rounding(args["dtype"], scale=2, cancels=2),  # the two products may cancel
     check=_rope_check,
-    basic=(
-        {
-            "dtype": ["float32", "bfloat16"],
-            "q_head_num.kv_head_num.head_dim.rope_offset.rope_dim": [[16, 4, 128, 0, 128]],
-            "attn_mode.batch_size.cache_len.q_len": [["prefill", 1, 128, 256], ["decode", 16, 512, 1]],
-        },
-    ),
 )
 
 
@@ -334,12 +329,7 @@ def _store_tolerance(args: Args) -> tuple[Tolerance, ...]:
         stored = Tolerance(0, HALF_STEP + 128 * 4 * float32)
     elif args["cache_dtype"] in LARGEST:
         stored = Tolerance(FLOAT8_HALF_UNIT + 4 * float32, FLOAT8_HALF_SMALLEST)
-    return (*(stored for _ in _stored(args)), Tolerance(0, 0))
-
-
-def _store_flops(args: Args) -> int:
-    """Of each value: division by the scale, rounding."""
-    return 2 if args["cache_dtype"] in LARGEST else 0
+    return (*(stored for _ in _stored(args)), EXACT)
 
 
 STORE_KV_CACHE = Operator(
@@ -357,16 +347,9 @@ STORE_KV_CACHE = Operator(
     inputs=_store_inputs,
     kernel=_store_kernel,
     reference=_store_reference,
-    cost=moved((_NEW, _PER_TOKEN, _SCALES), (_STORED,), _store_flops, *_NEW.sizes, held=(_PACKED, _CACHES)),
+    cost=moved((_NEW, _PER_TOKEN, _SCALES), (_STORED,), 2, _scaled_kinds, *_NEW.sizes[1:], held=(_PACKED, _CACHES)),  # divided, rounded
     tolerance=_store_tolerance,
     check=check_sequences,
     comparable=_store_comparable,
-    basic=(
-        {
-            "cache_dtype": ["bfloat16", "int8"],
-            "q_head_num.kv_head_num.head_dim": [[16, 4, 128]],
-            "attn_mode.batch_size.cache_len.q_len.block_size": [["prefill", 1, 128, 256, 0], ["decode", 16, 512, 1, 64]],
-        },
-    ),
 )
 KV_CACHE = (ROTARY_EMBEDDING, STORE_KV_CACHE)

@@ -8,8 +8,7 @@ num_tokens is over all `sp_size` ranks of sequence parallelism; one rank has its
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument, rounding, wide
-from micro.operators.dtypes import torch_dtype
+from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument, rounding, torch_dtype, wide
 from micro.operators.norm import EPSILON, rms_normalised, row_units
 from micro.operators.tensors import TensorSpec, drawn, moved, normal, times, uniform
 
@@ -19,7 +18,6 @@ HIDDEN = Argument("hidden_size", "int", "values of a token")
 NORM_FLOPS, RESIDUAL_FLOPS, SWIGLU_FLOPS = 4, 1, 2
 VECTOR = "float32"
 _FLOATS = dtype_argument(("bfloat16", "float16", "float32"))
-_DTYPES = ["float32", "bfloat16"]
 
 
 def tokens_of_rank(args: Args) -> int:
@@ -68,7 +66,6 @@ ADD_RMS_NORM = Operator(
     cost=moved((X, X, uniform("hidden_size")), (X, X), RESIDUAL_FLOPS + NORM_FLOPS, *X.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=row_units(args["hidden_size"])),
     check=check_tokens,
-    basic=({"dtype": _DTYPES, "num_tokens": [16, 256], "hidden_size": 2048},),
 )
 
 
@@ -137,7 +134,6 @@ HEAD_RMS_NORM = Operator(
     cost=moved((_NORMED_HEADS, _HEAD_SIGNS), (_NORMED_HEADS,), NORM_FLOPS, *_NORMED_HEADS.sizes, held=(_HEADS, _HEAD_SIGNS)),
     tolerance=lambda args: rounding(args["dtype"], units=16),
     check=_head_check,
-    basic=({"dtype": _DTYPES, "num_tokens": 256, "total_head_num.norm_head_start.norm_head_num.head_dim": [[40, 32, 4, 128]]},),
 )
 
 
@@ -149,11 +145,8 @@ def _k_end(args: Args) -> int:
     return int(_q_end(args) + args["kv_head_num"] * args["qk_head_dim"])
 
 
-def _v_end(args: Args) -> int:
-    return int(_k_end(args) + args["kv_head_num"] * (args["v_head_dim"] or args["qk_head_dim"]))
-
-
-_PACKED, _Q_AND_K = normal(tokens_of_rank, _v_end, scale=2.0), normal(tokens_of_rank, _k_end)
+_PACKED = normal(tokens_of_rank, lambda args: _k_end(args) + args["kv_head_num"] * (args["v_head_dim"] or args["qk_head_dim"]), scale=2.0)
+_Q_AND_K = normal(tokens_of_rank, _k_end)
 _QK_SIGNS = TensorSpec(("qk_head_dim",), VECTOR, _signs)
 
 
@@ -195,7 +188,6 @@ QK_RMS_NORM = Operator(
     cost=moved((_Q_AND_K, _QK_SIGNS, _QK_SIGNS), (_Q_AND_K,), NORM_FLOPS, *_Q_AND_K.sizes, held=(_PACKED, _QK_SIGNS, _QK_SIGNS)),
     tolerance=lambda args: rounding(args["dtype"], units=16),
     check=check_tokens,
-    basic=({"dtype": _DTYPES, "num_tokens": 256, "q_head_num.kv_head_num.qk_head_dim": [[32, 8, 128]]},),
 )
 SWIGLU = Operator(
     name="swiglu",
@@ -207,6 +199,5 @@ SWIGLU = Operator(
     cost=moved((GATE_AND_UP,), (X,), SWIGLU_FLOPS, *X.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_tokens,
-    basic=({"dtype": _DTYPES, "num_tokens": [16, 256], "hidden_size": 2048},),
 )
 LLM_NORMS = (ADD_RMS_NORM, HEAD_RMS_NORM, QK_RMS_NORM, SWIGLU)

@@ -1,6 +1,6 @@
-"""The same norms and gates, quantised by token at once (see `quantise` for how that is checked).
+"""The same norms and gates, quantised by token at once (see `product` for how that is checked).
 
-FLOPs are the norm's or gate's and `quantise.QUANT_FLOPS` for each value.
+FLOPs are the norm's or gate's and `product.QUANT_FLOPS` for each value.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Argument, Cost, Maker, Operator, Run, Tensor, Tensors, Tolerance, rounding, wide
+from micro.operators.contract import Args, Argument, Operator, Run, Tensor, Tensors, Tolerance, rounding, wide
 from micro.operators.llm_norm import (
     FACTORS,
     GATE_AND_UP,
@@ -25,7 +25,7 @@ from micro.operators.llm_norm import (
     tokens_of_rank,
 )
 from micro.operators.norm import EPSILON, rms_normalised
-from micro.operators.quantise import QUANT_FLOPS, exact_quotients, half_precision, quant_argument, quant_tolerances, quantise
+from micro.operators.product import DST_DTYPE, HALF_PRECISION, QUANT_FLOPS, exact_quotients, quant_tolerances, quantise
 from micro.operators.tensors import Size, TensorSpec, drawn, moved, normal, times, uniform
 
 
@@ -47,20 +47,14 @@ def _quantising(name: str, what: str, before: Callable[[Tensor], Tensor], x: Ten
     return Operator(
         name=name,
         help=what,
-        arguments=(TOKENS, HIDDEN, SP_SIZE, half_precision(), quant_argument()),
+        arguments=(TOKENS, HIDDEN, SP_SIZE, HALF_PRECISION, DST_DTYPE),
         inputs=drawn(x, FACTORS),
         kernel=kernel,
         reference=lambda args, inputs: exact_quotients(before(inputs[0].double()), inputs[1], args["dst_dtype"]),
         cost=moved((x, FACTORS), _QUANTISED, flops, *X.sizes),
         tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
         check=check_tokens,
-        basic=({"dtype": "bfloat16", "dst_dtype": ["int8", "float8"], "num_tokens": 256, "hidden_size": 2048},),
     )
-
-
-def _add_quant_inputs(args: Args, make: Maker) -> Tensors:
-    tensors = drawn(X, FACTORS, FACTORS)(args, make)
-    return (*tensors, X.draw(args, make)) if args["add_residual"] else tensors
 
 
 def _add_quant_kernel(args: Args) -> Run:
@@ -89,10 +83,12 @@ def _add_quant_tolerance(args: Args) -> tuple[Tolerance, ...]:
     return tolerances if args["output_mode"] == "none" else (*tolerances, rounding(args["dtype"], units=16))
 
 
-def _add_quant_cost(args: Args) -> Cost:
-    residual, third = (X,) if args["add_residual"] else (), () if args["output_mode"] == "none" else (X,)
-    flops = NORM_FLOPS + QUANT_FLOPS + (RESIDUAL_FLOPS if residual else 0)
-    return moved((X, *residual, FACTORS, FACTORS), (*_QUANTISED, *third), flops, *X.sizes)(args)
+_ADDED = (X, FACTORS, FACTORS, X._replace(present=lambda args: args["add_residual"]))
+_THIRD = X._replace(present=lambda args: args["output_mode"] != "none")
+
+
+def _add_quant_flops(args: Args) -> int:
+    return NORM_FLOPS + QUANT_FLOPS + (RESIDUAL_FLOPS if args["add_residual"] else 0)
 
 
 ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
@@ -102,20 +98,17 @@ ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
         TOKENS,
         HIDDEN,
         SP_SIZE,
-        half_precision(),
-        quant_argument(),
+        HALF_PRECISION,
+        DST_DTYPE,
         Argument("add_residual", "bool", "add a residual first", True),
         Argument("output_mode", "choice", "a third output: the sum, or its norm", "none", choices=("none", "res", "norm")),
     ),
-    inputs=_add_quant_inputs,
+    inputs=drawn(*_ADDED),
     kernel=_add_quant_kernel,
     reference=_add_quant_reference,
-    cost=_add_quant_cost,
+    cost=moved(_ADDED, (*_QUANTISED, _THIRD), _add_quant_flops, *X.sizes),
     tolerance=_add_quant_tolerance,
     check=check_tokens,
-    basic=(
-        {"dst_dtype.output_mode.add_residual": [["int8", "none", True], ["float8", "res", True]], "num_tokens": 256, "hidden_size": 2048},
-    ),
 )
 
 _HEADS = normal(tokens_of_rank, "head_num", "head_dim")
@@ -141,8 +134,8 @@ HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
         Argument("head_num", "int", "heads of a token"),
         Argument("head_dim", "int", "values of a head"),
         SP_SIZE,
-        half_precision(),
-        quant_argument(),
+        HALF_PRECISION,
+        DST_DTYPE,
     ),
     inputs=drawn(_HEADS, _HEAD_FACTORS, _SMOOTH),
     kernel=_head_quant_kernel,
@@ -150,7 +143,6 @@ HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
     cost=moved((_HEADS, _HEAD_FACTORS, _SMOOTH), quantised(*_HEADS.sizes), NORM_FLOPS + QUANT_FLOPS, *_HEADS.sizes),
     tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
     check=check_tokens,
-    basic=({"dst_dtype": ["int8"], "num_tokens": 256, "head_num.head_dim": [[16, 128]]},),
 )
 LLM_QUANTS = (
     _quantising(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from bytemlperf.lazy import numpy, torch
 from micro.operators.contract import (
+    DTYPES,
+    EXACT,
     Args,
     Argument,
-    Basic,
     Maker,
     Operator,
     Outputs,
@@ -23,20 +24,17 @@ from micro.operators.contract import (
     Tolerance,
     dtype_argument,
     rounding,
+    torch_dtype,
     wide,
 )
-from micro.operators.dtypes import DTYPES, torch_dtype
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, SWIGLU_FLOPS, TOKENS, VECTOR, swiglu, tokens_of_rank
 from micro.operators.llm_quant import quantised
-from micro.operators.quantise import QUANT_FLOPS, exact_quotients, half_precision, quant_argument, quant_tolerances, quantise
-from micro.operators.reduction import at, distinct
+from micro.operators.norm import at, distinct
+from micro.operators.product import DST_DTYPE, HALF_PRECISION, QUANT_FLOPS, exact_quotients, quant_tolerances, quantise
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
 from micro.operators.tensors import REFERENCE_VALUES, TensorSpec, drawn, integers_or_normal, moved, normal, spread_rows, times, uniform
 
 ID = "int32"
-EXACT = Tolerance(0, 0)
-BASIC_MOE: Basic = {"num_experts.topk.ep_size.num_tokens": [[32, 4, 4, 256]], "routing": ["balanced"]}
-SKEWED_MOE: Basic = {**BASIC_MOE, "routing": ["balanced", "zipf"]}
 SOFTMAX_FLOPS = 5  # maximum, subtract, exp, add, divide
 
 
@@ -141,7 +139,6 @@ MOE_SOFTMAX_TOPK = Operator(
     tolerance=lambda args: (Tolerance(16 * DTYPES[args["dtype"]].epsilon, 1e-6), EXACT, EXACT),
     check=lambda args: f"topk={args['topk']} is more than num_experts={args['num_experts']}" if args["topk"] > args["num_experts"] else "",
     comparable=_softmax_comparable,
-    basic=({"compute_mode": ["pre-softmax", "post-softmax"], "num_tokens": 1024, "num_experts.topk": [[128, 8]]},),
 )
 
 
@@ -213,10 +210,8 @@ MOE_DISPATCH_LOCAL = Operator(
     kernel=_dispatch_kernel,
     reference=_dispatch_reference,
     cost=moved((_USED_TOKENS, *_SELECTION), _DISPATCHED, held=(_TOKENS, *_SELECTION, *_DISPATCHED)),
-    tolerance=lambda _args: EXACT,
     check=check_moe,
     comparable=_dispatch_comparable,
-    basic=({"dtype": ["bfloat16", "int8"], "hidden_size": 1024, **SKEWED_MOE},),
     aliases={"world_size": "ep_size"},
 )
 
@@ -254,7 +249,7 @@ def _scatter_comparable(args: Args, _inputs: Tensors, outputs: Outputs) -> Tenso
 MOE_SCATTER_DYNAMIC_QUANT = Operator(
     name="moe_scatter_dynamic_quant",
     help="moe_dispatch_local with each row times its expert's smooth factors, quantised",
-    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
+    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, HALF_PRECISION, DST_DTYPE),
     inputs=_scatter_inputs,
     kernel=_scatter_kernel,
     reference=_scatter_reference,
@@ -267,7 +262,6 @@ MOE_SCATTER_DYNAMIC_QUANT = Operator(
     tolerance=lambda args: (*quant_tolerances(args["dtype"], args["dst_dtype"]), EXACT, EXACT, EXACT, EXACT),
     check=check_moe,
     comparable=_scatter_comparable,
-    basic=({"dst_dtype": ["int8"], "hidden_size": 1024, **SKEWED_MOE},),
 )
 
 
@@ -279,14 +273,13 @@ _GATED_QUANT = quantised(*_GATED.sizes)
 MOE_SWIGLU = Operator(
     name="moe_swiglu",
     help="swiglu of the rank's rows [rows, 2·hidden_size]",
-    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision()),
+    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, HALF_PRECISION),
     inputs=drawn(_GATE_AND_UP),
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
     cost=moved((_GATE_AND_UP,), (_GATED,), SWIGLU_FLOPS, *_GATED.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_moe,
-    basic=({"hidden_size": 1024, **BASIC_MOE},),
 )
 
 
@@ -303,7 +296,7 @@ def _gated_quant_reference(args: Args, inputs: Tensors) -> Tensors:
 MOE_SWIGLU_DYNAMIC_QUANT = Operator(
     name="moe_swiglu_dynamic_quant",
     help="swiglu of the rank's rows, times their expert's smooth factors, quantised",
-    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, half_precision(), quant_argument()),
+    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, HALF_PRECISION, DST_DTYPE),
     inputs=lambda args, make: (*drawn(_GATE_AND_UP, SMOOTH)(args, make), *counts_and_offsets(Routing.of(args), make)),
     kernel=_gated_quant_kernel,
     reference=_gated_quant_reference,
@@ -315,6 +308,5 @@ MOE_SWIGLU_DYNAMIC_QUANT = Operator(
     ),
     tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
     check=check_moe,
-    basic=({"dst_dtype": ["int8"], "hidden_size": 1024, **SKEWED_MOE},),
 )
 MOE = (MOE_SOFTMAX_TOPK, MOE_DISPATCH_LOCAL, MOE_SCATTER_DYNAMIC_QUANT, MOE_SWIGLU, MOE_SWIGLU_DYNAMIC_QUANT)

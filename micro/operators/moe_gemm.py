@@ -7,22 +7,19 @@ weight, to its token's place, and this rank's share of the residual times res_sc
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Argument, Basic, Cost, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, additions
-from micro.operators.dtypes import size_bytes
+from micro.operators.contract import Args, Argument, Maker, Operator, Run, Sample, Tensor, Tensors, Tolerance, additions
 from micro.operators.gemm import group_of_rows
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS
 from micro.operators.moe import (
-    BASIC_MOE,
     COUNTS_AND_OFFSETS,
     HOMES,
-    SKEWED_MOE,
     counts_and_offsets,
     dispatched,
     experts_of_rank,
     rows_of_rank,
     used_experts,
 )
-from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, scaled_product
+from micro.operators.product import HALF_PRECISION, emulation, exact_scaled_product, gemm_tolerance, scaled_product
 from micro.operators.quant_gemm import (
     NEW_HIDDEN,
     QUANT_DTYPES,
@@ -30,13 +27,10 @@ from micro.operators.quant_gemm import (
     check_quant_dtypes,
     four,
     operand,
-    operand_bytes,
-    some,
     weight_places,
 )
-from micro.operators.quantise import half_precision
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
-from micro.operators.tensors import moved, normal, spread_rows
+from micro.operators.tensors import drawn, moved, normal, spread_rows
 
 RESIDUAL = (
     SP_SIZE,
@@ -45,9 +39,16 @@ RESIDUAL = (
 )
 
 
-def _operands(args: Args, make: Maker) -> Tensors:
-    x = operand(make, args["dtype"], rows_of_rank(args), args["hidden_size"])
-    return some(*x, *operand(make, args["w_dtype"], experts_of_rank(args), args["new_hidden_size"], args["hidden_size"]))
+_X, _WEIGHTS, _WEIGHTS_READ = (
+    operand(dtype, *rows, "hidden_size")
+    for dtype, *rows in (
+        ("dtype", rows_of_rank),
+        ("w_dtype", experts_of_rank, "new_hidden_size"),
+        ("w_dtype", used_experts, "new_hidden_size"),
+    )
+)
+"""A rank's tokens; the weights of its experts, and of those that got a token."""
+_PRODUCTS = normal(rows_of_rank, "new_hidden_size", dtype="dst_dtype")
 
 
 def grouped(tensors: Tensors, counts: tuple[int, ...], dst_dtype: str) -> Tensor:
@@ -76,7 +77,7 @@ def exact_grouped(tensors: Tensors, counts: tuple[int, ...], rows: Tensor) -> Te
 
 
 def _group_inputs(args: Args, make: Maker) -> Tensors:
-    return (*_operands(args, make), *counts_and_offsets(Routing.of(args), make))
+    return (*drawn(*_X, *_WEIGHTS)(args, make), *counts_and_offsets(Routing.of(args), make))
 
 
 def _group_kernel(args: Args) -> Run:
@@ -90,18 +91,6 @@ def _group_reference(args: Args, inputs: Tensors) -> Sample:
     return Sample(rows, exact_grouped(inputs[:-2], routing.counts, rows))
 
 
-def _group_cost(args: Args) -> Cost:
-    """Weights of experts with rows are read, all are held."""
-    rows, width, out = rows_of_rank(args), args["hidden_size"], args["new_hidden_size"]
-    tokens = operand_bytes(args["dtype"], rows, width) + COUNTS_AND_OFFSETS.bytes(args)
-    expert, written = operand_bytes(args["w_dtype"], out, width), size_bytes(args["dst_dtype"], rows * out)
-    held = tokens + experts_of_rank(args) * expert + written
-    return Cost(2 * rows * width * out, tokens + used_experts(args) * expert, written, held, flops_dtype=args["compute_dtype"])
-
-
-_SIZES: Basic = {"hidden_size.new_hidden_size": [[512, 512]]}
-_DTYPES = "dtype.w_dtype.compute_dtype.dst_dtype"
-_W8A8, _W4A8 = ["int8", "int8", "int8", "bfloat16"], ["int8", "int4", "int8", "bfloat16"]
 _ARGUMENTS = (TOKENS, HIDDEN, NEW_HIDDEN, *MOE_ARGUMENTS, *QUANT_DTYPES)
 
 
@@ -117,10 +106,15 @@ MOE_QUANT_GROUP_GEMM = Operator(
     inputs=_group_inputs,
     kernel=_group_kernel,
     reference=_group_reference,
-    cost=_group_cost,
+    cost=moved(
+        (*_X, COUNTS_AND_OFFSETS, *_WEIGHTS_READ),
+        (_PRODUCTS,),
+        *(2, "hidden_size", *_PRODUCTS.sizes),
+        flops_dtype="compute_dtype",
+        held=(*_X, COUNTS_AND_OFFSETS, *_WEIGHTS, _PRODUCTS),
+    ),
     tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
     check=lambda args: check_quant_dtypes(args) or check_moe(args),
-    basic=({_DTYPES: [_W8A8, _W4A8], **_SIZES, **SKEWED_MOE}, {_DTYPES: [["bfloat16"] * 4], **_SIZES, **BASIC_MOE}),
     emulation=emulation,
 )
 
@@ -175,20 +169,14 @@ def _gather_reference(args: Args, inputs: Tensors) -> Tensor:
 MOE_GATHER = Operator(
     name="moe_gather",
     help="rows [rows, hidden_size] times their weights, added to their tokens of [num_tokens, hidden_size], and a residual",
-    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, *RESIDUAL, half_precision()),
+    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, *RESIDUAL, HALF_PRECISION),
     inputs=lambda args, make: (_ROWS.draw(args, make), *_homes(args, make), _RESIDUAL.draw(args, make)),
     kernel=lambda args: lambda rows, token, weight, residual: combined(args, rows, token, weight, residual),
     reference=_gather_reference,
     cost=moved((_ROWS, *HOMES, _RESIDUAL), (_RESULT,), 2, _added_rows, "hidden_size"),  # a product and a sum for each value
     tolerance=lambda args: additions(args["dtype"], args["topk"] + 2),  # a row is rounded once before it is added
     check=_residual_check,
-    basic=({"dtype": ["float32", "bfloat16"], "hidden_size": 1024, **SKEWED_MOE},),
 )
-
-
-def _combine_inputs(args: Args, make: Maker) -> Tensors:
-    residual = _COMBINED_RESIDUAL.draw(args, make)
-    return (*_group_inputs(args, make), *_homes(args, make), residual)
 
 
 def _combine_kernel(args: Args) -> Run:
@@ -208,16 +196,9 @@ def _combine_reference(args: Args, inputs: Tensors) -> Sample:
     return Sample(chosen, result[chosen])
 
 
-def _combine_cost(args: Args) -> Cost:
-    products = _group_cost(args)
-    adding = moved((*HOMES, _COMBINED_RESIDUAL), (_COMBINED,), 2, _added_rows, "new_hidden_size")(args)
-    return Cost(
-        products.flops + adding.flops,
-        products.read_bytes + adding.read_bytes,
-        adding.write_bytes,
-        products.footprint_bytes - products.write_bytes + adding.read_bytes + adding.write_bytes,
-        flops_dtype=args["compute_dtype"],
-    )
+def _combined_depth(args: Args) -> int:
+    """Multiply-adds of a column: a product of each row, and its sum."""
+    return rows_of_rank(args) * int(args["hidden_size"]) + _added_rows(args)
 
 
 def _combine_tolerance(args: Args) -> Tolerance:
@@ -230,13 +211,18 @@ MOE_QUANT_GROUP_GEMM_COMBINE = Operator(
     constant=_constant,
     help="moe_quant_group_gemm and moe_gather in one",
     arguments=(*_ARGUMENTS, *RESIDUAL),
-    inputs=_combine_inputs,
+    inputs=lambda args, make: (*_group_inputs(args, make), *_homes(args, make), _COMBINED_RESIDUAL.draw(args, make)),
     kernel=_combine_kernel,
     reference=_combine_reference,
-    cost=_combine_cost,
+    cost=moved(
+        (*_X, COUNTS_AND_OFFSETS, *_WEIGHTS_READ, *HOMES, _COMBINED_RESIDUAL),
+        (_COMBINED,),
+        *(2, _combined_depth, "new_hidden_size"),
+        flops_dtype="compute_dtype",
+        held=(*_X, COUNTS_AND_OFFSETS, *_WEIGHTS, *HOMES, _COMBINED_RESIDUAL, _COMBINED),
+    ),
     tolerance=_combine_tolerance,
     check=lambda args: check_quant_dtypes(args) or _residual_check(args),
-    basic=({_DTYPES: [_W8A8], **_SIZES, **BASIC_MOE},),
     emulation=emulation,
 )
 MOE_GEMMS = (MOE_QUANT_GROUP_GEMM, MOE_GATHER, MOE_QUANT_GROUP_GEMM_COMBINE)

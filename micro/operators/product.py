@@ -3,13 +3,18 @@
 int8 is torch._int_mm (int32 sums, exact). float8 is torch._scaled_mm on GPUs that have it, elsewhere float32
 products of the converted values. int4 weights lie two to a byte and are unpacked to int8 first; torch has no
 int4 product on any device.
+
+Dynamic quantisation per token: q = x·smooth / s with s = max|x·smooth| / largest value, s kept beside it.
+
+How it is checked: a quantised value is compared with the *unrounded* quotient in float64. Rounding to the
+nearest is at most half a step away; truncation, a scale that is off or a smooth factor of the wrong
+expert are further. The reference therefore returns quotients, not integers.
 """
 
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import SMALLEST, Args, Maker, Tensor, Tolerance, units_of
-from micro.operators.dtypes import torch_dtype
+from micro.operators.contract import DTYPES, SMALLEST, Args, Maker, Tensor, Tolerance, dtype_argument, torch_dtype, units_of
 
 FLOAT8_CAPABILITY = (8, 9)
 INT_MM_ROWS = 17
@@ -35,8 +40,8 @@ def gemm_tolerance(dtype: str, depth: int, operands: str = "") -> Tolerance:
     return Tolerance(unit + 2 * sum_unit, depth**0.5 * SMALLEST.get(dtype, 0.0), 2 * unit + 4 * sums, noise * unit + sums)
 
 
-def matrix(make: Maker, dtype: str, *shape: int) -> Tensor:
-    """Random operands: standard normal floats, integers over the whole range, packed int4 pairs."""
+def matrix(make: Maker, *shape: int, dtype: str) -> Tensor:
+    """Random operands, a `TensorSpec.fill`: standard normal floats, integers over the whole range, packed int4 pairs."""
     if dtype == "int8":
         return make.integers(-127, 128, *shape, dtype="int8")
     if dtype == "int4":
@@ -44,8 +49,8 @@ def matrix(make: Maker, dtype: str, *shape: int) -> Tensor:
     return make.normal(*shape, dtype=dtype)
 
 
-def scales(make: Maker, dtype: str, *shape: int) -> Tensor:
-    """float32 scales that differ by up to three times, for values of about 1 after them."""
+def scales(make: Maker, *shape: int, dtype: str) -> Tensor:
+    """float32 scales of such operands that differ by up to three times, for values of about 1 after them."""
     spread = {"int8": INT8_SPREAD, "int4": INT4_SPREAD}.get(dtype, 1.0)
     return make.uniform(0.5 / spread, 1.5 / spread, *shape)
 
@@ -111,3 +116,48 @@ def emulation(args: Args, device: str) -> str:
     if "int4" in used:
         notes.append("int4 is emulated: unpacked to int8 in each call")
     return "; ".join(notes)
+
+
+LARGEST = {"int8": 127.0, "float8_e4m3": 448.0}
+"""What a row's largest value becomes."""
+
+HALF_STEP = 0.5
+FLOAT8_HALF_UNIT, FLOAT8_HALF_SMALLEST = 2.0**-4, 2.0**-10
+"""float8_e4m3 has three bits after the point, and subnormal steps of 2⁻⁹."""
+
+QUANT_FLOPS = 4
+"""For each value: smooth factor, comparison for the maximum, division by the scale, rounding."""
+
+
+DST_DTYPE = dtype_argument(tuple(LARGEST), name="dst_dtype", default="int8")
+"""The usual one of a quantising operator."""
+HALF_PRECISION = dtype_argument(("bfloat16", "float16", "float32"), default="bfloat16")
+"""dtype of activations: ByteMLPerf's is bfloat16."""
+
+
+def quantise(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
+    """x[rows, values] float32 and smooth [values] or [rows, values], to (quantised, scale[rows] float32)."""
+    smoothed, largest = x * smooth, LARGEST[dst_dtype]
+    scale = smoothed.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / largest
+    quotient = (smoothed / scale).clamp(-largest, largest)
+    quantised = quotient.round() if dst_dtype == "int8" else quotient
+    return quantised.to(torch_dtype(dst_dtype)), scale.squeeze(-1)
+
+
+def exact_quotients(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
+    """The reference: float64 quotients, not rounded, and scales."""
+    smoothed = x.double() * smooth.double()
+    scale = smoothed.abs().amax(-1, keepdim=True) / LARGEST[dst_dtype]
+    return smoothed / scale, scale.squeeze(-1)
+
+
+def quant_tolerances(dtype: str, dst_dtype: str, scale: float = 1.0) -> tuple[Tolerance, Tolerance]:
+    """Of quantised values and of scales, where x may have been rounded once to `dtype` on the way. `scale` is a
+    typical scale's size."""
+    unit = DTYPES[dtype].epsilon / 2  # rounding to the nearest loses half the gap: 127 and 128 differ by more
+    float32 = DTYPES["float32"].epsilon
+    if dst_dtype == "int8":
+        values = Tolerance(unit, HALF_STEP + 128 * 8 * float32)
+    else:
+        values = Tolerance(FLOAT8_HALF_UNIT + unit, FLOAT8_HALF_SMALLEST)
+    return values, Tolerance(unit + 16 * float32, scale * 1e-6)

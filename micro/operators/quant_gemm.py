@@ -7,11 +7,10 @@ to dst_dtype. int8 sums are exact in int32; int4 weights lie two to a byte. Floa
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Argument, Basic, Cost, Maker, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument
-from micro.operators.dtypes import size_bytes, torch_dtype
+from micro.operators.contract import Args, Argument, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument, torch_dtype
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, X, check_tokens, tokens_of_rank
 from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, matrix, scaled_product, scales
-from micro.operators.tensors import drawn, moved, normal, spread_rows
+from micro.operators.tensors import Size, TensorSpec, drawn, moved, normal, spread_rows
 
 OUTPUTS = ("bfloat16", "float16", "float32")
 SCALED = ("int8", "float8_e4m3")
@@ -24,6 +23,7 @@ QUANT_DTYPES = (
     dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
 )
 SCALE = "float32"
+_RESULT, _PRODUCT = normal(tokens_of_rank, "new_hidden_size", dtype="dst_dtype"), (2, tokens_of_rank, "hidden_size", "new_hidden_size")
 
 
 def check_quant_dtypes(args: Args) -> str:
@@ -36,14 +36,14 @@ def check_quant_dtypes(args: Args) -> str:
     return "hidden_size is odd, int4 lies in pairs" if weight == "int4" and args["hidden_size"] % 2 else ""
 
 
-def operand(make: Maker, dtype: str, *shape: int) -> tuple[Tensor, Tensor | None]:
-    """A random matrix and the scales of its rows (None where it has none)."""
-    return matrix(make, dtype, *shape), scales(make, dtype, *shape[:-1]) if dtype in (*SCALED, "int4") else None
+def operand(dtype: str, *sizes: Size) -> tuple[TensorSpec, TensorSpec]:
+    """A random matrix in the format that the argument `dtype` names, and the scales of its rows where it has some."""
+    return TensorSpec(sizes, dtype, matrix), scales_of(dtype, *sizes[:-1])
 
 
-def some(*tensors: Tensor | None) -> Tensors:
-    """Those that are there."""
-    return tuple(tensor for tensor in tensors if tensor is not None)
+def scales_of(dtype: str, *sizes: Size) -> TensorSpec:
+    """float32, of cases whose argument `dtype` is a format with scales."""
+    return TensorSpec(sizes, dtype, scales, SCALE, lambda args: args[dtype] in (*SCALED, "int4"))
 
 
 def weight_places(args: Args) -> tuple[int, ...]:
@@ -59,15 +59,11 @@ def four(tensors: Tensors) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None
     return x, x_scale, weight, weight_scale
 
 
-def operand_bytes(dtype: str, rows: int, width: int) -> int:
-    """Of `operand`."""
-    return size_bytes(dtype, rows * width) + (size_bytes(SCALE, rows) if dtype in (*SCALED, "int4") else 0)
-
-
-def _tokens_operands(args: Args, make: Maker) -> Tensors:
-    rows, width, out = tokens_of_rank(args), args["hidden_size"], args["new_hidden_size"]
-    tensors = some(*operand(make, args["dtype"], rows, width), *operand(make, args["w_dtype"], out, width))
-    return (*tensors, make.normal(out, dtype=args["dst_dtype"])) if args["has_bias"] else tensors
+_OPERANDS = (
+    *operand("dtype", tokens_of_rank, "hidden_size"),
+    *operand("w_dtype", "new_hidden_size", "hidden_size"),
+    normal("new_hidden_size", dtype="dst_dtype")._replace(present=lambda args: args["has_bias"]),
+)
 
 
 def _ranks_apart(args: Args) -> int:
@@ -103,23 +99,13 @@ def _matmul_reference(args: Args, inputs: Tensors) -> Tensor | Sample:
     return Sample(rows, exact_scaled_product(x[rows], scale, weight, weight_scale) + bias)
 
 
-def _matmul_cost(args: Args) -> Cost:
-    rows, width, out = tokens_of_rank(args), args["hidden_size"], args["new_hidden_size"]
-    read = operand_bytes(args["dtype"], rows, width) + operand_bytes(args["w_dtype"], out, width)
-    read += size_bytes(args["dst_dtype"], out) if args["has_bias"] else 0
-    return Cost(2 * rows * width * out, read, size_bytes(args["dst_dtype"], rows * out), flops_dtype=args["compute_dtype"])
-
-
 def _matmul_check(args: Args) -> str:
     if args["transpose_o"] and args["new_hidden_size"] % args["sp_size"]:
         return f"sp_size={args['sp_size']} does not divide new_hidden_size={args['new_hidden_size']}"
     return check_quant_dtypes(args) or check_tokens(args)
 
 
-_W8A8, _W4A8, _FP8 = (["int8", "int8", "int8"], ["int8", "int4", "int8"], ["float8"] * 3)
-
-
-def _matmul(name: str, help_: str, basic: Basic) -> Operator:
+def _matmul(name: str, help_: str) -> Operator:
     return Operator(
         name=name,
         constant=weight_places,
@@ -133,13 +119,12 @@ def _matmul(name: str, help_: str, basic: Basic) -> Operator:
             Argument("transpose_o", "bool", "lay the result out by rank of sp_size", False),
             *QUANT_DTYPES,
         ),
-        inputs=_tokens_operands,
+        inputs=drawn(*_OPERANDS),
         kernel=_matmul_kernel,
         reference=_matmul_reference,
-        cost=_matmul_cost,
+        cost=moved(_OPERANDS, (_RESULT,), *_PRODUCT, flops_dtype="compute_dtype"),
         tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
         check=_matmul_check,
-        basic=(basic,),
         emulation=emulation,
     )
 
@@ -185,18 +170,25 @@ MOE_GATING_GEMM = Operator(
     cost=moved((X, _GATE), (_LOGITS,), 2, *X.sizes, "num_experts", flops_dtype="compute_dtype"),
     tolerance=lambda args: max(gemm_tolerance(args[name], args["hidden_size"]) for name in ("dtype", "dst_dtype")),
     check=_gating_check,
-    basic=({"num_tokens": [256], "hidden_size.num_experts": [[2048, 128]]},),
 )
 
 
 # --- quant_group_gemm_reduce_sum ------------------------------------------------------------------------------
 
 
-def _sum_inputs(args: Args, make: Maker) -> Tensors:
-    ranks, rows, width, out = args["sp_size"], tokens_of_rank(args), args["hidden_size"], args["new_hidden_size"]
-    x, x_scale = operand(make, args["dtype"], ranks, rows, width)
-    weight = matrix(make, args["dtype"], *((ranks, out, width) if args["trans_w"] else (ranks, width, out)))
-    return some(x, x_scale, weight, scales(make, args["dtype"], ranks, out))
+def _weight_rows(args: Args) -> int:
+    return int(args["new_hidden_size"] if args["trans_w"] else args["hidden_size"])
+
+
+def _weight_columns(args: Args) -> int:
+    return int(args["hidden_size"] if args["trans_w"] else args["new_hidden_size"])
+
+
+_SUM_OPERANDS = (
+    *operand("dtype", "sp_size", tokens_of_rank, "hidden_size"),
+    TensorSpec(("sp_size", _weight_rows, _weight_columns), "dtype", matrix),
+    scales_of("dtype", "sp_size", "new_hidden_size"),
+)
 
 
 def _sum_kernel(args: Args) -> Run:
@@ -218,12 +210,6 @@ def _sum_reference(args: Args, inputs: Tensors) -> Sample:
     return Sample(rows, sum(exact_scaled_product(x[rank][rows], x_scale[rank][rows], weights[rank], weight_scale[rank]) for rank in ranks))
 
 
-def _sum_cost(args: Args) -> Cost:
-    ranks, rows, width, out = args["sp_size"], tokens_of_rank(args), args["hidden_size"], args["new_hidden_size"]
-    read = ranks * (operand_bytes(args["dtype"], rows, width) + operand_bytes(args["dtype"], out, width))
-    return Cost(2 * ranks * rows * width * out, read, size_bytes(args["dst_dtype"], rows * out), flops_dtype=args["dtype"])
-
-
 QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
     name="quant_group_gemm_reduce_sum",
     constant=lambda _args: (2, 3),
@@ -237,13 +223,12 @@ QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
         dtype_argument(SCALED, default="int8"),
         dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
     ),
-    inputs=_sum_inputs,
+    inputs=drawn(*_SUM_OPERANDS),
     kernel=_sum_kernel,
     reference=_sum_reference,
-    cost=_sum_cost,
+    cost=moved(_SUM_OPERANDS, (_RESULT,), "sp_size", *_PRODUCT),
     tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["sp_size"] * args["hidden_size"], args["dtype"]),
     check=check_tokens,
-    basic=({"dtype": ["int8", "float8"], "num_tokens": 128, "sp_size": 2, "hidden_size.new_hidden_size": [[512, 1024]]},),
     emulation=emulation,
 )
 QUANT_GEMMS = (
@@ -251,12 +236,7 @@ QUANT_GEMMS = (
     _matmul(
         "quant_matmul",
         "x[num_tokens/sp_size, hidden_size] · weight[new_hidden_size, hidden_size]ᵀ with scales by token and by channel",
-        {"dtype.w_dtype.compute_dtype": [_W8A8, _W4A8, _FP8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
     ),
-    _matmul(
-        "moe_quant_matmul",
-        "quant_matmul of the shared experts",
-        {"dtype.w_dtype.compute_dtype": [_W8A8], "num_tokens": 64, "hidden_size.new_hidden_size": [[1024, 1024]]},
-    ),
+    _matmul("moe_quant_matmul", "quant_matmul of the shared experts"),
     QUANT_GROUP_GEMM_REDUCE_SUM,
 )

@@ -64,7 +64,7 @@ def _weights(routing: object, parts: int) -> list[float]:
         power = float(exponent or 1.0)
         if not 0 <= power <= MAX_EXPONENT:
             raise ValueError(f"the exponent is not within 0 and {MAX_EXPONENT:g}")
-        return [(place + 1.0) ** -power for place in range(parts)]
+        return [(rank + 1.0) ** -power for rank in range(parts)]
     return _counts_of_file(Path(routing), parts)
 
 
@@ -167,7 +167,7 @@ class Routing:
 def round_robin(experts: int, ranks: int) -> list[int]:
     """Experts in turn over ranks: the first of each, the second of each, …"""
     here = experts // ranks
-    return [rank * here + place for place in range(here) for rank in range(ranks)]
+    return [rank * here + turn for turn in range(here) for rank in range(ranks)]
 
 
 def _used_balanced(tokens: int, topk: int, ranks: int, rank: int) -> int:

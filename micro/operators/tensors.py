@@ -12,8 +12,7 @@ from random import SystemRandom
 from typing import NamedTuple
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Cost, Maker, Tensor, Tensors
-from micro.operators.dtypes import DTYPES, size_bytes
+from micro.operators.contract import DTYPES, Args, Cost, Maker, Tensor, Tensors, size_bytes
 
 Size = int | str | Callable[[Args], int]
 """A number, an argument's name, or what follows from the arguments."""
@@ -25,26 +24,35 @@ REFERENCE_VALUES = 1 << 23
 """Where a row costs little but there are many, values that a reference holds: 64 MiB in float64."""
 
 
+Format = str | Callable[[Args], str]
+"""A number format, the argument that names it, or what follows from the arguments."""
+
+
 class TensorSpec(NamedTuple):
-    """`dtype` is a number format or the argument that names it; `fill(make, *shape, dtype=…)` draws the values."""
+    """`fill(make, *shape, dtype=…)` draws the values; `stored` is their number format in memory where it is another than that of
+    `dtype`; only cases that are `present` have the tensor at all."""
 
     sizes: tuple[Size, ...]
-    dtype: str
+    dtype: Format
     fill: Callable[..., Tensor]
+    stored: str = ""
+    present: Callable[[Args], bool] = lambda _args: True
 
     def draw(self, args: Args, make: Maker) -> Tensor:
         """Random values of the case's shape."""
-        return self.fill(make, *(size_of(args, size) for size in self.sizes), dtype=self._format(args))
+        return self.fill(make, *(size_of(args, size) for size in self.sizes), dtype=format_of(args, self.dtype))
 
     def bytes(self, args: Args) -> int:
         """Memory that it takes."""
-        return size_bytes(self._format(args), count(args, *self.sizes))
-
-    def _format(self, args: Args) -> str:
-        return self.dtype if self.dtype in DTYPES else str(args[self.dtype])
+        return size_bytes(self.stored or format_of(args, self.dtype), count(args, *self.sizes)) if self.present(args) else 0
 
 
-def normal(*sizes: Size, dtype: str = "dtype", scale: float = 1.0) -> TensorSpec:
+def format_of(args: Args, dtype: Format) -> str:
+    """A number format of a case."""
+    return dtype(args) if callable(dtype) else dtype if dtype in DTYPES else str(args[dtype])
+
+
+def normal(*sizes: Size, dtype: Format = "dtype", scale: float = 1.0) -> TensorSpec:
     """Standard normal values times `scale`."""
     return TensorSpec(sizes, dtype, lambda make, *shape, dtype: make.normal(*shape, dtype=dtype, scale=scale))
 
@@ -75,8 +83,8 @@ def times(*sizes: Size) -> Callable[[Args], int]:
 
 
 def drawn(*specs: TensorSpec) -> Callable[[Args, Maker], Tensors]:
-    """`Operator.inputs`: one random tensor after the other."""
-    return lambda args, make: tuple(spec.draw(args, make) for spec in specs)
+    """`Operator.inputs`: one random tensor after the other, of those that the case has."""
+    return lambda args, make: tuple(spec.draw(args, make) for spec in specs if spec.present(args))
 
 
 def moved(

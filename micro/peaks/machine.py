@@ -1,16 +1,31 @@
-"""What of the machine bounds a sweep: its last-level cache, its cores; how memory is handed out."""
+"""What of the machine bounds a sweep: its last-level cache, its cores; how memory is handed out.
+
+And what was measured on it, kept between commands: a small JSON file each, named by a hash of what it depends on.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict, TypeVar
+
+import msgspec
 
 from bytemlperf.child.limits import CGROUP, threads_asked_for
 from bytemlperf.hardware.devices import text_of
+from bytemlperf.hardware.machine import discover, package_versions
+from bytemlperf.lazy import torch
+from bytemlperf.models.cache import cache_root
+from bytemlperf.runs.folder import write_text
+from bytemlperf.version import __version__
+from engines.untrusted import UntrustedJson, decode_json
+from micro.measure.estimate import COLD_CACHES
 
 CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
@@ -24,6 +39,13 @@ FROM_ENVIRONMENT = "OMP_NUM_THREADS"
 KEPT_BLOCKS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 62), "MALLOC_TOP_PAD_": str(64 << 20)}
 """glibc's settings with which a freed block stays with the process. By default blocks from 32 MiB on come from the kernel
 at each call and go back to it, so that a kernel that returns a new tensor is timed with a page fault for every 4 KiB of it."""
+
+
+class DeviceFacts(TypedDict):
+    """Fields of `micro.measure.messages.Hello`."""
+
+    device_name: str
+    device_memory_bytes: int
 
 
 def allocation() -> str:
@@ -40,6 +62,14 @@ def give_back_memory() -> None:
     """Return to the system what `KEPT_BLOCKS` has kept: between cases, never while one is timed."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def device_facts(device: str) -> DeviceFacts:
+    """Of a GPU its name and memory; of a CPU no memory: it is the machine's."""
+    if not device.startswith("cuda"):
+        return {"device_name": "CPU", "device_memory_bytes": 0}
+    properties = torch.cuda.get_device_properties(device)
+    return {"device_name": properties.name, "device_memory_bytes": int(properties.total_memory)}
 
 
 def last_level_cache_bytes(threads: int = 0, cpus: Path = CPUS, usable: Set[int] | None = None) -> int:
@@ -85,3 +115,44 @@ def _size(text: str) -> int:
     """ "32768K" as bytes, 0 where it is no size."""
     number, unit = (text[:-1], UNITS[text[-1]]) if text and text[-1] in UNITS else (text, 1)
     return int(number) * unit if number.isdigit() else 0
+
+
+Kept = TypeVar("Kept", bound=msgspec.Struct)
+NAME_DIGITS = 16
+
+
+def identity_of(device: str, threads: int) -> dict[str, str]:
+    """Everything of a machine that an operator's time depends on."""
+    hardware, versions = discover(), package_versions(("torch", "numpy"))
+    return {
+        "cpu": str(hardware["cpu"]["model"]),
+        "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "gpus": "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in hardware["gpus"]),
+        "device": device,
+        "threads": str(threads),
+        "turn": f"{COLD_CACHES} caches",
+        "kernel": platform.release(),
+        "torch": versions.get("torch", ""),
+        "numpy": versions.get("numpy", ""),
+        "bytemlperf_llm": __version__,
+    }
+
+
+def cached_path(name: str, depends_on: object) -> Path:
+    """Where it lies in the cache folder."""
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+    return cache_root() / f"{name}-{digest[:NAME_DIGITS]}.json"
+
+
+def read_cached(path: Path, kind: type[Kept]) -> Kept | None:
+    """None where nothing is kept, or what is kept is damaged."""
+    with suppress(OSError, UntrustedJson):
+        return decode_json(path.read_bytes(), kind)
+    return None
+
+
+def write_cached(path: Path, value: msgspec.Struct) -> None:
+    """A cache that can't be written costs a measurement the next time, no more."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n")

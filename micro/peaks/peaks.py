@@ -23,8 +23,7 @@ from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.operators.contract import Cost
-from micro.peaks import cache
-from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
+from micro.peaks.machine import GPU_CACHE_BYTES, cached_path, identity_of, last_level_cache_bytes, read_cached, write_cached
 from micro.peaks.record import BUSY_CPUS, WRITE_SHARES, Needed, Peak, Peaks
 from micro.registry import OPERATORS
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
@@ -65,12 +64,12 @@ def needed_by(cases: Iterable[Case]) -> Needed:
 
 def path_for(identity: dict[str, str]) -> Path:
     """Where the peaks of such a machine lie."""
-    return cache.path_of("micro-peaks", identity)
+    return cached_path("micro-peaks", identity)
 
 
 def kept(identity: dict[str, str]) -> Peaks:
     """From the cache; empty ones where there are none, or none that can be read."""
-    peaks = cache.read(path_for(identity), Peaks)
+    peaks = read_cached(path_for(identity), Peaks)
     return peaks if peaks is not None and peaks.identity == identity else Peaks(identity=identity)
 
 
@@ -83,7 +82,7 @@ def peaks_for(
     runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
 ) -> Peaks:
     """Those that are needed: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
-    identity = cache.machine(settings.device, settings.threads)
+    identity = identity_of(settings.device, settings.threads)
     peaks = Peaks(identity=identity) if fresh else kept(identity)
     lacking = peaks.lacks(needed)
     if not any(lacking):
@@ -103,7 +102,7 @@ def peaks_for(
         bench.close()
     if peaks.memory:
         peaks.missing.pop("memory", None)
-    cache.write(path_for(identity), peaks)
+    write_cached(path_for(identity), peaks)
     return peaks
 
 

@@ -16,8 +16,15 @@ import msgspec
 from bytemlperf.child.limits import available_memory_bytes
 from micro.cases.case import Case
 from micro.measure.timing import Rules
-from micro.peaks import cache
-from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
+from micro.peaks.machine import (
+    GPU_CACHE_BYTES,
+    MEMORY_SHARE,
+    cached_path,
+    identity_of,
+    last_level_cache_bytes,
+    read_cached,
+    write_cached,
+)
 from micro.predict.costs import Call, Price
 from micro.sweep.row import Row
 from micro.sweep.sweep import ASKED, Settings, Sweep
@@ -71,7 +78,7 @@ class Measuring:
     ) -> None:
         self._device, self._threads, self._providers = device, threads, list(providers)
         self._measure_s, self._fresh, self._say = measure_s, fresh, say
-        self._machine = cache.machine(device, threads)
+        self._machine = identity_of(device, threads)
 
     def __call__(self, calls: Sequence[Call]) -> list[Price | str]:
         pairs = [Pair(call, provider) for call in calls for provider in self._providers]
@@ -101,12 +108,12 @@ class Measuring:
             pair = by_case[row.key]
             if row.status in ("ok", "refused"):
                 known[pair.key] = self._kept(pair, row)
-                cache.write(self._path(pair), known[pair.key])
+                write_cached(self._path(pair), known[pair.key])
             else:
                 wrong[pair.key] = f"{row.status}: {row.reason}"
 
-        def begins(case: Case, place: int) -> None:
-            self._say(f"measuring {place + 1}/{len(pairs)}: {case.key}")
+        def begins(case: Case, number: int) -> None:
+            self._say(f"measuring {number + 1}/{len(pairs)}: {case.key}")
 
         if pairs:
             Sweep(self._settings(hot), keep, begins=begins).run(pair.case for pair in pairs)
@@ -137,8 +144,8 @@ class Measuring:
         )
 
     def _path(self, pair: Pair) -> Path:
-        return cache.path_of(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
+        return cached_path(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
 
     def _read(self, pair: Pair) -> Kept | None:
-        kept = cache.read(self._path(pair), Kept)
+        kept = read_cached(self._path(pair), Kept)
         return kept if kept and kept.case == pair.call.text and (kept.refusal or (kept.call_us or 0) > 0) else None

@@ -18,8 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from micro.predict.costs import Price, Pricing, call_of, prices
-from micro.predict.forward import Pass, Step, forward
-from micro.predict.model import ModelShape
+from micro.predict.forward import ModelShape, Pass, Step, forward
 
 
 class Load(NamedTuple):

@@ -1,35 +1,36 @@
-"""What `bmp predict` does: check what was asked for, find prices, predict, print; with --check also measure and compare."""
+"""What `bmp predict` does: check what was asked for, find prices, predict, print; with --check also measure and compare.
+
+It prints each operator's part of both passes, what follows, and the engine beside it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 from rich.console import Console
-from rich.text import Text
+from rich.text import Text as RichText
 
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.runs.files import writing
+from bytemlperf.runs.kinds import Section, Table, Text
 from engines.processor import cpu_bfloat16_flag
 from micro.cases.case import Arguments
-from micro.command.settings import device_of
-from micro.operators.dtypes import canonical, size_bytes
+from micro.command.run import device_of
+from micro.operators.contract import canonical, size_bytes
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
-from micro.predict.check import ENGINES, Checked, check
-from micro.predict.costs import Pricing
+from micro.predict.check import ENGINES, Checked, Compared, check
+from micro.predict.costs import FromRun, Modelled, Pricing
 from micro.predict.flags import Flags
-from micro.predict.forward import Step
-from micro.predict.from_run import FromRun
+from micro.predict.forward import ModelShape, Step, read_shape
 from micro.predict.measured import Measuring
-from micro.predict.model import ModelShape, read_shape
-from micro.predict.modelled import Modelled
-from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
-from micro.predict.tables import check_sections, prediction_sections
+from micro.predict.prediction import Load, Part, Prediction, as_json, predict, steps_of
 from micro.providers.registry import find_provider, provider_names
 
 DEFAULT_ENGINE = "transformers"
@@ -59,7 +60,7 @@ def run(flags: Flags) -> None:
         print(write_workload(flags.workload, steps_of(shape, load, dtype)))
         return
     with Console(stderr=True, quiet=flags.json).status("reading") as status:
-        basis = _basis(flags, shape, dtype, threads, lambda sentence: status.update(Text(sentence)))
+        basis = _basis(flags, shape, dtype, threads, lambda sentence: status.update(RichText(sentence)))
         prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
         if flags.check:
             status.update(f"running {flags.check}: {load.batch} streams")
@@ -77,10 +78,8 @@ def write_workload(path: Path, steps: list[Step]) -> Path:
         cases = content.setdefault(step.op, [])
         if step.args not in cases:
             cases.append(step.args)
-    try:
+    with writing(path, "give another path with --workload"):
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}", "give another path with --workload") from None
     return path
 
 
@@ -133,9 +132,9 @@ def _basis(flags: Flags, shape: ModelShape, dtype: str, threads: int, say: Calla
         return Basis(FromRun(flags.from_run), f"times of {flags.from_run}", all_hot)
     device = device_of(flags.device)
     pricing = Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=say)
-    place = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
+    where = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
-    return Basis(pricing, f"measured on {place}; {memory}", all_hot)
+    return Basis(pricing, f"measured on {where}; {memory}", all_hot)
 
 
 def _fits(flags: Flags, shape: ModelShape, dtype: str, device: str, memory_bytes: float | None) -> None:
@@ -164,3 +163,66 @@ def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> 
         figures = [{**figure._asdict(), "error": figure.error} for figure in checked.figures]
         document["check"] = {**checked._asdict(), "run": str(checked.run), "figures": figures}
     return document
+
+
+def prediction_sections(prediction: Prediction, basis: str) -> list[Section]:
+    """Two tables and a summary."""
+    load, shape = prediction.load, prediction.shape
+    ranks = f", {load.tp} ranks" if load.tp > 1 else ""
+    work = f"batch {load.batch}, {load.input_len} tokens in, {load.output_len} out"
+    tables = [_pass(f"prefill: {load.batch} x {load.input_len} tokens", prediction.prefill)]
+    if load.decode:
+        tables.append(_pass(f"decode: a token each over {load.decode.cached} in the cache", prediction.decode))
+    heads = (f"{shape.name} ({shape.model_type}, {prediction.dtype}): {work}{ranks}", basis)
+    return [*(Text(body=head) for head in heads), *tables, Text(body=_summary(prediction))]
+
+
+def _summary(prediction: Prediction) -> str:
+    ttft = f"TTFT {_number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
+    tpot = "" if prediction.tpot_ms is None else f", TPOT {_number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
+    rest = f"E2E {_number(prediction.e2e_ms)} ms, {_number(prediction.output_tokens_per_s)} tokens/s"
+    return f"predicted: {ttft}{tpot}, {rest} (operators alone, excluding the engine around them)"
+
+
+def _between(bounds_ms: tuple[float, float] | None) -> str:
+    return "" if bounds_ms is None else f" ({_number(bounds_ms[0])} – {_number(bounds_ms[1])})"
+
+
+def _pass(title: str, parts: Sequence[Part]) -> Table:
+    total_us = sum(part.total_us for part in parts)
+    rows = [
+        (
+            *(part.step.part, part.step.op, str(part.step.calls), _number(part.price.call_us)),
+            *(_number(part.total_us / 1000), f"{part.total_us / total_us:.1%}"),
+            " ".join(word for word in (part.price.source, part.price.provider and f"({part.price.provider})") if word),
+            part.price.remark,
+        )
+        for part in parts
+    ]
+    rows.append(("total", "", "", "", _number(total_us / 1000), "100%", "", ""))
+    columns = ("operator", "is", "calls", "µs each", "ms", "part", "from", "remark")
+    return Table(title=title, columns=columns, rows=rows, spare=("is", "remark"))
+
+
+def check_sections(checked: Checked) -> list[Section]:
+    """Predicted beside measured, with the error; how it was measured."""
+    table = Table(
+        title=f"beside {checked.engine} on this machine ({checked.device}, {checked.dtype})",
+        columns=("", "predicted", "measured (mean)", "95% interval", "error"),
+        rows=[_compared(figure) for figure in checked.figures],
+        note="error = predicted / measured − 1; it includes what the engine adds (scheduler, tokenizer, Python)",
+    )
+    notes = [Text(body=note, style="note") for note in checked.notes]
+    return [table, *notes, *(Text(body=line, style="code") for line in (" ".join(checked.command), str(checked.run)))]
+
+
+def _compared(figure: Compared) -> tuple[str, ...]:
+    interval = "–" if figure.low is None or figure.high is None else f"{_number(figure.low)} – {_number(figure.high)}"
+    predicted, measured = (f"{_number(value)} {figure.unit}" for value in (figure.predicted, figure.measured))
+    return figure.name, predicted, measured, interval, f"{figure.error:+.1%}"
+
+
+def _number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 100 else f"{value:.3g}"

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from bytemlperf.lazy import torch
 from micro.operators import attention
-from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, several
-from micro.operators.dtypes import torch_dtype
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, several, torch_dtype
 from micro.providers.contract import Kernel, Provider, Refused
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ group `bytemlperf.micro_providers` (entry-point name = provider's name).
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 from micro.operators.contract import Args, Operator, Run, Tensors
@@ -43,3 +45,23 @@ class Provider(NamedTuple):
     build: Callable[[Operator, Args, str], Kernel]
     packages: tuple[str, ...] = ("torch",)
     needs: tuple[str, ...] = ("torch",)
+
+
+def need_package(module: str, name: str) -> Path:
+    """The module's folder. Raises Refused where it isn't installed."""
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise Refused(f"{name} is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def need_gpu(device: str, name: str) -> None:
+    """Raises Refused on a CPU."""
+    if not device.startswith("cuda"):
+        raise Refused(f"{name} is for GPUs")
+
+
+def need_dtype(dtype: str, known: tuple[str, ...], name: str) -> None:
+    """Raises Refused for another one."""
+    if dtype not in known:
+        raise Refused(f"{name} has no {dtype} here")

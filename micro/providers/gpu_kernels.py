@@ -9,12 +9,10 @@ from typing import Any
 
 from bytemlperf.lazy import torch
 from micro.operators.attention import ATTENTION, compute_type
-from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors
-from micro.operators.dtypes import torch_dtype
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors, torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Provider, Refused
-from micro.providers.installed import need_dtype, need_gpu, need_package
+from micro.providers.contract import Kernel, Provider, Refused, need_dtype, need_gpu, need_package
 
 HALVES = ("bfloat16", "float16")
 FLASH_PAGE = 256

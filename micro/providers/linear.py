@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bytemlperf.lazy import torch
+from bytemlperf.lazy import numpy, torch
 from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
 from micro.operators.gemm import group_sizes
 from micro.providers.contract import Kernel, Provider, Refused
@@ -76,8 +76,6 @@ def _packed_groups(args: Args) -> Kernel:
 
 def numpy_blas(operator: Operator, args: Args, device: str) -> Kernel:
     """Products in float32 and float64 through numpy: another library, another thread pool, the same tensors' memory."""
-    import numpy
-
     if operator.name not in NUMPY:
         raise Refused(f"the numpy control computes {', '.join(NUMPY)}, not {operator.name}")
     if device != "cpu":

@@ -11,12 +11,10 @@ from functools import cache
 from typing import Any
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors
-from micro.operators.dtypes import torch_dtype
+from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors, torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Provider, Refused
-from micro.providers.installed import need_dtype, need_package
+from micro.providers.contract import Kernel, Provider, Refused, need_dtype, need_package
 
 NAME = "vLLM"
 HALVES = ("bfloat16", "float16", "float32")

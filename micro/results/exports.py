@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.report.text import guard_formula
-from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.files import damage_said, writing
+from bytemlperf.runs.folder import read_run_of
 from bytemlperf.runs.records import RunRecords
 from micro.cases.case import Arguments
 from micro.registry import OPERATORS
@@ -35,9 +34,7 @@ def export_run(folder: Path, paths: Iterable[Path]) -> None:
     for path in paths:
         if path.suffix not in WRITERS:
             raise UserError(f"--out {path} has no known ending", f"name a file that ends in {' or '.join(WRITERS)}")
-    run = read_run_json(folder)
-    if run.get("kind") != "micro":
-        raise UserError(f"{folder} is a run of kind {run.get('kind')}", "name a run of bmp micro")
+    run = read_run_of(folder, "micro", "name a run of bmp micro")
     with damage_said(folder):
         rows = last_rows(RunRecords(folder, Row))
         for path in paths:
@@ -61,7 +58,7 @@ def write_jsonl(path: Path, run: Mapping[str, Any], rows: Iterable[Row]) -> None
     """One object a line. Raises UserError."""
     sku = sku_name(run)
     lines = b"".join(msgspec.json.encode(xpu_perf_row(row, sku)) + b"\n" for row in rows)
-    with _writing(path):
+    with writing(path, "give a file in a folder that you can write"):
         path.write_bytes(lines)
 
 
@@ -71,7 +68,7 @@ def write_csv(path: Path, run: Mapping[str, Any], rows: Iterable[Row]) -> None:
     lines = [xpu_perf_row(row, sku) for row in rows]
     arguments = list(dict.fromkeys(name for line in lines for name in line.arguments))
     targets = list(dict.fromkeys(name for line in lines for name in line.targets))
-    with _writing(path), path.open("w", encoding="utf-8", newline="") as file:
+    with writing(path, "give a file in a folder that you can write"), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sku_name", "op_name", "provider", *arguments, *targets, "case_status", "reason"])
         for line in lines:
@@ -153,14 +150,6 @@ def _cell(value: object) -> object:
     if isinstance(value, list | dict):
         return json.dumps(value)
     return guard_formula(value) if isinstance(value, str) else value
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}", "give a file in a folder that you can write") from None
 
 
 WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}

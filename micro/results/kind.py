@@ -12,9 +12,8 @@ from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from micro.cases.case import Case
-from micro.measure.timing import Latency, Timed, latency_of, metric_of
-from micro.results.conditions import FRESH, conditions
-from micro.results.sections import sections, terminal_sections
+from micro.measure.timing import Timed, latency_of, metric_of
+from micro.results.sections import FRESH, conditions, sections, terminal_sections
 from micro.roofline import MEASURED, above_peak
 from micro.sweep.row import STATUSES, Row, Status, last_rows
 
@@ -45,6 +44,9 @@ class MicroKind(RunKind):
         ok = [row for row in rows if row.status == "ok"]
         failed = [f"{row.key}: {row.reason}" for row in rows if row.status == "failed"]
         noisy = [f"{row.key}: {row.noise}" for row in ok if row.noise != "steady"]
+        # A case that is faster than the measured peak says that the peak is low, or that a cache answered.
+        shares = [(row.key, share) for row in ok if (share := above_peak(row))]
+        above = [f"{key}: {share:.0%} of it ({name}); {FRESH}" for key, (share, name) in shares]
         verdict, why = _verdict(ok, counts)
         return {
             "verdict": "invalid" if missing else verdict,
@@ -52,7 +54,7 @@ class MicroKind(RunKind):
             "warnings": [
                 *_few("failed", failed),
                 *_few("not steady", noisy, MAX_NOISY),
-                *_few("above the measured peak", _above_peak(ok), 3),
+                *_few("above the measured peak", above, 3),
             ],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
             "metrics": {f"{row.key} latency": msgspec.to_builtins(metric_of(_timed(row))) for row in ok},
@@ -114,12 +116,6 @@ def _verdict(ok: Sequence[Row], counts: Counter[Status]) -> tuple[VerdictName, l
     return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
 
 
-def _above_peak(rows: Sequence[Row]) -> list[str]:
-    """A case that is faster than the measured peak says that the peak is low, or that a cache answered."""
-    shares = [(row.key, above) for row in rows if (above := above_peak(row))]
-    return [f"{key}: {share:.0%} of it ({name}); {FRESH}" for key, (share, name) in shares]
-
-
 def _timed(row: Row) -> Timed:
     """Raises ValueError for a measured case without samples."""
     if row.timed is None:
@@ -151,19 +147,12 @@ def _figures(row: Row, *, headline: bool) -> list[Figure]:
     for metric, unit, name in RATES:
         rate = getattr(row, name)
         if rate is not None:
-            low, high = _turned(latency, rate)
+            low, high = latency.rate_bounds(rate) or (None, None)
             figures.append(Figure(key=key, metric=metric, unit=unit, value=rate, better="higher", low=low, high=high, count=latency.n))
     for name, share in (row.efficiency or {}).items():
         if name in (f"roof_{MEASURED}", f"cbu_{MEASURED}"):
             figures.append(Figure(key=key, metric="of the measured peak", unit="%", value=share * 100, better="higher", count=latency.n))
     return figures
-
-
-def _turned(latency: Latency, rate: float) -> tuple[float | None, float | None]:
-    """The interval of a rate at the median: the latency's, upside down."""
-    if latency.ci95_low is None or latency.ci95_high is None or not latency.ci95_low:
-        return None, None
-    return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
 
 
 def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]:

@@ -1,9 +1,9 @@
-"""The page's part of a micro run: rooflines, latency over shapes, bandwidth over size, every row."""
+"""The page's part of a micro run: rooflines, latency over shapes, bandwidth over size, every row, the machine's condition."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,6 @@ import msgspec
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
 from bytemlperf.runs.kinds import Plot, Section, Text
 from micro.peaks.record import Peaks, roofs_of
-from micro.results.conditions import conditions
 from micro.results.table import LEGEND, ROWS, operator_tables
 from micro.roofline import MEASURED, SHEET, Roof
 from micro.sweep.row import Row
@@ -50,7 +49,7 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     ridges = [ridge for roof in roofs.values() if (ridge := roof.ridge(dtype))]
     low, high = min([*intensities, *ridges]) / 3, max([*intensities, *ridges]) * 3
     data: list[dict[str, Any]] = [
-        trace for place, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, place)
+        trace for order, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, order)
     ]
     for number, op in enumerate(dict.fromkeys(row.op for row in rows)):
         group = [row for row in rows if row.op == op]
@@ -74,7 +73,7 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     )
 
 
-def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, place: int) -> list[dict[str, Any]]:
+def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, number: int) -> list[dict[str, Any]]:
     ridge = roof.ridge(dtype)
     points = sorted({low, high, *([ridge] if ridge and low < ridge < high else [])})
     values = [roof.attainable_flops_per_s(dtype, point) for point in points]
@@ -82,7 +81,7 @@ def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, plac
         return []
     title = "measured peaks" if name == MEASURED else f"data sheet: {roof.source}" if name == SHEET else name
     heights = [value / 1e12 for value in values if value is not None]
-    curve = line(title, points, heights, width=2, dash="solid" if name == MEASURED else "dash", color=f"@{place}")
+    curve = line(title, points, heights, width=2, dash="solid" if name == MEASURED else "dash", color=f"@{number}")
     return [curve | {"hoverinfo": "skip"}]
 
 
@@ -141,9 +140,9 @@ def _short(value: float) -> str:
 
 def _by_rest(rows: Sequence[Row], named: tuple[str, str]) -> Iterable[tuple[str, list[Row]]]:
     groups: dict[str, list[Row]] = {}
-    told = {*named, *(name for axis in named for name in _bound_to(rows, axis))}
+    named_axes = {*named, *(name for axis in named for name in _bound_to(rows, axis))}
     for row in rows:
-        rest = " ".join(f"{name}={value}" for name, value in row.args.items() if name not in told)
+        rest = " ".join(f"{name}={value}" for name, value in row.args.items() if name not in named_axes)
         groups.setdefault(rest, []).append(row)
     return groups.items()
 
@@ -206,7 +205,7 @@ def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) ->
         ordered = sorted(rows, key=_link_bytes)
         sizes += map(_link_bytes, ordered)
         rates = [row.bus_bw_gbs or 0.0 for row in ordered]
-        bounds = [_rate_bounds(row) for row in ordered]
+        bounds = [row.latency.rate_bounds(row.bus_bw_gbs or 0.0) for row in ordered]
         data.append(bounded_line(name, sizes[-len(rows) :], rates, bounds, "%{x:.4s}B: %{y:.3g} GB/s", color=f"@{number % 8}"))
     if peak_gbs is not None and len(set(sizes)) > 1:
         data.append(line("link's measured peak", [min(sizes), max(sizes)], [peak_gbs] * 2, dash="dash", width=1))
@@ -215,14 +214,6 @@ def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) ->
     alt = f"bus bandwidth of {op} over the tensor's size, {len(curves)} curves"
     note = "Of the slowest rank, at the median, with its 95 % interval. Bus factors: docs/collectives.md."
     return Plot(title=op, group=LINKS, half=len(curves) > 0, data=data, layout=layout, alt=alt, note=note)
-
-
-def _rate_bounds(row: Row) -> tuple[float, float] | None:
-    """The rate's interval: the latency's, upside down."""
-    latency, rate = row.latency, row.bus_bw_gbs or 0.0
-    if not latency.ci95_low or not latency.ci95_high:
-        return None
-    return rate * latency.p50 / latency.ci95_high, rate * latency.p50 / latency.ci95_low
 
 
 def _link_bytes(row: Row) -> float:
@@ -242,3 +233,51 @@ def terminal_sections(summary: dict[str, Any], rows: Sequence[Row]) -> list[Sect
     """A table an operator, the machine's condition, and how many cases ended how."""
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
     return [*operator_tables(rows), *(Text(body=line, style="note") for line in summary["conditions"]), Text(body=counts)]
+
+
+BUSY_CPUS = 0.1
+BUSY_PEAK_CPUS = 0.5
+FRESH = "measure them again on a quiet machine with --peaks fresh"
+
+
+def conditions(run: Mapping[str, Any], ok: Sequence[Row]) -> list[str]:
+    """Under what conditions the rows were measured, in sentences."""
+    sentences = []
+    settings = run["config"]["settings"]
+    if settings.get("device") == "cpu":
+        threads = settings.get("threads")
+        sentences.append(f"threads: {threads or 'the library decides'} ({settings.get('threads_from') or 'as asked'})")
+    allocations = {hello["allocation"] for hello in ((run.get("end") or {}).get("runners") or {}).values() if hello.get("allocation")}
+    sentences += [f"memory of results: {allocation}" for allocation in sorted(allocations)]
+    if run.get("peaks"):
+        peaks = msgspec.convert(run["peaks"], Peaks)
+        sentences.append("measured peaks: " + (peaks_sentence(peaks) or "none"))
+        busy = [peak for peak in peaks.every if (peak.others_cpus or 0.0) > BUSY_PEAK_CPUS]
+        if busy:
+            sentences.append(
+                f"{len(busy)} of {len(peaks.every)} peaks were measured while other processes were busy, and may be low: {FRESH}"
+            )
+        sentences += [f"no measured peak of {what}: {reason}" for what, reason in peaks.missing.items()]
+    if run.get("sheet"):
+        sentences.append(f"data sheet: {run['sheet'].get('source')}")
+    timed = [row.timed for row in ok if row.timed is not None]
+    if timed:
+        sampling_s, warm_up_s = sum(part.sampling_s for part in timed), sum(part.warm_up_s for part in timed)
+        total_s = sum(row.duration_s or 0.0 for row in ok)
+        sentences.append(f"{sampling_s:.1f} s of sampling and {warm_up_s:.1f} s of warm-up in {total_s:.1f} s of measured cases")
+    others_cpus = [used for row in ok if row.conditions and (used := row.conditions.others_cpus or 0.0) > BUSY_CPUS]
+    if others_cpus:
+        sentences.append(
+            f"other processes were busy in {len(others_cpus)} of {len(ok)} measured cases, with up to {max(others_cpus):.1f} CPUs"
+        )
+    return sentences
+
+
+def peaks_sentence(peaks: Peaks) -> str:
+    """ "float32 0.35 TFLOP/s, stream_triad 12 GB/s, link 4.6 GB/s; of 2026-11-24 12:00"."""
+    parts = [f"{dtype} {peak.per_s / 1e12:.3g} TFLOP/s" for dtype, peak in sorted(peaks.flops.items())]
+    parts += [f"{name} {peak.per_s / 1e9:.3g} GB/s" for name, peak in peaks.memory.items()]
+    if peaks.link:
+        parts.append(f"link {peaks.link.per_s / 1e9:.3g} GB/s")
+    days = sorted({peak.measured_at[:16].replace("T", " ") for peak in peaks.every})
+    return ", ".join(parts) + (f"; of {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from typing import IO, Self
+from typing import IO
 
 import msgspec
 
@@ -74,10 +74,8 @@ class WorkerChild:
         status = child.status()
         if status is None:
             return f"the worker closed its pipe while {self.stage}"
-        memory = " (memory ran out?)" if status == -signal.SIGKILL else ""
-        how = f"exit status {status}" if status >= 0 else f"killed by {signal_name(-status)}{memory}"
         words = child.last_words()
-        return f"crashed while {self.stage}: {how}" + (f"; {words}" if words else "")
+        return f"crashed while {self.stage}: {how_it_ended(status)}" + (f"; {words}" if words else "")
 
     def close(self) -> None:
         """End the worker, whatever it is doing."""
@@ -86,8 +84,9 @@ class WorkerChild:
                 resource.close()
         self._child = self._log = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    return f"killed by {signal_name(-status)}" + (" (memory ran out?)" if status == -signal.SIGKILL else "")

@@ -15,16 +15,15 @@ import msgspec
 
 from micro.cases.case import Case
 from micro.collectives.runner import RanksRunner
-from micro.measure.conditions import Conditions, Snapshot, between, snapshot
-from micro.measure.estimate import Estimate, Rates, estimate, rate_name
+from micro.measure.conditions import between, snapshot
+from micro.measure.estimate import COLD_CACHES, Estimate, Rates, estimate, rate_name
 from micro.measure.messages import Hello, Job, Outcome
-from micro.measure.timing import Rules
-from micro.operators.contract import Operator
+from micro.measure.timing import Rules, Timed, latency_of, noise_of
+from micro.operators.contract import Cost, Operator
 from micro.peaks.machine import FROM_ENVIRONMENT
 from micro.registry import OPERATORS
-from micro.roofline import Roof
+from micro.roofline import MEASURED, Roof, efficiency, too_fast
 from micro.sweep.child import WorkerChild
-from micro.sweep.outcome import measured_row
 from micro.sweep.row import Row, plain_row
 
 
@@ -95,8 +94,8 @@ class Sweep:
         """All of them, in order. Raises UserError when a runner doesn't come up, or the disk is full."""
         began = self._now_s()
         try:
-            for place, case in enumerate(cases):
-                self._begins(case, place)
+            for number, case in enumerate(cases):
+                self._begins(case, number)
                 self._keep(self._one(case, self._now_s() - began))
         finally:
             for runner in self._runners.values():
@@ -125,24 +124,55 @@ class Sweep:
         before = snapshot(settings.device)
         outcome = runner.run(self._job(case), settings.max_case_s)
         if outcome.timed is not None and outcome.conditions is None:
-            outcome = msgspec.structs.replace(outcome, conditions=_whole_case(before, settings.device))
-        row = measured_row(
-            case,
-            settings.device,
-            outcome,
-            cost,
-            estimate=expected,
-            precision=settings.rules.precision,
-            cache_bytes=settings.cache_bytes,
-            duration_s=self._now_s() - began,
-            threads=self.hellos[operator.runner].threads,
-            roofs=self._roofs,
-        )
+            # A runner that takes no readings of its own (several ranks): from set-up to end, without what can't be told from here,
+            # which CPU time was the ranks' and which was others'.
+            whole = msgspec.structs.replace(between(before, snapshot(settings.device)), others_cpus=None)
+            outcome = msgspec.structs.replace(outcome, conditions=whole)
+        row = self._row(case, outcome, cost, expected, self._now_s() - began)
         if row.status == "ok" and row.latency_us is not None and outcome.timed is not None and row.duration_s is not None:
             rates.learn(rate_name(operator, cost, case.provider), expected.call_s, row.latency_us.min / 1e6)
             timing_s = outcome.timed.warm_up_s + outcome.timed.sampling_s
             rates.learn_case(timing_s=timing_s, setup_s=max(0.0, row.duration_s - timing_s), setup_bytes=expected.setup_bytes)
         return row
+
+    def _row(self, case: Case, outcome: Outcome, cost: Cost, expected: Estimate, duration_s: float) -> Row:
+        """Of a case that a runner was given, however it ended: rates from the analytic cost, shares of the peaks, what the caches held."""
+        settings, timed = self._settings, outcome.timed
+        io_bytes = cost.read_bytes + cost.write_bytes
+        row = msgspec.structs.replace(
+            plain_row(case, settings.device, outcome.status, outcome.reason, expected),
+            note=outcome.note,
+            flops=cost.flops,
+            flops_dtype=cost.flops_dtype,
+            read_bytes=cost.read_bytes,
+            write_bytes=cost.write_bytes,
+            bytes=io_bytes,
+            intensity=cost.flops / io_bytes if io_bytes else None,
+            ranks=outcome.ranks,
+            skew=outcome.skew,
+            check=outcome.checked,
+            timed=timed,
+            threads=self.hellos[OPERATORS[case.op].runner].threads,
+            conditions=outcome.conditions,
+            duration_s=round(duration_s, 3),
+        )
+        if timed is None:
+            return row
+        latency = latency_of(timed)
+        nanoseconds, link_bytes = latency.p50 * 1000, outcome.link_bytes or 0
+        row = msgspec.structs.replace(
+            row,
+            latency_us=latency,
+            noise=noise_of(timed, settings.rules.precision),
+            tflops=cost.flops / nanoseconds / 1000 if nanoseconds and cost.flops else None,
+            mem_bw_gbs=io_bytes / nanoseconds if nanoseconds and io_bytes else None,
+            alg_bw_gbs=link_bytes / nanoseconds if nanoseconds and link_bytes else None,
+            bus_bw_gbs=link_bytes * (outcome.bus_factor or 1.0) / nanoseconds if nanoseconds and link_bytes else None,
+            buffers=_buffers(timed, cost, settings.cache_bytes),
+        )
+        wrong = too_fast(self._roofs[MEASURED], row) if MEASURED in self._roofs else ""
+        row = msgspec.structs.replace(row, efficiency=efficiency(self._roofs, row))
+        return msgspec.structs.replace(row, status="failed", reason=wrong) if wrong else row
 
     def _job(self, case: Case) -> Job:
         settings = self._settings
@@ -181,12 +211,6 @@ class Sweep:
         return ""
 
 
-def _whole_case(before: Snapshot, device: str) -> Conditions:
-    """For a runner that takes no readings of its own (several ranks): from set-up to end. Which CPU time was
-    the ranks' and which was others' can't be told from here."""
-    return msgspec.structs.replace(between(before, snapshot(device)), others_cpus=None)
-
-
 BUDGET_SPENT = "the budget is spent"
 
 
@@ -195,3 +219,12 @@ def _size(count: int) -> str:
     if size < 0.1:
         return f"{count / 2**20:.3g} MiB"
     return f"{size:,.0f} GiB" if size >= 100 else f"{size:.3g} GiB"
+
+
+def _buffers(timed: Timed, cost: Cost, cache_bytes: int) -> str:
+    """What the caches held, in words: part of the figure's meaning."""
+    if timed.buffer_sets == 1:
+        return "hot: one set of buffers"
+    total = timed.buffer_sets * cost.read_bytes
+    what = f"{timed.buffer_sets} sets of inputs in turn, {total / 2**20:.0f} MiB"
+    return f"cold: {what}" if total >= COLD_CACHES * cache_bytes else f"warm: {what}, for a cache of {cache_bytes / 2**20:.0f} MiB"

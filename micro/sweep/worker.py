@@ -14,14 +14,24 @@ import msgspec
 
 from bytemlperf.child.inside import die_with_parent, first_out_of_memory, messages
 from bytemlperf.lazy import torch
-from micro.measure.audit import SEEDS_APART, changed, copied, judged, last_call, new_values, unusual, value_sets
 from micro.measure.conditions import between, pinning, snapshot
-from micro.measure.correctness import Checked, check_outputs
+from micro.measure.correctness import (
+    SEEDS_APART,
+    Checked,
+    changed,
+    check_outputs,
+    copied,
+    judged,
+    last_call,
+    new_values,
+    unusual,
+    value_sets,
+)
 from micro.measure.estimate import FIRST_CHECKED_BYTES, buffer_sets
 from micro.measure.messages import Hello, Job, Outcome, Stage, StageName, in_words
 from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
 from micro.operators.contract import Maker, Operator, Outputs, Tensors
-from micro.peaks.machine import allocation, give_back_memory
+from micro.peaks.machine import allocation, device_facts, give_back_memory
 from micro.providers.contract import Refused
 from micro.providers.registry import find_provider
 from micro.registry import find_operator
@@ -116,17 +126,12 @@ def _hello(threads: int, device: str) -> Hello:
     if threads:
         torch.set_num_threads(threads)
     flops_per_s, bytes_per_s = _rates(device)
-    name, memory = "CPU", 0
-    if device != "cpu":
-        properties = torch.cuda.get_device_properties(device)
-        name, memory = properties.name, int(properties.total_memory)
     return Hello(
         flops_per_s=flops_per_s,
         bytes_per_s=bytes_per_s,
         threads=torch.get_num_threads(),
         affinity=sorted(os.sched_getaffinity(0)),
-        device_name=name,
-        device_memory_bytes=memory,
+        **device_facts(device),
         timer_overhead_ns=_stopwatch(device).overhead_ns,
         libraries={
             "torch": str(torch.__version__),

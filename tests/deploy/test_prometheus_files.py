@@ -13,9 +13,9 @@ import yaml
 
 from bytemlperf.export.prometheus import Exporter
 from bytemlperf_llm.live.metrics import FAMILIES as LLM
-from general_perf.job.live import FAMILIES as GENERAL
+from general_perf.job.sweep import FAMILIES as GENERAL
 from micro.command.live import families as micro_families
-from training.watch.metrics import FAMILIES as TRAINING
+from training.watch.live import FAMILIES as TRAINING
 
 ALL = (*LLM, *micro_families(), *GENERAL, *TRAINING)
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -12,8 +12,8 @@ from general_perf.backends.contract import CompileOptions, SourceModel
 from general_perf.backends.torch_int8 import torchao_in_sight
 from general_perf.card import Card, zoo
 from general_perf.datasets.inputs import make_inputs
-from general_perf.job.job import Job
-from general_perf.job.reporter import Reporter
+from general_perf.job.child import Reporter
+from general_perf.job.records import Job
 
 
 def torchao_is_here() -> bool:

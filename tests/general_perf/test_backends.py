@@ -18,8 +18,7 @@ from general_perf.command.plan import plan
 from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError, classify
 from general_perf.job.worker import check_precision
-from general_perf.measure.numerics import compare, verdict
-from general_perf.measure.reference import reference_of
+from general_perf.measure.numerics import compare, reference_of, verdict
 from general_perf.zoo.source import build
 from tests.general_perf.models import options, own, source, torchao_is_here
 

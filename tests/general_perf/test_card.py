@@ -11,7 +11,7 @@ from bytemlperf.errors import UserError
 from general_perf.card import PUBLISHED, Architecture, find_cards, load_card, zoo
 from general_perf.datasets.inputs import make_inputs
 from general_perf.failures import StageError
-from general_perf.zoo.classes import config_class, model_class
+from general_perf.zoo.modules import config_class, model_class
 
 GOOD = """\
 name: mine

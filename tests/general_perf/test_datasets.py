@@ -10,12 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from general_perf.card import zoo
-from general_perf.datasets.contract import Dataset, spread
+from general_perf.datasets.contract import Dataset, answer_all, spread
 from general_perf.datasets.files import Settings, features
 from general_perf.datasets.registry import load_dataset
 from general_perf.datasets.tabular import digits_split
 from general_perf.failures import StageError
-from general_perf.measure.accuracy import answer_all
 from general_perf.zoo import train
 
 SETTINGS = Settings(target_labels_space=[], block_size=4096, beg_size=4, end_size=4, padding_token=256)

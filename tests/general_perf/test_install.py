@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bytemlperf.errors import UserError
-from general_perf.usability import install as installing
+from general_perf.usability import installed as installing
 from tests.general_perf.vendor import install as install_vendor
 
 PAYLOAD_BYTES = 50_000

@@ -7,7 +7,7 @@ import pytest
 
 from bytemlperf.arrivals.processes import bounded, offsets_ns
 from general_perf.job.records import PerformanceRecord
-from general_perf.measure.open_loop import faults, offered
+from general_perf.measure.performance import faults, offered
 from general_perf.results.kind import KIND
 
 JOB = "digits-resnet/openvino/fp32"

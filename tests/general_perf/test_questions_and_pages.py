@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from general_perf.card import zoo
 from general_perf.datasets import pages, questions
+from general_perf.datasets.contract import answer_all
 from general_perf.datasets.questions import NOTHING, Feature
 from general_perf.datasets.registry import load_dataset
 from general_perf.datasets.text import language_tokenizer
 from general_perf.failures import StageError
 from general_perf.job import stages
-from general_perf.measure.accuracy import answer_all
 from tests.general_perf.models import reporter
 
 WORDS = ["<end>", "red", "blue", "mat"]

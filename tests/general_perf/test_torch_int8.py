@@ -11,10 +11,10 @@ import torch
 
 from general_perf.backends.contract import LoadOptions
 from general_perf.backends.registry import backend
+from general_perf.datasets.contract import answer_all
 from general_perf.datasets.inputs import make_inputs
 from general_perf.datasets.registry import load_dataset
 from general_perf.failures import StageError, classify
-from general_perf.measure.accuracy import answer_all
 from tests.general_perf.models import options, own, source, torchao_is_here
 
 needs_torchao = pytest.mark.skipif(not torchao_is_here(), reason="torchao (the extra general-int8) is not installed")

@@ -9,7 +9,7 @@ import pytest
 
 from micro.cases.case import validate
 from micro.command.check import CHEAT_RULES, CHEATED
-from micro.measure.audit import TRIES
+from micro.measure.correctness import TRIES
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import CpuStopwatch, Rules
 from micro.providers.cheats import CHEATS
@@ -99,7 +99,7 @@ def test_what_computes_is_not_accused(provider: str, op: str, given: dict[str, A
     ],
 )
 def test_the_last_call_is_held_against_the_median_and_tried_again(call_ns: Callable[[int], int], fault: str) -> None:
-    from micro.measure.audit import last_call
+    from micro.measure.correctness import last_call
 
     given, values = (torch.zeros(8), torch.arange(8)), (torch.ones(8), torch.arange(8))
     clock = VirtualStopwatch(call_ns)
@@ -109,7 +109,7 @@ def test_the_last_call_is_held_against_the_median_and_tried_again(call_ns: Calla
 
 
 def test_an_overwritten_input_is_named() -> None:
-    from micro.measure.audit import changed
+    from micro.measure.correctness import changed
 
     nan = torch.tensor([float("nan")])
     assert changed((nan, torch.ones(2)), (nan.clone(), torch.ones(2)), set()) == ""

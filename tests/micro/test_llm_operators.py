@@ -14,7 +14,7 @@ from micro.cases.case import BadCase, validate
 from micro.cases.workload_file import expand
 from micro.measure.correctness import check_outputs
 from micro.measure.estimate import Rates, estimate
-from micro.operators import attention, kv_cache, llm_norm, product, quantise
+from micro.operators import attention, kv_cache, llm_norm, product
 from micro.operators.contract import Maker, Operator
 from micro.operators.routing import Routing, spread
 from micro.registry import OPERATORS
@@ -92,7 +92,7 @@ def _scaled_by_128(x: Any, smooth: Any) -> Any:
 
 
 def _not_smoothed(x: Any, smooth: Any) -> Any:
-    return quantise.quantise(x.float(), torch.ones_like(smooth), "int8")
+    return product.quantise(x.float(), torch.ones_like(smooth), "int8")
 
 
 def _by_tensor(x: Any, smooth: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from micro.cases.case import BadCase, validate
-from micro.cases.workload_file import expand
+from micro.cases.selection import basic_cases
 from micro.measure.correctness import check_outputs
 from micro.operators.contract import Maker, Operator, Sample, Tolerance
 from micro.registry import OPERATORS
@@ -24,11 +24,11 @@ def cases() -> list[Any]:
     for operator in OPERATORS.values():
         if operator.runner != "worker":
             continue
-        for basic in operator.basic:
-            for args in expand(basic):
-                small = {name: min(value, SMALL[name]) if name in SMALL else value for name, value in args.items()}
-                checked = validate(operator, small)
-                found[operator.name, repr(checked)] = pytest.param(operator, checked, id=f"{operator.name}-{len(found)}")
+        assert basic_cases(operator.name), f"{operator.name} has no case in the basic suite"
+        for args in basic_cases(operator.name):
+            small = {name: min(value, SMALL[name]) if name in SMALL else value for name, value in args.items()}
+            checked = validate(operator, small)
+            found[operator.name, repr(checked)] = pytest.param(operator, checked, id=f"{operator.name}-{len(found)}")
     return list(found.values())
 
 

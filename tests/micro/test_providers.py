@@ -91,7 +91,7 @@ def test_what_a_provider_lacks_is_refused_with_a_reason(provider: str, op: str, 
 
 @pytest.mark.parametrize("name", ["vllm", "triton", "flash_attn", "flashinfer"])
 def test_an_absent_package_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("micro.providers.installed.find_spec", lambda _module: None)
+    monkeypatch.setattr("micro.providers.contract.find_spec", lambda _module: None)
     operator = OPERATORS["rms_norm"]
     with pytest.raises(Refused, match="is not installed"):
         find_provider(name).build(operator, validate(operator, {"batch_size": 1, "dim_size": 1}), "cpu")

@@ -15,8 +15,7 @@ from bytemlperf.runs.suite import SuiteRun, summarise_suite, verify_suite
 from tests.micro.made import run_and_records
 from tests.runs.made_run import change_record, made_anew, made_run
 from training.results.checks import against_plan
-from training.results.history import History
-from training.results.records import Record
+from training.results.records import History, Record
 
 FILES = ("records.jsonl", "run.json", "summary.json", "checksums.json")
 

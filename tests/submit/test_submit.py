@@ -17,8 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.submit.check import check_submission
 from bytemlperf.submit.rules import MIN_MODELS, PUBLISHED_SIZE, REGULAR_MODELS, locked
 from general_perf.card import Architecture, zoo
-from general_perf.job.job import Job, job_id
-from general_perf.job.records import SparsityRecord
+from general_perf.job.records import Job, SparsityRecord, job_id
 from general_perf.results.kind import KIND
 from tests.submit.made import DECLARATION, accepted, general_run, submission  # noqa: F401
 

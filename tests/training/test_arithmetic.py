@@ -9,16 +9,15 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bytemlperf.child.ranks import bus_factor
 from bytemlperf.errors import UserError
+from training.command.reference import micro_collectives
 from training.plan.layout import Layout
 from training.plan.memory import estimate
 from training.plan.plan import default_threads
-from training.plan.traffic import bus_factor
 from training.rank.loop import memory
 from training.rank.trace import exposed, spans, union
-from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of
-from training.results.convergence import largest_relative_error, reached, spikes
-from training.results.micro_reference import micro_collectives
+from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of, largest_relative_error, reached, spikes
 from training.results.summary import micro_point as communication_of
 from training.workload import flops, workload
 
@@ -138,8 +137,7 @@ def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
 
 def test_a_repeated_run_must_have_the_same_bits() -> None:
     from training.results.checks import run_checks
-    from training.results.history import History
-    from training.results.records import EndRecord
+    from training.results.records import EndRecord, History
 
     end = EndRecord(attempt=0, why="steps done", next_step=2, state_sha256="a", at_ns=1)
     history = History([end])

@@ -22,8 +22,7 @@ from training.command.resume import resume_train
 from training.plan.flags import Flags, Output
 from training.plan.layout import Layout
 from training.plan.plan import PLAN_NAME, make_plan
-from training.results.history import History
-from training.results.records import Record
+from training.results.records import History, Record
 from training.workload import workload
 from training.workload.corpus import prepare_corpus
 

@@ -10,10 +10,9 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import verify_suite
 from tests.training.conftest import Ran, bmp
 from training.plan.flags import Flags
-from training.results.study_records import PointRecord
-from training.results.study_summary import pooled
+from training.results.study_summary import PointRecord, pooled
 from training.studies.model import contention, latency_and_bandwidth, measured_parts, predict
-from training.studies.scale import parse_counts, there_and_back
+from training.studies.study import parse_counts, there_and_back
 
 
 def point(ranks: int, step_ns: float, **changes: object) -> PointRecord:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.suite import SuiteRun
-from training.command.publish import publish
 from training.command.run import begin, prepare
 from training.plan.flags import Flags
 from training.plan.plan import PLAN_NAME, read_plan
-from training.results.history import History
-from training.watch import launch
-from training.watch.launch import stacks
+from training.results.records import History
+from training.watch.follow import hang_sentence, stacks
 
 
 def run_prepare(flags: Flags, argv: list[str]) -> int:
@@ -46,6 +45,6 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
     with run:
         if History(run.records()).end is None:
             hung = stacks(folder)
-            run.fail(launch.hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
+            run.fail(hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
         summary = run.end()
     return publish(folder, summary, quiet=quiet)

@@ -20,15 +20,15 @@ import msgspec
 from msgspec.structs import replace
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import json_of
-from bytemlperf.runs.folder import read_run_json, write_json
+from bytemlperf.runs.files import json_of, writing
+from bytemlperf.runs.folder import read_run_json, read_run_of, write_json
 from bytemlperf.runs.records import RunRecords
+from bytemlperf.units import NS_PER_US
 from training.plan.flags import Flags
 from training.plan.layout import Layout
 from training.plan.plan import PLAN_NAME, read_plan
 from training.results.checks import REFERENCE_STEPS
-from training.results.history import History
-from training.results.records import Record
+from training.results.records import History, Record
 from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
@@ -64,11 +64,11 @@ def find_reference(
 ) -> dict[str, Any] | None:
     """The stored curve that fits, `{why_not}` when the one that was asked for doesn't, None when there is none.
     Raises UserError for a file that is no reference."""
-    wanted = recipe_hash(workload, tokens, trainer, seed, layout)
-    for each in [path] if path else sorted(BUILTIN_FOLDER.glob("*.json")):
-        reference = _read(each)
-        if reference["recipe_sha256"] == wanted:
-            return {"name": each.stem, "losses": reference["losses"]}
+    recipe = recipe_hash(workload, tokens, trainer, seed, layout)
+    for candidate in [path] if path else sorted(BUILTIN_FOLDER.glob("*.json")):
+        reference = _read(candidate)
+        if reference["recipe_sha256"] == recipe:
+            return {"name": candidate.stem, "losses": reference["losses"]}
         if path:
             return {"why_not": f"{path.name} was made with another workload, text, recipe, seed or trainer"}
     if workload.family == "resnet":
@@ -119,16 +119,13 @@ def keep_reference(run_folder: Path, into: Path) -> None:
         "made_with": {"command": _portable(run["command"]), "packages": history.starts[0].packages, "layout": run["config"]["layout"]},
         "losses": losses,
     }
-    try:
+    with writing(into, "name a file in a writable folder"):
         write_json(into, content)
-    except OSError as error:
-        raise UserError(f"{into} can't be written: {error.strerror}", "name a file in a writable folder") from None
 
 
 def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
-    if read_run_json(folder).get("kind") != "training":
-        raise UserError(f"{folder} is not a training run", "give a run folder of: bmp train WORKLOAD --deterministic")
+    read_run_of(folder, "training", "give a run folder of: bmp train WORKLOAD --deterministic")
     plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder, Record))
     then, now = plan.read_workload(), workload
     differing = [
@@ -148,3 +145,30 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
     if history.end is None:
         raise UserError(f"{folder.name} did not complete", "repeat a whole run")
     return {"name": folder.name, "threads": plan.threads, "losses": history.losses, "state_sha256": history.end.state_sha256}
+
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
+
+
+def micro_collectives(folder: Path) -> list[dict[str, Any]]:
+    """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
+    another kind of run, or one that holds none."""
+    read_run_of(folder, "micro", "give a run folder of: bmp micro all_reduce")
+    points = [point for record in RunRecords[dict[str, Any]](folder) if (point := _point(record)) is not None]
+    if not points:
+        raise UserError(f"{folder} holds no measured collective", "measure one with: bmp micro all_reduce")
+    return points
+
+
+def _point(record: dict[str, Any]) -> dict[str, Any] | None:
+    if record.get("op") not in COLLECTIVES or record.get("status") != "ok" or not record.get("bus_bw_gbs"):
+        return None
+    size = record["alg_bw_gbs"] * record["latency_us"]["p50"] * NS_PER_US
+    args = record["args"]
+    return {
+        "op": record["op"],
+        "ranks": args["world_size"],
+        "dtype": args["dtype"],
+        "bytes": round(size),
+        "bus_bw_gbs": record["bus_bw_gbs"],
+    }

@@ -9,17 +9,16 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.files import damage_said, record_logs
 from bytemlperf.runs.folder import refuse_unconfirmed
 from bytemlperf.runs.log import cut_torn_tail
 from bytemlperf.runs.suite import SuiteRun
-from training.command.publish import publish
 from training.command.run import check_packages, choose_device, needed_memory, train_to_end, write_plan
 from training.plan.flags import Output
 from training.plan.plan import Plan
 from training.rank.checkpoint import examine, latest_whole
-from training.results.history import History
-from training.results.records import RANKS_FOLDER, STOP_FILE
+from training.results.records import RANKS_FOLDER, STOP_FILE, History
 from training.workload.corpus import prepare_corpus
 
 

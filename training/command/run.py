@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.child.process import stop
-from bytemlperf.command.console import terminal
+from bytemlperf.command.console import print_table, terminal
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import receivers_for
@@ -21,26 +21,24 @@ from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import nvidia_gpus
 from bytemlperf.report.dashboard import live
+from bytemlperf.report.terminal import publish
+from bytemlperf.runs.files import writing
+from bytemlperf.runs.kinds import Table
 from bytemlperf.runs.suite import SuiteRun
-from training.command.publish import publish
-from training.command.reference import earlier_run, find_reference, keep_reference
+from training.command.reference import earlier_run, find_reference, keep_reference, micro_collectives
 from training.plan.flags import Flags, Output
 from training.plan.layout import Layout, TrainerName
 from training.plan.memory import ESTIMATE_BAND, Estimate, check_memory, estimate, gib
-from training.plan.plan import PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
+from training.plan.plan import PACKAGES, PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
 from training.results.checks import REFERENCE_STEPS
-from training.results.micro_reference import micro_collectives
 from training.results.records import STOP_FILE
-from training.watch import launch
-from training.watch.follow import Follower
-from training.watch.live import TrainingView
-from training.watch.metrics import TrainingMetrics
+from training.watch.follow import KILL_PATIENCE_S, Follower, start
+from training.watch.live import TrainingMetrics, TrainingView
+from training.workload import workload as workloads
 from training.workload.choices import Sharding
 from training.workload.corpus import prepare_corpus, resolve_tokenizer
-from training.workload.flops import forward_formula
+from training.workload.flops import forward_formula, parameters
 from training.workload.workload import Workload, vocabulary
-
-PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
 
 
 class Device(NamedTuple):
@@ -84,9 +82,7 @@ def prepare(flags: Flags) -> Prepared:
 
         examine(flags.resume_from)
     needed = needed_memory(workload, layout, flags.trainer, flags.sharding, device, flags.nproc, check=not flags.skip_memory_check)
-    micro = []
-    if flags.micro_run is not None:
-        micro = micro_collectives(flags.micro_run)
+    micro = [] if flags.micro_run is None else micro_collectives(flags.micro_run)
     earlier = None if flags.rerun_of is None else earlier_run(flags.rerun_of, flags, workload, layout)
     return Prepared(flags, workload, layout, device, needed, micro, earlier)
 
@@ -146,20 +142,19 @@ def begin(prepared: Prepared, argv: list[str]) -> tuple[SuiteRun, Plan]:
 
 def write_plan(plan: Plan) -> None:
     """What the ranks read, into the run folder. Raises UserError."""
-    try:
-        Path(plan.folder, PLAN_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
-    except OSError as error:
-        raise UserError(f"can't write into {plan.folder}: {error.strerror}", "give a folder with enough space with --runs-dir") from None
+    path = Path(plan.folder, PLAN_NAME)
+    with writing(path, "give a folder with enough space with --runs-dir"):
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
 
 
 def _watch(plan: Plan, run: SuiteRun, metrics: TrainingMetrics, *, quiet: bool) -> tuple[str, bool]:
     """Start, follow to the end; a sentence when it failed, and whether the user stopped it."""
-    agent = launch.start(plan)
+    agent = start(plan)
     try:
         with TrainingView(plan, quiet=quiet) as view, _stopping(run.folder, view) as signals:
             failure = Follower(plan, run, agent, [metrics.hear, view.hear]).follow(lambda: len(signals) > 1)
     finally:
-        stop(agent, launch.KILL_PATIENCE_S)
+        stop(agent, KILL_PATIENCE_S)
     if len(signals) > 1:
         raise Interrupted(signals[-1], f"resume with: bmp train resume {run.folder}")
     return failure, bool(signals)
@@ -257,3 +252,18 @@ def run_reference(flags: Flags, out: Path | None, argv: list[str]) -> int:
     keep_reference(folder, path)
     print(path)
     return 0
+
+
+def print_workloads() -> None:
+    """A table."""
+    rows = [
+        (workload.name, _size(workload), workload.training.global_batch, workload.description)
+        for workload in map(workloads.load, workloads.names())
+    ]
+    print_table(terminal(), Table(title="", columns=("workload", "parameters", "batch", "description"), rows=rows))
+
+
+def _size(workload: Workload) -> str:
+    if workload.family == "resnet":
+        return "–"
+    return f"{parameters(workload, vocabulary(workload.data.tokenizer)) / 1e6:,.1f} M"

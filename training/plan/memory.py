@@ -16,11 +16,12 @@ import msgspec
 
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.errors import UserError
+from bytemlperf.lazy import torch
 from training.plan.layout import Layout, TrainerName
-from training.workload.architectures import build_model, loss_of
+from training.workload.architectures import build_model, loss_of, zeros
 from training.workload.choices import Sharding
 from training.workload.flops import layer_parameters, outer_parameters
-from training.workload.workload import IMAGE_PIXELS, Workload
+from training.workload.workload import Workload
 
 CPU_PROCESS_BYTES: dict[TrainerName, int] = {"torch": 470 << 20, "megatron": 420 << 20}
 """Resident size of a rank before the model, with the libraries of the trainer and a step's profile (measured)."""
@@ -127,8 +128,6 @@ def _activations(workload: Workload, layout: Layout, trainer: TrainerName, vocab
 def _counted(workload: Workload) -> tuple[int, int, int]:
     """Parameters, the largest one's elements, and bytes kept for the backward pass of one micro-batch, of a ResNet
     that is built without memory (torch's `meta` device)."""
-    import torch
-
     with torch.device("meta"):
         model = build_model(workload, 0)
         sizes = [parameter.numel() for parameter in model.parameters()]
@@ -137,8 +136,6 @@ def _counted(workload: Workload) -> tuple[int, int, int]:
 
 def kept_bytes(workload: Workload, model: Any) -> int:
     """Bytes that autograd keeps of a forward pass of one micro-batch on the default device, parameters left out."""
-    import torch
-
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Any] = {}
 
@@ -148,35 +145,19 @@ def kept_bytes(workload: Workload, model: Any) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    samples, length = workload.training.micro_batch, workload.model.seq_len
-    if workload.family == "resnet":
-        batch: Any = {
-            "image": torch.zeros(samples, 3, IMAGE_PIXELS, IMAGE_PIXELS),
-            "label": torch.zeros(samples, dtype=torch.long),
-        }
-    else:
-        shape = (samples, 2, length) if workload.family == "bert" else (samples, length + 1)
-        batch = torch.zeros(shape, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss_of(workload, model, batch)
+        loss_of(workload, model, zeros(workload, workload.training.micro_batch))
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def available_bytes(device: str, gpu_bytes: int | None) -> int | None:
-    """What a rank on a device of its own can have, or all ranks of this machine together; None where it can't be told."""
-    if device == "cuda":
-        return gpu_bytes
-    return available_memory_bytes()
-
-
 def check_memory(needed: Estimate, ranks_here: int, device: str, gpu_bytes: int | None) -> None:
-    """Raises UserError when it can't fit."""
-    there = available_bytes(device, gpu_bytes)
+    """Raises UserError when it can't fit what a rank on a GPU can have, or all ranks on this machine's CPU together."""
+    there = gpu_bytes if device == "cuda" else available_memory_bytes()
     total = needed.total_bytes * (1 if device == "cuda" else ranks_here)
     if there is not None and total > there:
-        each = "" if device == "cuda" or ranks_here == 1 else f" for {ranks_here} ranks of {gib(needed.total_bytes)}"
+        of_ranks = "" if device == "cuda" or ranks_here == 1 else f" for {ranks_here} ranks of {gib(needed.total_bytes)}"
         raise UserError(
-            f"not enough memory: about {gib(total)} (± {ESTIMATE_BAND:.0%}) needed{each}, {gib(there)} there",
+            f"not enough memory: about {gib(total)} (± {ESTIMATE_BAND:.0%}) needed{of_ranks}, {gib(there)} there",
             "lower --micro-batch, use --recompute full, --sharding fsdp or more ranks; or try anyway with --skip-memory-check",
         )
 

@@ -25,6 +25,8 @@ from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
 PLAN_NAME = "plan.json"
+PACKAGES = ("torch", "transformers", "megatron-core", "numpy")
+"""Whose versions a run keeps."""
 START_TIMEOUT_S = 300.0
 """How long the ranks may take to import, meet and build before the first step."""
 
@@ -91,16 +93,8 @@ def read_plan(path: Path) -> Plan:
 def resolve_workload(flags: Flags) -> Workload:
     """The workload with the flags' changes, checked again. Raises UserError."""
     workload = workloads.load(flags.workload)
-    wished = {
-        "steps": flags.steps,
-        "global_batch": flags.global_batch,
-        "micro_batch": flags.micro_batch,
-        "learning_rate": flags.learning_rate,
-        "precision": flags.precision,
-        "recompute": flags.recompute,
-    }
     content = msgspec.to_builtins(workload)
-    content["training"].update({key: value for key, value in wished.items() if value is not None})
+    content["training"] |= {name: value for name, value in flags.shared_with(workloads.Recipe).items() if value is not None}
     if flags.seq_len is not None:
         content["model"]["seq_len"] = flags.seq_len
     return check(

@@ -1,23 +1,13 @@
-"""What the ranks send each other in a step, worked out on paper.
-
-Bus factors are those of nccl-tests (PERFORMANCE.md): the bytes that a link carries whatever the algorithm, n ranks:
-all_reduce 2(n−1)/n, reduce_scatter, all_gather and all_to_all (n−1)/n of the full tensor, broadcast and point-to-point 1.
-"""
+"""What the ranks send each other in a step, worked out on paper."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+from bytemlperf.child.ranks import bus_factor
 from training.plan.plan import Plan
 from training.results.records import Transfer
 from training.workload.flops import layer_parameters, outer_parameters
-
-
-def bus_factor(op: str, ranks: int) -> float:
-    """Bytes on the busiest link over bytes of the full tensor."""
-    if op == "all_reduce":
-        return 2 * (ranks - 1) / ranks
-    return (ranks - 1) / ranks if op in ("reduce_scatter", "all_gather", "all_to_all") else 1.0
 
 
 def transfer(op: str, group: int, calls: int, size: int) -> Transfer:

@@ -30,7 +30,7 @@ WORD_MASK = 4
 def sample_indices(step: int, global_batch: int, samples: int, seed: int) -> list[int]:
     """The samples of a step, in order, out of `samples`."""
     first = step * global_batch
-    return [_shuffled(samples, (first + place) // samples, seed)[(first + place) % samples] for place in range(global_batch)]
+    return [_shuffled(samples, (first + position) // samples, seed)[(first + position) % samples] for position in range(global_batch)]
 
 
 @lru_cache(maxsize=2)

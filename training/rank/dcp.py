@@ -45,8 +45,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[(module, name)]
-        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
-            return found
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
         raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's index")
 
 
@@ -54,13 +54,13 @@ def read_index(folder: Path) -> dcp.Metadata:
     """The index of the checkpoint in `folder`. Raises UserError where it is none, asks for code, or names files elsewhere."""
     try:
         index = _Unpickler(io.BytesIO(read_plain(folder / INDEX))).load()
-        places = [place.relative_path for place in index.storage_data.values()]
+        files = [file.relative_path for file in index.storage_data.values()]
     except Exception as error:  # a pickle's opcodes raise what they like
         reason = str(error) or type(error).__name__
         raise UserError(f"the index of checkpoint {folder} can't be trusted: {' '.join(reason.split())[:200]!r}", _FIX) from None
-    for place in places:
-        if not isinstance(place, str) or Path(place).name != place or (folder / place).is_symlink() or not (folder / place).is_file():
-            raise UserError(f"the index of checkpoint {folder} names a file that is not in it: {str(place)[:200]!r}", _FIX)
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file or (folder / file).is_symlink() or not (folder / file).is_file():
+            raise UserError(f"the index of checkpoint {folder} names a file that is not in it: {str(file)[:200]!r}", _FIX)
     return index  # type: ignore[no-any-return]
 
 

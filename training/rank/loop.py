@@ -21,18 +21,15 @@ import torch
 
 from bytemlperf.child.limits import resident_bytes
 from training.plan.traffic import analytic
-from training.rank.after import end
 from training.rank.batches import RankBatches, loader, samples_of
-from training.rank.before import begin
+from training.rank.before import begin, end
 from training.rank.checkpoint import restore_checkpoint, save_checkpoint
-from training.rank.communication import CommunicationMeter
 from training.rank.rank import Rank
-from training.rank.trace import Traced, traced
+from training.rank.trace import CommunicationMeter, Traced, traced
 from training.rank.watchdog import Watchdog
-from training.results.convergence import reached
+from training.results.checks import reached
 from training.results.records import STOP_FILE, StepRecord, TraceRecord, Why
-from training.trainers.contract import StepResult
-from training.trainers.phases import phases_for
+from training.trainers.contract import StepResult, phases_for
 
 
 class Numbers(NamedTuple):

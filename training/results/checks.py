@@ -7,20 +7,20 @@
     repeated steps   a restart does them again with the same loss
 
 A check whose measurement is missing is `not available`, with the reason, and never passes silently.
+
+And what a loss curve says by itself: a target reached, a spike.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
 
-from training.results.convergence import largest_relative_error
-from training.results.history import History
-from training.results.records import StepRecord
+from training.results.records import History, StepRecord
 
 LOSS_ERROR_LIMIT = 0.002
 REFERENCE_STEPS = 50
@@ -159,3 +159,33 @@ def against_plan(config: dict[str, Any], history: History) -> Iterator[str]:
         expected, there = history.end.next_step - first, sum(first <= step < history.end.next_step for step in done)
         if there != expected:
             yield f"the run ended before step {history.end.next_step}, and {there} of {expected} steps have a record"
+
+
+SMOOTHED_STEPS = 5
+"""A target counts as reached when the mean of so many losses is at or below it: one lucky batch doesn't count."""
+SPIKE_WINDOW = 20
+SPIKE_DEVIATIONS = 6.0
+SPIKE_LEAST = 0.1
+"""A spike lies 6 standard deviations above the mean of the 20 losses before it, and at least 10 % above."""
+
+
+def reached(losses: Sequence[float], target: float | None) -> bool:
+    """Whether the curve has come down to `target`."""
+    recent = losses[-SMOOTHED_STEPS:]
+    return target is not None and len(recent) == SMOOTHED_STEPS and statistics.fmean(recent) <= target
+
+
+def spikes(losses: Sequence[float]) -> list[int]:
+    """Places of losses that stand out above those before them."""
+    indices = []
+    for index in range(SPIKE_WINDOW, len(losses)):
+        before = losses[index - SPIKE_WINDOW : index]
+        mean = statistics.fmean(before)
+        if losses[index] > mean + max(SPIKE_DEVIATIONS * statistics.stdev(before), SPIKE_LEAST * abs(mean)):
+            indices.append(index)
+    return indices
+
+
+def largest_relative_error(losses: Sequence[float], reference: Sequence[float]) -> float:
+    """The largest |loss − reference| / |reference| over the steps that both have."""
+    return max(abs(loss - expected) / abs(expected) for loss, expected in zip(losses, reference, strict=False))

@@ -11,8 +11,7 @@ from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.runs.records import once
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from training.plan.memory import gib
-from training.results.history import History
-from training.results.records import Record, StepRecord
+from training.results.records import History, Record, StepRecord
 from training.results.summary import PHASES
 
 MOST_POINTS = 2000
@@ -88,7 +87,8 @@ def _facts(summary: dict[str, Any]) -> list[Section]:
         part = summary["checkpoints"][action]
         if part["count"]:
             mean = f"mean {part['time']['mean'] / NS_PER_MS:,.0f} ms"
-            rows.append([f"checkpoint {action}", f"{part['count']} x, {gib_fine(part['bytes'])}, {mean}"])
+            size = gib(part["bytes"]) if part["bytes"] >= 10 << 20 else f"{part['bytes'] / 1024:,.1f} KiB"
+            rows.append([f"checkpoint {action}", f"{part['count']} x, {size}, {mean}"])
     for recovery in summary["recovery"]:
         same = "" if recovery["to_same_step_ns"] is None else f", caught up after {recovery['to_same_step_ns'] / NS_PER_S:.2f} s"
         again = f"stepping again after {recovery['to_next_step_ns'] / NS_PER_S:.2f} s"
@@ -104,11 +104,6 @@ def _target(convergence: dict[str, Any]) -> str:
     spent = f" in {convergence['time_to_target_ns'] / 1e9:.2f} s" if convergence["time_to_target_ns"] is not None else ""
     work = f"{convergence['steps_to_target']} steps, {convergence['tokens_to_target']:,} tokens"
     return f", target {convergence['target_loss']} after {work}{spent}"
-
-
-def gib_fine(size: int) -> str:
-    """Bytes for a person, small ones too."""
-    return gib(size) if size >= 10 << 20 else f"{size / 1024:,.1f} KiB"
 
 
 def thinned(steps: Sequence[StepRecord]) -> tuple[list[StepRecord], str]:
@@ -150,19 +145,17 @@ def _throughput_plot(history: History) -> list[Section]:
 
 
 def _split_plot(history: History) -> list[Section]:
-    curves: Curves = {{"data": "data wait", "optimizer": "optimiser"}.get(phase, phase): _phase_ms(phase) for phase in PHASES}
-    curves["rest: waiting for gradients (megatron), bookkeeping"] = _rest_ms
+    names = {phase: {"data": "data wait", "optimizer": "optimiser"}.get(phase, phase) for phase in PHASES}
+    phases, whole = {name: _phase_ms(phase) for phase, name in names.items()}, _phase_ms("step")
+    rest: Curves = {
+        "rest: waiting for gradients (megatron), bookkeeping": lambda step: max(0.0, whole(step) - sum(ms(step) for ms in phases.values()))
+    }
     steps = [step for step in history.curve if step.role == "measured"]  # steps done twice would run back
-    return _plot("Where a step's time goes", "ms, mean of the ranks", steps, curves, "Stacked times", stackgroup="one")
+    return _plot("Where a step's time goes", "ms, mean of the ranks", steps, {**phases, **rest}, "Stacked times", stackgroup="one")
 
 
 def _phase_ms(phase: str) -> Callable[[StepRecord], float]:
     return lambda step: sum(getattr(step, f"{phase}_ns")) / len(step.step_ns) / NS_PER_MS
-
-
-def _rest_ms(step: StepRecord) -> float:
-    phases_ms = sum(_phase_ms(phase)(step) for phase in PHASES)
-    return max(0.0, sum(step.step_ns) / len(step.step_ns) / NS_PER_MS - phases_ms)
 
 
 def _memory_plot(history: History) -> list[Section]:
@@ -197,21 +190,15 @@ def _communication(summary: dict[str, Any]) -> list[Section]:
         parts.append(f"exposed {split['exposed_share']:.1%} of a traced step")
     if sent["bus_bandwidth_in_step"]:
         parts.append(f"bus bandwidth in the step {sent['bus_bandwidth_in_step'] / 1e9:.3f} GB/s")
-    parts += [
-        f"{alone['op']} of {alone['bytes']:,} bytes alone: {alone['bus_bandwidth'] / 1e9:.3f} GB/s{_micro(alone)}"
-        for alone in sent["alone"]
-    ]
+    for alone in sent["alone"]:
+        point = alone["micro"]
+        beside = f" (bmp micro measured {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
+        parts.append(f"{alone['op']} of {alone['bytes']:,} bytes alone: {alone['bus_bandwidth'] / 1e9:.3f} GB/s{beside}")
     if rows and split.get("gradient_wait_share") is not None:
         parts.append(f"waiting for gradients {split['gradient_wait_share']:.1%} of a measured step, by hooks")
     if rows and split.get("unseen"):
         parts.append(split["unseen"])
     return table("Communication of rank 0", rows, note="; ".join(parts))
-
-
-def _micro(alone: dict[str, Any]) -> str:
-    """What `bmp micro` measured beside it."""
-    point = alone["micro"]
-    return f" (bmp micro measured {point['bus_bw_gbs']:.3f} GB/s at {point['bytes']:,} bytes)" if point else ""
 
 
 def _checks(summary: dict[str, Any]) -> list[Section]:

@@ -13,10 +13,8 @@ from bytemlperf.runs.records import once
 from bytemlperf.statistics.metric import Metric, describe, rate
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
 from bytemlperf.units import NS_PER_S
-from training.results.checks import run_checks
-from training.results.convergence import SMOOTHED_STEPS, reached, spikes
-from training.results.history import History
-from training.results.records import Record, StepRecord, TraceRecord
+from training.results.checks import SMOOTHED_STEPS, reached, run_checks, spikes
+from training.results.records import History, Record, StepRecord, TraceRecord
 from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
 from training.workload.workload import Workload
 
@@ -31,6 +29,8 @@ def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
     config, history = run["config"] | run.get("beside", {}), once(records, History)
     checks = run_checks(config, history)
     resumed = {part["first_attempt"] for part in run.get("resumed", []) if "first_attempt" in part}
+    starts = [start for start in history.starts if start.attempt in resumed]
+    pauses = [f"resumed from step {start.first_step}: the pause before is excluded" for start in starts]
     reasons = _reasons(config, history) + [
         f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
         for check in checks
@@ -39,7 +39,7 @@ def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
     return {
         "verdict": "invalid" if reasons else "valid",
         "reasons": reasons,
-        "warnings": _warnings(config, history) + _resumed(history, resumed),
+        "warnings": [*_warnings(config, history), *pauses],
         "metrics": _metrics(config, history),
         "counts": _counts(history),
         "checks": [msgspec.to_builtins(check) for check in checks],
@@ -56,41 +56,36 @@ def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
 
 
 def _reasons(config: dict[str, Any], history: History) -> list[str]:
-    found = []
+    reasons = []
     if not history.measured:
-        found.append("no step was measured")
+        reasons.append("no step was measured")
     diverged = [step for step in history.steps if step.status == "diverged"]
     if diverged:
-        found.append(f"the loss or the gradient is not finite from step {diverged[0].step} on")
+        reasons.append(f"the loss or the gradient is not finite from step {diverged[0].step} on")
     if history.end is None:
         done = len(history.curve)
-        found.append(f"the ranks did not complete: {done} of {config['steps']} steps are recorded")
-    return found
+        reasons.append(f"the ranks did not complete: {done} of {config['steps']} steps are recorded")
+    return reasons
 
 
 def _warnings(config: dict[str, Any], history: History) -> list[str]:
-    found = [f"{event.event}: {event.detail}" for event in history.events if event.event == "failure"]
-    found += [f"{record.action} of a checkpoint failed: {record.reason}" for record in history.checkpoints if record.status == "failed"]
-    places = spikes(history.losses)
-    if places:
-        found.append(f"the loss jumped at step {', '.join(str(history.curve[place].step) for place in places[:5])}")
+    warnings = [f"{event.event}: {event.detail}" for event in history.events if event.event == "failure"]
+    warnings += [f"{record.action} of a checkpoint failed: {record.reason}" for record in history.checkpoints if record.status == "failed"]
+    jumps = spikes(history.losses)
+    if jumps:
+        warnings.append(f"the loss jumped at step {', '.join(str(history.curve[index].step) for index in jumps[:5])}")
     target = config.get("target_loss")
     if target is not None and history.end is not None and history.end.why != "target reached":
-        found.append(f"the loss did not reach {target}")
+        warnings.append(f"the loss did not reach {target}")
     cores, load = config.get("cores"), config.get("load_before")
     if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
-        found.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are inflated")
+        warnings.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are inflated")
     ranks = config["layout"]["world"] // config["nnodes"]
     if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
-        found.append(
+        warnings.append(
             f"{ranks} ranks of {config['threads']} thread{'' if config['threads'] == 1 else 's'} share {cores} cores: they slow each other"
         )
-    return found
-
-
-def _resumed(history: History, resumed: set[int]) -> list[str]:
-    starts = [start for start in history.starts if start.attempt in resumed]
-    return [f"resumed from step {start.first_step}: the pause before is excluded" for start in starts]
+    return warnings
 
 
 def _counts(history: History) -> dict[str, int]:
@@ -112,7 +107,7 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
         return {}
     workload = msgspec.convert(config["workload"], Workload)
     first = measured[0]
-    found: dict[str, Metric | None] = {
+    metrics: dict[str, Metric | None] = {
         "step_time": describe(times, "ns", "from requesting data to the end of the optimizer step, slowest rank"),
         **{f"{name}_time": describe(_means(measured, f"{name}_ns"), "ns", f"{name} of a step, mean of the ranks") for name in PHASES},
         "wall_time": describe(
@@ -124,8 +119,8 @@ def _metrics(config: dict[str, Any], history: History) -> dict[str, Any]:
         else rate(first.tokens, times, "tokens/s", "tokens of a global batch / step time"),
     }
     if history.starts:
-        found |= _efficiency(workload, history, times)
-    return {name: msgspec.to_builtins(metric) for name, metric in found.items() if metric is not None}
+        metrics |= _efficiency(workload, history, times)
+    return {name: msgspec.to_builtins(metric) for name, metric in metrics.items() if metric is not None}
 
 
 def _means(steps: list[StepRecord], field: str) -> list[int]:
@@ -202,38 +197,38 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
     if not history.traces:
         return {"transfers": [], "bus_bandwidth_in_step": None, "alone": []}
     trace = history.traces[-1]
-    paper = {(each.op, each.group): each.bytes for each in trace.analytic}
+    paper = {(transfer.op, transfer.group): transfer.bytes for transfer in trace.analytic}
     rows = [
         {
-            "op": each.op,
-            "group": each.group,
-            "calls": each.calls,
-            "bytes": each.bytes,
-            "analytic_bytes": paper.get((each.op, each.group)),
-            "bus_bytes": each.bus_bytes,
+            "op": transfer.op,
+            "group": transfer.group,
+            "calls": transfer.calls,
+            "bytes": transfer.bytes,
+            "analytic_bytes": paper.get((transfer.op, transfer.group)),
+            "bus_bytes": transfer.bus_bytes,
         }
-        for each in trace.transfers
+        for transfer in trace.transfers
     ]
     under_way = trace.communication_ns[0]
     alone = [
         {
-            "op": each.op,
-            "group": each.group,
-            "bytes": each.bytes,
-            "median_ns": statistics.median(each.ns),
-            "bus_bandwidth": each.bus_bytes * NS_PER_S / statistics.median(each.ns),
-            "micro": micro_point(config, each.op, each.group, each.bytes),
+            "op": transfer.op,
+            "group": transfer.group,
+            "bytes": transfer.bytes,
+            "median_ns": statistics.median(transfer.ns),
+            "bus_bandwidth": transfer.bus_bytes * NS_PER_S / statistics.median(transfer.ns),
+            "micro": micro_point(config, transfer.op, transfer.group, transfer.bytes),
         }
-        for each in history.collectives
+        for transfer in history.collectives
     ]
-    total = sum(each.bus_bytes for each in trace.transfers)
+    total = sum(transfer.bus_bytes for transfer in trace.transfers)
     return {"transfers": rows, "bus_bandwidth_in_step": total * NS_PER_S / under_way if under_way else None, "alone": alone}
 
 
 def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
     """What `bmp micro` measured for the same collective and ranks, in float32 as ours, at the size with the nearest ratio."""
-    wanted = op, ranks, "float32"
-    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"], point["dtype"]) == wanted]
+    case = op, ranks, "float32"
+    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"], point["dtype"]) == case]
     return min(points, key=lambda point: abs(math.log(point["bytes"] / size))) if points else None
 
 
@@ -250,9 +245,9 @@ def _convergence(config: dict[str, Any], history: History, resumed: set[int]) ->
     if not losses:
         return {}
     target = config.get("target_loss")
-    place = next((place for place in range(len(losses)) if reached(losses[: place + 1], target)), None)
+    index = next((index for index in range(len(losses)) if reached(losses[: index + 1], target)), None)
     begun = history.starts[0].at_ns if history.starts else None
-    until = -1 if place is None else curve[place].attempt
+    until = -1 if index is None else curve[index].attempt
     paused_ns = sum(history.pause_ns(start) for start in history.starts if start.attempt in resumed and start.attempt <= until)
     return {
         "first_loss": losses[0],
@@ -260,29 +255,29 @@ def _convergence(config: dict[str, Any], history: History, resumed: set[int]) ->
         "smoothed_loss": statistics.fmean(losses[-SMOOTHED_STEPS:]),
         "best_loss": min(losses),
         "target_loss": target,
-        "steps_to_target": None if place is None else curve[place].step + 1,
-        "tokens_to_target": None if place is None else sum(step.tokens for step in curve[: place + 1]),
-        "time_to_target_ns": None if place is None or begun is None else curve[place].at_ns - begun - paused_ns,
-        "spikes": [curve[place].step for place in spikes(losses)],
+        "steps_to_target": None if index is None else curve[index].step + 1,
+        "tokens_to_target": None if index is None else sum(step.tokens for step in curve[: index + 1]),
+        "time_to_target_ns": None if index is None or begun is None else curve[index].at_ns - begun - paused_ns,
+        "spikes": [curve[index].step for index in spikes(losses)],
     }
 
 
 def _checkpoints(history: History) -> dict[str, Any]:
     good = [record for record in history.checkpoints if record.status == "ok"]
-    found: dict[str, Any] = {"failed": len(history.checkpoints) - len(good)}
+    parts: dict[str, Any] = {"failed": len(history.checkpoints) - len(good)}
     for action in ("save", "load"):
         mine = [record for record in good if record.action == action]
-        found[action] = {
+        parts[action] = {
             "count": len(mine),
             "bytes": mine[-1].bytes if mine else None,
             "time": msgspec.to_builtins(describe([max(record.ns) for record in mine], "ns", f"{action} of a checkpoint, slowest rank")),
         }
-    return found
+    return parts
 
 
 def recovery(history: History, resumed: set[int]) -> list[dict[str, Any]]:
     """For each restart (not after a pause): the steps that were lost, and how long it took to step again and to be as far as before."""
-    found = []
+    recoveries = []
     for start in history.starts:
         before = [step for step in history.steps if step.attempt < start.attempt]
         after = [step for step in history.steps if step.attempt == start.attempt]
@@ -291,7 +286,7 @@ def recovery(history: History, resumed: set[int]) -> list[dict[str, Any]]:
         last = before[-1]
         again = next((step for step in after if step.step >= last.step), None)
         lost = [step for step in before if step.step >= start.first_step and step.attempt == last.attempt]
-        found.append(
+        recoveries.append(
             {
                 "attempt": start.attempt,
                 "resumed_from_step": start.first_step,
@@ -302,7 +297,7 @@ def recovery(history: History, resumed: set[int]) -> list[dict[str, Any]]:
                 "to_same_step_ns": None if again is None else again.at_ns - last.at_ns,
             }
         )
-    return found
+    return recoveries
 
 
 def _start(history: History) -> dict[str, Any]:

@@ -7,18 +7,26 @@ both come from the run with the fewest ranks. A call's latency grows with the st
 (Thakur, Rabenseifner and Gropp, Optimization of collective communication operations in MPICH, 2005); latency
 and bandwidth come from collectives measured alone at two sizes, `hidden` from a traced step of the same
 run. K(n) is how many threads want a core, where they are more than the cores; 1 on accelerators.
+
+`bmp train predict STUDY` is what more ranks would reach by it, checked where the study measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from bytemlperf.child.ranks import bus_factor
 from bytemlperf.errors import UserError
+from bytemlperf.runs.folder import read_run_json
+from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
-from training.plan.traffic import bus_factor
-from training.results.study_records import PointRecord, PredictionRecord
+from training.results.study_summary import PointRecord, PredictionRecord, pooled
+from training.studies.study import parse_counts
 
 PHASES_WITH_SAMPLES = ("forward", "backward")
 
@@ -66,7 +74,7 @@ def measured_parts(points: Sequence[PointRecord], cores: int | None, threads: in
 def latency_and_bandwidth(point: PointRecord) -> tuple[float, float]:
     """ns of one ring step, and bus bytes/s: the line through the two sizes of the first collective measured alone."""
     op = point.alone[0][0]
-    sizes = sorted((bus, ns) for each, _, bus, ns in point.alone if each == op)
+    sizes = sorted((bus, ns) for name, _, bus, ns in point.alone if name == op)
     (small, small_ns), (large, large_ns) = sizes[0], sizes[-1]
     slope = (large_ns - small_ns) / (large - small) if large > small and large_ns > small_ns else large_ns / large
     return max(0.0, small_ns - slope * small) / ring_steps(op, point.ranks), NS_PER_S / slope
@@ -106,3 +114,44 @@ def predict(parts: Parts, ranks: int, samples: int, tokens: int, measured: Point
         measured_ns=truth,
         error=None if truth is None else total / truth - 1,
     )
+
+
+def run_predict(
+    study: Path, nproc: str, cores: int | None, bandwidth_gbs: float | None, latency_us: float | None, output_dir: Path, argv: list[str]
+) -> tuple[Path, dict[str, Any]]:
+    """Predict and keep; the new folder and its summary. Raises UserError."""
+    counts = parse_counts(nproc)
+    run = read_run_json(study)
+    config = run["config"]
+    if run.get("kind") != "training" or config.get("study") != "scale":
+        raise UserError(f"{study} is not a scaling study", "make one with: bmp train scale WORKLOAD --nproc 1,2")
+    points = pooled([record for record in RunRecords[PointRecord](study, PointRecord) if record.step_ns])
+    if not points:
+        raise UserError(f"{study} has no run that was measured", "run bmp train scale again")
+    parts = measured_parts(points, config["cores"], config["threads"])
+    if bandwidth_gbs is not None:
+        parts = msgspec.structs.replace(parts, bandwidth=bandwidth_gbs * 1e9)
+    if latency_us is not None:
+        parts = msgspec.structs.replace(parts, latency_ns=latency_us * 1e3)
+    if cores is not None:
+        parts = msgspec.structs.replace(parts, cores=cores or None)
+    kept = {**config, "study": "predict", "repeats": 1, "ranks": counts, "parts": msgspec.to_builtins(parts), "from_run": study.name}
+    label = f"predict-{config['workload']['name']}"
+    more = {"trainer": config["trainer"], "beside": run.get("beside", {})}
+    with SuiteRun.begin(output_dir, "training", label, kept, command=argv, seed=run["seed"], more=more) as prediction_run:
+        for ranks in counts:
+            samples, tokens = _work(points, config["mode"], ranks)
+            measured = next((point for point in points if point.ranks == ranks), None)
+            if measured is not None and cores is not None:  # on the machine that measured it, whatever --cores says of others
+                prediction_run.append(predict(msgspec.structs.replace(parts, cores=config["cores"]), ranks, samples, tokens, measured))
+            else:
+                prediction_run.append(predict(parts, ranks, samples, tokens, measured))
+        summary = prediction_run.end()
+    return prediction_run.folder, summary
+
+
+def _work(points: list[PointRecord], mode: str, ranks: int) -> tuple[int, int]:
+    """Samples and tokens of a step."""
+    base = min(points, key=lambda point: point.ranks)
+    factor = ranks // base.ranks if mode == "weak" else 1
+    return base.samples * factor, base.tokens * factor

@@ -16,9 +16,8 @@ import torch.distributed as dist
 
 from training.plan.plan import Plan
 from training.trainers import megatron_cpu
-from training.trainers.contract import StepResult
+from training.trainers.contract import Phase, Phases, StepResult
 from training.trainers.native import BETAS, EPSILON
-from training.trainers.phases import Phase, Phases
 from training.workload.workload import Workload
 
 TIMED: dict[str, Phase] = {"forward-compute": "forward", "backward-compute": "backward", "all-grads-sync": "sync"}
@@ -182,9 +181,9 @@ def _optimized(optimizer: Any) -> Iterator[tuple[str, torch.optim.Optimizer, tor
     """Every parameter with a name, and torch's own optimiser of it inside Megatron-Core's (one for dense, one for experts)."""
     chained = getattr(optimizer, "chained_optimizers", None) or [optimizer]
     own = [link.optimizer for link in chained if getattr(link, "optimizer", None) is not None]
-    for place, inner in enumerate(own):
+    for index, inner in enumerate(own):
         for number, parameter in enumerate(parameter for group in inner.param_groups for parameter in group["params"]):
-            yield f"{place}.{number}", inner, parameter
+            yield f"{index}.{number}", inner, parameter
 
 
 def _model(plan: Plan, workload: Workload, bf16: bool) -> Any:

@@ -25,8 +25,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, PrepareModuleInpu
 from torch.nn.parallel import DistributedDataParallel
 
 from training.plan.plan import Plan
-from training.trainers.contract import StepResult
-from training.trainers.phases import Phases
+from training.trainers.contract import Phases, StepResult
 from training.workload.architectures import build_model, loss_of, target_count
 
 BETAS = (0.9, 0.95)
@@ -84,8 +83,8 @@ class NativeTrainer:
         # Data parallel groups average gradients, and the step loop losses, where both are to be sums.
         scale = self.data_ranks / self._targets(batches)
         total = torch.zeros((), device=self._device)
-        for place, batch in enumerate(batches):
-            last = place == len(batches) - 1
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
             if self._sharded:
                 self._plain.set_requires_gradient_sync(last)
             with self._model.no_sync() if self._ddp and not last else nullcontext():

@@ -1,4 +1,8 @@
-"""Following a run from outside: rank 0's log as it grows, torchrun's end, hangs and restarts."""
+"""A run's ranks from outside: started, followed through rank 0's log as it grows, torchrun's end, hangs and restarts.
+
+torchrun starts one worker a rank, watches them, and starts all of them again when one dies and
+`--max-restarts` allows it. Its messages and each rank's own output are kept in the run folder under `ranks/`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,56 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.child.process import stop
+from bytemlperf.child import ranks
+from bytemlperf.child.process import OFFLINE, signal_name, stop
 from bytemlperf.child.ranks import Death, deaths
 from bytemlperf.runs.suite import SuiteRun
-from training.plan.plan import START_TIMEOUT_S, Plan
+from training.plan.plan import PLAN_NAME, START_TIMEOUT_S, Plan
 from training.results.records import EXIT_HUNG, GRACE_S, RANK_LOG, RANKS_FOLDER, EndRecord, EventRecord, Record, StartRecord, StepRecord
-from training.watch import launch
+
+KILL_PATIENCE_S = 10.0
+
+
+def start(plan: Plan) -> subprocess.Popen[bytes]:
+    """The agent, in a session of its own: a terminal's interrupt reaches only us."""
+    folder = Path(plan.folder)
+    return ranks.start(
+        plan.ranks_per_node,
+        "training.rank.worker",
+        str(folder / PLAN_NAME),
+        folder=folder / RANKS_FOLDER,
+        threads=plan.threads,
+        more=OFFLINE,
+        restarts=plan.max_restarts,
+    )
+
+
+def why(run_folder: Path, death: ranks.Death, attempt: int) -> str:
+    """One sentence about a rank's end."""
+    if death.exit_code == EXIT_HUNG:
+        return hang_sentence(run_folder)
+    if death.exit_code < 0:
+        return f"rank {death.rank} was killed by {signal_name(-death.exit_code)}"
+    words = ranks.last_words(run_folder / RANKS_FOLDER, death.rank, attempt)
+    return f"rank {death.rank} failed: {words or 'it left no message'}"
+
+
+def hang_sentence(run_folder: Path) -> str:
+    """Where each rank was when it hung."""
+    frames = {rank: ranks.innermost(path.read_text("utf-8", "replace")) for rank, path in stacks(run_folder).items()}
+    places = [
+        f"rank {rank} in {frame.path.parent.name}/{frame.path.name}:{frame.line} ({frame.function})"
+        for rank, frame in frames.items()
+        if frame
+    ]
+    return f"the ranks hung: {'; '.join(places) or 'no stack was written'}; all stacks: {run_folder / RANKS_FOLDER}/stacks-*.txt"
+
+
+def stacks(run_folder: Path) -> dict[int, Path]:
+    """The ranks that wrote their stacks, and where."""
+    paths = {int(path.stem.partition("-")[2]): path for path in sorted((run_folder / RANKS_FOLDER).glob("stacks-*.txt"))}
+    return {rank: path for rank, path in sorted(paths.items()) if path.stat().st_size}
+
 
 POLL_S = 0.1
 HANG_PATIENCE_S = 15.0
@@ -64,13 +112,13 @@ class Follower:
         """Until the agent has ended; a sentence when it failed. `stopping` True ends it at once."""
         while self._agent.poll() is None:
             if stopping():
-                stop(self._agent, launch.KILL_PATIENCE_S)
+                stop(self._agent, KILL_PATIENCE_S)
                 break
             self._pass_on()
             if self._hangs():
-                stop(self._agent, launch.KILL_PATIENCE_S)
+                stop(self._agent, KILL_PATIENCE_S)
                 self._pass_on()
-                return self._event("hang", launch.hang_sentence(self._folder), list(launch.stacks(self._folder)))
+                return self._event("hang", hang_sentence(self._folder), list(stacks(self._folder)))
             time.sleep(POLL_S)
         self._pass_on()
         return "" if self._agent.returncode == 0 or self._ended or stopping() else self._failure()
@@ -112,7 +160,7 @@ class Follower:
         return deaths(self._folder / RANKS_FOLDER)[self._attempt - self._plan.first_attempt :]
 
     def _why(self, death: Death) -> str:
-        return launch.why(self._folder, death, self._attempt - self._plan.first_attempt)
+        return why(self._folder, death, self._attempt - self._plan.first_attempt)
 
     def _event(self, event: Any, detail: str, ranks: list[int]) -> str:
         self._run.append(EventRecord(event=event, attempt=self._attempt, at_ns=time.perf_counter_ns(), detail=detail, ranks=ranks))

@@ -13,6 +13,8 @@ from training.workload.workload import IGNORED_LABEL, IMAGE_PIXELS, Workload
 
 if TYPE_CHECKING:
     import torch
+else:
+    from bytemlperf.lazy import torch
 
 INIT_STD = 0.02
 DIGIT_CLASSES = 10
@@ -73,9 +75,7 @@ def _settings(workload: Workload, vocabulary: int) -> dict[str, Any]:
 def loss_of(workload: Workload, model: torch.nn.Module, batch: Any) -> torch.Tensor:
     """Cross entropy of a micro-batch, summed over its targets (`target_count`), a scalar tensor. A mean would
     weigh a target by how many others share its micro-batch."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
+    cross_entropy = torch.nn.functional.cross_entropy
     if workload.family == "resnet":
         return cross_entropy(model(pixel_values=batch["image"]).logits.float(), batch["label"], reduction="sum")
     if workload.family == "bert":
@@ -101,14 +101,14 @@ def target_count(workload: Workload, batch: Any) -> int:
 def forward_flops_of_a_sample(workload: Workload, vocabulary: int, device: str = "meta") -> int:
     """Forward FLOPs of one sample, counted by torch; without memory on the `meta` device (transformers'
     decoders look into their masks and need a real one). Two samples are counted: batch norm needs them."""
-    import torch
-
     with torch.device(device):
-        model = build_model(workload, vocabulary)
-        if workload.family == "resnet":
-            samples: Any = {"image": torch.zeros(2, 3, IMAGE_PIXELS, IMAGE_PIXELS), "label": torch.zeros(2, dtype=torch.long)}
-        elif workload.family == "bert":
-            samples = torch.zeros(2, 2, workload.model.seq_len, dtype=torch.long)
-        else:
-            samples = torch.zeros(2, workload.model.seq_len + 1, dtype=torch.long)
+        model, samples = build_model(workload, vocabulary), zeros(workload, 2)
         return count_call(lambda: loss_of(workload, model, samples), ()).flops // 2
+
+
+def zeros(workload: Workload, samples: int) -> Any:
+    """A micro-batch of the workload's shapes, on the default device."""
+    if workload.family == "resnet":
+        return {"image": torch.zeros(samples, 3, IMAGE_PIXELS, IMAGE_PIXELS), "label": torch.zeros(samples, dtype=torch.long)}
+    length = workload.model.seq_len
+    return torch.zeros((samples, 2, length) if workload.family == "bert" else (samples, length + 1), dtype=torch.long)

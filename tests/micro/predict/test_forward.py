@@ -8,8 +8,7 @@ import pytest
 
 from bytemlperf.errors import UserError
 from micro.predict.costs import call_of
-from micro.predict.forward import Pass, forward
-from micro.predict.model import ModelShape, read_shape, shape_of
+from micro.predict.forward import ModelShape, Pass, forward, read_shape, shape_of
 from micro.registry import OPERATORS
 
 CONFIG: dict[str, Any] = {

@@ -11,10 +11,8 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from micro import registry
-from micro.predict.costs import Call, Price, call_of, prices
+from micro.predict.costs import Call, Known, Modelled, Price, call_of, price_from, prices
 from micro.predict.forward import Step
-from micro.predict.from_run import Known, price_from
-from micro.predict.modelled import Modelled
 from micro.predict.prediction import Load, predict
 from tests.micro.predict.test_forward import shape
 
