@@ -20,9 +20,8 @@ from bytemlperf.report.gather import RunView
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.runs.verdicts import UNFIT, VERDICTS
-from bytemlperf_llm.campaign.records import JobRecord, Key, last_of_each
+from bytemlperf_llm.campaign.records import CAPACITY_LOAD, JobRecord, Key, last_of_each
 from bytemlperf_llm.kind import mean_bounds
-from bytemlperf_llm.sweep.curve import Curve, curves_of
 from bytemlperf_llm.sweep.row import PointRow, readings
 
 FAILED = "failed"
@@ -90,19 +89,18 @@ def cells_of(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
     return [Cell(*cell, planned=len(keys), records=[ended[key] for key in keys if key in ended]) for cell, keys in planned.items()]
 
 
-def curves(cells: list[Cell]) -> list[Curve]:
-    """An engine's loads under one scenario as a curve."""
-    measured = [cell for cell in cells if cell.measured]
-    return curves_of(
-        PointRow(
-            curve=cell.engine,
-            load=cell.measured[0].level,
-            state="measured",
-            verdict=cell.verdict,
-            devices=cell.measured[0].devices,
-            figures=readings(cell.figures),
-        )
-        for cell in measured
+def point_of(cell: Cell) -> PointRow | None:
+    """As a point of its engine's curve; None where it was not measured, or is no load but a search."""
+    if not cell.measured or cell.load == CAPACITY_LOAD:
+        return None
+    first = cell.measured[0]
+    return PointRow(
+        curve=cell.engine,
+        load=first.level,
+        state="measured",
+        verdict=cell.verdict,
+        devices=first.devices,
+        figures=readings(cell.figures),
     )
 
 

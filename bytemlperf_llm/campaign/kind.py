@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
 from bytemlperf.compare.comparison import Comparison, Side
 from bytemlperf.compare.show import METHOD, figure_table, sentence, value_text
+from bytemlperf.errors import UserError
 from bytemlperf.report.blocks import Cell as Value
 from bytemlperf.report.blocks import table
+from bytemlperf.report.gather import view_run
 from bytemlperf.report.text import unit
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Plot, RunKind, Section, Text, few
-from bytemlperf.runs.records import once
-from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, curves, gate_failures, unlike
-from bytemlperf_llm.campaign.records import CAPACITY_LOAD, JobRecord
-from bytemlperf_llm.sweep.curve import LEAST_POINTS
+from bytemlperf.runs.records import RunRecords, once
+from bytemlperf.runs.suite import verify_suite
+from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, point_of, unlike
+from bytemlperf_llm.campaign.records import CAPACITY_LOAD, JobRecord, last_of_each
+from bytemlperf_llm.sweep.curve import LEAST_POINTS, curves_of
+from bytemlperf_llm.sweep.row import PointRow, readings
 from bytemlperf_llm.sweep.sections import curve_sections
 
 KIND_NAME = "campaign"
@@ -57,13 +63,11 @@ class CampaignKind(RunKind):
         lost = [
             f"{engine}: {len(records)} run{'s' * (len(records) > 1)} failed: {reason}" for (engine, reason), records in _lost(cells).items()
         ]
-        distrusted = [
-            f"{record.name} is {record.verdict}: {'; '.join(record.reasons)}" for record in _measured(cells) if record.verdict in DISTRUSTED
-        ]
+        distrusted = [_such_as(cells, verdict) for verdict in DISTRUSTED if any(record.verdict == verdict for record in _measured(cells))]
         missing = sum(cell.planned - len(cell.records) for cell in cells)
         other_load = unlike(cells)
         strict = part(config, "campaign").get("same_schedule", True)
-        reasons = [*few(gate), *(other_load if strict else []), *few(lost), *few(distrusted)]
+        reasons = [*few(gate), *(other_load if strict else []), *few(lost), *distrusted]
         reasons += [f"{missing} of {sum(cell.planned for cell in cells)} runs have not been done"] if missing else []
         invalid = gate or (other_load and strict) or not _measured(cells)
         return {
@@ -99,10 +103,40 @@ class CampaignKind(RunKind):
             *_overview(cells),
             *_failed(cells),
             *_gate(part(summary, "gate")),
-            *_curves(cells),
+            *_curves([(cell.scenario, point) for cell in cells if (point := point_of(cell)) is not None]),
             *_differences(comparison),
             *_runs(cells),
         ]
+
+    def beside(self, names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> list[Section]:
+        """All curves of all campaigns."""
+        rows = [(name, row) for name, summary in zip(names, summaries, strict=True) for row in summary.get("rows", []) if row["point"]]
+        points = [(row["scenario"], name, convert(row["point"], PointRow)) for name, row in rows]
+        return _curves([(scenario, replace(point, curve=f"{name} {point.curve}")) for scenario, name, point in points])
+
+    def verify(self, run: dict[str, Any], records: Iterable[JobRecord]) -> Iterator[str]:
+        """Every run's own folder, and its record against it."""
+        yield from super().verify(run, records)
+        if not isinstance(records, RunRecords):
+            return
+        for record in last_of_each(records).values():
+            if not record.run:
+                continue
+            folder = records.folder / Path(record.run).name
+            try:
+                yield from (f"{record.run}: {text}" for text in verify_suite(folder).findings)
+                if readings(record.figures) != readings(view_run(folder, sections=False).figures):
+                    yield f"{record.run}: its figures are not those of the campaign's record"
+            except UserError as error:
+                yield error.cause
+
+    def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
+        """What has no run yet, or failed."""
+        counts, command = part(summary, "counts"), [str(word) for word in run.get("command", [])]
+        if not counts.get("failed") and not counts.get("not run"):
+            return None
+        again = command if "--resume" in command else [*command, "--resume", str(folder)]
+        return shlex.join(again), "run what has no run yet, and what failed"
 
     def exit_status(self, summary: dict[str, Any]) -> int:
         """1 unless every run was measured and no condition was met."""
@@ -120,19 +154,17 @@ def _measured(cells: list[Cell]) -> list[JobRecord]:
     return [record for cell in cells for record in cell.measured]
 
 
+def _such_as(cells: list[Cell], verdict: str) -> str:
+    """How many runs have it, and the first of them."""
+    those = [record for record in _measured(cells) if record.verdict == verdict]
+    are = "is" if len(those) == 1 else "are"
+    return f"{len(those)} of {len(_measured(cells))} runs {are} {verdict}, such as {those[0].name}: {'; '.join(those[0].reasons[:1])}"
+
+
 def _row(cell: Cell) -> dict[str, Any]:
-    figures = {
-        figure.metric: {"value": figure.value, "low": figure.low, "high": figure.high, "unit": figure.unit} for figure in cell.figures
-    }
-    return {
-        "engine": cell.engine,
-        "scenario": cell.scenario,
-        "load": cell.load,
-        "runs": len(cell.measured),
-        "planned": cell.planned,
-        "verdict": cell.verdict,
-        "figures": {metric: figures[metric] for metric in SHOWN if metric in figures},
-    }
+    """`point` is as a sweep has its points."""
+    about = {"engine": cell.engine, "scenario": cell.scenario, "load": cell.load, "verdict": cell.verdict}
+    return about | {"runs": len(cell.measured), "planned": cell.planned, "point": to_builtins(point_of(cell))}
 
 
 # -- sections ------------------------------------------------------------------------------
@@ -208,14 +240,14 @@ def _gate(gate: dict[str, Any]) -> list[Section]:
     return [Text(title="Gate", body=f"{'failed' if failed else 'passed'}: {', '.join(map(str, conditions))}")]
 
 
-def _curves(cells: list[Cell]) -> list[Section]:
+def _curves(points: Sequence[tuple[str, PointRow]]) -> list[Section]:
     """Every engine's curve over the others', and where each bends: one group of plots a scenario."""
     sections: list[Section] = []
-    for scenario in dict.fromkeys(cell.scenario for cell in cells):
-        drawn = curves([cell for cell in cells if cell.scenario == scenario and cell.load != CAPACITY_LOAD])
+    for scenario in dict.fromkeys(scenario for scenario, _ in points):
+        drawn = curves_of(point for other, point in points if other == scenario)
         bent = any(len(curve.carried) >= LEAST_POINTS for curve in drawn)
-        wanted = (Plot, Text) if bent else Plot
-        sections += [replace(section, group=f"{scenario}: curves") for section in curve_sections(drawn) if isinstance(section, wanted)]
+        shown = (Plot, Text) if bent else Plot
+        sections += [replace(section, group=f"{scenario}: curves") for section in curve_sections(drawn) if isinstance(section, shown)]
     return sections
 
 
@@ -237,7 +269,7 @@ def _runs(cells: list[Cell]) -> list[Section]:
     rows = [
         _named(record)
         | {"seed": record.seed, "verdict": record.verdict or record.status, "took, s": record.wall_s}
-        | {"run folder": record.run, "schedule": record.schedule_sha256[:12]}
+        | {"run folder": record.run, "schedule": record.schedule_sha256[:12], "why": "; ".join(record.reasons) or record.reason or None}
         for cell in cells
         for record in cell.records
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from bytemlperf.compare.comparison import compare_all
+from bytemlperf.report.gather import view_run
+from bytemlperf.runs.kinds import Plot
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.campaign.records import JobRecord
@@ -77,11 +81,11 @@ def test_figures_are_the_runs_means(quick):
     rows = {row["engine"]: row for row in loaded(quick, "summary.json")["rows"]}
     runs = [loaded(quick / record.run, "summary.json") for record in records_of(quick) if record.engine == "fast"]
     medians = [run["metrics"]["ttft"]["percentiles"]["50"] / 1e6 for run in runs]
-    figure = rows["fast"]["figures"]["ttft p50"]
+    figure = rows["fast"]["point"]["figures"]["ttft p50"]
     assert figure["value"] == pytest.approx(sum(medians) / 2)
     assert figure["low"] < min(medians) < max(medians) < figure["high"], "Student's interval of two values is wide"
-    assert rows["slow"]["figures"]["ttft p50"]["value"] > 40
-    assert (rows["broken"]["verdict"], rows["broken"]["runs"], rows["broken"]["figures"]) == ("failed", 0, {})
+    assert rows["slow"]["point"]["figures"]["ttft p50"]["value"] > 40
+    assert (rows["broken"]["verdict"], rows["broken"]["runs"], rows["broken"]["point"]) == ("failed", 0, None)
 
 
 def test_the_gate_names_what_failed_it(quick):
@@ -97,6 +101,10 @@ def test_the_gate_names_what_failed_it(quick):
 
 def test_the_folder_is_a_run_folder(quick):
     assert verify_suite(quick).findings == []
+    copy = Path(shutil.copytree(quick, quick.parents[1] / "copy"))
+    run = next(record.run for record in records_of(copy) if record.run)
+    (copy / run / "summary.json").unlink()
+    assert [text.partition(";")[0] for text in verify_suite(copy).findings] == [f"{run}: there is no summary.json"]
     printed = (quick.parents[1] / "printed").read_text()
     assert "can't reach 127.0.0.1:9" in printed
     assert re.search(r"^50 +fast +2 of 2 ", printed, re.M)
@@ -104,6 +112,14 @@ def test_the_folder_is_a_run_folder(quick):
     assert (listed.returncode, "Gate: failed" in listed.stdout) == (1, True)
     page = (quick / "report.html").read_text()
     assert all(name in page for name in ("fast", "slow", "broken", "Gate"))
+
+
+def test_two_campaigns_are_compared_engine_by_engine_and_drawn_in_one_picture(quick):
+    (comparison,) = compare_all([view_run(quick), view_run(quick)], view_run(quick))
+    assert {row.key for row in comparison.rows} == {"fast · smoke · 50 requests/s", "slow · smoke · 50 requests/s"}
+    drawn = next(section for section in comparison.beside if isinstance(section, Plot) and section.title == "TTFT")
+    assert len([trace for trace in drawn.data if "p50" in trace["name"]]) in (0, 4)  # a busy machine's runs may be invalid
+    assert next(row for row in comparison.rows if row.metric == "ttft p50").sides[1].ratio == 1
 
 
 def test_a_campaign_goes_on_where_it_was_stopped_and_does_nothing_twice(tmp_path):
