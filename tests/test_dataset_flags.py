@@ -84,6 +84,7 @@ def test_goodput_names_all_service_levels_as_in_vllm():
         "ttft_ms": 500.0,
         "tpot_ms": None,
         "e2e_ms": None,
+        "session_ms": None,
     }
 
 

@@ -42,7 +42,7 @@ def error_of(folder: Path, text: str) -> UserError:
 def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
     mlperf = ["mlperf-multi-stream", "mlperf-offline", "mlperf-server", "mlperf-single-stream"]
-    assert [each.name for each in listed] == ["chat", "code", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
+    assert [each.name for each in listed] == ["chat", "chat-multiturn", "code", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
 
@@ -67,9 +67,9 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
 
 
 def test_unknown_name_gives_the_nearest_and_says_that_a_path_works() -> None:
-    with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat\? A path to a YAML file works too"):
+    with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat or chat-multiturn\? A path to a YAML file works too"):
         scenarios.load("chatt")
-    with pytest.raises(UserError, match=r"built in: chat, code, mlperf-multi-stream, .*, trace-azure, trace-mooncake"):
+    with pytest.raises(UserError, match=r"built in: chat, chat-multiturn, code, mlperf-multi-stream, .*, trace-azure, trace-mooncake"):
         scenarios.load("zzzzzz")
 
 
@@ -106,7 +106,7 @@ WRONG = [
     ("duration_s: 60", "num_requests: 0", "F:6: num_requests can't be '0'", "give a whole number >= 1"),
     ("duration_s: 60", "duration_s: '60'", "F:6: duration_s can't be '60'", "give a number"),
     ("duration_s: 60", "duration_s: 60\nduration_s: 70", "F:7: the key 'duration_s' is given twice (first in line 6)", "remove one"),
-    ("{files: [p.jsonl]}", "{}", "F:3: prompts: exactly one of files, synthetic and trace is needed", "give files"),
+    ("{files: [p.jsonl]}", "{}", "F:3: prompts: exactly one of files, synthetic, trace and sessions is needed", "give files"),
     ("files: [p.jsonl]", "files: [3]", "F:3: prompts.files.0 can't be '3'", "give text"),
     ("duration_s: 60", "duration_s: 60\nslo: {ttft_sm: 5}", "F:7: 'ttft_sm' is not a key of slo", "did you mean 'ttft_ms'?"),
     ("duration_s: 60", "duration_s: [60", "F:7: not valid YAML", "fix the line"),

@@ -6,11 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
+from bytemlperf.checked import plain
 from bytemlperf.errors import UserError, nearest
 from bytemlperf_llm.plan.flags import Prompts
-from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, UNTIMED_FORMATS, Scenario, TraceFormatName
+from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, TIMED_SESSIONS, UNTIMED_FORMATS, Scenario, SessionFormatName, TraceFormatName
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 
+SESSION_KEYS = ("answers", "time_scale")
 BUILTIN_TRACES = {"mooncake": "traces/mooncake-excerpt.jsonl", "azure": "traces/azure-code-2023-excerpt.csv"}
 
 
@@ -19,8 +21,15 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     changes = _source(flags, scenario)
     if flags.tokenizer is not None:
         changes["prompts.tokenizer"] = _tokenizer(flags.tokenizer)
-    traced = scenario.prompts.trace is not None or flags.dataset_name is not None
+    in_sessions = flags.dataset_name in get_args(SessionFormatName) or (
+        flags.dataset_name is None and scenario.prompts.sessions is not None
+    )
+    traced = not in_sessions and (scenario.prompts.trace is not None or flags.dataset_name is not None)
     given = flags.settings(Prompts)
+    if in_sessions:
+        changes |= {f"prompts.sessions.{key}": given.pop(key)[1] for key in SESSION_KEYS if key in given}
+    elif "answers" in given:
+        raise UserError(f"--answers is for sessions, and scenario '{scenario.name}' has none", "take --scenario chat-multiturn")
     if flags.trace_window is not None:
         given["window_s"] = "--trace-window", parse_window(flags.trace_window)
     if flags.output_len is not None and traced:
@@ -33,7 +42,13 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
 
 def replays_times(flags: Prompts) -> bool:
     """Whether the command line names a trace that has times, so that they rule unless a rate is given."""
-    return flags.dataset_name is not None and flags.dataset_name not in UNTIMED_FORMATS
+    untimed = (*UNTIMED_FORMATS, *(name for name in get_args(SessionFormatName) if name not in TIMED_SESSIONS))
+    return flags.dataset_name is not None and flags.dataset_name not in untimed
+
+
+def names_bounded(flags: Prompts) -> bool:
+    """Whether the command line names a file that ends a run by itself."""
+    return replays_times(flags) or flags.dataset_name in get_args(SessionFormatName)
 
 
 def parse_window(text: str) -> list[float | None]:
@@ -57,9 +72,14 @@ def _source(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
                 "--dataset-path alone doesn't say what the file is", f"add --dataset-name: {', '.join(get_args(TraceFormatName))}"
             )
         return {}
-    if flags.dataset_name not in get_args(TraceFormatName):
-        fix = nearest(flags.dataset_name, get_args(TraceFormatName))
-        raise UserError(f"--dataset-name {flags.dataset_name!r} is unknown", fix)
+    names = (*get_args(TraceFormatName), *get_args(SessionFormatName))
+    if flags.dataset_name not in names:
+        raise UserError(f"--dataset-name {flags.dataset_name!r} is unknown", nearest(flags.dataset_name, names))
+    if flags.dataset_name in get_args(SessionFormatName):
+        before = scenario.prompts.sessions
+        kept = {"think_ms": plain(before)["think_ms"], "answers": before.answers} if before else {}
+        sessions = {"format": flags.dataset_name, "file": _file(flags, scenario), **kept}
+        return {"name": f"{scenario.name}-{flags.dataset_name}"[:64], "prompts": {"sessions": sessions}}
     trace = {"format": flags.dataset_name, "file": _file(flags, scenario)}
     return {"name": f"{scenario.name}-{flags.dataset_name}"[:64], "prompts": {"trace": trace}}
 

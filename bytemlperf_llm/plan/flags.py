@@ -45,6 +45,7 @@ class Load(Options, panel="Load"):
     ramp_up_start_rps: Annotated[float | None, Option("Request rate at the start of the ramp.", above=0)] = None
     ramp_up_end_rps: Annotated[float | None, Option("Request rate at the end of the ramp.", above=0)] = None
     num_prompts: Annotated[int | None, Option("Number of requests.", least=1)] = None
+    num_sessions: Annotated[int | None, Option("Number of sessions, for scenarios of sessions.", least=1)] = None
     duration_s: Annotated[float | None, Option("Length of the schedule, in seconds.", above=0)] = None
     until: Annotated[
         str | None, Option("Stop before --num-prompts or --duration once this is so narrow: 'ttft p99 ±10%'; ttft, tpot or e2el.")
@@ -57,7 +58,7 @@ class Load(Options, panel="Load"):
     top_k: Annotated[int | None, Option("Top-k sampling.", sets="sampling.top_k")] = None
     workers: Annotated[str | None, Option("Load workers, one process each; or 'auto'. Default: 1.")] = None
     ray: Annotated[str | None, Option("Run the workers as actors of this Ray cluster: 'auto' or HOST:PORT.")] = None
-    goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000; repeatable.")] = ()
+    goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000 session:60000; repeatable.")] = ()
 
 
 class Prompts(Options, panel="Traces and prompt lengths"):
@@ -69,11 +70,14 @@ class Prompts(Options, panel="Traces and prompt lengths"):
     )
     output_len: Annotated[int | None, Option("Output tokens per request, instead of the scenario's or trace's lengths.", least=1)] = None
     dataset_name: Annotated[
-        str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom or sharegpt; sent at its own times.")
+        str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom, sharegpt; of sessions: see docs/sessions.md.")
     ] = None
     dataset_path: Annotated[Path | None, Option("Dataset file. Default: the bundled excerpt of mooncake or azure.")] = None
     time_scale: Annotated[
         float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", sets="time_scale", above=0)
+    ] = None
+    answers: Annotated[
+        str | None, Option("What continues a session: recorded answers (default) or the engine's own: live.", sets="answers")
     ] = None
     trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.", sets="window_s")] = None
     trace_block_size: Annotated[

@@ -24,7 +24,7 @@ from bytemlperf_llm.plan.scenario import Scenario
 from engines.untrusted import decode_json
 
 OPEN_PROCESSES = ("poisson", "constant", "gamma")
-SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
+SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms", "session": "session_ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +164,10 @@ def parse_rate(text: str) -> float | str:
 
 def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     changes: dict[str, Any] = {"arrival": _arrival(flags, scenario), **dataset_flags.prompt_changes(flags, scenario)}
-    if flags.num_prompts is not None or flags.duration_s is not None or dataset_flags.replays_times(flags):
+    if {flags.num_prompts, flags.num_sessions, flags.duration_s} != {None} or dataset_flags.names_bounded(flags):
         # the flag alone bounds the run: 1,000 prompts are asked for, not 1,000 within the file's 60 s;
         # and a trace that is named on the command line ends by itself
-        changes["num_requests"] = flags.num_prompts
+        changes["num_requests"], changes["num_sessions"] = flags.num_prompts, flags.num_sessions
         changes["duration_s"] = flags.duration_s
     if flags.output_len is not None:
         changes["output_tokens"] = {"distribution": "constant", "value": flags.output_len}
@@ -177,6 +177,9 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
 
 def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     arrival: dict[str, Any] = msgspec.to_builtins(scenario.arrival)
+    timed = flags.request_rate is not None or flags.ramp_up_strategy is not None or dataset_flags.replays_times(flags)
+    if timed and scenario.prompts.sessions is not None and arrival["process"] == "closed":
+        arrival["max_concurrency"] = None  # so many users, and no limit on requests
     if dataset_flags.replays_times(flags) and flags.request_rate is None:
         arrival |= {"process": "trace", "rate": None, "ramp": None, "burstiness": 1.0}
     if flags.ramp_up_strategy is not None:
@@ -216,7 +219,7 @@ def _slo(texts: tuple[str, ...]) -> dict[str, float | None]:
         except ValueError:
             value = math.nan
         if name not in SLO_KEYS or not colon or not value > 0:
-            raise UserError(f"--goodput {word!r} is not a service level", "give ttft:MS, tpot:MS or e2el:MS, in milliseconds")
+            raise UserError(f"--goodput {word!r} is not a service level", "give ttft:MS, tpot:MS, e2el:MS or session:MS, in milliseconds")
         slo[f"slo.{SLO_KEYS[name]}"] = value
     return slo
 
@@ -280,6 +283,8 @@ def _until(flags: Flags, scenario: Scenario) -> Until | None:
         return None
     if scenario.arrival.ramp is not None:
         raise UserError("--until needs one load, and a ramp has many", "give --request-rate in its place")
+    if scenario.prompts.sessions is not None:
+        raise UserError("--until looks at single requests, and it would cut sessions", "give --num-sessions or --duration in its place")
     if _workers(flags, scenario) != 1 or flags.ray is not None:
         raise UserError("--until looks at the requests of one worker", "leave out --workers and --ray")
     return parse_until(flags.until)

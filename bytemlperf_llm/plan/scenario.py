@@ -43,6 +43,10 @@ MLPERF_NAMES: dict[MLPerf, str] = {
 MLPERF_PROCESSES: dict[MLPerf, Process] = {"server": "poisson", "offline": "at_once", "single_stream": "closed", "multi_stream": "closed"}
 TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
 UNTIMED_FORMATS = ("custom", "sharegpt")
+SessionFormatName = Literal["sharegpt_turns", "openai_messages", "mooncake_sessions", "lmcache_agentic", "dag_jsonl"]
+TIMED_SESSIONS = ("mooncake_sessions",)
+Answers = Literal["recorded", "live"]
+"""What continues a conversation: the recorded answer (or one made up to its length), or the engine's own."""
 Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Milliseconds = Annotated[float, Meta(gt=0, le=1e12)]
@@ -171,8 +175,44 @@ class Trace(Checked, frozen=True, kw_only=True):
             raise ValueError(f"format {self.format} says itself what its times are; remove timestamp_unit_s, or use timed_trace")
 
 
+class SyntheticSessions(Checked, frozen=True, kw_only=True):
+    """Made-up conversations: `turns` each, questions of `words`, behind a system prompt of `system_words` that all share."""
+
+    turns: Lengths
+    words: Lengths
+    system_words: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
+
+
+class Sessions(Checked, frozen=True, kw_only=True):
+    """Conversations whose turns build on each other: `synthetic`, or those of a `file`, relative to the scenario file.
+
+    `think_ms` passes between an answer and the next turn where the file has no delay; `time_scale` multiplies the file's times."""
+
+    synthetic: SyntheticSessions | None = None
+    format: SessionFormatName | None = None
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    think_ms: Lengths | None = None
+    time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    answers: Answers = "recorded"
+
+    def __post_init__(self) -> None:
+        if (self.synthetic is None) == (self.file is None) or (self.file is None) != (self.format is None):
+            raise ValueError("either synthetic or both format and file are needed; give format: openai_messages and file, for example")
+
+    def sentence(self) -> str:
+        """What the sessions are, in a few words."""
+        think = f", think time {lengths_text(self.think_ms)} ms" if self.think_ms else ""
+        scale = "" if self.time_scale == 1.0 else f", times × {self.time_scale:g}"
+        if self.synthetic is None:
+            return f"{self.format} {Path(self.file or '').name}{scale}{think}, {self.answers} answers"
+        made = self.synthetic
+        shared = f" behind {made.system_words} shared" if made.system_words else ""
+        turns, words = lengths_text(made.turns), lengths_text(made.words)
+        return f"sessions of {turns} turns, {words} words each{shared}{think}, {self.answers} answers"
+
+
 class Prompts(Checked, frozen=True, kw_only=True):
-    """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`.
+    """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`, or `sessions`.
 
     `tokenizer` and `template` belong to what is measured, not to the load: the run fills them in.
     They say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`."""
@@ -180,12 +220,13 @@ class Prompts(Checked, frozen=True, kw_only=True):
     files: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     synthetic: Synthetic | None = None
     trace: Trace | None = None
+    sessions: Sessions | None = None
     tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     template: Literal["chat", "plain"] = "chat"
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.files, self.synthetic, self.trace)) != 1:
-            raise ValueError("exactly one of files, synthetic and trace is needed; give files: [prompts.jsonl], for example")
+        if sum(each is not None for each in (self.files, self.synthetic, self.trace, self.sessions)) != 1:
+            raise ValueError("exactly one of files, synthetic, trace and sessions is needed; give files: [prompts.jsonl], for example")
 
     def sentence(self) -> str:
         """Lengths of made-up prompts, or which part of which trace; empty for files, which the scenario's name stands for."""
@@ -193,6 +234,8 @@ class Prompts(Checked, frozen=True, kw_only=True):
             lengths, counted = (self.synthetic.tokens, "tokens") if self.synthetic.tokens else (self.synthetic.words, "words")
             shared = f" ({self.synthetic.prefix_tokens} of them shared)" if self.synthetic.prefix_tokens else ""
             return f"{lengths_text(lengths)} {counted} in{shared}" if lengths else ""
+        if self.sessions is not None:
+            return self.sessions.sentence()
         if self.trace is None:
             return ""
         start, end = self.trace.window_s or (None, None)
@@ -232,17 +275,18 @@ class Arrival(Checked, frozen=True, kw_only=True):
         if self.process == "closed" and self.max_concurrency is None:
             raise ValueError("process closed needs max_concurrency; give the number of requests to keep in flight")
 
-    def sentence(self) -> str:
-        """The load in a few words, such as "Poisson, 1.91 req/s, at most 10 in flight"."""
+    def sentence(self, *, sessions: bool = False) -> str:
+        """The load in a few words, such as "Poisson, 1.91 req/s, at most 10 in flight"; of sessions, "closed loop, 8 users"."""
+        unit = "sessions/s" if sessions else "req/s"
         if self.process == "closed":
-            return f"closed loop, {self.max_concurrency} in flight"
+            return f"closed loop, {self.max_concurrency} {'users' if sessions else 'in flight'}"
         words = PROCESS_WORDS[self.process]
         if self.process == "gamma":
             words += f" of burstiness {self.burstiness:g}"
         if self.ramp is not None:
-            words += f", {self.ramp.strategy} ramp from {self.ramp.start_rate:g} to {self.ramp.end_rate:g} req/s"
+            words += f", {self.ramp.strategy} ramp from {self.ramp.start_rate:g} to {self.ramp.end_rate:g} {unit}"
         elif self.rate is not None:
-            words += ", rate auto" if self.rate == "auto" else f", {_rate_text(self.rate)} req/s"
+            words += ", rate auto" if self.rate == "auto" else f", {_rate_text(self.rate)} {unit}"
         return words + (f", at most {self.max_concurrency} in flight" if self.max_concurrency else "")
 
 
@@ -258,11 +302,12 @@ class Auto(Checked, frozen=True, kw_only=True):
 
 
 class Slo(Checked, frozen=True, kw_only=True):
-    """Service levels that a request must meet to count as goodput; null means not asked for."""
+    """Service levels that a request must meet to count as goodput, and `session_ms` a whole session; null means not asked for."""
 
     ttft_ms: Milliseconds | None = None
     tpot_ms: Milliseconds | None = None
     e2e_ms: Milliseconds | None = None
+    session_ms: Milliseconds | None = None
 
 
 class SamplingKeys(Checked, frozen=True, kw_only=True):
@@ -294,6 +339,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
     arrival: Arrival
     auto: Auto = Auto()
     num_requests: Annotated[int, Meta(ge=1)] | None = None
+    num_sessions: Annotated[int, Meta(ge=1)] | None = None
     duration_s: Seconds | None = None
     warmup_requests: Annotated[int, Meta(ge=0)] = 4
     slo: Slo = Slo()
@@ -312,22 +358,40 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
         self.__dict__["folder"] = folder
         return self
 
+    @property
+    def arrivals(self) -> int | None:
+        """How many requests arrive, or sessions where there are some; None where something else ends the run."""
+        return self.num_requests if self.prompts.sessions is None else self.num_sessions
+
     def __post_init__(self) -> None:
-        unbounded = self.num_requests is None and self.duration_s is None
-        trace = self.prompts.trace
-        if unbounded and trace is None:
-            raise ValueError("nothing ends the run; give num_requests, duration_s, or both")
+        unbounded = self.arrivals is None and self.duration_s is None
+        trace, sessions = self.prompts.trace, self.prompts.sessions
+        self._check_sessions()
+        if unbounded and trace is None and (sessions is None or sessions.file is None):
+            raise ValueError(f"nothing ends the run; give num_{'sessions' if sessions else 'requests'}, duration_s, or both")
         if unbounded and self.arrival.ramp is not None:
             raise ValueError("a ramp goes over num_requests or duration_s; give one of them")
-        if self.arrival.process == "at_once" and self.num_requests is None and trace is None:
+        if self.arrival.process == "at_once" and self.arrivals is None and trace is None:
             raise ValueError("process at_once needs num_requests; give the number of requests to send")
-        if self.arrival.process == "trace" and (trace is None or not trace.timed):
+        timed = sessions.format in TIMED_SESSIONS if sessions else trace is not None and trace.timed
+        if self.arrival.process == "trace" and not timed:
             raise ValueError("process trace needs prompts.trace of a format with times; use poisson with a rate")
         if self.mlperf is not None and self.arrival.process != MLPERF_PROCESSES[self.mlperf]:
             process = MLPERF_PROCESSES[self.mlperf]
             raise ValueError(f"mlperf: {self.mlperf} is process {process}, not {self.arrival.process}; give mlperf: null, or that process")
         if self.mlperf == "single_stream" and self.arrival.max_concurrency != 1:
             raise ValueError("mlperf: single_stream sends one request after another; give max_concurrency: 1")
+
+    def _check_sessions(self) -> None:
+        """Raises ValueError for keys that go with sessions alone, or not with them."""
+        if self.prompts.sessions is None:
+            if self.num_sessions is not None or self.slo.session_ms is not None:
+                raise ValueError("num_sessions and slo.session_ms need prompts.sessions; use num_requests and slo.e2e_ms")
+            return
+        if self.num_requests is not None:
+            raise ValueError("num_requests would cut a session; give num_sessions")
+        if self.arrival.rate == "auto":
+            raise ValueError("rate auto is of requests, and a session has several; give sessions per second, or process: closed")
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:
         """A copy with other values, checked as a whole; `self` stays as it is.
@@ -352,7 +416,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
 
 def builtin() -> list[Scenario]:
     """All built-in scenarios, by name."""
-    return [_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"))]
+    return [_load_file(path, path.name) for path in sorted(BUILTIN_FOLDER.glob("*.yaml"), key=lambda path: path.stem)]
 
 
 def load(name_or_path: str) -> Scenario:

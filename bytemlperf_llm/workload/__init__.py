@@ -15,8 +15,10 @@ from itertools import count
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
+from bytemlperf_llm.workload.sessions.graph import Session
+from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
-from engines.contract import Request, Sampling
+from engines.contract import Message, Request, Sampling
 
 
 class Workload:
@@ -31,7 +33,8 @@ class Workload:
         self._lengths = LengthSeries(scenario.output_tokens, seed, "output")
         traced = scenario.prompts.trace is not None
         self._trace = TracePrompts(scenario.prompts, scenario.folder, seed, self._lengths) if traced else None
-        self._prompts: PromptSource = self._trace or source(scenario, seed)
+        self.sessions = SessionPrompts(scenario, seed, self._lengths) if scenario.prompts.sessions is not None else None
+        self._prompts: PromptSource = self._trace or self.sessions or source(scenario, seed)
         self._lengths_aside = LengthSeries(scenario.output_tokens, seed, "output-aside")
 
     @property
@@ -50,7 +53,10 @@ class Workload:
         return getattr(self._prompts, "lengths", None)
 
     def trace_offset_ns(self, index: int) -> int:
-        """When the trace has request `index` due, ns from the start of its window, scaled. Raises TraceEnded."""
+        """When the trace has request `index` due (of sessions: when session `index` starts), ns from the start of its window, scaled.
+        Raises TraceEnded."""
+        if self.sessions is not None:
+            return self.sessions.start_ns(index)
         assert self._trace is not None
         return self._trace.offset_ns(index)
 
@@ -58,6 +64,11 @@ class Workload:
         """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
         where a trace has no such request, and UserError for a line of it that can't be used."""
         return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
+
+    def turn(self, session: Session, turn: int, index: int, messages: tuple[Message, ...]) -> Request:
+        """A turn of a session with the history that it really has; otherwise request `index`."""
+        prompt = Prompt(messages=messages, output_tokens=session.turns[turn].max_tokens, session=session.id, turn=turn)
+        return self._made(prompt, index, f"{self._seed}-{index:08d}", self._lengths)
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
@@ -81,6 +92,7 @@ class Workload:
             prompt=prompt.prompt,
             sampling=self._sampling,
             session=prompt.session,
+            turn=prompt.turn,
         )
 
 

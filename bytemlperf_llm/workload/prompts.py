@@ -32,6 +32,7 @@ class Prompt(msgspec.Struct, frozen=True):
     lang: str | None = None
     topic: str | None = None
     session: str | None = None
+    turn: int = 0
 
 
 class PromptSource(Protocol):
@@ -122,10 +123,13 @@ class SyntheticPrompts:
         return self._made("text-aside", index, self._lengths_aside.at(index))
 
     def _made(self, purpose: str, index: int, words: int) -> Prompt:
-        draw = seeded.stream(self._seed, purpose, index)
-        count = len(WORDS)
-        text = " ".join([WORDS[int(draw() * count)] for _ in range(words)])
-        return Prompt(messages=(Message(role="user", content=text),))
+        return Prompt(messages=(Message(role="user", content=made_up(self._seed, f"{purpose}/{index}", words)),))
+
+
+def made_up(seed: int, purpose: str, words: int) -> str:
+    """So many common words without meaning, the same for a seed and purpose."""
+    draw, count = seeded.stream(seed, purpose), len(WORDS)
+    return " ".join([WORDS[int(draw() * count)] for _ in range(words)])
 
 
 class CountedPrompts:

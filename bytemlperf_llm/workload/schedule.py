@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from bytemlperf.arrivals import processes as arrivals
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import Workload, schedule_line
+from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TraceReport
 from engines.contract import Request
 
@@ -34,6 +35,14 @@ class Planned(NamedTuple):
     offset_ns: int | None
 
 
+class PlannedSession(NamedTuple):
+    """A session, the place of its first turn in the schedule, and when it starts, ns from there; None in closed loop."""
+
+    session: Session
+    first_index: int
+    offset_ns: int | None
+
+
 class ScheduleFacts(NamedTuple):
     """`requests` is None where only the clock ends the run (closed loop with a duration). `trace`
     counts the trace's rows, and `prompt_lengths` says how prompts were made to length, where they were."""
@@ -42,9 +51,14 @@ class ScheduleFacts(NamedTuple):
     sha256: str
     trace: TraceReport | None = None
     prompt_lengths: str | None = None
+    sessions: int | None = None
+    left_out: int = 0
 
     def sentences(self, asked: int | None) -> list[str]:
         """What a reader should know of the prompts; `asked` is the number of requests asked for."""
+        if self.sessions is not None:
+            left_out = [f"{self.left_out} conversations left out: without a question and an answer"] if self.left_out else []
+            return [f"{self.sessions} sessions of {self.requests} turns" if self.requests else "sessions until the time is up", *left_out]
         if self.trace is None:
             return [f"prompt lengths {self.prompt_lengths}"] if self.prompt_lengths else []
         short = asked is not None and self.requests is not None and self.requests < asked
@@ -105,15 +119,15 @@ class Schedule:
         return Workload(self.scenario, self.seed)
 
     def offsets(self) -> Iterator[int]:
-        """Planned offsets in ns of an open loop."""
+        """Planned offsets in ns of an open loop: of its requests, or of its sessions."""
         scenario, arrival = self.scenario, self.scenario.arrival
         assert arrival.process != "closed"
         duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
         if arrival.process == "trace":
-            return arrivals.bounded(self._trace_offsets(), num_requests=scenario.num_requests, duration_ns=duration_ns)
+            return arrivals.bounded(self._trace_offsets(), num_requests=scenario.arrivals, duration_ns=duration_ns)
         rate = None if arrival.rate in (None, "auto") else float(arrival.rate)  # type: ignore[arg-type]
         unbounded = arrivals.offsets_ns(arrival.process, rate=rate, burstiness=arrival.burstiness, seed=self.seed, ramp=ramp_of(scenario))
-        return arrivals.bounded(unbounded, num_requests=scenario.num_requests, duration_ns=duration_ns)
+        return arrivals.bounded(unbounded, num_requests=scenario.arrivals, duration_ns=duration_ns)
 
     def _trace_offsets(self) -> Iterator[int]:
         workload = self.workload()
@@ -125,10 +139,29 @@ class Schedule:
         """A worker's requests in the order of the schedule, or what is left of them; without end for a closed loop that only a
         duration ends, and to the end of a trace."""
         workload = workload or self.workload()
+        if workload.sessions is not None:
+            yield from self._turns(share, workload)
+            return
         due = self._due(share)
         with suppress(TraceEnded):
             for index, offset_ns in due if left is None else left.of(due):
                 yield Planned(workload.request(index), offset_ns)
+
+    def sessions(self, share: Share = ALL, workload: Workload | None = None) -> Iterator[PlannedSession]:
+        """A worker's sessions, where the scenario has some, in the order of the schedule."""
+        found = (workload or self.workload()).sessions
+        assert found is not None
+        offsets: Iterator[int | None] = repeat(None) if self.scenario.arrival.process == "closed" else self.offsets()
+        with suppress(TraceEnded):
+            for number, offset_ns in islice(enumerate(offsets), share.worker, None, share.workers):
+                first = found.first_index(number)
+                yield PlannedSession(found.session(number), first, offset_ns)
+
+    def _turns(self, share: Share, workload: Workload) -> Iterator[Planned]:
+        """Their requests, with the recorded answers; only the first has a time that is known before."""
+        for session, first, offset_ns in self.sessions(share, workload):
+            for turn in range(len(session.turns)):
+                yield Planned(workload.turn(session, turn, first + turn, session.prompt(turn)), None if turn else offset_ns)
 
     def _due(self, share: Share) -> Due:
         scenario = self.scenario
@@ -140,13 +173,18 @@ class Schedule:
     def describe(self) -> ScheduleFacts:
         """Walk it once: how many, and which hash."""
         scenario, workload = self.scenario, self.workload()
-        endless = scenario.arrival.process == "closed" and scenario.num_requests is None and scenario.duration_s is not None
-        hashed = hashlib.sha256()
-        requests = 0
+        endless = scenario.arrival.process == "closed" and scenario.arrivals is None and scenario.duration_s is not None
+        hashed, source = hashlib.sha256(), workload.sessions
+        requests = sessions = 0
         for planned in islice(self.planned(workload=workload), CLOSED_HASHED_REQUESTS if endless else None):
             hashed.update(schedule_line(planned.request, planned.offset_ns))
+            if source is not None:
+                hashed.update(source.line(planned.request.index))
+                sessions += planned.request.turn == 0
             requests += 1
         known = None if endless else requests
+        if source is not None:
+            return ScheduleFacts(known, hashed.hexdigest(), sessions=sessions, left_out=source.left_out)
         return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)
 
 
@@ -156,4 +194,4 @@ def ramp_of(scenario: Scenario) -> arrivals.Ramp | None:
     if ramp is None:
         return None
     duration_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
-    return arrivals.Ramp(ramp.strategy, ramp.start_rate, ramp.end_rate, scenario.num_requests, duration_ns)
+    return arrivals.Ramp(ramp.strategy, ramp.start_rate, ramp.end_rate, scenario.arrivals, duration_ns)

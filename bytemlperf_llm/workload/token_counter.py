@@ -50,6 +50,10 @@ class WordCounter:
         """Tokens of the prompt of one user message up to the end of `content`."""
         return self.text(content)
 
+    def before(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt before the last message's content: shared by prompts that differ in that alone."""
+        return self.prompt(messages[:-1])
+
     def starts(self, text: str) -> list[int]:
         """Where in `text` each of its tokens starts."""
         return [found.start() for found in WORD.finditer(text)]
@@ -80,13 +84,18 @@ class TokenizerCounter:
         after = sum(1 for start, stop in encoded.offsets if start >= end and stop > start)
         return len(encoded) - after
 
+    def before(self, messages: Sequence[Message]) -> int:
+        end = max(self._text(messages).rfind(messages[-1].content.strip()), 0)
+        return sum(1 for _, stop in self._encoded(messages).offsets if stop <= end)
+
     def starts(self, text: str) -> list[int]:
         return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def _encoded(self, messages: Sequence[Message]) -> Any:
-        if self._render is None:
-            return self._tokenizer.encode("\n\n".join(message.content for message in messages))
-        return self._tokenizer.encode(self._render(messages), add_special_tokens=False)
+        return self._tokenizer.encode(self._text(messages), add_special_tokens=self._render is None)
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        return "\n\n".join(message.content for message in messages) if self._render is None else self._render(messages)
 
 
 TokenCounter = WordCounter | TokenizerCounter

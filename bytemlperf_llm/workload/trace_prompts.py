@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ from bytemlperf_llm.workload.token_counter import counter_for, cut
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
 from bytemlperf_llm.workload.traces.rows import TraceRow
 from engines.contract import Message
+
+ItemT = TypeVar("ItemT")
 
 
 class TraceEnded(LookupError):
@@ -90,8 +92,8 @@ class TracePrompts:
         self._maker = maker_for(prompts.tokenizer, prompts.template, seed, block_tokens(prompts.trace))
         self._lengths = lengths
         self.report = self._new_report()
-        self._measured = _Cursor(self._rows_measured)
-        self._aside = _Cursor(lambda: self._kept(self._new_report()))
+        self._measured = Cursor(self._rows_measured)
+        self._aside = Cursor(lambda: self._kept(self._new_report()))
         rows = read_rows(self._path, self._trace)
         first = next(rows, None)
         if first is None or (first.unusable and all(row.unusable for row in rows)):
@@ -256,17 +258,17 @@ def _exact_ns(seconds: float) -> int:
     return round(Fraction(repr(float(seconds))) * NS_PER_S)
 
 
-class _Cursor:
+class Cursor(Generic[ItemT]):
     """Item `index` of an iterator that can be made anew; keeps one item."""
 
-    def __init__(self, make: Callable[[], Iterator[_Kept]]) -> None:
+    def __init__(self, make: Callable[[], Iterator[ItemT]]) -> None:
         self._make = make
-        self._items: Iterator[_Kept] = iter(())
+        self._items: Iterator[ItemT] = iter(())
         self._at: int | None = None
-        self._item: _Kept | None = None
+        self._item: ItemT | None = None
         self._length: int | None = None
 
-    def at(self, index: int) -> _Kept:
+    def at(self, index: int) -> ItemT:
         """Raises TraceEnded past the last item."""
         if self._length is not None and index >= self._length:
             raise TraceEnded
@@ -281,7 +283,7 @@ class _Cursor:
         assert self._item is not None
         return self._item
 
-    def at_round(self, index: int) -> _Kept:
+    def at_round(self, index: int) -> ItemT:
         """The same, beginning again after the last item."""
         try:
             return self.at(index if self._length is None else index % max(1, self._length))

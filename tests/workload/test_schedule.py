@@ -103,10 +103,10 @@ def test_slots_are_shared_out_to_the_last(total, workers):
 
 def test_concurrency_is_split_a_cap_too():
     closed = load_named("closed")
-    assert [work_of(closed, iter(()), Share(worker, 2)).concurrency for worker in (0, 1)] == [3, 2]
+    assert [work_of(Schedule(closed, 0), Share(worker, 2)).concurrency for worker in (0, 1)] == [3, 2]
     assert worker_config(closed, Share(0, 2), keep_output=False).max_concurrency is None
     capped = load_named("poisson").override({"arrival.max_concurrency": 5})
-    assert work_of(capped, iter(()), Share(0, 2)).concurrency is None
+    assert work_of(Schedule(capped, 0), Share(0, 2)).concurrency is None
     assert [worker_config(capped, Share(worker, 2), keep_output=False).max_concurrency for worker in (0, 1)] == [3, 2]
 
 

@@ -30,18 +30,22 @@ ASKING = ("human", "user")
 ANSWERING = ("gpt", "assistant", "chatgpt", "bing", "bard")
 
 
-class _Turn(msgspec.Struct, frozen=True):
+class Utterance(msgspec.Struct, frozen=True):
+    """One speaker's words."""
+
     source: str = msgspec.field(name="from")
     value: str
 
 
-class _Conversation(msgspec.Struct, frozen=True):
+class Conversation(msgspec.Struct, frozen=True):
+    """An element of the list."""
+
     conversations: tuple[Any, ...]
 
 
 def sharegpt(path: Path, _trace: Trace) -> Iterator[TraceRow]:
     """The first question of every conversation, with the first answer's text."""
-    for number, (line, value) in enumerate(_objects(path), start=1):
+    for number, (line, value) in enumerate(objects(path), start=1):
         try:
             question, answer = _first_pair(value)
         except ValueError as error:
@@ -62,10 +66,10 @@ def _problem(error: ValueError) -> str:
 
 def _first_pair(value: Any) -> tuple[str | None, str | None]:
     """Later turns aren't looked at. Raises ValueError for a turn before that isn't one."""
-    before: _Turn | None = None
-    for place, item in enumerate(msgspec.convert(value, _Conversation).conversations, start=1):
+    before: Utterance | None = None
+    for place, item in enumerate(msgspec.convert(value, Conversation).conversations, start=1):
         try:
-            turn = msgspec.convert(item, _Turn)
+            turn = msgspec.convert(item, Utterance)
         except msgspec.ValidationError as error:
             raise ValueError(f"turn {place}: {': '.join(field_of(error))}") from None
         if before is not None and before.source in ASKING and turn.source in ANSWERING and before.value.strip():
@@ -76,7 +80,7 @@ def _first_pair(value: Any) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Any]]:
+def objects(path: Path) -> Iterator[tuple[int, Any]]:
     """(line it starts on, value) of each element of the list. Raises UserError."""
     with open_data(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file:
         window = _Window(path, file)

@@ -1,0 +1,149 @@
+"""A session as a graph of requests, with no I/O and no clock.
+
+A node is due at `max(session start + at_ns, end of its last parent + delay_ns)`. An edge *forks* where the child continues the parent's
+history (`continues`), *spawns* where it waits for the parent and begins afresh, and *joins* where a node has several parents. A compiler
+makes a `Draft` whose nodes know each other by name; `ordered` checks it, and `Session` has the same by place, parents before children.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf_llm.workload.data_files import echo
+from engines.contract import Message
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as a file has it. `messages` are added to the history of `continues`, which is one of `parents`. None: not said
+    (`delay_ns` then is the scenario's think time, `max_tokens` its output length, `answer` made up)."""
+
+    name: str
+    messages: tuple[Message, ...]
+    parents: tuple[str, ...] = ()
+    continues: str | None = None
+    at_ns: int = 0
+    delay_ns: int | None = None
+    max_tokens: int | None = None
+    answer: str | None = None
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as a file has it; `where` is its place there, `at_ns` when it starts, None where the format has no times."""
+
+    id: str
+    nodes: Sequence[Node]
+    where: str
+    at_ns: int | None = None
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of a session. `parents` and `continues` are places of earlier turns. `answer` is what continues it in the history when
+    recorded answers are fed back. `shared_tokens` begin the prompt and were in a prompt of the schedule before, besides those of
+    `continues`; None where no tokenizer counts them."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    answer: str
+    parents: tuple[int, ...] = ()
+    continues: int | None = None
+    at_ns: int = 0
+    delay_ns: int = 0
+    shared_tokens: int | None = 0
+
+    def due_ns(self, start_ns: int, ends_ns: Sequence[int]) -> int:
+        """When it is due, where the session started then and its parents ended at `ends_ns`."""
+        return max(start_ns + self.at_ns, max(ends_ns) + self.delay_ns) if ends_ns else start_ns + self.at_ns
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked graph; a parent comes before its children."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    at_ns: int | None = None
+
+    def prompt(self, place: int) -> tuple[Message, ...]:
+        """The whole prompt of a turn, with the recorded answers before it."""
+        parts = [self.turns[place].messages]
+        before = self.turns[place].continues
+        while before is not None:
+            turn = self.turns[before]
+            parts.append((*turn.messages, answered(turn.answer)))
+            before = turn.continues
+        return tuple(message for part in reversed(parts) for message in part)
+
+    def children(self) -> list[list[int]]:
+        """Of each turn, the turns that wait for it."""
+        found: list[list[int]] = [[] for _ in self.turns]
+        for place, turn in enumerate(self.turns):
+            for parent in turn.parents:
+                found[parent].append(place)
+        return found
+
+    def line(self, place: int) -> bytes:
+        """What the schedule hash covers of a turn besides its request: a JSON line of session, place, edges, times and recorded answer."""
+        turn = self.turns[place]
+        return json.dumps([self.id, place, turn.parents, turn.continues, turn.at_ns, turn.delay_ns, turn.answer]).encode() + b"\n"
+
+
+def answered(text: str) -> Message:
+    """An answer as a message of the history."""
+    return Message(role="assistant", content=text)
+
+
+def ordered(draft: Draft) -> list[Node]:
+    """The nodes, parents first, otherwise as authored. Raises UserError for a graph that can't be run."""
+    if not draft.nodes:
+        raise _bad(draft, "it has no turn", "give it one, or remove it")
+    nodes: dict[str, Node] = {}
+    for node in draft.nodes:
+        if node.name in nodes:
+            raise _bad(draft, f"turn {echo(node.name)} is there twice", "give each turn a name of its own")
+        nodes[node.name] = node
+    for node in draft.nodes:
+        _check(draft, node, nodes)
+    return _sorted(draft, nodes)
+
+
+def _check(draft: Draft, node: Node, nodes: dict[str, Node]) -> None:
+    for parent in node.parents:
+        if parent not in nodes:
+            raise _bad(draft, f"turn {echo(node.name)} waits for {echo(parent)}, which is not there", "name a turn of the session")
+    if len(set(node.parents)) < len(node.parents):
+        raise _bad(draft, f"turn {echo(node.name)} waits for a turn twice", "name each parent once")
+    if min(node.delay_ns or 0, node.at_ns) < 0:
+        raise _bad(draft, f"turn {echo(node.name)} has a negative delay or time", "give 0 or more")
+    if node.continues is not None and node.continues not in node.parents:
+        raise _bad(draft, f"turn {echo(node.name)} continues {echo(node.continues)} without waiting for it", "add it to the parents")
+
+
+def _sorted(draft: Draft, nodes: dict[str, Node]) -> list[Node]:
+    """Kahn's algorithm (1962); of the nodes that are ready the first of the file."""
+    places = {name: place for place, name in enumerate(nodes)}
+    children: dict[str, list[str]] = {name: [] for name in nodes}
+    waiting = {name: len(node.parents) for name, node in nodes.items()}
+    for node in nodes.values():
+        for parent in node.parents:
+            children[parent].append(node.name)
+    ready = [(places[name], name) for name, count in waiting.items() if not count]
+    found: list[Node] = []
+    while ready:
+        _, name = heapq.heappop(ready)
+        found.append(nodes[name])
+        for child in children[name]:
+            waiting[child] -= 1
+            if not waiting[child]:
+                heapq.heappush(ready, (places[child], child))
+    if len(found) < len(nodes):
+        names = ", ".join(echo(name) for name in nodes if waiting[name])
+        raise _bad(draft, f"turns wait for each other in a circle: {names}", "remove an edge")
+    return found
+
+
+def _bad(draft: Draft, problem: str, fix: str) -> UserError:
+    return UserError(f"{draft.where}: session {echo(draft.id)}: {problem}", fix)

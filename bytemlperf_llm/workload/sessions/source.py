@@ -1,0 +1,193 @@
+"""Session `number` of a scenario, and the place of its requests in the schedule: the same for the same seed on every machine.
+
+Sessions come from a file, read forward, or are made up. Their turns are numbered through: session 0 has the first ones, session 1 the
+next. So each worker can build its own sessions and knows the places of their requests.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
+from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prompts import Prompt, made_up
+from bytemlperf_llm.workload.sessions import conversations, dag
+from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, ordered
+from bytemlperf_llm.workload.token_counter import counter_for
+from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
+from engines.contract import Message
+
+FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
+    "sharegpt_turns": conversations.sharegpt,
+    "openai_messages": conversations.openai,
+    "mooncake_sessions": conversations.mooncake,
+    "lmcache_agentic": conversations.lmcache,
+    "dag_jsonl": dag.dag_jsonl,
+}
+
+
+class SessionPrompts:
+    """The sessions of a scenario, and their requests as a source of prompts. Opens the file and reads its first session: may raise
+    UserError."""
+
+    count = None
+
+    def __init__(self, scenario: Scenario, seed: int, lengths: LengthSeries) -> None:
+        assert scenario.prompts.sessions is not None
+        self._keys, self._seed, self._lengths = scenario.prompts.sessions, seed, lengths
+        self._counter = counter_for(scenario.prompts.tokenizer, scenario.prompts.template)
+        self._most = scenario.num_sessions
+        think = self._keys.think_ms
+        self._think = None if think is None else LengthSeries(think, seed, "think")
+        file = self._keys.file
+        self._path = None if file is None else scenario.folder / file
+        self._sessions = Cursor(self._compiled)
+        self._firsts = array("q", [0])
+        self.left_out = 0
+        self.session(0)
+
+    def session(self, number: int) -> Session:
+        """Raises TraceEnded past the last one, UserError for one that can't be run."""
+        if self._most is not None and number >= self._most:
+            raise TraceEnded
+        return self._sessions.at(number)
+
+    def first_index(self, number: int) -> int:
+        """The place in the schedule of a session's first turn."""
+        while len(self._firsts) <= number:
+            self._firsts.append(self._firsts[-1] + len(self.session(len(self._firsts) - 1).turns))
+        return self._firsts[number]
+
+    def place(self, index: int) -> tuple[Session, int]:
+        """The session of request `index`, and its turn. Raises TraceEnded."""
+        while self._firsts[-1] <= index:
+            self.first_index(len(self._firsts))
+        number = bisect_right(self._firsts, index) - 1
+        return self.session(number), index - self._firsts[number]
+
+    def start_ns(self, number: int) -> int:
+        """When the file has a session start, scaled. Raises TraceEnded, and UserError for one without a time."""
+        session = self.session(number)
+        if session.at_ns is None:
+            raise UserError(
+                f"{self._path}: session '{session.id}' has no timestamp", "give its first row one, or a rate with --request-rate"
+            )
+        return session.at_ns
+
+    def line(self, index: int) -> bytes:
+        """What the schedule hash covers of the graph at request `index`."""
+        session, turn = self.place(index)
+        return session.line(turn)
+
+    def at(self, index: int) -> Prompt:
+        """With the recorded answers before it. Raises TraceEnded."""
+        session, turn = self.place(index)
+        return Prompt(messages=session.prompt(turn), output_tokens=session.turns[turn].max_tokens, session=session.id, turn=turn)
+
+    def aside(self, index: int) -> Prompt:
+        """As many words as request `index` has, others, so that no cache is warmed. Begins again at the last session's end."""
+        try:
+            like = self.at(index)
+        except TraceEnded:
+            like = self.at(index % self._firsts[-1])
+        words = sum(len(message.content.split()) for message in like.messages or ())
+        return Prompt(messages=(_user(made_up(self._seed, f"aside/{index}", max(1, words))),), output_tokens=like.output_tokens)
+
+    # -- sessions ----------------------------------------------------------------------
+
+    def _compiled(self) -> Iterator[Session]:
+        """From the first on. Ids are unique."""
+        self.left_out, first = 0, 0
+        ids: set[str] = set()
+        sent: set[int] = set()
+        for draft in self._drafts():
+            if draft is None:
+                self.left_out += 1
+                continue
+            if draft.id in ids:
+                raise UserError(f"{draft.where}: session id '{draft.id}' is there twice", "give each session an id of its own")
+            ids.add(draft.id)
+            yield self._session(draft, first, sent)
+            first += len(draft.nodes)
+        if not ids and self._path is not None:
+            raise conversations.no_session(self._path)
+
+    def _drafts(self) -> Iterator[Draft | None]:
+        if self._path is not None and self._keys.format is not None:
+            return FORMATS[self._keys.format](self._path)
+        assert self._keys.synthetic is not None
+        return synthetic(self._keys.synthetic, self._seed)
+
+    def _session(self, draft: Draft, first: int, sent: set[int]) -> Session:
+        """The draft with everything decided that the file doesn't say; `sent` are the beginnings of prompts up to here."""
+        nodes = ordered(draft)
+        places = {node.name: place for place, node in enumerate(nodes)}
+        turns: list[Turn] = []
+        for place, node in enumerate(nodes):
+            max_tokens = self._max_tokens(node, first + place)
+            turns.append(
+                Turn(
+                    messages=node.messages,
+                    max_tokens=max_tokens,
+                    answer=made_up(self._seed, f"answer/{first + place}", max_tokens) if node.answer is None else node.answer,
+                    parents=tuple(places[parent] for parent in node.parents),
+                    continues=None if node.continues is None else places[node.continues],
+                    at_ns=self._scaled(node.at_ns),
+                    delay_ns=self._delay_ns(node, first + place),
+                )
+            )
+        session = Session(id=draft.id, turns=tuple(turns), at_ns=None if draft.at_ns is None else self._scaled(draft.at_ns))
+        return self._with_shared(session, sent)
+
+    def _with_shared(self, session: Session, sent: set[int]) -> Session:
+        """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is
+        known."""
+        turns = list(session.turns)
+        for place, turn in enumerate(turns):
+            known = 0 if turn.continues is None else hash((session.id, turn.continues))
+            key = hash((known, turn.messages[:-1]))
+            if key in sent:
+                shared = self._counter.before(session.prompt(place)) if self._counter.exact else None
+                turns[place] = msgspec.structs.replace(turn, shared_tokens=shared)
+            sent.add(key)
+        return msgspec.structs.replace(session, turns=tuple(turns))
+
+    def _max_tokens(self, node: Node, index: int) -> int:
+        if node.max_tokens:
+            return node.max_tokens
+        counted = 0 if node.answer is None else self._counter.text(node.answer)
+        return counted or self._lengths.at(index)
+
+    def _delay_ns(self, node: Node, index: int) -> int:
+        if node.delay_ns is not None:
+            return self._scaled(node.delay_ns)
+        return 0 if self._think is None or not node.parents else self._think.at(index) * NS_PER_MS
+
+    def _scaled(self, file_ns: int) -> int:
+        return round(file_ns * self._keys.time_scale)
+
+
+def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:
+    """Chains of made-up questions without end; a system prompt of `system_words` is the same in all."""
+    counts, lengths = LengthSeries(keys.turns, seed, "turns"), LengthSeries(keys.words, seed, "words")
+    system = (Message(role="system", content=made_up(seed, "system", keys.system_words)),) if keys.system_words else ()
+    number, first = 0, 0
+    while True:
+        count = counts.at(number)
+        texts = [made_up(seed, f"question/{index}", lengths.at(index)) for index in range(first, first + count)]
+        nodes = conversations.conversation([*system, *(_user(text) for text in texts[:1])])
+        for text in texts[1:]:
+            nodes.append(conversations.following(nodes, (_user(text),)))
+        yield Draft(id=f"{seed}-{number:06d}", nodes=nodes, where="made up")
+        number, first = number + 1, first + count
+
+
+def _user(text: str) -> Message:
+    return Message(role="user", content=text)
