@@ -106,7 +106,7 @@ class Member:
         await start_engine(engine, spec.model, spec.engine_options, redactor)
         pacer = real_pacer()
         stack.callback(pacer.close)
-        work = work_of(scenario, Schedule(scenario, spec.seed).planned(share, spec.left), share)
+        work = work_of(Schedule(scenario, spec.seed), share, spec.left)
         config = worker_config(scenario, share, keep_output=spec.keep_output)
         log = open_log(Path(spec.log))
         self.replay = Replay(engine, pacer, log, self._metrics, work, config, redactor=redactor, tokenizer=spec.tokenizer)

@@ -21,11 +21,16 @@ class Pacer:
 
     def __init__(self) -> None:
         self._waiter: asyncio.Future[None] | None = None
-        self._interrupted = False
+        self._interrupted = self._woken = False
 
     async def until(self, due_ns: int) -> None:
         """Return at `due_ns` or as soon after as possible; at once when it has passed."""
         raise NotImplementedError
+
+    def wake(self) -> None:
+        """End the wait under way early; later ones wait again."""
+        self._woken = True
+        _wake(self._waiter)
 
     def interrupt(self) -> None:
         """End the wait under way and every later one at once."""
@@ -45,7 +50,8 @@ class LoopPacer(Pacer):
 
     async def until(self, due_ns: int) -> None:
         loop = asyncio.get_running_loop()
-        while (left_ns := due_ns - self._now()) > 0 and not self._interrupted:
+        self._woken = False
+        while (left_ns := due_ns - self._now()) > 0 and not (self._interrupted or self._woken):
             self._waiter = loop.create_future()
             timer = loop.call_at(loop.time() + left_ns / NS_PER_S, _wake, self._waiter)
             try:
@@ -84,7 +90,8 @@ class TimerfdPacer(Pacer):
         self._loop.add_reader(self._fd, self._fired)
 
     async def until(self, due_ns: int) -> None:
-        while due_ns > monotonic_ns() and not self._interrupted:
+        self._woken = False
+        while due_ns > monotonic_ns() and not (self._interrupted or self._woken):
             self._waiter = self._loop.create_future()
             self._arm(due_ns)
             await self._waiter

@@ -23,11 +23,12 @@ from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
+from bytemlperf_llm.loadgen.sessions import SessionWorker, TurnRequest
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.plan.scenario import Answers, Scenario
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.workload.schedule import Planned, Share
+from bytemlperf_llm.workload.schedule import Planned, PlannedSession, Remaining, Schedule, Share
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
@@ -35,23 +36,35 @@ GC_THRESHOLD = 50_000  # young objects between collections; a request in flight 
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
 
 
+class SessionWork(NamedTuple):
+    """A worker's sessions, and how their turns become requests."""
+
+    planned: Iterator[PlannedSession]
+    request: TurnRequest
+    answers: Answers
+
+
 class Work(NamedTuple):
-    """What one worker does. `concurrency` is None in open loop; `until_ns` (from the origin) ends a closed one, which sends so many
-    `together` and waits for all of them."""
+    """What one worker does: its requests, or sessions. `concurrency` (of sessions: users) is None in open loop; `until_ns` (from the
+    origin) ends a closed one, which sends so many `together` and waits for all of them."""
 
     planned: Iterator[Planned]
     concurrency: int | None = None
     until_ns: int | None = None
     together: bool = False
+    sessions: SessionWork | None = None
 
 
-def work_of(scenario: Scenario, planned: Iterator[Planned], share: Share) -> Work:
-    """The work of one worker of a resolved scenario."""
+def work_of(schedule: Schedule, share: Share, left: Remaining | None = None) -> Work:
+    """The work of one worker of a resolved scenario, or what is left of it. Raises UserError."""
+    scenario, workload = schedule.scenario, schedule.workload()
+    planned, keys = schedule.planned(share, left, workload), scenario.prompts.sessions
+    sessions = None if keys is None else SessionWork(schedule.sessions(share, workload), workload.turn, keys.answers)
     if scenario.arrival.process != "closed":
-        return Work(planned)
+        return Work(planned, sessions=sessions)
     assert scenario.arrival.max_concurrency is not None
     until_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
-    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns, scenario.mlperf == "multi_stream")
+    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns, scenario.mlperf == "multi_stream", sessions)
 
 
 def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> WorkerConfig:
@@ -128,7 +141,8 @@ class Replay:
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
         hears = None if self._sample is None else self._sample.add
-        self._worker = Worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
+        worker = Worker if work.sessions is None else SessionWorker
+        self._worker = worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:
@@ -153,11 +167,15 @@ class Replay:
         return time.thread_time_ns() + self._reading_ns()
 
     async def _send(self, origin_ns: int) -> None:
-        planned, concurrency, until_ns, together = self._work
+        planned, concurrency, until_ns, together, sessions = self._work
+        end_ns = None if until_ns is None else origin_ns + until_ns
+        if sessions is not None and isinstance(self._worker, SessionWorker):
+            self._worker.serve(sessions.request, sessions.answers)
+            await self._worker.run_sessions(sessions.planned, origin_ns, concurrency, end_ns)
+            return
         if concurrency is None:
             await self._worker.run_open(planned, origin_ns)
             return
-        end_ns = None if until_ns is None else origin_ns + until_ns
         await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns, together=together)
 
     def stop(self) -> None:

@@ -278,6 +278,10 @@ class Worker:
             record.output = self._redactor(decoded.text)
         if not sent_to_engine:
             self._sink.started()
+        self._keep(record, decoded.text)
+
+    def _keep(self, record: RequestRecord, _text: str) -> None:
+        """Where every record ends, with the text of its answer."""
         self._sink.ended(record)
 
 

@@ -195,7 +195,7 @@ class Bench:
         planned = schedule.describe()
         if planned.requests == 0:
             raise preflight.empty_schedule(resolved)
-        for sentence in planned.sentences(resolved.num_requests):
+        for sentence in planned.sentences(resolved.arrivals):
             self._say(sentence)
         workers = self._worker_count(resolved, planned.requests)
         if self._remainder is None:
@@ -230,7 +230,7 @@ class Bench:
         begin_ns, done = (0, 0) if left is None else (left.begin_ns, len(left.done))
         part: dict[str, Any] = run.run if left is None else run.run["resumed"][-1]
         scheduled, scenario = ready.requests, ready.schedule.scenario
-        title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence()}"
+        title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
             source = self._load_source(ready, engine, pacer)
             try:
@@ -287,13 +287,12 @@ class Bench:
         scenario, load, left = ready.schedule.scenario, ready.plan.load, self._remainder
         if ready.workers > 1 or load.ray is not None:
             return self._fleet(ready)
-        planned = ready.schedule.planned(left=None if left is None else left.left())
         return Replay(
             engine,
             pacer,
             open_log(self._run.folder / ("records.jsonl" if left is None else log_name(left.next_log()))),
             self._metrics,
-            work_of(scenario, planned, ALL),
+            work_of(ready.schedule, ALL, None if left is None else left.left()),
             worker_config(scenario, ALL, keep_output=ready.plan.output.keep_output),
             max_error_rate=load.max_error_rate,
             redactor=self._redactor,

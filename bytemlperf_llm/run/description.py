@@ -11,7 +11,7 @@ from bytemlperf.checked import plain
 from bytemlperf_llm.calibration.cache import client_section
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
-from bytemlperf_llm.metrics.facts import RunFacts, SloMs
+from bytemlperf_llm.metrics.facts import RunFacts, SessionFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.plan.scenario import Scenario, folder_of, scenario_of, seed_of
 from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
@@ -57,16 +57,18 @@ def described_engine(info: EngineInfo, name: str) -> dict[str, Any]:
 
 def facts_of(scenario: Scenario, scheduled_requests: int | None) -> RunFacts:
     """What the metrics need to know besides the records."""
-    arrival = scenario.arrival
+    arrival, sessions = scenario.arrival, scenario.prompts.sessions
+    rate = float(arrival.rate) if isinstance(arrival.rate, int | float) else None
     return RunFacts(
         open_loop=arrival.process != "closed",
         process=arrival.process,
         burstiness=arrival.burstiness,
-        requested_rate=float(arrival.rate) if isinstance(arrival.rate, int | float) else None,
+        requested_rate=None if sessions else rate,
         scheduled_requests=scheduled_requests,
-        max_concurrency=arrival.max_concurrency,
-        slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms),
+        max_concurrency=None if sessions and arrival.process == "closed" else arrival.max_concurrency,
+        slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms, session=scenario.slo.session_ms),
         ignore_eos=scenario.sampling.ignore_eos,
+        sessions=SessionFacts(answers=sessions.answers, requested_rate=rate) if sessions else None,
     )
 
 

@@ -163,7 +163,7 @@ async def resolve_rate(
 
 def longest_request(schedule: Schedule, workload: Workload) -> Request:
     """The request with the longest prompt among those that a run of this scenario may send; of a
-    trace, one as long with other words, so that no prefix is cached before it is measured."""
+    trace or sessions, one as long with other words, so that no prefix is cached before it is measured."""
     scenario = schedule.scenario
     limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
     requests: Iterator[Request] = iter(workload)
@@ -172,7 +172,8 @@ def longest_request(schedule: Schedule, workload: Workload) -> Request:
     longest = max(islice(requests, limit), key=lambda request: (request.text_length(), request.max_tokens), default=None)
     if longest is None:
         raise empty_schedule(scenario)
-    return longest if scenario.prompts.trace is None else workload.aside(longest.index, "ready")
+    cached = scenario.prompts.trace is not None or scenario.prompts.sessions is not None
+    return workload.aside(longest.index, "ready") if cached else longest
 
 
 def empty_schedule(scenario: Scenario) -> UserError:
@@ -196,7 +197,7 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     if prompts.trace is not None:
         known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)
         changes["prompts.trace.max_model_len"] = min((each for each in known if each is not None), default=None)
-    elif prompts.synthetic is None or prompts.synthetic.tokens is None:
+    elif prompts.sessions is None and (prompts.synthetic is None or prompts.synthetic.tokens is None):
         return plan
     return plan.with_scenario(changes)
 

@@ -38,7 +38,8 @@ def load_of(run: dict[str, Any]) -> Load:
     words = [prompts.sentence() if prompts else "", f"{lengths_text(lengths)} tokens out" if lengths else ""]
     words += ["stopping at EOS"] if part(scenario, "sampling").get("ignore_eos") is False else []
     open_loop = arrival is not None and arrival.process not in ("closed", "at_once")
-    return Load(arrival.sentence() if arrival else "", ", ".join(filter(None, words)), open_loop)
+    sessions = prompts is not None and prompts.sessions is not None
+    return Load(arrival.sentence(sessions=sessions) if arrival else "", ", ".join(filter(None, words)), open_loop)
 
 
 def _converted(value: object, kind: Any) -> Any:
@@ -53,7 +54,7 @@ def most_requests(scenario: Scenario) -> float:
     """How many requests a schedule may have, without making it; 0 where only a closed loop's time or a trace's end bounds it."""
     rates = [scenario.arrival.ramp.start_rate, scenario.arrival.ramp.end_rate] if scenario.arrival.ramp else [scenario.arrival.rate]
     rate = max((rate for rate in rates if isinstance(rate, int | float)), default=0.0)
-    bounds = [scenario.num_requests, rate * scenario.duration_s if rate and scenario.duration_s is not None else None]
+    bounds = [scenario.arrivals, rate * scenario.duration_s if rate and scenario.duration_s is not None else None]
     return min((bound for bound in bounds if bound is not None), default=0.0)
 
 

@@ -76,6 +76,8 @@ def read_remainder(run: SuiteRun) -> Remainder:
         done.add(record.index)
         until_ns = max(until_ns, record.end_ns)
     scenario, seed = scenario_of(run.run), seed_of(run.run)
+    if scenario.prompts.sessions is not None:
+        raise UserError(f"{run.folder} is of sessions, which can't go on after a pause", f"repeat it: serve-bench --config {run.folder}")
     refuse_endless(scenario, len(done))
     remainder = Remainder(run=run, scenario=scenario, seed=seed, done=done, until_ns=until_ns, first_offset_ns=None)
     first = None if _over(remainder) else next(Schedule(scenario, seed).planned(left=remainder.left()), None)
@@ -91,6 +93,8 @@ def read_remainder(run: SuiteRun) -> Remainder:
 def extend(run: SuiteRun, requests: int) -> None:
     """Make the run one of so many requests, whose schedule begins as its own does. Raises UserError where that can't be."""
     scenario, seed = scenario_of(run.run), seed_of(run.run)
+    if scenario.prompts.sessions is not None:
+        raise UserError("--num-prompts would cut a session", "start a new run with --num-sessions")
     records = sum(1 for _ in run.records())
     if requests <= records:
         raise UserError(f"{run.folder} has {records} records already", f"give --num-prompts {records + 1} or more")

@@ -130,7 +130,8 @@ def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[st
     for planned in islice(Schedule(scenario, seed).planned(), max(0, walked)):
         request = planned.request
         kept = left.pop(request.index, None)
-        expected = _Kept(request.id, planned.offset_ns, request.max_tokens, request.session, request.turn)
+        offset_ns = kept.planned_ns if kept and scenario.prompts.sessions else planned.offset_ns  # a turn's depends on what ended before
+        expected = _Kept(request.id, offset_ns, request.max_tokens, request.session, request.turn)
         if kept is not None and kept != expected:
             name, value, wanted = next((field, a, b) for field, a, b in zip(_Kept._fields, kept, expected, strict=True) if a != b)
             yield f"the record of request {request.index} has {name} {value}, the schedule {wanted}"

@@ -1,0 +1,210 @@
+"""One scheduler for sessions: a turn is sent when its parents have ended and its delay is over.
+
+Waiting turns and starts of sessions stand in one heap by the time at which they are due; a turn's `planned_ns` is that time, so that a late
+answer makes the next turn due later and a late client is late. Sessions start at the schedule's times (open loop), or as soon as one of so
+many users has none (closed loop). A session that has begun goes on to its end, unless the run is stopped. Turns below one that failed are
+recorded as dropped at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Worker
+from bytemlperf_llm.plan.scenario import Answers
+from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.schedule import PlannedSession
+from bytemlperf_llm.workload.sessions.graph import Session, answered
+from engines.contract import Message, Request
+
+PARENT_FAILED = "parent failed"
+LOOK_NS = 3_600 * NS_PER_S  # nothing is due: the end of an answer ends the wait
+
+TurnRequest = Callable[[Session, int, int, tuple[Message, ...]], Request]
+"""Of a session and turn, at a place in the schedule, with its whole prompt."""
+
+
+class _Running:
+    """A session that has begun: what its turns wait for, and the histories that turns to come continue."""
+
+    __slots__ = ("children", "ends_ns", "first_index", "heirs", "histories", "left", "prompt_tokens", "session", "start_ns", "waiting")
+
+    def __init__(self, session: Session, first_index: int, start_ns: int) -> None:
+        self.session, self.first_index, self.start_ns = session, first_index, start_ns
+        self.children = session.children()
+        self.heirs = Counter(turn.continues for turn in session.turns)
+        self.left = len(session.turns)
+        self.waiting = [len(turn.parents) for turn in session.turns]
+        self.ends_ns: dict[int, int] = {}
+        self.histories: dict[int, tuple[Message, ...]] = {}
+        self.prompt_tokens: dict[int, int] = {}
+
+    def due_ns(self, place: int) -> int:
+        """When a turn is due whose parents have ended."""
+        turn = self.session.turns[place]
+        return turn.due_ns(self.start_ns, [self.ends_ns[parent] for parent in turn.parents])
+
+    def prompt(self, place: int) -> tuple[Message, ...]:
+        """The whole prompt; kept for as long as turns to come continue it."""
+        turn = self.session.turns[place]
+        before: tuple[Message, ...] = ()
+        if turn.continues is not None:
+            before = self.histories[turn.continues]
+            self.heirs[turn.continues] -= 1
+            if not self.heirs[turn.continues]:
+                del self.histories[turn.continues]
+        messages = (*before, *turn.messages)
+        if self.heirs[place]:
+            self.histories[place] = messages
+        return messages
+
+    def reusable_tokens(self, place: int) -> int | None:
+        """Tokens of the prompt that were in earlier ones; None where neither the server nor a tokenizer counted them."""
+        turn = self.session.turns[place]
+        if turn.continues is None:
+            return turn.shared_tokens
+        inherited = self.prompt_tokens.get(turn.continues)
+        return None if inherited is None else max(inherited, turn.shared_tokens or 0)
+
+
+class SessionWorker(Worker):
+    """A worker whose requests are turns of sessions. Configure it with `serve` before it runs."""
+
+    def serve(self, request: TurnRequest, answers: Answers) -> None:
+        """How turns become requests, and which answers continue a conversation."""
+        self._request_of, self._live = request, answers == "live"
+        self._running: dict[str, _Running] = {}
+        self._due_heap: list[tuple[int, int, _Running | PlannedSession, int]] = []
+        self._order = count()
+        self._arrivals: Iterator[PlannedSession] = iter(())
+        self._closed = False
+        self._until_ns: int | None = None
+
+    async def run_sessions(self, sessions: Iterator[PlannedSession], origin_ns: int, users: int | None, end_ns: int | None = None) -> None:
+        """Run them: at their own times where `users` is None, else for so many users until `end_ns`. Then drain."""
+        self.origin_ns, self._arrivals = origin_ns, sessions
+        self._closed, self._until_ns = users is not None, end_ns
+        for _ in range(users or 1):
+            self._next_session(origin_ns)
+        while (self._due_heap or self._running) and not self._stop.is_set():
+            if self._due_heap and self._due_heap[0][0] <= self._now():
+                self._pop()
+                if self.issued % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+            else:
+                await self._pacer.until(self._due_heap[0][0] if self._due_heap else self._now() + LOOK_NS)
+        await self._drain()
+
+    def _pop(self) -> None:
+        due_ns, _, item, place = heapq.heappop(self._due_heap)
+        if isinstance(item, _Running):
+            self._send(item, place, due_ns)
+        else:
+            self._begin(item, due_ns)
+            self._next_session(due_ns)
+
+    def _push(self, due_ns: int, item: _Running | PlannedSession, place: int = 0) -> None:
+        heapq.heappush(self._due_heap, (due_ns, next(self._order), item, place))
+        if self._due_heap[0][2] is item:
+            self._pacer.wake()
+
+    def _next_session(self, now_ns: int) -> None:
+        """Take one from the schedule: for a user who has none, or to wait for its time."""
+        if self._closed:
+            if self._until_ns is None or now_ns < self._until_ns:
+                planned = next(self._arrivals, None)
+                if planned is not None:
+                    self._begin(planned, now_ns)
+        elif (planned := next(self._arrivals, None)) is not None:
+            assert planned.offset_ns is not None
+            self._push(self.origin_ns + planned.offset_ns, planned)
+
+    def _begin(self, planned: PlannedSession, start_ns: int) -> None:
+        running = _Running(planned.session, planned.first_index, start_ns)
+        self._running[planned.session.id] = running
+        for place, turn in enumerate(planned.session.turns):
+            if not turn.parents:
+                self._push(running.due_ns(place), running, place)
+
+    def _send(self, running: _Running, place: int, due_ns: int) -> None:
+        request = self._request_of(running.session, place, running.first_index + place, running.prompt(place))
+        self.issued += 1
+        self._track(self._one(request, due_ns))
+
+    # -- what follows a record -----------------------------------------------------------
+
+    def _keep(self, record: RequestRecord, text: str) -> None:
+        running = self._running[record.session or ""]
+        place = record.turn
+        turn = running.session.turns[place]
+        record.session_turns, record.parents = len(running.session.turns), list(turn.parents)
+        record.reusable_tokens = running.reusable_tokens(place)
+        super()._keep(record, text)
+        running.left -= 1
+        end_ns = record.end_ns + self.origin_ns
+        if record.outcome == "ok":
+            self._continue(running, place, end_ns, record, text)
+        elif not self._stop.is_set():
+            self._drop_below(running, place, record.end_ns)
+        if not running.left:
+            self._end(running, end_ns)
+
+    def _continue(self, running: _Running, place: int, end_ns: int, record: RequestRecord, text: str) -> None:
+        turn = running.session.turns[place]
+        running.ends_ns[place] = end_ns
+        if place in running.histories:
+            running.histories[place] = (*running.histories[place], answered(text if self._live else turn.answer))
+        if record.prompt_tokens is not None:
+            running.prompt_tokens[place] = record.prompt_tokens + (record.output_tokens if self._live else 0)
+        for child in running.children[place]:
+            running.waiting[child] -= 1
+            if not running.waiting[child]:
+                self._push(running.due_ns(child), running, child)
+
+    def _drop_below(self, running: _Running, place: int, end_ns: int) -> None:
+        """Record every turn below that has no record yet."""
+        below = [place]
+        for parent in below:
+            for child in running.children[parent]:
+                if running.waiting[child] > 0:
+                    running.waiting[child] = -1
+                    below.append(child)
+        for child in below[1:]:
+            running.left -= 1
+            self.issued += 1
+            self._sink.started()
+            self._sink.ended(self._dropped(running, child, end_ns))
+
+    def _dropped(self, running: _Running, place: int, end_ns: int) -> RequestRecord:
+        session = running.session
+        request = self._request_of(session, place, running.first_index + place, session.turns[place].messages)
+        fields: dict[str, Any] = {
+            "id": request.id,
+            "index": request.index,
+            "session": session.id,
+            "turn": place,
+            "worker": self._config.worker,
+        }
+        return RequestRecord(
+            **fields,
+            session_turns=len(session.turns),
+            parents=list(session.turns[place].parents),
+            planned_ns=None,
+            end_ns=end_ns,
+            outcome="dropped",
+            error_detail=PARENT_FAILED,
+            max_tokens=request.max_tokens,
+        )
+
+    def _end(self, running: _Running, end_ns: int) -> None:
+        del self._running[running.session.id]
+        if self._closed and not self._stop.is_set():
+            self._next_session(end_ns)
+        if not self._running:
+            self._pacer.wake()

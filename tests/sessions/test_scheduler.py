@@ -1,0 +1,111 @@
+"""The scheduler of sessions on a virtual clock: when each turn was due by the graph, given what really happened before it."""
+
+from __future__ import annotations
+
+from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.workload.sessions.graph import Session
+from tests.sessions.graphs import ANSWER, BROKEN, chain, replay, turn
+from tests.virtual import MS, Script
+
+SLOW = Script(((10 * MS, 1), (300 * MS, 3)), reported_tokens=4)
+
+
+def test_a_turn_is_due_a_delay_after_its_parent_ended() -> None:
+    records, _ = replay([(chain("a", 3, 25 * MS), 0), (chain("b", 2, 5 * MS), 7 * MS)], [ANSWER])
+    assert [record.planned_ns for record in records] == [0, 65 * MS, 130 * MS, 7 * MS, 52 * MS]
+    assert [record.sent_ns for record in records] == [record.planned_ns for record in records]
+    assert [(record.session, record.turn, record.session_turns, record.parents) for record in records] == [
+        ("a", 0, 3, []),
+        ("a", 1, 3, [0]),
+        ("a", 2, 3, [1]),
+        ("b", 0, 2, []),
+        ("b", 1, 2, [0]),
+    ]
+
+
+def test_a_slow_answer_moves_the_next_turn_and_is_no_lateness() -> None:
+    records, _ = replay([(chain("a", 2, 5 * MS), 0)], [SLOW])
+    assert [record.planned_ns for record in records] == [0, 305 * MS]
+    assert records[1].sent_ns == 305 * MS
+
+
+def test_forks_spawns_and_joins() -> None:
+    graph = Session(
+        id="g",
+        turns=(
+            turn("root"),
+            turn("fork", 0, delay_ns=10 * MS),
+            turn("spawn", 0, continues=-1),
+            turn("join", 0, 1, 2, delay_ns=3 * MS),
+            turn("later", 0, at_ns=500 * MS),
+        ),
+    )
+    records, engine = replay([(graph, 20 * MS)], [ANSWER, ANSWER, SLOW, ANSWER, ANSWER])
+    assert [record.planned_ns for record in records] == [20 * MS, 70 * MS, 60 * MS, 363 * MS, 520 * MS]
+    assert engine.prompts[1] == ["root", "recorded root", "fork"]
+    assert engine.prompts[2] == ["spawn"]
+    assert engine.prompts[3] == ["root", "recorded root", "join"]
+
+
+def test_the_engines_own_answers_are_fed_back_on_request() -> None:
+    _, recorded = replay([(chain("a", 3), 0)], [ANSWER])
+    _, live = replay([(chain("a", 3), 0)], [ANSWER], answers="live")
+    assert recorded.prompts[2] == ["q0", "recorded q0", "q1", "recorded q1", "q2"]
+    assert live.prompts[2] == ["q0", "spoken", "q1", "spoken", "q2"]
+
+
+def test_turns_below_a_failed_one_are_dropped_and_no_other() -> None:
+    graph = Session(id="g", turns=(turn("a"), turn("b", 0), turn("c", 0), turn("d", 1), turn("e", 2, 3), turn("f", 2)))
+    records, engine = replay([(graph, 0), (chain("h", 2), 0)], [ANSWER, BROKEN, SLOW, ANSWER, ANSWER, ANSWER, ANSWER, ANSWER])
+    assert [record.outcome for record in records] == ["ok", "failed", "ok", "dropped", "dropped", "ok", "ok", "ok"]
+    assert [(record.error_detail, record.end_ns, record.planned_ns) for record in records[3:5]] == [("parent failed", 40 * MS, None)] * 2
+    assert sorted(engine.prompts) == [0, 1, 2, 5, 6, 7]
+
+
+def test_so_many_users_each_begin_a_session_when_theirs_has_ended() -> None:
+    sessions = [(chain("a", 2, 10 * MS), None), (chain("b", 1), None), (chain("c", 1), None), (chain("d", 1), None)]
+    records, _ = replay(sessions, [ANSWER], users=2)
+    assert [(record.session, record.planned_ns) for record in records] == [
+        ("a", 0),
+        ("a", 50 * MS),
+        ("b", 0),
+        ("c", 40 * MS),
+        ("d", 80 * MS),
+    ]
+
+
+def test_a_closed_loop_begins_no_session_after_its_time_and_ends_those_begun() -> None:
+    records, _ = replay([(chain(str(i), 2, 10 * MS), None) for i in range(9)], [ANSWER], users=1, end_ns=100 * MS)
+    assert [record.planned_ns for record in records] == [0, 50 * MS, 90 * MS, 140 * MS]
+
+
+def test_a_stop_sends_nothing_more_and_what_is_in_flight_may_finish() -> None:
+    records, _ = replay([(chain("a", 3, 10 * MS), 0), (chain("b", 2), 200 * MS)], [ANSWER], stop_ns=70 * MS)
+    assert [(record.session, record.turn, record.outcome) for record in records] == [("a", 0, "ok"), ("a", 1, "ok")]
+
+
+def test_a_timeout_fails_the_turn_and_drops_what_is_below() -> None:
+    hanging = Script(((10 * MS, 1),), hang=True)
+    records, _ = replay([(chain("a", 2), 0)], [hanging], timeouts=Timeouts(idle_ns=NS_PER_S))
+    assert [(record.outcome, record.error_class) for record in records] == [("failed", "idle_timeout"), ("dropped", None)]
+
+
+def test_a_cap_on_requests_in_flight_queues_turns_and_their_wait_counts() -> None:
+    records, _ = replay([(chain("a", 2), 0), (chain("b", 1), 0)], [ANSWER], slots=1)
+    assert [(record.planned_ns, record.sent_ns) for record in records] == [(0, 0), (40 * MS, 80 * MS), (0, 40 * MS)]
+
+
+def test_reusable_tokens_are_the_parents_prompt_and_with_live_answers_its_answer_too() -> None:
+    """`q0` is a word, and 4 tokens were answered; the recorded answer is two words."""
+    recorded, _ = replay([(chain("a", 3), 0)], [ANSWER])
+    live, _ = replay([(chain("a", 3), 0)], [ANSWER], answers="live")
+    assert [(record.prompt_tokens, record.reusable_tokens) for record in recorded] == [(1, 0), (4, 1), (7, 4)]
+    assert [(record.prompt_tokens, record.reusable_tokens) for record in live] == [(1, 0), (3, 5), (5, 7)]
+
+
+def test_a_thousand_sessions_are_in_flight_at_once() -> None:
+    records, _ = replay([(chain(str(i), 2, NS_PER_S), i) for i in range(1_000)], [ANSWER])
+    assert len(records) == 2_000
+    assert all(record.outcome == "ok" for record in records)
+    assert {record.planned_ns for record in records[1::2]} == {NS_PER_S + 40 * MS + i for i in range(1_000)}
