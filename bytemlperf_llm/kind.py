@@ -24,6 +24,7 @@ from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
+from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
@@ -95,6 +96,7 @@ class LlmKind(RunKind):
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *loadgen_sections(summary),
             *cause_sections(columns),
+            *session_sections(summary),
             *latency_sections(summary, columns),
             *timeline_sections(summary, columns, _gauges(records)),
             *length_sections(columns),
@@ -116,7 +118,21 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
     """Every figure of a summary, with samples from the run's columns where there are any."""
     metrics = summary.get("metrics", {}).items()
     latencies = [figure for name, metric in metrics if name in LABELLED for figure in _latencies(key, name, metric, columns)]
-    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary)]
+    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary), *_sessions(key, summary)]
+
+
+def _sessions(key: str, summary: dict[str, Any]) -> list[Figure]:
+    """Whole time and goodput of sessions, where there are some."""
+    sessions = summary.get("sessions") or {}
+    figures = _latencies(key, "session_time", sessions["metrics"]["session_time"], None) if sessions.get("metrics") else []
+    if good := sessions.get("goodput"):
+        value = good["sessions_per_s"]
+        figures.append(
+            Figure(
+                key=key, metric="session goodput", label="session goodput", unit="sessions/s", value=value, better="higher", headline=True
+            )
+        )
+    return figures
 
 
 def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:

@@ -24,6 +24,7 @@ from bytemlperf.statistics.columns import ABSENT, Column, column, either, presen
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, stage_times_ns
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
+from bytemlperf_llm.metrics.session_tally import SessionTally
 from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.record.record import Outcome, RequestRecord
 from engines.contract import ErrorClass
@@ -83,6 +84,7 @@ class Accumulator:
         self.outcomes: Counter[str] = Counter()
         self.failures = _Failures()
         self.tokens = TokenTally()
+        self.sessions = SessionTally()
         self.batched_tokens = 0
         self.stream_tokens = 0
         self.stream_chunks = 0
@@ -121,6 +123,7 @@ class Accumulator:
         self.stream_tokens += int(block.seen[ok].sum())
         self.stream_chunks += int(block.chunks[ok].sum())
         self.outcomes.update(record.outcome for record in records)
+        self.sessions.add_all(records)
         for record, silence_ns, span_ns in zip(records, block.max_gap.tolist(), (block.last - block.first).tolist(), strict=True):
             if record.outcome == "failed":
                 self.failures.add(record)

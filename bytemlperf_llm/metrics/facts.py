@@ -22,6 +22,18 @@ class SloMs(msgspec.Struct, frozen=True, kw_only=True):
     ttft: float | None = None
     tpot: float | None = None
     e2e: float | None = None
+    session: float | None = None
+
+    def of_requests(self) -> SloMs:
+        """Without that of whole sessions."""
+        return SloMs(ttft=self.ttft, tpot=self.tpot, e2e=self.e2e)
+
+
+class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a run of sessions: which answers continue a conversation, and the target rate in sessions/s where there is one."""
+
+    answers: str
+    requested_rate: float | None = None
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +43,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     a trace at its own times).
     `scheduled_requests` is None where it isn't known before the end (a closed loop with a
     duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
-    `ignore_eos` says that every answer was to be exactly as long as asked.
+    `ignore_eos` says that every answer was to be exactly as long as asked. `sessions` is there where requests are turns of sessions.
     """
 
     open_loop: bool
@@ -44,6 +56,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     loop_utilisation: float | None = None
     ignore_eos: bool = False
     percentiles: tuple[str, ...] = DEFAULT_PERCENTILES
+    sessions: SessionFacts | None = None
 
 
 def normalised(facts: RunFacts) -> RunFacts:

@@ -139,6 +139,15 @@ def steady_state(acc: Accumulator, steps: Steps, whole: Window) -> SteadyState:
     return SteadyState(window=window, whole=whole, ramp_up_ns=up, ramp_down_ns=down, cut=True, note=note)
 
 
+def until_idle(whole: Window, idle_ns: int) -> SteadyState:
+    """Of a run of sessions: from its start to when the first user, or the schedule, had no more session to begin."""
+    end_ns = min(max(idle_ns, whole.start_ns), whole.end_ns)
+    tail_s = (whole.end_ns - end_ns) / NS_PER_S
+    note = f"rates leave out the last {tail_s:.2f} s of {whole.length_ns / NS_PER_S:.2f} s, in which no session was left to begin"
+    window = Window(start_ns=whole.start_ns, end_ns=end_ns)
+    return SteadyState(window=window, whole=whole, ramp_up_ns=0, ramp_down_ns=whole.end_ns - end_ns, cut=True, note=note)
+
+
 def per_second(count: int, window: Window) -> float | None:
     """count per second of the window; None for an empty one."""
     return float(Fraction(count * NS_PER_S, window.length_ns)) if window.length_ns > 0 else None
@@ -195,7 +204,8 @@ def _stamps_inside(first_ns: int, runs: tuple[Column, Column], window: Window) -
 
 
 def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None:
-    """Requests/s that met every target, from t0; None when no target was set."""
+    """Requests/s that met every target of requests, from t0; None when no target was set."""
+    slo = slo.of_requests()
     if slo == SloMs():
         return None
     good = _meeting(acc, slo)

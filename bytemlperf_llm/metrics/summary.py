@@ -35,9 +35,11 @@ from bytemlperf_llm.metrics.rates import (
     in_flight_steps,
     steady_state,
     throughput,
+    until_idle,
     whole_window,
 )
 from bytemlperf_llm.metrics.recount import Counted
+from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
     LENGTH_TOLERANCE,
@@ -77,6 +79,7 @@ class Summary(msgspec.Struct, kw_only=True):
     tokens: Tokens
     stage_shares: dict[str, float] | None
     client_error: ClientError | None = None
+    sessions: Sessions | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
@@ -96,7 +99,8 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     metrics = _metrics(acc, facts, delays)
     steps = in_flight_steps(acc)
     whole = whole_window(acc) or Window(start_ns=0, end_ns=0)
-    steady = steady_state(acc, steps, whole)
+    idle = None if facts.sessions is None else idle_ns(acc.sessions, open_loop=facts.open_loop)
+    steady = steady_state(acc, steps, whole) if idle is None else until_idle(whole, idle)
     tokens = _tokens(acc)
     sent = offered_requests(acc)
     evidence = Evidence(
@@ -110,6 +114,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
         client_failures=acc.failures.counts[OWN_LIMIT],
         answers_without_token=int((acc.columns["first"][acc.rows("ok")] == ABSENT).sum()),
+        parents_failed=acc.sessions.dropped_turns,
     )
     verdict = judge(facts, evidence)
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
@@ -135,6 +140,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         load=load,
         tokens=tokens,
         stage_shares=_stage_shares(acc),
+        sessions=sessions_of(acc, facts, steady.window),
     )
 
 

@@ -83,7 +83,8 @@ class Evidence(msgspec.Struct, kw_only=True):
     """What the verdict rests on. `outcomes` are the buckets as recorded, `unrecorded` the
     scheduled requests without a record, `contradictions` how many records repeat a place in the
     schedule or exceed it; for `tail_lateness_ns` see the function of that name. `client_failures` are the
-    failed requests of class `client_limit`, `answers_without_token` the answered ones that brought none."""
+    failed requests of class `client_limit`, `answers_without_token` the answered ones that brought none, `parents_failed` the turns of
+    sessions that were dropped because one before them failed."""
 
     outcomes: Mapping[str, int]
     scheduled: int
@@ -95,6 +96,7 @@ class Evidence(msgspec.Struct, kw_only=True):
     median_ttft_ns: int | None
     client_failures: int = 0
     answers_without_token: int = 0
+    parents_failed: int = 0
 
     @property
     def outcomes_sent(self) -> int:
@@ -142,7 +144,7 @@ def _answers(evidence: Evidence) -> Iterator[str]:
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
     queued = evidence.load.capped_requests and _is_overloaded(evidence.load)  # left waiting under the cap: the system's fault
-    unsent = evidence.unrecorded + (0 if queued else evidence.outcomes.get("dropped", 0))
+    unsent = evidence.unrecorded + (0 if queued else evidence.outcomes.get("dropped", 0) - evidence.parents_failed)
     if unsent > RATE_TOLERANCE * evidence.scheduled:
         yield (
             f"{unsent} of {evidence.scheduled} scheduled requests were never sent or left no record: the load was not held; "

@@ -26,6 +26,7 @@ TITLES = {
     "max_stall": "longest stall",
     "schedule_lateness": "send delay",
     "client_lateness": "client's own delay",
+    "session_time": "session",
 }
 ANSWERS, DETAILS = ("ttft", "tpot", "itl", "e2e"), ("service_ttft", "service_e2e", "max_stall", "schedule_lateness")
 FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")

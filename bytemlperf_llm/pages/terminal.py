@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.runs.kinds import Section, Text
+from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf_llm.metrics.client_error import ClientError, sentence
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
 from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
+from bytemlperf_llm.pages.sessions import session_sections
 
 ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
 """The fewest requests whose order statistics carry a percentile at 99 % confidence: log(0.01) / log(p)."""
@@ -32,6 +33,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
         msgspec.structs.replace(latency_table(summary, ANSWERS), title=title, note=""),
         msgspec.structs.replace(more, title="more latencies, ms", note="", detail=on_target and not _waited(summary)),
         result_table(summary),
+        *(msgspec.structs.replace(section, note="") for section in session_sections(summary) if isinstance(section, Table)),
         load,
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
@@ -73,7 +75,7 @@ def _advice(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple
     command = [str(word) for word in run.get("command") or ["bmp-llm", "serve-bench"]]
     verdict, end = summary["verdict"], run.get("end") or {}
     if verdict in ("invalid", "failing"):
-        if summary["outcomes"]["dropped"] and (not end or end.get("stopped_by_user") or end.get("failure")):
+        if summary["outcomes"]["dropped"] and not summary.get("sessions") and (not end or end.get("stopped_by_user") or end.get("failure")):
             return ["bmp-llm", "resume", str(folder)], "send the rest"
         if verdict == "failing":
             return ["bmp-llm", "doctor"], "check the installation, and read the server's own log"
