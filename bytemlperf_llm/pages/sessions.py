@@ -6,7 +6,7 @@ from typing import Any
 
 from bytemlperf.report.blocks import metric_cells
 from bytemlperf.report.text import number
-from bytemlperf.runs.kinds import Section, Table
+from bytemlperf.runs.kinds import Table
 from bytemlperf.units import NS_PER_S
 
 GROUP = "Sessions"
@@ -20,7 +20,7 @@ ANSWERS = {"recorded": "the recorded answers are fed back", "live": "the engine'
 SPARE = ("p95", "p99.9", "p90")
 
 
-def session_sections(summary: dict[str, Any]) -> list[Section]:
+def session_sections(summary: dict[str, Any]) -> list[Table]:
     """Nothing for a run of single requests."""
     sessions = summary.get("sessions")
     if not sessions:

@@ -33,7 +33,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
         msgspec.structs.replace(latency_table(summary, ANSWERS), title=title, note=""),
         msgspec.structs.replace(more, title="more latencies, ms", note="", detail=on_target and not _waited(summary)),
         result_table(summary),
-        *(msgspec.structs.replace(section, note="") for section in session_sections(summary) if isinstance(section, Table)),
+        *(_bare(section) for section in session_sections(summary)),
         load,
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
@@ -63,6 +63,10 @@ def _waited(summary: dict[str, Any]) -> bool:
 
 def _calibrated(error: dict[str, Any] | None) -> bool:
     return error is not None and error.get("ttft_p50_ms") is not None
+
+
+def _bare(section: Table) -> Table:
+    return msgspec.structs.replace(section, title=section.title and f"sessions: {section.title.lower()}", note="")
 
 
 def next_command(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str]:
