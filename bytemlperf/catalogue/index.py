@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,7 +134,8 @@ class Catalogue:
         try:
             with damage_said(folder):
                 view = view_run(folder, sections=False, samples=False)
-                row, rows = _run_row(name, view), list(_figure_rows(name, view))
+                row = _run_row(name, view)
+                rows = [[name, *(getattr(figure, column) for column in FIGURE_COLUMNS)] for figure in view.figures]
         except UserError as error:
             row, rows = _run_row(name, RunView(folder=folder, run={}, problems=[error.cause])), []
         for table, values in (("runs", [row]), ("figures", rows)):
@@ -246,10 +247,6 @@ def _run_row(name: str, view: RunView) -> list[Value]:
         "; ".join(view.problems),
         signature(view.folder),
     ]
-
-
-def _figure_rows(name: str, view: RunView) -> Iterator[list[Value]]:
-    return ([name, *(getattr(figure, column) for column in FIGURE_COLUMNS)] for figure in view.figures)
 
 
 def _text(value: object) -> str | None:

@@ -6,7 +6,6 @@ The child's own side is `bytemlperf.child.inside`.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from bytemlperf.child.inside import PARENT
-from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,15 +79,6 @@ def run(arguments: Sequence[str], timeout_s: float | None = None) -> Outcome:
     except subprocess.TimeoutExpired:
         return Outcome(f"no answer within {timeout_s} s", "")
     return Outcome(death(done.returncode, done.stderr) if done.returncode else "", done.stdout)
-
-
-def versions_of(module: str, *arguments: str, what: str) -> dict[str, str]:
-    """Run a module that prints one JSON object of versions as its last line. Raises UserError."""
-    done = run(["-m", module, *arguments])
-    if done.error:
-        raise UserError(f"{what} failed: {done.error}", "check the installation: bmp-llm doctor")
-    versions: dict[str, str] = json.loads(done.output.strip().splitlines()[-1])
-    return versions
 
 
 def signal_name(number: int) -> str:

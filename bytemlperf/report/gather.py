@@ -6,9 +6,10 @@ installed, a damaged summary) becomes a problem that the page names above what i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +20,7 @@ from bytemlperf.runs.kinds import Figure, RunKind, Section, run_kind
 from bytemlperf.runs.records import RunRecords
 
 MAX_PROBLEMS_SHOWN = 20
+MadeT = TypeVar("MadeT")
 
 
 class RunView(msgspec.Struct, kw_only=True):
@@ -66,9 +68,7 @@ class RunView(msgspec.Struct, kw_only=True):
         return {}
 
 
-def view_run(
-    folder: Path, records: RunRecords[Any] | None = None, *, sections: bool = True, figures: bool = True, samples: bool = True
-) -> RunView:
+def view_run(folder: Path, records: RunRecords[Any] | None = None, *, sections: bool = True, samples: bool = True) -> RunView:
     """Gather one run, from `records` where they were walked already; without `samples` figures may come from the summary
     alone. Raises UserError where the folder is no run."""
     run, problems = _read_run(folder)
@@ -82,8 +82,7 @@ def view_run(
     view.summary = _summary(view, kind, records)
     if kind is not None:
         summary = view.summary or {}
-        if figures:
-            view.figures = _attempt(problems, "figures", lambda: kind.figures(run, summary, records)) or []
+        view.figures = _attempt(problems, "figures", lambda: kind.figures(run, summary, records)) or []
         if sections:
             view.sections = _attempt(problems, "sections", lambda: kind.sections(run, summary, records)) or []
     known = " ".join(view.warnings)
@@ -128,8 +127,7 @@ def _summary(view: RunView, kind: RunKind | None, records: RunRecords[Any]) -> d
         view.problems.append(f"summary.json can't be read ({why(error)}): recomputed from the records")
     if kind is None:
         return None
-    computed: dict[str, Any] | None = _attempt(view.problems, "the summary", lambda: _computed(view, kind, records))
-    return computed
+    return _attempt(view.problems, "the summary", lambda: _computed(view, kind, records))
 
 
 def _computed(view: RunView, kind: RunKind, records: RunRecords[Any]) -> dict[str, Any]:
@@ -139,7 +137,7 @@ def _computed(view: RunView, kind: RunKind, records: RunRecords[Any]) -> dict[st
     return summary
 
 
-def _attempt(problems: list[str], what: str, compute: Any) -> Any:
+def _attempt(problems: list[str], what: str, compute: Callable[[], MadeT]) -> MadeT | None:
     try:
         return compute()
     except UserError as error:

@@ -7,9 +7,9 @@ and in between values that were measured, never an average that nobody saw.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from bytemlperf.lazy import numpy
+from bytemlperf.statistics.columns import Column, Floats
 
 CURVE_POINTS = 400
 TAIL_POINTS = 120
@@ -19,7 +19,7 @@ TIME_BINS = 240
 DOTS = 1_500
 
 
-def distribution(values: Any) -> tuple[Any, Any]:
+def distribution(values: Floats) -> tuple[Floats, Floats]:
     """The empirical distribution function of values: x, and the share of values ≤ x. All of them where
     they are few; else evenly spaced ranks with the ranks of the tail spaced by factors, ends included."""
     ordered = numpy.sort(values)
@@ -33,14 +33,14 @@ def distribution(values: Any) -> tuple[Any, Any]:
     return ordered[ranks], (ranks + 1) / count
 
 
-def limits_between(low: float, high: float) -> Any:
+def limits_between(low: float, high: float) -> Floats:
     """Where to count: from the least to the greatest value, by factors where they are far apart."""
     limits = numpy.geomspace(low, high, CURVE_POINTS) if low > 0 and high / low > 3 else numpy.linspace(low, high, CURVE_POINTS)
     limits[0], limits[-1] = low, high
     return limits
 
 
-def histogram_edges(values: Any) -> tuple[Any, bool]:
+def histogram_edges(values: Floats) -> tuple[Floats, bool]:
     """Edges of the bins of a histogram that holds every value, so its first and last edge are the extremes;
     and whether the bins grow by a factor, as they do where the values reach far."""
     low, high = float(values.min()), float(values.max())
@@ -53,7 +53,7 @@ def histogram_edges(values: Any) -> tuple[Any, bool]:
     return numpy.linspace(low, high, HISTOGRAM_BINS + 1), False
 
 
-def time_edges(start: float, end: float, count: int) -> Any:
+def time_edges(start: float, end: float, count: int) -> Floats:
     """Edges of equal stretches of time, as many as the number of values can fill."""
     bins = int(min(TIME_BINS, max(10, count // 8)))
     return numpy.linspace(start, max(end, start + 1e-9), bins + 1)
@@ -62,18 +62,18 @@ def time_edges(start: float, end: float, count: int) -> Any:
 class Binned:
     """What the values in each stretch of `edges` were. Empty stretches have a count of 0 and NaN."""
 
-    def __init__(self, place: Any, values: Any, edges: Any) -> None:
+    def __init__(self, place: Floats, values: Floats, edges: Floats) -> None:
         self.edges = edges
         self.middle = (edges[:-1] + edges[1:]) / 2
         bins = len(edges) - 1
-        held: Any = numpy.clip(numpy.searchsorted(edges, place, side="right") - 1, 0, bins - 1)
-        order: Any = numpy.lexsort((values, held))
+        held: Column = numpy.clip(numpy.searchsorted(edges, place, side="right") - 1, 0, bins - 1)
+        order: Column = numpy.lexsort((values, held))
         self._values, held = values[order], held[order]
-        self._start: Any = numpy.searchsorted(held, numpy.arange(bins), side="left")
-        self._end: Any = numpy.searchsorted(held, numpy.arange(bins), side="right")
+        self._start: Column = numpy.searchsorted(held, numpy.arange(bins), side="left")
+        self._end: Column = numpy.searchsorted(held, numpy.arange(bins), side="right")
         self.count = self._end - self._start
 
-    def percentile(self, percent: float) -> Any:
+    def percentile(self, percent: float) -> Floats:
         """Nearest-rank, in each stretch; 0 is the minimum, 100 the maximum."""
         result = numpy.full(len(self.count), numpy.nan)
         filled = self.count > 0
@@ -82,7 +82,7 @@ class Binned:
         return result
 
 
-def kept_dots(values: Any, most: int = DOTS) -> Any:
+def kept_dots(values: Floats, most: int = DOTS) -> Column:
     """Which of the values to draw as dots: all, or the extremes with an even choice of the rest, in order."""
     count = len(values)
     if count <= most:
@@ -92,7 +92,7 @@ def kept_dots(values: Any, most: int = DOTS) -> Any:
     return numpy.unique(numpy.concatenate([extremes[: most // 10], extremes[count - most // 5 :], even]))
 
 
-def thinned_steps(times: Any, levels: Any, most: int = 2 * TIME_BINS) -> tuple[Any, Any]:
+def thinned_steps(times: Floats, levels: Floats, most: int = 2 * TIME_BINS) -> tuple[Floats, Floats]:
     """A step function with fewer steps: in each stretch its first, lowest and highest level stay."""
     count = len(times)
     if count <= most:

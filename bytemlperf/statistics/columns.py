@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from bytemlperf.lazy import numpy
 
 if TYPE_CHECKING:
-    from numpy import int64
+    from numpy import bool_, float64, int64
     from numpy.typing import NDArray
 
 Column: TypeAlias = "NDArray[int64]"
+Floats: TypeAlias = "NDArray[float64]"
+Mask: TypeAlias = "NDArray[bool_]"
 Values: TypeAlias = "Sequence[int] | NDArray[int64]"
 
 ABSENT = -(1 << 63)

@@ -6,8 +6,6 @@ uvloop, this program's version and whether its loops are compiled. When one of t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +14,10 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.hardware.kept import path_of, write
 from bytemlperf.hardware.machine import cpu
 from bytemlperf.models.cache import cache_root
 from bytemlperf.runs.files import writing
-from bytemlperf.runs.folder import write_text
 from bytemlperf.units import NS_PER_S
 from bytemlperf.version import __version__
 from bytemlperf_llm.metrics.client_error import COMMAND, Calibration, ClientError, error_bar
@@ -27,8 +25,7 @@ from bytemlperf_llm.metrics.summary import Summary
 from engines.client_limits import compiled
 from engines.untrusted import UntrustedJson, decode_json
 
-PREFIX = "calibration-"
-NAME_DIGITS = 16
+NAME = "calibration"
 NOT_CALIBRATED = f"not calibrated: run `{COMMAND}`"
 UNREADABLE = f"not calibrated, what is in the cache can't be read: run `{COMMAND}`"
 CHANGED = f"not calibrated since this machine changed: run `{COMMAND}`"
@@ -52,29 +49,22 @@ def machine() -> dict[str, str]:
     }
 
 
-def path_for(described: dict[str, str]) -> Path:
-    """Where the calibration of such a machine lies."""
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return cache_root() / f"{PREFIX}{digest[:NAME_DIGITS]}.json"
-
-
 def keep(calibration: Calibration) -> Path:
     """Write it. Raises UserError when the cache can't be written."""
-    path = path_for(calibration.machine)
+    path = path_of(NAME, calibration.machine)
     with writing(path, "set BMP_CACHE to a writable folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1).decode() + "\n")
+        write(path, calibration)
     return path
 
 
 def load(described: dict[str, str] | None = None) -> tuple[Calibration | None, str]:
     """This machine's calibration, or None and why there is none. Never raises for what a file holds."""
     described = machine() if described is None else described
-    path = path_for(described)
+    path = path_of(NAME, described)
     try:
         calibration = decode_json(path.read_bytes(), Calibration)
     except FileNotFoundError:
-        others = any(cache_root().glob(f"{PREFIX}*.json"))
+        others = any(cache_root().glob(f"{NAME}-*.json"))
         return None, CHANGED if others else NOT_CALIBRATED
     except (OSError, UntrustedJson):
         return None, UNREADABLE

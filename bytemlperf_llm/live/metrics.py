@@ -74,17 +74,17 @@ class MetricsDelta(msgspec.Struct, kw_only=True):
     tpot_s: list[float] = []
 
 
-def add_intervals(histogram: Histogram, stamps: Sequence[int], tokens: Sequence[int], burst_ns: int = BURST_NS) -> tuple[int, int] | None:
+def add_intervals(histogram: Histogram, stamps: Sequence[int], tokens: Sequence[int]) -> tuple[int, int] | None:
     """Add an answer's intervals between tokens (`definitions.token_runs_ns`) to a histogram in ns; the first and the last token's
     stamps, None without tokens. Request by request: sorting the intervals of many at once would hold the event loop up."""
     times = kept_times(stamps, tokens)
     if not times.stamps_ns:
         return None
     gaps = chunk_gaps_ns(times)
-    if all(gap > burst_ns for gap in gaps) and max(times.tokens) == 1:
+    if all(gap > BURST_NS for gap in gaps) and max(times.tokens) == 1:
         histogram.add(gaps)
     else:
-        for value, count in zip(*token_runs_ns(bursts_of(times, gaps, burst_ns)), strict=True):
+        for value, count in zip(*token_runs_ns(bursts_of(times, gaps)), strict=True):
             histogram.add_equal(value, count)
     return times.stamps_ns[0], times.stamps_ns[-1]
 

@@ -98,11 +98,11 @@ class Bursts(NamedTuple):
     intervals: list[int]
 
 
-def bursts_of(times: TokenTimes, gaps_ns: Sequence[int], burst_ns: int = BURST_NS) -> Bursts:
-    """Chunks at most `burst_ns` after the one before belong to its burst; needs a chunk."""
+def bursts_of(times: TokenTimes, gaps_ns: Sequence[int]) -> Bursts:
+    """Chunks at most `BURST_NS` after the one before belong to its burst; needs a chunk."""
     shared, intervals = [0], [times.tokens[0] - 1]
     for gap, count in zip(gaps_ns, times.tokens[1:], strict=True):
-        if gap > burst_ns:
+        if gap > BURST_NS:
             shared.append(gap)
             intervals.append(count)
         else:

@@ -103,15 +103,16 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     steady = steady_state(acc, steps, whole) if idle is None else until_idle(whole, idle)
     tokens = _tokens(acc)
     sent = offered_requests(acc)
+    repeated, ttft = len(acc) - len(numpy.unique(acc.columns["index"])), numpy.sort(acc.request_values("ttft", acc.rows("ok")))
     evidence = Evidence(
         outcomes=acc.outcomes,
         scheduled=scheduled,
         unrecorded=unrecorded,
-        contradictions=_contradictions(acc, facts),
+        contradictions=max(repeated, len(acc) - scheduled),
         sent_requests=sent,
         load=load,
         tail_lateness_ns=tail_lateness(delays),
-        median_ttft_ns=_median(acc.request_values("ttft", acc.rows("ok"))),
+        median_ttft_ns=percentile(ttft, parse_percentile("50")) if len(ttft) else None,
         client_failures=acc.failures.counts[OWN_LIMIT],
         answers_without_token=int((acc.columns["first"][acc.rows("ok")] == ABSENT).sum()),
         parents_failed=acc.sessions.dropped_turns,
@@ -174,15 +175,6 @@ def _inter_chunk(acc: Accumulator, itl: Metric | None, rank: Column, facts: RunF
     if itl is not None and acc.inter_chunk is acc.itl:
         return msgspec.structs.replace(itl, formula=FORMULAS["inter_chunk_latency"])
     return describe_tokens("inter_chunk_latency", acc.inter_chunk, rank, facts.percentiles)
-
-
-def _median(values: Column) -> int | None:
-    return percentile(numpy.sort(values), parse_percentile("50")) if len(values) else None
-
-
-def _contradictions(acc: Accumulator, facts: RunFacts) -> int:
-    repeated = len(acc) - len(numpy.unique(acc.columns["index"]))
-    return repeated if facts.scheduled_requests is None else max(repeated, len(acc) - facts.scheduled_requests)
 
 
 def _tokens(acc: Accumulator) -> Tokens:

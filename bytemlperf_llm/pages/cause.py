@@ -8,13 +8,13 @@ that they add up to 1.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
-from bytemlperf.statistics.columns import ABSENT
+from bytemlperf.statistics.columns import ABSENT, Column, Floats
 from bytemlperf_llm.metrics.definitions import STAGES
 from bytemlperf_llm.pages.columns import RunColumns
 
@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     """One stage: its name, and its duration in every answered request, ms."""
 
     name: str
-    values_ms: Any
+    values_ms: Floats
 
 
 class Group(NamedTuple):
@@ -67,14 +67,14 @@ def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
     return [Stage(stage.name, numpy.nan_to_num(stage.values_ms)) for stage in known], False
 
 
-def _group_rows(latency_ms: Any, low: float, high: float) -> Any:
+def _group_rows(latency_ms: Floats, low: float, high: float) -> Column:
     """The requests whose rank lies between two shares; at least one."""
     order = numpy.argsort(latency_ms, kind="stable")
     begin = min(int(low * len(order)), len(order) - 1)
     return order[begin : max(begin + 1, int(numpy.ceil(high * len(order))))]
 
 
-def shares(stages: list[Stage], rows: Any) -> dict[str, float]:
+def shares(stages: list[Stage], rows: Column) -> dict[str, float]:
     """Each stage's part of the summed time of these requests."""
     sums = {stage.name: float(stage.values_ms[rows].sum()) for stage in stages}
     whole = sum(sums.values())

@@ -13,7 +13,7 @@ from typing import Any
 
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.records import once
-from bytemlperf.statistics.columns import ABSENT
+from bytemlperf.statistics.columns import ABSENT, Column, Floats, Mask
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
@@ -34,53 +34,53 @@ class RunColumns:
         self.origin_ns, self.duration_s = window.start_ns, max(window.length_ns, 1) / NS_PER_S
         self.failures = [((end - self.origin_ns) / NS_PER_S, name) for end, name in acc.failures.ends]
 
-    def raw(self, name: str) -> Any:
+    def raw(self, name: str) -> Column:
         """A column of integers in canonical order, with ABSENT."""
         return self.acc.columns[name][self.acc.rows()]
 
     @cached_property
-    def ok(self) -> Any:
+    def ok(self) -> Mask:
         """Which requests were answered."""
         return self.raw("outcome") == OUTCOMES.index("ok")
 
     @cached_property
-    def index(self) -> Any:
+    def index(self) -> Column:
         return self.raw("index")
 
     @cached_property
-    def answered(self) -> Any:
+    def answered(self) -> Mask:
         """Which were answered with at least one token: the requests whose latencies count."""
         return self.ok & (self.raw("first") != ABSENT) & (self.raw("due") != ABSENT)
 
-    def when(self, name: str) -> Any:
+    def when(self, name: str) -> Floats:
         """A stamp of all requests in seconds, NaN where absent."""
         raw = self.raw(name)
         return numpy.where(raw == ABSENT, numpy.nan, (raw - self.origin_ns) / NS_PER_S)
 
-    def between(self, later: str, earlier: str) -> Any:
+    def between(self, later: str, earlier: str) -> Floats:
         """A span of all requests in ms, NaN where a stamp is absent."""
         return (self.when(later) - self.when(earlier)) * 1e3
 
     @cached_property
-    def latencies(self) -> dict[str, Any]:
+    def latencies(self) -> dict[str, Floats]:
         """The per-request metrics in ms, of all requests; NaN outside `answered`."""
         found = {name: request_column(self.acc.columns, name, self.acc.rows()) for name in LATENCIES}
         return {name: numpy.where(self.answered & (ns != ABSENT), ns / NS_PER_MS, numpy.nan) for name, ns in found.items()}
 
-    def present(self, name: str) -> Any:
+    def present(self, name: str) -> Floats:
         """The values of a per-request metric, in order, without those that lack it."""
         values = self.latencies[name]
         return values[~numpy.isnan(values)]
 
     @cached_property
-    def in_flight(self) -> tuple[Any, Any]:
+    def in_flight(self) -> tuple[Floats, Floats]:
         """Times (s) and the number in flight from each of them on."""
         times, levels = in_flight_steps(self.acc)
         return (times[:-1].astype("f8") - self.origin_ns) / NS_PER_S, levels[:-1].astype("f8")
 
     # -- tokens -----------------------------------------------------------------------------
 
-    def token_blocks(self) -> Iterable[tuple[Any, Any, Any]]:
+    def token_blocks(self) -> Iterable[tuple[Floats, Floats, Floats]]:
         """(stamps s, gaps ms, weights) a block of answers at a time, as ITL has them: of a burst of several tokens each has
         its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
         itl, first = self.acc.itl, self.acc.columns["first"]
@@ -99,7 +99,7 @@ class RunColumns:
             yield stamps / NS_PER_S, gaps / NS_PER_MS, weights
 
     @cached_property
-    def first_tokens_s(self) -> Any:
+    def first_tokens_s(self) -> Floats:
         """When the first token of each answer came."""
         return self.when("first")[self.answered]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.kinds import Table
+from bytemlperf.statistics.columns import Floats
 from bytemlperf_llm.record.gauges import Sample
 
 LABELS = {
@@ -26,8 +27,8 @@ class GaugeLine(NamedTuple):
     """One gauge over time: seconds from the first request due, and its values (shares in percent)."""
 
     name: str
-    times: Any
-    values: Any
+    times: Floats
+    values: Floats
 
     @property
     def label(self) -> str:

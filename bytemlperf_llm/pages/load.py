@@ -9,7 +9,7 @@ from bytemlperf.report.blocks import axes, bars, dots, line
 from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
-from bytemlperf.statistics.columns import ABSENT
+from bytemlperf.statistics.columns import ABSENT, Floats
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.latency import ms
@@ -33,7 +33,7 @@ def length_sections(columns: RunColumns) -> list[Section]:
     return [plot for plot in plots if plot is not None]
 
 
-def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
+def _against(title: str, axis: str, lengths: Floats, values: Floats) -> Plot | None:
     present = ~numpy.isnan(values)
     lengths, values = lengths[present], values[present]
     if len(values) < 2 or lengths.min() == lengths.max():
@@ -53,7 +53,7 @@ def _against(title: str, axis: str, lengths: Any, values: Any) -> Plot | None:
     return Plot(title=title, data=data, layout=axes(axis, "ms"), note=note, alt=alt, half=True, group=LENGTHS)
 
 
-def _ranks(values: Any) -> Any:
+def _ranks(values: Floats) -> Floats:
     """Mean ranks, ties shared (Spearman)."""
     _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
     return (numpy.cumsum(counts) - (counts - 1) / 2)[place]
@@ -170,7 +170,7 @@ def _arrival_plots(columns: RunColumns) -> list[Section]:
     return sections
 
 
-def _gap_plot(gaps: Any, asked: Any) -> Plot:
+def _gap_plot(gaps: Floats, asked: Floats) -> Plot:
     data = []
     for name, values, colour, dash in (("planned", asked, "@7", "solid"), ("sent", gaps, "@0", "dot")):
         x, share = distribution(values)
@@ -183,7 +183,7 @@ def _gap_plot(gaps: Any, asked: Any) -> Plot:
     return Plot(title="Gaps between requests", data=data, layout=layout, alt=alt, half=True, group=SCHEDULE)
 
 
-def _lateness_plot(sent: Any, planned: Any, columns: RunColumns) -> Plot:
+def _lateness_plot(sent: Floats, planned: Floats, columns: RunColumns) -> Plot:
     late = (sent - planned) * 1e3
     binned = Binned(planned, late, time_edges(0.0, columns.duration_s, len(late)))
     data = [

@@ -9,6 +9,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars, dots, line
 from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
 from bytemlperf.runs.kinds import Plot, Section
+from bytemlperf.statistics.columns import Column, Floats
 from bytemlperf_llm.pages.cause import STAGES_SHOWN, Stage, stages_of
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table
@@ -108,7 +109,7 @@ def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
     return traces
 
 
-def _latency_traces(due: Any, values: Any, columns: RunColumns) -> list[dict[str, Any]]:
+def _latency_traces(due: Floats, values: Floats, columns: RunColumns) -> list[dict[str, Any]]:
     """Dots for single requests, lines for what those due in each stretch of time had."""
     present = ~numpy.isnan(values)
     due, values = due[present], values[present]
@@ -143,7 +144,7 @@ def _rate_panels(columns: RunColumns) -> list[Panel]:
     ]
 
 
-def tokens_in(columns: RunColumns, edges: Any) -> Any:
+def tokens_in(columns: RunColumns, edges: Floats) -> Floats:
     """Output tokens of answers that arrived in each stretch, as seen in the stream."""
     counts = numpy.histogram(columns.first_tokens_s, edges)[0].astype("f8")
     for stamps, _, weights in columns.token_blocks():
@@ -176,7 +177,7 @@ def _waterfall(title: str, place: int, columns: RunColumns) -> Plot:
     return Plot(title=title, data=data, layout=layout, note=note, alt=note, height=max(260, 90 + 8 * count), group=WATERFALL_GROUP)
 
 
-def _bars(stages: list[Stage], rows: Any, position: Any, due: Any, index: Any) -> list[dict[str, Any]]:
+def _bars(stages: list[Stage], rows: Column, position: Column, due: Floats, index: Column) -> list[dict[str, Any]]:
     at = due[rows].copy()
     data = []
     for stage in stages:
@@ -187,6 +188,6 @@ def _bars(stages: list[Stage], rows: Any, position: Any, due: Any, index: Any) -
     return data
 
 
-def _bar(name: str, index: Any, start: Any, width: Any, colour: str) -> dict[str, Any]:
+def _bar(name: str, index: Column, start: Floats, width: Floats, colour: str) -> dict[str, Any]:
     hover = "request %{y}: " + name + " %{customdata:.4~g} ms"
     return bars(name, width, index, hover, color=colour, lying=True) | {"base": start, "customdata": width * 1e3}

@@ -89,9 +89,7 @@ class ContinuousBatching:
             if output.error:
                 stream.fail("engine_failed", output.error)
             elif output.is_finished():
-                ended = not request.sampling.ignore_eos and bool(payload) and payload[-1] in self._eos_ids
-                usage = Usage(prompt_tokens=len(output.prompt_ids), output_tokens=seen)
-                stream.finish(Finish(reason="stop" if ended else "length", usage=usage, stages=_stages_of(output)))
+                stream.finish(_finish(request, len(output.prompt_ids), seen, payload, self._eos_ids, _stages_of(output)))
 
         return on_output
 
@@ -130,9 +128,7 @@ class OneAtATime:
         except Exception as error:  # whatever the model raised belongs to this request
             post(loop, stream.fail, "engine_failed", f"{type(error).__name__}: {error}")
             return
-        ended = not request.sampling.ignore_eos and bool(produced) and produced[-1] in self._eos_ids
-        usage = Usage(prompt_tokens=len(token_ids), output_tokens=len(produced))
-        post(loop, stream.finish, Finish(reason="stop" if ended else "length", usage=usage))
+        post(loop, stream.finish, _finish(request, len(token_ids), len(produced), produced, self._eos_ids))
 
     def _generate(self, request: Request, token_ids: list[int], emit: Callable[[int], None], cancelled: threading.Event) -> list[int]:
         import torch
@@ -187,6 +183,15 @@ def eos_ids_of(model: Any) -> frozenset[int]:
     declared = model.generation_config.eos_token_id
     ids: Sequence[int] = [declared] if isinstance(declared, int) else declared or ()
     return frozenset(ids)
+
+
+def _finish(
+    request: Request, prompt_tokens: int, output_tokens: int, last: list[int], eos_ids: frozenset[int], stages: Stages | None = None
+) -> Finish:
+    """Of an answer whose last token ids these are."""
+    ended = not request.sampling.ignore_eos and bool(last) and last[-1] in eos_ids
+    usage = Usage(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    return Finish(reason="stop" if ended else "length", usage=usage, stages=stages)
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:

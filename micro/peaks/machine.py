@@ -6,8 +6,6 @@ And what was measured on it, kept between commands: a small JSON file each, name
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
 import platform
 from collections.abc import Set
@@ -18,11 +16,10 @@ from typing import TypedDict, TypeVar
 import msgspec
 
 from bytemlperf.child.limits import CGROUP, threads_asked_for
+from bytemlperf.hardware import kept
 from bytemlperf.hardware.devices import text_of
 from bytemlperf.hardware.machine import discover, package_versions
 from bytemlperf.lazy import torch
-from bytemlperf.models.cache import cache_root
-from bytemlperf.runs.folder import write_text
 from bytemlperf.version import __version__
 from engines.untrusted import UntrustedJson, decode_json
 from micro.measure.estimate import COLD_CACHES
@@ -118,7 +115,6 @@ def _size(text: str) -> int:
 
 
 Kept = TypeVar("Kept", bound=msgspec.Struct)
-NAME_DIGITS = 16
 
 
 def identity_of(device: str, threads: int) -> dict[str, str]:
@@ -138,12 +134,6 @@ def identity_of(device: str, threads: int) -> dict[str, str]:
     }
 
 
-def cached_path(name: str, depends_on: object) -> Path:
-    """Where it lies in the cache folder."""
-    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-    return cache_root() / f"{name}-{digest[:NAME_DIGITS]}.json"
-
-
 def read_cached(path: Path, kind: type[Kept]) -> Kept | None:
     """None where nothing is kept, or what is kept is damaged."""
     with suppress(OSError, UntrustedJson):
@@ -154,5 +144,4 @@ def read_cached(path: Path, kind: type[Kept]) -> Kept | None:
 def write_cached(path: Path, value: msgspec.Struct) -> None:
     """A cache that can't be written costs a measurement the next time, no more."""
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n")
+        kept.write(path, value)

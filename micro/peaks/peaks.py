@@ -19,11 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from bytemlperf.hardware.kept import path_of
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.operators.contract import Cost
-from micro.peaks.machine import GPU_CACHE_BYTES, cached_path, identity_of, last_level_cache_bytes, read_cached, write_cached
+from micro.peaks.machine import GPU_CACHE_BYTES, identity_of, last_level_cache_bytes, read_cached, write_cached
 from micro.peaks.record import BUSY_CPUS, WRITE_SHARES, Needed, Peak, Peaks
 from micro.registry import OPERATORS
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
@@ -64,7 +65,7 @@ def needed_by(cases: Iterable[Case]) -> Needed:
 
 def path_for(identity: dict[str, str]) -> Path:
     """Where the peaks of such a machine lie."""
-    return cached_path("micro-peaks", identity)
+    return path_of("micro-peaks", identity)
 
 
 def kept(identity: dict[str, str]) -> Peaks:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import msgspec
 
 from bytemlperf.child.limits import available_memory_bytes
+from bytemlperf.hardware.kept import path_of
 from micro.cases.case import Case
 from micro.measure.timing import Rules
 from micro.peaks.machine import (
     GPU_CACHE_BYTES,
     MEMORY_SHARE,
-    cached_path,
     identity_of,
     last_level_cache_bytes,
     read_cached,
@@ -144,7 +144,7 @@ class Measuring:
         )
 
     def _path(self, pair: Pair) -> Path:
-        return cached_path(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
+        return path_of(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
 
     def _read(self, pair: Pair) -> Kept | None:
         kept = read_cached(self._path(pair), Kept)

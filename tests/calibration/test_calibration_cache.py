@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
+from bytemlperf.hardware.kept import path_of
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.calibration import cache as calibration_cache
-from bytemlperf_llm.calibration.cache import CHANGED, NOT_CALIBRATED, UNREADABLE, client_section, keep, load, path_for
+from bytemlperf_llm.calibration.cache import CHANGED, NOT_CALIBRATED, UNREADABLE, client_section, keep, load
 from tests.calibration.made import calibration, errors, step
 from tests.runs.made_run import made_run, summary_in
 
@@ -29,7 +30,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_what_is_kept_is_found_again():
     made = calibration(step(10), machine=HERE)
     path = keep(made)
-    assert path == path_for(HERE)
+    assert path == path_of("calibration", HERE)
     assert load() == (made, "")
 
 
@@ -37,7 +38,7 @@ def test_what_is_kept_is_found_again():
 def test_another_state_of_the_machine_is_another_file(key):
     keep(calibration(step(10), machine=HERE))
     other = HERE | {key: "x"}
-    assert path_for(other) != path_for(HERE)
+    assert path_of("calibration", other) != path_of("calibration", HERE)
     assert load(other) == (None, CHANGED)
 
 
@@ -54,14 +55,14 @@ def test_no_calibration():
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[1]", b'{"made_at": 3}'])
 def test_a_file_that_is_no_calibration(cache, content):
     cache.mkdir()
-    path_for(HERE).write_bytes(content)
+    path_of("calibration", HERE).write_bytes(content)
     assert load() == (None, UNREADABLE)
 
 
 def test_a_file_under_a_wrong_name_is_not_believed(cache):
     made = calibration(step(10), machine=HERE | {"kernel": "5"})
     cache.mkdir()
-    path_for(HERE).write_bytes(msgspec.json.encode(made))
+    path_of("calibration", HERE).write_bytes(msgspec.json.encode(made))
     assert load() == (None, CHANGED)
 
 
