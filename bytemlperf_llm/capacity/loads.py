@@ -18,9 +18,7 @@ UNBOUNDED: dict[str, Any] = {"process": "closed", "rate": None, "burstiness": 1.
 def by_of(text: str) -> By:
     """`--by`. Raises UserError."""
     if text == "sessions":
-        raise UserError(
-            "--by sessions is not available: no scenario has sessions of several turns yet", "use --by rate or --by concurrency"
-        )
+        raise UserError("--by sessions is not available yet", "use --by rate or --by concurrency")
     for by in UNITS:
         if by == text:
             return by

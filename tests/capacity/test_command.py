@@ -174,3 +174,9 @@ def test_a_server_that_dies_ends_the_search_with_what_is_known(tmp_path: Path, m
     assert (status, found.stopped_because) == (1 if found.holds_at_rps is None else 0, "server")
     assert [row.unjudged for row in found.probes] == ["", "server"]  # the one during which it died is listed, and not judged
     assert "--resume" in plain_page(folder)
+    monkeypatch.setattr(point, "lone", answers)
+    capacity(tmp_path, "--max-requests", "2400", "--quiet", "--resume", str(folder))
+    after = answer(folder)
+    assert after.probes[:2] == found.probes
+    assert len(after.probes) > 2
+    assert after.stopped_because in ("within", "requests")
