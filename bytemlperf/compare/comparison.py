@@ -16,9 +16,9 @@ from bytemlperf.hardware.measured import is_remote
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.run_page import name_of
 from bytemlperf.report.text import flattened
-from bytemlperf.runs.files import damage_said
+from bytemlperf.runs.files import DAMAGED, damage_said, why
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure, Section
+from bytemlperf.runs.kinds import Figure, Section, Text
 from bytemlperf.runs.verdicts import VERDICTS
 
 Judgement = Literal["better", "worse", "different", "negligible", "same", "unknown"]
@@ -129,7 +129,7 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str], min_ef
         settings=_settings(views),
         notes=_notes(views, names, baseline),
         paired=paired,
-        beside=views[0].suite.beside(names, [view.summary or {} for view in views]),
+        beside=_beside(views, names),
         different_loads=_different_loads(rows, names),
     )
 
@@ -203,6 +203,14 @@ def geometric_mean(rows: Sequence[Row], place: int) -> tuple[float, int] | None:
     """Over the rows that have a ratio: its geometric mean, and how many they are."""
     ratios = [side.change.ratio for row in rows for side in [row.sides[place]] if side.change is not None and side.change.ratio]
     return (math.exp(math.fsum(map(math.log, ratios)) / len(ratios)), len(ratios)) if ratios else None
+
+
+def _beside(views: Sequence[RunView], names: Sequence[str]) -> list[Section]:
+    """What their suite shows of all of them, or why it can't: a summary may be a stranger's."""
+    try:
+        return views[0].suite.beside(names, [view.summary or {} for view in views])
+    except DAMAGED as error:
+        return [Text(body=f"they can't be shown together: {why(error)}", style="warning")]
 
 
 def _same_schedule(one: RunView, other: RunView) -> bool:

@@ -80,7 +80,7 @@ def _pooled(figures: list[Figure]) -> Figure:
     return replace(figures[0], value=statistics.fmean(values), low=low, high=high, count=len(values), samples=values, statistic="mean")
 
 
-def cells_of(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
+def cells_of(records: Iterable[JobRecord], run: dict[str, Any]) -> list[Cell]:
     """In the order of the campaign's file: scenario, load, engine."""
     ended = last_of_each(records)
     planned: dict[tuple[str, str, str], list[Key]] = {}

@@ -147,7 +147,7 @@ KIND = CampaignKind()
 
 
 def _cells(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
-    return once(records, lambda walked: cells_of(run, walked))
+    return once(records, cells_of, run)
 
 
 def _measured(cells: list[Cell]) -> list[JobRecord]:

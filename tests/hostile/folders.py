@@ -179,3 +179,16 @@ TRAINING: dict[str, Change] = {
     "plan.json is a fifo": _replaced("plan.json", os.mkfifo),
     "plan.json is nested deep": _text("plan.json", DEEP),
 }
+
+CAMPAIGN: dict[str, Change] = {
+    "jobs is a number": _in_run("config", "jobs", value=7),
+    "jobs of nulls": _in_run("config", "jobs", value=[None, [None] * 4, [[], {}, 1, 2]]),
+    "conditions of nulls": _in_run("config", "fail_if", value=[None, {}, "ttft p50 > 1", "x" * 10_000]),
+    "conditions are a number": _in_run("config", "fail_if", value=7),
+    "a campaign of nulls": _in_run("config", "campaign", value={"same_schedule": None, "engines": None}),
+    "a run elsewhere": _first_record(run="../../../../../../etc"),
+    "a run of no name": _first_record(run=".."),
+    "a load of nothing": _first_record(level={"rate_rps": None, "concurrency": None}),
+    "a rate of nothing": _first_record(level={"rate_rps": 0.0}),
+    "rows of nulls": lambda folder: _json(folder, "summary.json", lambda kept: kept | {"rows": [None, {"point": {}}]}),
+}

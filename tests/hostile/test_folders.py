@@ -115,11 +115,23 @@ def training(place: Path) -> Path:
     return run.folder
 
 
+def campaign(place: Path) -> Path:
+    jobs = [[engine, "chat", "2 requests/s", 1] for engine in ("a", "b")]
+    kept = {"campaign": {"name": "made"}, "fail_if": ["ttft p50 > 5%"], "jobs": jobs}
+    figure = {"key": "chat", "metric": "ttft p50", "unit": "ms", "value": 1.0, "better": "lower", "low": 0.9, "high": 1.1}
+    with SuiteRun.begin(place, "campaign", "made", kept, command=["bmp"], seed=0) as run:
+        for engine, scenario, load, repeat in jobs:
+            about = {"engine": engine, "scenario": scenario, "load": load, "repeat": repeat, "verdict": "valid", "level": {"rate_rps": 2.0}}
+            run.append(about | {"figures": [figure]})
+    return run.folder
+
+
 KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, folders.Change]]] = {
     "llm": (llm, {name: folders.ANY_KIND[name] for name in MOST} | folders.LLM),
     "llm, the rest": (llm, {name: change for name, change in folders.ANY_KIND.items() if name not in MOST}),
     "micro": (micro, {name: folders.ANY_KIND[name] for name in FEW} | folders.MICRO),
     "general": (lambda place: general_run(place, ("bert", "swin")), {name: folders.ANY_KIND[name] for name in FEW} | folders.GENERAL),
+    "campaign": (campaign, {name: folders.ANY_KIND[name] for name in FEW} | folders.CAMPAIGN),
     "training": (training, {name: folders.ANY_KIND[name] for name in FEW} | folders.TRAINING),
 }
 
