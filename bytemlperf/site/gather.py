@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -173,14 +174,11 @@ def _ranked(rows: Sequence[BoardRow]) -> list[BoardRow]:
         groups.setdefault((row.run.view.kind, row.model, row.key, row.load, *by), []).append(row)
     ranked: list[BoardRow] = []
     for members in sorted(groups.values(), key=lambda members: members[0].ranked is None):
-        spans = [_span(row.ranked) for row in members if row.ranked and row.run.view.verdict == VALID]
-        placed = [
-            row._replace(rank=1 + sum(low > _span(row.ranked)[1] for low, _ in spans))
-            if row.ranked and row.run.view.verdict == VALID
-            else row
-            for row in members
-        ]
-        ranked += sorted(placed, key=lambda row: (row.rank is None, row.rank or 0, -_span(row.ranked)[0] if row.ranked else 0.0))
+        valid = [(row, _span(row.ranked)) for row in members if row.ranked and row.run.view.verdict == VALID]
+        lows = sorted(low for _, (low, _) in valid)
+        placed = [(row._replace(rank=1 + len(lows) - bisect_right(lows, high)), -low) for row, (low, high) in valid]
+        ranked += [row for row, _ in sorted(placed, key=lambda pair: (pair[0].rank, pair[1]))]
+        ranked += [row for row in members if not row.ranked or row.run.view.verdict != VALID]
     return ranked
 
 

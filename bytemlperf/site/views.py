@@ -16,6 +16,8 @@ from bytemlperf.site.gather import BoardRow, SiteRun, name_of
 RowT = TypeVar("RowT")
 COMPARE_DEVICES, COMPARE_RUNS = "compare.html", "compare-runs.html"
 HEADLINES = 3
+MAX_METRICS = 30
+"""Columns of a leaderboard; a run of strangers may name as many as it likes."""
 UNKNOWN = "–"
 PER_PRICE = "value ÷ (purchase price of the devices ÷ 1,000)"
 PER_RENT = "value × 3,600 s ÷ price per hour of the devices"
@@ -142,7 +144,7 @@ def _metric_columns(rows: Sequence[BoardRow]) -> Drawn[BoardRow]:
             Column(_title(name_of(figure), unit(figure.unit)), numeric=True, about=f"{figure.better} is better"),
             partial(_value, metric=metric, in_unit=in_unit),
         )
-        for (metric, in_unit), figure in metrics.items()
+        for (metric, in_unit), figure in islice(metrics.items(), MAX_METRICS)
     ]
 
 

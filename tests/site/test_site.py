@@ -101,6 +101,13 @@ def test_a_rank_is_shared_within_intervals(tmp_path: Path, spans: Sequence[tuple
     assert tuple(found[str(place)] for place in range(len(spans))) == expected
 
 
+def test_a_run_with_very_many_metrics_keeps_the_table_a_table(tmp_path: Path):
+    llm_run(tmp_path / "a", 60, label="a", in_flight=8)
+    (run,), _ = read_runs(find_runs([tmp_path]), KNOWN, [])
+    run.view.figures = [Figure(key="k", metric=f"m{place}", unit="", better="higher", value=1.0) for place in range(5000)]
+    assert len(board_table(board([run], "USD"), "USD", "").columns) < 50
+
+
 def test_other_concurrency_is_another_case(tmp_path: Path):
     for in_flight in (4, 8):
         llm_run(tmp_path / str(in_flight), label=str(in_flight), in_flight=in_flight)
