@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
 """Of the ceiling that the probe of `rate: auto` found."""
-STEP = 1.25
+STEP = 1.5
 """From one rate to the next where none overloads yet."""
 LIGHTER = 4.0
 """How much lower the next one is where even the lightest overloads."""

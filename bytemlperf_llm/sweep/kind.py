@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class SweepKind(RunKind):
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
         """What was left out."""
         if summary["verdict"] == "partial" or not came_to_its_end(run):
-            return f"{' '.join(map(str, run.get('command', [])))} --resume {folder}", "measure what was left out"
+            return shlex.join([*map(str, run.get("command", [])), "--resume", str(folder)]), "measure what was left out"
         return None
 
 
