@@ -13,6 +13,7 @@ from bytemlperf.report.text import number
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Plot, RunKind, Section, Table, Text
 from bytemlperf.runs.records import RunRecords
+from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.statistics.special import normal_quantile
 from bytemlperf_llm.capacity.judge import Outcome
 from bytemlperf_llm.capacity.result import (
@@ -85,6 +86,10 @@ class CapacityKind(RunKind):
         """The answer, the probes over the load, and what each said."""
         return list(_sections(question_of(run), msgspec.convert(summary, Capacity)))
 
+    def exit_status(self, summary: dict[str, Any]) -> int:
+        """1 where no load holds, whatever the reason."""
+        return EXIT_INVALID if msgspec.convert(summary, Capacity).holds_at is None else 0
+
     def load_sentence(self, run: dict[str, Any]) -> str:
         """What was asked."""
         question = question_of(run)
@@ -121,6 +126,8 @@ def _sections(question: Question, found: Capacity) -> Iterator[Section]:
     if judged:
         yield _plot(question, found, judged)
     yield _table(question, found)
+    if limited := [row.client_limited for row in found.probes if row.client_limited]:
+        yield Text(body=limited[-1], title="Why the client was the limit", style="warning")
     if found.margins and found.holds_at is not None:
         body = ", ".join(f"{name} {margin:+.2%}" for name, margin in found.margins.items())
         title = f"Margins at {question.load_text(found.holds_at)}"

@@ -78,7 +78,12 @@ class ProbeRow(Look, frozen=True, kw_only=True):
     def note(self) -> str:
         """What is to be said beside its outcome."""
         state = "overloaded" if self.overloaded else "" if self.steady else "unsteady"
-        return self.unjudged or self.client_limited or state or ("confirming" if self.purpose is Purpose.CONFIRM else "")
+        return (
+            self.unjudged
+            or ("client-limited" if self.client_limited else "")
+            or state
+            or ("confirming" if self.purpose is Purpose.CONFIRM else "")
+        )
 
 
 class Capacity(msgspec.Struct, kw_only=True):

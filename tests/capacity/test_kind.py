@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bytemlperf.runs.kinds import Text
 from bytemlperf_llm.capacity.cost import Hardware, Rates
 from bytemlperf_llm.capacity.judge import Look, Outcome
 from bytemlperf_llm.capacity.kind import KIND, sentence, wilson
@@ -51,6 +52,10 @@ def test_a_client_that_is_the_limit_says_so_and_is_the_verdict() -> None:
     assert [KIND.summarise(run | end, rows)["verdict"] for end in ended] == ["client-limited", "valid", "valid"]
     assert [KIND.summarise(run | end, rows[1:])["verdict"] for end in ended] == ["client-limited", "invalid", "invalid"]
     assert KIND.summarise(run, rows)["stopped_because"] == "killed"
+    summaries = [KIND.summarise(run | ended[0], probes) for probes in (rows, rows[1:])]
+    assert [KIND.exit_status(summary) for summary in summaries] == [0, 1]
+    sections = KIND.sections(run, summaries[0], rows)
+    assert [section.body for section in sections if isinstance(section, Text) and section.title.startswith("Why")] == ["late"]
 
 
 def test_a_probe_that_was_not_judged_counts_for_its_requests_alone() -> None:
