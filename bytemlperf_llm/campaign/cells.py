@@ -118,6 +118,16 @@ def unlike(cells: list[Cell]) -> list[str]:
     return found
 
 
+def lost_runs(cells: list[Cell]) -> dict[tuple[str, str], list[JobRecord]]:
+    """Runs that failed, by engine and reason."""
+    lost: dict[tuple[str, str], list[JobRecord]] = {}
+    for cell in cells:
+        for record in cell.records:
+            if record.status == "failed":
+                lost.setdefault((record.engine, record.reason), []).append(record)
+    return lost
+
+
 def beside_each_other(cells: list[Cell], folder: Path, kind: str) -> Comparison:
     """All engines, each as one run of every case."""
     engines = dict.fromkeys(cell.engine for cell in cells)

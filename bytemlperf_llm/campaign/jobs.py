@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bytemlperf import checked_yaml
 from bytemlperf.arrivals.seeded import shuffled, stream
@@ -98,23 +98,16 @@ def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
     chosen, streams = first.get("request_rate", rate or job.rate), first.get("max_concurrency", job.concurrency)
     load: dict[str, Any] = {} if chosen is None else {"request_rate": str(chosen).removesuffix(".0")}
     load |= {} if streams is None else {"max_concurrency": streams}
-    return Flags(
-        engine=entry.engine_name,
-        model=entry.model,
-        engine_options=tuple(f"{key}={_text(value)}" for key, value in entry.engine_options.items()),
-        base_url=entry.base_url,
-        endpoint=entry.endpoint,
-        extra_body=entry.extra_body,
-        insecure=entry.insecure,
-        api_key_file=None if entry.api_key_file is None else Path(entry.api_key_file),
-        ready_check_timeout_s=entry.ready_check_timeout_s,
-        device=entry.device,
-        scenario=campaign.scenarios[job.scenario],
-        seed=campaign.seed + job.repeat - 1,
-        label="-".join([entry.name, scenario_label(campaign.scenarios[job.scenario]), job.load.replace("/s", "").replace(" ", "-")]),
-        quiet=True,
-        **setting_flags(campaign) | load,
-    )
+    given = asdict(entry) | {
+        "engine": entry.engine_name,
+        "engine_options": tuple(f"{key}={_text(value)}" for key, value in entry.engine_options.items()),
+        "api_key_file": None if entry.api_key_file is None else Path(entry.api_key_file),
+    }
+    del given["name"]
+    scenario = campaign.scenarios[job.scenario]
+    label = "-".join([entry.name, scenario_label(scenario), job.load.replace("/s", "").replace(" ", "-")])
+    more = {"scenario": scenario, "seed": campaign.seed + job.repeat - 1, "label": label, "quiet": True}
+    return Flags(**given | setting_flags(campaign) | load | more)
 
 
 def _text(value: str | float | bool) -> str:
