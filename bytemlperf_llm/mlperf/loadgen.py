@@ -119,8 +119,8 @@ def _stream(mode: MLPerf, samples: Samples, together: int) -> tuple[dict[str, fl
 _LONGER: dict[MLPerf, str] = {
     "server": "give --duration 660 or a higher rate",
     "offline": "give more with --num-prompts",
-    "single_stream": "give --duration",
-    "multi_stream": "give --duration",
+    "single_stream": "give --duration 660 or more",
+    "multi_stream": "give --duration 660 or more",
 }
 
 

@@ -86,7 +86,7 @@ def test_single_and_multi_stream_report_the_estimate_of_their_percentile() -> No
     few = result_of("mlperf-multi-stream", list(streamed(661, 8, 601)))
     assert few.reasons == [
         "661 queries, 662 are needed for an estimate of p99: run longer",
-        "661 queries, 662 are the least: give --duration",
+        "661 queries, 662 are the least: give --duration 660 or more",
     ]
 
 
