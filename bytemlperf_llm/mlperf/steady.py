@@ -2,10 +2,11 @@
 
 Requests are cut, in the order of their issue, into super-passes of one pass over the dataset. Super-passes whose median TPOT is not
 yet near that of the later half are left out. From there the window grows while the gating metrics (TPOT at P50 and P90 of each
-super-pass) show no trend and vary little; the first such plateau of at least four super-passes is the steady state. A later plateau at
-another level, with a change point, is an anomaly; a trend from the plateau to the end of the run is drift. Tests and bounds are those
-of the reference's scripts/steady_state_diagnostics: Mann-Kendall with Hamed and Rao's variance (J. Hydrol. 204, 1998) and Pettitt's
-(Appl. Stat. 28, 1979), both at 5 %, and a coefficient of variation of at most 0.08.
+super-pass) vary little and don't drift, which is a significant trend of 5 % or more from end to end. The first such plateau of at least
+four super-passes that lasts long enough is the steady state. A later plateau at another level, with a change point, is an anomaly; drift
+from the plateau to the end of the run claims none. Tests and bounds are those of the reference's metrics/steady_state_diagnostics.py:
+Mann-Kendall with Hamed and Rao's variance (J. Hydrol. 204, 1998) and Pettitt's (Appl. Stat. 28, 1979), both at 5 %, a coefficient of
+variation of at most 0.08, five times the p90 latency, and as many super-passes as put the mean of their medians within 5 %.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.special import normal_quantile
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.mlperf.samples import Samples, lower_percentile
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ MOST_VARIATION = 0.08
 SETTLED_BAND = 0.05
 """Of the later half's median TPOT: a first super-pass further off is still settling."""
 SHIFT_BAND = 0.05
+LEAST_DRIFT = 0.05
+"""Of the median, from end to end: a significant trend below it is noise, which long runs are full of."""
+PRECISION = 0.05
+LATENCIES = 5
 GATING = {"tpot_p50": "50", "tpot_p90": "90"}
 
 Status = Literal["windowable", "insufficient_duration", "insufficient_passes", "partial_dataset"]
@@ -77,23 +83,38 @@ def steady_state(samples: Samples, dataset_size: int, least_s: float) -> SteadyS
     plateaus = _plateaus(list(gating.values()), settled)
     if not plateaus:
         return SteadyState(status="insufficient_passes", verdict="not found", window=none)
-    start, stop = plateaus[0]
-    trends = {name: trend(values[start:]) for name, values in gating.items()}
-    shift = _shift(passes[start:], [(first - start, last - start) for first, last in plateaus], start)
+    windows = [samples.part(first * dataset_size, last * dataset_size) for first, last in plateaus]
+    long_enough = [
+        _required_s(window, gating["tpot_p50"][first:last], least_s) <= window.issue_span_ns / NS_PER_S
+        for window, (first, last) in zip(windows, plateaus, strict=True)
+    ]
+    longest = max(range(len(windows)), key=lambda place: windows[place].issue_span_ns)
+    chosen = long_enough.index(True) if any(long_enough) else longest
+    start, stop = plateaus[chosen]
+    shift = _shift(passes, plateaus[chosen:], settled)
+    trends = {name: drift(values[start:]) for name, values in gating.items()}
     state = {name: STATES[0 if shift else way] for name, way in trends.items()}
-    if not shift and any(trends.values()):  # a plateau of its beginning alone: no window is claimed
+    if not shift and any(trends.values()):
         verdict: Verdict = "drifting_up" if 1 in trends.values() else "drifting_down"
         return SteadyState(status="insufficient_passes", verdict=verdict, window=none, state=state)
-    inside = samples.part(start * dataset_size, stop * dataset_size)
     window = Window(
         super_pass_size=dataset_size,
         super_pass_start=start,
         super_pass_end=stop - 1,
-        n_samples=inside.requests,
-        duration_s=round(inside.issue_span_ns / 1e9, 6),
+        n_samples=windows[chosen].requests,
+        duration_s=round(windows[chosen].issue_span_ns / NS_PER_S, 6),
     )
-    status: Status = "windowable" if inside.issue_span_ns >= least_s * 1e9 else "insufficient_duration"
+    status: Status = "windowable" if long_enough[chosen] else "insufficient_duration"
     return SteadyState(status=status, verdict="anomaly" if shift else "STEADY STATE", window=window, state=state, anomaly=shift)
+
+
+def _required_s(window: Samples, medians: Sequence[float], least_s: float) -> float:
+    """How long a window with these medians of its super-passes must be: not shorter than the rules want."""
+    latencies = numpy.sort(window.latency_ns())
+    settling_s = LATENCIES * lower_percentile(latencies, "90") / NS_PER_S if len(latencies) else 0.0
+    needed = math.ceil((normal_quantile(1 - SIGNIFICANCE / 2) * _variation(medians) / PRECISION) ** 2)
+    precise_s = needed * window.issue_span_ns / NS_PER_S / len(medians) if needed > MIN_SUPER_PASSES else 0.0
+    return max(least_s, settling_s, precise_s)
 
 
 def _percentile(part: Samples, percent: str) -> float:
@@ -130,8 +151,25 @@ def _plateaus(gating: Sequence[Sequence[float]], start: int) -> list[tuple[int, 
 
 
 def _steady(values: Sequence[float]) -> bool:
+    return _variation(values) <= MOST_VARIATION and drift(values) == 0
+
+
+def _variation(values: Sequence[float]) -> float:
     mean = sum(values) / len(values)
-    return mean > 0 and float(numpy.std(values)) <= MOST_VARIATION * mean and trend(values) == 0
+    return float(numpy.std(values)) / mean if mean > 0 else math.inf
+
+
+def _change(values: Sequence[float]) -> float:
+    """From end to end of the line of least squares, over the median."""
+    if len(values) < MIN_SUPER_PASSES:
+        return 0.0
+    slope = float(numpy.polyfit(numpy.arange(len(values)), values, 1)[0])
+    return slope * (len(values) - 1) / float(numpy.median(values))
+
+
+def drift(values: Sequence[float]) -> Trend:
+    """The trend, where it is large enough to matter."""
+    return trend(values) if abs(_change(values)) >= LEAST_DRIFT else 0
 
 
 def trend(values: Sequence[float]) -> Trend:
@@ -162,27 +200,27 @@ def _autocorrelation_factor(values: NDArray[float64]) -> float:
     return 1 + 2 * total / (count * (count - 1) * (count - 2))
 
 
-def _shift(passes: Sequence[Samples], plateaus: Sequence[tuple[int, int]], start: int) -> dict[str, float] | None:
-    """Where a later plateau is at another mean TPOT, Pettitt's test finds a change point, and on neither side of it is a trend:
-    without that a run that climbs all the time would pass for a staircase. `passes` are those from place `start`."""
+def _shift(passes: Sequence[Samples], plateaus: Sequence[tuple[int, int]], settled: int) -> dict[str, float] | None:
+    """Where a plateau after the first of these is at another mean TPOT, and Pettitt's test finds a change point. A run that climbs all the
+    time has one too: there, what is on one side of it changes about as much as from one side to the other."""
     means = [_mean(part) for part in passes]
     levels = [sum(means[first:last]) / (last - first) for first, last in plateaus]
-    change = _change_point(means)
-    other = next((level for level in levels[1:] if abs(level / levels[0] - 1) > SHIFT_BAND), None)
-    if change is None or other is None or trend(means[:change]) or trend(means[change:]):
+    place = next((place for place, level in enumerate(levels) if abs(level / levels[0] - 1) > SHIFT_BAND), None)
+    if place is None or not _changes(means[settled:]):
         return None
-    return {"super_pass": start + change, "delta_percent": round(100 * (other / levels[0] - 1), 3)}
+    start = plateaus[place][0]
+    sides = means[settled:start], means[start:]
+    step = abs(sum(sides[1]) / len(sides[1]) / (sum(sides[0]) / len(sides[0])) - 1)
+    if any(trend(side) and abs(_change(side)) > step / 2 for side in sides):
+        return None
+    return {"super_pass": start, "delta_percent": round(100 * (levels[place] / levels[0] - 1), 3)}
 
 
-def _change_point(values: Sequence[float]) -> int | None:
-    """The place before which the values differ from those after it, by Pettitt's test; None where it isn't significant."""
+def _changes(values: Sequence[float]) -> bool:
+    """Whether the values before some place differ from those after it, by Pettitt's test."""
     count = len(values)
-    if count < MIN_SUPER_PASSES:
-        return None
     array = numpy.asarray(values, "f8")
     ranks = (array[:, None] > array[None, :]).sum(axis=1) + ((array[:, None] == array[None, :]).sum(axis=1) + 1) / 2
     sizes = numpy.arange(1, count)
-    distances = numpy.abs(2 * numpy.cumsum(ranks)[:-1] - sizes * (count + 1))
-    place = int(distances.argmax())
-    probability = 2 * math.exp(-6 * float(distances[place]) ** 2 / (count**3 + count**2))
-    return place + 1 if probability < SIGNIFICANCE else None
+    greatest = float(numpy.abs(2 * numpy.cumsum(ranks)[:-1] - sizes * (count + 1)).max())
+    return 2 * math.exp(-6 * greatest**2 / (count**3 + count**2)) < SIGNIFICANCE

@@ -95,6 +95,8 @@ SHAPES: dict[str, tuple[Callable[[int], float], str, str]] = {
     "rising late": (lambda index: 20.0 + max(0, index // 64 - 4), "drifting_up", "insufficient_passes"),
     "falling late": (lambda index: 20.0 - max(0, index // 64 - 5) * 0.2, "drifting_down", "insufficient_passes"),
     "a step": (lambda index: 20.0 if index < 2048 else 30.0, "anomaly", "windowable"),
+    "creeping": (lambda index: 20.0 + 0.02 * (index // 64), "STEADY STATE", "windowable"),
+    "a step, creeping": (lambda index: (20.0 if index < 2048 else 30.0) + 0.02 * (index // 64), "anomaly", "windowable"),
     "all over": (lambda index: 10.0 * 1.3 ** (index // 64), "not found", "insufficient_passes"),
 }
 
@@ -104,9 +106,21 @@ def test_the_verdict_of_known_shapes(shape: str) -> None:
     tpot_ms, verdict, status = SHAPES[shape]
     steady = steady_state(samples_of(closed_records(4, 64 * 40, tpot_ms=tpot_ms)), 64, least_s=1)
     assert (steady.verdict, steady.status) == (verdict, status)
+    if shape == "creeping":
+        assert (steady.window.super_pass_start, steady.window.super_pass_end) == (1, 39)
     if verdict == "anomaly":
-        assert steady.anomaly == {"super_pass": 32, "delta_percent": 50}
+        assert steady.anomaly is not None
+        assert steady.anomaly["super_pass"] == 32
+        assert steady.anomaly["delta_percent"] == pytest.approx(50, abs=1.5)
         assert (steady.window.super_pass_start, steady.window.super_pass_end) == (1, 31)
+
+
+def test_the_first_plateau_that_is_long_enough_counts() -> None:
+    """Eight super-passes at 30 ms, then 32 at 20 ms."""
+    records = samples_of(closed_records(4, 64 * 40, tpot_ms=lambda index: 30.0 if 128 <= index < 640 else 20.0))
+    long, short = steady_state(records, 64, least_s=60), steady_state(records, 64, least_s=25)
+    assert (long.status, long.window.super_pass_start, long.window.super_pass_end) == ("windowable", 10, 39)
+    assert short.window.super_pass_end == 9
 
 
 def test_short_runs_have_no_official_window() -> None:
