@@ -15,7 +15,7 @@ import msgspec
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Decoded, EngineError, EngineInfo, ErrorClass, Finish, Message, Request, Usage
@@ -168,4 +168,4 @@ def make_worker(
 ) -> tuple[Worker, Collected]:
     sink = Collected()
     config = WorkerConfig(timeouts=timeouts, max_concurrency=max_concurrency, drain_ns=round(drain_s * NS_PER_S))
-    return Worker(engine, sink, LoopPacer(loop.now_ns), config, now=loop.now_ns), sink
+    return Worker(engine, sink, Pacer(loop.now_ns), config, now=loop.now_ns), sink

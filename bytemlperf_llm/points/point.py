@@ -8,7 +8,7 @@ from contextlib import closing
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.loadgen.pacer import LoopPacer, real_pacer
+from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.replay import worker_config
@@ -76,7 +76,7 @@ async def lone(started: Started, plan: Plan, place: int) -> RequestRecord:
     scenario, kept = plan.load.scenario, preflight.Kept()
     timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
     request = Schedule(scenario, plan.load.seed).workload().aside(place, "lone")
-    worker = Worker(started.engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
+    worker = Worker(started.engine, kept, Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=started.redactor)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
 

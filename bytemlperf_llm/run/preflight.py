@@ -17,7 +17,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer, Pacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
@@ -108,7 +108,7 @@ async def ready_check(
 async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: Redactor) -> RequestRecord:
     """A request on its own, with the time limits and the judgement of a measured one."""
     kept, whole = Kept(), redactor.copy(MAX_READY_DETAIL_CHARS)
-    worker = Worker(engine, kept, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=whole)
+    worker = Worker(engine, kept, Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts), redactor=whole)
     await worker.run_closed(iter([request]), 1, monotonic_ns())
     return kept.records[0]
 
@@ -140,7 +140,7 @@ async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: T
     """Unmeasured requests, a few at a time; the ready check has shown that they can work, and what fails of them will fail in
     the measured run too."""
     waiting = (workload.aside(index) for index in range(requests))
-    worker = Worker(engine, Kept(), LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
+    worker = Worker(engine, Kept(), Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
     await worker.run_closed(waiting, min(WARMUP_CONCURRENCY, requests), monotonic_ns())
 
 

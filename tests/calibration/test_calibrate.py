@@ -8,7 +8,7 @@ import pytest
 
 from bytemlperf_llm.calibration import ladder as calibrate
 from bytemlperf_llm.calibration.ladder import Account, Usage, climb, join, others_share, saturated, step_of
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.metrics.client_error import Spread
 from tests.calibration.made import errors, step
 from tests.metrics.records import answered, failed
@@ -126,7 +126,7 @@ def test_the_pacers_overshoot_is_nothing_on_a_virtual_clock(monkeypatch):
     try:
         monkeypatch.setattr(calibrate, "monotonic_ns", loop.now_ns)
         monkeypatch.setattr(calibrate, "TICK_SAMPLES", 1)
-        late = loop.run_until_complete(calibrate.overshoot(LoopPacer(loop.now_ns)))
+        late = loop.run_until_complete(calibrate.overshoot(Pacer(loop.now_ns)))
     finally:
         loop.close()
     assert (late.count, late.max_ns) == (calibrate.PACER_WAITS, 0)

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from engines.client_limits import client_limit
@@ -27,7 +27,7 @@ from tests.virtual import Collected, ScriptedEngine, make_request
 async def records_of(engine, count=1, gap_s=0.0):
     sink = Collected()
     for index in range(count):
-        worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig())
+        worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig())
         await worker.run_closed(iter([make_request(index)]), 1, monotonic_ns())
         await asyncio.sleep(gap_s)
     return sink.records

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from engines.contract import EngineUnavailable, Model
@@ -31,7 +31,7 @@ async def started(url, transport, model="honest"):
 
 async def one_record(engine, timeouts=None):
     sink = Collected()
-    worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts or Timeouts()))
+    worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts or Timeouts()))
     async with asyncio.timeout(60):
         await worker.run_closed(iter([make_request(0)]), 1, monotonic_ns())
     await engine.close()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from engines.contract import Model
@@ -53,7 +53,7 @@ async def records_of(options, large, honest):
         workers = []
         for engine, name, count in zip(engines, ("long_line", "honest"), (large, honest), strict=True):
             await engine.start(Model(name=name), {"base_url": server.url} | options)
-            worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig())
+            worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig())
             workers.append(worker.run_closed(iter([make_request(index) for index in range(count)]), count, monotonic_ns()))
         try:
             await asyncio.gather(*workers)

@@ -9,7 +9,7 @@ import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
@@ -57,7 +57,7 @@ async def ask(
     try:
         await engine.start(Model(name=model), {"base_url": url} | (options or {}))
         sink = Collected()
-        worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig(timeouts=timeouts, keep_output=True))
+        worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts, keep_output=True))
         await worker.run_closed(iter([make_request(i) for i in range(count)]), 1, monotonic_ns())
     finally:
         await engine.close()
@@ -171,7 +171,7 @@ async def test_bad_company_changes_nothing_for_the_others(reading, monkeypatch):
         try:
             for name, engine in engines.items():
                 await engine.start(Model(name=name), {"base_url": server.url})
-            workers = [Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig()) for engine in engines.values()]
+            workers = [Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig()) for engine in engines.values()]
             ids = itertools.count()
             await asyncio.gather(*(worker.run_closed((make_request(next(ids)) for _ in range(3)), 1, monotonic_ns()) for worker in workers))
         finally:
@@ -291,7 +291,7 @@ async def test_completions_and_the_first_model_of_the_list():
         engine = OpenAIEngine()
         info = await engine.start(None, {"base_url": server.url, "endpoint": "/v1/completions"})
         sink = Collected()
-        worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig())
+        worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig())
         await worker.run_closed(iter([make_request(0, 7)]), 1, monotonic_ns())
         await engine.close()
     assert info.max_model_len == 131_072
@@ -312,7 +312,7 @@ async def test_without_usage_chunks_are_counted_and_said():
         engine = OpenAIEngine()
         info = await engine.start(None, {"base_url": server.url, "usage": "false"})
         sink = Collected()
-        worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig())
+        worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig())
         await worker.run_closed(iter([make_request(0, 7)]), 1, monotonic_ns())
         await engine.close()
     record = sink.records[0]

@@ -13,7 +13,7 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.record.gauges import read_gauges
@@ -57,7 +57,7 @@ async def replay(url: str, requests: list[Request], concurrency: int = 4, **opti
     try:
         info = await engine.start(None, {"base_url": url} | options)
         sink = Collected()
-        worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig(keep_output=True))
+        worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig(keep_output=True))
         await worker.run_closed(iter(requests), concurrency, monotonic_ns())
     finally:
         await engine.close()
@@ -109,7 +109,7 @@ async def test_a_cancelled_request_leaves_the_server_working(server_url):
     engine = OpenAIEngine()
     await engine.start(None, {"base_url": server_url})
     sink = Collected()
-    worker = Worker(engine, sink, LoopPacer(monotonic_ns), WorkerConfig(drain_ns=200_000_000))
+    worker = Worker(engine, sink, Pacer(monotonic_ns), WorkerConfig(drain_ns=200_000_000))
     await worker.run_closed(iter([chat(0, 400)]), 1, monotonic_ns(), end_ns=monotonic_ns() + 50_000_000)
     await engine.close()
     assert sink.records[0].outcome in ("in_flight", "ok")

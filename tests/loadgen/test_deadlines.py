@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from bytemlperf_llm.loadgen.deadlines import Deadline, Timeouts, Watchdog, next_deadline
-from bytemlperf_llm.loadgen.pacer import LoopPacer, TimerfdPacer, real_pacer
+from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import RequestRecorder, monotonic_ns
 from tests.virtual import MS, run
 
@@ -22,7 +22,7 @@ def test_the_limit_that_applies_depends_on_what_was_seen():
 
 def test_the_virtual_pacer_is_exact_and_can_be_interrupted():
     async def main(loop):
-        pacer = LoopPacer(loop.now_ns)
+        pacer = Pacer(loop.now_ns)
         await pacer.until(1_234_567)
         first = loop.now_ns()
         loop.call_later(0.005, pacer.interrupt)
@@ -80,7 +80,7 @@ async def test_the_real_pacer_never_wakes_early():
 
 
 async def test_an_interrupted_timerfd_pacer_returns_at_once():
-    pacer = TimerfdPacer()
+    pacer = real_pacer()
     try:
         asyncio.get_running_loop().call_later(0.01, pacer.interrupt)
         due_ns = monotonic_ns() + 3600 * 10**9

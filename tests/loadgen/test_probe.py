@@ -9,7 +9,7 @@ from collections import deque
 
 import pytest
 
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.probe import MAX_BUSY, Probe
 from engines.contract import Decoded, EngineError, Finish, Usage
 from tests.virtual import MS, Script, ScriptedEngine, make_request, run, sleep_until_s
@@ -22,7 +22,7 @@ def find(engine, max_tokens=10, probe_s=30.0, mean_output_tokens=None, lengths=N
 
     async def main(loop):
         requests = (make_request(index, tokens) for index, tokens in enumerate(lengths))
-        probe = Probe(engine, requests, LoopPacer(loop.now_ns), loop.now_ns, (lambda: 0) if cpu_ns is None else lambda: cpu_ns(loop))
+        probe = Probe(engine, requests, Pacer(loop.now_ns), loop.now_ns, (lambda: 0) if cpu_ns is None else lambda: cpu_ns(loop))
         return await probe.find(probe_s, 0.7, float(mean_output_tokens or max_tokens), **kwargs)
 
     return run(main)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.pacer import LoopPacer
+from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.sessions import SessionWorker
 from bytemlperf_llm.loadgen.worker import WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
@@ -79,7 +79,7 @@ def replay(
     async def main(loop: Any) -> tuple[list[RequestRecord], Telling]:
         engine, sink = Telling(scripts), Collected()
         config = WorkerConfig(timeouts=timeouts or Timeouts(), max_concurrency=slots, drain_ns=30 * NS_PER_S)
-        worker = SessionWorker(engine, sink, LoopPacer(loop.now_ns), config, now=loop.now_ns)
+        worker = SessionWorker(engine, sink, Pacer(loop.now_ns), config, now=loop.now_ns)
         worker.serve(request, answers)  # type: ignore[arg-type]
         if stop_ns is not None:
             loop.call_later(stop_ns / NS_PER_S, worker.stop)
