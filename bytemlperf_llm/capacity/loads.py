@@ -40,6 +40,10 @@ class Loads:
         """Reads no more than `most` requests of a trace. Raises UserError where it can't be used."""
         scenario = plan.load.scenario
         trace = scenario.prompts.trace
+        if scenario.prompts.sessions is not None:
+            raise UserError(
+                f"the capacity of sessions, which scenario '{scenario.name}' has, can't be searched yet", "take single requests"
+            )
         if trace is None:
             return cls(by, None, None, 1.0)
         timed = by == "rate" and scenario.arrival.process == "trace"
@@ -51,10 +55,11 @@ class Loads:
         return cls(by, (requests - 1) / span_s if timed else None, requests, trace.time_scale)
 
     def changes(self, load: float, requests: int) -> dict[str, Any]:
-        """The scenario's keys of so many requests under this load."""
+        """The scenario's keys of so many requests under this load; a closed loop has as many more as are in flight, so that it is full
+        until the last of them has ended."""
         changes: dict[str, Any] = {"num_requests": requests, "duration_s": None}
         if self.by == "concurrency":
-            return changes | {"arrival": UNBOUNDED | {"max_concurrency": int(load)}}
+            return {"num_requests": requests + int(load), "duration_s": None, "arrival": UNBOUNDED | {"max_concurrency": int(load)}}
         if self.trace_rps is None:
             return changes | {"arrival": UNBOUNDED | {"process": "poisson", "rate": load}}
         scale = float(f"{self.time_scale * self.trace_rps / load:.9g}")

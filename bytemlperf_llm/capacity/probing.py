@@ -87,7 +87,7 @@ class ProbeRun(PointRun):
         self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], question: Question, probe: ProbePlan, loads: Loads
     ) -> None:
         plan = plan.with_scenario(loads.changes(probe.load, probe.limit))
-        self._columns = Columns(probe.limit, question.slo_ms)
+        self._columns = Columns(plan.load.scenario.num_requests or probe.limit, question.slo_ms)
         super().__init__(run, started, plan, argv, self._columns, enough=self._is_enough)
         self._probe, self._question = probe, question
         self._last_look: Look | None = None
@@ -124,7 +124,8 @@ class ProbeRun(PointRun):
                 continue
             errors = self._probe.errors.times(spent(sizes, place))
             self._last_look = look_at(*self._columns.first(size), self._question.goal.share, errors)
-            enough = size < self._probe.limit and is_enough(self._probe, self._last_look, self._question.goal.share)
+            whole = size == self._probe.limit and self._question.by == "rate"  # ends by itself
+            enough = not whole and is_enough(self._probe, self._last_look, self._question.goal.share)
         return enough
 
 

@@ -168,7 +168,8 @@ class Search:
 
     @property
     def requests(self) -> int:
-        return self._aside + sum(probe.look.requests for probe in self.probes)
+        in_flight = sum(int(probe.load) for probe in self.probes) if self.goal.whole else 0
+        return self._aside + in_flight + sum(probe.look.requests for probe in self.probes)
 
     @property
     def holds_at(self) -> float | None:
@@ -282,6 +283,7 @@ class Search:
         errors, left = self._errors(purpose), self._remaining(self.goal.longest)
         if self.goal.whole:
             load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
+            left -= int(load)
         first = max(self.goal.needed // 2, LEAST_REQUESTS, TURNOVERS * int(load) if self.goal.whole else 0)
         return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 

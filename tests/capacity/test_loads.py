@@ -18,12 +18,18 @@ def test_sessions_are_named_as_not_available() -> None:
         by_of("rats")
 
 
+def test_a_scenario_of_sessions_is_refused_in_a_line() -> None:
+    plan = resolve(Flags(engine="reference", scenario="chat-multiturn"))
+    with pytest.raises(UserError, match="capacity of sessions, which scenario 'chat-multiturn' has"):
+        Loads.of(plan, "rate", 100)
+
+
 def test_a_rate_is_poisson_and_a_concurrency_is_a_closed_loop() -> None:
     plan = resolve(Flags(engine="reference"))
     arrival = plan.with_scenario(Loads.of(plan, "rate", 100).changes(4.0, 50)).load.scenario.arrival
     assert (arrival.process, arrival.rate, arrival.max_concurrency) == ("poisson", 4.0, None)
     scenario = plan.with_scenario(Loads.of(plan, "concurrency", 100).changes(8.0, 50)).load.scenario
-    assert (scenario.arrival.process, scenario.arrival.max_concurrency, scenario.num_requests) == ("closed", 8, 50)
+    assert (scenario.arrival.process, scenario.arrival.max_concurrency, scenario.num_requests) == ("closed", 8, 58)
 
 
 @pytest.mark.parametrize("time_scale", [None, 0.5])
