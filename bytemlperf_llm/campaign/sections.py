@@ -103,7 +103,8 @@ def _gate(gate: dict[str, Any]) -> list[Section]:
     conditions, failed = gate.get("conditions") or [], gate.get("failures") or []
     if not conditions:
         return []
-    return [Text(title="Gate", body=f"{'failed' if failed else 'passed'}: {', '.join(map(str, conditions))}")]
+    said = Text(title=f"Gate {'failed' if failed else 'passed'}", body="; ".join(map(str, conditions)), group="Gate")
+    return [said, *([Text(body="\n".join(map(str, failed)), style="warning", group="Gate")] if failed else [])]
 
 
 def curve_plots(points: Sequence[tuple[str, PointRow]]) -> list[Section]:
