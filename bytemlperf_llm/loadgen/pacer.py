@@ -32,13 +32,15 @@ class Pacer:
             except asyncio.CancelledError:
                 timer.arm(None)
                 raise
+        if self._interrupted or self._woken:
+            timer.arm(None)
 
     def fired(self) -> None:
-        """The timer's callback: whoever waits looks at the clock."""
-        if self.timer is not None:
-            self.timer.arm(None)
+        """The timer's callback, again and again until it is armed anew: whoever waits looks at the clock; nobody needs it else."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        elif self.timer is not None:
+            self.timer.arm(None)
 
     def wake(self) -> None:
         """End the wait under way early; later ones wait again."""
