@@ -27,7 +27,8 @@ import numpy as np
 
 from bytemlperf.statistics.looks import looks, spent
 from bytemlperf_llm.capacity.judge import look_at
-from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Search, is_enough
+from bytemlperf_llm.capacity.probe import Plan, Probe, is_enough
+from bytemlperf_llm.capacity.search import Goal, Search
 
 SHARE, WITHIN = 0.95, 0.10
 MAX_REQUESTS = 1_000_000

@@ -25,10 +25,10 @@ from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.kind import KIND
 from bytemlperf_llm.capacity.loads import Loads, by_of
+from bytemlperf_llm.capacity.probe import Plan as ProbePlan
 from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
-from bytemlperf_llm.capacity.search import Plan as ProbePlan
 from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns

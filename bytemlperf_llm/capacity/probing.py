@@ -15,9 +15,9 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import NO_RATES, Rates
 from bytemlperf_llm.capacity.judge import Look, look_at
 from bytemlperf_llm.capacity.loads import Loads
+from bytemlperf_llm.capacity.probe import Plan as ProbePlan
+from bytemlperf_llm.capacity.probe import Probe, is_enough
 from bytemlperf_llm.capacity.result import Question
-from bytemlperf_llm.capacity.search import Plan as ProbePlan
-from bytemlperf_llm.capacity.search import Probe, is_enough
 from bytemlperf_llm.live.in_order import InOrder, latencies_ns
 from bytemlperf_llm.metrics.definitions import due_ns
 from bytemlperf_llm.metrics.until import METRICS

@@ -12,7 +12,8 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import part, write_json
 from bytemlperf_llm.capacity.cost import NO_RATES, Cost, Hardware, Rates, cost_of
 from bytemlperf_llm.capacity.judge import NO_ERRORS, Errors, Look, Outcome
-from bytemlperf_llm.capacity.search import Goal, Probe, Purpose, Search
+from bytemlperf_llm.capacity.probe import Probe, Purpose
+from bytemlperf_llm.capacity.search import Goal, Search
 
 NAME = "capacity.json"
 STOPPED = {

@@ -19,13 +19,14 @@ nothing.
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from itertools import takewhile
 
 import msgspec
 
 from bytemlperf.statistics.special import normal_quantile
-from bytemlperf_llm.capacity.judge import NO_ERRORS, SETTLING_SHARE, UNITS, Errors, Look, Outcome, first_look, tail_of
+from bytemlperf_llm.capacity.curve import Curve, curve_of
+from bytemlperf_llm.capacity.judge import SETTLING_SHARE, UNITS, Errors, Outcome, first_look
+from bytemlperf_llm.capacity.probe import Plan, Probe, Purpose
 
 STEP = 2.0
 CONFIDENCE = 0.95
@@ -36,7 +37,6 @@ RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 """Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
 LEAST_LOAD_SHARE = 1 / 1024
 """Of the first load: where even this fails, nothing holds."""
-OVERLOADED = 0.99
 TURNOVERS = 10
 """Requests of a probe for each of those in flight in a closed loop, which starts with all of them at once."""
 MAX_PROBES = 40
@@ -44,19 +44,6 @@ LEAST_REQUESTS = 2 * UNITS
 """Of a probe: two for each stretch that sums are kept of."""
 MOST_OF_GAP = 0.8
 """Of the distance from the estimate to what is resolved: what can be paid for brings less than a fifth of it, and the search ends."""
-LEAST_SLOPE = 1.0
-"""Of the logit over the logarithm of the load."""
-NEAR, MIN_NEAR, WIDE_GAP = 0.2, 3, 0.35
-"""Distances in the logarithm of the load: of probes that a line is fitted through; between two probes that bracket the capacity, from which
-on the next one goes near the middle."""
-CLEAR_Z = 2.5
-"""Standard errors from the limit at which a probe that is to find the range, or the place in it, has said enough."""
-HOPE = 1.0
-"""Standard deviations of luck that a probe is given to be resolved by its end; with less hope it ends."""
-HOPELESS = 0.5
-"""Share that missed in a probe that is to fail, from which on an unsteady one is too near the server's own limit to become steady."""
-GROWN = 2_000
-"""Requests in which a plain overload shows."""
 FURTHER = 1.4
 """Distance of a probe, in units of that of the one before that was not resolved on this side, where the requests don't reach for the
 width that was asked."""
@@ -66,6 +53,23 @@ LOCATED = 0.6
 """The estimate's standard error, in units of the distance at which probes are placed, from which on it is good enough for that."""
 SPARE = 1.6
 """Requests that a probe may take, in units of those that it should need."""
+SPENT_ON_HOLDING = {
+    Purpose.RANGE: 0.05,
+    Purpose.HALVE: 0.3,
+    Purpose.ESTIMATE: 0.02,
+    Purpose.LOW: 0.4,
+    Purpose.HIGH: 0.005,
+    Purpose.CONFIRM: 0.1,
+}
+SPENT_ON_FAILING = {
+    Purpose.RANGE: 0.02,
+    Purpose.HALVE: 0.1,
+    Purpose.ESTIMATE: 0.02,
+    Purpose.LOW: 0.005,
+    Purpose.HIGH: 0.4,
+    Purpose.CONFIRM: 0.1,
+}
+"""Shares of what is left of the error of a side, by a probe's purpose."""
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -88,76 +92,6 @@ class Goal(msgspec.Struct, frozen=True):
     def needed(self) -> int:
         """Requests without which not even one faultless probe could hold."""
         return max(first_look(self.share, self.errors.times(RANGE_SHARE / 2)), LEAST_REQUESTS)
-
-
-class Purpose(StrEnum):
-    """What a probe is for: to find the range, to halve it where it is wide, to say where in it the capacity is, to hold, to fail, to
-    confirm the answer."""
-
-    RANGE = "range"
-    HALVE = "halve"
-    ESTIMATE = "estimate"
-    LOW = "holds"
-    HIGH = "fails"
-    CONFIRM = "confirm"
-
-
-SPENT_ON_HOLDING = {
-    Purpose.RANGE: 0.05,
-    Purpose.HALVE: 0.3,
-    Purpose.ESTIMATE: 0.02,
-    Purpose.LOW: 0.4,
-    Purpose.HIGH: 0.005,
-    Purpose.CONFIRM: 0.1,
-}
-SPENT_ON_FAILING = {
-    Purpose.RANGE: 0.02,
-    Purpose.HALVE: 0.1,
-    Purpose.ESTIMATE: 0.02,
-    Purpose.LOW: 0.005,
-    Purpose.HIGH: 0.4,
-    Purpose.CONFIRM: 0.1,
-}
-"""Shares of what is left of the error of a side, by a probe's purpose."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """A probe to run: at `load`, looked at from `first` requests on, up to `limit`."""
-
-    load: float
-    first: int
-    limit: int
-    errors: Errors
-    purpose: Purpose
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """A probe that ran. `client_limited` says why the client was the limit, empty where it wasn't; `errors` are what it could spend."""
-
-    load: float
-    look: Look
-    purpose: Purpose
-    client_limited: str = ""
-    errors: Errors = NO_ERRORS
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome.UNRESOLVED if self.client_limited else self.look.outcome
-
-    @property
-    def missed(self) -> float:
-        """The share that misses; in an overload, in which nearly all do in the end, at least `OVERLOADED`."""
-        return max(self.look.missed, OVERLOADED) if self.look.overloaded else self.look.missed
-
-
-class Curve(msgspec.Struct, frozen=True):
-    """Where the share of misses crosses the limit: the load's logarithm, its standard error, the logit's slope there, and what share of a
-    probe's requests are independent ones' worth there."""
-
-    at: float
-    error: float
-    slope: float
-    efficiency: float
 
 
 class Search:
@@ -219,7 +153,7 @@ class Search:
         """The next probe, None when the search is over."""
         if self.stopped_because() is not None:
             return None
-        curve = curve_of(self.probes, 1 - self.goal.share)
+        curve = curve_of([probe.point for probe in self.probes if not probe.client_limited], 1 - self.goal.share)
         if curve is not None:
             return self._fine(curve)
         return self._plan(self._ranging(), RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
@@ -300,110 +234,3 @@ class Search:
 
     def _unusable(self, count: int) -> bool:
         return len(self.probes) >= count and all(probe.client_limited for probe in self.probes[-count:])
-
-
-def is_enough(plan: Plan, look: Look, share: float) -> bool:
-    """Whether a probe may end before its limit: it is resolved, has said enough for its purpose, or won't be resolved by its limit."""
-    if look.outcome is not Outcome.UNRESOLVED or look.overloaded or look.requests >= plan.limit:
-        return True
-    limit, done = 1 - share, look.requests / plan.limit
-    below = look.missed < limit
-    z = normal_quantile(1 - min(max(tail_of(look.worth, look.missed, limit), 1e-12), 0.5))
-    if plan.purpose in (Purpose.RANGE, Purpose.HALVE, Purpose.ESTIMATE):
-        return z > CLEAR_Z and look.steady and not _hopeful(plan, z, done, holds=below)
-    low = plan.purpose is Purpose.LOW
-    if not low and not look.steady and look.missed > HOPELESS and look.requests >= GROWN:
-        return True
-    return z > CLEAR_Z if below is not low else done > 0.5 and not _hopeful(plan, z, done, holds=low)
-
-
-def _hopeful(plan: Plan, z: float, done: float, *, holds: bool) -> bool:
-    """Whether a probe that is so many standard errors on one side of the limit may be resolved there by its end."""
-    needed = normal_quantile(1 - (plan.errors.holds if holds else plan.errors.fails) / 3)
-    return z / math.sqrt(done) + HOPE * math.sqrt(1 / done - 1) >= needed
-
-
-class _Point(msgspec.Struct, frozen=True):
-    """Logarithm of a load, the share that missed there, how many independent requests say so, and of how many."""
-
-    x: float
-    missed: float
-    worth: float
-    judged: int
-
-    @property
-    def logit(self) -> float:
-        return math.log((self.missed * self.worth + 0.5) / ((1 - self.missed) * self.worth + 0.5))
-
-    @property
-    def weight(self) -> float:
-        """One over the logit's variance."""
-        return max(self.missed * (1 - self.missed) * self.worth, 0.5)
-
-
-def curve_of(probes: list[Probe], limit: float) -> Curve | None:
-    """None where the shares of misses don't cross the limit. A probe that is clearly on one side bounds where they do."""
-    points = [_Point(math.log(p.load), p.missed, p.look.worth, p.look.judged) for p in probes if not p.client_limited]
-    pools = _monotone(points)
-    place = next((place for place, pool in enumerate(pools) if pool.missed >= limit), 0)
-    if not place or place == len(pools):
-        return None
-    low, high = pools[place - 1], pools[place]
-    floor = max((point.x for point in points if _z(point, limit) < -CLEAR_Z), default=-math.inf)
-    ceiling = min((point.x for point in points if _z(point, limit) > CLEAR_Z), default=math.inf)
-    if floor >= ceiling:  # not monotone: what was measured last may be another engine
-        floor, ceiling = -math.inf, math.inf
-    level, gap = math.log(limit / (1 - limit)), max(high.x - low.x, 1e-6)
-    slope = max((high.logit - low.logit) / gap, LEAST_SLOPE)
-    share = min(max((level - low.logit) / (slope * gap), 0.0), 1.0)
-    error = math.hypot((1 - share) / math.sqrt(low.weight), share / math.sqrt(high.weight)) / slope
-    curve = Curve(low.x + share * gap, error, slope, (low.worth + high.worth) / (low.judged + high.judged))
-    return _between(_fitted(points, level, curve.at) or curve, floor, ceiling)
-
-
-def _between(curve: Curve, floor: float, ceiling: float) -> Curve:
-    """The curve with its crossing between what is clear, and off the ends of a wide gap, where interpolation says little."""
-    gap = ceiling - floor
-    if math.isinf(gap):
-        return curve
-    aside = 0.35 * gap if curve.error > gap / 8 and gap > WIDE_GAP else 0.0 if floor < curve.at < ceiling else 0.5 * gap
-    at = min(max(curve.at, floor + aside), ceiling - aside)
-    return Curve(at, min(curve.error, gap / 4) if at == curve.at else gap / 4, curve.slope, curve.efficiency)
-
-
-def _z(point: _Point, limit: float) -> float:
-    return (point.missed - limit) * math.sqrt(point.worth / (limit * (1 - limit)))
-
-
-def _fitted(points: list[_Point], level: float, at: float) -> Curve | None:
-    """A weighted straight line of the logit over the load's logarithm, through the probes near the crossing; None where these are few."""
-    near = [point for point in points if abs(point.x - at) < NEAR]
-    total = sum(point.weight for point in near)
-    if len(near) < MIN_NEAR:
-        return None
-    centre = sum(point.weight * point.x for point in near) / total
-    height = sum(point.weight * point.logit for point in near) / total
-    spread = sum(point.weight * (point.x - centre) ** 2 for point in near)
-    if spread == 0.0:
-        return None
-    slope = sum(point.weight * (point.x - centre) * (point.logit - height) for point in near) / spread
-    crossing = centre + (level - height) / slope if slope > LEAST_SLOPE else math.inf
-    if not min(point.x for point in near) - NEAR / 4 < crossing < max(point.x for point in near) + NEAR / 4:
-        return None
-    error = math.sqrt(1 / total + (crossing - centre) ** 2 / spread) / slope
-    return Curve(crossing, error, slope, sum(point.worth for point in near) / sum(point.judged for point in near))
-
-
-def _monotone(points: list[_Point]) -> list[_Point]:
-    """Pool adjacent violators: points in order of x, with shares that don't fall."""
-    pools: list[_Point] = []
-    for point in sorted(points, key=lambda point: (point.x, point.missed)):
-        pools.append(point)
-        while len(pools) > 1 and (pools[-2].missed >= pools[-1].missed > 0.0 or pools[-2].x == pools[-1].x):
-            pools[-2:] = [_pooled(pools[-2], pools[-1])]
-    return pools
-
-
-def _pooled(a: _Point, b: _Point) -> _Point:
-    worth = a.worth + b.worth
-    return _Point((a.x * a.worth + b.x * b.worth) / worth, (a.missed * a.worth + b.missed * b.worth) / worth, worth, a.judged + b.judged)

@@ -10,8 +10,9 @@ from bytemlperf.runs.kinds import Text
 from bytemlperf_llm.capacity.cost import Hardware, Rates
 from bytemlperf_llm.capacity.judge import Look, Outcome
 from bytemlperf_llm.capacity.kind import KIND, sentence, wilson
+from bytemlperf_llm.capacity.probe import Probe, Purpose
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of
-from bytemlperf_llm.capacity.search import Goal, Probe, Purpose, Search
+from bytemlperf_llm.capacity.search import Goal, Search
 
 QUESTION = Question(goal=Goal(), slo_ms={"ttft": 500.0, "tpot": 50.0}, first_load=1.0, hardware=Hardware(tdp_watts=700.0, tdp_source="TDP"))
 

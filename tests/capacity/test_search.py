@@ -7,8 +7,10 @@ import math
 import pytest
 
 from benchmarks.capacity import ENGINES, guidellm, ours
+from bytemlperf_llm.capacity.curve import Point, curve_of
 from bytemlperf_llm.capacity.judge import Errors, Look, Outcome
-from bytemlperf_llm.capacity.search import Goal, Plan, Probe, Purpose, Search, curve_of, is_enough
+from bytemlperf_llm.capacity.probe import Plan, Probe, Purpose, is_enough
+from bytemlperf_llm.capacity.search import Goal, Search
 
 
 def look(missed: float, outcome: Outcome = Outcome.UNRESOLVED, requests: int = 1_000, worth: float = 500.0) -> Look:
@@ -94,12 +96,14 @@ def test_a_probe_that_is_resolved_gives_its_error_back_on_that_side() -> None:
 
 
 def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear() -> None:
-    probes = [Probe(rate, look(missed), Purpose.RANGE) for rate, missed in ((70, 0.01), (80, 0.05), (90, 0.25))]
-    curve = curve_of(probes, 0.05)
+    def points(*shares: tuple[float, float]) -> list[Point]:
+        return [Probe(rate, look(missed), Purpose.RANGE).point for rate, missed in shares]
+
+    curve = curve_of(points((70, 0.01), (80, 0.05), (90, 0.25)), 0.05)
     assert curve is not None
     assert math.exp(curve.at) == pytest.approx(80, rel=0.03)
-    assert curve_of(probes[:1], 0.05) is None
-    cliff = curve_of([Probe(rate, look(missed), Purpose.RANGE) for rate, missed in ((10, 0.01), (20, 0.012), (79, 0.009), (84, 0.6))], 0.05)
+    assert curve_of(points((70, 0.01)), 0.05) is None
+    cliff = curve_of(points((10, 0.01), (20, 0.012), (79, 0.009), (84, 0.6)), 0.05)
     assert cliff is not None
     assert 79 <= math.exp(cliff.at) <= 84
 
