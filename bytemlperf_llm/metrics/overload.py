@@ -54,9 +54,9 @@ class LatencyTrend(msgspec.Struct, kw_only=True):
 
 
 def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -> LatencyTrend | None:
-    """None for loads without one rate (closed loop, all at once, a ramp), and under `MIN_REQUESTS`. `dispersion` is that of the
+    """None for loads without one rate (closed loop, all at once, a ramp, sessions), and under `MIN_REQUESTS`. `dispersion` is that of the
     arrivals' counts, as they were delivered."""
-    if not facts.open_loop or (facts.requested_rate is None and facts.process != "trace"):
+    if not facts.open_loop or facts.sessions or (facts.requested_rate is None and facts.process != "trace"):
         return None
     rows = _judged_rows(acc)
     if len(rows) < MIN_REQUESTS:

@@ -35,19 +35,11 @@ class Path(NamedTuple):
 
 
 class PrefixTokens(NamedTuple):
-    """Tokens of prompts, over the answers for which all three are known: `reusable` in an unbounded prefix cache, `cached` as the server
-    says."""
+    """Tokens of an answered prompt: how many, in earlier prompts of the schedule, and in a cache as the server says."""
 
-    answers: int
     prompt: int
     reusable: int
     cached: int
-
-    def __add__(self, other: object) -> PrefixTokens:
-        return PrefixTokens(*(a + b for a, b in zip(self, other, strict=True))) if isinstance(other, PrefixTokens) else NotImplemented
-
-
-NO_TOKENS = PrefixTokens(0, 0, 0, 0)
 
 
 class SessionTally:
@@ -57,7 +49,7 @@ class SessionTally:
         self._turns: dict[str, list[TurnEnd]] = {}
         self._sizes: dict[str, int] = {}
         self.dropped_turns = 0
-        self.prefix: dict[int, PrefixTokens] = {}
+        self.prefix: dict[int, list[PrefixTokens]] = {}
         self.unknown_prefix = 0
 
     def add_all(self, records: Iterable[RequestRecord]) -> None:
@@ -79,8 +71,7 @@ class SessionTally:
             self.unknown_prefix += 1
             return
         reusable = min(record.reusable_tokens, record.prompt_tokens)
-        tokens = PrefixTokens(1, record.prompt_tokens, reusable, record.cached_tokens)
-        self.prefix[record.turn] = self.prefix.get(record.turn, NO_TOKENS) + tokens
+        self.prefix.setdefault(record.turn, []).append(PrefixTokens(record.prompt_tokens, reusable, record.cached_tokens))
 
     def __len__(self) -> int:
         return len(self._turns)

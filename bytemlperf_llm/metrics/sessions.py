@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import msgspec
@@ -14,7 +15,7 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.rates import Window, per_second
-from bytemlperf_llm.metrics.session_tally import NO_TOKENS, Path, PrefixTokens, SessionTally
+from bytemlperf_llm.metrics.session_tally import Path, PrefixTokens, SessionTally
 
 FORMULAS = {
     "session_time": "last turn's end − first turn due, of sessions whose turns all went well",
@@ -27,14 +28,17 @@ LATER_TURNS = 10
 
 
 class PrefixReuse(msgspec.Struct, kw_only=True):
-    """Sums over `answers` whose three counts are known. `reusable` is what an unbounded cache would hold of the prompt, from the graph;
-    `cached` what the server reports. Shares are of prompt tokens."""
+    """Sums over `answers` whose counts are all known. `reusable_tokens` is what an unbounded cache would hold of their prompts, from the
+    graph, `whole_block_tokens` as much of it as fills whole blocks, and `cached_tokens` what the server reports. Shares are of prompt
+    tokens."""
 
     answers: int
     prompt_tokens: int
     reusable_tokens: int
+    whole_block_tokens: int
     cached_tokens: int
     reusable_share: float | None
+    whole_block_share: float | None
     cached_share: float | None
 
 
@@ -49,7 +53,8 @@ class SessionGoodput(msgspec.Struct, kw_only=True):
 
 class Sessions(msgspec.Struct, kw_only=True):
     """`sessions` of summary.json. `critical_path` are shares of the whole time of sessions that went well: model, tool, queue; they sum to
-    1. `by_turn` has the prefix reuse of turn 1, 2, …; `answers_without_prefix` could not be counted in it."""
+    1. `block_tokens` is the largest number that divides every count of cached tokens. `by_turn` has the prefix reuse of turn 1, 2, …;
+    `answers_without_prefix` could not be counted in it."""
 
     answers: str
     sessions: int
@@ -61,6 +66,7 @@ class Sessions(msgspec.Struct, kw_only=True):
     completed_per_s: float | None
     metrics: dict[str, Metric]
     critical_path: dict[str, float] | None
+    block_tokens: int
     prefix: PrefixReuse
     by_turn: dict[str, PrefixReuse]
     answers_without_prefix: int
@@ -73,7 +79,9 @@ def sessions_of(acc: Accumulator, facts: RunFacts, window: Window) -> Sessions |
     if about is None:
         return None
     paths, outcomes = tally.paths(), tally.outcomes()
-    ended = outcomes["ok"] + outcomes["failed"]
+    ended, groups = outcomes["ok"] + outcomes["failed"], _by_turn(tally)
+    prompts = [each for group in groups.values() for each in group]
+    block = math.gcd(*(each.cached for each in prompts)) or 1
     return Sessions(
         answers=about.answers,
         sessions=len(tally),
@@ -85,8 +93,9 @@ def sessions_of(acc: Accumulator, facts: RunFacts, window: Window) -> Sessions |
         completed_per_s=_completed(paths, window),
         metrics=_metrics(paths, facts, outcomes["failed"]),
         critical_path=_shares(paths),
-        prefix=_reuse(sum(tally.prefix.values(), NO_TOKENS)),
-        by_turn=_by_turn(tally),
+        block_tokens=block,
+        prefix=_reuse(prompts, block),
+        by_turn={name: _reuse(group, block) for name, group in groups.items()},
         answers_without_prefix=tally.unknown_prefix,
         goodput=_goodput(paths, facts.slo_ms.session, ended, window),
     )
@@ -122,24 +131,27 @@ def _shares(paths: list[Path]) -> dict[str, float] | None:
     return {name: float(Fraction(part, whole)) for name, part in parts.items()} if whole else None
 
 
-def _reuse(tokens: PrefixTokens) -> PrefixReuse:
-    shares = [float(Fraction(part, tokens.prompt)) if tokens.prompt else None for part in (tokens.reusable, tokens.cached)]
+def _reuse(prompts: Sequence[PrefixTokens], block: int) -> PrefixReuse:
+    prompt, reusable, cached = (sum(getattr(each, name) for each in prompts) for name in PrefixTokens._fields)
+    whole = sum(each.reusable // block * block for each in prompts)
+    shares = [float(Fraction(part, prompt)) if prompt else None for part in (reusable, whole, cached)]
     return PrefixReuse(
-        answers=tokens.answers,
-        prompt_tokens=tokens.prompt,
-        reusable_tokens=tokens.reusable,
-        cached_tokens=tokens.cached,
+        answers=len(prompts),
+        prompt_tokens=prompt,
+        reusable_tokens=reusable,
+        whole_block_tokens=whole,
+        cached_tokens=cached,
         reusable_share=shares[0],
-        cached_share=shares[1],
+        whole_block_share=shares[1],
+        cached_share=shares[2],
     )
 
 
-def _by_turn(tally: SessionTally) -> dict[str, PrefixReuse]:
-    groups: dict[str, PrefixTokens] = {}
-    for turn, tokens in sorted(tally.prefix.items()):
-        name = str(turn + 1) if turn + 1 < LATER_TURNS else f"{LATER_TURNS}+"
-        groups[name] = groups.get(name, NO_TOKENS) + tokens
-    return {name: _reuse(tokens) for name, tokens in groups.items()}
+def _by_turn(tally: SessionTally) -> dict[str, list[PrefixTokens]]:
+    groups: dict[str, list[PrefixTokens]] = {}
+    for turn, prompts in sorted(tally.prefix.items()):
+        groups.setdefault(str(turn + 1) if turn + 1 < LATER_TURNS else f"{LATER_TURNS}+", []).extend(prompts)
+    return groups
 
 
 def _goodput(paths: list[Path], limit_ms: float | None, ended: int, window: Window) -> SessionGoodput | None:

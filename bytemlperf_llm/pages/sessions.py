@@ -17,6 +17,7 @@ TITLES = {
     "session_queue": "queue in the client",
 }
 ANSWERS = {"recorded": "the recorded answers are fed back", "live": "the engine's own answers are fed back"}
+KINDS = ("reusable", "whole_block", "cached")
 SPARE = ("p95", "p99.9", "p90")
 
 
@@ -44,7 +45,7 @@ def _result_table(sessions: dict[str, Any]) -> Table:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in path.items())
         rows.append(["critical path", shares])
     if sessions["prefix"]["answers"]:
-        rows.append(["prefix reuse possible / reported", " / ".join(_share(sessions["prefix"], name) for name in ("reusable", "cached"))])
+        rows.append(["prefix reusable / in blocks / cached", " / ".join(_share(sessions["prefix"], kind) for kind in KINDS)])
     return Table(title="", columns=["", ""], rows=rows, note=f"{ANSWERS[sessions['answers']].capitalize()}.", group=GROUP)
 
 
@@ -62,17 +63,17 @@ def _time_table(sessions: dict[str, Any]) -> Table:
 
 def _prefix_table(sessions: dict[str, Any]) -> Table:
     named = [*sessions["by_turn"].items(), ("all", sessions["prefix"])]
-    counts = ("answers", "prompt_tokens", "reusable_tokens", "cached_tokens")
-    rows = [[name, *(reuse[count] for count in counts), _share(reuse, "reusable"), _share(reuse, "cached")] for name, reuse in named]
+    rows = [[name, reuse["answers"], reuse["prompt_tokens"], *(_share(reuse, kind) for kind in KINDS)] for name, reuse in named]
+    block = sessions["block_tokens"]
     note = (
-        "Reusable: tokens that begin the prompt and were in an earlier prompt of the schedule, which an unbounded prefix cache would hold. "
-        "Cached: what the server reports; it caches whole blocks, and may hold more from before the run."
+        "Share of prompt tokens. Reusable: tokens that begin the prompt and were in an earlier prompt of the schedule, which an unbounded "
+        f"prefix cache would hold. In blocks: what of it fills whole blocks of {block} tokens, the largest number that divides "
+        "every count of cached tokens. Cached: what the server reports. Less was evicted or sent elsewhere; more was there before the run."
     )
     if sessions["answers_without_prefix"]:
         note += f" {sessions['answers_without_prefix']:,} responses are left out: their counts aren't known."
-    columns = ["turn", "responses", "prompt tokens", "reusable", "cached", "reusable, %", "cached, %"]
-    spare = ("prompt tokens", "responses")
-    return Table(title="Prefix reuse", columns=columns, rows=rows, note=note, group=GROUP, spare=spare)
+    columns = ["turn", "responses", "prompt tokens", "reusable", "in blocks", "cached"]
+    return Table(title="Prefix reuse", columns=columns, rows=rows, note=note, group=GROUP, spare=("responses",))
 
 
 def _share(reuse: dict[str, Any], name: str) -> str:
