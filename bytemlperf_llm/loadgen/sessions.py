@@ -90,7 +90,7 @@ class SessionWorker(Worker):
         """Run them: at their own times where `users` is None, else for so many users until `end_ns`. Then drain."""
         self.origin_ns, self._arrivals = origin_ns, sessions
         self._closed, self._until_ns = users is not None, end_ns
-        for _ in range(users or 1):
+        for _ in range(1 if users is None else users):
             self._next_session(origin_ns)
         while (self._due_heap or self._running) and not self._stop.is_set():
             if self._due_heap and self._due_heap[0][0] <= self._now():

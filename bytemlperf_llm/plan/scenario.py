@@ -391,7 +391,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
         if self.num_requests is not None:
             raise ValueError("num_requests would cut a session; give num_sessions")
         if self.arrival.rate == "auto":
-            raise ValueError("rate auto is of requests, and a session has several; give sessions per second, or process: closed")
+            raise ValueError("rate auto is of requests, not sessions; give sessions/s (--request-rate) or users (--max-concurrency)")
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:
         """A copy with other values, checked as a whole; `self` stays as it is.

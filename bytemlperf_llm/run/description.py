@@ -41,7 +41,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
         "more": {
             "schedule_sha256": planned.sha256,
             "scheduled_requests": planned.requests,
-            "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace)},
+            "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace), **planned.of_sessions()},
             "engine": described_engine(info, choice.name),
             "client": client_section(),
             "facts": msgspec.to_builtins(facts_of(scenario, planned.requests)),

@@ -7,7 +7,7 @@ facts follow from its configuration); each record against itself; the records ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from bytemlperf_llm.record.gauges import read_gauges
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import facts_of
 from bytemlperf_llm.run.rebuild import MAX_WITHOUT_RECORD, refuse_endless, shifts_ns
-from bytemlperf_llm.workload.schedule import Schedule
+from bytemlperf_llm.workload.schedule import PlannedSession, Schedule
 from engines.contract import FAILED_REASONS, EngineInfo
 
 EARLY_NS = 1_000_000
@@ -51,6 +51,8 @@ def verify(run: dict[str, Any], records: Iterable[RequestRecord]) -> Iterator[st
         refuse_endless(scenario, len(seen.records))
         yield from _check_description(run, facts, scenario, seed)
         yield from few(_against_schedule(seen, scenario, seed))
+        if scenario.prompts.sessions is not None:
+            yield from few(_against_graph(seen, Schedule(scenario, seed)))
     except UserError as error:
         yield Unchecked(f"the schedule can't be rebuilt: {error.cause}")
     except DAMAGED as error:
@@ -75,6 +77,7 @@ class _Seen:
 
     def __init__(self, run: dict[str, Any], records: Iterable[RequestRecord]) -> None:
         self.records: dict[int, _Kept] = {}
+        self.ends_ns: dict[int, int] = {}
         self.repeated: list[str] = []
         self.impossible: list[str] = []
         self.too_long: list[str] = []
@@ -95,6 +98,7 @@ class _Seen:
                 f"{name}: request {record.index} has {record.output_tokens} tokens where {record.max_tokens} were requested"
             )
         planned_ns = None if record.planned_ns is None else record.planned_ns - shift_ns
+        self.ends_ns[record.index] = record.end_ns
         self.records[record.index] = _Kept(record.id, planned_ns, record.max_tokens, record.session, record.turn)
 
 
@@ -137,6 +141,26 @@ def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[st
             yield f"the record of request {request.index} has {name} {value}, the schedule {wanted}"
     for index in sorted(left):
         yield f"there is a record of request {index}, which the schedule doesn't have"
+
+
+def _against_graph(seen: _Seen, schedule: Schedule) -> Iterator[str]:
+    """Turns that were due at another time than the ends of their parents make it."""
+    last = min(max(seen.records, default=-1), MAX_WITHOUT_RECORD + 100 * len(seen.records))
+    for planned in takewhile(lambda planned: planned.first_index <= last, schedule.sessions()):
+        for index in range(planned.first_index, planned.first_index + len(planned.session.turns)):
+            kept, due_ns = seen.records.get(index), _due_by_graph(seen, planned, index)
+            if kept is not None and None not in (kept.planned_ns, due_ns) and kept.planned_ns != due_ns:
+                yield f"request {index} was due at {kept.planned_ns} ns, and by the ends of the turns before it at {due_ns}"
+
+
+def _due_by_graph(seen: _Seen, planned: PlannedSession, index: int) -> int | None:
+    """None for a first turn, and where a record is missing."""
+    first, turns = planned.first_index, planned.session.turns
+    turn, begun = turns[index - first], seen.records.get(first)
+    ends_ns = [seen.ends_ns[first + parent] for parent in turn.parents if first + parent in seen.ends_ns]
+    if not ends_ns or len(ends_ns) < len(turn.parents) or begun is None or begun.planned_ns is None:
+        return None
+    return turn.due_ns(begun.planned_ns - turns[0].at_ns, ends_ns)
 
 
 # -- run.json -----------------------------------------------------------------------------

@@ -54,6 +54,10 @@ class ScheduleFacts(NamedTuple):
     sessions: int | None = None
     left_out: int = 0
 
+    def of_sessions(self) -> dict[str, int]:
+        """For run.json: sessions that are planned, and conversations of the file that are none; empty for single requests."""
+        return {} if self.sessions is None else {"sessions": self.sessions, "left_out": self.left_out}
+
     def sentences(self, asked: int | None) -> list[str]:
         """What a reader should know of the prompts; `asked` is the number of requests asked for."""
         if self.sessions is not None:
