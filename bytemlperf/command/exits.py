@@ -26,7 +26,6 @@ GONE = {
     "general --memory-limit-gib": "use --memory-limit, as in --memory-limit 4GiB",
     "--output": "use --out",
     "--measure-seconds": "use --seconds",
-    "serve-bench --device": "use --card",
     "site --device": "use --card",
     "compare --prices": "use --cards",
     "compare --dtype": "use --precision",

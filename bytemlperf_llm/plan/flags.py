@@ -27,7 +27,7 @@ class Engine(Options, panel="Engine and model"):
     ready_check_timeout_s: Annotated[
         float, Option("Seconds to wait for the server to become ready.", "--ready-check-timeout-sec", sets="ready_timeout_s", least=0)
     ] = 0.0
-    device: Annotated[str | None, Option("What the server runs on: CARD or CARD*COUNT of `bmp hardware list`.", "--card")] = None
+    device: Annotated[str | None, Option("What the server runs on: CARD or CARD*COUNT of `bmp hardware list`.", "--card --device")] = None
 
 
 class Load(Options, panel="Load"):

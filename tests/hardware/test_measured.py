@@ -120,7 +120,7 @@ def test_a_device_that_is_none_is_one_line(text):
 
 
 def test_the_command_line_takes_and_shows_it(tmp_path):
-    ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "3", "--card", "h100*8", "--no-report", cwd=tmp_path)
+    ended = bmp(*QUICK, "--request-rate", "100", "--num-prompts", "3", "--device", "h100*8", "--no-report", cwd=tmp_path)
     assert f"8 × {KNOWN['nvidia-h100-sxm5'].name} (as stated)" in ended.stdout
     run = json.loads((run_folder(ended.stdout, tmp_path) / "run.json").read_text())
     assert (run["engine"]["remote"], run["config"]["flags"]["device"]) == (False, "h100*8")
