@@ -13,7 +13,7 @@ import typer.core
 
 from bytemlperf.command.exits import GONE, exit_cleanly
 from bytemlperf.command.flags import Json, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import PlainHelpGroup, group_app
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
 
@@ -89,14 +89,7 @@ def _loaded(extension: Extension) -> Any:
     return typer.main.get_group(holder).commands[extension.name]
 
 
-app = typer.Typer(
-    name="bmp",
-    cls=Mounted,
-    help="Benchmark accelerators: serving, operators, models, training.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = group_app("Benchmark accelerators: serving, operators, models, training.", Mounted, "bmp")
 
 
 @app.callback()

@@ -16,6 +16,11 @@ class PlainHelpGroup(typer.core.TyperGroup):
         super().format_help(ctx, formatter)
 
 
+def group_app(help: str, cls: type[typer.core.TyperGroup] = PlainHelpGroup, name: str | None = None) -> typer.Typer:
+    """An app of commands; without one of them it shows its help."""
+    return typer.Typer(name=name, cls=cls, help=help, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
 def suite_app(help: str, default: str, *, options_too: bool = False) -> typer.Typer:
     """A suite's commands. A first word that is none of them (an option too, where `options_too`) goes to the command `default`:
     `bmp micro gemm` is `bmp micro op gemm`."""
@@ -27,4 +32,4 @@ def suite_app(help: str, default: str, *, options_too: bool = False) -> typer.Ty
                 args = [default, *args]
             return list(super().parse_args(ctx, args))
 
-    return typer.Typer(cls=Group, help=help, no_args_is_help=True, pretty_exceptions_enable=False)
+    return group_app(help, Group)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from bytemlperf.command.flags import Argument, CardFiles, Json, Option, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import group_app
 
-app = typer.Typer(
-    cls=PlainHelpGroup,
-    help="Spec cards of accelerators and CPUs, with sources, and this machine's hardware.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = group_app("Spec cards of accelerators and CPUs, with sources, and this machine's hardware.")
 
 
 @app.command("list")

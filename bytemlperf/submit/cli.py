@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from bytemlperf.command.flags import Argument, Json, Option, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import group_app
 
-app = typer.Typer(cls=PlainHelpGroup, help="Check and pack a vendor's submission.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = group_app("Check and pack a vendor's submission.")
 
 _Folder = Annotated[Path, Argument("A folder with submission.yaml and runs/.")]
 
