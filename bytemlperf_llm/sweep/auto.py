@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from bytemlperf_llm.sweep.row import CLIENT
+
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
 """Of the ceiling that the probe of `rate: auto` found."""
 STEP = 1.5
@@ -20,7 +22,6 @@ CLIENT_TRIES = 3
 """Rates in a row at which the client is the limit, before it is taken to be so at any higher one: a busy machine may disturb one."""
 OVERLOADED = ("overloaded", "failing")
 """Verdicts of a rate above what the server carries: it queues, or it refuses."""
-CLIENT = ("client-limited", "invalid")
 
 
 def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None:

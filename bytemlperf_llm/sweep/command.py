@@ -191,9 +191,9 @@ class Sweep:
                     self._add(PointRow(curve=curve.name, load=load, state="skipped", why=self._redactor(f"{error.cause}: {error.fix}")))
 
     def _done(self, curve: CurveAxes) -> dict[Level, PointRow]:
-        """Points that were measured, now or before, and those of this command that can't be."""
+        """Points whose figures are the server's, and those that this command has tried."""
         rows = [row for row in self._rows if row.curve == curve.name]
-        return {row.load: row for row in rows if row.state == "measured" or (row.curve, row.load) in self._tried}
+        return {row.load: row for row in rows if (row.curve, row.load) in self._tried or (row.state == "measured" and not row.of_client)}
 
     def _whole(self, curve: CurveAxes) -> bool:
         return bool(self._axes.loads) and self._done(curve).keys() >= set(self._axes.loads)
@@ -218,7 +218,7 @@ class Sweep:
 
     async def _ceiling(self, started: Started, curve: CurveAxes, plan: Plan) -> float:
         """Requests/s that a closed loop carried; of a curve that goes on, as it was found."""
-        kept = next((row.ceiling_rps for row in self._done(curve).values() if row.ceiling_rps is not None), None)
+        kept = next((row.ceiling_rps for row in self._rows if row.curve == curve.name and row.ceiling_rps is not None), None)
         if kept is not None:
             return kept
         found = await rate_found(started, plan)

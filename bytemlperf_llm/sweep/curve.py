@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from bytemlperf_llm.loadgen.probe import WORTHWHILE_GAIN
 from bytemlperf_llm.sweep.axes import Level
-from bytemlperf_llm.sweep.row import PointRow
+from bytemlperf_llm.sweep.row import TOKENS, PointRow
 
 LEAST_POINTS = 3
 """A curve of two has no bend."""
@@ -64,7 +65,9 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
     def limits(self) -> str:
         """What the range can't say: that it ends before the capacity, or begins above it; empty where it holds it."""
-        if not self.open_loop or not any(row.state == "measured" for row in self.rows):
+        if not self.open_loop:
+            return self._still_growing()
+        if not any(row.state == "measured" for row in self.rows):
             return ""
         if not self.carried:
             return f"not even {self.rows[0].load} was carried: give lower --rates"
@@ -75,13 +78,12 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         limit = f", and at {beyond[0].load} the client was the limit" if beyond else ""
         return f"no rate overloaded the server: it carried {top}{limit}; its capacity is higher. Give higher --rates"
 
-    def warnings(self) -> list[str]:
-        """For a reader of its pictures."""
-        found = [self.limits()] if self.limits() else []
-        if self.aside:
-            loads = ", ".join(str(row.load) for row in self.aside)
-            found.append(f"not on the curve: {loads}: {self.aside[0].why}")
-        return [f"{self.name}: {text}" if self.name else text for text in found]
+    def _still_growing(self) -> str:
+        """Of a closed loop."""
+        *_, before, last = [None, None, *(row for row in self.carried if TOKENS in row.figures)]
+        if before is None or last is None or last.figures[TOKENS].value < WORTHWHILE_GAIN * before.figures[TOKENS].value:
+            return ""
+        return f"throughput still grew at {last.load}: give higher --concurrency for the server's highest"
 
     def knee(self) -> Knee | None:
         """None under three points that were carried."""

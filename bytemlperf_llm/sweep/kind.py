@@ -47,7 +47,7 @@ class SweepKind(RunKind):
         return {
             "verdict": verdict,
             "reasons": reasons,
-            "warnings": [text for curve in curves for text in curve.warnings()],
+            "warnings": [": ".join(filter(None, (curve.name, text))) for curve in curves if (text := curve.limits())],
             "metrics": {},
             "counts": {"points": len(rows), "measured": sum(row.state == "measured" for row in rows)},
             "curves": [_curve(curve) for curve in curves],
@@ -93,9 +93,9 @@ class SweepKind(RunKind):
                     yield f"{row.folder}: its figures are not those of the sweep's record"
 
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
-        """What was left out."""
-        if summary["verdict"] == "partial" or not came_to_its_end(run):
-            return shlex.join([*map(str, run.get("command", [])), "--resume", str(folder)]), "measure what was left out"
+        """What has no figures, or those of a client at its limit, may be measured again."""
+        if summary["verdict"] in ("partial", "client-limited") or not came_to_its_end(run):
+            return shlex.join([*map(str, run.get("command", [])), "--resume", str(folder)]), "measure again what is not on the curve"
         return None
 
 

@@ -21,6 +21,7 @@ LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 THROUGHPUT, TOKENS = "request_throughput", "output_token_throughput"
 ON_CURVE = ("valid", "overloaded")
 """Verdicts of runs whose figures are the server's."""
+CLIENT = ("client-limited", "invalid")
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,6 +65,11 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def carried(self) -> bool:
         """Whether its load was carried, and its latency is that of a steady state."""
         return self.state == "measured" and self.verdict == "valid"
+
+    @property
+    def of_client(self) -> bool:
+        """Whether the client was the limit, so that its figures say little of the server."""
+        return self.verdict in CLIENT
 
     @property
     def shown_verdict(self) -> str:

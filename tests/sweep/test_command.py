@@ -131,6 +131,19 @@ def test_a_server_that_dies_leaves_what_is_known_and_the_sweep_goes_on(tmp_path:
         sweep(tmp_path, *SHORT, "--rates", "40,50,60,70", "--resume", str(folder))
 
 
+def test_a_point_of_a_disturbed_client_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = command.row_of
+    with monkeypatch.context() as patched:
+        late = {"verdict": "client-limited", "why": "the client sent late"}
+        patched.setattr(command, "row_of", lambda *parts: msgspec.structs.replace(made(*parts), **late))
+        _, folder = sweep(tmp_path, *SHORT, "--rates", "40")
+    (disturbed,) = points(folder)
+    status, _ = sweep(tmp_path, *SHORT, "--rates", "40", "--resume", str(folder))
+    (again,) = points(folder)
+    assert (status, disturbed["verdict"], again["verdict"]) == (0, "client-limited", "valid")
+    assert again["folder"] != disturbed["folder"]
+
+
 def test_a_server_that_is_killed_in_mid_sweep(tmp_path: Path) -> None:
     server = start("reference-server", "--port", "0", "--engine-option", "ttft_ms=2", cwd=tmp_path)
     assert server.stdout is not None

@@ -82,7 +82,7 @@ def test_client_limited_points_are_marked_and_never_part_of_the_curve() -> None:
     assert (traces["not on the curve"]["x"], traces["not on the curve"]["mode"]) == ([60.0], "markers")
     assert (traces["overloaded"]["x"], traces["overloaded"]["mode"]) == ([100.0], "markers")
     summary = KIND.summarise({}, [*rows, limited, overloaded])
-    assert summary["warnings"] == ["not on the curve: 60 requests/s: the client sent late"]
+    assert summary["warnings"] == []
     assert (summary["verdict"], summary["reasons"]) == ("client-limited", ["1 of 5 points are client-limited: the client sent late"])
     assert summary["curves"][0]["lowest_overloaded"]["rate_rps"] == 120.0
 
@@ -109,6 +109,17 @@ def test_a_range_that_ends_early_is_said() -> None:
     ]
     headlines = {figure.metric: figure for figure in KIND.figures({}, {}, rows) if figure.headline}
     assert headlines["highest output token throughput"].value is None
+
+
+def test_a_closed_loop_that_does_not_reach_its_highest_throughput_says_so() -> None:
+    def closed(concurrency: int, tokens: float) -> PointRow:
+        figures = {"output_token_throughput": reading(tokens, "tokens/s")}
+        return PointRow(curve="a", load=Level(concurrency=concurrency), state="measured", verdict="valid", figures=figures)
+
+    rows = [closed(1, 10.0), closed(2, 19.0), closed(4, 19.9)]
+    assert KIND.summarise({}, rows)["warnings"] == []
+    (warning,) = KIND.summarise({}, rows[:2])["warnings"]
+    assert warning == "a: throughput still grew at 2 concurrent: give higher --concurrency for the server's highest"
 
 
 def test_a_point_that_was_skipped_is_a_row_until_it_is_measured() -> None:
