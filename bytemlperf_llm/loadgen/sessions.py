@@ -159,7 +159,7 @@ class SessionWorker(Worker):
         turn = running.session.turns[place]
         running.ends_ns[place] = end_ns
         if place in running.histories:
-            running.histories[place] = (*running.histories[place], answered(text if self._live else turn.answer))
+            running.histories[place] = (*running.histories[place], answered(_spoken(text) if self._live else turn.answer))
         if record.prompt_tokens is not None:
             running.prompt_tokens[place] = record.prompt_tokens + (record.output_tokens if self._live else 0)
         for child in running.children[place]:
@@ -208,3 +208,8 @@ class SessionWorker(Worker):
             self._next_session(end_ns)
         if not self._running:
             self._pacer.wake()
+
+
+def _spoken(text: str) -> str:
+    """An answer without the reasoning that is marked in it."""
+    return text.rpartition("</think>")[2].lstrip() if "</think>" in text else text

@@ -194,6 +194,8 @@ class Sessions(Checked, frozen=True, kw_only=True):
     think_ms: Lengths | None = None
     time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     answers: Answers = "recorded"
+    max_model_len: Tokens | None = None
+    on_too_long: Literal["skip", "truncate", "fail"] = "fail"
 
     def __post_init__(self) -> None:
         if (self.synthetic is None) == (self.file is None) or (self.file is None) != (self.format is None):

@@ -194,10 +194,11 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
         changes["prompts.tokenizer"] = _tokenizer_of(model, info)
     if sends_plain_prompts(plan.engine.options):
         changes["prompts.template"] = "plain"
-    if prompts.trace is not None:
-        known = (prompts.trace.max_model_len, info.max_model_len, model.max_model_len if model else None)
-        changes["prompts.trace.max_model_len"] = min((each for each in known if each is not None), default=None)
-    elif prompts.sessions is None and (prompts.synthetic is None or prompts.synthetic.tokens is None):
+    recorded = "trace" if prompts.trace is not None else "sessions"
+    if (source := prompts.trace or prompts.sessions) is not None:
+        known = (source.max_model_len, info.max_model_len, model.max_model_len if model else None)
+        changes[f"prompts.{recorded}.max_model_len"] = min((each for each in known if each is not None), default=None)
+    elif prompts.synthetic is None or prompts.synthetic.tokens is None:
         return plan
     return plan.with_scenario(changes)
 

@@ -19,6 +19,7 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload import Workload, schedule_line
 from bytemlperf_llm.workload.sessions.graph import Session
+from bytemlperf_llm.workload.sessions.source import SessionReport
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TraceReport
 from engines.contract import Request
 
@@ -52,17 +53,17 @@ class ScheduleFacts(NamedTuple):
     trace: TraceReport | None = None
     prompt_lengths: str | None = None
     sessions: int | None = None
-    left_out: int = 0
+    session_report: SessionReport = SessionReport()
 
     def of_sessions(self) -> dict[str, int]:
-        """For run.json: sessions that are planned, and conversations of the file that are none; empty for single requests."""
-        return {} if self.sessions is None else {"sessions": self.sessions, "left_out": self.left_out}
+        """For run.json: sessions that are planned, and what became of the file's others; empty for single requests."""
+        return {} if self.sessions is None else {"sessions": self.sessions, **msgspec.structs.asdict(self.session_report)}
 
     def sentences(self, asked: int | None) -> list[str]:
         """What a reader should know of the prompts; `asked` is the number of requests asked for."""
         if self.sessions is not None:
-            left_out = [f"{self.left_out} conversations left out: without a question and an answer"] if self.left_out else []
-            return [f"{self.sessions} sessions of {self.requests} turns" if self.requests else "sessions until the time is up", *left_out]
+            planned = f"{self.sessions} sessions of {self.requests} turns" if self.requests else "sessions until the time is up"
+            return [planned, *self.session_report.sentences()]
         if self.trace is None:
             return [f"prompt lengths {self.prompt_lengths}"] if self.prompt_lengths else []
         short = asked is not None and self.requests is not None and self.requests < asked
@@ -188,7 +189,7 @@ class Schedule:
             requests += 1
         known = None if endless else requests
         if source is not None:
-            return ScheduleFacts(known, hashed.hexdigest(), sessions=sessions, left_out=source.left_out)
+            return ScheduleFacts(known, hashed.hexdigest(), sessions=sessions, session_report=source.report)
         return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)
 
 

@@ -67,7 +67,7 @@ def test_sharegpt_is_read_with_all_its_turns(tmp_path: Path) -> None:
     workload = Workload(scenario(path, "sharegpt_turns"), 0)
     assert len(list(workload)) == 2
     assert workload.sessions is not None
-    assert workload.sessions.left_out == 2
+    assert workload.sessions.report.left_out == 2
 
 
 def test_openai_messages_and_batch_lines(tmp_path: Path) -> None:
@@ -209,3 +209,26 @@ def test_a_file_without_a_conversation(tmp_path: Path) -> None:
     path.write_text('[{"conversations": []}]', encoding="utf-8")
     with pytest.raises(UserError, match="no session with a question and an answer"):
         sessions_of(path, "sharegpt_turns")
+
+
+LONG = {"id": "long", "messages": [said(role, "w " * 100) for role in ("user", "assistant") * 3]}
+SHORT = {"id": "short", "messages": [said("user", "x"), said("assistant", "y")]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "lengths", "counts"),
+    [("skip", {"short": 1}, (1, 0)), ("truncate", {"long": 2, "short": 1}, (0, 1))],
+)
+def test_a_session_longer_than_the_context(tmp_path: Path, policy: str, lengths: dict[str, int], counts: tuple[int, int]) -> None:
+    """Prompt and answer of its turns are 200, 400 and 600 words."""
+    path, keys = written(tmp_path, LONG, SHORT), {"max_model_len": 400, "on_too_long": policy}
+    assert {session.id: len(session.turns) for session in sessions_of(path, "openai_messages", **keys)} == lengths
+    workload = Workload(scenario(path, "openai_messages", **keys), 0)
+    assert [request.turn for request in workload] == [0, 1, 0][-sum(lengths.values()) :]
+    assert workload.sessions is not None
+    assert (workload.sessions.report.too_long, workload.sessions.report.truncated) == counts
+
+
+def test_a_session_longer_than_the_context_ends_the_command_by_default(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="session 'long' needs 600 tokens of context and there are 599"):
+        sessions_of(written(tmp_path, LONG), "openai_messages", max_model_len=599)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.workload.sessions.graph import Session
-from tests.sessions.graphs import ANSWER, BROKEN, chain, replay, turn
+from tests.sessions.graphs import ANSWER, BROKEN, Telling, chain, replay, turn
 from tests.virtual import MS, Script
 
 SLOW = Script(((10 * MS, 1), (300 * MS, 3)), reported_tokens=4)
@@ -53,6 +55,12 @@ def test_the_engines_own_answers_are_fed_back_on_request() -> None:
     _, live = replay([(chain("a", 3), 0)], [ANSWER], answers="live")
     assert recorded.prompts[2] == ["q0", "recorded q0", "q1", "recorded q1", "q2"]
     assert live.prompts[2] == ["q0", "spoken", "q1", "spoken", "q2"]
+
+
+def test_marked_reasoning_is_not_fed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Telling, "says", "<think>hm</think>\n\nyes")
+    _, live = replay([(chain("a", 2), 0)], [ANSWER], answers="live")
+    assert live.prompts[1] == ["q0", "yes", "q1"]
 
 
 def test_turns_below_a_failed_one_are_dropped_and_no_other() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -84,6 +84,23 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             for parent in turn.parents:
                 found[parent].append(place)
         return found
+
+    def without(self, places: Collection[int]) -> Session:
+        """Without these turns and all below them."""
+        kept: dict[int, int] = {}
+        for place, turn in enumerate(self.turns):
+            if place not in places and all(parent in kept for parent in turn.parents):
+                kept[place] = len(kept)
+        turns = (self.turns[place] for place in kept)
+        moved = (
+            msgspec.structs.replace(
+                turn,
+                parents=tuple(kept[parent] for parent in turn.parents),
+                continues=None if turn.continues is None else kept[turn.continues],
+            )
+            for turn in turns
+        )
+        return msgspec.structs.replace(self, turns=tuple(moved))
 
     def line(self, place: int) -> bytes:
         """What the schedule hash covers of a turn besides its request: a JSON line of session, place, edges, times and recorded answer."""

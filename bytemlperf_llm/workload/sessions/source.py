@@ -32,6 +32,27 @@ FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
     "dag_jsonl": dag.dag_jsonl,
 }
 
+TEMPLATE_TOKENS = 64
+"""A message's share of a chat template, and of a default system prompt, at most."""
+
+
+class SessionReport(msgspec.Struct, kw_only=True):
+    """What became of a file's conversations, as far as it was read: `left_out` have no question with an answer, `too_long` don't fit the
+    context, and `truncated` end before their first turn that doesn't."""
+
+    left_out: int = 0
+    too_long: int = 0
+    truncated: int = 0
+
+    def sentences(self) -> list[str]:
+        """For the terminal."""
+        said = (
+            (self.left_out, "conversations left out: without a question and an answer"),
+            (self.too_long, "sessions left out: longer than the context"),
+            (self.truncated, "sessions end before the first turn that is longer than the context"),
+        )
+        return [f"{count} {what}" for count, what in said if count]
+
 
 class SessionPrompts:
     """The sessions of a scenario, and their requests as a source of prompts. Opens the file and reads its first session: may raise
@@ -50,7 +71,7 @@ class SessionPrompts:
         self._path = None if file is None else scenario.folder / file
         self._sessions = Cursor(self._compiled)
         self._firsts = array("q", [0])
-        self.left_out = 0
+        self.report = SessionReport()
         self.session(0)
 
     def session(self, number: int) -> Session:
@@ -104,19 +125,21 @@ class SessionPrompts:
 
     def _compiled(self) -> Iterator[Session]:
         """From the first on. Ids are unique."""
-        self.left_out, first = 0, 0
+        self.report, first = SessionReport(), 0
         ids: set[str] = set()
         sent: set[int] = set()
         for draft in self._drafts():
             if draft is None:
-                self.left_out += 1
+                self.report.left_out += 1
                 continue
             if draft.id in ids:
                 raise UserError(f"{draft.where}: session id '{draft.id}' is there twice", "give each session an id of its own")
             ids.add(draft.id)
-            yield self._session(draft, first, sent)
-            first += len(draft.nodes)
-        if not ids and self._path is not None:
+            session = self._fitted(draft, self._session(draft, first))
+            if session is not None:
+                yield self._with_shared(session, sent)
+                first += len(session.turns)
+        if not first and self._path is not None:
             raise conversations.no_session(self._path)
 
     def _drafts(self) -> Iterator[Draft | None]:
@@ -125,8 +148,8 @@ class SessionPrompts:
         assert self._keys.synthetic is not None
         return synthetic(self._keys.synthetic, self._seed)
 
-    def _session(self, draft: Draft, first: int, sent: set[int]) -> Session:
-        """The draft with everything decided that the file doesn't say; `sent` are the beginnings of prompts up to here."""
+    def _session(self, draft: Draft, first: int) -> Session:
+        """The draft with everything decided that the file doesn't say."""
         nodes = ordered(draft)
         places = {node.name: place for place, node in enumerate(nodes)}
         turns: list[Turn] = []
@@ -143,12 +166,33 @@ class SessionPrompts:
                     delay_ns=self._delay_ns(node, first + place),
                 )
             )
-        session = Session(id=draft.id, turns=tuple(turns), at_ns=None if draft.at_ns is None else self._scaled(draft.at_ns))
-        return self._with_shared(session, sent)
+        return Session(id=draft.id, turns=tuple(turns), at_ns=None if draft.at_ns is None else self._scaled(draft.at_ns))
+
+    def _fitted(self, draft: Draft, session: Session) -> Session | None:
+        """The session as it fits the context; None where it is left out. Raises UserError."""
+        most = self._keys.max_model_len
+        if most is None or not self._counter.exact:
+            return session
+        needed = {place: tokens for place in range(len(session.turns)) if (tokens := self._needed_tokens(session, place, most)) > most}
+        if needed and self._keys.on_too_long == "fail":
+            problem = f"session '{draft.id}' needs {max(needed.values())} tokens of context and there are {most}"
+            raise UserError(f"{draft.where}: {problem}", "--on-too-long skip leaves such sessions out, truncate ends them earlier")
+        kept = session.without(needed)
+        if needed and (self._keys.on_too_long == "skip" or not kept.turns):
+            self.report.too_long += 1
+            return None
+        self.report.truncated += bool(needed)
+        return kept
+
+    def _needed_tokens(self, session: Session, place: int, most: int) -> int:
+        """Prompt and answer; 0 where so few bytes can't be too many tokens: counting costs time."""
+        messages, answer = session.prompt(place), session.turns[place].max_tokens
+        least = answer + sum(len(message.content.encode()) + TEMPLATE_TOKENS for message in messages)
+        return 0 if least <= most else answer + self._counter.prompt(messages)
 
     def _with_shared(self, session: Session, sent: set[int]) -> Session:
-        """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is
-        known."""
+        """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is known.
+        `sent` are the beginnings of prompts up to here."""
         turns = list(session.turns)
         for place, turn in enumerate(turns):
             known = 0 if turn.continues is None else hash((session.id, turn.continues))
