@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from bytemlperf.report.blocks import axes, bounded_line, dots
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section
 from bytemlperf_llm.sweep.curve import Curve
-from bytemlperf_llm.sweep.row import LATENCIES, THROUGHPUT, PointRow, Reading, interactivity, of_device
+from bytemlperf_llm.sweep.row import LATENCIES, THROUGHPUT, PointRow, Reading, interactivity, of_device, percent_of
 
 GROUP = "Latency against throughput"
 COLOURS = 8
+TAIL_SHARE = 2 / 3
+"""Of a line's points must carry the percentile of its tail."""
 LOG_FROM = 30.0
 """Highest over lowest value from which on an axis goes by factors."""
 
@@ -68,10 +71,11 @@ def _against_throughput(rows: Sequence[PointRow], metric: str) -> tuple[list[flo
 
 
 def _shared_tail(curve: Curve, name: str) -> str | None:
-    """The highest percentile beyond the median that every point of the line carries."""
-    tails = [row.tail(name) for row in curve.carried]
-    lowest = min((float(tail.partition(" p")[2]) for tail in tails if tail), default=50.0)
-    return f"{name} p{lowest:g}" if None not in tails and lowest > 50 else None
+    """The highest percentile beyond the median that most points of the line carry; where one carries none, the line begins later."""
+    counts = Counter(metric for row in curve.carried for metric in row.percentiles(name))
+    shared = [metric for metric, count in counts.items() if count >= TAIL_SHARE * len(curve.carried)]
+    tail = max(shared, key=percent_of, default=None)
+    return None if tail == f"{name} p50" else tail
 
 
 def pareto_plot(curves: Sequence[Curve]) -> list[Section]:

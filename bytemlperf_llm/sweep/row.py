@@ -76,10 +76,18 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """In one word."""
         return self.verdict if self.state == "measured" else self.state
 
+    def percentiles(self, name: str) -> list[str]:
+        """The metrics of a latency's percentiles that its sample carries, from low to high, such as "ttft p50"."""
+        return sorted((metric for metric in self.figures if metric.startswith(f"{name} p")), key=percent_of)
+
     def tail(self, name: str) -> str | None:
-        """The metric of the highest percentile of a latency that its sample carries, such as "ttft p99"."""
-        percents = [float(metric.removeprefix(f"{name} p")) for metric in self.figures if metric.startswith(f"{name} p")]
-        return f"{name} p{max(percents):g}" if percents else None
+        """The highest of them."""
+        return next(reversed(self.percentiles(name)), None)
+
+
+def percent_of(metric: str) -> float:
+    """Of the metric of a percentile."""
+    return float(metric.rpartition(" p")[2])
 
 
 def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> PointRow:

@@ -87,6 +87,15 @@ def test_client_limited_points_are_marked_and_never_part_of_the_curve() -> None:
     assert summary["curves"][0]["lowest_overloaded"]["rate_rps"] == 120.0
 
 
+def test_a_tail_is_drawn_at_the_highest_percentile_that_two_thirds_of_the_points_carry() -> None:
+    rows = [point(rate, mm1(rate)) for rate in (10.0, 40.0, 50.0)]
+    del rows[0].figures["e2e p99"]  # the lightest has too few requests
+    traces = {trace["name"]: trace for trace in plots(curve_sections(curves_of(rows)))["E2E"].data}
+    assert (traces["p50"]["x"], traces["p99"]["x"]) == ([10.0, 40.0, 50.0], [40.0, 50.0])
+    del rows[1].figures["e2e p99"]
+    assert [trace["name"] for trace in plots(curve_sections(curves_of(rows)))["E2E"].data] == ["p50"]
+
+
 def test_interactivity_is_one_over_tpot_against_the_tokens_of_a_device() -> None:
     rows = [point(rate, mm1(rate), devices=4) for rate in (10.0, 40.0, 50.0)]
     plot = plots(curve_sections(curves_of(rows)))["Interactivity"]
