@@ -141,7 +141,8 @@ class Search:
         step = 1 if self.goal.whole else 0
         if low is not None and high is not None and high <= max(low * (1 + self.goal.within), low + step):
             return "within"
-        if limit is not None and (self._unusable(3) or (low is not None and limit <= max(low * STEP**0.5, low + step))):
+        near = low is not None and limit is not None and (limit <= max(low * STEP**0.5, low + step) or self._in_vain(Purpose.LOW) > 0)
+        if limit is not None and (self._unusable(3) or (near and self._unresolved_top() is None)):
             return "client"
         if low is None and high is not None and high <= max(self.first_load * LEAST_LOAD_SHARE, step):
             return "nothing holds"
@@ -156,7 +157,17 @@ class Search:
         curve = curve_of([probe.point for probe in self.probes if not probe.client_limited], 1 - self.goal.share)
         if curve is not None:
             return self._fine(curve)
+        if (top := self._unresolved_top()) is not None:
+            return self._plan(top, EDGE_REQUESTS * self.goal.needed, Purpose.LOW)
         return self._plan(self._ranging(), RANGE_REQUESTS * self.goal.needed, Purpose.RANGE)
+
+    def _unresolved_top(self) -> float | None:
+        """Where the client is the limit: the highest load that it could offer, less after each long probe in vain; None once it holds."""
+        top = max((probe.load for probe in self.probes if not probe.client_limited), default=None)
+        if self.client_limit is None or top is None:
+            return None
+        load = top / FURTHER ** self._in_vain(Purpose.LOW)
+        return load if load > (self.holds_at or 0.0) else None
 
     def _ranging(self) -> float:
         """The load of a probe that is to find the range."""

@@ -65,6 +65,19 @@ def test_what_the_client_limits_resolves_nothing_and_ends_the_search() -> None:
     assert search.plan() is None
 
 
+def test_under_the_clients_limit_a_long_probe_is_to_hold_further_down_each_time() -> None:
+    search = searching((2.0, 0.0, Outcome.HOLDS), (4.0, 0.0, Outcome.UNRESOLVED))
+    search.tell(Probe(8.0, look(0.0, Outcome.HOLDS), Purpose.RANGE, client_limited="late"))
+    loads = []
+    while (plan := search.plan()) is not None:
+        assert plan.purpose is Purpose.LOW
+        assert plan.limit > search.goal.needed
+        loads.append(plan.load)
+        search.tell(Probe(plan.load, look(0.0), plan.purpose, errors=plan.errors))
+    assert loads == [4.0, pytest.approx(4 / 1.4, rel=1e-3), pytest.approx(4 / 1.96, rel=1e-3)]
+    assert search.stopped_because() == "client"
+
+
 def test_it_ends_when_the_interval_is_narrow_or_the_requests_are_spent() -> None:
     narrow = searching((10.0, 0.0, Outcome.HOLDS), (10.4, 0.2, Outcome.FAILS))
     assert narrow.stopped_because() == "within"
