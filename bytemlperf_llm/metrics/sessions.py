@@ -38,9 +38,6 @@ class PrefixReuse(msgspec.Struct, kw_only=True):
     reusable_tokens: int
     whole_block_tokens: int
     cached_tokens: int
-    reusable_share: float | None
-    whole_block_share: float | None
-    cached_share: float | None
 
 
 class SessionGoodput(msgspec.Struct, kw_only=True):
@@ -143,18 +140,12 @@ def _shares(paths: list[Path]) -> dict[str, float] | None:
 
 
 def _reuse(prompts: Sequence[PrefixTokens], block: int) -> PrefixReuse:
-    prompt, reusable, cached = (sum(getattr(each, name) for each in prompts) for name in PrefixTokens._fields)
-    whole = sum(each.reusable // block * block for each in prompts)
-    shares = [float(Fraction(part, prompt)) if prompt else None for part in (reusable, whole, cached)]
     return PrefixReuse(
         answers=len(prompts),
-        prompt_tokens=prompt,
-        reusable_tokens=reusable,
-        whole_block_tokens=whole,
-        cached_tokens=cached,
-        reusable_share=shares[0],
-        whole_block_share=shares[1],
-        cached_share=shares[2],
+        prompt_tokens=sum(each.prompt for each in prompts),
+        reusable_tokens=sum(each.reusable for each in prompts),
+        whole_block_tokens=sum(each.reusable // block * block for each in prompts),
+        cached_tokens=sum(each.cached for each in prompts),
     )
 
 

@@ -76,6 +76,5 @@ def _prefix_table(sessions: dict[str, Any]) -> Table:
     return Table(title="Prefix reuse", columns=columns, rows=rows, note=note, group=GROUP, spare=("responses",))
 
 
-def _share(reuse: dict[str, Any], name: str) -> str:
-    share = reuse[f"{name}_share"]
-    return "–" if share is None else f"{share:.1%}"
+def _share(reuse: dict[str, Any], kind: str) -> str:
+    return f"{reuse[f'{kind}_tokens'] / reuse['prompt_tokens']:.1%}" if reuse["prompt_tokens"] else "–"

@@ -186,13 +186,15 @@ class SyntheticSessions(Checked, frozen=True, kw_only=True):
 class Sessions(Checked, frozen=True, kw_only=True):
     """Conversations whose turns build on each other: `synthetic`, or those of a `file`, relative to the scenario file.
 
-    `think_ms` passes between an answer and the next turn where the file has no delay; `time_scale` multiplies the file's times."""
+    `think_ms` passes between an answer and the next turn where the file has no delay; `time_scale` multiplies the file's times, and
+    no delay is then longer than `max_delay_ms`."""
 
     synthetic: SyntheticSessions | None = None
     format: SessionFormatName | None = None
     file: Annotated[str, Meta(min_length=1)] | None = None
     think_ms: Lengths | None = None
     time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    max_delay_ms: Milliseconds | None = None
     answers: Answers = "recorded"
     max_model_len: Tokens | None = None
     on_too_long: Literal["skip", "truncate", "fail"] = "fail"

@@ -172,7 +172,7 @@ def changed(**lines: dict[str, Any]) -> list[dict[str, Any]]:
     [
         ([*DAG, DAG[5]], ":7: session_id: 'other' is in line 6 already"),
         (changed(other={"turns": [dag_turn("o", spawns=["nowhere"])]}), ":6: turns: there is no session 'nowhere'"),
-        (changed(other={"turns": [dag_turn("o", spawns=["sub"])]}), ":6: turns: 'sub' is named by 'main' already"),
+        (changed(other={"turns": [dag_turn("o", spawns=["sub"])]}), ":6: turns: 'sub' is named twice"),
         (changed(other={"turns": [dag_turn("o", spawns=["other"])]}), ":6: session_id: 'other' is below itself"),
         (changed(other={"turns": [dag_turn("o", delay=-1)]}), ":6: turns[0].delay: Expected `float` >= 0.0"),
         (
@@ -194,7 +194,7 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
         ("openai_messages", [{"prompt": "x"}], ":1: messages: there are none"),
         ("openai_messages", [{"messages": [said("user", [{"type": "image_url", "image_url": {}}])]}], "messages[0].content[0].type"),
         ("openai_messages", [{"id": "a", "messages": [said("system", "x")]}], "session 'a': it has no turn"),
-        ("mooncake_sessions", [{"session_id": "a", "input_length": 5, "hash_ids": [1]}], "exactly one of messages and text_input"),
+        ("mooncake_sessions", [{"session_id": "a", "input_length": 5, "hash_ids": [1]}], "exactly one of messages, input and text_input"),
         ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "delay": -1}], ":1: delay: '-1' is not a time"),
         ("lmcache_agentic", [{"input": []}], ":1: session_id"),
     ],
@@ -232,3 +232,11 @@ def test_a_session_longer_than_the_context(tmp_path: Path, policy: str, lengths:
 def test_a_session_longer_than_the_context_ends_the_command_by_default(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="session 'long' needs 600 tokens of context and there are 599"):
         sessions_of(written(tmp_path, LONG), "openai_messages", max_model_len=599)
+
+
+def test_idle_times_are_cut_and_counted(tmp_path: Path) -> None:
+    rows = [{"session_id": "a", "text_input": "x", "output_length": 1, "delay": delay} for delay in (0, 90, 20, 100)]
+    workload = Workload(scenario(written(tmp_path, *rows), "mooncake_sessions", time_scale=0.5, max_delay_ms=30), 0)
+    assert workload.sessions is not None
+    assert [turn.delay_ns // MS for turn in workload.sessions.session(0).turns] == [0, 30, 10, 30]
+    assert workload.sessions.report.capped_delays == 2

@@ -89,7 +89,7 @@ def test_prefix_reuse_by_turn_beside_what_the_server_says() -> None:
     _, sessions = summary_of(records)
     reuse = {name: (each.prompt_tokens, each.reusable_tokens, each.cached_tokens) for name, each in sessions.by_turn.items()}
     assert reuse == {"1": (2, 0, 0), "2": (8, 2, 4), "3": (14, 8, 6)}
-    assert (sessions.prefix.reusable_share, sessions.prefix.cached_share) == (10 / 24, 10 / 24)
+    assert (sessions.prefix.prompt_tokens, sessions.prefix.reusable_tokens, sessions.prefix.cached_tokens) == (24, 10, 10)
     assert (sessions.block_tokens, sessions.answers_without_prefix) == (1, 0)
 
 

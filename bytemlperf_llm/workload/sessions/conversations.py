@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from bytemlperf.errors import UserError
 from bytemlperf_llm.workload.data_files import bad, decode, echo, is_text, lines
 from bytemlperf_llm.workload.sessions.graph import Draft, Node, answered
 from bytemlperf_llm.workload.traces.jsonl import MILLISECOND, Tokens
@@ -24,8 +23,7 @@ from bytemlperf_llm.workload.traces.sharegpt import ANSWERING, ASKING, Conversat
 from engines.contract import Message
 
 OPENAI_FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-MOONCAKE_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "content": "..."}], "output_length": 16}'
-LMCACHE_FORM = '{"session_id": "a", "pre_gap": 2.0, "input": [{"role": "user", "content": "..."}], "output_length": 16}'
+ROW_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "content": "..."}], "output_length": 16}'
 ONE_FIX = "give each row messages or text_input; rows of input_length and hash_ids are read by --dataset-name mooncake"
 
 
@@ -69,20 +67,17 @@ class _OpenAi(msgspec.Struct, frozen=True):
     body: _Body | None = None
 
 
-class _Mooncake(msgspec.Struct, frozen=True):
+class _Row(msgspec.Struct, frozen=True):
+    """A row of Mooncake (`messages` or `text_input`, `delay` and `timestamp` in ms) or of LMCache (`input`, `pre_gap` in s)."""
+
     session_id: str
-    delay: Decimal | None = None
-    timestamp: Decimal | None = None
     messages: tuple[FileMessage, ...] | None = None
     text_input: str | None = None
+    input: tuple[FileMessage, ...] | None = None
     output_length: Tokens | None = None
-
-
-class _LmCache(msgspec.Struct, frozen=True):
-    session_id: str
-    input: tuple[FileMessage, ...]
-    output_length: Tokens | None = None
-    pre_gap: Decimal = Decimal(0)
+    delay: Decimal | None = None
+    pre_gap: Decimal | None = None
+    timestamp: Decimal | None = None
 
 
 class _Request(NamedTuple):
@@ -151,33 +146,25 @@ def following(nodes: Sequence[Node], messages: tuple[Message, ...], *, continues
     return Node(name=f"{len(nodes)}", messages=messages, parents=parents, continues=before if continues else None, **fields)
 
 
-def mooncake(path: Path) -> Iterator[Draft | None]:
-    """Rows of a session in the file's order. `timestamp` (ms) of its first row starts it, `delay` (ms) is before each other one."""
-    decoder = msgspec.json.Decoder(_Mooncake, strict=False)
+def rows(path: Path) -> Iterator[Draft | None]:
+    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it."""
+    decoder = msgspec.json.Decoder(_Row, strict=False)
     sessions: defaultdict[str, list[_Request]] = defaultdict(list)
     for number, raw in lines(path):
-        row: _Mooncake = decode(decoder, raw, path, number, MOONCAKE_FORM)
-        if (row.messages is None) == (row.text_input is None):
-            raise bad(path, number, "messages", "exactly one of messages and text_input is needed", ONE_FIX)
-        told = (Message(role="user", content=row.text_input or ""),) if row.messages is None else tuple(m.message() for m in row.messages)
-        delay, at = (_ns(path, number, name, getattr(row, name), MILLISECOND) for name in ("delay", "timestamp"))
-        sessions[row.session_id].append(_Request(number, told, row.output_length, delay, at))
-    first_ns = min((rows[0].at_ns for rows in sessions.values() if rows[0].at_ns is not None), default=0)
-    for name, rows in sessions.items():
-        at_ns = None if rows[0].at_ns is None else rows[0].at_ns - first_ns
-        yield Draft(id=name, nodes=_chain(rows), where=f"{path}:{rows[0].line}", at_ns=at_ns)
-
-
-def lmcache(path: Path) -> Iterator[Draft | None]:
-    """Rows of a session in the file's order, `pre_gap` (s) before each; a row's input extends the one before."""
-    decoder = msgspec.json.Decoder(_LmCache, strict=False)
-    sessions: defaultdict[str, list[_Request]] = defaultdict(list)
-    for number, raw in lines(path):
-        row: _LmCache = decode(decoder, raw, path, number, LMCACHE_FORM)
+        row: _Row = decode(decoder, raw, path, number, ROW_FORM)
+        text = None if row.text_input is None else (FileMessage("user", row.text_input),)
+        prompts = [prompt for prompt in (row.messages, row.input, text) if prompt is not None]
+        if len(prompts) != 1:
+            raise bad(path, number, "messages", "exactly one of messages, input and text_input is needed", ONE_FIX)
         gap_ns = _ns(path, number, "pre_gap", row.pre_gap, Decimal(1))
-        sessions[row.session_id].append(_Request(number, tuple(m.message() for m in row.input), row.output_length, gap_ns))
-    for name, rows in sessions.items():
-        yield Draft(id=name, nodes=_chain(rows), where=f"{path}:{rows[0].line}")
+        delay_ns = _ns(path, number, "delay", row.delay, MILLISECOND)
+        told = tuple(message.message() for message in prompts[0])
+        at_ns = _ns(path, number, "timestamp", row.timestamp, MILLISECOND)
+        sessions[row.session_id].append(_Request(number, told, row.output_length, gap_ns if delay_ns is None else delay_ns, at_ns))
+    first_ns = min((requests[0].at_ns for requests in sessions.values() if requests[0].at_ns is not None), default=0)
+    for name, requests in sessions.items():
+        at_ns = None if requests[0].at_ns is None else requests[0].at_ns - first_ns
+        yield Draft(id=name, nodes=_chain(requests), where=f"{path}:{requests[0].line}", at_ns=at_ns)
 
 
 def _chain(rows: Sequence[_Request]) -> list[Node]:
@@ -202,8 +189,3 @@ def _ns(path: Path, line: int, field: str, value: Decimal | None, unit_s: Decima
     if not value.is_finite() or not 0 <= value * unit_s <= MAX_TIME_S:
         raise bad(path, line, field, f"{echo(value)} is not a time", "give 0 or more")
     return seconds_ns(value, unit_s)
-
-
-def no_session(path: Path) -> UserError:
-    """The error for a file that holds none."""
-    return UserError(f"{path} has no session with a question and an answer", "give another file with --dataset-path")

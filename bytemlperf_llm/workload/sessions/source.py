@@ -27,8 +27,8 @@ from engines.contract import Message
 FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
     "sharegpt_turns": conversations.sharegpt,
     "openai_messages": conversations.openai,
-    "mooncake_sessions": conversations.mooncake,
-    "lmcache_agentic": conversations.lmcache,
+    "mooncake_sessions": conversations.rows,
+    "lmcache_agentic": conversations.rows,
     "dag_jsonl": dag.dag_jsonl,
 }
 
@@ -38,11 +38,12 @@ TEMPLATE_TOKENS = 64
 
 class SessionReport(msgspec.Struct, kw_only=True):
     """What became of a file's conversations, as far as it was read: `left_out` have no question with an answer, `too_long` don't fit the
-    context, and `truncated` end before their first turn that doesn't."""
+    context, `truncated` end before their first turn that doesn't, and `capped_delays` were longer than `max_delay_ms`."""
 
     left_out: int = 0
     too_long: int = 0
     truncated: int = 0
+    capped_delays: int = 0
 
     def sentences(self) -> list[str]:
         """For the terminal."""
@@ -50,6 +51,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
             (self.left_out, "conversations left out: without a question and an answer"),
             (self.too_long, "sessions left out: longer than the context"),
             (self.truncated, "sessions end before the first turn that is longer than the context"),
+            (self.capped_delays, "delays cut to max_delay_ms"),
         )
         return [f"{count} {what}" for count, what in said if count]
 
@@ -140,7 +142,7 @@ class SessionPrompts:
                 yield self._with_shared(session, sent)
                 first += len(session.turns)
         if not first and self._path is not None:
-            raise conversations.no_session(self._path)
+            raise UserError(f"{self._path} has no session with a question and an answer", "give another file with --dataset-path")
 
     def _drafts(self) -> Iterator[Draft | None]:
         if self._path is not None and self._keys.format is not None:
@@ -211,7 +213,10 @@ class SessionPrompts:
 
     def _delay_ns(self, node: Node, index: int) -> int:
         if node.delay_ns is not None:
-            return self._scaled(node.delay_ns)
+            delay_ns, most_ms = self._scaled(node.delay_ns), self._keys.max_delay_ms
+            capped = most_ms is not None and delay_ns > most_ms * NS_PER_MS
+            self.report.capped_delays += capped
+            return round((most_ms or 0) * NS_PER_MS) if capped else delay_ns
         return 0 if self._think is None or not node.parents else self._think.at(index) * NS_PER_MS
 
     def _scaled(self, file_ns: int) -> int:
