@@ -13,7 +13,7 @@ import typer.core
 
 from bytemlperf.command.exits import GONE, exit_cleanly
 from bytemlperf.command.flags import Json, with_flags
-from bytemlperf.command.groups import PlainHelpGroup, group_app
+from bytemlperf.command.groups import App, PlainHelpGroup
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import POINTS, Extension, Point
 
@@ -89,7 +89,7 @@ def _loaded(extension: Extension) -> Any:
     return typer.main.get_group(holder).commands[extension.name]
 
 
-app = group_app("Benchmark accelerators: serving, operators, models, training.", Mounted, "bmp")
+app = App("Benchmark accelerators: serving, operators, models, training.", Mounted, "bmp")
 
 
 @app.callback()

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, given_flags, only, with_flags
-from bytemlperf.command.groups import group_app
+from bytemlperf.command.groups import App
 from bytemlperf.report.command import report
 from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.campaign.flags import SETTINGS as SHOOTOUT_FLAGS
@@ -20,7 +20,7 @@ from bytemlperf_llm.plan.flags import EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
 
-app = group_app("Benchmark LLM serving the way production sees it.", name="bmp-llm")
+app = App("Benchmark LLM serving the way production sees it.", name="bmp-llm")
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")

@@ -18,7 +18,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform, get_args, get_origin
@@ -299,38 +299,51 @@ def _kind(hint: Any) -> tuple[Any, type | None, bool]:
     return (arguments[1], dict, False) if origin is dict else (hint, None, False)
 
 
-def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` for typer: a parameter that is a class of flags becomes that class's options, one that an Option annotates its own."""
-    hints = inspect.get_annotations(command, eval_str=True)
-    classes: dict[str, tuple[type[Options], list[Field]]] = {}
-    own: dict[str, Field] = {}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        kind, notes = getattr(hints[name], "__origin__", hints[name]), getattr(hints[name], "__metadata__", ())
-        if isinstance(kind, type) and issubclass(kind, Options):
-            chosen = next((note.names for note in notes if isinstance(note, only)), None)
-            classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
-            parameters += [field.parameter() for field in classes[name][1]]
-        elif option := next((note for note in notes if isinstance(note, Option)), None):
-            own[name] = Field(name, option, "", *_kind(kind), parameter.default)
-            parameters.append(own[name].parameter())
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+class with_flags:  # it reads as a decorator
+    """`command` for typer: a parameter that is a class of flags becomes that class's options, one that an Option annotates its own. They
+    are made when typer asks for the signature: a help that lists commands needs none."""
 
-    @wraps(command)
-    def wrapped(**given: Any) -> None:
+    def __init__(self, command: Callable[..., None]) -> None:
+        self._command = command
+        self.__name__, self.__doc__, self.__module__ = command.__name__, command.__doc__, command.__module__
+
+    @cached_property
+    def _made(self) -> tuple[list[inspect.Parameter], dict[str, tuple[type[Options], list[Field]]], dict[str, Field]]:
+        """Parameters for typer; classes by parameter, with the fields that the command has; own fields by parameter."""
+        hints = inspect.get_annotations(self._command, eval_str=True)
+        classes: dict[str, tuple[type[Options], list[Field]]] = {}
+        own: dict[str, Field] = {}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(self._command).parameters.items():
+            kind, notes = getattr(hints[name], "__origin__", hints[name]), getattr(hints[name], "__metadata__", ())
+            if isinstance(kind, type) and issubclass(kind, Options):
+                chosen = next((note.names for note in notes if isinstance(note, only)), None)
+                classes[name] = kind, [field for field in fields_of(kind) if chosen is None or field.name in chosen]
+                parameters += [field.parameter() for field in classes[name][1]]
+            elif option := next((note for note in notes if isinstance(note, Option)), None):
+                own[name] = Field(name, option, "", *_kind(kind), parameter.default)
+                parameters.append(own[name].parameter())
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+        return parameters, classes, own
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.Signature(self._made[0])
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {parameter.name: parameter.annotation for parameter in self._made[0]}
+
+    def __call__(self, **given: Any) -> None:
+        _, classes, own = self._made
         for name, field in own.items():
             given[name] = field.parse(given[name])
             if given[name] is not None:
                 field.check(given[name])
         for name, (kind, fields) in classes.items():
             given[name] = kind(**{field.name: field.parse(given.pop(field.name)) for field in fields})
-        command(**given)
-
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del wrapped.__wrapped__  # type: ignore[attr-defined]
-    return wrapped
+        self._command(**given)
 
 
 def given_flags(context: typer.Context) -> set[str]:

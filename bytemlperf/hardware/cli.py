@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from bytemlperf.command.flags import Argument, CardFiles, Json, Option, with_flags
-from bytemlperf.command.groups import group_app
+from bytemlperf.command.groups import App
 
-app = group_app("Spec cards of accelerators and CPUs, with sources, and this machine's hardware.")
+app = App("Spec cards of accelerators and CPUs, with sources, and this machine's hardware.")
 
 
 @app.command("list")

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from bytemlperf.command.flags import Argument, Json, Option, with_flags
-from bytemlperf.command.groups import group_app
+from bytemlperf.command.groups import App
 
-app = group_app("Check and pack a vendor's submission.")
+app = App("Check and pack a vendor's submission.")
 
 _Folder = Annotated[Path, Argument("A folder with submission.yaml and runs/.")]
 
