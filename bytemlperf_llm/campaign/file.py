@@ -42,7 +42,7 @@ class EngineEntry(Checked, frozen=True, kw_only=True):
     insecure: bool = False
     api_key_file: str | None = None
     ready_check_timeout_s: Annotated[float, Meta(ge=0)] = 0.0
-    device: str | None = None
+    card: str | None = None
 
     @property
     def engine_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +104,7 @@ def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
         "engine_options": tuple(f"{key}={_text(value)}" for key, value in entry.engine_options.items()),
         "api_key_file": None if entry.api_key_file is None else Path(entry.api_key_file),
     }
+    given["device"] = given.pop("card")
     del given["name"]
     scenario = campaign.scenarios[job.scenario]
     label = "-".join([entry.name, scenario_label(scenario), job.load.replace("/s", "").replace(" ", "-")])
@@ -135,12 +137,16 @@ def check_plans(campaign: Campaign, place: Place) -> None:
 
 
 def _fault(campaign: Campaign, job: Job, error: UserError) -> Location:
-    """The key of the capacity, the engine or the setting that an error is about; else the engine, or the scenario of the first."""
-    words = error.cause.rstrip(",:").replace(":", " ").split()
-    named = [field.name for part in (Flags, CapacityFlags) for field in fields_of(part) if field.flag in words]
-    entry = campaign.engines[job.engine]
-    known: list[Location] = [("capacity", name) for name in named if job.capacity and name in (campaign.capacity or {})]
-    known += [("engines", job.engine, name) for name in named if getattr(entry, name, None)]
-    known += [("settings", name) for name in named if name in campaign.settings]
-    known += [("capacity",)] if job.capacity else []
-    return (known or [("engines", job.engine) if job.engine else ("scenarios", job.scenario)])[0]
+    """The key of the capacity, the engine or the setting whose flag or value an error names; else the engine, or the scenario of the
+    first."""
+    words = error.cause.replace(":", " ").replace(",", " ").split()
+    flags = {field.name: field.flag for part in (Flags, CapacityFlags) for field in fields_of(part)}
+    places: list[tuple[Location, Mapping[str, Any]]] = [
+        (("capacity",), campaign.capacity or {} if job.capacity else {}),
+        (("engines", job.engine), asdict(campaign.engines[job.engine])),
+        (("settings",), campaign.settings),
+    ]
+    keys = [(*location, name) for location, values in places for name, value in values.items() if value and flags.get(name) in words]
+    keys += [(*location, name) for location, values in places for name, value in values.items() if f"'{value}'" in words and name != "name"]
+    keys += [("capacity",)] if job.capacity else []
+    return (keys or [("engines", job.engine) if job.engine else ("scenarios", job.scenario)])[0]

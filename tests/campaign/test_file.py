@@ -19,6 +19,7 @@ engines:
     engine_options: {ttft_ms: 5, fail: false}
   - name: server
     base_url: http://127.0.0.1:8000
+    card: h100*8
 scenarios: [smoke, chat]
 rates: [2, auto]
 concurrency: [4]
@@ -68,7 +69,7 @@ def test_what_a_run_is_started_with(tmp_path):
         *("--request-rate", "2", "--num-prompts", "20", "--seed", "7", "--goodput", "ttft:500"),
         *("--label", "fast-smoke-2-requests", "--quiet"),
     ]
-    assert (server.engine, server.base_url, server.request_rate) == ("openai", "http://127.0.0.1:8000", "2")
+    assert (server.engine, server.base_url, server.device, server.request_rate) == ("openai", "http://127.0.0.1:8000", "h100*8", "2")
     assert auto.request_rate == "auto"
     assert flags_of(campaign, jobs_of(campaign)[2], 1.2345678901234567).request_rate == "1.2345678901234567"
     streams, repeat = jobs_of(campaign)[4], jobs_of(campaign)[12]
@@ -125,6 +126,10 @@ WRONG = [
     (
         BASE + "settings: {goodput: ['ttft:5']}\ncapacity:\n  share: 0.999\n  max_requests: 500\n",
         r"campaign.yaml:8: capacity.max_requests: a share .* needs at least .* requests",
+    ),
+    (
+        BASE.replace("reference", "b\n    base_url: http://127.0.0.1:1\n    card: h1000"),
+        r"campaign.yaml:5: engines.0.card: there is no card 'h1000'",
     ),
     (BASE + "name: b\n", r"campaign.yaml:5: the key 'name' is given twice \(first in line 1\)"),
     (BASE.replace("reference", "reference\n    endpoint: /v1"), r"campaign.yaml:4: engines.0.endpoint: --endpoint is for servers"),
