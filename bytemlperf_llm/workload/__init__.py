@@ -63,12 +63,15 @@ class Workload:
     def request(self, index: int) -> Request:
         """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
         where a trace has no such request, and UserError for a line of it that can't be used."""
+        if self.sessions is not None:
+            session, turn = self.sessions.place(index)
+            return self.turn(session, turn, index, session.prompt(turn))
         return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
 
     def turn(self, session: Session, turn: int, index: int, messages: tuple[Message, ...]) -> Request:
-        """A turn of a session with the history that it really has; otherwise request `index`."""
-        prompt = Prompt(messages=messages, output_tokens=session.turns[turn].max_tokens, session=session.id, turn=turn)
-        return self._made(prompt, index, f"{self._seed}-{index:08d}", self._lengths)
+        """Request `index`, a turn of a session, with the history that it really has."""
+        prompt = Prompt(messages=messages, output_tokens=session.turns[turn].max_tokens, session=session.id)
+        return self._made(prompt, index, f"{self._seed}-{index:08d}", self._lengths, turn)
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
@@ -83,7 +86,7 @@ class Workload:
             except TraceEnded:
                 return
 
-    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
+    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries, turn: int = 0) -> Request:
         return Request(
             index=index,
             id=request_id,
@@ -92,7 +95,7 @@ class Workload:
             prompt=prompt.prompt,
             sampling=self._sampling,
             session=prompt.session,
-            turn=prompt.turn,
+            turn=turn,
         )
 
 

@@ -32,7 +32,6 @@ class Prompt(msgspec.Struct, frozen=True):
     lang: str | None = None
     topic: str | None = None
     session: str | None = None
-    turn: int = 0
 
 
 class PromptSource(Protocol):

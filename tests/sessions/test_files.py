@@ -108,6 +108,12 @@ def test_mooncake_rows_of_a_session_stand_anywhere(tmp_path: Path) -> None:
     assert (a.at_ns, b.at_ns) == (0, 1001 * MS)
 
 
+def test_sessions_start_in_the_order_of_their_times(tmp_path: Path) -> None:
+    rows = [{"session_id": name, "text_input": name, "output_length": 1, "timestamp": at} for name, at in (("b", 70), ("a", 20), ("c", 90))]
+    sessions = sessions_of(written(tmp_path, *rows), "mooncake_sessions")
+    assert [(session.id, session.at_ns) for session in sessions] == [("a", 0), ("b", 50 * MS), ("c", 70 * MS)]
+
+
 def test_lmcache_inputs_extend_each_other(tmp_path: Path) -> None:
     begun = [said("system", "s"), said("user", "one")]
     rows = [

@@ -147,7 +147,7 @@ def following(nodes: Sequence[Node], messages: tuple[Message, ...], *, continues
 
 
 def rows(path: Path) -> Iterator[Draft | None]:
-    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it."""
+    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it, and sessions go by that."""
     decoder = msgspec.json.Decoder(_Row, strict=False)
     sessions: defaultdict[str, list[_Request]] = defaultdict(list)
     for number, raw in lines(path):
@@ -162,7 +162,7 @@ def rows(path: Path) -> Iterator[Draft | None]:
         at_ns = _ns(path, number, "timestamp", row.timestamp, MILLISECOND)
         sessions[row.session_id].append(_Request(number, told, row.output_length, gap_ns if delay_ns is None else delay_ns, at_ns))
     first_ns = min((requests[0].at_ns for requests in sessions.values() if requests[0].at_ns is not None), default=0)
-    for name, requests in sessions.items():
+    for name, requests in sorted(sessions.items(), key=lambda item: item[1][0].at_ns or 0):
         at_ns = None if requests[0].at_ns is None else requests[0].at_ns - first_ns
         yield Draft(id=name, nodes=_chain(requests), where=f"{path}:{requests[0].line}", at_ns=at_ns)
 

@@ -16,6 +16,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
+from bytemlperf_llm.workload.data_files import echo
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, made_up
 from bytemlperf_llm.workload.sessions import conversations, dag
@@ -100,7 +101,7 @@ class SessionPrompts:
         session = self.session(number)
         if session.at_ns is None:
             raise UserError(
-                f"{self._path}: session '{session.id}' has no timestamp", "give its first row one, or a rate with --request-rate"
+                f"{self._path}: session {echo(session.id)} has no timestamp", "give its first row one, or a rate with --request-rate"
             )
         return session.at_ns
 
@@ -112,7 +113,7 @@ class SessionPrompts:
     def at(self, index: int) -> Prompt:
         """With the recorded answers before it. Raises TraceEnded."""
         session, turn = self.place(index)
-        return Prompt(messages=session.prompt(turn), output_tokens=session.turns[turn].max_tokens, session=session.id, turn=turn)
+        return Prompt(messages=session.prompt(turn), output_tokens=session.turns[turn].max_tokens, session=session.id)
 
     def aside(self, index: int) -> Prompt:
         """As many words as request `index` has, others, so that no cache is warmed. Begins again at the last session's end."""
@@ -135,7 +136,7 @@ class SessionPrompts:
                 self.report.left_out += 1
                 continue
             if draft.id in ids:
-                raise UserError(f"{draft.where}: session id '{draft.id}' is there twice", "give each session an id of its own")
+                raise UserError(f"{draft.where}: session id {echo(draft.id)} is there twice", "give each session an id of its own")
             ids.add(draft.id)
             session = self._fitted(draft, self._session(draft, first))
             if session is not None:
@@ -177,7 +178,7 @@ class SessionPrompts:
             return session
         needed = {place: tokens for place in range(len(session.turns)) if (tokens := self._needed_tokens(session, place, most)) > most}
         if needed and self._keys.on_too_long == "fail":
-            problem = f"session '{draft.id}' needs {max(needed.values())} tokens of context and there are {most}"
+            problem = f"session {echo(draft.id)} needs {max(needed.values())} tokens of context and there are {most}"
             raise UserError(f"{draft.where}: {problem}", "--on-too-long skip leaves such sessions out, truncate ends them earlier")
         kept = session.without(needed)
         if needed and (self._keys.on_too_long == "skip" or not kept.turns):
