@@ -147,7 +147,7 @@ def following(nodes: Sequence[Node], messages: tuple[Message, ...], *, continues
 
 
 def rows(path: Path) -> Iterator[Draft | None]:
-    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it, and sessions go by that."""
+    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it."""
     decoder = msgspec.json.Decoder(_Row, strict=False)
     sessions: defaultdict[str, list[_Request]] = defaultdict(list)
     for number, raw in lines(path):
