@@ -23,8 +23,10 @@ class SubmissionFlags(Options, panel="Submission"):
 class PointFlags(Options, panel="Points"):
     """Which points are measured, and for how long."""
 
-    concurrency: Annotated[str | None, Option("Points, such as 1,4,16,32,64,128,256. Default: seven up to --max-concurrency.")] = None
-    max_concurrency: Annotated[int, Option("Maximum supported concurrency of the system (C_max).", least=8, most=100_000)] = 256
+    concurrency: Annotated[str | None, Option("Points, such as 1,4,16,64,256. Default: seven up to --max-concurrency, or 256.")] = None
+    max_concurrency: Annotated[
+        int | None, Option("Most that the system supports (C_max). Default: the highest point, or 256.", least=8, most=100_000)
+    ] = None
     short: Annotated[bool, Option("Six passes a point, however short: not submittable, and labelled so.")] = False
     seed_set: Annotated[str | None, Option("Published seed set to bind, such as A.")] = None
     resume: Annotated[Path | None, Option("Folder of stopped points to go on with; give the same flags again.", run=True)] = None

@@ -73,6 +73,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     dataset_size: int
     short: bool
     seed_set: str | None = None
+    max_concurrency: int | None = None
 
 
 class Point(NamedTuple):

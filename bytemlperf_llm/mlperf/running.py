@@ -43,6 +43,7 @@ from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, 
 
 LEAST_PASSES = 6
 """One at least is left out, four make a window, and the last one's end is not in it."""
+MAX_CONCURRENCY = 256
 SLACK = 1.2
 LONGEST_S = 86_400
 BAD = ("invalid", "failing")
@@ -93,7 +94,13 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
     disclosure = read_disclosure(submission.disclosure)
     concurrencies = _concurrencies(given)
     plan = _bound(resolve(with_server(flags)), given.seed_set)
-    declared = Declared(dataset_size=_dataset_size(plan, disclosure, submission), short=given.short, seed_set=given.seed_set)
+    declared = Declared(
+        dataset_size=_dataset_size(plan, disclosure, submission),
+        short=given.short,
+        seed_set=given.seed_set,
+        max_concurrency=given.max_concurrency,
+    )
+    plan = plan.with_scenario({"prompts.drawn": declared.dataset_size})
     points = Points(plan, declared, given.resume, ["bmp-llm", *argv[1:]])
     left = [concurrency for concurrency in concurrencies if concurrency not in points.done]
     try:
@@ -200,11 +207,15 @@ def _dataset_size(plan: Plan, disclosure: Disclosure, submission: SubmissionFlag
 
 def _concurrencies(given: PointFlags) -> list[int]:
     """Ascending. Raises UserError."""
+    most = given.max_concurrency
     if given.concurrency is None:
-        return default_points(given.max_concurrency)
+        return default_points(most or MAX_CONCURRENCY)
     words = [word for word in re.split(r"[,\s]+", given.concurrency.strip()) if word]
     if not words or not all(re.fullmatch(r"[1-9]\d{0,5}", word) for word in words):
         raise UserError(f"--concurrency {given.concurrency!r} is not a list of numbers", "give numbers between commas: 1,4,16,64")
     if len(set(words)) > MOST_POINTS:
         raise UserError(f"{len(set(words))} points, and a submission has at most {MOST_POINTS}", "give fewer")
-    return sorted({int(word) for word in words})
+    concurrencies = sorted({int(word) for word in words})
+    if most is not None and concurrencies[-1] > most:
+        raise UserError(f"--concurrency {concurrencies[-1]} is above --max-concurrency {most}", "give at most that, or a higher maximum")
+    return concurrencies

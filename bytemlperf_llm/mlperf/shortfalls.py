@@ -48,7 +48,6 @@ LEAST_QUERIES = {
 ALWAYS = {
     "rules 2.1.1": "measured by this client, not by MLCommons' reference client",
     "rules 2.8": "tokens as the engine reports them, not as the reference tokenizer and chat template count them",
-    "rules 6.5": "each pass deals every prompt once, in shuffled order; the reference client draws with replacement",
 }
 """Of every run of ours, which the checker doesn't look at."""
 
@@ -110,6 +109,9 @@ def _sent(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
         yield "seed-config-legacy", "a run is bound to no published seed set; endpoints run --seed-set binds one"
     elif not all(bound(point.seed, point.scenario.sampling.seed, point.seed_set) for point in points):
         yield "seed-runtime-match", "a run was not sent with the seeds of its seed set"
+    if any(point.scenario.prompts.drawn != point.dataset_size for point in points):
+        yield "rules 6.5", "prompts were dealt in shuffled order, not drawn with replacement; endpoints run draws them"
+        yield "rules 2.9.5.1", "prompts came again unchanged, so a prefix cache may know them; endpoints run puts a salt before each"
     if any(point.scenario.warmup_requests for point in points):
         yield "warmup-present", "a run sent warm-up requests and doesn't say for how long; endpoints run sends none"
 

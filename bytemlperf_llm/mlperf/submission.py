@@ -48,7 +48,8 @@ def write_submission(points: Sequence[Point], disclosure: Disclosure, out: Path)
     root = out / disclosure.organization / disclosure.submission
     if root.exists():
         raise UserError(f"{root} is there already", "remove it, or give another --out")
-    first, c_max = points[0].run, disclosure.system.max_supported_concurrency or points[-1].concurrency
+    first, declared = points[0].run, points[0].declared
+    c_max = disclosure.system.max_supported_concurrency or (declared and declared.max_concurrency) or points[-1].concurrency
     model = disclosure.model.name or _slug(str(part(first, "engine").get("model") or "model"))
     system_name = _slug(disclosure.system.name)
     devices = devices_of(first, disclosure)

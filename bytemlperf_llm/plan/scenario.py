@@ -227,8 +227,12 @@ class Prompts(Checked, frozen=True, kw_only=True):
     sessions: Sessions | None = None
     tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     template: Literal["chat", "plain"] = "chat"
+    drawn: Annotated[int, Meta(ge=1)] | None = None
+    """Each request draws one of the first so many prompts, with replacement, and has a salt of its own before the user's text."""
 
     def __post_init__(self) -> None:
+        if self.drawn is not None and (self.trace is not None or self.sessions is not None):
+            raise ValueError("drawn is for prompts of files and synthetic ones; leave it out")
         if sum(each is not None for each in (self.files, self.synthetic, self.trace, self.sessions)) != 1:
             raise ValueError("exactly one of files, synthetic, trace and sessions is needed; give files: [prompts.jsonl], for example")
 

@@ -7,6 +7,8 @@ prompt that is measured soon after.
 
 from __future__ import annotations
 
+import hashlib
+import random
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +51,11 @@ class PromptSource(Protocol):
 
 def source(scenario: Scenario, seed: int) -> PromptSource:
     """The scenario's prompts. Raises UserError that names the file and line that can't be used."""
+    found, drawn = _undrawn(scenario, seed), scenario.prompts.drawn
+    return found if drawn is None else DrawnPrompts(found, drawn, seed)
+
+
+def _undrawn(scenario: Scenario, seed: int) -> PromptSet | SyntheticPrompts | CountedPrompts:
     synthetic = scenario.prompts.synthetic
     if synthetic is not None and synthetic.words is not None:
         return SyntheticPrompts(synthetic.words, seed)
@@ -96,6 +103,10 @@ class PromptSet:
         if number != self._round:
             self._round, self._order = number, self._deal(number)
         return self._prompts[self._order[place]]
+
+    def line(self, number: int) -> Prompt:
+        """As the files have them, from 0."""
+        return self._prompts[number]
 
     def aside(self, index: int) -> Prompt:
         return self._prompts[self._first[-1 - index % len(self._first)]]
@@ -160,3 +171,41 @@ class CountedPrompts:
             raise UserError(f"no prompt has {total} tokens: the chat template and one word have {least}", f"give {least} or more")
         text = self._maker.prompt(name, total, blocks)
         return Prompt(prompt=text) if self._plain else Prompt(messages=(Message(role="user", content=text),))
+
+
+class DrawnPrompts:
+    """`count` of another source's prompts, drawn with replacement as the client of MLPerf Endpoints draws them: by a random.Random of the
+    seed, whose sequence Python keeps (rules 6.5). Each has 64 bits of salt before the user's text, so that no prefix cache knows more than
+    the system prompt (rules 2.9.5.1)."""
+
+    def __init__(self, prompts: PromptSet | SyntheticPrompts | CountedPrompts, count: int, seed: int) -> None:
+        if prompts.count is not None and prompts.count < count:
+            raise UserError(f"{count} prompts to draw from, and the files hold {prompts.count}", "give as many, or fewer")
+        self.count, self._prompts, self._seed = count, prompts, seed
+        self._random, self._drawn = random.Random(seed), list[int]()
+
+    @property
+    def lengths(self) -> str | None:
+        """As the prompts are made, without the salt."""
+        found = getattr(self._prompts, "lengths", None)
+        return found and f"{found}, before a salt of 19 characters"
+
+    def at(self, index: int) -> Prompt:
+        while len(self._drawn) <= index:
+            self._drawn.append(self._random.randint(0, self.count - 1))
+        number = self._drawn[index]
+        prompt = self._prompts.line(number) if isinstance(self._prompts, PromptSet) else self._prompts.at(number)
+        return _salted(prompt, hashlib.blake2b(f"{self._seed}/{index}".encode(), digest_size=8).hexdigest())
+
+    def aside(self, index: int) -> Prompt:
+        return self._prompts.aside(index)
+
+
+def _salted(prompt: Prompt, salt: str) -> Prompt:
+    """Before the user's first text: what the system prompt says before it may be shared."""
+    if prompt.messages is None:
+        return msgspec.structs.replace(prompt, prompt=f"[{salt}] {prompt.prompt}")
+    messages = list(prompt.messages)
+    place = next((place for place, message in enumerate(messages) if message.role == "user"), 0)
+    messages[place] = msgspec.structs.replace(messages[place], content=f"[{salt}] {messages[place].content}")
+    return msgspec.structs.replace(prompt, messages=tuple(messages))

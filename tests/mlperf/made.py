@@ -46,7 +46,8 @@ def closed_run(
 ) -> Path:
     """A finished run folder of them, on a machine with a known CPU."""
     changes = {"arrival": {"process": "closed", "max_concurrency": concurrency}, "warmup_requests": 0, "num_requests": len(records)}
-    scenario = load("chat").override(changes | {"sampling.seed": sampling})
+    drawn = None if mlperf is None else mlperf["dataset_size"]
+    scenario = load("chat").override(changes | {"sampling.seed": sampling, "prompts.drawn": drawn})
     config = {"flags": {"engine": "reference"}, "scenario": plain(scenario), "scenario_folder": "built in", "header_names": []}
     run = llm_run_json(folder.name, config=config, seed=seed, **({} if mlperf is None else {"mlperf": mlperf}))
     run["environment"]["hardware"] = HARDWARE

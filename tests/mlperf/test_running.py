@@ -64,7 +64,8 @@ def test_a_short_run_ends_in_a_submission_whose_shortfalls_are_named(tmp_path: P
     runs = {int(path.parent.name.split("-r")[1].split("-")[0]): json.loads(path.read_bytes()) for path in folder.glob("*/run.json")}
     assert sorted(runs) == [1, 4]
     for run in runs.values():
-        assert run["mlperf"] == {"dataset_size": 12, "short": True, "seed_set": "A"}
+        assert run["mlperf"] == {"dataset_size": 12, "short": True, "seed_set": "A", "max_concurrency": None}
+        assert run["config"]["scenario"]["prompts"]["drawn"] == 12
         assert run["end"]["issued_requests"] == 72
         assert run["facts"]["scheduled_requests"] == 72
     assert [verify_suite(path.parent).findings for path in folder.glob("*/run.json")] == [[], []]
@@ -96,6 +97,7 @@ def test_stopped_points_go_on_with_the_same_flags(tmp_path: Path) -> None:
     [
         (("--concurrency", "1,many"), "is not a list of numbers"),
         (("--concurrency", ",".join(map(str, range(1, 40)))), "39 points, and a submission has at most 32"),
+        (("--concurrency", "1,64", "--max-concurrency", "32"), "--concurrency 64 is above --max-concurrency 32"),
         (("--seed-set", "B"), "--seed-set 'B' is not published"),
         (("--input-len", "9"), "synthetic prompts have no data set's size"),
         (("--dataset-size", "12", "--engine-option", "fail_every=1"), "the first request fails"),
