@@ -92,11 +92,6 @@ def _loaded(extension: Extension) -> Any:
 app = App("Benchmark accelerators: serving, operators, models, training.", Mounted, "bmp")
 
 
-@app.callback()
-def _root() -> None:
-    """Benchmark accelerators: serving, operators, models, training."""
-
-
 @app.command()
 @with_flags
 def extensions(json: Json = False) -> None:

@@ -22,9 +22,9 @@ from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
 
 app = App("Benchmark LLM serving the way production sees it.", name="bmp-llm")
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
-engine_app = typer.Typer(help="Work on one engine.", no_args_is_help=True)
+engine_app = App("Work on one engine.")
 app.add_typer(engine_app, name="engine")
-endpoints_app = typer.Typer(help="Points by the rules of MLPerf Endpoints v1.0.", no_args_is_help=True)
+endpoints_app = App("Points by the rules of MLPerf Endpoints v1.0.")
 app.add_typer(endpoints_app, name="endpoints")
 
 

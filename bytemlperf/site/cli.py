@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from bytemlperf.command.flags import Argument, CardFiles, Option, with_flags
-from bytemlperf.command.groups import PlainHelpGroup
+from bytemlperf.command.groups import App
 
-app = typer.Typer(cls=PlainHelpGroup, help="Build a static site from many runs.", no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-@app.callback()
-def _root() -> None:
-    """Build a static site from many runs."""
+app = App("Build a static site from many runs.")
 
 
 @app.command(short_help="Build a site that opens from disk.")
