@@ -134,7 +134,6 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
         yield Figure(
             key=curve.name,
             metric="highest output token throughput",
-            label="highest output token throughput",
             unit=best.unit,
             value=None if short else best.value,
             low=best.low,
@@ -147,7 +146,7 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
         value, low, high = (load.rate_rps or load.concurrency for load in (knee.load, knee.low, knee.high))
         unit, better = ("requests/s", "higher") if curve.open_loop else ("concurrent", "neither")
         bounds = {"value": value, "low": low, "high": high}
-        yield Figure(key=curve.name, metric="knee", label="knee", unit=unit, better=better, headline=True, **bounds)  # type: ignore[arg-type]
+        yield Figure(key=curve.name, metric="knee", unit=unit, better=better, headline=True, **bounds)  # type: ignore[arg-type]
 
 
 def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator[Figure]:
