@@ -14,7 +14,7 @@ from bytemlperf.report.text import interval, number, unit
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.kinds import Figure, Plot, run_kind
 from bytemlperf.runs.records import RunRecords
-from bytemlperf.runs.verdicts import COLOURS, exit_status
+from bytemlperf.runs.verdicts import COLOURS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,15 +30,17 @@ def publish(
     run: dict[str, Any] | None = None,
     records: RunRecords[Any] | None = None,
     written: Iterable[Path] = (),
+    **shown: Any,
 ) -> int:
-    """What the command of a finished run prints: the run (as on disk unless given) and the files `written` of it, unless it is `quiet`;
-    its folder, the last line on standard output. The exit status of its verdict."""
+    """What the command of a finished run prints: the run (as on disk unless given; `shown` as `print_run` has it) and the files `written`
+    of it, unless it is `quiet`; its folder, the last line on standard output. The exit status, as its kind has it."""
+    run = read_run_json(folder) if run is None else run
     if not quiet:
-        print_run(terminal(), folder, read_run_json(folder) if run is None else run, summary, records)
+        print_run(terminal(), folder, run, summary, records, **shown)
         for path in written:
             print(path)
     print(folder, flush=True)
-    return exit_status(summary["verdict"])
+    return run_kind(str(run.get("kind"))).exit_status(summary)
 
 
 def print_run(

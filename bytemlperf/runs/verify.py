@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.command.console import terminal
 from bytemlperf.command.exits import one_line
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
 from bytemlperf.runs.kinds import run_kind
@@ -25,9 +24,7 @@ def summarize_any(folder: Path) -> int:
         records: RunRecords[Any] = RunRecords(folder, kind.record)
         summary = summarise_suite(folder, run, records)
         write_json(folder / "summary.json", summary)
-        print_run(terminal(), folder, run, summary, records)
-    print(folder)
-    return kind.exit_status(summary)
+        return publish(folder, summary, quiet=False, run=run, records=records)
 
 
 def verify_any(folder: Path) -> int:

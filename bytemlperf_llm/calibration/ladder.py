@@ -31,8 +31,8 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.log import RecordLog
 from bytemlperf.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from bytemlperf_llm.calibration.cache import machine
-from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.pacer import Pacer, real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns

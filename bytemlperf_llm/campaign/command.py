@@ -11,18 +11,18 @@ import msgspec
 
 from bytemlperf.checked import plain
 from bytemlperf.child.process import Child, death, environment
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.gather import view_run
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.campaign.file import Campaign
 from bytemlperf_llm.campaign.flags import CampaignFlags
 from bytemlperf_llm.campaign.jobs import Job, jobs_of, order_of, stated
-from bytemlperf_llm.campaign.kind import KIND, KIND_NAME
+from bytemlperf_llm.campaign.kind import KIND_NAME
 from bytemlperf_llm.campaign.order import Order
 from bytemlperf_llm.campaign.records import JobRecord, last_of_each
 from bytemlperf_llm.campaign.worker import Ended
@@ -43,10 +43,7 @@ def run_campaign(campaign: Campaign, asked: CampaignFlags, argv: list[str]) -> i
     except KeyboardInterrupt:
         hint = f"the runs so far are kept; go on with the same command and --resume {run.folder}"
         raise Interrupted(interrupt_status() - 128, hint) from None
-    if not asked.quiet:
-        print_run(terminal(), run.folder, run.run, summary, run.records())
-    print(run.folder)
-    return KIND.exit_status(summary)
+    return publish(run.folder, summary, quiet=asked.quiet, run=run.run, records=run.records())
 
 
 def _open(campaign: Campaign, asked: CampaignFlags, command: list[str]) -> SuiteRun:

@@ -10,28 +10,27 @@ from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import discover
 from bytemlperf.hardware.measured import device_of
 from bytemlperf.redaction import Redactor, option_secrets
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
-from bytemlperf_llm.capacity.kind import KIND
 from bytemlperf_llm.capacity.loads import Loads, by_of
 from bytemlperf_llm.capacity.probe import Plan as ProbePlan
 from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
-from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
@@ -126,10 +125,8 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
         stopped = reason == "interrupted"
         hunt.written(reason)
         summary = run.end(stopped=stopped, report=flags.report, stopped_because=reason)
-    if not flags.quiet:
-        print_run(terminal(), run.folder, run.run, summary, run.records())
-    print(run.folder)
-    return hunt.status if stopped else KIND.exit_status(summary)
+    status = publish(run.folder, summary, quiet=flags.quiet, run=run.run, records=run.records())
+    return hunt.status if stopped else status
 
 
 class Hunt:

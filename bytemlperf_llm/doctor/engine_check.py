@@ -15,8 +15,7 @@ import msgspec
 from bytemlperf.command.flags import pairs
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.engine_registry import engine_class
-from bytemlperf_llm.loadgen.engine_start import start_engine
+from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.run.preflight import resolve_model
 from engines.contract import Decoded, Engine, EngineError, EngineInfo, Finish, Message, Request, Sampling

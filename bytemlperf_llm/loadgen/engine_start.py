@@ -1,10 +1,17 @@
-"""Starting an engine, in this process or in a load worker's."""
+"""Engines by name, and starting one, in this process or in a load worker's."""
 
 from __future__ import annotations
 
 from bytemlperf.errors import UserError
+from bytemlperf.extensions import ENGINES
 from bytemlperf.redaction import Redactor, option_secrets
 from engines.contract import Engine, EngineInfo, EngineUnavailable, Model
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class behind a name. Raises UserError for an unknown one, or one that can't be loaded."""
+    loaded: type[Engine] = ENGINES.load(name)
+    return loaded
 
 
 async def start_engine(engine: Engine, model: Model | None, options: dict[str, str], redactor: Redactor) -> EngineInfo:

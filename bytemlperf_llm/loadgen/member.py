@@ -20,9 +20,8 @@ import msgspec
 from bytemlperf.command.signals import stopping
 from bytemlperf.errors import EXIT_USAGE, UserError
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.loadgen.engine_start import start_engine
+from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberSpec, Ready, Refused, Seen, ToMember
 from bytemlperf_llm.loadgen.pacer import real_pacer

@@ -24,7 +24,7 @@ from bytemlperf.runs.folder import create_run_folder, part, read_run_json
 from bytemlperf.runs.kinds import came_to_its_end
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.mlperf.command import submit

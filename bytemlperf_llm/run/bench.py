@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.checked import plain
-from bytemlperf.command.console import terminal
 from bytemlperf.command.signals import Interrupted, draining
 from bytemlperf.export.prometheus import serving
 from bytemlperf.export.push import pushing, receiver_secrets
@@ -29,10 +28,10 @@ from bytemlperf.runs.folder import part, write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.engine_registry import engine_class
 from bytemlperf_llm.live.in_order import UntilNarrow
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import MemberSpec
@@ -125,18 +124,16 @@ def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None)
 
 def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
     """Summary, page and exports. What can't be written is printed all the same, and said."""
-    from bytemlperf.report.terminal import print_run
+    from bytemlperf.report.terminal import publish
     from bytemlperf_llm.export.files import Exports
-    from bytemlperf_llm.kind import KIND
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs BLAS, and its threads cost a tenth of a short run
     exports = Exports(run.folder, output.files, ending.facts["issued_requests"])
     summary = run.end(stopped=ending.stopped, report=output.report, hears=exports.add if exports else None, **ending.facts)
     unwritten = bool(run.unwritten) or exports.close(run.run)
-    if not output.quiet:
-        print_run(terminal(), run.folder, run.run, summary, run.records(), verbose=output.verbose, files=exports.said)
-    print(run.folder)
-    return EXIT_INVALID if unwritten else KIND.exit_status(summary)
+    shown: dict[str, Any] = {"verbose": output.verbose, "files": exports.said}
+    status = publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records(), **shown)
+    return EXIT_INVALID if unwritten else status
 
 
 class Bench:

@@ -9,7 +9,7 @@ import msgspec
 
 from bytemlperf.checked import plain
 from bytemlperf_llm.calibration.cache import client_section
-from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import RunFacts, SessionFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan

@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.command.console import sayer, terminal
+from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
-from bytemlperf.report.terminal import print_run
+from bytemlperf.report.terminal import publish
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.engine_registry import engine_class
+from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
@@ -134,10 +134,8 @@ class Sweep:
         run, output = self._suite(), self._plans[self._axes.curves[0].name].output
         summary = run.end(stopped=bool(self.status), report=output.report)
         self._write(summary)
-        if not output.quiet:
-            print_run(terminal(), run.folder, run.run, summary, run.records())
-        print(run.folder)
-        return self.status or KIND.exit_status(summary)
+        status = publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records())
+        return self.status or status
 
     # -- the points -----------------------------------------------------------------------------
 
