@@ -27,7 +27,7 @@ from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, start
 from bytemlperf_llm.run.trust import refuse_other_engine
-from bytemlperf_llm.sweep.auto import next_rate
+from bytemlperf_llm.sweep.auto import MOST_RATES, next_rate
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of
 from bytemlperf_llm.sweep.flags import SweepFlags
 from bytemlperf_llm.sweep.kind import KIND, rows_of
@@ -149,6 +149,7 @@ class Sweep:
                 groups.setdefault(curve.engine_options, []).append(curve)
         if not groups:
             raise UserError(f"{self._given.resume} has every point", "show it with: bmp report")
+        self._say(self._length())
         for curves in groups.values():
             async with AsyncExitStack() as stack:
                 engine = engine_class(self._flags.engine)()
@@ -161,6 +162,13 @@ class Sweep:
                 await self._measured(started, curves)
             if self.status:
                 return
+
+    def _length(self) -> str:
+        """How much there is to do, for a person."""
+        curves, until = self._axes.curves, self._plans[self._axes.curves[0].name].load.scenario
+        points = f"{len(self._axes.loads) * len(curves)}" if self._axes.loads else f"{len(curves)} times 8 to {MOST_RATES}"
+        bounds = [f"{bound:g} {unit}" for bound, unit in ((until.duration_s, "s"), (until.num_requests, "requests")) if bound is not None]
+        return f"{points} points of {' or '.join(bounds) or 'the whole trace'} each; between them the queue drains"
 
     async def _measured(self, started: Started, curves: list[CurveAxes]) -> None:
         for place, curve in enumerate(curves):

@@ -67,10 +67,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         """What the range can't say: that it ends before the capacity, or begins above it; empty where it holds it."""
         if not self.open_loop:
             return self._still_growing()
-        if not any(row.state == "measured" for row in self.rows):
-            return ""
         if not self.carried:
-            return f"not even {self.rows[0].load} was carried: give lower --rates"
+            return f"not even {self.overloaded[0].load} was carried: give lower --rates" if self.overloaded else ""
         top = self.carried[-1].load
         beyond = [row for row in self.rows if row.state == "measured" and (row.load.rate_rps or 0) > (top.rate_rps or 0)]
         if any(row.verdict in ("overloaded", "failing") for row in beyond):

@@ -94,7 +94,7 @@ class SweepKind(RunKind):
 
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
         """What has no figures, or those of a client at its limit, may be measured again."""
-        if summary["verdict"] in ("partial", "client-limited") or not came_to_its_end(run):
+        if summary["verdict"] not in ("valid", "overloaded") or not came_to_its_end(run):
             return shlex.join([*map(str, run.get("command", [])), "--resume", str(folder)]), "measure again what is not on the curve"
         return None
 
