@@ -10,34 +10,41 @@ import pytest
 from bytemlperf.export.prometheus import Histogram
 from bytemlperf_llm.live import metrics
 from bytemlperf_llm.live.metrics import add_intervals
+from bytemlperf_llm.metrics import definitions
 
 BOUNDS = (0, 5, 10, 100)
 BURST = 3
 
 
+@pytest.fixture(autouse=True)
+def _burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "BURST_NS", BURST)
+    monkeypatch.setattr(definitions, "BURST_NS", BURST)
+
+
 def test_gaps_fall_into_the_bucket_whose_bound_they_reach():
     counts = Histogram(BOUNDS)
-    assert add_intervals(counts, [1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1], BURST) == (1, 303)
+    assert add_intervals(counts, [1, 1, 6, 10, 20, 203, 303], [0, 1, 1, 1, 1, 1, 1]) == (1, 303)
     assert counts.counts == [0, 2, 1, 1, 1]
 
 
 def test_tokens_of_one_burst_share_its_time_however_they_were_read():
     whole, split = Histogram(BOUNDS), Histogram(BOUNDS)
-    assert add_intervals(whole, [10, 40], [3, 4], BURST) == (10, 40)
-    assert add_intervals(split, [10, 10, 37, 39, 40], [1, 2, 1, 2, 1], BURST) == (10, 40)
+    assert add_intervals(whole, [10, 40], [3, 4]) == (10, 40)
+    assert add_intervals(split, [10, 10, 37, 39, 40], [1, 2, 1, 2, 1]) == (10, 40)
     assert whole.counts == split.counts == [2, 0, 4, 0, 0]
 
 
 def test_a_chunk_of_very_many_tokens_takes_no_longer():
     counts = Histogram(BOUNDS)
-    assert add_intervals(counts, [10, 20], [1, 1 << 40], BURST) == (10, 20)
+    assert add_intervals(counts, [10, 20], [1, 1 << 40]) == (10, 20)
     assert counts.counts == [(1 << 40) - 10, 10, 0, 0, 0]
 
 
 def test_no_tokens():
     counts = Histogram(BOUNDS)
-    assert add_intervals(counts, [10, 20], [0, 0], BURST) is None
-    assert add_intervals(counts, [], [], BURST) is None
+    assert add_intervals(counts, [10, 20], [0, 0]) is None
+    assert add_intervals(counts, [], []) is None
     assert counts.counts == [0] * 5
 
 
@@ -63,7 +70,7 @@ def test_any_answer_equals_a_naive_count():
         each, intervals = naive_intervals(times, tokens)
         expected = [sum(low < gap <= high for gap in intervals) for low, high in pairwise([-1, *BOUNDS, 1 << 40])]
         counts = Histogram(BOUNDS)
-        ends = add_intervals(counts, times, tokens, BURST)
+        ends = add_intervals(counts, times, tokens)
         assert counts.counts == expected
         assert ends == ((each[0], each[-1]) if each else None)
 
