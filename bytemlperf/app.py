@@ -23,7 +23,7 @@ OWN = {
     "general": ("general_perf.cli:app", "Measure common models: compile, accuracy, speed."),
     "train": ("training.cli:app", "Measure training: throughput, scaling, memory."),
     "predict": ("micro.predict.cli:predict", "Predict an LLM's latency from measured operators."),
-    "convert": ("general_perf.convert.command:convert", "Convert a model for deployment, and check the result."),
+    "convert": ("general_perf.cli:convert", "Convert a model for deployment, and check the result."),
     "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
     "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
     "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),

@@ -23,5 +23,7 @@ class Lazy(ModuleType):
 
 
 numpy: Any = Lazy("numpy")
+onnx: Any = Lazy("onnx")
+onnxruntime: Any = Lazy("onnxruntime")
 psutil: Any = Lazy("psutil")
 torch: Any = Lazy("torch", keep=True)

@@ -1,4 +1,4 @@
-"""bmp general: parse, wire, nothing else. Heavy imports stay inside the commands."""
+"""bmp general and bmp convert: parse, wire, nothing else. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, with_flags
 from bytemlperf.command.groups import suite_app
-from general_perf.command.flags import Flags
+from general_perf.command.flags import ConvertFlags, Flags
 
 app = suite_app(
     "Measure common models: compile, accuracy, numerics, speed. `bmp general MODEL…` runs them; see `bmp general run --help`.",
@@ -76,3 +76,11 @@ def usability(
     from general_perf.usability.installed import measure_installs
 
     measure_installs(backends, out, folder=folder, no_cache=no_cache)
+
+
+@with_flags
+def convert(flags: ConvertFlags) -> None:
+    """Convert a model for deployment, and check the result against the source."""
+    from general_perf.convert.convert import run_convert
+
+    raise typer.Exit(run_convert(flags))

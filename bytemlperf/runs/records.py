@@ -16,6 +16,7 @@ from bytemlperf.runs.files import lines_of, record_logs
 
 RecordT = TypeVar("RecordT")
 MadeT = TypeVar("MadeT")
+KeyT = TypeVar("KeyT")
 P = ParamSpec("P")
 MAX_DAMAGES_KEPT = 100
 
@@ -106,3 +107,11 @@ def once(
         records.made[make] = make(records, *arguments, **named)
     made: MadeT = records.made[make]
     return made
+
+
+def grouped(records: Iterable[RecordT], key: Callable[[RecordT], KeyT]) -> dict[KeyT, list[RecordT]]:
+    """Records by key, in the order in which each key is first seen."""
+    groups: dict[KeyT, list[RecordT]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups

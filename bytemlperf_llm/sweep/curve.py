@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from bytemlperf.runs.records import grouped
 from bytemlperf_llm.loadgen.probe import WORTHWHILE_GAIN
 from bytemlperf_llm.sweep.axes import Level
 from bytemlperf_llm.sweep.row import TOKENS, PointRow
@@ -100,10 +101,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 def curves_of(rows: Iterable[PointRow]) -> list[Curve]:
     """In the order of their first rows."""
-    by_name: dict[str, list[PointRow]] = {}
-    for row in rows:
-        by_name.setdefault(row.curve, []).append(row)
-    return [Curve(name=name, rows=sorted(members, key=_order)) for name, members in by_name.items()]
+    return [Curve(name=name, rows=sorted(members, key=_order)) for name, members in grouped(rows, lambda row: row.curve).items()]
 
 
 def _order(row: PointRow) -> float:

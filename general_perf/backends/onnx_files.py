@@ -7,16 +7,16 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bytemlperf.extras import require
 from general_perf.backends.contract import Array, Arrays, Outputs, SourceModel, held_by
 from general_perf.failures import StageError
 
-require("an ONNX file", "general", "onnx", "onnxruntime")
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data  # noqa: E402
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+else:
+    from bytemlperf.lazy import onnx, onnxruntime
 
 NOT_WEIGHTS = ("int64", "int32", "bool")
 
@@ -66,8 +66,8 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
     """The files beside that hold weights of the model, each there and long enough. Raises StageError."""
     files: dict[str, Path] = {}
-    for tensor in filter(uses_external_data, model.graph.initializer):
-        held = ExternalDataInfo(tensor)
+    for tensor in filter(onnx.external_data_helper.uses_external_data, model.graph.initializer):
+        held = onnx.external_data_helper.ExternalDataInfo(tensor)
         file = path.parent / held.location
         if not file.resolve().is_relative_to(path.parent.resolve()):
             raise StageError("corrupt_weights", f"{path.name} names weights outside its folder: {held.location}", "save it again")
@@ -106,9 +106,9 @@ def weights_of(path: Path) -> Iterator[Array]:
 
 def _of_graph(graph: onnx.GraphProto) -> Iterator[Array]:
     for tensor in graph.initializer:
-        yield numpy_helper.to_array(tensor)
+        yield onnx.numpy_helper.to_array(tensor)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("t"):
-            yield numpy_helper.to_array(attribute.t)
+            yield onnx.numpy_helper.to_array(attribute.t)
         for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             yield from _of_graph(inner)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf.extras import require
+from bytemlperf.lazy import onnx
 from general_perf.backends.contract import (
     Array,
     Arrays,
@@ -27,6 +28,8 @@ from general_perf.backends.contract import (
     Tally,
     quiet,
 )
+from general_perf.backends.onnx_files import graph_of, opset_of
+from general_perf.backends.tensors import tensors_of
 from general_perf.failures import StageError
 from general_perf.measure.flops import with_model_flops
 
@@ -209,7 +212,6 @@ def _converted(model: SourceModel, options: CompileOptions) -> openvino.Model:
         with quiet():
             return openvino.convert_model(str(model.onnx_path))
     from general_perf.backends.export import example_for, exported
-    from general_perf.backends.tensors import tensors_of
 
     if model.format == "torchscript":
         with quiet():
@@ -222,10 +224,6 @@ def _converted(model: SourceModel, options: CompileOptions) -> openvino.Model:
 def _require_known_opset(path: Path) -> None:
     """Raise StageError for an opset that isn't published: OpenVINO reads one that it doesn't know by the rules of an older
     one, and says nothing."""
-    import onnx
-
-    from general_perf.backends.onnx_files import graph_of, opset_of
-
     opset, newest = opset_of(graph_of(path)) or 1, onnx.defs.onnx_opset_version()
     if opset > newest:
         fix = "export with an older opset, or update onnx and the backend"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bytemlperf.extras import require
 from general_perf.backends.contract import Array, Arrays, SourceModel, held_by
 
-require("a torch model", "general", "torch")
-import torch  # noqa: E402
+if TYPE_CHECKING:
+    import torch
+else:
+    from bytemlperf.lazy import torch
 
 
 def tensors_of(inputs: Arrays, model: SourceModel) -> tuple[torch.Tensor, ...]:

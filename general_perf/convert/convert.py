@@ -19,9 +19,11 @@ from typing import Any
 from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
-from bytemlperf.lazy import torch
+from bytemlperf.lazy import onnxruntime, torch
 from general_perf.backends.contract import CompileOptions, SourceModel, quiet
+from general_perf.backends.onnx_files import OrtSession, cpu_session
 from general_perf.backends.registry import check_options
+from general_perf.backends.tensors import tensors_of
 from general_perf.card import Card, find_cards
 from general_perf.command.flags import ConvertFlags
 from general_perf.datasets.inputs import make_inputs
@@ -113,9 +115,6 @@ def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> in
 
 
 def _onnx(model: SourceModel, options: CompileOptions, target: Path, engine: bool) -> tuple[Predict, str]:
-    import onnxruntime
-
-    from general_perf.backends.onnx_files import OrtSession, cpu_session
     from general_perf.backends.onnxruntime import OnnxRuntime
 
     compiled = OnnxRuntime().compile(model, options)
@@ -180,8 +179,6 @@ def _torch_module(model: SourceModel) -> Any:
 
 
 def _torch_predict(model: SourceModel, call: Callable[..., Any]) -> Predict:
-    from general_perf.backends.tensors import tensors_of
-
     return lambda inputs: outputs_of(model, call, tensors_of(inputs, model))
 
 

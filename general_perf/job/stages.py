@@ -27,6 +27,8 @@ from general_perf.backends.contract import (
     ShowsWeights,
     SourceModel,
 )
+from general_perf.backends.onnx_files import weights_of
+from general_perf.backends.tensors import weights_of_module
 from general_perf.card import Card
 from general_perf.datasets.contract import answer_all
 from general_perf.datasets.inputs import input_bytes, make_inputs
@@ -170,11 +172,7 @@ def sparsity(reporter: Reporter, loaded: Loaded) -> Iterator[Record]:
 def _weights(model: SourceModel) -> Iterator[Array]:
     """Of a model that no backend has touched."""
     if model.onnx_path is not None:
-        from general_perf.backends.onnx_files import weights_of
-
         return weights_of(model.onnx_path)
-    from general_perf.backends.tensors import weights_of_module
-
     return weights_of_module(model.module)
 
 

@@ -11,17 +11,15 @@ import msgspec
 from bytemlperf.lazy import torch
 from bytemlperf.models.torch_flops import count_call
 from general_perf.backends.contract import Arrays, Coverage, Details, SourceModel
+from general_perf.backends.tensors import floats_as, tensors_of
+from general_perf.measure.onnx_profile import flops_of_file
 
 
 def model_flops(model: SourceModel, inputs: Arrays) -> tuple[int, dict[str, int]]:
     """FLOPs of one call, and operators that multiply and could not be counted, by name: of a torch model at torch's dispatcher, of an
     ONNX file from the shapes of a profiled run without optimisations."""
     if model.onnx_path is not None:
-        from general_perf.measure.onnx_profile import flops_of_file
-
         return flops_of_file(model, inputs)
-    from general_perf.backends.tensors import floats_as, tensors_of
-
     like = next(iter(model.module.parameters()), torch.empty(0))
     tensors = tuple(tensor.to(like.device) for tensor in tensors_of(inputs, model))
     counted = count_call(model.module, floats_as(like.dtype, tensors))

@@ -22,10 +22,14 @@ import numpy as np
 
 from bytemlperf.child.limits import memory_to_plan_with
 from general_perf.backends.contract import Array, Arrays, Outputs, SourceModel
+from general_perf.backends.onnx_files import OrtSession, cpu_session
+from general_perf.backends.tensors import floats_as, tensors_of
 from general_perf.card import Tolerance
 
 if TYPE_CHECKING:
     import torch
+else:
+    from bytemlperf.lazy import torch
 
 
 BINS = 24
@@ -176,11 +180,7 @@ def reference_of(model: SourceModel, probe: Arrays) -> tuple[Predict, str]:
 def plain_of(model: SourceModel) -> Predict:
     """The model in float32 on the CPU: what accuracy is compared with."""
     if model.onnx_path is None:
-        from general_perf.backends.tensors import tensors_of
-
         return lambda inputs: outputs_of(model, model.module, tensors_of(inputs, model))
-    from general_perf.backends.onnx_files import OrtSession, cpu_session
-
     return OrtSession(cpu_session(model.onnx_path), model).predict
 
 
@@ -199,18 +199,12 @@ def read_outputs(path: Path) -> tuple[Outputs, str]:
 
 
 def _double(model: SourceModel) -> Predict:
-    import torch
-
-    from general_perf.backends.tensors import floats_as, tensors_of
-
     module = copy.deepcopy(model.module).double()
     return lambda inputs: outputs_of(model, module, floats_as(torch.float64, tensors_of(inputs, model)))
 
 
 def outputs_of(model: SourceModel, call: Callable[..., Any], tensors: tuple[torch.Tensor, ...]) -> Outputs:
     """What a callable of tensors, such as the model's module, answers."""
-    import torch
-
     with torch.inference_mode():
         return {name: tensor.numpy() for name, tensor in zip(model.card.outputs, call(*tensors), strict=True)}
 

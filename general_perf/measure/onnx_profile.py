@@ -8,14 +8,15 @@ import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bytemlperf.extras import require
 from general_perf.backends.contract import Arrays, Coverage, SourceModel, Tally, held_by
 from general_perf.backends.onnx_files import OrtSession, cpu_session
 
-require("a profile of ONNX Runtime", "general", "onnxruntime")
-import onnxruntime  # noqa: E402
+if TYPE_CHECKING:
+    import onnxruntime
+else:
+    from bytemlperf.lazy import onnxruntime
 
 WEIGHT_INPUT = {"Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
 MATMULS = (

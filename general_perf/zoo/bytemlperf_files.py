@@ -102,11 +102,10 @@ def read_workload(path: Path, weights: str | None = None, *, random_weights: boo
     own = random_weights or (weights is not None and (Path(weights).is_dir() or Path(weights).suffix == ".safetensors"))
     chosen = None if random_weights else weights or str(_weights(model, card_file))
     common: dict[str, Any] = {"name": _slug(workload.model), "dataset": model.dataset_name, "batch_sizes": list(workload.batch_sizes)}
-    theirs = Card(
+    theirs = replace(
+        unread(Path(chosen or model.model_path)),
         **common,
         model_class=next((name for folder, name in CLASS_FOLDERS.items() if folder in Path(model.model_path).parts), "regular"),
-        task="ByteMLPerf's",
-        source=Local(path=chosen or model.model_path, format=FORMATS.get(Path(chosen or "").suffix, "onnx")),
         inputs=inputs or [UNKNOWN],
         outputs=[name.strip() for name in (model.outputs or "").split(",") if name.strip()] or [UNKNOWN.name],
     )
@@ -116,7 +115,7 @@ def read_workload(path: Path, weights: str | None = None, *, random_weights: boo
         )
     if own:
         try:
-            return Read(workload, msgspec.structs.replace(stand_in(theirs), **common), chosen)
+            return Read(workload, replace(stand_in(theirs), **common), chosen)
         except ValueError as error:
             return Read(workload, theirs, chosen, Failed("missing_weights", str(error), "give its own weights"))
     return Read(workload, theirs, chosen, _unreadable(model, Path(str(chosen)), theirs))
@@ -128,7 +127,7 @@ def unread(path: Path) -> Card:
         name=_slug(path.stem),
         model_class="regular",
         task="ByteMLPerf's",
-        source=Local(path=str(path), format="onnx"),
+        source=Local(path=str(path), format=FORMATS.get(path.suffix, "onnx")),
         inputs=[UNKNOWN],
         outputs=[UNKNOWN.name],
     )

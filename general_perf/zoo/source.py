@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from general_perf.backends.contract import SourceModel
+from general_perf.backends.onnx_files import beside, graph_of, held_by_onnx, inputs_of
 from general_perf.card import FORMATS, Architecture, Card, Hub, LanguageModel, Local, Package, zoo
 from general_perf.failures import StageError
 
 if TYPE_CHECKING:
     import onnx
+else:
+    from bytemlperf.lazy import onnx
 
 
 def build(card: Card, weights: Path | None = None) -> SourceModel:
@@ -112,8 +115,6 @@ def _onnx(card: Card, path: Path, words: str) -> SourceModel:
     """An ONNX file whose inputs are the card's, by name or else in their order; of its outputs the first that the card names."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from general_perf.backends.onnx_files import beside, graph_of, held_by_onnx, inputs_of
-
     try:
         model = graph_of(path)
     except (DecodeError, ValueError) as error:
@@ -138,8 +139,6 @@ def _onnx(card: Card, path: Path, words: str) -> SourceModel:
 
 
 def _check_onnx_inputs(card: Card, path: Path, inputs: list[onnx.ValueInfoProto]) -> None:
-    import onnx
-
     if len(inputs) != len(card.inputs):
         cause = f"{path.name} has {len(inputs)} inputs, the card {len(card.inputs)}"
         raise StageError("shape_mismatch", cause, "name the file's inputs in the card")

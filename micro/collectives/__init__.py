@@ -1,1 +1,1 @@
-"""Collectives and links: operators that several ranks do together, under torchrun."""
+"""Collectives and links: operators that several ranks do together."""

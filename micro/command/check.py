@@ -20,6 +20,7 @@ from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.files import writing
 from bytemlperf.runs.kinds import Table, Text
+from bytemlperf.runs.records import grouped
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.cases.selection import basic_cases
 from micro.command.flags import Flags
@@ -158,9 +159,6 @@ def _possible(operator: Operator, args: Arguments) -> Arguments | None:
 
 
 def _show(rows: Sequence[Row], provider: str) -> None:
-    by_op: dict[str, list[Row]] = {}
-    for row in rows:
-        by_op.setdefault(row.op, []).append(row)
     columns = ("operator", "right", "wrong", "refused", "skipped", "largest error", "refused because")
     title = f"{provider}: results against the reference"
     faults, counts = [row for row in rows if row.status == "failed"], Counter(row.status for row in rows)
@@ -168,7 +166,7 @@ def _show(rows: Sequence[Row], provider: str) -> None:
     if len(faults) > SHOWN_FAULTS:
         lines.append(f"and {len(faults) - SHOWN_FAULTS} more; all are in the file of --out")
     lines.append(f"{counts['ok']} right, {counts['failed']} wrong, {counts['refused']} refused, {counts['skipped']} skipped")
-    table = Table(title=title, columns=columns, rows=[_cells(op, group) for op, group in by_op.items()])
+    table = Table(title=title, columns=columns, rows=[_cells(op, group) for op, group in grouped(rows, lambda row: row.op).items()])
     print_sections(terminal(), [table, *(Text(body=line, style="code") for line in lines)])
 
 

@@ -25,7 +25,7 @@ from micro.operators.contract import (
     wide,
 )
 from micro.operators.norm import ROWS, ROWS_ALIASES, X
-from micro.operators.tensors import drawn, moved, normal, uniform
+from micro.operators.tensors import drawn, moved, normal, streamed, uniform
 
 DTYPES_HERE = ("float32", "float16", "bfloat16", "float64")
 CAST_TO = {"float32": "bfloat16", "float16": "float32", "bfloat16": "float32", "float64": "float32"}
@@ -64,10 +64,9 @@ def _operator(row: _Row) -> Operator:
         name=row.name,
         help=f"{row.help}, element by element of [batch_size, dim_size]",
         arguments=(*ROWS, dtype_argument(DTYPES_HERE)),
-        inputs=drawn(*tensors),
         kernel=lambda _args: row.function,
         reference=lambda _args, inputs: row.function(*wide(inputs)),
-        cost=moved(tensors, (X,), *X.sizes),
+        **streamed(tensors, (X,), *X.sizes),
         tolerance=lambda args: rounding(args["dtype"], units=row.units),
         aliases=ROWS_ALIASES,
     )
@@ -95,10 +94,9 @@ CAST = Operator(
         dtype_argument(DTYPES_HERE),
         Argument("dst_dtype", "choice", "the other one; auto takes ByteMLPerf's", "auto", choices=("auto", *DTYPES_HERE, "float8_e4m3")),
     ),
-    inputs=drawn(X),
     kernel=_cast_kernel,
     reference=lambda _args, inputs: inputs[0].double(),
-    cost=moved((X,), (normal(*X.sizes, dtype=_cast_to),)),
+    **streamed((X,), (normal(*X.sizes, dtype=_cast_to),)),
     tolerance=_cast_tolerance,
     check=lambda args: f"cast from {args['dtype']} to itself moves nothing" if _cast_to(args) == args["dtype"] else "",
     aliases=ROWS_ALIASES,
@@ -151,10 +149,9 @@ STREAM = (
         name="stream_read",
         help="the sum of an array of `size` values: reading alone",
         arguments=(_SIZE, dtype_argument(("float32", "bfloat16", "float64"))),
-        inputs=drawn(_ARRAY),
         kernel=lambda _args: lambda b: b.sum(),
         reference=lambda _args, inputs: inputs[0].double().sum(),
-        cost=moved((_ARRAY,), (), "size"),
+        **streamed((_ARRAY,), (), "size"),
         tolerance=_sum_tolerance,
     ),
 )

@@ -7,7 +7,7 @@ from micro.operators import product
 from micro.operators.contract import EXACT, FLOATS, Args, Argument, Operator, Run, Sample, Tensor, Tensors, Tolerance, dtype_argument, wide
 from micro.operators.product import gemm_tolerance
 from micro.operators.routing import ROUTING_HELP, check_routing, spread
-from micro.operators.tensors import TensorSpec, drawn, moved, normal, spread_rows
+from micro.operators.tensors import TensorSpec, drawn, moved, normal, spread_rows, streamed
 
 RESULT: dict[str, str] = {"int8": "int32", "float8_e4m3": "float32"}
 """The result's dtype where it is not the inputs'."""
@@ -83,10 +83,9 @@ GEMM = Operator(
     constant=lambda _args: (1,),
     help="C[M,N] = A[M,K] · B[K,N]",
     arguments=(*_SIZES, dtype_argument((*FLOATS, *RESULT))),
-    inputs=drawn(_A, _B),
     kernel=_kernel,
     reference=_reference,
-    cost=moved((_A, _B), (_C,), *_PRODUCT),
+    **streamed((_A, _B), (_C,), *_PRODUCT),
     tolerance=_tolerance,
     aliases={"num_tokens": "M", "hidden_size": "K", "new_hidden_size": "N"},
     emulation=product.emulation,
@@ -95,10 +94,9 @@ BATCH_GEMM = Operator(
     name="batch_gemm",
     help="batch_size products C[M,N] = A[M,K] · B[K,N]",
     arguments=(Argument("batch_size", "int", "products"), *_SIZES, dtype_argument()),
-    inputs=drawn(_BATCH_A, _BATCH_B),
     kernel=lambda _args: lambda a, b: a.bmm(b),
     reference=_batch_reference,
-    cost=moved((_BATCH_A, _BATCH_B), (_BATCH_C,), "batch_size", *_PRODUCT),
+    **streamed((_BATCH_A, _BATCH_B), (_BATCH_C,), "batch_size", *_PRODUCT),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
 )
 GROUP_GEMM = Operator(
@@ -123,10 +121,9 @@ GEMV = Operator(
     constant=lambda _args: (0,),
     help="y[M] = A[M,K] · x[K]",
     arguments=(_SIZES[0], _SIZES[1], dtype_argument()),
-    inputs=drawn(_A, _X),
     kernel=lambda _args: lambda a, x: a.mv(x),
     reference=lambda _args, inputs: inputs[0].double() @ inputs[1].double(),
-    cost=moved((_A, _X), (_Y,), 2, "M", "K"),
+    **streamed((_A, _X), (_Y,), 2, "M", "K"),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["K"]),
 )
 GEMMS = (GEMM, BATCH_GEMM, GROUP_GEMM, GEMV)
@@ -185,10 +182,9 @@ CONV2D = Operator(
         Argument("groups", "int", "groups of channels; in_channels of them is depthwise", 1),
         dtype_argument(),
     ),
-    inputs=drawn(_IMAGE, _WEIGHT),
     kernel=_conv_kernel,
     reference=lambda args, inputs: _conv_kernel(args)(*wide(inputs)),
-    cost=moved((_IMAGE, _WEIGHT), (_RESULT,), 2, *_RESULT.sizes, _depth, "kernel_size", "kernel_size"),
+    **streamed((_IMAGE, _WEIGHT), (_RESULT,), 2, *_RESULT.sizes, _depth, "kernel_size", "kernel_size"),
     tolerance=_conv_tolerance,
     check=_conv_check,
 )

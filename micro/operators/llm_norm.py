@@ -10,7 +10,7 @@ from __future__ import annotations
 from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument, rounding, torch_dtype, wide
 from micro.operators.norm import EPSILON, rms_normalised, row_units
-from micro.operators.tensors import TensorSpec, drawn, moved, normal, times, uniform
+from micro.operators.tensors import TensorSpec, drawn, moved, normal, streamed, times, uniform
 
 TOKENS = Argument("num_tokens", "int", "tokens of all ranks")
 SP_SIZE = Argument("sp_size", "int", "ranks that share the tokens", 1)
@@ -60,10 +60,9 @@ ADD_RMS_NORM = Operator(
     name="add_rms_norm",
     help="x + residual, and its rms norm, over [num_tokens/sp_size, hidden_size]",
     arguments=(TOKENS, HIDDEN, SP_SIZE, _FLOATS),
-    inputs=drawn(X, X, uniform("hidden_size")),
     kernel=_add_kernel,
     reference=_add_reference,
-    cost=moved((X, X, uniform("hidden_size")), (X, X), RESIDUAL_FLOPS + NORM_FLOPS, *X.sizes),
+    **streamed((X, X, uniform("hidden_size")), (X, X), RESIDUAL_FLOPS + NORM_FLOPS, *X.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=row_units(args["hidden_size"])),
     check=check_tokens,
 )
@@ -193,10 +192,9 @@ SWIGLU = Operator(
     name="swiglu",
     help="silu(first half) · second half of [num_tokens/sp_size, 2·hidden_size]",
     arguments=(TOKENS, HIDDEN, SP_SIZE, _FLOATS),
-    inputs=drawn(GATE_AND_UP),
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
-    cost=moved((GATE_AND_UP,), (X,), SWIGLU_FLOPS, *X.sizes),
+    **streamed((GATE_AND_UP,), (X,), SWIGLU_FLOPS, *X.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_tokens,
 )

@@ -26,7 +26,7 @@ from micro.operators.llm_norm import (
 )
 from micro.operators.norm import EPSILON, rms_normalised
 from micro.operators.product import DST_DTYPE, HALF_PRECISION, QUANT_FLOPS, exact_quotients, quant_tolerances, quantise
-from micro.operators.tensors import Size, TensorSpec, drawn, moved, normal, times, uniform
+from micro.operators.tensors import Size, TensorSpec, normal, streamed, times, uniform
 
 
 def quantised(rows: Size, *width: Size) -> tuple[TensorSpec, TensorSpec]:
@@ -48,10 +48,9 @@ def _quantising(name: str, what: str, before: Callable[[Tensor], Tensor], x: Ten
         name=name,
         help=what,
         arguments=(TOKENS, HIDDEN, SP_SIZE, HALF_PRECISION, DST_DTYPE),
-        inputs=drawn(x, FACTORS),
         kernel=kernel,
         reference=lambda args, inputs: exact_quotients(before(inputs[0].double()), inputs[1], args["dst_dtype"]),
-        cost=moved((x, FACTORS), _QUANTISED, flops, *X.sizes),
+        **streamed((x, FACTORS), _QUANTISED, flops, *X.sizes),
         tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
         check=check_tokens,
     )
@@ -103,10 +102,9 @@ ADD_RMS_NORM_DYNAMIC_QUANT = Operator(
         Argument("add_residual", "bool", "add a residual first", True),
         Argument("output_mode", "choice", "a third output: the sum, or its norm", "none", choices=("none", "res", "norm")),
     ),
-    inputs=drawn(*_ADDED),
     kernel=_add_quant_kernel,
     reference=_add_quant_reference,
-    cost=moved(_ADDED, (*_QUANTISED, _THIRD), _add_quant_flops, *X.sizes),
+    **streamed(_ADDED, (*_QUANTISED, _THIRD), _add_quant_flops, *X.sizes),
     tolerance=_add_quant_tolerance,
     check=check_tokens,
 )
@@ -137,10 +135,9 @@ HEAD_RMS_NORM_DYNAMIC_QUANT = Operator(
         HALF_PRECISION,
         DST_DTYPE,
     ),
-    inputs=drawn(_HEADS, _HEAD_FACTORS, _SMOOTH),
     kernel=_head_quant_kernel,
     reference=_head_quant_reference,
-    cost=moved((_HEADS, _HEAD_FACTORS, _SMOOTH), quantised(*_HEADS.sizes), NORM_FLOPS + QUANT_FLOPS, *_HEADS.sizes),
+    **streamed((_HEADS, _HEAD_FACTORS, _SMOOTH), quantised(*_HEADS.sizes), NORM_FLOPS + QUANT_FLOPS, *_HEADS.sizes),
     tolerance=lambda args: quant_tolerances(args["dtype"], args["dst_dtype"]),
     check=check_tokens,
 )

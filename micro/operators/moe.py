@@ -32,7 +32,18 @@ from micro.operators.llm_quant import quantised
 from micro.operators.norm import at, distinct
 from micro.operators.product import DST_DTYPE, HALF_PRECISION, QUANT_FLOPS, exact_quotients, quant_tolerances, quantise
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
-from micro.operators.tensors import REFERENCE_VALUES, TensorSpec, drawn, integers_or_normal, moved, normal, spread_rows, times, uniform
+from micro.operators.tensors import (
+    REFERENCE_VALUES,
+    TensorSpec,
+    drawn,
+    integers_or_normal,
+    moved,
+    normal,
+    spread_rows,
+    streamed,
+    times,
+    uniform,
+)
 
 ID = "int32"
 SOFTMAX_FLOPS = 5  # maximum, subtract, exp, add, divide
@@ -132,10 +143,9 @@ MOE_SOFTMAX_TOPK = Operator(
         SP_SIZE,
         dtype_argument(("float32",)),
     ),
-    inputs=drawn(_GATES),
     kernel=_softmax_kernel,
     reference=_softmax_reference,
-    cost=moved((_GATES,), (_CHOSEN, _CHOSEN._replace(dtype=ID)), SOFTMAX_FLOPS, tokens_of_rank, _softmax_values),
+    **streamed((_GATES,), (_CHOSEN, _CHOSEN._replace(dtype=ID)), SOFTMAX_FLOPS, tokens_of_rank, _softmax_values),
     tolerance=lambda args: (Tolerance(16 * DTYPES[args["dtype"]].epsilon, 1e-6), EXACT, EXACT),
     check=lambda args: f"topk={args['topk']} is more than num_experts={args['num_experts']}" if args["topk"] > args["num_experts"] else "",
     comparable=_softmax_comparable,
@@ -274,10 +284,9 @@ MOE_SWIGLU = Operator(
     name="moe_swiglu",
     help="swiglu of the rank's rows [rows, 2·hidden_size]",
     arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, HALF_PRECISION),
-    inputs=drawn(_GATE_AND_UP),
     kernel=lambda _args: swiglu,
     reference=lambda _args, inputs: swiglu(inputs[0].double()),
-    cost=moved((_GATE_AND_UP,), (_GATED,), SWIGLU_FLOPS, *_GATED.sizes),
+    **streamed((_GATE_AND_UP,), (_GATED,), SWIGLU_FLOPS, *_GATED.sizes),
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=8),
     check=check_moe,
 )

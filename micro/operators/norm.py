@@ -13,7 +13,7 @@ from typing import Literal
 from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, dtype_argument, rounding, wide
 from micro.operators.product import gemm_tolerance
-from micro.operators.tensors import drawn, moved, normal, uniform
+from micro.operators.tensors import moved, normal, streamed, uniform
 
 ROWS = (Argument("batch_size", "int", "rows"), Argument("dim_size", "int", "values in a row"))
 ROWS_ALIASES = {"num_tokens": "batch_size", "hidden_size": "dim_size"}
@@ -67,10 +67,9 @@ SOFTMAX = Operator(
     name="softmax",
     help="softmax over the last dimension of [batch_size, dim_size]",
     arguments=(*ROWS, dtype_argument()),
-    inputs=drawn(X),
     kernel=lambda _args: lambda x: x.softmax(-1),
     reference=lambda _args, inputs: inputs[0].double().softmax(-1),
-    cost=moved((X,), (X,), 5, *X.sizes),  # maximum, subtract, exp, add, divide
+    **streamed((X,), (X,), 5, *X.sizes),  # maximum, subtract, exp, add, divide
     # exp's argument (up to about 10) is off too, hence more units; values are about 1/dim large
     tolerance=lambda args: rounding(args["dtype"], units=16, scale=1 / args["dim_size"]),
     aliases=ROWS_ALIASES,
@@ -79,10 +78,9 @@ LAYER_NORM = Operator(
     name="layer_norm",
     help="layer normalisation over the last dimension of [batch_size, dim_size], with weight and bias",
     arguments=(*ROWS, dtype_argument()),
-    inputs=drawn(X, WEIGHT, BIAS),
     kernel=_layer_norm_kernel,
     reference=_layer_norm_reference,
-    cost=moved((X, WEIGHT, BIAS), (X,), 8, *X.sizes),
+    **streamed((X, WEIGHT, BIAS), (X,), 8, *X.sizes),
     tolerance=lambda args: rounding(args["dtype"], units=row_units(args["dim_size"]), cancels=1),
     aliases=ROWS_ALIASES,
 )
@@ -90,10 +88,9 @@ RMS_NORM = Operator(
     name="rms_norm",
     help="x / √(mean(x²) + ε) · weight over the last dimension of [batch_size, dim_size]",
     arguments=(*ROWS, dtype_argument()),
-    inputs=drawn(X, WEIGHT),
     kernel=_rms_norm_kernel,
     reference=lambda _args, inputs: rms_normalised(*wide(inputs)),
-    cost=moved((X, WEIGHT), (X,), 4, *X.sizes),  # square, add, multiply by the root's inverse, multiply by the weight
+    **streamed((X, WEIGHT), (X,), 4, *X.sizes),  # square, add, multiply by the root's inverse, multiply by the weight
     tolerance=lambda args: rounding(args["dtype"], roundings=3, units=row_units(args["dim_size"])),
     aliases=ROWS_ALIASES,
 )
@@ -107,10 +104,9 @@ BATCH_NORM = Operator(
         Argument("width", "int", "columns of an image"),
         dtype_argument(),
     ),
-    inputs=drawn(_IMAGE, *_PER_CHANNEL),
     kernel=_batch_norm_kernel,
     reference=_batch_norm_reference,
-    cost=moved((_IMAGE, *_PER_CHANNEL), (_IMAGE,), 4, *_IMAGE.sizes),
+    **streamed((_IMAGE, *_PER_CHANNEL), (_IMAGE,), 4, *_IMAGE.sizes),
     tolerance=lambda args: rounding(args["dtype"], units=16, scale=4, cancels=2),
 )
 NORMS = (SOFTMAX, LAYER_NORM, RMS_NORM, BATCH_NORM)
@@ -197,10 +193,9 @@ REDUCE_SUM = Operator(
     name="reduce_sum",
     help="sum of each row of [batch_size, dim_size]",
     arguments=(*ROWS, _DTYPE),
-    inputs=drawn(X),
     kernel=lambda _args: lambda x: x.sum(-1, keepdim=True),
     reference=lambda _args, inputs: inputs[0].double().sum(-1, keepdim=True),
-    cost=moved((X,), (_RESULT,), *X.sizes),
+    **streamed((X,), (_RESULT,), *X.sizes),
     tolerance=lambda args: gemm_tolerance(args["dtype"], args["dim_size"]),  # like a product with ones: the result rounded once
     aliases=ROWS_ALIASES,
 )

@@ -10,7 +10,7 @@ from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument, torch_dtype
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, X, check_tokens, tokens_of_rank
 from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, matrix, scaled_product, scales
-from micro.operators.tensors import Size, TensorSpec, drawn, moved, normal, spread_rows
+from micro.operators.tensors import Size, TensorSpec, normal, spread_rows, streamed
 
 OUTPUTS = ("bfloat16", "float16", "float32")
 SCALED = ("int8", "float8_e4m3")
@@ -119,10 +119,9 @@ def _matmul(name: str, help_: str) -> Operator:
             Argument("transpose_o", "bool", "lay the result out by rank of sp_size", False),
             *QUANT_DTYPES,
         ),
-        inputs=drawn(*_OPERANDS),
         kernel=_matmul_kernel,
         reference=_matmul_reference,
-        cost=moved(_OPERANDS, (_RESULT,), *_PRODUCT, flops_dtype="compute_dtype"),
+        **streamed(_OPERANDS, (_RESULT,), *_PRODUCT, flops_dtype="compute_dtype"),
         tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["hidden_size"], args["w_dtype"]),
         check=_matmul_check,
         emulation=emulation,
@@ -164,10 +163,9 @@ MOE_GATING_GEMM = Operator(
         dtype_argument(OUTPUTS, name="compute_dtype", default=SameAs("dtype", "float32")),
         dtype_argument(OUTPUTS, name="dst_dtype"),
     ),
-    inputs=drawn(X, _GATE),
     kernel=_gating_kernel,
     reference=_gating_reference,
-    cost=moved((X, _GATE), (_LOGITS,), 2, *X.sizes, "num_experts", flops_dtype="compute_dtype"),
+    **streamed((X, _GATE), (_LOGITS,), 2, *X.sizes, "num_experts", flops_dtype="compute_dtype"),
     tolerance=lambda args: max(gemm_tolerance(args[name], args["hidden_size"]) for name in ("dtype", "dst_dtype")),
     check=_gating_check,
 )
@@ -223,10 +221,9 @@ QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
         dtype_argument(SCALED, default="int8"),
         dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
     ),
-    inputs=drawn(*_SUM_OPERANDS),
     kernel=_sum_kernel,
     reference=_sum_reference,
-    cost=moved(_SUM_OPERANDS, (_RESULT,), "sp_size", *_PRODUCT),
+    **streamed(_SUM_OPERANDS, (_RESULT,), "sp_size", *_PRODUCT),
     tolerance=lambda args: gemm_tolerance(args["dst_dtype"], args["sp_size"] * args["hidden_size"], args["dtype"]),
     check=check_tokens,
     emulation=emulation,

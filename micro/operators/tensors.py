@@ -1,6 +1,6 @@
 """Tensors of an operator, declared once: what they are filled with, and by that the bytes that a call moves.
 
-An operator that reads each of its inputs once and writes each result once says so with `drawn` and `moved`; one that touches
+An operator that reads each of its inputs once and writes each result once says so with `streamed`; one that touches
 parts of them (an index, a cache, the experts that got a token) writes its own `inputs` or `cost`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 from random import SystemRandom
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from bytemlperf.lazy import torch
 from micro.operators.contract import DTYPES, Args, Cost, Maker, Tensor, Tensors, size_bytes
@@ -98,6 +98,18 @@ def moved(
         return Cost(count(args, *flops) if flops else 0, read, written, footprint, flops_dtype=args[flops_dtype])
 
     return cost
+
+
+class Streamed(TypedDict):
+    """Fields of `Operator`."""
+
+    inputs: Callable[[Args, Maker], Tensors]
+    cost: Callable[[Args], Cost]
+
+
+def streamed(reads: Sequence[TensorSpec], writes: Sequence[TensorSpec], *flops: Size, flops_dtype: str = "dtype") -> Streamed:
+    """Of an operator that draws what it reads, reads each of its inputs once and writes each result once: see `moved`."""
+    return {"inputs": drawn(*reads), "cost": moved(reads, writes, *flops, flops_dtype=flops_dtype)}
 
 
 def spread_rows(rows: int, flops_per_row: int, budget: int = REFERENCE_FLOPS) -> Tensor:

@@ -111,21 +111,16 @@ def predict(shape: ModelShape, load: Load, dtype: str, pricing: Pricing, *, all_
     return Prediction(shape, load, dtype, parts(prefill), parts(decode))
 
 
+FIGURES = ("ttft_ms", "ttft_bounds_ms", "tpot_ms", "tpot_bounds_ms", "e2e_ms", "output_tokens_per_s")
+
+
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """For programs; microseconds and milliseconds as the names say."""
     return {
         "model": prediction.shape.name,
         "dtype": prediction.dtype,
-        "batch": prediction.load.batch,
-        "input_len": prediction.load.input_len,
-        "output_len": prediction.load.output_len,
-        "tp": prediction.load.tp,
-        "ttft_ms": prediction.ttft_ms,
-        "ttft_bounds_ms": prediction.ttft_bounds_ms,
-        "tpot_ms": prediction.tpot_ms,
-        "tpot_bounds_ms": prediction.tpot_bounds_ms,
-        "e2e_ms": prediction.e2e_ms,
-        "output_tokens_per_s": prediction.output_tokens_per_s,
+        **prediction.load._asdict(),
+        **{name: getattr(prediction, name) for name in FIGURES},
         "prefill": [_part(part, prediction.ttft_ms) for part in prediction.prefill],
         "decode": [_part(part, prediction.tpot_ms or 0.0) for part in prediction.decode],
     }
@@ -133,14 +128,9 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 def _part(part: Part, pass_ms: float) -> dict[str, Any]:
     return {
-        "part": part.step.part,
-        "op": part.step.op,
-        "args": part.step.args,
-        "calls": part.step.calls,
+        **{name: getattr(part.step, name) for name in ("part", "op", "args", "calls")},
         "call_us": part.price.call_us,
         "total_us": part.total_us,
         "share": part.total_us / 1000 / pass_ms,
-        "source": part.price.source,
-        "provider": part.price.provider,
-        "remark": part.price.remark,
+        **{name: getattr(part.price, name) for name in ("source", "provider", "remark")},
     }

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from micro.operators.contract import Args, Operator, Run, Tensors
+from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors
+from micro.operators.norm import EPSILON
 
 
 class Refused(Exception):
@@ -65,3 +66,13 @@ def need_dtype(dtype: str, known: tuple[str, ...], name: str) -> None:
     """Raises Refused for another one."""
     if dtype not in known:
         raise Refused(f"{name} has no {dtype} here")
+
+
+def fused_add(norm: Callable[..., None]) -> Kernel:
+    """add_rms_norm by a library's `norm(x, residual, weight, epsilon)`, which makes the residual the sum and x its norm."""
+
+    def run(x: Tensor, residual: Tensor, weight: Tensor) -> Outputs:
+        norm(x, residual, weight, EPSILON)
+        return residual, x
+
+    return Kernel(run, note="in place", writes=(0, 1))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
 from bytemlperf.lazy import torch
 from micro.operators.attention import ATTENTION, compute_type
-from micro.operators.contract import Args, Operator, Outputs, Run, Tensor, Tensors, torch_dtype
+from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors, torch_dtype
 from micro.operators.kv_cache import Sequences
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Provider, Refused, need_dtype, need_gpu, need_package
+from micro.providers.contract import Kernel, Provider, Refused, fused_add, need_dtype, need_gpu, need_package
 
 HALVES = ("bfloat16", "float16")
 FLASH_PAGE = 256
@@ -60,16 +60,8 @@ def flashinfer(operator: Operator, args: Args, device: str) -> Kernel:
     if operator.name == "rms_norm":
         return Kernel(lambda x, weight: library.norm.rmsnorm(x, weight, EPSILON))
     if operator.name == "add_rms_norm":
-        return Kernel(_fused_add(library.norm.fused_add_rmsnorm), note="in place", writes=(0, 1))
+        return fused_add(library.norm.fused_add_rmsnorm)
     return Kernel(library.activation.silu_and_mul)
-
-
-def _fused_add(norm: Callable[..., None]) -> Run:
-    def run(x: Tensor, residual: Tensor, weight: Tensor) -> Outputs:
-        norm(x, residual, weight, EPSILON)  # residual becomes the sum, x its norm
-        return residual, x
-
-    return run
 
 
 def _flashinfer_attention(args: Args, device: str) -> Kernel:

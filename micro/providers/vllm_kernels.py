@@ -14,7 +14,7 @@ from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Operator, Outputs, Tensor, Tensors, torch_dtype
 from micro.operators.llm_norm import tokens_of_rank
 from micro.operators.norm import EPSILON
-from micro.providers.contract import Kernel, Provider, Refused, need_dtype, need_package
+from micro.providers.contract import Kernel, Provider, Refused, fused_add, need_dtype, need_package
 
 NAME = "vLLM"
 HALVES = ("bfloat16", "float16", "float32")
@@ -70,13 +70,7 @@ def _rms_norm(args: Args, _kind: str) -> Kernel:
 
 def _add_rms_norm(args: Args, _kind: str) -> Kernel:
     need_dtype(args["dtype"], HALVES, NAME)
-    norm = _op("fused_add_rms_norm")
-
-    def run(x: Tensor, residual: Tensor, weight: Tensor) -> Outputs:
-        norm(x, residual, weight, EPSILON)  # residual becomes the sum, x its norm
-        return residual, x
-
-    return Kernel(run, note="in place", writes=(0, 1))
+    return fused_add(_op("fused_add_rms_norm"))
 
 
 def _swiglu(args: Args, _kind: str) -> Kernel:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
 from bytemlperf.runs.kinds import Plot, Section, Text
+from bytemlperf.runs.records import grouped
 from micro.peaks.record import Peaks, roofs_of
 from micro.results.table import LEGEND, ROWS, operator_tables
 from micro.roofline import MEASURED, SHEET, Roof
@@ -36,12 +37,8 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
 def _rooflines(run: dict[str, Any], ok: Sequence[Row]) -> list[Section]:
     roofs = roofs_of(run)
     placed = [row for row in ok if row.tflops and row.intensity and row.alg_bw_gbs is None]
-    kinds = sorted({(row.device, row.flops_dtype) for row in placed})
-    plots: list[Section] = []
-    for device, dtype in kinds:
-        group = [row for row in placed if (row.device, row.flops_dtype) == (device, dtype)]
-        plots.append(_roofline(device, dtype, group, roofs))
-    return plots
+    by_kind = grouped(placed, lambda row: (row.device, row.flops_dtype))
+    return [_roofline(device, dtype, group, roofs) for (device, dtype), group in sorted(by_kind.items())]
 
 
 def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roof]) -> Plot:
@@ -51,8 +48,7 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     data: list[dict[str, Any]] = [
         trace for order, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, order)
     ]
-    for number, op in enumerate(dict.fromkeys(row.op for row in rows)):
-        group = [row for row in rows if row.op == op]
+    for number, (op, group) in enumerate(grouped(rows, lambda row: row.op).items()):
         symbols = [MARKS[number % len(MARKS)] + ("" if row.from_memory else "-open") for row in group]
         x, y = ([getattr(row, name) for row in group] for name in ("intensity", "tflops"))
         marks = dots(op, x, y, "%{text}", symbol=symbols, size=9, color=f"@{(number + len(roofs)) % 8}")
@@ -96,15 +92,12 @@ def _hover(row: Row) -> str:
 
 def _heat_maps(ok: Sequence[Row]) -> list[Section]:
     """One an operator, provider and set of other arguments that has a grid of at least two by two."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in ok:
-        groups.setdefault((row.op, row.provider), []).append(row)
     plots: list[Section] = []
-    for (op, provider), rows in groups.items():
+    for (op, provider), rows in grouped(ok, lambda row: (row.op, row.provider)).items():
         named = _axes(rows)
         if named is None:
             continue
-        for rest, group in _by_rest(rows, named):
+        for rest, group in _by_rest(rows, named).items():
             plot = _heat_map(op, provider, rest, group, named)
             if plot is not None:
                 plots.append(plot)
@@ -138,13 +131,9 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _by_rest(rows: Sequence[Row], named: tuple[str, str]) -> Iterable[tuple[str, list[Row]]]:
-    groups: dict[str, list[Row]] = {}
+def _by_rest(rows: Sequence[Row], named: tuple[str, str]) -> dict[str, list[Row]]:
     named_axes = {*named, *(name for axis in named for name in _bound_to(rows, axis))}
-    for row in rows:
-        rest = " ".join(f"{name}={value}" for name, value in row.args.items() if name not in named_axes)
-        groups.setdefault(rest, []).append(row)
-    return groups.items()
+    return grouped(rows, lambda row: " ".join(f"{name}={value}" for name, value in row.args.items() if name not in named_axes))
 
 
 def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], named: tuple[str, str]) -> Plot | None:
@@ -182,20 +171,14 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], named: tup
 
 
 def _link_curves(run: dict[str, Any], ok: Sequence[Row]) -> list[Section]:
-    rows = [row for row in ok if row.bus_bw_gbs is not None]
-    plots: list[Section] = []
+    by_op = grouped((row for row in ok if row.bus_bw_gbs is not None), lambda row: row.op)
     peak = msgspec.convert(run["peaks"], Peaks).link if run.get("peaks") else None
-    for op in dict.fromkeys(row.op for row in rows):
-        group = [row for row in rows if row.op == op]
-        curves: dict[str, list[Row]] = {}
-        for row in group:
-            args = row.args
-            name = " ".join(
-                str(part) for part in (f"{args.get('world_size', '')} ranks", args.get("dtype"), args.get("backend"), row.provider)
-            )
-            curves.setdefault(name, []).append(row)
-        plots.append(_link_plot(op, curves, peak.per_s / 1e9 if peak else None))
-    return plots
+    return [_link_plot(op, grouped(rows, _curve_of), peak.per_s / 1e9 if peak else None) for op, rows in by_op.items()]
+
+
+def _curve_of(row: Row) -> str:
+    args = row.args
+    return f"{args.get('world_size', '')} ranks {args.get('dtype')} {args.get('backend')} {row.provider}"
 
 
 def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) -> Plot:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from bytemlperf.report.blocks import Cell, table
 from bytemlperf.runs.kinds import Section
+from bytemlperf.runs.records import grouped
 from micro.measure.timing import Latency
 from micro.roofline import MEASURED, SHEET, above_peak, bound
 from micro.sweep.row import Row
@@ -76,10 +77,7 @@ def _above_remark(row: Row) -> str:
 
 def operator_tables(rows: Sequence[Row], leave_out: Collection[str] = ()) -> list[Section]:
     """One table an operator; what all of its rows have alike is in the title, and remarks are numbered below it."""
-    by_op: dict[str, list[Row]] = {}
-    for row in rows:
-        by_op.setdefault(row.op, []).append(row)
-    return [section for op, group in by_op.items() for section in _operator_table(op, group, leave_out)]
+    return [section for op, group in grouped(rows, lambda row: row.op).items() for section in _operator_table(op, group, leave_out)]
 
 
 def common_arguments(rows: Sequence[Row]) -> tuple[list[str], list[str]]:

@@ -104,23 +104,15 @@ class Collective(NamedTuple):
 
 
 COLLECTIVES = {
-    "allreduce_": Collective("all_reduce"),
-    "allreduce_coalesced_": Collective("all_reduce"),
-    "all_reduce": Collective("all_reduce"),
-    "all_reduce_": Collective("all_reduce"),
-    "_allgather_base_": Collective("all_gather"),
-    "allgather_": Collective("all_gather"),
-    "allgather_into_tensor_coalesced_": Collective("all_gather"),
-    "all_gather_into_tensor": Collective("all_gather"),
-    "_reduce_scatter_base_": Collective("reduce_scatter", 1),
-    "reduce_scatter_": Collective("reduce_scatter", 1),
-    "reduce_scatter_tensor_coalesced_": Collective("reduce_scatter", 1),
+    **dict.fromkeys(("allreduce_", "allreduce_coalesced_", "all_reduce", "all_reduce_"), Collective("all_reduce")),
+    **dict.fromkeys(
+        ("_allgather_base_", "allgather_", "allgather_into_tensor_coalesced_", "all_gather_into_tensor"), Collective("all_gather")
+    ),
+    **dict.fromkeys(("_reduce_scatter_base_", "reduce_scatter_", "reduce_scatter_tensor_coalesced_"), Collective("reduce_scatter", 1)),
     "reduce_scatter_tensor": Collective("reduce_scatter"),
-    "alltoall_base_": Collective("all_to_all", 1),
-    "alltoall_": Collective("all_to_all", 1),
+    **dict.fromkeys(("alltoall_base_", "alltoall_"), Collective("all_to_all", 1)),
     "all_to_all_single": Collective("all_to_all"),
-    "broadcast_": Collective("broadcast"),
-    "broadcast": Collective("broadcast"),
+    **dict.fromkeys(("broadcast_", "broadcast"), Collective("broadcast")),
     "send": Collective("p2p"),
 }
 """Receiving is not counted again."""

@@ -10,6 +10,7 @@ import msgspec
 
 from bytemlperf.report.blocks import axes, bounded_cell, bounded_line, dots, line
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
+from bytemlperf.runs.records import grouped
 from bytemlperf.statistics.statistics import ratio
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from training.results.checks import SMOOTHED_STEPS, largest_relative_error
@@ -115,10 +116,7 @@ def _scale(records: list[Any]) -> list[dict[str, Any]]:
 
 def pooled(points: list[PointRecord]) -> list[PointRecord]:
     """One point for each number of ranks, in order: the steps of all its runs, the means of their parts; the rest is the first run's."""
-    groups: dict[int, list[PointRecord]] = {}
-    for point in points:
-        groups.setdefault(point.ranks, []).append(point)
-    return [_joined(group) for _, group in sorted(groups.items())]
+    return [_joined(group) for _, group in sorted(grouped(points, lambda point: point.ranks).items())]
 
 
 def _joined(group: list[PointRecord]) -> PointRecord:

@@ -198,17 +198,7 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
         return {"transfers": [], "bus_bandwidth_in_step": None, "alone": []}
     trace = history.traces[-1]
     paper = {(transfer.op, transfer.group): transfer.bytes for transfer in trace.analytic}
-    rows = [
-        {
-            "op": transfer.op,
-            "group": transfer.group,
-            "calls": transfer.calls,
-            "bytes": transfer.bytes,
-            "analytic_bytes": paper.get((transfer.op, transfer.group)),
-            "bus_bytes": transfer.bus_bytes,
-        }
-        for transfer in trace.transfers
-    ]
+    rows = [{**msgspec.to_builtins(transfer), "analytic_bytes": paper.get((transfer.op, transfer.group))} for transfer in trace.transfers]
     under_way = trace.communication_ns[0]
     alone = [
         {
