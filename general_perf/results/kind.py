@@ -21,6 +21,7 @@ from general_perf.job.records import (
     LoadRecord,
     NumericsRecord,
     PerformanceRecord,
+    Record,
     SparsityRecord,
 )
 from general_perf.measure.performance import faults, offered
@@ -133,8 +134,7 @@ KIND = GeneralKind()
 
 def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
     """One job in a line. A job without an end is `not run`."""
-    end, compiled = first(records, JobRecord), first(records, CompileRecord)
-    sparsity, loaded, covered = first(records, SparsityRecord), first(records, LoadRecord), first(records, CoverageRecord)
+    compiled, covered, judged = first(records, CompileRecord), first(records, CoverageRecord), first(records, AccuracyRecord)
     coverage = Coverage(method="") if covered is None else covered.measured
     speed = measured(records)
     model, backend, precision = name.split("/")
@@ -143,16 +143,11 @@ def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
         "model": model,
         "backend": backend,
         "precision": precision,
-        "status": end.status if end else "not run",
-        "error_class": end.error_class if end else "",
-        "reason": end.reason if end else "",
-        "fix": end.fix if end else "",
-        "weights": compiled.weights if compiled else "",
+        **_kept(first(records, JobRecord), status="not run", error_class="", reason="", fix=""),
+        **_kept(compiled, weights="", compile_s=None, artefact_bytes=None),
         "compiled": compiled is not None and compiled.status == "ok",
-        "compile_s": compiled.compile_s if compiled else None,
-        "artefact_bytes": compiled.artefact_bytes if compiled else None,
-        "sparsity": sparsity.sparsity if sparsity else "",
-        "first_answer_s": loaded.first_answer_s if loaded else None,
+        **_kept(first(records, SparsityRecord), sparsity=""),
+        **_kept(first(records, LoadRecord), first_answer_s=None),
         "graph_share": coverage.graph_share,
         "flops_share": coverage.flops_share,
         "flops": coverage.flops,
@@ -162,8 +157,15 @@ def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
         "points": len(speed),
         "best_samples_per_s": max(map(throughput, speed), default=None),
         **_numerics(first(records, NumericsRecord)),
-        **_accuracy(first(records, AccuracyRecord)),
+        **_kept(judged, dataset=""),
+        "accuracy": judged.metrics if judged else {},
+        "reference_accuracy": judged.reference_metrics if judged else {},
     }
+
+
+def _kept(record: Record | None, **absent: Any) -> dict[str, Any]:
+    """Fields of a record by name, or what stands for each where there is no such record."""
+    return {name: getattr(record, name, other) for name, other in absent.items()}
 
 
 def _numerics(record: NumericsRecord | None) -> dict[str, Any]:
@@ -174,16 +176,7 @@ def _numerics(record: NumericsRecord | None) -> dict[str, Any]:
         "scaled_max": max((output["scaled_max"] for output in scaled), default=None),
         "cosine": min((output["cosine"] for output in scaled if output["cosine"] is not None), default=None),
         "nonfinite": sum(output["nonfinite"]["ours_nan"] + output["nonfinite"]["ours_inf"] for output in outputs),
-        "decisions": record.decisions if record else None,
-        "decisions_changed": record.decisions_changed if record else None,
-    }
-
-
-def _accuracy(record: AccuracyRecord | None) -> dict[str, Any]:
-    return {
-        "dataset": record.dataset if record else "",
-        "accuracy": record.metrics if record else {},
-        "reference_accuracy": record.reference_metrics if record else {},
+        **_kept(record, decisions=None, decisions_changed=None),
     }
 
 

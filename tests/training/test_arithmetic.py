@@ -126,10 +126,10 @@ def test_collectives_of_a_micro_run_stand_beside_ours(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"format_version": 1, "kind": "micro"}))
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     points = micro_collectives(tmp_path)
-    assert [(point["bytes"], point["ranks"]) for point in points] == [(1_000_000, 2), (2_000, 2)]
-    nearest = communication_of({"micro_collectives": points}, "all_reduce", 2, 900_000)
-    assert nearest == points[0]
-    assert communication_of({"micro_collectives": points}, "all_reduce", 4, 900_000) is None
+    assert [(point.bytes, point.ranks) for point in points] == [(1_000_000, 2), (2_000, 2)]
+    config = {"micro_collectives": msgspec.to_builtins(points)}
+    assert communication_of(config, "all_reduce", 2, 900_000) == points[0]
+    assert communication_of(config, "all_reduce", 4, 900_000) is None
     (tmp_path / "records.jsonl").write_text(json.dumps(micro_row(op="gemm")) + "\n")
     with pytest.raises(UserError, match="no measured collective"):
         micro_collectives(tmp_path)

@@ -16,6 +16,7 @@ from bytemlperf.runs.suite import verify_suite
 from tests.training.conftest import STEPS, Ran, bmp
 from training.command.reference import BUILTIN_FOLDER, find_reference
 from training.plan.layout import Layout
+from training.results.records import Reference
 from training.workload.corpus import prepare_corpus
 from training.workload.workload import load
 
@@ -193,7 +194,7 @@ def test_a_loss_does_not_depend_on_micro_batch_or_ranks(train: Callable[..., Ran
 def test_no_reference_of_another_machine_is_held_against_a_resnet() -> None:
     found = find_reference(None, load("resnet-tiny"), None, "torch", 0, Layout(world=1, dp=1))
     assert found is not None
-    assert "bmp train reference" in found["why_not"]
+    assert "bmp train reference" in found.why_not
 
 
 def test_a_reference_is_made_again_as_it_was(train: Callable[..., Ran], tmp_path: Path) -> None:
@@ -216,8 +217,8 @@ def test_every_stored_reference_fits_its_workload() -> None:
         workload = load(content["workload"])
         tokens = None if workload.family == "resnet" else prepare_corpus(workload.data)
         found = find_reference(None, workload, tokens, content["trainer"], content["seed"], Layout(world=2, dp=2))
-        assert found == {"name": path.stem, "losses": content["losses"]}
+        assert found == Reference(name=path.stem, losses=content["losses"])
     moe, tokens = load("moe-tiny"), prepare_corpus(load("moe-tiny").data)
     found = find_reference(None, moe, tokens, "megatron", 0, Layout(world=2, dp=2, ep=2))
     assert found is not None
-    assert "draws other weights" in found["why_not"]
+    assert "draws other weights" in found.why_not

@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import json_of, writing
+from bytemlperf.runs.files import UNREADABLE, json_of, why, writing
 from bytemlperf.runs.folder import read_run_json, read_run_of, write_json
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.units import NS_PER_US
@@ -28,7 +28,7 @@ from training.plan.flags import Flags
 from training.plan.layout import Layout
 from training.plan.plan import PLAN_NAME, read_plan
 from training.results.checks import REFERENCE_STEPS
-from training.results.records import History, Record
+from training.results.records import EarlierRun, History, MicroPoint, Record, Reference
 from training.workload.corpus import TokenFile
 from training.workload.workload import Workload
 
@@ -61,33 +61,40 @@ def _own_weights(trainer: str, layout: Layout) -> bool:
 
 def find_reference(
     path: Path | None, workload: Workload, tokens: TokenFile | None, trainer: str, seed: int, layout: Layout
-) -> dict[str, Any] | None:
-    """The stored curve that fits, `{why_not}` when the one that was asked for doesn't, None when there is none.
+) -> Reference | None:
+    """The stored curve that fits, why not when the one that was asked for doesn't, None when there is none.
     Raises UserError for a file that is no reference."""
     recipe = recipe_hash(workload, tokens, trainer, seed, layout)
     for candidate in [path] if path else sorted(BUILTIN_FOLDER.glob("*.json")):
-        reference = _read(candidate)
-        if reference["recipe_sha256"] == recipe:
-            return {"name": candidate.stem, "losses": reference["losses"]}
+        kept = _read(candidate)
+        if kept.recipe_sha256 == recipe:
+            return Reference(name=candidate.stem, losses=kept.losses)
         if path:
-            return {"why_not": f"{path.name} was made with another workload, text, recipe, seed or trainer"}
+            return Reference(why_not=f"{path.name} was made with another workload, text, recipe, seed or trainer")
     if workload.family == "resnet":
         why_not = "a ResNet's batch norm carries roundings up to 1 % in 50 steps: make a reference here with bmp train reference"
-        return {"why_not": why_not}
+        return Reference(why_not=why_not)
     if _own_weights(trainer, layout):
-        return {"why_not": f"Megatron-Core draws other weights with pp {layout.pp} and ep {layout.ep}, and no reference is stored for them"}
+        why_not = f"Megatron-Core draws other weights with pp {layout.pp} and ep {layout.ep}, and no reference is stored for them"
+        return Reference(why_not=why_not)
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+class Kept(msgspec.Struct, frozen=True):
+    """What counts of a reference file."""
+
+    recipe_sha256: str
+    losses: list[float]
+
+
+def _read(path: Path) -> Kept:
     try:
-        content: dict[str, Any] = json_of(path)
-        good = len(content["losses"]) >= REFERENCE_STEPS and isinstance(content["recipe_sha256"], str)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"reference {path} can't be read: {error}", "make one with: bmp train keep-reference RUN FILE") from None
-    if not good:
+        kept = json_of(path, Kept)
+    except UNREADABLE as error:
+        raise UserError(f"reference {path} can't be read: {why(error)}", "make one with: bmp train keep-reference RUN FILE") from None
+    if len(kept.losses) < REFERENCE_STEPS:
         raise UserError(f"reference {path} has fewer than {REFERENCE_STEPS} losses", "make one from a longer run")
-    return content
+    return kept
 
 
 def _portable(command: list[str]) -> list[str]:
@@ -123,7 +130,7 @@ def keep_reference(run_folder: Path, into: Path) -> None:
         write_json(into, content)
 
 
-def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> dict[str, Any]:
+def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) -> EarlierRun:
     """Losses and parameters' hash of a finished run that this one repeats. Raises UserError for one that can't have the same bits."""
     read_run_of(folder, "training", "give a run folder of: bmp train WORKLOAD --deterministic")
     plan, history = read_plan(folder / PLAN_NAME), History(RunRecords(folder, Record))
@@ -144,15 +151,14 @@ def earlier_run(folder: Path, flags: Flags, workload: Workload, layout: Layout) 
         raise UserError(f"{folder.name} differs in {', '.join(differing)}", "repeat it with its own flags and --deterministic")
     if history.end is None:
         raise UserError(f"{folder.name} did not complete", "repeat a whole run")
-    return {"name": folder.name, "threads": plan.threads, "losses": history.losses, "state_sha256": history.end.state_sha256}
+    return EarlierRun(name=folder.name, threads=plan.threads, losses=history.losses, state_sha256=history.end.state_sha256)
 
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
 
 
-def micro_collectives(folder: Path) -> list[dict[str, Any]]:
-    """One dict a measured collective: op, ranks, dtype, bytes (the full tensor's), bus_bw_gbs. Raises UserError for
-    another kind of run, or one that holds none."""
+def micro_collectives(folder: Path) -> list[MicroPoint]:
+    """Every measured collective. Raises UserError for another kind of run, or one that holds none."""
     read_run_of(folder, "micro", "give a run folder of: bmp micro all_reduce")
     points = [point for record in RunRecords[dict[str, Any]](folder) if (point := _point(record)) is not None]
     if not points:
@@ -160,15 +166,9 @@ def micro_collectives(folder: Path) -> list[dict[str, Any]]:
     return points
 
 
-def _point(record: dict[str, Any]) -> dict[str, Any] | None:
+def _point(record: dict[str, Any]) -> MicroPoint | None:
     if record.get("op") not in COLLECTIVES or record.get("status") != "ok" or not record.get("bus_bw_gbs"):
         return None
     size = record["alg_bw_gbs"] * record["latency_us"]["p50"] * NS_PER_US
     args = record["args"]
-    return {
-        "op": record["op"],
-        "ranks": args["world_size"],
-        "dtype": args["dtype"],
-        "bytes": round(size),
-        "bus_bw_gbs": record["bus_bw_gbs"],
-    }
+    return MicroPoint(op=record["op"], ranks=args["world_size"], dtype=args["dtype"], bytes=round(size), bus_bw_gbs=record["bus_bw_gbs"])

@@ -31,7 +31,7 @@ from training.plan.layout import Layout, TrainerName
 from training.plan.memory import ESTIMATE_BAND, Estimate, check_memory, estimate, gib
 from training.plan.plan import PACKAGES, PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
 from training.results.checks import REFERENCE_STEPS
-from training.results.records import STOP_FILE
+from training.results.records import STOP_FILE, EarlierRun, MicroPoint
 from training.watch.follow import KILL_PATIENCE_S, Follower, start
 from training.watch.live import TrainingMetrics, TrainingView
 from training.workload import workload as workloads
@@ -57,8 +57,8 @@ class Prepared(NamedTuple):
     layout: Layout
     device: Device
     needed: Estimate
-    micro: list[dict[str, Any]]
-    rerun_of: dict[str, Any] | None = None
+    micro: list[MicroPoint]
+    rerun_of: EarlierRun | None = None
 
 
 def needed_memory(
@@ -119,9 +119,9 @@ def begin(prepared: Prepared, argv: list[str]) -> tuple[SuiteRun, Plan]:
     described.pop("folder")
     beside = {
         "memory_estimate": {**msgspec.to_builtins(prepared.needed), "total_bytes": prepared.needed.total_bytes},
-        "reference": find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed, layout),
-        "rerun_of": prepared.rerun_of,
-        "micro_collectives": prepared.micro,
+        "reference": msgspec.to_builtins(find_reference(flags.reference, workload, tokens, draft.trainer, flags.seed, layout)),
+        "rerun_of": msgspec.to_builtins(prepared.rerun_of),
+        "micro_collectives": msgspec.to_builtins(prepared.micro),
         "cores": usable_cores(),
         "load_before": round(os.getloadavg()[0], 2),
     }

@@ -10,6 +10,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from training.workload.choices import Sharding
+from training.workload.flops import expert_parameters, layer_parameters
 from training.workload.workload import Workload
 
 TrainerName = str
@@ -100,6 +101,13 @@ def _check_transformer(workload: Workload, layout: Layout) -> None:
         raise UserError(
             "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "use --tp 1 and --ep"
         )
+
+
+def rank_parameters(workload: Workload, layout: Layout, trainer: TrainerName, *, experts: int, outer: int) -> int:
+    """Of one rank: its part of the layers, with so many parameters of experts in each, and the `outer` ones, which Megatron-Core
+    splits too."""
+    layer = layer_parameters(workload) - expert_parameters(workload) + experts
+    return workload.model.layers // layout.pp * layer // layout.tp + (outer // layout.tp if trainer == "megatron" else outer)
 
 
 def _divisors(number: int, flag: str) -> str:

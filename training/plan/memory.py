@@ -17,10 +17,10 @@ import msgspec
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.errors import UserError
 from bytemlperf.lazy import torch
-from training.plan.layout import Layout, TrainerName
+from training.plan.layout import Layout, TrainerName, rank_parameters
 from training.workload.architectures import build_model, loss_of, zeros
 from training.workload.choices import Sharding
-from training.workload.flops import layer_parameters, outer_parameters
+from training.workload.flops import expert_parameters, layer_parameters, outer_parameters
 from training.workload.workload import Workload
 
 CPU_PROCESS_BYTES: dict[TrainerName, int] = {"torch": 470 << 20, "megatron": 420 << 20}
@@ -57,7 +57,8 @@ def estimate(workload: Workload, layout: Layout, trainer: TrainerName, sharding:
     if workload.family == "resnet":
         own, largest, activations = _counted(workload)
     else:
-        own = _own_parameters(workload, layout, trainer, vocabulary)
+        experts, outer = expert_parameters(workload) // layout.ep, outer_parameters(workload, vocabulary)
+        own = rank_parameters(workload, layout, trainer, experts=experts, outer=outer)
         largest = _largest_parameter(workload, layout, trainer, vocabulary)
         activations = _activations(workload, layout, trainer, vocabulary)
     kept = own // layout.dp if sharding == "fsdp" else own
@@ -73,16 +74,6 @@ def estimate(workload: Workload, layout: Layout, trainer: TrainerName, sharding:
         temporary_bytes=temporary // (layout.dp if sharding == "fsdp" else 1),
         process_bytes=CUDA_CONTEXT_BYTES if device == "cuda" else CPU_PROCESS_BYTES.get(trainer, CPU_PROCESS_BYTES["torch"]),
     )
-
-
-def _own_parameters(workload: Workload, layout: Layout, trainer: TrainerName, vocabulary: int) -> int:
-    model = workload.model
-    layer = layer_parameters(workload)
-    if model.experts:
-        experts = 3 * model.hidden * model.ffn_size * model.experts
-        layer = layer - experts + experts // layout.ep
-    outer = outer_parameters(workload, vocabulary)
-    return model.layers // layout.pp * layer // layout.tp + (outer // layout.tp if trainer == "megatron" else outer)
 
 
 def _largest_parameter(workload: Workload, layout: Layout, trainer: TrainerName, vocabulary: int) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from bytemlperf.child.ranks import bus_factor
+from training.plan.layout import rank_parameters
 from training.plan.plan import Plan
 from training.results.records import Transfer
-from training.workload.flops import layer_parameters, outer_parameters
+from training.workload.flops import expert_parameters, layer_parameters, outer_parameters
 
 
 def transfer(op: str, group: int, calls: int, size: int) -> Transfer:
@@ -42,7 +43,9 @@ def analytic(plan: Plan) -> list[Transfer]:
         routing = layers * micro_batches * places * (size.experts or 0) * 4
         volumes["all_gather", layout.ep] += tokens + routing + routing // 4
         volumes["reduce_scatter", layout.ep] += tokens + routing
-    weights = _own_parameters(plan)
+    experts = 0 if layout.ep > 1 else expert_parameters(workload)  # of whose gradients rank 0 shares none with its data parallel group
+    outer = outer_parameters(workload, plan.vocabulary) // (2 if layout.pp > 1 else 1)
+    weights = rank_parameters(workload, layout, plan.trainer, experts=experts, outer=outer)
     if layout.dp > 1 and plan.sharding == "fsdp":
         layer_weights = layers * layer_parameters(workload) // layout.tp
         gathered = micro_batches * (2 * layer_weights + (weights - layer_weights))
@@ -54,17 +57,3 @@ def analytic(plan: Plan) -> list[Transfer]:
     elif layout.dp > 1:
         volumes["all_reduce", layout.dp] += weights * 4
     return [transfer(op, group, 0, amount) for (op, group), amount in sorted(volumes.items())]
-
-
-def _own_parameters(plan: Plan) -> int:
-    """Parameters whose gradients rank 0 shares with its data parallel group."""
-    workload, layout = plan.read_workload(), plan.layout
-    layer = layer_parameters(workload)
-    if workload.model.experts and layout.ep > 1:
-        experts = workload.model.experts * 3 * workload.model.hidden * workload.model.ffn_size
-        layer -= experts
-    inside = workload.model.layers // layout.pp * layer // layout.tp
-    outer = outer_parameters(workload, plan.vocabulary)
-    if layout.pp > 1:
-        outer //= 2
-    return inside + (outer // layout.tp if plan.trainer == "megatron" else outer)

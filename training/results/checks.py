@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from training.results.records import History, StepRecord
+from training.results.records import EarlierRun, History, Reference, StepRecord
 
 LOSS_ERROR_LIMIT = 0.002
 REFERENCE_STEPS = 50
@@ -46,10 +46,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def run_checks(config: dict[str, Any], history: History) -> list[Check]:
     """All of them, in the order above."""
     return [
-        _loss_error(config.get("reference"), history),
+        _loss_error(msgspec.convert(config.get("reference"), Reference | None), history),
         _operators(history),
         _memory(history),
-        *_rerun(config.get("rerun_of"), history),
+        *_rerun(msgspec.convert(config.get("rerun_of"), EarlierRun | None), history),
         *_repeated(history),
     ]
 
@@ -62,20 +62,15 @@ def _missing(name: str, limit: float, why: str) -> Check:
     return Check(name=name, status="not available", value=None, limit=limit, detail=why)
 
 
-def _loss_error(reference: Any, history: History) -> Check:
+def _loss_error(reference: Reference | None, history: History) -> Check:
     name = "loss error"
-    if not isinstance(reference, dict) or "losses" not in reference:
-        why = (
-            str(reference["why_not"])
-            if isinstance(reference, dict) and "why_not" in reference
-            else "no reference is stored for this workload"
-        )
-        return _missing(name, LOSS_ERROR_LIMIT, why)
+    if reference is None or reference.why_not:
+        return _missing(name, LOSS_ERROR_LIMIT, reference.why_not if reference else "no reference is stored for this workload")
     curve = [step for step in history.curve if step.step < REFERENCE_STEPS]
     if len(curve) < REFERENCE_STEPS or any(step.loss is None for step in curve):
         return _missing(name, LOSS_ERROR_LIMIT, f"the reference is over {REFERENCE_STEPS} steps, {len(curve)} were done")
-    error = largest_relative_error([step.loss for step in curve if step.loss is not None], reference["losses"])
-    return _judge(name, error, LOSS_ERROR_LIMIT, f"largest over {REFERENCE_STEPS} steps, against {reference['name']}")
+    error = largest_relative_error([step.loss for step in curve if step.loss is not None], reference.losses)
+    return _judge(name, error, LOSS_ERROR_LIMIT, f"largest over {REFERENCE_STEPS} steps, against {reference.name}")
 
 
 def _operators(history: History) -> Check:
@@ -111,18 +106,16 @@ def growth_of(sizes: list[int]) -> float:
     return max(0.0, late / early - 1.0)
 
 
-def _rerun(earlier: Any, history: History) -> list[Check]:
+def _rerun(earlier: EarlierRun | None, history: History) -> list[Check]:
     """Only where an earlier run was named. The value is the number of losses, and parameter hashes, that differ."""
-    if not isinstance(earlier, dict):
+    if earlier is None:
         return []
     if history.end is None:
         return [_missing("repeated run", 1, "this run did not complete")]
-    pairs = list(zip(history.losses, earlier["losses"], strict=False))
-    differing = sum(now != then for now, then in pairs) + abs(len(history.losses) - len(earlier["losses"]))
-    differing += history.end.state_sha256 != earlier["state_sha256"]
-    return [
-        _judge("repeated run", differing, 1, f"of {len(pairs)} losses and the parameters' SHA-256, other bits than in {earlier['name']}")
-    ]
+    pairs = list(zip(history.losses, earlier.losses, strict=False))
+    differing = sum(now != then for now, then in pairs) + abs(len(history.losses) - len(earlier.losses))
+    differing += history.end.state_sha256 != earlier.state_sha256
+    return [_judge("repeated run", differing, 1, f"of {len(pairs)} losses and the parameters' SHA-256, other bits than in {earlier.name}")]
 
 
 def _repeated(history: History) -> list[Check]:

@@ -156,6 +156,33 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True, tag="event", tag_fi
 Record = StartRecord | StepRecord | TraceRecord | CollectiveRecord | OperatorRecord | CheckpointRecord | EndRecord | EventRecord
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A stored loss curve that fits a run; or why the one that was asked for doesn't."""
+
+    name: str = ""
+    losses: list[float] = []
+    why_not: str = ""
+
+
+class EarlierRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished run that another one repeats, and must have the bits of."""
+
+    name: str
+    losses: list[float]
+    state_sha256: str
+    threads: int = 0
+
+
+class MicroPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A collective as `bmp micro` measured it; `bytes` are the full tensor's."""
+
+    op: str
+    ranks: int
+    dtype: str
+    bytes: int
+    bus_bw_gbs: float
+
+
 RecordT = TypeVar("RecordT")
 
 

@@ -14,7 +14,7 @@ from bytemlperf.statistics.metric import Metric, describe, rate
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
 from bytemlperf.units import NS_PER_S
 from training.results.checks import SMOOTHED_STEPS, reached, run_checks, spikes
-from training.results.records import History, Record, StepRecord, TraceRecord
+from training.results.records import History, MicroPoint, Record, StepRecord, TraceRecord
 from training.workload.flops import HFU_FORMULA, MFU_FORMULA, forward_formula
 from training.workload.workload import Workload
 
@@ -207,7 +207,7 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
             "bytes": transfer.bytes,
             "median_ns": statistics.median(transfer.ns),
             "bus_bandwidth": transfer.bus_bytes * NS_PER_S / statistics.median(transfer.ns),
-            "micro": micro_point(config, transfer.op, transfer.group, transfer.bytes),
+            "micro": msgspec.to_builtins(micro_point(config, transfer.op, transfer.group, transfer.bytes)),
         }
         for transfer in history.collectives
     ]
@@ -215,11 +215,11 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
     return {"transfers": rows, "bus_bandwidth_in_step": total * NS_PER_S / under_way if under_way else None, "alone": alone}
 
 
-def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> dict[str, Any] | None:
+def micro_point(config: dict[str, Any], op: str, ranks: int, size: int) -> MicroPoint | None:
     """What `bmp micro` measured for the same collective and ranks, in float32 as ours, at the size with the nearest ratio."""
-    case = op, ranks, "float32"
-    points = [point for point in config.get("micro_collectives") or [] if (point["op"], point["ranks"], point["dtype"]) == case]
-    return min(points, key=lambda point: abs(math.log(point["bytes"] / size))) if points else None
+    points = msgspec.convert(config.get("micro_collectives") or [], list[MicroPoint])
+    alike = [point for point in points if (point.op, point.ranks, point.dtype) == (op, ranks, "float32")]
+    return min(alike, key=lambda point: abs(math.log(point.bytes / size)), default=None)
 
 
 def _memory(config: dict[str, Any], history: History) -> dict[str, Any]:
@@ -296,12 +296,8 @@ def _start(history: History) -> dict[str, Any]:
     start = history.starts[0]
     return {
         "start_ns": max(start.start_ns),
-        "parameters": start.parameters,
-        "device": start.device,
         "devices": sorted(set(start.devices)),
         "hosts": len(set(start.hosts)),
-        "model_flops": start.model_flops,
-        "recomputed_flops": start.recomputed_flops,
         "peak_flops": statistics.fmean(start.peak_flops),
-        "peak_source": start.peak_source,
+        **{name: getattr(start, name) for name in ("parameters", "device", "model_flops", "recomputed_flops", "peak_source")},
     }

@@ -70,6 +70,11 @@ def layer_parameters(workload: Workload) -> int:
     return weights + 3 * h * f * (model.experts or 1) + h * (model.experts or 0) + 2 * h
 
 
+def expert_parameters(workload: Workload) -> int:
+    """Those of them that are the experts'."""
+    return 3 * workload.model.hidden * workload.model.ffn_size * (workload.model.experts or 0)
+
+
 def outer_parameters(workload: Workload, vocabulary: int) -> int:
     """Parameters outside the layers: embeddings, last norm, head."""
     model = workload.model
