@@ -303,3 +303,15 @@ def test_a_closed_loop_that_time_ended_is_extended_by_number(tmp_path):
     assert bmp("resume", str(folder), "--trust", "--num-prompts", str(records + 30), cwd=tmp_path).returncode in (0, 1)
     assert loaded(folder, "summary.json")["outcomes"]["ok"] == records + 30
     assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
+
+
+def test_a_trace_is_extended_to_its_end_and_a_ramp_is_not(tmp_path):
+    traced = (*QUICK, "--dataset-name", "azure", "--time-scale", "0.001", "--output-len", "4", "--num-prompts", "30")
+    folder = run_folder(bmp(*traced, "--max-model-len", "9000", "--on-too-long", "truncate", cwd=tmp_path).stdout, tmp_path)
+    before = (folder / "run.json").read_bytes()
+    ended = bmp("resume", str(folder), "--trust", "--num-prompts", "100000", cwd=tmp_path)
+    assert (ended.returncode, "the trace ends after 332 requests" in ended.stderr) == (2, True), ended.stderr
+    assert (folder / "run.json").read_bytes() == before
+    ramp = ("--ramp-up-strategy", "linear", "--ramp-up-start-rps", "200", "--ramp-up-end-rps", "400")
+    folder = run_folder(bmp(*QUICK, *ramp, "--num-prompts", "30", cwd=tmp_path).stdout, tmp_path)
+    assert "a ramp over more requests" in bmp("resume", str(folder), "--num-prompts", "60", cwd=tmp_path).stderr
