@@ -2,9 +2,9 @@
 
     BMP_TOOLS=folder python benchmarks/sessions.py [--rounds 5] [--sessions 1000] [--memory 10000]
 
-- cost of a request: sessions of ten turns against single requests in a closed loop of as many lanes, alternating, client and server on a
-  core each. Prompts are as long on average, answers are eight tokens in one write. `loop` is the busy time of the event loop while the load
-  runs; the median of the rounds' ratios is held against 1.3.
+- cost of a request: sessions of ten turns against single requests, in a closed loop of as many lanes and in an open loop of as many
+  requests/s, alternating, client and server on a core each. Prompts are as long on average, answers are eight tokens in one write.
+  `loop` is the busy time of the event loop while the load runs; the median of the rounds' ratios is held against 1.3.
 - memory: so many sessions in flight at once on one loop, each between two turns. What Python has taken for them (tracemalloc), less the
   characters of their texts, is held against 100 MB.
 """
@@ -28,11 +28,12 @@ from bytemlperf_llm.loadgen.sessions import SessionWorker
 from bytemlperf_llm.loadgen.worker import WorkerConfig
 from bytemlperf_llm.plan.scenario import load
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.prompts import made_up_texts
 from bytemlperf_llm.workload.schedule import Schedule
 from engines.contract import Decoded, EngineInfo, Finish, Request, Usage
 
 COST_BOUND, MEMORY_BOUND_MB = 1.3, 100
-TURNS, WORDS, TOKENS, LANES = 10, 20, 8, 64
+TURNS, WORDS, TOKENS, LANES, RATE = 10, 20, 8, 64, 2_000
 MEAN_PROMPT_WORDS = WORDS + (TURNS - 1) * (WORDS + TOKENS) // 2
 
 
@@ -54,28 +55,45 @@ def constant(value: int) -> dict[str, Any]:
     return {"distribution": "constant", "value": value}
 
 
-def scenario(folder: Path, name: str, prompts: dict[str, Any], **bounds: int) -> str:
+def scenario(folder: Path, name: str, prompts: dict[str, Any], arrival: dict[str, Any], **bounds: int) -> str:
     """A file of one; JSON is YAML."""
-    keys = {"output_tokens": constant(TOKENS), "arrival": {"process": "closed", "max_concurrency": LANES}, "warmup_requests": 0, **bounds}
+    keys = {"output_tokens": constant(TOKENS), "arrival": arrival, "warmup_requests": 0, **bounds}
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps({"name": name, "description": "benchmark", "prompts": prompts, **keys}))
     return str(path)
 
 
+def write_texts(folder: Path, sessions: int) -> None:
+    """As many single prompts as turns, as long on average."""
+    with (folder / "single.jsonl").open("w") as file:
+        for text in made_up_texts(0, "single", [MEAN_PROMPT_WORDS] * sessions * TURNS):
+            file.write(json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n")
+    with (folder / "sessions.jsonl").open("w") as file:
+        texts = iter(made_up_texts(0, "sessions", [WORDS, TOKENS] * sessions * TURNS))
+        for _ in range(sessions):
+            messages = [{"role": role, "content": next(texts)} for role in ("user", "assistant") * TURNS]
+            file.write(json.dumps({"messages": messages}) + "\n")
+
+
 def cost(rounds: int, sessions: int) -> None:
-    """Alternating, so that a machine that slows down slows both."""
-    ratios = []
+    """Alternating, so that a machine that slows down slows both. Texts come from files: none is made up meanwhile."""
+    closed = {"process": "closed", "max_concurrency": LANES}
+    loops = {"closed loop": (closed, closed), "open loop": tuple({"process": "poisson", "rate": rate} for rate in (RATE, RATE / TURNS))}
     with tempfile.TemporaryDirectory() as place, mock_server(1, 0, 1000) as server:
-        synthetic = {"turns": constant(TURNS), "words": constant(WORDS)}
-        turns = scenario(Path(place), "turns", {"sessions": {"synthetic": synthetic}}, num_sessions=sessions)
-        words = {"synthetic": {"words": constant(MEAN_PROMPT_WORDS)}}
-        single = scenario(Path(place), "single", words, num_requests=sessions * TURNS)
-        for _ in range(rounds):
-            alone, chained = (our_run(server.url, "--scenario", name) for name in (single, turns))
-            costs = [run.loop_cpu_s / run.ok * 1e6 for run in (alone, chained)]
-            ratios.append(costs[1] / costs[0])
-            print(f"loop µs a request: single {costs[0]:.1f}, in sessions {costs[1]:.1f}, ratio {ratios[-1]:.2f}")
-    print(f"cost of a request in sessions over single: {median(ratios):.2f} {judged(median(ratios), COST_BOUND)}")
+        folder = Path(place)
+        write_texts(folder, sessions)
+        for loop, (of_single, of_sessions) in loops.items():
+            files = {"files": [str(folder / "single.jsonl")]}
+            single = scenario(folder, "single", files, of_single, num_requests=sessions * TURNS)
+            talks = {"sessions": {"format": "openai_messages", "file": str(folder / "sessions.jsonl")}}
+            turns = scenario(folder, "turns", talks, of_sessions, num_sessions=sessions)
+            ratios = []
+            for _ in range(rounds):
+                alone, chained = (our_run(server.url, "--scenario", name) for name in (single, turns))
+                costs = [run.loop_cpu_s / run.ok * 1e6 for run in (alone, chained)]
+                ratios.append(costs[1] / costs[0])
+                print(f"{loop}, loop µs a request: single {costs[0]:.1f}, in sessions {costs[1]:.1f}, ratio {ratios[-1]:.2f}")
+            print(f"{loop}, cost of a request in sessions over single: {median(ratios):.2f} {judged(median(ratios), COST_BOUND)}")
 
 
 # -- memory ----------------------------------------------------------------------------------

@@ -110,6 +110,11 @@ class SessionWorker(Worker):
             self._next_session(due_ns)
 
     def _push(self, due_ns: int, item: _Running | PlannedSession, place: int = 0) -> None:
+        """Let it wait until then; a turn that is due is sent at once."""
+        if due_ns <= self._now() and isinstance(item, _Running):
+            if not self._stop.is_set():
+                self._send(item, place, due_ns)
+            return
         heapq.heappush(self._due_heap, (due_ns, next(self._order), item, place))
         if self._due_heap[0][2] is item:
             self._pacer.wake()

@@ -70,8 +70,15 @@ class Workload:
 
     def turn(self, session: Session, turn: int, index: int, messages: tuple[Message, ...]) -> Request:
         """Request `index`, a turn of a session, with the history that it really has."""
-        prompt = Prompt(messages=messages, output_tokens=session.turns[turn].max_tokens, session=session.id)
-        return self._made(prompt, index, f"{self._seed}-{index:08d}", self._lengths, turn)
+        return Request(
+            index=index,
+            id=f"{self._seed}-{index:08d}",
+            max_tokens=session.turns[turn].max_tokens,
+            messages=messages,
+            sampling=self._sampling,
+            session=session.id,
+            turn=turn,
+        )
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
@@ -86,7 +93,7 @@ class Workload:
             except TraceEnded:
                 return
 
-    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries, turn: int = 0) -> Request:
+    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
         return Request(
             index=index,
             id=request_id,
@@ -95,7 +102,6 @@ class Workload:
             prompt=prompt.prompt,
             sampling=self._sampling,
             session=prompt.session,
-            turn=turn,
         )
 
 

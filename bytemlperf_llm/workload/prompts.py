@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -138,8 +139,13 @@ class SyntheticPrompts:
 
 def made_up(seed: int, purpose: str, words: int) -> str:
     """So many common words without meaning, the same for a seed and purpose."""
+    return made_up_texts(seed, purpose, [words])[0]
+
+
+def made_up_texts(seed: int, purpose: str, lengths: Iterable[int]) -> list[str]:
+    """One after the other from one stream: to seed one costs as much as thirty words."""
     draw, count = seeded.stream(seed, purpose), len(WORDS)
-    return " ".join([WORDS[int(draw() * count)] for _ in range(words)])
+    return [" ".join([WORDS[int(draw() * count)] for _ in range(words)]) for words in lengths]
 
 
 class CountedPrompts:

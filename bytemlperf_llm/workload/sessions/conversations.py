@@ -128,13 +128,15 @@ def conversation(messages: Sequence[Message]) -> list[Node]:
     """A chain: a turn for each answer, and one for what is left at the end. Of answers in a row the first is a turn's."""
     nodes: list[Node] = []
     pending: list[Message] = []
+    asked = False
     for message in messages:
-        if message.role == "assistant" and any(each.role == "user" for each in pending):
+        if message.role == "assistant" and asked:
             nodes.append(following(nodes, tuple(pending), answer=message.content))
-            pending = []
+            pending, asked = [], False
         else:
             pending.append(message)
-    if any(message.role == "user" for message in pending):
+            asked = asked or message.role == "user"
+    if asked:
         nodes.append(following(nodes, tuple(pending)))
     return nodes
 

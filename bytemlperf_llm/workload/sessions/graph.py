@@ -118,13 +118,15 @@ def ordered(draft: Draft) -> list[Node]:
     if not draft.nodes:
         raise _bad(draft, "it has no turn", "give it one, or remove it")
     nodes: dict[str, Node] = {}
+    in_order = True
     for node in draft.nodes:
         if node.name in nodes:
             raise _bad(draft, f"turn {echo(node.name)} is there twice", "give each turn a name of its own")
+        in_order = in_order and nodes.keys() >= set(node.parents)
         nodes[node.name] = node
     for node in draft.nodes:
         _check(draft, node, nodes)
-    return _sorted(draft, nodes)
+    return list(draft.nodes) if in_order else _sorted(draft, nodes)
 
 
 def _check(draft: Draft, node: Node, nodes: dict[str, Node]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
 from bytemlperf_llm.workload.data_files import echo
 from bytemlperf_llm.workload.lengths import LengthSeries
-from bytemlperf_llm.workload.prompts import Prompt, made_up
+from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
 from bytemlperf_llm.workload.sessions import conversations, dag
 from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, ordered
 from bytemlperf_llm.workload.token_counter import counter_for
@@ -155,20 +156,21 @@ class SessionPrompts:
         """The draft with everything decided that the file doesn't say."""
         nodes = ordered(draft)
         places = {node.name: place for place, node in enumerate(nodes)}
-        turns: list[Turn] = []
-        for place, node in enumerate(nodes):
-            max_tokens = self._max_tokens(node, first + place)
-            turns.append(
-                Turn(
-                    messages=node.messages,
-                    max_tokens=max_tokens,
-                    answer=made_up(self._seed, f"answer/{first + place}", max_tokens) if node.answer is None else node.answer,
-                    parents=tuple(places[parent] for parent in node.parents),
-                    continues=None if node.continues is None else places[node.continues],
-                    at_ns=self._scaled(node.at_ns),
-                    delay_ns=self._delay_ns(node, first + place),
-                )
+        lengths = [self._max_tokens(node, first + place) for place, node in enumerate(nodes)]
+        unsaid = (length if node.answer is None else 0 for node, length in zip(nodes, lengths, strict=True))
+        answers = made_up_texts(self._seed, f"answers/{first}", unsaid)
+        turns = (
+            Turn(
+                messages=node.messages,
+                max_tokens=lengths[place],
+                answer=answers[place] if node.answer is None else node.answer,
+                parents=tuple([places[parent] for parent in node.parents]),
+                continues=None if node.continues is None else places[node.continues],
+                at_ns=self._scaled(node.at_ns),
+                delay_ns=self._delay_ns(node, first + place),
             )
+            for place, node in enumerate(nodes)
+        )
         return Session(id=draft.id, turns=tuple(turns), at_ns=None if draft.at_ns is None else self._scaled(draft.at_ns))
 
     def _fitted(self, draft: Draft, session: Session) -> Session | None:
@@ -197,7 +199,10 @@ class SessionPrompts:
         """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is known.
         `sent` are the beginnings of prompts up to here."""
         turns = list(session.turns)
+        heirs = Counter(turn.continues for turn in turns)
         for place, turn in enumerate(turns):
+            if turn.continues is not None and heirs[turn.continues] == 1:
+                continue
             known = 0 if turn.continues is None else hash((session.id, turn.continues))
             key = hash((known, turn.messages[:-1]))
             if key in sent:
@@ -231,7 +236,7 @@ def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:
     number, first = 0, 0
     while True:
         count = counts.at(number)
-        texts = [made_up(seed, f"question/{index}", lengths.at(index)) for index in range(first, first + count)]
+        texts = made_up_texts(seed, f"questions/{number}", (lengths.at(index) for index in range(first, first + count)))
         nodes = conversations.conversation([*system, *(_user(text) for text in texts[:1])])
         for text in texts[1:]:
             nodes.append(conversations.following(nodes, (_user(text),)))
