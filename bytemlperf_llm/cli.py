@@ -81,7 +81,7 @@ def sweep(
     raise typer.Exit(measure(flags, asked, sys.argv))
 
 
-@app.command(short_help="Run a file of engines, scenarios and loads, into one report.")
+@app.command(short_help="Measure a file of engines and loads, into one report.")
 @with_flags
 def campaign(
     file: Annotated[Path, Argument("The campaign, a YAML file.")],

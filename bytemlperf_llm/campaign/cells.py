@@ -77,6 +77,8 @@ def _pooled(figures: list[Figure]) -> Figure:
         return unknown or figures[0]
     values = [figure.value for figure in figures if figure.value is not None]
     low, high = mean_bounds(values)
+    if figures[0].unit == "%" and high is not None:
+        high = max(*values, min(high, 100.0))
     return replace(figures[0], value=statistics.fmean(values), low=low, high=high, count=len(values), samples=values, statistic="mean")
 
 

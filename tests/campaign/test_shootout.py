@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,32 @@ def test_another_schedule_is_another_load(same_schedule):
     assert [text.partition(",")[0] for text in said] == ["b · chat · own load · repeat 2: another schedule than a's"]
     assert summary["verdict"] == ("invalid" if same_schedule else "valid")
     assert KIND.exit_status(summary) == (1 if same_schedule else 0)
+
+
+def test_repeats_are_pooled_by_their_mean_and_spread_and_a_share_stays_below_100():
+    jobs = [["a", "chat", "own load", repeat] for repeat in (1, 2, 3)]
+    values, shares = (10.0, 11.0, 12.0), (90.0, 99.0, 93.0)
+    records = [
+        JobRecord(
+            engine="a",
+            scenario="chat",
+            load="own load",
+            repeat=repeat,
+            verdict="valid",
+            figures=[
+                Figure(key="chat", metric="ttft p50", unit="ms", value=value, low=9.9, high=12.1),
+                Figure(key="chat", metric="goodput share", unit="%", value=share),
+                Figure(key="chat", metric="ttft p99", unit="ms", value=None if repeat == 2 else value, reason="insufficient samples"),
+            ],
+        )
+        for repeat, value, share in zip((1, 2, 3), values, shares, strict=True)
+    ]
+    ttft, share, tail = KIND.figures({"config": {"jobs": jobs}}, {}, records)
+    assert (ttft.value, ttft.count) == (11, 3)
+    reach = 4.302653 * math.sqrt(1 / 3)  # Student's t of 2 degrees of freedom, times the standard error
+    assert (ttft.low, ttft.high) == pytest.approx((11 / math.exp(reach / 11), 11 * math.exp(reach / 11)), rel=1e-4)
+    assert (share.value, share.high) == (94, 100)
+    assert (tail.value, tail.reason) == (None, "insufficient samples")
 
 
 def test_flags_are_the_campaigns():
