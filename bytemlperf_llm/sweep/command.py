@@ -165,10 +165,11 @@ class Sweep:
 
     def _length(self) -> str:
         """How much there is to do, for a person."""
-        curves, until = self._axes.curves, self._plans[self._axes.curves[0].name].load.scenario
-        points = f"{len(self._axes.loads) * len(curves)}" if self._axes.loads else f"{len(curves)} times 8 to {MOST_RATES}"
+        curves, until = len(self._axes.curves), self._plans[self._axes.curves[0].name].load.scenario
+        auto = f"{f'{curves} curves of ' if curves > 1 else ''}8 to {MOST_RATES} points of at least"
+        points = f"{len(self._axes.loads) * curves} points of" if self._axes.loads else auto
         bounds = [f"{bound:g} {unit}" for bound, unit in ((until.duration_s, "s"), (until.num_requests, "requests")) if bound is not None]
-        return f"{points} points of {' or '.join(bounds) or 'the whole trace'} each; between them the queue drains"
+        return f"{points} {' or '.join(bounds) or 'the whole trace'} each; between them the queue drains"
 
     async def _measured(self, started: Started, curves: list[CurveAxes]) -> None:
         for place, curve in enumerate(curves):
