@@ -140,8 +140,7 @@ async def memory(count: int) -> None:
     schedule = Schedule(load("chat-multiturn").override({"prompts": prompts, "arrival": arrival, "num_sessions": count}), 0)
     workload = schedule.workload()
     sink = _Counted(count)
-    worker = SessionWorker(_Engine(), sink, real_pacer(), WorkerConfig())  # type: ignore[arg-type]
-    worker.serve(workload.turn, "recorded")
+    worker = SessionWorker(_Engine(), sink, real_pacer(), WorkerConfig(), workload.turn, "recorded")  # type: ignore[arg-type]
     gc.collect()
     tracemalloc.start()
     running = asyncio.ensure_future(worker.run_sessions(schedule.sessions(workload=workload), monotonic_ns(), count))

@@ -141,8 +141,11 @@ class Replay:
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
         hears = None if self._sample is None else self._sample.add
-        worker = Worker if work.sessions is None else SessionWorker
-        self._worker = worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
+        self._worker = (
+            Worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
+            if (sessions := work.sessions) is None
+            else SessionWorker(engine, self._sink, pacer, config, sessions.request, sessions.answers, redactor=redactor, hears=hears)
+        )
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:
@@ -170,7 +173,6 @@ class Replay:
         planned, concurrency, until_ns, together, sessions = self._work
         end_ns = None if until_ns is None else origin_ns + until_ns
         if sessions is not None and isinstance(self._worker, SessionWorker):
-            self._worker.serve(sessions.request, sessions.answers)
             await self._worker.run_sessions(sessions.planned, origin_ns, concurrency, end_ns)
             return
         if concurrency is None:

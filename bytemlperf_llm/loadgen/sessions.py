@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+from bytemlperf.redaction import Redactor
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Worker
+from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.recorder import ClockNs, monotonic_ns
+from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Sink, Worker, WorkerConfig
 from bytemlperf_llm.plan.scenario import Answers
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, answered
-from engines.contract import Message, Request
+from engines.contract import Engine, Message, Request
 
 PARENT_FAILED = "parent failed"
 LOOK_NS = 3_600 * NS_PER_S  # nothing is due: the end of an answer ends the wait
@@ -74,10 +77,22 @@ class _Running:
 
 
 class SessionWorker(Worker):
-    """A worker whose requests are turns of sessions. Configure it with `serve` before it runs."""
+    """A worker whose requests are turns of sessions; `answers` says which continue a conversation."""
 
-    def serve(self, request: TurnRequest, answers: Answers) -> None:
-        """How turns become requests, and which answers continue a conversation."""
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        pacer: Pacer,
+        config: WorkerConfig,
+        request: TurnRequest,
+        answers: Answers,
+        *,
+        now: ClockNs = monotonic_ns,
+        redactor: Redactor | None = None,
+        hears: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(engine, sink, pacer, config, now=now, redactor=redactor, hears=hears)
         self._request_of, self._live = request, answers == "live"
         self._running: dict[str, _Running] = {}
         self._due_heap: list[tuple[int, int, _Running | PlannedSession, int]] = []

@@ -79,8 +79,7 @@ def replay(
     async def main(loop: Any) -> tuple[list[RequestRecord], Telling]:
         engine, sink = Telling(scripts), Collected()
         config = WorkerConfig(timeouts=timeouts or Timeouts(), max_concurrency=slots, drain_ns=30 * NS_PER_S)
-        worker = SessionWorker(engine, sink, Pacer(loop.now_ns), config, now=loop.now_ns)
-        worker.serve(request, answers)  # type: ignore[arg-type]
+        worker = SessionWorker(engine, sink, Pacer(loop.now_ns), config, request, answers, now=loop.now_ns)  # type: ignore[arg-type]
         if stop_ns is not None:
             loop.call_later(stop_ns / NS_PER_S, worker.stop)
         await worker.run_sessions(iter(planned), 0, users, end_ns)
