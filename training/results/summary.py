@@ -198,7 +198,14 @@ def communication(config: dict[str, Any], history: History) -> dict[str, Any]:
         return {"transfers": [], "bus_bandwidth_in_step": None, "alone": []}
     trace = history.traces[-1]
     paper = {(transfer.op, transfer.group): transfer.bytes for transfer in trace.analytic}
-    rows = [{**msgspec.to_builtins(transfer), "analytic_bytes": paper.get((transfer.op, transfer.group))} for transfer in trace.transfers]
+    rows = [
+        {
+            **{name: getattr(transfer, name) for name in ("op", "group", "calls", "bytes")},
+            "analytic_bytes": paper.get((transfer.op, transfer.group)),
+            "bus_bytes": transfer.bus_bytes,
+        }
+        for transfer in trace.transfers
+    ]
     under_way = trace.communication_ns[0]
     alone = [
         {
@@ -296,8 +303,12 @@ def _start(history: History) -> dict[str, Any]:
     start = history.starts[0]
     return {
         "start_ns": max(start.start_ns),
+        "parameters": start.parameters,
+        "device": start.device,
         "devices": sorted(set(start.devices)),
         "hosts": len(set(start.hosts)),
+        "model_flops": start.model_flops,
+        "recomputed_flops": start.recomputed_flops,
         "peak_flops": statistics.fmean(start.peak_flops),
-        **{name: getattr(start, name) for name in ("parameters", "device", "model_flops", "recomputed_flops", "peak_source")},
+        "peak_source": start.peak_source,
     }
