@@ -35,6 +35,8 @@ def shootout_campaign(asked: ShootoutFlags, flags: Flags) -> Campaign:
     }
     if flags.request_rate is not None:
         content["rates"] = [flags.request_rate if flags.request_rate in ("auto", "inf") else parse_rate(flags.request_rate)]
+    elif flags.max_concurrency is not None and flags.dataset_name is None:
+        content["concurrency"] = [content["settings"].pop("max_concurrency")]
     campaign = check(content, Campaign, _place)
     check_campaign(campaign, _place)
     campaign = anchored(campaign, Path())

@@ -101,6 +101,8 @@ def test_flags_are_the_campaigns():
     ]
     assert (campaign.rates, campaign.repeats, campaign.cool_down_s, campaign.seed) == (("inf",), 3, 1.5, 2)
     assert campaign.settings == {"num_prompts": 5, "goodput": ["ttft:5"], "temperature": 0.5}
+    closed = shootout_campaign(ShootoutFlags(engines="reference"), Flags(scenario="smoke", max_concurrency=4))
+    assert (closed.rates, closed.concurrency, closed.settings) == (None, (4,), {})
 
 
 @pytest.mark.parametrize(
