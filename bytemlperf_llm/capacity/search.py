@@ -37,8 +37,9 @@ RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 """Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
 LEAST_LOAD_SHARE = 1 / 1024
 """Of the first load: where even this fails, nothing holds."""
-TURNOVERS = 10
-"""Requests of a probe for each of those in flight in a closed loop, which starts with all of them at once."""
+TURNOVERS, MOST_TURNOVERS = 10, 40
+"""Requests of a probe for each of those in flight in a closed loop, at the first look and by its end at least: they start all at once,
+and an engine's batches keep them together, so that each turn is worth little more than one request."""
 MAX_PROBES = 40
 LEAST_REQUESTS = 2 * UNITS
 """Of a probe: two for each stretch that sums are kept of."""
@@ -228,7 +229,7 @@ class Search:
         errors, left = self._errors(purpose), self._remaining(self.goal.longest)
         if self.goal.whole:
             load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
-            left -= int(load)
+            left, limit = left - int(load), max(limit, MOST_TURNOVERS * int(load))
         first = max(self.goal.needed // 2, LEAST_REQUESTS, TURNOVERS * int(load) if self.goal.whole else 0)
         return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 

@@ -147,3 +147,4 @@ def test_whole_loads_stay_whole_and_an_interval_of_two_neighbours_is_narrow() ->
     assert plan.load == int(plan.load)
     assert 8 < plan.load < 16
     assert plan.first >= 10 * plan.load
+    assert plan.limit >= 40 * plan.load
