@@ -108,7 +108,11 @@ def _judged(rows: list[PointRow]) -> tuple[VerdictName, list[str]]:
     reasons = [f"{len(lacking)} of {len(rows)} points have no figures: {lacking[0].why}"] if lacking else []
     measured = [row for row in rows if row.state == "measured"]
     untrue = {verdict: [row for row in measured if row.verdict == verdict] for verdict in ("invalid", "client-limited")}
-    reasons += [f"{len(found)} of {len(rows)} points are {verdict}: {found[0].why}" for verdict, found in untrue.items() if found]
+    reasons += [
+        f"{len(found)} of {len(rows)} points {'is' if len(found) == 1 else 'are'} {verdict}: {found[0].why}"
+        for verdict, found in untrue.items()
+        if found
+    ]
     if not any(row.carried for row in rows):
         overloaded = [row for row in rows if row.on_curve]
         return ("overloaded", [*reasons, f"no load was carried: {overloaded[0].why}"]) if overloaded else ("invalid", reasons)
