@@ -73,7 +73,7 @@ STRANGE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("flags", STRANGE, ids=lambda flags: ",".join(map(str, flags)))
 def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_from_a_folder(flags, stopped, tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY", "canary")
-    monkeypatch.setattr("bytemlperf_llm.run.bench._run", lambda *_, **__: pytest.fail("it went on"))
+    monkeypatch.setattr("bytemlperf_llm.run.bench.serve_bench", lambda *_, **__: pytest.fail("it went on"))
     folder = changed(stopped, tmp_path, **flags)
     before = content(folder)
     with pytest.raises(UserError, match=r"run.json wants .*which needs your confirmation") as refused:
@@ -102,7 +102,7 @@ def test_what_the_command_line_confirms_is_taken(stopped, tmp_path, monkeypatch)
     def go(plan: Plan, *_: Any, **__: Any) -> None:
         raise Gone(plan.engine.options["base_url"])
 
-    monkeypatch.setattr("bytemlperf_llm.run.bench._run", go)
+    monkeypatch.setattr("bytemlperf_llm.run.bench.serve_bench", go)
     folder = changed(stopped, tmp_path, engine="openai", base_url=ADDRESS)
     for base_url, trust in ((ADDRESS, False), (ADDRESS + "/", False), (None, True)):
         with pytest.raises(Gone, match=ADDRESS):
