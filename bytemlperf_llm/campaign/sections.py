@@ -31,7 +31,8 @@ SHOWN = {
 """Figures of the table, and what they are called there; the others are in the page's list. Of TTFT's tails the highest that all carry."""
 TAILS = ("ttft p99", "ttft p90")
 SPARE = ("runs", "E2E p50, ms", "within SLO, %", "TTFT p90, ms", "TTFT p99, ms", "TPOT p50, ms")
-RATE = " requests/s"
+UNITS = (" requests/s", " concurrent")
+"""Of a load in words: where all rows have the same, the column is named by it."""
 
 
 def campaign_sections(cells: list[Cell], comparison: Comparison, gate: dict[str, Any]) -> list[Section]:
@@ -74,9 +75,9 @@ def _table(scenario: str, cells: list[Cell]) -> list[Section]:
     measured = [known for known in tables if known]
     tail = next((metric for metric in TAILS if all(metric in known for known in measured)), None)
     shown = {metric: head for metric, head in SHOWN.items() if metric not in TAILS or metric == tail}
-    rates = all(cell.load.endswith(RATE) for cell in cells)
+    of_all = next((unit for unit in UNITS if all(cell.load.endswith(unit) for cell in cells)), "")
     rows = [
-        {RATE.strip() if rates else "load": cell.load.removesuffix(RATE) if rates else cell.load, "engine": cell.engine}
+        {of_all.strip() or "load": cell.load.removesuffix(of_all), "engine": cell.engine}
         | {"runs": f"{len(cell.measured)} of {cell.planned}"}
         | {head: value_text(Side(figure=known[metric])) if metric in known else None for metric, head in shown.items()}
         | {"verdict": cell.verdict}
