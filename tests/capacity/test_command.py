@@ -135,7 +135,7 @@ def test_an_interrupted_probe_is_listed_and_the_search_goes_on_with_other_prompt
 def test_the_highest_concurrency_that_holds_is_a_whole_number(tmp_path: Path) -> None:
     """Two slots, 2.4 ms a request: with n in flight each takes n · 1.2 ms, so some 16 meet 20 ms, and 64 do not."""
     words = ["capacity", "--engine", "reference", *SERVICE, "--goodput", "e2el:20", "--share", "0.8", "--no-report", "--quiet"]
-    more = ["--by", "concurrency", "--max-concurrency", "4", "--max-requests", "3000", "--runs-dir", str(tmp_path)]
+    more = ["--by", "concurrency", "--max-concurrency", "4", "--max-requests", "8000", "--runs-dir", str(tmp_path)]
     result = CliRunner().invoke(app, [*words, *more])
     found = answer(Path(result.stdout.strip().splitlines()[-1]))
     assert result.exit_code == 0

@@ -83,7 +83,7 @@ def test_client_limited_points_are_marked_and_never_part_of_the_curve() -> None:
     assert (traces["overloaded"]["x"], traces["overloaded"]["mode"]) == ([100.0], "markers")
     summary = KIND.summarise({}, [*rows, limited, overloaded])
     assert summary["warnings"] == []
-    assert (summary["verdict"], summary["reasons"]) == ("client-limited", ["1 of 5 points are client-limited: the client sent late"])
+    assert (summary["verdict"], summary["reasons"]) == ("client-limited", ["1 of 5 points is client-limited: the client sent late"])
     assert summary["curves"][0]["lowest_overloaded"]["rate_rps"] == 120.0
 
 
