@@ -24,7 +24,7 @@ from harness import judged, median, mock_server, our_run, say_machine
 
 from bytemlperf_llm.loadgen.pacer import real_pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.sessions import SessionWorker
+from bytemlperf_llm.loadgen.sessions import SessionWork, SessionWorker
 from bytemlperf_llm.loadgen.worker import WorkerConfig
 from bytemlperf_llm.plan.scenario import load
 from bytemlperf_llm.record.record import RequestRecord
@@ -140,10 +140,11 @@ async def memory(count: int) -> None:
     schedule = Schedule(load("chat-multiturn").override({"prompts": prompts, "arrival": arrival, "num_sessions": count}), 0)
     workload = schedule.workload()
     sink = _Counted(count)
-    worker = SessionWorker(_Engine(), sink, real_pacer(), WorkerConfig(), workload.turn, "recorded")  # type: ignore[arg-type]
+    worker = SessionWorker(_Engine(), sink, real_pacer(), WorkerConfig())  # type: ignore[arg-type]
     gc.collect()
     tracemalloc.start()
-    running = asyncio.ensure_future(worker.run_sessions(schedule.sessions(workload=workload), monotonic_ns(), count))
+    work = SessionWork(schedule.sessions(workload=workload), workload.turn, "recorded")
+    running = asyncio.ensure_future(worker.run_sessions(work, monotonic_ns(), count))
     await sink.reached.wait()
     gc.collect()
     taken_mb = tracemalloc.get_traced_memory()[0] / 1e6

@@ -49,9 +49,9 @@ def terminal(*, stderr: bool = False) -> Console:
     return console
 
 
-def sayer(*, quiet: bool) -> Callable[[str], None]:
-    """Says sentences on standard error, each in a line; with `quiet` none."""
-    return (lambda _: None) if quiet else lambda text: print(one_line(text), file=sys.stderr, flush=True)
+def sayer(*, quiet: bool, clean: Callable[[str], str] = str) -> Callable[[str], None]:
+    """Says sentences on standard error, each `clean` and in a line; with `quiet` none."""
+    return (lambda _: None) if quiet else lambda text: print(one_line(clean(text)), file=sys.stderr, flush=True)
 
 
 def print_sections(console: Console, sections: Iterable[Section]) -> None:

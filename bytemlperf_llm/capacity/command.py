@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,7 +28,6 @@ from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, ques
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns
-from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
@@ -39,7 +36,7 @@ from bytemlperf_llm.points.flags import comparable, with_server
 from bytemlperf_llm.points.point import Drain, rate_found
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
-from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.run.started import Started, started_engine
 from bytemlperf_llm.run.trust import refuse_other_engine
 
 FIRST_OF_AUTO = 0.5
@@ -139,18 +136,14 @@ class Hunt:
         self._run, self._plan, self._asked, self._question, self._loads, self._argv = run, plan, asked, question, loads, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
         self._rows: list[ProbeRow] = []
-        say = sayer(quiet=plan.output.quiet)
-        self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
+        self._say = sayer(quiet=plan.output.quiet, clean=self._redactor)
 
     async def run(self) -> str:
         """Engine, first rate, probes, confirming run; why it stopped. Raises UserError, before the first probe or of a full disk."""
         resumed = self._asked.resume is not None
         if resumed:
             self._refuse_other_question()
-        async with AsyncExitStack() as stack:
-            engine = engine_class(self._plan.engine.name)()
-            stack.push_async_callback(engine.close)
-            started = await start(engine, self._plan, self._redactor, self._say)
+        async with started_engine(self._plan, self._redactor, self._say) as started:
             plan = await started.ready(self._plan)
             drain = await Drain.of(started, plan)
             self._lone_requests_meet(drain.records)

@@ -23,25 +23,17 @@ from bytemlperf_llm.loadgen.answer_sample import AnswerSample
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
-from bytemlperf_llm.loadgen.sessions import SessionWorker, TurnRequest
+from bytemlperf_llm.loadgen.sessions import SessionWork, SessionWorker
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.plan.scenario import Answers, Scenario
+from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.workload.schedule import Planned, PlannedSession, Remaining, Schedule, Share
+from bytemlperf_llm.workload.schedule import Planned, Remaining, Schedule, Share
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
-
-
-class SessionWork(NamedTuple):
-    """A worker's sessions, and how their turns become requests."""
-
-    planned: Iterator[PlannedSession]
-    request: TurnRequest
-    answers: Answers
 
 
 class Work(NamedTuple):
@@ -141,11 +133,8 @@ class Replay:
         self.counted: list[Counted] = []
         self._sink = RecordSink(log, metrics, max_error_rate, self.stop)
         hears = None if self._sample is None else self._sample.add
-        self._worker = (
-            Worker(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
-            if (sessions := work.sessions) is None
-            else SessionWorker(engine, self._sink, pacer, config, sessions.request, sessions.answers, redactor=redactor, hears=hears)
-        )
+        worker_type = Worker if work.sessions is None else SessionWorker
+        self._worker = worker_type(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:
@@ -173,7 +162,7 @@ class Replay:
         planned, concurrency, until_ns, together, sessions = self._work
         end_ns = None if until_ns is None else origin_ns + until_ns
         if sessions is not None and isinstance(self._worker, SessionWorker):
-            await self._worker.run_sessions(sessions.planned, origin_ns, concurrency, end_ns)
+            await self._worker.run_sessions(sessions, origin_ns, concurrency, end_ns)
             return
         if concurrency is None:
             await self._worker.run_open(planned, origin_ns)

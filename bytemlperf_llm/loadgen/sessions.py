@@ -13,18 +13,15 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
-from bytemlperf.redaction import Redactor
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.loadgen.pacer import Pacer
-from bytemlperf_llm.loadgen.recorder import ClockNs, monotonic_ns
-from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Sink, Worker, WorkerConfig
+from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Worker
 from bytemlperf_llm.plan.scenario import Answers
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, answered
-from engines.contract import Engine, Message, Request
+from engines.contract import Message, Request
 
 PARENT_FAILED = "parent failed"
 LOOK_NS = 3_600 * NS_PER_S  # nothing is due: the end of an answer ends the wait
@@ -76,35 +73,24 @@ class _Running:
         return None if inherited is None else max(inherited, turn.shared_tokens or 0)
 
 
-class SessionWorker(Worker):
-    """A worker whose requests are turns of sessions; `answers` says which continue a conversation."""
+class SessionWork(NamedTuple):
+    """A worker's sessions, how their turns become requests, and which answers continue a conversation."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        sink: Sink,
-        pacer: Pacer,
-        config: WorkerConfig,
-        request: TurnRequest,
-        answers: Answers,
-        *,
-        now: ClockNs = monotonic_ns,
-        redactor: Redactor | None = None,
-        hears: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__(engine, sink, pacer, config, now=now, redactor=redactor, hears=hears)
-        self._request_of, self._live = request, answers == "live"
+    planned: Iterator[PlannedSession]
+    request: TurnRequest
+    answers: Answers
+
+
+class SessionWorker(Worker):
+    """A worker whose requests are turns of sessions."""
+
+    async def run_sessions(self, work: SessionWork, origin_ns: int, users: int | None, end_ns: int | None = None) -> None:
+        """Run them: at their own times where `users` is None, else for so many users until `end_ns`. Then drain."""
+        self.origin_ns, self._arrivals, self._request_of = origin_ns, work.planned, work.request
+        self._live, self._closed, self._until_ns = work.answers == "live", users is not None, end_ns
         self._running: dict[str, _Running] = {}
         self._due_heap: list[tuple[int, int, _Running | PlannedSession, int]] = []
         self._order = count()
-        self._arrivals: Iterator[PlannedSession] = iter(())
-        self._closed = False
-        self._until_ns: int | None = None
-
-    async def run_sessions(self, sessions: Iterator[PlannedSession], origin_ns: int, users: int | None, end_ns: int | None = None) -> None:
-        """Run them: at their own times where `users` is None, else for so many users until `end_ns`. Then drain."""
-        self.origin_ns, self._arrivals = origin_ns, sessions
-        self._closed, self._until_ns = users is not None, end_ns
         for _ in range(1 if users is None else users):
             self._next_session(origin_ns)
         while (self._due_heap or self._running) and not self._stop.is_set():

@@ -10,21 +10,19 @@ import asyncio
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from bytemlperf.command.console import sayer
-from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.command.signals import interrupt_status
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.folder import create_run_folder, part, read_run_json
 from bytemlperf.runs.kinds import came_to_its_end
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.mlperf.command import submit
@@ -37,7 +35,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.points.flags import comparable, with_server
 from bytemlperf_llm.points.point import PointRun
-from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.run.started import Started, started_engine
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, Share
 
@@ -125,8 +123,7 @@ class Points:
     def __init__(self, plan: Plan, declared: Declared, resumed: Path | None, argv: list[str]) -> None:
         self._plan, self._declared, self._argv = plan, declared, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
-        say = sayer(quiet=plan.output.quiet)
-        self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
+        self._say = sayer(quiet=plan.output.quiet, clean=self._redactor)
         self.done = {} if resumed is None else self._before(resumed)
         self.folder = resumed or create_run_folder(plan.output.runs_dir, "endpoints", plan.output.label)
 
@@ -149,10 +146,7 @@ class Points:
         """These, on one started engine. Raises UserError, or Interrupted."""
         if not concurrencies:
             return
-        async with AsyncExitStack() as stack:
-            engine = engine_class(self._plan.engine.name)()
-            stack.push_async_callback(engine.close)
-            started = await start(engine, self._plan, self._redactor, self._say)
+        async with started_engine(self._plan, self._redactor, self._say) as started:
             plan = await started.ready(self._plan)
             for concurrency in concurrencies:
                 if not await self._point(started, plan, concurrency):
@@ -162,15 +156,9 @@ class Points:
         """Whether to go on. Raises UserError where the point is none."""
         arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": concurrency}
         suite = SuiteRun.reserve(self.folder, "llm", f"r{concurrency}")
-        try:
-            with suite:
-                ending = await MeasuredPoint(suite, started, plan.with_scenario({"arrival": arrival}), self._argv, self._declared).sent()
-                summary = suite.end(stopped=ending.stopped, report=plan.output.report, **ending.facts)
-        except Interrupted as interrupted:
-            self.status = 128 + interrupted.number
-            return False
-        if ending.stopped:
-            self.status = interrupt_status()
+        point = MeasuredPoint(suite, started, plan.with_scenario({"arrival": arrival}), self._argv, self._declared)
+        summary, self.status = await point.ended()
+        if self.status:
             return False
         if summary["verdict"] in BAD:
             raise UserError(

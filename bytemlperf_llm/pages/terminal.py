@@ -38,13 +38,13 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
     sections += [outage_table(summary, 0)] if summary.get("outages") else []
-    error = summary.get("client_error")
+    error = msgspec.convert(summary["client_error"], ClientError) if summary.get("client_error") else None
     notes = run.get("engine", {}).get("notes", [])
     return [
         *sections,
         *_said("until", summary.get("until", {}).get("sentence", "")),
         *_said("steady state", steady_note(summary), detail=on_target),
-        *_said("client measurement error", sentence(msgspec.convert(error, ClientError)) if error else "", detail=_calibrated(error)),
+        *(_said("client measurement error", sentence(error), detail=error.ttft_p50_ms is not None) if error else ()),
         *_said("scenario", f"{run['config']['scenario']['name']}, schedule {run['schedule_sha256'][:12]}", detail=True),
         *(Text(body=note, style="warning") for note in notes if "random weights" in note),
     ]
@@ -59,10 +59,6 @@ def _waited(summary: dict[str, Any]) -> bool:
     means = [summary["metrics"].get(name, {}).get("mean") for name in ("ttft", "service_ttft")]
     due, sent = (mean if isinstance(mean, int | float) else 0.0 for mean in means)
     return bool(due - sent > NEAR * due)
-
-
-def _calibrated(error: dict[str, Any] | None) -> bool:
-    return error is not None and error.get("ttft_p50_ms") is not None
 
 
 def _bare(section: Table) -> Table:

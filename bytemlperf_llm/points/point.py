@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
+from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.live.metrics import LlmMetrics
@@ -55,6 +57,17 @@ class PointRun(Bench):
         ready = Ready(plan, self.schedule(), planned, workers, started.model, tokenizer)
         with closing(real_pacer()) as pacer:  # of its own: one that a stop has interrupted waits no more
             return await self._measure(ready, started.engine, pacer)
+
+    async def ended(self) -> tuple[dict[str, Any], int]:
+        """Send it all and end its folder. The summary, empty where the run was interrupted before it could have one, and the exit
+        status of a stop by the user, 0 where there was none. Raises UserError."""
+        try:
+            with self._run as run:
+                ending = await self.sent()
+                summary = run.end(stopped=ending.stopped, report=self._plan.output.report, **ending.facts)
+        except Interrupted as interrupted:
+            return {}, 128 + interrupted.number
+        return summary, interrupt_status() if ending.stopped else 0
 
     def schedule(self) -> Schedule:
         """What is sent."""

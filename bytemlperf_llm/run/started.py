@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.loadgen.engine_start import start_engine
+from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.replay import worker_config
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.run import preflight
@@ -47,3 +49,13 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
     info = await start_engine(engine, model, choice.options, redactor)
     say(f"engine started in {time.monotonic() - begun_s:.1f} s")
     return Started(engine, info, model, redactor, say)
+
+
+@asynccontextmanager
+async def started_engine(plan: Plan, redactor: Redactor, say: preflight.Say) -> AsyncIterator[Started]:
+    """The engine of the plan, for several runs; closed again whatever happens. Raises UserError."""
+    engine = engine_class(plan.engine.name)()
+    try:
+        yield await start(engine, plan, redactor, say)
+    finally:
+        await engine.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import msgspec
 
 from bytemlperf.command.console import sayer
-from bytemlperf.command.signals import Interrupted, interrupt_status
+from bytemlperf.command.signals import interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.terminal import publish
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
@@ -25,7 +23,7 @@ from bytemlperf_llm.points.flags import comparable, with_server
 from bytemlperf_llm.points.point import Drain, PointRun, rate_found
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described_engine
-from bytemlperf_llm.run.started import Started, start
+from bytemlperf_llm.run.started import Started, started_engine
 from bytemlperf_llm.run.trust import refuse_other_engine
 from bytemlperf_llm.sweep.auto import MOST_RATES, next_rate
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of
@@ -75,8 +73,7 @@ class Sweep:
         self._stack = stack
         self._flags, self._given, self._axes, self._plans, self._argv = flags, given, axes, plans, argv
         self._redactor = Redactor(secret for plan in plans.values() for secret in option_secrets(plan.engine.options))
-        say = sayer(quiet=flags.quiet)
-        self._say: Callable[[str], None] = lambda text: say(self._redactor(text))
+        self._say = sayer(quiet=flags.quiet, clean=self._redactor)
         self._rows: list[PointRow] = []
         self._before: SuiteRun | None = None
         self._tried: set[tuple[str, Level]] = set()
@@ -152,10 +149,9 @@ class Sweep:
         self._say(self._length())
         for curves in groups.values():
             async with AsyncExitStack() as stack:
-                engine = engine_class(self._flags.engine)()
-                stack.push_async_callback(engine.close)
                 try:
-                    started = await start(engine, self._plans[curves[0].name], self._redactor, self._say)
+                    engine = started_engine(self._plans[curves[0].name], self._redactor, self._say)
+                    started = await stack.enter_async_context(engine)
                 except UserError as error:
                     self._skip(curves, error)
                     continue
@@ -237,20 +233,13 @@ class Sweep:
         flags = curve.flags(self._flags).changed(seed=self._flags.seed + place + 1, label=f"{place:02}-{load.short}")
         plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, load, ceiling_rps), started.model, started.info)
         suite = SuiteRun.reserve(folder, "llm", plan.output.label)
-        stopped, status = False, 0
         try:
-            with suite:
-                ending = await PointRun(suite, started, plan, self._argv, quiet=plan.output.quiet).sent()
-                summary = suite.end(stopped=ending.stopped, report=plan.output.report, **ending.facts)
-                stopped = ending.stopped
-        except Interrupted as interrupted:
-            stopped, status = True, 128 + interrupted.number
+            summary, self.status = await PointRun(suite, started, plan, self._argv, quiet=plan.output.quiet).ended()
         except UserError as error:
             if not suite.run.get("config"):
                 return PointRow(curve=curve.name, load=load, state="skipped", why=f"{error.cause}: {error.fix}")
             raise
-        if stopped:
-            self.status = status or interrupt_status()
+        if self.status:
             return PointRow(curve=curve.name, load=load, state="interrupted", why="stopped by the user", folder=suite.folder.name)
         row = row_of(curve.name, suite.folder.name, suite.run, summary, suite.records())
         return msgspec.structs.replace(row, load=load, ceiling_rps=ceiling_rps)

@@ -8,7 +8,7 @@ from typing import Any
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.pacer import Pacer
-from bytemlperf_llm.loadgen.sessions import SessionWorker
+from bytemlperf_llm.loadgen.sessions import SessionWork, SessionWorker
 from bytemlperf_llm.loadgen.worker import WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import PlannedSession
@@ -79,10 +79,10 @@ def replay(
     async def main(loop: Any) -> tuple[list[RequestRecord], Telling]:
         engine, sink = Telling(scripts), Collected()
         config = WorkerConfig(timeouts=timeouts or Timeouts(), max_concurrency=slots, drain_ns=30 * NS_PER_S)
-        worker = SessionWorker(engine, sink, Pacer(loop.now_ns), config, request, answers, now=loop.now_ns)  # type: ignore[arg-type]
+        worker = SessionWorker(engine, sink, Pacer(loop.now_ns), config, now=loop.now_ns)
         if stop_ns is not None:
             loop.call_later(stop_ns / NS_PER_S, worker.stop)
-        await worker.run_sessions(iter(planned), 0, users, end_ns)
+        await worker.run_sessions(SessionWork(iter(planned), request, answers), 0, users, end_ns)  # type: ignore[arg-type]
         assert sink.in_flight == 0
         assert worker.issued == len(sink.records)
         return sink.by_index(), engine

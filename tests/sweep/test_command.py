@@ -19,6 +19,7 @@ from bytemlperf.runs.kinds import Plot, Table
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.cli import app
 from bytemlperf_llm.points import point
+from bytemlperf_llm.run import started
 from bytemlperf_llm.sweep import command
 from bytemlperf_llm.sweep.axes import axes_of
 from bytemlperf_llm.sweep.flags import SweepFlags
@@ -78,13 +79,13 @@ def test_every_point_is_an_ordinary_run_and_all_of_them_a_run_too(tmp_path: Path
 
 
 def test_closed_loops_and_an_engine_that_starts_once_for_each_of_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts, start_engine = [], command.start
+    starts, start_engine = [], started.start
 
     async def counted(*arguments: Any) -> Any:
         starts.append(arguments[1].engine.options)
         return await start_engine(*arguments)
 
-    monkeypatch.setattr(command, "start", counted)
+    monkeypatch.setattr(started, "start", counted)
     _, folder = sweep(tmp_path, *SHORT, "--concurrency", "1,2", "--engine-option", "slots=1,2")
     rows = points(folder)
     order = [(row["curve"], row["load"]["concurrency"]) for row in rows]
