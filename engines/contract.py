@@ -41,11 +41,34 @@ FINISH_REASONS = FAILED_REASONS.union(
 """What a finish reason may be. A server's own word is shown and exported, so any other is `other`."""
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One chat message, as OpenAI's API has it."""
+class Function(msgspec.Struct, frozen=True):
+    """What is called; `arguments` is JSON as text, as a model writes it."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+    """A call of a tool, as OpenAI's API has it."""
+
+    id: str
+    function: Function
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One chat message, as OpenAI's API has it: an assistant's may call tools, a tool's says which call it answers."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def text(self) -> str:
+        """All that it says: the content, then each call's name and arguments, a line each."""
+        if not self.tool_calls:
+            return self.content
+        calls = [f"{call.function.name} {call.function.arguments}" for call in self.tool_calls]
+        return "\n".join([self.content, *calls] if self.content else calls)
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +84,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent: chat `messages`, or a plain `prompt`, exactly one of the two.
 
-    `index` is the place in the schedule, from 0; `id` is unique within a run.
+    `index` is the place in the schedule, from 0; `id` is unique within a run. `tools` that the model may call are the JSON text of a
+    list, as OpenAI's API has it; empty for none.
     """
 
     index: int
@@ -72,12 +96,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     session: str | None = None
     turn: int = 0
+    tools: str = ""
 
     def text_length(self) -> int:
-        """Characters of prompt text, roles apart."""
-        if self.messages is not None:
-            return sum([len(message.content) for message in self.messages])
-        return len(self.prompt or "")
+        """Characters of prompt text, calls and tools among them, roles apart."""
+        if self.messages is None:
+            return len(self.prompt or "")
+        return len(self.tools) + sum([len(message.text() if message.tool_calls else message.content) for message in self.messages])
 
 
 Ns = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=(1 << 62) - 1)]

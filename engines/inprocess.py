@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
+from engines.chat import for_template
 from engines.contract import (
     Availability,
     Decoded,
@@ -66,7 +67,8 @@ class ChatTokenizer:
     def _encode(self, request: Request) -> Any:
         if request.messages is None:
             return list(self.raw(request.prompt or "")["input_ids"])
-        text = self.raw.apply_chat_template(msgspec.to_builtins(request.messages), add_generation_prompt=True, tokenize=False)
+        messages, tools = for_template(request.messages, request.tools, getattr(self.raw, "chat_template", ""))
+        text = self.raw.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         return list(self.raw(text, add_special_tokens=False)["input_ids"])
 
     def count(self, prompt: Any) -> int:

@@ -165,7 +165,8 @@ class SessionWorker(Worker):
         turn = running.session.turns[place]
         running.ends_ns[place] = end_ns
         if place in running.histories:
-            running.histories[place] = (*running.histories[place], answered(_spoken(text) if self._live else turn.answer))
+            answer = answered(_spoken(text) if self._live else turn.answer, turn.tool_calls)
+            running.histories[place] = (*running.histories[place], answer)
         if record.prompt_tokens is not None:
             running.prompt_tokens[place] = record.prompt_tokens + (record.output_tokens if self._live else 0)
         for child in running.children[place]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.lengths import LengthSeries
@@ -78,6 +79,7 @@ class Workload:
             sampling=self._sampling,
             session=session.id,
             turn=turn,
+            tools=session.turns[turn].tools,
         )
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
@@ -112,8 +114,14 @@ def _sampling_text(sampling: Sampling) -> str:
 
 def schedule_line(request: Request, planned_ns: int | None) -> bytes:
     """What the schedule hash covers of one request: a JSON line of index, planned offset (ns from
-    the start; "-" in closed loop), max_tokens, sampling, and the prompt with its roles."""
-    text = request.prompt if request.messages is None else [[message.role, message.content] for message in request.messages]
+    the start; "-" in closed loop), max_tokens, sampling, the prompt with its roles and calls of tools, and tools where it has some."""
+    text = request.prompt if request.messages is None else [_told(message) for message in request.messages]
     planned = "-" if planned_ns is None else planned_ns
     head = f"[{request.index},{json.dumps(planned)},{request.max_tokens},{_sampling_text(request.sampling)},"
-    return (head + json.dumps(text) + "]\n").encode("ascii")
+    tools = f",{json.dumps(request.tools)}" if request.tools else ""
+    return (head + json.dumps(text) + tools + "]\n").encode("ascii")
+
+
+def _told(message: Message) -> list[Any]:
+    calls = [[call.id, call.function.name, call.function.arguments] for call in message.tool_calls]
+    return [message.role, message.content, *filter(None, (calls, message.tool_call_id))]

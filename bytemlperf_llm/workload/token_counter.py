@@ -16,8 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
+from engines.chat import folded, for_template
 from engines.contract import Message
 from engines.untrusted import decode_json
 
@@ -42,17 +45,17 @@ class WordCounter:
         """Tokens of a bare text, nothing added."""
         return len(text.split())
 
-    def prompt(self, messages: Sequence[Message]) -> int:
-        """Tokens of the whole prompt that these messages become."""
-        return sum(self.text(message.content) for message in messages)
+    def prompt(self, messages: Sequence[Message], tools: str = "") -> int:
+        """Tokens of the whole prompt that these messages and tools become."""
+        return self.text(tools) + sum(self.text(message.text()) for message in messages)
 
     def head(self, content: str) -> int:
         """Tokens of the prompt of one user message up to the end of `content`."""
         return self.text(content)
 
-    def before(self, messages: Sequence[Message]) -> int:
+    def before(self, messages: Sequence[Message], tools: str = "") -> int:
         """Tokens of the prompt before the last message's content: shared by prompts that differ in that alone."""
-        return self.prompt(messages[:-1])
+        return self.prompt(messages[:-1], tools)
 
     def starts(self, text: str) -> list[int]:
         """Where in `text` each of its tokens starts."""
@@ -74,8 +77,8 @@ class TokenizerCounter:
     def text(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def prompt(self, messages: Sequence[Message]) -> int:
-        return len(self._encoded(messages))
+    def prompt(self, messages: Sequence[Message], tools: str = "") -> int:
+        return len(self._encoded(messages, tools))
 
     def head(self, content: str) -> int:
         messages = (Message(role="user", content=content),)
@@ -84,18 +87,20 @@ class TokenizerCounter:
         after = sum(1 for start, stop in encoded.offsets if start >= end and stop > start)
         return len(encoded) - after
 
-    def before(self, messages: Sequence[Message]) -> int:
-        end = max(self._text(messages).rfind(messages[-1].content.strip()), 0)
-        return sum(1 for _, stop in self._encoded(messages).offsets if stop <= end)
+    def before(self, messages: Sequence[Message], tools: str = "") -> int:
+        end = max(self._text(messages, tools).rfind(messages[-1].content.strip()), 0)
+        return sum(1 for _, stop in self._encoded(messages, tools).offsets if stop <= end)
 
     def starts(self, text: str) -> list[int]:
         return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
-    def _encoded(self, messages: Sequence[Message]) -> Any:
-        return self._tokenizer.encode(self._text(messages), add_special_tokens=self._render is None)
+    def _encoded(self, messages: Sequence[Message], tools: str = "") -> Any:
+        return self._tokenizer.encode(self._text(messages, tools), add_special_tokens=self._render is None)
 
-    def _text(self, messages: Sequence[Message]) -> str:
-        return "\n\n".join(message.content for message in messages) if self._render is None else self._render(messages)
+    def _text(self, messages: Sequence[Message], tools: str = "") -> str:
+        if self._render is None:
+            return "\n\n".join(message.content for message in folded(messages, tools))
+        return self._render(messages, tools)
 
 
 TokenCounter = WordCounter | TokenizerCounter
@@ -111,7 +116,7 @@ def cut(counter: TokenCounter, messages: tuple[Message, ...], most_tokens: int) 
             break
         starts = counter.starts(last.content)
         end = starts[-excess] if excess < len(starts) else 0
-        last = Message(role=last.role, content=last.content[:end].rstrip())
+        last = msgspec.structs.replace(last, content=last.content[:end].rstrip())
     return (*before, last)
 
 
@@ -151,7 +156,7 @@ class _Template:
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-        self._error, self._folder, self._variables = TemplateError, folder, variables
+        self._error, self._folder, self._variables, self._source = TemplateError, folder, variables, source
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -161,17 +166,18 @@ class _Template:
         if len(parts) == 2:
             self._around = (parts[0], parts[1])
 
-    def __call__(self, messages: Sequence[Message]) -> str:
+    def __call__(self, messages: Sequence[Message], tools: str = "") -> str:
         first = messages[0]
         # Templates often strip the content, so only what has nothing to strip goes the short way.
-        if self._around is not None and len(messages) == 1 and first.role == "user" and first.content == first.content.strip():
+        short = self._around is not None and len(messages) == 1 and first.role == "user" and not tools
+        if short and first.content == first.content.strip():
             return self._around[0] + first.content + self._around[1]
-        return self._rendered(messages)
+        return self._rendered(messages, tools)
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
-        plain = [{"role": message.role, "content": message.content} for message in messages]
+    def _rendered(self, messages: Sequence[Message], tools: str = "") -> str:
+        told, callable_ = for_template(messages, tools, self._source)
         try:
-            return str(self._template.render(messages=plain, add_generation_prompt=True, **self._variables))
+            return str(self._template.render(messages=told, tools=callable_, add_generation_prompt=True, **self._variables))
         except (self._error, TypeError, ValueError, AttributeError, KeyError) as error:
             raise self._unusable(error) from None
 

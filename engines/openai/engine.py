@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from engines.chat import folded
 from engines.contract import (
     Availability,
     BadOption,
@@ -268,10 +269,13 @@ class OpenAIEngine:
 
     def _body(self, request: Request) -> bytes:
         """The JSON body: what differs between requests is put between parts that are encoded once."""
-        kind = b'"messages"' if self._target.chat else b'"prompt"'
-        prompt = _encode_chat(request) if self._target.chat else _encode_prompt(request)
         limit = self._limit % request.max_tokens if self._limit else b""
-        return b"{%b:%b,%b%b" % (kind, prompt, limit, self._rest_of_body(request.sampling))
+        rest = self._rest_of_body(request.sampling)
+        if not self._target.chat:
+            return b'{"prompt":%b,%b%b' % (_encode_prompt(request), limit, rest)
+        if request.tools and "tools" not in self._extra:
+            limit += b'"tools":%b,' % request.tools.encode()
+        return b'{"messages":%b,%b%b' % (_encode_chat(request), limit, rest)
 
     def _rest_of_body(self, sampling: Sampling) -> bytes:
         rest = self._rest_by_sampling.get(sampling)
@@ -379,4 +383,5 @@ def _encode_prompt(request: Request) -> bytes:
 
 def _flatten(request: Request) -> str:
     """A chat as plain text, for servers that only complete."""
-    return "\n\n".join(f"{message.role}: {message.content}" for message in request.messages or ()) + "\n\nassistant:"
+    plain = folded(request.messages or (), request.tools)
+    return "\n\n".join(f"{message.role}: {message.content}" for message in plain) + "\n\nassistant:"

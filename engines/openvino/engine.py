@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from engines import inprocess
+from engines.chat import for_template
 from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request, Sampling
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino.loop import StepLoop
@@ -85,7 +86,8 @@ class PipelineTokenizer(inprocess.ChatTokenizer):
     def _encode(self, request: Request) -> Any:
         if request.messages is None:
             return self.raw.encode(request.prompt or "").input_ids
-        text = self.raw.apply_chat_template(msgspec.to_builtins(request.messages), add_generation_prompt=True)
+        messages, tools = for_template(request.messages, request.tools, self.raw.chat_template)
+        text = self.raw.apply_chat_template(messages, add_generation_prompt=True, tools=tools)
         return self.raw.encode(text, add_special_tokens=False).input_ids
 
     def count(self, prompt: Any) -> int:

@@ -188,10 +188,10 @@ class ReferenceEngine:
 
 
 def _finish(request: Request, answer: _Answer) -> Finish:
-    prompt = request.prompt if request.messages is None else " ".join(message.content for message in request.messages)
+    texts = (request.prompt or "",) if request.messages is None else [message.text() for message in request.messages]
     return Finish(
         reason="length",
-        usage=Usage(prompt_tokens=count_prompt_tokens(prompt or ""), output_tokens=request.max_tokens),
+        usage=Usage(prompt_tokens=count_prompt_tokens(" ".join((request.tools, *texts))), output_tokens=request.max_tokens),
         stages=Stages(
             queued_ns=answer.queued_ns,
             scheduled_ns=answer.scheduled_ns,

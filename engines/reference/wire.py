@@ -12,6 +12,7 @@ import time
 
 import msgspec
 
+from engines.contract import Message, ToolCall
 from engines.reference.engine import WORDS, count_prompt_tokens, words
 from engines.untrusted import UntrustedJson, decode_json
 
@@ -26,6 +27,7 @@ _REASONS = {
 class _Message(msgspec.Struct):
     role: str
     content: str | list[dict[str, object]] | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -37,6 +39,7 @@ class _Body(msgspec.Struct):
 
     model: str = "reference"
     messages: list[_Message] | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"")
     prompt: str | list[object] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -78,6 +81,7 @@ def parse_ask(body: bytes, chat: bool, max_model_len: int) -> Ask:
     if not chat and request.prompt is None:
         raise WireError(400, "invalid_request", "prompt is missing")
     prompt_tokens = sum(map(_count_message, request.messages or ())) if chat else _count_prompt(request.prompt)
+    prompt_tokens += len(bytes(request.tools).split())
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     tokens = DEFAULT_MAX_TOKENS if limit is None else limit
     if tokens < 1:
@@ -94,7 +98,7 @@ def parse_ask(body: bytes, chat: bool, max_model_len: int) -> Ask:
 def _count_message(message: _Message) -> int:
     if isinstance(message.content, list):
         return sum(count_prompt_tokens(str(part.get("text", ""))) for part in message.content)
-    return count_prompt_tokens(message.content or "")
+    return count_prompt_tokens(Message("assistant", message.content or "", message.tool_calls or ()).text())
 
 
 def _count_prompt(prompt: str | list[object] | None) -> int:

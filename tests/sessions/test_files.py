@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Scenario, load
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
+from engines.contract import Function, Message, ToolCall
 from tests.virtual import MS
 
 THINK_MS = 250
@@ -71,7 +74,7 @@ def test_sharegpt_is_read_with_all_its_turns(tmp_path: Path) -> None:
 
 
 def test_openai_messages_and_batch_lines(tmp_path: Path) -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     chat = [
         said("developer", "be short"),
         said("user", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
@@ -80,13 +83,37 @@ def test_openai_messages_and_batch_lines(tmp_path: Path) -> None:
         said("assistant", "it is 42"),
         said("user", "thanks"),
     ]
-    batch = {"custom_id": "b", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": chat[:2], "max_tokens": 5}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    body = {"messages": chat[:2], "max_tokens": 5, "tools": tools}
+    batch = {"custom_id": "b", "method": "POST", "url": "/v1/chat/completions", "body": body}
     first, second = sessions_of(written(tmp_path, {"messages": chat}, batch), "openai_messages")
-    assert texts(first, 0) == ["system: be short", "user: ab"]
-    assert texts(first, 1)[2:] == [f"assistant: {json.dumps([call], separators=(',', ':'))}", "user: 42"]
+    assert texts(first, 0) == ["developer: be short", "user: ab"]
+    called = Message("assistant", "", (ToolCall("c", Function("f", '{"x":1}')),))
+    assert first.prompt(1)[2:] == (called, Message("tool", "42", tool_call_id="c"))
     assert texts(first, 2)[-2:] == ["assistant: it is 42", "user: thanks"]
-    assert [turn.max_tokens for turn in first.turns] == [1, 3, 7]
-    assert (second.id, second.turns[0].max_tokens) == ("b", 5)
+    assert [turn.max_tokens for turn in first.turns] == [2, 3, 7]
+    assert (second.id, second.turns[0].max_tokens, json.loads(second.turns[0].tools)) == ("b", 5, tools)
+
+
+def test_older_calls_become_newer_ones(tmp_path: Path) -> None:
+    chat = [
+        said("user", "x"),
+        said("assistant", None, function_call={"name": "f", "arguments": "{}"}),
+        said("function", "42", name="f"),
+    ]
+    [session] = sessions_of(written(tmp_path, {"messages": chat}), "openai_messages")
+    called = Message("assistant", "", (ToolCall("f", Function("f", "{}")),))
+    assert session.prompt(1)[1:] == (called, Message("tool", "42", tool_call_id="f"))
+
+
+def test_tools_hold_for_the_turns_that_follow(tmp_path: Path) -> None:
+    tools = [{"type": "function"}]
+    turns = [dag_turn("a", tools=tools), dag_turn("b"), dag_turn("c", tools=[{"type": "other"}], spawns=["fresh"])]
+    lines = [{"session_id": "main", "turns": turns}, {"session_id": "fresh", "turns": [dag_turn("d")]}]
+    [session] = sessions_of(written(tmp_path, *lines), "dag_jsonl")
+    assert [turn.tools for turn in session.turns] == ['[{"type":"function"}]'] * 2 + ['[{"type":"other"}]', ""]
+    one = sessions_of(written(tmp_path, {"session_id": "a", "text_input": "x", "tools": tools}), "mooncake_sessions")[0]
+    assert one.turns[0].tools == '[{"type":"function"}]'
 
 
 def test_mooncake_rows_of_a_session_stand_anywhere(tmp_path: Path) -> None:
@@ -121,7 +148,7 @@ def test_lmcache_inputs_extend_each_other(tmp_path: Path) -> None:
         {"session_id": "a", "input": [*begun, said("assistant", "ok"), said("tool", "r")], "output_length": 2, "pre_gap": 1.5},
     ]
     [session] = sessions_of(written(tmp_path, *rows), "lmcache_agentic")
-    assert texts(session, 1) == ["system: s", "user: one", "assistant: ok", "user: r"]
+    assert texts(session, 1) == ["system: s", "user: one", "assistant: ok", "tool: r"]
     assert (session.turns[1].delay_ns, session.turns[1].continues) == (1500 * MS, 0)
 
 
@@ -200,6 +227,9 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
         ("openai_messages", [{"prompt": "x"}], ":1: messages: there are none"),
         ("openai_messages", [{"messages": [said("user", [{"type": "image_url", "image_url": {}}])]}], "messages[0].content[0].type"),
         ("openai_messages", [{"id": "a", "messages": [said("system", "x")]}], "session 'a': it has no turn"),
+        ("openai_messages", [{"messages": [said("assistant", "", tool_calls=7)]}], ":1: messages[0].tool_calls: Expected `array"),
+        ("openai_messages", [{"messages": [said("critic", "")]}], ":1: messages[0].role: Invalid enum value 'critic'"),
+        ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "tools": "f"}], ":1: tools: Expected `array"),
         ("mooncake_sessions", [{"session_id": "a", "input_length": 5, "hash_ids": [1]}], "exactly one of messages, input and text_input"),
         ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "delay": -1}], ":1: delay: '-1' is not a time"),
         ("lmcache_agentic", [{"input": []}], ":1: session_id"),
@@ -208,6 +238,27 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
 def test_rows_that_cant_be_meant(tmp_path: Path, form: str, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         sessions_of(written(tmp_path, *rows), form)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "type", "function", "name", "arguments"]), inner),
+    max_leaves=8,
+)
+
+
+@given(calls=JSON_VALUES, tools=JSON_VALUES)
+def test_calls_and_tools_of_any_shape_are_read_or_named_with_their_row(
+    tmp_path_factory: pytest.TempPathFactory, calls: object, tools: object
+) -> None:
+    chat = [said("user", "x"), said("assistant", "y", tool_calls=calls), said("tool", "z")]
+    path = written(tmp_path_factory.mktemp("any"), {"messages": chat[:1]}, {"messages": chat, "tools": tools})
+    problem = ""
+    try:
+        sessions_of(path, "openai_messages")
+    except UserError as error:
+        problem = error.cause
+    assert re.fullmatch(rf"({re.escape(str(path))}:2: (messages\[1\]\.tool_calls|tools).*)?", problem)
 
 
 def test_a_file_without_a_conversation(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Files of conversations as chains of requests: ShareGPT with all turns, OpenAI messages, Mooncake with session ids, LMCache's agents.
 
-The contract's messages are text of system, user and assistant: `developer` becomes system, `tool` and `function` become user, parts of text
-are joined, and calls of tools follow the assistant's text as JSON.
+Messages are sent as they are: roles, calls of tools and their results. Parts of text are joined, and OpenAI's older form of calls
+(`function_call`, role `function`) becomes the newer one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -20,7 +21,7 @@ from bytemlperf_llm.workload.sessions.graph import Draft, Node, answered
 from bytemlperf_llm.workload.traces.jsonl import MILLISECOND, Tokens
 from bytemlperf_llm.workload.traces.rows import MAX_TIME_S, seconds_ns
 from bytemlperf_llm.workload.traces.sharegpt import ANSWERING, ASKING, Conversation, Utterance, objects
-from engines.contract import Message
+from engines.contract import Function, Message, ToolCall
 
 OPENAI_FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 ROW_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "content": "..."}], "output_length": 16}'
@@ -32,28 +33,58 @@ class _Part(msgspec.Struct, frozen=True):
     text: str
 
 
+class FileFunction(msgspec.Struct, frozen=True):
+    """A function that is called; `arguments` are JSON as text, or the value itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+    def call(self, id: str) -> ToolCall:
+        """Its call, as the contract has it."""
+        written = self.arguments if isinstance(self.arguments, str) else msgspec.json.encode(self.arguments).decode()
+        return ToolCall(id, Function(self.name, written))
+
+
+class FileCall(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+    """A call of a tool."""
+
+    id: str
+    function: FileFunction
+
+
 class FileMessage(msgspec.Struct, frozen=True):
     """A message as OpenAI's API takes it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | tuple[_Part, ...] | None = None
-    tool_calls: tuple[dict[str, Any], ...] | None = None
+    tool_calls: tuple[FileCall, ...] | None = None
+    tool_call_id: str | None = None
+    function_call: FileFunction | None = None
+    name: str | None = None
 
     def message(self) -> Message:
         """As the contract has it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
-        if self.tool_calls:
-            text = "\n".join(filter(None, (text, msgspec.json.encode(self.tool_calls).decode())))
-        role: Literal["system", "user", "assistant"] = "user"
-        if self.role in ("system", "developer"):
-            role = "system"
-        elif self.role == "assistant":
-            role = "assistant"
-        return Message(role=role, content=text)
+        if self.role == "function":
+            return Message("tool", text, tool_call_id=self.name)
+        calls = tuple(call.function.call(call.id) for call in self.tool_calls or ())
+        if self.function_call is not None:
+            calls = (self.function_call.call(self.function_call.name),)
+        return Message(self.role, text, calls, self.tool_call_id)
+
+
+Tools = tuple[dict[str, Any], ...]
+"""What a model may call, as OpenAI's API has it."""
+
+
+def tools_text(tools: Tools | None) -> str:
+    """As a Request has them: one text in memory for all turns that have the same."""
+    return sys.intern(msgspec.json.encode(tools).decode()) if tools else ""
 
 
 class _Body(msgspec.Struct, frozen=True):
     messages: tuple[FileMessage, ...]
+    tools: Tools | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
 
@@ -64,6 +95,7 @@ class _OpenAi(msgspec.Struct, frozen=True):
     id: str | None = None
     custom_id: str | None = None
     messages: tuple[FileMessage, ...] | None = None
+    tools: Tools | None = None
     body: _Body | None = None
 
 
@@ -74,6 +106,7 @@ class _Row(msgspec.Struct, frozen=True):
     messages: tuple[FileMessage, ...] | None = None
     text_input: str | None = None
     input: tuple[FileMessage, ...] | None = None
+    tools: Tools | None = None
     output_length: Tokens | None = None
     delay: Decimal | None = None
     pre_gap: Decimal | None = None
@@ -85,6 +118,7 @@ class _Request(NamedTuple):
 
     line: int
     messages: tuple[Message, ...]
+    tools: str
     output_tokens: int | None
     delay_ns: int | None
     at_ns: int | None = None
@@ -114,30 +148,30 @@ def openai(path: Path) -> Iterator[Draft | None]:
     decoder = msgspec.json.Decoder(_OpenAi, strict=False)
     for number, raw in lines(path):
         row: _OpenAi = decode(decoder, raw, path, number, OPENAI_FORM)
-        body = row.body or (None if row.messages is None else _Body(row.messages))
+        body = row.body or (None if row.messages is None else _Body(row.messages, row.tools))
         if body is None:
             raise bad(path, number, "messages", "there are none", f"give each line as {OPENAI_FORM}")
-        nodes = conversation([message.message() for message in body.messages])
+        nodes = conversation([message.message() for message in body.messages], tools_text(body.tools))
         most = body.max_completion_tokens or body.max_tokens
         if nodes and most and nodes[-1].answer is None:
             nodes[-1] = msgspec.structs.replace(nodes[-1], max_tokens=most)
         yield Draft(id=row.id or row.custom_id or f"line-{number}", nodes=nodes, where=f"{path}:{number}")
 
 
-def conversation(messages: Sequence[Message]) -> list[Node]:
+def conversation(messages: Sequence[Message], tools: str = "") -> list[Node]:
     """A chain: a turn for each answer, and one for what is left at the end. Of answers in a row the first is a turn's."""
     nodes: list[Node] = []
     pending: list[Message] = []
     asked = False
     for message in messages:
         if message.role == "assistant" and asked:
-            nodes.append(following(nodes, tuple(pending), answer=message.content))
+            nodes.append(following(nodes, tuple(pending), answer=message.content, tool_calls=message.tool_calls, tools=tools))
             pending, asked = [], False
         else:
             pending.append(message)
-            asked = asked or message.role == "user"
+            asked = asked or message.role in ("user", "tool")
     if asked:
-        nodes.append(following(nodes, tuple(pending)))
+        nodes.append(following(nodes, tuple(pending), tools=tools))
     return nodes
 
 
@@ -162,7 +196,8 @@ def rows(path: Path) -> Iterator[Draft | None]:
         delay_ns = _ns(path, number, "delay", row.delay, MILLISECOND)
         told = tuple(message.message() for message in prompts[0])
         at_ns = _ns(path, number, "timestamp", row.timestamp, MILLISECOND)
-        sessions[row.session_id].append(_Request(number, told, row.output_length, gap_ns if delay_ns is None else delay_ns, at_ns))
+        gap_ns = gap_ns if delay_ns is None else delay_ns
+        sessions[row.session_id].append(_Request(number, told, tools_text(row.tools), row.output_length, gap_ns, at_ns))
     first_ns = min((requests[0].at_ns for requests in sessions.values() if requests[0].at_ns is not None), default=0)
     for name, requests in sorted(sessions.items(), key=lambda item: item[1][0].at_ns or 0):
         at_ns = None if requests[0].at_ns is None else requests[0].at_ns - first_ns
@@ -177,9 +212,9 @@ def _chain(rows: Sequence[_Request]) -> list[Node]:
         told, count = row.messages, len(before)
         extends = bool(nodes) and len(told) > count + 1 and told[:count] == before and told[count].role == "assistant"
         if extends:
-            nodes[-1] = msgspec.structs.replace(nodes[-1], answer=told[count].content)
+            nodes[-1] = msgspec.structs.replace(nodes[-1], answer=told[count].content, tool_calls=told[count].tool_calls)
         added = told[count + 1 :] if extends else told
-        nodes.append(following(nodes, added, continues=extends, max_tokens=row.output_tokens, delay_ns=row.delay_ns))
+        nodes.append(following(nodes, added, continues=extends, max_tokens=row.output_tokens, delay_ns=row.delay_ns, tools=row.tools))
         before = told
     return nodes
 

@@ -16,7 +16,7 @@ import msgspec
 
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.workload.data_files import bad, decode, echo, lines
-from bytemlperf_llm.workload.sessions.conversations import FileMessage
+from bytemlperf_llm.workload.sessions.conversations import FileMessage, Tools, tools_text
 from bytemlperf_llm.workload.sessions.graph import Draft, Node
 from bytemlperf_llm.workload.traces.jsonl import Tokens
 
@@ -34,9 +34,10 @@ class _Spawn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Turn(msgspec.Struct, frozen=True):
-    """`model`, `tools` and `extra` aren't sent: the run has one model and one sampling."""
+    """`model` and `extra` aren't sent: the run has one model and one sampling."""
 
     messages: tuple[FileMessage, ...]
+    tools: Tools | None = None
     max_tokens: Tokens | None = None
     forks: tuple[str | _Fork, ...] = ()
     spawns: tuple[str | _Spawn, ...] = ()
@@ -134,4 +135,5 @@ def _nodes(line: _Line, named: _Child | None, joined: dict[str | None, list[str]
             continues=before if place or (named and named.forked) else None,
             delay_ns=round(turn.delay * NS_PER_MS),
             max_tokens=turn.max_tokens,
+            tools=tools_text(turn.tools),
         )

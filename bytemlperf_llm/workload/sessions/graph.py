@@ -15,12 +15,13 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.workload.data_files import echo
-from engines.contract import Message
+from engines.contract import Message, ToolCall
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A request as a file has it. `messages` are added to the history of `continues`, which is one of `parents`. None: not said
-    (`delay_ns` then is the scenario's think time, `max_tokens` its output length, `answer` made up)."""
+    (`delay_ns` then is the scenario's think time, `max_tokens` its output length, `answer` made up). `tool_calls` are the recorded
+    answer's, `tools` as in a Request; where there are none, those of the turn that it continues."""
 
     name: str
     messages: tuple[Message, ...]
@@ -30,6 +31,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     delay_ns: int | None = None
     max_tokens: int | None = None
     answer: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tools: str = ""
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +45,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of a session. `parents` and `continues` are places of earlier turns. `answer` is what continues it in the history when
-    recorded answers are fed back. `shared_tokens` begin the prompt and were in a prompt of the schedule before, besides those of
-    `continues`; None where no tokenizer counts them."""
+    """A request of a session. `parents` and `continues` are places of earlier turns. `answer` and `tool_calls` are what continues it in
+    the history when recorded answers are fed back. `shared_tokens` begin the prompt and were in a prompt of the schedule before, besides
+    those of `continues`; None where no tokenizer counts them."""
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -54,6 +57,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int = 0
     delay_ns: int = 0
     shared_tokens: int | None = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    tools: str = ""
 
     def due_ns(self, start_ns: int, ends_ns: Sequence[int]) -> int:
         """When it is due, where the session started then and its parents ended at `ends_ns`."""
@@ -73,7 +78,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         before = self.turns[place].continues
         while before is not None:
             turn = self.turns[before]
-            parts.append((*turn.messages, answered(turn.answer)))
+            parts.append((*turn.messages, answered(turn.answer, turn.tool_calls)))
             before = turn.continues
         return tuple(message for part in reversed(parts) for message in part)
 
@@ -105,12 +110,13 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def line(self, place: int) -> bytes:
         """What the schedule hash covers of a turn besides its request: a JSON line of session, place, edges, times and recorded answer."""
         turn = self.turns[place]
-        return json.dumps([self.id, place, turn.parents, turn.continues, turn.at_ns, turn.delay_ns, turn.answer]).encode() + b"\n"
+        calls = [[[call.id, call.function.name, call.function.arguments] for call in turn.tool_calls]] if turn.tool_calls else []
+        return json.dumps([self.id, place, turn.parents, turn.continues, turn.at_ns, turn.delay_ns, turn.answer, *calls]).encode() + b"\n"
 
 
-def answered(text: str) -> Message:
+def answered(text: str, tool_calls: tuple[ToolCall, ...] = ()) -> Message:
     """An answer as a message of the history."""
-    return Message(role="assistant", content=text)
+    return Message(role="assistant", content=text, tool_calls=tool_calls)
 
 
 def ordered(draft: Draft) -> list[Node]:

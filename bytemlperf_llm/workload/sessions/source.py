@@ -21,7 +21,7 @@ from bytemlperf_llm.workload.data_files import echo
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
 from bytemlperf_llm.workload.sessions import conversations, dag
-from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, ordered
+from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, answered, ordered
 from bytemlperf_llm.workload.token_counter import counter_for
 from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
 from engines.contract import Message
@@ -122,7 +122,7 @@ class SessionPrompts:
             like = self.at(index)
         except TraceEnded:
             like = self.at(index % self._firsts[-1])
-        words = sum(len(message.content.split()) for message in like.messages or ())
+        words = sum(len(message.text().split()) for message in like.messages or ())
         return Prompt(messages=(_user(made_up(self._seed, f"aside/{index}", max(1, words))),), output_tokens=like.output_tokens)
 
     # -- sessions ----------------------------------------------------------------------
@@ -159,6 +159,9 @@ class SessionPrompts:
         lengths = [self._max_tokens(node, first + place) for place, node in enumerate(nodes)]
         unsaid = (length if node.answer is None else 0 for node, length in zip(nodes, lengths, strict=True))
         answers = made_up_texts(self._seed, f"answers/{first}", unsaid)
+        tools: dict[str | None, str] = {None: ""}
+        for node in nodes:
+            tools[node.name] = node.tools or tools[node.continues]
         turns = (
             Turn(
                 messages=node.messages,
@@ -168,6 +171,8 @@ class SessionPrompts:
                 continues=None if node.continues is None else places[node.continues],
                 at_ns=self._scaled(node.at_ns),
                 delay_ns=self._delay_ns(node, first + place),
+                tool_calls=node.tool_calls,
+                tools=tools[node.name],
             )
             for place, node in enumerate(nodes)
         )
@@ -191,9 +196,9 @@ class SessionPrompts:
 
     def _needed_tokens(self, session: Session, place: int, most: int) -> int:
         """Prompt and answer; 0 where so few bytes can't be too many tokens: counting costs time."""
-        messages, answer = session.prompt(place), session.turns[place].max_tokens
-        least = answer + sum(len(message.content.encode()) + TEMPLATE_TOKENS for message in messages)
-        return 0 if least <= most else answer + self._counter.prompt(messages)
+        turn, messages = session.turns[place], session.prompt(place)
+        least = turn.max_tokens + len(turn.tools.encode()) + sum(len(message.text().encode()) + TEMPLATE_TOKENS for message in messages)
+        return 0 if least <= most else turn.max_tokens + self._counter.prompt(messages, turn.tools)
 
     def _with_shared(self, session: Session, sent: set[int]) -> Session:
         """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is known.
@@ -204,9 +209,9 @@ class SessionPrompts:
             if turn.continues is not None and heirs[turn.continues] == 1:
                 continue
             known = 0 if turn.continues is None else hash((session.id, turn.continues))
-            key = hash((known, turn.messages[:-1]))
+            key = hash((known, turn.tools, turn.messages[:-1]))
             if key in sent:
-                shared = self._counter.before(session.prompt(place)) if self._counter.exact else None
+                shared = self._counter.before(session.prompt(place), turn.tools) if self._counter.exact else None
                 turns[place] = msgspec.structs.replace(turn, shared_tokens=shared)
             sent.add(key)
         return msgspec.structs.replace(session, turns=tuple(turns))
@@ -214,7 +219,7 @@ class SessionPrompts:
     def _max_tokens(self, node: Node, index: int) -> int:
         if node.max_tokens:
             return node.max_tokens
-        counted = 0 if node.answer is None else self._counter.text(node.answer)
+        counted = 0 if node.answer is None else self._counter.text(answered(node.answer, node.tool_calls).text())
         return counted or self._lengths.at(index)
 
     def _delay_ns(self, node: Node, index: int) -> int:
