@@ -241,6 +241,7 @@ class Engine(Protocol):
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
+#   spoken(payloads, text) -> Message  what of an answer continues a chat: without reasoning, with its calls; `text` is Decoded's
 #   requirements() -> Availability (a static or class method) whether it could start on this machine
 
 

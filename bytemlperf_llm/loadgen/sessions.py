@@ -12,7 +12,7 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 from bytemlperf.units import NS_PER_S
@@ -21,7 +21,7 @@ from bytemlperf_llm.plan.scenario import Answers
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, answered
-from engines.contract import Message, Request
+from engines.contract import Message, Request, ToolCall
 
 PARENT_FAILED = "parent failed"
 LOOK_NS = 3_600 * NS_PER_S  # nothing is due: the end of an answer ends the wait
@@ -64,6 +64,12 @@ class _Running:
             self.histories[place] = messages
         return messages
 
+    def results(self, place: int) -> list[str | None]:
+        """The calls that the turn that continues this one begins with results of."""
+        turns = self.session.turns
+        heirs = [turns[child].messages for child in self.children[place] if turns[child].continues == place]
+        return next(filter(None, ([result.tool_call_id for result in takewhile(_is_result, messages)] for messages in heirs)), [])
+
     def reusable_tokens(self, place: int) -> int | None:
         """Tokens of the prompt that were in earlier ones; None where neither the server nor a tokenizer counted them."""
         turn = self.session.turns[place]
@@ -71,6 +77,10 @@ class _Running:
             return turn.shared_tokens
         inherited = self.prompt_tokens.get(turn.continues)
         return None if inherited is None else max(inherited, turn.shared_tokens or 0)
+
+
+def _is_result(message: Message) -> bool:
+    return message.role == "tool"
 
 
 class SessionWork(NamedTuple):
@@ -145,34 +155,47 @@ class SessionWorker(Worker):
 
     # -- what follows a record -----------------------------------------------------------
 
-    def _keep(self, record: RequestRecord, text: str) -> None:
+    def _keep(self, record: RequestRecord, text: str, payloads: list[Any]) -> None:
         running = self._running[record.session or ""]
         place = record.turn
         turn = running.session.turns[place]
         record.session_turns, record.parents = len(running.session.turns), list(turn.parents)
         record.reusable_tokens = running.reusable_tokens(place)
-        super()._keep(record, text)
+        super()._keep(record, text, payloads)
         running.left -= 1
         end_ns = record.end_ns + self.origin_ns
         if record.outcome == "ok":
-            self._continue(running, place, end_ns, record, text)
+            self._continue(running, place, end_ns, record, text, payloads)
         elif not self._stop.is_set():
             self._drop_below(running, place, record.end_ns)
         if not running.left:
             self._end(running, end_ns)
 
-    def _continue(self, running: _Running, place: int, end_ns: int, record: RequestRecord, text: str) -> None:
-        turn = running.session.turns[place]
+    def _continue(self, running: _Running, place: int, end_ns: int, record: RequestRecord, text: str, payloads: list[Any]) -> None:
         running.ends_ns[place] = end_ns
+        inherited = record.prompt_tokens
         if place in running.histories:
-            answer = answered(_spoken(text) if self._live else turn.answer, turn.tool_calls)
+            turn = running.session.turns[place]
+            answer = self._live_answer(running, place, text, payloads) if self._live else answered(turn.answer, turn.tool_calls)
             running.histories[place] = (*running.histories[place], answer)
-        if record.prompt_tokens is not None:
-            running.prompt_tokens[place] = record.prompt_tokens + (record.output_tokens if self._live else 0)
+            if inherited is not None and self._live and not record.reasoning_tokens and _says_all(answer, text):
+                inherited += record.output_tokens
+        if inherited is not None:
+            running.prompt_tokens[place] = inherited
         for child in running.children[place]:
             running.waiting[child] -= 1
             if not running.waiting[child]:
                 self._push(running.due_ns(child), running, child)
+
+    def _live_answer(self, running: _Running, place: int, text: str, payloads: list[Any]) -> Message:
+        """The engine's own answer without its reasoning. Its calls of tools are fed back under the ids of the results that the next turn
+        has, where there are as many; else the recorded ones are."""
+        spoken: Callable[[list[Any], str], Message] | None = getattr(self._engine, "spoken", None)
+        said = answered(text) if spoken is None else spoken(payloads, text)
+        results, calls = running.results(place), running.session.turns[place].tool_calls
+        if results and len(results) == len(said.tool_calls):
+            calls = tuple(ToolCall(id or call.id, call.function) for id, call in zip(results, said.tool_calls, strict=True))
+        return answered(_without_thought(said.content), calls)
 
     def _drop_below(self, running: _Running, place: int, end_ns: int) -> None:
         """Record every turn below that has no record yet."""
@@ -217,6 +240,12 @@ class SessionWorker(Worker):
             self._pacer.wake()
 
 
-def _spoken(text: str) -> str:
+def _without_thought(text: str) -> str:
     """An answer without the reasoning that is marked in it."""
     return text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
+
+
+def _says_all(answer: Message, text: str) -> bool:
+    """Whether a message has all that was streamed."""
+    calls = [call.function for call in answer.tool_calls]
+    return len(text) == len(answer.content) + sum(len(call.name) + len(call.arguments) for call in calls)

@@ -278,10 +278,10 @@ class Worker:
             record.output = self._redactor(decoded.text)
         if not sent_to_engine:
             self._sink.started()
-        self._keep(record, decoded.text)
+        self._keep(record, decoded.text, recorder.payloads)
 
-    def _keep(self, record: RequestRecord, _text: str) -> None:
-        """Where every record ends, with the text of its answer."""
+    def _keep(self, record: RequestRecord, _text: str, _payloads: list[Any]) -> None:
+        """Where every record ends, with its answer."""
         self._sink.ended(record)
 
 

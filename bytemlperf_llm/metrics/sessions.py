@@ -16,7 +16,6 @@ from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.rates import Window, per_second
 from bytemlperf_llm.metrics.session_tally import Path, PrefixTokens, SessionTally
-from bytemlperf_llm.metrics.tokens import Tokens
 
 FORMULAS = {
     "session_time": "last turn's end − first turn due, of sessions whose turns all went well",
@@ -97,16 +96,6 @@ def sessions_of(acc: Accumulator, facts: RunFacts, window: Window) -> Sessions |
         answers_without_prefix=tally.unknown_prefix,
         goodput=_goodput(paths, facts.slo_ms.session, ended, window),
     )
-
-
-def session_warnings(facts: RunFacts, tokens: Tokens) -> list[str]:
-    """What a reader should know of the answers that were fed back."""
-    if facts.sessions is None or facts.sessions.answers != "live" or not tokens.reasoning_tokens:
-        return []
-    return [
-        f"answers were fed back with {tokens.reasoning_tokens:,} tokens of reasoning where the stream doesn't mark it by </think>: "
-        "later prompts are longer than a chat's; take --answers recorded"
-    ]
 
 
 def idle_ns(tally: SessionTally, *, open_loop: bool) -> int | None:

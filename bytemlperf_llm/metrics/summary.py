@@ -39,7 +39,7 @@ from bytemlperf_llm.metrics.rates import (
     whole_window,
 )
 from bytemlperf_llm.metrics.recount import Counted
-from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, session_warnings, sessions_of
+from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
     LENGTH_TOLERANCE,
@@ -128,7 +128,6 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
             *token_warnings(tokens, acc.outcomes["ok"]),
             *(length_warnings(*_off_length(acc), acc.outcomes["ok"]) if facts.ignore_eos else []),
             *recount.warnings(tokens.recount, tokens.answers_without_usage + tokens.answers_usage_not_taken),
-            *session_warnings(facts, tokens),
             *autocorrelation_warnings(effective),
         ],
         scheduled=max(scheduled, len(acc)),

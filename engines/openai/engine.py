@@ -49,6 +49,7 @@ from engines.openai.decode import DONE_EVENT, decode
 from engines.openai.gauges import ServerGauges
 from engines.openai.headers import json_object, read_key, request_headers
 from engines.openai.models import Listing, choose, read_listing
+from engines.openai.spoken import spoken
 from engines.openai.target import Target, parse_target
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
@@ -294,6 +295,10 @@ class OpenAIEngine:
 
     def decode(self, payloads: Sequence[Any]) -> Decoded:
         return decode(payloads, usage=self._usage)
+
+    def spoken(self, payloads: Sequence[Any], text: str) -> Message:
+        """What of an answer continues a chat."""
+        return spoken(payloads, text)
 
     def stats(self) -> dict[str, float]:
         """What the server says of itself on its /metrics page; nothing where it has none."""

@@ -46,8 +46,10 @@ class Telling(ScriptedEngine):
     def __init__(self, scripts: Sequence[Script]) -> None:
         super().__init__(scripts)
         self.prompts: dict[int, list[str]] = {}
+        self.requests: dict[int, Request] = {}
 
     async def generate(self, request: Request, recorder: Any) -> Finish:
+        self.requests[request.index] = request
         self.prompts[request.index] = [message.content for message in request.messages or ()]
         await super().generate(request, recorder)
         words = sum(len(text.split()) for text in self.prompts[request.index])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.workload.sessions.graph import Session
-from tests.sessions.graphs import ANSWER, BROKEN, Telling, chain, replay, turn
+from bytemlperf_llm.workload.sessions.graph import Session, Turn
+from engines.contract import Function, Message, ToolCall
+from tests.sessions.graphs import ANSWER, BROKEN, Telling, chain, replay, turn, user
 from tests.virtual import MS, Script
 
 SLOW = Script(((10 * MS, 1), (300 * MS, 3)), reported_tokens=4)
@@ -61,6 +64,43 @@ def test_marked_reasoning_is_not_fed_back(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Telling, "says", "<think>hm</think>\n\nyes")
     _, live = replay([(chain("a", 2), 0)], [ANSWER], answers="live")
     assert live.prompts[1] == ["q0", "yes", "q1"]
+
+
+CALL = ToolCall("live", Function("look", "{}"))
+RECORDED = (ToolCall("r1", Function("recorded", "")),)
+
+
+def after_results(*ids: str, **fields: Any) -> Session:
+    """A question, whose answer's calls have results under these ids in the next turn."""
+    results = tuple(Message("tool", "42", tool_call_id=id) for id in ids)
+    return Session(
+        id="a", turns=(turn("q0", **fields), Turn(messages=(*results, user("q1")), max_tokens=4, answer="", parents=(0,), continues=0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "session", "calls"),
+    [
+        ((CALL,), after_results("r1", tool_calls=RECORDED), (ToolCall("r1", CALL.function),)),
+        ((CALL,), after_results("r1"), (ToolCall("r1", CALL.function),)),
+        ((CALL, CALL), after_results("r1", tool_calls=RECORDED), RECORDED),
+        ((), after_results("r1", tool_calls=RECORDED), RECORDED),
+        ((CALL,), after_results(), ()),
+    ],
+)
+def test_live_calls_are_fed_back_where_the_next_turn_has_their_results(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[ToolCall, ...], session: Session, calls: tuple[ToolCall, ...]
+) -> None:
+    def spoken(_engine: Telling, _payloads: list[Any], text: str) -> Message:
+        return Message("assistant", text.removeprefix("hm "), said)
+
+    monkeypatch.setattr(Telling, "spoken", spoken, raising=False)
+    monkeypatch.setattr(Telling, "says", "hm yes")
+    records, engine = replay([(session, 0)], [ANSWER], answers="live")
+    assert engine.requests[1].messages[1] == Message("assistant", "yes", calls)
+    assert records[1].reusable_tokens == records[0].prompt_tokens, "what is left out isn't a prefix"
+    recorded = replay([(session, 0)], [ANSWER])[1].requests[1].messages
+    assert recorded[1] == Message("assistant", "recorded q0", session.turns[0].tool_calls)
 
 
 def test_turns_below_a_failed_one_are_dropped_and_no_other() -> None:
