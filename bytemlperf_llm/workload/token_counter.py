@@ -169,8 +169,8 @@ class _Template:
     def __call__(self, messages: Sequence[Message], tools: str = "") -> str:
         first = messages[0]
         # Templates often strip the content, so only what has nothing to strip goes the short way.
-        short = self._around is not None and len(messages) == 1 and first.role == "user" and not tools
-        if short and first.content == first.content.strip():
+        alone = len(messages) == 1 and first.role == "user" and not tools
+        if self._around is not None and alone and first.content == first.content.strip():
             return self._around[0] + first.content + self._around[1]
         return self._rendered(messages, tools)
 
