@@ -19,11 +19,14 @@ from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
 from bytemlperf_llm.plan.flags import EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
+from bytemlperf_llm.trace.flags import RecordFlags
 
 app = App("Benchmark LLM serving the way production sees it.", name="bmp-llm")
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = App("Work on one engine.")
 app.add_typer(engine_app, name="engine")
+trace_app = App("Work on traces.")
+app.add_typer(trace_app, name="trace")
 endpoints_app = App("Points by the rules of MLPerf Endpoints v1.0.")
 app.add_typer(endpoints_app, name="endpoints")
 
@@ -217,6 +220,15 @@ def endpoints_export(
     from bytemlperf_llm.mlperf.command import export
 
     raise typer.Exit(export(runs, submission, quiet=quiet))
+
+
+@trace_app.command("record", short_help="Record what passes a proxy on loopback as a trace.")
+@with_flags
+def trace_record(flags: RecordFlags) -> None:
+    """Record the chat and text completions that pass a proxy on loopback, until Ctrl-C, as a trace that serve-bench replays."""
+    from bytemlperf_llm.trace.command import record
+
+    raise typer.Exit(record(flags))
 
 
 @engine_app.command("check")

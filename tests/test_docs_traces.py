@@ -10,6 +10,7 @@ from bytemlperf.command.flags import fields_of
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.flags import Flags, Prompts
+from bytemlperf_llm.trace.flags import RecordFlags
 from bytemlperf_llm.workload.traces import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ def test_the_page_names_every_format_and_every_flag():
     assert "--on-too-long" in flags
     for word in [*FORMATS, *flags]:
         assert word in PAGE
-    known = {field.flag for field in fields_of(Flags)}
+    known = {field.flag for field in (*fields_of(Flags), *fields_of(RecordFlags))}
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", PAGE):
         assert f"--{flag}" in known | {"--timed-trace-chunk-hash-size"}
 

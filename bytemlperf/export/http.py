@@ -16,8 +16,8 @@ AUTHORIZATION_VARIABLE = "BMP_PUSH_AUTHORIZATION"
 JOB = "bmp"
 
 
-def checked_url(flag: str, url: str) -> str:
-    """The address, without a slash at its end. Raises UserError for one that can't be used."""
+def checked_url(flag: str, url: str, secret_fix: str = f"set {AUTHORIZATION_VARIABLE} instead") -> str:
+    """The address, without a slash at its end. Raises UserError for one that can't be used; `secret_fix` is for one with a secret in it."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  # raises where it is none
@@ -28,9 +28,9 @@ def checked_url(flag: str, url: str) -> str:
             f"{flag} takes an http:// or https:// address, not {parts.scheme or 'a text without one'!r}", "give http://HOST:PORT"
         )
     if parts.username is not None or parts.password is not None:
-        raise UserError(f"{flag} has credentials in its address, where anyone can see them", f"set {AUTHORIZATION_VARIABLE} instead")
+        raise UserError(f"{flag} has credentials in its address, where anyone can see them", secret_fix)
     if secret := next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_NAME.search(name)), None):
-        raise UserError(f"{flag} has {secret!r} in its address, where anyone can see it", f"set {AUTHORIZATION_VARIABLE} instead")
+        raise UserError(f"{flag} has {secret!r} in its address, where anyone can see it", secret_fix)
     return url if parts.query else url.rstrip("/")
 
 

@@ -20,7 +20,7 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     """Overrides of `prompts` for the scenario. Raises UserError."""
     changes = _source(flags, scenario)
     if flags.tokenizer is not None:
-        changes["prompts.tokenizer"] = _tokenizer(flags.tokenizer)
+        changes["prompts.tokenizer"] = tokenizer_folder(flags.tokenizer)
     in_sessions = flags.dataset_name in get_args(SessionFormatName) or (
         flags.dataset_name is None and scenario.prompts.sessions is not None
     )
@@ -103,7 +103,7 @@ def _file(flags: Prompts, scenario: Scenario) -> str:
     return builtin if scenario.folder == BUILTIN_FOLDER else str(BUILTIN_FOLDER / builtin)
 
 
-def _tokenizer(name: str) -> str:
+def tokenizer_folder(name: str) -> str:
     """The folder that holds tokenizer.json, or the rule `words`. Raises UserError."""
     if name == WORDS_RULE:
         return name

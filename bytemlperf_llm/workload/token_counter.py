@@ -49,6 +49,10 @@ class WordCounter:
         """Tokens of the whole prompt that these messages and tools become."""
         return self.text(tools) + sum(self.text(message.text()) for message in messages)
 
+    def tokens(self, messages: Sequence[Message], tools: str = "") -> Sequence[int | str]:
+        """What the prompt's tokens are: their ids, or words."""
+        return " ".join([tools, *(message.text() for message in messages)]).split()
+
     def head(self, content: str) -> int:
         """Tokens of the prompt of one user message up to the end of `content`."""
         return self.text(content)
@@ -79,6 +83,10 @@ class TokenizerCounter:
 
     def prompt(self, messages: Sequence[Message], tools: str = "") -> int:
         return len(self._encoded(messages, tools))
+
+    def tokens(self, messages: Sequence[Message], tools: str = "") -> Sequence[int | str]:
+        ids: list[int] = self._encoded(messages, tools).ids
+        return ids
 
     def head(self, content: str) -> int:
         messages = (Message(role="user", content=content),)

@@ -1,0 +1,1 @@
+"""Traces: recorded from what passes a proxy."""
