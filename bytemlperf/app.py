@@ -22,19 +22,30 @@ OWN = {
     "micro": ("micro.cli:app", "Measure operators and collectives."),
     "general": ("general_perf.cli:app", "Measure common models: compile, accuracy, speed."),
     "train": ("training.cli:app", "Measure training: throughput, scaling, memory."),
-    "predict": ("micro.predict.cli:predict", "Predict an LLM's latency from measured operators."),
-    "convert": ("general_perf.cli:convert", "Convert a model for deployment, and check the result."),
-    "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
-    "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
-    "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),
     "runs": ("bytemlperf.catalogue.cli:app", "List, filter, tag and export the runs of a directory."),
-    "hardware": ("bytemlperf.hardware.cli:app", "Spec cards of accelerators and CPUs; this machine."),
-    "submit": ("bytemlperf.submit.cli:app", "Check and pack a vendor's submission."),
-    "site": ("bytemlperf.site.cli:app", "Build a static site from many runs."),
+    "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
+    "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
+    "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),
+    "export": ("bytemlperf_llm.cli:export_run", "Write an LLM run in other tools' formats."),
     "summarize": ("bytemlperf.runs.command:summarize", "Recompute a run's summary from its records."),
     "verify": ("bytemlperf.runs.command:verify", "Check that a run is unchanged."),
+    "site": ("bytemlperf.site.cli:app", "Build a static site from many runs."),
+    "submit": ("bytemlperf.submit.cli:app", "Check and pack a vendor's submission."),
+    "hardware": ("bytemlperf.hardware.cli:app", "Spec cards of accelerators and CPUs; this machine."),
+    "predict": ("micro.predict.cli:predict", "Predict an LLM's latency from measured operators."),
+    "convert": ("general_perf.cli:convert", "Convert a model for deployment, and check the result."),
 }
 """In the order of the help: where a suite's app or a command is, and its line. A suite's target is called `app`."""
+PANELS = {"Suites": "llm", "Runs": "runs", "Hardware and models": "hardware"}
+"""Heads of the help's lists, with the first command of each."""
+EXAMPLES = """
+Examples:
+  bmp llm serve-bench --base-url http://127.0.0.1:8000 --request-rate 4
+  bmp micro gemm
+  bmp general resnet50
+  bmp train gpt
+  bmp compare latest~1 latest
+"""
 SUITES = Point("suite", "bytemlperf.suites", {name: target for name, (target, _) in OWN.items() if target.endswith(":app")})
 COMMANDS = Point("command", "bytemlperf.commands", {name: target for name, (target, _) in OWN.items() if name not in SUITES.built_in})
 
@@ -57,13 +68,23 @@ class Mounted(PlainHelpGroup):
         """As click's; an unknown name is refused with the nearest."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            raise UserError(f"unknown command '{args[0]}'", GONE.get(args[0]) or f"{nearest(args[0], known)} (see bmp --help)")
+            instead = GONE.get(args[0]) or _meant(args[0]) or f"{nearest(args[0], known)} (see bmp --help)"
+            raise UserError(f"unknown command '{args[0]}'", instead)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """A line for each, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._line(name)) for name in self.list_commands(ctx)])
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """A line for each, without importing any; then examples."""
+        heads = {first: head for head, first in PANELS.items()}
+        lists: list[tuple[str, list[str]]] = []
+        for name in self.list_commands(None):
+            if name in heads:
+                lists.append((heads[name], []))
+            lists[-1][1].append(name)
+        width = max(len(name) for _, names in lists for name in names)
+        for head, names in lists:
+            with formatter.section(head):
+                formatter.write_dl([(name.ljust(width), self._line(name)) for name in names])
+        formatter.write(EXAMPLES)
 
     def _line(self, name: str) -> str:
         if name in self.commands:
@@ -77,6 +98,15 @@ class Mounted(PlainHelpGroup):
 def _extension(name: str) -> Extension | None:
     own = next((point.find(name) for point in (COMMANDS, SUITES) if name in point.built_in), None)
     return own or COMMANDS.all().get(name) or SUITES.all().get(name)
+
+
+def _meant(word: str) -> str:
+    """The command that has this word: a suite's command, or one that takes it; empty where none has."""
+    for suite in SUITES.built_in:
+        group = _loaded(SUITES.find(suite))
+        if word in group.commands or word in getattr(group, "subjects_of", list)():
+            return f"use: bmp {suite} {word}"
+    return ""
 
 
 def _loaded(extension: Extension) -> Any:

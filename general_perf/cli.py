@@ -12,9 +12,17 @@ from bytemlperf.command.flags import Argument, Option, Quiet, RunFolder, with_fl
 from bytemlperf.command.groups import suite_app
 from general_perf.command.flags import ConvertFlags, Flags
 
+
+def _models() -> list[str]:
+    from general_perf.card import zoo
+
+    return list(zoo())
+
+
 app = suite_app(
     "Measure common models: compile, accuracy, numerics, speed. `bmp general MODEL…` runs them; see `bmp general run --help`.",
     "run",
+    _models,
     options_too=True,
 )
 

@@ -17,7 +17,13 @@ SUITE_MEASURE_S = 0.5
 """Of a case in `all`: hundreds of cases in minutes, with wider intervals."""
 
 
-app = suite_app("Measure operators and collectives: `bmp micro gemm`, `bmp micro run FILE`.", "op")
+def _operators() -> list[str]:
+    from micro.registry import OPERATORS
+
+    return list(OPERATORS)
+
+
+app = suite_app("Measure operators and collectives: `bmp micro gemm`, `bmp micro run FILE`.", "op", _operators)
 
 
 @app.command("list")

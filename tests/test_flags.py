@@ -19,7 +19,7 @@ from bytemlperf.app import app as bmp
 from bytemlperf.command.exits import GONE
 from bytemlperf.command.flags import Argument, Option, Options, fields_of, only, with_flags
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.vllm_words import SAME, WITHOUT_EFFECT
+from bytemlperf_llm.plan.vllm_words import NO_VALUE, SAME
 
 ROOT = Path(__file__).parents[1]
 
@@ -164,7 +164,7 @@ def test_one_meaning_has_one_help_in_every_command():
 
 
 def test_every_flag_that_the_pages_name_is_there():
-    known = set[str]().union(*map(options_of, commands().values())) | {*SAME, *WITHOUT_EFFECT, "--help", "--backend"}
+    known = set[str]().union(*map(options_of, commands().values())) | {*SAME, *NO_VALUE, "--help", "--backend"}
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for line in page.read_text().splitlines():
             command = re.search(r"(?:^|[`$ ])(bmp(?:-llm)? [a-z][^`#|]*)", line)

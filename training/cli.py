@@ -16,7 +16,14 @@ from bytemlperf.command.groups import suite_app
 from training.plan.flags import STUDIED, Flags, Output
 from training.workload.choices import ScalingMode
 
-app = suite_app("Measure training: throughput, scaling, memory, convergence. `bmp train gpt` is `bmp train run gpt`.", "run")
+
+def _workloads() -> list[str]:
+    from training.workload.workload import names
+
+    return list(names())
+
+
+app = suite_app("Measure training: throughput, scaling, memory, convergence. `bmp train gpt` is `bmp train run gpt`.", "run", _workloads)
 
 
 @app.command(short_help="Train a workload and measure it.")
@@ -84,7 +91,7 @@ def scale(
     from bytemlperf.report.terminal import publish
     from training.studies.study import run_scale
 
-    raise typer.Exit(publish(*run_scale(flags, nproc, mode, repeats, _command()), quiet=flags.quiet))
+    raise typer.Exit(publish(*run_scale(flags, nproc, mode, repeats, _command()), flags))
 
 
 @app.command(short_help="Predict larger numbers of ranks from a scaling study.")
@@ -104,7 +111,7 @@ def predict(
     from training.studies.model import run_predict
 
     predicted = run_predict(study, nproc, cores, bandwidth_gbs, latency_us, output.runs_dir, _command())
-    raise typer.Exit(publish(*predicted, quiet=output.quiet))
+    raise typer.Exit(publish(*predicted, output))
 
 
 @app.command(short_help="Compare losses across precisions.")
@@ -117,7 +124,7 @@ def drift(
     from bytemlperf.report.terminal import publish
     from training.studies.study import run_drift
 
-    raise typer.Exit(publish(*run_drift(flags, precisions, _command()), quiet=flags.quiet))
+    raise typer.Exit(publish(*run_drift(flags, precisions, _command()), flags))
 
 
 @app.command(short_help="Resume a run that was stopped or killed.")

@@ -24,7 +24,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform, get_args, get_origin
 
 from bytemlperf.errors import UserError, nearest
-from bytemlperf.runs.names import RUNS_DIR, run_named
+from bytemlperf.runs.conditions import of_one_run, parse
+from bytemlperf.runs.names import RUNS_DIR, names_of_runs, run_named
 
 if TYPE_CHECKING:
     import msgspec
@@ -119,6 +120,8 @@ class Field(NamedTuple):
         if default is None:
             annotation = annotation | None
         more: dict[str, Any] = {"help": self._help(), "show_default": False}
+        if self.option.run:
+            more["autocompletion"] = names_of_runs
         if isinstance(self.option, Argument):
             info: Any = typer.Argument(**more)
         else:
@@ -241,6 +244,8 @@ class Options:
         """From values as `recorded` has them. Raises msgspec.ValidationError for one of another type, TypeError for a name that is none."""
         import msgspec
 
+        if unknown := values.keys() - _declared(cls).keys():
+            raise TypeError(f"{cls.__name__} has no {', '.join(unknown)}")
         fields = [(name, hint, msgspec.field(default=getattr(cls, name, msgspec.NODEFAULT))) for name, (_, hint) in _declared(cls).items()]
         typed = msgspec.convert(values, msgspec.defstruct("Flags", fields, kw_only=True), dec_hook=lambda _, value: Path(value))
         return cls(**{name: getattr(typed, name) for name in values})
@@ -409,7 +414,17 @@ class RunOutput(Options, panel="Output"):
 
     runs_dir: Annotated[Path, Option("Directory for run folders.")] = RUNS_DIR
     label: Annotated[str | None, Option("Name of the run.")] = None
+    fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if a figure says so: 'ttft p95 > 500'; repeatable.")] = ()
     quiet: Quiet = False
+    json: Json = False
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        for text in self.fail_if:
+            parse(text) if self.compares else of_one_run(text)
+
+    compares = False
+    """Whether --fail-if is of several runs, and judged with them."""
 
 
 class MetricsOutput(Options, panel="Live metrics"):

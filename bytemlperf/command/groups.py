@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import typer
 import typer.core
@@ -52,13 +52,14 @@ def _line(name: str, command: Any) -> Any:
 
 
 class App(typer.Typer):
-    """An app of commands; without one of them it shows its help."""
+    """An app of commands; without one of them it shows its help. `-h` is --help in all of them."""
 
     def __init__(self, help: str, cls: type[PlainHelpGroup] = PlainHelpGroup, name: str | None = None) -> None:
         self._said: dict[str, CommandInfo] = {}
         group = type(cls.__name__, (cls,), {"said": self._said})
-        super().__init__(name=name, cls=group, help=help, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-        self.callback()(_nothing)
+        more: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "pretty_exceptions_enable": False}
+        super().__init__(name=name, cls=group, help=help, no_args_is_help=True, add_completion=name is not None, **more)
+        self.callback()(_nothing if name is None else _root)
 
     def command(self, name: str | None = None, **said: Any) -> Callable[..., Any]:  # type: ignore[override]
         """As typer's."""
@@ -74,11 +75,28 @@ def _nothing() -> None:
     return
 
 
-def suite_app(help: str, default: str, *, options_too: bool = False) -> typer.Typer:
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"bytemlperf-llm {version('bytemlperf-llm')}")
+        raise typer.Exit
+
+
+VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+
+
+def _root(version: Annotated[bool, VERSION] = False) -> None:  # noqa: ARG001  # its callback has printed it
+    return
+
+
+def suite_app(help: str, default: str, subjects: Callable[[], Iterable[str]], *, options_too: bool = False) -> typer.Typer:
     """A suite's commands. A first word that is none of them (an option too, where `options_too`) goes to the command `default`:
-    `bmp micro gemm` is `bmp micro op gemm`."""
+    `bmp micro gemm` is `bmp micro op gemm`. `subjects` are the words that it takes."""
 
     class Group(PlainHelpGroup):
+        subjects_of = staticmethod(subjects)
+
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             first = args[0] if args else "--help"
             if first not in (*self.commands, "--help", "-h") and (options_too or not first.startswith("-")):

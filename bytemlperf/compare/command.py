@@ -39,8 +39,9 @@ def compare(
 ) -> None:
     """Compare runs: differences with intervals, and whether chance explains them."""
     from bytemlperf.compare.comparison import compare_all, gather
-    from bytemlperf.compare.gate import failures, parse
+    from bytemlperf.compare.gate import failures
     from bytemlperf.compare.show import Shown
+    from bytemlperf.runs.conditions import parse
 
     if format_name in FILES_ONLY and out is None:
         raise UserError("a page needs a file", f"add --out comparison.{format_name}")

@@ -1,9 +1,4 @@
-"""`--fail-if`: a condition on a comparison that ends the command with status 1, for a merge gate.
-
-    ttft p50 > 5%                  changed by more than +5 %, and chance doesn't explain it
-    output_token_throughput < -3%  fell by more than 3 %, likewise
-    ttft p99 > 200                 is more than 200 in its own unit, on its own
-    any worse > 5%                 some figure is worse by more than 5 %, likewise
+"""`--fail-if` on a comparison (`bytemlperf.runs.conditions`), for a merge gate.
 
 A change counts when its 95 % interval excludes none (for `any`, when the judgement over all figures says so). A figure that isn't
 there, a rate under another load, or a run that is invalid, failing or overloaded, fails a gate: what can't be evaluated must not pass.
@@ -11,49 +6,14 @@ there, a rate under another load, or a run that is invalid, failing or overloade
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-
-import msgspec
 
 from bytemlperf.compare.comparison import Comparison, Row, Side
 from bytemlperf.compare.statistics import Change
 from bytemlperf.errors import UserError
 from bytemlperf.report.text import number
+from bytemlperf.runs.conditions import ANY, Condition
 from bytemlperf.runs.verdicts import UNFIT
-
-_CONDITION = re.compile(r"^\s*(?P<metric>.+?)\s*(?P<sign>[<>])\s*(?P<limit>[-+]?\d+(?:\.\d+)?)\s*(?P<percent>%?)\s*$")
-ANY = "any worse"
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition; `limit` is a percentage of change where `relative`."""
-
-    text: str
-    metric: str
-    above: bool
-    limit: float
-    relative: bool
-
-    def beyond(self, value: float) -> bool:
-        return value > self.limit if self.above else value < self.limit
-
-
-def parse(text: str) -> Condition:
-    """Raises UserError for what is no condition."""
-    found = _CONDITION.match(text)
-    if found is None:
-        raise UserError(f"--fail-if {text!r} is not a condition", "write METRIC > LIMIT or METRIC > PERCENT%, as in 'ttft p50 > 5%'")
-    condition = Condition(
-        text=text.strip(),
-        metric=found["metric"],
-        above=found["sign"] == ">",
-        limit=float(found["limit"]),
-        relative=bool(found["percent"]),
-    )
-    if condition.metric == ANY and not (condition.relative and condition.above):
-        raise UserError(f"--fail-if {text!r} needs a percentage", "write 'any worse > 5%'")
-    return condition
 
 
 def failures(comparisons: Sequence[Comparison], conditions: Sequence[Condition]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from bytemlperf.command.exits import one_line
 from bytemlperf.report.gather import RunView
 from bytemlperf.report.run_page import facts_of, named_headlines
 from bytemlperf.report.text import interval, number, unit
+from bytemlperf.runs.conditions import unmet
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.kinds import Figure, Plot, run_kind
 from bytemlperf.runs.records import RunRecords
@@ -19,28 +22,41 @@ from bytemlperf.runs.verdicts import COLOURS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bytemlperf.command.flags import RunOutput
+
+EXIT_GATE = 1
 FACTS = ("measured", "load", "model", "device", "seed")
 
 
 def publish(
     folder: Path,
     summary: dict[str, Any],
+    output: RunOutput,
     *,
-    quiet: bool,
     run: dict[str, Any] | None = None,
     records: RunRecords[Any] | None = None,
     written: Iterable[Path] = (),
     **shown: Any,
 ) -> int:
     """What the command of a finished run prints: the run (as on disk unless given; `shown` as `print_run` has it) and the files `written`
-    of it, unless it is `quiet`; its folder, the last line on standard output. The exit status, as its kind has it."""
+    of it, unless it is quiet; its folder, the last line on standard output; in their place the summary as JSON where that is wanted. The
+    exit status, as its kind has it, and 1 where a condition of --fail-if says so."""
     run = read_run_json(folder) if run is None else run
-    if not quiet:
+    kind = run_kind(str(run.get("kind")))
+    failures: list[str] = []
+    if not output.compares and output.fail_if:
+        failures = unmet(kind.figures(run, summary, RunRecords(folder, kind.record, samples=False)), output.fail_if)
+    if output.json:
+        print(json.dumps({"folder": str(folder), "fail_if": failures, **summary}), flush=True)
+    elif not output.quiet:
         print_run(terminal(), folder, run, summary, records, **shown)
         for path in written:
             print(path)
-    print(folder, flush=True)
-    return run_kind(str(run.get("kind"))).exit_status(summary)
+    for failure in failures:
+        print(f"failed: {one_line(failure)}", file=sys.stderr)
+    if not output.json:
+        print(folder, flush=True)
+    return kind.exit_status(summary) or (EXIT_GATE if failures else 0)
 
 
 def print_run(

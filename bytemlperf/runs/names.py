@@ -33,8 +33,7 @@ def run_named(name: Path, runs_dir: Path = RUNS_DIR) -> Path:
     text = str(name)
     if name.exists() or len(name.parts) != 1 or not runs_dir.is_dir():
         return name
-    runs = [path.parent for path in runs_dir.glob("*/run.json") if _FOLDER.fullmatch(path.parent.name)]
-    runs.sort(key=lambda folder: (folder.name[:16], (folder / "run.json").stat().st_mtime_ns), reverse=True)
+    runs = _newest_first(runs_dir)
     if latest := _LATEST.fullmatch(text):
         return _latest(runs, int(latest[1] or 0), runs_dir)
     found = [folder for folder in runs if _is_called(folder, text)] or [folder for folder in [runs_dir / name] if folder.is_dir()]
@@ -42,6 +41,19 @@ def run_named(name: Path, runs_dir: Path = RUNS_DIR) -> Path:
         listed = ", ".join(f"{id_of(folder.name)} ({folder.name[:16]})" for folder in found[:MOST_LISTED])
         raise UserError(f"{len(found)} runs are called {text!r}", f"give an id: {listed}{' …' if len(found) > MOST_LISTED else ''}")
     return found[0] if found else name
+
+
+def names_of_runs(incomplete: str) -> list[str]:
+    """What a shell offers for the beginning of a run's name: latest, labels and ids, newest first; then paths that begin so."""
+    runs = [match for folder in _newest_first(RUNS_DIR) if (match := _FOLDER.fullmatch(folder.name))]
+    names = ["latest", *(match["label"] for match in runs), *(match["id"] for match in runs)] if runs else []
+    paths = map(str, Path().glob(f"{incomplete}*")) if incomplete and "*" not in incomplete else []
+    return [name for name in dict.fromkeys([*names, *paths]) if name.startswith(incomplete)]
+
+
+def _newest_first(runs_dir: Path) -> list[Path]:
+    runs = [path.parent for path in runs_dir.glob("*/run.json") if _FOLDER.fullmatch(path.parent.name)]
+    return sorted(runs, key=lambda folder: (folder.name[:16], (folder / "run.json").stat().st_mtime_ns), reverse=True)
 
 
 def _latest(runs: list[Path], back: int, runs_dir: Path) -> Path:

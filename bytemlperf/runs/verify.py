@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bytemlperf.command.exits import one_line
+from bytemlperf.command.flags import RunOutput
 from bytemlperf.report.terminal import publish
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
@@ -24,7 +25,7 @@ def summarize_any(folder: Path) -> int:
         records: RunRecords[Any] = RunRecords(folder, kind.record)
         summary = summarise_suite(folder, run, records)
         write_json(folder / "summary.json", summary)
-        return publish(folder, summary, quiet=False, run=run, records=records)
+        return publish(folder, summary, RunOutput(), run=run, records=records)
 
 
 def verify_any(folder: Path) -> int:

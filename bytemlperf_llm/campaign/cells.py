@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from bytemlperf.compare.comparison import Comparison, compare_all
-from bytemlperf.compare.gate import failures, parse
+from bytemlperf.compare.gate import failures
 from bytemlperf.errors import UserError
 from bytemlperf.report.gather import RunView
+from bytemlperf.runs.conditions import parse
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure
 from bytemlperf.runs.verdicts import UNFIT, VERDICTS

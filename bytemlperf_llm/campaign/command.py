@@ -43,7 +43,7 @@ def run_campaign(campaign: Campaign, asked: CampaignFlags, argv: list[str]) -> i
     except KeyboardInterrupt:
         hint = f"the runs so far are kept; go on with the same command and --resume {run.folder}"
         raise Interrupted(interrupt_status() - 128, hint) from None
-    return publish(run.folder, summary, quiet=asked.quiet, run=run.run, records=run.records())
+    return publish(run.folder, summary, asked, run=run.run, records=run.records())
 
 
 def _open(campaign: Campaign, asked: CampaignFlags, command: list[str]) -> SuiteRun:

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from bytemlperf.checked import Checked, Location, Place, check, echo
 from bytemlperf.command.flags import Field, fields_of
-from bytemlperf.compare.gate import parse
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import ENGINES
+from bytemlperf.runs.conditions import parse
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.plan.flags import Exports, Flags, Limits, Load, Prompts
 from bytemlperf_llm.plan.scenario import Rate, Seconds

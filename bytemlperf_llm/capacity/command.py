@@ -32,7 +32,7 @@ from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.points.flags import comparable, with_server
+from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import Drain, rate_found
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
@@ -97,7 +97,7 @@ def task_of(flags: Flags, asked: CapacityFlags) -> Task:
     if (flags.request_rate if by == "concurrency" else flags.max_concurrency) is not None:
         flag, right = ("--request-rate", "--max-concurrency") if by == "concurrency" else ("--max-concurrency", "--request-rate")
         raise UserError(f"{flag} is no load of --by {by}", f"give the load of the first probe with {right}")
-    plan = resolve(with_server(flags))
+    plan = resolve(flags)
     loads = Loads.of(plan, by, goal.max_requests)
     goal = bounded(goal, loads)
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
@@ -122,7 +122,7 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
         stopped = reason == "interrupted"
         hunt.written(reason)
         summary = run.end(stopped=stopped, report=flags.report, stopped_because=reason)
-    status = publish(run.folder, summary, quiet=flags.quiet, run=run.run, records=run.records())
+    status = publish(run.folder, summary, flags, run=run.run, records=run.records())
     return hunt.status if stopped else status
 
 
@@ -136,7 +136,7 @@ class Hunt:
         self._run, self._plan, self._asked, self._question, self._loads, self._argv = run, plan, asked, question, loads, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
         self._rows: list[ProbeRow] = []
-        self._say = sayer(quiet=plan.output.quiet, clean=self._redactor)
+        self._say = sayer(quiet=plan.output.run.quiet, clean=self._redactor)
 
     async def run(self) -> str:
         """Engine, first rate, probes, confirming run; why it stopped. Raises UserError, before the first probe or of a full disk."""

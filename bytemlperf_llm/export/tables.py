@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,9 @@ from bytemlperf.report.text import guard_formula
 from bytemlperf.runs.files import writing
 from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
 from bytemlperf_llm.record.record import RequestRecord
+
+if TYPE_CHECKING:
+    import polars
 
 _TEXT = ("id", "session", "outcome", "error_class", "error_detail", "token_source", "finish_reason", "output_sha256", "output")
 _LISTS = ("parents", "chunk_ns", "tokens_per_chunk")
@@ -60,14 +63,14 @@ class CsvTable:
             self._file.close()
 
 
-class ParquetTable:
-    """All records as one Parquet file. Raises UserError without polars, or where the file can't be written."""
+class Frame:
+    """All records as one polars DataFrame with the columns COLUMNS. Raises UserError without polars."""
 
-    def __init__(self, path: Path) -> None:
-        require("Parquet", "analysis", "polars")
+    def __init__(self) -> None:
+        require("a DataFrame", "analysis", "polars")
         import polars
 
-        self._path, self._polars = path, polars
+        self._polars = polars
         types = {**dict.fromkeys(_TEXT, polars.String), **dict.fromkeys(_LISTS, polars.List(polars.Int64))}
         self._schema = {name: types.get(name, polars.Int64) for name in COLUMNS}
         self._frames: list[Any] = []
@@ -83,11 +86,23 @@ class ParquetTable:
         self._frames.append(self._polars.DataFrame(self._rows, schema=self._schema))
         self._rows = []
 
+    def whole(self) -> polars.DataFrame:
+        """Of all that were added."""
+        self._next_frame()
+        return self._polars.concat(self._frames)
+
+
+class ParquetTable(Frame):
+    """All records as one Parquet file. Raises UserError without polars, or where the file can't be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Write the file."""
-        self._next_frame()
         with writing(self._path, FIX):
-            self._polars.concat(self._frames).write_parquet(self._path)
+            self.whole().write_parquet(self._path)
 
 
 def _cell(value: object) -> object:

@@ -33,7 +33,7 @@ from bytemlperf_llm.mlperf.regions import MOST_POINTS, default_points, least_s
 from bytemlperf_llm.mlperf.seeds import SEED_SETS, sampling_seed
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.points.flags import comparable, with_server
+from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import PointRun
 from bytemlperf_llm.run.started import Started, started_engine
 from bytemlperf_llm.workload import Workload
@@ -70,7 +70,7 @@ class MeasuredPoint(PointRun):
     """One point. What it was made by stands in its run.json."""
 
     def __init__(self, run: SuiteRun, started: Started, plan: Plan, argv: list[str], declared: Declared) -> None:
-        super().__init__(run, started, plan, argv, quiet=plan.output.quiet)
+        super().__init__(run, started, plan, argv, quiet=plan.output.run.quiet)
         self._declared = declared
 
     def schedule(self) -> Schedule:
@@ -91,7 +91,7 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
     """Measure every point, then write the submission into the same folder. Returns the exit status. Raises UserError."""
     disclosure = read_disclosure(submission.disclosure)
     concurrencies = _concurrencies(given)
-    plan = _bound(resolve(with_server(flags)), given.seed_set)
+    plan = _bound(resolve(flags), given.seed_set)
     declared = Declared(
         dataset_size=_dataset_size(plan, disclosure, submission),
         short=given.short,
@@ -123,9 +123,9 @@ class Points:
     def __init__(self, plan: Plan, declared: Declared, resumed: Path | None, argv: list[str]) -> None:
         self._plan, self._declared, self._argv = plan, declared, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
-        self._say = sayer(quiet=plan.output.quiet, clean=self._redactor)
+        self._say = sayer(quiet=plan.output.run.quiet, clean=self._redactor)
         self.done = {} if resumed is None else self._before(resumed)
-        self.folder = resumed or create_run_folder(plan.output.runs_dir, "endpoints", plan.output.label)
+        self.folder = resumed or create_run_folder(plan.output.run.runs_dir, "endpoints", plan.output.label)
 
     def _before(self, folder: Path) -> dict[int, Path]:
         """The points of a folder that goes on. Raises UserError where they were made by other flags."""

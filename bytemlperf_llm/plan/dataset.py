@@ -3,6 +3,7 @@ a scenario's own prompts. Names are those of `vllm bench serve` where it has the
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -64,7 +65,7 @@ def parse_window(text: str) -> list[float | None]:
 
 
 def _source(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
-    if flags.input_len is not None or flags.random_prefix_len is not None:
+    if flags.input_len is not None or flags.random_prefix_len is not None or flags.random_range_ratio is not None:
         return _made_up(flags, scenario)
     if flags.dataset_name is None:
         if flags.dataset_path is not None:
@@ -86,11 +87,20 @@ def _source(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
 
 def _made_up(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     if flags.input_len is None:
-        raise UserError("--random-prefix-len needs the length of what follows", "add --input-len")
+        flag, needs = ("--random-prefix-len", "length of what follows") if flags.random_prefix_len else ("--random-range-ratio", "length")
+        raise UserError(f"{flag} needs the {needs}", "add --input-len")
     if flags.dataset_name is not None or scenario.prompts.trace is not None:
         raise UserError("--input-len makes up prompts, and a trace has its own", "remove it, or take a scenario without a trace")
-    tokens = {"distribution": "constant", "value": flags.input_len}
+    tokens = lengths(flags.input_len, flags.random_range_ratio)
     return {"prompts": {"synthetic": {"tokens": tokens, "prefix_tokens": flags.random_prefix_len or 0}}}
+
+
+def lengths(tokens: int, range_ratio: float | None) -> dict[str, Any]:
+    """A scenario's distribution of lengths: uniform within `range_ratio` of `tokens`, as `vllm bench serve` draws them."""
+    if not range_ratio:
+        return {"distribution": "constant", "value": tokens}
+    spread = {"min": max(1, math.floor(tokens * (1 - range_ratio))), "max": math.ceil(tokens * (1 + range_ratio))}
+    return {"distribution": "uniform", **spread}
 
 
 def _file(flags: Prompts, scenario: Scenario) -> str:

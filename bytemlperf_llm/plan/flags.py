@@ -68,6 +68,9 @@ class Prompts(Options, panel="Traces and prompt lengths"):
     random_prefix_len: Annotated[int | None, Option("Length of a prefix shared by all prompts, in tokens (with --input-len).", least=0)] = (
         None
     )
+    random_range_ratio: Annotated[
+        float | None, Option("Spread of --input-len and --output-len: uniform within this share of them, 0 to 1.", least=0, most=1)
+    ] = None
     output_len: Annotated[int | None, Option("Output tokens per request, instead of the scenario's or trace's lengths.", least=1)] = None
     dataset_name: Annotated[
         str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom, sharegpt; of sessions: see docs/sessions.md.")
@@ -120,7 +123,7 @@ class Exports(Options, panel="Output"):
     csv: Annotated[bool, Option("Also write records.csv.")] = False
     parquet: Annotated[bool, Option("Also write records.parquet.")] = False
     llm_d: Annotated[bool, Option("Also write llm-d's Benchmark Report v0.2, llm-d-report.yaml.")] = False
-    save_result: Annotated[bool, Option("Also write a JSON as `vllm bench serve` does.")] = False
+    save_result: Annotated[bool, Option("Also write a JSON as `vllm bench serve` does.", "--save-result --vllm-json")] = False
     save_detailed: Annotated[bool, Option("With --save-result: include per-request lists and texts.")] = False
     result_dir: Annotated[Path | None, Option("Folder of the --save-result JSON. Default: the run folder.")] = None
     result_filename: Annotated[str | None, Option("Name of the --save-result JSON. Default: vllm-bench.json.")] = None

@@ -7,12 +7,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.command.flags import MetricsOutput, pairs
+from bytemlperf.command.flags import MetricsOutput, RunOutput, pairs
 from bytemlperf.errors import UserError
 from bytemlperf_llm.metrics.until import Until, parse_until
 from bytemlperf_llm.plan import dataset as dataset_flags
@@ -58,11 +57,10 @@ class Load:
 class Output:
     """What is left, and shown meanwhile. `label` is of the run folder's name."""
 
-    runs_dir: Path
+    run: RunOutput
     label: str
     metadata: dict[str, str]
     keep_output: bool
-    quiet: bool
     verbose: bool
     report: bool
     files: Files
@@ -83,8 +81,14 @@ class Plan:
         return replace(self, load=replace(self.load, scenario=self.load.scenario.override(changes)))
 
 
+def with_server(flags: Flags) -> Flags:
+    """An address without an engine is that of an OpenAI-compatible server."""
+    return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags
+
+
 def resolve(flags: Flags) -> Plan:
     """Raises UserError for the first thing that is wrong."""
+    flags = with_server(flags)
     _check_flags(flags)
     scenario = scenarios.load(flags.scenario)
     return plan_for(flags, scenario.override(_overrides(flags, scenario)))
@@ -108,11 +112,10 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
         until=_until(flags, scenario),
     )
     output = Output(
-        runs_dir=flags.runs_dir,
+        run=flags.part(RunOutput),
         label=flags.label or f"{flags.engine}-{scenario.name}",
         metadata=pairs("--metadata", flags.metadata),
         keep_output=flags.keep_output or flags.save_detailed,
-        quiet=flags.quiet,
         verbose=flags.verbose,
         report=flags.report,
         files=files_of(flags),
@@ -170,7 +173,7 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         changes["num_requests"], changes["num_sessions"] = flags.num_prompts, flags.num_sessions
         changes["duration_s"] = flags.duration_s
     if flags.output_len is not None:
-        changes["output_tokens"] = {"distribution": "constant", "value": flags.output_len}
+        changes["output_tokens"] = dataset_flags.lengths(flags.output_len, flags.random_range_ratio)
     changes |= {key: value for part in (LoadFlags, Limits) for key, (_, value) in flags.settings(part).items()}
     return changes | _slo(flags.goodput)
 
@@ -201,7 +204,7 @@ def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
         arrival |= {"process": "closed", "rate": None, "burstiness": 1.0}
     if flags.max_concurrency is not None:
         arrival["max_concurrency"] = flags.max_concurrency
-    if flags.burstiness is not None:
+    if flags.burstiness is not None and (flags.burstiness, arrival["process"]) != (1.0, "at_once"):
         if arrival["process"] not in OPEN_PROCESSES:
             raise UserError("--burstiness needs a rate, and closed loops and traces have none", "add --request-rate")
         arrival["process"] = {1.0: "poisson", math.inf: "constant"}.get(flags.burstiness, "gamma")  # as in vLLM

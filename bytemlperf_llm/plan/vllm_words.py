@@ -1,13 +1,15 @@
 """Command lines of `vllm bench serve`, taken as they are by `serve-bench`: words are rewritten before they are parsed.
 
-`--backend` (or `--endpoint-type`) says that a line is vLLM's: then what it leaves out means what it means there (all at once,
-1,000 random prompts, completions). The other words are understood in any line. Read from vLLM 0.33's `vllm/benchmarks/serve.py`
-and `datasets/datasets.py`.
+`--backend` (or `--endpoint-type`), or without --engine and --scenario a length that is named as only vLLM does, says that a line is vLLM's:
+then what it leaves out means what it means there (all at once, 1,000 random prompts, completions). The other words are understood in any
+line. Read from vLLM 0.33's `vllm/benchmarks/serve.py` and `datasets/datasets.py`.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 
 import typer
@@ -16,9 +18,10 @@ import typer.core
 from bytemlperf.errors import UserError
 
 SAME = {"--random-input-len": "--input-len", "--random-output-len": "--output-len"}
+SAME |= {"--random-input": "--input-len", "--random-output": "--output-len", "--num-prompt": "--num-prompts"}  # argparse takes them
 SAME |= {"--sharegpt-output-len": "--output-len", "--custom-output-len": "--output-len"}
 SAME |= {"--served-model-name": "--model", "--timed-trace-chunk-hash-size": "--trace-block-size"}
-WITHOUT_EFFECT = ("--trust-remote-code", "--disable-tqdm")
+VLLM_ONLY = {name for name, flag in SAME.items() if flag.endswith("-len")}
 MANY_VALUES = {
     "--goodput": re.compile(r"[a-z0-9]+:[0-9.]+"),
     "--metadata": re.compile(r"[^-=][^=]*=.*"),
@@ -26,32 +29,47 @@ MANY_VALUES = {
 }
 BACKENDS = ("vllm", "openai", "openai-chat", "sglang", "sglang-oai", "sglang-oai-chat", "lmdeploy", "scalellm", "llama.cpp")
 RANDOM = {"--input-len": "1024", "--output-len": "128"}  # vLLM's default data set
-SAMPLING = ("min-p", "frequency-penalty", "presence-penalty", "repetition-penalty", "chat-template-kwargs", "logprobs", "use-beam-search")
+BODY = ("--min-p", "--frequency-penalty", "--presence-penalty", "--repetition-penalty", "--logprobs", "--chat-template-kwargs")
+"""Fields of the request's body that are flags there."""
+NOTED = {
+    "--append-result": "every run has a folder of its own, with its own result",
+    "--request-id-prefix": "request ids are the schedule's; --label names the run",
+    "--plot-timeline": "the timeline is in the run's report.html",
+    "--plot-dataset-stats": "lengths are in the run's report.html",
+    "--timeline-itl-thresholds": "the timeline is in the run's report.html",
+    "--self-timed": "a trace is sent at its own times unless --request-rate is given",
+    "--skip-tokenizer-init": "tokens are counted where --tokenizer or the model says how",
+    "--no-oversample": "--num-prompts bounds the run",
+    "--disable-shuffle": "the order is the file's",
+    "--custom-ensure-client-side-data": "prompts are read before the first request",
+    "--tokenizer-mode": "the tokenizer is the model's tokenizer.json, or that of --tokenizer",
+    "--profile": "the server isn't profiled",
+}
+"""vLLM's flags that are taken, and what is done instead."""
+NO_VALUE: tuple[str, ...] = (
+    "--trust-remote-code",
+    "--disable-tqdm",
+    "--append-result",
+    "--plot-timeline",
+    "--plot-dataset-stats",
+    "--self-timed",
+)
+NO_VALUE += ("--skip-tokenizer-init", "--no-oversample", "--disable-shuffle", "--custom-ensure-client-side-data", "--profile")
 FROM_FILE = "name the data as a file, with --dataset-name (custom or sharegpt) and --dataset-path"
 TEXT_ONLY = "leave it out: prompts are text"
-ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_')}\": …}}'" for name in SAMPLING} | {
-    "--tokenizer-mode": "leave it out, or name a folder with --tokenizer",
+ELSEWHERE = {
+    "--use-beam-search": "give it with --extra-body '{\"use_beam_search\": true}'",
     "--random-batch-size": "leave it out: every prompt is its own request here",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
-    "--append-result": "leave it out; every run has a folder of its own under --runs-dir",
-    "--request-id-prefix": "leave it out; --label names the run",
-    "--profile": "leave it out",
-    "--plot-timeline": "leave it out; the timeline is in report.html (--report)",
-    "--plot-dataset-stats": "leave it out; lengths are in report.html (--report)",
-    "--timeline-itl-thresholds": "leave it out; the timeline is in report.html (--report)",
     "--lora-modules": "name the adapter the server serves with --model",
     "--lora-assignment": "name the adapter the server serves with --model",
-    "--self-timed": "leave it out: a trace is sent at its own times unless --request-rate is given",
     "--no-self-timed": "give --request-rate",
     "--skip-chat-template": "use --endpoint /v1/completions",
-    "--skip-tokenizer-init": "leave it out: tokens are counted only where --tokenizer or the model says how",
     "--no-stream": "leave it out: every response is streamed, so that its tokens can be timed",
-    "--no-oversample": "leave it out; --num-prompts bounds the run",
-    "--disable-shuffle": "leave it out: the order is the file's",
-    "--custom-ensure-client-side-data": "leave it out: prompts are read before the first request",
     "--no-reranker": "leave it out: only text generation is measured",
     "--enable-multimodal-chat": TEXT_ONLY,
     "--prefix-repetition-": "use --random-prefix-len with --input-len and --output-len",
+    "--sonnet-": "use --random-prefix-len with --input-len and --output-len",
     "--hf-": FROM_FILE,
     "--spec-bench-": FROM_FILE,
     "--speed-bench-": FROM_FILE,
@@ -62,12 +80,35 @@ ELSEWHERE = {f"--{name}": f"give it with --extra-body '{{\"{name.replace('-', '_
     "--asr-": TEXT_ONLY,
 }
 """vLLM's flags that have no equal, or what theirs begin with, and what to do instead."""
+DATASETS = {"hf": FROM_FILE, "random-mm": TEXT_ONLY}
+DATASETS |= dict.fromkeys(("sonnet", "prefix_repetition"), ELSEWHERE["--prefix-repetition-"])
+OTHER_TOOLS = {
+    "--request-rate": ("--rate", "--rps", "--qps"),
+    "--max-concurrency": ("--concurrency", "--users", "--num-users", "--parallel", "--max-num-connections"),
+    "--base-url": ("--target", "--url", "--server", "--api-base"),
+    "--duration": ("--max-seconds", "--benchmark-duration", "--time"),
+    "--num-prompts": ("--max-requests", "--num-requests", "--request-count", "--number", "--n-requests"),
+    "--num-warmups": ("--warmup-request-count", "--warmup"),
+    "--input-len": ("--isl", "--synthetic-input-tokens-mean", "--prompt-tokens", "--prompt-length", "--prompt-len"),
+    "--output-len": ("--osl", "--output-tokens-mean", "--output-tokens", "--max-tokens", "--output-length"),
+    "--dataset-path": ("--data", "--input-file", "--dataset"),
+    "--result-dir": ("--output-path", "--output-dir", "--artifact-dir", "--outputs-dir"),
+    "--goodput": ("--slo", "--sla"),
+    "--seed": ("--random-seed",),
+}
+"""This program's flags, and what guidellm, aiperf, inference-perf, evalscope and k6 call them."""
+MEANT = {other: flag for flag, others in OTHER_TOOLS.items() for other in others}
 
 
 class VllmCommand(typer.core.TyperCommand):
     """A command whose line may be one of vLLM's."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        own = {name for parameter in self.params for name in parameter.opts}
+        for word in args:
+            name = word.partition("=")[0].replace("_", "-")
+            if name in MEANT and name not in own and MEANT[name] in own:
+                raise UserError(f"{name} is another tool's flag", f"use {MEANT[name]}")
         return super().parse_args(ctx, ours(args))
 
 
@@ -75,8 +116,18 @@ def ours(words: list[str]) -> list[str]:
     """The same command line in this program's words. Raises UserError for what has no equal here, with the flag that is nearest."""
     pairs = list(_pairs(words))
     given = dict(pairs)
-    backend = given.get("--backend") or given.get("--endpoint-type")
+    is_vllms = not given.keys() & {"--engine", "--scenario"} and (VLLM_ONLY & given.keys() or given.get("--dataset-name") == "random")
+    backend = given.get("--backend") or given.get("--endpoint-type") or ("openai" if is_vllms else None)
     dropped = {"--model"} if given.get("--served-model-name") else set()  # the name that requests say; vLLM's --model finds a tokenizer
+    if backend is not None and "--save-result" not in given:
+        if "--append-result" in given:
+            pairs.append(("--save-result", None))
+        else:
+            dropped |= {"--result-dir", "--result-filename", "--save-detailed"}
+    for name in dict.fromkeys(name for name, _ in pairs if name in NOTED):
+        print(f"note: {name} of vllm bench serve: {NOTED[name]}", file=sys.stderr)
+    if body := {name: value for name, value in pairs if name in BODY and value is not None}:
+        pairs = [*((name, value) for name, value in pairs if name not in (*BODY, "--extra-body")), _body(body, given.get("--extra-body"))]
     pairs = [(SAME.get(name, name), value) for name, value in pairs if name not in dropped and not _is_dropped(name, value)]
     if backend is not None:
         pairs += _defaults(backend, given)
@@ -102,7 +153,7 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
             raise UserError(f"{name} of vllm bench serve is not supported here", instead)
         if equals:
             yield name, value
-        elif place == len(words) or words[place].startswith("-") or name in WITHOUT_EFFECT:
+        elif place == len(words) or words[place].startswith("-") or name in NO_VALUE:
             yield name, None
         else:
             yield name, words[place]
@@ -113,11 +164,19 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _is_dropped(name: str, value: str | None) -> bool:
-    if name == "--random-range-ratio" and value is not None:
-        if not re.fullmatch(r"0?\.?0*", value):
-            raise UserError(f"--random-range-ratio {value} spreads lengths", "take 0, or give lengths' distributions in a --scenario file")
-        return True
-    return name in (*WITHOUT_EFFECT, "--backend", "--endpoint-type", "--host", "--port") or (name, value) == ("--dataset-name", "random")
+    if name == "--dataset-name" and value in DATASETS:
+        raise UserError(f"--dataset-name {value} of vllm bench serve is not supported here", DATASETS[value])
+    return name in (*NO_VALUE, *NOTED, "--backend", "--endpoint-type", "--host", "--port") or (name, value) == ("--dataset-name", "random")
+
+
+def _body(fields: dict[str, str], extra: str | None) -> tuple[str, str]:
+    """The flag that merges them into every request's body. Raises UserError."""
+    try:
+        body = json.loads(extra or "{}")
+        body |= {name[2:].replace("-", "_"): json.loads(value) for name, value in fields.items()}
+    except (ValueError, TypeError):
+        raise UserError(f"{' '.join(fields)} or --extra-body is not JSON", "give numbers, and JSON objects in quotes") from None
+    return "--extra-body", json.dumps(body)
 
 
 def _defaults(backend: str, given: dict[str, str | None]) -> list[tuple[str, str | None]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bytemlperf.redaction import Redactor
-from bytemlperf_llm.plan.flags import Flags
 
 FREE = ("headers", "quiet", "runs_dir", "label", "api_key_file", "report", "metadata")
 """Flags that may differ where a stopped folder goes on; header values are never stored."""
@@ -23,11 +22,6 @@ REQUESTS = {
 def requests_text(flags: Mapping[str, object]) -> str:
     """What the flags say of the lengths of requests, for a reader; empty for those of the scenario."""
     return ", ".join(f"{flags[name]} {what}" for name, what in REQUESTS.items() if flags.get(name) is not None)
-
-
-def with_server(flags: Flags) -> Flags:
-    """An address without an engine is that of an OpenAI-compatible server."""
-    return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags
 
 
 def comparable(flags: Mapping[str, object], redactor: Redactor) -> dict[str, object]:

@@ -103,7 +103,7 @@ def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None)
     redactor = Redactor([*option_secrets(engine.options), *receivers])
 
     def say(sentence: str) -> None:
-        if not output.quiet:
+        if not output.run.quiet:
             print(redactor(sentence), file=sys.stderr, flush=True)
 
     Schedule(load.scenario, load.seed).workload()  # prompt files are read before anything slow starts
@@ -114,9 +114,9 @@ def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None)
             connect(load.ray)
             say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
             around.callback(disconnect)
-        run = SuiteRun.reserve(output.runs_dir, "llm", output.label) if remainder is None else remainder.run
+        run = SuiteRun.reserve(output.run.runs_dir, "llm", output.label) if remainder is None else remainder.run
         around.enter_context(run)
-        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=output.quiet, remainder=remainder)
+        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=output.run.quiet, remainder=remainder)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             ending = runner.run(bench.measured(show))
         return _publish(run, output, ending)
@@ -132,7 +132,7 @@ def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
     summary = run.end(stopped=ending.stopped, report=output.report, hears=exports.add if exports else None, **ending.facts)
     unwritten = bool(run.unwritten) or exports.close(run.run)
     shown: dict[str, Any] = {"verbose": output.verbose, "files": exports.said}
-    status = publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records(), **shown)
+    status = publish(run.folder, summary, output.run, run=run.run, records=run.records(), **shown)
     return EXIT_INVALID if unwritten else status
 
 

@@ -18,8 +18,8 @@ from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import Plan, resolve
-from bytemlperf_llm.points.flags import comparable, with_server
+from bytemlperf_llm.plan.plan import Plan, resolve, with_server
+from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import Drain, PointRun, rate_found
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.description import described_engine
@@ -100,7 +100,7 @@ class Sweep:
             self._before.go_on(command=self._argv, redactor=self._redactor)
             return self._before
         output = self._plans[self._axes.curves[0].name].output
-        run = self._stack.enter_context(SuiteRun.reserve(output.runs_dir, KIND_NAME, output.label))
+        run = self._stack.enter_context(SuiteRun.reserve(output.run.runs_dir, KIND_NAME, output.label))
         engine = described_engine(started.info, self._flags.engine)
         about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
         run.describe(self._config(), command=self._argv, seed=self._flags.seed, **about)
@@ -131,7 +131,7 @@ class Sweep:
         run, output = self._suite(), self._plans[self._axes.curves[0].name].output
         summary = run.end(stopped=bool(self.status), report=output.report)
         self._write(summary)
-        status = publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records())
+        status = publish(run.folder, summary, output.run, run=run.run, records=run.records())
         return self.status or status
 
     # -- the points -----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Sweep:
         plan = preflight.fit_prompts(_long_enough(load.planned(flags), flags, load, ceiling_rps), started.model, started.info)
         suite = SuiteRun.reserve(folder, "llm", plan.output.label)
         try:
-            summary, self.status = await PointRun(suite, started, plan, self._argv, quiet=plan.output.quiet).ended()
+            summary, self.status = await PointRun(suite, started, plan, self._argv, quiet=plan.output.run.quiet).ended()
         except UserError as error:
             if not suite.run.get("config"):
                 return PointRow(curve=curve.name, load=load, state="skipped", why=f"{error.cause}: {error.fix}")

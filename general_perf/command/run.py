@@ -103,8 +103,8 @@ def _swept(run: SuiteRun, jobs: list[Job], time_limit_s: float, output: Output, 
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp general resume {run.folder}") from None
     summary = run.end()
     written = write_bytemlperf(run.folder, run.run, summary) if output.bytemlperf_report else []
-    publish(run.folder, summary, quiet=output.quiet, run=run.run, records=run.records(), written=written)
-    return _status(summary)
+    status = publish(run.folder, summary, output, run=run.run, records=run.records(), written=written)
+    return _status(summary) or status
 
 
 WEIGHTS = {"architecture": "random weights", "trained": "trained here"}

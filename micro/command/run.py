@@ -13,7 +13,7 @@ import msgspec
 
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.command.console import print_table, terminal
-from bytemlperf.command.flags import parse_bytes
+from bytemlperf.command.flags import RunOutput, parse_bytes
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.export.push import receivers_for
@@ -117,7 +117,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
         begun(run.folder)
-        return _sweep(run, cases, settings, view, metrics, quiet=flags.quiet)
+        return _sweep(run, cases, settings, view, metrics, flags)
 
 
 def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
@@ -133,7 +133,7 @@ def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
         metrics = MicroMetrics()
         with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
             begun(folder)
-            return _sweep(run, left, settings, view, metrics, quiet=flags.quiet)
+            return _sweep(run, left, settings, view, metrics, flags)
     finally:
         run.end()
 
@@ -147,7 +147,7 @@ def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
         raise UserError(f"this run can't be resumed: {why(error)}", "start a new run") from None
 
 
-def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, *, quiet: bool) -> int:
+def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, output: RunOutput) -> int:
     peaks = msgspec.convert(run.run["peaks"], Peaks) if run.run.get("peaks") else None
     metrics.plan(len(cases), peaks)
     interrupted = False
@@ -170,7 +170,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     view.__exit__()
     with damage_said(run.folder):
         _write_exports(run)
-        status = publish(run.folder, summary, quiet=quiet, run=run.run, records=run.records())
+        status = publish(run.folder, summary, output, run=run.run, records=run.records())
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else status

@@ -69,7 +69,7 @@ def test_a_default_that_is_typed_counts_as_given(run, tmp_path):
 
 def test_where_runs_go_is_not_the_folders_to_decide(run, tmp_path):
     folder = changed(run, tmp_path, runs_dir="/tmp/elsewhere")
-    assert repeat_plan(folder, Flags(), (), trust=True).output.runs_dir == Path("runs")
+    assert repeat_plan(folder, Flags(), (), trust=True).output.run.runs_dir == Path("runs")
 
 
 def test_an_address_is_confirmed_by_giving_one(run, tmp_path):

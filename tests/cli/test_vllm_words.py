@@ -10,7 +10,7 @@ from typer.main import get_group
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.cli import app
-from bytemlperf_llm.plan.vllm_words import SAME, WITHOUT_EFFECT, ours
+from bytemlperf_llm.plan.vllm_words import BODY, NO_VALUE, NOTED, SAME, ours
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp
 
@@ -19,9 +19,10 @@ from tests.cli.helpers import bmp
     ("line", "meant"),
     [
         ("--num_prompts 3 --base_url=http://h:1", "--num-prompts 3 --base-url http://h:1"),
-        ("--random-input-len 64 --random-output-len=20", "--input-len 64 --output-len 20"),
-        ("--dataset-name random --random-input-len 64", "--input-len 64 --output-len 128"),
-        ("--random-range-ratio 0 --random_range_ratio 0.0", ""),
+        ("--scenario chat --random-input-len 64 --random-output-len=20", "--scenario chat --input-len 64 --output-len 20"),
+        ("--engine vllm --dataset-name random --random-input-len 64", "--engine vllm --input-len 64 --output-len 128"),
+        ("--random-range-ratio 0 --random_range_ratio 0.5", "--random-range-ratio 0 --random-range-ratio 0.5"),
+        ("--min-p 0.1 --profile", "--extra-body '{\"min_p\": 0.1}'"),
         ("--trust_remote_code --disable-tqdm --num-prompts 3", "--num-prompts 3"),
         ("--goodput ttft:500 tpot:50 e2el:10000 --model m", "--goodput ttft:500 --goodput tpot:50 --goodput e2el:10000 --model m"),
         ("--metadata a=1 b=2 --save-result", "--metadata a=1 --metadata b=2 --save-result"),
@@ -59,9 +60,8 @@ def test_a_line_is_rewritten(line, meant):
     [
         ("--backend tgi", "--engine openai"),
         ("--backend vllm --engine transformers", "remove"),
-        ("--random-range-ratio 0.5", "--scenario"),
-        ("--min-p 0.1", "--extra-body"),
-        ("--profile", "leave it out"),
+        ("--min-p much", "give numbers"),
+        ("--no-stream", "leave it out"),
         ("--hf-split train", "--dataset-path"),
         ("--use-beam-search", "--extra-body"),
         ("--prefix-repetition-prefix-len 5", "--random-prefix-len"),
@@ -79,7 +79,7 @@ def test_every_flag_of_vllms_own_parser_is_taken_or_refused_with_what_to_do():
     parser = argparse.ArgumentParser()
     serve.add_cli_args(parser)
     taken = {name for parameter in get_group(app).commands["serve-bench"].params for name in (*parameter.opts, *parameter.secondary_opts)}
-    taken |= {*SAME, *WITHOUT_EFFECT, "--backend", "--endpoint-type", "--host", "--port", "--random-range-ratio", "--help"}
+    taken |= {*SAME, *NO_VALUE, *NOTED, *BODY, "--backend", "--endpoint-type", "--host", "--port", "--random-range-ratio", "--help"}
     for flag in (name for action in parser._actions for name in action.option_strings if name.startswith("--")):
         if flag not in taken:
             with pytest.raises(UserError):

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from bytemlperf.compare.comparison import compare_all, gather, short_names
-from bytemlperf.compare.gate import failures, parse, percent
+from bytemlperf.compare.gate import failures, percent
 from bytemlperf.compare.page import page_of
 from bytemlperf.compare.show import Shown
 from bytemlperf.compare.terminal import print_comparison
 from bytemlperf.report.text import escape_markdown
+from bytemlperf.runs.conditions import parse
 from tests.report.browser import Opened, chromium, have_chromium
 from tests.report.inside import bmp
 from tests.report.made import HOSTILE, llm_run, read

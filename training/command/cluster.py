@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bytemlperf.command.console import sayer
+from bytemlperf.command.flags import RunOutput
 from bytemlperf.errors import UserError
 from bytemlperf.report.terminal import publish
 from bytemlperf.runs.suite import SuiteRun
@@ -47,4 +48,4 @@ def run_finish(folder: Path, argv: list[str], *, quiet: bool) -> int:
             hung = stacks(folder)
             run.fail(hang_sentence(folder) if hung else "the ranks ended early; see torchrun's own messages")
         summary = run.end()
-    return publish(folder, summary, quiet=quiet)
+    return publish(folder, summary, RunOutput(quiet=quiet))

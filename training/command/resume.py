@@ -34,7 +34,7 @@ def resume_train(folder: Path, output: Output, argv: list[str], *, trust: bool) 
     run.go_on(command=argv, more={"first_attempt": plan.first_attempt})
     _set_aside(run)
     write_plan(plan)
-    return publish(*train_to_end(run, plan, output), quiet=output.quiet)
+    return publish(*train_to_end(run, plan, output), output)
 
 
 def _rest_of(run: SuiteRun, *, trust: bool) -> Plan:

@@ -221,7 +221,7 @@ def check_packages(trainer: str, workload: Workload) -> None:
 
 def run_train(flags: Flags, argv: list[str]) -> int:
     """`bmp train WORKLOAD`."""
-    return publish(*train(flags, argv), quiet=flags.quiet)
+    return publish(*train(flags, argv), flags)
 
 
 def run_dry(flags: Flags) -> int:
@@ -248,7 +248,7 @@ def run_reference(flags: Flags, out: Path | None, argv: list[str]) -> int:
         raise UserError(f"{path} is there already", "name another file with --out, or move it away")
     folder, summary = train(flags.changed(nproc=1, threads=1, deterministic=True, steps=REFERENCE_STEPS), argv)
     if summary["verdict"] == "invalid":
-        return publish(folder, summary, quiet=flags.quiet)
+        return publish(folder, summary, flags)
     keep_reference(folder, path)
     print(path)
     return 0
