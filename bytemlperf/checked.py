@@ -54,7 +54,8 @@ def _explain(text: str, data: Any, struct: type[msgspec.Struct], place: Place) -
     structs, here = list(_structs(annotation)), place(location)
     if of_a_key:
         wrong = next(item for item in value if not _fits(item, _of_dict(annotation)[0]))
-        return UserError(f"{here}: {echo(wrong)} is not a key of {key}", nearest(wrong, _words(_of_dict(annotation)[0])))
+        words = _words(_of_dict(annotation)[0])
+        return UserError(f"{here}: {echo(wrong)} is not a key of {key}", nearest(wrong, words) if words else _kind(what))
     if what.startswith("Object contains unknown field"):
         of = f"of {key}" if key else "here"
         return UserError(f"{place((*location, name))}: {echo(name)} is not a key {of}", nearest(name, _keys(_chosen(structs, value))))
@@ -67,11 +68,15 @@ def _explain(text: str, data: Any, struct: type[msgspec.Struct], place: Place) -
         fix = nearest(value, _tags(structs, str(location[-1])) or _words(annotation))
         return UserError(f"{here}: {key} can't be {echo(value)}", fix + (", or a number" if float in _parts(annotation) else ""))
     if what.startswith("Expected "):
-        kind = what.removeprefix("Expected ").partition(", got ")[0]
-        kind = re.sub(r"`([^`]*)`", lambda types: " or ".join(_NAMES.get(name, name) for name in types[1].split(" | ")), kind)
-        return UserError(f"{here}: {key or 'the file'} can't be {echo(value)}", f"give {kind}")
+        return UserError(f"{here}: {key or 'the file'} can't be {echo(value)}", _kind(what))
     cause, _, fix = what.partition("; ")
     return UserError(f"{here}: {key + ': ' if key else ''}{cause}", fix or "see docs/scenarios.md")
+
+
+def _kind(what: str) -> str:
+    """What msgspec expected, as something to do."""
+    kind = what.removeprefix("Expected ").partition(", got ")[0]
+    return "give " + re.sub(r"`([^`]*)`", lambda types: " or ".join(_NAMES.get(name, name) for name in types[1].split(" | ")), kind)
 
 
 def _at(path: str, data: Any, annotation: Any) -> tuple[Location, Any, Any]:

@@ -105,7 +105,7 @@ def _parameter(parameter: re.Match[str]) -> str:
 
 def option_secrets(options: Mapping[str, str]) -> list[str]:
     """Secrets in engine options as they are typed: header values, keys in the request body, in the address and its query."""
-    address = options.get("base_url", ""), options.get("endpoint", "")
+    address = *options.get("base_url", "").split(), options.get("endpoint", "")
     secrets = [str(value) for value in _object(options.get("headers", "")).values()]
     secrets += body_secrets(_object(options.get("extra_body", "")))
     for url in address:

@@ -140,7 +140,9 @@ def resume(
     run: RunFolder,
     flags: Annotated[Flags, only("headers", "quiet")],
     num_prompts: Annotated[int | None, Option("Extend the run, a finished one too, to this number of requests.", least=1)] = None,
-    base_url: Annotated[str | None, Option("Address of the run's server; the one in run.json isn't used unconfirmed.")] = None,
+    base_url: Annotated[
+        str | None, Option("Address of the run's server; the one in run.json isn't used unconfirmed.", several=True)
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Send the requests that have no record yet, with the run's own flags, into the same folder; with --num-prompts more of them."""

@@ -22,6 +22,7 @@ from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.mlperf.loadgen import loadgen_sections
 from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
+from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.sessions import session_sections
@@ -96,6 +97,7 @@ class LlmKind(RunKind):
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *loadgen_sections(summary),
             *cause_sections(columns),
+            *group_sections(summary),
             *session_sections(summary),
             *latency_sections(summary, columns),
             *timeline_sections(summary, columns, _gauges(records)),
@@ -118,7 +120,20 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
     """Every figure of a summary, with samples from the run's columns where there are any."""
     metrics = summary.get("metrics", {}).items()
     latencies = [figure for name, metric in metrics if name in LABELLED for figure in _latencies(key, name, metric, columns)]
-    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary), *_sessions(key, summary)]
+    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary), *_sessions(key, summary), *_classes(key, summary)]
+
+
+def _classes(key: str, summary: dict[str, Any]) -> list[Figure]:
+    """TTFT and goodput of each class, where there are some, and the fairness between them."""
+    figures = []
+    for name, group in (summary.get("classes") or {}).items():
+        if metric := group["metrics"].get("ttft"):
+            figures += _latencies(key, "ttft", metric, None, f"{name} ")
+        figures += _shares(key, {"goodput": group["goodput"]}, f"{name} ")
+    if fairness := summary.get("fairness"):
+        index = fairness["jain_index"]
+        figures.append(Figure(key=key, metric="fairness", label="Jain's fairness index", unit="", value=index, better="higher"))
+    return figures
 
 
 def _sessions(key: str, summary: dict[str, Any]) -> list[Figure]:
@@ -144,7 +159,7 @@ def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:
     return kept.samples
 
 
-def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
+def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None, of: str = "") -> list[Figure]:
     samples, ids = _samples(name, columns) if name in LATENCIES and columns is not None else ((), ())
     names = {"mean": "mean", **{percent: f"p{percent}" for percent in metric["percentiles"]}}
     claimed = [percent for percent, value in metric["percentiles"].items() if not isinstance(value, str)]
@@ -155,14 +170,14 @@ def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns 
             statistic,
             NS_PER_MS,
             key=key,
-            metric=f"{name} {text}",
-            label=f"{TITLES[name]} {text}",
+            metric=f"{of}{name} {text}",
+            label=f"{of}{TITLES[name]} {text}",
             unit="ms",
             better="lower",
             samples=samples,
             sample_ids=ids,
             statistic=text,
-            headline=(name, statistic) in headlines,
+            headline=not of and (name, statistic) in headlines,
         )
         for statistic, text in names.items()
     ]
@@ -217,19 +232,18 @@ def mean_bounds(values: Sequence[float]) -> tuple[float | None, float | None]:
     return (None, None) if bounds == INSUFFICIENT else (bounds[0] / _FIXED_POINT, bounds[1] / _FIXED_POINT)
 
 
-def _shares(key: str, summary: dict[str, Any]) -> list[Figure]:
+def _shares(key: str, summary: dict[str, Any], of: str = "") -> list[Figure]:
     figures = []
     goodput = summary.get("goodput")
     if goodput:
-        rate = goodput["requests_per_s"]
-        figures.append(
-            Figure(key=key, metric="goodput", label="goodput", unit=rate["unit"], value=rate["value"], better="higher", headline=True)
-        )
-        share = goodput["share"]
-        value = None if share is None else share * 100
+        rate, share = goodput["requests_per_s"], goodput["share"]
         reason = "" if share is not None else "no request was checked against the SLO"
-        within = Figure(key=key, metric="goodput share", label="requests within SLO", unit="%", value=value, better="higher", reason=reason)
-        figures.append(msgspec.structs.replace(within, headline=True))
+        for metric, label, unit, value, why in (
+            ("goodput", "goodput", rate["unit"], rate["value"], ""),
+            ("goodput share", "requests within SLO", "%", None if share is None else share * 100, reason),
+        ):
+            names = {"metric": of + metric, "label": of + label}
+            figures.append(Figure(key=key, **names, unit=unit, value=value, better="higher", headline=not of, reason=why))
     scheduled, outcomes = summary.get("scheduled") or 0, summary.get("outcomes", {})
     if scheduled:
         lost = 100 * (1 - outcomes.get("ok", 0) / scheduled)

@@ -13,6 +13,7 @@ Engines are classes without constructor arguments, found through the entry-point
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
 
@@ -81,6 +82,21 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = True
 
 
+class TrafficClass(msgspec.Struct, frozen=True, kw_only=True):
+    """What the requests of one class have in common beside their prompts, where an engine takes it: a scheduling priority (vLLM's: a lower
+    number goes first), headers of their own, and the model, or the adapter, that they name."""
+
+    name: str
+    priority: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    model: str | None = None
+
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+"""In a header's value: `{session}`, `{class}` or `{request}` stands for what a request has."""
+_PLACEHOLDERS = ("session", "class", "request")
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent: chat `messages`, or a plain `prompt`, exactly one of the two.
 
@@ -97,6 +113,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     turn: int = 0
     tools: str = ""
+    traffic_class: TrafficClass | None = None
+
+    @property
+    def class_name(self) -> str | None:
+        """None where there are no classes."""
+        return None if self.traffic_class is None else self.traffic_class.name
 
     def text_length(self) -> int:
         """Characters of prompt text, calls and tools among them, roles apart."""
@@ -237,7 +259,10 @@ class Engine(Protocol):
         """Give everything back. May be called after a failed start."""
 
 
-# Optional methods, looked up by name:
+# Optional methods and attributes, looked up by name:
+#   takes: frozenset[str]         fields of a TrafficClass that it sends on
+#   endpoints() -> int            how many places requests go to
+#   endpoint_of(request) -> str | None  which of them it is, where there are several
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
@@ -279,6 +304,16 @@ class EngineUnavailable(Exception):
 
 class BadOption(EngineUnavailable):
     """An `--engine-option` that the engine does not know, or a value that it can't take."""
+
+
+def check_header(name: str, value: str) -> None:
+    """Raises BadOption for one that can't be sent."""
+    if any(control in f"{name}{value}" for control in "\r\n\0"):
+        raise BadOption(f"header {name!r} has a line break in it", "give headers as NAME: VALUE")
+    unknown = next((word for word in PLACEHOLDER.findall(value) if word not in _PLACEHOLDERS), None)
+    if unknown is not None:
+        known = ", ".join(f"{{{word}}}" for word in _PLACEHOLDERS)
+        raise BadOption(f"header {name!r} has the placeholder {{{unknown}}}, which is unknown", f"known are {known}")
 
 
 OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)

@@ -43,7 +43,7 @@ def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
     mlperf = ["mlperf-multi-stream", "mlperf-offline", "mlperf-server", "mlperf-single-stream"]
     chat = ["chat", "chat-multiturn"]
-    assert [each.name for each in listed] == [*chat, "code", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
+    assert [each.name for each in listed] == [*chat, "code", "mixed", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
 
@@ -70,7 +70,9 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
 def test_unknown_name_gives_the_nearest_and_says_that_a_path_works() -> None:
     with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat or chat-multiturn\? A path to a YAML file works too"):
         scenarios.load("chatt")
-    with pytest.raises(UserError, match=r"built in: chat, chat-multiturn, code, mlperf-multi-stream, .*, trace-azure, trace-mooncake"):
+    with pytest.raises(
+        UserError, match=r"built in: chat, chat-multiturn, code, mixed, mlperf-multi-stream, .*, trace-azure, trace-mooncake"
+    ):
         scenarios.load("zzzzzz")
 
 

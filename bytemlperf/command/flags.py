@@ -39,7 +39,8 @@ SIZE_UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 class Option:
     """What a field's annotation says of its flag. A help that ends in ":" gets the choices of the field's Literal. `names` are
     separated by spaces. `sets` is the key that a given value sets, of what the flags are passed on to. Numbers are at least `least` or
-    above `above`, at most `most` (math.inf: infinity is a value), and finite. `run`: paths are run folders, and may be runs' names."""
+    above `above`, at most `most` (math.inf: infinity is a value), and finite. `run`: paths are run folders, and may be runs' names.
+    `several`: may be repeated, and the value is all of them with blanks between."""
 
     def __init__(
         self,
@@ -51,9 +52,10 @@ class Option:
         above: float | None = None,
         most: float | None = None,
         run: bool = False,
+        several: bool = False,
     ) -> None:
         self.help, self.names, self.sets = help, names, sets
-        self.least, self.above, self.most, self.run = least, above, most, run
+        self.least, self.above, self.most, self.run, self.several = least, above, most, run, several
 
 
 class Argument(Option):
@@ -101,7 +103,9 @@ class Field(NamedTuple):
         """The field's value from typer's. Raises UserError."""
         if self.option.run and given:
             given = [run_named(path) for path in given] if self.container else run_named(given)
-        if self.container is None:
+        if self.option.several and given:
+            return " ".join(given)
+        if self.container is None and not self.option.several:
             return given
         if not given:
             return self.default
@@ -114,7 +118,7 @@ class Field(NamedTuple):
         import typer
 
         kind: Any = str if self.choices or self.container is dict else self.kind
-        repeated = self.container is not None
+        repeated = self.container is not None or self.option.several
         annotation = list[kind] if repeated else kind
         default = None if repeated and self.default is not inspect.Parameter.empty else self.default
         if default is None:

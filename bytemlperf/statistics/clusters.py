@@ -65,6 +65,11 @@ class ClusteredColumn:
         """Where in `runs` of the same clusters each one begins."""
         return column(self._starts)[first:last] - self._starts[first]
 
+    def firsts(self, rank: Column) -> Column:
+        """The first value of each cluster, in the order that `rank` gives their rows."""
+        values, _ = self.runs(0, len(self._rows))
+        return values[self.begins(0, len(self._rows))[numpy.argsort(rank[self.rows], kind="stable")]]
+
     def runs_of(self, row: int) -> tuple[Column, Column]:
         """Values and counts of that row's cluster; none where it has none."""
         return self.runs(*map(int, (numpy.searchsorted(self.rows, row, side) for side in ("left", "right"))))

@@ -100,6 +100,8 @@ def task_of(flags: Flags, asked: CapacityFlags) -> Task:
     plan = resolve(flags)
     loads = Loads.of(plan, by, goal.max_requests)
     goal = bounded(goal, loads)
+    if any(keys.slo for keys in plan.load.scenario.classes.values()):
+        raise UserError("a capacity has one set of service levels, and the scenario's classes have their own", "give --goodput, for all")
     slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")

@@ -79,7 +79,8 @@ def facts_of(folder: Path, run: dict[str, Any]) -> TraceFacts:
     base = run.get("config", {}).get("engine_options", {}).get("base_url")
     model = str(engine.get("model") or "none")
     epoch_ns = time.time_ns() - time.monotonic_ns() + origin_ns  # of the same boot's monotonic clock
-    return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(str(base)).hostname if base else None)
+    only = str(base) if base and " " not in str(base) else ""
+    return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(only).hostname if only else None)
 
 
 def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:

@@ -22,7 +22,10 @@ from bytemlperf_llm.record.record import RequestRecord
 if TYPE_CHECKING:
     import polars
 
-_TEXT = ("id", "session", "outcome", "error_class", "error_detail", "token_source", "finish_reason", "output_sha256", "output")
+_TEXT = (
+    *("id", "class_name", "endpoint", "session", "outcome", "error_class", "error_detail"),
+    *("token_source", "finish_reason", "output_sha256", "output"),
+)
 _LISTS = ("parents", "chunk_ns", "tokens_per_chunk")
 _STAGES = ("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns")
 _METRICS = ("ttft_ns", "service_ttft_ns", "tpot_ns", "e2e_ns", "service_e2e_ns", "ntpot_ns", "max_stall_ns", "schedule_lateness_ns")

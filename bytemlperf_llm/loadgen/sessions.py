@@ -217,6 +217,7 @@ class SessionWorker(Worker):
         fields: dict[str, Any] = {
             "id": request.id,
             "index": request.index,
+            "class_name": request.class_name,
             "session": session.id,
             "turn": place,
             "worker": self._config.worker,

@@ -30,6 +30,7 @@ def make_record(
     return RequestRecord(
         id=request.id,
         index=request.index,
+        class_name=request.class_name,
         session=request.session,
         turn=request.turn,
         planned_ns=None if planned_ns is None else planned_ns - origin_ns,

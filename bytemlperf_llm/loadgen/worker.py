@@ -95,6 +95,7 @@ class Worker:
     ) -> None:
         self._hears = hears
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
+        self._endpoint_of: Callable[[Request], str | None] = getattr(engine, "endpoint_of", lambda _: None)
         self._now, self._redactor = now, redactor or Redactor()
         self._finish_reason = lru_cache(maxsize=64)(partial(self._redactor.clean, most_chars=MAX_FINISH_REASON_CHARS))  # few, and often
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
@@ -276,7 +277,9 @@ class Worker:
             record.finish_reason = self._finish_reason(record.finish_reason)
         if self._config.keep_output:
             record.output = self._redactor(decoded.text)
-        if not sent_to_engine:
+        if sent_to_engine:
+            record.endpoint = self._endpoint_of(request)
+        else:
             self._sink.started()
         self._keep(record, decoded.text, recorder.payloads)
 

@@ -13,6 +13,7 @@ import copy
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import get_args
 
 import msgspec
@@ -85,6 +86,7 @@ class Accumulator:
         self.failures = _Failures()
         self.tokens = TokenTally()
         self.sessions = SessionTally()
+        self.labels: dict[str, dict[str, int]] = {"class_name": {}, "endpoint": {}}
         self.batched_tokens = 0
         self.stream_tokens = 0
         self.stream_chunks = 0
@@ -144,7 +146,9 @@ class Accumulator:
             "prompt": (record.prompt_tokens for record in records),
             "output": (record.output_tokens for record in records),
             "asked": (record.max_tokens for record in records),
+            "cached": (record.cached_tokens for record in records),
             "own_limit": (record.error_class == OWN_LIMIT for record in records),
+            **{name: _codes(map(attrgetter(name), records), codes) for name, codes in self.labels.items()},
             **dict(zip(STAGES, _stages(records, block.last.tolist()), strict=True)),
         }
         for name, values in fields.items():
@@ -163,6 +167,13 @@ class Accumulator:
                 rows = self.rows()
                 self._rows[outcome] = rows[columns["outcome"][rows] == OUTCOMES.index(outcome)]
         return self._rows[outcome]
+
+    def part(self, name: str, label: str) -> Accumulator:
+        """Its requests of one class or endpoint: the same columns, whose other rows are in none of its outcomes."""
+        found, rows = copy.copy(self), self.rows()
+        found._rows = {None: rows[self.columns[name][rows] == self.labels[name].get(label, ABSENT)]}
+        found.outcomes = Counter({outcome: len(found.rows(outcome)) for outcome in OUTCOMES})
+        return found
 
     def request_values(self, name: str, rows: Column) -> Column:
         """A per-request metric of these rows, in their order, without those that don't have it."""
@@ -198,6 +209,11 @@ def request_column(columns: dict[str, Column], name: str, rows: Column) -> Colum
         first = whole + (2 * rest >= others[1])
     values[there] = first
     return values
+
+
+def _codes(labels: Iterable[str | None], codes: dict[str, int]) -> Iterable[int | None]:
+    """A number for each label, from 0 in the order of their first coming."""
+    return (None if label is None else codes.setdefault(label, len(codes)) for label in labels)
 
 
 def _stages(records: Sequence[RequestRecord], last: Sequence[int]) -> Iterable[Sequence[int | None]]:

@@ -22,6 +22,7 @@ FORMULAS: dict[str, str] = {
     "service_ttft": "first token − sent",
     "tpot": "(last token − first token) / (output tokens − 1), per request; absent under 2 tokens",
     "itl": "gap between consecutive tokens; tokens at most 0.2 ms apart are a burst, whose k tokens share the time since the burst before",
+    "handoff": "second token − first token, behind servers that have roles: where decoding begins elsewhere, the hand-off is in it",
     "inter_chunk_latency": "gap between consecutive bursts of tokens (at most 0.2 ms apart), as they arrived",
     "e2e": "last token − planned (closed loop: − sent)",
     "service_e2e": "last token − sent",

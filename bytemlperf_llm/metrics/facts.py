@@ -36,6 +36,14 @@ class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
     requested_rate: float | None = None
 
 
+class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a class of requests: its share of all, relative to the others', and its service levels."""
+
+    name: str
+    share: float
+    slo_ms: SloMs
+
+
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of one run. Times are ns from the run's origin, as in the records.
 
@@ -43,7 +51,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     a trace at its own times).
     `scheduled_requests` is None where it isn't known before the end (a closed loop with a
     duration). `loop_utilisation` is the busy share (0 to 1) of the busiest client event loop.
-    `ignore_eos` says that every answer was to be exactly as long as asked. `sessions` is there where requests are turns of sessions.
+    `ignore_eos` says that every answer was to be exactly as long as asked. `sessions` is there where requests are turns of sessions,
+    `classes` where they are of several, `roles` (prefill, decode, …) where servers behind the one that is measured have some.
     """
 
     open_loop: bool
@@ -57,6 +66,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     percentiles: tuple[str, ...] = DEFAULT_PERCENTILES
     sessions: SessionFacts | None = None
+    classes: tuple[ClassFacts, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 def normalised(facts: RunFacts) -> RunFacts:

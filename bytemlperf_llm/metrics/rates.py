@@ -9,6 +9,7 @@ whose window would be under half of the run, is not cut, and says so.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT, Column, either, present, total_of
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import Accumulator, request_column
-from bytemlperf_llm.metrics.facts import SloMs
+from bytemlperf_llm.metrics.facts import ClassFacts, SloMs
 
 LARGEST = (1 << 63) - 1
 IN_FLIGHT_SHARE = 0.9
@@ -65,9 +66,10 @@ class Rate(msgspec.Struct, kw_only=True):
 
 class Goodput(msgspec.Struct, kw_only=True):
     """Requests that met every target; `share` is of those answered, failed, dropped or in flight
-    at the end (cancelled ones are left out: the user stopped them)."""
+    at the end (cancelled ones are left out: the user stopped them). `slo_ms` is None where classes have targets of their own; requests
+    of a class without any aren't judged."""
 
-    slo_ms: SloMs
+    slo_ms: SloMs | None
     good_requests: int
     share: float | None
     requests_per_s: Rate
@@ -203,17 +205,19 @@ def _stamps_inside(first_ns: int, runs: tuple[Column, Column], window: Window) -
     return int(window.holds(first_ns)) + int(numpy.where(gaps > 0, upto - before, together).sum())
 
 
-def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs) -> Goodput | None:
-    """Requests/s that met every target of requests, from t0; None when no target was set."""
-    slo = slo.of_requests()
-    if slo == SloMs():
+def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs, classes: Sequence[ClassFacts] = ()) -> Goodput | None:
+    """Requests/s that met every target of requests, their own class's where there are classes, from t0; None when no target was set."""
+    parts = [(acc.part("class_name", each.name), each.slo_ms.of_requests()) for each in classes] or [(acc, slo.of_requests())]
+    parts = [(part, targets) for part, targets in parts if targets != SloMs()]
+    if not parts:
         return None
-    good = _meeting(acc, slo)
+    good = numpy.concatenate([_meeting(part, targets) for part, targets in parts])
     window = steady.window
     inside = len(_within(good, acc.columns["end"], window.start_ns, window.end_ns)) if steady.cut else len(good)
-    judged = sum(acc.outcomes[outcome] for outcome in ("ok", "failed", "dropped", "in_flight"))
+    judged = sum(part.outcomes[outcome] for part, _ in parts for outcome in ("ok", "failed", "dropped", "in_flight"))
     share = float(Fraction(len(good), judged)) if judged else None
-    return Goodput(slo_ms=slo, good_requests=len(good), share=share, requests_per_s=_rate("requests/s", inside, len(good), steady))
+    common = parts[0][1] if len({targets for _, targets in parts}) == 1 else None
+    return Goodput(slo_ms=common, good_requests=len(good), share=share, requests_per_s=_rate("requests/s", inside, len(good), steady))
 
 
 def _meeting(acc: Accumulator, slo: SloMs) -> Column:

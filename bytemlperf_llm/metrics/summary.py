@@ -24,6 +24,7 @@ from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.groups import ClassGroup, Fairness, Group, classes_of, endpoints_of, fairness_of
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
 from bytemlperf_llm.metrics.outages import Outage, find_outages
 from bytemlperf_llm.metrics.rates import (
@@ -80,6 +81,9 @@ class Summary(msgspec.Struct, kw_only=True):
     stage_shares: dict[str, float] | None
     client_error: ClientError | None = None
     sessions: Sessions | None = None
+    classes: dict[str, ClassGroup] = {}
+    fairness: Fairness | None = None
+    endpoints: dict[str, Group] = {}
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
@@ -117,7 +121,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         answers_without_token=int((acc.columns["first"][acc.rows("ok")] == ABSENT).sum()),
         parents_failed=acc.sessions.dropped_turns,
     )
-    verdict = judge(facts, evidence)
+    verdict, classes = judge(facts, evidence), classes_of(acc, facts, steady)
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
     return Summary(
         verdict=verdict.verdict,
@@ -136,12 +140,15 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         outages=find_outages(acc),
         metrics=metrics,
         rates=throughput(acc, steady),
-        goodput=goodput(acc, steady, facts.slo_ms),
+        goodput=goodput(acc, steady, facts.slo_ms, facts.classes),
         steady_state=steady,
         load=load,
         tokens=tokens,
         stage_shares=_stage_shares(acc),
         sessions=sessions_of(acc, facts, steady.window),
+        classes=classes,
+        fairness=fairness_of(classes),
+        endpoints=endpoints_of(acc, facts, steady),
     )
 
 
@@ -154,11 +161,13 @@ def _metrics(acc: Accumulator, facts: RunFacts, delays: Column) -> dict[str, Met
         return describe(acc.request_values(name, rows), "ns", FORMULAS[name], facts.percentiles, infinite)
 
     itl = describe_tokens("itl", acc.itl, rank, facts.percentiles)
+    handoff = acc.itl.firsts(rank) if facts.roles else ()
     found = {
         "ttft": of_requests("ttft", ok_rows, censored),
         "service_ttft": of_requests("service_ttft", ok_rows, censored),
         "tpot": of_requests("tpot", ok_rows, censored),
         "itl": itl,
+        "handoff": describe(handoff, "ns", FORMULAS["handoff"], facts.percentiles, None),
         "inter_chunk_latency": _inter_chunk(acc, itl, rank, facts),
         "e2e": of_requests("e2e", ok_rows, censored),
         "service_e2e": of_requests("service_e2e", ok_rows, censored),

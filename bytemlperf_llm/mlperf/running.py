@@ -172,6 +172,8 @@ class Points:
 
 def _bound(plan: Plan, seed_set: str | None) -> Plan:
     """The plan of all points: no warm-up, whole passes, and the seeds of the set. Raises UserError."""
+    if plan.load.scenario.classes:
+        raise UserError("the rules know requests of one kind, and the scenario has classes", "take another --scenario")
     plan = plan.with_scenario({"warmup_requests": 0, "num_requests": None, "duration_s": LONGEST_S})
     plan = plan.with_scenario({"drain_s": plan.load.scenario.timeouts.total_s})
     if seed_set is None:

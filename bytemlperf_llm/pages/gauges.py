@@ -54,9 +54,9 @@ def gauge_lines(samples: Sequence[Sample], origin_ns: int) -> list[GaugeLine]:
 def gauge_panels(lines: Sequence[GaugeLine]) -> list[tuple[str, list[GaugeLine]]]:
     """Axis title and gauges of each panel: requests by state, shares, and preemptions where there were any."""
     panels = [
-        ("in engine", [line for line in lines if line.name in REQUEST_LEVELS]),
+        ("in engine", [line for line in lines if line.name.endswith(REQUEST_LEVELS)]),
         ("engine, %", [line for line in lines if line.is_share]),
-        ("preempted", [line for line in lines if line.name == "preemptions" and line.values.max() > 0]),
+        ("preempted", [line for line in lines if line.name.endswith("preemptions") and line.values.max() > 0]),
     ]
     return [(title, members) for title, members in panels if members]
 

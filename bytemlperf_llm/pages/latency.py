@@ -19,6 +19,7 @@ TITLES = {
     "service_ttft": "TTFT from sent",
     "tpot": "TPOT",
     "itl": "ITL",
+    "handoff": "first to second token",
     "inter_chunk_latency": "chunk gaps",
     "e2e": "E2E",
     "service_e2e": "E2E from sent",
@@ -28,8 +29,8 @@ TITLES = {
     "client_lateness": "client's own delay",
     "session_time": "session",
 }
-FIRST = ("ttft", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")
-ANSWERS = ("ttft", "tpot", "itl", "e2e")
+FIRST = ("ttft", "handoff", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")
+ANSWERS = ("ttft", "handoff", "tpot", "itl", "e2e")
 DETAILS = tuple(name for name in FIRST if name not in ANSWERS)
 SPARE = ("p95", "max", "p99.9", "p90")
 CURVES = (

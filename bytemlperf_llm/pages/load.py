@@ -110,9 +110,10 @@ def result_table(summary: dict[str, Any]) -> Table:
     """Rates, goodput, how requests ended, tokens."""
     rows = [[name.replace("_", " "), f"{number(rate['value'])} {rate['unit']}"] for name, rate in summary.get("rates", {}).items()]
     if good := summary.get("goodput"):
-        slo = " ".join(f"{name}≤{value:g}" for name, value in good["slo_ms"].items() if value is not None)
+        targets = [f"{name}≤{value:g}" for name, value in (good["slo_ms"] or {}).items() if value is not None]
+        slo = f"{' '.join(targets)} ms" if targets else "of each class's own SLO"
         share = "–" if good["share"] is None else f"{good['share']:.1%}"
-        rows.append([f"goodput ({slo} ms)", f"{number(good['requests_per_s']['value'])} {good['requests_per_s']['unit']}, {share}"])
+        rows.append([f"goodput ({slo})", f"{number(good['requests_per_s']['value'])} {good['requests_per_s']['unit']}, {share}"])
     outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.get("outcomes", {}).items() if count)
     rows.append(["requests", f"{summary.get('scheduled') or 0:,}: {outcomes}"])
     tokens = summary.get("tokens") or {}

@@ -10,6 +10,7 @@ import msgspec
 
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf_llm.metrics.client_error import ClientError, sentence
+from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
 from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
 from bytemlperf_llm.pages.sessions import session_sections
@@ -33,6 +34,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
         msgspec.structs.replace(latency_table(summary, ANSWERS), title=title, note=""),
         msgspec.structs.replace(more, title="more latencies, ms", note="", detail=on_target and not _waited(summary)),
         result_table(summary),
+        *group_sections(summary),
         *(_bare(section) for section in session_sections(summary)),
         load,
     ]

@@ -21,7 +21,8 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     """Overrides of `prompts` for the scenario. Raises UserError."""
     changes = _source(flags, scenario)
     if flags.tokenizer is not None:
-        changes["prompts.tokenizer"] = tokenizer_folder(flags.tokenizer)
+        tokenizer = tokenizer_folder(flags.tokenizer)
+        changes |= {f"{key}.tokenizer": tokenizer for key in scenario.all_prompts()}
     in_sessions = flags.dataset_name in get_args(SessionFormatName) or (
         flags.dataset_name is None and scenario.prompts.sessions is not None
     )

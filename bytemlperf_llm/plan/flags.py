@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
 
@@ -16,10 +16,25 @@ class Engine(Options, panel="Engine and model"):
         Option("smollm2 (default), synthetic, a folder, a hub id; or the name a server serves it under (--served-model-name)."),
     ] = None
     engine_options: Annotated[tuple[str, ...], Option("Engine option as KEY=VALUE; repeatable.", "--engine-option")] = ()
-    base_url: Annotated[str | None, Option("Server address, for --engine openai. Default: http://127.0.0.1:8000.", sets="base_url")] = None
+    base_url: Annotated[
+        str | None,
+        Option(
+            "Server address, for --engine openai; repeatable; see docs/sessions.md. Default: http://127.0.0.1:8000.",
+            sets="base_url",
+            several=True,
+        ),
+    ] = None
+    route: Annotated[Literal["round-robin", "session"], Option("Which of several --base-url a request goes to:", sets="route")] = (
+        "round-robin"
+    )
     endpoint: Annotated[str | None, Option("/v1/chat/completions (default) or /v1/completions.", sets="endpoint")] = None
     headers: Annotated[
-        tuple[str, ...], Option("'NAME: VALUE' sent with every request; repeatable; values are never stored.", "--header", sets="headers")
+        tuple[str, ...],
+        Option(
+            "'NAME: VALUE' sent with every request, {session}, {class} and {request} in it filled in; repeatable; values are never stored.",
+            "--header",
+            sets="headers",
+        ),
     ] = ()
     extra_body: Annotated[str | None, Option("JSON object merged into every request body.", sets="extra_body")] = None
     insecure: Annotated[bool, Option("Don't check the server's TLS certificate.", sets="insecure")] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,7 +103,8 @@ def plan_again(flags: Flags, changes: Flags, scenario: Scenario) -> Plan:
 
 def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     """The plan of a scenario that is resolved already. Raises UserError."""
-    engine = EngineChoice(name=flags.engine, model=flags.model, options=_engine_options(flags), ready_timeout_s=flags.ready_check_timeout_s)
+    options = _engine_options(flags, scenario)
+    engine = EngineChoice(name=flags.engine, model=flags.model, options=options, ready_timeout_s=flags.ready_check_timeout_s)
     load = Load(
         scenario=scenario,
         seed=flags.seed,
@@ -175,7 +177,9 @@ def _overrides(flags: Flags, scenario: Scenario) -> dict[str, Any]:
     if flags.output_len is not None:
         changes["output_tokens"] = dataset_flags.lengths(flags.output_len, flags.random_range_ratio)
     changes |= {key: value for part in (LoadFlags, Limits) for key, (_, value) in flags.settings(part).items()}
-    return changes | _slo(flags.goodput)
+    changes |= _slo(flags.goodput)
+    replaced = {"slo" if flags.goodput else "", *changes} & {"prompts", "output_tokens", "slo"}  # of every class: none keeps its own
+    return changes | {f"classes.{name}.{key}": None for name in scenario.classes for key in replaced}
 
 
 def _arrival(flags: Flags, scenario: Scenario) -> dict[str, Any]:
@@ -227,9 +231,11 @@ def _slo(texts: tuple[str, ...]) -> dict[str, float | None]:
     return slo
 
 
-def _engine_options(flags: Flags) -> dict[str, str]:
+def _engine_options(flags: Flags, scenario: Scenario) -> dict[str, str]:
     options = pairs("--engine-option", flags.engine_options)
     _check_headers(options.get("headers", "{}"))
+    if not scenario.classes and any("{class}" in header for header in flags.headers):
+        raise UserError(f"a --header names the {{class}}, and scenario '{scenario.name}' has no classes", "use {session} or {request}")
     given = flags.settings(Engine)
     twice = sorted(given.keys() & options.keys())
     if twice:
@@ -247,9 +253,16 @@ def _option_text(value: Any) -> str:
 
 def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
     """Whether a server is asked for completions instead of chat; its address may be an endpoint's."""
-    paths = (engine_options.get(name, "").partition("?")[0].rstrip("/") for name in ("endpoint", "base_url"))
+    addresses = [engine_options.get("endpoint", ""), *engine_options.get("base_url", "").split()]
+    paths = (address.partition("?")[0].rstrip("/") for address in addresses)
     endpoint = next((path for path in paths if path.endswith("/completions")), "")
     return bool(endpoint) and not endpoint.endswith("/chat/completions")
+
+
+def roles_of(engine_options: Mapping[str, str]) -> tuple[str, ...]:
+    """The roles that addresses of `--base-url` have."""
+    found = (re.match(r"([a-z]+)=", address) for address in engine_options.get("base_url", "").split())
+    return tuple(match[1] for match in found if match)
 
 
 def _headers(texts: tuple[str, ...]) -> str:

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 import scenarios
 from bytemlperf import checked_yaml
 from bytemlperf.checked import Checked, check, plain
 from bytemlperf.errors import UserError
+from engines.contract import BadOption, TrafficClass, check_header
+from engines.credentials import SECRET_NAME
 
 BUILTIN_FOLDER = Path(scenarios.__file__).parent
 MAX_TOKENS = 1 << 20
@@ -50,6 +52,7 @@ Answers = Literal["recorded", "live"]
 Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Milliseconds = Annotated[float, Meta(gt=0, le=1e12)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z")]
 MAX_RATE = 1e6
 Rate = Annotated[float, Meta(gt=0, le=MAX_RATE)]
 
@@ -318,6 +321,35 @@ class Slo(Checked, frozen=True, kw_only=True):
     session_ms: Milliseconds | None = None
 
 
+class ClassKeys(Checked, frozen=True, kw_only=True):
+    """A class of requests: its `share` of all, relative to the others', and what it has of its own in place of the scenario's prompts,
+    lengths and service levels; null is the scenario's. `priority`, `headers` and `model` go with its requests."""
+
+    share: Annotated[float, Meta(gt=0, le=1e6)]
+    prompts: Prompts | None = None
+    output_tokens: Lengths | None = None
+    slo: Slo | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | None = None
+    headers: dict[HeaderName, str] = field(default_factory=dict)
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if SECRET_NAME.search(name):
+                raise ValueError(f"header {name} is a secret, and a scenario is stored with its results; give it with --header")
+            try:
+                check_header(name, value)
+            except BadOption as error:
+                raise ValueError(str(error)) from None
+
+    def traffic_class(self, name: str) -> TrafficClass:
+        """What goes with its requests."""
+        return TrafficClass(name=name, priority=self.priority, headers=tuple(self.headers.items()), model=self.model)
+
+
+ClassName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z")]
+
+
 class SamplingKeys(Checked, frozen=True, kw_only=True):
     """How tokens are drawn; null leaves a setting to the engine."""
 
@@ -344,6 +376,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
     description: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\r\n]*\Z")]
     prompts: Prompts
     output_tokens: Lengths
+    classes: dict[ClassName, ClassKeys] = field(default_factory=dict)
     arrival: Arrival
     auto: Auto = Auto()
     num_requests: Annotated[int, Meta(ge=1)] | None = None
@@ -375,11 +408,11 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
         unbounded = self.arrivals is None and self.duration_s is None
         trace, sessions = self.prompts.trace, self.prompts.sessions
         self._check_sessions()
-        if unbounded and trace is None and (sessions is None or sessions.file is None):
+        if unbounded and (trace is None or self.mixes_prompts) and (sessions is None or sessions.file is None):
             raise ValueError(f"nothing ends the run; give num_{'sessions' if sessions else 'requests'}, duration_s, or both")
         if unbounded and self.arrival.ramp is not None:
             raise ValueError("a ramp goes over num_requests or duration_s; give one of them")
-        if self.arrival.process == "at_once" and self.arrivals is None and trace is None:
+        if self.arrival.process == "at_once" and self.arrivals is None and (trace is None or self.mixes_prompts):
             raise ValueError("process at_once needs num_requests; give the number of requests to send")
         timed = sessions.format in TIMED_SESSIONS if sessions else trace is not None and trace.timed
         if self.arrival.process == "trace" and not timed:
@@ -387,6 +420,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
         if self.mlperf is not None and self.arrival.process != MLPERF_PROCESSES[self.mlperf]:
             process = MLPERF_PROCESSES[self.mlperf]
             raise ValueError(f"mlperf: {self.mlperf} is process {process}, not {self.arrival.process}; give mlperf: null, or that process")
+        self._check_classes()
         if self.mlperf == "single_stream" and self.arrival.max_concurrency != 1:
             raise ValueError("mlperf: single_stream sends one request after another; give max_concurrency: 1")
 
@@ -400,6 +434,35 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
             raise ValueError("num_requests would cut a session; give num_sessions")
         if self.arrival.rate == "auto":
             raise ValueError("rate auto is of requests, not sessions; give sessions/s (--request-rate) or users (--max-concurrency)")
+
+    def _check_classes(self) -> None:
+        """Raises ValueError for what doesn't go with classes."""
+        if not self.classes:
+            return
+        if self.mlperf is not None:
+            raise ValueError("mlperf judges requests of one kind; leave out classes, or give mlperf: null")
+        for name, keys in self.classes.items():
+            own = keys.prompts
+            if own is not None and own.sessions is not None:
+                raise ValueError(f"classes.{name}.prompts: sessions are the scenario's own, of all classes; give them as its prompts")
+            if self.prompts.sessions is not None and (own is not None or keys.output_tokens is not None):
+                raise ValueError(f"classes.{name}: classes of sessions share prompts and output_tokens; leave them out of the class")
+            if keys.slo is not None and keys.slo.session_ms is not None:
+                raise ValueError(f"classes.{name}.slo: session_ms is of all sessions; give it in the scenario's slo")
+            if self.arrival.process == "trace" and own is not None:
+                raise ValueError(
+                    f"classes.{name}.prompts: process trace sends at the times of the scenario's own trace; use poisson with a rate"
+                )
+
+    @property
+    def mixes_prompts(self) -> bool:
+        """Whether a class has prompts of its own."""
+        return any(keys.prompts is not None for keys in self.classes.values())
+
+    def all_prompts(self) -> dict[str, Prompts]:
+        """By key: the scenario's, and those that classes have of their own."""
+        own = {f"classes.{name}.prompts": keys.prompts for name, keys in self.classes.items() if keys.prompts is not None}
+        return {"prompts": self.prompts, **own}
 
     def override(self, changes: Mapping[str, Any]) -> Scenario:
         """A copy with other values, checked as a whole; `self` stays as it is.

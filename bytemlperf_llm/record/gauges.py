@@ -26,7 +26,7 @@ from bytemlperf.runs.records import Damage, whole_lines
 from bytemlperf.units import NS_PER_S
 
 SAMPLES_PER_STEP = 3_600
-MAX_GAUGES = 32
+MAX_GAUGES = 64
 _GAUGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 

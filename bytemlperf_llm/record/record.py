@@ -27,6 +27,8 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
     id: str
     index: int
+    class_name: str | None = None  # of a mix; None where the scenario has no classes
+    endpoint: str | None = None  # where it went, of several addresses
     session: str | None = None
     turn: int = 0
     session_turns: int = 0  # turns of its session; 0: a request on its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,9 +12,9 @@ from bytemlperf.checked import plain
 from bytemlperf_llm.calibration.cache import client_section
 from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
-from bytemlperf_llm.metrics.facts import RunFacts, SessionFacts, SloMs
-from bytemlperf_llm.plan.plan import Plan
-from bytemlperf_llm.plan.scenario import Scenario, folder_of, scenario_of, seed_of
+from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SessionFacts, SloMs
+from bytemlperf_llm.plan.plan import Plan, roles_of
+from bytemlperf_llm.plan.scenario import Scenario, Slo, folder_of, scenario_of, seed_of
 from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
 from engines.contract import EngineInfo
 
@@ -44,7 +45,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
             "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace), **planned.of_sessions()},
             "engine": described_engine(info, choice.name),
             "client": client_section(),
-            "facts": msgspec.to_builtins(facts_of(scenario, planned.requests)),
+            "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, choice.options)),
         },
     }
 
@@ -55,7 +56,7 @@ def described_engine(info: EngineInfo, name: str) -> dict[str, Any]:
     return engine | {"remote": engine_class(name).weights == "remote", "name": name}
 
 
-def facts_of(scenario: Scenario, scheduled_requests: int | None) -> RunFacts:
+def facts_of(scenario: Scenario, scheduled_requests: int | None, engine_options: Mapping[str, str]) -> RunFacts:
     """What the metrics need to know besides the records."""
     arrival, sessions = scenario.arrival, scenario.prompts.sessions
     rate = float(arrival.rate) if isinstance(arrival.rate, int | float) else None
@@ -66,10 +67,18 @@ def facts_of(scenario: Scenario, scheduled_requests: int | None) -> RunFacts:
         requested_rate=None if sessions else rate,
         scheduled_requests=scheduled_requests,
         max_concurrency=None if sessions and arrival.process == "closed" else arrival.max_concurrency,
-        slo_ms=SloMs(ttft=scenario.slo.ttft_ms, tpot=scenario.slo.tpot_ms, e2e=scenario.slo.e2e_ms, session=scenario.slo.session_ms),
+        slo_ms=_slo_ms(scenario.slo),
         ignore_eos=scenario.sampling.ignore_eos,
         sessions=SessionFacts(answers=sessions.answers, requested_rate=rate) if sessions else None,
+        classes=tuple(
+            ClassFacts(name=name, share=keys.share, slo_ms=_slo_ms(keys.slo or scenario.slo)) for name, keys in scenario.classes.items()
+        ),
+        roles=roles_of(engine_options),
     )
+
+
+def _slo_ms(slo: Slo) -> SloMs:
+    return SloMs(ttft=slo.ttft_ms, tpot=slo.tpot_ms, e2e=slo.e2e_ms, session=slo.session_ms)
 
 
 def finish_facts(run: dict[str, Any], issued: int, loop_utilisation: float) -> None:

@@ -4,7 +4,7 @@ request, warm-up, probe. Whatever fails here ends the command with one line."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Engine, EngineError, EngineInfo, Model, Request, availability_of
+from engines.contract import Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
 
 MEAN_SAMPLE_REQUESTS = 1_000
 WARMUP_CONCURRENCY = 4
@@ -50,11 +50,18 @@ _FIXES = {
 }
 
 
-def check_available(engine: type[Engine], name: str) -> None:
-    """Whether the engine could start at all, before anything is fetched for it. Raises UserError."""
+def check_available(engine: type[Engine], name: str, scenario: Scenario) -> None:
+    """Whether the engine could start at all, and takes what the scenario's classes ask for, before anything is fetched for it. Raises
+    UserError."""
     available = availability_of(engine)
     if available.missing:
         raise UserError(f"engine '{name}': {available.missing}", available.fix)
+    takes: Collection[str] = getattr(engine, "takes", ())
+    for class_name, keys in scenario.classes.items():
+        for key in ("priority", "headers", "model"):
+            if getattr(keys, key) not in (None, {}) and key not in takes:
+                fix = "leave it out, or measure a server with --engine openai"
+                raise UserError(f"class '{class_name}' of the scenario sets {key}, which engine '{name}' doesn't take", fix)
 
 
 def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
@@ -98,7 +105,7 @@ async def ready_check(
         changed |= adapted
         waits = error.error_class in NOT_READY and clock() < until_s
         if not (adapted or waits or (error.error_class == "stale_connection" and not attempt)):
-            raise _not_ready(engine, error, timeouts, redactor)
+            raise _not_ready(engine, error, timeouts, redactor, _which(engine, request))
         await asyncio.sleep(READY_POLL_S if waits else 0)
     info.notes += [f"the server requires {name}={value}, which is sent from now on" for name, value in changed.items()]
     _check_context(info, request, record.prompt_tokens)
@@ -113,12 +120,19 @@ async def _one(engine: Engine, request: Request, timeouts: Timeouts, redactor: R
     return kept.records[0]
 
 
-def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor: Redactor) -> UserError:
+def _which(engine: Engine, request: Request) -> str:
+    """Of which class it is, and where it went, where there are several."""
+    where = getattr(engine, "endpoint_of", lambda _: None)(request)
+    of = f" of class '{request.class_name}'" if request.class_name else ""
+    return f"the first request{of}" + (f" to {where}" if where else "")
+
+
+def _not_ready(engine: Engine, error: EngineError, timeouts: Timeouts, redactor: Redactor, first: str) -> UserError:
     said = error.error_class.replace("_", " ")
-    cause, fix = f"the first request fails: {said}: {error.detail}", _FIXES.get(error.error_class, "look at the engine's own log")
+    cause, fix = f"{first} fails: {said}: {error.detail}", _FIXES.get(error.error_class, "look at the engine's own log")
     if error.error_class.endswith("_timeout"):
         limit_ns = getattr(timeouts, error.error_class.removesuffix("timeout") + "ns")
-        cause = f"no response to the first request: {said} of {limit_ns / NS_PER_S:g} s"
+        cause = f"no response to {first}: {said} of {limit_ns / NS_PER_S:g} s"
         fix = f"{fix}, or raise --{error.error_class.replace('_', '-')}"
     advice = getattr(engine, "advise", lambda _: None)(error)
     return UserError(redactor.clean(cause), redactor.clean(advice or fix))
@@ -161,19 +175,25 @@ async def resolve_rate(
     return scenario.override({"arrival.rate": found.rate_per_s}), found
 
 
-def longest_request(schedule: Schedule, workload: Workload) -> Request:
-    """The request with the longest prompt among those that a run of this scenario may send; of a
-    trace or sessions, one as long with other words, so that no prefix is cached before it is measured."""
+def first_requests(schedule: Schedule, workload: Workload, endpoints: int) -> list[Request]:
+    """For each class (one without any) the request with the longest prompt among those that a run of this scenario may send, or one as
+    long where its prefix would be cached; each for every endpoint."""
     scenario = schedule.scenario
     limit = min(workload.prompt_count or MEAN_SAMPLE_REQUESTS, scenario.num_requests or MEAN_SAMPLE_REQUESTS, MEAN_SAMPLE_REQUESTS)
     requests: Iterator[Request] = iter(workload)
     if scenario.arrival.process == "trace":  # the run may end long before the trace does
         requests = (planned.request for planned in schedule.planned(workload=workload))
-    longest = max(islice(requests, limit), key=lambda request: (request.text_length(), request.max_tokens), default=None)
-    if longest is None:
+    longest: dict[TrafficClass | None, Request] = {}
+    for request in islice(requests, limit):
+        known = longest.get(request.traffic_class)
+        if known is None or (request.text_length(), request.max_tokens) > (known.text_length(), known.max_tokens):
+            longest[request.traffic_class] = request
+    if not longest:
         raise empty_schedule(scenario)
-    cached = scenario.prompts.trace is not None or scenario.prompts.sessions is not None
-    return workload.aside(longest.index, "ready") if cached else longest
+    first = [workload.unmeasured(request) for request in longest.values()]
+    if endpoints == 1:
+        return first
+    return [msgspec.structs.replace(request, index=place, session=None) for request in first for place in range(endpoints)]
 
 
 def empty_schedule(scenario: Scenario) -> UserError:
@@ -187,20 +207,20 @@ def empty_schedule(scenario: Scenario) -> UserError:
 def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
     template is used, its context. What the user gave goes before what is found; the shorter context holds."""
-    scenario = plan.load.scenario
-    prompts = scenario.prompts
     changes: dict[str, Any] = {}
-    if prompts.tokenizer is None:
-        changes["prompts.tokenizer"] = _tokenizer_of(model, info)
-    if sends_plain_prompts(plan.engine.options):
-        changes["prompts.template"] = "plain"
-    recorded = "trace" if prompts.trace is not None else "sessions"
-    if (source := prompts.trace or prompts.sessions) is not None:
-        known = (source.max_model_len, info.max_model_len, model.max_model_len if model else None)
-        changes[f"prompts.{recorded}.max_model_len"] = min((each for each in known if each is not None), default=None)
-    elif prompts.synthetic is None or prompts.synthetic.tokens is None:
-        return plan
-    return plan.with_scenario(changes)
+    for key, prompts in plan.load.scenario.all_prompts().items():
+        recorded = "trace" if prompts.trace is not None else "sessions"
+        source = prompts.trace or prompts.sessions
+        if source is None and (prompts.synthetic is None or prompts.synthetic.tokens is None):
+            continue
+        if prompts.tokenizer is None:
+            changes[f"{key}.tokenizer"] = _tokenizer_of(model, info)
+        if sends_plain_prompts(plan.engine.options):
+            changes[f"{key}.template"] = "plain"
+        if source is not None:
+            known = (source.max_model_len, info.max_model_len, model.max_model_len if model else None)
+            changes[f"{key}.{recorded}.max_model_len"] = min((each for each in known if each is not None), default=None)
+    return plan.with_scenario(changes) if changes else plan
 
 
 def answer_tokenizer(scenario: Scenario, model: Model | None, info: EngineInfo) -> str | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import part
-from bytemlperf_llm.plan.scenario import Arrival, Lengths, Prompts, Scenario, lengths_text
+from bytemlperf_llm.plan.scenario import Arrival, ClassKeys, Lengths, Prompts, Scenario, lengths_text
 
 MAX_WITHOUT_RECORD = 1_000_000
 """Requests of a schedule made anew, beside a hundred for each record there is: ten seconds."""
@@ -36,6 +36,9 @@ def load_of(run: dict[str, Any]) -> Load:
         _converted(scenario.get(name), kind) for name, kind in (("arrival", Arrival), ("prompts", Prompts), ("output_tokens", Lengths))
     )
     words = [prompts.sentence() if prompts else "", f"{lengths_text(lengths)} tokens out" if lengths else ""]
+    classes: dict[str, ClassKeys] = _converted(scenario.get("classes"), dict[str, ClassKeys]) or {}
+    total = sum(keys.share for keys in classes.values())
+    words += [" and ".join(f"{keys.share / total:.0%} {name}" for name, keys in classes.items())]
     words += ["stopping at EOS"] if part(scenario, "sampling").get("ignore_eos") is False else []
     open_loop = arrival is not None and arrival.process not in ("closed", "at_once")
     sessions = prompts is not None and prompts.sessions is not None

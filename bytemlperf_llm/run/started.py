@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -32,9 +32,11 @@ class Started:
         scenario = plan.load.scenario
         schedule, timeouts = Schedule(scenario, plan.load.seed), worker_config(scenario, ALL, keep_output=False).timeouts
         workload = schedule.workload()
-        longest = preflight.longest_request(schedule, workload)
-        patience_s = plan.engine.ready_timeout_s
-        changed = await preflight.ready_check(self.engine, self.info, longest, timeouts, self.redactor, patience_s)
+        endpoints: Callable[[], int] = getattr(self.engine, "endpoints", lambda: 1)
+        changed: dict[str, str] = {}
+        for first in preflight.first_requests(schedule, workload, endpoints()):
+            patience_s = plan.engine.ready_timeout_s
+            changed |= await preflight.ready_check(self.engine, self.info, first, timeouts, self.redactor, patience_s)
         await preflight.warm_up(self.engine, workload, scenario.warmup_requests, timeouts)
         return replace(plan, engine=plan.engine.with_options(changed))
 
@@ -42,7 +44,7 @@ class Started:
 async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say) -> Started:
     """Start the engine of the plan. Raises UserError."""
     choice = plan.engine
-    preflight.check_available(type(engine), choice.name)
+    preflight.check_available(type(engine), choice.name, plan.load.scenario)
     model = preflight.resolve_model(type(engine), choice.model, say)
     begun_s = time.monotonic()
     say(f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))

@@ -41,8 +41,10 @@ def unconfirmed(flags: Mapping[str, Any], config: Mapping[str, Any], given: Coll
     model = flags["model"]
     if flags["engine"] != "openai" and "model" not in given and model is not None and model.partition(":")[0] not in BUILT_IN:
         asked.append(f"--model {model}")
-    folder, prompts = config.get("scenario_folder", BUILTIN), scenario_of({"config": config}).prompts
-    files = map(PurePath, (*(prompts.files or ()), *([prompts.trace.file] if prompts.trace else ())))  # they are sent to the server
+    folder, files = config.get("scenario_folder", BUILTIN), list[PurePath]()
+    for prompts in scenario_of({"config": config}).all_prompts().values():
+        recorded = (source.file for source in (prompts.trace, prompts.sessions) if source is not None and source.file)
+        files += map(PurePath, (*(prompts.files or ()), *recorded))  # they are sent to the server
     if folder != BUILTIN:
         return [*asked, *(f"the file {file} in {folder}" for file in files)]
     return [*asked, *(f"the file {file}" for file in files if file.is_absolute() or ".." in file.parts)]
@@ -57,7 +59,7 @@ def refuse_unconfirmed(flags: Flags, config: Mapping[str, Any], given: Collectio
 
 def refuse_other_address(kept: str | None, given: str | None) -> None:
     """A run has one server. Raises UserError where another address is given."""
-    if given is not None and _plain(Redactor()(given)) != _plain(kept or ""):
+    if given is not None and [*map(_plain, Redactor()(given).split())] != [*map(_plain, (kept or "").split())]:
         raise UserError(f"the run was against {kept}, not {given}", "another server needs a new run: bmp-llm serve-bench")
 
 

@@ -16,6 +16,7 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import is_remote
 from bytemlperf.runs.files import DAMAGED, why
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Unchecked, few
 from bytemlperf.runs.records import RunRecords, with_log_names
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from, normalised
@@ -66,6 +67,7 @@ class _Kept(NamedTuple):
     """What a record says of the schedule. `planned_ns` as in the schedule, a resumed part's shift taken off."""
 
     id: str
+    class_name: str | None
     planned_ns: int | None
     max_tokens: int
     session: str | None
@@ -99,7 +101,7 @@ class _Seen:
             )
         planned_ns = None if record.planned_ns is None else record.planned_ns - shift_ns
         self.ends_ns[record.index] = record.end_ns
-        self.records[record.index] = _Kept(record.id, planned_ns, record.max_tokens, record.session, record.turn)
+        self.records[record.index] = _Kept(record.id, record.class_name, planned_ns, record.max_tokens, record.session, record.turn)
 
 
 def contradictions(record: RequestRecord) -> Iterator[str]:
@@ -135,7 +137,7 @@ def _against_schedule(seen: _Seen, scenario: Scenario, seed: int) -> Iterator[st
         request = planned.request
         kept = left.pop(request.index, None)
         offset_ns = kept.planned_ns if kept and scenario.prompts.sessions else planned.offset_ns  # a turn's depends on what ended before
-        expected = _Kept(request.id, offset_ns, request.max_tokens, request.session, request.turn)
+        expected = _Kept(request.id, request.class_name, offset_ns, request.max_tokens, request.session, request.turn)
         if kept is not None and kept != expected:
             name, value, wanted = next((field, a, b) for field, a, b in zip(_Kept._fields, kept, expected, strict=True) if a != b)
             yield f"the record of request {request.index} has {name} {value}, the schedule {wanted}"
@@ -175,7 +177,8 @@ def _check_description(run: dict[str, Any], facts: RunFacts, scenario: Scenario,
     if run.get("scheduled_requests") != planned.requests:
         found.append(f"run.json says {run.get('scheduled_requests')} requests, its configuration makes {planned.requests}")
     expected = msgspec.structs.replace(
-        facts_of(scenario, planned.requests or facts.scheduled_requests), loop_utilisation=facts.loop_utilisation
+        facts_of(scenario, planned.requests or facts.scheduled_requests, part(run, "config", "engine_options")),
+        loop_utilisation=facts.loop_utilisation,
     )
     differing = [name for name in RunFacts.__struct_fields__ if getattr(normalised(expected), name) != getattr(facts, name)]
     return found + [

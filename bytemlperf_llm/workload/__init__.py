@@ -11,55 +11,80 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
-from bytemlperf_llm.plan.scenario import Scenario
+import msgspec
+
+from bytemlperf_llm.plan.scenario import ClassKeys, Prompts, Scenario
+from bytemlperf_llm.workload.classes import ClassSeries, seed_of_class
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
 from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
-from engines.contract import Message, Request, Sampling
+from engines.contract import Message, Request, Sampling, TrafficClass
+
+
+class Part(NamedTuple):
+    """What the requests of a class are made of; of all requests where there are no classes."""
+
+    prompts: PromptSource
+    lengths: LengthSeries
+    lengths_aside: LengthSeries
+    traffic_class: TrafficClass | None = None
 
 
 class Workload:
     """The requests of one run. Building it reads the prompt files and may raise UserError."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
-        keys = scenario.sampling
+        keys, classes = scenario.sampling, scenario.classes
         self._sampling = Sampling(
             temperature=keys.temperature, top_p=keys.top_p, top_k=keys.top_k, seed=keys.seed, ignore_eos=keys.ignore_eos
         )
-        self._seed = seed
-        self._lengths = LengthSeries(scenario.output_tokens, seed, "output")
-        traced = scenario.prompts.trace is not None
-        self._trace = TracePrompts(scenario.prompts, scenario.folder, seed, self._lengths) if traced else None
-        self.sessions = SessionPrompts(scenario, seed, self._lengths) if scenario.prompts.sessions is not None else None
-        self._prompts: PromptSource = self._trace or self.sessions or source(scenario, seed)
-        self._lengths_aside = LengthSeries(scenario.output_tokens, seed, "output-aside")
+        self._scenario, self._seed = scenario, seed
+        lengths = LengthSeries(scenario.output_tokens, seed, "output")
+        self.sessions = SessionPrompts(scenario, seed, lengths) if scenario.prompts.sessions is not None else None
+        prompts = self.sessions or self._source(scenario.prompts, seed, lengths)
+        self._part = Part(prompts, lengths, LengthSeries(scenario.output_tokens, seed, "output-aside"))
+        self._parts = {name: self._part_of(name, own) for name, own in classes.items()}
+        self._classes, self._classes_aside = (ClassSeries(classes, seed, purpose) for purpose in ("class", "class-aside"))
+
+    def _source(self, prompts: Prompts, seed: int, lengths: LengthSeries) -> PromptSource:
+        folder, mixed = self._scenario.folder, self._scenario.mixes_prompts
+        return source(prompts, folder, seed) if prompts.trace is None else TracePrompts(prompts, folder, seed, lengths, rounds=mixed)
+
+    def _part_of(self, name: str, keys: ClassKeys) -> Part:
+        part, seed = self._part._replace(traffic_class=keys.traffic_class(name)), seed_of_class(self._seed, name)
+        if keys.output_tokens is not None:
+            lengths, aside = (LengthSeries(keys.output_tokens, seed, purpose) for purpose in ("output", "output-aside"))
+            part = part._replace(lengths=lengths, lengths_aside=aside)
+        return part if keys.prompts is None else part._replace(prompts=self._source(keys.prompts, seed, part.lengths))
 
     @property
     def prompt_count(self) -> int | None:
-        """Different prompts there are; None where there is no end of them (synthetic)."""
-        return self._prompts.count
+        """Different prompts there are; None where there is no end of them (synthetic), or where classes have their own."""
+        return None if self._scenario.mixes_prompts else self._part.prompts.count
 
     @property
     def trace_report(self) -> TraceReport | None:
-        """What became of the trace's rows up to the last request made; None without a trace."""
-        return None if self._trace is None else self._trace.report
+        """What became of the trace's rows up to the last request made, of the first class that has one; None without a trace."""
+        traces = (part.prompts for part in (self._part, *self._parts.values()) if isinstance(part.prompts, TracePrompts))
+        return next((trace.report for trace in traces), None)
 
     @property
     def prompt_lengths(self) -> str | None:
         """Where prompts are made to a number of tokens: whether that is exact or estimated, and how."""
-        return getattr(self._prompts, "lengths", None)
+        said = (getattr(part.prompts, "lengths", None) for part in (*self._parts.values(), self._part))
+        return next((lengths for lengths in said if lengths), None)
 
     def trace_offset_ns(self, index: int) -> int:
         """When the trace has request `index` due (of sessions: when session `index` starts), ns from the start of its window, scaled.
         Raises TraceEnded."""
         if self.sessions is not None:
             return self.sessions.start_ns(index)
-        assert self._trace is not None
-        return self._trace.offset_ns(index)
+        assert isinstance(self._part.prompts, TracePrompts)
+        return self._part.prompts.offset_ns(index)
 
     def request(self, index: int) -> Request:
         """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
@@ -67,10 +92,20 @@ class Workload:
         if self.sessions is not None:
             session, turn = self.sessions.place(index)
             return self.turn(session, turn, index, session.prompt(turn))
-        return self._made(self._prompts.at(index), index, f"{self._seed}-{index:08d}", self._lengths)
+        part, place = self._place(self._classes, index)
+        return self._made(part, part.prompts.at(place), index, f"{self._seed}-{index:08d}", part.lengths)
+
+    def _place(self, classes: ClassSeries, index: int) -> tuple[Part, int]:
+        """What request `index` of a series is made of, and its place there."""
+        if not self._parts:
+            return self._part, index
+        name, place = classes.at(index)
+        return self._parts[name], place
 
     def turn(self, session: Session, turn: int, index: int, messages: tuple[Message, ...]) -> Request:
-        """Request `index`, a turn of a session, with the history that it really has."""
+        """Request `index`, a turn of a session, with the history that it really has. A class is one of whole sessions."""
+        assert self.sessions is not None
+        part = self._place(self._classes, self.sessions.number(index))[0] if self._parts else self._part
         return Request(
             index=index,
             id=f"{self._seed}-{index:08d}",
@@ -80,12 +115,23 @@ class Workload:
             session=session.id,
             turn=turn,
             tools=session.turns[turn].tools,
+            traffic_class=part.traffic_class,
         )
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
         of the shuffled prompt set. Requests of one run use different indices."""
-        return self._made(self._prompts.aside(index), index, f"{self._seed}-{purpose}-{index:08d}", self._lengths_aside)
+        part, place = self._place(self._classes_aside, index)
+        return self._made(part, part.prompts.aside(place), index, f"{self._seed}-{purpose}-{index:08d}", part.lengths_aside)
+
+    def unmeasured(self, request: Request) -> Request:
+        """As long as this one, and of its class; of a trace or sessions with other words, so that no prefix is cached before it is
+        measured."""
+        part, place = (self._part, request.index) if self.sessions is not None else self._place(self._classes, request.index)
+        if not isinstance(part.prompts, TracePrompts | SessionPrompts):
+            return request
+        made = self._made(part, part.prompts.aside(place), request.index, f"{self._seed}-ready-{request.index:08d}", part.lengths_aside)
+        return msgspec.structs.replace(made, traffic_class=request.traffic_class)
 
     def __iter__(self) -> Iterator[Request]:
         """Requests 0, 1, 2, ... without end, or to the trace's."""
@@ -95,7 +141,7 @@ class Workload:
             except TraceEnded:
                 return
 
-    def _made(self, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
+    def _made(self, part: Part, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
         return Request(
             index=index,
             id=request_id,
@@ -104,6 +150,7 @@ class Workload:
             prompt=prompt.prompt,
             sampling=self._sampling,
             session=prompt.session,
+            traffic_class=part.traffic_class,
         )
 
 
@@ -114,12 +161,14 @@ def _sampling_text(sampling: Sampling) -> str:
 
 def schedule_line(request: Request, planned_ns: int | None) -> bytes:
     """What the schedule hash covers of one request: a JSON line of index, planned offset (ns from
-    the start; "-" in closed loop), max_tokens, sampling, the prompt with its roles and calls of tools, and tools where it has some."""
+    the start; "-" in closed loop), max_tokens, sampling, the prompt with its roles and calls of tools, and tools and class where it has
+    some."""
     text = request.prompt if request.messages is None else [_told(message) for message in request.messages]
     planned = "-" if planned_ns is None else planned_ns
     head = f"[{request.index},{json.dumps(planned)},{request.max_tokens},{_sampling_text(request.sampling)},"
     tools = f",{json.dumps(request.tools)}" if request.tools else ""
-    return (head + json.dumps(text) + tools + "]\n").encode("ascii")
+    of_class = f",{json.dumps(msgspec.structs.astuple(request.traffic_class))}" if request.traffic_class else ""
+    return (head + json.dumps(text) + tools + of_class + "]\n").encode("ascii")
 
 
 def _told(message: Message) -> list[Any]:

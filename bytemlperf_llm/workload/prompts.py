@@ -17,7 +17,7 @@ import msgspec
 
 from bytemlperf.arrivals import seeded
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.scenario import Lengths, Prompts, Scenario
+from bytemlperf_llm.plan.scenario import Lengths, Prompts
 from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.synthesis import WORDS, maker_for
@@ -50,19 +50,19 @@ class PromptSource(Protocol):
         """Prompt of the unmeasured request `index`."""
 
 
-def source(scenario: Scenario, seed: int) -> PromptSource:
-    """The scenario's prompts. Raises UserError that names the file and line that can't be used."""
-    found, drawn = _undrawn(scenario, seed), scenario.prompts.drawn
+def source(prompts: Prompts, folder: Path, seed: int) -> PromptSource:
+    """Of files in that folder, or made up. Raises UserError that names the file and line that can't be used."""
+    found, drawn = _undrawn(prompts, folder, seed), prompts.drawn
     return found if drawn is None else DrawnPrompts(found, drawn, seed)
 
 
-def _undrawn(scenario: Scenario, seed: int) -> PromptSet | SyntheticPrompts | CountedPrompts:
-    synthetic = scenario.prompts.synthetic
+def _undrawn(keys: Prompts, folder: Path, seed: int) -> PromptSet | SyntheticPrompts | CountedPrompts:
+    synthetic = keys.synthetic
     if synthetic is not None and synthetic.words is not None:
         return SyntheticPrompts(synthetic.words, seed)
     if synthetic is not None and synthetic.tokens is not None:
-        return CountedPrompts(scenario.prompts, synthetic.tokens, synthetic.prefix_tokens, seed)
-    paths = [scenario.folder / file for file in scenario.prompts.files or ()]
+        return CountedPrompts(keys, synthetic.tokens, synthetic.prefix_tokens, seed)
+    paths = [folder / file for file in keys.files or ()]
     prompts = [prompt for path in paths for prompt in read(path)]
     if not prompts:
         raise UserError(f"no prompt in {', '.join(str(path) for path in paths)}", f"write one per line: {LINE_FORMS}")

@@ -80,12 +80,14 @@ class _Kept(NamedTuple):
 
 
 class TracePrompts:
-    """A trace as a source of prompts. Opens the file and reads its first row: may raise UserError."""
+    """A trace as a source of prompts, which ends, or begins again after its last row (`rounds`). Opens the file and reads its first row:
+    may raise UserError."""
 
     count = None
 
-    def __init__(self, prompts: Prompts, folder: Path, seed: int, lengths: LengthSeries) -> None:
+    def __init__(self, prompts: Prompts, folder: Path, seed: int, lengths: LengthSeries, *, rounds: bool = False) -> None:
         assert prompts.trace is not None
+        self._rounds = rounds
         self._trace, self._path = prompts.trace, folder / prompts.trace.file
         self._counter = counter_for(prompts.tokenizer, prompts.template)
         self._plain = prompts.template == "plain"
@@ -107,7 +109,7 @@ class TracePrompts:
 
     def at(self, index: int) -> Prompt:
         """Raises TraceEnded, and UserError for a line that can't be used."""
-        kept = self._measured.at(index)
+        kept = self._measured.at_round(index) if self._rounds else self._measured.at(index)
         if kept.messages is not None:
             return self._prompt(kept, kept.messages[-1].content, kept.messages)
         text = self._maker.prompt(f"line/{kept.row.line}", kept.prompt_tokens, self._hash_ids(kept.row))
@@ -145,8 +147,10 @@ class TracePrompts:
         )
 
     def _rows_measured(self) -> Iterator[_Kept]:
-        self.report = self._new_report()
-        return self._kept(self.report)
+        report = self._new_report()
+        if not (self._rounds and self.report.rows):  # that of the first round
+            self.report = report
+        return self._kept(report)
 
     def _kept(self, report: TraceReport) -> Iterator[_Kept]:
         """The rows that are sent, in order; `report` counts along."""

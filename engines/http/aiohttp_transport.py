@@ -42,13 +42,10 @@ class _Leaving:
 class AiohttpTransport:
     """Same two verbs as the lean `Pool`, over full URLs. `private`: something that goes out is for this server alone."""
 
-    def __init__(
-        self, url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None, *, proxy: str | None, reuse: bool, private: bool
-    ) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None, *, proxy: str | None, reuse: bool, private: bool) -> None:
         import aiohttp
 
         self._url, self._proxy, self._private = url, proxy, private
-        self._headers = {name: value for name, value in headers.items() if name != "Host"}  # aiohttp's own, as redirects change it
         self._held_bytes, self._most_bytes = 0, most_bytes()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_stamp_first)
@@ -81,10 +78,10 @@ class AiohttpTransport:
             finally:
                 self._held_bytes -= received_bytes
 
-    async def get(self, path: str) -> tuple[Head, bytes]:
+    async def get(self, path: str, headers: Mapping[str, str]) -> tuple[Head, bytes]:
         """One page of the same server, or its first megabytes. Raises EngineError."""
         page = bytearray()
-        async with self._answer("GET", urljoin(self._url, path), _Leaving(), {}, None) as response:
+        async with self._answer("GET", urljoin(self._url, path), _Leaving(), headers, None) as response:
             async for data in response.content.iter_any():
                 page += data
                 if len(page) > MAX_PAGE_BYTES:
@@ -102,7 +99,7 @@ class AiohttpTransport:
                     method,
                     url,
                     data=body,
-                    headers={**self._headers, **headers},
+                    headers={name: value for name, value in headers.items() if name != "Host"},  # aiohttp's own, as redirects change it
                     proxy=self._proxy,
                     allow_redirects=False,
                     trace_request_ctx=leaving,

@@ -1,23 +1,23 @@
 """Any OpenAI-compatible server, chat or completions, streaming.
 
 A request's life: encode body → write → raw reads to the recorder → end. What the reads mean is
-told by `decode` when the request is over (`openai_decode`). Needs no tokenizer: token counts come
+told by `decode` when the request is over. Needs no tokenizer: token counts come
 from the server's `usage`, or from the chunks where it sends none, and the result says which.
 
 The key comes from an environment variable or a file, never from a flag, and is in no output.
-Where requests go is in `openai_target`, which models there are in `openai_models`, what to do about a refused first request in
-`openai_advice`.
+How an address is reached is in `endpoint`, what its text means in `target`, which models there are in `models`, what to do about a refused
+first request in `advice`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 import stat
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal
+from zlib import crc32
 
 import msgspec
 
@@ -28,35 +28,26 @@ from engines.contract import (
     Decoded,
     EngineError,
     EngineInfo,
-    EngineUnavailable,
     Finish,
     Message,
     Model,
     Recorder,
     Request,
     Sampling,
+    TrafficClass,
     WeightsKind,
-    caught_up,
     parse_options,
 )
-from engines.credentials import body_secrets, query_secrets, userinfo_secrets
-from engines.http.aiohttp_transport import AiohttpTransport
-from engines.http.http1 import Head, parse_response
-from engines.http.pool import Pool
-from engines.http.proxy import Proxy, proxy_for
+from engines.credentials import body_secrets, query_secrets
 from engines.openai.advice import LIMIT_FIELDS, fix_for, wants_other_limit
-from engines.openai.decode import DONE_EVENT, decode
-from engines.openai.gauges import ServerGauges
+from engines.openai.decode import decode
+from engines.openai.endpoint import Endpoint
 from engines.openai.headers import json_object, read_key, request_headers
-from engines.openai.models import Listing, choose, read_listing
+from engines.openai.models import choose
 from engines.openai.spoken import spoken
-from engines.openai.target import Target, parse_target
+from engines.openai.target import DEFAULT_ADDRESS, Target, named, parse_addresses
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-READY_POLL_S = 0.5
-PROBE_TIMEOUT_S = 10.0
-UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls", "client_limit")
-MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
 
 _SEVERAL = "which makes several responses of one request"
@@ -68,9 +59,11 @@ OTHER_TOKENS = {
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
-    """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too."""
+    """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too. `base_url` is one address or several,
+    with blanks between them."""
 
-    base_url: str = "http://127.0.0.1:8000"
+    base_url: str = DEFAULT_ADDRESS
+    route: Literal["round-robin", "session"] = "round-robin"
     endpoint: str = ""
     api_key_env: str = DEFAULT_KEY_ENV
     api_key_file: str = ""
@@ -90,16 +83,15 @@ class OpenAIEngine:
 
     weights: ClassVar[WeightsKind] = "remote"
     options_type: ClassVar[type[msgspec.Struct]] = Options
+    takes: ClassVar[frozenset[str]] = frozenset(("priority", "headers", "model"))
 
     def __init__(self) -> None:
-        self._pool: Pool | None = None
-        self._gauges: ServerGauges | None = None
-        self._aiohttp: AiohttpTransport | None = None
-        self._proxy: Proxy | None = None
-        self._listing = Listing()
+        self._servers: dict[str, Endpoint] = {}
+        self._endpoints: list[Endpoint] = []  # those that requests are sent to
         self._secrets: list[str] = []
         self._usage = True
-        self._rest_by_sampling: dict[Sampling, bytes] = {}
+        self._rests: dict[object, bytes] = {}
+        self._sent_fields: set[str] = set()
 
     @staticmethod
     def requirements() -> Availability:
@@ -117,113 +109,53 @@ class OpenAIEngine:
     async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
         self._options = parsed = parse_options(options, Options)
         self._usage = parsed.usage
-        self._target = target = parse_target(parsed.base_url, parsed.endpoint)
+        addresses = parse_addresses(parsed.base_url, parsed.endpoint)
         self._extra = _extra_body(parsed.extra_body)
-        self._secrets += [*query_secrets(target.query), *body_secrets(self._extra)]
+        self._secrets += body_secrets(self._extra)
         self._limit_by(LIMIT_FIELDS[0] if parsed.max_tokens_field == "auto" else parsed.max_tokens_field)
-        key = read_key(parsed.api_key_file, parsed.api_key_env)
-        headers, secrets = request_headers(parsed.headers, key, target, key_goes_first=bool(parsed.api_key_file))
-        self._secrets += secrets
-        transport = self._open(parsed, target, headers)
-        self._listing = await self._wait_for_models(parsed.ready_timeout_s, named=model is not None)
-        self._model_name, max_model_len, note = choose(model, self._listing, target.authority)
+        for name, address in named(addresses).items():
+            self._servers[name] = self._endpoint(address.target)
+            if not address.role:
+                self._endpoints.append(self._servers[name])
+        self._target, self._single = self._endpoints[0].target, len(self._endpoints) == 1
+        for name, server in self._servers.items():
+            if server in self._endpoints:
+                await server.find_models(parsed.ready_timeout_s, named=model is not None)
+            else:
+                await server.find_metrics(name)
+        self._model_name, max_model_len, note = choose(model, self._endpoints[0].listing, self._target.authority)
         return EngineInfo(
             name="openai",
             device="remote",
             model=self._model_name,
             max_model_len=max_model_len,
             reports=["usage"] if parsed.usage else [],
-            notes=[*self._notes(transport), *([note] if note else [])],
+            notes=[*self._notes(), *([note] if note else [])],
         )
 
-    def _open(self, options: Options, target: Target, headers: dict[str, str]) -> str:
-        """Make the transport; its name. Raises BadOption for a proxy or CA file that can't be used."""
-        self._proxy = None if options.transport == "lean" else proxy_for(target.tls, target.host, target.port)
-        transport = "aiohttp" if self._proxy is not None or options.transport == "aiohttp" else "lean"
-        tls = _tls_context(options) if target.tls or transport == "aiohttp" else None
-        if self._proxy is not None:
-            self._secrets += userinfo_secrets(self._proxy.credentials)
-        if transport == "aiohttp":
-            proxy = None if self._proxy is None else self._proxy.url
-            private = bool(self._secrets)
-            self._aiohttp = AiohttpTransport(target.url, headers, tls, proxy=proxy, reuse=options.keep_alive, private=private)
-        else:
-            scheme = "https" if target.tls else "http"
-            self._gauges = ServerGauges(f"{scheme}://{target.authority}{target.prefix}/metrics", tls)
-        self._pool = Pool(target.host, target.port, tls if target.tls else None, ending=DONE_EVENT, reuse=options.keep_alive)
-        self._head_lines = _head_lines(headers if options.keep_alive else headers | {"Connection": "close"})
-        self._post_head = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (target.path.encode(), self._head_lines)
-        return transport
+    def _endpoint(self, target: Target) -> Endpoint:
+        """Raises BadOption."""
+        options = self._options
+        key = read_key(options.api_key_file, options.api_key_env)
+        headers, secrets = request_headers(options.headers, key, target, key_goes_first=bool(options.api_key_file))
+        self._secrets += [*query_secrets(target.query), *secrets]
+        keyed, tls = bool(self._secrets), partial(_tls_context, options)
+        endpoint = Endpoint(target, headers, tls, options.transport, reuse=options.keep_alive, keyed=keyed, key_fix=self._key_fix())
+        self._secrets += endpoint.secrets
+        return endpoint
 
-    def _notes(self, transport: str) -> list[str]:
+    def _notes(self) -> list[str]:
         counted = "the server's usage, chunks where it sends none" if self._options.usage else "chunks (usage is off)"
         notes = [f"token counts from {counted}; no tokenizer needed"]
-        if transport == "aiohttp":
+        if any(endpoint.transport == "aiohttp" for endpoint in self._endpoints):
             notes.append("aiohttp transport: stamps are taken after its HTTP parser")
+        if len(self._endpoints) > 1:
+            turns = "sessions keep theirs" if self._options.route == "session" else "in turn"
+            notes.append(f"{len(self._endpoints)} endpoints, {turns}: {', '.join(each.target.name for each in self._endpoints)}")
         return notes
-
-    async def _wait_for_models(self, ready_timeout_s: float, *, named: bool) -> Listing:
-        """Ask for the list of models until the server is up. Where the model is named, any answer will do in the end."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + ready_timeout_s
-        while True:
-            listing, error = await self._ask_models()
-            if error is None:
-                return self._usable(listing, named=named)
-            if clock() >= deadline:
-                if named and error.error_class not in UNREACHABLE:
-                    return listing
-                raise self._unreachable(listing.problem, error)
-            await asyncio.sleep(READY_POLL_S)
-
-    async def _ask_models(self) -> tuple[Listing, EngineError | None]:
-        """The list, and why it may be there later."""
-        try:
-            head, body = await asyncio.wait_for(self._get(self._target.models), PROBE_TIMEOUT_S)
-        except TimeoutError:
-            problem = f"no answer in {PROBE_TIMEOUT_S:g} s"
-            return Listing(problem=problem), EngineError("first_token_timeout", problem)
-        except EngineError as error:
-            return Listing(problem=f"{error.error_class.replace('_', ' ')}, {error.detail}"), error
-        listing = read_listing(head, body)
-        return listing, EngineError("http_5xx", listing.problem) if head.status >= 500 else None
-
-    def _usable(self, listing: Listing, *, named: bool) -> Listing:
-        """Raises EngineUnavailable where a list is needed and access to it is refused."""
-        if named or not listing.problem:
-            return listing
-        if self._proxy is not None and not listing.moved:  # 407, 404, a page: it may be the proxy's own word
-            raise self._unreachable(listing.problem, EngineError("http_4xx", listing.problem))
-        if not listing.refused:
-            return listing
-        given = "the key was refused" if self._secrets else "no key was given"
-        raise EngineUnavailable(f"{self._target.authority} refuses access, {given} ({listing.problem})", self._key_fix())
 
     def _key_fix(self) -> str:
         return f"put the key into the environment variable {self._options.api_key_env} or a file named by --api-key-file"
-
-    async def _get(self, path: str) -> tuple[Head, bytes]:
-        if self._aiohttp is not None:
-            return await self._aiohttp.get(path)
-        assert self._pool is not None
-        reads: list[Any] = []
-        head = await self._pool.request(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._head_lines), _Collect(reads))
-        joined = b"".join(reads)
-        response = parse_response(joined)
-        assert response is not None
-        return head, b"".join(joined[start:end] for start, end in response.spans)
-
-    def _unreachable(self, problem: str, error: EngineError) -> EngineUnavailable:
-        """Why the server can't be asked, and the remedy."""
-        through = "" if self._proxy is None else f" through {self._proxy.name}"
-        fix = "start the server, give its address with --base-url, or wait for it with --ready-check-timeout-sec 120"
-        if error.error_class in ("connection_reset", "malformed_stream"):
-            fix = "look at what listens there, and check --base-url (http:// or https://?)"
-        fix = "raise that limit" if error.error_class == "client_limit" else fix_for(error) or fix
-        return EngineUnavailable(f"can't reach {self._target.authority}{through} ({problem})", self._around_proxy() or fix)
-
-    def _around_proxy(self) -> str | None:
-        return None if self._proxy is None else f"go around the proxy with no_proxy={self._target.host}, or unset the variable"
 
     def _limit_by(self, field: str) -> None:
         """The longest answer goes by this name; by none where the user's own body has one."""
@@ -244,14 +176,14 @@ class OpenAIEngine:
 
     def advise(self, error: EngineError) -> str | None:
         """The remedy for a first request that failed; None where nothing special is known."""
-        sent = {self._limit_field}.union(*map(self._constant_fields, self._rest_by_sampling))
+        sent = {self._limit_field} | self._sent_fields
         if fix := fix_for(error, sent, self._extra):
             return fix
-        if self._proxy is not None and error.error_class != "error_in_stream":
-            return self._around_proxy()
+        if error.error_class != "error_in_stream" and (around := self._endpoints[0].around_proxy()):
+            return around
         if "HTTP 401" in error.detail or "HTTP 403" in error.detail:
             return self._key_fix()
-        listed = self._listing.models
+        listed = self._endpoints[0].listing.models
         if error.error_class == "http_4xx" and listed and self._model_name not in listed:
             return f"check --model: the server lists {', '.join(list(listed)[:5])}"
         return None
@@ -259,29 +191,42 @@ class OpenAIEngine:
     # -- one request ---------------------------------------------------------------
 
     async def generate(self, request: Request, recorder: Recorder) -> Finish:
-        body = self._body(request)
-        if self._aiohttp is not None:
-            await self._aiohttp.request(body, {"X-Request-Id": request.id}, recorder)
-            return _UNKNOWN_FINISH
-        assert self._pool is not None
-        whole = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (self._post_head, request.id.encode(), len(body), body)
-        await self._pool.request(whole, recorder, many_reads=request.max_tokens >= MANY_READS)
+        endpoint = self._endpoints[0] if self._single else self._endpoint_of(request)
+        await endpoint.send(request, self._body(request), recorder)
         return _UNKNOWN_FINISH
+
+    def _endpoint_of(self, request: Request) -> Endpoint:
+        """In turn by the place in the schedule, or the same for a whole session: whatever was sent before, by any number of workers."""
+        session = request.session if self._options.route == "session" else None
+        number = request.index if session is None else crc32(session.encode())
+        return self._endpoints[number % len(self._endpoints)]
+
+    def endpoints(self) -> int:
+        """How many places requests go to."""
+        return len(self._endpoints)
+
+    def endpoint_of(self, request: Request) -> str | None:
+        """Where it goes; None where there is one place."""
+        return None if self._single else self._endpoint_of(request).target.name
 
     def _body(self, request: Request) -> bytes:
         """The JSON body: what differs between requests is put between parts that are encoded once."""
         limit = self._limit % request.max_tokens if self._limit else b""
-        rest = self._rest_of_body(request.sampling)
+        rest = self._rest_of_body(request)
         if not self._target.chat:
             return b'{"prompt":%b,%b%b' % (_encode_prompt(request), limit, rest)
         if request.tools and "tools" not in self._extra:
             limit += b'"tools":%b,' % request.tools.encode()
         return b'{"messages":%b,%b%b' % (_encode_chat(request), limit, rest)
 
-    def _rest_of_body(self, sampling: Sampling) -> bytes:
-        rest = self._rest_by_sampling.get(sampling)
+    def _rest_of_body(self, request: Request) -> bytes:
+        """What requests of the same sampling and class have in common."""
+        key = request.sampling if request.traffic_class is None else (request.sampling, request.traffic_class.name)
+        rest = self._rests.get(key)
         if rest is None:
-            rest = self._rest_by_sampling[sampling] = msgspec.json.encode(self._constant_fields(sampling))[1:]
+            fields = self._constant_fields(request.sampling) | _class_fields(request.traffic_class)
+            self._sent_fields |= fields.keys()
+            rest = self._rests[key] = msgspec.json.encode(fields)[1:]
         return rest
 
     def _constant_fields(self, sampling: Sampling) -> dict[str, object]:
@@ -301,38 +246,21 @@ class OpenAIEngine:
         return spoken(payloads, text)
 
     def stats(self) -> dict[str, float]:
-        """What the server says of itself on its /metrics page; nothing where it has none."""
-        return {} if self._gauges is None else self._gauges.latest()
+        """What the servers say of themselves on their /metrics pages; where there are several, each under its role, or its number."""
+        if len(self._servers) == 1:
+            return self._endpoints[0].stats()
+        return {f"{name}_{gauge}": value for name, server in self._servers.items() for gauge, value in server.stats().items()}
 
     def reading_ns(self) -> int:
-        """Processor time of the thread that reads answers."""
-        return 0 if self._pool is None else self._pool.reading_ns()
+        """Processor time of the threads that read answers."""
+        return sum(endpoint.reading_ns() for endpoint in self._endpoints)
 
     async def close(self) -> None:
-        if self._aiohttp is not None:
-            await self._aiohttp.close()
-        if self._gauges is not None:
-            self._gauges.close()
-        if self._pool is not None:
-            await self._pool.close()
+        for server in self._servers.values():
+            await server.close()
 
 
 _UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
-
-
-class _Collect:
-    """A recorder that only keeps the bytes; for questions outside the measurement."""
-
-    def __init__(self, reads: list[Any]) -> None:
-        self.payloads = reads
-        self.chunk = reads.append
-        self.catch_up = caught_up
-
-    def sent(self) -> None:
-        """Not timed."""
-
-    def lists(self) -> None:
-        """Nor compiled."""
 
 
 # -- options -------------------------------------------------------------------------
@@ -367,8 +295,10 @@ def _tls_context(options: Options) -> ssl.SSLContext:
     return context
 
 
-def _head_lines(headers: Mapping[str, str]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")
+def _class_fields(traffic_class: TrafficClass | None) -> dict[str, object]:
+    """What a class sets in the bodies of its requests."""
+    given = {} if traffic_class is None else {"model": traffic_class.model, "priority": traffic_class.priority}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @lru_cache(maxsize=1024)

@@ -89,13 +89,13 @@ class ServerGauges:
 
     def _follow(self) -> None:
         while not self._closed.is_set():
-            page = self._page()
+            page = self.page()
             if page is None:
                 return
             self._latest = gauges_of(page)
             self._closed.wait(PERIOD_S)
 
-    def _page(self) -> bytes | None:
+    def page(self) -> bytes | None:
         """None where there is no page; empty where the server gave none this time, as one that starts again."""
         try:
             with self._open(self._url, timeout=TIMEOUT_S) as answer:

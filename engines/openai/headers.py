@@ -1,7 +1,8 @@
 """What every request of the `openai` engine carries in its head, and which of it is secret.
 
 The key comes from an environment variable or a file, never from a flag. A header that the user gives replaces ours of the same
-name, the environment's key too: gateways want keys under names of their own.
+name, the environment's key too: gateways want keys under names of their own. In a value `{session}`, `{class}` and `{request}` stand for
+what a request has.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import base64
 import os
 import stat
-from urllib.parse import unquote
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
 
-from engines.contract import BadOption
+from engines.contract import PLACEHOLDER, BadOption, Request, check_header
 from engines.credentials import userinfo_secrets
 from engines.openai.target import Target
 from engines.untrusted import UntrustedJson, decode_json
@@ -24,8 +26,7 @@ def request_headers(given: str, key: str, target: Target, *, key_goes_first: boo
     Authorization among these. Raises BadOption."""
     extra = {str(name): str(value) for name, value in json_object("headers", given).items()}
     for name, value in extra.items():
-        if any(control in f"{name}{value}" for control in "\r\n\0"):
-            raise BadOption(f"header {name!r} has a line break in it", "give headers as NAME: VALUE")
+        check_header(name, value)
     ours = {
         "Host": target.authority,
         "Content-Type": "application/json",
@@ -35,13 +36,42 @@ def request_headers(given: str, key: str, target: Target, *, key_goes_first: boo
     }
     authorization, secrets = _authorization(key, target)
     layers = (extra, authorization) if key_goes_first and key else (authorization, extra)
-    return _over(_over(ours, layers[0]), layers[1]), [*extra.values(), *secrets]
+    return over(over(ours, layers[0]), layers[1]), [*extra.values(), *secrets]
 
 
-def _over(headers: dict[str, str], others: dict[str, str]) -> dict[str, str]:
+def over(headers: dict[str, str], others: dict[str, str]) -> dict[str, str]:
     """Both, the others' where they have the same name."""
     names = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in names} | others
+
+
+class RequestHead:
+    """The head of requests that have the same headers: `post` up to the value of X-Request-Id, `fixed` headers and their `lines`, and
+    `templates`, the headers whose value differs between requests."""
+
+    def __init__(self, path: str, headers: Mapping[str, str]) -> None:
+        self.templates = {name: value for name, value in headers.items() if PLACEHOLDER.search(value)}
+        self.fixed = {name: value for name, value in headers.items() if name not in self.templates}
+        self.lines = _lines(self.fixed)
+        self.post = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (path.encode(), self.lines)
+
+    def more(self, request: Request) -> bytes:
+        """The lines of the templates."""
+        return _lines(self._filled(request))
+
+    def headers_for(self, request: Request) -> dict[str, str]:
+        """All of a request's headers."""
+        return {**self.fixed, "X-Request-Id": request.id, **self._filled(request)}
+
+    def _filled(self, request: Request) -> dict[str, str]:
+        """A request on its own is a session of its own. Ids may come from a stranger's file: what is no plain text is percent-encoded."""
+        values = {"session": request.session or request.id, "class": request.class_name or "", "request": request.id}
+        safe = {key: quote(value, safe=" !#$&'()*+,/:;=?@[]|~") for key, value in values.items()}
+        return {name: PLACEHOLDER.sub(lambda match: safe[match[1]], value) for name, value in self.templates.items()}
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")
 
 
 def _authorization(key: str, target: Target) -> tuple[dict[str, str], list[str]]:

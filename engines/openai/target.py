@@ -7,17 +7,21 @@ an endpoint as pasted from a console, and a query (Azure's `api-version`), which
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 from engines.contract import BadOption
 
+DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 DEFAULT_ENDPOINT = "/v1/chat/completions"
 _ENDPOINT = re.compile(r"/(?:chat/)?completions$")
 _OTHER_ENDPOINT = re.compile(r"/models$|(?<=/v1)/(?:chat|responses|embeddings)$")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
 _OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
+ROLES = ("prefill", "decode", "encode")
+_ROLE = re.compile(r"([A-Za-z0-9_-]+)=(.*)")
 
 
 class Target(NamedTuple):
@@ -36,9 +40,57 @@ class Target(NamedTuple):
     query: str
 
     @property
+    def name(self) -> str:
+        """The address without user information, path of the API and query."""
+        return self.authority + self.prefix
+
+    @property
     def url(self) -> str:
         """The full URL, without user information."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
+
+    @property
+    def metrics(self) -> str:
+        """The URL of the server's metrics page."""
+        return f"{'https' if self.tls else 'http'}://{self.name}/metrics"
+
+
+class Address(NamedTuple):
+    """A target, and the part that the server plays behind the others where it has a role: no request is sent to it."""
+
+    target: Target
+    role: str = ""
+
+
+def parse_addresses(base_urls: str, endpoint: str = "") -> list[Address]:
+    """Of one or several base URLs with blanks between them, each with `ROLE=` before it or not. Raises BadOption."""
+    addresses = [_address(text, endpoint) for text in base_urls.split() or [""]]
+    kinds = {address.target.chat for address in addresses if not address.role}
+    if len(kinds) > 1:
+        raise BadOption("one --base-url takes chat and another completions", "say which with --endpoint")
+    if not kinds:
+        raise BadOption("every --base-url has a role, so that no request is sent to any", "add the router's: --base-url http://HOST:PORT")
+    urls = [address.target.url for address in addresses]
+    for place, address in enumerate(addresses):
+        if urls.index(address.target.url) < place:
+            raise BadOption(f"--base-url {address.target.name} is given twice", "remove one of them")
+    return addresses
+
+
+def named(addresses: Sequence[Address]) -> dict[str, Address]:
+    """By role, `server` where there is none, numbered where several have the same."""
+    roles = [address.role or "server" for address in addresses]
+    names = (role if roles.count(role) == 1 else f"{role}_{roles[:place].count(role) + 1}" for place, role in enumerate(roles))
+    return dict(zip(names, addresses, strict=True))
+
+
+def _address(text: str, endpoint: str) -> Address:
+    named = _ROLE.fullmatch(text)
+    if named is None:
+        return Address(parse_target(text, endpoint))
+    if named[1] not in ROLES:
+        raise BadOption(f"--base-url has the role {named[1]!r}, which is unknown", f"known are {', '.join(ROLES)}")
+    return Address(parse_target(named[2], endpoint), named[1])
 
 
 def parse_target(base_url: str, endpoint: str = "") -> Target:

@@ -26,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -76,6 +76,7 @@ class VllmOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     data_parallel_size: inprocess.Count | None = None
     quantization: str | None = None
     load_format: str | None = None
+    scheduling_policy: Literal["fcfs", "priority"] | None = None
     seed: int | None = None
     trust_remote_code: bool = False
 
@@ -84,6 +85,7 @@ class VllmEngine(inprocess.InProcessEngine):
     """The engine `vllm`."""
 
     name, title, options_type = "vllm", "vLLM", VllmOptions
+    takes: ClassVar[frozenset[str]] = frozenset(("priority",))
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +149,8 @@ class VllmEngine(inprocess.InProcessEngine):
     async def _stream(self, request: Request, token_ids: list[int], recorder: Recorder) -> Finish:
         from vllm.inputs import tokens_input
 
-        outputs = self._runner.generate(tokens_input(token_ids), _sampling_params(request), request.id)
+        priority = (request.traffic_class and request.traffic_class.priority) or 0  # of scheduling_policy=priority alone
+        outputs = self._runner.generate(tokens_input(token_ids), _sampling_params(request), request.id, priority=priority)
         last: Any = None
         output_tokens = 0
         async with aclosing(outputs):  # left by a cancellation, it aborts the request in the engine

@@ -145,7 +145,7 @@ class OnceThenClosed:
 
 @pytest.mark.parametrize("many_reads", [0, 1 << 30])
 async def test_a_race_that_is_lost_has_its_own_class(many_reads, monkeypatch):
-    from engines.openai import engine as openai
+    from engines.openai import endpoint as openai
 
     monkeypatch.setattr(openai, "MANY_READS", many_reads)
     server, write = OnceThenClosed(), http_pool.Connection._write
@@ -196,8 +196,8 @@ async def test_a_connection_is_not_kept_longer_than_the_server_says(monkeypatch)
         for idle_s in (1.5, 1.7):
             now_s[0] += idle_s
             await records_of(engine)
-            ports.append(len(engine._pool._all))
-            opened = next(iter(engine._pool._all))
+            ports.append(len(engine._endpoints[0]._pool._all))
+            opened = next(iter(engine._endpoints[0]._pool._all))
         await engine.close()
     assert ports == [1, 1]
     assert opened.idle_limit_s == pytest.approx(1.6)

@@ -52,7 +52,7 @@ async def test_a_name_that_is_known_no_longer_is_told(transport, monkeypatch):
     async with HostileServer(Settings()) as server:
         engine = await started(server.url.replace("127.0.0.1", "localhost"), transport)
     if transport == "aiohttp":
-        engine._aiohttp._session.connector.clear_dns_cache()
+        engine._endpoints[0]._aiohttp._session.connector.clear_dns_cache()
 
     async def unknown(*_arguments, **_options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -17,9 +17,9 @@ from engines.contract import BadOption, EngineUnavailable, Model, Sampling
 from engines.http import pool as http_pool
 from engines.http.reader import can_read_on_a_thread
 from engines.http.tap import PythonTap
-from engines.openai import engine as openai
+from engines.openai import endpoint as openai
+from engines.openai.endpoint import Endpoint
 from engines.openai.engine import OpenAIEngine
-from engines.openai.models import Listing
 from engines.reference.server import ReferenceServer
 from tests.hostile.server import BEHAVIOURS, TLS_OUTCOMES, HostileServer, Settings
 from tests.virtual import Collected, make_request
@@ -112,9 +112,9 @@ async def test_tls_that_fails_in_mid_run_has_its_class(kind, transport, monkeypa
     """A certificate that runs out after the start: the start's own question is left out."""
 
     async def not_asked(*_arguments, **_named):
-        return Listing()
+        return None
 
-    monkeypatch.setattr(OpenAIEngine, "_wait_for_models", not_asked)
+    monkeypatch.setattr(Endpoint, "find_models", not_asked)
     async with HostileServer(SMALL, tls=kind) as server:
         options = {"transport": transport} | ({"ca_file": str(server.ca_file)} if server.ca_file else {})
         records = await ask(server.url, "honest", count=2, options=options)

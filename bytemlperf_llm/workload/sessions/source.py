@@ -92,10 +92,14 @@ class SessionPrompts:
 
     def place(self, index: int) -> tuple[Session, int]:
         """The session of request `index`, and its turn. Raises TraceEnded."""
+        number = self.number(index)
+        return self.session(number), index - self._firsts[number]
+
+    def number(self, index: int) -> int:
+        """That of the session of request `index`. Raises TraceEnded."""
         while self._firsts[-1] <= index:
             self.first_index(len(self._firsts))
-        number = bisect_right(self._firsts, index) - 1
-        return self.session(number), index - self._firsts[number]
+        return bisect_right(self._firsts, index) - 1
 
     def start_ns(self, number: int) -> int:
         """When the file has a session start, scaled. Raises TraceEnded, and UserError for one without a time."""

@@ -1,0 +1,180 @@
+"""One address of an OpenAI-compatible service: how it is reached, which models it lists, and a request on its way to it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from engines.contract import EngineError, EngineUnavailable, Recorder, Request, caught_up
+from engines.credentials import userinfo_secrets
+from engines.http.aiohttp_transport import AiohttpTransport
+from engines.http.http1 import Head, parse_response
+from engines.http.pool import Pool
+from engines.http.proxy import Proxy, proxy_for
+from engines.openai.advice import fix_for
+from engines.openai.decode import DONE_EVENT
+from engines.openai.gauges import ServerGauges
+from engines.openai.headers import RequestHead, over
+from engines.openai.models import Listing, read_listing
+from engines.openai.target import Target
+
+READY_POLL_S = 0.5
+PROBE_TIMEOUT_S = 10.0
+UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls", "client_limit")
+MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
+
+
+class Endpoint:
+    """Raises BadOption for a proxy or CA file that can't be used. `transport` is `auto`, `lean` or `aiohttp`, then the one that it has;
+    `keyed` says that something that is secret goes to the server, `key_fix` how to give a key."""
+
+    def __init__(
+        self,
+        target: Target,
+        headers: dict[str, str],
+        tls: Callable[[], ssl.SSLContext],
+        transport: str,
+        *,
+        reuse: bool,
+        keyed: bool,
+        key_fix: str,
+    ) -> None:
+        self.target, self.listing = target, Listing()
+        self._headers = headers if reuse else headers | {"Connection": "close"}
+        self._keyed, self._key_fix = keyed, key_fix
+        self._proxy: Proxy | None = None if transport == "lean" else proxy_for(target.tls, target.host, target.port)
+        self.secrets = [] if self._proxy is None else userinfo_secrets(self._proxy.credentials)
+        self.transport = "aiohttp" if self._proxy is not None or transport == "aiohttp" else "lean"
+        context = tls() if target.tls or self.transport == "aiohttp" else None
+        self._aiohttp: AiohttpTransport | None = None
+        self._gauges: ServerGauges | None = None
+        if self.transport == "aiohttp":
+            proxy = None if self._proxy is None else self._proxy.url
+            self._aiohttp = AiohttpTransport(target.url, context, proxy=proxy, reuse=reuse, private=keyed or bool(self.secrets))
+        else:
+            self._gauges = ServerGauges(target.metrics, context)
+        self._pool = Pool(target.host, target.port, context if target.tls else None, ending=DONE_EVENT, reuse=reuse)
+        self._head = RequestHead(target.path, self._headers)
+        self._heads: dict[str, RequestHead] = {}
+
+    # -- a request ---------------------------------------------------------------
+
+    async def send(self, request: Request, body: bytes, recorder: Recorder) -> None:
+        """POST one body; everything that arrives goes to the recorder. Raises EngineError."""
+        head = self._head if request.traffic_class is None else self._head_of(request)
+        if self._aiohttp is not None:
+            await self._aiohttp.request(body, head.headers_for(request), recorder)
+            return
+        more = head.more(request) if head.templates else b""
+        whole = b"%b%b\r\n%bContent-Length: %d\r\n\r\n%b" % (head.post, request.id.encode(), more, len(body), body)
+        await self._pool.request(whole, recorder, many_reads=request.max_tokens >= MANY_READS)
+
+    def _head_of(self, request: Request) -> RequestHead:
+        """With the headers of the request's class in it."""
+        assert request.traffic_class is not None
+        name = request.traffic_class.name
+        if name not in self._heads:
+            self._heads[name] = RequestHead(self.target.path, over(self._headers, dict(request.traffic_class.headers)))
+        return self._heads[name]
+
+    # -- what the server says of itself --------------------------------------------
+
+    async def find_models(self, ready_timeout_s: float, *, named: bool) -> None:
+        """Ask for the list of models until the server is up. Where the model is named, any answer will do in the end. Raises
+        EngineUnavailable."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + ready_timeout_s
+        while True:
+            self.listing, error = await self._ask_models()
+            if error is None:
+                return self._check_usable(named=named)
+            if clock() >= deadline:
+                if named and error.error_class not in UNREACHABLE:
+                    return None
+                raise self._unreachable(error)
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _ask_models(self) -> tuple[Listing, EngineError | None]:
+        """The list, and why it may be there later."""
+        try:
+            head, body = await asyncio.wait_for(self._get(self.target.models), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            problem = f"no answer in {PROBE_TIMEOUT_S:g} s"
+            return Listing(problem=problem), EngineError("first_token_timeout", problem)
+        except EngineError as error:
+            return Listing(problem=f"{error.error_class.replace('_', ' ')}, {error.detail}"), error
+        listing = read_listing(head, body)
+        return listing, EngineError("http_5xx", listing.problem) if head.status >= 500 else None
+
+    def _check_usable(self, *, named: bool) -> None:
+        """Raises EngineUnavailable where a list is needed and access to it is refused."""
+        listing = self.listing
+        if named or not listing.problem:
+            return
+        if self._proxy is not None and not listing.moved:  # 407, 404, a page: it may be the proxy's own word
+            raise self._unreachable(EngineError("http_4xx", listing.problem))
+        if listing.refused:
+            given = "the key was refused" if self._keyed else "no key was given"
+            raise EngineUnavailable(f"{self.target.authority} refuses access, {given} ({listing.problem})", self._key_fix)
+
+    async def _get(self, path: str) -> tuple[Head, bytes]:
+        if self._aiohttp is not None:
+            return await self._aiohttp.get(path, self._head.fixed)
+        reads: list[Any] = []
+        head = await self._pool.request(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._head.lines), _Collect(reads))
+        joined = b"".join(reads)
+        response = parse_response(joined)
+        assert response is not None
+        return head, b"".join(joined[start:end] for start, end in response.spans)
+
+    def _unreachable(self, error: EngineError) -> EngineUnavailable:
+        """Why the server can't be asked, and the remedy."""
+        through = "" if self._proxy is None else f" through {self._proxy.name}"
+        fix = "start the server, give its address with --base-url, or wait for it with --ready-check-timeout-sec 120"
+        if error.error_class in ("connection_reset", "malformed_stream"):
+            fix = "look at what listens there, and check --base-url (http:// or https://?)"
+        fix = "raise that limit" if error.error_class == "client_limit" else fix_for(error) or fix
+        return EngineUnavailable(f"can't reach {self.target.authority}{through} ({self.listing.problem})", self.around_proxy() or fix)
+
+    async def find_metrics(self, name: str) -> None:
+        """Raises EngineUnavailable where the server has no page of metrics, all that it is asked for."""
+        if self._gauges is None or await asyncio.to_thread(self._gauges.page):
+            return
+        raise EngineUnavailable(f"no metrics at {self.target.metrics}", f"check --base-url {name.partition('_')[0]}=…, or leave it out")
+
+    def around_proxy(self) -> str | None:
+        """How to do without the proxy; None where there is none."""
+        return None if self._proxy is None else f"go around the proxy with no_proxy={self.target.host}, or unset the variable"
+
+    def stats(self) -> dict[str, float]:
+        """What the server says of itself on its /metrics page; nothing where it has none."""
+        return {} if self._gauges is None else self._gauges.latest()
+
+    def reading_ns(self) -> int:
+        """Processor time of the thread that reads answers."""
+        return self._pool.reading_ns()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._aiohttp is not None:
+            await self._aiohttp.close()
+        if self._gauges is not None:
+            self._gauges.close()
+        await self._pool.close()
+
+
+class _Collect:
+    """A recorder that only keeps the bytes; for questions outside the measurement."""
+
+    def __init__(self, reads: list[Any]) -> None:
+        self.payloads = reads
+        self.chunk = reads.append
+        self.catch_up = caught_up
+
+    def sent(self) -> None:
+        """Not timed."""
+
+    def lists(self) -> None:
+        """Nor compiled."""
