@@ -242,8 +242,8 @@ def _shares(key: str, summary: dict[str, Any], of: str = "") -> list[Figure]:
             ("goodput", "goodput", rate["unit"], rate["value"], ""),
             ("goodput share", "requests within SLO", "%", None if share is None else share * 100, reason),
         ):
-            names = {"metric": of + metric, "label": of + label}
-            figures.append(Figure(key=key, **names, unit=unit, value=value, better="higher", headline=not of, reason=why))
+            found = Figure(key=key, metric=of + metric, label=of + label, unit=unit, value=value, better="higher", reason=why)
+            figures.append(msgspec.structs.replace(found, headline=not of))
     scheduled, outcomes = summary.get("scheduled") or 0, summary.get("outcomes", {})
     if scheduled:
         lost = 100 * (1 - outcomes.get("ok", 0) / scheduled)

@@ -140,7 +140,8 @@ class Endpoint:
 
     async def find_metrics(self, name: str) -> None:
         """Raises EngineUnavailable where the server has no page of metrics, all that it is asked for."""
-        if self._gauges is None or await asyncio.to_thread(self._gauges.page):
+        page = b"" if self._gauges is None else await asyncio.to_thread(self._gauges.page)
+        if self._gauges is None or page:
             return
         raise EngineUnavailable(f"no metrics at {self.target.metrics}", f"check --base-url {name.partition('_')[0]}=…, or leave it out")
 

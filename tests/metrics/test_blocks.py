@@ -73,6 +73,9 @@ def naive_row(record):
         "stream": sum(times.tokens),
         "max_gap": max(chunk_gaps_ns(times), default=None),
         "asked": record.max_tokens,
+        "cached": record.cached_tokens,
+        "class_name": None,
+        "endpoint": None,
         "own_limit": int(record.error_class == OWN_LIMIT),
         **dict(zip(STAGES, stages, strict=True)),
     }

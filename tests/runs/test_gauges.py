@@ -42,7 +42,7 @@ def test_one_line_a_second_of_numbers_alone(tmp_path):
     sampled(tmp_path, Engine({"running": 2, "kv_cache_usage": 0.25, "x": float("nan"), "text": "a", "Bad-Name": 1.0}), 3)
     lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
     assert lines == [{"at_ns": second * S, "gauges": {"running": 2.0, "kv_cache_usage": 0.25}} for second in (1, 2, 3)]
-    assert len(usable({f"g{each}": 1.0 for each in range(100)})) == 32
+    assert len(usable({f"g{each}": 1.0 for each in range(100)})) == 64
 
 
 def test_an_engine_without_stats_leaves_no_file(tmp_path):
