@@ -23,7 +23,7 @@ from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.loads import Loads, by_of
 from bytemlperf_llm.capacity.probe import Plan as ProbePlan
-from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets
+from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets, request_levels
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.kind import KIND as LLM
@@ -31,7 +31,7 @@ from bytemlperf_llm.live.in_order import latencies_ns
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import Plan, resolve
+from bytemlperf_llm.plan.plan import SLO_KEYS, Plan, resolve
 from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import Drain, rate_found
 from bytemlperf_llm.record.record import RequestRecord
@@ -41,7 +41,6 @@ from bytemlperf_llm.run.trust import refuse_other_engine
 
 FIRST_OF_AUTO = 0.5
 """Of the rate that `auto` would run at, for the first probe."""
-LEVELS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
 
 
 def goal_of(asked: CapacityFlags) -> Goal:
@@ -71,10 +70,10 @@ def bounded(goal: Goal, loads: Loads) -> Goal:
     """The goal with what the loads allow. Raises UserError where a data set has too few requests."""
     if loads.requests is not None and loads.requests < goal.needed:
         raise UserError(
-            f"the data set has {loads.requests:,} requests, and a probe needs {goal.needed:,} at least",
+            f"the data set has {loads.requests:,} {loads.judged}, and a probe needs {goal.needed:,} at least",
             "take a larger one, or a lower --share",
         )
-    return msgspec.structs.replace(goal, whole=loads.by == "concurrency", longest=loads.requests)
+    return msgspec.structs.replace(goal, whole=loads.by != "rate", longest=loads.requests, turnover=loads.turnover)
 
 
 def confirmation(asked: CapacityFlags, goal: Goal) -> int:
@@ -94,18 +93,18 @@ def task_of(flags: Flags, asked: CapacityFlags) -> Task:
     goal = goal_of(asked)
     hardware_of(asked.price_per_hour, None)
     by = by_of(asked.by)
-    if (flags.request_rate if by == "concurrency" else flags.max_concurrency) is not None:
-        flag, right = ("--request-rate", "--max-concurrency") if by == "concurrency" else ("--max-concurrency", "--request-rate")
+    if (flags.max_concurrency if by == "rate" else flags.request_rate) is not None:
+        flag, right = ("--max-concurrency", "--request-rate") if by == "rate" else ("--request-rate", "--max-concurrency")
         raise UserError(f"{flag} is no load of --by {by}", f"give the load of the first probe with {right}")
     plan = resolve(flags)
-    loads = Loads.of(plan, by, goal.max_requests)
+    loads = Loads.of(plan, by, goal)
     goal = bounded(goal, loads)
     if any(keys.slo for keys in plan.load.scenario.classes.values()):
         raise UserError("a capacity has one set of service levels, and the scenario's classes have their own", "give --goodput, for all")
-    slo_ms = {name: limit for name, key in LEVELS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
+    slo_ms = {name: limit for name, key in SLO_KEYS.items() if (limit := getattr(plan.load.scenario.slo, key)) is not None}
     if not slo_ms:
         raise UserError("a capacity needs service levels, and the scenario has none", "give --goodput ttft:500 tpot:50, in milliseconds")
-    return Task(plan, loads, Question(goal=goal, slo_ms=slo_ms, first_load=0.0, by=loads.by))
+    return Task(plan, loads, Question(goal=goal, slo_ms=slo_ms, first_load=0.0, by=loads.by, judged=loads.judged))
 
 
 def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
@@ -204,7 +203,7 @@ class Hunt:
 
     def _lone_requests_meet(self, records: list[RequestRecord]) -> None:
         """Raises UserError where requests on their own miss a level: no load can hold then."""
-        for name, limit_ms in self._question.slo_ms.items():
+        for name, limit_ms in request_levels(self._question.slo_ms).items():
             if not any(meets(record, {name: limit_ms})[name] for record in records):
                 reached = [level / NS_PER_MS for record in records if (level := latencies_ns(record).get(METRICS[name])) is not None]
                 best = f"{min(reached):.4g} ms at best" if reached else "none of them was answered"
@@ -241,7 +240,7 @@ class Hunt:
             row = ProbeRow.of(run.folder.name, probed.probe, probed.met, probed.rates)
             self._keep(row)
             self._say(
-                f"{self._question.load_text(row.load)}: {1 - row.missed:.2%} of {row.judged} requests met every level: "
+                f"{self._question.load_text(row.load)}: {1 - row.missed:.2%} of {row.judged} {self._question.judged} met every level: "
                 f"{row.outcome}{f' ({row.note})' if row.note else ''}"
             )
         return search.stopped_because() or "requests"

@@ -93,7 +93,7 @@ class CapacityKind(RunKind):
     def load_sentence(self, run: dict[str, Any]) -> str:
         """What was asked."""
         question = question_of(run)
-        return f"{question.goal.share:.4g} of requests within {question.levels} ms"
+        return f"{question.goal.share:.4g} of {question.judged} within {question.levels} ms"
 
     def verify(self, run: dict[str, Any], records: Iterable[ProbeRow]) -> Iterator[str]:
         """Each probe's folder is there."""
@@ -112,7 +112,7 @@ def sentence(found: Capacity, question: Question, *, why: bool = False) -> str:
     if why:
         return f"{sentence(found, question)}; {STOPPED.get(found.stopped_because, found.stopped_because)}"
     low, high, unit = found.holds_at, found.fails_at, UNITS[question.by]
-    what = f"{found.share:.4g} of requests within {question.levels} ms at {found.confidence:.4g} confidence"
+    what = f"{found.share:.4g} of {question.judged} within {question.levels} ms at {found.confidence:.4g} confidence"
     if low is not None and high is not None:
         return f"holds {low:.4g} {unit}, fails {high:.4g} ({what}; binding: {found.binding})"
     if low is not None:
@@ -131,18 +131,18 @@ def _sections(question: Question, found: Capacity) -> Iterator[Section]:
     if found.margins and found.holds_at is not None:
         body = ", ".join(f"{name} {margin:+.2%}" for name, margin in found.margins.items())
         title = f"Margins at {question.load_text(found.holds_at)}"
-        yield Text(body=f"{body} of requests above the share asked for", title=title)
+        yield Text(body=f"{body} of {question.judged} above the share asked for", title=title)
     if found.cost is not None and found.holds_at is not None:
         yield found.cost.table(question.load_text(found.holds_at))
     if found.confirmed is not None:
         row = found.confirmed
-        body = f"{1 - row.missed:.2%} of {row.judged} requests met every level at {question.load_text(row.load)}"
+        body = f"{1 - row.missed:.2%} of {row.judged} {question.judged} met every level at {question.load_text(row.load)}"
         yield Text(body=body, title="Confirming run")
 
 
 def _table(question: Question, found: Capacity) -> Table:
     names = list(question.slo_ms)
-    columns = [UNITS[question.by], "outcome", "requests", "worth", "met all", *(f"met {name}" for name in names), "note", "folder"]
+    columns = [UNITS[question.by], "outcome", question.judged, "worth", "met all", *(f"met {name}" for name in names), "note", "folder"]
     spare = ("folder", "worth", *(f"met {name}" for name in names))
     rows = [_cells(row, names) for row in sorted(found.probes, key=lambda row: row.load)]
     return Table(title="Probes", columns=columns, rows=rows, spare=spare)
@@ -172,12 +172,14 @@ def _plot(question: Question, found: Capacity, rows: list[ProbeRow]) -> Plot:
     if low is not None and high is not None:
         band = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "x0": low, "x1": high, "fillcolor": "@0/.12", "line": {"width": 0}}
         shapes.append(band | {"layer": "below"})
-    layout = axes(unit, "% of requests that met every level") | {"shapes": shapes}
+    layout = axes(unit, f"% of {question.judged} that met every level") | {"shapes": shapes}
     layout["yaxis"]["range"] = [min(share - 20, 100 * min(1 - row.missed for row in rows) - 3), 101]
     layout["yaxis"].pop("rangemode")
-    note = f"Dotted: the share asked for, {number(share)} %. Bars: 95 % interval by what the probe's requests are worth (Wilson)."
+    note = f"Dotted: the share asked for, {number(share)} %. Bars: 95 % interval by what the probe's {question.judged} are worth (Wilson)."
     note += " Shaded: the answer." if len(shapes) > 1 else ""
-    return Plot(title="Share of requests within the service levels", data=data, layout=layout, note=note, alt=sentence(found, question))
+    return Plot(
+        title=f"Share of {question.judged} within the service levels", data=data, layout=layout, note=note, alt=sentence(found, question)
+    )
 
 
 def wilson(share: float, worth: float) -> tuple[float, float]:

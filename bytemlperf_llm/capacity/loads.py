@@ -1,4 +1,5 @@
-"""What a load is made of: an open loop at a rate, Poisson or a trace's own times scaled to it; or a closed loop of so many in flight."""
+"""What a load is made of: an open loop at a rate, Poisson or a trace's own times scaled to it; or a closed loop of so many in flight, or of
+so many users, each in one session after the other."""
 
 from __future__ import annotations
 
@@ -6,19 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from bytemlperf.errors import UserError, nearest
-from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.capacity.result import UNITS, By
+from bytemlperf.units import NS_PER_MS, NS_PER_S
+from bytemlperf_llm.capacity.result import UNITS, By, Judged
+from bytemlperf_llm.capacity.search import Goal
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.schedule import Schedule
 
-UNBOUNDED: dict[str, Any] = {"process": "closed", "rate": None, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
+UNBOUNDED: dict[str, Any] = {"rate": None, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
+
+SAMPLE_SESSIONS = 200
+"""Of those that are made up, for the mean number of turns."""
+NO_END_S = 1e9
+"""Of a closed loop that its last look ends."""
 
 
 def by_of(text: str) -> By:
     """`--by`. Raises UserError."""
-    if text == "sessions":
-        raise UserError("--by sessions is not available yet", "use --by rate or --by concurrency")
     for by in UNITS:
         if by == text:
             return by
@@ -28,38 +33,68 @@ def by_of(text: str) -> By:
 @dataclass(frozen=True)
 class Loads:
     """`trace_rps` is the mean rate of a trace that is replayed at its own times, as the scenario scales them; `requests` how many its data
-    set has, None without an end."""
+    set has, None without an end. `judged` are what meets or misses service levels, and `turnover` how many of them a user has at a time."""
 
     by: By
     trace_rps: float | None
     requests: int | None
     time_scale: float
+    judged: Judged = "requests"
+    turnover: float = 1.0
 
     @classmethod
-    def of(cls, plan: Plan, by: By, most: int) -> Loads:
-        """Reads no more than `most` requests of a trace. Raises UserError where it can't be used."""
+    def of(cls, plan: Plan, by: By, goal: Goal) -> Loads:
+        """Reads no more requests of a trace than may be sent. Raises UserError where it can't be used."""
         scenario = plan.load.scenario
         trace = scenario.prompts.trace
+        if (by == "sessions") is (scenario.prompts.sessions is None):
+            has, take = ("no sessions", "a scenario that has, or --by rate") if by == "sessions" else ("sessions", "--by sessions")
+            raise UserError(f"scenario '{scenario.name}' has {has}, and --by is {by}", f"take {take}")
         if scenario.prompts.sessions is not None:
-            raise UserError(
-                f"the capacity of sessions, which scenario '{scenario.name}' has, can't be searched yet", "take single requests"
-            )
+            return cls._of_sessions(plan, goal.max_requests, goal.share)
         if trace is None:
             return cls(by, None, None, 1.0)
         timed = by == "rate" and scenario.arrival.process == "trace"
-        schedule = Schedule(_of_all(scenario, most, timed=timed), plan.load.seed)
+        schedule = Schedule(_of_all(scenario, goal.max_requests, timed=timed), plan.load.seed)
         requests = schedule.describe().requests or 0
         span_s = max(schedule.offsets(), default=0) / NS_PER_S if timed else 0.0
         if timed and not span_s:
             raise UserError("the requests of the trace all come at once, and so have no rate", "add --request-rate")
         return cls(by, (requests - 1) / span_s if timed else None, requests, trace.time_scale)
 
+    @classmethod
+    def _of_sessions(cls, plan: Plan, most: int, share: float) -> Loads:
+        """Whole sessions are judged where one of the levels is theirs, else turns."""
+        scenario, limit_ms = plan.load.scenario, plan.load.scenario.slo.session_ms
+        listed = scenario.prompts.sessions is not None and scenario.prompts.sessions.file is not None
+        bounds = {"num_sessions": most if listed else SAMPLE_SESSIONS, "duration_s": None, "arrival": UNBOUNDED | {"process": "at_once"}}
+        sessions = [planned.session for planned in Schedule(scenario.override(bounds), plan.load.seed).sessions()]
+        turns = sum(len(session.turns) for session in sessions)
+        if limit_ms is None:
+            return cls("sessions", None, turns if listed else None, 1.0, "turns", turns / len(sessions))
+        idle = sum(session.idle_ns() > limit_ms * NS_PER_MS for session in sessions) / len(sessions)
+        if idle > 1 - share:
+            raise UserError(
+                f"{idle:.0%} of the sessions miss session:{limit_ms:g} by their delays and think times alone", "give a longer level"
+            )
+        return cls("sessions", None, len(sessions) if listed else None, 1.0, "sessions")
+
     def changes(self, load: float, requests: int) -> dict[str, Any]:
         """The scenario's keys of so many requests under this load; a closed loop has as many more as are in flight, so that it is full
         until the last of them has ended."""
+        if self.by == "sessions":
+            return {
+                "num_sessions": None,
+                "duration_s": NO_END_S,
+                "arrival": UNBOUNDED | {"process": "closed", "max_concurrency": int(load)},
+            }
         changes: dict[str, Any] = {"num_requests": requests, "duration_s": None}
         if self.by == "concurrency":
-            return {"num_requests": requests + int(load), "duration_s": None, "arrival": UNBOUNDED | {"max_concurrency": int(load)}}
+            return {
+                "num_requests": requests + int(load),
+                "duration_s": None,
+                "arrival": UNBOUNDED | {"process": "closed", "max_concurrency": int(load)},
+            }
         if self.trace_rps is None:
             return changes | {"arrival": UNBOUNDED | {"process": "poisson", "rate": load}}
         scale = float(f"{self.time_scale * self.trace_rps / load:.9g}")

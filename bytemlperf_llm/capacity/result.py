@@ -25,17 +25,22 @@ STOPPED = {
     "server": "the server no longer answers; go on with --resume once it does",
     "killed": "the search was killed or is still in progress; go on with --resume",
 }
-By = Literal["rate", "concurrency"]
-UNITS: dict[By, str] = {"rate": "requests/s", "concurrency": "in flight"}
+By = Literal["rate", "concurrency", "sessions"]
+Judged = Literal["requests", "turns", "sessions"]
+UNITS: dict[By, str] = {"rate": "requests/s", "concurrency": "in flight", "sessions": "users"}
+ENDS: dict[By, str] = {"rate": "rps", "concurrency": "concurrency", "sessions": "users"}
+"""How the answer's keys end."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked, as run.json keeps it. `slo_ms` are the service levels: ttft, tpot, e2el."""
+    """What was asked, as run.json keeps it. `slo_ms` are the service levels (ttft, tpot, e2el, session), and `judged` what meets or
+    misses them."""
 
     goal: Goal
     slo_ms: dict[str, float]
     first_load: float
     by: By = "rate"
+    judged: Judged = "requests"
     hardware: Hardware = Hardware()
 
     @property
@@ -49,7 +54,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeRow(Look, frozen=True, kw_only=True):
-    """One probe: what it said, its run folder (inside the search's), and the share `met` of requests that met each level. `unjudged` says
+    """One probe: what it said, its run folder (inside the search's), and the share that `met` each level. `unjudged` says
     why it counts for nothing (stopped, or the server died); it is listed all the same."""
 
     folder: str
@@ -88,7 +93,8 @@ class ProbeRow(Look, frozen=True, kw_only=True):
 
 
 class Capacity(msgspec.Struct, kw_only=True):
-    """The file. `margins` are how far above `share` the requests that met each level are, at the load that holds."""
+    """The file. `margins` are how far above `share` those that met each level are, at the load that holds. `requests` are what `judged`
+    says, here and in the probes."""
 
     format_version: int = 2
     kind: str = "capacity"
@@ -97,6 +103,9 @@ class Capacity(msgspec.Struct, kw_only=True):
     fails_at_rps: float | None = None
     holds_at_concurrency: int | None = None
     fails_at_concurrency: int | None = None
+    holds_at_users: int | None = None
+    fails_at_users: int | None = None
+    judged: Judged = "requests"
     share: float
     confidence: float
     slo_ms: dict[str, float]
@@ -112,11 +121,15 @@ class Capacity(msgspec.Struct, kw_only=True):
     @property
     def holds_at(self) -> float | None:
         """The highest load that holds, whatever it is counted in."""
-        return self.holds_at_rps if self.by == "rate" else self.holds_at_concurrency
+        return self._end("holds")
 
     @property
     def fails_at(self) -> float | None:
-        return self.fails_at_rps if self.by == "rate" else self.fails_at_concurrency
+        return self._end("fails")
+
+    def _end(self, side: str) -> float | None:
+        end: float | None = getattr(self, f"{side}_at_{ENDS[self.by]}")
+        return end
 
     def write(self, folder: Path) -> None:
         try:
@@ -138,11 +151,12 @@ def capacity_of(question: Question, rows: list[ProbeRow], stopped_because: str) 
     held = _row(rows, low, Outcome.HOLDS)
     judged = _row(rows, high, Outcome.FAILS) or held
     confirmed = next((row for row in reversed(rows) if row.purpose is Purpose.CONFIRM and row.load == low and not row.unjudged), None)
-    whole = {f"{side}_at_concurrency": end and int(end) for side, end in (("holds", low), ("fails", high))}
-    ends: dict[str, Any] = {"holds_at_rps": low, "fails_at_rps": high} if question.by == "rate" else whole
+    sides = {"holds": low, "fails": high}
+    ends: dict[str, Any] = {f"{side}_at_{ENDS[question.by]}": int(end) if end and goal.whole else end for side, end in sides.items()}
     return Capacity(
         by=question.by,
         **ends,
+        judged=question.judged,
         share=goal.share,
         confidence=goal.confidence,
         slo_ms=question.slo_ms,

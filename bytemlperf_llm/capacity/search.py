@@ -38,8 +38,8 @@ RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 LEAST_LOAD_SHARE = 1 / 1024
 """Of the first load: where even this fails, nothing holds."""
 TURNOVERS, MOST_TURNOVERS = 10, 40
-"""Requests of a probe for each of those in flight in a closed loop, at the first look and by its end at least: they start all at once,
-and an engine's batches keep them together, so that each turn is worth little more than one request."""
+"""Requests (of users: sessions) of a probe for each of those in flight in a closed loop, at the first look and by its end at least: they
+start all at once, and an engine's batches keep them together, so that each turn is worth little more than one request."""
 MAX_PROBES = 40
 LEAST_REQUESTS = 2 * UNITS
 """Of a probe: two for each stretch that sums are kept of."""
@@ -75,8 +75,9 @@ SPENT_ON_FAILING = {
 
 class Goal(msgspec.Struct, frozen=True):
     """What is asked: the share (0 to 1) of requests that must meet every level, with which confidence, how narrow (0.05: fails_at is at
-    most 5 % above holds_at), and the most requests in all. `whole` loads are whole numbers from 1. `longest` is the
-    most requests that there are for a single probe, those of a data set; None: any number."""
+    most 5 % above holds_at), and the most requests in all. `whole` loads are whole numbers from 1, of requests or
+    users in a closed loop, of which each takes `turnover` requests at a time (turns of a session). `longest` is the most requests that
+    there are for a single probe, those of a data set; None: any number."""
 
     share: float = 0.95
     confidence: float = CONFIDENCE
@@ -84,6 +85,11 @@ class Goal(msgspec.Struct, frozen=True):
     max_requests: int = 200_000
     whole: bool = False
     longest: int | None = None
+    turnover: float = 1.0
+
+    def turnovers(self, load: float, count: int = 1) -> int:
+        """Requests of so many turnovers of a closed loop; 0 of an open one."""
+        return math.ceil(count * load * self.turnover) if self.whole else 0
 
     @property
     def errors(self) -> Errors:
@@ -103,7 +109,7 @@ class Search:
 
     @property
     def requests(self) -> int:
-        in_flight = sum(int(probe.load) for probe in self.probes) if self.goal.whole else 0
+        in_flight = sum(self.goal.turnovers(probe.load) for probe in self.probes)
         return self._aside + in_flight + sum(probe.look.requests for probe in self.probes)
 
     @property
@@ -133,7 +139,7 @@ class Search:
         load = self.holds_at
         if load is None or any(probe.purpose is Purpose.CONFIRM and probe.load == load for probe in self.probes):
             return None
-        requests = max(requests, TURNOVERS * int(load) if self.goal.whole else 0)
+        requests = max(requests, self.goal.turnovers(load, TURNOVERS))
         return Plan(load, requests, requests, self._errors(Purpose.CONFIRM), Purpose.CONFIRM)
 
     def stopped_because(self) -> str | None:
@@ -229,8 +235,8 @@ class Search:
         errors, left = self._errors(purpose), self._remaining(self.goal.longest)
         if self.goal.whole:
             load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
-            left, limit = left - int(load), max(limit, MOST_TURNOVERS * int(load))
-        first = max(self.goal.needed // 2, LEAST_REQUESTS, TURNOVERS * int(load) if self.goal.whole else 0)
+            left, limit = left - self.goal.turnovers(load), max(limit, self.goal.turnovers(load, MOST_TURNOVERS))
+        first = max(self.goal.needed // 2, LEAST_REQUESTS, self.goal.turnovers(load, TURNOVERS))
         return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 
     def _remaining(self, most: int | None = None) -> int:

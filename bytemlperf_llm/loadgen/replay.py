@@ -173,6 +173,10 @@ class Replay:
         """Send nothing more; what is in flight may finish within the drain limit."""
         self._worker.stop()
 
+    def finish(self) -> None:
+        """Begin nothing more; sessions that have begun go on to their end."""
+        self._worker.finish()
+
     @property
     def stopped(self) -> bool:
         return self._worker.stopped

@@ -112,6 +112,13 @@ class SessionWorker(Worker):
                 await self._pacer.until(self._due_heap[0][0] if self._due_heap else self._now() + LOOK_NS)
         await self._drain()
 
+    def finish(self) -> None:
+        """Begin no session more; those that have begun go on to their end."""
+        self._arrivals = iter(())
+        self._due_heap = [entry for entry in self._due_heap if isinstance(entry[2], _Running)]
+        heapq.heapify(self._due_heap)
+        self._pacer.wake()
+
     def _pop(self) -> None:
         due_ns, _, item, place = heapq.heappop(self._due_heap)
         if isinstance(item, _Running):

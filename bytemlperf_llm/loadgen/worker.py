@@ -165,6 +165,10 @@ class Worker:
         self._stop.set()
         self._pacer.interrupt()
 
+    def finish(self) -> None:
+        """Begin nothing more."""
+        self.stop()
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""

@@ -46,7 +46,7 @@ from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.description import described, finish_facts, reschedule
+from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
 from bytemlperf_llm.run.started import start
@@ -138,7 +138,7 @@ def _publish(run: SuiteRun, output: Output, ending: Ending) -> int:
 
 class Bench:
     """The pieces of one run, so that each step below can be read alone. A run whose `enough` says so while it goes on ends, and is one of
-    the requests that were sent: `ended_early`."""
+    the requests that were sent, or of the sessions that had begun: `ended_early`."""
 
     ended_early = False
 
@@ -275,9 +275,10 @@ class Bench:
         if source.failure:
             self._run.fail(source.failure)
         issued = done + source.issued
-        if self.ended_early:
-            reschedule(run, {"num_requests": issued})
-        stopped = source.stopped and not source.failure and not self.ended_early
+        early = self.ended_early and not (source.stopped and self._plan.load.scenario.prompts.sessions)  # those that are begun go on
+        if early:
+            reschedule(run, first_requests(run, issued))
+        stopped = source.stopped and not source.failure and not early
         return Ending(stopped, {"issued_requests": issued, "duration_ns": duration_ns})
 
     def _load_source(self, ready: Ready, engine: Engine, pacer: Pacer) -> LoadSource:
@@ -340,7 +341,8 @@ class Bench:
             await asyncio.sleep(LOOK_S)
             if not source.stopped and self._enough():
                 self.ended_early = True
-                source.stop()
+                source.finish()
+                return
 
     def _warn(self, sentence: str) -> None:
         print(f"warning: {self._redactor(sentence)}", file=sys.stderr, flush=True)

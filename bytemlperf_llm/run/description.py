@@ -89,12 +89,18 @@ def finish_facts(run: dict[str, Any], issued: int, loop_utilisation: float) -> N
         facts["scheduled_requests"] = issued
 
 
+def first_requests(run: dict[str, Any], requests: int) -> dict[str, Any]:
+    """What `reschedule` takes, of a run of so many requests, which are whole sessions where it has some."""
+    sessions = Schedule(scenario_of(run), seed_of(run)).workload().sessions
+    return {"num_requests": requests} if sessions is None else {"num_sessions": sessions.number(requests - 1) + 1, "duration_s": None}
+
+
 def reschedule(run: dict[str, Any], changes: dict[str, Any]) -> None:
     """run.json of a run with another number of requests, whose schedule begins as this one's does."""
     scenario = scenario_of(run).override(changes)
     planned = Schedule(scenario, seed_of(run)).describe()
     run["config"]["scenario"] |= {name: getattr(scenario, name) for name in changes}
-    run["prompts"] |= {"trace": msgspec.to_builtins(planned.trace)}
+    run["prompts"] |= {"trace": msgspec.to_builtins(planned.trace), **planned.of_sessions()}
     run["facts"]["scheduled_requests"] = planned.requests
     run |= {"schedule_sha256": planned.sha256, "scheduled_requests": planned.requests}
 

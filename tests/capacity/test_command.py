@@ -75,7 +75,7 @@ def test_a_search_ends_in_an_interval_of_ordinary_runs_and_goes_on(tmp_path: Pat
         (("--within", "wide"), "is not a width"),
         (("--goodput", "ttft:0.5"), "even a lone request misses ttft:0.5: .* ms at best"),
         (("--engine-option", "fail_every=1"), "the first request fails"),
-        (("--by", "sessions"), "--by sessions is not available"),
+        (("--by", "sessions"), "--request-rate is no load of --by sessions"),
         (("--by", "concurrency"), "--request-rate is no load of --by concurrency"),
         (("--max-concurrency", "4"), "--max-concurrency is no load of --by rate"),
         (("--dataset-name", "azure", "--share", "0.99"), "the data set has .* requests, and a probe needs"),
@@ -148,6 +148,35 @@ def test_the_highest_concurrency_that_holds_is_a_whole_number(tmp_path: Path) ->
         arrival = run["config"]["scenario"]["arrival"]
         assert (arrival["process"], arrival["max_concurrency"]) == ("closed", row.load)
     assert "in flight" in plain_page(next(tmp_path.iterdir()))
+
+
+def test_the_highest_number_of_users_that_holds_is_found_by_whole_sessions_or_by_turns(tmp_path: Path) -> None:
+    """Two slots, 2.4 ms a turn and a think time of 10 ms: four users and less hardly wait, and a hundred for 120 ms."""
+    scenario = tmp_path / "users.yaml"
+    made = {"turns": {"distribution": "uniform", "min": 2, "max": 4}, "words": {"distribution": "constant", "value": 9}}
+    keys = {"name": "users", "description": "short sessions", "output_tokens": {"distribution": "constant", "value": 8}, "num_sessions": 9}
+    prompts = {"sessions": {"synthetic": made, "think_ms": {"distribution": "constant", "value": 10}}}
+    scenario.write_text(json.dumps(keys | {"prompts": prompts, "arrival": {"process": "closed", "max_concurrency": 2}}))
+    for judged, level in (("turns", "e2el:40"), ("sessions", "session:150")):
+        runs = tmp_path / judged
+        words = ["capacity", "--engine", "reference", *SERVICE, "--scenario", str(scenario), "--by", "sessions", "--goodput", level]
+        more = ["--share", "0.8", "--confidence", "0.8", "--max-requests", "4000", "--no-report", "--quiet", "--runs-dir", str(runs)]
+        result = CliRunner().invoke(app, [*words, *more])
+        assert result.exit_code == 0, result.output
+        folder = next(runs.iterdir())
+        found = answer(folder)
+        assert (found.by, found.judged, found.holds_at_rps, found.holds_at_concurrency) == ("sessions", judged, None, None)
+        assert found.holds_at_users is not None
+        assert 2 <= found.holds_at_users <= 60
+        assert found.fails_at_users is None or found.holds_at_users < found.fails_at_users
+        assert "users" in plain_page(folder)
+        assert not verify_suite(folder).findings
+        for row in found.probes:
+            summary = json.loads((folder / row.folder / "summary.json").read_bytes())
+            assert not verify_suite(folder / row.folder).findings
+            assert summary["sessions"]["outcomes"]["cut"] == 0
+            assert summary["scheduled"] == sum(summary["outcomes"].values())
+            assert row.judged <= row.requests <= (summary["scheduled"] if judged == "turns" else summary["sessions"]["sessions"])
 
 
 def test_a_trace_at_its_own_times_is_a_load_too(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             before = turn.continues
         return tuple(message for part in reversed(parts) for message in part)
 
+    def idle_ns(self) -> int:
+        """How long it takes where every answer comes at once: tools and thinking."""
+        due_ns: list[int] = []
+        for turn in self.turns:
+            due_ns.append(turn.due_ns(0, [due_ns[parent] for parent in turn.parents]))
+        return max(due_ns) - min(turn.at_ns for turn in self.turns if not turn.parents)
+
     def children(self) -> list[list[int]]:
         """Of each turn, the turns that wait for it."""
         found: list[list[int]] = [[] for _ in self.turns]
