@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, takewhile
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from bytemlperf_llm.workload.sessions.graph import Session, answered
 from engines.contract import Message, Request, ToolCall
 
 PARENT_FAILED = "parent failed"
+DROPPED = -(1 << 60)  # of what a turn waits for: never nothing
 LOOK_NS = 3_600 * NS_PER_S  # nothing is due: the end of an answer ends the wait
 
 TurnRequest = Callable[[Session, int, int, tuple[Message, ...]], Request]
@@ -33,22 +34,34 @@ TurnRequest = Callable[[Session, int, int, tuple[Message, ...]], Request]
 class _Running:
     """A session that has begun: what its turns wait for, and the histories that turns to come continue."""
 
-    __slots__ = ("children", "ends_ns", "first_index", "heirs", "histories", "left", "prompt_tokens", "session", "start_ns", "waiting")
+    __slots__ = (
+        "children",
+        "ends_ns",
+        "first_index",
+        "followers",
+        "heirs",
+        "histories",
+        "left",
+        "prompt_tokens",
+        "session",
+        "start_ns",
+        "waiting",
+    )
 
     def __init__(self, session: Session, first_index: int, start_ns: int) -> None:
         self.session, self.first_index, self.start_ns = session, first_index, start_ns
-        self.children = session.children()
+        self.children, self.followers = session.children(), session.followers()
         self.heirs = Counter(turn.continues for turn in session.turns)
         self.left = len(session.turns)
-        self.waiting = [len(turn.parents) for turn in session.turns]
+        self.waiting = [len(turn.before) for turn in session.turns]
         self.ends_ns: dict[int, int] = {}
         self.histories: dict[int, tuple[Message, ...]] = {}
         self.prompt_tokens: dict[int, int] = {}
 
     def due_ns(self, place: int) -> int:
-        """When a turn is due whose parents have ended."""
+        """When a turn is due before which all has ended."""
         turn = self.session.turns[place]
-        return turn.due_ns(self.start_ns, [self.ends_ns[parent] for parent in turn.parents])
+        return turn.due_ns(self.start_ns, [self.ends_ns[before] for before in turn.before])
 
     def prompt(self, place: int) -> tuple[Message, ...]:
         """The whole prompt; kept for as long as turns to come continue it."""
@@ -166,20 +179,22 @@ class SessionWorker(Worker):
         running = self._running[record.session or ""]
         place = record.turn
         turn = running.session.turns[place]
-        record.session_turns, record.parents = len(running.session.turns), list(turn.parents)
+        record.session_turns, record.parents = len(running.session.turns), list(turn.before)
         record.reusable_tokens = running.reusable_tokens(place)
         super()._keep(record, text, payloads)
         running.left -= 1
         end_ns = record.end_ns + self.origin_ns
+        running.ends_ns[place] = end_ns
         if record.outcome == "ok":
-            self._continue(running, place, end_ns, record, text, payloads)
+            self._continue(running, place, record, text, payloads)
         elif not self._stop.is_set():
             self._drop_below(running, place, record.end_ns)
+        if running.followers:
+            self._release(running, running.followers[place])
         if not running.left:
             self._end(running, end_ns)
 
-    def _continue(self, running: _Running, place: int, end_ns: int, record: RequestRecord, text: str, payloads: list[Any]) -> None:
-        running.ends_ns[place] = end_ns
+    def _continue(self, running: _Running, place: int, record: RequestRecord, text: str, payloads: list[Any]) -> None:
         inherited = record.prompt_tokens
         if place in running.histories:
             turn = running.session.turns[place]
@@ -189,10 +204,14 @@ class SessionWorker(Worker):
                 inherited += record.output_tokens
         if inherited is not None:
             running.prompt_tokens[place] = inherited
-        for child in running.children[place]:
-            running.waiting[child] -= 1
-            if not running.waiting[child]:
-                self._push(running.due_ns(child), running, child)
+        self._release(running, running.children[place])
+
+    def _release(self, running: _Running, places: Iterable[int]) -> None:
+        """Turns that wait for one less."""
+        for place in places:
+            running.waiting[place] -= 1
+            if not running.waiting[place]:
+                self._push(running.due_ns(place), running, place)
 
     def _live_answer(self, running: _Running, place: int, text: str, payloads: list[Any]) -> Message:
         """The engine's own answer without its reasoning. Its calls of tools are fed back under the ids of the results that the next turn
@@ -210,13 +229,16 @@ class SessionWorker(Worker):
         for parent in below:
             for child in running.children[parent]:
                 if running.waiting[child] > 0:
-                    running.waiting[child] = -1
+                    running.waiting[child] = DROPPED
                     below.append(child)
         for child in below[1:]:
             running.left -= 1
+            running.ends_ns[child] = end_ns + self.origin_ns
             self.issued += 1
             self._sink.started()
             self._sink.ended(self._dropped(running, child, end_ns))
+            if running.followers:
+                self._release(running, running.followers[child])
 
     def _dropped(self, running: _Running, place: int, end_ns: int) -> RequestRecord:
         session = running.session
@@ -232,7 +254,7 @@ class SessionWorker(Worker):
         return RequestRecord(
             **fields,
             session_turns=len(session.turns),
-            parents=list(session.turns[place].parents),
+            parents=list(session.turns[place].before),
             planned_ns=None,
             end_ns=end_ns,
             outcome="dropped",

@@ -190,7 +190,7 @@ class Sessions(Checked, frozen=True, kw_only=True):
     """Conversations whose turns build on each other: `synthetic`, or those of a `file`, relative to the scenario file.
 
     `think_ms` passes between an answer and the next turn where the file has no delay; `time_scale` multiplies the file's times, and
-    no delay is then longer than `max_delay_ms`."""
+    no delay is then longer than `max_delay_ms`. A conversation has at most `max_subagents` in flight at once."""
 
     synthetic: SyntheticSessions | None = None
     format: SessionFormatName | None = None
@@ -198,6 +198,7 @@ class Sessions(Checked, frozen=True, kw_only=True):
     think_ms: Lengths | None = None
     time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     max_delay_ms: Milliseconds | None = None
+    max_subagents: Annotated[int, Meta(ge=1)] | None = None
     answers: Answers = "recorded"
     max_model_len: Tokens | None = None
     on_too_long: Literal["skip", "truncate", "fail"] = "fail"

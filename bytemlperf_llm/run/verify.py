@@ -159,8 +159,8 @@ def _due_by_graph(seen: _Seen, planned: PlannedSession, index: int) -> int | Non
     """None for a first turn, and where a record is missing."""
     first, turns = planned.first_index, planned.session.turns
     turn, begun = turns[index - first], seen.records.get(first)
-    ends_ns = [seen.ends_ns[first + parent] for parent in turn.parents if first + parent in seen.ends_ns]
-    if not ends_ns or len(ends_ns) < len(turn.parents) or begun is None or begun.planned_ns is None:
+    ends_ns = [seen.ends_ns[first + place] for place in turn.before if first + place in seen.ends_ns]
+    if not ends_ns or len(ends_ns) < len(turn.before) or begun is None or begun.planned_ns is None:
         return None
     return turn.due_ns(begun.planned_ns - turns[0].at_ns, ends_ns)
 

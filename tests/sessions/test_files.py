@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Scenario, load
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Function, Message, ToolCall
@@ -297,3 +298,15 @@ def test_idle_times_are_cut_and_counted(tmp_path: Path) -> None:
     assert workload.sessions is not None
     assert [turn.delay_ns // MS for turn in workload.sessions.session(0).turns] == [0, 30, 10, 30]
     assert workload.sessions.report.capped_delays == 2
+
+
+def test_subagents_beyond_the_limit_wait_and_are_counted(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    main = {"session_id": "main", "turns": [dag_turn("m0", spawns=[{"children": names}]), dag_turn("m1")]}
+    path = written(tmp_path, main, *({"session_id": name, "turns": [dag_turn(f"{name}0"), dag_turn(f"{name}1")]} for name in names))
+    free, capped = (Schedule(scenario(path, "dag_jsonl", max_subagents=most), 0) for most in (None, 1))
+    assert [turn.after for turn in next(capped.sessions()).session.turns] == [(), (), (), (2,), (), (4,), (), ()]
+    facts = capped.describe()
+    assert facts.session_report.waiting_subagents == 2
+    assert "2 subagents wait for the end of an earlier one, by max_subagents" in facts.sentences(None)
+    assert facts.sha256 != free.describe().sha256

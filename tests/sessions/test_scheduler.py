@@ -8,6 +8,7 @@ import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.sessions.graph import Session, Turn
 from engines.contract import Function, Message, ToolCall
 from tests.sessions.graphs import ANSWER, BROKEN, Telling, chain, replay, turn, user
@@ -101,6 +102,52 @@ def test_live_calls_are_fed_back_where_the_next_turn_has_their_results(
     assert records[1].reusable_tokens == records[0].prompt_tokens, "what is left out isn't a prefix"
     recorded = replay([(session, 0)], [ANSWER])[1].requests[1].messages
     assert recorded[1] == Message("assistant", "recorded q0", session.turns[0].tool_calls)
+
+
+SPAWNING = Session(
+    id="g",
+    turns=(
+        turn("root"),
+        *(turn(f"{name}0", 0, continues=-1) for name in "abc"),
+        *(turn(f"{name}1", 1 + place) for place, name in enumerate("abc")),
+        turn("join", 0, 4, 5, 6),
+    ),
+)
+"""A root, three subagents of two turns each, and a turn that waits for all."""
+
+
+def most_in_flight(records: list[RequestRecord], subagents: list[list[int]]) -> int:
+    spans = [(records[places[0]].sent_ns or 0, records[places[-1]].end_ns) for places in subagents]
+    return max(sum(start <= at < end for start, end in spans) for at, _ in spans)
+
+
+@pytest.mark.parametrize(("most", "waiting", "joined_ms"), [(1, 2, 40 + 3 * 80), (2, 1, 40 + 2 * 80), (3, 0, 40 + 80)])
+def test_a_conversation_has_at_most_so_many_subagents_in_flight(most: int, waiting: int, joined_ms: int) -> None:
+    session, count = SPAWNING.with_most_subagents(most)
+    records, _ = replay([(session, 0)], [ANSWER])
+    assert count == waiting
+    assert most_in_flight(records, [[1, 4], [2, 5], [3, 6]]) == most
+    assert records[7].planned_ns == joined_ms * MS
+
+
+def test_a_failed_subagent_makes_room_for_the_next() -> None:
+    session, _ = SPAWNING.with_most_subagents(1)
+    records, _ = replay([(session, 0)], [ANSWER, BROKEN, *[ANSWER] * 6])
+    assert [record.outcome for record in records] == ["ok", "failed", "ok", "ok", "dropped", "ok", "ok", "dropped"]
+    assert records[2].planned_ns == records[4].end_ns == 40 * MS
+    assert records[2].parents == [0, 4]
+
+
+def test_a_subagents_own_subagents_never_wait_for_it() -> None:
+    graph = Session(
+        id="g",
+        turns=(turn("root"), turn("a0", 0, continues=-1), turn("nested", 1, continues=-1), turn("a1", 1, 2), turn("b0", 0, continues=-1)),
+    )
+    session, count = graph.with_most_subagents(1)
+    assert count == 1
+    assert [each.after for each in session.turns] == [(), (), (), (), (3,)]
+    records, _ = replay([(session, 0)], [ANSWER])
+    assert all(record.outcome == "ok" for record in records)
 
 
 def test_turns_below_a_failed_one_are_dropped_and_no_other() -> None:

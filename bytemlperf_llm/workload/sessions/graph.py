@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -45,14 +45,15 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of a session. `parents` and `continues` are places of earlier turns. `answer` and `tool_calls` are what continues it in
-    the history when recorded answers are fed back. `shared_tokens` begin the prompt and were in a prompt of the schedule before, besides
-    those of `continues`; None where no tokenizer counts them."""
+    """A request of a session. `parents` and `continues` are places of earlier turns, `after` of turns whose end, well or not, it waits for
+    besides. `answer` and `tool_calls` are what continues it in the history when recorded answers are fed back. `shared_tokens` begin the
+    prompt and were in a prompt of the schedule before, besides those of `continues`; None where no tokenizer counts them."""
 
     messages: tuple[Message, ...]
     max_tokens: int
     answer: str
     parents: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
     continues: int | None = None
     at_ns: int = 0
     delay_ns: int = 0
@@ -60,8 +61,13 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tools: str = ""
 
+    @property
+    def before(self) -> tuple[int, ...]:
+        """All turns that it waits for."""
+        return (*self.parents, *self.after) if self.after else self.parents
+
     def due_ns(self, start_ns: int, ends_ns: Sequence[int]) -> int:
-        """When it is due, where the session started then and its parents ended at `ends_ns`."""
+        """When it is due, where the session started then and what is `before` it ended at `ends_ns`."""
         return max(start_ns + self.at_ns, max(ends_ns) + self.delay_ns) if ends_ns else start_ns + self.at_ns
 
 
@@ -91,11 +97,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     def children(self) -> list[list[int]]:
         """Of each turn, the turns that wait for it."""
-        found: list[list[int]] = [[] for _ in self.turns]
-        for place, turn in enumerate(self.turns):
-            for parent in turn.parents:
-                found[parent].append(place)
-        return found
+        return _waiting((turn.parents for turn in self.turns), len(self.turns))
+
+    def followers(self) -> list[list[int]]:
+        """Of each turn, the turns that wait for its end, well or not; empty where there are none at all."""
+        return _waiting((turn.after for turn in self.turns), len(self.turns)) if any(turn.after for turn in self.turns) else []
 
     def without(self, places: Collection[int]) -> Session:
         """Without these turns and all below them."""
@@ -108,6 +114,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(
                 turn,
                 parents=tuple(kept[parent] for parent in turn.parents),
+                after=tuple(kept[before] for before in turn.after if before in kept),
                 continues=None if turn.continues is None else kept[turn.continues],
             )
             for turn in turns
@@ -117,8 +124,49 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def line(self, place: int) -> bytes:
         """What the schedule hash covers of a turn besides its request: a JSON line of session, place, edges, times and recorded answer."""
         turn = self.turns[place]
+        edges = [turn.parents, turn.continues, *([turn.after] if turn.after else [])]
         calls = [[[call.id, call.function.name, call.function.arguments] for call in turn.tool_calls]] if turn.tool_calls else []
-        return json.dumps([self.id, place, turn.parents, turn.continues, turn.at_ns, turn.delay_ns, turn.answer, *calls]).encode() + b"\n"
+        return json.dumps([self.id, place, *edges, turn.at_ns, turn.delay_ns, turn.answer, *calls]).encode() + b"\n"
+
+    def with_most_subagents(self, most: int) -> tuple[Session, int]:
+        """The session with at most so many subagents of a conversation at once, in the order in which they are spawned, and how many wait
+        for that: each for the end of the one so many before it. A subagent is a turn that begins afresh behind another, and what
+        continues it."""
+        turns, heads = self.turns, list[int]()
+        for place, turn in enumerate(turns):
+            heads.append(place if turn.continues is None else heads[turn.continues])
+        spawned: dict[int, list[int]] = {}
+        for place, turn in enumerate(turns):
+            if turn.continues is None and turn.parents:
+                spawned.setdefault(heads[turn.parents[0]], []).append(place)
+        continued, after = {turn.continues for turn in turns}, dict[int, tuple[int, ...]]()
+        for siblings in spawned.values():
+            for earlier, later in zip(siblings, siblings[most:], strict=False):
+                lasts = tuple(place for place, head in enumerate(heads) if head == earlier and place not in continued)
+                if not _above([later], turns, after).issuperset(lasts) and later not in _above(lasts, turns, after):
+                    after[later] = lasts
+        waiting = (msgspec.structs.replace(turn, after=after.get(place, ())) for place, turn in enumerate(turns))
+        return msgspec.structs.replace(self, turns=tuple(waiting)), len(after)
+
+
+def _waiting(before: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
+    """Of each place, those that name it."""
+    waiting: list[list[int]] = [[] for _ in range(count)]
+    for place, names in enumerate(before):
+        for name in names:
+            waiting[name].append(place)
+    return waiting
+
+
+def _above(places: Iterable[int], turns: Sequence[Turn], after: dict[int, tuple[int, ...]]) -> set[int]:
+    """These and all that they wait for."""
+    order = list(places)
+    above = set(order)
+    for place in order:
+        fresh = {*turns[place].parents, *after.get(place, ())} - above
+        above |= fresh
+        order += fresh
+    return above
 
 
 def answered(text: str, tool_calls: tuple[ToolCall, ...] = ()) -> Message:

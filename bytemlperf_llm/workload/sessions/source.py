@@ -40,12 +40,14 @@ TEMPLATE_TOKENS = 64
 
 class SessionReport(msgspec.Struct, kw_only=True):
     """What became of a file's conversations, as far as it was read: `left_out` have no question with an answer, `too_long` don't fit the
-    context, `truncated` end before their first turn that doesn't, and `capped_delays` were longer than `max_delay_ms`."""
+    context, `truncated` end before their first turn that doesn't, `capped_delays` were longer than `max_delay_ms`, and
+    `waiting_subagents` wait for an earlier one by `max_subagents`."""
 
     left_out: int = 0
     too_long: int = 0
     truncated: int = 0
     capped_delays: int = 0
+    waiting_subagents: int = 0
 
     def sentences(self) -> list[str]:
         """For the terminal."""
@@ -54,6 +56,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
             (self.too_long, "sessions left out: longer than the context"),
             (self.truncated, "sessions end before the first turn that is longer than the context"),
             (self.capped_delays, "delays cut to max_delay_ms"),
+            (self.waiting_subagents, "subagents wait for the end of an earlier one, by max_subagents"),
         )
         return [f"{count} {what}" for count, what in said if count]
 
@@ -144,6 +147,9 @@ class SessionPrompts:
                 raise UserError(f"{draft.where}: session id {echo(draft.id)} is there twice", "give each session an id of its own")
             ids.add(draft.id)
             session = self._fitted(draft, self._session(draft, first))
+            if session is not None and self._keys.max_subagents is not None:
+                session, waiting = session.with_most_subagents(self._keys.max_subagents)
+                self.report.waiting_subagents += waiting
             if session is not None:
                 yield self._with_shared(session, sent)
                 first += len(session.turns)
