@@ -217,7 +217,9 @@ class Hunt:
         if given is not None and given != "auto":
             return float(given)
         found = await rate_found(started, plan)
-        return max(1.0, round(found.best.concurrency * FIRST_OF_AUTO)) if whole else float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
+        if not whole:
+            return float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
+        return max(1.0, round((found.best.concurrency + found.rate_per_s / found.share * self._loads.think_s) * FIRST_OF_AUTO))
 
     # -- the search ------------------------------------------------------------------
 

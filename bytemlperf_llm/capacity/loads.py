@@ -33,7 +33,8 @@ def by_of(text: str) -> By:
 @dataclass(frozen=True)
 class Loads:
     """`trace_rps` is the mean rate of a trace that is replayed at its own times, as the scenario scales them; `requests` how many its data
-    set has, None without an end. `judged` are what meets or misses service levels, and `turnover` how many of them a user has at a time."""
+    set has, None without an end. `judged` are what meets or misses service levels, and `turnover` how many of
+    them a user has at a time; `think_s` passes before a turn on average."""
 
     by: By
     trace_rps: float | None
@@ -41,6 +42,7 @@ class Loads:
     time_scale: float
     judged: Judged = "requests"
     turnover: float = 1.0
+    think_s: float = 0.0
 
     @classmethod
     def of(cls, plan: Plan, by: By, goal: Goal) -> Loads:
@@ -70,14 +72,15 @@ class Loads:
         bounds = {"num_sessions": most if listed else SAMPLE_SESSIONS, "duration_s": None, "arrival": UNBOUNDED | {"process": "at_once"}}
         sessions = [planned.session for planned in Schedule(scenario.override(bounds), plan.load.seed).sessions()]
         turns = sum(len(session.turns) for session in sessions)
+        think_s = sum(session.idle_ns() for session in sessions) / turns / NS_PER_S
         if limit_ms is None:
-            return cls("sessions", None, turns if listed else None, 1.0, "turns", turns / len(sessions))
+            return cls("sessions", None, turns if listed else None, 1.0, "turns", turns / len(sessions), think_s)
         idle = sum(session.idle_ns() > limit_ms * NS_PER_MS for session in sessions) / len(sessions)
         if idle > 1 - share:
             raise UserError(
                 f"{idle:.0%} of the sessions miss session:{limit_ms:g} by their delays and think times alone", "give a longer level"
             )
-        return cls("sessions", None, len(sessions) if listed else None, 1.0, "sessions")
+        return cls("sessions", None, len(sessions) if listed else None, 1.0, "sessions", think_s=think_s)
 
     def changes(self, load: float, requests: int) -> dict[str, Any]:
         """The scenario's keys of so many requests under this load; a closed loop has as many more as are in flight, so that it is full

@@ -68,8 +68,8 @@ class Step(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """What was found and chosen. `rate_per_s` is what will be offered; `ended` says why the probe did, `requests` how many were answered
-    and `seconds` what it took."""
+    """What was found and chosen. `rate_per_s` is what will be offered, in requests or, of so many `turns` each, in sessions
+    (`arrivals_per_s`); `ended` says why the probe did, `requests` how many were answered and `seconds` what it took."""
 
     steps: list[Step]
     best: Step
@@ -80,13 +80,20 @@ class ProbeResult(NamedTuple):
     ended: str
     requests: int
     seconds: float
+    turns: float | None = None
+
+    @property
+    def arrivals_per_s(self) -> float:
+        """Requests/s, or sessions/s."""
+        return self.rate_per_s if self.turns is None else float(f"{self.rate_per_s / self.turns:.3g}")
 
     def sentence(self) -> str:
         """What was chosen and why, for a person."""
+        sessions = "" if self.turns is None else f" = {self.arrivals_per_s:.3g} sessions/s of {self.turns:.3g} turns"
         advice = "" if self.ceiling_found else "; the server may carry more: give a --request-rate"
         return (
             f"rate auto: {self.best.tokens_per_s:,.0f} tokens/s at {self.best.concurrency} streams "
-            f"/ {self.mean_output_tokens:.0f} tokens a request × share {self.share:g} = {self.rate_per_s:.3g} requests/s "
+            f"/ {self.mean_output_tokens:.0f} tokens a request × share {self.share:g} = {self.rate_per_s:.3g} requests/s{sessions} "
             f"(probed {', '.join(str(step.concurrency) for step in self.steps)} streams, "
             f"{self.requests} requests in {self.seconds:.1f} s); "
             f"{'' if self.ceiling_found else 'CEILING NOT FOUND: '}{self.ended}{advice}"

@@ -51,7 +51,7 @@ def work_of(schedule: Schedule, share: Share, left: Remaining | None = None) -> 
     """The work of one worker of a resolved scenario, or what is left of it. Raises UserError."""
     scenario, workload = schedule.scenario, schedule.workload()
     planned, keys = schedule.planned(share, left, workload), scenario.prompts.sessions
-    sessions = None if keys is None else SessionWork(schedule.sessions(share, workload), workload.turn, keys.answers)
+    sessions = None if keys is None else SessionWork(schedule.sessions(share, workload, left), workload.turn, keys.answers)
     if scenario.arrival.process != "closed":
         return Work(planned, sessions=sessions)
     assert scenario.arrival.max_concurrency is not None

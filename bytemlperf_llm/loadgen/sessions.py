@@ -114,8 +114,9 @@ class SessionWorker(Worker):
         self._running: dict[str, _Running] = {}
         self._due_heap: list[tuple[int, int, _Running | PlannedSession, int]] = []
         self._order = count()
+        begin_ns = max(origin_ns, self._now())  # of a run that goes on the origin is long ago
         for _ in range(1 if users is None else users):
-            self._next_session(origin_ns)
+            self._next_session(begin_ns)
         while (self._due_heap or self._running) and not self._stop.is_set():
             if self._due_heap and self._due_heap[0][0] <= self._now():
                 self._pop()

@@ -11,7 +11,7 @@ import msgspec
 
 from bytemlperf.arrivals.delivered import ArrivalTest, arrival_test, count_dispersion, expected_dispersion, gap_cv2, rate_of
 from bytemlperf.lazy import numpy
-from bytemlperf.statistics.columns import ABSENT, Column, either, present
+from bytemlperf.statistics.columns import ABSENT, Column, column, either, present
 from bytemlperf.statistics.metric import Claim, claim
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
@@ -99,7 +99,7 @@ def measure_load(acc: Accumulator, facts: RunFacts, capped: int, delays_ns: Colu
         loop_utilisation=facts.loop_utilisation,
         arrival_test=arrival_test(sent, facts.process, facts.burstiness, facts.requested_rate) if facts.open_loop else None,
         lateness=None if delays_ns is None else lateness(delays_ns),
-        latency_trend=latency_trend(acc, facts, dispersion),
+        latency_trend=latency_trend(acc, facts, count_dispersion(column(acc.sessions.starts())) if facts.sessions else dispersion),
     )
 
 

@@ -11,6 +11,9 @@ A run is overloaded when each of these holds:
 - it grew in both halves (`MIN_HALF_SHARE` of the growth in each: a freeze or an outage is one step);
 - the growth is more than three standard errors of the difference of both means.
 
+Of sessions the whole session takes the place of the request: from when it starts to the end of its last turn. Turns won't do, since later
+ones have longer prompts and so longer latencies on any server. Those that go on when no session begins any more are left out.
+
 Known from simulation (tests/metrics/test_overload.py): M/M/1, M/D/1 and queues of
 8 and 64 slots, at 0.7 to 0.9 of capacity and at 1.2 times.
 """
@@ -18,12 +21,12 @@ Known from simulation (tests/metrics/test_overload.py): M/M/1, M/D/1 and queues 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import msgspec
 
 from bytemlperf.lazy import numpy
-from bytemlperf.statistics.columns import ABSENT, Column, dot, total_of
+from bytemlperf.statistics.columns import ABSENT, Column, column, dot, total_of
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
@@ -41,9 +44,10 @@ UNFINISHED = ("in_flight", "dropped")
 
 
 class LatencyTrend(msgspec.Struct, kw_only=True):
-    """How latency (from due to end) moved over a run of one rate. `growth` is seconds of latency for each second of arrivals,
-    `completion_rate` requests/s at which requests of the first to the last third ended, and `excess` the asked rate over it, less 1
-    (without an asked rate, `growth` again); both are held against `limit`. `overloaded` when every condition of the module holds."""
+    """How latency (from due to end) moved over a run of one rate; each session is a request here, by its whole time. `growth` is seconds
+    of latency for each second of arrivals, `completion_rate` requests/s at which requests of the first to the last third ended, and
+    `excess` the asked rate over it, less 1 (without an asked rate, `growth` again); both are held against `limit`. `overloaded` when
+    every condition of the module holds."""
 
     requests: int
     growth: float
@@ -54,25 +58,24 @@ class LatencyTrend(msgspec.Struct, kw_only=True):
 
 
 def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -> LatencyTrend | None:
-    """None for loads without one rate (closed loop, all at once, a ramp, sessions), and under `MIN_REQUESTS`. `dispersion` is that of the
+    """None for loads without one rate (closed loop, all at once, a ramp), and under `MIN_REQUESTS`. `dispersion` is that of the
     arrivals' counts, as they were delivered."""
-    if not facts.open_loop or facts.sessions or (facts.requested_rate is None and facts.process != "trace"):
+    rate = facts.sessions.requested_rate if facts.sessions else facts.requested_rate
+    if not facts.open_loop or (rate is None and facts.process != "trace"):
         return None
-    rows = _judged_rows(acc)
-    if len(rows) < MIN_REQUESTS:
+    due, latencies = _of_sessions(acc) if facts.sessions else _of_requests(acc)
+    if len(due) < MIN_REQUESTS:
         return None
-    due = acc.columns["due"][rows]
-    latencies = _latencies(acc, rows, due)
     end = due + latencies
-    third, count = len(rows) // 3, len(rows) - len(rows) // 3
+    third, count = len(due) // 3, len(due) - len(due) // 3
     span_s, ends_span_s = (_between(times, third) for times in (due, end))
     if span_s <= 0 or ends_span_s <= 0:
         return None
     growth = ends_span_s / span_s - 1
-    excess = growth if facts.requested_rate is None else facts.requested_rate * ends_span_s / count - 1
-    limit = max(MIN_GROWTH, SIGMAS * math.sqrt(max(1.0, dispersion or 0.0) / len(rows)))
+    excess = growth if rate is None else rate * ends_span_s / count - 1
+    limit = max(MIN_GROWTH, SIGMAS * math.sqrt(max(1.0, dispersion or 0.0) / len(due)))
     return LatencyTrend(
-        requests=len(rows),
+        requests=len(due),
         growth=growth,
         completion_rate=count / ends_span_s,
         excess=excess,
@@ -81,16 +84,24 @@ def latency_trend(acc: Accumulator, facts: RunFacts, dispersion: float | None) -
     )
 
 
-def _judged_rows(acc: Accumulator) -> Column:
+def _of_requests(acc: Accumulator) -> tuple[Column, Column]:
+    """Due times and latencies of those that are judged, in order."""
     rows, columns = acc.rows(), acc.columns
     unjudged = numpy.isin(columns["outcome"][rows], [OUTCOMES.index(outcome) for outcome in UNJUDGED])
-    return rows[(columns["due"][rows] != ABSENT) & ~unjudged]
+    rows = rows[(columns["due"][rows] != ABSENT) & ~unjudged]
+    due = columns["due"][rows]
+    latencies = columns["end"][rows] - due
+    unfinished = numpy.isin(columns["outcome"][rows], [OUTCOMES.index(outcome) for outcome in UNFINISHED])
+    return due, numpy.where(unfinished, numpy.maximum.accumulate(latencies), latencies)
 
 
-def _latencies(acc: Accumulator, rows: Column, due_ns: Column) -> Column:
-    latencies = acc.columns["end"][rows] - due_ns
-    unfinished = numpy.isin(acc.columns["outcome"][rows], [OUTCOMES.index(outcome) for outcome in UNFINISHED])
-    return numpy.where(unfinished, numpy.maximum.accumulate(latencies), latencies)
+def _of_sessions(acc: Accumulator) -> tuple[Column, Column]:
+    """The same of sessions that didn't fail, up to the first that hadn't ended when the last one began: what comes then has an easier
+    time."""
+    spans = acc.sessions.spans()
+    under_load = list(takewhile(lambda span: span[1] <= spans[-1][0], spans))
+    due, end = (column([span[side] for span in under_load]) for side in (0, 1))
+    return due, end - due
 
 
 def _between(times_ns: Column, third: int) -> float:

@@ -7,6 +7,7 @@ the tool's (or the user's: think time). The three sum to the session's whole tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -102,6 +103,15 @@ class SessionTally:
     def ends(self) -> list[int]:
         """When each session's last turn ended, in order."""
         return sorted(max(turn.end_ns for turn in turns) for turns in self._turns.values())
+
+    def spans(self) -> list[tuple[int, float]]:
+        """Start and end of sessions that didn't fail, in the order of their starts; one that was cut never ends."""
+        spans = list[tuple[int, float]]()
+        for session, turns in self._turns.items():
+            due, outcome = [turn.planned_ns for turn in turns if turn.planned_ns is not None], self.outcome_of(session)
+            if due and outcome != "failed":
+                spans.append((min(due), max(turn.end_ns for turn in turns) if outcome == "ok" else math.inf))
+        return sorted(spans)
 
     def paths(self) -> list[Path]:
         """Of the sessions that went well, in the order of their starts."""

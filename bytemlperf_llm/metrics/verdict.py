@@ -225,9 +225,10 @@ def _is_overloaded(load: Load) -> bool:
 def _overloaded(facts: RunFacts, load: Load) -> Iterator[str]:
     trend = load.latency_trend
     if trend is not None and _is_overloaded(load):
-        asked = f"target rate {facts.requested_rate:.4g} requests/s" if facts.requested_rate is not None else "trace rate"
+        rate, unit = (facts.sessions.requested_rate, "sessions/s") if facts.sessions else (facts.requested_rate, "requests/s")
+        asked = f"target rate {rate:.4g} {unit}" if rate is not None else "trace rate"
         yield (
-            f"{asked}, completed {trend.completion_rate:.4g} requests/s: latency grew by {trend.growth:.2g} s with each second of "
+            f"{asked}, completed {trend.completion_rate:.4g} {unit}: latency grew by {trend.growth:.2g} s with each second of "
             f"arrivals (limit {trend.limit:.2g}), and percentiles depend on the run's length; lower the rate, or take --request-rate auto"
         )
 

@@ -297,12 +297,8 @@ def _workers(flags: Flags, scenario: Scenario) -> int | None:
 def _until(flags: Flags, scenario: Scenario) -> Until | None:
     if flags.until is None:
         return None
-    if scenario.prompts.sessions is not None:
-        raise UserError("--until may end a run after any request, and so within a session", "give --num-sessions or --duration")
     if scenario.arrival.ramp is not None:
         raise UserError("--until needs one load, and a ramp has many", "give --request-rate in its place")
-    if scenario.prompts.sessions is not None:
-        raise UserError("--until looks at single requests, and it would cut sessions", "give --num-sessions or --duration in its place")
     if _workers(flags, scenario) != 1 or flags.ray is not None:
         raise UserError("--until looks at the requests of one worker", "leave out --workers and --ray")
     return parse_until(flags.until)

@@ -433,8 +433,6 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
             return
         if self.num_requests is not None:
             raise ValueError("num_requests would cut a session; give num_sessions")
-        if self.arrival.rate == "auto":
-            raise ValueError("rate auto is of requests, not sessions; give sessions/s (--request-rate) or users (--max-concurrency)")
 
     def _check_classes(self) -> None:
         """Raises ValueError for what doesn't go with classes."""

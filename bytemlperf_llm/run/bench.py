@@ -248,8 +248,7 @@ class Bench:
             except BaseException as error:
                 if isinstance(error, Interrupted):
                     trust = " --trust" if unconfirmed(ready.plan.flags, run.run["config"]) else ""
-                    go_on = "repeat it with: bmp-llm serve-bench --config" if scenario.prompts.sessions else "resume with: bmp-llm resume"
-                    error.hint = f"the records so far are kept; {go_on} {run.folder}{trust}"
+                    error.hint = f"the records so far are kept; resume with: bmp-llm resume {run.folder}{trust}"
                 ending = await self._ended(source, gauges, beside, part, done, origin_ns)
                 run.end(stopped=ending.stopped, summarise=False, **ending.facts)
                 raise

@@ -112,7 +112,7 @@ def _probe(probed: ProbeResult) -> dict[str, Any]:
         "tokens_per_s": probed.best.tokens_per_s,
         "mean_output_tokens": probed.mean_output_tokens,
         "share": probed.share,
-        "chosen_rate_per_s": probed.rate_per_s,
+        "chosen_rate_per_s": probed.arrivals_per_s,
         "ceiling_found": probed.ceiling_found,
         "requests": probed.requests,
         "seconds": probed.seconds,

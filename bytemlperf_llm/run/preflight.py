@@ -30,6 +30,7 @@ from bytemlperf_llm.workload.token_counter import WORDS_RULE
 from engines.contract import Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
 
 MEAN_SAMPLE_REQUESTS = 1_000
+MEAN_SAMPLE_SESSIONS = 200
 WARMUP_CONCURRENCY = 4
 READY_POLL_S = 0.5
 NOT_READY = ("http_5xx", "http_429", "connection_refused", "connection_reset")
@@ -161,7 +162,8 @@ async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: T
 async def resolve_rate(
     plan: Plan, engine: Engine, workload: Workload, pacer: Pacer, redactor: Redactor
 ) -> tuple[Scenario, ProbeResult | None]:
-    """The scenario with its rate as a number. Raises UserError when the probe got no answer."""
+    """The scenario with its rate as a number: of sessions, as many as have the turns that are carried. Raises UserError when the probe
+    got no answer."""
     scenario = plan.load.scenario
     if scenario.arrival.rate != "auto":
         return scenario, None
@@ -172,7 +174,9 @@ async def resolve_rate(
     except EngineError as error:
         cause = redactor.clean(f"probing for a rate failed: {error.error_class}: {error.detail}")
         raise UserError(cause, "give a rate with --request-rate") from None
-    return scenario.override({"arrival.rate": found.rate_per_s}), found
+    if workload.sessions is not None:
+        found = found._replace(turns=workload.sessions.mean_turns(MEAN_SAMPLE_SESSIONS))
+    return scenario.override({"arrival.rate": found.arrivals_per_s}), found
 
 
 def first_requests(schedule: Schedule, workload: Workload, endpoints: int) -> list[Request]:

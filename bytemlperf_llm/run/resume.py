@@ -76,15 +76,13 @@ def read_remainder(run: SuiteRun) -> Remainder:
         done.add(record.index)
         until_ns = max(until_ns, record.end_ns)
     scenario, seed = scenario_of(run.run), seed_of(run.run)
-    if scenario.prompts.sessions is not None:
-        raise UserError(f"{run.folder} is of sessions, which can't go on after a pause", f"repeat it: serve-bench --config {run.folder}")
     refuse_endless(scenario, len(done))
     remainder = Remainder(run=run, scenario=scenario, seed=seed, done=done, until_ns=until_ns, first_offset_ns=None)
     first = None if _over(remainder) else next(Schedule(scenario, seed).planned(left=remainder.left()), None)
     if first is None:
+        whole = "no session is left to begin" if scenario.prompts.sessions else f"all its {len(done)} requests have a record"
         raise UserError(
-            f"{run.folder} is complete: all its {len(done)} requests have a record",
-            f"see it with: bmp-llm summarize {run.folder}, or add some with --num-prompts",
+            f"{run.folder} is complete: {whole}", f"see it with: bmp-llm summarize {run.folder}, or add some with --num-prompts"
         )
     remainder.first_offset_ns = first.offset_ns
     return remainder

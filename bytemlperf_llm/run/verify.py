@@ -100,7 +100,7 @@ class _Seen:
                 f"{name}: request {record.index} has {record.output_tokens} tokens where {record.max_tokens} were requested"
             )
         planned_ns = None if record.planned_ns is None else record.planned_ns - shift_ns
-        self.ends_ns[record.index] = record.end_ns
+        self.ends_ns[record.index] = record.end_ns - shift_ns
         self.records[record.index] = _Kept(record.id, record.class_name, planned_ns, record.max_tokens, record.session, record.turn)
 
 

@@ -7,6 +7,7 @@ builds only its own requests: nothing is sent between them.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, islice, repeat
@@ -112,6 +113,15 @@ class Remaining(msgspec.Struct, frozen=True):
             if not begin <= index < end:
                 yield index, None if offset_ns is None else offset_ns + self.shift_ns
 
+    def of_sessions(self, planned: Iterable[PlannedSession]) -> Iterator[PlannedSession]:
+        """Those of which no turn is done."""
+        for session in planned:
+            first, end = session.first_index, session.first_index + len(session.session.turns)
+            place = bisect_right(self.done, (first, end))
+            if not any(begin < end and first < stop for begin, stop in self.done[max(0, place - 1) : place + 1]):
+                offset_ns = session.offset_ns
+                yield session._replace(offset_ns=None if offset_ns is None else offset_ns + self.shift_ns)
+
 
 class Schedule:
     """The schedule of a scenario whose rate is resolved (no `auto`). Making requests reads the prompt files: may raise UserError."""
@@ -145,15 +155,19 @@ class Schedule:
         duration ends, and to the end of a trace."""
         workload = workload or self.workload()
         if workload.sessions is not None:
-            yield from self._turns(share, workload)
+            yield from self._turns(share, workload, left)
             return
         due = self._due(share)
         with suppress(TraceEnded):
             for index, offset_ns in due if left is None else left.of(due):
                 yield Planned(workload.request(index), offset_ns)
 
-    def sessions(self, share: Share = ALL, workload: Workload | None = None) -> Iterator[PlannedSession]:
-        """A worker's sessions, where the scenario has some, in the order of the schedule."""
+    def sessions(self, share: Share = ALL, workload: Workload | None = None, left: Remaining | None = None) -> Iterator[PlannedSession]:
+        """A worker's sessions, where the scenario has some, in the order of the schedule, or those that haven't begun."""
+        planned = self._sessions(share, workload)
+        return planned if left is None else left.of_sessions(planned)
+
+    def _sessions(self, share: Share, workload: Workload | None) -> Iterator[PlannedSession]:
         found = (workload or self.workload()).sessions
         assert found is not None
         offsets: Iterator[int | None] = repeat(None) if self.scenario.arrival.process == "closed" else self.offsets()
@@ -162,9 +176,9 @@ class Schedule:
                 first = found.first_index(number)
                 yield PlannedSession(found.session(number), first, offset_ns)
 
-    def _turns(self, share: Share, workload: Workload) -> Iterator[Planned]:
+    def _turns(self, share: Share, workload: Workload, left: Remaining | None) -> Iterator[Planned]:
         """Their requests, with the recorded answers; only the first has a time that is known before."""
-        for session, first, offset_ns in self.sessions(share, workload):
+        for session, first, offset_ns in self.sessions(share, workload, left):
             for turn in range(len(session.turns)):
                 yield Planned(workload.turn(session, turn, first + turn, session.prompt(turn)), None if turn else offset_ns)
 

@@ -15,7 +15,7 @@ import pytest
 from bytemlperf_llm.record.record import RequestRecord
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp, run_folder, start, wait_for_records
-from tests.runs.reading import read_records
+from tests.runs.reading import read_records, records_of
 
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
 SESSIONS = """
@@ -70,7 +70,7 @@ def test_a_run_of_sessions_from_start_to_end(tmp_path: Path, workers: str) -> No
     assert sum(said["critical_path"].values()) == pytest.approx(1)
     verified = bmp("verify", str(run), cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    assert "repeat it" in bmp("resume", str(run), "--trust", cwd=tmp_path).stderr
+    assert "no session is left to begin" in bmp("resume", str(run), "--trust", cwd=tmp_path).stderr
 
 
 @pytest.mark.slow
@@ -104,3 +104,54 @@ def test_an_interrupt_leaves_sessions_cut(tmp_path: Path) -> None:
     said = json.loads((folder / "summary.json").read_text())["sessions"]
     assert said["outcomes"]["cut"] > 0
     assert said["dropped_turns"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("rate", [None, "150"])
+def test_a_stopped_run_goes_on_with_the_sessions_that_have_not_begun(tmp_path: Path, number: int, rate: str | None) -> None:
+    (tmp_path / "talk.yaml").write_text(SESSIONS.replace("num_sessions: 12", "num_sessions: 90"), encoding="utf-8")
+    process = start(
+        "serve-bench", "--engine", "reference", "--scenario", "talk.yaml", *(("--request-rate", rate) if rate else ()), cwd=tmp_path
+    )
+    folder = wait_for_records(tmp_path, 60, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    before = list(read_records(folder))
+    ended = bmp("resume", str(folder), "--trust", cwd=tmp_path)
+    assert ended.returncode in RAN, ended.stderr
+    records, said = list(read_records(folder)), json.loads((folder / "summary.json").read_text())["sessions"]
+    assert len({record.index for record in records}) == len(records)
+    added = records_of(folder / "records-1.jsonl")
+    assert {record.session for record in added}.isdisjoint(record.session for record in before)
+    assert sum(said["outcomes"].values()) == 90
+    assert said["outcomes"]["failed"] == 0
+    assert said["outcomes"]["cut"] > 0
+    assert min(record.planned_ns or 0 for record in added) > max(record.end_ns for record in before) - 100_000_000  # the start's delay
+    verified = bmp("verify", str(folder), cwd=tmp_path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [None, "80"])
+def test_until_begins_no_session_more_and_cuts_none(tmp_path: Path, rate: str | None) -> None:
+    rated = ("--request-rate", rate) if rate else ()
+    run, records, summary = ran(tmp_path, "--num-sessions", "900", "--until", "ttft mean ±100%", *rated)
+    assert summary["until"]["reached"]
+    assert summary["sessions"]["outcomes"]["cut"] == 0
+    assert 60 <= len(records) == summary["scheduled"] < 2_000
+    assert json.loads((run / "run.json").read_text())["config"]["scenario"]["num_sessions"] == summary["sessions"]["sessions"]
+    verified = bmp("verify", str(run), cwd=tmp_path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.slow
+def test_rate_auto_is_of_sessions(tmp_path: Path) -> None:
+    """Two slots, 5 ms a turn, three turns a session on average: some 130 sessions/s are carried."""
+    scenario = SESSIONS.replace("{process: closed, max_concurrency: 4}", "{process: poisson, rate: auto}") + "auto: {probe_s: 5}\n"
+    words = ("--engine", "reference", "--engine-option", "ttft_ms=3", "--engine-option", "itl_ms=1", "--engine-option", "slots=2")
+    (tmp_path / "talk.yaml").write_text(scenario, encoding="utf-8")
+    ended = bmp("serve-bench", *words, "--scenario", "talk.yaml", cwd=tmp_path)
+    run = json.loads((run_folder(ended.stdout, tmp_path) / "run.json").read_text())
+    assert 40 < run["config"]["scenario"]["arrival"]["rate"] == run["config"]["probe"]["chosen_rate_per_s"] < 120
+    assert "sessions/s of" in run["config"]["probe"]["why"]

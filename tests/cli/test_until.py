@@ -6,9 +6,6 @@ import json
 
 import pytest
 
-from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.flags import Flags
-from bytemlperf_llm.plan.plan import resolve
 from tests.cli.helpers import QUICK, bmp, run_folder
 
 PACED = (*QUICK, "--request-rate", "500", "--num-prompts", "900")
@@ -57,8 +54,3 @@ def test_what_cannot_be_done_is_said_before_it_starts(tmp_path, flags, cause):
     assert ended.returncode == 2
     assert cause in ended.stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_run_of_sessions_is_not_cut():
-    with pytest.raises(UserError, match="within a session"):
-        resolve(Flags(engine="reference", scenario="chat-multiturn", until="ttft p99 ±10%"))

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.facts import RunFacts, SessionFacts
 from bytemlperf_llm.metrics.overload import latency_trend
 from bytemlperf_llm.metrics.summary import summarize
 from tests.metrics.records import MS, answered, failed
+from tests.sessions.graphs import ANSWER, chain, replay
 
 MEAN_S = 0.1
 SERVICES: dict[str, Callable[[random.Random], float]] = {
@@ -126,6 +127,31 @@ def test_requests_left_waiting_under_a_cap_are_the_systems_fault():
     facts = RunFacts(open_loop=True, process="constant", requested_rate=100.0, max_concurrency=4)
     summary = summarize(left, facts)
     assert (summary.verdict, len(summary.reasons)) == ("overloaded", 1)
+
+
+def sessions_at(load, seed, count=150):
+    """Chains of four turns of 40 ms with 20 ms between them, at `load` times what four slots carry."""
+    draw, now, planned, rate = random.Random(f"{load} {seed}"), 0.0, [], load * 4 / (4 * 0.04)
+    for number in range(count):
+        now += draw.expovariate(rate)
+        planned.append((chain(str(number), 4, 20 * MS), round(now * 1e9)))
+    records, _ = replay(planned, [ANSWER], slots=4)
+    return records, RunFacts(
+        open_loop=True, process="poisson", sessions=SessionFacts(answers="recorded", requested_rate=rate), max_concurrency=4
+    )
+
+
+@pytest.mark.parametrize(("load", "least", "most"), [(0.7, 0, 0), (0.9, 0, 1), (1.4, 9, 10)])
+def test_sessions_above_capacity_are_overloaded(load, least, most):
+    trends = [summarize(*sessions_at(load, seed)).load.latency_trend for seed in range(10)]
+    assert least <= sum(trend.overloaded for trend in trends) <= most
+
+
+def test_overloaded_sessions_are_named_by_their_rate():
+    records, facts = sessions_at(1.5, 0)
+    assert any("target rate 37.5 sessions/s, completed" in reason for reason in summarize(records, facts).reasons)
+    short = summarize([record for record in records if record.index < 100], facts)
+    assert short.load.latency_trend is None
 
 
 SILENT = {

@@ -76,7 +76,6 @@ def test_a_prompt_shares_the_system_prompt_and_template_with_those_before() -> N
     [
         ({"num_requests": 5}, "num_requests would cut a session; give num_sessions"),
         ({"num_sessions": None}, "nothing ends the run; give num_sessions, duration_s, or both"),
-        ({"arrival": {"process": "poisson", "rate": "auto"}}, "rate auto is of requests, not sessions"),
         ({"arrival": {"process": "trace"}}, "process trace needs prompts.trace of a format with times"),
         ({"prompts": {"sessions": {"format": "dag_jsonl"}}}, "either synthetic or both format and file are needed"),
         ({"prompts": {"sessions": {"format": "dag", "file": "x"}}}, "valid: dag_jsonl, lmcache_agentic"),

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -103,6 +104,15 @@ class SessionPrompts:
         while self._firsts[-1] <= index:
             self.first_index(len(self._firsts))
         return bisect_right(self._firsts, index) - 1
+
+    def mean_turns(self, most: int) -> float:
+        """Turns of a session, on average over so many of the first."""
+        number = 1
+        with suppress(TraceEnded):
+            while number < most:
+                self.session(number)
+                number += 1
+        return self.first_index(number) / number
 
     def start_ns(self, number: int) -> int:
         """When the file has a session start, scaled. Raises TraceEnded, and UserError for one without a time."""
