@@ -200,3 +200,16 @@ def test_plain_completions_have_no_template():
 def test_a_scenario_with_texts_of_its_own_is_left_alone():
     plan = resolve(Flags(engine="reference"))
     assert preflight.fit_prompts(plan, Model(name="m", max_model_len=5), EngineInfo(name="x")) is plan
+
+
+def test_the_tokenizer_is_of_every_class_with_prompts_of_its_own(tmp_path):
+    folder = byte_tokenizer(tmp_path)
+    plan = resolve(Flags(engine="reference", scenario="mixed"))
+    counted = plan.with_scenario(
+        {"classes.background.prompts": {"trace": {"format": "azure", "file": "traces/azure-code-2023-excerpt.csv"}}}
+    )
+    fitted = preflight.fit_prompts(counted, Model(name="m", path=folder, max_model_len=2048), EngineInfo(name="x")).load.scenario
+    prompts = fitted.classes["background"].prompts
+    assert prompts is not None
+    assert prompts.trace is not None
+    assert (prompts.tokenizer, prompts.trace.max_model_len, fitted.prompts.tokenizer) == (folder, 2048, None)

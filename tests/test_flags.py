@@ -29,6 +29,7 @@ class Load(Options, panel="Load"):
     shares: Annotated[tuple[float, ...], Option("Shares; repeatable.", "--share -s", least=0, most=1)] = ()
     burstiness: Annotated[float, Option("Shape.", above=0, most=math.inf)] = 1.0
     loop: Annotated[Literal["closed", "open"], Option("Loop:")] = "closed"
+    urls: Annotated[str | None, Option("Addresses.", "--url", several=True)] = None
 
 
 class Flags(Load):
@@ -60,6 +61,12 @@ def test_a_command_gets_one_object_of_what_was_typed():
     assert flags.settings(Flags) == {"silent": ("--quiet", True)}
     assert parsed("a") == Flags(models=("a",))
     assert parsed("a").settings(Flags) == {}
+
+
+def test_a_flag_of_several_values_has_them_in_one_text():
+    flags = parsed("a", "--url", "x", "--url", "y")
+    assert flags.urls == "x y"
+    assert "--url x y" in " ".join(flags.words())
 
 
 def test_what_is_recorded_is_json():

@@ -9,33 +9,38 @@ from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Section
 from bytemlperf_llm.pages.latency import ms
 
-SPARE = ("TPOT p99", "TTFT p99", "tokens/s out", "cached", "share", "requests")
+TAILS = ("99", "95", "90")
+"""The highest percentile that all groups carry is shown."""
+SPARE = (*(f"TPOT p{tail}" for tail in TAILS), "share", "tokens/s out", *(f"TTFT p{tail}" for tail in TAILS))
 
 
 def group_sections(summary: dict[str, Any]) -> list[Section]:
     """Nothing for requests of one kind that all went to the same address."""
-    classes, endpoints = summary.get("classes") or {}, summary.get("endpoints") or {}
-    class_rows = [{"class": name, "share": _percent(group["share"]), **_cells(group)} for name, group in classes.items()]
-    endpoint_rows = [{"endpoint": name, **_cells(group)} for name, group in endpoints.items()]
-    note = "Latencies in ms. Within SLO: the share of requests that met the service levels of their own class."
+    classes = [{"share": _percent(group["share"])} for group in (summary.get("classes") or {}).values()]
+    note = "Latencies in ms. Within SLO: requests that met the service levels of their own class."
     if (fairness := summary.get("fairness")) and fairness["jain_index"] is not None:
-        note += f" Jain's fairness index of these shares: {fairness['jain_index']:.3f} (1: equal)."
+        note += f" Jain's fairness index: {fairness['jain_index']:.3f} (1: equal)."
     return [
-        *table("Classes", class_rows, note=note, group="Classes", spare=SPARE),
-        *table("Endpoints", endpoint_rows, note="Latencies in ms.", group="Endpoints", spare=SPARE),
+        *table("Classes", _rows(summary, "class", "classes", classes), note=note, group="Classes", spare=SPARE),
+        *table("Endpoints", _rows(summary, "endpoint", "endpoints"), note="Latencies in ms.", group="Endpoints", spare=SPARE),
     ]
 
 
-def _cells(group: dict[str, Any]) -> dict[str, Cell]:
+def _rows(summary: dict[str, Any], title: str, key: str, more: list[dict[str, Cell]] | None = None) -> list[dict[str, Cell]]:
+    groups = summary.get(key) or {}
+    claims = [metric["percentiles"] for group in groups.values() for metric in group["metrics"].values()]
+    tail = next((tail for tail in TAILS if not any(isinstance(each.get(tail), str) for each in claims)), TAILS[-1])
+    named = zip(groups.items(), more or [{}] * len(groups), strict=True)
+    return [{title: name, **own, **_cells(group, ("50", tail))} for (name, group), own in named]
+
+
+def _cells(group: dict[str, Any], percents: tuple[str, str]) -> dict[str, Cell]:
     metrics, good = group["metrics"], group["goodput"]
-    figures = {
-        f"{name.upper()} p{percent}": _percentile(metrics.get(name), percent) for name in ("ttft", "tpot") for percent in ("50", "99")
-    }
     cached, prompt = group["cached_tokens"], group["prompt_tokens"]
     return {
         "requests": group["requests"],
         "failed": group["outcomes"]["failed"],
-        **figures,
+        **{f"{name.upper()} p{percent}": _percentile(metrics.get(name), percent) for name in ("ttft", "tpot") for percent in percents},
         "tokens/s out": number(group["rates"]["output_token_throughput"]["value"]),
         "cached": _percent(cached / prompt) if prompt and cached is not None else None,
         "within SLO": _percent(good["share"]) if good else None,

@@ -41,8 +41,8 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The address without user information, path of the API and query."""
-        return self.authority + self.prefix
+        """The base URL, without user information and query."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
     @property
     def url(self) -> str:
@@ -52,7 +52,7 @@ class Target(NamedTuple):
     @property
     def metrics(self) -> str:
         """The URL of the server's metrics page."""
-        return f"{'https' if self.tls else 'http'}://{self.name}/metrics"
+        return f"{self.name}/metrics"
 
 
 class Address(NamedTuple):

@@ -16,7 +16,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.run.bench import resume
 from bytemlperf_llm.run.repeat import repeat_plan
-from bytemlperf_llm.run.trust import refuse_other_engine
+from bytemlperf_llm.run.trust import refuse_other_address, refuse_other_engine
 from engines.contract import EngineInfo
 from tests.cli.helpers import QUICK, bmp, start, wait_for_records
 from tests.runs.reading import read_records
@@ -84,12 +84,17 @@ def test_what_reaches_out_listens_runs_code_or_writes_elsewhere_is_not_taken_fro
     assert content(folder) == before
 
 
+@pytest.mark.parametrize("of_a_class", [False, True])
 @pytest.mark.parametrize(("folder", "prompts"), [("built in", "/etc/passwd"), ("built in", "../../secret"), ("/home", "notes.jsonl")])
-def test_files_of_this_machine_are_not_sent_because_a_folder_says_so(folder, prompts, stopped, tmp_path):
+def test_files_of_this_machine_are_not_sent_because_a_folder_says_so(folder, prompts, of_a_class, stopped, tmp_path):
     place = changed(stopped, tmp_path)
     run = json.loads((place / "run.json").read_text())
     run["config"]["scenario_folder"] = folder
-    run["config"]["scenario"]["prompts"] = {"files": [prompts]}
+    if of_a_class:
+        run["config"]["scenario"]["prompts"] = {"synthetic": {"words": {"distribution": "constant", "value": 3}}}
+        run["config"]["scenario"]["classes"] = {"a": {"share": 1, "prompts": {"files": [prompts]}}}
+    else:
+        run["config"]["scenario"]["prompts"] = {"files": [prompts]}
     (place / "run.json").write_text(json.dumps(run))
     with pytest.raises(UserError, match=rf"run.json wants the file {prompts}.*which needs your confirmation"):
         resume(place, [], None, ["bmp-llm"], trust=False, quiet=True)
@@ -119,6 +124,13 @@ def test_another_server_engine_or_model_gets_a_run_of_its_own(stopped, tmp_path)
         refuse_other_engine(run, EngineInfo(name="openai", model="large", device="remote"))
     with pytest.raises(UserError, match=r"the engine.s versions was \{\}, and is"):
         refuse_other_engine(run, EngineInfo(name="openai", model="small", device="remote", versions={"vllm": "2"}))
+
+
+def test_several_addresses_are_all_confirmed():
+    refuse_other_address("http://a:1 b:2", "a:1/ http://b:2")
+    for other in ("http://a:1", "http://b:2 http://a:1"):
+        with pytest.raises(UserError, match=r"the run was against http://a:1 b:2, not"):
+            refuse_other_address("http://a:1 b:2", other)
 
 
 def test_a_link_in_a_folder_leads_nowhere(stopped, tmp_path):

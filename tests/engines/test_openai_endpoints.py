@@ -45,7 +45,7 @@ async def sent(requests: list[Request], servers: int = 1, roles: str = "", **opt
         await engine.start(Model(name="m"), {"base_url": " ".join(server.url for server in small) + roles, **options})
         for request in requests:
             await engine.generate(request, _Recorder())
-        places = [f"127.0.0.1:{server.port}" for server in small]
+        places = [server.url for server in small]
         went = [place and f"{places.index(place)}" for place in map(engine.endpoint_of, requests)]
         return [[asked for asked in server.seen if asked.method == "POST"] for server in small], went
 
@@ -111,7 +111,7 @@ async def test_servers_with_a_role_are_asked_for_their_metrics_alone() -> None:
     [
         ("prefill=h:1 decode=h:2", "every --base-url has a role, so that no request is sent to any; add the router's"),
         ("h:1 prefil=h:2", "--base-url has the role 'prefil', which is unknown; known are prefill, decode, encode"),
-        ("http://h:1 h:1/", "--base-url h:1 is given twice; remove one of them"),
+        ("http://h:1 h:1/", "--base-url http://h:1 is given twice; remove one of them"),
         ("h:1 h:2/v1/completions", "one --base-url takes chat and another completions; say which with --endpoint"),
     ],
 )

@@ -99,6 +99,7 @@ def test_stopped_points_go_on_with_the_same_flags(tmp_path: Path) -> None:
         (("--concurrency", ",".join(map(str, range(1, 40)))), "39 points, and a submission has at most 32"),
         (("--concurrency", "1,64", "--max-concurrency", "32"), "--concurrency 64 is above --max-concurrency 32"),
         (("--seed-set", "B"), "--seed-set 'B' is not published"),
+        (("--scenario", "mixed"), "the rules know requests of one kind, and the scenario has classes"),
         (("--input-len", "9"), "synthetic prompts have no data set's size"),
         (("--dataset-size", "12", "--engine-option", "fail_every=1"), "the first request fails"),
     ],
