@@ -72,7 +72,7 @@ class _Running:
             self.heirs[turn.continues] -= 1
             if not self.heirs[turn.continues]:
                 del self.histories[turn.continues]
-        messages = (*before, *turn.messages)
+        messages = (*before, *self.session.own(place))
         if self.heirs[place]:
             self.histories[place] = messages
         return messages
@@ -243,7 +243,7 @@ class SessionWorker(Worker):
 
     def _dropped(self, running: _Running, place: int, end_ns: int) -> RequestRecord:
         session = running.session
-        request = self._request_of(session, place, running.first_index + place, session.turns[place].messages)
+        request = self._request_of(session, place, running.first_index + place, session.own(place))
         fields: dict[str, Any] = {
             "id": request.id,
             "index": request.index,

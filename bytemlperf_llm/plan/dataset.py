@@ -13,7 +13,7 @@ from bytemlperf_llm.plan.flags import Prompts
 from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, TIMED_SESSIONS, UNTIMED_FORMATS, Scenario, SessionFormatName, TraceFormatName
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 
-SESSION_KEYS = ("answers", "time_scale", "max_model_len", "on_too_long")
+SESSION_KEYS = ("answers", "time_scale", "block_tokens", "max_model_len", "on_too_long")
 BUILTIN_TRACES = {"mooncake": "traces/mooncake-excerpt.jsonl", "azure": "traces/azure-code-2023-excerpt.csv"}
 
 

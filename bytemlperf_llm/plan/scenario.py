@@ -45,8 +45,11 @@ MLPERF_NAMES: dict[MLPerf, str] = {
 MLPERF_PROCESSES: dict[MLPerf, Process] = {"server": "poisson", "offline": "at_once", "single_stream": "closed", "multi_stream": "closed"}
 TraceFormatName = Literal["mooncake", "azure", "burstgpt", "bailian", "timed_trace", "custom", "sharegpt"]
 UNTIMED_FORMATS = ("custom", "sharegpt")
-SessionFormatName = Literal["sharegpt_turns", "openai_messages", "mooncake_sessions", "lmcache_agentic", "dag_jsonl"]
-TIMED_SESSIONS = ("mooncake_sessions",)
+SessionFormatName = Literal[
+    "sharegpt_turns", "openai_messages", "mooncake_sessions", "lmcache_agentic", "dag_jsonl",
+    "weka", "tracelab", "bailian_chains", "mlperf_agentic", "otel_spans",
+]  # fmt: skip
+TIMED_SESSIONS = ("mooncake_sessions", "tracelab", "bailian_chains")
 Answers = Literal["recorded", "live"]
 """What continues a conversation: the recorded answer (or one made up to its length), or the engine's own."""
 Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
@@ -200,6 +203,7 @@ class Sessions(Checked, frozen=True, kw_only=True):
     max_delay_ms: Milliseconds | None = None
     max_subagents: Annotated[int, Meta(ge=1)] | None = None
     answers: Answers = "recorded"
+    block_tokens: Tokens | None = None
     max_model_len: Tokens | None = None
     on_too_long: Literal["skip", "truncate", "fail"] = "fail"
 

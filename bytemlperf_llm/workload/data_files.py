@@ -1,29 +1,43 @@
 """Files of prompts and traces, as people have them: opened, split into lines, decoded, and named where they can't be used.
 
-A file is data that someone else wrote. Only a regular file of text is read; one that is compressed, binary
-or not fetched yet is called what it is. Lines end in LF, CRLF or CR; a byte order mark and blank lines are passed over.
+A file is data that someone else wrote. Only a regular file of text is read, packed by gzip or Zstandard or not, or Parquet as a JSON line
+a row; one that is anything else or not fetched yet is called what it is. Lines end in LF, CRLF or CR; a byte order mark and blank lines are
+passed over.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import stat
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.extras import require
+
+T = TypeVar("T")
 
 MAX_LINE_BYTES = 64 << 20
 MAX_ECHO_CHARS = 60
+DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HALF_A_PAIR = "half of a surrogate pair, which is not text"
 NOT_TEXT = "not UTF-8 text, or half of a surrogate pair"
 NESTED = "nested too deep"
 TRACE_FIX = "give the path of the trace file with --dataset-path"
+
+GZIP, ZSTANDARD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+PARQUET_ROWS = 256
+"""Rows of Parquet in memory beside the row group that holds them."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -33,14 +47,14 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 _SIGNATURES = (
-    (b"\x1f\x8b", "compressed with gzip", "unpack it first: gunzip FILE"),
+    (GZIP, "compressed with gzip twice", "unpack it first: gunzip FILE"),
     (b"BZh", "compressed with bzip2", "unpack it first: bunzip2 FILE"),
     (b"\xfd7zXZ", "compressed with xz", "unpack it first: unxz FILE"),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it first: unzstd FILE"),
+    (ZSTANDARD, "compressed with Zstandard twice", "unpack it first: unzstd FILE"),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", "unpack it first: unlz4 FILE"),
     (b"PK\x03\x04", "a ZIP archive (or a spreadsheet)", "unpack it first, or export it as text"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first"),
-    (b"PAR1", "a Parquet file", "convert it to JSON Lines first: polars.read_parquet(FILE).write_ndjson(OUT)"),
+    (PARQUET, "a Parquet file inside another", "unpack it first"),
     (b"ARROW1", "an Arrow file", "convert it to JSON Lines first: polars.read_ipc(FILE).write_ndjson(OUT)"),
     (b"Obj\x01", "an Avro file", "convert it to JSON Lines first"),
     (b"SQLite format 3", "an SQLite database", "export its table as text first"),
@@ -68,19 +82,90 @@ def echo(value: object) -> str:
 
 
 @contextmanager
-def open_data(path: Path, fix: str = TRACE_FIX) -> Iterator[IO[bytes]]:
-    """A regular file of text, open for reading. Raises UserError that says what else it is; `fix` is for one that can't be read."""
+def open_data(path: Path, fix: str = TRACE_FIX) -> Iterator[BufferedReader]:
+    """The text of a regular file, open for reading. Raises UserError that says what else it is; `fix` is for one that can't be read."""
     try:
         mode = path.stat().st_mode
         kind = next((name for test, name in _KINDS if test(mode)), None)
         if kind is not None:
             raise UserError(f"{path} is {kind}", "give a regular file")
-        with path.open("rb") as file:
-            _check_text(path, file.read(4096))
-            file.seek(0)
+        with path.open("rb") as raw, _unpacked(path, raw) as file:
+            _check_text(path, file.peek(4096)[:4096])
             yield file
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged: {error}", "fetch it again") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}", fix) from None
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether `open_data` reads it as JSON lines whatever its format."""
+    if not path.is_file():
+        return False
+    with open_data(path) as file:
+        return isinstance(file.raw, _Lines)
+
+
+@contextmanager
+def _unpacked(path: Path, file: BufferedReader) -> Iterator[BufferedReader]:
+    head = file.peek(4)
+    if head.startswith(GZIP):
+        yield BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
+    elif head.startswith(ZSTANDARD):
+        module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        require("reading Zstandard", "analysis", module)
+        zstd = import_module(module)
+        try:
+            yield BufferedReader(zstd.ZstdFile(file))
+        except zstd.ZstdError as error:
+            raise EOFError(error) from None
+    elif head.startswith(PARQUET):
+        yield BufferedReader(_Lines(_parquet(path)))
+    else:
+        yield file
+
+
+class _Lines(RawIOBase):
+    """Lines as a file."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._source, self._rest = source, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or next(self._source, b"")
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def _parquet(path: Path) -> Iterator[bytes]:
+    """A JSON line for each row, without what is null in it."""
+    require("reading Parquet", "analysis", "polars")
+    import polars
+
+    try:
+        for batch in polars.scan_parquet(path, glob=False).collect_batches(chunk_size=PARQUET_ROWS):
+            for row in batch.iter_rows(named=True):
+                yield msgspec.json.encode(_without_null(row)) + b"\n"
+    except polars.exceptions.PolarsError as error:
+        raise EOFError(str(error).partition("\n")[0]) from None
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null(each) for each in value]
+    return {key: _without_null(each) for key, each in value.items() if each is not None} if isinstance(value, dict) else value
+
+
+def files(path: Path) -> list[Path]:
+    """The file, or those of the folder in the order of their names."""
+    found = sorted(each for each in path.iterdir() if each.suffix in DATA_SUFFIXES and each.is_file()) if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"{path} has no data file", f"give a folder with files {', '.join(DATA_SUFFIXES)}")
+    return found
 
 
 def _check_text(path: Path, head: bytes) -> None:
@@ -153,3 +238,12 @@ def decode(decoder: msgspec.json.Decoder[Any], raw: bytes, path: Path, line: int
     except ValueError as error:
         problem = f"{error.msg}, at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise bad(path, line, "line", f"not JSON: {problem}", f"give each line as {form}") from None
+
+
+def converted(value: Any, form: type[T], path: Path, line: int, example: str) -> T:
+    """A JSON value that was read already, as a type. Raises UserError that names the field."""
+    try:
+        return msgspec.convert(value, form, strict=False)
+    except msgspec.ValidationError as error:
+        field, problem = field_of(error)
+        raise bad(path, line, field, problem, f"give {example}") from None

@@ -62,11 +62,12 @@ class ScheduleFacts(NamedTuple):
 
     def sentences(self, asked: int | None) -> list[str]:
         """What a reader should know of the prompts; `asked` is the number of requests asked for."""
+        lengths = [f"prompt lengths {self.prompt_lengths}"] if self.prompt_lengths else []
         if self.sessions is not None:
             planned = f"{self.sessions} sessions of {self.requests} turns" if self.requests else "sessions until the time is up"
-            return [planned, *self.session_report.sentences()]
+            return [planned, *lengths, *self.session_report.sentences()]
         if self.trace is None:
-            return [f"prompt lengths {self.prompt_lengths}"] if self.prompt_lengths else []
+            return lengths
         short = asked is not None and self.requests is not None and self.requests < asked
         return self.trace.sentences() + ([f"the trace ends after {self.requests} of the {asked} requests asked for"] if short else [])
 
@@ -203,7 +204,7 @@ class Schedule:
             requests += 1
         known = None if endless else requests
         if source is not None:
-            return ScheduleFacts(known, hashed.hexdigest(), sessions=sessions, session_report=source.report)
+            return ScheduleFacts(known, hashed.hexdigest(), None, workload.prompt_lengths, sessions, source.report)
         return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)
 
 

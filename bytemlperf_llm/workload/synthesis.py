@@ -46,7 +46,7 @@ class TextMaker:
     opening word. `additive` is whether lengths hold without counting each prompt."""
 
     def __init__(self, counter: TokenCounter, seed: int, block_tokens: int = 512) -> None:
-        self._counter, self._seed, self._block_tokens = counter, seed, block_tokens
+        self._counter, self._seed, self.block_tokens = counter, seed, block_tokens
         self.minimum = counter.prompt(_user(OPENING))
         self._head = counter.head(OPENING)
         self._words, self._costs = _word_table(counter)
@@ -77,7 +77,7 @@ class TextMaker:
         left = max(0, tokens - self.minimum)
         parts, taken = [OPENING], self._head
         for place, block in enumerate(hash_ids):
-            size = min((place + 1) * self._block_tokens - taken, left)
+            size = min((place + 1) * self.block_tokens - taken, left)
             if size <= 0:
                 if left == 0:
                     break

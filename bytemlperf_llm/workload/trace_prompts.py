@@ -23,7 +23,7 @@ from bytemlperf_llm.workload.prompts import Prompt
 from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.token_counter import counter_for, cut
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
-from bytemlperf_llm.workload.traces.rows import TraceRow
+from bytemlperf_llm.workload.traces.rows import BLOCK_SIZE_FIX, TraceRow, misfit
 from engines.contract import Message
 
 ItemT = TypeVar("ItemT")
@@ -223,10 +223,9 @@ class TracePrompts:
     def _hash_ids(self, row: TraceRow) -> tuple[int, ...]:
         """The row's block ids. Raises UserError when there are not as many as its length asks for."""
         assert row.prompt_tokens is not None
-        size = block_tokens(self._trace)
-        if row.hash_ids and abs(len(row.hash_ids) - -(-row.prompt_tokens // size)) > 1:
-            problem = f"{len(row.hash_ids)} ids, and {row.prompt_tokens} prompt tokens are {-(-row.prompt_tokens // size)} blocks of {size}"
-            raise bad(self._path, row.line, "hash_ids", problem, "give the tokens of one hash id with --trace-block-size")
+        problem = misfit(len(row.hash_ids), row.prompt_tokens, block_tokens(self._trace))
+        if problem:
+            raise bad(self._path, row.line, "hash_ids", problem, BLOCK_SIZE_FIX)
         return row.hash_ids
 
 

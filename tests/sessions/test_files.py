@@ -231,7 +231,7 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
         ("openai_messages", [{"messages": [said("assistant", "", tool_calls=7)]}], ":1: messages[0].tool_calls: Expected `array"),
         ("openai_messages", [{"messages": [said("critic", "")]}], ":1: messages[0].role: Invalid enum value 'critic'"),
         ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "tools": "f"}], ":1: tools: Expected `array"),
-        ("mooncake_sessions", [{"session_id": "a", "input_length": 5, "hash_ids": [1]}], "exactly one of messages, input and text_input"),
+        ("mooncake_sessions", [{"session_id": "a", "delay": 5}], "exactly one of messages, input, text_input and input_length"),
         ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "delay": -1}], ":1: delay: '-1' is not a time"),
         ("lmcache_agentic", [{"input": []}], ":1: session_id"),
     ],

@@ -78,7 +78,7 @@ def test_a_prompt_shares_the_system_prompt_and_template_with_those_before() -> N
         ({"num_sessions": None}, "nothing ends the run; give num_sessions, duration_s, or both"),
         ({"arrival": {"process": "trace"}}, "process trace needs prompts.trace of a format with times"),
         ({"prompts": {"sessions": {"format": "dag_jsonl"}}}, "either synthetic or both format and file are needed"),
-        ({"prompts": {"sessions": {"format": "dag", "file": "x"}}}, "valid: dag_jsonl, lmcache_agentic"),
+        ({"prompts": {"sessions": {"format": "dag", "file": "x"}}}, "valid: bailian_chains, dag_jsonl, lmcache_agentic"),
     ],
 )
 def test_keys_that_dont_go_together(changes: dict[str, Any], said: str) -> None:

@@ -10,6 +10,7 @@ import os
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
@@ -22,12 +23,13 @@ from tests.workload.test_trace_prompts import traced
 LINE = b'{"prompt": "one two", "output_tokens": 8}\n'
 TABLE = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,60,8\n2024-05-10 00:00:01,61,9\n"
 NOT_TEXT = {
-    "compressed with gzip": gzip.compress(LINE),
+    "compressed with gzip twice": gzip.compress(gzip.compress(LINE)),
     "compressed with bzip2": bz2.compress(LINE),
     "compressed with xz": lzma.compress(LINE),
-    "compressed with Zstandard": b"\x28\xb5\x2f\xfd" + LINE,
+    "damaged: Compressed file ended": gzip.compress(LINE)[:-9],
+    "damaged: Unable to decompress Zstandard": b"\x28\xb5\x2f\xfd" + LINE,
     "a ZIP archive": b"PK\x03\x04" + LINE,
-    "a Parquet file": b"PAR1" + LINE,
+    "damaged: parquet": b"PAR1" + LINE,
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     "a Python pickle": b"\x80\x04\x95" + LINE,
     "UTF-16 text": LINE.decode().encode("utf-16"),
@@ -97,7 +99,7 @@ def test_what_is_not_strict_json_may_stand_where_it_is_not_used(tmp_path):
 def test_a_prompt_file_is_held_to_the_same(tmp_path):
     path = tmp_path / "data"
     for content, said in (
-        (gzip.compress(LINE), "compressed with gzip"),
+        (bz2.compress(LINE), "compressed with bzip2"),
         (LINE + b'{"prompt": "\\udc00"}', "data:2: line: half of a surrogate pair"),
     ):
         path.write_bytes(content)
@@ -166,3 +168,52 @@ def test_a_file_of_nothing_but_odd_conversations_is_refused(tmp_path):
 def test_a_file_that_fails_while_it_is_read_is_one_line(form):
     with pytest.raises(UserError, match=r"/proc/self/mem can't be read: Input/output error"):
         rows(Path("/proc/self/mem"), form)
+
+
+def packed(path: Path, how: str) -> Path:
+    data = path.read_bytes()
+    out = path.with_name(f"{path.name}.{how}")
+    match how:
+        case "gz":
+            out.write_bytes(gzip.compress(data[:9]) + gzip.compress(data[9:]))
+        case "zst":
+            out.write_bytes(pytest.importorskip("backports.zstd").compress(data))
+        case _:
+            polars = pytest.importorskip("polars")
+            frame = polars.read_csv(data) if path.suffix == ".csv" else polars.read_ndjson(data)
+            frame.write_parquet(out)
+    return out
+
+
+@pytest.mark.parametrize("how", ["gz", "zst", "parquet"])
+def test_packed_files_are_read_as_they_are(tmp_path, how):
+    for name, data, form in (("a.jsonl", LINE * 3, "custom"), ("a.csv", TABLE, "azure")):
+        path = tmp_path / name
+        path.write_bytes(data)
+        both = [[msgspec.structs.astuple(row)[1:] for row in rows(each, form)] for each in (path, packed(path, how))]
+        assert both[0] == both[1] != []
+    path = tmp_path / "s.jsonl"
+    told = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
+    path.write_text(json.dumps({"id": "x", "conversations": told}) + "\n", encoding="utf-8")
+    assert [row.answer for row in rows(packed(path, how), "sharegpt")] == ["two"]
+
+
+@pytest.mark.parametrize("how", ["gz", "zst", "parquet"])
+def test_a_bad_row_of_a_packed_file_is_named(tmp_path, how):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINE * 600 + LINE.replace(b"8", b"-8") + LINE)
+    with pytest.raises(UserError, match=rf"a.jsonl.{how}:601: output_tokens: Expected `int` >= 0"):
+        rows(packed(path, how), "custom")
+
+
+def test_null_in_parquet_is_a_value_that_is_not_there(tmp_path):
+    polars = pytest.importorskip("polars")
+    path = tmp_path / "a.parquet"
+    polars.DataFrame([{"prompt": "a", "messages": None}, {"prompt": None, "messages": [{"role": "user", "content": "b"}]}]).write_parquet(
+        path
+    )
+    assert [row.messages[0].content for row in rows(path, "custom")] == ["a", "b"]
+    table = polars.DataFrame({"TIMESTAMP": ["2024-05-10 00:00:00"] * 2, "ContextTokens": [5, None], "GeneratedTokens": [1, 1]})
+    table.write_parquet(path)
+    with pytest.raises(UserError, match=r"a\.parquet:2: ContextTokens: no such value"):
+        rows(path, "azure")

@@ -7,25 +7,26 @@ Messages are sent as they are: roles, calls of tools and their results. Parts of
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-from bytemlperf_llm.workload.data_files import bad, decode, echo, is_text, lines
-from bytemlperf_llm.workload.sessions.graph import Draft, Node, answered
+from bytemlperf_llm.workload.data_files import bad, decode, is_text, lines
+from bytemlperf_llm.workload.json_values import values
+from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, answered, packed
 from bytemlperf_llm.workload.traces.jsonl import MILLISECOND, Tokens
-from bytemlperf_llm.workload.traces.rows import MAX_TIME_S, seconds_ns
-from bytemlperf_llm.workload.traces.sharegpt import ANSWERING, ASKING, Conversation, Utterance, objects
+from bytemlperf_llm.workload.traces.rows import file_ns
+from bytemlperf_llm.workload.traces.sharegpt import ANSWERING, ASKING, FORM, Conversation, Utterance
 from engines.contract import Function, Message, ToolCall
 
 OPENAI_FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 ROW_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "content": "..."}], "output_length": 16}'
-ONE_FIX = "give each row messages or text_input; rows of input_length and hash_ids are read by --dataset-name mooncake"
+ONE_FIX = f"give each row as {ROW_FORM}"
+MOONCAKE_TOKENS = 512
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -100,33 +101,25 @@ class _OpenAi(msgspec.Struct, frozen=True):
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """A row of Mooncake (`messages` or `text_input`, `delay` and `timestamp` in ms) or of LMCache (`input`, `pre_gap` in s)."""
+    """A row of Mooncake (`messages`, `text_input`, or `input_length` and `hash_ids`; `delay` and `timestamp` in ms) or of LMCache (`input`,
+    `pre_gap` in s)."""
 
     session_id: str
     messages: tuple[FileMessage, ...] | None = None
     text_input: str | None = None
     input: tuple[FileMessage, ...] | None = None
     tools: Tools | None = None
+    input_length: Tokens | None = None
+    hash_ids: tuple[int, ...] = ()
     output_length: Tokens | None = None
     delay: Decimal | None = None
     pre_gap: Decimal | None = None
     timestamp: Decimal | None = None
 
 
-class _Request(NamedTuple):
-    """A row that holds its whole prompt."""
-
-    line: int
-    messages: tuple[Message, ...]
-    tools: str
-    output_tokens: int | None
-    delay_ns: int | None
-    at_ns: int | None = None
-
-
 def sharegpt(path: Path) -> Iterator[Draft | None]:
     """Every question of a conversation with its answer; None for a conversation without both, or of another form."""
-    for number, (line, value) in enumerate(objects(path), start=1):
+    for number, (line, value) in enumerate(values(path, "conversation", FORM), start=1):
         try:
             spoken = [msgspec.convert(item, Utterance) for item in msgspec.convert(value, Conversation).conversations]
         except msgspec.ValidationError:
@@ -182,47 +175,63 @@ def following(nodes: Sequence[Node], messages: tuple[Message, ...], *, continues
     return Node(name=f"{len(nodes)}", messages=messages, parents=parents, continues=before if continues else None, **fields)
 
 
+class Chain:
+    """A session from prompts that are given whole. One that begins with an earlier one and an answer continues it; any other is sent as it
+    stands."""
+
+    def __init__(self, where: str = "", at_ns: int | None = None) -> None:
+        self.where, self.at_ns, self.nodes = where, at_ns, list[Node]()
+        self._places: dict[int, int] = {}
+
+    def add(self, messages: tuple[Message, ...], parents: tuple[str, ...] | None = None, **fields: Any) -> None:
+        """The next node. It waits for the one before, or for `parents`, and for the one that it continues."""
+        key, keys = 0, list[int]()
+        for message in messages:
+            key = hash((key, message))
+            keys.append(key)
+        told = next((size for size in range(len(messages) - 2, 0, -1) if self._answers(keys[size - 1], messages[size])), None)
+        before = None if told is None else self._places[keys[told - 1]]
+        if told is not None and before is not None:
+            self.nodes[before] = msgspec.structs.replace(
+                self.nodes[before], answer=messages[told].content, tool_calls=messages[told].tool_calls
+            )
+            messages = messages[told + 1 :]
+        continues = None if before is None else self.nodes[before].name
+        waits = tuple(node.name for node in self.nodes[-1:]) if parents is None else parents
+        if continues is not None and continues not in waits:
+            waits = (*waits, continues)
+        self._places[key] = len(self.nodes)
+        self.nodes.append(Node(name=f"{len(self.nodes)}", messages=messages, parents=waits, continues=continues, **fields))
+
+    def _answers(self, key: int, message: Message) -> bool:
+        """Whether this message can be the recorded answer to the prompt of that key."""
+        place = self._places.get(key)
+        if place is None or message.role != "assistant":
+            return False
+        told = self.nodes[place]
+        return told.answer is None or (told.answer, told.tool_calls) == (message.content, message.tool_calls)
+
+
 def rows(path: Path) -> Iterator[Draft | None]:
-    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it."""
+    """Mooncake's and LMCache's rows of a session, in the file's order. The `timestamp` of its first row starts it. All are held, without
+    what they repeat."""
     decoder = msgspec.json.Decoder(_Row, strict=False)
-    sessions: defaultdict[str, list[_Request]] = defaultdict(list)
+    sessions: dict[str, Chain] = {}
     for number, raw in lines(path):
         row: _Row = decode(decoder, raw, path, number, ROW_FORM)
         text = None if row.text_input is None else (FileMessage("user", row.text_input),)
         prompts = [prompt for prompt in (row.messages, row.input, text) if prompt is not None]
-        if len(prompts) != 1:
-            raise bad(path, number, "messages", "exactly one of messages, input and text_input is needed", ONE_FIX)
-        gap_ns = _ns(path, number, "pre_gap", row.pre_gap, Decimal(1))
-        delay_ns = _ns(path, number, "delay", row.delay, MILLISECOND)
-        told = tuple(message.message() for message in prompts[0])
-        at_ns = _ns(path, number, "timestamp", row.timestamp, MILLISECOND)
-        gap_ns = gap_ns if delay_ns is None else delay_ns
-        sessions[row.session_id].append(_Request(number, told, tools_text(row.tools), row.output_length, gap_ns, at_ns))
-    first_ns = min((requests[0].at_ns for requests in sessions.values() if requests[0].at_ns is not None), default=0)
-    for name, requests in sorted(sessions.items(), key=lambda item: item[1][0].at_ns or 0):
-        at_ns = None if requests[0].at_ns is None else requests[0].at_ns - first_ns
-        yield Draft(id=name, nodes=_chain(requests), where=f"{path}:{requests[0].line}", at_ns=at_ns)
-
-
-def _chain(rows: Sequence[_Request]) -> list[Node]:
-    """A row whose messages begin with the row before and its answer continues it; any other is sent as it stands, after the one before."""
-    nodes: list[Node] = []
-    before: tuple[Message, ...] = ()
-    for row in rows:
-        told, count = row.messages, len(before)
-        extends = bool(nodes) and len(told) > count + 1 and told[:count] == before and told[count].role == "assistant"
-        if extends:
-            nodes[-1] = msgspec.structs.replace(nodes[-1], answer=told[count].content, tool_calls=told[count].tool_calls)
-        added = told[count + 1 :] if extends else told
-        nodes.append(following(nodes, added, continues=extends, max_tokens=row.output_tokens, delay_ns=row.delay_ns, tools=row.tools))
-        before = told
-    return nodes
-
-
-def _ns(path: Path, line: int, field: str, value: Decimal | None, unit_s: Decimal) -> int | None:
-    """A time of a row. Raises UserError where it is none."""
-    if value is None:
-        return None
-    if not value.is_finite() or not 0 <= value * unit_s <= MAX_TIME_S:
-        raise bad(path, line, field, f"{echo(value)} is not a time", "give 0 or more")
-    return seconds_ns(value, unit_s)
+        if len(prompts) > 1 or (not prompts and row.input_length is None):
+            raise bad(path, number, "messages", "exactly one of messages, input, text_input and input_length is needed", ONE_FIX)
+        at_ns = None if row.timestamp is None else file_ns(path, number, "timestamp", row.timestamp, MILLISECOND)
+        chain = sessions.setdefault(row.session_id, Chain(f"{path}:{number}", at_ns))
+        delay_ns = None if row.pre_gap is None else file_ns(path, number, "pre_gap", row.pre_gap, Decimal(1))
+        if row.delay is not None:
+            delay_ns = file_ns(path, number, "delay", row.delay, MILLISECOND)
+        blocks = None if prompts else Blocks(row.input_length or 0, packed(row.hash_ids))
+        messages = tuple(message.message() for message in prompts[0]) if prompts else ()
+        chain.add(messages, max_tokens=row.output_length, delay_ns=delay_ns, blocks=blocks, tools=tools_text(row.tools))
+    first_ns = min((chain.at_ns for chain in sessions.values() if chain.at_ns is not None), default=0)
+    for name, chain in sorted(sessions.items(), key=lambda item: item[1].at_ns or 0):
+        at_ns = None if chain.at_ns is None else chain.at_ns - first_ns
+        yield Draft(id=name, nodes=chain.nodes, where=chain.where, at_ns=at_ns, block_tokens=MOONCAKE_TOKENS)

@@ -9,22 +9,45 @@ from __future__ import annotations
 
 import heapq
 import json
+from array import array
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.workload.data_files import echo
+from bytemlperf_llm.workload.synthesis import TextMaker
 from engines.contract import Message, ToolCall
 
 
+class Blocks(msgspec.Struct, frozen=True):
+    """A whole prompt of so many tokens, to be made up: equal `ids` of one `scope` are equal text, what they don't cover is its own."""
+
+    tokens: int
+    ids: Sequence[int] = ()
+    scope: str = ""
+
+    def names(self) -> Sequence[object]:
+        """What tells the text of its blocks apart in a run."""
+        return [f"{self.scope}/{each}" for each in self.ids] if self.scope else self.ids
+
+
+def packed(ids: Sequence[int]) -> Sequence[int]:
+    """Ids in eight bytes each, where they fit."""
+    try:
+        return array("q", ids)
+    except OverflowError:
+        return ids
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as a file has it. `messages` are added to the history of `continues`, which is one of `parents`. None: not said
-    (`delay_ns` then is the scenario's think time, `max_tokens` its output length, `answer` made up). `tool_calls` are the recorded
-    answer's, `tools` as in a Request; where there are none, those of the turn that it continues."""
+    """A request as a file has it. `messages` are added to the history of `continues`, which is one of `parents`; `blocks` stand in place of
+    both. None: not said (`delay_ns` then is the scenario's think time, `max_tokens` its output length, `answer` made up). `tool_calls` are
+    the recorded answer's, `tools` as in a Request; where there are none, those of the turn that it continues."""
 
     name: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    blocks: Blocks | None = None
     parents: tuple[str, ...] = ()
     continues: str | None = None
     at_ns: int = 0
@@ -36,12 +59,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as a file has it; `where` is its place there, `at_ns` when it starts, None where the format has no times."""
+    """A session as a file has it; `where` is its place there, `at_ns` when it starts, None where the format has no times, `block_tokens`
+    what an id of its blocks stands for."""
 
     id: str
     nodes: Sequence[Node]
     where: str
     at_ns: int | None = None
+    block_tokens: int = 0
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +77,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     max_tokens: int
     answer: str
+    blocks: Blocks | None = None
     parents: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     continues: int | None = None
@@ -72,19 +98,28 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked graph; a parent comes before its children."""
+    """A checked graph; a parent comes before its children. `maker` makes the text of turns that are given as blocks."""
 
     id: str
     turns: tuple[Turn, ...]
     at_ns: int | None = None
+    maker: TextMaker | None = None
+
+    def own(self, place: int) -> tuple[Message, ...]:
+        """What a turn adds to the history before it."""
+        turn = self.turns[place]
+        if turn.blocks is None or self.maker is None:
+            return turn.messages
+        text = self.maker.prompt(f"{self.id}/{place}", turn.blocks.tokens, turn.blocks.names())
+        return (Message(role="user", content=text),)
 
     def prompt(self, place: int) -> tuple[Message, ...]:
         """The whole prompt of a turn, with the recorded answers before it."""
-        parts = [self.turns[place].messages]
+        parts = [self.own(place)]
         before = self.turns[place].continues
         while before is not None:
             turn = self.turns[before]
-            parts.append((*turn.messages, answered(turn.answer, turn.tool_calls)))
+            parts.append((*self.own(before), answered(turn.answer, turn.tool_calls)))
             before = turn.continues
         return tuple(message for part in reversed(parts) for message in part)
 

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,13 +19,15 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
-from bytemlperf_llm.workload.data_files import echo
+from bytemlperf_llm.workload.data_files import NOT_TEXT, echo, is_text
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
-from bytemlperf_llm.workload.sessions import conversations, dag
-from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, answered, ordered
+from bytemlperf_llm.workload.sessions import agents, conversations, dag, hashed
+from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, Session, Turn, answered, ordered
+from bytemlperf_llm.workload.synthesis import TextMaker, maker_for
 from bytemlperf_llm.workload.token_counter import counter_for
 from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
+from bytemlperf_llm.workload.traces.rows import BLOCK_SIZE_FIX, misfit
 from engines.contract import Message
 
 FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
@@ -33,6 +36,11 @@ FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
     "mooncake_sessions": conversations.rows,
     "lmcache_agentic": conversations.rows,
     "dag_jsonl": dag.dag_jsonl,
+    "weka": hashed.weka,
+    "tracelab": hashed.tracelab,
+    "bailian_chains": hashed.bailian,
+    "mlperf_agentic": agents.mlperf_agentic,
+    "otel_spans": agents.otel_spans,
 }
 
 TEMPLATE_TOKENS = 64
@@ -41,14 +49,15 @@ TEMPLATE_TOKENS = 64
 
 class SessionReport(msgspec.Struct, kw_only=True):
     """What became of a file's conversations, as far as it was read: `left_out` have no question with an answer, `too_long` don't fit the
-    context, `truncated` end before their first turn that doesn't, `capped_delays` were longer than `max_delay_ms`, and
-    `waiting_subagents` wait for an earlier one by `max_subagents`."""
+    context, `truncated` end before their first turn that doesn't, `capped_delays` were longer than `max_delay_ms`, `waiting_subagents` wait
+    for an earlier one by `max_subagents`, and of `lengthened` prompts the chat template alone has more tokens than the file says."""
 
     left_out: int = 0
     too_long: int = 0
     truncated: int = 0
     capped_delays: int = 0
     waiting_subagents: int = 0
+    lengthened: int = 0
 
     def sentences(self) -> list[str]:
         """For the terminal."""
@@ -58,6 +67,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
             (self.truncated, "sessions end before the first turn that is longer than the context"),
             (self.capped_delays, "delays cut to max_delay_ms"),
             (self.waiting_subagents, "subagents wait for the end of an earlier one, by max_subagents"),
+            (self.lengthened, "prompts longer than in the file: the chat template alone has more tokens"),
         )
         return [f"{count} {what}" for count, what in said if count]
 
@@ -77,10 +87,12 @@ class SessionPrompts:
         self._think = None if think is None else LengthSeries(think, seed, "think")
         file = self._keys.file
         self._path = None if file is None else scenario.folder / file
+        self._maker: Callable[[int], TextMaker] = partial(maker_for, scenario.prompts.tokenizer, scenario.prompts.template, seed)
         self._sessions = Cursor(self._compiled)
         self._firsts = array("q", [0])
         self.report = SessionReport()
-        self.session(0)
+        maker = self.session(0).maker
+        self.lengths = maker and maker.lengths
 
     def session(self, number: int) -> Session:
         """Raises TraceEnded past the last one, UserError for one that can't be run."""
@@ -155,6 +167,8 @@ class SessionPrompts:
                 continue
             if draft.id in ids:
                 raise UserError(f"{draft.where}: session id {echo(draft.id)} is there twice", "give each session an id of its own")
+            if not is_text(draft.id):
+                raise UserError(f"{draft.where}: session id {echo(draft.id)}: {NOT_TEXT}", "give it another id")
             ids.add(draft.id)
             session = self._fitted(draft, self._session(draft, first))
             if session is not None and self._keys.max_subagents is not None:
@@ -177,7 +191,7 @@ class SessionPrompts:
         nodes = ordered(draft)
         places = {node.name: place for place, node in enumerate(nodes)}
         lengths = [self._max_tokens(node, first + place) for place, node in enumerate(nodes)]
-        unsaid = (length if node.answer is None else 0 for node, length in zip(nodes, lengths, strict=True))
+        unsaid = (length if node.answer is None and node.blocks is None else 0 for node, length in zip(nodes, lengths, strict=True))
         answers = made_up_texts(self._seed, f"answers/{first}", unsaid)
         tools: dict[str | None, str] = {None: ""}
         for node in nodes:
@@ -185,6 +199,7 @@ class SessionPrompts:
         turns = (
             Turn(
                 messages=node.messages,
+                blocks=node.blocks if node.blocks is None else self._long_enough(draft, node, node.blocks),
                 max_tokens=lengths[place],
                 answer=answers[place] if node.answer is None else node.answer,
                 parents=tuple([places[parent] for parent in node.parents]),
@@ -196,7 +211,20 @@ class SessionPrompts:
             )
             for place, node in enumerate(nodes)
         )
-        return Session(id=draft.id, turns=tuple(turns), at_ns=None if draft.at_ns is None else self._scaled(draft.at_ns))
+        at_ns = None if draft.at_ns is None else self._scaled(draft.at_ns)
+        return Session(id=draft.id, turns=tuple(turns), at_ns=at_ns, maker=self._maker_of(draft) if draft.block_tokens else None)
+
+    def _maker_of(self, draft: Draft) -> TextMaker:
+        return self._maker(self._keys.block_tokens or draft.block_tokens)
+
+    def _long_enough(self, draft: Draft, node: Node, blocks: Blocks) -> Blocks:
+        """At least as long as the template around a word. Raises UserError for ids that don't fit the length."""
+        size, least = self._keys.block_tokens or draft.block_tokens, self._maker_of(draft).minimum
+        problem = misfit(len(blocks.ids), blocks.tokens, size)
+        if problem:
+            raise UserError(f"{draft.where}: session {echo(draft.id)}: turn {echo(node.name)}: hash_ids: {problem}", BLOCK_SIZE_FIX)
+        self.report.lengthened += blocks.tokens < least
+        return blocks if blocks.tokens >= least else msgspec.structs.replace(blocks, tokens=least)
 
     def _fitted(self, draft: Draft, session: Session) -> Session | None:
         """The session as it fits the context; None where it is left out. Raises UserError."""
@@ -216,16 +244,23 @@ class SessionPrompts:
 
     def _needed_tokens(self, session: Session, place: int, most: int) -> int:
         """Prompt and answer; 0 where so few bytes can't be too many tokens: counting costs time."""
-        turn, messages = session.turns[place], session.prompt(place)
+        turn = session.turns[place]
+        if turn.blocks is not None:
+            return turn.blocks.tokens + turn.max_tokens
+        messages = session.prompt(place)
         least = turn.max_tokens + len(turn.tools.encode()) + sum(len(message.text().encode()) + TEMPLATE_TOKENS for message in messages)
         return 0 if least <= most else turn.max_tokens + self._counter.prompt(messages, turn.tools)
 
     def _with_shared(self, session: Session, sent: set[int]) -> Session:
-        """A prompt that differs from an earlier one in its last message alone shares what is before; counted where the tokenizer is known.
-        `sent` are the beginnings of prompts up to here."""
+        """A prompt that differs from an earlier one in its last message alone shares what is before, and one of blocks those that it begins
+        with; counted where the tokenizer is known. `sent` are the beginnings of prompts up to here."""
         turns = list(session.turns)
         heirs = Counter(turn.continues for turn in turns)
         for place, turn in enumerate(turns):
+            if turn.blocks is not None and session.maker is not None:
+                known = min(session.maker.block_tokens * known_blocks(turn.blocks, sent), turn.blocks.tokens)
+                turns[place] = msgspec.structs.replace(turn, shared_tokens=known if self._counter.exact else None)
+                continue
             if turn.continues is not None and heirs[turn.continues] == 1:
                 continue
             known = 0 if turn.continues is None else hash((session.id, turn.continues))
@@ -252,6 +287,18 @@ class SessionPrompts:
 
     def _scaled(self, file_ns: int) -> int:
         return round(file_ns * self._keys.time_scale)
+
+
+def known_blocks(blocks: Blocks, sent: set[int]) -> int:
+    """How many blocks begin the prompt that began one before; `sent` are the beginnings of prompts up to here, and with this one."""
+    key, known = hash(blocks.scope), True
+    count = 0
+    for each in blocks.ids:
+        key = hash((key, each))
+        known = known and key in sent
+        count += known
+        sent.add(key)
+    return count
 
 
 def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:

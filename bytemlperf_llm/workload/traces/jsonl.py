@@ -16,7 +16,7 @@ import msgspec
 
 from bytemlperf_llm.plan.scenario import Trace
 from bytemlperf_llm.workload.data_files import bad, decode, echo, lines
-from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, TraceRow, seconds_ns
+from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, TraceRow, file_ns
 from engines.contract import Message
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROW_TOKENS)]
@@ -26,7 +26,7 @@ TIMED_FORM = '{"timestamp": 0, "input_length": 512, "output_length": 16, "hash_i
 CUSTOM_FORM = '{"prompt": "...", "output_tokens": 16} or {"messages": [{"role": "user", "content": "..."}]}'
 
 
-class _Timed(msgspec.Struct, frozen=True):
+class Timed(msgspec.Struct, frozen=True):
     """Mooncake, Bailian and timed traces have these in common; other fields are passed over."""
 
     timestamp: Decimal
@@ -45,14 +45,12 @@ def timed(path: Path, trace: Trace) -> Iterator[TraceRow]:
     """Mooncake (FAST'25), in milliseconds; Alibaba Bailian (Qwen), in seconds, where turns of a chat are requests of their own and what
     they share is in the hash ids; vLLM's timed trace, whose time unit is an option, in seconds."""
     unit_s = MILLISECOND if trace.format == "mooncake" else Decimal(repr(trace.timestamp_unit_s))
-    decoder = msgspec.json.Decoder(_Timed, strict=False)  # 8.0 is 8
+    decoder = msgspec.json.Decoder(Timed, strict=False)  # 8.0 is 8
     for number, raw in lines(path):
-        row: _Timed = decode(decoder, raw, path, number, TIMED_FORM)
-        if not row.timestamp.is_finite() or not 0 <= row.timestamp * unit_s <= MAX_TIME_S:
-            raise bad(path, number, "timestamp", f"{echo(row.timestamp)} is not a time", f"give each line as {TIMED_FORM}")
+        row: Timed = decode(decoder, raw, path, number, TIMED_FORM)
         yield TraceRow(
             line=number,
-            at_ns=seconds_ns(row.timestamp, unit_s),
+            at_ns=file_ns(path, number, "timestamp", row.timestamp, unit_s),
             prompt_tokens=row.input_length,
             output_tokens=row.output_length,
             hash_ids=row.hash_ids or (),

@@ -11,9 +11,11 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Trace
-from bytemlperf_llm.workload.data_files import bad, echo, raw_lines
+from bytemlperf_llm.workload.data_files import bad, echo, is_parquet, lines, raw_lines
 from bytemlperf_llm.workload.traces.rows import MAX_ROW_TOKENS, MAX_TIME_S, TraceRow, seconds_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +52,9 @@ def burstgpt(path: Path, _trace: Trace) -> Iterator[TraceRow]:
 
 def _records(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Cells]]:
     """(line, cells by column name) of every row. Raises UserError."""
+    if is_parquet(path):
+        yield from _rows(path, needed)
+        return
     reader = csv.reader(_texts(path), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -66,6 +71,16 @@ def _records(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Cells]]
             yield reader.line_num, dict(zip(header, values, strict=False))
     except csv.Error as error:
         raise bad(path, reader.line_num, "line", f"not CSV: {error}", FIX) from None
+
+
+def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Cells]]:
+    """Of Parquet."""
+    for number, raw in lines(path):
+        cells = {name: str(value) for name, value in msgspec.json.decode(raw).items()}
+        for name in needed:
+            if name not in cells:
+                raise bad(path, number, name, f"no such value in the columns {echo(','.join(cells))}", f"give columns {', '.join(needed)}")
+        yield number, cells
 
 
 def _texts(path: Path) -> Iterator[str]:

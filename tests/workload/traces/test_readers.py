@@ -128,7 +128,7 @@ def test_sharegpt_takes_the_first_question_and_the_length_of_its_answer(tmp_path
 
 
 def test_sharegpt_is_read_in_pieces_and_lines_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("bytemlperf_llm.workload.traces.sharegpt.READ_CHARS", 3)
+    monkeypatch.setattr("bytemlperf_llm.workload.json_values.READ_CHARS", 3)
     text = "[\n" + ",\n".join(json.dumps(conversation(("human", f"q{i}" * i + "x"), ("gpt", "a"))) for i in range(30)) + "\n]"
     rows = rows_of(tmp_path, "sharegpt", text)
     assert [row.line for row in rows] == list(range(2, 32))
@@ -171,7 +171,7 @@ BAD = [
     ("custom", '{"prompt": 3}', "F:1: prompt: Expected `str | null`, got `int`"),
     ("custom", '{"prompt": "a", "output_tokens": -3}', "F:1: output_tokens: Expected `int` >= 0"),
     ("custom", '{"messages": [{"role": "boss", "content": "x"}]}', "F:1: messages[0].role: Invalid enum value 'boss'"),
-    ("sharegpt", '{"id": 1}', "F:1: file: not a JSON list"),
+    ("sharegpt", 'id,text', "F:1: conversation 1: not JSON: Expecting value, near 'id,text'"),
     (
         "sharegpt",
         '[{"conversations": []},\n{"conversations": [}]',
