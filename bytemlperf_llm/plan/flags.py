@@ -99,7 +99,7 @@ class Prompts(Options, panel="Traces and prompt lengths"):
     ] = None
     trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.", sets="window_s")] = None
     trace_block_size: Annotated[
-        int | None, Option("Tokens per hash id. Default: mooncake 512, others 16.", sets="block_tokens", least=1)
+        int | None, Option("Tokens per hash id. Default: mooncake 512, weka as the file says, others 16.", sets="block_tokens", least=1)
     ] = None
     timed_trace_sec_multiplier: Annotated[
         float | None, Option("Seconds per unit of timed_trace's times. Default: 1.", sets="timestamp_unit_s", above=0)
