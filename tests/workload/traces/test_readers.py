@@ -171,7 +171,7 @@ BAD = [
     ("custom", '{"prompt": 3}', "F:1: prompt: Expected `str | null`, got `int`"),
     ("custom", '{"prompt": "a", "output_tokens": -3}', "F:1: output_tokens: Expected `int` >= 0"),
     ("custom", '{"messages": [{"role": "boss", "content": "x"}]}', "F:1: messages[0].role: Invalid enum value 'boss'"),
-    ("sharegpt", 'id,text', "F:1: conversation 1: not JSON: Expecting value, near 'id,text'"),
+    ("sharegpt", "id,text", "F:1: conversation 1: not JSON: Expecting value, near 'id,text'"),
     (
         "sharegpt",
         '[{"conversations": []},\n{"conversations": [}]',
