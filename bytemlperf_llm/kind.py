@@ -25,12 +25,13 @@ from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
+from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.rebuild import load_of
+from bytemlperf_llm.run.rebuild import cache_of, load_of
 from bytemlperf_llm.run.summarise import summarise
 from bytemlperf_llm.run.verify import verify
 
@@ -77,6 +78,11 @@ class LlmKind(RunKind):
         """The load that was asked for."""
         return load_of(run).text
 
+    def facts(self, run: dict[str, Any]) -> list[tuple[str, str]]:
+        """The state of the prefix cache."""
+        before = cache_of(run)
+        return [("prefix cache", before.text())] if before else []
+
     def exit_status(self, summary: dict[str, Any]) -> int:
         """Also by what this client lost itself."""
         lost = summary["failures"].get(OWN_LIMIT)
@@ -99,6 +105,7 @@ class LlmKind(RunKind):
             *cause_sections(columns),
             *group_sections(summary),
             *session_sections(summary),
+            *prefix_sections(summary),
             *latency_sections(summary, columns),
             *timeline_sections(summary, columns, _gauges(records)),
             *length_sections(columns),

@@ -264,6 +264,8 @@ class Engine(Protocol):
 #   endpoints() -> int            how many places requests go to
 #   endpoint_of(request) -> str | None  which of them it is, where there are several
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
+#   async reset_cache() -> str    empties the prefix cache: by which call, "" where it could not be emptied
+#   async prefix_counts() -> tuple[int, int] | None  tokens looked up in the prefix cache and found there, since the start
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
 #   spoken(payloads, text) -> Message  what of an answer continues a chat: without reasoning, with its calls; `text` is Decoded's

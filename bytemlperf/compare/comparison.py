@@ -27,8 +27,9 @@ and smaller than the smallest effect that was asked for."""
 
 MIN_EFFECT = 0.01
 _NAMES = "label|runs_dir|started_at|fail_if|json|quiet"
-NOT_SETTINGS = re.compile(rf"config\.(flags\.)?({_NAMES})$|config\.probe\.|\.link\.(gtransfers_per_s|lanes)$")
-"""Names, what `rate: auto` measured on its way to the rate, and links that go slower while nothing uses them."""
+_MEASURED = r"config\.probe\.|\.prompts\.salt$|\.link\.(gtransfers_per_s|lanes)$"
+NOT_SETTINGS = re.compile(rf"config\.(flags\.)?({_NAMES})$|{_MEASURED}")
+"""Names, salts, what `rate: auto` measured on its way to the rate, and links that go slower while nothing uses them."""
 SAME_MEMORY = 0.02
 """Kernels keep a little more or less of a machine's memory to themselves at every start."""
 

@@ -76,6 +76,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     found = [
         ("measured", named),
         ("load", view.suite.load_sentence(view.run)),
+        *view.suite.facts(view.run),
         ("model", model),
         ("device", device_text(view.run, subject)),
         ("client machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),

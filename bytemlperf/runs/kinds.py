@@ -204,6 +204,10 @@ class RunKind:
         """The load in a few words; empty where there is none."""
         return ""
 
+    def facts(self, run: dict[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG002
+        """What else a reader must know before the figures, by name; empty texts are left out."""
+        return []
+
     def verify(self, run: dict[str, Any], records: Iterable[Any]) -> Iterable[str]:
         """What is wrong with run.json and the records, a sentence each, or `Unchecked`."""
         return few(self.contradictions(run, records))

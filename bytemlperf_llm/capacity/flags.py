@@ -6,7 +6,10 @@ from typing import Annotated
 from bytemlperf.command.flags import Option, Options, fields_of
 from bytemlperf_llm.plan.flags import Engine, Limits, Prompts
 
-LOAD = ("scenario", "request_rate", "max_concurrency", "num_warmups", "seed", "ignore_eos", "temperature", "top_p", "top_k", "goodput")
+LOAD = (
+    *("scenario", "request_rate", "max_concurrency", "num_warmups", "cache", "seed"),
+    *("ignore_eos", "temperature", "top_p", "top_k", "goodput"),
+)
 OUTPUT = ("runs_dir", "label", "quiet", "report", "metadata")
 CAPACITY_FLAGS = (
     *(field.name for field in fields_of(Engine)),

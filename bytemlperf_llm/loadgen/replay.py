@@ -28,7 +28,9 @@ from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.schedule import Planned, Remaining, Schedule, Share
+from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
@@ -38,13 +40,15 @@ MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
 
 class Work(NamedTuple):
     """What one worker does: its requests, or sessions. `concurrency` (of sessions: users) is None in open loop; `until_ns` (from the
-    origin) ends a closed one, which sends so many `together` and waits for all of them."""
+    origin) ends a closed one, which sends so many `together` and waits for all of them. `prefix` tells what of a single request was in an
+    earlier one, in the order of the schedule."""
 
     planned: Iterator[Planned]
     concurrency: int | None = None
     until_ns: int | None = None
     together: bool = False
     sessions: SessionWork | None = None
+    prefix: Callable[[int], Prefix | None] | None = None
 
 
 def work_of(schedule: Schedule, share: Share, left: Remaining | None = None) -> Work:
@@ -52,11 +56,12 @@ def work_of(schedule: Schedule, share: Share, left: Remaining | None = None) -> 
     scenario, workload = schedule.scenario, schedule.workload()
     planned, keys = schedule.planned(share, left, workload), scenario.prompts.sessions
     sessions = None if keys is None else SessionWork(schedule.sessions(share, workload, left), workload.turn, keys.answers)
+    prefix = workload.prefix if keys is None else None
     if scenario.arrival.process != "closed":
-        return Work(planned, sessions=sessions)
+        return Work(planned, sessions=sessions, prefix=prefix)
     assert scenario.arrival.max_concurrency is not None
     until_ns = None if scenario.duration_s is None else round(scenario.duration_s * NS_PER_S)
-    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns, scenario.mlperf == "multi_stream", sessions)
+    return Work(planned, share.of(scenario.arrival.max_concurrency), until_ns, scenario.mlperf == "multi_stream", sessions, prefix)
 
 
 def worker_config(scenario: Scenario, share: Share, *, keep_output: bool) -> WorkerConfig:
@@ -139,6 +144,9 @@ class Replay:
 
     async def start(self) -> None:
         """Make ready; returns when `replay` can begin at once. Raises UserError."""
+        if self._work.prefix is not None:
+            with suppress(TraceEnded):
+                self._work.prefix(0)  # what it looks up takes a moment to make
         settle_garbage()
 
     async def replay(self, origin_ns: int) -> None:
@@ -159,15 +167,21 @@ class Replay:
         return time.thread_time_ns() + self._reading_ns()
 
     async def _send(self, origin_ns: int) -> None:
-        planned, concurrency, until_ns, together, sessions = self._work
+        planned, concurrency, until_ns, together, sessions, prefix = self._work
         end_ns = None if until_ns is None else origin_ns + until_ns
         if sessions is not None and isinstance(self._worker, SessionWorker):
             await self._worker.run_sessions(sessions, origin_ns, concurrency, end_ns)
             return
+        planned = planned if prefix is None else self._noted(planned, prefix)
         if concurrency is None:
             await self._worker.run_open(planned, origin_ns)
             return
         await self._worker.run_closed((each.request for each in planned), concurrency, origin_ns, end_ns, together=together)
+
+    def _noted(self, planned: Iterator[Planned], prefix: Callable[[int], Prefix | None]) -> Iterator[Planned]:
+        for each in planned:
+            self._worker.prefixes[each.request.index] = prefix(each.request.index)
+            yield each
 
     def stop(self) -> None:
         """Send nothing more; what is in flight may finish within the drain limit."""

@@ -19,6 +19,7 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Worker
 from bytemlperf_llm.plan.scenario import Answers
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, answered
 from engines.contract import Message, Request, ToolCall
@@ -83,13 +84,13 @@ class _Running:
         heirs = [turns[child].messages for child in self.children[place] if turns[child].continues == place]
         return next(filter(None, ([result.tool_call_id for result in takewhile(_is_result, messages)] for messages in heirs)), [])
 
-    def reusable_tokens(self, place: int) -> int | None:
-        """Tokens of the prompt that were in earlier ones; None where neither the server nor a tokenizer counted them."""
+    def prefix(self, place: int) -> Prefix | None:
+        """What begins the prompt and was in an earlier one: of a turn that continues another, as the server counted that one."""
         turn = self.session.turns[place]
         if turn.continues is None:
-            return turn.shared_tokens
-        inherited = self.prompt_tokens.get(turn.continues)
-        return None if inherited is None else max(inherited, turn.shared_tokens or 0)
+            return turn.shared
+        inherited = Prefix(self.first_index + turn.continues, self.prompt_tokens.get(turn.continues))
+        return max(inherited, turn.shared or inherited, key=lambda prefix: prefix.tokens or 0)
 
 
 def _is_result(message: Message) -> bool:
@@ -181,7 +182,7 @@ class SessionWorker(Worker):
         place = record.turn
         turn = running.session.turns[place]
         record.session_turns, record.parents = len(running.session.turns), list(turn.before)
-        record.reusable_tokens = running.reusable_tokens(place)
+        self.prefixes[record.index] = running.prefix(place)
         super()._keep(record, text, payloads)
         running.left -= 1
         end_ns = record.end_ns + self.origin_ns

@@ -26,6 +26,7 @@ from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.recorder import ClockNs, RequestRecorder, monotonic_ns
 from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.record.record import Outcome, RequestRecord
+from bytemlperf_llm.workload.prefixes import NOTHING, Prefix
 from bytemlperf_llm.workload.schedule import Planned
 from engines.client_limits import client_limit
 from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
@@ -106,6 +107,7 @@ class Worker:
         self._drained = False
         self._unsettled: deque[_Ended] = deque()
         self._settling = False
+        self.prefixes: dict[int, Prefix | None] = {}  # of requests without a record, where they are known
         self.origin_ns = 0
         self.issued = 0
 
@@ -289,6 +291,10 @@ class Worker:
 
     def _keep(self, record: RequestRecord, _text: str, _payloads: list[Any]) -> None:
         """Where every record ends, with its answer."""
+        if record.index in self.prefixes:
+            prefix = self.prefixes.pop(record.index) or NOTHING
+            record.prefix_index = prefix.index
+            record.reusable_tokens = record.prompt_tokens if prefix.whole else prefix.tokens
         self._sink.ended(record)
 
 

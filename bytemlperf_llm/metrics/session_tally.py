@@ -35,14 +35,6 @@ class Path(NamedTuple):
     queue_ns: int
 
 
-class PrefixTokens(NamedTuple):
-    """Tokens of an answered prompt: how many, in earlier prompts of the schedule, and in a cache as the server says."""
-
-    prompt: int
-    reusable: int
-    cached: int
-
-
 class SessionTally:
     """The turns of sessions, in any order."""
 
@@ -50,8 +42,6 @@ class SessionTally:
         self._turns: dict[str, list[TurnEnd]] = {}
         self._sizes: dict[str, int] = {}
         self.dropped_turns = 0
-        self.prefix: dict[int, list[PrefixTokens]] = {}
-        self.unknown_prefix = 0
 
     def add_all(self, records: Iterable[RequestRecord]) -> None:
         """Take in those of sessions."""
@@ -64,15 +54,6 @@ class SessionTally:
         self._turns.setdefault(session, []).append(kept)
         self._sizes[session] = record.session_turns
         self.dropped_turns += record.outcome == "dropped" and bool(record.parents) and record.planned_ns is None
-        if record.outcome == "ok":
-            self._add_prefix(record)
-
-    def _add_prefix(self, record: RequestRecord) -> None:
-        if record.prompt_tokens is None or record.reusable_tokens is None or record.cached_tokens is None:
-            self.unknown_prefix += 1
-            return
-        reusable = min(record.reusable_tokens, record.prompt_tokens)
-        self.prefix.setdefault(record.turn, []).append(PrefixTokens(record.prompt_tokens, reusable, record.cached_tokens))
 
     def __len__(self) -> int:
         return len(self._turns)

@@ -1,9 +1,8 @@
-"""What a run says of its sessions: how they ended, how long they took and why, and what of their prompts a prefix cache held."""
+"""What a run says of its sessions: how they ended, how long they took and why."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 import msgspec
@@ -15,7 +14,7 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.rates import Window, per_second
-from bytemlperf_llm.metrics.session_tally import Path, PrefixTokens, SessionTally
+from bytemlperf_llm.metrics.session_tally import Path, SessionTally
 
 FORMULAS = {
     "session_time": "last turn's end − first turn due, of sessions whose turns all went well",
@@ -23,20 +22,6 @@ FORMULAS = {
     "session_tool": "time on the critical path from a turn's last parent's end to when it was due: tools and thinking",
     "session_queue": "time on the critical path from when a turn was due to its sending",
 }
-LATER_TURNS = 10
-"""Turns from this one on are shown together."""
-
-
-class PrefixReuse(msgspec.Struct, kw_only=True):
-    """Sums over `answers` whose counts are all known. `reusable_tokens` is what an unbounded cache would hold of their prompts, from the
-    graph, `whole_block_tokens` as much of it as fills whole blocks, and `cached_tokens` what the server reports. Shares are of prompt
-    tokens."""
-
-    answers: int
-    prompt_tokens: int
-    reusable_tokens: int
-    whole_block_tokens: int
-    cached_tokens: int
 
 
 class SessionGoodput(msgspec.Struct, kw_only=True):
@@ -50,8 +35,7 @@ class SessionGoodput(msgspec.Struct, kw_only=True):
 
 class Sessions(msgspec.Struct, kw_only=True):
     """`sessions` of summary.json. `critical_path` are shares of the whole time of sessions that went well: model, tool, queue; they sum to
-    1. `block_tokens` is the largest number that divides every count of cached tokens. `by_turn` has the prefix reuse of turn 1, 2, …;
-    `answers_without_prefix` could not be counted in it."""
+    1."""
 
     answers: str
     sessions: int
@@ -63,10 +47,6 @@ class Sessions(msgspec.Struct, kw_only=True):
     completed_per_s: float | None
     metrics: dict[str, Metric]
     critical_path: dict[str, float] | None
-    block_tokens: int
-    prefix: PrefixReuse
-    by_turn: dict[str, PrefixReuse]
-    answers_without_prefix: int
     goodput: SessionGoodput | None = None
 
 
@@ -76,9 +56,7 @@ def sessions_of(acc: Accumulator, facts: RunFacts, window: Window) -> Sessions |
     if about is None:
         return None
     paths, outcomes = tally.paths(), tally.outcomes()
-    ended, groups = outcomes["ok"] + outcomes["failed"], _by_turn(tally)
-    prompts = [each for group in groups.values() for each in group]
-    block = math.gcd(*(each.cached for each in prompts)) or 1
+    ended = outcomes["ok"] + outcomes["failed"]
     return Sessions(
         answers=about.answers,
         sessions=len(tally),
@@ -90,10 +68,6 @@ def sessions_of(acc: Accumulator, facts: RunFacts, window: Window) -> Sessions |
         completed_per_s=_completed(paths, window),
         metrics=_metrics(paths, facts, outcomes["failed"]),
         critical_path=_shares(paths),
-        block_tokens=block,
-        prefix=_reuse(prompts, block),
-        by_turn={name: _reuse(group, block) for name, group in groups.items()},
-        answers_without_prefix=tally.unknown_prefix,
         goodput=_goodput(paths, facts.slo_ms.session, ended, window),
     )
 
@@ -126,23 +100,6 @@ def _shares(paths: list[Path]) -> dict[str, float] | None:
     whole = sum(path.end_ns - path.start_ns for path in paths)
     parts = {name: sum(getattr(path, f"{name}_ns") for path in paths) for name in ("model", "tool", "queue")}
     return {name: float(Fraction(part, whole)) for name, part in parts.items()} if whole else None
-
-
-def _reuse(prompts: Sequence[PrefixTokens], block: int) -> PrefixReuse:
-    return PrefixReuse(
-        answers=len(prompts),
-        prompt_tokens=sum(each.prompt for each in prompts),
-        reusable_tokens=sum(each.reusable for each in prompts),
-        whole_block_tokens=sum(each.reusable // block * block for each in prompts),
-        cached_tokens=sum(each.cached for each in prompts),
-    )
-
-
-def _by_turn(tally: SessionTally) -> dict[str, list[PrefixTokens]]:
-    groups: dict[str, list[PrefixTokens]] = {}
-    for turn, prompts in sorted(tally.prefix.items()):
-        groups.setdefault(str(turn + 1) if turn + 1 < LATER_TURNS else f"{LATER_TURNS}+", []).extend(prompts)
-    return groups
 
 
 def _goodput(paths: list[Path], limit_ms: float | None, ended: int, window: Window) -> SessionGoodput | None:

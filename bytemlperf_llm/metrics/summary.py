@@ -27,6 +27,7 @@ from bytemlperf_llm.metrics.facts import RunFacts, normalised
 from bytemlperf_llm.metrics.groups import ClassGroup, Fairness, Group, classes_of, endpoints_of, fairness_of
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
 from bytemlperf_llm.metrics.outages import Outage, find_outages
+from bytemlperf_llm.metrics.prefix import PrefixCache
 from bytemlperf_llm.metrics.rates import (
     Goodput,
     Rate,
@@ -61,8 +62,8 @@ LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
 
 class Summary(msgspec.Struct, kw_only=True):
     """The content of summary.json. `outcomes` always sums to `scheduled`: requests without a
-    record count as dropped. Metrics that no record has are absent. `client_error` comes from run.json,
-    which may hold a calibration of the machine."""
+    record count as dropped. Metrics that no record has are absent. `client_error` and `prefix` come from run.json too,
+    which may hold a calibration of the machine, and what is known of its prefix cache."""
 
     format_version: int = FORMAT_VERSION
     verdict: VerdictName
@@ -84,6 +85,7 @@ class Summary(msgspec.Struct, kw_only=True):
     classes: dict[str, ClassGroup] = {}
     fairness: Fairness | None = None
     endpoints: dict[str, Group] = {}
+    prefix: PrefixCache | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 

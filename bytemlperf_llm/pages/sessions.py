@@ -1,4 +1,4 @@
-"""Sessions on the page and in the terminal: how they ended, how long they took and why, and what a prefix cache held of their prompts."""
+"""Sessions on the page and in the terminal: how they ended, how long they took and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ TITLES = {
     "session_queue": "queue in the client",
 }
 ANSWERS = {"recorded": "the recorded answers are fed back", "live": "the engine's own answers are fed back"}
-KINDS = ("reusable", "whole_block", "cached")
 SPARE = ("p95", "p99.9", "p90")
 
 
@@ -26,8 +25,7 @@ def session_sections(summary: dict[str, Any]) -> list[Table]:
     sessions = summary.get("sessions")
     if not sessions:
         return []
-    prefix = [_prefix_table(sessions)] if sessions["prefix"]["answers"] else []
-    return [_result_table(sessions), *([_time_table(sessions)] if sessions["metrics"] else []), *prefix]
+    return [_result_table(sessions), *([_time_table(sessions)] if sessions["metrics"] else [])]
 
 
 def _result_table(sessions: dict[str, Any]) -> Table:
@@ -44,8 +42,6 @@ def _result_table(sessions: dict[str, Any]) -> Table:
     if path := sessions["critical_path"]:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in path.items())
         rows.append(["critical path", shares])
-    if sessions["prefix"]["answers"]:
-        rows.append(["prefix reusable / in blocks / cached", " / ".join(_share(sessions["prefix"], kind) for kind in KINDS)])
     return Table(title="", columns=["", ""], rows=rows, note=f"{ANSWERS[sessions['answers']].capitalize()}.", group=GROUP)
 
 
@@ -59,22 +55,3 @@ def _time_table(sessions: dict[str, Any]) -> Table:
     )
     columns = ["", "mean", *(f"p{percent}" for percent in percents), "n"]
     return Table(title="Seconds", columns=columns, rows=rows, note=note, group=GROUP, spare=SPARE)
-
-
-def _prefix_table(sessions: dict[str, Any]) -> Table:
-    named = [*sessions["by_turn"].items(), ("all", sessions["prefix"])]
-    rows = [[name, reuse["answers"], reuse["prompt_tokens"], *(_share(reuse, kind) for kind in KINDS)] for name, reuse in named]
-    block = sessions["block_tokens"]
-    note = (
-        "Share of prompt tokens. Reusable: tokens that begin the prompt and were in an earlier prompt of the schedule, which an unbounded "
-        f"prefix cache would hold. In blocks: what of it fills whole blocks of {block} tokens, the largest number that divides "
-        "every count of cached tokens. Cached: what the server reports. Less was evicted or sent elsewhere; more was there before the run."
-    )
-    if sessions["answers_without_prefix"]:
-        note += f" {sessions['answers_without_prefix']:,} responses are left out: their counts aren't known."
-    columns = ["turn", "responses", "prompt tokens", "reusable", "in blocks", "cached"]
-    return Table(title="Prefix reuse", columns=columns, rows=rows, note=note, group=GROUP, spare=("responses",))
-
-
-def _share(reuse: dict[str, Any], kind: str) -> str:
-    return f"{reuse[f'{kind}_tokens'] / reuse['prompt_tokens']:.1%}" if reuse["prompt_tokens"] else "–"

@@ -13,6 +13,7 @@ from bytemlperf_llm.metrics.client_error import ClientError, sentence
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
 from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
+from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.sessions import session_sections
 
 ENOUGH_REQUESTS = {"99": 459, "99.9": 4603}
@@ -35,7 +36,8 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
         msgspec.structs.replace(more, title="more latencies, ms", note="", detail=on_target and not _waited(summary)),
         result_table(summary),
         *group_sections(summary),
-        *(_bare(section) for section in session_sections(summary)),
+        *(_bare(section, "sessions: ") for section in session_sections(summary)),
+        *(_bare(section) for section in prefix_sections(summary)),
         load,
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
@@ -63,8 +65,8 @@ def _waited(summary: dict[str, Any]) -> bool:
     return bool(due - sent > NEAR * due)
 
 
-def _bare(section: Table) -> Table:
-    return msgspec.structs.replace(section, title=section.title and f"sessions: {section.title.lower()}", note="")
+def _bare(section: Table, kind: str = "") -> Table:
+    return msgspec.structs.replace(section, title=section.title and f"{kind}{section.title.lower()}", note="")
 
 
 def next_command(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str]:

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
 
+CacheState = Literal["as-is", "cold", "warm"]
+"""The server's prefix cache before the run: left alone, emptied (or never met, by a salt), or filled with the run's own prompts."""
+
 
 class Engine(Options, panel="Engine and model"):
     """What is measured, and how it is reached."""
@@ -66,6 +69,10 @@ class Load(Options, panel="Load"):
         str | None, Option("Stop before --num-prompts or --duration once this is so narrow: 'ttft p99 ±10%'; ttft, tpot or e2el.")
     ] = None
     num_warmups: Annotated[int | None, Option("Warm-up requests before measuring.", sets="warmup_requests", least=0)] = None
+    cache: Annotated[
+        CacheState | None,
+        Option("Prefix cache at the start: as-is (default), cold (reset, or prompts salted) or warm (prompts sent before).", sets="cache"),
+    ] = None
     seed: Annotated[int, Option("Same seed, same schedule and prompts.")] = 0
     ignore_eos: Annotated[bool | None, Option("Ignore end-of-sequence tokens.", sets="sampling.ignore_eos")] = None
     temperature: Annotated[float | None, Option("Sampling temperature.", sets="sampling.temperature")] = None

@@ -20,6 +20,7 @@ import scenarios
 from bytemlperf import checked_yaml
 from bytemlperf.checked import Checked, check, plain
 from bytemlperf.errors import UserError
+from bytemlperf_llm.plan.flags import CacheState
 from engines.contract import BadOption, TrafficClass, check_header
 from engines.credentials import SECRET_NAME
 
@@ -226,8 +227,9 @@ class Sessions(Checked, frozen=True, kw_only=True):
 class Prompts(Checked, frozen=True, kw_only=True):
     """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`, or `sessions`.
 
-    `tokenizer` and `template` belong to what is measured, not to the load: the run fills them in.
-    They say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`."""
+    `tokenizer`, `template` and `salt` belong to what is measured, not to the load: the run fills them in.
+    The first two say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`; the salt begins every prompt of
+    a run that is cold by it, and is not in the schedule's hash."""
 
     files: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     synthetic: Synthetic | None = None
@@ -235,6 +237,7 @@ class Prompts(Checked, frozen=True, kw_only=True):
     sessions: Sessions | None = None
     tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     template: Literal["chat", "plain"] = "chat"
+    salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")] | None = None
     drawn: Annotated[int, Meta(ge=1)] | None = None
     """Each request draws one of the first so many prompts, with replacement, and has a salt of its own before the user's text."""
 
@@ -388,6 +391,7 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
     num_sessions: Annotated[int, Meta(ge=1)] | None = None
     duration_s: Seconds | None = None
     warmup_requests: Annotated[int, Meta(ge=0)] = 4
+    cache: CacheState = "as-is"
     slo: Slo = Slo()
     sampling: SamplingKeys = SamplingKeys()
     timeouts: Timeouts = Timeouts()

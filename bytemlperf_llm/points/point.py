@@ -20,7 +20,9 @@ from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.bench import Bench, Ending, Ready
+from bytemlperf_llm.run.cache import prepared
 from bytemlperf_llm.run.description import described
+from bytemlperf_llm.run.rebuild import AS_IS
 from bytemlperf_llm.run.started import Started
 from bytemlperf_llm.workload.schedule import ALL, Schedule
 
@@ -46,11 +48,13 @@ class PointRun(Bench):
     ) -> None:
         engine_type, metrics = type(started.engine), metrics or LlmMetrics()
         super().__init__(run, plan, engine_type, argv, metrics, started.redactor, started.say, quiet=quiet, enough=enough)
-        self._started = started
+        self._started, self._cache = started, AS_IS
 
     async def sent(self) -> Ending:
         """Send it all. Raises UserError, or Interrupted."""
-        plan, started = self._plan, self._started
+        started, before = self._started, self._plan
+        scenario, self._cache = await prepared(started.engine, before.load.scenario, before.load.seed, started.say)
+        self._plan = plan = before.with_scenario({"prompts.salt": scenario.prompts.salt})
         planned = self.describe(plan)
         tokenizer = preflight.answer_tokenizer(plan.load.scenario, started.model, started.info)
         workers = self._worker_count(plan.load.scenario, planned)
@@ -78,7 +82,7 @@ class PointRun(Bench):
         planned = Schedule(plan.load.scenario, plan.load.seed).describe()
         if planned.requests == 0:
             raise preflight.empty_schedule(plan.load.scenario)
-        about = described(plan, plan.load.scenario, self._started.info, planned, None)
+        about = described(plan, plan.load.scenario, self._started.info, planned, None, self._cache)
         self._run.describe(**about, command=self._argv, redactor=self._redactor, log=None)
         return planned.requests
 

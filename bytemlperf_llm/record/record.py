@@ -34,6 +34,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     session_turns: int = 0  # turns of its session; 0: a request on its own
     parents: list[int] = []  # turns that it waited for
     reusable_tokens: Tokens | None = None  # of its prompt in earlier prompts of the schedule: what an unbounded prefix cache would hold
+    prefix_index: int | None = None  # the request that had them first, as far as is known
     planned_ns: Ns | None  # None in closed loop, where a request is due when a slot is free
     sent_ns: Ns | None = None
     first_byte_ns: Ns | None = None

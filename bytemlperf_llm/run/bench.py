@@ -46,6 +46,7 @@ from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
+from bytemlperf_llm.run.cache import PrefixCounts, prepared
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
@@ -188,6 +189,11 @@ class Bench:
         if probed is not None:
             self._say(probed.sentence())
             await asyncio.sleep(0.5)
+        left = None if self._remainder is None else self._remainder.left()
+        resolved, cache = await prepared(engine, resolved, seed, self._say, left)
+        if cache.state == "as-is":
+            asides = scenario.warmup_requests + (0 if probed is None else probed.requests)
+            cache = msgspec.structs.replace(cache, own=preflight.places_sent(Schedule(scenario, seed), asides))
         schedule = Schedule(resolved, seed)
         planned = schedule.describe()
         if planned.requests == 0:
@@ -196,7 +202,7 @@ class Bench:
             self._say(sentence)
         workers = self._worker_count(resolved, planned.requests)
         if self._remainder is None:
-            described_run = described(plan, resolved, info, planned, probed)
+            described_run = described(plan, resolved, info, planned, probed, cache)
             self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
         else:
             self._go_on(self._remainder, info, planned, workers)
@@ -229,9 +235,10 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            source = self._load_source(ready, engine, pacer)
+            source, self._counts = self._load_source(ready, engine, pacer), PrefixCounts(engine)
             try:
                 await source.start()
+                await self._counts.begin()
             except BaseException:
                 await source.close()
                 run.fail("the load did not start")
@@ -264,6 +271,7 @@ class Bench:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await source.close()
+        await self._counts.end(run)
         gauges.close()
         self._metrics.flush()
         _keep_recount(self._run.folder, source.counted, self._say)

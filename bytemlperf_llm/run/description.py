@@ -15,13 +15,21 @@ from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SessionFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan, roles_of
 from bytemlperf_llm.plan.scenario import Scenario, Slo, folder_of, scenario_of, seed_of
+from bytemlperf_llm.run.rebuild import AS_IS, CacheBefore
 from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
 from engines.contract import EngineInfo
 
 REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "prometheus-client")
 
 
-def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: ScheduleFacts, probed: ProbeResult | None) -> dict[str, Any]:
+def described(
+    plan: Plan,
+    scenario: Scenario,
+    info: EngineInfo,
+    planned: ScheduleFacts,
+    probed: ProbeResult | None,
+    cache: CacheBefore = AS_IS,
+) -> dict[str, Any]:
     """What `SuiteRun.describe` takes: run.json as it stands before the first measured request."""
     flags = {name: value for name, value in plan.flags.items() if name != "headers"}
     choice = plan.engine
@@ -44,6 +52,7 @@ def described(plan: Plan, scenario: Scenario, info: EngineInfo, planned: Schedul
             "scheduled_requests": planned.requests,
             "prompts": {"lengths": planned.prompt_lengths, "trace": msgspec.to_builtins(planned.trace), **planned.of_sessions()},
             "engine": described_engine(info, choice.name),
+            "cache": msgspec.to_builtins(cache),
             "client": client_section(),
             "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, choice.options)),
         },

@@ -4,7 +4,7 @@ request, warm-up, probe. Whatever fails here ends the command with one line."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from bytemlperf_llm.plan.plan import Plan, sends_plain_prompts
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.salt import SALT_TOKENS
 from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 from engines.contract import Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
@@ -151,12 +152,13 @@ def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None
         )
 
 
-async def warm_up(engine: Engine, workload: Workload, requests: int, timeouts: Timeouts) -> None:
-    """Unmeasured requests, a few at a time; the ready check has shown that they can work, and what fails of them will fail in
-    the measured run too."""
-    waiting = (workload.aside(index) for index in range(requests))
-    worker = Worker(engine, Kept(), Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
-    await worker.run_closed(waiting, min(WARMUP_CONCURRENCY, requests), monotonic_ns())
+async def sent_aside(engine: Engine, requests: Sequence[Request], timeouts: Timeouts) -> int:
+    """Send unmeasured requests, a few at a time; how many were answered. The ready check has shown that they can work, and what fails of
+    them will fail in the measured run too."""
+    kept = Kept()
+    worker = Worker(engine, kept, Pacer(monotonic_ns), WorkerConfig(timeouts=timeouts))
+    await worker.run_closed(iter(requests), min(WARMUP_CONCURRENCY, len(requests)), monotonic_ns())
+    return sum(record.outcome == "ok" for record in kept.records)
 
 
 async def resolve_rate(
@@ -200,6 +202,16 @@ def first_requests(schedule: Schedule, workload: Workload, endpoints: int) -> li
     return [msgspec.structs.replace(request, index=place, session=None) for request in first for place in range(endpoints)]
 
 
+def places_sent(schedule: Schedule, asides: int) -> tuple[tuple[int, int], ...]:
+    """Places in the schedule, [from, to), whose prompts the ready check and so many requests aside have sent. Of a trace or sessions there
+    are none: what is sent aside has other words."""
+    workload = schedule.workload()
+    count = workload.prompt_count
+    ready = [request.index for request in first_requests(schedule, workload, 1) if request.id == workload.request_id(request.index)]
+    dealt = [] if count is None or not asides else [(max(count - asides, 0), count)]
+    return (*((index, index + 1) for index in ready), *dealt)
+
+
 def empty_schedule(scenario: Scenario) -> UserError:
     """The error for a run without a request."""
     fix = "raise --duration or --request-rate"
@@ -212,17 +224,16 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
     template is used, its context. What the user gave goes before what is found; the shorter context holds."""
     changes: dict[str, Any] = {}
+    salt_tokens = SALT_TOKENS if plan.load.scenario.cache == "cold" else 0
     for key, prompts in plan.load.scenario.all_prompts().items():
         recorded = "trace" if prompts.trace is not None else "sessions"
-        source = prompts.trace or prompts.sessions
-        if source is None and (prompts.synthetic is None or prompts.synthetic.tokens is None):
-            continue
         if prompts.tokenizer is None:
             changes[f"{key}.tokenizer"] = _tokenizer_of(model, info)
         if sends_plain_prompts(plan.engine.options):
             changes[f"{key}.template"] = "plain"
-        if source is not None:
-            known = (source.max_model_len, info.max_model_len, model.max_model_len if model else None)
+        if (source := prompts.trace or prompts.sessions) is not None:
+            contexts = (info.max_model_len, model.max_model_len if model else None)
+            known = [source.max_model_len, *(context - salt_tokens for context in contexts if context is not None)]
             changes[f"{key}.{recorded}.max_model_len"] = min((each for each in known if each is not None), default=None)
     return plan.with_scenario(changes) if changes else plan
 

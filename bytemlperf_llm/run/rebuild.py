@@ -11,6 +11,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import part
+from bytemlperf_llm.metrics.prefix import ServerCounts
 from bytemlperf_llm.plan.scenario import Arrival, ClassKeys, Lengths, Prompts, Scenario, lengths_text
 
 MAX_WITHOUT_RECORD = 1_000_000
@@ -27,6 +28,29 @@ class Load(NamedTuple):
     @property
     def text(self) -> str:
         return ", ".join(filter(None, (self.arrival, self.requests)))
+
+
+class CacheBefore(msgspec.Struct, frozen=True):
+    """`cache` of run.json: the prefix cache's state that was asked for, and how it was made; the places in the schedule, [from, to), whose
+    prompts were sent before the measured part and may be in it; the server's own counters over the run, where it has some."""
+
+    state: str
+    how: str = ""
+    own: tuple[tuple[int, int], ...] = ()
+    server: ServerCounts | None = None
+
+    def text(self) -> str:
+        """For a reader."""
+        return f"{self.state} ({self.how})" if self.how else self.state
+
+
+AS_IS = CacheBefore("as-is")
+
+
+def cache_of(run: dict[str, Any]) -> CacheBefore | None:
+    """None where run.json doesn't hold it."""
+    before: CacheBefore | None = _converted(run.get("cache"), CacheBefore)
+    return before
 
 
 def load_of(run: dict[str, Any]) -> Load:

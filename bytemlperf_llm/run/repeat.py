@@ -34,7 +34,7 @@ def repeat_plan(folder: Path, flags: Flags, given: Collection[str], *, trust: bo
     changes = {field.name: getattr(flags, field.name) for field in fields_of(Flags) if field.name in (*given, *OF_THIS_RUN)}
     with damage_said(folder):
         merged = flags_of(run, changes, trust=trust)
-        scenario = scenario_of(run)
+        scenario = scenario_of(run).override({"prompts.salt": None})
         plan = plan_again(merged, Flags(**changes), scenario)
         load = plan.load
         alike = load.scenario == scenario and load.seed == seed_of(run)

@@ -16,6 +16,7 @@ from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf_llm.calibration.cache import client_error_of
 from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.facts import facts_from
+from bytemlperf_llm.metrics.prefix import Told, prefix_of, prefix_warnings
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.metrics.until import last_look, parse_until
@@ -23,6 +24,7 @@ from bytemlperf_llm.mlperf.loadgen import loadgen_result
 from bytemlperf_llm.mlperf.samples import samples_of
 from bytemlperf_llm.plan.scenario import scenario_of
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.rebuild import AS_IS, cache_of
 
 
 def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str, Any]:
@@ -32,7 +34,10 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     summary = summary_of(acc, facts_from(run, folder))
     summary.client_error = client_error_of(run, summary)
     problem = read_recount(folder)[1]
-    summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run)]
+    before = cache_of(run) or AS_IS
+    counted = part(run, "config", "scenario", "prompts").get("tokenizer") is not None
+    summary.prefix = prefix_of(acc, Told(counted=counted, own=before.own, server=before.server))
+    summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *prefix_warnings(summary.prefix, before.state)]
     found: dict[str, Any] = msgspec.to_builtins(summary)
     if until := part(run, "config", "until"):
         found["until"] = _until(until, acc)

@@ -18,7 +18,9 @@ import msgspec
 from bytemlperf_llm.plan.scenario import ClassKeys, Prompts, Scenario
 from bytemlperf_llm.workload.classes import ClassSeries, seed_of_class
 from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
+from bytemlperf_llm.workload.salt import salted
 from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
@@ -42,7 +44,7 @@ class Workload:
         self._sampling = Sampling(
             temperature=keys.temperature, top_p=keys.top_p, top_k=keys.top_k, seed=keys.seed, ignore_eos=keys.ignore_eos
         )
-        self._scenario, self._seed = scenario, seed
+        self._scenario, self._seed, self._salt = scenario, seed, scenario.prompts.salt
         lengths = LengthSeries(scenario.output_tokens, seed, "output")
         self.sessions = SessionPrompts(scenario, seed, lengths) if scenario.prompts.sessions is not None else None
         prompts = self.sessions or self._source(scenario.prompts, seed, lengths)
@@ -52,6 +54,7 @@ class Workload:
 
     def _source(self, prompts: Prompts, seed: int, lengths: LengthSeries) -> PromptSource:
         folder, mixed = self._scenario.folder, self._scenario.mixes_prompts
+        prompts = msgspec.structs.replace(prompts, salt=self._salt)
         return source(prompts, folder, seed) if prompts.trace is None else TracePrompts(prompts, folder, seed, lengths, rounds=mixed)
 
     def _part_of(self, name: str, keys: ClassKeys) -> Part:
@@ -86,6 +89,10 @@ class Workload:
         assert isinstance(self._part.prompts, TracePrompts)
         return self._part.prompts.offset_ns(index)
 
+    def request_id(self, index: int) -> str:
+        """Of a measured request."""
+        return f"{self._seed}-{index:08d}"
+
     def request(self, index: int) -> Request:
         """Request `index` of the schedule, from 0. Its id is unique in the run. Raises TraceEnded
         where a trace has no such request, and UserError for a line of it that can't be used."""
@@ -93,7 +100,7 @@ class Workload:
             session, turn = self.sessions.place(index)
             return self.turn(session, turn, index, session.prompt(turn))
         part, place = self._place(self._classes, index)
-        return self._made(part, part.prompts.at(place), index, f"{self._seed}-{index:08d}", part.lengths)
+        return self._salted(self._made(part, part.prompts.at(place), index, self.request_id(index), part.lengths))
 
     def _place(self, classes: ClassSeries, index: int) -> tuple[Part, int]:
         """What request `index` of a series is made of, and its place there."""
@@ -106,9 +113,9 @@ class Workload:
         """Request `index`, a turn of a session, with the history that it really has. A class is one of whole sessions."""
         assert self.sessions is not None
         part = self._place(self._classes, self.sessions.number(index))[0] if self._parts else self._part
-        return Request(
+        request = Request(
             index=index,
-            id=f"{self._seed}-{index:08d}",
+            id=self.request_id(index),
             max_tokens=session.turns[turn].max_tokens,
             messages=messages,
             sampling=self._sampling,
@@ -117,6 +124,14 @@ class Workload:
             tools=session.turns[turn].tools,
             traffic_class=part.traffic_class,
         )
+        return self._salted(request)
+
+    def prefix(self, index: int) -> Prefix | None:
+        """What of request `index` was in an earlier one of the schedule, of single requests; asked for in its order. Where there are
+        classes, it isn't said in which one."""
+        part, place = self._place(self._classes, index)
+        prefix = part.prompts.prefix(place)
+        return prefix if prefix is None or not self._parts else msgspec.structs.replace(prefix, index=None)
 
     def aside(self, index: int, purpose: str = "warmup") -> Request:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
@@ -140,6 +155,9 @@ class Workload:
                 yield self.request(index)
             except TraceEnded:
                 return
+
+    def _salted(self, request: Request) -> Request:
+        return request if self._salt is None else salted(request, self._salt)
 
     def _made(self, part: Part, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
         return Request(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Lengths, Prompts
 from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
+from bytemlperf_llm.workload.salt import salted_text
 from bytemlperf_llm.workload.synthesis import WORDS, maker_for
 from engines.contract import Message
 
@@ -49,6 +52,9 @@ class PromptSource(Protocol):
     def aside(self, index: int) -> Prompt:
         """Prompt of the unmeasured request `index`."""
 
+    def prefix(self, index: int) -> Prefix | None:
+        """What of the prompt was in an earlier one of the schedule; asked for in its order."""
+
 
 def source(prompts: Prompts, folder: Path, seed: int) -> PromptSource:
     """Of files in that folder, or made up. Raises UserError that names the file and line that can't be used."""
@@ -57,16 +63,16 @@ def source(prompts: Prompts, folder: Path, seed: int) -> PromptSource:
 
 
 def _undrawn(keys: Prompts, folder: Path, seed: int) -> PromptSet | SyntheticPrompts | CountedPrompts:
-    synthetic = keys.synthetic
+    synthetic, shared = keys.synthetic, PrefixIndex(keys)
     if synthetic is not None and synthetic.words is not None:
-        return SyntheticPrompts(synthetic.words, seed)
+        return SyntheticPrompts(synthetic.words, seed, shared)
     if synthetic is not None and synthetic.tokens is not None:
         return CountedPrompts(keys, synthetic.tokens, synthetic.prefix_tokens, seed)
     paths = [folder / file for file in keys.files or ()]
     prompts = [prompt for path in paths for prompt in read(path)]
     if not prompts:
         raise UserError(f"no prompt in {', '.join(str(path) for path in paths)}", f"write one per line: {LINE_FORMS}")
-    return PromptSet(prompts, seed)
+    return PromptSet(prompts, seed, shared)
 
 
 def read(path: Path) -> list[Prompt]:
@@ -90,8 +96,8 @@ def _checked(prompt: Prompt, where: str) -> Prompt:
 class PromptSet:
     """A list of prompts, dealt shuffle after shuffle."""
 
-    def __init__(self, prompts: list[Prompt], seed: int) -> None:
-        self._prompts, self._seed = prompts, seed
+    def __init__(self, prompts: list[Prompt], seed: int, shared: PrefixIndex) -> None:
+        self._prompts, self._seed, self._shared = prompts, seed, shared
         self._first = self._deal(0)
         self._round, self._order = 0, self._first
 
@@ -101,9 +107,7 @@ class PromptSet:
 
     def at(self, index: int) -> Prompt:
         number, place = divmod(index, len(self._prompts))
-        if number != self._round:
-            self._round, self._order = number, self._deal(number)
-        return self._prompts[self._order[place]]
+        return self._prompts[self._order_of(number)[place]]
 
     def line(self, number: int) -> Prompt:
         """As the files have them, from 0."""
@@ -111,6 +115,24 @@ class PromptSet:
 
     def aside(self, index: int) -> Prompt:
         return self._prompts[self._first[-1 - index % len(self._first)]]
+
+    def prefix(self, index: int) -> Prefix | None:
+        """A prompt that comes again was there as a whole."""
+        number, place = divmod(index, len(self._prompts))
+        return self._first_round[place] if number == 0 else Prefix(self._places[self._order_of(number)[place]], whole=True)
+
+    @cached_property
+    def _first_round(self) -> list[Prefix | None]:
+        return [self._shared.add(messages_of(self._prompts[number]), place) for place, number in enumerate(self._first)]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self._first)}
+
+    def _order_of(self, number: int) -> list[int]:
+        if number != self._round:
+            self._round, self._order = number, self._deal(number)
+        return self._order
 
     def _deal(self, number: int) -> list[int]:
         return seeded.shuffled(range(len(self._prompts)), seeded.stream(self._seed, "shuffle", number))
@@ -122,8 +144,8 @@ class SyntheticPrompts:
 
     count = None
 
-    def __init__(self, words: Lengths, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, words: Lengths, seed: int, shared: PrefixIndex) -> None:
+        self._seed, self._shared = seed, shared
         self._lengths = LengthSeries(words, seed, "words")
         self._lengths_aside = LengthSeries(words, seed, "words-aside")
 
@@ -132,6 +154,10 @@ class SyntheticPrompts:
 
     def aside(self, index: int) -> Prompt:
         return self._made("text-aside", index, self._lengths_aside.at(index))
+
+    def prefix(self, index: int) -> Prefix | None:
+        """The chat template's beginning."""
+        return Prefix(0, self._shared.head) if index else None
 
     def _made(self, purpose: str, index: int, words: int) -> Prompt:
         return Prompt(messages=(Message(role="user", content=made_up(self._seed, f"{purpose}/{index}", words)),))
@@ -157,6 +183,7 @@ class CountedPrompts:
     def __init__(self, prompts: Prompts, tokens: Lengths, prefix_tokens: int, seed: int) -> None:
         self._prefix_tokens, self._plain = prefix_tokens, prompts.template == "plain"
         self._maker = maker_for(prompts.tokenizer, prompts.template, seed, max(1, prefix_tokens))
+        self._shared = PrefixIndex(prompts)
         self._lengths = LengthSeries(tokens, seed, "tokens")
         self._lengths_aside = LengthSeries(tokens, seed, "tokens-aside")
 
@@ -170,6 +197,10 @@ class CountedPrompts:
 
     def aside(self, index: int) -> Prompt:
         return self._made(f"text-aside/{index}", self._lengths_aside.at(index), ())
+
+    def prefix(self, index: int) -> Prefix | None:
+        """The chat template's beginning, or the shared prefix, a salt included."""
+        return self._shared.made(0, self._prefix_tokens) if index else None
 
     def _made(self, name: str, tokens: int, blocks: tuple[str, ...]) -> Prompt:
         total, least = self._prefix_tokens + tokens, self._maker.minimum
@@ -206,12 +237,21 @@ class DrawnPrompts:
     def aside(self, index: int) -> Prompt:
         return self._prompts.aside(index)
 
+    def prefix(self, _index: int) -> Prefix:
+        """What stands before the salt of each prompt, which nothing counts."""
+        return Prefix(None)
+
+
+def messages_of(prompt: Prompt) -> tuple[Message, ...]:
+    """A plain prompt is a message of its own."""
+    return prompt.messages or (Message(role="user", content=prompt.prompt or ""),)
+
 
 def _salted(prompt: Prompt, salt: str) -> Prompt:
     """Before the user's first text: what the system prompt says before it may be shared."""
     if prompt.messages is None:
-        return msgspec.structs.replace(prompt, prompt=f"[{salt}] {prompt.prompt}")
+        return msgspec.structs.replace(prompt, prompt=salted_text(prompt.prompt or "", salt))
     messages = list(prompt.messages)
     place = next((place for place, message in enumerate(messages) if message.role == "user"), 0)
-    messages[place] = msgspec.structs.replace(messages[place], content=f"[{salt}] {messages[place].content}")
+    messages[place] = msgspec.structs.replace(messages[place], content=salted_text(messages[place].content, salt))
     return msgspec.structs.replace(prompt, messages=tuple(messages))

@@ -130,6 +130,11 @@ class Schedule:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario, self.seed = scenario, seed
 
+    @property
+    def ends(self) -> bool:
+        """Whether it ends by itself: a closed loop that only a duration ends doesn't."""
+        return self.scenario.arrival.process != "closed" or self.scenario.arrivals is not None or self.scenario.duration_s is None
+
     def workload(self) -> Workload:
         """Its requests, whatever their times. Raises UserError."""
         return Workload(self.scenario, self.seed)
@@ -191,18 +196,17 @@ class Schedule:
         return ((index, None) for index in islice(indices, share.worker, None, share.workers))
 
     def describe(self) -> ScheduleFacts:
-        """Walk it once: how many, and which hash."""
-        scenario, workload = self.scenario, self.workload()
-        endless = scenario.arrival.process == "closed" and scenario.arrivals is None and scenario.duration_s is not None
+        """Walk it once: how many, and which hash. A salt is not in it: runs with another one, or with none, have the same schedule."""
+        workload = Workload(self.scenario.override({"prompts.salt": None}), self.seed)
         hashed, source = hashlib.sha256(), workload.sessions
         requests = sessions = 0
-        for planned in islice(self.planned(workload=workload), CLOSED_HASHED_REQUESTS if endless else None):
+        for planned in islice(self.planned(workload=workload), None if self.ends else CLOSED_HASHED_REQUESTS):
             hashed.update(schedule_line(planned.request, planned.offset_ns))
             if source is not None:
                 hashed.update(source.line(planned.request.index))
                 sessions += planned.request.turn == 0
             requests += 1
-        known = None if endless else requests
+        known = requests if self.ends else None
         if source is not None:
             return ScheduleFacts(known, hashed.hexdigest(), None, workload.prompt_lengths, sessions, source.report)
         return ScheduleFacts(known, hashed.hexdigest(), workload.trace_report, workload.prompt_lengths)

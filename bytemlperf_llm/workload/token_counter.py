@@ -57,9 +57,13 @@ class WordCounter:
         """Tokens of the prompt of one user message up to the end of `content`."""
         return self.text(content)
 
-    def before(self, messages: Sequence[Message], tools: str = "") -> int:
-        """Tokens of the prompt before the last message's content: shared by prompts that differ in that alone."""
-        return self.prompt(messages[:-1], tools)
+    def rendered(self, messages: Sequence[Message], tools: str = "") -> str:
+        """The prompt that these messages and tools become."""
+        return " ".join(filter(None, (tools, *(message.text() for message in messages))))
+
+    def within(self, text: str, end: int) -> int:
+        """Tokens of a bare text that end by there."""
+        return sum(1 for found in WORD.finditer(text) if found.end() <= end)
 
     def starts(self, text: str) -> list[int]:
         """Where in `text` each of its tokens starts."""
@@ -95,17 +99,16 @@ class TokenizerCounter:
         after = sum(1 for start, stop in encoded.offsets if start >= end and stop > start)
         return len(encoded) - after
 
-    def before(self, messages: Sequence[Message], tools: str = "") -> int:
-        end = max(self._text(messages, tools).rfind(messages[-1].content.strip()), 0)
-        return sum(1 for _, stop in self._encoded(messages, tools).offsets if stop <= end)
+    def within(self, text: str, end: int) -> int:
+        return sum(1 for _, stop in self._tokenizer.encode(text, add_special_tokens=False).offsets if stop <= end)
 
     def starts(self, text: str) -> list[int]:
         return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def _encoded(self, messages: Sequence[Message], tools: str = "") -> Any:
-        return self._tokenizer.encode(self._text(messages, tools), add_special_tokens=self._render is None)
+        return self._tokenizer.encode(self.rendered(messages, tools), add_special_tokens=self._render is None)
 
-    def _text(self, messages: Sequence[Message], tools: str = "") -> str:
+    def rendered(self, messages: Sequence[Message], tools: str = "") -> str:
         if self._render is None:
             return "\n\n".join(message.content for message in folded(messages, tools))
         return self._render(messages, tools)

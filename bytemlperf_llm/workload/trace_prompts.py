@@ -19,6 +19,7 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Prompts, Trace
 from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.prompts import Prompt
 from bytemlperf_llm.workload.synthesis import maker_for
 from bytemlperf_llm.workload.token_counter import counter_for, cut
@@ -92,9 +93,10 @@ class TracePrompts:
         self._counter = counter_for(prompts.tokenizer, prompts.template)
         self._plain = prompts.template == "plain"
         self._maker = maker_for(prompts.tokenizer, prompts.template, seed, block_tokens(prompts.trace))
-        self._lengths = lengths
+        self._lengths, self._prompts = lengths, prompts
         self.report = self._new_report()
         self._measured = Cursor(self._rows_measured)
+        self._shared = Cursor(self._rows_shared)
         self._aside = Cursor(lambda: self._kept(self._new_report()))
         rows = read_rows(self._path, self._trace)
         first = next(rows, None)
@@ -120,6 +122,15 @@ class TracePrompts:
         kept = self._aside.at_round(index)
         tokens = kept.prompt_tokens if kept.messages is None else self._counter.prompt(kept.messages)
         return self._prompt(kept, self._maker.prompt(f"aside/{index}", tokens))
+
+    def prefix(self, index: int) -> Prefix | None:
+        """What of the prompt was in an earlier one; all of it in a later round."""
+        try:
+            return self._shared.at(index)[0]
+        except TraceEnded:
+            if not self._rounds:
+                raise
+            return Prefix(None, whole=True)
 
     def offset_ns(self, index: int) -> int:
         """When the trace has request `index` due, ns from the window's start, scaled. Raises TraceEnded."""
@@ -151,6 +162,14 @@ class TracePrompts:
         if not (self._rounds and self.report.rows):  # that of the first round
             self.report = report
         return self._kept(report)
+
+    def _rows_shared(self) -> Iterator[tuple[Prefix | None]]:
+        sent, size = PrefixIndex(self._prompts), block_tokens(self._trace)
+        for index, kept in enumerate(self._kept(self._new_report())):
+            if kept.messages is None:
+                yield (sent.add_blocks(kept.row.hash_ids, index, size, kept.prompt_tokens),)
+            else:
+                yield (sent.add(kept.messages, index),)
 
     def _kept(self, report: TraceReport) -> Iterator[_Kept]:
         """The rows that are sent, in order; `report` counts along."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,9 @@ from engines.openai.target import Target
 READY_POLL_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 UNREACHABLE = ("name_not_found", "connection_refused", "connect_timeout", "tls", "client_limit")
+RESET_CALLS = {"/reset_prefix_cache": 10, "/flush_cache": 1}
+"""Paths by which vLLM and SGLang empty the prefix cache, and how often each is asked."""
+REFUSED = re.compile(rb'"success":\s*false')
 MANY_READS = 8  # tokens from which on the reading thread saves more than it costs
 
 
@@ -119,11 +123,12 @@ class Endpoint:
             given = "the key was refused" if self._keyed else "no key was given"
             raise EngineUnavailable(f"{self.target.authority} refuses access, {given} ({listing.problem})", self._key_fix)
 
-    async def _get(self, path: str) -> tuple[Head, bytes]:
+    async def _get(self, path: str, method: str = "GET") -> tuple[Head, bytes]:
         if self._aiohttp is not None:
-            return await self._aiohttp.get(path, self._head.fixed)
+            return await self._aiohttp.get(path, self._head.fixed, method)
         reads: list[Any] = []
-        head = await self._pool.request(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._head.lines), _Collect(reads))
+        bare = b"%b %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (method.encode(), path.encode(), self._head.lines)
+        head = await self._pool.request(bare, _Collect(reads))
         joined = b"".join(reads)
         response = parse_response(joined)
         assert response is not None
@@ -144,6 +149,26 @@ class Endpoint:
         if self._gauges is None or page:
             return
         raise EngineUnavailable(f"no metrics at {self.target.metrics}", f"check --base-url {name.partition('_')[0]}=…, or leave it out")
+
+    async def reset_cache(self) -> str:
+        """Empty the prefix cache; by which call, "" where none answers. vLLM's does in its development mode (VLLM_SERVER_DEV_MODE=1), and
+        refuses while it still frees the last requests' blocks."""
+        for path, tries in RESET_CALLS.items():
+            for _ in range(tries):
+                try:
+                    head, body = await asyncio.wait_for(self._get(self.target.prefix + path, "POST"), PROBE_TIMEOUT_S)
+                except (TimeoutError, EngineError):
+                    return ""
+                if head.status != 200:
+                    break
+                if not REFUSED.search(body):
+                    return f"POST {path}"
+                await asyncio.sleep(READY_POLL_S)
+        return ""
+
+    async def prefix_counts(self) -> tuple[int, int] | None:
+        """Tokens looked up in the prefix cache and found there, by the page of metrics; None where it doesn't say."""
+        return None if self._gauges is None else await asyncio.to_thread(self._gauges.prefix_counts)
 
     def around_proxy(self) -> str | None:
         """How to do without the proxy; None where there is none."""

@@ -157,6 +157,11 @@ class OpenAIEngine:
     def _key_fix(self) -> str:
         return f"put the key into the environment variable {self._options.api_key_env} or a file named by --api-key-file"
 
+    async def reset_cache(self) -> str:
+        """As the contract says; where there are several servers, of all of them."""
+        calls = [await endpoint.reset_cache() for endpoint in self._endpoints]
+        return calls[0] if all(calls) else ""
+
     def _limit_by(self, field: str) -> None:
         """The longest answer goes by this name; by none where the user's own body has one."""
         self._limit_field = field
@@ -250,6 +255,12 @@ class OpenAIEngine:
         if len(self._servers) == 1:
             return self._endpoints[0].stats()
         return {f"{name}_{gauge}": value for name, server in self._servers.items() for gauge, value in server.stats().items()}
+
+    async def prefix_counts(self) -> tuple[int, int] | None:
+        """As the contract says; where there are several servers, of all of them."""
+        counts = [await endpoint.prefix_counts() for endpoint in self._endpoints]
+        known = [each for each in counts if each is not None]
+        return (sum(each[0] for each in known), sum(each[1] for each in known)) if len(known) == len(counts) else None
 
     def reading_ns(self) -> int:
         """Processor time of the threads that read answers."""

@@ -33,6 +33,7 @@ GAUGES = {
     "sglang:token_usage": "kv_cache_usage",
     "sglang:cache_hit_rate": "prefix_cache_hit_rate",
 }
+COUNTS = ("prefix_queries", "prefix_hits")
 SHARES = {"kv_cache_usage", "prefix_cache_hit_rate"}
 """Of several engines behind one page the fullest is told; everything else is their sum."""
 
@@ -41,14 +42,24 @@ _STARTS = tuple(name.encode() for name in GAUGES)
 
 def gauges_of(page: bytes) -> dict[str, float]:
     """The known gauges of a page in Prometheus' text format; empty where it has none."""
+    values, counts = _values(page), prefix_counts_of(page)
+    if counts is not None:
+        values["prefix_cache_hit_rate"] = counts[1] / counts[0] if counts[0] else 0.0
+    return {name: value for name, value in values.items() if name not in COUNTS}
+
+
+def prefix_counts_of(page: bytes) -> tuple[int, int] | None:
+    """Tokens looked up in the prefix cache and tokens found there, since the server's start; None where a page doesn't say."""
+    values = _values(page)
+    return (round(values[COUNTS[0]]), round(values[COUNTS[1]])) if values.keys() >= set(COUNTS) else None
+
+
+def _values(page: bytes) -> dict[str, float]:
     values: dict[str, float] = {}
     for name, value in _samples([line for line in page.splitlines() if line.startswith(_STARTS)][:MAX_SAMPLES]):
         if name in GAUGES and math.isfinite(value):
             gauge = GAUGES[name]
             values[gauge] = max(values.get(gauge, 0.0), value) if gauge in SHARES else values.get(gauge, 0.0) + value
-    hits, queries = values.pop("prefix_hits", None), values.pop("prefix_queries", None)
-    if hits is not None and queries is not None:
-        values["prefix_cache_hit_rate"] = hits / queries if queries else 0.0
     return values
 
 
@@ -82,6 +93,10 @@ class ServerGauges:
             self._thread = threading.Thread(target=self._follow, name="bmp-gauges", daemon=True)
             self._thread.start()
         return self._latest
+
+    def prefix_counts(self) -> tuple[int, int] | None:
+        """As `prefix_counts_of` a page that is asked for now; waits for it."""
+        return prefix_counts_of(self.page() or b"")
 
     def close(self) -> None:
         """Ask no more."""

@@ -159,7 +159,7 @@ class VllmEngine(inprocess.InProcessEngine):
                 output_tokens += len(last.outputs[0].token_ids)
         if last is None:
             raise EngineError("empty_response", "vLLM yielded nothing")
-        usage = Usage(prompt_tokens=len(token_ids), output_tokens=output_tokens)
+        usage = Usage(prompt_tokens=len(token_ids), output_tokens=output_tokens, cached_tokens=last.num_cached_tokens)
         return Finish(reason=last.outputs[0].finish_reason, usage=usage, stages=stages_of(last.metrics))
 
     def decode(self, payloads: Sequence[Any]) -> Decoded:
@@ -173,6 +173,14 @@ class VllmEngine(inprocess.InProcessEngine):
     def stats(self) -> dict[str, float]:
         """As of vLLM's last step: requests running and waiting, KV-cache use and prefix hits as shares, preemptions so far."""
         return self._latest.as_dict()
+
+    async def prefix_counts(self) -> tuple[int, int]:
+        """As the contract says."""
+        return self._latest.prefix_queries, self._latest.prefix_hits
+
+    async def reset_cache(self) -> str:
+        """As the contract says."""
+        return "reset_prefix_cache()" if await self._runner.reset_prefix_cache() else ""
 
     async def close(self) -> None:
         await super().close()

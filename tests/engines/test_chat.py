@@ -95,7 +95,8 @@ def test_a_template_gets_what_it_can_take(tmp_path: Any, template: str) -> None:
     assert jinja2.Environment(trim_blocks=True).from_string(template).render(messages=messages, tools=tools) == RENDERED[template]
     counter = TokenizerCounter(tmp_path / byte_tokenizer(tmp_path, template), plain=False)
     assert counter.prompt(CHAT, TOOLS) == len(RENDERED[template])
-    assert counter.before(CHAT, TOOLS) == RENDERED[template].rindex("forty two")
+    assert counter.rendered(CHAT, TOOLS) == RENDERED[template]
+    assert counter.within(RENDERED[template], 12) == 12
 
 
 async def test_an_engine_in_this_process_applies_the_same_rule() -> None:

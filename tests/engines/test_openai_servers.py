@@ -10,7 +10,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.engine_start import start_engine
-from bytemlperf_llm.run.preflight import ready_check, warm_up
+from bytemlperf_llm.run.preflight import ready_check, sent_aside
 from engines.contract import EngineUnavailable, Model
 from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, error, models, page, stream
@@ -266,16 +266,9 @@ async def test_a_server_that_drips_is_held_to_the_total_timeout_before_the_run_t
         with pytest.raises(UserError, match=r"total timeout of 0\.3 s; .*--total-timeout"):
             await ready(engine, info, limits)
         engine, _ = await started(url, transport=transport)
-        await warm_up(engine, OneWorkload(), 1, limits)
+        assert await sent_aside(engine, [make_request(0)], limits) == 0
         await engine.close()
     server.close()
-
-
-class OneWorkload:
-    """The same request again and again."""
-
-    def aside(self, index, kind="warmup"):
-        return make_request(index)
 
 
 async def test_a_query_reaches_every_page_and_a_key_in_it_no_message():

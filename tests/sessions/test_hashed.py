@@ -11,12 +11,18 @@ import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.sessions.graph import Turn
 from tests.sessions.test_files import scenario, sessions_of, texts, written
 from tests.virtual import MS
 
 
 def words(text: str) -> list[str]:
     return text.removeprefix("user: ").split()
+
+
+def shared(turn: Turn) -> int | None:
+    """Tokens of blocks that were sent before; the opening word is common to all prompts."""
+    return 0 if turn.shared is None or turn.shared.tokens == 1 else turn.shared.tokens
 
 
 def call(t: float, tokens: int, ids: list[int], **more: Any) -> dict[str, Any]:
@@ -61,16 +67,16 @@ def test_equal_ids_are_an_equal_prefix_and_ids_are_of_their_trace(tmp_path: Path
     assert told[0][128:] != told[4][128:130]
     assert told[4][:64] == told[5][:64]
     assert told[4][64] != told[5][64]
-    assert [turn.shared_tokens for turn in first.turns] == [0, 0, 64, 0, 128, 64]
+    assert [shared(turn) for turn in first.turns] == [0, 0, 64, 0, 128, 64]
     assert words(texts(second, 0)[0])[1:64] != told[0][1:64]
-    assert [turn.shared_tokens for turn in second.turns] == [0, 0, 64, 0, 128, 64]
+    assert [shared(turn) for turn in second.turns] == [0, 0, 64, 0, 128, 64]
 
 
 def test_ids_of_global_scope_are_shared_between_traces(tmp_path: Path) -> None:
     both = written(tmp_path, *(trace(call(0, 130, [1, 2]), id=name, hash_id_scope="global") for name in "ab"))
     first, second = sessions_of(both, "weka")
     assert words(texts(first, 0)[0])[:128] == words(texts(second, 0)[0])[:128]
-    assert second.turns[0].shared_tokens == 128
+    assert shared(second.turns[0]) == 128
 
 
 def test_weka_without_times_of_the_api_waits_from_start_to_start(tmp_path: Path) -> None:
@@ -108,7 +114,7 @@ def test_bailian_chains(tmp_path: Path) -> None:
         ((0,), 120_000, 0),
         ((1,), 160_000, 0),
     ]
-    assert [turn.shared_tokens for turn in (*first.turns, *second.turns)] == [0, 32, 32, 0, 16]
+    assert [shared(turn) for turn in (*first.turns, *second.turns)] == [0, 32, 32, 0, 16]
     assert words(texts(first, 0)[0])[:16] == words(texts(second, 0)[0])[:16]
 
 
@@ -129,7 +135,7 @@ def test_tracelab_mints_blocks_from_prefix_and_append(tmp_path: Path) -> None:
     first, second = sessions_of(written(tmp_path, *rows), "tracelab")
     assert (first.id, first.at_ns, second.id, second.at_ns) == ("t", 0, "s", 8000 * MS)
     assert [turn.delay_ns // MS for turn in second.turns] == [0, 8000, 20_000, 0]
-    assert [turn.shared_tokens for turn in second.turns] == [0, 96, 32, 144]
+    assert [shared(turn) for turn in second.turns] == [0, 96, 32, 144]
     told = [words(texts(second, place)[0]) for place in range(4)]
     assert [len(each) for each in told] == [100, 150, 150, 160]
     assert told[0][:96] == told[1][:96]
@@ -143,7 +149,7 @@ def test_mooncake_rows_with_hash_ids(tmp_path: Path) -> None:
         for length, ids in ((600, [4, 5]), (1200, [4, 6, 7]))
     ]
     [session] = sessions_of(written(tmp_path, *rows), "mooncake_sessions")
-    assert [(turn.parents, turn.delay_ns, turn.shared_tokens) for turn in session.turns] == [((), 5 * MS, 0), ((0,), 5 * MS, 512)]
+    assert [(turn.parents, turn.delay_ns, shared(turn)) for turn in session.turns] == [((), 5 * MS, 0), ((0,), 5 * MS, 512)]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Scenario, load
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.schedule import Planned, Schedule, Share
 from engines.contract import Message
 
@@ -65,10 +66,10 @@ def _words(messages: tuple[Message, ...] | None) -> list[str]:
 def test_a_prompt_shares_the_system_prompt_and_template_with_those_before() -> None:
     found = Workload(multiturn(**{"prompts.tokenizer": "words"}), 0).sessions
     assert found is not None
-    assert [found.session(number).turns[0].shared_tokens for number in range(3)] == [0, 40, 40]
+    assert [found.session(number).turns[0].shared for number in range(3)] == [None, Prefix(0, 40), Prefix(0, 40)]
     unknown = Workload(multiturn(), 0).sessions
     assert unknown is not None
-    assert [unknown.session(number).turns[0].shared_tokens for number in range(3)] == [0, None, None]
+    assert [unknown.session(number).turns[0].shared for number in range(3)] == [None, Prefix(0), Prefix(0)]
 
 
 @pytest.mark.parametrize(

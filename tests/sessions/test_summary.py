@@ -83,25 +83,6 @@ def test_a_session_that_the_run_did_not_finish_is_cut() -> None:
     assert sessions.metrics == {}
 
 
-def test_prefix_reuse_by_turn_beside_what_the_server_says() -> None:
-    """The scripted server reports words as prompt tokens (1, 4, 7) and half of them as cached: 0, 2, 3."""
-    records, _ = replay([(chain(str(i), 3), 0) for i in range(2)], [ANSWER])
-    _, sessions = summary_of(records)
-    reuse = {name: (each.prompt_tokens, each.reusable_tokens, each.cached_tokens) for name, each in sessions.by_turn.items()}
-    assert reuse == {"1": (2, 0, 0), "2": (8, 2, 4), "3": (14, 8, 6)}
-    assert (sessions.prefix.prompt_tokens, sessions.prefix.reusable_tokens, sessions.prefix.cached_tokens) == (24, 10, 10)
-    assert (sessions.block_tokens, sessions.answers_without_prefix) == (1, 0)
-
-
-def test_what_a_cache_of_whole_blocks_could_hold() -> None:
-    records, _ = replay([(chain("a", 4), 0)], [ANSWER])
-    for record, (prompt, reusable, cached) in zip(records, [(20, 0, 0), (50, 20, 16), (90, 50, 48), (130, 90, 48)], strict=True):
-        record.prompt_tokens, record.reusable_tokens, record.cached_tokens = prompt, reusable, cached
-    _, sessions = summary_of(records)
-    assert sessions.block_tokens == 16
-    assert [(each.whole_block_tokens, each.cached_tokens) for each in sessions.by_turn.values()] == [(0, 0), (16, 16), (48, 48), (80, 48)]
-
-
 def test_single_requests_have_no_sessions() -> None:
     records, _ = replay([(chain("a", 1), 0)], [ANSWER])
     assert summarize(records, RunFacts(open_loop=True, scheduled_requests=1)).sessions is None

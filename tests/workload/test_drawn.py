@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.scenario import load
+from bytemlperf_llm.plan.scenario import Prompts, load
 from bytemlperf_llm.workload import Workload
+from bytemlperf_llm.workload.prefixes import PrefixIndex
 from bytemlperf_llm.workload.prompts import DrawnPrompts, Prompt, PromptSet, read
 from bytemlperf_llm.workload.schedule import Schedule, Share
 from engines.contract import Message, Request
@@ -16,12 +17,16 @@ SEED_A = 586478644936801402
 DRAWS = [6, 3, 2, 0, 0, 5, 7, 6, 6, 5, 8, 8]
 
 
+def prompt_set(prompts: list[Prompt]) -> PromptSet:
+    return PromptSet(prompts, 0, PrefixIndex(Prompts(files=("prompts.jsonl",))))
+
+
 def text_of(request: Request) -> str:
     return (request.messages or ())[0].content
 
 
 def test_draws_are_those_of_the_reference_client() -> None:
-    source = DrawnPrompts(PromptSet([Prompt(prompt=f"no. {number}") for number in range(12)], 0), 10, SEED_A)
+    source = DrawnPrompts(prompt_set([Prompt(prompt=f"no. {number}") for number in range(12)]), 10, SEED_A)
     texts = [source.at(index).prompt or "" for index in range(12)]
     assert [int(text.split()[-1]) for text in texts] == DRAWS
     assert len({text.split()[0] for text in texts}) == 12
@@ -30,7 +35,7 @@ def test_draws_are_those_of_the_reference_client() -> None:
 
 def test_the_salt_stands_between_the_system_prompt_and_the_users_text() -> None:
     messages = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
-    (system, user) = DrawnPrompts(PromptSet([Prompt(messages=messages)], 0), 1, 7).at(5).messages or ()
+    (system, user) = DrawnPrompts(prompt_set([Prompt(messages=messages)]), 1, 7).at(5).messages or ()
     assert system == messages[0]
     salt, text = user.content.split()
     assert text == "Hello"

@@ -16,6 +16,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.workload.data_files import echo
+from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.synthesis import TextMaker
 from engines.contract import Message, ToolCall
 
@@ -71,8 +72,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """A request of a session. `parents` and `continues` are places of earlier turns, `after` of turns whose end, well or not, it waits for
-    besides. `answer` and `tool_calls` are what continues it in the history when recorded answers are fed back. `shared_tokens` begin the
-    prompt and were in a prompt of the schedule before, besides those of `continues`; None where no tokenizer counts them."""
+    besides. `answer` and `tool_calls` are what continues it in the history when recorded answers are fed back. `shared` is what begins the
+    prompt and was in an earlier one of the schedule, besides that of `continues`."""
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -83,7 +84,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     continues: int | None = None
     at_ns: int = 0
     delay_ns: int = 0
-    shared_tokens: int | None = 0
+    shared: Prefix | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tools: str = ""
 

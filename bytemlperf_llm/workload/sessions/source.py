@@ -21,9 +21,10 @@ from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
 from bytemlperf_llm.workload.data_files import NOT_TEXT, echo, is_text
 from bytemlperf_llm.workload.lengths import LengthSeries
+from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
 from bytemlperf_llm.workload.sessions import agents, conversations, dag, hashed
-from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, Session, Turn, answered, ordered
+from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, answered, ordered
 from bytemlperf_llm.workload.synthesis import TextMaker, maker_for
 from bytemlperf_llm.workload.token_counter import counter_for
 from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
@@ -80,7 +81,7 @@ class SessionPrompts:
 
     def __init__(self, scenario: Scenario, seed: int, lengths: LengthSeries) -> None:
         assert scenario.prompts.sessions is not None
-        self._keys, self._seed, self._lengths = scenario.prompts.sessions, seed, lengths
+        self._prompts, self._keys, self._seed, self._lengths = scenario.prompts, scenario.prompts.sessions, seed, lengths
         self._counter = counter_for(scenario.prompts.tokenizer, scenario.prompts.template)
         self._most = scenario.num_sessions
         think = self._keys.think_ms
@@ -145,6 +146,11 @@ class SessionPrompts:
         session, turn = self.place(index)
         return Prompt(messages=session.prompt(turn), output_tokens=session.turns[turn].max_tokens, session=session.id)
 
+    def prefix(self, index: int) -> Prefix | None:
+        """Besides that of the turn that it continues."""
+        session, turn = self.place(index)
+        return session.turns[turn].shared
+
     def aside(self, index: int) -> Prompt:
         """As many words as request `index` has, others, so that no cache is warmed. Begins again at the last session's end."""
         try:
@@ -160,7 +166,7 @@ class SessionPrompts:
         """From the first on. Ids are unique."""
         self.report, first = SessionReport(), 0
         ids: set[str] = set()
-        sent: set[int] = set()
+        sent = PrefixIndex(self._prompts)
         for draft in self._drafts():
             if draft is None:
                 self.report.left_out += 1
@@ -175,7 +181,7 @@ class SessionPrompts:
                 session, waiting = session.with_most_subagents(self._keys.max_subagents)
                 self.report.waiting_subagents += waiting
             if session is not None:
-                yield self._with_shared(session, sent)
+                yield self._with_shared(session, first, sent)
                 first += len(session.turns)
         if not first and self._path is not None:
             raise UserError(f"{self._path} has no session with a question and an answer", "give another file with --dataset-path")
@@ -251,24 +257,18 @@ class SessionPrompts:
         least = turn.max_tokens + len(turn.tools.encode()) + sum(len(message.text().encode()) + TEMPLATE_TOKENS for message in messages)
         return 0 if least <= most else turn.max_tokens + self._counter.prompt(messages, turn.tools)
 
-    def _with_shared(self, session: Session, sent: set[int]) -> Session:
-        """A prompt that differs from an earlier one in its last message alone shares what is before, and one of blocks those that it begins
-        with; counted where the tokenizer is known. `sent` are the beginnings of prompts up to here."""
+    def _with_shared(self, session: Session, first: int, sent: PrefixIndex) -> Session:
+        """With what prompts share with earlier ones, besides the one that they alone continue. `first` is the place of the first turn."""
         turns = list(session.turns)
         heirs = Counter(turn.continues for turn in turns)
         for place, turn in enumerate(turns):
             if turn.blocks is not None and session.maker is not None:
-                known = min(session.maker.block_tokens * known_blocks(turn.blocks, sent), turn.blocks.tokens)
-                turns[place] = msgspec.structs.replace(turn, shared_tokens=known if self._counter.exact else None)
-                continue
-            if turn.continues is not None and heirs[turn.continues] == 1:
-                continue
-            known = 0 if turn.continues is None else hash((session.id, turn.continues))
-            key = hash((known, turn.tools, turn.messages[:-1]))
-            if key in sent:
-                shared = self._counter.before(session.prompt(place), turn.tools) if self._counter.exact else None
-                turns[place] = msgspec.structs.replace(turn, shared_tokens=shared)
-            sent.add(key)
+                blocks, size = turn.blocks, session.maker.block_tokens
+                shared = sent.add_blocks(blocks.ids, first + place, size, blocks.tokens, blocks.scope)
+                turns[place] = msgspec.structs.replace(turn, shared=shared)
+            elif turn.continues is None or heirs[turn.continues] > 1:
+                shared = sent.add(session.prompt(place), first + place, turn.tools)
+                turns[place] = msgspec.structs.replace(turn, shared=shared)
         return msgspec.structs.replace(session, turns=tuple(turns))
 
     def _max_tokens(self, node: Node, index: int) -> int:
@@ -287,18 +287,6 @@ class SessionPrompts:
 
     def _scaled(self, file_ns: int) -> int:
         return round(file_ns * self._keys.time_scale)
-
-
-def known_blocks(blocks: Blocks, sent: set[int]) -> int:
-    """How many blocks begin the prompt that began one before; `sent` are the beginnings of prompts up to here, and with this one."""
-    key, known = hash(blocks.scope), True
-    count = 0
-    for each in blocks.ids:
-        key = hash((key, each))
-        known = known and key in sent
-        count += known
-        sent.add(key)
-    return count
 
 
 def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:

@@ -1,0 +1,36 @@
+"""A salt where prompts begin: prompts of one salt share what they shared without it, and nothing with any prompt of another."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from engines.contract import Message, Request
+
+SALT_TOKENS = 16
+"""What a salt adds to a prompt, at most: eight hexadecimal digits are that many tokens at most, and brackets and a space three."""
+
+
+def fresh_salt() -> str:
+    """Another one in every run: 32 bits."""
+    return secrets.token_hex(4)
+
+
+def salted_text(text: str, salt: str) -> str:
+    """Behind its salt."""
+    return f"[{salt}] {text}"
+
+
+def salted_messages(messages: tuple[Message, ...], salt: str | None) -> tuple[Message, ...]:
+    """With the salt, where there is one, before the text of the first message, whatever its role."""
+    if salt is None:
+        return messages
+    return (msgspec.structs.replace(messages[0], content=salted_text(messages[0].content, salt)), *messages[1:])
+
+
+def salted(request: Request, salt: str) -> Request:
+    """The request with the salt before its messages' text, or before its plain prompt."""
+    if request.messages is None:
+        return msgspec.structs.replace(request, prompt=salted_text(request.prompt or "", salt))
+    return msgspec.structs.replace(request, messages=salted_messages(request.messages, salt))
