@@ -14,11 +14,13 @@ from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.run.cache import prepared, primers
 from bytemlperf_llm.workload.salt import salted
 from bytemlperf_llm.workload.schedule import Schedule
-from engines.contract import EngineError, Message, Request
+from engines.contract import Message, Request
 from engines.openai.engine import OpenAIEngine
 from tests.cache.servers import Caching
 from tests.cli.helpers import bmp, run_folder
 from tests.engines.small_server import answering, error, page
+from tests.sessions.graphs import BROKEN
+from tests.virtual import ScriptedEngine
 
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
 
@@ -119,11 +121,8 @@ async def test_warm_sends_each_prompt_for_one_token_and_leaves_no_record() -> No
 
 
 async def test_what_fails_of_priming_is_counted() -> None:
-    class Failing(OpenAIEngine):
-        async def generate(self, request: Any, recorder: Any) -> Any:
-            raise EngineError("http_5xx")
-
-    _, before = await prepared(Failing(), scenario_of(cache="warm"), 0, lambda _: None)
+    engine = ScriptedEngine([BROKEN])
+    _, before = await prepared(engine, scenario_of(cache="warm"), 0, lambda _: None)
     assert before.how == "0 of 6 prompts sent before"
 
 

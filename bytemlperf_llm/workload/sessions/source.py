@@ -24,7 +24,7 @@ from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
 from bytemlperf_llm.workload.sessions import agents, conversations, dag, hashed
-from bytemlperf_llm.workload.sessions.graph import Draft, Node, Session, Turn, answered, ordered
+from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, Session, Turn, answered, ordered
 from bytemlperf_llm.workload.synthesis import TextMaker, maker_for
 from bytemlperf_llm.workload.token_counter import counter_for
 from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
