@@ -8,6 +8,7 @@ from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import draining
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import checked_url
+from bytemlperf.report.text import counted
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.dataset import tokenizer_folder
 from bytemlperf_llm.trace.flags import RecordFlags
@@ -59,7 +60,7 @@ def summary(recording: Recording, flags: RecordFlags) -> str:
     """What was written, and the flags that replay it, in one line."""
     outcomes = recording.outcomes
     counts = ((outcomes.failed, "failed"), (outcomes.cut, "cut short"), (outcomes.unreadable, "not readable, passed on only"))
-    told = [f"{recording.rows.written} requests of {len(recording.sessions)} sessions recorded"]
+    told = [f"{counted(recording.rows.written, 'request')} of {counted(len(recording.sessions), 'session')} recorded"]
     told += [f"{count} {what}" for count, what in counts if count]
     if not recording.rows.written:
         return "; ".join(told)

@@ -89,18 +89,19 @@ class RecordingProxy:
                 response = await passing.on(answer, keep=exchange is not None)
             self._record(exchange, passing, failed=answer.status >= 300)
         except ClientError as error:
-            self._record(exchange, passing, failed=not self._closing, cut=self._closing)
+            self._record(exchange, passing, failed=True)
             return passing.broken(error)
         except (_ClientLeft, asyncio.CancelledError):
-            self._record(exchange, passing, failed=False, cut=True)
+            self._record(exchange, passing, cut=True)
             raise
         return response
 
-    def _record(self, exchange: Exchange | None, passing: _Passing, *, failed: bool, cut: bool = False) -> None:
+    def _record(self, exchange: Exchange | None, passing: _Passing, *, failed: bool = False, cut: bool = False) -> None:
         if exchange is None:
             return
+        cut = cut or self._closing
         self._recording.outcomes.cut += cut
-        if failed:
+        if failed and not cut:
             self._recording.failed(exchange)
             return
         now_ns = time.monotonic_ns()

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from engines.reference.server import ReferenceServer
@@ -53,7 +54,7 @@ def lengths(records: list[Any]) -> list[tuple[int, int]]:
 def test_a_recorded_run_is_replayed_with_its_lengths_and_times(tmp_path: Path) -> None:
     told, rows, first, again = recorded(tmp_path, "--tokenizer", "words", "--trace-block-size", "4")
     assert told.count("\n") == 1
-    assert told.startswith(f"{len(rows)} requests of ")
+    assert told.startswith(f"{len(rows)} requests of 13 sessions recorded; ")
     assert "estimated" not in told
     told_lengths = [(row["input_length"], row["output_length"]) for row in rows]
     assert lengths(first) == sorted(told_lengths[1:])
@@ -88,6 +89,38 @@ def test_a_port_or_file_that_is_taken_is_one_line(tmp_path: Path) -> None:
     assert (busy.returncode, busy.stdout, busy.stderr.count("\n")) == (2, "", 1)
     assert "can't listen on 127.0.0.1:" in busy.stderr
     assert not (tmp_path / "u.jsonl").exists()
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server whose answer has a beginning."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+    writer.write(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    await reader.read(-1)
+    writer.close()
+
+
+def test_a_second_interrupt_ends_a_recording_whose_answers_do_not(tmp_path: Path) -> None:
+    async def main() -> Any:
+        async with await asyncio.start_server(endless, "127.0.0.1", 0) as listener:
+            upstream = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            proxy = start("trace", "record", "--upstream", upstream, "--listen", "0", "--out", "t.jsonl", cwd=tmp_path)
+            assert proxy.stderr is not None
+            listening = await asyncio.to_thread(proxy.stderr.readline)
+            url = next(word for word in listening.split() if word.startswith("http://127.0.0.1:"))
+            body = {"messages": [{"role": "user", "content": "x"}]}
+            async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/chat/completions", json=body) as answer:
+                await answer.content.readany()
+                proxy.send_signal(signal.SIGINT)
+                assert "once more" in await asyncio.to_thread(proxy.stderr.readline)
+                proxy.send_signal(signal.SIGINT)
+                told, _ = await asyncio.to_thread(proxy.communicate, timeout=60)
+            return proxy.returncode, told
+
+    status, told = asyncio.run(main())
+    assert status == 130
+    assert told.startswith("1 request of 1 session recorded; 1 cut short; blocks estimated by words")
+    assert (tmp_path / "t.jsonl").read_bytes().count(b"\n") == 1
 
 
 @pytest.mark.parametrize("upstream", ["ftp://x", "http://user:secret@x", "http://x/v1?api_key=secret"])
