@@ -314,13 +314,14 @@ def _class_fields(traffic_class: TrafficClass | None) -> dict[str, object]:
 
 @lru_cache(maxsize=1024)
 def _encode_messages(messages: tuple[Message, ...]) -> bytes:
-    """Cached, since prompts come again."""
+    """Cached, since prompts come again; those of sessions don't."""
     return msgspec.json.encode(messages)
 
 
 def _encode_chat(request: Request) -> bytes:
     messages = request.messages or (Message(role="user", content=request.prompt or ""),)
-    return _encode_messages(messages) if request.text_length() <= CACHED_PROMPT_CHARS else msgspec.json.encode(messages)
+    cached = request.session is None and request.text_length() <= CACHED_PROMPT_CHARS
+    return _encode_messages(messages) if cached else msgspec.json.encode(messages)
 
 
 def _encode_prompt(request: Request) -> bytes:
