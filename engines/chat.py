@@ -1,39 +1,39 @@
 """A chat with tools as a model's template takes it: one rule for engines in this process and for counting tokens.
 
-A template that names `tool_calls` gets calls, results and tools as they are, arguments as objects. For any other they are text: calls
-follow the assistant's words as JSON, a result is a user's message, and tools stand in the system prompt. `developer` is `system` to a
-template that doesn't name it. A server renders its own template, and one that leaves calls out there doesn't count them either.
+A template gets roles, calls, results and tools as they are, arguments as objects, as in servers. What it leaves out is in no prompt. One
+that refuses them gets the same as text: calls follow the assistant's words as JSON, a result is a user's message, `developer` is `system`,
+and tools stand in the system prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from engines.contract import Message
 from engines.untrusted import UntrustedJson, decode_json
 
-
-def takes_tools(template: object) -> bool:
-    """Whether a template (its text, or texts by name) renders calls of tools."""
-    return "tool_calls" in str(template)
+Render = Callable[[Sequence[dict[str, Any]], list[Any] | None], str]
+"""A template: of messages and tools (None: none)."""
 
 
-def for_template(messages: Sequence[Message], tools: str, template: object) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Messages and tools (None: none) as a template takes them."""
-    if all(message.role in ("system", "user", "assistant") and not message.tool_calls for message in messages) and not tools:
-        return msgspec.to_builtins(messages), None
-    known = takes_tools(template)
-    told = msgspec.json.decode(msgspec.json.encode(messages if known else folded(messages, tools)))
-    developer = "developer" in str(template)
+_PLAIN_ROLES: dict[str, Literal["system", "user"]] = {"developer": "system", "tool": "user"}
+
+
+def templated(render: Render, messages: Sequence[Message], tools: str) -> str:
+    """The prompt. Raises what the template raises."""
+    if not tools and all(message.role in ("system", "user", "assistant") and not message.tool_calls for message in messages):
+        return render(msgspec.to_builtins(messages), None)
+    told = msgspec.json.decode(msgspec.json.encode(messages))
     for message in told:
-        if message["role"] == "developer" and not developer:
-            message["role"] = "system"
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = _arguments(call["function"]["arguments"])
-    return told, decode_json(tools) if known and tools else None
+    try:
+        return render(told, decode_json(tools) if tools else None)
+    except Exception:  # a template is a program of the model's author: it can raise anything
+        return render(msgspec.to_builtins(folded(messages, tools)), None)
 
 
 def folded(messages: Sequence[Message], tools: str) -> list[Message]:
@@ -41,16 +41,15 @@ def folded(messages: Sequence[Message], tools: str) -> list[Message]:
     plain = [_folded(message) for message in messages]
     if not tools:
         return plain
-    if plain and plain[0].role in ("system", "developer"):
-        return [Message(plain[0].role, f"{plain[0].content}\n\n{tools}"), *plain[1:]]
+    if plain and plain[0].role == "system":
+        return [Message("system", f"{plain[0].content}\n\n{tools}"), *plain[1:]]
     return [Message("system", tools), *plain]
 
 
 def _folded(message: Message) -> Message:
-    if not message.tool_calls and message.role != "tool":
-        return message
     calls = [msgspec.json.encode(message.tool_calls).decode()] if message.tool_calls else []
-    return Message("user" if message.role == "tool" else message.role, "\n".join([*filter(None, [message.content]), *calls]))
+    role = _PLAIN_ROLES.get(message.role, message.role)
+    return Message(role, "\n".join([message.content, *calls] if message.content else calls))
 
 
 def _arguments(text: str) -> Any:

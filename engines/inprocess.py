@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from engines.chat import for_template
+from engines.chat import templated
 from engines.contract import (
     Availability,
     Decoded,
@@ -67,9 +67,11 @@ class ChatTokenizer:
     def _encode(self, request: Request) -> Any:
         if request.messages is None:
             return list(self.raw(request.prompt or "")["input_ids"])
-        messages, tools = for_template(request.messages, request.tools, getattr(self.raw, "chat_template", ""))
-        text = self.raw.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+        text = templated(self._render, request.messages, request.tools)
         return list(self.raw(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> str:
+        return str(self.raw.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
 
     def count(self, prompt: Any) -> int:
         """Tokens of what `encode` gave."""

@@ -65,5 +65,5 @@ def summary(recording: Recording, flags: RecordFlags) -> str:
     if not recording.rows.written:
         return "; ".join(told)
     told += [] if recording.exact else ["blocks estimated by words (--tokenizer makes them exact)"]
-    replay = "mooncake_sessions" if flags.keep_text else f"mooncake --trace-block-size {flags.trace_block_size}"
-    return f"{'; '.join(told)}; replay: --dataset-path {flags.out} --dataset-name {replay}"
+    size = "" if flags.keep_text else f" --trace-block-size {flags.trace_block_size}"
+    return f"{'; '.join(told)}; replay: --dataset-name mooncake_sessions --dataset-path {flags.out}{size}"

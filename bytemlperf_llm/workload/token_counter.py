@@ -20,7 +20,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
-from engines.chat import folded, for_template
+from engines.chat import folded, templated
 from engines.contract import Message
 from engines.untrusted import decode_json
 
@@ -40,6 +40,8 @@ class WordCounter:
             if exact
             else "one token per word, chat template not counted, since no tokenizer is known (give one with --tokenizer)"
         )
+
+    has_calls = True
 
     def text(self, text: str) -> int:
         """Tokens of a bare text, nothing added."""
@@ -81,6 +83,11 @@ class TokenizerCounter:
         self.how = f"tokenizer of {folder}, " + (
             "no chat template (plain completions)" if plain else "chat template included" if self._render else "which has no chat template"
         )
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether calls of tools are in the prompt."""
+        return self._render is None or self._render.has_calls
 
     def text(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False))
@@ -167,7 +174,8 @@ class _Template:
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-        self._error, self._folder, self._variables, self._source = TemplateError, folder, variables, source
+        self._error, self._folder, self._variables = TemplateError, folder, variables
+        self.has_calls = "tool_calls" in source
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -186,11 +194,13 @@ class _Template:
         return self._rendered(messages, tools)
 
     def _rendered(self, messages: Sequence[Message], tools: str = "") -> str:
-        told, callable_ = for_template(messages, tools, self._source)
         try:
-            return str(self._template.render(messages=told, tools=callable_, add_generation_prompt=True, **self._variables))
+            return templated(self._render, messages, tools)
         except (self._error, TypeError, ValueError, AttributeError, KeyError) as error:
             raise self._unusable(error) from None
+
+    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> str:
+        return str(self._template.render(messages=messages, tools=tools, add_generation_prompt=True, **self._variables))
 
     def _unusable(self, error: Exception) -> UserError:
         problem = " ".join(str(error).split())

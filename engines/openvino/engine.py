@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from engines import inprocess
-from engines.chat import for_template
+from engines.chat import templated
 from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request, Sampling
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino.loop import StepLoop
@@ -86,9 +86,11 @@ class PipelineTokenizer(inprocess.ChatTokenizer):
     def _encode(self, request: Request) -> Any:
         if request.messages is None:
             return self.raw.encode(request.prompt or "").input_ids
-        messages, tools = for_template(request.messages, request.tools, self.raw.chat_template)
-        text = self.raw.apply_chat_template(messages, add_generation_prompt=True, tools=tools)
+        text = templated(self._render, request.messages, request.tools)
         return self.raw.encode(text, add_special_tokens=False).input_ids
+
+    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> str:
+        return str(self.raw.apply_chat_template(messages, add_generation_prompt=True, tools=tools))
 
     def count(self, prompt: Any) -> int:
         return int(prompt.shape[-1])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from bytemlperf_llm.plan.scenario import load
+from bytemlperf_llm.workload import Workload
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp, run_folder, start
 from tests.cli.test_sessions import RAN, SESSIONS
@@ -51,7 +54,7 @@ def lengths(records: list[Any]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-def test_a_recorded_run_is_replayed_with_its_lengths_and_times(tmp_path: Path) -> None:
+def test_a_recorded_run_is_replayed_with_its_lengths_sessions_and_times(tmp_path: Path) -> None:
     told, rows, first, again = recorded(tmp_path, "--tokenizer", "words", "--trace-block-size", "4")
     assert told.count("\n") == 1
     assert told.startswith(f"{len(rows)} requests of 13 sessions recorded; ")
@@ -59,9 +62,14 @@ def test_a_recorded_run_is_replayed_with_its_lengths_and_times(tmp_path: Path) -
     told_lengths = [(row["input_length"], row["output_length"]) for row in rows]
     assert lengths(first) == sorted(told_lengths[1:])
     assert lengths(again) == sorted(told_lengths)
-    assert [record.planned_ns for record in again] == [round(row["timestamp"] * 1e6) for row in rows]
-    shared = {tuple(row["hash_ids"][:1]) for row in rows}
-    assert len(shared) < len(rows), "the system prompt that all have is one block"
+    assert {record.session: record.session_turns for record in again} == Counter(row["session_id"] for row in rows)
+    assert len({tuple(row["hash_ids"][:1]) for row in rows}) < len(rows), "the system prompt that all have is one block"
+    at_their_times = load("trace-mooncake").override(
+        {"prompts.trace": {"format": "mooncake", "file": str(tmp_path / "t.jsonl"), "block_tokens": 4}, "prompts.tokenizer": "words"}
+    )
+    workload = Workload(at_their_times, 0)
+    assert [round(row["timestamp"] * 1e6) for row in rows] == [workload.trace_offset_ns(index) for index in range(len(rows))]
+    assert [request.max_tokens for request in workload] == [row["output_length"] for row in rows]
 
 
 @pytest.mark.slow

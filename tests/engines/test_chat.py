@@ -1,8 +1,9 @@
-"""Chats with tools: the same on OpenAI's wire, in a template that knows them, folded into text for one that doesn't, and in every count."""
+"""Chats with tools: the same on OpenAI's wire and in a template, folded into text for one that refuses them, and in every count."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.workload import schedule_line
 from bytemlperf_llm.workload.token_counter import TokenizerCounter, WordCounter
 from engines import inprocess
-from engines.chat import for_template
+from engines.chat import folded, templated
 from engines.contract import Function, Message, Model, Request, ToolCall
 from engines.openai.engine import OpenAIEngine
 from engines.reference.engine import ReferenceEngine
@@ -47,9 +48,14 @@ KNOWING = (
     "{% for call in message.tool_calls or [] %}!{{ call.function.name }} {{ call.function.arguments.x }}{% endfor %}{{ '\n' }}{% endfor %}"
 )
 PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+REFUSING = (
+    "{% for message in messages %}{% if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('what role is that?') }}"
+    f"{{% endif %}}{{% endfor %}}{PLAIN}"
+)
 RENDERED = {
-    KNOWING: "<look up>system: be short\nuser: one two\nassistant: !look 1\ntool: forty two\n",
-    PLAIN: f"system: be short\n\n{TOOLS}\nuser: one two\nassistant: {json.dumps([WIRE[2]['tool_calls'][0]], separators=(',', ':'))}\n"
+    KNOWING: "<look up>developer: be short\nuser: one two\nassistant: !look 1\ntool: forty two\n",
+    PLAIN: "developer: be short\nuser: one two\nassistant: \ntool: forty two\n",
+    REFUSING: f"system: be short\n\n{TOOLS}\nuser: one two\nassistant: {json.dumps(WIRE[2]['tool_calls'], separators=(',', ':'))}\n"
     "user: forty two\n",
 }
 
@@ -89,30 +95,40 @@ def test_a_plain_message_is_the_bytes_that_it_was() -> None:
 
 
 @pytest.mark.parametrize("template", RENDERED)
-def test_a_template_gets_what_it_can_take(tmp_path: Any, template: str) -> None:
-    jinja2 = pytest.importorskip("jinja2")
-    messages, tools = for_template(CHAT, TOOLS, template)
-    assert jinja2.Environment(trim_blocks=True).from_string(template).render(messages=messages, tools=tools) == RENDERED[template]
+def test_a_template_gets_them_as_they_are_and_one_that_refuses_them_text(tmp_path: Path, template: str) -> None:
     counter = TokenizerCounter(tmp_path / byte_tokenizer(tmp_path, template), plain=False)
     assert counter.prompt(CHAT, TOOLS) == len(RENDERED[template])
     assert counter.rendered(CHAT, TOOLS) == RENDERED[template]
     assert counter.within(RENDERED[template], 12) == 12
+    assert counter.has_calls is (template == KNOWING)
+
+
+def test_a_template_that_refuses_a_plain_chat_is_not_asked_again() -> None:
+    asked: list[object] = []
+
+    def refuse(messages: object, _tools: object) -> str:
+        asked.append(messages)
+        raise ValueError("roles must alternate")
+
+    with pytest.raises(ValueError, match="alternate"):
+        templated(refuse, CHAT[1:2], "")
+    assert len(asked) == 1
 
 
 async def test_an_engine_in_this_process_applies_the_same_rule() -> None:
     class Tokenizer:
-        chat_template = PLAIN
-
         def apply_chat_template(self, messages: Any, **options: Any) -> str:
             self.told = messages, options["tools"]
+            if any(message["role"] == "tool" for message in messages):
+                raise ValueError("what role is that?")
             return "text"
 
         def __call__(self, _text: str, **_options: Any) -> dict[str, list[int]]:
             return {"input_ids": [1]}
 
     raw = Tokenizer()
-    await inprocess.ChatTokenizer(raw).encode(REQUEST)
-    assert raw.told == for_template(CHAT, TOOLS, PLAIN)
+    assert await inprocess.ChatTokenizer(raw).encode(REQUEST) == [1]
+    assert raw.told == (msgspec.to_builtins(folded(CHAT, TOOLS)), None)
 
 
 async def test_every_count_covers_calls_results_and_tools() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemlperf.errors import UserError
@@ -19,6 +19,7 @@ from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Function, Message, ToolCall
 from tests.virtual import MS
+from tests.workload.tokenizers import byte_tokenizer
 
 THINK_MS = 250
 
@@ -94,6 +95,16 @@ def test_openai_messages_and_batch_lines(tmp_path: Path) -> None:
     assert texts(first, 2)[-2:] == ["assistant: it is 42", "user: thanks"]
     assert [turn.max_tokens for turn in first.turns] == [2, 3, 7]
     assert (second.id, second.turns[0].max_tokens, json.loads(second.turns[0].tools)) == ("b", 5, tools)
+
+
+def test_calls_that_the_chat_template_leaves_out_are_counted(tmp_path: Path) -> None:
+    call = {"id": "c", "function": {"name": "f"}}
+    path = written(tmp_path, {"messages": [said("user", "x"), said("assistant", None, tool_calls=[call]), said("tool", "42")]})
+    for template, left_out in ((None, 0), ("{% for message in messages %}{{ message.content }}{% endfor %}", 1)):
+        plan = scenario(path, "openai_messages").override({"prompts.tokenizer": byte_tokenizer(tmp_path / str(left_out), template)})
+        found = Workload(plan, 0).sessions
+        assert found is not None
+        assert found.report.without_calls == left_out
 
 
 def test_older_calls_become_newer_ones(tmp_path: Path) -> None:
@@ -248,6 +259,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(calls=JSON_VALUES, tools=JSON_VALUES)
 def test_calls_and_tools_of_any_shape_are_read_or_named_with_their_row(
     tmp_path_factory: pytest.TempPathFactory, calls: object, tools: object

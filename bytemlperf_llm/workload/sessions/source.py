@@ -51,7 +51,8 @@ TEMPLATE_TOKENS = 64
 class SessionReport(msgspec.Struct, kw_only=True):
     """What became of a file's conversations, as far as it was read: `left_out` have no question with an answer, `too_long` don't fit the
     context, `truncated` end before their first turn that doesn't, `capped_delays` were longer than `max_delay_ms`, `waiting_subagents` wait
-    for an earlier one by `max_subagents`, and of `lengthened` prompts the chat template alone has more tokens than the file says."""
+    for an earlier one by `max_subagents`, of `lengthened` prompts the chat template alone has more tokens than the file says, and
+    `without_calls` recorded answers call tools, which the model's chat template leaves out."""
 
     left_out: int = 0
     too_long: int = 0
@@ -59,6 +60,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
     capped_delays: int = 0
     waiting_subagents: int = 0
     lengthened: int = 0
+    without_calls: int = 0
 
     def sentences(self) -> list[str]:
         """For the terminal."""
@@ -69,6 +71,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
             (self.capped_delays, "delays cut to max_delay_ms"),
             (self.waiting_subagents, "subagents wait for the end of an earlier one, by max_subagents"),
             (self.lengthened, "prompts longer than in the file: the chat template alone has more tokens"),
+            (self.without_calls, "responses call tools, which the model's chat template leaves out of the prompts that follow"),
         )
         return [f"{count} {what}" for count, what in said if count]
 
@@ -197,6 +200,7 @@ class SessionPrompts:
         nodes = ordered(draft)
         places = {node.name: place for place, node in enumerate(nodes)}
         lengths = [self._max_tokens(node, first + place) for place, node in enumerate(nodes)]
+        self.report.without_calls += 0 if self._counter.has_calls else sum(bool(node.tool_calls) for node in nodes)
         unsaid = (length if node.answer is None and node.blocks is None else 0 for node, length in zip(nodes, lengths, strict=True))
         answers = made_up_texts(self._seed, f"answers/{first}", unsaid)
         tools: dict[str | None, str] = {None: ""}
