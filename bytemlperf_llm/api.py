@@ -134,8 +134,8 @@ async def serve_bench(**flags: Any) -> Run:
         raise UserError(f"serve_bench has no flag {name!r}", nearest(name, known))
     words = ["serve-bench", *Flags.of(flags).words(), "--quiet"]
     command = [sys.executable, "-P", "-c", "from bytemlperf_llm.cli import main; main()", *words]
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(*command, env=environment(), **pipes)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=environment(), stdout=pipe, stderr=pipe)
     try:
         said, errors = await process.communicate()
     except asyncio.CancelledError:
