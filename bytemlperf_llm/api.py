@@ -44,7 +44,8 @@ class Figure:
 
     def __init__(self, name: str, metric: dict[str, Any]) -> None:
         self._name, self._ci95 = name, metric["ci95"]
-        self._by, self.unit = (NS_PER_MS, "ms") if metric["unit"] == "ns" else (1, metric["unit"])
+        unit: str = metric["unit"]
+        self._by, self.unit = (NS_PER_MS, "ms") if unit == "ns" else (1, unit)
         self.count, self.formula = metric["count"], metric["formula"]
         self._values = {name: metric[name] for name in ("mean", "std", "min", "max")}
         self._values |= {f"p{level.replace('.', '_')}": value for level, value in metric["percentiles"].items()}
