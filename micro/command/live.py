@@ -11,6 +11,7 @@ from collections import Counter
 
 from bytemlperf.command.live import LiveView
 from bytemlperf.export.prometheus import Exporter, Family
+from bytemlperf.report.text import number
 from micro.cases.case import Case
 from micro.peaks.record import Peaks
 from micro.registry import OPERATORS
@@ -92,6 +93,24 @@ class SweepView(LiveView):
         self.update(case.key)
 
     def add(self, row: Row) -> None:
-        """A case has ended."""
+        """A case has ended: a line, unless it wasn't measured."""
+        if row.status in ("ok", "failed"):
+            self.note(result_of(row))
         self._counts[row.status] += 1
         self.update(done=self._counts.total(), facts={status: f"{count}" for status, count in self._counts.items() if status != "ok"})
+
+
+def result_of(row: Row) -> str:
+    """A measured row in a line: case, median, rates, share of the peak that binds it; of a failed one why."""
+    if row.status == "failed" or row.latency_us is None:
+        return f"{row.key}: {row.status}: {row.reason}"
+    efficiency = row.efficiency or {}
+    share = efficiency.get("roof_measured", efficiency.get("cbu_measured"))
+    figures = (
+        (row.latency_us.p50, "µs"),
+        (row.mem_bw_gbs, "GB/s"),
+        (row.bus_bw_gbs, "GB/s of the bus"),
+        (row.tflops, "TFLOP/s"),
+        (None if share is None else share * 100, "% of peak"),
+    )
+    return f"{row.key}: " + ", ".join(f"{number(value)} {unit}" for value, unit in figures if value)

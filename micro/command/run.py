@@ -6,6 +6,7 @@ Everything is checked before anything is measured.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from micro.command.live import MicroMetrics, SweepView
 from micro.measure.timing import Rules
 from micro.operators.contract import DTYPES, REQUIRED, Argument
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
-from micro.peaks.peaks import needed_by, peaks_for
+from micro.peaks.peaks import PeakSource, needed_by
 from micro.peaks.record import Peaks, roofs_of
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import FAMILIES
@@ -100,12 +101,10 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
     receivers_for(flags, label)  # an address that can't be used is said before anything is measured
     metrics = MicroMetrics()
     with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
-        peaks = None
-        if flags.peaks != "off":
-            peaks = peaks_for(needed_by(cases), settings, fresh=flags.peaks == "fresh", says=view.update)
+        source = None if flags.peaks == "off" else PeakSource(settings, fresh=flags.peaks == "fresh", says=view.update)
         config = {"cases": msgspec.to_builtins(cases), "settings": msgspec.to_builtins(settings)}
         packages = {package for case in cases for package in find_provider(case.provider).packages}
-        more = {"peaks": msgspec.to_builtins(peaks) if peaks else None, "sheet": msgspec.to_builtins(sheet) if sheet else None}
+        more = {"peaks": msgspec.to_builtins(source.peaks) if source else None, "sheet": msgspec.to_builtins(sheet) if sheet else None}
         run = SuiteRun.begin(
             flags.runs_dir,
             "micro",
@@ -117,7 +116,7 @@ def run_cases(cases: list[Case], flags: Flags, label: str, command: list[str]) -
             more={**more, "exports": [name for name in ("csv", "jsonl") if getattr(flags, name)]},
         )
         begun(run.folder)
-        return _sweep(run, cases, settings, view, metrics, flags)
+        return _sweep(run, cases, settings, view, metrics, flags, source)
 
 
 def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
@@ -133,7 +132,8 @@ def resume_run(folder: Path, flags: Flags, command: list[str]) -> int:
         metrics = MicroMetrics()
         with live(metrics.exporter, flags, quiet=flags.quiet) as begun, SweepView(quiet=flags.quiet) as view:
             begun(folder)
-            return _sweep(run, left, settings, view, metrics, flags)
+            source = PeakSource(settings, says=view.update) if run.run.get("peaks") else None
+            return _sweep(run, left, settings, view, metrics, flags, source)
     finally:
         run.end()
 
@@ -147,9 +147,16 @@ def _planned(run: dict[str, Any]) -> tuple[list[Case], Settings]:
         raise UserError(f"this run can't be resumed: {why(error)}", "start a new run") from None
 
 
-def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView, metrics: MicroMetrics, output: RunOutput) -> int:
-    peaks = msgspec.convert(run.run["peaks"], Peaks) if run.run.get("peaks") else None
-    metrics.plan(len(cases), peaks)
+def _sweep(
+    run: SuiteRun,
+    cases: list[Case],
+    settings: Settings,
+    view: SweepView,
+    metrics: MicroMetrics,
+    output: RunOutput,
+    source: PeakSource | None,
+) -> int:
+    held = HeldTo(run.run, source, lambda peaks: metrics.plan(len(cases), peaks))
     interrupted = False
 
     def keep(row: Row) -> None:
@@ -157,7 +164,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
         metrics.add(row)
         view.add(row)
 
-    sweep = Sweep(settings, keep, begins=view.begins, roofs=roofs_of(run.run))
+    sweep = Sweep(settings, keep, begins=view.begins, roofs=held.roofs)
     with run:
         try:
             view.begin(len(cases))
@@ -165,6 +172,7 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
         except KeyboardInterrupt:  # the case under way is ended; every row so far is kept
             interrupted = True
         finally:
+            held.close()
             runners = {name: msgspec.to_builtins(hello) for name, hello in sweep.hellos.items()}
             summary = run.end(stopped=interrupted, runners=runners)
     view.__exit__()
@@ -174,6 +182,30 @@ def _sweep(run: SuiteRun, cases: list[Case], settings: Settings, view: SweepView
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else status
+
+
+class HeldTo:
+    """The roofs of a run's rows: its data sheet's, and the peaks that are measured as cases come to need them, which run.json then has."""
+
+    def __init__(self, run: dict[str, Any], source: PeakSource | None, changed: Callable[[Peaks | None], None]) -> None:
+        self._run, self._source, self._changed = run, source, changed
+        self._roofs = roofs_of(run)
+        changed(source.peaks if source else None)
+
+    def roofs(self, case: Case, row: Row | None) -> dict[str, Roof]:
+        """Of a case, before it runs; after it with its `row`, which is above them."""
+        if self._source is not None:
+            needed = needed_by([case])
+            if self._source.need(needed) if row is None else self._source.refine(needed):
+                self._run["peaks"] = msgspec.to_builtins(self._source.peaks)
+                self._roofs = roofs_of(self._run)
+                self._changed(self._source.peaks)
+        return self._roofs
+
+    def close(self) -> None:
+        """Measure no more."""
+        if self._source is not None:
+            self._source.close()
 
 
 def sheet_roof(card: Card) -> Roof:

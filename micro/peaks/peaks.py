@@ -8,7 +8,8 @@ They are cases like any other, run by the same workers, checked before they are 
 - **link**: one rank sends, another receives, some sizes; the fastest.
 
 A peak is the fastest sample and not a median: what the machine can do, undisturbed. Peaks are kept in the
-cache folder by a hash of what they depend on, and each says when it was measured.
+cache folder by a hash of what they depend on, and each says when it was measured. One is measured shortly when a sweep comes to the first
+case that needs it; the next sweeps look again at its best case, `LOOKS` times in all, and so does a sweep whose row is above it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from bytemlperf.hardware.kept import path_of
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
@@ -25,17 +28,18 @@ from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.operators.contract import Cost
 from micro.peaks.machine import GPU_CACHE_BYTES, identity_of, last_level_cache_bytes, read_cached, write_cached
-from micro.peaks.record import BUSY_CPUS, WRITE_SHARES, Needed, Peak, Peaks
+from micro.peaks.record import BUSY_CPUS, LOOKS, WRITE_SHARES, Needed, Peak, Peaks
 from micro.registry import OPERATORS
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
 RULES = Rules(warm_up_s=0.3, budget_s=1.0)
+SHORT_RULES = Rules(warm_up_s=0.05, budget_s=0.25)
 LIMIT_S = 30.0
 """Of one case: a format that the device lacks may be emulated a thousand times slower."""
 
 BUSY_TRIES = 3
 GEMM_PROVIDERS = ("torch", "onednn")
-ENOUGH_S = 0.05
+ENOUGH_S = 0.01
 """A product of that long keeps every core busy; a larger one would not be faster."""
 
 FIRST_SIZE = {"cpu": 512, "cuda": 2048}
@@ -74,37 +78,89 @@ def kept(identity: dict[str, str]) -> Peaks:
     return peaks if peaks is not None and peaks.identity == identity else Peaks(identity=identity)
 
 
-def peaks_for(
-    needed: Needed,
-    settings: Settings,
-    *,
-    fresh: bool = False,
-    says: Callable[[str], None] = lambda _text: None,
-    runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
-) -> Peaks:
-    """Those that are needed: what the cache has, and the rest measured now. Raises UserError where no worker comes up."""
-    identity = identity_of(settings.device, settings.threads)
-    peaks = Peaks(identity=identity) if fresh else kept(identity)
-    lacking = peaks.lacks(needed)
-    if not any(lacking):
-        return peaks
-    bench = _Bench(settings, RUNNERS if runners is None else runners, says)
-    try:
-        for dtype in sorted(lacking.dtypes):
-            _keep_best(peaks.flops, dtype, _gemms(bench, dtype), peaks.missing, dtype)
-        if lacking.memory:
+class PeakSource:
+    """A sweep's peaks: what the cache has, and the rest measured when a case needs it. With `fresh` all are measured, and for long."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        fresh: bool = False,
+        says: Callable[[str], None] = lambda _text: None,
+        runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
+    ) -> None:
+        identity = identity_of(settings.device, settings.threads)
+        self.peaks = Peaks(identity=identity) if fresh else kept(identity)
+        self._rules = RULES if fresh else SHORT_RULES
+        self._bench = _Bench(settings, RUNNERS if runners is None else runners, says)
+        self._seen: set[str] = set()  # formats, "memory" and "link" that this sweep has looked at
+
+    def need(self, needed: Needed) -> bool:
+        """Have these: measure those that were never tried, look again at those that few sweeps have seen. Whether any may have changed.
+        Raises UserError where no worker comes up."""
+        lacking = self.peaks.lacks(needed)
+        rough = self.peaks.rough(needed) - self._seen
+        self._seen |= rough | lacking.names
+        self._measure(lacking, self._rules)
+        for dtype in sorted(rough - {"memory"}):
+            peak = self.peaks.flops[dtype]
+            self._keep_best(self.peaks.flops, dtype, [_product(self._bench, peak.provider, peak.args)], dtype)
+        if "memory" in rough:
+            self._measure(Needed(memory=True), SHORT_RULES)
+        return self._kept() if any(lacking) or rough else False
+
+    def refine(self, needed: Needed) -> bool:
+        """Measure these for long, once in a sweep: a row is above one of them. Whether any may have changed."""
+        rough = self.peaks.rough(needed)
+        self._measure(Needed(needed.dtypes & rough, "memory" in rough), RULES)
+        return self._kept() if rough else False
+
+    def close(self) -> None:
+        """End its workers."""
+        self._bench.close()
+
+    def _kept(self) -> bool:
+        if self.peaks.memory:
+            self.peaks.missing.pop("memory", None)
+        write_cached(path_for(self.peaks.identity), self.peaks)
+        return True
+
+    def _measure(self, needed: Needed, rules: Rules) -> None:
+        bench, peaks = self._bench, self.peaks
+        bench.rules = rules
+        for dtype in sorted(needed.dtypes):
+            self._keep_best(peaks.flops, dtype, _gemms(bench, dtype), dtype)
+        if needed.memory:
             for name in WRITE_SHARES:
-                _keep_best(peaks.memory, name, _streams(bench, name), peaks.missing, "memory")
-        if lacking.link:
+                self._keep_best(peaks.memory, name, _streams(bench, name), "memory")
+        if needed.link:
             best = dict[str, Peak]()
-            _keep_best(best, "link", _links(bench), peaks.missing, "link")
+            bench.rules = RULES
+            self._keep_best(best, "link", _links(bench), "link")
             peaks.link = best.get("link")
+
+    def _keep_best(self, best: dict[str, Peak], name: str, tries: Iterable[_Tried], what: str) -> None:
+        """The fastest of `tries` and of what is there, which has been looked at once more."""
+        looks, reasons = best[name].looks if name in best else 0, []
+        for tried in tries:
+            if tried.peak is None:
+                reasons.append(tried.reason)
+            elif name not in best or tried.peak.per_s > best[name].per_s:
+                best[name] = tried.peak
+        if name in best:
+            best[name] = msgspec.structs.replace(best[name], looks=LOOKS if self._bench.rules == RULES else looks + 1)
+        else:
+            self.peaks.missing[what] = "; ".join(reasons) or "nothing fits into memory"
+
+
+def peaks_for(needed: Needed, settings: Settings, *, fresh: bool = False, **more: Any) -> Peaks:
+    """Those that are needed, as `PeakSource` has them. Raises UserError where no worker comes up."""
+    source = PeakSource(settings, fresh=fresh, **more)
+    try:
+        source.need(needed)
     finally:
-        bench.close()
-    if peaks.memory:
-        peaks.missing.pop("memory", None)
-    write_cached(path_for(identity), peaks)
-    return peaks
+        source.close()
+    return source.peaks
 
 
 class _Tried(NamedTuple):
@@ -122,6 +178,7 @@ def _fastest_s(timed: Timed) -> float:
 class _Bench:
     def __init__(self, settings: Settings, makers: dict[str, Callable[[Settings], CaseRunner]], says: Callable[[str], None]) -> None:
         self.settings, self.kind = settings, settings.device.partition(":")[0]
+        self.rules = SHORT_RULES
         self._makers, self._says = makers, says
         self._runners: dict[str, CaseRunner] = {}
 
@@ -139,7 +196,13 @@ class _Bench:
         case = case_text(op, args)
         self._says(f"measuring this machine's peaks: {case} [{provider}]")
         job = Job(
-            op=op, provider=provider, args=args, device=self.settings.device, seed=self.settings.seed, rules=RULES, cache_bytes=cache_bytes
+            op=op,
+            provider=provider,
+            args=args,
+            device=self.settings.device,
+            seed=self.settings.seed,
+            rules=self.rules,
+            cache_bytes=cache_bytes,
         )
         outcome = self._undisturbed(self._runners[operator.runner], job)
         if outcome.timed is None:
@@ -155,6 +218,7 @@ class _Bench:
             note=outcome.note,
             others_cpus=outcome.conditions.others_cpus if outcome.conditions else None,
             spread=median(outcome.timed.samples_ns) / min(outcome.timed.samples_ns) - 1,
+            args=args,
         )
         return _Tried(peak, call_s, "")
 
@@ -174,13 +238,17 @@ class _Bench:
             runner.close()
 
 
+def _product(bench: _Bench, provider: str, args: Arguments) -> _Tried:
+    return bench.tried("gemm", provider, args, lambda cost, _: cost.flops)
+
+
 def _gemms(bench: _Bench, dtype: str) -> Iterator[_Tried]:
     """Every provider, each from small to large."""
     limit = bench.settings.max_memory_bytes
     for provider in GEMM_PROVIDERS:
         size = FIRST_SIZE.get(bench.kind, FIRST_SIZE["cuda"])
         while size <= LAST_SIZE and (limit is None or 40 * size * size < limit):  # float64 references beside the matrices
-            tried = bench.tried("gemm", provider, {"M": size, "K": size, "N": size, "dtype": dtype}, lambda cost, _: cost.flops)
+            tried = _product(bench, provider, {"M": size, "K": size, "N": size, "dtype": dtype})
             yield tried
             if tried.peak is None or tried.call_s > ENOUGH_S:
                 break
@@ -198,14 +266,3 @@ def _links(bench: _Bench) -> Iterator[_Tried]:
     for values in LINK_VALUES:
         given = {"world_size": 2, "batch_size": 1, "dim_size": values, "dtype": "float32"}
         yield bench.tried("p2p", "torch", given, lambda _, outcome: outcome.link_bytes or 0)
-
-
-def _keep_best(best: dict[str, Peak], name: str, tries: Iterable[_Tried], missing: dict[str, str], what: str) -> None:
-    reasons = []
-    for tried in tries:
-        if tried.peak is None:
-            reasons.append(tried.reason)
-        elif name not in best or tried.peak.per_s > best[name].per_s:
-            best[name] = tried.peak
-    if name not in best:
-        missing[what] = "; ".join(reasons) or "nothing fits into memory"

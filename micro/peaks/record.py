@@ -10,13 +10,16 @@ import msgspec
 from micro.roofline import MEASURED, MEMORY, SHEET, Roof
 
 BUSY_CPUS = 0.5
+LOOKS = 4
+"""Sweeps that measure a peak shortly until it counts as known; one long measurement is as good."""
 HEADLINE = "stream_triad"
 WRITE_SHARES = {"stream_triad": 1 / 3, "stream_copy": 1 / 2, "stream_read": 0.0}
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
     """`per_s` FLOPs or bytes; of which case, provider and number of samples, and when. `others_cpus` is how many
-    CPUs other processes kept busy meanwhile, `spread` how much longer the median sample took than the fastest."""
+    CPUs other processes kept busy meanwhile, `spread` how much longer the median sample took than the fastest. `looks`: see `LOOKS`;
+    `args` are the case's."""
 
     per_s: float
     case: str
@@ -26,6 +29,8 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     others_cpus: float | None = None
     spread: float = 0.0
+    looks: int = LOOKS
+    args: dict[str, Any] = {}
 
     @property
     def error(self) -> float:
@@ -39,6 +44,11 @@ class Needed(NamedTuple):
     dtypes: frozenset[str] = frozenset()
     memory: bool = False
     link: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """Formats, "memory", "link"."""
+        return {*self.dtypes, *(name for name in ("memory", "link") if getattr(self, name))}
 
 
 class Peaks(msgspec.Struct, kw_only=True):
@@ -54,6 +64,13 @@ class Peaks(msgspec.Struct, kw_only=True):
     def every(self) -> list[Peak]:
         """All that were measured."""
         return [*self.flops.values(), *self.memory.values(), *([self.link] if self.link else [])]
+
+    def rough(self, needed: Needed) -> set[str]:
+        """Formats and "memory" among them whose peaks were seen shortly and in few sweeps."""
+        peaks = {name: [self.flops[name]] for name in needed.dtypes if name in self.flops}
+        if needed.memory:
+            peaks["memory"] = list(self.memory.values())
+        return {name for name, those in peaks.items() if any(peak.looks < LOOKS for peak in those)}
 
     def roof(self) -> Roof:
         """For efficiencies."""

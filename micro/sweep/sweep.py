@@ -71,7 +71,8 @@ RUNNERS: dict[str, Callable[[Settings], CaseRunner]] = {
 
 
 class Sweep:
-    """Runs cases. `keep` gets every row once, as soon as it is known; `begins` is told what comes next."""
+    """Runs cases. `keep` gets every row once, as soon as it is known; `begins` is told what comes next. `roofs` are what a case is held
+    against, asked before it runs; with a row that is above them again."""
 
     def __init__(
         self,
@@ -80,12 +81,12 @@ class Sweep:
         *,
         begins: Callable[[Case, int], None] = lambda _case, _place: None,
         runners: dict[str, Callable[[Settings], CaseRunner]] | None = None,
-        roofs: Mapping[str, Roof] | None = None,
+        roofs: Callable[[Case, Row | None], Mapping[str, Roof]] = lambda _case, _row: {},
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._keep, self._begins, self._now_s = settings, keep, begins, now_s
         self._makers = RUNNERS if runners is None else runners
-        self._roofs = roofs or {}
+        self._roofs = roofs
         self._runners: dict[str, CaseRunner] = {}  # up or not: see hellos
         self._rates: dict[str, Rates] = {}
         self.hellos: dict[str, Hello] = {}
@@ -120,6 +121,7 @@ class Sweep:
         return self._run(case, operator, runner, rates, expected)
 
     def _run(self, case: Case, operator: Operator, runner: CaseRunner, rates: Rates, expected: Estimate) -> Row:
+        roofs = self._roofs(case, None)
         settings, cost, began = self._settings, operator.cost(case.args), self._now_s()
         before = snapshot(settings.device)
         outcome = runner.run(self._job(case), settings.max_case_s)
@@ -129,6 +131,11 @@ class Sweep:
             whole = msgspec.structs.replace(between(before, snapshot(settings.device)), others_cpus=None)
             outcome = msgspec.structs.replace(outcome, conditions=whole)
         row = self._row(case, outcome, cost, expected, self._now_s() - began)
+        if too_fast(roofs.get(MEASURED, Roof()), row):
+            roofs = self._roofs(case, row)
+        wrong = too_fast(roofs.get(MEASURED, Roof()), row)
+        row = msgspec.structs.replace(row, efficiency=efficiency(roofs, row))
+        row = msgspec.structs.replace(row, status="failed", reason=wrong) if wrong else row
         if row.status == "ok" and row.latency_us is not None and outcome.timed is not None and row.duration_s is not None:
             rates.learn(rate_name(operator, cost, case.provider), expected.call_s, row.latency_us.min / 1e6)
             timing_s = outcome.timed.warm_up_s + outcome.timed.sampling_s
@@ -136,7 +143,7 @@ class Sweep:
         return row
 
     def _row(self, case: Case, outcome: Outcome, cost: Cost, expected: Estimate, duration_s: float) -> Row:
-        """Of a case that a runner was given, however it ended: rates from the analytic cost, shares of the peaks, what the caches held."""
+        """Of a case that a runner was given, however it ended: rates from the analytic cost, what the caches held."""
         settings, timed = self._settings, outcome.timed
         io_bytes = cost.read_bytes + cost.write_bytes
         row = msgspec.structs.replace(
@@ -160,7 +167,7 @@ class Sweep:
             return row
         latency = latency_of(timed)
         nanoseconds, link_bytes = latency.p50 * 1000, outcome.link_bytes or 0
-        row = msgspec.structs.replace(
+        return msgspec.structs.replace(
             row,
             latency_us=latency,
             noise=noise_of(timed, settings.rules.precision),
@@ -170,9 +177,6 @@ class Sweep:
             bus_bw_gbs=link_bytes * (outcome.bus_factor or 1.0) / nanoseconds if nanoseconds and link_bytes else None,
             buffers=_buffers(timed, cost, settings.cache_bytes),
         )
-        wrong = too_fast(self._roofs[MEASURED], row) if MEASURED in self._roofs else ""
-        row = msgspec.structs.replace(row, efficiency=efficiency(self._roofs, row))
-        return msgspec.structs.replace(row, status="failed", reason=wrong) if wrong else row
 
     def _job(self, case: Case) -> Job:
         settings = self._settings

@@ -59,7 +59,7 @@ def run_and_records() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     runner, rows = ScriptedRunner(answer), list[Any]()
     settings = Settings(cache_bytes=CACHE, threads=2, threads_from="physical cores")
     makers = {"worker": lambda _: runner, "ranks": lambda _: runner}
-    sweep = Sweep(settings, rows.append, runners=makers, roofs={MEASURED: peaks().roof()}, now_s=lambda: runner.now)
+    sweep = Sweep(settings, rows.append, runners=makers, roofs=lambda _case, _row: {MEASURED: peaks().roof()}, now_s=lambda: runner.now)
     sweep.run(cases())
     run = {
         "format_version": 1,

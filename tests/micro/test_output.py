@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bytemlperf.runs.kinds import Figure, Plot, Table
-from micro.command.live import MicroMetrics
+from micro.command.live import MicroMetrics, SweepView, result_of
 from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.results.kind import KIND
 from micro.results.table import cells, remarks
@@ -236,3 +236,17 @@ def test_what_is_above_the_measured_peak_is_remarked_at_its_row() -> None:
     row = msgspec.structs.replace(ROWS[5], efficiency=shares)
     assert "MBU 120%: the measured peak is low, or a cache kept the result" in remarks(row)
     assert "MBU" not in remarks(msgspec.structs.replace(row, efficiency={"mbu_measured": 1.04, "mbu_sheet": 3.0}))
+
+
+def test_a_row_is_a_line_as_soon_as_it_is_measured(capsys) -> None:
+    ok = next(row for row in ROWS if row.status == "ok" and row.tflops)
+    line = result_of(ok)
+    assert line.startswith(f"{ok.key}: ")
+    assert "µs" in line
+    assert "TFLOP/s" in line
+    view = SweepView(quiet=False)
+    view.add(ok)
+    view.add(next(row for row in ROWS if row.status == "refused"))
+    assert capsys.readouterr().err == f"{line}\n"
+    failed = next(row for row in ROWS if row.status == "failed")
+    assert failed.reason in result_of(failed)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from micro.cases.case import Case
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
-from micro.peaks.peaks import kept, needed_by, path_for, peaks_for
-from micro.peaks.record import Needed, Peaks
+from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, kept, needed_by, path_for, peaks_for
+from micro.peaks.record import LOOKS, Needed, Peaks
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 
@@ -53,11 +54,11 @@ def test_products_grow_until_a_call_takes_long_enough() -> None:
     runner = ScriptedRunner(answer)
     measure(Needed(frozenset({"float32"})), runner)
     sizes = [job.args["M"] for job in runner.jobs if job.provider == "torch"]
-    assert sizes == [512, 1024, 2048, 4096]  # 4096: 0.137 s
+    assert sizes == [512, 1024, 2048]  # 2048: 17 ms
 
 
-def test_peaks_are_kept_and_measured_once() -> None:
-    first = measure(ALL, ScriptedRunner(answer))
+def test_peaks_are_kept_and_measured_once_for_long() -> None:
+    first = measure(ALL, ScriptedRunner(answer), fresh=True)
     again = ScriptedRunner(answer)
     assert measure(ALL, again) == first
     assert not again.jobs
@@ -66,6 +67,40 @@ def test_peaks_are_kept_and_measured_once() -> None:
     fresh = ScriptedRunner(answer)
     measure(ALL, fresh, fresh=True)
     assert fresh.jobs
+
+
+def test_a_peak_is_measured_shortly_and_looked_at_again_by_the_next_sweeps() -> None:
+    float32 = Needed(frozenset({"float32"}))
+    first = ScriptedRunner(answer)
+    assert measure(float32, first).flops["float32"].looks == 1
+    assert {job.rules for job in first.jobs} == {SHORT_RULES}
+    for sweep in range(2, LOOKS + 1):
+        again = ScriptedRunner(lambda job, by=1 + sweep / 100: _faster(answer(job), by))
+        peaks = measure(float32, again)
+        assert [(job.provider, job.args) for job in again.jobs] == [(peaks.flops["float32"].provider, peaks.flops["float32"].args)]
+        assert peaks.flops["float32"].looks == sweep
+        assert peaks.flops["float32"].per_s == pytest.approx(2e12 * (1 + sweep / 100), rel=1e-3)  # the fastest of all
+    last = ScriptedRunner(answer)
+    measure(float32, last)
+    assert not last.jobs
+
+
+def _faster(outcome: Outcome, by: float) -> Outcome:
+    assert outcome.timed is not None
+    samples = [round(value / by) for value in outcome.timed.samples_ns]
+    return msgspec.structs.replace(outcome, timed=msgspec.structs.replace(outcome.timed, samples_ns=samples))
+
+
+def test_a_row_above_a_short_peak_has_it_measured_for_long() -> None:
+    runner = ScriptedRunner(answer)
+    source = PeakSource(Settings(max_memory_bytes=8 << 30), runners={"worker": lambda _: runner, "ranks": lambda _: runner})
+    float32 = Needed(frozenset({"float32"}))
+    assert source.need(float32)
+    assert not source.need(float32)  # once in a sweep
+    runner.jobs.clear()
+    assert source.refine(float32)
+    assert {job.rules for job in runner.jobs} == {RULES}
+    assert not source.refine(float32)
 
 
 def test_a_damaged_cache_is_measured_anew() -> None:

@@ -128,7 +128,9 @@ def test_estimates_learn_how_long_set_up_and_timing_take() -> None:
 def test_efficiency_is_in_the_row() -> None:
     runner, rows = ScriptedRunner(), list[Row]()
     roofs = {"measured": Roof(flops_per_s={"float32": 4e9}, bytes_per_s=1e9)}
-    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=roofs, now_s=lambda: runner.now).run([case(100)])
+    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=lambda _case, _row: roofs, now_s=lambda: runner.now).run(
+        [case(100)]
+    )
     assert rows[0].efficiency is not None
     assert rows[0].efficiency["mfu_measured"] == 0.5  # 2e6 FLOPs in 1 ms
 
@@ -142,7 +144,9 @@ def test_a_row_above_a_measured_roof_and_its_error_is_failed_with_its_figures(
 ) -> None:
     runner, rows = ScriptedRunner(), list[Row]()
     roofs = {"measured": Roof(flops_per_s={"float32": flops_peak}, errors=errors)}
-    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=roofs, now_s=lambda: runner.now).run([case(100)])
+    Sweep(Settings(), rows.append, runners={"worker": lambda _: runner}, roofs=lambda _case, _row: roofs, now_s=lambda: runner.now).run(
+        [case(100)]
+    )
     assert rows[0].status == status  # 2e6 FLOPs in 1 ms
     assert rows[0].latency_us is not None
     assert ("no such work was done" in rows[0].reason) == (status == "failed")
