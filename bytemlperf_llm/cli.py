@@ -19,7 +19,7 @@ from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
 from bytemlperf_llm.plan.flags import EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
-from bytemlperf_llm.trace.flags import RecordFlags
+from bytemlperf_llm.trace.flags import DescribeFlags, RecordFlags
 
 app = App("Benchmark LLM serving the way production sees it.", name="bmp-llm")
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
@@ -231,6 +231,18 @@ def trace_record(flags: RecordFlags) -> None:
     from bytemlperf_llm.trace.command import record
 
     raise typer.Exit(record(flags))
+
+
+@trace_app.command("describe", short_help="Print what a trace holds.")
+@with_flags
+def trace_describe(
+    file: Annotated[Path, Argument("The trace file, or a folder of them.")],
+    flags: DescribeFlags,
+) -> None:
+    """Print what a trace holds: sessions, turns, lengths, pauses, prefix reuse, the most at a time, how long it takes at --time-scale."""
+    from bytemlperf_llm.trace.command import describe_trace
+
+    describe_trace(file, flags)
 
 
 @engine_app.command("check")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from bytemlperf.command.console import sayer
+import msgspec
+
+from bytemlperf.command.console import print_sections, sayer, terminal
 from bytemlperf.command.signals import draining
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import checked_url
 from bytemlperf.report.text import counted
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.dataset import tokenizer_folder
-from bytemlperf_llm.trace.flags import RecordFlags
+from bytemlperf_llm.trace.description import describe
+from bytemlperf_llm.trace.detection import format_of
+from bytemlperf_llm.trace.flags import DescribeFlags, RecordFlags
 from bytemlperf_llm.trace.proxy import LOOPBACK, RecordingProxy
 from bytemlperf_llm.trace.recording import Recording
+from bytemlperf_llm.trace.sections import description_sections
 
 
 def record(flags: RecordFlags) -> int:
@@ -40,6 +46,15 @@ def record(flags: RecordFlags) -> int:
     if recording.rows.failure:
         raise UserError(f"{flags.out} can't be written: {recording.rows.failure}", "free some space, and record again")
     return 0
+
+
+def describe_trace(path: Path, flags: DescribeFlags) -> None:
+    """Print what a trace holds, as tables or as JSON. Raises UserError."""
+    told = describe(path, format_of(path, flags.dataset_name), flags)
+    if flags.json:
+        print(msgspec.json.encode(told).decode())
+    else:
+        print_sections(terminal(), description_sections(told))
 
 
 async def _serve(proxy: RecordingProxy, what: str) -> None:

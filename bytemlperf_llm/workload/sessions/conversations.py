@@ -18,7 +18,7 @@ import msgspec
 from bytemlperf_llm.workload.data_files import bad, decode, is_text, lines
 from bytemlperf_llm.workload.json_values import values
 from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, answered, packed
-from bytemlperf_llm.workload.traces.jsonl import MILLISECOND, Tokens
+from bytemlperf_llm.workload.traces.jsonl import MILLISECOND, MOONCAKE_TOKENS, Tokens
 from bytemlperf_llm.workload.traces.rows import file_ns
 from bytemlperf_llm.workload.traces.sharegpt import ANSWERING, ASKING, FORM, Conversation, Utterance
 from engines.contract import Function, Message, ToolCall
@@ -26,7 +26,6 @@ from engines.contract import Function, Message, ToolCall
 OPENAI_FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 ROW_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "content": "..."}], "output_length": 16}'
 ONE_FIX = f"give each row as {ROW_FORM}"
-MOONCAKE_TOKENS = 512
 
 
 class _Part(msgspec.Struct, frozen=True):

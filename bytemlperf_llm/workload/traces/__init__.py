@@ -25,7 +25,7 @@ class TraceFormat(NamedTuple):
 
 
 FORMATS: dict[str, TraceFormat] = {
-    "mooncake": TraceFormat(jsonl.timed, block_tokens=512),
+    "mooncake": TraceFormat(jsonl.timed, block_tokens=jsonl.MOONCAKE_TOKENS),
     "azure": TraceFormat(tables.azure),
     "burstgpt": TraceFormat(tables.burstgpt),
     "bailian": TraceFormat(jsonl.timed, block_tokens=16),

@@ -22,6 +22,7 @@ from engines.contract import Message
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_ROW_TOKENS)]
 
 MILLISECOND = Decimal("0.001")
+MOONCAKE_TOKENS = 512
 TIMED_FORM = '{"timestamp": 0, "input_length": 512, "output_length": 16, "hash_ids": [0]}'
 CUSTOM_FORM = '{"prompt": "...", "output_tokens": 16} or {"messages": [{"role": "user", "content": "..."}]}'
 
