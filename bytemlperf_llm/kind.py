@@ -37,7 +37,8 @@ from bytemlperf_llm.run.verify import verify
 
 LABELLED = (*LATENCIES, "itl")
 HEADLINES = {("ttft", "50"), ("tpot", "50"), ("e2e", "50")}
-RATE_LABELS = {name: name.replace("_", " ") for name in ("request_throughput", "output_token_throughput", "input_token_throughput")}
+RATES = ("request_throughput", "output_token_throughput", "input_token_throughput", "input_throughput")
+RATE_LABELS = {name: name.replace("_", " ") for name in RATES}
 _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
 PARALLEL_OPTIONS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
@@ -125,8 +126,11 @@ KIND = LlmKind()
 
 def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) -> list[Figure]:
     """Every figure of a summary, with samples from the run's columns where there are any."""
-    metrics = summary.get("metrics", {}).items()
-    latencies = [figure for name, metric in metrics if name in LABELLED for figure in _latencies(key, name, metric, columns)]
+    metrics = summary.get("metrics", {})
+    tail = "ttft" if "ttft" in metrics else "e2e"
+    latencies = [
+        figure for name, metric in metrics.items() if name in LABELLED for figure in _latencies(key, name, metric, columns, tail=tail)
+    ]
     return [*latencies, *_rates(key, summary, columns), *_shares(key, summary), *_sessions(key, summary), *_classes(key, summary)]
 
 
@@ -166,11 +170,11 @@ def _gauges(records: Iterable[RequestRecord]) -> Sequence[Sample]:
     return kept.samples
 
 
-def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None, of: str = "") -> list[Figure]:
+def _latencies(key: str, name: str, metric: dict[str, Any], columns: RunColumns | None, of: str = "", tail: str = "ttft") -> list[Figure]:
     samples, ids = _samples(name, columns) if name in LATENCIES and columns is not None else ((), ())
     names = {"mean": "mean", **{percent: f"p{percent}" for percent in metric["percentiles"]}}
     claimed = [percent for percent, value in metric["percentiles"].items() if not isinstance(value, str)]
-    headlines = HEADLINES | {("ttft", percent) for percent in claimed[-1:]}  # the highest that the sample carries
+    headlines = HEADLINES | {(tail, percent) for percent in claimed[-1:]}  # the highest that the sample carries
     return [
         figure_of(
             metric,
@@ -212,7 +216,7 @@ def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> lis
                 better="higher",
                 low=low,
                 high=high,
-                headline=name == "output_token_throughput",
+                headline=name in ("output_token_throughput", "input_throughput"),
                 samples=stretches,
                 statistic="mean" if len(stretches) else "",
                 count=len(stretches) or None,
@@ -223,7 +227,7 @@ def _rates(key: str, summary: dict[str, Any], columns: RunColumns | None) -> lis
 
 def _stretches(name: str, summary: dict[str, Any], columns: RunColumns) -> Sequence[float]:
     """The rate in thirty equal stretches of the steady window, whose mean is the rate; none for a short run."""
-    if name == "input_token_throughput" or columns.ok.sum() < 2 * THROUGHPUT_STRETCHES:
+    if name.startswith("input_") or columns.ok.sum() < 2 * THROUGHPUT_STRETCHES:
         return ()
     window = summary["steady_state"]["window"]
     start, end = ((window[side] - columns.origin_ns) / 1e9 for side in ("start_ns", "end_ns"))

@@ -26,7 +26,7 @@ _Connecting = Literal["name_not_found", "connection_refused", "connection_reset"
 _Late = Literal["connect_timeout", "first_token_timeout", "idle_timeout", "total_timeout"]
 _Refused = Literal["http_4xx", "http_429", "http_5xx", "redirect", "not_a_stream"]
 _InStream = Literal["error_in_stream", "malformed_stream", "truncated_stream", "too_large", "content_encoding", "empty_response"]
-ErrorClass = Literal[_Connecting, _Late, _Refused, _InStream, "no_token", "context_length", "engine_failed"]
+ErrorClass = Literal[_Connecting, _Late, _Refused, _InStream, "no_token", "invalid_output", "context_length", "engine_failed"]
 """Closed: an error text or a URL never becomes a class (nor a metric label)."""
 
 FAILED_REASONS = frozenset(
@@ -98,8 +98,9 @@ _PLACEHOLDERS = ("session", "class", "request")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent: chat `messages`, or a plain `prompt`, exactly one of the two.
+    """What is sent: chat `messages`, a plain `prompt`, a prompt's `token_ids`, or `inputs`, exactly one of them.
 
+    Each of `inputs` (text, or token ids) becomes a vector; with a `query`, a score. Nothing is generated then: `max_tokens` is 0.
     `index` is the place in the schedule, from 0; `id` is unique within a run. `tools` that the model may call are the JSON text of a
     list, as OpenAI's API has it; empty for none.
     """
@@ -109,6 +110,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    inputs: tuple[str | tuple[int, ...], ...] | None = None
+    query: str | None = None
     sampling: Sampling = Sampling()
     session: str | None = None
     turn: int = 0
@@ -121,9 +125,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.traffic_class is None else self.traffic_class.name
 
     def text_length(self) -> int:
-        """Characters of prompt text, calls and tools among them, roles apart."""
+        """Characters of prompt text, calls and tools among them, roles apart; of token ids, how many."""
+        if self.inputs is not None:
+            return len(self.query or "") + sum(map(len, self.inputs))
         if self.messages is None:
-            return len(self.prompt or "")
+            return len(self.prompt or self.token_ids or "")
         return len(self.tools) + sum([len(message.text() if message.tool_calls else message.content) for message in self.messages])
 
 
@@ -170,7 +176,8 @@ class Decoded(msgspec.Struct, kw_only=True):
     that it failed, or can't be understood.
 
     Where chunks are events, not tokens, `shown_tokens` is how many tokens the events show by themselves: `tokens_per_chunk` may
-    sum to more, spread by what usage reports. `hidden_tokens` of usage's output weren't streamed (reasoning).
+    sum to more, spread by what usage reports. `hidden_tokens` of usage's output weren't streamed (reasoning). `outputs` are the vectors
+    or scores of a request of inputs.
     """
 
     tokens_per_chunk: list[int]
@@ -179,6 +186,7 @@ class Decoded(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     shown_tokens: int | None = None
     hidden_tokens: int = 0
+    outputs: int = 0
     error_class: ErrorClass | None = None
     error_detail: str = ""
 
@@ -196,12 +204,19 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
 
 
+Input = Literal["token_ids"]
+"""What else than text a request may be."""
+
+Api = Literal["chat", "completions", "responses", "embeddings", "rerank"]
+"""How an engine is asked: with a conversation, or a text; for its continuation, or for a vector or score of each input."""
+
+
 class EngineInfo(msgspec.Struct, kw_only=True):
     """What a started engine says of itself; kept in run.json. `dtype` is of what was really loaded: where weights are
     stored in another type than they are multiplied in, both (`engines.loaded_weights.dtype_text`).
 
-    `reports` names what it can report: "usage", "stages", "stats". `notes` are sentences that a
-    reader of the result must see, such as "one request at a time".
+    `api` is how it is asked, `accepts` what a request may be besides text. `reports` names what it can report: "usage", "stages", "stats".
+    `notes` are sentences that a reader of the result must see, such as "one request at a time".
     """
 
     name: str
@@ -211,7 +226,9 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     model: str = ""
     tokenizer: str | None = None
     max_model_len: int | None = None
+    api: Api = "chat"
     reports: list[str] = []
+    accepts: list[Input] = []
     notes: list[str] = []
 
 

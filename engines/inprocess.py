@@ -58,13 +58,15 @@ class ChatTokenizer:
     async def encode(self, request: Request) -> Any:
         """Token ids of `request`, generation prompt included. Raises EngineError when it can't be templated."""
         try:
-            if request.text_length() <= INLINE_TEXT_CHARACTERS:
+            if request.token_ids is not None or request.text_length() <= INLINE_TEXT_CHARACTERS:
                 return self._encode(request)
             return await asyncio.to_thread(self._encode, request)
         except Exception as error:  # a template is a program of the model's author: it can raise anything
             raise EngineError("engine_failed", f"the prompt can't be tokenised: {type(error).__name__}: {error}") from error
 
     def _encode(self, request: Request) -> Any:
+        if request.token_ids is not None:
+            return list(request.token_ids)
         if request.messages is None:
             return list(self.raw(request.prompt or "")["input_ids"])
         text = templated(self._render, request.messages, request.tools)
@@ -182,7 +184,12 @@ class InProcessEngine:
         info = await self._describe(model, chosen)
         notes = ["random weights: speeds are real, output is meaningless"] if model.random_weights else []
         return msgspec.structs.replace(
-            info, versions=available.versions, model=model.name, max_model_len=self._max_model_len, notes=[*info.notes, *notes]
+            info,
+            versions=available.versions,
+            model=model.name,
+            max_model_len=self._max_model_len,
+            accepts=["token_ids"],
+            notes=[*info.notes, *notes],
         )
 
     async def generate(self, request: Request, recorder: Recorder) -> Finish:

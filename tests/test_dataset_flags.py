@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, Scenario
 from bytemlperf_llm.run import preflight
-from engines.contract import EngineInfo, Model
+from engines.contract import Api, EngineInfo, Model
 from tests.workload.tokenizers import byte_tokenizer
 
 
@@ -193,8 +194,31 @@ def test_without_a_tokenizer_none_is_claimed(tmp_path):
 
 
 def test_plain_completions_have_no_template():
-    assert fitted(engine="openai", endpoint="/v1/completions").load.scenario.prompts.template == "plain"
-    assert fitted(engine="openai", endpoint="/v1/chat/completions").load.scenario.prompts.template == "chat"
+    templates = {api: fitted(info=EngineInfo(name="x", api=api)).load.scenario.prompts.template for api in get_args(Api)}
+    assert {api for api, template in templates.items() if template == "chat"} == {"chat", "responses"}
+
+
+def test_what_becomes_of_prompts_is_the_endpoints_and_may_change_again():
+    embeddings = preflight.fit_prompts(resolve(Flags(engine="openai")), None, EngineInfo(name="x", api="embeddings"))
+    assert (embeddings.load.scenario.prompts.task, embeddings.load.scenario.prompts.template) == ("embed", "plain")
+    assert preflight.fit_prompts(embeddings, None, EngineInfo(name="x")).load.scenario.prompts.task == "generate"
+
+
+@pytest.mark.parametrize(
+    ("flags", "api", "said"),
+    [
+        ({"tokenize_prompt": True, "input_len": 9}, "chat", "--tokenize-prompt"),
+        ({"tokenize_prompt": True, "input_len": 9}, "rerank", "--tokenize-prompt"),
+        ({"batch_size": 2}, "completions", "--batch-size"),
+        ({"goodput": ("ttft:5",)}, "embeddings", "e2el"),
+        ({"until": "ttft p50 ±5%"}, "rerank", "e2el"),
+        ({"scenario": "chat-multiturn"}, "embeddings", "--input-len"),
+    ],
+)
+def test_what_an_endpoint_can_not_be_asked_is_said(flags, api, said):
+    with pytest.raises(UserError) as caught:
+        preflight.fit_prompts(resolve(Flags(engine="openai", **flags)), None, EngineInfo(name="x", api=api))
+    assert said in caught.value.fix
 
 
 def test_a_scenario_with_texts_of_its_own_is_left_alone():

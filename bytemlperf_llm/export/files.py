@@ -20,11 +20,17 @@ from bytemlperf_llm.export.tables import CsvTable, ParquetTable
 from bytemlperf_llm.export.vllm_json import DATE_FORMAT, METRICS, VllmSetup, vllm_result, write_vllm_json
 from bytemlperf_llm.metrics.facts import SloMs, facts_from
 from bytemlperf_llm.plan.files import Files, VllmFile
-from bytemlperf_llm.plan.plan import sends_plain_prompts
 from bytemlperf_llm.plan.scenario import scenario_of
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import clock_origin_ns
 from bytemlperf_llm.workload.schedule import ramp_of
+
+VLLM_BACKENDS = {
+    "completions": "openai",
+    "responses": "openai-responses",
+    "embeddings": "openai-embeddings",
+    "rerank": "vllm-rerank",
+}
 
 
 class Sink(Protocol):
@@ -165,4 +171,4 @@ def _backend(run: dict[str, Any]) -> str:
     """vLLM's own names where it has one for the same thing."""
     if run["engine"]["name"] != "openai":
         return str(run["engine"]["name"])
-    return "openai" if sends_plain_prompts(run["config"]["engine_options"]) else "openai-chat"
+    return VLLM_BACKENDS.get(run["engine"].get("api"), "openai-chat")

@@ -111,7 +111,7 @@ def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:
             end_time=facts.epoch_ns + max(start_ns, end_ns),
         )
 
-    whole = span(f"chat {facts.model}", "", SpanKind.CLIENT, record.sent_ns, record.end_ns, _attributes(record, facts))
+    whole = span(f"{_operation(record)} {facts.model}", "", SpanKind.CLIENT, record.sent_ns, record.end_ns, _attributes(record, facts))
     stages = record.stages
     below = [] if stages is None else [(name, getattr(stages, start), getattr(stages, end)) for name, start, end in STAGES]
     return [
@@ -124,16 +124,20 @@ def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:
     ]
 
 
+def _operation(record: RequestRecord) -> str:
+    return "embeddings" if record.inputs else "chat"
+
+
 def _attributes(record: RequestRecord, facts: TraceFacts) -> dict[str, Any]:
     """By the conventions; what has no name there begins with `bmp.`. Absent values are left out."""
     assert record.sent_ns is not None
     first = next(iter(record.chunk_ns), None)
     found: dict[str, Any] = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _operation(record),
         "gen_ai.provider.name": facts.provider,
         "gen_ai.request.model": facts.model,
         "gen_ai.request.max_tokens": record.max_tokens or None,
-        "gen_ai.request.stream": True,
+        "gen_ai.request.stream": not record.inputs,
         "gen_ai.usage.input_tokens": record.prompt_tokens,
         "gen_ai.usage.output_tokens": record.output_tokens,
         "gen_ai.response.finish_reasons": None if record.finish_reason is None else (record.finish_reason,),

@@ -16,7 +16,7 @@ import msgspec
 from bytemlperf.extras import require
 from bytemlperf.report.text import guard_formula
 from bytemlperf.runs.files import writing
-from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, ntpot_ns, token_times, tpot_ns
+from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, due_ns, last_ns, ntpot_ns, token_times, tpot_ns
 from bytemlperf_llm.record.record import RequestRecord
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _cell(value: object) -> object:
 
 def _metrics_of(record: RequestRecord) -> dict[str, int | None]:
     times, due, sent = token_times(record), due_ns(record), record.sent_ns
-    first, last = (times.stamps_ns[0], times.stamps_ns[-1]) if times.stamps_ns else (None, None)
+    first, last = times.stamps_ns[0] if times.stamps_ns else None, last_ns(record)
     e2e = _minus(last, due)
     values = (
         _minus(first, due),

@@ -30,7 +30,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.runs.files import writing
 from bytemlperf.statistics.statistics import parse_percentile
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, token_times
+from bytemlperf_llm.metrics.definitions import chunk_gaps_ns, last_ns, token_times
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.record.record import RequestRecord
 
@@ -122,11 +122,13 @@ def _output(record: RequestRecord, origin_ns: int) -> _Output:
     if record.sent_ns is not None:
         output.start_s = (origin_ns + record.sent_ns) / NS_PER_S
         output.queue_s = max(0, record.sent_ns - (record.planned_ns or 0)) / NS_PER_S
-    if record.outcome != "ok" or not times.stamps_ns or record.sent_ns is None:
+    end_ns = last_ns(record)
+    if record.outcome != "ok" or end_ns is None or record.sent_ns is None:
         output.error = record.error_detail or record.error_class or record.outcome
         return output
     output.success, output.output_len = True, record.output_tokens
-    output.ttft_s, output.latency_s = ((times.stamps_ns[place] - record.sent_ns) / NS_PER_S for place in (0, -1))
+    first_ns = times.stamps_ns[0] if times.stamps_ns else end_ns  # as vLLM has it where there are no tokens
+    output.ttft_s, output.latency_s = ((stamp_ns - record.sent_ns) / NS_PER_S for stamp_ns in (first_ns, end_ns))
     output.itl_s = [gap / NS_PER_S for gap in chunk_gaps_ns(times)]
     return output
 

@@ -10,18 +10,18 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.live.metrics import LlmMetrics
-from bytemlperf_llm.metrics.definitions import due_ns, token_times, tpot_ns
+from bytemlperf_llm.metrics.definitions import due_ns, last_ns, token_times, tpot_ns
 from bytemlperf_llm.metrics.until import Until, errors, last_look
 from bytemlperf_llm.record.record import RequestRecord
 
 
 def latencies_ns(record: RequestRecord) -> dict[str, int | None]:
-    """TTFT, TPOT and E2E, which service levels are held against; none of a record without tokens. As `metrics.rates.goodput`."""
-    stamps, due = token_times(record).stamps_ns, due_ns(record)
-    if not stamps or due is None:
+    """TTFT, TPOT and E2E, which service levels are held against; none of a record without an answer. As `metrics.rates.goodput`."""
+    stamps, last, due = token_times(record).stamps_ns, last_ns(record), due_ns(record)
+    if last is None or due is None:
         return {}
-    first, last = stamps[0], stamps[-1]
-    return {"ttft": first - due, "tpot": tpot_ns(first, last, record.output_tokens), "e2e": last - due}
+    of_tokens = {"ttft": stamps[0] - due, "tpot": tpot_ns(stamps[0], last, record.output_tokens)} if stamps else {}
+    return of_tokens | {"e2e": last - due}
 
 
 class InOrder(LlmMetrics):

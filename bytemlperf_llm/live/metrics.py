@@ -10,7 +10,7 @@ import msgspec
 
 from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, Histogram, HistogramDelta
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.metrics.definitions import BURST_NS, bursts_of, chunk_gaps_ns, kept_times, token_runs_ns
+from bytemlperf_llm.metrics.definitions import BURST_NS, bursts_of, chunk_gaps_ns, kept_times, last_ns, token_runs_ns
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import ErrorClass
 
@@ -44,7 +44,10 @@ FAMILIES = (
         buckets=_PER_TOKEN_S,
     ),
     Family(
-        "bmp_e2e_request_latency_seconds", "histogram", "From the planned time (open loop) or sending to the last token.", buckets=_WHOLE_S
+        "bmp_e2e_request_latency_seconds",
+        "histogram",
+        "From the planned time (open loop) or sending to the last token, or response.",
+        buckets=_WHOLE_S,
     ),
     Family("bmp_schedule_lateness_seconds", "histogram", "Send delay: from a request's planned time to sending.", buckets=_LATENESS_S),
     Family("bmp_request_success_total", "counter", "Requests completed."),
@@ -151,13 +154,17 @@ class LlmMetrics:
             self._late.append((sent_ns - planned_ns) / NS_PER_S)
         if record.outcome == "ok":
             self._ok += 1
-            self._output.append(record.output_tokens)
             if record.prompt_tokens is not None:
                 self._prompt.append(record.prompt_tokens)
             start_ns = sent_ns if planned_ns is None else planned_ns
-            ends = self._itl.add(record.chunk_ns, record.tokens_per_chunk)
-            if ends is not None and start_ns is not None:
-                self._observe(start_ns, *ends, record.output_tokens)
+            if record.inputs:
+                if (end_ns := last_ns(record)) is not None and start_ns is not None:
+                    self._e2e.append((end_ns - start_ns) / NS_PER_S)
+            else:
+                self._output.append(record.output_tokens)
+                ends = self._itl.add(record.chunk_ns, record.tokens_per_chunk)
+                if ends is not None and start_ns is not None:
+                    self._observe(start_ns, *ends, record.output_tokens)
         else:
             self._failed(record)
         if len(self._e2e) >= FLUSH_REQUESTS:

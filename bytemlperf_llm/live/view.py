@@ -65,8 +65,11 @@ class LoadView(LiveView):
         facts = {
             "in flight": f"{seen.in_flight:,}",
             "failed": f"{sum(seen.failures.values())}" + "".join(f", {name} {count}" for name, count in worst),
-            "throughput": f"{seen.ended_requests / passed_s:.2f} requests/s, {seen.output_tokens / passed_s:,.0f} tokens/s",
+            "throughput": f"{seen.ended_requests / passed_s:.2f} requests/s",
         }
+        if seen.output_tokens:
+            facts["throughput"] += f", {seen.output_tokens / passed_s:,.0f} tokens/s"
         for name, sketch in self._sketches.items():
-            facts[name] = f"p50 ≈ {sketch.percentile_ms(50)} ms, p99 ≈ {sketch.percentile_ms(99)} ms"
+            if sketch.count:
+                facts[name] = f"p50 ≈ {sketch.percentile_ms(50)} ms, p99 ≈ {sketch.percentile_ms(99)} ms"
         self.update("", seen.ended_requests, facts)

@@ -69,7 +69,8 @@ class Step(NamedTuple):
 
 class ProbeResult(NamedTuple):
     """What was found and chosen. `rate_per_s` is what will be offered, in requests or, of so many `turns` each, in sessions
-    (`arrivals_per_s`); `ended` says why the probe did, `requests` how many were answered and `seconds` what it took."""
+    (`arrivals_per_s`); `ended` says why the probe did, `requests` how many were answered and `seconds` what it took. Where nothing is
+    generated `mean_output_tokens` is 0, and steps have requests in place of tokens."""
 
     steps: list[Step]
     best: Step
@@ -91,9 +92,12 @@ class ProbeResult(NamedTuple):
         """What was chosen and why, for a person."""
         sessions = "" if self.turns is None else f" = {self.arrivals_per_s:.3g} sessions/s of {self.turns:.3g} turns"
         advice = "" if self.ceiling_found else "; the server may carry more: give a --request-rate"
+        carried, lengths = f"{self.best.tokens_per_s:,.0f} tokens/s", f"/ {self.mean_output_tokens:.0f} tokens a request "
+        if not self.mean_output_tokens:
+            carried, lengths = f"{self.best.tokens_per_s:.4g} requests/s", ""
         return (
-            f"rate auto: {self.best.tokens_per_s:,.0f} tokens/s at {self.best.concurrency} streams "
-            f"/ {self.mean_output_tokens:.0f} tokens a request × share {self.share:g} = {self.rate_per_s:.3g} requests/s{sessions} "
+            f"rate auto: {carried} at {self.best.concurrency} streams "
+            f"{lengths}× share {self.share:g} = {self.rate_per_s:.3g} requests/s{sessions} "
             f"(probed {', '.join(str(step.concurrency) for step in self.steps)} streams, "
             f"{self.requests} requests in {self.seconds:.1f} s); "
             f"{'' if self.ceiling_found else 'CEILING NOT FOUND: '}{self.ended}{advice}"
@@ -168,7 +172,7 @@ class Probe:
         seconds = (self._now() - self._begin_ns) / NS_PER_S
         measured = measured or [Step(len(lanes), self.chunks / seconds, seconds)]
         steps, best, mean_output_tokens = self._in_tokens(measured, mean_output_tokens)
-        rate_per_s = float(f"{best.tokens_per_s / mean_output_tokens * share:.3g}")
+        rate_per_s = float(f"{best.tokens_per_s / (mean_output_tokens or 1) * share:.3g}")
         return ProbeResult(steps, best, mean_output_tokens, share, max(rate_per_s, 0.001), *ending, self._done, seconds)
 
     # -- steps --------------------------------------------------------------------------
@@ -332,7 +336,7 @@ class Probe:
             self._done += 1
             self._done_max_tokens += request.max_tokens
             self._done_chunks += len(recorder.payloads)
-            self._done_tokens += sum(decoded.tokens_per_chunk)
+            self._done_tokens += sum(decoded.tokens_per_chunk) if request.max_tokens else 1
 
     def _in_tokens(self, measured: list[Step], mean_output_tokens: float) -> tuple[list[Step], Step, float]:
         """The steps in tokens, the best of them, and the mean length of an answer."""

@@ -49,6 +49,7 @@ def make_record(
         cached_tokens=usage.cached_tokens,
         accepted_draft_tokens=usage.accepted_draft_tokens,
         max_tokens=request.max_tokens,
+        inputs=0 if request.inputs is None else len(request.inputs),
         token_source="usage" if output_tokens == usage_tokens else "chunks",
         finish_reason=finish.reason or decoded.reason,
         stages=None if finish.stages is None else _stages_since(origin_ns, finish.stages),

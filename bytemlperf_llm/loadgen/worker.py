@@ -302,13 +302,16 @@ _NOTHING = Decoded(tokens_per_chunk=[], text="")
 
 
 def _judged(request: Request, recorder: RequestRecorder, finish: Finish, decoded: Decoded) -> _Ending:
-    """An answer that arrived is still a failure when the stream itself says so, or brings no token where one was asked for."""
+    """An answer that arrived is still a failure when it says so itself, or brings no token, or another number of vectors or scores, where
+    some were asked for."""
     if not recorder.payloads:
         return _Ending("failed", "empty_response", "the engine returned nothing")
     if decoded.error_class is not None:
         return _Ending("failed", decoded.error_class, decoded.error_detail)
     if finish.reason in FAILED_REASONS:
         return _Ending("failed", "engine_failed", f"the engine aborted the response: finish reason '{finish.reason}'")
+    if request.inputs is not None and decoded.outputs != len(request.inputs):
+        return _Ending("failed", "invalid_output", f"{decoded.outputs} vectors or scores for {len(request.inputs)} inputs")
     if request.max_tokens > 0 and not any(decoded.tokens_per_chunk):
         return _Ending("failed", "no_token", f"a response without tokens (finish reason: {decoded.reason or 'none'})")
     return _WELL

@@ -23,7 +23,7 @@ from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.clusters import ClusteredColumn
 from bytemlperf.statistics.columns import ABSENT, Column, column, either, present
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
-from bytemlperf_llm.metrics.definitions import STAGES, due_ns, stage_times_ns
+from bytemlperf_llm.metrics.definitions import STAGES, due_ns, last_ns, stage_times_ns
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
 from bytemlperf_llm.metrics.session_tally import SessionTally
 from bytemlperf_llm.metrics.tokens import TokenTally
@@ -150,13 +150,17 @@ class Accumulator:
             "turn": (record.turn if record.session_turns else None for record in records),
             "output": (record.output_tokens for record in records),
             "asked": (record.max_tokens for record in records),
+            "inputs": (record.inputs for record in records),
             "own_limit": (record.error_class == OWN_LIMIT for record in records),
             **{name: _codes(map(attrgetter(name), records), codes) for name, codes in self.labels.items()},
             **dict(zip(STAGES, _stages(records, block.last.tolist()), strict=True)),
         }
         for name, values in fields.items():
             self._stored.setdefault(name, array("q")).extend(ABSENT if value is None else value for value in values)
-        for name, values in (("first", block.first), ("last", block.last), ("stream", block.seen), ("max_gap", block.max_gap)):
+        last = block.last
+        if any(record.inputs for record in records):
+            last = column([ABSENT if (end_ns := last_ns(record)) is None else end_ns for record in records])
+        for name, values in (("first", block.first), ("last", last), ("stream", block.seen), ("max_gap", block.max_gap)):
             self._stored.setdefault(name, array("q")).frombytes(values.astype("i8").tobytes())
 
     def rows(self, outcome: str | None = None) -> Column:

@@ -24,8 +24,8 @@ FORMULAS: dict[str, str] = {
     "itl": "gap between consecutive tokens; tokens at most 0.2 ms apart are a burst, whose k tokens share the time since the burst before",
     "handoff": "second token − first token, behind servers that have roles: where decoding begins elsewhere, the hand-off is in it",
     "inter_chunk_latency": "gap between consecutive bursts of tokens (at most 0.2 ms apart), as they arrived",
-    "e2e": "last token − planned (closed loop: − sent)",
-    "service_e2e": "last token − sent",
+    "e2e": "last token (of vectors and scores: the whole response) − planned (closed loop: − sent)",
+    "service_e2e": "last token (of vectors and scores: the whole response) − sent",
     "ntpot": "e2e / output tokens",
     "max_stall": "largest gap between consecutive token-carrying chunks of a request",
     "schedule_lateness": "sent − planned, waiting for a free slot included",
@@ -64,6 +64,14 @@ def kept_times(stamps: Sequence[int], tokens: Sequence[int]) -> TokenTimes:
         return TokenTimes(stamps_ns=stamps, tokens=tokens)
     kept = [(stamp, count) for stamp, count in zip(stamps, tokens, strict=False) if count > 0]
     return TokenTimes(stamps_ns=[stamp for stamp, _ in kept], tokens=[count for _, count in kept])
+
+
+def last_ns(record: RequestRecord) -> int | None:
+    """When the last token came; of vectors and scores, the end of the response. None where neither did."""
+    if record.inputs:
+        return record.chunk_ns[-1] if record.chunk_ns else None
+    stamps = token_times(record).stamps_ns
+    return stamps[-1] if stamps else None
 
 
 def due_ns(record: RequestRecord) -> int | None:

@@ -3,7 +3,8 @@ this says how long it was gone and what that cost.
 
 Requests are looked at in the order in which they ended. An outage is at least `MIN_FAILURES`
 failures in a row with no answer between them; those of the client's own limits don't count. It begins with
-the first of them and is over when the first token arrives of a request sent after that; failures until then belong to it.
+the first of them and is over when the first token (or the response) arrives of a request sent after that; failures until then belong
+to it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from bytemlperf.lazy import numpy
-from bytemlperf.statistics.columns import ABSENT
+from bytemlperf.statistics.columns import ABSENT, either
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator
 
 MIN_FAILURES = 3
@@ -55,7 +56,7 @@ def find_outages(acc: Accumulator) -> list[Outage]:
 
 def _outage(acc: Accumulator, failures_ns: list[int]) -> Outage:
     began, columns = failures_ns[0], acc.columns
-    sent, first = columns["sent"], columns["first"]
+    sent, first = columns["sent"], either(columns["first"], columns["last"])
     answered = first[(columns["outcome"] == _OK) & (first != ABSENT) & (sent != ABSENT) & (sent >= began)]
     recovered = int(answered.min()) if len(answered) else None
     return Outage(

@@ -161,7 +161,7 @@ def _rate(unit: str, steady_count: int, count: int, steady: SteadyState) -> Rate
 
 
 def throughput(acc: Accumulator, steady: SteadyState) -> dict[str, Rate]:
-    """Answers, prompt tokens of answers, and output tokens of answers, per second. An answer and
+    """Answers, prompt tokens of answers, and output tokens of answers, per second; of vectors and scores, inputs. An answer and
     its prompt count where it ends; output tokens count where each arrived."""
     columns, ok_rows = acc.columns, acc.rows("ok")
     inside = _within(ok_rows, columns["end"], steady.window.start_ns, steady.window.end_ns)
@@ -169,6 +169,9 @@ def throughput(acc: Accumulator, steady: SteadyState) -> dict[str, Rate]:
     if len(ok_rows) and (columns["prompt"][ok_rows] != ABSENT).all():
         prompt_inside, prompt = (total_of(columns["prompt"][rows]) for rows in (inside, ok_rows))
         rates["input_token_throughput"] = _rate("tokens/s", prompt_inside, prompt, steady)
+    if len(ok_rows) and columns["inputs"][ok_rows].all():
+        inputs_inside, inputs = (total_of(columns["inputs"][rows]) for rows in (inside, ok_rows))
+        return rates | {"input_throughput": _rate("inputs/s", inputs_inside, inputs, steady)}
     output = total_of(columns["output"][ok_rows])
     output_inside = _tokens_inside(acc, ok_rows, steady.window) if steady.cut else output
     rates["output_token_throughput"] = _rate("tokens/s", output_inside, output, steady)
@@ -223,7 +226,7 @@ def goodput(acc: Accumulator, steady: SteadyState, slo: SloMs, classes: Sequence
 def _meeting(acc: Accumulator, slo: SloMs) -> Column:
     """Rows of answers that met every target. A single token has no TPOT and so can't miss its target,
     as in vLLM; no token misses all."""
-    rows = _within(acc.rows("ok"), acc.columns["first"], ABSENT, LARGEST)
+    rows = _within(acc.rows("ok"), acc.columns["last"], ABSENT, LARGEST)
     for name, limit_ms in (("ttft", slo.ttft), ("tpot", slo.tpot), ("e2e", slo.e2e)):
         if limit_ms is not None and math.isfinite(limit_ms):
             limit_ns = min(math.floor(limit_ms * NS_PER_MS), LARGEST)  # what is not above it is not above the limit, being whole

@@ -109,7 +109,8 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     steady = steady_state(acc, steps, whole) if idle is None else until_idle(whole, idle)
     tokens = _tokens(acc)
     sent = offered_requests(acc)
-    repeated, ttft = len(acc) - len(numpy.unique(acc.columns["index"])), numpy.sort(acc.request_values("ttft", acc.rows("ok")))
+    repeated, ok_rows = len(acc) - len(numpy.unique(acc.columns["index"])), acc.rows("ok")
+    latency = numpy.sort(acc.request_values("ttft" if "ttft" in metrics else "e2e", ok_rows))
     evidence = Evidence(
         outcomes=acc.outcomes,
         scheduled=scheduled,
@@ -118,9 +119,9 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         sent_requests=sent,
         load=load,
         tail_lateness_ns=tail_lateness(delays),
-        median_ttft_ns=percentile(ttft, parse_percentile("50")) if len(ttft) else None,
+        median_latency_ns=percentile(latency, parse_percentile("50")) if len(latency) else None,
         client_failures=acc.failures.counts[OWN_LIMIT],
-        answers_without_token=int((acc.columns["first"][acc.rows("ok")] == ABSENT).sum()),
+        answers_without_token=int((acc.columns["last"][ok_rows] == ABSENT).sum()),
         parents_failed=acc.sessions.dropped_turns,
     )
     verdict, classes = judge(facts, evidence), classes_of(acc, facts, steady)

@@ -78,6 +78,8 @@ class TokenTally:
     def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
         """Take in one answer, its largest gap between chunks and the time from its first token to its last."""
         tokens, usage, output = self.tokens, usage_tokens_of(record), record.output_tokens
+        if record.inputs:
+            return
         if usage is None:
             tokens.answers_without_usage += 1
         else:

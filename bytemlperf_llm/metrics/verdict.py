@@ -39,7 +39,7 @@ LATENESS_FLOOR_NS = 5 * NS_PER_MS
 """Tail of the client's own delay that is tolerated however short TTFT is: a few scheduler ticks."""
 
 LATENESS_TTFT_SHARE = 0.10
-"""... and however long TTFT is: a tenth of its median stays under the differences looked for."""
+"""... and however long TTFT (of vectors and scores: E2E) is: a tenth of its median stays under the differences looked for."""
 
 LATENESS_INVALID_FACTOR = 5
 """Five times these limits (25 ms, half of the median TTFT): the figures are mostly the client's."""
@@ -93,7 +93,7 @@ class Evidence(msgspec.Struct, kw_only=True):
     sent_requests: int
     load: Load
     tail_lateness_ns: int | None
-    median_ttft_ns: int | None
+    median_latency_ns: int | None
     client_failures: int = 0
     answers_without_token: int = 0
     parents_failed: int = 0
@@ -243,7 +243,7 @@ def _loop(facts: RunFacts) -> Iterator[str]:
 
 def _late(evidence: Evidence, factor: float, below: float = math.inf) -> Iterator[str]:
     """Where the tail of the client's own delay is beyond so many times its limit, and not beyond `below` times."""
-    limit = max(LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE * (evidence.median_ttft_ns or 0))
+    limit = max(LATENESS_FLOOR_NS, LATENESS_TTFT_SHARE * (evidence.median_latency_ns or 0))
     late = evidence.tail_lateness_ns
     if late is not None and factor * limit < late <= below * limit:
         yield (

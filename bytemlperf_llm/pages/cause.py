@@ -2,7 +2,7 @@
 
 A request's time is cut at the stamps planned → sent → queued → scheduled → first token → last token →
 delivered. Where the engine gives no stamps of its own, what the client saw is all: planned → sent →
-first token → last token. Shares are sums over a group of requests divided by their summed latency, so
+first token → last token (of vectors and scores: the response). Shares are sums over a group of requests divided by their summed latency, so
 that they add up to 1.
 """
 
@@ -31,6 +31,7 @@ STAGES_SHOWN = {
     "engine queue": ("@1", "waited in the engine's queue"),
     "prefill": ("@2", "was being prefilled, up to its first token"),
     "to the first token": ("@2", "waited for its first token"),
+    "to the response": ("@2", "waited for its response"),
     "decode": ("@0", "was decoding, token by token"),
     "delivery": ("@4", "had its last token on its way back"),
 }
@@ -59,11 +60,13 @@ def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
     engine = [columns.raw(name)[rows] for name in STAGES]
     if len(waiting) and all((part != ABSENT).all() for part in engine):
         names = ("reaching the engine", "engine queue", "prefill", "decode", "delivery")
-        parts = [Stage(name, part / 1e6) for name, part in zip(names, engine, strict=True)]
-        return [Stage("waiting to be sent", waiting), *parts], True
-    first = columns.between("first", "sent")[rows]
-    decode = columns.between("last", "first")[rows]
-    known = [Stage("waiting to be sent", waiting), Stage("to the first token", first), Stage("decode", decode)]
+        own = [Stage(name, part / 1e6) for name, part in zip(names, engine, strict=True)]
+        return [Stage("waiting to be sent", waiting), *own], True
+    if columns.streams:
+        parts = {"to the first token": columns.between("first", "sent"), "decode": columns.between("last", "first")}
+    else:
+        parts = {"to the response": columns.between("last", "sent")}
+    known = [Stage("waiting to be sent", waiting), *(Stage(name, values[rows]) for name, values in parts.items())]
     return [Stage(stage.name, numpy.nan_to_num(stage.values_ms)) for stage in known], False
 
 
@@ -89,14 +92,17 @@ def cause_sections(columns: RunColumns) -> list[Section]:
     e2e, ttft = (columns.latencies[name][columns.answered] for name in ("e2e", "ttft"))
     beyond, slow_name = next((share, name) for least, share, name in SLOWEST if len(e2e) >= least)
     until_first = [stage for stage in stages if stage.name not in ("decode", "delivery")]
-    groups = [
+    of_first = [
         ("first token, typical", until_first, _group_rows(ttft, *USUAL), ttft),
         (f"first token, {slow_name}", until_first, _group_rows(ttft, beyond, 1.0), ttft),
+    ]
+    groups = [
+        *(of_first if columns.streams else []),
         ("whole response, typical", stages, _group_rows(e2e, *USUAL), e2e),
         (f"whole response, {slow_name}", stages, _group_rows(e2e, beyond, 1.0), e2e),
     ]
     found = [Group(name, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
-    sentence = " ".join((_sentence(found[1]), _sentence(found[3])))
+    sentence = " ".join([_sentence(group) for group in found[1::2]])
     source = (
         "Split at the engine's own timestamps."
         if from_engine

@@ -49,8 +49,13 @@ class RunColumns:
 
     @cached_property
     def answered(self) -> Mask:
-        """Which were answered with at least one token: the requests whose latencies count."""
-        return self.ok & (self.raw("first") != ABSENT) & (self.raw("due") != ABSENT)
+        """Which were answered, with at least one token where tokens were asked for: the requests whose latencies count."""
+        return self.ok & (self.raw("last") != ABSENT) & (self.raw("due") != ABSENT)
+
+    @cached_property
+    def streams(self) -> bool:
+        """Whether there are tokens; of vectors and scores there are none."""
+        return bool((self.raw("first")[self.answered] != ABSENT).any())
 
     def when(self, name: str) -> Floats:
         """A stamp of all requests in seconds, NaN where absent."""

@@ -48,6 +48,8 @@ def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Secti
     if not columns.answered.any():
         return sections
     for name, title, others in CURVES:
+        if not len(columns.present(name)):
+            continue
         curve = _per_token_curve(columns) if name == "tpot" else _curves(title, [(TITLES[each], columns.present(each)) for each in others])
         if curve is not None:
             sections += [curve, _histogram(f"{title}: histogram", columns.present(name))]

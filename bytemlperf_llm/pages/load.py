@@ -20,14 +20,15 @@ LENGTH_BINS = 12
 
 
 def length_sections(columns: RunColumns) -> list[Section]:
-    """TTFT against prompt tokens, E2E and TPOT against output tokens; nothing where lengths don't vary."""
+    """TTFT (of vectors and scores: E2E) against prompt tokens, E2E and TPOT against output tokens; nothing where lengths don't vary."""
     rows = columns.answered
     if not rows.any():
         return []
     prompt, output = columns.raw("prompt")[rows].astype("f8"), columns.raw("output")[rows].astype("f8")
     known = columns.raw("prompt")[rows] != ABSENT
+    title, name = ("TTFT", "ttft") if columns.streams else ("E2E", "e2e")
     plots = [
-        _against("TTFT by prompt length", "prompt tokens", prompt[known], columns.latencies["ttft"][rows][known]),
+        _against(f"{title} by prompt length", "prompt tokens", prompt[known], columns.latencies[name][rows][known]),
         _against("E2E by output length", "output tokens", output, columns.latencies["e2e"][rows]),
         _against("TPOT by output length", "output tokens", output, columns.latencies["tpot"][rows]),
     ]
@@ -118,7 +119,10 @@ def result_table(summary: dict[str, Any]) -> Table:
     outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.get("outcomes", {}).items() if count)
     rows.append(["requests", f"{summary.get('scheduled') or 0:,}: {outcomes}"])
     tokens = summary.get("tokens") or {}
-    rows.append(["tokens in / out", f"{cell(tokens.get('prompt_tokens'))} / {cell(tokens.get('output_tokens'))}"])
+    if "input_throughput" in summary.get("rates", {}):
+        rows.append(["tokens in", cell(tokens.get("prompt_tokens"))])
+    else:
+        rows.append(["tokens in / out", f"{cell(tokens.get('prompt_tokens'))} / {cell(tokens.get('output_tokens'))}"])
     if counts := tokens.get("recount"):
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"

@@ -30,15 +30,15 @@ def timeline_sections(summary: dict[str, Any], columns: RunColumns, samples: Seq
     if not columns.answered.any():
         return table
     due = columns.when("due")[columns.answered]
-    ttft, tpot = (columns.latencies[name][columns.answered] for name in ("ttft", "tpot"))
+    shown = {"TTFT": "ttft", "TPOT": "tpot"} if columns.streams else {"E2E": "e2e"}
+    latencies = {title: columns.latencies[name][columns.answered] for title, name in shown.items()}
     panels = [
-        Panel("TTFT, ms", 3, _latency_traces(due, ttft, columns)),
-        Panel("TPOT, ms", 3, _latency_traces(due, tpot, columns)),
+        *(Panel(f"{title}, ms", 3, _latency_traces(due, values, columns)) for title, values in latencies.items()),
         *_rate_panels(columns),
         Panel("in flight", 2, [line("in flight", *thinned_steps(*columns.in_flight), "%{y} in flight", shape="hv", width=1.2, color="@7")]),
         *(Panel(title, 2, _gauge_traces(members), legend=True) for title, members in gauge_panels(lines)),
     ]
-    return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(ttft), told=bool(lines)), *table]
+    return [_stacked([panel for panel in panels if panel.traces], summary, columns, len(due), told=bool(lines)), *table]
 
 
 class Panel(NamedTuple):
@@ -68,7 +68,7 @@ def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, 
     note += f" Dots: {DOTS:,} of {count:,} requests, the fastest and slowest ones among them; lines: of all." if many else ""
     note += f" {SAMPLED}" if told else ""
     note += " Shaded: ramp-up and ramp-down, which the rates leave out." if shapes else ""
-    alt = "TTFT, TPOT, output tokens per second, requests per second and the number in flight over the run"
+    alt = f"{', '.join(panel.title for panel in panels)} over the run"
     alt += "; the engine's own gauges below" if told else ""
     height = PANEL_HEIGHT * len(panels)
     return Plot(
@@ -82,9 +82,10 @@ def waterfall_sections(columns: RunColumns) -> list[Section]:
         return []
     if len(columns.index) <= WATERFALL_REQUESTS:
         return [_waterfall("Every request", 0, columns)]
-    ttft, rows = columns.latencies["ttft"][columns.answered], numpy.nonzero(columns.answered)[0]
-    middle = numpy.argsort(ttft, kind="stable")[len(ttft) // 2]
-    chosen = {"Around the slowest first token": numpy.argmax(ttft), "Around a typical one": middle}
+    name, what = ("ttft", "first token") if columns.streams else ("e2e", "response")
+    latency, rows = columns.latencies[name][columns.answered], numpy.nonzero(columns.answered)[0]
+    middle = numpy.argsort(latency, kind="stable")[len(latency) // 2]
+    chosen = {f"Around the slowest {what}": numpy.argmax(latency), "Around a typical one": middle}
     return [_waterfall(title, int(rows[place]), columns) for title, place in chosen.items()]
 
 
@@ -135,13 +136,14 @@ def _bands(count: int) -> list[tuple[str, float, str]]:
 def _rate_panels(columns: RunColumns) -> list[Panel]:
     edges = time_edges(0.0, columns.duration_s, max(80, min(int(columns.duration_s) * 8, 1_920)))
     width = float(edges[1] - edges[0])
-    tokens = tokens_in(columns, edges) / width
     answers = numpy.histogram(columns.when("end")[columns.ok], edges)[0] / width
     middle = (edges[:-1] + edges[1:]) / 2
-    return [
-        Panel("tokens/s", 2, [line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]),
-        Panel("requests/s", 2, [line("requests/s", middle, answers, "%{y:.3~g} requests/s", width=1.6, color="@4", shape="hvh")]),
-    ]
+    requests = Panel("requests/s", 2, [line("requests/s", middle, answers, "%{y:.3~g} requests/s", width=1.6, color="@4", shape="hvh")])
+    if not columns.streams:
+        return [requests]
+    tokens = tokens_in(columns, edges) / width
+    traces = [line("output tokens/s", middle, tokens, "%{y:.4~g} tokens/s", width=1.6, color="@2", shape="hvh")]
+    return [Panel("tokens/s", 2, traces), requests]
 
 
 def tokens_in(columns: RunColumns, edges: Floats) -> Floats:

@@ -30,7 +30,10 @@ class Engine(Options, panel="Engine and model"):
     route: Annotated[Literal["round-robin", "session"], Option("Which of several --base-url a request goes to:", sets="route")] = (
         "round-robin"
     )
-    endpoint: Annotated[str | None, Option("/v1/chat/completions (default) or /v1/completions.", sets="endpoint")] = None
+    endpoint: Annotated[
+        str | None,
+        Option("/v1/chat/completions (default), /v1/completions, /v1/responses, /v1/embeddings or /v1/rerank.", sets="endpoint"),
+    ] = None
     headers: Annotated[
         tuple[str, ...],
         Option(
@@ -78,6 +81,12 @@ class Load(Options, panel="Load"):
     temperature: Annotated[float | None, Option("Sampling temperature.", sets="sampling.temperature")] = None
     top_p: Annotated[float | None, Option("Nucleus sampling.", sets="sampling.top_p")] = None
     top_k: Annotated[int | None, Option("Top-k sampling.", sets="sampling.top_k")] = None
+    tokenize_prompt: Annotated[
+        bool | None, Option("Send prompts as token ids: of exact length, for completions and in process.", sets="prompts.token_ids")
+    ] = None
+    batch_size: Annotated[
+        int | None, Option("Inputs per request of /v1/embeddings, documents per query of /v1/rerank.", sets="prompts.batch_size", least=1)
+    ] = None
     workers: Annotated[str | None, Option("Load workers, one process each; or 'auto'. Default: 1.")] = None
     ray: Annotated[str | None, Option("Run the workers as actors of this Ray cluster: 'auto' or HOST:PORT.")] = None
     goodput: Annotated[tuple[str, ...], Option("Service levels in ms: ttft:500 tpot:50 e2el:10000 session:60000; repeatable.")] = ()

@@ -251,14 +251,6 @@ def _option_text(value: Any) -> str:
     return _headers(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def sends_plain_prompts(engine_options: Mapping[str, str]) -> bool:
-    """Whether a server is asked for completions instead of chat; its address may be an endpoint's."""
-    addresses = [engine_options.get("endpoint", ""), *engine_options.get("base_url", "").split()]
-    paths = (address.partition("?")[0].rstrip("/") for address in addresses)
-    endpoint = next((path for path in paths if path.endswith("/completions")), "")
-    return bool(endpoint) and not endpoint.endswith("/chat/completions")
-
-
 def roles_of(engine_options: Mapping[str, str]) -> tuple[str, ...]:
     """The roles that addresses of `--base-url` have."""
     found = (re.match(r"([a-z]+)=", address) for address in engine_options.get("base_url", "").split())

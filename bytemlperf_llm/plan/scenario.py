@@ -53,6 +53,8 @@ SessionFormatName = Literal[
 TIMED_SESSIONS = ("mooncake_sessions", "tracelab", "bailian_chains")
 Answers = Literal["recorded", "live"]
 """What continues a conversation: the recorded answer (or one made up to its length), or the engine's own."""
+Task = Literal["generate", "embed", "rerank"]
+"""What becomes of a prompt: its continuation, a vector, or a score beside a query."""
 Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Milliseconds = Annotated[float, Meta(gt=0, le=1e12)]
@@ -227,9 +229,9 @@ class Sessions(Checked, frozen=True, kw_only=True):
 class Prompts(Checked, frozen=True, kw_only=True):
     """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`, or `sessions`.
 
-    `tokenizer`, `template` and `salt` belong to what is measured, not to the load: the run fills them in.
-    The first two say by which rule prompt tokens are counted: a folder with tokenizer.json, or `words`; the salt begins every prompt of
-    a run that is cold by it, and is not in the schedule's hash."""
+    `tokenizer`, `template`, `task` and `salt` belong to what is measured, not to the load: the run fills them in.
+    The first two say by which rule prompt tokens are counted (a folder with tokenizer.json, or `words`), the third what becomes of
+    prompts; the salt begins every prompt of a run that is cold by it, and is not in the schedule's hash."""
 
     files: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     synthetic: Synthetic | None = None
@@ -238,12 +240,21 @@ class Prompts(Checked, frozen=True, kw_only=True):
     tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     template: Literal["chat", "plain"] = "chat"
     salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")] | None = None
+    task: Task = "generate"
+    token_ids: bool = False
+    """Prompts are sent as token ids: made-up ones are drawn as such, text goes through the tokenizer."""
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
+    """Inputs of one request, where each becomes a vector or, beside a query, a score."""
     drawn: Annotated[int, Meta(ge=1)] | None = None
     """Each request draws one of the first so many prompts, with replacement, and has a salt of its own before the user's text."""
 
     def __post_init__(self) -> None:
         if self.drawn is not None and (self.trace is not None or self.sessions is not None):
             raise ValueError("drawn is for prompts of files and synthetic ones; leave it out")
+        if self.token_ids and (self.drawn is not None or self.sessions is not None):
+            raise ValueError("token_ids are of single requests without a salt; leave out drawn and sessions, or token_ids")
+        if self.batch_size > 1 and self.files is None and self.synthetic is None:
+            raise ValueError("batch_size is for prompts of files and synthetic ones; leave it out")
         if sum(each is not None for each in (self.files, self.synthetic, self.trace, self.sessions)) != 1:
             raise ValueError("exactly one of files, synthetic, trace and sessions is needed; give files: [prompts.jsonl], for example")
 
@@ -252,7 +263,8 @@ class Prompts(Checked, frozen=True, kw_only=True):
         if self.synthetic is not None:
             lengths, counted = (self.synthetic.tokens, "tokens") if self.synthetic.tokens else (self.synthetic.words, "words")
             shared = f" ({self.synthetic.prefix_tokens} of them shared)" if self.synthetic.prefix_tokens else ""
-            return f"{lengths_text(lengths)} {counted} in{shared}" if lengths else ""
+            batch = f", {self.batch_size} a request" if self.batch_size > 1 else ""
+            return f"{lengths_text(lengths)} {counted} in{shared}{batch}" if lengths else ""
         if self.sessions is not None:
             return self.sessions.sentence()
         if self.trace is None:

@@ -21,13 +21,23 @@ SAME = {"--random-input-len": "--input-len", "--random-output-len": "--output-le
 SAME |= {"--random-input": "--input-len", "--random-output": "--output-len", "--num-prompt": "--num-prompts"}  # argparse takes them
 SAME |= {"--sharegpt-output-len": "--output-len", "--custom-output-len": "--output-len"}
 SAME |= {"--served-model-name": "--model", "--timed-trace-chunk-hash-size": "--trace-block-size"}
+SAME |= {"--random-batch-size": "--batch-size"}
 VLLM_ONLY = {name for name, flag in SAME.items() if flag.endswith("-len")}
 MANY_VALUES = {
     "--goodput": re.compile(r"[a-z0-9]+:[0-9.]+"),
     "--metadata": re.compile(r"[^-=][^=]*=.*"),
     "--header": re.compile(r"[^-=][^=]*=.*"),
 }
-BACKENDS = ("vllm", "openai", "openai-chat", "sglang", "sglang-oai", "sglang-oai-chat", "lmdeploy", "scalellm", "llama.cpp")
+ENDPOINTS = {
+    **dict.fromkeys(("vllm", "openai", "sglang", "sglang-oai", "lmdeploy", "scalellm", "llama.cpp"), "/v1/completions"),
+    **dict.fromkeys(("openai-chat", "sglang-oai-chat"), "/v1/chat/completions"),
+    "openai-responses": "/v1/responses",
+    "openai-embeddings": "/v1/embeddings",
+    "vllm-rerank": "/v1/rerank",
+}
+"""What a backend of theirs asks."""
+WHOLE_ENDPOINTS = tuple({f"/{path.rpartition('/')[2]}" for path in ENDPOINTS.values()})
+RANDOM_NAMES = ("random", "random-rerank")
 RANDOM = {"--input-len": "1024", "--output-len": "128"}  # vLLM's default data set
 BODY = ("--min-p", "--frequency-penalty", "--presence-penalty", "--repetition-penalty", "--logprobs", "--chat-template-kwargs")
 """Fields of the request's body that are flags there."""
@@ -59,14 +69,13 @@ FROM_FILE = "name the data as a file, with --dataset-name (custom or sharegpt) a
 TEXT_ONLY = "leave it out: prompts are text"
 ELSEWHERE = {
     "--use-beam-search": "give it with --extra-body '{\"use_beam_search\": true}'",
-    "--random-batch-size": "leave it out: every prompt is its own request here",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
     "--lora-modules": "name the adapter the server serves with --model",
     "--lora-assignment": "name the adapter the server serves with --model",
     "--no-self-timed": "give --request-rate",
     "--skip-chat-template": "use --endpoint /v1/completions",
     "--no-stream": "leave it out: every response is streamed, so that its tokens can be timed",
-    "--no-reranker": "leave it out: only text generation is measured",
+    "--no-reranker": "leave it out: a rerank takes a query and documents as they are",
     "--enable-multimodal-chat": TEXT_ONLY,
     "--prefix-repetition-": "use --random-prefix-len with --input-len and --output-len",
     "--sonnet-": "use --random-prefix-len with --input-len and --output-len",
@@ -116,7 +125,7 @@ def ours(words: list[str]) -> list[str]:
     """The same command line in this program's words. Raises UserError for what has no equal here, with the flag that is nearest."""
     pairs = list(_pairs(words))
     given = dict(pairs)
-    is_vllms = not given.keys() & {"--engine", "--scenario"} and (VLLM_ONLY & given.keys() or given.get("--dataset-name") == "random")
+    is_vllms = not given.keys() & {"--engine", "--scenario"} and (VLLM_ONLY & given.keys() or given.get("--dataset-name") in RANDOM_NAMES)
     backend = given.get("--backend") or given.get("--endpoint-type") or ("openai" if is_vllms else None)
     dropped = {"--model"} if given.get("--served-model-name") else set()  # the name that requests say; vLLM's --model finds a tokenizer
     if backend is not None and "--save-result" not in given:
@@ -131,7 +140,7 @@ def ours(words: list[str]) -> list[str]:
     pairs = [(SAME.get(name, name), value) for name, value in pairs if name not in dropped and not _is_dropped(name, value)]
     if backend is not None:
         pairs += _defaults(backend, given)
-    elif given.get("--dataset-name") == "random":
+    elif given.get("--dataset-name") in RANDOM_NAMES:
         pairs += _missing(RANDOM, given)
     if "--host" in given or "--port" in given:
         pairs.append(("--base-url", f"http://{given.get('--host') or '127.0.0.1'}:{given.get('--port') or '8000'}"))
@@ -166,7 +175,8 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
 def _is_dropped(name: str, value: str | None) -> bool:
     if name == "--dataset-name" and value in DATASETS:
         raise UserError(f"--dataset-name {value} of vllm bench serve is not supported here", DATASETS[value])
-    return name in (*NO_VALUE, *NOTED, "--backend", "--endpoint-type", "--host", "--port") or (name, value) == ("--dataset-name", "random")
+    always = (*NO_VALUE, *NOTED, "--backend", "--endpoint-type", "--host", "--port")
+    return name in always or (name == "--dataset-name" and value in RANDOM_NAMES)
 
 
 def _body(fields: dict[str, str], extra: str | None) -> tuple[str, str]:
@@ -181,18 +191,18 @@ def _body(fields: dict[str, str], extra: str | None) -> tuple[str, str]:
 
 def _defaults(backend: str, given: dict[str, str | None]) -> list[tuple[str, str | None]]:
     """What vLLM's own line means by what it leaves out."""
-    if backend not in BACKENDS:
+    if backend not in ENDPOINTS:
         raise UserError(f"--backend {backend} is not supported here", "use the server's OpenAI-compatible address with --engine openai")
     if given.get("--engine") not in (None, "openai"):
         raise UserError(f"--backend is for servers, and --engine {given['--engine']} runs in process", "remove one of them")
     found = {"--engine": "openai"}
-    if not (given.get("--base-url") or "").partition("?")[0].rstrip("/").endswith("/completions"):
-        found["--endpoint"] = "/v1/chat/completions" if backend.endswith("-chat") else "/v1/completions"
+    if not (given.get("--base-url") or "").partition("?")[0].rstrip("/").endswith(WHOLE_ENDPOINTS):
+        found["--endpoint"] = ENDPOINTS[backend]
     if "--ramp-up-strategy" not in given:
         found["--request-rate"] = "inf"
     if "--duration" not in given:
         found["--num-prompts"] = "1000"
-    random = given.get("--dataset-name") in (None, "random") and "--dataset-path" not in given
+    random = given.get("--dataset-name") in (None, *RANDOM_NAMES) and "--dataset-path" not in given
     more = _missing(found | (RANDOM if random else {}), given)
     return more if random or given.keys() & {"--ignore-eos", "--no-ignore-eos"} else [*more, ("--no-ignore-eos", None)]
 

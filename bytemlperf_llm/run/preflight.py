@@ -21,14 +21,14 @@ from bytemlperf_llm.loadgen.pacer import Pacer
 from bytemlperf_llm.loadgen.probe import Probe, ProbeResult
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
-from bytemlperf_llm.plan.plan import Plan, sends_plain_prompts
-from bytemlperf_llm.plan.scenario import Scenario
+from bytemlperf_llm.plan.plan import Plan
+from bytemlperf_llm.plan.scenario import Prompts, Scenario, Task
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.salt import SALT_TOKENS
 from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
+from engines.contract import Api, Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
 
 MEAN_SAMPLE_REQUESTS = 1_000
 MEAN_SAMPLE_SESSIONS = 200
@@ -37,6 +37,7 @@ READY_POLL_S = 0.5
 NOT_READY = ("http_5xx", "http_429", "connection_refused", "connection_reset")
 MAX_READY_DETAIL_CHARS = 4000  # what is wrong with a request may be told behind much else
 Say = Callable[[str], None]
+TASKS: dict[Api, Task] = {"embeddings": "embed", "rerank": "rerank"}
 
 _FIXES = {
     "http_4xx": "check --model, --endpoint and the key",
@@ -222,20 +223,47 @@ def empty_schedule(scenario: Scenario) -> UserError:
 
 def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
     """The plan with what prompts made to length must know of the model: its tokenizer, whether its chat
-    template is used, its context. What the user gave goes before what is found; the shorter context holds."""
-    changes: dict[str, Any] = {}
+    template is used, its context. What the user gave goes before what is found; the shorter context holds. Raises UserError where the
+    engine doesn't take such prompts."""
+    changes: dict[str, Any] = _fit_task(plan, info)
+    template = "chat" if info.api in ("chat", "responses") else "plain"
     salt_tokens = SALT_TOKENS if plan.load.scenario.cache == "cold" else 0
     for key, prompts in plan.load.scenario.all_prompts().items():
+        _check_accepted(prompts, info)
+        fitted = {f"{key}.template": template, f"{key}.task": TASKS.get(info.api, "generate")}
+        changes |= {} if (prompts.template, prompts.task) == tuple(fitted.values()) else fitted
         recorded = "trace" if prompts.trace is not None else "sessions"
         if prompts.tokenizer is None:
             changes[f"{key}.tokenizer"] = _tokenizer_of(model, info)
-        if sends_plain_prompts(plan.engine.options):
-            changes[f"{key}.template"] = "plain"
         if (source := prompts.trace or prompts.sessions) is not None:
             contexts = (info.max_model_len, model.max_model_len if model else None)
             known = [source.max_model_len, *(context - salt_tokens for context in contexts if context is not None)]
             changes[f"{key}.{recorded}.max_model_len"] = min((each for each in known if each is not None), default=None)
     return plan.with_scenario(changes) if changes else plan
+
+
+def _check_accepted(prompts: Prompts, info: EngineInfo) -> None:
+    """Raises UserError for prompts that can't be asked so."""
+    generates = info.api not in TASKS
+    if prompts.token_ids and "token_ids" not in info.accepts:
+        raise UserError("this endpoint takes text, not token ids", "add --endpoint /v1/completions, or leave out --tokenize-prompt")
+    if prompts.batch_size > 1 and generates:
+        raise UserError(
+            "several inputs a request are for embeddings and rerank", "add --endpoint /v1/embeddings, or leave out --batch-size"
+        )
+    if not generates and (prompts.sessions is not None or prompts.drawn is not None):
+        raise UserError(f"a conversation has no {info.api}", "take another scenario, or --input-len")
+
+
+def _fit_task(plan: Plan, info: EngineInfo) -> dict[str, Any]:
+    """What service levels there are where nothing is generated. Raises UserError for others that were asked for."""
+    if info.api not in TASKS:
+        return {}
+    if (until := plan.load.until) and until.metric != "e2e":
+        raise UserError(f"{info.api} have no {until.metric}", "give --until of e2el")
+    if any(level.startswith(("ttft", "tpot")) for level in " ".join(plan.flags.get("goodput") or ()).split()):
+        raise UserError(f"{info.api} have no TTFT and no TPOT", "give --goodput e2el:MS")
+    return {"slo.ttft_ms": None, "slo.tpot_ms": None}
 
 
 def answer_tokenizer(scenario: Scenario, model: Model | None, info: EngineInfo) -> str | None:

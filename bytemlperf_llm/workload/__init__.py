@@ -8,28 +8,34 @@ A trace is read forward, so its requests are best asked for in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import ClassKeys, Prompts, Scenario
 from bytemlperf_llm.workload.classes import ClassSeries, seed_of_class
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix
-from bytemlperf_llm.workload.prompts import Prompt, PromptSource, source
+from bytemlperf_llm.workload.prompts import Prompt, PromptSource, made_up, source
 from bytemlperf_llm.workload.salt import salted
 from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.sessions.source import SessionPrompts
+from bytemlperf_llm.workload.token_counter import WordCounter, counter_for
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
 from engines.contract import Message, Request, Sampling, TrafficClass
+
+QUERY_WORDS = 12
+"""Of a rerank's query."""
 
 
 class Part(NamedTuple):
     """What the requests of a class are made of; of all requests where there are no classes."""
 
+    keys: Prompts
     prompts: PromptSource
     lengths: LengthSeries
     lengths_aside: LengthSeries
@@ -48,7 +54,7 @@ class Workload:
         lengths = LengthSeries(scenario.output_tokens, seed, "output")
         self.sessions = SessionPrompts(scenario, seed, lengths) if scenario.prompts.sessions is not None else None
         prompts = self.sessions or self._source(scenario.prompts, seed, lengths)
-        self._part = Part(prompts, lengths, LengthSeries(scenario.output_tokens, seed, "output-aside"))
+        self._part = Part(scenario.prompts, prompts, lengths, LengthSeries(scenario.output_tokens, seed, "output-aside"))
         self._parts = {name: self._part_of(name, own) for name, own in classes.items()}
         self._classes, self._classes_aside = (ClassSeries(classes, seed, purpose) for purpose in ("class", "class-aside"))
 
@@ -62,12 +68,15 @@ class Workload:
         if keys.output_tokens is not None:
             lengths, aside = (LengthSeries(keys.output_tokens, seed, purpose) for purpose in ("output", "output-aside"))
             part = part._replace(lengths=lengths, lengths_aside=aside)
-        return part if keys.prompts is None else part._replace(prompts=self._source(keys.prompts, seed, part.lengths))
+        if keys.prompts is None:
+            return part
+        return part._replace(keys=keys.prompts, prompts=self._source(keys.prompts, seed, part.lengths))
 
     @property
     def prompt_count(self) -> int | None:
-        """Different prompts there are; None where there is no end of them (synthetic), or where classes have their own."""
-        return None if self._scenario.mixes_prompts else self._part.prompts.count
+        """Requests with different prompts; None where there is no end of them (synthetic), or where classes have their own."""
+        count = None if self._scenario.mixes_prompts else self._part.prompts.count
+        return None if count is None else max(1, count // self._part.keys.batch_size)
 
     @property
     def trace_report(self) -> TraceReport | None:
@@ -100,7 +109,7 @@ class Workload:
             session, turn = self.sessions.place(index)
             return self.turn(session, turn, index, session.prompt(turn))
         part, place = self._place(self._classes, index)
-        return self._salted(self._made(part, part.prompts.at(place), index, self.request_id(index), part.lengths))
+        return self._salted(self._made(part, part.prompts.at, place, index, self.request_id(index), part.lengths))
 
     def _place(self, classes: ClassSeries, index: int) -> tuple[Part, int]:
         """What request `index` of a series is made of, and its place there."""
@@ -130,6 +139,8 @@ class Workload:
         """What of request `index` was in an earlier one of the schedule, of single requests; asked for in its order. Where there are
         classes, it isn't said in which one."""
         part, place = self._place(self._classes, index)
+        if part.keys.task != "generate":
+            return None
         prefix = part.prompts.prefix(place)
         return prefix if prefix is None or not self._parts else msgspec.structs.replace(prefix, index=None)
 
@@ -137,7 +148,7 @@ class Workload:
         """An unmeasured request, for warm-up and probe: like the measured ones, from the other end
         of the shuffled prompt set. Requests of one run use different indices."""
         part, place = self._place(self._classes_aside, index)
-        return self._made(part, part.prompts.aside(place), index, f"{self._seed}-{purpose}-{index:08d}", part.lengths_aside)
+        return self._made(part, part.prompts.aside, place, index, f"{self._seed}-{purpose}-{index:08d}", part.lengths_aside)
 
     def unmeasured(self, request: Request) -> Request:
         """As long as this one, and of its class; of a trace or sessions with other words, so that no prefix is cached before it is
@@ -145,7 +156,8 @@ class Workload:
         part, place = (self._part, request.index) if self.sessions is not None else self._place(self._classes, request.index)
         if not isinstance(part.prompts, TracePrompts | SessionPrompts):
             return request
-        made = self._made(part, part.prompts.aside(place), request.index, f"{self._seed}-ready-{request.index:08d}", part.lengths_aside)
+        request_id = f"{self._seed}-ready-{request.index:08d}"
+        made = self._made(part, part.prompts.aside, place, request.index, request_id, part.lengths_aside)
         return msgspec.structs.replace(made, traffic_class=request.traffic_class)
 
     def __iter__(self) -> Iterator[Request]:
@@ -159,17 +171,45 @@ class Workload:
     def _salted(self, request: Request) -> Request:
         return request if self._salt is None else salted(request, self._salt)
 
-    def _made(self, part: Part, prompt: Prompt, index: int, request_id: str, lengths: LengthSeries) -> Request:
+    def _made(
+        self, part: Part, prompt_at: Callable[[int], Prompt], place: int, index: int, request_id: str, lengths: LengthSeries
+    ) -> Request:
+        if part.keys.task != "generate":
+            return self._of_inputs(part, prompt_at, place, index, request_id)
+        prompt = _encoded(part.keys, prompt_at(place))
         return Request(
             index=index,
             id=request_id,
             max_tokens=prompt.output_tokens or lengths.at(index),
             messages=prompt.messages,
             prompt=prompt.prompt,
+            token_ids=prompt.token_ids,
             sampling=self._sampling,
             session=prompt.session,
             traffic_class=part.traffic_class,
         )
+
+    def _of_inputs(self, part: Part, prompt_at: Callable[[int], Prompt], place: int, index: int, request_id: str) -> Request:
+        """Each prompt is an input, with a made-up query before them in a rerank."""
+        keys, first = part.keys, place * part.keys.batch_size
+        inputs = [_input(_encoded(keys, prompt_at(number))) for number in range(first, first + keys.batch_size)]
+        query = made_up(self._seed, f"query/{request_id}", QUERY_WORDS) if keys.task == "rerank" else None
+        return Request(index=index, id=request_id, max_tokens=0, inputs=tuple(inputs), query=query, traffic_class=part.traffic_class)
+
+
+def _encoded(keys: Prompts, prompt: Prompt) -> Prompt:
+    """As token ids, where prompts are sent so. Raises UserError where no tokenizer is known."""
+    if not keys.token_ids or prompt.token_ids is not None:
+        return prompt
+    messages = prompt.messages or (Message(role="user", content=prompt.prompt or ""),)
+    counter = counter_for(keys.tokenizer, keys.template)
+    if isinstance(counter, WordCounter):
+        raise UserError("token ids of recorded text need the model's tokenizer", "give its folder with --tokenizer, or --input-len")
+    return msgspec.structs.replace(prompt, messages=None, prompt=None, token_ids=tuple(counter.tokens(messages)))
+
+
+def _input(prompt: Prompt) -> str | tuple[int, ...]:
+    return prompt.token_ids or prompt.prompt or "\n\n".join([message.content for message in prompt.messages or ()])
 
 
 @lru_cache(maxsize=8)
@@ -179,9 +219,13 @@ def _sampling_text(sampling: Sampling) -> str:
 
 def schedule_line(request: Request, planned_ns: int | None) -> bytes:
     """What the schedule hash covers of one request: a JSON line of index, planned offset (ns from
-    the start; "-" in closed loop), max_tokens, sampling, the prompt with its roles and calls of tools, and tools and class where it has
-    some."""
-    text = request.prompt if request.messages is None else [_told(message) for message in request.messages]
+    the start; "-" in closed loop), max_tokens, sampling, the prompt (with its roles and calls of tools; its token ids; the inputs), and
+    tools and class where it has some."""
+    text: Any = request.token_ids or request.prompt
+    if request.messages is not None:
+        text = [_told(message) for message in request.messages]
+    elif request.inputs is not None:
+        text = {"query": request.query, "inputs": request.inputs}
     planned = "-" if planned_ns is None else planned_ns
     head = f"[{request.index},{json.dumps(planned)},{request.max_tokens},{_sampling_text(request.sampling)},"
     tools = f",{json.dumps(request.tools)}" if request.tools else ""

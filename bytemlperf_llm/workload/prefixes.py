@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import msgspec
 
 from bytemlperf_llm.plan.scenario import Prompts
-from bytemlperf_llm.workload.salt import salted_messages
+from bytemlperf_llm.workload.salt import SALT_IDS, salted_messages
 from bytemlperf_llm.workload.synthesis import OPENING
 from bytemlperf_llm.workload.token_counter import TokenCounter, counter_for
 from engines.contract import Message
@@ -77,6 +77,8 @@ class PrefixIndex:
 
     def made(self, index: int, tokens: int) -> Prefix:
         """Of a prompt made to length that begins with so many tokens of request `index`, the template's among them, behind the salt."""
+        if self._keys.token_ids:
+            return Prefix(index, tokens + SALT_IDS * (self._keys.salt is not None))
         if tokens and not self.counter.exact:
             return Prefix(index)
         return Prefix(index, max(self._made_head, tokens + self._salt_tokens))

@@ -23,17 +23,20 @@ from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.salt import salted_text
-from bytemlperf_llm.workload.synthesis import WORDS, maker_for
+from bytemlperf_llm.workload.synthesis import WORDS
+from bytemlperf_llm.workload.token_ids import maker_of
 from engines.contract import Message
 
 LINE_FORMS = '{"messages": [{"role": "user", "content": "..."}]} or {"prompt": "..."}'
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One line of a prompt file. `output_tokens`, where given, goes before the scenario's lengths."""
+    """One line of a prompt file, or one made up, which may be of `token_ids`. `output_tokens`, where given, goes before the scenario's
+    lengths."""
 
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
     output_tokens: int | None = None
     lang: str | None = None
     topic: str | None = None
@@ -64,10 +67,10 @@ def source(prompts: Prompts, folder: Path, seed: int) -> PromptSource:
 
 def _undrawn(keys: Prompts, folder: Path, seed: int) -> PromptSet | SyntheticPrompts | CountedPrompts:
     synthetic, shared = keys.synthetic, PrefixIndex(keys)
-    if synthetic is not None and synthetic.words is not None:
+    if synthetic is not None and synthetic.words is not None and not keys.token_ids:
         return SyntheticPrompts(synthetic.words, seed, shared)
-    if synthetic is not None and synthetic.tokens is not None:
-        return CountedPrompts(keys, synthetic.tokens, synthetic.prefix_tokens, seed)
+    if synthetic is not None and (lengths := synthetic.tokens or synthetic.words) is not None:
+        return CountedPrompts(keys, lengths, synthetic.prefix_tokens, seed)
     paths = [folder / file for file in keys.files or ()]
     prompts = [prompt for path in paths for prompt in read(path)]
     if not prompts:
@@ -174,6 +177,13 @@ def made_up_texts(seed: int, purpose: str, lengths: Iterable[int]) -> list[str]:
     return [" ".join([WORDS[int(draw() * count)] for _ in range(words)]) for words in lengths]
 
 
+def prompt_of(made: str | tuple[int, ...], *, plain: bool) -> Prompt:
+    """A prompt of made-up text, or of token ids."""
+    if isinstance(made, tuple):
+        return Prompt(token_ids=made)
+    return Prompt(prompt=made) if plain else Prompt(messages=(Message(role="user", content=made),))
+
+
 class CountedPrompts:
     """Made-up prompts of a known number of tokens, template included; the first `prefix_tokens` of
     them are the same in all measured ones. Raises UserError for a prompt shorter than the template."""
@@ -182,7 +192,7 @@ class CountedPrompts:
 
     def __init__(self, prompts: Prompts, tokens: Lengths, prefix_tokens: int, seed: int) -> None:
         self._prefix_tokens, self._plain = prefix_tokens, prompts.template == "plain"
-        self._maker = maker_for(prompts.tokenizer, prompts.template, seed, max(1, prefix_tokens))
+        self._maker = maker_of(prompts, seed, max(1, prefix_tokens))
         self._shared = PrefixIndex(prompts)
         self._lengths = LengthSeries(tokens, seed, "tokens")
         self._lengths_aside = LengthSeries(tokens, seed, "tokens-aside")
@@ -206,8 +216,7 @@ class CountedPrompts:
         total, least = self._prefix_tokens + tokens, self._maker.minimum
         if total < least:
             raise UserError(f"no prompt has {total} tokens: the chat template and one word have {least}", f"give {least} or more")
-        text = self._maker.prompt(name, total, blocks)
-        return Prompt(prompt=text) if self._plain else Prompt(messages=(Message(role="user", content=text),))
+        return prompt_of(self._maker.prompt(name, total, blocks), plain=self._plain)
 
 
 class DrawnPrompts:

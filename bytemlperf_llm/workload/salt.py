@@ -8,6 +8,9 @@ import msgspec
 
 from engines.contract import Message, Request
 
+FIRST_SALT_ID = 32
+SALT_IDS = 8
+"""Of a salt before token ids: one a digit."""
 SALT_TOKENS = 16
 """What a salt adds to a prompt, at most: eight hexadecimal digits are that many tokens at most, and brackets and a space three."""
 
@@ -29,8 +32,18 @@ def salted_messages(messages: tuple[Message, ...], salt: str | None) -> tuple[Me
     return (msgspec.structs.replace(messages[0], content=salted_text(messages[0].content, salt)), *messages[1:])
 
 
+def salted_ids(token_ids: tuple[int, ...], salt: str) -> tuple[int, ...]:
+    """Behind an id for each digit of the salt, from those that every vocabulary has."""
+    return (*(FIRST_SALT_ID + int(digit, 16) for digit in salt), *token_ids)
+
+
 def salted(request: Request, salt: str) -> Request:
-    """The request with the salt before its messages' text, or before its plain prompt."""
+    """The request with the salt before its messages' text, its plain prompt, its token ids or each of its inputs."""
+    if request.token_ids is not None:
+        return msgspec.structs.replace(request, token_ids=salted_ids(request.token_ids, salt))
+    if request.inputs is not None:
+        inputs = [salted_text(each, salt) if isinstance(each, str) else salted_ids(each, salt) for each in request.inputs]
+        return msgspec.structs.replace(request, inputs=tuple(inputs))
     if request.messages is None:
         return msgspec.structs.replace(request, prompt=salted_text(request.prompt or "", salt))
     return msgspec.structs.replace(request, messages=salted_messages(request.messages, salt))

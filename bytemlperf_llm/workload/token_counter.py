@@ -31,7 +31,10 @@ _SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARAC
 
 
 class WordCounter:
-    """One token a word; no template. `how` says in words for the reader of a result how it counts, and `exact` whether that is exact."""
+    """One token a word; no template. `how` says in words for the reader of a result how it counts, and `exact` whether that is exact;
+    `vocabulary` is how many ids there are, None where that is not known."""
+
+    vocabulary = None
 
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
@@ -79,6 +82,7 @@ class TokenizerCounter:
 
     def __init__(self, folder: Path, *, plain: bool) -> None:
         self._tokenizer = _tokenizer(folder)
+        self.vocabulary = int(self._tokenizer.get_vocab_size())
         self._render = None if plain else _template(folder)
         self.how = f"tokenizer of {folder}, " + (
             "no chat template (plain completions)" if plain else "chat template included" if self._render else "which has no chat template"

@@ -20,9 +20,9 @@ from bytemlperf_llm.plan.scenario import Prompts, Trace
 from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
-from bytemlperf_llm.workload.prompts import Prompt
-from bytemlperf_llm.workload.synthesis import maker_for
+from bytemlperf_llm.workload.prompts import Prompt, prompt_of
 from bytemlperf_llm.workload.token_counter import counter_for, cut
+from bytemlperf_llm.workload.token_ids import maker_of
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
 from bytemlperf_llm.workload.traces.rows import BLOCK_SIZE_FIX, TraceRow, misfit
 from engines.contract import Message
@@ -92,7 +92,7 @@ class TracePrompts:
         self._trace, self._path = prompts.trace, folder / prompts.trace.file
         self._counter = counter_for(prompts.tokenizer, prompts.template)
         self._plain = prompts.template == "plain"
-        self._maker = maker_for(prompts.tokenizer, prompts.template, seed, block_tokens(prompts.trace))
+        self._maker = maker_of(prompts, seed, block_tokens(prompts.trace))
         self._lengths, self._prompts = lengths, prompts
         self.report = self._new_report()
         self._measured = Cursor(self._rows_measured)
@@ -112,16 +112,17 @@ class TracePrompts:
     def at(self, index: int) -> Prompt:
         """Raises TraceEnded, and UserError for a line that can't be used."""
         kept = self._measured.at_round(index) if self._rounds else self._measured.at(index)
-        if kept.messages is not None:
-            return self._prompt(kept, kept.messages[-1].content, kept.messages)
-        text = self._maker.prompt(f"line/{kept.row.line}", kept.prompt_tokens, self._hash_ids(kept.row))
-        return self._prompt(kept, text)
+        if kept.messages is None:
+            return self._made(kept, f"line/{kept.row.line}", kept.prompt_tokens, self._hash_ids(kept.row))
+        if self._plain and len(kept.messages) == 1:
+            return self._prompt(kept, Prompt(prompt=kept.messages[0].content))
+        return self._prompt(kept, Prompt(messages=kept.messages))
 
     def aside(self, index: int) -> Prompt:
         """As long as request `index`, in other words, so that no cache is warmed. Begins again at the trace's end."""
         kept = self._aside.at_round(index)
         tokens = kept.prompt_tokens if kept.messages is None else self._counter.prompt(kept.messages)
-        return self._prompt(kept, self._maker.prompt(f"aside/{index}", tokens))
+        return self._made(kept, f"aside/{index}", tokens)
 
     def prefix(self, index: int) -> Prefix | None:
         """What of the prompt was in an earlier one; all of it in a later round."""
@@ -138,11 +139,11 @@ class TracePrompts:
         assert offset_ns is not None
         return offset_ns
 
-    def _prompt(self, kept: _Kept, text: str, messages: tuple[Message, ...] | None = None) -> Prompt:
-        if self._plain and (messages is None or len(messages) == 1):
-            return Prompt(prompt=text, output_tokens=kept.output_tokens, session=kept.row.session)
-        messages = messages or (Message(role="user", content=text),)
-        return Prompt(messages=messages, output_tokens=kept.output_tokens, session=kept.row.session)
+    def _made(self, kept: _Kept, name: str, tokens: int, hash_ids: tuple[int, ...] = ()) -> Prompt:
+        return self._prompt(kept, prompt_of(self._maker.prompt(name, tokens, hash_ids), plain=self._plain))
+
+    def _prompt(self, kept: _Kept, prompt: Prompt) -> Prompt:
+        return msgspec.structs.replace(prompt, output_tokens=kept.output_tokens, session=kept.row.session)
 
     # -- which rows ------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_HEAD_BYTES = 4 * 1024
@@ -327,3 +327,14 @@ def parse_response(data: bytes) -> Response | None:
         return Response(head, [(start, end)], end - start == head.content_length)
     spans = [(start, len(data))] if head.framing is Framing.UNTIL_CLOSE else []
     return Response(head, spans, True)
+
+
+def head_and_body(payloads: Sequence[Any]) -> tuple[Head, bytes]:
+    """The reads of a response, head included, or a `Head` followed by reads of its body, put together. Raises HttpParseError."""
+    if payloads and isinstance(payloads[0], Head):
+        return payloads[0], b"".join(payloads[1:])
+    joined = b"".join(payloads)
+    response = parse_response(joined)
+    if response is None:
+        raise HttpParseError("no response head")
+    return response.head, b"".join([joined[start:end] for start, end in response.spans])

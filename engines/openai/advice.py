@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from engines.contract import EngineError
 
-LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+CHAT_LIMITS = ("max_tokens", "max_completion_tokens")
 """The names under which chat servers take the longest answer allowed; newer models of OpenAI's know the second alone."""
 
 _SAYS_WHY = ("http_4xx", "http_5xx", "error_in_stream", "not_a_stream")
@@ -24,6 +24,7 @@ FIELD_FIXES = (
     ("top_p", "give one that it takes with --top-p"),
     ("top_k", "leave it out: no --top-k, and no sampling.top_k in the scenario"),
     ("seed", "leave it out: no sampling.seed in the scenario"),
+    ("max_output_tokens", "--output-len for shorter responses"),
     ("max_completion_tokens", "--engine-option max_tokens_field=max_tokens"),
     ("max_tokens", "--output-len for shorter responses, or --engine-option max_tokens_field=max_completion_tokens"),
 )
@@ -36,7 +37,12 @@ def wants_other_limit(error: EngineError, field: str) -> str | None:
     """The name that the server takes for the answer's limit instead of `field`; None where that isn't what it says."""
     if error.error_class not in _SAYS_WHY or not _names(field, error.detail) or not re.search(_UNKNOWN, error.detail, re.I):
         return None
-    return LIMIT_FIELDS[field == LIMIT_FIELDS[0]]
+    return CHAT_LIMITS[field == CHAT_LIMITS[0]]
+
+
+def wants_texts(error: EngineError) -> bool:
+    """Whether a rerank server takes documents under the name `texts`, as TEI does."""
+    return error.error_class in _SAYS_WHY and _names("texts", error.detail)
 
 
 def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[str] = ()) -> str | None:

@@ -12,7 +12,7 @@ events (`openai_tokens`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, takewhile
 from typing import Any
@@ -35,6 +35,8 @@ MAX_READ_BYTES = 1 << 18  # of any event loop's, and the reading thread's
 LOOKED_AT_BYTES, LOOKED_AT_READS = 1 << 20, 1 << 14  # of an answer that was given up as too large
 CLASSIFIED_BYTES = 1 << 16
 LAST_READS = 8
+Meant = Callable[[sse.Event], Event | None]
+"""What an event of the stream says; None for nothing."""
 _DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 _DONE_LINE = b"\n" + DONE_EVENT
@@ -48,17 +50,17 @@ _FAILURE = re.compile(r"(?:^|[._-])(?:error|fail|failed|failure|exception|abort|
 _CONTEXT_WORDS = re.compile(r"maximum context length|context_length_exceeded|max_model_len|longer than the maximum model length", re.I)
 
 
-def decode(payloads: Sequence[Any], *, usage: bool = True) -> Decoded:
+def decode(payloads: Sequence[Any], *, usage: bool = True, meant: Meant | None = None) -> Decoded:
     """Reads of the lean transport (head included), or a `Head` followed by body reads. Without `usage`, what the server
-    reports of tokens is left aside."""
+    reports of tokens is left aside. `meant` tells what an event of another API says; then there is no fast path."""
     if len(payloads) * MAX_READ_BYTES > MAX_RESPONSE_BYTES and (first := _beginning(payloads)) < len(payloads):
-        decoded = decode(payloads[:first], usage=usage)
+        decoded = decode(payloads[:first], usage=usage, meant=meant)
         decoded.tokens_per_chunk += repeat(0, len(payloads) - first)
         return decoded
     if payloads and isinstance(payloads[0], Head):
-        return _decode_body(payloads[0], [b"", *payloads[1:]], usage)
+        return _decode_body(payloads[0], [b"", *payloads[1:]], usage, meant)
     reads: Sequence[bytes] = payloads
-    fast = _decode_fast(reads, usage)
+    fast = _decode_fast(reads, usage) if meant is None else None
     if fast is not None:
         return fast
     joined = b"".join(reads)
@@ -68,7 +70,7 @@ def decode(payloads: Sequence[Any], *, usage: bool = True) -> Decoded:
         return _failed(len(reads), "malformed_stream", str(error))
     if response is None:
         return _failed(len(reads), "empty_response", "no response head")
-    return _decode_body(response.head, _body_of_reads(response, joined, reads), usage)
+    return _decode_body(response.head, _body_of_reads(response, joined, reads), usage, meant)
 
 
 def _beginning(payloads: Sequence[Any]) -> int:
@@ -215,7 +217,8 @@ def _body_of_reads(response: Response, joined: bytes, reads: Sequence[bytes]) ->
     return bodies
 
 
-def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Decoded:
+def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True, meant: Meant | None = None) -> Decoded:
+    read = meant or _meant
     refused = classify(head, b"".join(_up_to(bodies, CLASSIFIED_BYTES))[:CLASSIFIED_BYTES])
     if refused is not None:
         return _failed(len(bodies), *refused)
@@ -231,7 +234,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Dec
                 done = True
                 continue
             try:
-                event = _meant(sse_event)
+                event = read(sse_event)
             except UntrustedJson as error:
                 if done:
                     continue
@@ -257,7 +260,7 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True) -> Dec
 def _add_last_words(decoded: Decoded, bodies: Sequence[bytes]) -> None:
     """A server or proxy that fails may end a stream with words that are no event, or half of one."""
     last = b"".join(bodies[-LAST_READS:])[-CLASSIFIED_BYTES:].rstrip().rpartition(b"\n\n")[2].removeprefix(b"data:").strip()
-    words = _foreign(last)
+    words = words_of(last)
     if words:
         decoded.error_class, decoded.error_detail = "error_in_stream", words
     elif last and not last.startswith(b"{"):
@@ -289,8 +292,8 @@ def _up_to(bodies: Sequence[bytes], most_bytes: int) -> Sequence[bytes]:
     return bodies[: sum(1 for _ in takewhile(most_bytes.__gt__, islice(before, len(bodies))))]
 
 
-def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
-    """Why this response can't be a token stream; None when it may be one."""
+def classify(head: Head, body: bytes, *, stream: bool = True) -> tuple[ErrorClass, str] | None:
+    """Why this response can't be a token stream (or else: one JSON value); None when it may be one."""
     status = head.status
     if status not in (200, 201):  # NestJS gives 201 to whatever answers a POST
         return _status_error(head, body)
@@ -300,8 +303,8 @@ def classify(head: Head, body: bytes) -> tuple[ErrorClass, str] | None:
     if not body:
         return "empty_response", "a response without a body"
     if content_type.startswith("text/html") or body.lstrip()[:1] == b"<":
-        return "not_a_stream", "HTML instead of a token stream"
-    if body.lstrip()[:1] == b"{" and not content_type.startswith("text/event-stream"):
+        return "not_a_stream", f"HTML instead of {'a token stream' if stream else 'JSON'}"
+    if stream and body.lstrip()[:1] == b"{" and not content_type.startswith("text/event-stream"):
         return "not_a_stream", f"JSON instead of a token stream: {excerpt(body)}"
     return None
 
@@ -321,10 +324,11 @@ def _status_error(head: Head, body: bytes) -> tuple[ErrorClass, str]:
 
 def excerpt(body: bytes) -> str:
     """The message of an OpenAI-style error body, or its first characters, on one line."""
-    return " ".join((_foreign(body) or body.decode("utf-8", "replace")).split())[:MAX_DETAIL_CHARS]
+    return " ".join((words_of(body) or body.decode("utf-8", "replace")).split())[:MAX_DETAIL_CHARS]
 
 
-def _foreign(body: bytes) -> str:
+def words_of(body: bytes) -> str:
+    """What an error of a server's own form says; empty for what is none."""
     try:
         return foreign_words(decode_json(body, lenient=True))
     except UntrustedJson:

@@ -11,7 +11,7 @@ from typing import Any
 from engines.contract import EngineError, EngineUnavailable, Recorder, Request, caught_up
 from engines.credentials import userinfo_secrets
 from engines.http.aiohttp_transport import AiohttpTransport
-from engines.http.http1 import Head, parse_response
+from engines.http.http1 import Head, head_and_body
 from engines.http.pool import Pool
 from engines.http.proxy import Proxy, proxy_for
 from engines.openai.advice import fix_for
@@ -128,11 +128,8 @@ class Endpoint:
             return await self._aiohttp.get(path, self._head.fixed, method)
         reads: list[Any] = []
         bare = b"%b %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (method.encode(), path.encode(), self._head.lines)
-        head = await self._pool.request(bare, _Collect(reads))
-        joined = b"".join(reads)
-        response = parse_response(joined)
-        assert response is not None
-        return head, b"".join(joined[start:end] for start, end in response.spans)
+        await self._pool.request(bare, _Collect(reads))
+        return head_and_body(reads)
 
     def _unreachable(self, error: EngineError) -> EngineUnavailable:
         """Why the server can't be asked, and the remedy."""

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible server, chat or completions, streaming.
+"""Any OpenAI-compatible server: chat, completions and responses, streaming; embeddings and rerank.
 
-A request's life: encode body → write → raw reads to the recorder → end. What the reads mean is
-told by `decode` when the request is over. Needs no tokenizer: token counts come
+A request's life: encode body (`bodies`) → write → raw reads to the recorder → end. What the reads mean is
+told when the request is over (`decode`, `responses`, `outputs`). Needs no tokenizer: token counts come
 from the server's `usage`, or from the chunks where it sends none, and the result says which.
 
 The key comes from an environment variable or a file, never from a flag, and is in no output.
@@ -14,48 +14,43 @@ from __future__ import annotations
 import os
 import ssl
 import stat
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import msgspec
 
-from engines.chat import folded
 from engines.contract import (
+    Api,
     Availability,
     BadOption,
     Decoded,
     EngineError,
     EngineInfo,
     Finish,
+    Input,
     Message,
     Model,
     Recorder,
     Request,
-    Sampling,
-    TrafficClass,
     WeightsKind,
     parse_options,
 )
 from engines.credentials import body_secrets, query_secrets
-from engines.openai.advice import LIMIT_FIELDS, fix_for, wants_other_limit
+from engines.openai.advice import CHAT_LIMITS, fix_for, wants_other_limit, wants_texts
+from engines.openai.bodies import LIMIT_FIELDS, Bodies, check_extra
 from engines.openai.decode import decode
 from engines.openai.endpoint import Endpoint
 from engines.openai.headers import json_object, read_key, request_headers
 from engines.openai.models import choose
+from engines.openai.outputs import OutputsDecoder
+from engines.openai.responses import decode_responses, spoken_in
 from engines.openai.spoken import spoken
 from engines.openai.target import DEFAULT_ADDRESS, Target, named, parse_addresses
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-CACHED_PROMPT_CHARS = 4096  # longer ones are encoded each time, so that the cache stays under some megabytes
-
-_SEVERAL = "which makes several responses of one request"
-OTHER_TOKENS = {
-    **dict.fromkeys(("n", "best_of", "use_beam_search", "num_beams", "beam_width", "num_return_sequences"), _SEVERAL),
-    "echo": "which makes the prompt part of the response",
-}
-"""Fields of a body by which the tokens of a stream are not those of one answer."""
+ACCEPTS: dict[Api, list[Input]] = {"completions": ["token_ids"], "embeddings": ["token_ids"]}
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -75,6 +70,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     usage: bool = True
     keep_alive: bool = True
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    documents_field: Literal["auto", "documents", "texts"] = "auto"
     ready_timeout_s: float = 0.0
 
 
@@ -89,9 +85,8 @@ class OpenAIEngine:
         self._servers: dict[str, Endpoint] = {}
         self._endpoints: list[Endpoint] = []  # those that requests are sent to
         self._secrets: list[str] = []
-        self._usage = True
-        self._rests: dict[object, bytes] = {}
-        self._sent_fields: set[str] = set()
+        self._bodies: Bodies | None = None
+        self._decode: Callable[[Sequence[Any]], Decoded] = decode
 
     @staticmethod
     def requirements() -> Availability:
@@ -108,11 +103,9 @@ class OpenAIEngine:
 
     async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
         self._options = parsed = parse_options(options, Options)
-        self._usage = parsed.usage
         addresses = parse_addresses(parsed.base_url, parsed.endpoint)
         self._extra = _extra_body(parsed.extra_body)
         self._secrets += body_secrets(self._extra)
-        self._limit_by(LIMIT_FIELDS[0] if parsed.max_tokens_field == "auto" else parsed.max_tokens_field)
         for name, address in named(addresses).items():
             self._servers[name] = self._endpoint(address.target)
             if not address.role:
@@ -124,12 +117,15 @@ class OpenAIEngine:
             else:
                 await server.find_metrics(name)
         self._model_name, max_model_len, note = choose(model, self._endpoints[0].listing, self._target.authority)
+        self._bodies, self._decode = self._bodies_for(parsed), _decoder(self._target.api, usage=parsed.usage)
         return EngineInfo(
             name="openai",
             device="remote",
             model=self._model_name,
             max_model_len=max_model_len,
+            api=self._target.api,
             reports=["usage"] if parsed.usage else [],
+            accepts=ACCEPTS.get(self._target.api, []),
             notes=[*self._notes(), *([note] if note else [])],
         )
 
@@ -162,27 +158,38 @@ class OpenAIEngine:
         calls = [await endpoint.reset_cache() for endpoint in self._endpoints]
         return calls[0] if all(calls) else ""
 
-    def _limit_by(self, field: str) -> None:
-        """The longest answer goes by this name; by none where the user's own body has one."""
-        self._limit_field = field
-        self._limit = b"" if LIMIT_FIELDS[1] in self._extra else b'"%b":%%d,' % field.encode()
+    def _bodies_for(self, options: Options) -> Bodies:
+        api, given = self._target.api, options.max_tokens_field
+        return Bodies(
+            api,
+            self._model_name,
+            self._extra,
+            usage=options.usage,
+            limit_field=given if given != "auto" and api in ("chat", "completions") else LIMIT_FIELDS.get(api, ""),
+            documents_field="documents" if options.documents_field == "auto" else options.documents_field,
+        )
 
     # -- a first request that is refused ------------------------------------------
 
     def adapt(self, error: EngineError) -> dict[str, str]:
         """Change what a refused first request had wrong, where the meaning stays; the options that say so, or none."""
-        if self._options.max_tokens_field != "auto" or not self._target.chat:
+        assert self._bodies is not None
+        options, api = self._options, self._target.api
+        if api == "rerank" and options.documents_field == "auto" and wants_texts(error):
+            self._options = msgspec.structs.replace(options, documents_field="texts")
+            self._bodies = self._bodies_for(self._options)
+            return {"documents_field": "texts"}
+        if options.max_tokens_field != "auto" or api != "chat" or self._bodies.limit_field != CHAT_LIMITS[0]:
             return {}
-        other = wants_other_limit(error, self._limit_field)
-        if other is None or self._limit_field != LIMIT_FIELDS[0]:
+        other = wants_other_limit(error, CHAT_LIMITS[0])
+        if other is None:
             return {}
-        self._limit_by(other)
+        self._bodies.limit_by(other)
         return {"max_tokens_field": other}
 
     def advise(self, error: EngineError) -> str | None:
         """The remedy for a first request that failed; None where nothing special is known."""
-        sent = {self._limit_field} | self._sent_fields
-        if fix := fix_for(error, sent, self._extra):
+        if fix := fix_for(error, self._bodies.fields() if self._bodies else (), self._extra):
             return fix
         if error.error_class != "error_in_stream" and (around := self._endpoints[0].around_proxy()):
             return around
@@ -197,7 +204,8 @@ class OpenAIEngine:
 
     async def generate(self, request: Request, recorder: Recorder) -> Finish:
         endpoint = self._endpoints[0] if self._single else self._endpoint_of(request)
-        await endpoint.send(request, self._body(request), recorder)
+        assert self._bodies is not None
+        await endpoint.send(request, self._bodies.of(request), recorder)
         return _UNKNOWN_FINISH
 
     def _endpoint_of(self, request: Request) -> Endpoint:
@@ -214,41 +222,12 @@ class OpenAIEngine:
         """Where it goes; None where there is one place."""
         return None if self._single else self._endpoint_of(request).target.name
 
-    def _body(self, request: Request) -> bytes:
-        """The JSON body: what differs between requests is put between parts that are encoded once."""
-        limit = self._limit % request.max_tokens if self._limit else b""
-        rest = self._rest_of_body(request)
-        if not self._target.chat:
-            return b'{"prompt":%b,%b%b' % (_encode_prompt(request), limit, rest)
-        if request.tools and "tools" not in self._extra:
-            limit += b'"tools":%b,' % request.tools.encode()
-        return b'{"messages":%b,%b%b' % (_encode_chat(request), limit, rest)
-
-    def _rest_of_body(self, request: Request) -> bytes:
-        """What requests of the same sampling and class have in common."""
-        key = request.sampling if request.traffic_class is None else (request.sampling, request.traffic_class.name)
-        rest = self._rests.get(key)
-        if rest is None:
-            fields = self._constant_fields(request.sampling) | _class_fields(request.traffic_class)
-            self._sent_fields |= fields.keys()
-            rest = self._rests[key] = msgspec.json.encode(fields)[1:]
-        return rest
-
-    def _constant_fields(self, sampling: Sampling) -> dict[str, object]:
-        fields: dict[str, object] = {"model": self._model_name, "stream": True}
-        if self._options.usage:
-            fields["stream_options"] = {"include_usage": True}
-        fields["temperature"] = sampling.temperature
-        optional = {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": sampling.seed, "ignore_eos": sampling.ignore_eos or None}
-        fields |= {name: value for name, value in optional.items() if value is not None}
-        return fields | self._extra
-
     def decode(self, payloads: Sequence[Any]) -> Decoded:
-        return decode(payloads, usage=self._usage)
+        return self._decode(payloads)
 
     def spoken(self, payloads: Sequence[Any], text: str) -> Message:
         """What of an answer continues a chat."""
-        return spoken(payloads, text)
+        return spoken_in(payloads) if self._target.api == "responses" else spoken(payloads, text)
 
     def stats(self) -> dict[str, float]:
         """What the servers say of themselves on their /metrics pages; where there are several, each under its role, or its number."""
@@ -279,18 +258,15 @@ _UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
 
 def _extra_body(text: str) -> dict[str, object]:
     extra = json_object("extra_body", text)
-    if taken := sorted(extra.keys() & {"messages", "prompt", "max_tokens", "stream"}):
-        raise BadOption(f"extra_body sets {taken[0]}, which the scenario sets", f"remove {taken[0]} from --extra-body")
-    _refuse_other_tokens(extra)
+    check_extra(extra)
     return extra
 
 
-def _refuse_other_tokens(body: Mapping[str, object]) -> None:
-    """Raises BadOption where a stream would be more than one answer to its request."""
-    for name, why in OTHER_TOKENS.items():
-        value = body.get(name)
-        if value is True or value not in (None, 0, 1):
-            raise BadOption(f"extra_body sets {name}, {why}", f"remove {name} from --extra-body")
+def _decoder(api: Api, *, usage: bool) -> Callable[[Sequence[Any]], Decoded]:
+    """What tells the meaning of the payloads."""
+    if api in ("embeddings", "rerank"):
+        return OutputsDecoder()
+    return partial(decode_responses if api == "responses" else decode, usage=usage)
 
 
 def _tls_context(options: Options) -> ssl.SSLContext:
@@ -304,31 +280,3 @@ def _tls_context(options: Options) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _class_fields(traffic_class: TrafficClass | None) -> dict[str, object]:
-    """What a class sets in the bodies of its requests."""
-    given = {} if traffic_class is None else {"model": traffic_class.model, "priority": traffic_class.priority}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-@lru_cache(maxsize=1024)
-def _encode_messages(messages: tuple[Message, ...]) -> bytes:
-    """Cached, since prompts come again; those of sessions don't."""
-    return msgspec.json.encode(messages)
-
-
-def _encode_chat(request: Request) -> bytes:
-    messages = request.messages or (Message(role="user", content=request.prompt or ""),)
-    cached = request.session is None and request.text_length() <= CACHED_PROMPT_CHARS
-    return _encode_messages(messages) if cached else msgspec.json.encode(messages)
-
-
-def _encode_prompt(request: Request) -> bytes:
-    return msgspec.json.encode(request.prompt if request.prompt is not None else _flatten(request))
-
-
-def _flatten(request: Request) -> str:
-    """A chat as plain text, for servers that only complete."""
-    plain = folded(request.messages or (), request.tools)
-    return "\n\n".join(f"{message.role}: {message.content}" for message in plain) + "\n\nassistant:"

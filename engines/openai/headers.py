@@ -30,7 +30,7 @@ def request_headers(given: str, key: str, target: Target, *, key_goes_first: boo
     ours = {
         "Host": target.authority,
         "Content-Type": "application/json",
-        "Accept": "text/event-stream",
+        "Accept": "application/json" if target.api in ("embeddings", "rerank") else "text/event-stream",
         "Accept-Encoding": "identity",
         "User-Agent": "bytemlperf-llm",  # some gateways refuse who has no name
     }

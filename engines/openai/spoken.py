@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engines.contract import Function, Message, ToolCall
-from engines.http.http1 import Head, parse_response
+from engines.http.http1 import head_and_body
 from engines.http.sse import SseParser
 from engines.openai.events import Choice, read_event
 from engines.untrusted import UntrustedJson, whole_text
@@ -17,7 +17,7 @@ _MORE_THAN_CONTENT = re.compile(rb'"(?:reasoning(?:_content|_text|_details)?|thi
 
 def spoken(payloads: Sequence[Any], text: str) -> Message:
     """The message of an answer that was well; `text` is all that was streamed in it."""
-    body = _body(payloads)
+    body = head_and_body(payloads)[1]
     if _MORE_THAN_CONTENT.search(body) is None:
         return Message("assistant", text)
     content: list[str] = []
@@ -41,14 +41,6 @@ def _choices(body: bytes) -> Iterator[Choice]:
         except UntrustedJson:  # [DONE], or an event of the server's own
             continue
         yield from (choices or ())[:1]
-
-
-def _body(payloads: Sequence[Any]) -> bytes:
-    if isinstance(payloads[0], Head):
-        return b"".join(payloads[1:])
-    joined = b"".join(payloads)
-    response = parse_response(joined)
-    return b"" if response is None else b"".join([joined[start:end] for start, end in response.spans])
 
 
 def _content(value: str | list[Any] | None) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import SplitResult, quote, urlsplit
 
-from engines.contract import BadOption
+from engines.contract import Api, BadOption
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 DEFAULT_ENDPOINT = "/v1/chat/completions"
-_ENDPOINT = re.compile(r"/(?:chat/)?completions$")
-_OTHER_ENDPOINT = re.compile(r"/models$|(?<=/v1)/(?:chat|responses|embeddings)$")
+_ENDPOINT = re.compile(r"/(?:(?P<chat>chat/completions)|(?P<other>completions|responses|embeddings|rerank))$")
+_OTHER_ENDPOINT = re.compile(r"/models$|(?<=/v1)/chat$")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
 _OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
@@ -35,7 +35,7 @@ class Target(NamedTuple):
     prefix: str
     path: str
     models: str
-    chat: bool
+    api: Api
     userinfo: str
     query: str
 
@@ -65,9 +65,9 @@ class Address(NamedTuple):
 def parse_addresses(base_urls: str, endpoint: str = "") -> list[Address]:
     """Of one or several base URLs with blanks between them, each with `ROLE=` before it or not. Raises BadOption."""
     addresses = [_address(text, endpoint) for text in base_urls.split() or [""]]
-    kinds = {address.target.chat for address in addresses if not address.role}
+    kinds = {address.target.api for address in addresses if not address.role}
     if len(kinds) > 1:
-        raise BadOption("one --base-url takes chat and another completions", "say which with --endpoint")
+        raise BadOption(f"one --base-url takes {' and another '.join(sorted(kinds))}", "say which with --endpoint")
     if not kinds:
         raise BadOption("every --base-url has a role, so that no request is sent to any", "add the router's: --base-url http://HOST:PORT")
     urls = [address.target.url for address in addresses]
@@ -111,10 +111,15 @@ def parse_target(base_url: str, endpoint: str = "") -> Target:
         prefix=prefix,
         path=path + tail,
         models=_ENDPOINT.sub("/models", path) + tail,
-        chat=path.endswith("/chat/completions"),
+        api=_api(path),
         userinfo=parts.netloc.rpartition("@")[0],
         query=query,
     )
+
+
+def _api(path: str) -> Api:
+    endpoint = _ENDPOINT.search(path)
+    return "chat" if endpoint is None or endpoint["chat"] else cast(Api, endpoint["other"])
 
 
 def _split(base_url: str) -> tuple[SplitResult, int | None]:
@@ -156,9 +161,10 @@ def _paths(base: str, endpoint: str) -> tuple[str, str, str]:
     path, _, query = (endpoint or DEFAULT_ENDPOINT).partition("?")
     path = path.rstrip("/")
     if not path.startswith("/"):
-        raise BadOption(f"endpoint {endpoint!r} is not a path", "give it as /v1/chat/completions or /v1/completions")
+        raise BadOption(f"endpoint {endpoint!r} is not a path", f"give it as {DEFAULT_ENDPOINT} or /v1/completions")
     if not _ENDPOINT.search(path):
-        raise BadOption(f"endpoint {endpoint!r} is neither chat nor completions", "use /v1/chat/completions or /v1/completions")
+        known = "/v1/completions, /v1/responses, /v1/embeddings or /v1/rerank"
+        raise BadOption(f"endpoint {endpoint!r} is none that is known", f"use {DEFAULT_ENDPOINT}, {known}")
     if not endpoint and _OWN_VERSION.search(base):
         path = path.removeprefix("/v1")
     if path.startswith("/v1/"):

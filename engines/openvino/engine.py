@@ -84,6 +84,11 @@ class PipelineTokenizer(inprocess.ChatTokenizer):
     """OpenVINO GenAI's tokenizer, with the chat template that came with the weights. A prompt is a [1, n] tensor of token ids."""
 
     def _encode(self, request: Request) -> Any:
+        if request.token_ids is not None:
+            import numpy
+            import openvino
+
+            return openvino.Tensor(numpy.array([request.token_ids], numpy.int64))
         if request.messages is None:
             return self.raw.encode(request.prompt or "").input_ids
         text = templated(self._render, request.messages, request.tools)

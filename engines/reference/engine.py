@@ -130,6 +130,7 @@ class ReferenceEngine:
             model=model.name if model else "none",
             tokenizer="words",  # one token a word: see count_prompt_tokens
             reports=["usage", "stages", "stats"],
+            accepts=["token_ids"],
             notes=[f"no model: stated TTFT {self._options.ttft_ms:g} ms, ITL {self._options.itl_ms:g} ms"],
         )
 
@@ -189,9 +190,10 @@ class ReferenceEngine:
 
 def _finish(request: Request, answer: _Answer) -> Finish:
     texts = (request.prompt or "",) if request.messages is None else [message.text() for message in request.messages]
+    prompt_tokens = count_prompt_tokens(" ".join((request.tools, *texts))) if request.token_ids is None else len(request.token_ids)
     return Finish(
         reason="length",
-        usage=Usage(prompt_tokens=count_prompt_tokens(" ".join((request.tools, *texts))), output_tokens=request.max_tokens),
+        usage=Usage(prompt_tokens=prompt_tokens, output_tokens=request.max_tokens),
         stages=Stages(
             queued_ns=answer.queued_ns,
             scheduled_ns=answer.scheduled_ns,

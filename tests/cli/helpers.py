@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
@@ -35,6 +36,18 @@ def start(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subproce
         env=environment,
         preexec_fn=_hear_interrupts,
     )
+
+
+@contextmanager
+def started_server(option: str) -> Iterator[str]:
+    """The address of a reference server with this engine option."""
+    process = start("reference-server", "--port", "0", "--engine-option", option, cwd=Path())
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def _hear_interrupts() -> None:

@@ -10,14 +10,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.runs.verdicts import VERDICTS
-from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, wait_for_records
+from tests.cli.helpers import CLOSED, QUICK, bmp, run_folder, start, started_server, wait_for_records
 from tests.runs.reading import read_records
 
 
@@ -221,16 +219,6 @@ def test_a_client_out_of_files_says_so_and_blames_nobody_else(tmp_path):
 
 def few_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
-
-
-@contextmanager
-def started_server(option):
-    process = start("reference-server", "--port", "0", "--engine-option", option, cwd=Path())
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 def test_max_error_rate_stops_the_run_and_makes_it_invalid(tmp_path):

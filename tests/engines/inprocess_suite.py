@@ -95,6 +95,11 @@ class InProcessSuite:
         assert answer.recorder.chunk_ns == sorted(answer.recorder.chunk_ns)
         assert answer.recorder.planned_ns <= answer.recorder.sent_ns <= answer.recorder.chunk_ns[0]
 
+    async def test_token_ids_are_the_prompt_as_they_stand(self, engine: Any) -> None:
+        ids = tuple(40 + place % 60 for place in range(37))
+        answer = await ask(engine, Request(index=1, id="ids", max_tokens=5, token_ids=ids))
+        assert (answer.finish.usage.prompt_tokens, answer.tokens) == (37, 5)
+
     async def test_streams_rather_than_answering_at_the_end(self, engine: Any) -> None:
         answer = await ask(engine, chat(2, 24))
         assert len(answer.decoded.tokens_per_chunk) > 12

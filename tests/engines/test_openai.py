@@ -227,7 +227,7 @@ async def test_the_key_comes_from_environment_or_file(monkeypatch, tmp_path):
         ({"base_url": "ftp://x"}, "http"),
         ({"base_url": "http://x:port"}, "port"),
         ({"endpoint": "v1"}, "not a path"),
-        ({"endpoint": "/v1/embeddings"}, "neither chat nor completions"),
+        ({"endpoint": "/v1/score"}, "none that is known"),
         ({"extra_body": "{"}, "not JSON"),
         ({"extra_body": '{"max_tokens": 3}'}, "max_tokens"),
         ({"extra_body": '{"n": 2}'}, "extra_body sets n,"),

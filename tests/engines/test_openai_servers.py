@@ -11,7 +11,7 @@ from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.engine_start import start_engine
 from bytemlperf_llm.run.preflight import ready_check, sent_aside
-from engines.contract import EngineUnavailable, Model
+from engines.contract import EngineUnavailable, Model, Request
 from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, error, models, page, stream
 from tests.virtual import make_request
@@ -233,6 +233,18 @@ async def test_the_first_request_has_the_lengths_of_the_run():
         engine, info = await started(server.url)
         await ready(engine, info)
     assert server.seen[-1].body["max_tokens"] == make_request(0).max_tokens > 1
+
+
+async def test_token_ids_go_out_as_they_are_and_only_where_they_are_taken():
+    request = Request(index=0, id="ids", max_tokens=4, token_ids=(1024, 17407, 5))
+    async with answering(chat(lambda asked: stream())) as server:
+        engine, info = await started(server.url, endpoint="/v1/completions")
+        await ready_check(engine, info, request, Timeouts(), Redactor())
+        await engine.close()
+        other, chatting = await started(server.url)
+        await other.close()
+    assert server.seen[-2].body["prompt"] == [1024, 17407, 5]
+    assert (info.accepts, chatting.accepts) == (["token_ids"], [])
 
 
 async def test_what_is_no_answer_is_not_passed():

@@ -25,7 +25,11 @@ CHAT = "/v1/chat/completions"
         ("http://h:1/v1/chat/completions", "/v1/completions", "http://h:1/v1/completions", "/v1/models"),
         ("http://h:1/v1/models", "", "http://h:1/v1/chat/completions", "/v1/models"),
         ("http://h:1/v1/chat", "", "http://h:1/v1/chat/completions", "/v1/models"),
-        ("http://h:1//v1/responses", "", "http://h:1/v1/chat/completions", "/v1/models"),
+        ("http://h:1//v1/responses", "", "http://h:1/v1/responses", "/v1/models"),
+        ("http://h:1/v1/embeddings?x=1", "", "http://h:1/v1/embeddings?x=1", "/v1/models?x=1"),
+        ("http://h:1/v1/responses", "/v1/rerank", "http://h:1/v1/rerank", "/v1/models"),
+        ("http://h:1", "/rerank", "http://h:1/rerank", "/models"),
+        ("http://h:1", "/v2/rerank", "http://h:1/v2/rerank", "/v2/models"),
         # a query stays, wherever it was given
         (
             "http://h:1?api-version=2024-10-21",
@@ -54,7 +58,7 @@ CHAT = "/v1/chat/completions"
 def test_an_address_is_understood(base_url, endpoint, url, models):
     target = parse_target(base_url, endpoint)
     assert (target.url, target.models) == (url, models)
-    assert target.chat == ("/chat/" in url)
+    assert target.api == ("chat" if "/chat/" in url else target.path.partition("?")[0].rpartition("/")[2])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bytemlperf_llm.metrics.definitions import (
     bursts_of,
     chunk_gaps_ns,
     due_ns,
+    last_ns,
     ntpot_ns,
     stage_times_ns,
     token_runs_ns,
@@ -49,6 +50,7 @@ RECORDS = st.builds(
     error_detail=st.text("ab\n", max_size=4),
     prompt_tokens=st.none() | st.integers(0, 9),
     output_tokens=st.integers(0, 9),
+    inputs=st.sampled_from([0, 0, 3]),
     token_source=st.sampled_from(["usage", "chunks"]),
     stages=ENGINE_STAGES,
 )
@@ -67,7 +69,7 @@ def naive_row(record):
         "sent": record.sent_ns,
         "end": record.end_ns,
         "first": first,
-        "last": last,
+        "last": last_ns(record),
         "prompt": record.prompt_tokens,
         "output": record.output_tokens,
         "stream": sum(times.tokens),
@@ -79,6 +81,7 @@ def naive_row(record):
         "asked": record.max_tokens,
         "class_name": None,
         "endpoint": None,
+        "inputs": record.inputs,
         "own_limit": int(record.error_class == OWN_LIMIT),
         **dict(zip(STAGES, stages, strict=True)),
     }

@@ -57,7 +57,7 @@ def evidence(**changes):
         "sent_requests": 100,
         "load": load(),
         "tail_lateness_ns": 1 * MS,
-        "median_ttft_ns": 20 * MS,
+        "median_latency_ns": 20 * MS,
     }
     return Evidence(**{**fields, **changes})
 
@@ -89,7 +89,7 @@ CASES = [
     (OPEN, {"tail_lateness_ns": 6 * MS}, "client-limited", "sent late"),
     (OPEN, {"tail_lateness_ns": 25 * MS}, "client-limited", "sent late"),
     (OPEN, {"tail_lateness_ns": 26 * MS}, "invalid", "sent late"),
-    (OPEN, {"tail_lateness_ns": 26 * MS, "median_ttft_ns": 300 * MS}, "valid", ""),
+    (OPEN, {"tail_lateness_ns": 26 * MS, "median_latency_ns": 300 * MS}, "valid", ""),
     (OPEN, {"tail_lateness_ns": None}, "valid", ""),
     (OPEN, {"outcomes": {"ok": 95, "failed": 5}}, "valid", ""),
     (OPEN, {"outcomes": {"ok": 94, "failed": 6}}, "failing", "6 of 100 requests failed (6.0%, limit 5%)"),
