@@ -70,8 +70,7 @@ TEXT_ONLY = "leave it out: prompts are text"
 ELSEWHERE = {
     "--use-beam-search": "give it with --extra-body '{\"use_beam_search\": true}'",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
-    "--lora-modules": "name the adapter the server serves with --model",
-    "--lora-assignment": "name the adapter the server serves with --model",
+    "--lora-": "name the adapter the server serves with --model, or several as model of classes in a --scenario file",
     "--no-self-timed": "give --request-rate",
     "--skip-chat-template": "use --endpoint /v1/completions",
     "--no-stream": "leave it out: every response is streamed, so that its tokens can be timed",
