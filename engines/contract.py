@@ -332,7 +332,7 @@ def check_header(name: str, value: str) -> None:
     unknown = next((word for word in PLACEHOLDER.findall(value) if word not in _PLACEHOLDERS), None)
     if unknown is not None:
         known = ", ".join(f"{{{word}}}" for word in _PLACEHOLDERS)
-        raise BadOption(f"header {name!r} has the placeholder {{{unknown}}}, which is unknown", f"known are {known}")
+        raise BadOption(f"header {name!r} has the unknown placeholder {unknown!r}", f"known are {known}")
 
 
 OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)

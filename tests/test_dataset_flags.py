@@ -236,4 +236,4 @@ def test_the_tokenizer_is_of_every_class_with_prompts_of_its_own(tmp_path):
     prompts = fitted.classes["background"].prompts
     assert prompts is not None
     assert prompts.trace is not None
-    assert (prompts.tokenizer, prompts.trace.max_model_len, fitted.prompts.tokenizer) == (folder, 2048, None)
+    assert (prompts.tokenizer, prompts.trace.max_model_len, fitted.prompts.tokenizer) == (folder, 2048, folder)

@@ -16,7 +16,7 @@ SPARE = (*(f"TPOT p{tail}" for tail in TAILS), "share", "tokens/s out", *(f"TTFT
 
 def group_sections(summary: dict[str, Any]) -> list[Section]:
     """Nothing for requests of one kind that all went to the same address."""
-    classes = [{"share": _percent(group["share"])} for group in (summary.get("classes") or {}).values()]
+    classes: list[dict[str, Cell]] = [{"share": _percent(group["share"])} for group in (summary.get("classes") or {}).values()]
     note = "Latencies in ms. Within SLO: requests that met the service levels of their own class."
     if (fairness := summary.get("fairness")) and fairness["jain_index"] is not None:
         note += f" Jain's fairness index: {fairness['jain_index']:.3f} (1: equal)."

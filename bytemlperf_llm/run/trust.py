@@ -35,7 +35,7 @@ _COMPARED = ("model", "device", "dtype", "versions")
 
 def unconfirmed(flags: Mapping[str, Any], config: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
     """What run.json wants, with these flags in it, and a command line with these `given` flags doesn't confirm."""
-    values = flags | {"base_url": (flags["base_url"] or "").replace(" ", " --base-url ")}
+    values = {**flags, "base_url": (flags["base_url"] or "").replace(" ", " --base-url ")}
     asked = [f"--{name.replace('_', '-')} {values[name]}" for name in NAMED if name not in given and _sensitive(name, flags[name])]
     if "engine_options" not in given:
         asked += [f"--engine-option {option}" for option in flags["engine_options"] if not _harmless(option)]

@@ -121,7 +121,7 @@ def test_a_flag_holds_for_every_class(tmp_path: Path) -> None:
         ("{a: {share: 1, prority: 1}}", "mix.yaml:7: 'prority' is not a key of classes.a; did you mean 'priority'?"),
         ("{A b: {share: 1}}", "mix.yaml:7: 'A b' is not a key of classes; give text matching regex"),
         ("{a: {}}", "mix.yaml:7: classes.a.share is missing; add share"),
-        ("{a: {share: 1, headers: {X-A: '{user}'}}}", "header 'X-A' has the placeholder {user}, which is unknown; known are {session}"),
+        ("{a: {share: 1, headers: {X-A: '{user}'}}}", "header 'X-A' has the unknown placeholder 'user'; known are {session}"),
         ("{a: {share: 1, headers: {X-Api-Key: k}}}", "header X-Api-Key is a secret, and a scenario is stored with its results"),
         ("{a: {share: 1, prompts: {sessions: {format: dag_jsonl, file: x}}}}", "sessions are the scenario's own, of all classes"),
         ("{a: {share: 1, slo: {session_ms: 9}}}", "classes.a.slo: session_ms is of all sessions; give it in the scenario's slo"),
