@@ -233,8 +233,8 @@ def fit_prompts(plan: Plan, model: Model | None, info: EngineInfo) -> Plan:
         fitted = {f"{key}.template": template, f"{key}.task": TASKS.get(info.api, "generate")}
         changes |= {} if (prompts.template, prompts.task) == tuple(fitted.values()) else fitted
         recorded = "trace" if prompts.trace is not None else "sessions"
-        if prompts.tokenizer is None:
-            changes[f"{key}.tokenizer"] = _tokenizer_of(model, info)
+        if prompts.tokenizer is None and (tokenizer := _tokenizer_of(model, info)) is not None:
+            changes[f"{key}.tokenizer"] = tokenizer
         if (source := prompts.trace or prompts.sessions) is not None:
             contexts = (info.max_model_len, model.max_model_len if model else None)
             known = [source.max_model_len, *(context - salt_tokens for context in contexts if context is not None)]
