@@ -17,12 +17,13 @@ from bytemlperf.errors import UserError
 from bytemlperf.statistics.statistics import percentile
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.dataset import tokenizer_folder
-from bytemlperf_llm.plan.scenario import SessionFormatName, Trace, TraceFormatName, load
+from bytemlperf_llm.plan.scenario import Prompts, SessionFormatName, Trace, TraceFormatName, load
 from bytemlperf_llm.trace.flags import DescribeFlags
 from bytemlperf_llm.workload.data_files import bad
 from bytemlperf_llm.workload.lengths import LengthSeries
-from bytemlperf_llm.workload.sessions.graph import Blocks, Session
-from bytemlperf_llm.workload.sessions.source import SessionPrompts, known_blocks
+from bytemlperf_llm.workload.prefixes import PrefixIndex
+from bytemlperf_llm.workload.sessions.graph import Session
+from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.token_counter import WORDS_RULE, TokenCounter, counter_for
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from bytemlperf_llm.workload.traces import block_tokens, read_rows
@@ -147,7 +148,7 @@ def describe(path: Path, name: str, flags: DescribeFlags) -> Description:
     else:
         unit_s = flags.timed_trace_sec_multiplier
         trace = Trace(format=cast(TraceFormatName, name), file=str(path), block_tokens=block_size, timestamp_unit_s=unit_s)
-        sent: set[int] = set()
+        sent = PrefixIndex(Prompts(trace=trace, tokenizer=tokenizer))
         for row in read_rows(path, trace):
             _add_row(tally, path, trace, row, sent, counter)
     if not tally.prompts:
@@ -162,7 +163,7 @@ def _add_session(tally: _Tally, session: Session, counter: TokenCounter) -> None
     for place, turn in enumerate(session.turns):
         prompts.append(counter.prompt(session.prompt(place), turn.tools) if turn.blocks is None else turn.blocks.tokens)
         inherited = 0 if turn.continues is None else prompts[turn.continues]
-        tally.add(prompts[-1], turn.max_tokens, max(inherited, turn.shared_tokens or 0))
+        tally.add(prompts[-1], turn.max_tokens, max(inherited, (turn.shared and turn.shared.tokens) or 0))
         ends_ns = [due_ns[parent] for parent in turn.parents]
         due_ns.append(turn.due_ns(0, ends_ns))
         if ends_ns:
@@ -173,17 +174,18 @@ def _add_session(tally: _Tally, session: Session, counter: TokenCounter) -> None
         tally.starts_ns.append(session.at_ns)
 
 
-def _add_row(tally: _Tally, path: Path, trace: Trace, row: TraceRow, sent: set[int], counter: TokenCounter) -> None:
+def _add_row(tally: _Tally, path: Path, trace: Trace, row: TraceRow, sent: PrefixIndex, counter: TokenCounter) -> None:
     tokens = row.prompt_tokens if row.messages is None else counter.prompt(row.messages)
     if row.unusable or tokens is None:
         tally.left_out += 1
         return
-    size, tally.texts = block_tokens(trace), row.messages is not None
-    tally.prefixes = tally.prefixes or bool(row.hash_ids)
+    size, index, tally.texts = block_tokens(trace), len(tally.prompts), row.messages is not None
+    tally.prefixes = tally.prefixes or tally.texts or bool(row.hash_ids)
     if problem := misfit(len(row.hash_ids), tokens, size):
         raise bad(path, row.line, "hash_ids", problem, BLOCK_SIZE_FIX)
     answered = counter.text(row.answer) if row.output_tokens is None and row.answer is not None else row.output_tokens
-    tally.add(tokens, answered, size * known_blocks(Blocks(tokens, row.hash_ids), sent))
+    shared = sent.add_blocks(row.hash_ids, index, size, tokens) if row.messages is None else sent.add(row.messages, index)
+    tally.add(tokens, answered, (shared and shared.tokens) or 0)
     if row.at_ns is not None:
         tally.starts_ns.append(row.at_ns)
 
