@@ -43,7 +43,7 @@ def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
     mlperf = ["mlperf-multi-stream", "mlperf-offline", "mlperf-server", "mlperf-single-stream"]
     chat = ["chat", "chat-multiturn"]
-    assert [each.name for each in listed] == [*chat, "code", "mixed", *mlperf, "smoke", "summarize", "trace-azure", "trace-mooncake"]
+    assert [each.name for each in listed] == [*chat, "code", "mixed", *mlperf, "rag", "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
 

@@ -184,12 +184,26 @@ class Trace(Checked, frozen=True, kw_only=True):
             raise ValueError(f"format {self.format} says itself what its times are; remove timestamp_unit_s, or use timed_trace")
 
 
+class Documents(Checked, frozen=True, kw_only=True):
+    """A pool of `count` made-up documents of `words`. Document k is asked about in proportion to 1/k^`zipf`; 0: all equally often."""
+
+    count: Annotated[int, Meta(ge=1, le=100_000)]
+    words: Lengths
+    zipf: Annotated[float, Meta(ge=0, le=5)] = 1.0
+
+    def sentence(self) -> str:
+        """In a few words."""
+        return f"on one of {self.count} documents of {lengths_text(self.words)} words, Zipf {self.zipf:g}"
+
+
 class SyntheticSessions(Checked, frozen=True, kw_only=True):
-    """Made-up conversations: `turns` each, questions of `words`, behind a system prompt of `system_words` that all share."""
+    """Made-up conversations: `turns` each, questions of `words`, behind a system prompt of `system_words` that all share and one of the
+    `documents`."""
 
     turns: Lengths
     words: Lengths
     system_words: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
+    documents: Documents | None = None
 
 
 class Sessions(Checked, frozen=True, kw_only=True):
@@ -223,7 +237,8 @@ class Sessions(Checked, frozen=True, kw_only=True):
         made = self.synthetic
         shared = f" behind {made.system_words} shared" if made.system_words else ""
         turns, words = lengths_text(made.turns), lengths_text(made.words)
-        return f"sessions of {turns} turns, {words} words each{shared}{think}, {self.answers} answers"
+        about = f" {made.documents.sentence()}" if made.documents else ""
+        return f"sessions of {turns} turns, {words} words each{shared}{about}{think}, {self.answers} answers"
 
 
 class Prompts(Checked, frozen=True, kw_only=True):

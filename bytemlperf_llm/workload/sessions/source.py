@@ -11,14 +11,15 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
 
+from bytemlperf.arrivals import seeded
 from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_MS
-from bytemlperf_llm.plan.scenario import Scenario, SyntheticSessions
+from bytemlperf_llm.plan.scenario import Documents, Empirical, Scenario, SyntheticSessions
 from bytemlperf_llm.workload.data_files import NOT_TEXT, echo, is_text
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
@@ -44,6 +45,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
     "otel_spans": agents.otel_spans,
 }
 
+CACHED_DOCUMENTS = 1_024
 TEMPLATE_TOKENS = 64
 """A message's share of a chat template, and of a default system prompt, at most."""
 
@@ -294,18 +296,30 @@ class SessionPrompts:
 
 
 def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:
-    """Chains of made-up questions without end; a system prompt of `system_words` is the same in all."""
+    """Chains of made-up questions without end; a system prompt of `system_words` is the same in all, and a document follows it."""
     counts, lengths = LengthSeries(keys.turns, seed, "turns"), LengthSeries(keys.words, seed, "words")
-    system = (Message(role="system", content=made_up(seed, "system", keys.system_words)),) if keys.system_words else ()
+    opening, document = made_up(seed, "system", keys.system_words), _documents(keys.documents, seed)
     number, first = 0, 0
     while True:
         count = counts.at(number)
         texts = made_up_texts(seed, f"questions/{number}", (lengths.at(index) for index in range(first, first + count)))
-        nodes = conversations.conversation([*system, *(_user(text) for text in texts[:1])])
+        system = "\n\n".join(filter(None, (opening, document(number))))
+        nodes = conversations.conversation([*([Message(role="system", content=system)] if system else []), *map(_user, texts[:1])])
         for text in texts[1:]:
             nodes.append(conversations.following(nodes, (_user(text),)))
         yield Draft(id=f"{seed}-{number:06d}", nodes=nodes, where="made up")
         number, first = number + 1, first + count
+
+
+def _documents(keys: Documents | None, seed: int) -> Callable[[int], str]:
+    """The document of a session, by its number."""
+    if keys is None:
+        return lambda _number: ""
+    ranks = tuple(range(1, keys.count + 1))
+    popularity = Empirical(values=ranks, weights=tuple(seeded.exp(-keys.zipf * seeded.log(rank)) for rank in ranks))
+    chosen, lengths = LengthSeries(popularity, seed, "documents"), LengthSeries(keys.words, seed, "document-words")
+    text = lru_cache(maxsize=CACHED_DOCUMENTS)(lambda rank: made_up(seed, f"document/{rank}", lengths.at(rank)))
+    return lambda number: text(chosen.at(number))
 
 
 def _user(text: str) -> Message:
