@@ -42,7 +42,7 @@ def error_of(folder: Path, text: str) -> UserError:
 def test_built_in_scenarios_are_listed_with_one_line_each() -> None:
     listed = scenarios.builtin()
     mlperf = ["mlperf-multi-stream", "mlperf-offline", "mlperf-server", "mlperf-single-stream"]
-    chat = ["chat", "chat-multiturn"]
+    chat = ["agent", "chat", "chat-multiturn"]
     assert [each.name for each in listed] == [*chat, "code", "mixed", *mlperf, "rag", "smoke", "summarize", "trace-azure", "trace-mooncake"]
     assert all(len(each.description) < 100 for each in listed)
 
@@ -71,7 +71,7 @@ def test_unknown_name_gives_the_nearest_and_says_that_a_path_works() -> None:
     with pytest.raises(UserError, match=r"no scenario 'chatt'; did you mean chat or chat-multiturn\? A path to a YAML file works too"):
         scenarios.load("chatt")
     with pytest.raises(
-        UserError, match=r"built in: chat, chat-multiturn, code, mixed, mlperf-multi-stream, .*, trace-azure, trace-mooncake"
+        UserError, match=r"built in: agent, chat, chat-multiturn, code, mixed, mlperf-multi-stream, .*, trace-azure, trace-mooncake"
     ):
         scenarios.load("zzzzzz")
 

@@ -196,14 +196,25 @@ class Documents(Checked, frozen=True, kw_only=True):
         return f"on one of {self.count} documents of {lengths_text(self.words)} words, Zipf {self.zipf:g}"
 
 
+class SyntheticAgent(Checked, frozen=True, kw_only=True):
+    """Made-up work for a question: so many `calls` of tools, each of `tool_ms` and with a result of `result_words`. So many `subagents`
+    work before, at the same time, each for a brief of `result_words` and with calls of its own."""
+
+    calls: Lengths
+    result_words: Lengths
+    tool_ms: Lengths
+    subagents: Lengths | None = None
+
+
 class SyntheticSessions(Checked, frozen=True, kw_only=True):
     """Made-up conversations: `turns` each, questions of `words`, behind a system prompt of `system_words` that all share and one of the
-    `documents`."""
+    `documents`; with an `agent`, which works for each question."""
 
     turns: Lengths
     words: Lengths
     system_words: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
     documents: Documents | None = None
+    agent: SyntheticAgent | None = None
 
 
 class Sessions(Checked, frozen=True, kw_only=True):
@@ -238,7 +249,8 @@ class Sessions(Checked, frozen=True, kw_only=True):
         shared = f" behind {made.system_words} shared" if made.system_words else ""
         turns, words = lengths_text(made.turns), lengths_text(made.words)
         about = f" {made.documents.sentence()}" if made.documents else ""
-        return f"sessions of {turns} turns, {words} words each{shared}{about}{think}, {self.answers} answers"
+        agent = f", {lengths_text(made.agent.calls)} tool calls for each" if made.agent else ""
+        return f"sessions of {turns} turns, {words} words each{shared}{about}{agent}{think}, {self.answers} answers"
 
 
 class Prompts(Checked, frozen=True, kw_only=True):

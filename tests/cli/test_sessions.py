@@ -16,6 +16,7 @@ from bytemlperf_llm.record.record import RequestRecord
 from engines.reference.server import ReferenceServer
 from tests.cli.helpers import bmp, run_folder, start, wait_for_records
 from tests.runs.reading import read_records, records_of
+from tests.sessions.test_hashed import WEKA
 
 RAN = (0, 1)  # a machine that is busy with something else may make a run invalid
 SESSIONS = """
@@ -71,6 +72,29 @@ def test_a_run_of_sessions_from_start_to_end(tmp_path: Path, workers: str) -> No
     verified = bmp("verify", str(run), cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "no session is left to begin" in bmp("resume", str(run), "--trust", cwd=tmp_path).stderr
+
+
+@pytest.mark.slow
+def test_the_agent_scenario(tmp_path: Path) -> None:
+    """Tool turns, subagents and their joins over HTTP; every turn's prompt grows by what its parent said."""
+    _, records, summary = ran(tmp_path, "--scenario", "agent", "--num-sessions", "3", "--time-scale", "0.05")
+    assert {record.outcome for record in records} == {"ok"}
+    assert summary["sessions"]["outcomes"]["ok"] == 3
+    joined = [record for record in records if len(record.parents) > 1]
+    assert joined
+    ends = {(record.session, record.turn): record.end_ns for record in records}
+    for record in joined:
+        assert record.planned_ns == max(ends[record.session, parent] for parent in record.parents)
+
+
+@pytest.mark.slow
+def test_prompts_of_block_hashes_have_their_length_at_the_server(tmp_path: Path) -> None:
+    (tmp_path / "weka.json").write_text(json.dumps(WEKA), encoding="utf-8")
+    words = ("--dataset-name", "weka", "--dataset-path", "weka.json", "--max-concurrency", "1", "--time-scale", "0.001")
+    _, records, summary = ran(tmp_path, *words)
+    assert [(record.prompt_tokens, record.output_tokens) for record in records] == [(130, 5), (70, 5), (70, 5), (64, 5), (200, 5), (200, 5)]
+    assert [record.reusable_tokens for record in records] == [0, 1, 64, 1, 128, 64]
+    assert summary["sessions"]["outcomes"]["ok"] == 1
 
 
 @pytest.mark.slow

@@ -11,21 +11,21 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from bytemlperf.arrivals import seeded
 from bytemlperf.errors import UserError
 from bytemlperf.units import NS_PER_MS
-from bytemlperf_llm.plan.scenario import Documents, Empirical, Scenario, SyntheticSessions
+from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.data_files import NOT_TEXT, echo, is_text
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.prompts import Prompt, made_up, made_up_texts
 from bytemlperf_llm.workload.sessions import agents, conversations, dag, hashed
 from bytemlperf_llm.workload.sessions.graph import Blocks, Draft, Node, Session, Turn, answered, ordered
+from bytemlperf_llm.workload.sessions.synthetic import synthetic
 from bytemlperf_llm.workload.synthesis import TextMaker, maker_for
 from bytemlperf_llm.workload.token_counter import counter_for
 from bytemlperf_llm.workload.trace_prompts import Cursor, TraceEnded
@@ -45,7 +45,6 @@ FORMATS: dict[str, Callable[[Path], Iterator[Draft | None]]] = {
     "otel_spans": agents.otel_spans,
 }
 
-CACHED_DOCUMENTS = 1_024
 TEMPLATE_TOKENS = 64
 """A message's share of a chat template, and of a default system prompt, at most."""
 
@@ -293,33 +292,6 @@ class SessionPrompts:
 
     def _scaled(self, file_ns: int) -> int:
         return round(file_ns * self._keys.time_scale)
-
-
-def synthetic(keys: SyntheticSessions, seed: int) -> Iterator[Draft]:
-    """Chains of made-up questions without end; a system prompt of `system_words` is the same in all, and a document follows it."""
-    counts, lengths = LengthSeries(keys.turns, seed, "turns"), LengthSeries(keys.words, seed, "words")
-    opening, document = made_up(seed, "system", keys.system_words), _documents(keys.documents, seed)
-    number, first = 0, 0
-    while True:
-        count = counts.at(number)
-        texts = made_up_texts(seed, f"questions/{number}", (lengths.at(index) for index in range(first, first + count)))
-        system = "\n\n".join(filter(None, (opening, document(number))))
-        nodes = conversations.conversation([*([Message(role="system", content=system)] if system else []), *map(_user, texts[:1])])
-        for text in texts[1:]:
-            nodes.append(conversations.following(nodes, (_user(text),)))
-        yield Draft(id=f"{seed}-{number:06d}", nodes=nodes, where="made up")
-        number, first = number + 1, first + count
-
-
-def _documents(keys: Documents | None, seed: int) -> Callable[[int], str]:
-    """The document of a session, by its number."""
-    if keys is None:
-        return lambda _number: ""
-    ranks = tuple(range(1, keys.count + 1))
-    popularity = Empirical(values=ranks, weights=tuple(seeded.exp(-keys.zipf * seeded.log(rank)) for rank in ranks))
-    chosen, lengths = LengthSeries(popularity, seed, "documents"), LengthSeries(keys.words, seed, "document-words")
-    text = lru_cache(maxsize=CACHED_DOCUMENTS)(lambda rank: made_up(seed, f"document/{rank}", lengths.at(rank)))
-    return lambda number: text(chosen.at(number))
 
 
 def _user(text: str) -> Message:
