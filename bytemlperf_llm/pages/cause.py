@@ -103,10 +103,11 @@ def cause_sections(columns: RunColumns) -> list[Section]:
     ]
     found = [Group(name, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
     sentence = " ".join([_sentence(group) for group in found[1::2]])
+    until = "first token" if columns.streams else "response"
     source = (
         "Split at the engine's own timestamps."
         if from_engine
-        else "The engine reports no timestamps: the stages before the first token can't be separated."
+        else f"The engine reports no timestamps: the stages before the {until} can't be separated."
     )
     return [Text(body=sentence, group=GROUP), _plot(found), _table(found, source)]
 

@@ -120,7 +120,7 @@ def result_table(summary: dict[str, Any]) -> Table:
     rows.append(["requests", f"{summary.get('scheduled') or 0:,}: {outcomes}"])
     tokens = summary.get("tokens") or {}
     if "input_throughput" in summary.get("rates", {}):
-        rows.append(["tokens in", cell(tokens.get("prompt_tokens"))])
+        rows += [["tokens in", cell(tokens["prompt_tokens"])]] if tokens.get("prompt_tokens") else []
     else:
         rows.append(["tokens in / out", f"{cell(tokens.get('prompt_tokens'))} / {cell(tokens.get('output_tokens'))}"])
     if counts := tokens.get("recount"):
@@ -204,8 +204,10 @@ def _lateness_plot(sent: Floats, planned: Floats, columns: RunColumns) -> Plot:
 
 
 def client_sections(summary: dict[str, Any]) -> list[Section]:
-    """How far this machine's client can be believed at this load."""
+    """How far this machine's client can be believed at this load; nothing where there is no stream, which is what it is calibrated by."""
     error = summary.get("client_error") or {}
+    if "input_throughput" in summary.get("rates", {}):
+        return []
     if error.get("ttft_p50_ms") is None:
         note = str(error.get("note") or "not calibrated: run `bmp-llm doctor --calibrate`")
         return [Text(body=f"Unknown: {note}", style="note", group=CLIENT)]

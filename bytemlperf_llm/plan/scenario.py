@@ -287,15 +287,16 @@ class Prompts(Checked, frozen=True, kw_only=True):
 
     def sentence(self) -> str:
         """Lengths of made-up prompts, or which part of which trace; empty for files, which the scenario's name stands for."""
+        what = {"generate": "", "embed": "inputs", "rerank": "documents beside a query"}[self.task]
+        batch = f", {self.batch_size} {what} a request" if what and self.batch_size > 1 else ""
         if self.synthetic is not None:
             lengths, counted = (self.synthetic.tokens, "tokens") if self.synthetic.tokens else (self.synthetic.words, "words")
             shared = f" ({self.synthetic.prefix_tokens} of them shared)" if self.synthetic.prefix_tokens else ""
-            batch = f", {self.batch_size} a request" if self.batch_size > 1 else ""
             return f"{lengths_text(lengths)} {counted} in{shared}{batch}" if lengths else ""
         if self.sessions is not None:
             return self.sessions.sentence()
         if self.trace is None:
-            return ""
+            return batch.removeprefix(", ")
         start, end = self.trace.window_s or (None, None)
         window = "" if start is None else f", from {start:g} s" + ("" if end is None else f" to {end:g} s")
         scale = "" if self.trace.time_scale == 1.0 else f", times × {self.trace.time_scale:g}"

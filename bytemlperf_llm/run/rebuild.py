@@ -59,11 +59,12 @@ def load_of(run: dict[str, Any]) -> Load:
     arrival, prompts, lengths = (
         _converted(scenario.get(name), kind) for name, kind in (("arrival", Arrival), ("prompts", Prompts), ("output_tokens", Lengths))
     )
-    words = [prompts.sentence() if prompts else "", f"{lengths_text(lengths)} tokens out" if lengths else ""]
+    generates = prompts is None or prompts.task == "generate"
+    words = [prompts.sentence() if prompts else "", f"{lengths_text(lengths)} tokens out" if lengths and generates else ""]
     classes: dict[str, ClassKeys] = _converted(scenario.get("classes"), dict[str, ClassKeys]) or {}
     total = sum(keys.share for keys in classes.values())
     words += [" and ".join(f"{keys.share / total:.0%} {name}" for name, keys in classes.items())]
-    words += ["stopping at EOS"] if part(scenario, "sampling").get("ignore_eos") is False else []
+    words += ["stopping at EOS"] if generates and part(scenario, "sampling").get("ignore_eos") is False else []
     open_loop = arrival is not None and arrival.process not in ("closed", "at_once")
     sessions = prompts is not None and prompts.sessions is not None
     return Load(arrival.sentence(sessions=sessions) if arrival else "", ", ".join(filter(None, words)), open_loop)

@@ -32,7 +32,8 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     folder = records.folder if isinstance(records, RunRecords) else Path("run")
     acc = once(records, accumulated)
     summary = summary_of(acc, facts_from(run, folder))
-    summary.client_error = client_error_of(run, summary)
+    if "input_throughput" not in summary.rates:
+        summary.client_error = client_error_of(run, summary)
     problem = read_recount(folder)[1]
     before = cache_of(run) or AS_IS
     counted = part(run, "config", "scenario", "prompts").get("tokenizer") is not None

@@ -142,6 +142,7 @@ class OpenAIEngine:
 
     def _notes(self) -> list[str]:
         counted = "the server's usage, chunks where it sends none" if self._options.usage else "chunks (usage is off)"
+        counted = counted if self._target.api in LIMIT_FIELDS else "the server's usage, where it sends one"
         notes = [f"token counts from {counted}; no tokenizer needed"]
         if any(endpoint.transport == "aiohttp" for endpoint in self._endpoints):
             notes.append("aiohttp transport: stamps are taken after its HTTP parser")
