@@ -16,7 +16,7 @@ from bytemlperf_llm.campaign.flags import SETTINGS as SHOOTOUT_FLAGS
 from bytemlperf_llm.campaign.flags import CampaignFlags, ShootoutFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
 from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
-from bytemlperf_llm.plan.flags import EXPORT_FLAGS, Flags
+from bytemlperf_llm.plan.flags import AUDIT_FLAGS, EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
 from bytemlperf_llm.sweep.flags import SWEEP_FLAGS, SweepFlags
 from bytemlperf_llm.trace.flags import DescribeFlags, RecordFlags
@@ -25,6 +25,8 @@ app = App("Benchmark LLM serving the way production sees it.", name="bmp-llm")
 Trust = Annotated[bool, Option("Trust the addresses, keys, ports, files and code of the run.")]
 engine_app = App("Work on one engine.")
 app.add_typer(engine_app, name="engine")
+audit_app = App("Check a server for what its figures don't show.")
+app.add_typer(audit_app, name="audit")
 trace_app = App("Work on traces.")
 app.add_typer(trace_app, name="trace")
 endpoints_app = App("Points by the rules of MLPerf Endpoints v1.0.")
@@ -243,6 +245,18 @@ def trace_describe(
     from bytemlperf_llm.trace.command import describe_trace
 
     describe_trace(file, flags)
+
+
+@audit_app.command("cache", cls=VllmCommand, short_help="Find out whether prompts or answers are cached.")
+@with_flags
+def audit_cache(flags: Annotated[Flags, only(*AUDIT_FLAGS)]) -> None:
+    """Send a prompt again and again between prompts that were never sent, after MLPerf's caching test: more than 10 % faster is caching.
+
+    The verdict is "no caching seen", "prefix cache" or "answers are cached". Exit status: 0 no caching seen, 1 caching, 2 bad input.
+    """
+    from bytemlperf_llm.doctor.caching import audit_cache as audit
+
+    raise typer.Exit(audit(flags))
 
 
 @engine_app.command("check")

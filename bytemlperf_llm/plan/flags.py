@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput
+from bytemlperf.command.flags import MetricsOutput, Option, Options, RunOutput, fields_of
 
 CacheState = Literal["as-is", "cold", "warm"]
 """The server's prefix cache before the run: left alone, emptied (or never met, by a salt), or filled with the run's own prompts."""
@@ -169,6 +169,11 @@ class Flags(Engine, Load, Prompts, Limits, RunOutput, Exports, MetricsOutput):
     otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address; at the end, a trace per request.")] = None
 
 
+AUDIT_FLAGS = (
+    *(field.name for part in (Engine, Limits) for field in fields_of(part) if field.name != "max_error_rate"),
+    *("num_prompts", "input_len", "output_len", "tokenizer", "seed", "temperature", "quiet"),
+)
+"""Those of `bmp-llm audit`."""
 EXPORT_FLAGS = (
     *("csv", "parquet", "llm_d", "save_result", "save_detailed", "result_dir", "result_filename"),
     *("percentile_metrics", "metric_percentiles", "otlp"),
