@@ -1,7 +1,7 @@
-"""How long does the summary of a million requests of 128 tokens take, and how much memory?
+"""How long do the summary and the timeline of a million requests of 128 tokens take, and how much memory?
 
-Writes a synthetic run (a steady open loop, about 2.4 kB a record) into a temporary folder, computes its
-summary in a process of its own, and prints the time and the peak resident memory of that process.
+Writes a synthetic run (a steady open loop, about 2.4 kB a record) into a temporary folder, makes its summary and its timeline for
+Perfetto in processes of their own, and prints the time and the peak resident memory of each.
 The folder is deleted afterwards; it needs 2.5 GB for a million.
 
     python benchmarks/million.py [--requests 1000000] [--tokens 128] [--folder /tmp]
@@ -36,12 +36,16 @@ FREE_BYTES_PER_TOKEN = 24
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
+from bytemlperf.export.perfetto import export_timeline
 from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import summarise_suite
-started = time.monotonic()
-write_json(Path(sys.argv[1], "summary.json"), summarise_suite(Path(sys.argv[1])))
+folder, what, started = Path(sys.argv[1]), sys.argv[2], time.monotonic()
+if what == "summary":
+    write_json(folder / "summary.json", summarise_suite(folder))
+else:
+    print(export_timeline(folder), (folder / "timeline.perfetto-trace").stat().st_size / 1e6, "MB")
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(f"summary: {time.monotonic() - started:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, peak {usage.ru_maxrss / 1024:.0f} MiB")
+print(f"{what}: {time.monotonic() - started:.1f} s, {usage.ru_utime + usage.ru_stime:.1f} s of CPU, peak {usage.ru_maxrss / 1024:.0f} MiB")
 """
 
 
@@ -60,8 +64,9 @@ def main() -> int:
         started = time.monotonic()
         size = write_run(folder, asked.requests, asked.tokens)
         print(f"{asked.requests} requests of {asked.tokens} tokens: {size / 1e6:.0f} MB, written in {time.monotonic() - started:.0f} s")
-        ended = subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, check=False)
-        print(ended.stdout.strip() or ended.stderr.strip())
+        for what in ("summary", "timeline"):
+            ended = subprocess.run([sys.executable, "-c", PROGRAM, str(folder), what], capture_output=True, text=True, check=False)
+            print(ended.stdout.strip() or ended.stderr.strip())
         print(f"summary.json: sha256 {hashlib.sha256((folder / 'summary.json').read_bytes()).hexdigest()[:16]}")
         print(f"this process wrote with a peak of {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     return ended.returncode

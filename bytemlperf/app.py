@@ -26,7 +26,7 @@ OWN = {
     "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
     "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
     "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),
-    "export": ("bytemlperf_llm.cli:export_run", "Write an LLM run in other tools' formats."),
+    "export": ("bytemlperf_llm.cli:export_run", "Write a run in other tools' formats."),
     "summarize": ("bytemlperf.runs.command:summarize", "Recompute a run's summary from its records."),
     "verify": ("bytemlperf.runs.command:verify", "Check that a run is unchanged."),
     "site": ("bytemlperf.site.cli:app", "Build a static site from many runs."),

@@ -123,17 +123,17 @@ app.command("report", short_help="Write a run's report: one HTML file, or md, js
 app.command(short_help="Check that a run is unchanged.")(verify)
 
 
-@app.command("export", short_help="Write a run in other tools' formats: llm-d, vLLM, CSV, Parquet, OTLP.")
+@app.command("export", short_help="Write a run in other tools' formats: Perfetto, llm-d, vLLM, CSV, Parquet, OTLP.")
 @with_flags
 def export_run(
     run: RunFolder,
     flags: Annotated[Flags, only(*EXPORT_FLAGS)],
 ) -> None:
-    """Write the files that serve-bench writes beside a run, into the folder of one that has ended."""
+    """Write the files that serve-bench writes beside a run, into the folder of one that has ended; --perfetto of a run of any suite."""
     from bytemlperf_llm.export.files import export
     from bytemlperf_llm.plan.files import files_of
 
-    raise typer.Exit(1 if export(run, files_of(flags)) else 0)
+    raise typer.Exit(1 if export(run, files_of(flags), perfetto=flags.perfetto) else 0)
 
 
 @app.command(short_help="Resume a run that was stopped or killed.")

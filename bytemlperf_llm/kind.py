@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.export.timeline import Story
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.folder import part
@@ -17,6 +18,7 @@ from bytemlperf.runs.kinds import Figure, RunKind, Section, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
 from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.export.story import story_of
 from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.mlperf.loadgen import loadgen_sections
@@ -115,6 +117,10 @@ class LlmKind(RunKind):
             *client_sections(summary),
             *waterfall_sections(columns),
         ]
+
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[RequestRecord]) -> Story:
+        """Requests, sessions, tokens and gauges."""
+        return story_of(run, summary, records, _gauges(records))
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Latencies, what was reached, whether the load was on target, failures."""

@@ -24,6 +24,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform, get_args, get_origin
 
 from bytemlperf.errors import UserError, nearest
+from bytemlperf.extras import require
 from bytemlperf.runs.conditions import of_one_run, parse
 from bytemlperf.runs.names import RUNS_DIR, names_of_runs, run_named
 
@@ -418,12 +419,15 @@ class RunOutput(Options, panel="Output"):
 
     runs_dir: Annotated[Path, Option("Directory for run folders.")] = RUNS_DIR
     label: Annotated[str | None, Option("Name of the run.")] = None
+    perfetto: Annotated[bool, Option("Also write timeline.perfetto-trace, for ui.perfetto.dev.")] = False
     fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if a figure says so: 'ttft p95 > 500'; repeatable.")] = ()
     quiet: Quiet = False
     json: Json = False
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
+        if self.perfetto:
+            require("--perfetto", "perfetto", "perfetto")
         for text in self.fail_if:
             parse(text) if self.compares else of_one_run(text)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bytemlperf.command.console import print_sections, print_text, terminal
 from bytemlperf.command.exits import one_line
+from bytemlperf.errors import UserError
+from bytemlperf.export.perfetto import export_timeline
 from bytemlperf.report.gather import RunView
 from bytemlperf.report.run_page import facts_of, named_headlines
 from bytemlperf.report.text import interval, number, unit
@@ -46,6 +48,8 @@ def publish(
     failures: list[str] = []
     if not output.compares and output.fail_if:
         failures = unmet(kind.figures(run, summary, RunRecords(folder, kind.record, samples=False)), output.fail_if)
+    if output.perfetto:
+        shown = {**shown, "files": {**shown.get("files", {}), **timeline_of(folder, run)}}
     if output.json:
         print(json.dumps({"folder": str(folder), "fail_if": failures, **summary}), flush=True)
     elif not output.quiet:
@@ -57,6 +61,15 @@ def publish(
     if not output.json:
         print(folder, flush=True)
     return kind.exit_status(summary) or (EXIT_GATE if failures else 0)
+
+
+def timeline_of(folder: Path, run: dict[str, Any]) -> dict[str, str]:
+    """Where the timeline of a run that has just ended is; what goes wrong with it is a line, and no reason to lose a run."""
+    try:
+        return {"timeline": export_timeline(folder, run)}
+    except UserError as error:
+        print(f"warning: no timeline: {error.cause}; {error.fix}, then bmp export {folder} --perfetto", file=sys.stderr)
+        return {}
 
 
 def print_run(

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.timeline import Story
 from bytemlperf.extensions import RUN_KINDS
 from bytemlperf.runs.verdicts import exit_status
 
@@ -207,6 +208,10 @@ class RunKind:
     def facts(self, run: dict[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG002
         """What else a reader must know before the figures, by name; empty texts are left out."""
         return []
+
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> Story:  # noqa: ARG002
+        """What happened when, for a timeline; `summary` may be empty. Raises UserError for a kind that keeps no times."""
+        raise UserError(f"a run of kind {run.get('kind')} has no timeline of its own", "export its runs, each a folder in its folder")
 
     def verify(self, run: dict[str, Any], records: Iterable[Any]) -> Iterable[str]:
         """What is wrong with run.json and the records, a sentence each, or `Unchecked`."""

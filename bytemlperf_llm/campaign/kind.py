@@ -11,11 +11,13 @@ from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.timeline import Slice, Story, end_to_end
 from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, few
 from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.runs.suite import verify_suite
+from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, lost_runs, point_of, unlike
 from bytemlperf_llm.campaign.records import JobRecord, last_of_each
 from bytemlperf_llm.campaign.sections import campaign_sections, curve_plots
@@ -34,6 +36,10 @@ class CampaignKind(RunKind):
     record = JobRecord
     valid_means = "Every run was measured."
     stopped_means = "the rest was not measured; go on with --resume"
+
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> Story:  # noqa: ARG002
+        """A slice a run, on its engine's track."""
+        return end_to_end(run, map(_slice, records))
 
     def summarise(self, run: dict[str, Any], records: Iterable[JobRecord]) -> dict[str, Any]:
         """Verdict, counts of runs, and a row a cell; `gate` are the conditions and what failed of them."""
@@ -126,6 +132,18 @@ def _cells(run: dict[str, Any], records: Iterable[JobRecord]) -> list[Cell]:
 
 def _measured(cells: list[Cell]) -> list[JobRecord]:
     return [record for cell in cells for record in cell.measured]
+
+
+def _slice(record: JobRecord) -> Slice:
+    return Slice(
+        noun="run",
+        track=("engines", record.engine),
+        name=record.name,
+        start_ns=0,
+        end_ns=round(record.wall_s * NS_PER_S),
+        facts={"verdict": record.verdict, "run": record.run},
+        failed=record.reason or record.status if record.status == "failed" else "",
+    )
 
 
 def _such_as(cells: list[Cell], verdict: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.export.perfetto import export_timeline
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part, read_run_json
 from bytemlperf.runs.records import RunRecords
@@ -98,15 +99,19 @@ class Exports:
         return bool(self._problems)
 
 
-def export(folder: Path, files: Files) -> bool:
+def export(folder: Path, files: Files, *, perfetto: bool = False) -> bool:
     """The same files of a run that has ended, from its records; whether one could not be written. Raises UserError."""
     run = read_run_json(folder)
+    if perfetto:
+        print(f"timeline: {export_timeline(folder, run)}")
+        if not (files.csv or files.parquet or files.llm_d or files.vllm or files.traces_url):
+            return False
     if run.get("kind") != "llm":
         raise UserError(f"{folder} is a run of kind {run.get('kind')}, not of LLM serving", "name a folder of `bmp-llm serve-bench`")
     records: RunRecords[RequestRecord] = RunRecords(folder, RequestRecord)
     exports = Exports(folder, files, part(run, "end").get("issued_requests") or 0)
     if not exports:
-        raise UserError("nothing says which file to write", "give --llm-d, --csv, --parquet, --save-result or --otlp")
+        raise UserError("nothing says which file to write", "give --perfetto, --llm-d, --csv, --parquet, --save-result or --otlp")
     with damage_said(folder):
         for record in records:
             exports.add(record)

@@ -78,7 +78,9 @@ def facts_of(folder: Path, run: dict[str, Any]) -> TraceFacts:
         raise UserError("the run has no clock origin, so its requests have no time of day", "it never began to send")
     base = run.get("config", {}).get("engine_options", {}).get("base_url")
     model = str(engine.get("model") or "none")
-    epoch_ns = time.time_ns() - time.monotonic_ns() + origin_ns  # of the same boot's monotonic clock
+    epoch_ns = clock_origin_ns(run, "clock_origin_unix_ns")
+    if epoch_ns is None:  # an older run, of the same boot's monotonic clock
+        epoch_ns = time.time_ns() - time.monotonic_ns() + origin_ns
     only = str(base) if base and " " not in str(base) else ""
     return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(only).hostname if only else None)
 

@@ -176,6 +176,6 @@ AUDIT_FLAGS = (
 """Those of `bmp-llm audit`."""
 EXPORT_FLAGS = (
     *("csv", "parquet", "llm_d", "save_result", "save_detailed", "result_dir", "result_filename"),
-    *("percentile_metrics", "metric_percentiles", "otlp"),
+    *("percentile_metrics", "metric_percentiles", "otlp", "perfetto"),
 )
 """Those that say which files a run leaves besides its folder's own."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from time import time_ns
 from typing import Any, NamedTuple
 
 import msgspec
@@ -246,6 +247,7 @@ class Bench:
                 raise
             origin_ns = monotonic_ns() + source.start_delay_ns - begin_ns
             part["clock_origin_ns"] = origin_ns
+            part["clock_origin_unix_ns"] = time_ns() - monotonic_ns() + origin_ns
             asked = engine if isinstance(source, Replay) or engine.weights == "remote" else None
             gauges = GaugeLog(asked, run.folder, self._say)
             beside = [asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns)), asyncio.ensure_future(self._look(source))]

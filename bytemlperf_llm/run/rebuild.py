@@ -101,7 +101,8 @@ def shifts_ns(run: dict[str, Any]) -> dict[str, int]:
     return {str(name): int(part["shift_ns"]) for part in resumed for name in part["logs"]}
 
 
-def clock_origin_ns(run: dict[str, Any]) -> int | None:
-    """Zero of the records' times on the clock of the machine, as its latest part had it; None where it never began to send."""
-    found = [part["clock_origin_ns"] for part in (run, *run.get("resumed", [])) if isinstance(part.get("clock_origin_ns"), int)]
+def clock_origin_ns(run: dict[str, Any], name: str = "clock_origin_ns") -> int | None:
+    """Zero of the records' times on the clock of the machine, or by another name as time of day, as its latest part had it; None where
+    it never began to send."""
+    found = [part[name] for part in (run, *run.get("resumed", [])) if isinstance(part.get(name), int)]
     return found[-1] if found else None

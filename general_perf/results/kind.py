@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
 
+from bytemlperf.export.timeline import Fact, Slice, Story, end_to_end
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from bytemlperf.units import NS_PER_S
 from general_perf.backends.contract import Coverage
 from general_perf.job.records import (
     AccuracyRecord,
@@ -124,12 +127,38 @@ class GeneralKind(RunKind):
         """Rows, speed, compile report, numerics with histograms, usability."""
         return sections(run, summary, once(records, last_attempts))
 
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> Story:  # noqa: ARG002
+        """A slice a job with its stages, on its backend's track."""
+        return end_to_end(run, _slices(records))
+
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:  # noqa: ARG002
         """Rows, speed of a few, failures."""
         return terminal_sections(summary)
 
 
 KIND = GeneralKind()
+
+
+def _slices(records: Records) -> Iterator[Slice]:
+    """Of every attempt that came to its end, with the throughput of its points."""
+    points: dict[str, Fact] = {}
+    for record in records:
+        if isinstance(record, PerformanceRecord) and record.latency_ns:
+            points[f"{point_of(record)}, samples/s"] = throughput(record)
+        if isinstance(record, JobRecord):
+            ends = accumulate(round(seconds * NS_PER_S) for seconds in record.stages_s.values())
+            stages = [(name, start, end) for name, (start, end) in zip(record.stages_s, pairwise([0, *ends]), strict=True)]
+            yield Slice(
+                noun="job",
+                track=("jobs", record.backend),
+                name=record.job,
+                start_ns=0,
+                end_ns=round(record.wall_s * NS_PER_S),
+                stages=stages,
+                facts={"status": record.status, "reason": record.reason, "reference_s": record.reference_s, **points},
+                failed=record.error_class or record.status if record.status == "failed" else "",
+            )
+            points = {}
 
 
 def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:

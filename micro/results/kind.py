@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.export.timeline import Slice, Story, end_to_end
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from bytemlperf.units import NS_PER_S
 from micro.cases.case import Case
 from micro.measure.timing import Timed, latency_of, metric_of
 from micro.results.sections import FRESH, conditions, sections, terminal_sections
@@ -90,6 +92,10 @@ class MicroKind(RunKind):
         """Rooflines, heat maps, curves, and a table of all rows."""
         return sections(run, once(records, last_rows))
 
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> Story:  # noqa: ARG002
+        """A slice a row, on its operator's track."""
+        return end_to_end(run, map(_slice, records))
+
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Section]:  # noqa: ARG002
         """A table an operator, and the machine's condition."""
         return terminal_sections(summary, once(records, last_rows))
@@ -153,6 +159,20 @@ def _figures(row: Row, *, headline: bool) -> list[Figure]:
         if name in (f"roof_{MEASURED}", f"cbu_{MEASURED}"):
             figures.append(Figure(key=key, metric="of the measured peak", unit="%", value=share * 100, better="higher", count=latency.n))
     return figures
+
+
+def _slice(row: Row) -> Slice:
+    median_us = row.latency_us.p50 if row.latency_us else None
+    facts = {"status": row.status, "reason": row.reason, "median_us": median_us, "noise": row.noise}
+    return Slice(
+        noun="case",
+        track=("cases", row.op),
+        name=row.key,
+        start_ns=0,
+        end_ns=round((row.duration_s or 0) * NS_PER_S),
+        facts={**facts, "TFLOP/s": row.tflops, "GB/s": row.mem_bw_gbs},
+        failed=row.reason or row.status if row.status == "failed" else "",
+    )
 
 
 def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]:

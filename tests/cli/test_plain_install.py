@@ -58,6 +58,8 @@ NEEDS = {
     "llm serve-bench --engine transformers": "transformers",
     "llm serve-bench --engine openvino": "openvino",
     "llm serve-bench --engine reference --parquet": "analysis",
+    "llm serve-bench --engine reference --perfetto": "perfetto",
+    "export RUN --perfetto": "perfetto",
     "llm serve-bench --engine reference --ray auto": "ray",
     "llm serve-bench --engine reference --otlp http://127.0.0.1:1": "otel",
     "llm serve-bench --engine reference --dashboard": "report",

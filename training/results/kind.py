@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bytemlperf.export.timeline import Story
 from bytemlperf.report.blocks import figure_of
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Better, Figure, RunKind, Section
@@ -18,6 +19,7 @@ from bytemlperf.units import NS_PER_MS
 from training.results.checks import against_plan
 from training.results.records import History, Record
 from training.results.sections import sections, terminal_sections
+from training.results.story import story_of
 from training.results.study_summary import StudyRecord, study_figures, study_sections, study_table, summarise_study
 from training.results.summary import summarise
 
@@ -119,6 +121,10 @@ class TrainingKind(RunKind):
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Section]:
         """The page."""
         return study_sections(summary) if _is_study(run) else sections(summary, records)
+
+    def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> Story:
+        """Steps of every rank; a study has none."""
+        return super().story(run, summary, records) if _is_study(run) else story_of(records)
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Any]) -> list[Section]:  # noqa: ARG002
         """What a run's end shows."""
