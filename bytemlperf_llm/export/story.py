@@ -15,7 +15,8 @@ from bytemlperf_llm.record.gauges import Sample
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import clock_origin_ns
 
-FACTS = ("index", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "finish_reason", "session", "turn", "error_detail")
+FACTS = ("index", "class_name", "endpoint", "session", "turn", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+FACTS += ("finish_reason", "error_detail")
 STEADY = "steady state: rates are of this stretch"
 
 
