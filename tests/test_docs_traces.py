@@ -11,6 +11,7 @@ from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
 from bytemlperf_llm.plan.flags import Flags, Prompts
 from bytemlperf_llm.trace.flags import RecordFlags
+from bytemlperf_llm.workload.sessions.source import FORMATS as SESSION_FORMATS
 from bytemlperf_llm.workload.traces import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text(encoding="utf-8")
@@ -37,6 +38,6 @@ def test_the_pages_example_loads(tmp_path):
 
 def test_the_package_brings_the_traces_that_flags_take_without_a_path():
     for form, file in dataset_flags.BUILTIN_TRACES.items():
-        assert form in FORMATS
+        assert form in {**FORMATS, **SESSION_FORMATS}
         assert (scenarios.BUILTIN_FOLDER / file).is_file()
         assert Path(file).name in (scenarios.BUILTIN_FOLDER / "traces" / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,12 @@ from bytemlperf_llm.plan.scenario import BUILTIN_FOLDER, TIMED_SESSIONS, UNTIMED
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
 
 SESSION_KEYS = ("answers", "time_scale", "block_tokens", "max_model_len", "on_too_long")
-BUILTIN_TRACES = {"mooncake": "traces/mooncake-excerpt.jsonl", "azure": "traces/azure-code-2023-excerpt.csv"}
+BUILTIN_TRACES = {
+    "mooncake": "traces/mooncake-excerpt.jsonl",
+    "azure": "traces/azure-code-2023-excerpt.csv",
+    "weka": "traces/weka-excerpt.jsonl",
+    "tracelab": "traces/tracelab-excerpt.jsonl",
+}
 
 
 def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Prompts(Options, panel="Traces and prompt lengths"):
     dataset_name: Annotated[
         str | None, Option("mooncake, azure, burstgpt, bailian, timed_trace, custom, sharegpt; of sessions: see docs/sessions.md.")
     ] = None
-    dataset_path: Annotated[Path | None, Option("Dataset file. Default: the bundled excerpt of mooncake or azure.")] = None
+    dataset_path: Annotated[Path | None, Option("Dataset file. Default: the bundled excerpt of mooncake, azure, weka or tracelab.")] = None
     time_scale: Annotated[
         float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", sets="time_scale", above=0)
     ] = None
