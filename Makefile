@@ -2,7 +2,7 @@
 # make test    set up, then lint, types and all tests
 # make check   set up, then lint and types
 # make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
-# make fuzz    a million inputs each through the stream and the HTTP parser; COUNT=n
+# make fuzz    a million inputs each through the stream, the HTTP parser and the readers of traces; COUNT=n
 # make benchmark  how fast and how true the client is; BMP_TOOLS=folder of mock_server.c and limit_client.c
 # make compare-peers   ours beside guidellm, aiperf, vllm bench serve and others, into docs/compare.md; ARGS=--quick
 # make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
@@ -42,6 +42,7 @@ test: check
 fuzz: setup
 	$(PY) -m tests.fuzz.fuzz_sse --count $(COUNT)
 	$(PY) -m tests.fuzz.fuzz_http --count $(COUNT)
+	$(PY) -m tests.fuzz.fuzz_traces --count $(COUNT)
 
 benchmark: setup
 	$(PY) benchmarks/reference_rate.py --quick

@@ -247,3 +247,5 @@ def converted(value: Any, form: type[T], path: Path, line: int, example: str) ->
     except msgspec.ValidationError as error:
         field, problem = field_of(error)
         raise bad(path, line, field, problem, f"give {example}") from None
+    except UnicodeEncodeError:
+        raise bad(path, line, "line", NOT_TEXT, "save the file as UTF-8") from None

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.workload.data_files import bad, converted, decode, echo, files, lines
+from bytemlperf_llm.workload.data_files import NOT_TEXT, bad, converted, decode, echo, files, is_text, lines
 from bytemlperf_llm.workload.json_values import values
 from bytemlperf_llm.workload.sessions.conversations import Chain, FileCall, FileFunction, FileMessage, Tools, following, tools_text
 from bytemlperf_llm.workload.sessions.graph import Draft, Node
@@ -200,6 +200,8 @@ def _calls(trace: _Trace, path: Path, line: int, name: str) -> Iterator[_Call]:
         messages = converted(_decoded(told, path, line, where), tuple[_SpanMessage, ...], path, line, OTEL_FORM)
         tools = converted(_decoded(span.attributes.tools, path, line, where) or (), Tools, path, line, OTEL_FORM)
         prompt = tuple(each for message in messages for each in message.messages())
+        if not is_text(*(each.text() for each in prompt)):
+            raise bad(path, line, where, NOT_TEXT, "save the file as UTF-8")
         most = span.attributes.output_tokens or span.attributes.most
         yield _Call(instant_ns(span.start_time), place, instant_ns(span.end_time), prompt, tools_text(_functions(tools)), most)
 
@@ -208,7 +210,7 @@ def _decoded(told: Any, path: Path, line: int, where: str) -> Any:
     """Messages or tools, which exporters give as text."""
     try:
         return msgspec.json.decode(told) if isinstance(told, str) else told
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise bad(path, line, f"{where}: messages or tools", f"not JSON: {error}", "give a JSON list") from None
 
 

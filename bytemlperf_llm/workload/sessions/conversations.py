@@ -121,7 +121,7 @@ def sharegpt(path: Path) -> Iterator[Draft | None]:
     for number, (line, value) in enumerate(values(path, "conversation", FORM), start=1):
         try:
             spoken = [msgspec.convert(item, Utterance) for item in msgspec.convert(value, Conversation).conversations]
-        except msgspec.ValidationError:
+        except ValueError:  # of another form, or not text
             yield None
             continue
         pairs = [

@@ -64,7 +64,8 @@ def custom(path: Path, _trace: Trace) -> Iterator[TraceRow]:
     for number, raw in lines(path):
         row: _Custom = decode(decoder, raw, path, number, CUSTOM_FORM)
         if (row.prompt is None) == (row.messages is None):
-            problem = f"exactly one of prompt and messages is needed, and the line has {echo(', '.join(json.loads(raw)))}"
+            keys = ", ".join(json.loads(raw.decode(errors="replace")))
+            problem = f"exactly one of prompt and messages is needed, and the line has {echo(keys)}"
             raise bad(path, number, "prompt", problem, f"give each line as {CUSTOM_FORM}")
         messages = row.messages if row.messages is not None else (Message(role="user", content=row.prompt or ""),)
         yield TraceRow(line=number, messages=messages, output_tokens=row.output_tokens)
