@@ -28,20 +28,24 @@ def group_sections(summary: dict[str, Any]) -> list[Section]:
 
 def _rows(summary: dict[str, Any], title: str, key: str, more: list[dict[str, Cell]] | None = None) -> list[dict[str, Cell]]:
     groups = summary.get(key) or {}
-    claims = [metric["percentiles"] for group in groups.values() for metric in group["metrics"].values()]
-    tail = next((tail for tail in TAILS if not any(isinstance(each.get(tail), str) for each in claims)), TAILS[-1])
+    metrics = [(name, metric["percentiles"]) for group in groups.values() for name, metric in group["metrics"].items()]
+    tail = next((tail for tail in TAILS if not any(isinstance(claims.get(tail), str) for _, claims in metrics)), TAILS[-1])
+    shown = ("ttft", "tpot") if any(name == "ttft" for name, _ in metrics) else ("e2e",)
     named = zip(groups.items(), more or [{}] * len(groups), strict=True)
-    return [{title: name, **own, **_cells(group, ("50", tail))} for (name, group), own in named]
+    return [
+        {title: name, **own, **_cells(group, [(each, percent) for each in shown for percent in ("50", tail)])}
+        for (name, group), own in named
+    ]
 
 
-def _cells(group: dict[str, Any], percents: tuple[str, str]) -> dict[str, Cell]:
+def _cells(group: dict[str, Any], percentiles: list[tuple[str, str]]) -> dict[str, Cell]:
     metrics, good = group["metrics"], group["goodput"]
     cached, prompt = group["cached_tokens"], group["prompt_tokens"]
     return {
         "requests": group["requests"],
         "failed": group["outcomes"]["failed"],
-        **{f"{name.upper()} p{percent}": _percentile(metrics.get(name), percent) for name in ("ttft", "tpot") for percent in percents},
-        "tokens/s out": number(group["rates"]["output_token_throughput"]["value"]),
+        **{f"{name.upper()} p{percent}": _percentile(metrics.get(name), percent) for name, percent in percentiles},
+        "tokens/s out": number(group["rates"]["output_token_throughput"]["value"]) if group["output_tokens"] else None,
         "cached": _percent(cached / prompt) if prompt and cached is not None else None,
         "within SLO": _percent(good["share"]) if good else None,
     }
