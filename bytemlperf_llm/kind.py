@@ -28,6 +28,7 @@ from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.prefix import prefix_sections
+from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
@@ -110,6 +111,7 @@ class LlmKind(RunKind):
             *session_sections(summary),
             *prefix_sections(summary),
             *latency_sections(summary, columns),
+            *server_sections(summary),
             *timeline_sections(summary, columns, _gauges(records)),
             *length_sections(columns),
             *error_sections(summary, columns),
@@ -124,7 +126,7 @@ class LlmKind(RunKind):
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Latencies, what was reached, whether the load was on target, failures."""
-        return [*terminal_sections(run, summary), *loadgen_sections(summary)]
+        return [*terminal_sections(run, summary), *server_sections(summary), *loadgen_sections(summary)]
 
 
 KIND = LlmKind()

@@ -160,6 +160,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     accepted_draft_tokens: int | None = None
 
 
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Latencies by an engine's own clock, since its start: `counts` of those up to each of `upper_s` (seconds), then of all; their sum."""
+
+    upper_s: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_s: float
+
+
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """How an answer ended, as far as `generate` can know without parsing payloads."""
 
@@ -283,6 +291,7 @@ class Engine(Protocol):
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
 #   async reset_cache() -> str    empties the prefix cache: by which call, "" where it could not be emptied
 #   async prefix_counts() -> tuple[int, int] | None  tokens looked up in the prefix cache and found there, since the start
+#   async latencies() -> dict[str, Histogram]  ttft, itl, e2e, queue, prefill, decode, as far as the engine measures them itself
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
 #   spoken(payloads, text) -> Message  what of an answer continues a chat: without reasoning, with its calls; `text` is Decoded's

@@ -51,6 +51,7 @@ from bytemlperf_llm.run.cache import PrefixCounts, prepared
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
+from bytemlperf_llm.run.server_latencies import ServerLatencies
 from bytemlperf_llm.run.started import start
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
@@ -236,10 +237,11 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            source, self._counts = self._load_source(ready, engine, pacer), PrefixCounts(engine)
+            source, self._counts = self._load_source(ready, engine, pacer), (PrefixCounts(engine), ServerLatencies(engine))
             try:
                 await source.start()
-                await self._counts.begin()
+                for counts in self._counts:
+                    await counts.begin()
             except BaseException:
                 await source.close()
                 run.fail("the load did not start")
@@ -273,7 +275,8 @@ class Bench:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await source.close()
-        await self._counts.end(run)
+        for counts in self._counts:
+            await counts.end(run)
         gauges.close()
         self._metrics.flush()
         _keep_recount(self._run.folder, source.counted, self._say)

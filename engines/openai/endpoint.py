@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from engines.contract import EngineError, EngineUnavailable, Recorder, Request, caught_up
+from engines.contract import EngineError, EngineUnavailable, Histogram, Recorder, Request, caught_up
 from engines.credentials import userinfo_secrets
 from engines.http.aiohttp_transport import AiohttpTransport
 from engines.http.http1 import Head, head_and_body
@@ -18,6 +18,7 @@ from engines.openai.advice import fix_for
 from engines.openai.decode import DONE_EVENT
 from engines.openai.gauges import ServerGauges
 from engines.openai.headers import RequestHead, over
+from engines.openai.histograms import histograms_of
 from engines.openai.models import Listing, read_listing
 from engines.openai.target import Target
 
@@ -166,6 +167,11 @@ class Endpoint:
     async def prefix_counts(self) -> tuple[int, int] | None:
         """Tokens looked up in the prefix cache and found there, by the page of metrics; None where it doesn't say."""
         return None if self._gauges is None else await asyncio.to_thread(self._gauges.prefix_counts)
+
+    async def latencies(self) -> dict[str, Histogram]:
+        """The server's own histograms; nothing where it has none."""
+        page = None if self._gauges is None else await asyncio.to_thread(self._gauges.page)
+        return histograms_of(page or b"")
 
     def around_proxy(self) -> str | None:
         """How to do without the proxy; None where there is none."""

@@ -29,6 +29,7 @@ from engines.contract import (
     EngineError,
     EngineInfo,
     Finish,
+    Histogram,
     Input,
     Message,
     Model,
@@ -235,6 +236,12 @@ class OpenAIEngine:
         if len(self._servers) == 1:
             return self._endpoints[0].stats()
         return {f"{name}_{gauge}": value for name, server in self._servers.items() for gauge, value in server.stats().items()}
+
+    async def latencies(self) -> dict[str, Histogram]:
+        """The servers' own histograms; where there are several, each under its role, or its number."""
+        told = {name: await server.latencies() for name, server in self._servers.items()}
+        single = len(told) == 1
+        return {name if single else f"{role}_{name}": each for role, those in told.items() for name, each in those.items()}
 
     async def prefix_counts(self) -> tuple[int, int] | None:
         """As the contract says; where there are several servers, of all of them."""

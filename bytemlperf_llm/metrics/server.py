@@ -1,0 +1,86 @@
+"""Latencies by the server's own histograms over the measured part, beside the client's, and the gap between the two.
+
+A histogram knows its sum and count, so means are exact and percentiles lie in a bucket. The gap of means is what the server doesn't see of
+a request: the network, its HTTP front end before its clock starts, and the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from bytemlperf.units import NS_PER_MS
+from engines.contract import Histogram
+
+MS_PER_S = 1e3
+CLIENT = {"ttft": "service_ttft", "e2e": "service_e2e", "itl": "itl"}
+"""The client's metric, from sent, of what the server measures by another clock's start."""
+PER_REQUEST = ("e2e", "ttft", "queue")
+
+
+class ServerLatency(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` values by the server, in milliseconds. `p50_ms` and `p99_ms` are [low, high] of the bucket that they are in, high None beyond
+    the last one. `client_mean_ms` is the client's own from sent, `gap_ms` that less the server's mean; None where the client has none."""
+
+    count: int
+    mean_ms: float
+    p50_ms: tuple[float, float | None]
+    p99_ms: tuple[float, float | None]
+    client_mean_ms: float | None = None
+    gap_ms: float | None = None
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """`server` of summary.json. `other_requests` were counted by the server beyond those that this run sent it: others used it too, and are
+    in its figures."""
+
+    latencies: dict[str, ServerLatency]
+    other_requests: int
+
+
+def grown(before: Mapping[str, Histogram], after: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    """By how much each grew; without those that shrank (the server was started again) or have other buckets."""
+    grew = {}
+    for name, later in after.items():
+        none = Histogram(upper_s=later.upper_s, counts=(0,) * len(later.counts), sum_s=0.0)
+        earlier = before.get(name, none)
+        if earlier.upper_s == later.upper_s:
+            counts = tuple(new - old for old, new in zip(earlier.counts, later.counts, strict=True))
+            if min(counts) >= 0:
+                grew[name] = Histogram(upper_s=later.upper_s, counts=counts, sum_s=later.sum_s - earlier.sum_s)
+    return grew
+
+
+def server_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Server | None:
+    """From run.json and the run's summary; None where the server has no such histograms. Raises msgspec.ValidationError."""
+    told = msgspec.convert(run.get("server_histograms") or {}, dict[str, Histogram])
+    latencies = {name: _latency(name, histogram, summary["metrics"]) for name, histogram in told.items() if histogram.counts[-1]}
+    if not latencies:
+        return None
+    counted = next((latencies[name].count for name in PER_REQUEST if name in latencies), 0)
+    answered = summary["outcomes"].get("ok", 0)
+    return Server(latencies=latencies, other_requests=max(0, counted - sum(summary["outcomes"].values())) if counted > answered else 0)
+
+
+def _latency(name: str, histogram: Histogram, metrics: Mapping[str, Any]) -> ServerLatency:
+    count = histogram.counts[-1]
+    mean_ms = histogram.sum_s / count * MS_PER_S
+    own = metrics.get(CLIENT.get(name, ""))
+    client_ms = own["mean"] / NS_PER_MS if own else None
+    return ServerLatency(
+        count=count,
+        mean_ms=mean_ms,
+        p50_ms=bucket_ms(histogram, 0.5),
+        p99_ms=bucket_ms(histogram, 0.99),
+        client_mean_ms=client_ms,
+        gap_ms=None if client_ms is None else client_ms - mean_ms,
+    )
+
+
+def bucket_ms(histogram: Histogram, share: float) -> tuple[float, float | None]:
+    """The bucket that holds the value at this share (nearest rank)."""
+    place = next(place for place, count in enumerate(histogram.counts) if count >= share * histogram.counts[-1])
+    low = histogram.upper_s[place - 1] if place else 0.0
+    return low * MS_PER_S, histogram.upper_s[place] * MS_PER_S if place < len(histogram.upper_s) else None
