@@ -25,6 +25,8 @@ from bytemlperf_llm.trace.sections import description_sections
 def record(flags: RecordFlags) -> int:
     """Record until interrupted; one line on standard output says what was written. Raises UserError."""
     upstream = checked_url("--upstream", flags.upstream, "let the client send its key, which is passed on")
+    if "?" in upstream:
+        raise UserError("--upstream has a query", "leave it out: the client's own is passed on")
     tokenizer = None if flags.tokenizer is None else tokenizer_folder(flags.tokenizer)
     try:
         file = flags.out.open("xb")

@@ -131,7 +131,7 @@ def test_a_second_interrupt_ends_a_recording_whose_answers_do_not(tmp_path: Path
     assert (tmp_path / "t.jsonl").read_bytes().count(b"\n") == 1
 
 
-@pytest.mark.parametrize("upstream", ["ftp://x", "http://user:secret@x", "http://x/v1?api_key=secret"])
+@pytest.mark.parametrize("upstream", ["ftp://x", "http://user:secret@x", "http://x/v1?api_key=secret", "http://x/v1?api-version=1"])
 def test_an_upstream_that_cant_be_used_is_one_line_without_its_secret(tmp_path: Path, upstream: str) -> None:
     refused = bmp("trace", "record", "--upstream", upstream, cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])

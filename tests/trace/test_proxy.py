@@ -15,6 +15,7 @@ import pytest
 from bytemlperf_llm.trace.proxy import RecordingProxy
 from bytemlperf_llm.trace.recording import Recording
 from engines.reference.server import ReferenceServer
+from tests.engines.small_server import Asked, answering, page
 from tests.hostile.server import HostileServer, Settings
 
 FAST = {"ttft_ms": "2", "itl_ms": "1"}
@@ -182,18 +183,13 @@ async def test_other_paths_and_bodies_are_passed_on_unread(tmp_path: Path) -> No
 async def test_words_stand_for_tokens_where_no_tokenizer_is_known(tmp_path: Path) -> None:
     """Three tokens for two words: blocks of six tokens are four words."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split()[0])
-        words = len(json.loads(await reader.readexactly(length))["messages"][0]["content"].split())
-        body = json.dumps({"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": words * 3 // 2, "completion_tokens": 7}})
-        writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
-        writer.close()
+    def counting(asked: Asked) -> bytes:
+        words = len(asked.body["messages"][0]["content"].split())
+        usage = {"prompt_tokens": words * 3 // 2, "completion_tokens": 7}
+        return page("200 OK", {"choices": [{"message": {"content": "x"}}], "usage": usage})
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        upstream = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        async with proxied(upstream, tmp_path, tokenizer=None, block_tokens=6) as client:
-            for tail in "xy":
-                await client.ask(chat(f"a b c d e {tail}"))
+    async with answering(counting) as server, proxied(server.url, tmp_path, tokenizer=None, block_tokens=6) as client:
+        for tail in "xy":
+            await client.ask(chat(f"a b c d e {tail}"))
     assert not client.recording.exact
     assert [(row["input_length"], row["output_length"], row["hash_ids"]) for row in client.rows()] == [(9, 7, [0, 1]), (9, 7, [0, 2])]
