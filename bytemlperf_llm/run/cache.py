@@ -54,8 +54,8 @@ class PrefixCounts:
     """The server's own counters of its prefix cache over the measured part, where it has some."""
 
     def __init__(self, engine: Engine) -> None:
-        self._ask: Callable[[], Awaitable[tuple[int, int] | None]] = getattr(engine, "prefix_counts", _no_counts)
-        self._begin: tuple[int, int] | None = None
+        self._ask: Callable[[], Awaitable[tuple[int, int | None] | None]] = getattr(engine, "prefix_counts", _no_counts)
+        self._begin: tuple[int, int | None] | None = None
 
     async def begin(self) -> None:
         """Before the first request."""
@@ -64,11 +64,12 @@ class PrefixCounts:
     async def end(self, run: dict[str, Any]) -> None:
         """Add what they grew by to run.json; nothing where the server was started again."""
         begin, end = self._begin, await self._ask()
-        if begin is None or end is None or end < begin:
+        if begin is None or end is None or end[1] is None or end[0] < begin[0]:
             return
         before = cache_of(run) or AS_IS
         server = before.server or ServerCounts(query_tokens=0, hit_tokens=0)
-        grown = ServerCounts(query_tokens=server.query_tokens + end[0] - begin[0], hit_tokens=server.hit_tokens + end[1] - begin[1])
+        queries, hits = end[0] - begin[0], end[1] - (begin[1] or 0)
+        grown = ServerCounts(query_tokens=server.query_tokens + queries, hit_tokens=server.hit_tokens + hits)
         run["cache"] = msgspec.to_builtins(msgspec.structs.replace(before, server=grown))
 
 
@@ -87,7 +88,7 @@ def primers(schedule: Schedule, left: Remaining | None = None) -> Iterator[Reque
             continued = any(each.continues == turn for each in session.turns)
             if (continued and keys.answers == "recorded") or (session.turns[turn].continues is not None and keys.answers == "live"):
                 continue
-        prompt = hash((request.messages, request.prompt))
+        prompt = hash((request.messages, request.prompt, request.token_ids, request.inputs))
         if prompt not in seen:
             seen.add(prompt)
-            yield msgspec.structs.replace(request, id=f"{request.id}-prime", max_tokens=1)
+            yield msgspec.structs.replace(request, id=f"{request.id}-prime", max_tokens=min(request.max_tokens, 1))

@@ -164,7 +164,7 @@ class Endpoint:
                 await asyncio.sleep(READY_POLL_S)
         return ""
 
-    async def prefix_counts(self) -> tuple[int, int] | None:
+    async def prefix_counts(self) -> tuple[int, int | None] | None:
         """Tokens looked up in the prefix cache and found there, by the page of metrics; None where it doesn't say."""
         return None if self._gauges is None else await asyncio.to_thread(self._gauges.prefix_counts)
 

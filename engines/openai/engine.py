@@ -243,11 +243,11 @@ class OpenAIEngine:
         single = len(told) == 1
         return {name if single else f"{role}_{name}": each for role, those in told.items() for name, each in those.items()}
 
-    async def prefix_counts(self) -> tuple[int, int] | None:
-        """As the contract says; where there are several servers, of all of them."""
-        counts = [await endpoint.prefix_counts() for endpoint in self._endpoints]
-        known = [each for each in counts if each is not None]
-        return (sum(each[0] for each in known), sum(each[1] for each in known)) if len(known) == len(counts) else None
+    async def prefix_counts(self) -> tuple[int, int | None] | None:
+        """As the contract says; where there are several servers, of all that tell."""
+        counts = [each for server in self._servers.values() if (each := await server.prefix_counts()) is not None]
+        hits = [each[1] for each in counts if each[1] is not None]
+        return (sum(each[0] for each in counts), sum(hits) if hits else None) if counts else None
 
     def reading_ns(self) -> int:
         """Processor time of the threads that read answers."""

@@ -32,6 +32,8 @@ GAUGES = {
     "sglang:num_queue_reqs": "waiting",
     "sglang:token_usage": "kv_cache_usage",
     "sglang:cache_hit_rate": "prefix_cache_hit_rate",
+    "sglang:prompt_tokens_total": "prefix_queries",
+    "sglang:cached_tokens_total": "prefix_hits",
 }
 COUNTS = ("prefix_queries", "prefix_hits")
 SHARES = {"kv_cache_usage", "prefix_cache_hit_rate"}
@@ -43,15 +45,16 @@ _STARTS = tuple(name.encode() for name in GAUGES)
 def gauges_of(page: bytes) -> dict[str, float]:
     """The known gauges of a page in Prometheus' text format; empty where it has none."""
     values, counts = _values(page), prefix_counts_of(page)
-    if counts is not None:
+    if counts is not None and counts[1] is not None:
         values["prefix_cache_hit_rate"] = counts[1] / counts[0] if counts[0] else 0.0
     return {name: value for name, value in values.items() if name not in COUNTS}
 
 
-def prefix_counts_of(page: bytes) -> tuple[int, int] | None:
-    """Tokens looked up in the prefix cache and tokens found there, since the server's start; None where a page doesn't say."""
-    values = _values(page)
-    return (round(values[COUNTS[0]]), round(values[COUNTS[1]])) if values.keys() >= set(COUNTS) else None
+def prefix_counts_of(page: bytes) -> tuple[int, int | None] | None:
+    """Tokens looked up in the prefix cache and tokens found there, since the server's start; None where a page doesn't say. SGLang has no
+    counter of hits before the first one."""
+    queries, hits = map(_values(page).get, COUNTS)
+    return None if queries is None else (round(queries), None if hits is None else round(hits))
 
 
 def _values(page: bytes) -> dict[str, float]:
@@ -94,7 +97,7 @@ class ServerGauges:
             self._thread.start()
         return self._latest
 
-    def prefix_counts(self) -> tuple[int, int] | None:
+    def prefix_counts(self) -> tuple[int, int | None] | None:
         """As `prefix_counts_of` a page that is asked for now; waits for it."""
         return prefix_counts_of(self.page() or b"")
 

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from engines.openai import gauges as server_gauges
-from engines.openai.gauges import ServerGauges, gauges_of
+from engines.openai.gauges import ServerGauges, gauges_of, prefix_counts_of
 
 VLLM = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -41,6 +41,16 @@ def test_vllms_and_sglangs_names_become_ours():
         "prefix_cache_hit_rate": 0.25,
     }
     assert gauges_of(SGLANG) == {"running": 5.0, "waiting": 1.0, "kv_cache_usage": 0.125, "prefix_cache_hit_rate": 0.75}
+
+
+def test_counters_of_the_prefix_cache():
+    assert prefix_counts_of(VLLM) == (200, 50)
+    assert prefix_counts_of(SGLANG) is None
+    sglang = SGLANG + b'sglang:prompt_tokens_total{model_name="b"} 900.0\n'
+    assert prefix_counts_of(sglang) == (900, None)
+    hits = b'sglang:cached_tokens_total{cache_source="device"} 500.0\nsglang:cached_tokens_total{cache_source="host"} 40.0\n'
+    assert prefix_counts_of(sglang + hits) == (900, 540)
+    assert gauges_of(sglang + hits)["prefix_cache_hit_rate"] == 0.6
 
 
 @pytest.mark.parametrize(
