@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bytemlperf.compare.comparison import compare_all, gather
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.run.cache import PrefixCounts, prepared, primers
@@ -181,3 +182,57 @@ def test_the_state_is_in_the_result_and_in_both_heads(tmp_path: Path, state: str
     assert "prefix cache" in (folder / "report.html").read_text()
     verified = bmp("verify", str(folder), cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--tokenizer", "words"), ("--num-warmups", "0")])
+@pytest.mark.parametrize("reports", [True, False])
+def test_an_earlier_run_is_found_in_a_later_one_and_in_no_other(tmp_path: Path, words: tuple[str, ...], reports: bool) -> None:
+    """The server has no template: without a tokenizer 64 tokens of each response could be one. So prompts are long."""
+    server, command = Caching(reports=reports), (*words, "--input-len", "300")
+    warm = [any("cache was warm" in text for text in ran(tmp_path, server, *command)[1]["warnings"]) for _ in range(2)]
+    assert warm == [False, True]
+    for state in ("cold", "warm"):
+        _, summary, _ = ran(tmp_path, server, *command, "--cache", state)
+        assert not any("cache was warm" in text for text in summary["warnings"])
+    assert (summary["prefix"]["beyond_share"] or 0) > 0.5
+
+
+@pytest.mark.slow
+def test_a_run_of_prompts_that_come_again_is_no_warm_one(tmp_path: Path) -> None:
+    lines = [{"messages": [{"role": "user", "content": f"{number} " + "word " * 60}]} for number in range(6)]
+    (tmp_path / "six.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    scenario = "name: six\ndescription: six prompts\nprompts: {files: [six.jsonl]}\noutput_tokens: {distribution: constant, value: 2}\n"
+    scenario += "arrival: {process: closed, max_concurrency: 2}\nnum_requests: 30\n"
+    (tmp_path / "six.yaml").write_text(scenario, encoding="utf-8")
+    _, summary, _ = ran(tmp_path, Caching(), "--scenario", "six.yaml", "--num-prompts", "30")
+    assert not any("cache was warm" in text for text in summary["warnings"])
+    assert summary["prefix"]["total"]["cached_tokens"] > 0.6 * summary["prefix"]["total"]["prompt_tokens"]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_keeps_its_salt_and_one_that_is_repeated_has_another(tmp_path: Path) -> None:
+    server = Caching()
+
+    async def main() -> list[Any]:
+        async with answering(server.answer) as small:
+            command = ("serve-bench", "--base-url", small.url, "--scenario", "chat", "--max-concurrency", "1", "--output-len", "2")
+            first = await asyncio.to_thread(bmp, *command, "--num-prompts", "6", "--cache", "cold", cwd=tmp_path)
+            run = str(run_folder(first.stdout, tmp_path))
+            more = await asyncio.to_thread(bmp, "resume", run, "--num-prompts", "9", "--base-url", small.url, cwd=tmp_path)
+            again = await asyncio.to_thread(bmp, "serve-bench", "--config", run, "--base-url", small.url, cwd=tmp_path)
+            return [first, more, again]
+
+    ended = asyncio.run(main())
+    assert all(each.returncode in RAN for each in ended), [each.stderr for each in ended]
+    folders = [run_folder(each.stdout, tmp_path) for each in ended]
+    runs = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    assert folders[0] == folders[1]
+    salts = [run["config"]["scenario"]["prompts"]["salt"] for run in runs]
+    assert salts[0] == salts[1] != salts[2]
+    assert runs[1]["schedule_sha256"] == runs[2]["schedule_sha256"]
+    firsts = [texts[0][1:9] for texts in server.prompts if texts[0].startswith("[")]
+    assert [firsts.count(salt) for salt in (salts[0], salts[2])] == [6 + 3 + 1, 9]  # a resumed run's first request is salted too
+    views = gather([folders[0], folders[2]])[0]
+    (comparison,) = compare_all(views, views[0])
+    assert not any("salt" in row[0] for row in comparison.settings)
