@@ -56,13 +56,23 @@ class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
     function: Function
 
 
+class Image(msgspec.Struct, frozen=True):
+    """A picture to be drawn: `width` × `height` pixels, another one for each `seed` (`engines.images`)."""
+
+    width: int
+    height: int
+    seed: str
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One chat message, as OpenAI's API has it: an assistant's may call tools, a tool's says which call it answers."""
+    """One chat message, as OpenAI's API has it: an assistant's may call tools, a tool's says which call it answers. `images`, drawn ones
+    or URLs, go before the text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    images: tuple[Image | str, ...] = ()
 
     def text(self) -> str:
         """All that it says: the content, then each call's name and arguments, a line each."""
@@ -118,6 +128,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     turn: int = 0
     tools: str = ""
     traffic_class: TrafficClass | None = None
+
+    def images(self) -> list[Image | str]:
+        """Of all messages."""
+        return [image for message in self.messages or () for image in message.images]
 
     @property
     def class_name(self) -> str | None:
@@ -212,7 +226,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
 
 
-Input = Literal["token_ids"]
+Input = Literal["token_ids", "images"]
 """What else than text a request may be."""
 
 Api = Literal["chat", "completions", "responses", "embeddings", "rerank"]

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 SUITES = ("bytemlperf_llm", "micro", "general_perf", "training")
 PACKAGES = ("bytemlperf", *SUITES, "engines")
 COMMON = (
-    *("engines.contract", "engines.chat", "engines.untrusted", "engines.credentials", "engines.client_limits"),
+    *("engines.contract", "engines.chat", "engines.images", "engines.untrusted", "engines.credentials", "engines.client_limits"),
     *("engines.processor", "engines.timers"),
 )
-"""What engines share with those that call them: the contract, chats as templates take them, what keeps strangers' data and this machine's
-limits apart, the timer."""
+"""What engines share with those that call them: the contract, chats as templates take them, drawn images, what keeps strangers' data
+and this machine's limits apart, the timer."""
 AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engines.http")
 
 REASONED = {

@@ -9,6 +9,7 @@ from operator import sub
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Decoded, Finish, Request, Stages, Usage
+from engines.images import bytes_of
 
 _NO_USAGE = Usage()
 
@@ -27,6 +28,7 @@ def make_record(
     output_tokens = seen_tokens if usage_tokens is None or decoded.shown_tokens is not None else usage_tokens
     chunk_ns = list(map(sub, recorder.chunk_ns, repeat(origin_ns)))
     planned_ns, sent_ns = recorder.planned_ns, recorder.sent_ns
+    images = request.images()
     return RequestRecord(
         id=request.id,
         index=request.index,
@@ -49,6 +51,8 @@ def make_record(
         cached_tokens=usage.cached_tokens,
         accepted_draft_tokens=usage.accepted_draft_tokens,
         max_tokens=request.max_tokens,
+        images=len(images),
+        image_bytes=sum(map(bytes_of, images)) if images else 0,
         inputs=0 if request.inputs is None else len(request.inputs),
         token_source="usage" if output_tokens == usage_tokens else "chunks",
         finish_reason=finish.reason or decoded.reason,

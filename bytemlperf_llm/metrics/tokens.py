@@ -37,6 +37,7 @@ class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
     their events show by themselves, and `usage_disagreement` is Σ|reported − shown| over Σreported, None where none does.
     `answers_usage_not_taken` reported a usage that their events contradict, or that no text of theirs can have.
     `reasoning_tokens`, `cached_tokens` (of prompts) and `accepted_draft_tokens` are as reported, None where no answer does;
+    `images` were sent, of so many bytes before base64.
     `hidden_tokens` of reasoning were not streamed and are in no other count. `recount` is there where the model's
     tokenizer is known.
     """
@@ -57,6 +58,8 @@ class Tokens(msgspec.Struct, kw_only=True, omit_defaults=True):
     hidden_tokens: int = 0
     cached_tokens: int | None = None
     accepted_draft_tokens: int | None = None
+    images: int = 0
+    image_bytes: int = 0
     recount: Recount | None = None
 
 
@@ -78,6 +81,8 @@ class TokenTally:
     def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
         """Take in one answer, its largest gap between chunks and the time from its first token to its last."""
         tokens, usage, output = self.tokens, usage_tokens_of(record), record.output_tokens
+        tokens.images += record.images
+        tokens.image_bytes += record.image_bytes
         if record.inputs:
             return
         if usage is None:

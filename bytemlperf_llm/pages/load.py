@@ -123,6 +123,8 @@ def result_table(summary: dict[str, Any]) -> Table:
         rows += [["tokens in", cell(tokens["prompt_tokens"])]] if tokens.get("prompt_tokens") else []
     else:
         rows.append(["tokens in / out", f"{cell(tokens.get('prompt_tokens'))} / {cell(tokens.get('output_tokens'))}"])
+    if tokens.get("images"):
+        rows.append(["images in", f"{tokens['images']:,}, {number(tokens['image_bytes'] / 1e6)} MB"])
     if counts := tokens.get("recount"):
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"

@@ -4,6 +4,7 @@ a scenario's own prompts. Names are those of `vllm bench serve` where it has the
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,8 @@ def prompt_changes(flags: Prompts, scenario: Scenario) -> dict[str, Any]:
     if flags.tokenizer is not None:
         tokenizer = tokenizer_folder(flags.tokenizer)
         changes |= {f"{key}.tokenizer": tokenizer for key in scenario.all_prompts()}
+    if flags.images is not None:
+        changes["prompts.images"] = parse_images(flags.images)
     in_sessions = flags.dataset_name in get_args(SessionFormatName) or (
         flags.dataset_name is None and scenario.prompts.sessions is not None
     )
@@ -56,6 +59,14 @@ def replays_times(flags: Prompts) -> bool:
 def names_bounded(flags: Prompts) -> bool:
     """Whether the command line names a file that ends a run by itself."""
     return replays_times(flags) or flags.dataset_name in get_args(SessionFormatName)
+
+
+def parse_images(text: str) -> dict[str, int]:
+    """`WIDTHxHEIGHT` in pixels, or `WIDTHxHEIGHT*COUNT`. Raises UserError."""
+    sizes = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?:\*(\d{1,4}))?", text)
+    if sizes is None:
+        raise UserError(f"--images {text!r} is not a size", "give WIDTHxHEIGHT, or WIDTHxHEIGHT*COUNT, such as 512x512*2")
+    return {"width": int(sizes[1]), "height": int(sizes[2]), "count": int(sizes[3] or 1)}
 
 
 def parse_window(text: str) -> list[float | None]:

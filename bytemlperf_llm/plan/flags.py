@@ -124,6 +124,7 @@ class Prompts(Options, panel="Traces and prompt lengths"):
         int | None, Option("Limit on prompt plus output tokens. Default: the model's context.", sets="max_model_len", least=1)
     ] = None
     on_too_long: Annotated[str | None, Option("Longer requests: skip, truncate or fail (default).", sets="on_too_long")] = None
+    images: Annotated[str | None, Option("Drawn images in every request: WIDTHxHEIGHT, or WIDTHxHEIGHT*COUNT, such as 512x512*2.")] = None
     tokenizer: Annotated[
         str | None, Option("Folder with tokenizer.json, model name, or 'words', to count prompt tokens. Default: the model's.")
     ] = None

@@ -23,6 +23,7 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.flags import CacheState
 from engines.contract import BadOption, TrafficClass, check_header
 from engines.credentials import SECRET_NAME
+from engines.images import MAX_SIDE
 
 BUILTIN_FOLDER = Path(scenarios.__file__).parent
 MAX_TOKENS = 1 << 20
@@ -253,6 +254,18 @@ class Sessions(Checked, frozen=True, kw_only=True):
         return f"sessions of {turns} turns, {words} words each{shared}{about}{agent}{think}, {self.answers} answers"
 
 
+class Images(Checked, frozen=True, kw_only=True):
+    """Pictures in every request, before its text: `count` of `width` × `height` pixels, drawn, no two alike."""
+
+    width: Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+    height: Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+    count: Annotated[int, Meta(ge=1, le=256)] = 1
+
+    def sentence(self) -> str:
+        """Such as "1 image of 512 × 512"."""
+        return f"{self.count} image{'s' * (self.count > 1)} of {self.width} × {self.height}"
+
+
 class Prompts(Checked, frozen=True, kw_only=True):
     """JSONL `files`, relative to the scenario file, or `synthetic` ones, or those of a `trace`, or `sessions`.
 
@@ -272,6 +285,7 @@ class Prompts(Checked, frozen=True, kw_only=True):
     """Prompts are sent as token ids: made-up ones are drawn as such, text goes through the tokenizer."""
     batch_size: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
     """Inputs of one request, where each becomes a vector or, beside a query, a score."""
+    images: Images | None = None
     drawn: Annotated[int, Meta(ge=1)] | None = None
     """Each request draws one of the first so many prompts, with replacement, and has a salt of its own before the user's text."""
 
@@ -280,13 +294,18 @@ class Prompts(Checked, frozen=True, kw_only=True):
             raise ValueError("drawn is for prompts of files and synthetic ones; leave it out")
         if self.token_ids and (self.drawn is not None or self.sessions is not None):
             raise ValueError("token_ids are of single requests without a salt; leave out drawn and sessions, or token_ids")
+        if self.images is not None and (self.token_ids or self.sessions is not None):
+            raise ValueError("images are of single requests in words; leave out sessions and token_ids, or images")
         if self.batch_size > 1 and self.files is None and self.synthetic is None:
             raise ValueError("batch_size is for prompts of files and synthetic ones; leave it out")
         if sum(each is not None for each in (self.files, self.synthetic, self.trace, self.sessions)) != 1:
             raise ValueError("exactly one of files, synthetic, trace and sessions is needed; give files: [prompts.jsonl], for example")
 
     def sentence(self) -> str:
-        """Lengths of made-up prompts, or which part of which trace; empty for files, which the scenario's name stands for."""
+        """Lengths of made-up prompts or which part of which trace (nothing for files, for which the scenario's name stands), and images."""
+        return ", ".join(filter(None, (self._text_sentence(), self.images.sentence() if self.images else "")))
+
+    def _text_sentence(self) -> str:
         what = {"generate": "", "embed": "inputs", "rerank": "documents beside a query"}[self.task]
         batch = f", {self.batch_size} {what} a request" if what and self.batch_size > 1 else ""
         if self.synthetic is not None:

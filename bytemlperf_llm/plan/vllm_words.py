@@ -66,7 +66,8 @@ NO_VALUE: tuple[str, ...] = (
 )
 NO_VALUE += ("--skip-tokenizer-init", "--no-oversample", "--disable-shuffle", "--custom-ensure-client-side-data", "--profile")
 FROM_FILE = "name the data as a file, with --dataset-name (custom or sharegpt) and --dataset-path"
-TEXT_ONLY = "leave it out: prompts are text"
+TEXT_ONLY = "leave it out: prompts are text and images"
+DRAWN = "images of a size are drawn with --images WIDTHxHEIGHT*COUNT"
 ELSEWHERE = {
     "--use-beam-search": "give it with --extra-body '{\"use_beam_search\": true}'",
     "--probe-request-rate": "leave it out; --request-rate auto probes for a rate",
@@ -75,7 +76,7 @@ ELSEWHERE = {
     "--skip-chat-template": "use --endpoint /v1/completions",
     "--no-stream": "leave it out: every response is streamed, so that its tokens can be timed",
     "--no-reranker": "leave it out: a rerank takes a query and documents as they are",
-    "--enable-multimodal-chat": TEXT_ONLY,
+    "--enable-multimodal-chat": DRAWN,
     "--prefix-repetition-": "use --random-prefix-len with --input-len and --output-len",
     "--sonnet-": "use --random-prefix-len with --input-len and --output-len",
     "--hf-": FROM_FILE,
@@ -84,11 +85,11 @@ ELSEWHERE = {
     "--blazedit-": FROM_FILE,
     "--bfcl-": FROM_FILE,
     "--timed-trace-label-": "leave it out: name the file's fields as the format does, see docs/traces.md",
-    "--random-mm-": TEXT_ONLY,
+    "--random-mm-": DRAWN,
     "--asr-": TEXT_ONLY,
 }
 """vLLM's flags that have no equal, or what theirs begin with, and what to do instead."""
-DATASETS = {"hf": FROM_FILE, "random-mm": TEXT_ONLY}
+DATASETS = {"hf": FROM_FILE, "random-mm": DRAWN}
 DATASETS |= dict.fromkeys(("sonnet", "prefix_repetition"), ELSEWHERE["--prefix-repetition-"])
 OTHER_TOOLS = {
     "--request-rate": ("--rate", "--rps", "--qps"),

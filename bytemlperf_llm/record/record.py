@@ -53,6 +53,8 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     cached_tokens: Tokens | None = None
     accepted_draft_tokens: Tokens | None = None
     max_tokens: int = 0
+    images: Tokens = 0
+    image_bytes: Tokens = 0  # of their files, before base64; of one that the server fetches none
     inputs: Tokens = 0  # vectors or scores that were asked for; 0: tokens were
     token_source: TokenSource = "chunks"  # noqa: S105
     finish_reason: str | None = None

@@ -247,12 +247,25 @@ def _check_accepted(prompts: Prompts, info: EngineInfo) -> None:
     generates = info.api not in TASKS
     if prompts.token_ids and "token_ids" not in info.accepts:
         raise UserError("this endpoint takes text, not token ids", "add --endpoint /v1/completions, or leave out --tokenize-prompt")
+    if prompts.images is not None and "images" not in info.accepts:
+        raise UserError("this endpoint takes no images", "add --endpoint /v1/chat/completions, or leave out --images")
     if prompts.batch_size > 1 and generates:
         raise UserError(
             "several inputs a request are for embeddings and rerank", "add --endpoint /v1/embeddings, or leave out --batch-size"
         )
     if not generates and (prompts.sessions is not None or prompts.drawn is not None):
         raise UserError(f"a conversation has no {info.api}", "take another scenario, or --input-len")
+
+
+def check_images(scenario: Scenario, workload: Workload, info: EngineInfo) -> None:
+    """Of the first requests, where files show some. Raises UserError where the engine takes none; what the server fetches is noted."""
+    if not any(prompts.files or (prompts.sessions and prompts.sessions.file) for prompts in scenario.all_prompts().values()):
+        return
+    images = {image for request in islice(workload, MEAN_SAMPLE_REQUESTS) for image in request.images() if isinstance(image, str)}
+    if images and "images" not in info.accepts:
+        raise UserError("the prompts have images, and this endpoint takes none", "add --endpoint /v1/chat/completions")
+    if any(image.startswith("http") for image in images):
+        info.notes.append("images are given by their address: the server fetches them, and the time it takes is in the latency")
 
 
 def _fit_task(plan: Plan, info: EngineInfo) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Started:
         scenario = plan.load.scenario
         schedule, timeouts = Schedule(scenario, plan.load.seed), worker_config(scenario, ALL, keep_output=False).timeouts
         workload = schedule.workload()
+        preflight.check_images(scenario, workload, self.info)
         endpoints: Callable[[], int] = getattr(self.engine, "endpoints", lambda: 1)
         changed: dict[str, str] = {}
         for first in preflight.first_requests(schedule, workload, endpoints()):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.plan.scenario import ClassKeys, Prompts, Scenario
+from bytemlperf_llm.plan.scenario import ClassKeys, Images, Prompts, Scenario
 from bytemlperf_llm.workload.classes import ClassSeries, seed_of_class
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix
@@ -26,7 +26,7 @@ from bytemlperf_llm.workload.sessions.graph import Session
 from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.token_counter import WordCounter, counter_for
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
-from engines.contract import Message, Request, Sampling, TrafficClass
+from engines.contract import Image, Message, Request, Sampling, TrafficClass
 
 QUERY_WORDS = 12
 """Of a rerank's query."""
@@ -139,7 +139,7 @@ class Workload:
         """What of request `index` was in an earlier one of the schedule, of single requests; asked for in its order. Where there are
         classes, it isn't said in which one."""
         part, place = self._place(self._classes, index)
-        if part.keys.task != "generate":
+        if part.keys.task != "generate" or part.keys.images is not None:  # what comes first is never alike
             return None
         prefix = part.prompts.prefix(place)
         return prefix if prefix is None or not self._parts else msgspec.structs.replace(prefix, index=None)
@@ -177,6 +177,8 @@ class Workload:
         if part.keys.task != "generate":
             return self._of_inputs(part, prompt_at, place, index, request_id)
         prompt = _encoded(part.keys, prompt_at(place))
+        if part.keys.images is not None:
+            prompt = _shown(part.keys.images, prompt, request_id)
         return Request(
             index=index,
             id=request_id,
@@ -208,6 +210,13 @@ def _encoded(keys: Prompts, prompt: Prompt) -> Prompt:
     return msgspec.structs.replace(prompt, messages=None, prompt=None, token_ids=tuple(counter.tokens(messages)))
 
 
+def _shown(images: Images, prompt: Prompt, request_id: str) -> Prompt:
+    """With its pictures, in the last message."""
+    *before, last = prompt.messages or (Message(role="user", content=prompt.prompt or ""),)
+    drawn = tuple([Image(images.width, images.height, f"{request_id}/{number}") for number in range(images.count)])
+    return msgspec.structs.replace(prompt, messages=(*before, msgspec.structs.replace(last, images=drawn)), prompt=None)
+
+
 def _input(prompt: Prompt) -> str | tuple[int, ...]:
     return prompt.token_ids or prompt.prompt or "\n\n".join([message.content for message in prompt.messages or ()])
 
@@ -235,4 +244,5 @@ def schedule_line(request: Request, planned_ns: int | None) -> bytes:
 
 def _told(message: Message) -> list[Any]:
     calls = [[call.id, call.function.name, call.function.arguments] for call in message.tool_calls]
-    return [message.role, message.content, *filter(None, (calls, message.tool_call_id))]
+    images = [image if isinstance(image, str) else [image.width, image.height, image.seed] for image in message.images]
+    return [message.role, message.content, *filter(None, (calls, message.tool_call_id, images))]

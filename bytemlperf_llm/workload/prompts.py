@@ -23,6 +23,7 @@ from bytemlperf_llm.workload.data_files import decode, lines
 from bytemlperf_llm.workload.lengths import LengthSeries
 from bytemlperf_llm.workload.prefixes import Prefix, PrefixIndex
 from bytemlperf_llm.workload.salt import salted_text
+from bytemlperf_llm.workload.sessions.conversations import FileMessage
 from bytemlperf_llm.workload.synthesis import WORDS
 from bytemlperf_llm.workload.token_ids import maker_of
 from engines.contract import Message
@@ -31,12 +32,22 @@ LINE_FORMS = '{"messages": [{"role": "user", "content": "..."}]} or {"prompt": "
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One line of a prompt file, or one made up, which may be of `token_ids`. `output_tokens`, where given, goes before the scenario's
-    lengths."""
+    """One prompt of a file, or one made up, which may be of `token_ids`. `output_tokens` goes before the scenario's lengths."""
 
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
     token_ids: tuple[int, ...] | None = None
+    output_tokens: int | None = None
+    lang: str | None = None
+    topic: str | None = None
+    session: str | None = None
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """Of a prompt file."""
+
+    messages: tuple[FileMessage, ...] | None = None
+    prompt: str | None = None
     output_tokens: int | None = None
     lang: str | None = None
     topic: str | None = None
@@ -80,20 +91,21 @@ def _undrawn(keys: Prompts, folder: Path, seed: int) -> PromptSet | SyntheticPro
 
 def read(path: Path) -> list[Prompt]:
     """All prompts of a JSONL file, empty lines passed over. Raises UserError."""
-    decoder = msgspec.json.Decoder(Prompt, strict=False)
+    decoder = msgspec.json.Decoder(_Line, strict=False)
     fix = "give its path relative to the scenario file"
     return [_checked(decode(decoder, line, path, number, LINE_FORMS), f"{path}:{number}") for number, line in lines(path, fix)]
 
 
-def _checked(prompt: Prompt, where: str) -> Prompt:
-    if (prompt.messages is None) == (prompt.prompt is None):
+def _checked(line: _Line, where: str) -> Prompt:
+    if (line.messages is None) == (line.prompt is None):
         raise UserError(f"{where}: exactly one of messages and prompt is needed", f"give each line as {LINE_FORMS}")
-    text = prompt.prompt if prompt.messages is None else "".join(message.content for message in prompt.messages)
-    if not text:
+    messages = None if line.messages is None else tuple([message.message() for message in line.messages])
+    text = line.prompt if messages is None else "".join(message.content for message in messages)
+    if not text and not any(message.images for message in messages or ()):
         raise UserError(f"{where}: the prompt is empty", "write some text, or remove the line")
-    if prompt.output_tokens is not None and prompt.output_tokens < 1:
-        raise UserError(f"{where}: output_tokens is {prompt.output_tokens}", "give 1 or more, or leave it out")
-    return prompt
+    if line.output_tokens is not None and line.output_tokens < 1:
+        raise UserError(f"{where}: output_tokens is {line.output_tokens}", "give 1 or more, or leave it out")
+    return Prompt(messages, line.prompt, None, line.output_tokens, line.lang, line.topic, line.session)
 
 
 class PromptSet:

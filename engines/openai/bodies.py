@@ -9,6 +9,7 @@ import msgspec
 
 from engines.chat import folded
 from engines.contract import Api, BadOption, Message, Request, Sampling, TrafficClass
+from engines.images import url_of
 from engines.untrusted import decode_json
 
 LIMIT_FIELDS: dict[Api, str] = {"chat": "max_tokens", "completions": "max_tokens", "responses": "max_output_tokens"}
@@ -104,14 +105,31 @@ def _encode_messages(messages: tuple[Message, ...]) -> bytes:
 
 def _encode_chat(request: Request) -> bytes:
     messages = request.messages or (Message(role="user", content=request.prompt or ""),)
+    if request.images():
+        return msgspec.json.encode([_in_parts(message) for message in messages])
     cached = request.session is None and request.text_length() <= CACHED_PROMPT_CHARS
     return _encode_messages(messages) if cached else msgspec.json.encode(messages)
+
+
+def _in_parts(message: Message) -> Message | dict[str, object]:
+    """With its images as parts of the content, before the text."""
+    if not message.images:
+        return message
+    images = [{"type": "image_url", "image_url": {"url": url_of(image)}} for image in message.images]
+    plain: dict[str, object] = msgspec.to_builtins(msgspec.structs.replace(message, images=()))
+    return plain | {"content": [*images, {"type": "text", "text": message.content}]}
+
+
+def _input_parts(message: Message) -> dict[str, object]:
+    """The same as the Responses API has it."""
+    images = [{"type": "input_image", "image_url": url_of(image)} for image in message.images]
+    return {"role": message.role, "content": [*images, {"type": "input_text", "text": message.content}] if images else message.content}
 
 
 def _encode_items(request: Request) -> bytes:
     """Messages as OpenAI's Responses API has them: calls and results of tools are items of their own."""
     messages = request.messages or ()
-    if not any(message.tool_calls or message.tool_call_id for message in messages):
+    if not any(message.tool_calls or message.tool_call_id or message.images for message in messages):
         return _encode_chat(request)
     items: list[dict[str, object]] = []
     for message in messages:
@@ -119,7 +137,7 @@ def _encode_items(request: Request) -> bytes:
             items.append({"type": "function_call_output", "call_id": message.tool_call_id, "output": message.content})
             continue
         if message.content or not message.tool_calls:
-            items.append({"role": message.role, "content": message.content})
+            items.append(_input_parts(message))
         for call in message.tool_calls:
             items.append({"type": "function_call", "call_id": call.id, **msgspec.to_builtins(call.function)})
     return msgspec.json.encode(items)

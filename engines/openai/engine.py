@@ -51,7 +51,12 @@ from engines.openai.spoken import spoken
 from engines.openai.target import DEFAULT_ADDRESS, Target, named, parse_addresses
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-ACCEPTS: dict[Api, list[Input]] = {"completions": ["token_ids"], "embeddings": ["token_ids"]}
+ACCEPTS: dict[Api, list[Input]] = {
+    "chat": ["images"],
+    "responses": ["images"],
+    "completions": ["token_ids"],
+    "embeddings": ["token_ids"],
+}
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 
@@ -94,6 +95,18 @@ def test_responses_have_figures_as_a_chat_has(tmp_path):
     assert {body["max_output_tokens"] for body in seen} == {4}
     assert {"ttft", "tpot", "e2e"} <= set(summary["metrics"])
     assert (summary["tokens"]["output_tokens"], summary["tokens"]["usage_disagreement"]) == (240, 0.0)
+
+
+def test_images_are_drawn_at_their_size_and_their_bytes_counted(tmp_path):
+    ended, seen, summary, folder = asked_of_a_server(tmp_path, "--endpoint", "/v1/responses", "--images", "40x30*2", "--output-len", "4")
+    urls = [part["image_url"] for body in seen[1:] for part in body["input"][-1]["content"] if part["type"] == "input_image"]
+    sizes = [len(base64.b64decode(url.partition(",")[2])) for url in urls]
+    assert (len(urls), len(set(urls))) == (120, 120)
+    assert (summary["tokens"]["images"], summary["tokens"]["image_bytes"]) == (120, sum(sizes))
+    assert "images in" in ended.stdout
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [(record["images"], record["image_bytes"]) for record in records] == [(2, sizes[0] + sizes[1])] * 60
+    assert bmp("verify", str(folder), cwd=tmp_path).returncode == 0
 
 
 def test_levels_of_tokens_are_not_of_vectors(tmp_path):

@@ -237,7 +237,8 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
     [
         ("openai_messages", [{"id": "a", "messages": [said("user", "x")]}] * 2, ":2: session id 'a' is there twice"),
         ("openai_messages", [{"prompt": "x"}], ":1: messages: there are none"),
-        ("openai_messages", [{"messages": [said("user", [{"type": "image_url", "image_url": {}}])]}], "messages[0].content[0].type"),
+        ("openai_messages", [{"messages": [said("user", [{"type": "image_url", "image_url": {}}])]}], "messages[0].content[0].image_url"),
+        ("openai_messages", [{"messages": [said("user", [{"type": "audio", "text": "x"}])]}], "messages[0].content[0].type"),
         ("openai_messages", [{"id": "a", "messages": [said("system", "x")]}], "session 'a': it has no turn"),
         ("openai_messages", [{"messages": [said("assistant", "", tool_calls=7)]}], ":1: messages[0].tool_calls: Expected `array"),
         ("openai_messages", [{"messages": [said("critic", "")]}], ":1: messages[0].role: Invalid enum value 'critic'"),

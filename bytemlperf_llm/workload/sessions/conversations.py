@@ -1,7 +1,7 @@
 """Files of conversations as chains of requests: ShareGPT with all turns, OpenAI messages, Mooncake with session ids, LMCache's agents.
 
-Messages are sent as they are: roles, calls of tools and their results. Parts of text are joined, and OpenAI's older form of calls
-(`function_call`, role `function`) becomes the newer one.
+Messages are sent as they are: roles, calls of tools and their results. Parts of text are joined, images go before them, and OpenAI's
+older form of calls (`function_call`, role `function`) becomes the newer one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,27 @@ ROW_FORM = '{"session_id": "a", "delay": 2000, "messages": [{"role": "user", "co
 ONE_FIX = f"give each row as {ROW_FORM}"
 
 
+class _Url(msgspec.Struct, frozen=True):
+    url: str
+
+
 class _Part(msgspec.Struct, frozen=True):
-    type: Literal["text", "input_text", "output_text"]
-    text: str
+    """Text, or an image by its URL."""
+
+    type: Literal["text", "input_text", "output_text", "image_url", "input_image"]
+    text: str | None = None
+    image_url: str | _Url | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.url is None:
+            raise ValueError(f"a part of type {self.type} has no {'text' if self.type.endswith('text') else 'image_url'}")
+        if self.url is not None and not self.url.startswith(("data:image/", "http://", "https://")):
+            raise ValueError("image_url is neither a data URL of an image nor an http address")
+
+    @property
+    def url(self) -> str | None:
+        """Of an image."""
+        return self.image_url.url if isinstance(self.image_url, _Url) else self.image_url
 
 
 class FileFunction(msgspec.Struct, frozen=True):
@@ -64,13 +82,15 @@ class FileMessage(msgspec.Struct, frozen=True):
 
     def message(self) -> Message:
         """As the contract has it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        parts = () if isinstance(self.content, str) else self.content or ()
+        text = self.content if isinstance(self.content, str) else "".join(part.text or "" for part in parts)
+        images = tuple(part.url for part in parts if part.url is not None)
         if self.role == "function":
             return Message("tool", text, tool_call_id=self.name)
         calls = tuple(call.function.call(call.id) for call in self.tool_calls or ())
         if self.function_call is not None:
             calls = (self.function_call.call(self.function_call.name),)
-        return Message(self.role, text, calls, self.tool_call_id)
+        return Message(self.role, text, calls, self.tool_call_id, images)
 
 
 Tools = tuple[dict[str, Any], ...]
