@@ -92,7 +92,7 @@ def _advice(run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple
     rate = run["config"]["scenario"]["arrival"]["rate"]
     claims = summary["metrics"].get("ttft", {}).get("percentiles", {})
     missing = [(percent, requests) for percent, requests in ENOUGH_REQUESTS.items() if claims.get(percent) == "insufficient"]
-    if missing and rate:
+    if missing and rate and not summary.get("sessions"):
         percent, requests = missing[0]
         longer = _without(command, "--request-rate", "--num-prompts", "--duration")
         return [*longer, "--request-rate", f"{rate:g}", "--num-prompts", str(requests)], f"enough for a p{percent}"

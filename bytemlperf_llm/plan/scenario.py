@@ -511,8 +511,10 @@ class Scenario(Checked, dict=True, frozen=True, kw_only=True):
             own = keys.prompts
             if own is not None and own.sessions is not None:
                 raise ValueError(f"classes.{name}.prompts: sessions are the scenario's own, of all classes; give them as its prompts")
-            if self.prompts.sessions is not None and (own is not None or keys.output_tokens is not None):
-                raise ValueError(f"classes.{name}: classes of sessions share prompts and output_tokens; leave them out of the class")
+            if self.prompts.sessions is not None and own is None and keys.output_tokens is not None:
+                raise ValueError(f"classes.{name}: classes of sessions share output_tokens; leave them out, or give the class prompts")
+            if self.prompts.sessions is not None and own is not None and own.token_ids:
+                raise ValueError(f"classes.{name}.prompts: token ids don't go with sessions; leave them out")
             if keys.slo is not None and keys.slo.session_ms is not None:
                 raise ValueError(f"classes.{name}.slo: session_ms is of all sessions; give it in the scenario's slo")
             if self.arrival.process == "trace" and own is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.prompts import Prompt, PromptSource, made_up, source
 from bytemlperf_llm.workload.salt import salted
 from bytemlperf_llm.workload.sessions.graph import Session
+from bytemlperf_llm.workload.sessions.mixed import Singles, mixed
 from bytemlperf_llm.workload.sessions.source import SessionPrompts
 from bytemlperf_llm.workload.token_counter import WordCounter, counter_for
 from bytemlperf_llm.workload.trace_prompts import TraceEnded, TracePrompts, TraceReport
@@ -57,6 +58,10 @@ class Workload:
         self._part = Part(scenario.prompts, prompts, lengths, LengthSeries(scenario.output_tokens, seed, "output-aside"))
         self._parts = {name: self._part_of(name, own) for name, own in classes.items()}
         self._classes, self._classes_aside = (ClassSeries(classes, seed, purpose) for purpose in ("class", "class-aside"))
+        if self.sessions is not None and scenario.mixes_prompts:
+            own = {name: part for name, part in self._parts.items() if classes[name].prompts is not None}
+            singles = {name: Singles(name, part.prompts, part.lengths) for name, part in own.items()}
+            self.sessions.mix(partial(mixed, self._classes, singles))
 
     def _source(self, prompts: Prompts, seed: int, lengths: LengthSeries) -> PromptSource:
         folder, mixed = self._scenario.folder, self._scenario.mixes_prompts

@@ -31,6 +31,10 @@ MIXED = f"""{PLAIN}classes:
 """
 
 
+OF_SESSIONS = """
+prompts: {sessions: {synthetic: {turns: {distribution: constant, value: 2}, words: {distribution: constant, value: 6}}}}"""
+
+
 def mixed(folder: Path, text: str = MIXED) -> Scenario:
     (folder / "mix.yaml").write_text(text, encoding="utf-8")
     return scenarios.load(str(folder / "mix.yaml"))
@@ -95,6 +99,45 @@ def test_a_session_is_of_one_class(tmp_path: Path) -> None:
     assert set().union(*sessions.values()) == {"a", "b"}
 
 
+SESSIONS = f"""\
+name: mix
+description: a test
+prompts: {{sessions: {{synthetic: {{turns: {{distribution: uniform, min: 2, max: 4}}, words: {{distribution: constant, value: 6}}}}}}}}
+output_tokens: {{distribution: constant, value: 4}}
+classes:
+  chat: {{share: 2}}
+  batch: {{share: 1, prompts: {WORDS % 9}, output_tokens: {{distribution: constant, value: 2}}}}
+arrival: {{process: closed, max_concurrency: 4}}
+num_sessions: 60
+"""
+
+
+def test_single_requests_come_between_sessions(tmp_path: Path) -> None:
+    scenario = mixed(tmp_path, SESSIONS)
+    schedule = Schedule(scenario, 5)
+    whole = list(schedule.planned())
+    shared = [planned for worker in range(3) for planned in schedule.planned(Share(worker, 3))]
+    assert sorted(shared, key=lambda planned: planned.request.index) == whole
+    turns = Counter((planned.request.class_name, planned.request.session) for planned in whole)
+    assert len(turns) == 60
+    assert {count for (name, _), count in turns.items() if name == "batch"} == {1}
+    assert {count for (name, _), count in turns.items() if name == "chat"} == {2, 3, 4}
+    batch = next(planned.request for planned in whole if planned.request.class_name == "batch")
+    assert (batch.session, batch.max_tokens, len(batch.messages[0].content.split())) == ("batch/0", 2, 9)
+    chats = [planned.request.messages for planned in whole if planned.request.class_name == "chat"]
+    alone = (planned.request.messages for planned in Schedule(scenario.override({"classes": {}}), 5).planned())
+    assert chats == list(islice(alone, len(chats)))
+
+
+def test_reuse_of_single_prompts_between_sessions_is_known(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "one and the same, always and always"}\n', encoding="utf-8")
+    scenario = mixed(tmp_path, SESSIONS.replace(f"prompts: {WORDS % 9}", "prompts: {files: [p.jsonl]}"))
+    sessions = Schedule(scenario, 5).workload().sessions
+    assert sessions is not None
+    shared = [sessions.session(number).turns[0].shared for number in range(60) if sessions.session(number).id.startswith("batch/")]
+    assert (shared[0], {prefix is not None and prefix.whole for prefix in shared[1:]}) == (None, {True})
+
+
 def test_what_is_not_measured_is_a_mix_too(tmp_path: Path) -> None:
     workload = Schedule(mixed(tmp_path), 5).workload()
     assert {workload.aside(index).class_name for index in range(40)} == {"chat", "batch"}
@@ -124,13 +167,19 @@ def test_a_flag_holds_for_every_class(tmp_path: Path) -> None:
         ("{a: {share: 1, headers: {X-A: '{user}'}}}", "header 'X-A' has the unknown placeholder 'user'; known are {session}"),
         ("{a: {share: 1, headers: {X-Api-Key: k}}}", "header X-Api-Key is a secret, and a scenario is stored with its results"),
         ("{a: {share: 1, prompts: {sessions: {format: dag_jsonl, file: x}}}}", "sessions are the scenario's own, of all classes"),
+        ("{a: {share: 1, prompts: {token_ids: true, files: [p]}}}" + OF_SESSIONS, "token ids don't go with sessions; leave them out"),
+        ("{a: {share: 1, output_tokens: {distribution: constant, value: 2}}}" + OF_SESSIONS, "classes of sessions share output_tokens"),
         ("{a: {share: 1, slo: {session_ms: 9}}}", "classes.a.slo: session_ms is of all sessions; give it in the scenario's slo"),
         ("{a: {share: 1}}\nmlperf: server", "mlperf judges requests of one kind; leave out classes, or give mlperf: null"),
     ],
 )
 def test_what_is_wrong_with_classes_is_said_in_one_line(tmp_path: Path, classes: str, said: str) -> None:
+    text = f"{PLAIN}classes: {classes}\n"
     with pytest.raises(UserError) as caught:
-        mixed(tmp_path, f"{PLAIN}classes: {classes}\n")
+        mixed(
+            tmp_path,
+            text if OF_SESSIONS not in text else text.replace(f"prompts: {WORDS % 6}\n", "").replace("num_requests", "num_sessions"),
+        )
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

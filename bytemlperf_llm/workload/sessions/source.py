@@ -99,6 +99,10 @@ class SessionPrompts:
         maker = self.session(0).maker
         self.lengths = maker and maker.lengths
 
+    def mix(self, mixed: Callable[[Cursor[Session]], Iterator[Session]]) -> None:
+        """Let others come between its sessions, from the first on."""
+        self._sessions, self._firsts = Cursor(partial(mixed, self._sessions)), array("q", [0])
+
     def session(self, number: int) -> Session:
         """Raises TraceEnded past the last one, UserError for one that can't be run."""
         if self._most is not None and number >= self._most:
