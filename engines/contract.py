@@ -305,6 +305,7 @@ class Engine(Protocol):
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
 #   async reset_cache() -> str    empties the prefix cache: by which call, "" where it could not be emptied
 #   async prefix_counts() -> tuple[int, int | None] | None  tokens looked up in the prefix cache, and found there, since the start
+#   addresses() -> list[tuple[str, int]]  host and port of each server that is reached directly
 #   async latencies() -> dict[str, Histogram]  ttft, itl, e2e, queue, prefill, decode, as far as the engine measures them itself
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output

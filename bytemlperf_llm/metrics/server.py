@@ -7,6 +7,7 @@ a request: the network, its HTTP front end before its clock starts, and the clie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from engines.contract import Histogram
 MS_PER_S = 1e3
 CLIENT = {"ttft": "service_ttft", "e2e": "service_e2e", "itl": "itl"}
 """The client's metric, from sent, of what the server measures by another clock's start."""
+MUCH_OF_TTFT = 0.1
 PER_REQUEST = ("e2e", "ttft", "queue")
 
 
@@ -38,6 +40,35 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     latencies: dict[str, ServerLatency]
     other_requests: int
+
+
+class NetworkPart(msgspec.Struct, frozen=True, kw_only=True):
+    """`network` of summary.json: how long `connections` took to open before and after the measured part, in milliseconds: one round trip
+    and the kernels' work. `ttft_share` is the median's share of the median TTFT from sent, which takes at least one round trip too."""
+
+    connections: int
+    min_ms: float
+    median_ms: float
+    max_ms: float
+    ttft_share: float | None
+
+
+def network_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> NetworkPart | None:
+    """From run.json and the run's summary; None where no server is reached directly. Raises msgspec.ValidationError."""
+    took_ms = sorted(took_ns / NS_PER_MS for took_ns in msgspec.convert(run.get("connect_ns") or [], list[int]))
+    if not took_ms:
+        return None
+    middle_ms = median(took_ms)
+    ttft_ns = summary["metrics"].get("service_ttft", {}).get("percentiles", {}).get("50")
+    share = middle_ms * NS_PER_MS / ttft_ns if isinstance(ttft_ns, int) and ttft_ns else None
+    return NetworkPart(connections=len(took_ms), min_ms=took_ms[0], median_ms=middle_ms, max_ms=took_ms[-1], ttft_share=share)
+
+
+def network_warnings(network: NetworkPart | None) -> list[str]:
+    """Where the way to the server is a good part of what is measured."""
+    if network is None or (network.ttft_share or 0.0) < MUCH_OF_TTFT:
+        return []
+    return [f"a connection takes {network.median_ms:.3g} ms to open: at least {network.ttft_share:.0%} of the median TTFT is the network"]
 
 
 def grown(before: Mapping[str, Histogram], after: Mapping[str, Histogram]) -> dict[str, Histogram]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.report.text import number
-from bytemlperf.runs.kinds import Table
+from bytemlperf.runs.kinds import Table, Text
 
+GROUP = "Latency"
 LABELS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "queue": "queue", "prefill": "prefill", "decode": "decode"}
 ORDER = tuple(LABELS)
 NOTE = (
@@ -15,19 +16,24 @@ NOTE = (
 )
 
 
-def server_sections(summary: dict[str, Any]) -> list[Table]:
-    """Nothing where the server has no such page."""
-    server = summary.get("server")
+def server_sections(summary: dict[str, Any]) -> list[Table | Text]:
+    """Nothing where the server has no such page and isn't reached directly."""
+    server, network = summary.get("server"), summary.get("network")
+    way = [Text(body=_way(network), detail=True, group=GROUP)] if network else []
     if not server:
-        return []
+        return [*way]
     others = f" The server counted {server['other_requests']:,} requests of others." if server["other_requests"] else ""
     rows = [_row(name, server["latencies"][name]) for name in sorted(server["latencies"], key=_place)]
     columns = ["ms", "count", "mean", "p50", "p99", "client", "gap"]
-    return [
-        Table(
-            title="Server and client", columns=columns, rows=rows, note=NOTE + others, group="Latency", spare=("count", "p50"), detail=True
-        )
-    ]
+    title, spare = "Server and client", ("count", "p50")
+    table = Table(title=title, columns=columns, rows=rows, note=NOTE + others, group=GROUP, spare=spare, detail=True)
+    return [table, *way]
+
+
+def _way(network: dict[str, Any]) -> str:
+    share = "" if network["ttft_share"] is None else f": at least {network['ttft_share']:.1%} of the median TTFT"
+    spread = f"{number(network['min_ms'])} – {number(network['max_ms'])}"
+    return f"network: a connection opened in {number(network['median_ms'])} ms ({spread}, {network['connections']} before and after){share}"
 
 
 def _row(name: str, latency: dict[str, Any]) -> list[str | float | int | None]:

@@ -49,6 +49,7 @@ from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.cache import PrefixCounts, prepared
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
+from bytemlperf_llm.run.network import Network
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
 from bytemlperf_llm.run.server_latencies import ServerLatencies
@@ -237,7 +238,7 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            source, self._counts = self._load_source(ready, engine, pacer), (PrefixCounts(engine), ServerLatencies(engine))
+            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), PrefixCounts(engine), ServerLatencies(engine))
             try:
                 await source.start()
                 for counts in self._counts:

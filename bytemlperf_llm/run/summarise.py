@@ -18,7 +18,7 @@ from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.prefix import Told, prefix_of, prefix_warnings
 from bytemlperf_llm.metrics.recount import read_recount
-from bytemlperf_llm.metrics.server import server_of
+from bytemlperf_llm.metrics.server import network_of, network_warnings, server_of
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.metrics.until import last_look, parse_until
 from bytemlperf_llm.mlperf.loadgen import loadgen_result
@@ -41,8 +41,10 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     summary.prefix = prefix_of(acc, Told(counted=counted, own=before.own, server=before.server))
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *prefix_warnings(summary.prefix, before.state)]
     found: dict[str, Any] = msgspec.to_builtins(summary)
-    if server := server_of(run, found):
-        found["server"] = msgspec.to_builtins(server)
+    for name, part_of_it in (("server", server_of(run, found)), ("network", network := network_of(run, found))):
+        if part_of_it is not None:
+            found[name] = msgspec.to_builtins(part_of_it)
+    found["warnings"] += network_warnings(network)
     if until := part(run, "config", "until"):
         found["until"] = _until(until, acc)
     if part(run, "config", "scenario").get("mlperf") is not None:

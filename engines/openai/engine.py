@@ -242,6 +242,10 @@ class OpenAIEngine:
             return self._endpoints[0].stats()
         return {f"{name}_{gauge}": value for name, server in self._servers.items() for gauge, value in server.stats().items()}
 
+    def addresses(self) -> list[tuple[str, int]]:
+        """Of the servers that requests go to, without a proxy between."""
+        return [(endpoint.target.host, endpoint.target.port) for endpoint in self._endpoints if endpoint.around_proxy() is None]
+
     async def latencies(self) -> dict[str, Histogram]:
         """The servers' own histograms; where there are several, each under its role, or its number."""
         told = {name: await server.latencies() for name, server in self._servers.items()}

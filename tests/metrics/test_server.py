@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from bytemlperf_llm.metrics.server import bucket_ms, grown, server_of
+from bytemlperf_llm.metrics.server import bucket_ms, grown, network_of, network_warnings, server_of
 from bytemlperf_llm.pages.server import server_sections
+from bytemlperf_llm.run.network import TRIES, Network
 from engines.contract import Histogram
 from engines.openai.histograms import histograms_of
 
@@ -67,3 +70,43 @@ def test_the_page_has_a_row_for_each_with_what_others_sent():
     assert table.rows[1][0] == "prefill queue"
     assert "2 requests of others" in table.note
     assert server_sections({}) == []
+
+
+def test_the_network_has_a_share_of_a_small_ttft_and_is_said_where_it_is_large():
+    summary = {"metrics": {"service_ttft": {"percentiles": {"50": 10_000_000}}}}
+    near = network_of({"connect_ns": [100_000, 50_000, 200_000]}, summary)
+    assert near is not None
+    assert (near.connections, near.min_ms, near.median_ms, near.max_ms, near.ttft_share) == (3, 0.05, 0.1, 0.2, 0.01)
+    assert network_warnings(near) == []
+    far = network_of({"connect_ns": [4_000_000] * 16}, summary)
+    assert "at least 40% of the median TTFT is the network" in network_warnings(far)[0]
+    assert network_of({}, summary) is None
+    unknown = network_of({"connect_ns": [1000]}, {"metrics": {}})
+    assert unknown is not None
+    assert unknown.ttft_share is None
+
+
+class Served:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def addresses(self) -> list[tuple[str, int]]:
+        return [("127.0.0.1", self.port)]
+
+
+async def test_connections_are_opened_before_and_after_and_a_dead_server_costs_nothing():
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    network, run = Network(Served(port)), {}
+    await network.begin()
+    await network.end(run)
+    assert len(run["connect_ns"]) == 2 * TRIES
+    assert min(run["connect_ns"]) > 0
+    server.close()
+    await server.wait_closed()
+    dead, run = Network(Served(port)), {}
+    await dead.begin()
+    await dead.end(run)
+    assert run == {}
+    await Network(object()).end(run)
+    assert run == {}
