@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, takewhile
 from typing import Any, NamedTuple
@@ -52,7 +51,10 @@ class _Running:
     def __init__(self, session: Session, first_index: int, start_ns: int) -> None:
         self.session, self.first_index, self.start_ns = session, first_index, start_ns
         self.children, self.followers = session.children(), session.followers()
-        self.heirs = Counter(turn.continues for turn in session.turns)
+        self.heirs = [0] * len(session.turns)
+        for turn in session.turns:
+            if turn.continues is not None:
+                self.heirs[turn.continues] += 1
         self.left = len(session.turns)
         self.waiting = [len(turn.before) for turn in session.turns]
         self.ends_ns: dict[int, int] = {}
@@ -90,7 +92,7 @@ class _Running:
         if turn.continues is None:
             return turn.shared
         inherited = Prefix(self.first_index + turn.continues, self.prompt_tokens.get(turn.continues))
-        return max(inherited, turn.shared or inherited, key=lambda prefix: prefix.tokens or 0)
+        return turn.shared if turn.shared is not None and (turn.shared.tokens or 0) > (inherited.tokens or 0) else inherited
 
 
 def _is_result(message: Message) -> bool:

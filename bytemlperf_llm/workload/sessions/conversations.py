@@ -87,7 +87,7 @@ class FileMessage(msgspec.Struct, frozen=True):
         images = tuple(part.url for part in parts if part.url is not None)
         if self.role == "function":
             return Message("tool", text, tool_call_id=self.name)
-        calls = tuple(call.function.call(call.id) for call in self.tool_calls or ())
+        calls = tuple(call.function.call(call.id) for call in self.tool_calls) if self.tool_calls else ()
         if self.function_call is not None:
             calls = (self.function_call.call(self.function_call.name),)
         return Message(self.role, text, calls, self.tool_call_id, images)

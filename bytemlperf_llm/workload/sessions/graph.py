@@ -219,7 +219,7 @@ def ordered(draft: Draft) -> list[Node]:
     for node in draft.nodes:
         if node.name in nodes:
             raise _bad(draft, f"turn {echo(node.name)} is there twice", "give each turn a name of its own")
-        in_order = in_order and nodes.keys() >= set(node.parents)
+        in_order = in_order and all(parent in nodes for parent in node.parents)
         nodes[node.name] = node
     for node in draft.nodes:
         _check(draft, node, nodes)

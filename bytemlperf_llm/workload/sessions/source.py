@@ -206,8 +206,8 @@ class SessionPrompts:
         places = {node.name: place for place, node in enumerate(nodes)}
         lengths = [self._max_tokens(node, first + place) for place, node in enumerate(nodes)]
         self.report.without_calls += 0 if self._counter.has_calls else sum(bool(node.tool_calls) for node in nodes)
-        unsaid = (length if node.answer is None and node.blocks is None else 0 for node, length in zip(nodes, lengths, strict=True))
-        answers = made_up_texts(self._seed, f"answers/{first}", unsaid)
+        unsaid = [length if node.answer is None and node.blocks is None else 0 for node, length in zip(nodes, lengths, strict=True)]
+        answers = made_up_texts(self._seed, f"answers/{first}", unsaid) if any(unsaid) else [""] * len(nodes)
         tools: dict[str | None, str] = {None: ""}
         for node in nodes:
             tools[node.name] = node.tools or tools[node.continues]
@@ -269,13 +269,14 @@ class SessionPrompts:
     def _with_shared(self, session: Session, first: int, sent: PrefixIndex) -> Session:
         """With what prompts share with earlier ones, besides the one that they alone continue. `first` is the place of the first turn."""
         turns = list(session.turns)
-        heirs = Counter(turn.continues for turn in turns)
+        continued = [turn.continues for turn in turns]
+        heirs: dict[int | None, int] = Counter(continued) if len(set(continued)) < len(continued) else {}
         for place, turn in enumerate(turns):
             if turn.blocks is not None and session.maker is not None:
                 blocks, size = turn.blocks, session.maker.block_tokens
                 shared = sent.add_blocks(blocks.ids, first + place, size, blocks.tokens, blocks.scope)
                 turns[place] = msgspec.structs.replace(turn, shared=shared)
-            elif turn.continues is None or heirs[turn.continues] > 1:
+            elif turn.continues is None or heirs.get(turn.continues, 1) > 1:
                 shared = sent.add(session.prompt(place), first + place, turn.tools)
                 turns[place] = msgspec.structs.replace(turn, shared=shared)
         return msgspec.structs.replace(session, turns=tuple(turns))
@@ -283,8 +284,10 @@ class SessionPrompts:
     def _max_tokens(self, node: Node, index: int) -> int:
         if node.max_tokens:
             return node.max_tokens
-        counted = 0 if node.answer is None else self._counter.text(answered(node.answer, node.tool_calls).text())
-        return counted or self._lengths.at(index)
+        if node.answer is None:
+            return self._lengths.at(index)
+        text = answered(node.answer, node.tool_calls).text() if node.tool_calls else node.answer
+        return self._counter.text(text) or self._lengths.at(index)
 
     def _delay_ns(self, node: Node, index: int) -> int:
         if node.delay_ns is not None:
@@ -295,7 +298,7 @@ class SessionPrompts:
         return 0 if self._think is None or not node.parents else self._think.at(index) * NS_PER_MS
 
     def _scaled(self, file_ns: int) -> int:
-        return round(file_ns * self._keys.time_scale)
+        return round(file_ns * self._keys.time_scale) if file_ns else 0
 
 
 def _user(text: str) -> Message:
