@@ -204,6 +204,7 @@ RUN_KINDS = Point(
         "llm": "bytemlperf_llm.kind:KIND",
         "sweep": "bytemlperf_llm.sweep.kind:KIND",
         "campaign": "bytemlperf_llm.campaign.kind:KIND",
+        "endpoints": "bytemlperf_llm.mlperf.kind:KIND",
         "general": "general_perf.results.kind:KIND",
         "capacity": "bytemlperf_llm.capacity.kind:KIND",
         "micro": "micro.results.kind:KIND",

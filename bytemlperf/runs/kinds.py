@@ -155,6 +155,10 @@ class RunKind:
     """What it means for the summary that a run was killed; empty where the counts say it."""
     stopped_means = "the rest was not measured"
     """What it means that the user stopped a run."""
+    of_runs = False
+    """Its records are of runs in the folders inside its own: `<kind>.json` there is summary.json from the first one on."""
+    ranks_runs = False
+    """Those runs have ranks of their own."""
 
     def summarise(self, run: dict[str, Any], records: Iterable[Any]) -> dict[str, Any]:
         """summary.json, from the records alone: `verdict`, `reasons`, `metrics`, `counts`, and more. Deterministic."""

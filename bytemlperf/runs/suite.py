@@ -143,6 +143,9 @@ class SuiteRun:
         except LogFull as error:
             self._failure = f"records can no longer be written: {error}"
             raise UserError(f"records can no longer be written: {error}", f"free disk space; the run so far is in {self.folder}") from None
+        if run_kind(self.kind).of_runs:
+            with writing(self.folder, "free disk space; the folders of its runs are kept"):
+                write_json(self.folder / f"{self.kind}.json", summarise_suite(self.folder, self.run))
 
     def fail(self, why: str) -> None:
         """The run as a whole went wrong: its verdict becomes invalid."""
@@ -199,6 +202,8 @@ class SuiteRun:
             write_checksums(self.folder)
             if self._summary:
                 write_json(self.folder / "summary.json", self._summary)
+                if run_kind(self.kind).of_runs:
+                    write_json(self.folder / f"{self.kind}.json", self._summary)
         except OSError as error:
             self.unwritten = f"can't write into {self.folder}: {error.strerror}; the records are kept"
             fix = f"free disk space, or make the folder writable, then bmp summarize {self.folder}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.measured import Device, device_of
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.runs.files import damage_said
-from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure
+from bytemlperf.runs.folder import part, read_run_json
+from bytemlperf.runs.kinds import Figure, run_kind
 from bytemlperf.site.devices import Assignment, assigned_to
 
 VALID = "valid"
@@ -79,8 +80,8 @@ class Unread(NamedTuple):
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
-    """Run folders among and directly below `places`. A place without any is kept, so that reading it says what it
-    is instead. Raises UserError where no place has one."""
+    """Run folders among and directly below `places`, and those in them that have ranks of their own. A place without any is kept, so that
+    reading it says what it is instead. Raises UserError where no place has one."""
     runs_in = {
         place: [place] if (place / "run.json").exists() else sorted(path.parent for path in place.glob("*/run.json")) for place in places
     }
@@ -88,7 +89,15 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     if len(empty) == len(runs_in):
         named = ", ".join(map(str, empty)) or "nothing"
         raise UserError(f"{named} neither is nor holds a run folder", "name run folders, or a folder of them")
-    return list(dict.fromkeys([*chain(*runs_in.values()), *empty]))
+    runs = list(chain(*runs_in.values()))
+    return list(dict.fromkeys([*runs, *chain(*map(_runs_inside, runs)), *empty]))
+
+
+def _runs_inside(run: Path) -> list[Path]:
+    with suppress(UserError):
+        if run_kind(str(read_run_json(run).get("kind"))).ranks_runs:
+            return sorted(path.parent for path in run.glob("*/run.json"))
+    return []
 
 
 def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequence[Assignment]) -> tuple[list[SiteRun], list[Unread]]:

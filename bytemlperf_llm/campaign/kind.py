@@ -36,6 +36,7 @@ class CampaignKind(RunKind):
     record = JobRecord
     valid_means = "Every run was measured."
     stopped_means = "the rest was not measured; go on with --resume"
+    of_runs = ranks_runs = True
 
     def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> Story:  # noqa: ARG002
         """A slice a run, on its engine's track."""

@@ -24,7 +24,7 @@ from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.loads import Loads, by_of
 from bytemlperf_llm.capacity.probe import Plan as ProbePlan
 from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets, request_levels
-from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of, question_of, search_of
+from bytemlperf_llm.capacity.result import ProbeRow, Question, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns
@@ -121,7 +121,6 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
                 raise
             hunt.status, reason = interrupt_status(), "interrupted"
         stopped = reason == "interrupted"
-        hunt.written(reason)
         summary = run.end(stopped=stopped, report=flags.report, stopped_because=reason)
     status = publish(run.folder, summary, flags, run=run.run, records=run.records())
     return hunt.status if stopped else status
@@ -190,14 +189,9 @@ class Hunt:
         self._run.run["config"]["search"] = msgspec.to_builtins(self._question)
         self._run.go_on(command=self._argv, redactor=self._redactor)
 
-    def written(self, reason: str) -> None:
-        """capacity.json as it stands. Raises UserError where it can't be written."""
-        capacity_of(self._question, self._rows, reason).write(self._run.folder)
-
     def _keep(self, row: ProbeRow) -> None:
         self._rows.append(row)
         self._run.append(row)
-        self.written("killed")
 
     # -- the engine ------------------------------------------------------------------
 

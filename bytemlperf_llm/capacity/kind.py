@@ -38,9 +38,10 @@ class CapacityKind(RunKind):
     record = ProbeRow
     valid_means = "A load holds, shown by a probe of its own."
     stopped_means = "the search can go on with --resume"
+    of_runs = True
 
     def summarise(self, run: dict[str, Any], records: Iterable[ProbeRow]) -> dict[str, Any]:
-        """capacity.json with a verdict: valid where a load holds, client-limited where the client was the limit, else invalid."""
+        """The answer with a verdict: valid where a load holds, client-limited where the client was the limit, else invalid."""
         question = question_of(run)
         found = capacity_of(question, list(records), stopped_because(run))
         limited = found.stopped_because == "client"

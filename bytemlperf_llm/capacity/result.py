@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.folder import part, write_json
+from bytemlperf.runs.folder import part
 from bytemlperf_llm.capacity.cost import NO_RATES, Cost, Hardware, Rates, cost_of
 from bytemlperf_llm.capacity.judge import NO_ERRORS, Errors, Look, Outcome
 from bytemlperf_llm.capacity.probe import Probe, Purpose
 from bytemlperf_llm.capacity.search import Goal, Search
 
-NAME = "capacity.json"
 STOPPED = {
     "within": "the interval is as narrow as asked",
     "requests": "the requests are spent, or what is left can't narrow it",
@@ -93,8 +91,8 @@ class ProbeRow(Look, frozen=True, kw_only=True):
 
 
 class Capacity(msgspec.Struct, kw_only=True):
-    """The file. `margins` are how far above `share` those that met each level are, at the load that holds. `requests` are what `judged`
-    says, here and in the probes."""
+    """capacity.json, beside verdict and reasons. `margins` are how far above `share` those that met each level are, at the load that holds.
+    `requests` are what `judged` says, here and in the probes."""
 
     format_version: int = 2
     kind: str = "capacity"
@@ -130,12 +128,6 @@ class Capacity(msgspec.Struct, kw_only=True):
     def _end(self, side: str) -> float | None:
         end: float | None = getattr(self, f"{side}_at_{ENDS[self.by]}")
         return end
-
-    def write(self, folder: Path) -> None:
-        try:
-            write_json(folder / NAME, msgspec.to_builtins(self))
-        except OSError as error:
-            raise UserError(f"can't write into {folder}: {error.strerror}", "free disk space; the probes' folders are kept") from None
 
 
 def search_of(question: Question, rows: list[ProbeRow]) -> Search:

@@ -124,12 +124,14 @@ class LlmMetrics:
 
     Values of a request wait in plain lists and go to the exporter together, once a second (`flush`)
     or when `FLUSH_REQUESTS` have gathered: sorting some hundreds at once costs a fraction of as many
-    single observations. `listener` gets the same TTFTs and TPOTs, for a live view.
+    single observations. `listener` gets the same TTFTs and TPOTs, for a live view; `unsettled` says how many that count as in flight
+    have ended and only have no record yet.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:
         self.exporter = Exporter(FAMILIES)
         self.listener = listener
+        self.unsettled: Callable[[], int] = int
         self.in_flight = self.ended_requests = self.failed_requests = self.output_tokens = 0
         self.failures: dict[str, int] = {}
         self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
@@ -142,6 +144,11 @@ class LlmMetrics:
     def started(self) -> None:
         """A request is on its way."""
         self.in_flight += 1
+
+    @property
+    def level(self) -> int:
+        """How many are in flight."""
+        return max(0, self.in_flight - self.unsettled())
 
     def ended(self, record: RequestRecord) -> None:
         """A request has ended; failures are counted, successes observed."""
@@ -198,7 +205,7 @@ class LlmMetrics:
         export.count("bmp_request_success_total", self._ok)
         export.count("bmp_prompt_tokens_total", self._prompt_tokens)
         export.count("bmp_generation_tokens_total", self.output_tokens - self._flushed_tokens)
-        export.set("bmp_requests_in_flight", self.in_flight)
+        export.set("bmp_requests_in_flight", self.level)
         self._fresh_failures.clear()
         self._ok = self._prompt_tokens = 0
         self._flushed_tokens = self.output_tokens
@@ -210,7 +217,7 @@ class LlmMetrics:
         to the caller's own listener."""
         self.flush()
         delta = MetricsDelta(
-            in_flight=self.in_flight,
+            in_flight=self.level,
             ended_requests=self.ended_requests,
             failed_requests=self.failed_requests,
             output_tokens=self.output_tokens,

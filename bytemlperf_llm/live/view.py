@@ -63,7 +63,7 @@ class LoadView(LiveView):
         seen, passed_s = self._metrics, max(elapsed_s, 1e-9)
         worst = sorted(seen.failures.items(), key=lambda item: -item[1])[:3]
         facts = {
-            "in flight": f"{seen.in_flight:,}",
+            "in flight": f"{seen.level:,}",
             "failed": f"{sum(seen.failures.values())}" + "".join(f", {name} {count}" for name, count in worst),
             "throughput": f"{seen.ended_requests / passed_s:.2f} requests/s",
         }

@@ -140,6 +140,7 @@ class Replay:
         hears = None if self._sample is None else self._sample.add
         worker_type = Worker if work.sessions is None else SessionWorker
         self._worker = worker_type(engine, self._sink, pacer, config, redactor=redactor, hears=hears)
+        metrics.unsettled = lambda: self._worker.unsettled
         self.loop_utilisation = 0.0
 
     async def start(self) -> None:

@@ -176,6 +176,11 @@ class Worker:
         """Whether `stop` was called."""
         return self._stop.is_set()
 
+    @property
+    def unsettled(self) -> int:
+        """Requests that have ended and have no record yet."""
+        return len(self._unsettled)
+
     def _track(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(life)
         self._tasks.add(task)

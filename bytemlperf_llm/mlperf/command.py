@@ -7,9 +7,11 @@ from pathlib import Path
 
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
+from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf_llm.mlperf.disclosure import Disclosure, read_disclosure
 from bytemlperf_llm.mlperf.flags import SubmissionFlags
+from bytemlperf_llm.mlperf.kind import KIND_NAME, points_in
 from bytemlperf_llm.mlperf.point import Point, read_point
 from bytemlperf_llm.mlperf.regions import regions
 from bytemlperf_llm.mlperf.shortfalls import NOT_SUBMITTABLE
@@ -33,10 +35,13 @@ def submit(runs: Sequence[Path], given: SubmissionFlags, disclosure: Disclosure,
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The paths, and of those that are no run the runs in them. Raises UserError."""
+    """The paths, of folders of points these, and of those that are no run the runs in them. Raises UserError."""
     found: list[Path] = []
     for path in paths:
-        inside = [path] if (path / "run.json").exists() else sorted(each.parent for each in path.glob("*/run.json"))
+        if (path / "run.json").exists():
+            inside = points_in(path) if read_run_json(path).get("kind") == KIND_NAME else [path]
+        else:
+            inside = sorted(each.parent for each in path.glob("*/run.json"))
         if not inside:
             raise UserError(f"{path} holds no run folder", "name run folders, or the folder of `bmp-llm endpoints run`")
         found += inside

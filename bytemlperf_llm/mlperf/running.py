@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,8 +19,7 @@ from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import interrupt_status
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.redaction import Redactor, option_secrets
-from bytemlperf.runs.folder import create_run_folder, part, read_run_json
-from bytemlperf.runs.kinds import came_to_its_end
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.loops import loop_factory
@@ -28,6 +27,7 @@ from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.mlperf.command import submit
 from bytemlperf_llm.mlperf.disclosure import Disclosure, read_disclosure
 from bytemlperf_llm.mlperf.flags import PointFlags, SubmissionFlags
+from bytemlperf_llm.mlperf.kind import BAD, KIND_NAME, folders_of, points_in
 from bytemlperf_llm.mlperf.point import Declared
 from bytemlperf_llm.mlperf.regions import MOST_POINTS, default_points, least_s
 from bytemlperf_llm.mlperf.seeds import SEED_SETS, sampling_seed
@@ -35,7 +35,10 @@ from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
 from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import PointRun
+from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, started_engine
+from bytemlperf_llm.run.trust import refuse_other_engine
+from bytemlperf_llm.sweep.row import row_of
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, Share
 
@@ -44,7 +47,6 @@ LEAST_PASSES = 6
 MAX_CONCURRENCY = 256
 SLACK = 1.2
 LONGEST_S = 86_400
-BAD = ("invalid", "failing")
 
 
 class PassSchedule(Schedule):
@@ -99,71 +101,83 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
         max_concurrency=given.max_concurrency,
     )
     plan = plan.with_scenario({"prompts.drawn": declared.dataset_size})
-    points = Points(plan, declared, given.resume, ["bmp-llm", *argv[1:]])
-    left = [concurrency for concurrency in concurrencies if concurrency not in points.done]
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(points.measure(left))
-    except KeyboardInterrupt:  # between two points
-        points.status = interrupt_status()
+    output, folder = plan.output, given.resume
+    reserved = SuiteRun.reserve(output.run.runs_dir, KIND_NAME, output.label) if folder is None else SuiteRun.open(folder, KIND_NAME)
+    with reserved as suite:
+        points = Points(suite, plan, declared, concurrencies, ["bmp-llm", *argv[1:]])
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(points.measure())
+        except KeyboardInterrupt:  # between two points
+            points.status = interrupt_status()
+        except UserError as error:
+            suite.fail(error.cause)
+            raise
+        suite.end(stopped=bool(points.status), report=output.report)
     if points.status:
-        print(points.folder)
+        print(suite.folder)
         return points.status
-    out = points.folder / "submission"
+    out = suite.folder / "submission"
     shutil.rmtree(out, ignore_errors=True)  # of fewer points, where the folder goes on
-    print(submit([points.folder], submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
+    print(submit(points_in(suite.folder), submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
     return 0
 
 
 class Points:
-    """The points below one folder. `done` are those that are measured, `status` the exit status of a stop by the user."""
+    """The points below one folder. `status` is the exit status of a stop by the user."""
 
     status = 0
 
-    def __init__(self, plan: Plan, declared: Declared, resumed: Path | None, argv: list[str]) -> None:
-        self._plan, self._declared, self._argv = plan, declared, argv
+    def __init__(self, suite: SuiteRun, plan: Plan, declared: Declared, concurrencies: list[int], argv: list[str]) -> None:
+        """Raises UserError where the folder goes on that was made by other flags."""
+        self._suite, self._plan, self._declared, self._argv = suite, plan, declared, argv
         self._redactor = Redactor(option_secrets(plan.engine.options))
         self._say = sayer(quiet=plan.output.run.quiet, clean=self._redactor)
-        self.done = {} if resumed is None else self._before(resumed)
-        self.folder = resumed or create_run_folder(plan.output.run.runs_dir, "endpoints", plan.output.label)
+        self._config = {"flags": comparable(plan.flags, self._redactor), "declared": msgspec.to_builtins(declared)}
+        self._axes = {"concurrency": ",".join(map(str, concurrencies))}
+        self._resumed = "config" in suite.run
+        before = part(suite.run, "config")
+        if self._resumed and {name: before.get(name) for name in self._config} != self._config:
+            raise UserError(f"{suite.folder} was made with other flags", "give those of its own command again; see its run.json")
+        done = folders_of(suite.records(), suite.folder) if self._resumed else {}
+        self._left = [concurrency for concurrency in concurrencies if concurrency not in done]
 
-    def _before(self, folder: Path) -> dict[int, Path]:
-        """The points of a folder that goes on. Raises UserError where they were made by other flags."""
-        found: dict[int, Path] = {}
-        declared, recorded = msgspec.to_builtins(self._declared), comparable(self._plan.flags, self._redactor)
-        for path in sorted(each.parent for each in folder.glob("*/run.json")):
-            run = read_run_json(path)
-            if "mlperf" not in run or not came_to_its_end(run):
-                continue
-            if run["mlperf"] != declared or comparable(part(run, "config", "flags"), self._redactor) != recorded:
-                raise UserError(f"{path} was made with other flags", "give those of its own command again; see its run.json")
-            found[int(part(run, "config", "scenario", "arrival").get("max_concurrency") or 0)] = path
-        if not found:
-            raise UserError(f"{folder} holds no point that is measured", "name the folder of a stopped `bmp-llm endpoints run`")
-        return found
-
-    async def measure(self, concurrencies: list[int]) -> None:
-        """These, on one started engine. Raises UserError, or Interrupted."""
-        if not concurrencies:
+    async def measure(self) -> None:
+        """What is left, on one started engine. Raises UserError, or Interrupted."""
+        if not self._left:
             return
         async with started_engine(self._plan, self._redactor, self._say) as started:
             plan = await started.ready(self._plan)
-            for concurrency in concurrencies:
+            self._open(started)
+            for concurrency in self._left:
                 if not await self._point(started, plan, concurrency):
                     return
+
+    def _open(self, started: Started) -> None:
+        """Write the folder from now on. Raises UserError."""
+        suite, config = self._suite, self._config | {"axes": self._axes}
+        if self._resumed:
+            refuse_other_engine(suite.run, started.info)
+            suite.run["config"] = config
+            suite.go_on(command=self._argv, redactor=self._redactor)
+            return
+        engine = described_engine(started.info, self._plan.engine.name)
+        about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
+        suite.describe(config, command=self._argv, seed=self._plan.load.seed, **about)
 
     async def _point(self, started: Started, plan: Plan, concurrency: int) -> bool:
         """Whether to go on. Raises UserError where the point is none."""
         arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": concurrency}
-        suite = SuiteRun.reserve(self.folder, "llm", f"r{concurrency}")
+        suite = SuiteRun.reserve(self._suite.folder, "llm", f"r{concurrency}")
         point = MeasuredPoint(suite, started, plan.with_scenario({"arrival": arrival}), self._argv, self._declared)
         summary, self.status = await point.ended()
         if self.status:
             return False
+        self._suite.append(row_of("", suite.folder.name, suite.run, summary, suite.records()))
         if summary["verdict"] in BAD:
             raise UserError(
                 f"the point at {concurrency} in flight is {summary['verdict']}: {summary['reasons'][0]}",
-                f"see {suite.folder}; remove it, and go on with --resume {self.folder}",
+                f"see {suite.folder}; go on with --resume {self._suite.folder}",
             )
         rates = summary["rates"]["output_token_throughput"]
         self._say(f"{concurrency} in flight: {summary['outcomes']['ok']} answers, {rates['overall']:.4g} tokens/s")

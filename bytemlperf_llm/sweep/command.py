@@ -14,7 +14,6 @@ from bytemlperf.command.signals import interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.terminal import publish
-from bytemlperf.runs.folder import write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.flags import Flags
@@ -28,10 +27,10 @@ from bytemlperf_llm.run.trust import refuse_other_engine
 from bytemlperf_llm.sweep.auto import MOST_RATES, next_rate
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Axes, CurveAxes, Level, axes_of
 from bytemlperf_llm.sweep.flags import SweepFlags
-from bytemlperf_llm.sweep.kind import KIND, rows_of
+from bytemlperf_llm.sweep.kind import rows_of
 from bytemlperf_llm.sweep.row import PointRow, row_of
 
-NAME, KIND_NAME = "sweep.json", "sweep"
+KIND_NAME = "sweep"
 LEAST_REQUESTS = 60
 """Of a point at what the server carries: enough to tell an overload from a queue that wanders."""
 LEAST_OF_ANY = 12
@@ -107,20 +106,11 @@ class Sweep:
         return run
 
     def _add(self, row: PointRow) -> None:
-        """Keep a point, and what all of them say so far. Raises UserError."""
-        suite = self._suite()
-        suite.append(row)
+        """Keep a point. Raises UserError."""
+        self._suite().append(row)
         self._rows.append(row)
         self._tried.add((row.curve, row.load))
-        self._write(KIND.summarise(suite.run, self._rows))
         self._say(_told(row))
-
-    def _write(self, content: dict[str, Any]) -> None:
-        folder = self._suite().folder
-        try:
-            write_json(folder / NAME, content)
-        except OSError as error:
-            raise UserError(f"can't write into {folder}: {error.strerror}", "free disk space; the points' folders are kept") from None
 
     def _suite(self) -> SuiteRun:
         assert self.suite is not None
@@ -130,7 +120,6 @@ class Sweep:
         """Summary, page, and what is printed; the exit status."""
         run, output = self._suite(), self._plans[self._axes.curves[0].name].output
         summary = run.end(stopped=bool(self.status), report=output.report)
-        self._write(summary)
         status = publish(run.folder, summary, output.run, run=run.run, records=run.records())
         return self.status or status
 

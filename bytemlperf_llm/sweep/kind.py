@@ -38,6 +38,7 @@ class SweepKind(RunKind):
     record = PointRow
     valid_means = "Every point has figures."
     killed_means = "the points without a record were not measured"
+    of_runs = True
 
     def summarise(self, run: dict[str, Any], records: Iterable[PointRow]) -> dict[str, Any]:  # noqa: ARG002
         """Each curve with its knee and its points."""

@@ -104,6 +104,7 @@ def test_the_gate_names_what_failed_it(quick):
 
 def test_the_folder_is_a_run_folder(quick):
     assert verify_suite(quick).findings == []
+    assert (quick / "campaign.json").read_bytes() == (quick / "summary.json").read_bytes()
     copy = Path(shutil.copytree(quick, quick.parents[1] / "copy"))
     run = next(record.run for record in records_of(copy) if record.run)
     (copy / run / "summary.json").unlink()

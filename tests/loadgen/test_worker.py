@@ -11,8 +11,10 @@ import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.export.vllm_json import VllmSetup, vllm_result
+from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.loadgen.deadlines import Timeouts
-from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED
+from bytemlperf_llm.loadgen.pacer import Pacer
+from bytemlperf_llm.loadgen.worker import MAX_UNSETTLED, Worker, WorkerConfig
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.workload.schedule import Planned
@@ -136,6 +138,26 @@ def test_closed_loop_keeps_the_asked_number_in_flight():
     records = run(main).by_index()
     assert [record.sent_ns for record in records] == [(i // 3) * 75 * MS for i in range(10)]
     assert all(record.planned_ns is None for record in records)
+
+
+def test_no_more_is_shown_in_flight_than_the_lanes_of_a_closed_loop():
+    metrics = LlmMetrics()
+    levels = []
+
+    class Watched(ScriptedEngine):
+        async def generate(self, request, recorder):
+            levels.append((metrics.level, metrics.in_flight))
+            return await super().generate(request, recorder)
+
+    async def main(loop):
+        worker = Worker(Watched([THREE_TOKENS]), metrics, Pacer(loop.now_ns), WorkerConfig(), now=loop.now_ns)
+        metrics.unsettled = lambda: worker.unsettled
+        await worker.run_closed(iter([make_request(i) for i in range(30)]), 3, 0)
+
+    run(main)
+    assert max(level for level, _ in levels) == 3
+    assert max(counted for _, counted in levels) > 3  # with those whose records aren't made yet
+    assert metrics.level == 0
 
 
 def test_a_query_of_several_samples_is_sent_when_the_one_before_is_whole():

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from bytemlperf.app import app as bmp
 from bytemlperf.errors import UserError
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.cli import app
@@ -68,7 +69,13 @@ def test_a_short_run_ends_in_a_submission_whose_shortfalls_are_named(tmp_path: P
         assert run["config"]["scenario"]["prompts"]["drawn"] == 12
         assert run["end"]["issued_requests"] == 72
         assert run["facts"]["scheduled_requests"] == 72
-    assert [verify_suite(path.parent).findings for path in folder.glob("*/run.json")] == [[], []]
+    assert [verify_suite(path.parent).findings for path in (folder / "run.json", *folder.glob("*/run.json"))] == [[], [], []]
+    (curve,) = json.loads((folder / "endpoints.json").read_bytes())["curves"]
+    assert sorted(point["load"]["concurrency"] for point in curve["points"]) == [1, 4]
+    listed = CliRunner().invoke(bmp, ["runs", "--runs-dir", str(tmp_path)])
+    assert "endpoints" in listed.stdout
+    assert "1 runs" in listed.stdout
+    assert CliRunner().invoke(bmp, ["report", str(folder)]).exit_code == 0
     point = yaml.safe_load(next(submission.glob("results/*/*/r4/point.yaml")).read_text())
     assert point["runtime_settings"]["runtime"] == {name: seed for name, seed in SEED_SETS["A"]._asdict().items() if name != "cohort"}
     assert point["runtime_settings"]["min_duration_ms"] == 0
@@ -119,6 +126,10 @@ def test_a_file_that_the_disclosure_names_is_read_before_hours_are_spent(tmp_pat
 def test_a_failing_point_ends_it_and_says_where_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the point at 1 in flight is failing: .* requests failed"):
         endpoints_run(tmp_path, *SHORT, "--concurrency", "1,2", "--engine-option", "fail_every=3")
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "endpoints.json").read_bytes())
+    assert summary["verdict"] == "invalid"
+    assert "the point at 1 in flight is failing" in summary["reasons"][0]
 
 
 def test_the_models_seed_is_the_same_64_bits() -> None:

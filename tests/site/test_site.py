@@ -210,6 +210,19 @@ def test_engines_of_a_campaign_are_ranked_against_each_other(tmp_path: Path):
     assert [column.title for column in table.columns if "throughput" in column.title] == ["output token throughput, tokens/s"]
 
 
+def test_runs_inside_a_campaign_are_ranked_beside_others_and_points_of_a_sweep_are_not(tmp_path: Path):
+    llm_run(tmp_path / "alone", in_flight=8)
+    for kind in ("campaign", "sweep"):
+        run = llm_run_json(kind, kind=kind)
+        run["config"] = {"jobs": []}
+        write_run(tmp_path / kind, run, [])
+        llm_run(tmp_path / kind / f"inside-{kind}", in_flight=8)
+    names = [path.name for path in find_runs([tmp_path])]
+    assert sorted(names) == ["alone", "campaign", "inside-campaign", "sweep"]
+    ranked = [row for row in rows_of(tmp_path) if row.rank is not None]
+    assert {row.run.view.folder.name for row in ranked} == {"alone", "inside-campaign"}
+
+
 def test_normalised_figures_are_value_over_price_and_watts_of_all_devices(tmp_path: Path):
     llm_run(tmp_path / "runs/a", label="one", in_flight=8)
     (tmp_path / "prices.yaml").write_text("prices:\n  gaudi3: {amount: 3.0, currency: USD, basis: hour, date: 2026-10}\n")
