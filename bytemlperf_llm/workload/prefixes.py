@@ -45,6 +45,7 @@ class PrefixIndex:
         self._wholes: dict[str, int] = {}
         self._firsts: dict[int, int] = {}
         self._blocks: dict[int, int] = {}
+        self._last: tuple[str, Sequence[int], list[int]] = "", (), []
         self._characters = 0
 
     @cached_property
@@ -102,12 +103,17 @@ class PrefixIndex:
 
     def add_blocks(self, ids: Sequence[int], index: int, size: int, tokens: int, scope: str = "") -> Prefix | None:
         """The same of a prompt of so many tokens that is made of blocks of `size`: equal ids of one scope are equal text."""
-        shared, holder, key = 0, 0, hash(scope)
-        for place, block in enumerate(ids, start=1):
+        known = _common_blocks(ids, self._last[1]) if scope == self._last[0] else 0
+        keys = self._last[2][:known]
+        key = keys[-1] if keys else hash(scope)
+        shared, holder = (min(known * size, tokens), self._blocks[key]) if known else (0, 0)
+        for place, block in enumerate(ids[known:], start=known + 1):
             key = hash((key, block))
+            keys.append(key)
             first = self._blocks.setdefault(key, index)
             if first != index and shared == (place - 1) * size:
                 shared, holder = min(place * size, tokens), first
+        self._last = scope, ids, keys
         return self.made(holder, shared) if index else None
 
     def _within(self, prompt: str, end: int) -> int:
@@ -115,6 +121,15 @@ class PrefixIndex:
         word = prompt.rfind(" ", 0, end)
         safe = word if word > 0 and prompt[word - 1].isalnum() and prompt[word + 1 : word + 2].isalnum() else 0
         return (self._tokens(prompt[:safe]) if safe else 0) + self.counter.within(prompt[safe : end + LEAST_CHARACTERS], end - safe)
+
+
+def _common_blocks(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids both begin with: of a session's prompts most."""
+    end, most = 0, min(len(one), len(other))
+    while end < most:
+        middle = (end + most + 1) // 2
+        end, most = (middle, most) if one[end:middle] == other[end:middle] else (end, middle - 1)
+    return end
 
 
 def _shared_characters(one: str, other: str) -> int:

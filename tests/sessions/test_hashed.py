@@ -196,3 +196,12 @@ def test_prompts_of_blocks_keep_the_context(tmp_path: Path) -> None:
     assert [request.max_tokens for request in workload] == [5] * 4
     assert workload.sessions.report.truncated == 1
     assert workload.prompt_lengths == "exact: one token per word, the engine's own rule"
+
+
+def test_sessions_of_a_file_are_compiled_one_by_one(tmp_path: Path) -> None:
+    """What is wrong further on doesn't keep the first ones from being read."""
+    workload = Workload(scenario(written(tmp_path, WEKA, {"id": "x"}), "weka"), 0)
+    assert workload.sessions is not None
+    assert workload.sessions.session(0).id == "w"
+    with pytest.raises(UserError, match=":2: requests: Object missing"):
+        workload.sessions.session(1)

@@ -217,3 +217,13 @@ def test_null_in_parquet_is_a_value_that_is_not_there(tmp_path):
     table.write_parquet(path)
     with pytest.raises(UserError, match=r"a\.parquet:2: ContextTokens: no such value"):
         rows(path, "azure")
+
+
+def test_a_packed_file_is_read_as_far_as_it_is_asked_for(tmp_path):
+    path = tmp_path / "a.gz"
+    noise = b"".join(b'{"prompt": "%s", "output_tokens": 8}\n' % os.urandom(50).hex().encode() for _ in range(20_000))
+    path.write_bytes(gzip.compress(LINE + noise)[:-20])
+    read_so_far = read_rows(path, Trace(format="custom", file=path.name))
+    assert next(read_so_far).messages[0].content == "one two"
+    with pytest.raises(UserError, match=r"a\.gz is damaged: Compressed file ended"):
+        list(read_so_far)
