@@ -144,8 +144,8 @@ class Workload:
         """What of request `index` was in an earlier one of the schedule, of single requests; asked for in its order. Where there are
         classes, it isn't said in which one."""
         part, place = self._place(self._classes, index)
-        if part.keys.task != "generate" or part.keys.images is not None:  # what comes first is never alike
-            return None
+        if part.keys.task != "generate" or part.keys.images is not None:  # what stands before each request's own picture isn't known
+            return Prefix(None)
         prefix = part.prompts.prefix(place)
         return prefix if prefix is None or not self._parts else msgspec.structs.replace(prefix, index=None)
 

@@ -6,7 +6,7 @@ import secrets
 
 import msgspec
 
-from engines.contract import Message, Request
+from engines.contract import Image, Message, Request
 
 FIRST_SALT_ID = 32
 SALT_IDS = 8
@@ -26,10 +26,14 @@ def salted_text(text: str, salt: str) -> str:
 
 
 def salted_messages(messages: tuple[Message, ...], salt: str | None) -> tuple[Message, ...]:
-    """With the salt, where there is one, before the text of the first message, whatever its role."""
+    """With the salt, where there is one, before the text of the first message, whatever its role; pictures before it are drawn anew."""
     if salt is None:
         return messages
-    return (msgspec.structs.replace(messages[0], content=salted_text(messages[0].content, salt)), *messages[1:])
+    first, *others = messages
+    images = tuple(
+        [image if isinstance(image, str) else Image(image.width, image.height, f"{salt}/{image.seed}") for image in first.images]
+    )
+    return (msgspec.structs.replace(first, content=salted_text(first.content, salt), images=images), *others)
 
 
 def salted_ids(token_ids: tuple[int, ...], salt: str) -> tuple[int, ...]:

@@ -13,9 +13,9 @@ from bytemlperf.compare.comparison import compare_all, gather
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
 from bytemlperf_llm.run.cache import PrefixCounts, prepared, primers
-from bytemlperf_llm.workload.salt import salted
+from bytemlperf_llm.workload.salt import salted, salted_messages
 from bytemlperf_llm.workload.schedule import Schedule
-from engines.contract import Message, Request
+from engines.contract import Image, Message, Request
 from engines.openai.engine import OpenAIEngine
 from tests.cache.servers import Caching
 from tests.cli.helpers import bmp, run_folder
@@ -86,6 +86,8 @@ def test_a_salt_is_where_a_prompt_begins_whatever_it_begins_with() -> None:
     request = salted(Request(index=0, id="r", max_tokens=1, messages=messages), "01234567")
     assert [message.content for message in request.messages or ()] == ["[01234567] Be brief.", "Why?"]
     assert salted(Request(index=0, id="r", max_tokens=1, prompt="Why?"), "01234567").prompt == "[01234567] Why?"
+    (shown,) = salted_messages((Message("user", "What?", images=(Image(8, 8, "a"), "http://x/y.png")),), "01234567")
+    assert shown == Message("user", "[01234567] What?", images=(Image(8, 8, "01234567/a"), "http://x/y.png"))
 
 
 def test_every_turn_of_a_session_begins_with_the_salt() -> None:
