@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from bytemlperf.runs.kinds import Table
 
 GROUP = "Prefix cache"
@@ -31,11 +33,13 @@ def prefix_rows(summary: dict[str, Any]) -> list[list[str | float | int | None]]
 
 
 def prefix_sections(summary: dict[str, Any]) -> list[Table]:
-    """Nothing where no answer says what of it was cached, or nothing could have been."""
+    """Nothing where no answer says what of it was cached, or nothing could have been. Of single requests the table of results has the sums,
+    and these are a detail."""
     prefix = summary.get("prefix")
     if not prefix or not (prefix["total"]["reusable_tokens"] or prefix["total"]["cached_tokens"]):
         return []
-    return [_reuse_table(prefix), *([_lost_table(prefix)] if any(prefix["lost"].values()) else [])]
+    tables = [_reuse_table(prefix), *([_lost_table(prefix)] if any(prefix["lost"].values()) else [])]
+    return [msgspec.structs.replace(table, detail=not prefix["by_turn"]) for table in tables]
 
 
 def _reuse_table(prefix: dict[str, Any]) -> Table:
