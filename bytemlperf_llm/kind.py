@@ -30,6 +30,7 @@ from bytemlperf_llm.pages.load import client_sections, error_sections, length_se
 from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.pages.sessions import session_sections
+from bytemlperf_llm.pages.stalls import stall_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
@@ -113,6 +114,7 @@ class LlmKind(RunKind):
             *latency_sections(summary, columns),
             *server_sections(summary),
             *timeline_sections(summary, columns, _gauges(records)),
+            *stall_sections(summary, columns.origin_ns),
             *length_sections(columns),
             *error_sections(summary, columns),
             *schedule_sections(summary, columns),

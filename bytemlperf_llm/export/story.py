@@ -10,13 +10,16 @@ from zlib import crc32
 
 from bytemlperf.export.timeline import Amounts, Event, Mark, Reading, Slice, Story
 from bytemlperf.runs.folder import part
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.definitions import due_ns, token_times
 from bytemlperf_llm.record.gauges import Sample
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.rebuild import clock_origin_ns
 
-FACTS = ("index", "class_name", "endpoint", "session", "turn", "prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
-FACTS += ("finish_reason", "error_detail")
+FACTS = (
+    *("index", "class_name", "endpoint", "session", "turn", "prompt_tokens", "cached_tokens", "output_tokens"),
+    *("reasoning_tokens", "finish_reason", "error_detail"),
+)
 STEADY = "steady state: rates are of this stretch"
 
 
@@ -41,6 +44,9 @@ def _stretches(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[Event]:
         yield Mark(name=f"{warmups} warm-up requests, not measured, ended before this", at_ns=0)
     for resumed in run.get("resumed", []):
         yield Mark(name="resumed: the pause before this is left out of the time axis", at_ns=resumed["begin_ns"])
+    for event in (summary.get("stalls") or {}).get("events", []):
+        facts = {"longest_ms": event["longest_ns"] / NS_PER_MS}
+        yield Mark(name=f"stall: {event['stalled']} of {event['streams']} open streams", at_ns=event["at_ns"], facts=facts)
     if steady := summary.get("steady_state"):
         whole, window = steady["whole"], steady["window"]
         edges = [whole["start_ns"], window["start_ns"], window["end_ns"], whole["end_ns"]]

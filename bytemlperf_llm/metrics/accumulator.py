@@ -160,7 +160,8 @@ class Accumulator:
         last = block.last
         if any(record.inputs for record in records):
             last = column([ABSENT if (end_ns := last_ns(record)) is None else end_ns for record in records])
-        for name, values in (("first", block.first), ("last", last), ("stream", block.seen), ("max_gap", block.max_gap)):
+        found = {"first": block.first, "last": last, "stream": block.seen, "silences": block.silences.lengths}
+        for name, values in {**found, "max_gap": block.max_gap, "max_gap_end": block.max_gap_end}.items():
             self._stored.setdefault(name, array("q")).frombytes(values.astype("i8").tobytes())
 
     def rows(self, outcome: str | None = None) -> Column:

@@ -37,7 +37,7 @@ class Runs(NamedTuple):
 
 class Block(NamedTuple):
     """What records' chunks come to: the requests' ITL and silences between bursts. Requests without a token have ABSENT
-    for `first`, `last`; without a gap for `max_gap`."""
+    for `first`, `last`; without a gap for `max_gap` and the stamp at its end."""
 
     first: Column
     last: Column
@@ -45,6 +45,7 @@ class Block(NamedTuple):
     seen: Column
     batched: Column
     max_gap: Column
+    max_gap_end: Column
     silences: Runs
     intervals: Runs
 
@@ -76,13 +77,14 @@ def block_of(records: Sequence[RequestRecord]) -> Block:
     gaps = numpy.where(after_first, numpy.diff(stamps, prepend=0), 0)
     gap_counts = numpy.maximum(counts - 1, 0)
     between = gaps[after_first]
-    max_gap = _largest(between, gap_counts)
+    max_gap, max_gap_end = _largest(between, stamps[after_first], gap_counts)
     if tokens is None and (not len(between) or int(between.min()) > BURST_NS):
         alone = Runs(between, None, gap_counts, gap_counts, spans)
-        return Block(first, last, counts, counts, numpy.zeros(len(counts), "i8"), max_gap, alone, alone)
+        return Block(first, last, counts, counts, numpy.zeros(len(counts), "i8"), max_gap, max_gap_end, alone, alone)
     seen = counts if tokens is None else _sums(tokens, edges)
     silences, intervals, batched = _bursts(gaps, numpy.ones(len(stamps), "i8") if tokens is None else tokens, after_first, edges)
-    return Block(first, last, counts, seen, batched, max_gap, silences, intervals._replace(lengths=numpy.maximum(seen - 1, 0), sums=spans))
+    intervals = intervals._replace(lengths=numpy.maximum(seen - 1, 0), sums=spans)
+    return Block(first, last, counts, seen, batched, max_gap, max_gap_end, silences, intervals)
 
 
 def _flat(records: Sequence[RequestRecord]) -> tuple[Column, Column | None, Column]:
@@ -129,10 +131,14 @@ def _bursts(gaps: Column, tokens: Column, after_first: Column, edges: Column) ->
     return between, Runs(values[filled], counts[filled], runs, runs, runs), several
 
 
-def _largest(values: Column, counts: Column) -> Column:
-    """The largest value of each request, ABSENT where it has none."""
-    largest = numpy.full(len(counts), ABSENT, "i8")
+def _largest(values: Column, ends: Column, counts: Column) -> tuple[Column, Column]:
+    """The largest value of each request and the end of the first such one, ABSENT where it has none."""
+    largest, largest_end = (numpy.full(len(counts), ABSENT, "i8") for _ in range(2))
     some = counts > 0
     if some.any():
         largest[some] = numpy.maximum.reduceat(values, _edges(counts)[:-1][some])
-    return largest
+        request = numpy.repeat(numpy.arange(len(counts)), counts)
+        at = numpy.flatnonzero(values == largest[request])
+        requests, first = numpy.unique(request[at], return_index=True)
+        largest_end[requests] = ends[at[first]]
+    return largest, largest_end

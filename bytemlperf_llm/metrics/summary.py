@@ -42,6 +42,7 @@ from bytemlperf_llm.metrics.rates import (
 )
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
+from bytemlperf_llm.metrics.stalls import Stalls, find_stalls
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
     LENGTH_TOLERANCE,
@@ -86,6 +87,7 @@ class Summary(msgspec.Struct, kw_only=True):
     fairness: Fairness | None = None
     endpoints: dict[str, Group] = {}
     prefix: PrefixCache | None = None
+    stalls: Stalls | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
@@ -152,6 +154,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         classes=classes,
         fairness=fairness_of(classes),
         endpoints=endpoints_of(acc, facts, steady),
+        stalls=find_stalls(acc),
     )
 
 

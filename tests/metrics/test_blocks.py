@@ -60,6 +60,7 @@ def naive_row(record):
     """A row's columns, straight from the definitions."""
     times = token_times(record)
     first, last = (times.stamps_ns[place] if times.stamps_ns else None for place in (0, -1))
+    gaps = chunk_gaps_ns(times)
     stages = (None,) * len(STAGES) if last is None else stage_times_ns(record, last)
     return {
         "index": record.index,
@@ -73,7 +74,9 @@ def naive_row(record):
         "prompt": record.prompt_tokens,
         "output": record.output_tokens,
         "stream": sum(times.tokens),
-        "max_gap": max(chunk_gaps_ns(times), default=None),
+        "max_gap": max(gaps, default=None),
+        "max_gap_end": times.stamps_ns[gaps.index(max(gaps)) + 1] if gaps else None,
+        "silences": sum(gap > BURST_NS for gap in gaps),
         "reusable": record.reusable_tokens,
         "cached": record.cached_tokens,
         "prefix": record.prefix_index,
