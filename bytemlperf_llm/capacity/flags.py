@@ -8,7 +8,7 @@ from bytemlperf_llm.plan.flags import Engine, Limits, Prompts
 
 LOAD = (
     *("scenario", "request_rate", "max_concurrency", "num_warmups", "cache", "seed"),
-    *("ignore_eos", "temperature", "top_p", "top_k", "goodput"),
+    *("ignore_eos", "temperature", "top_p", "top_k", "goodput", "tokenize_prompt", "batch_size"),
 )
 OUTPUT = ("runs_dir", "label", "quiet", "report", "metadata")
 CAPACITY_FLAGS = (

@@ -48,6 +48,18 @@ from tests.cli.helpers import bmp
             "--base-url http://h/v1/chat/completions "
             "--engine openai --request-rate inf --num-prompts 1000 --input-len 1024 --output-len 128",
         ),
+        (
+            "--backend openai-embeddings --random-input-len 64 --random-batch-size 8 --num-prompts 6 --request-rate 10 --output-len 1",
+            "--input-len 64 --batch-size 8 --num-prompts 6 --request-rate 10 --output-len 1 --engine openai --endpoint /v1/embeddings",
+        ),
+        (
+            "--backend vllm-rerank --dataset-name random-rerank --num-prompts 6",
+            "--num-prompts 6 --engine openai --endpoint /v1/rerank --request-rate inf --input-len 1024 --output-len 128",
+        ),
+        (
+            "--backend openai-responses --base-url http://h/v1/responses --num-prompts 6 --request-rate 1 --random-input-len 9",
+            "--base-url http://h/v1/responses --num-prompts 6 --request-rate 1 --input-len 9 --engine openai --output-len 128",
+        ),
         ("--engine reference --request-rate -1 --label '' -q", "--engine reference --request-rate -1 --label '' -q"),
     ],
 )
@@ -65,7 +77,8 @@ def test_a_line_is_rewritten(line, meant):
         ("--hf-split train", "--dataset-path"),
         ("--use-beam-search", "--extra-body"),
         ("--prefix-repetition-prefix-len 5", "--random-prefix-len"),
-        ("--random-mm-bucket-config x", "prompts are text"),
+        ("--random-mm-bucket-config x", "--images"),
+        ("--no-reranker", "leave it out"),
     ],
 )
 def test_what_has_no_equal_names_the_nearest_flag(line, fix):
