@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
@@ -17,6 +18,7 @@ from bytemlperf_llm.trace.flags import DescribeFlags
 from tests.sessions.test_agents import MLPERF, SPANS
 from tests.sessions.test_files import DAG, said, written
 from tests.sessions.test_hashed import BAILIAN, WEKA, tracelab
+from tests.workload.test_data_files import packed
 
 ROWS: dict[str, list[Any]] = {
     "sharegpt_turns": [{"id": "x", "conversations": [{"from": "human", "value": "a b"}, {"from": "gpt", "value": "c"}]}],
@@ -114,3 +116,21 @@ def test_what_a_terminal_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "prefix" not in capsys.readouterr().out
     describe_trace(BUILTIN_FOLDER / "traces" / "mooncake-excerpt.jsonl", DescribeFlags(json=True))
     assert json.loads(capsys.readouterr().out)["prompt_tokens"]["max"] == 191378
+
+
+def typed(value: Any) -> Any:
+    """As columns can hold it: no object without fields, and AIPerf's spawns all as objects."""
+    if isinstance(value, dict):
+        spawns = (
+            {"spawns": [{"children": [each]} if isinstance(each, str) else each for each in value["spawns"]]} if "spawns" in value else {}
+        )
+        return {key: typed(each) for key, each in (value | spawns).items() if each != {}}
+    return [typed(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("form", ROWS)
+@pytest.mark.parametrize("how", ["gz", "zst", "parquet"])
+def test_every_format_may_be_packed(tmp_path: Path, form: str, how: str) -> None:
+    path = written(tmp_path, *map(typed, ROWS[form]))
+    plain, told = described(path), described(packed(path, how))
+    assert told == msgspec.structs.replace(plain, file=told.file)
