@@ -51,7 +51,7 @@ SessionFormatName = Literal[
     "sharegpt_turns", "openai_messages", "mooncake_sessions", "lmcache_agentic", "dag_jsonl",
     "weka", "tracelab", "bailian_chains", "mlperf_agentic", "otel_spans",
 ]  # fmt: skip
-TIMED_SESSIONS = ("mooncake_sessions", "tracelab", "bailian_chains")
+TIMED_SESSIONS = ("mooncake_sessions", "bailian_chains")
 Answers = Literal["recorded", "live"]
 """What continues a conversation: the recorded answer (or one made up to its length), or the engine's own."""
 Task = Literal["generate", "embed", "rerank"]
