@@ -66,6 +66,7 @@ SPANS = {
     "session_id": "s1",
     "spans": [
         {"name": "agent", "start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T00:01:00Z", "attributes": {}},
+        span("00", "20", messages(("user", "all of it")), type="agent"),
         span("00", "02", messages(*ONE)),
         span("05.5", "09", messages(("user", "search b"))),
         span("04", "08", messages(("user", "search a"))),

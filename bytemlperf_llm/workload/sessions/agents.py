@@ -22,8 +22,10 @@ from engines.contract import Message
 MLPERF_FORM = '{"conversation_id": "a", "turn": 1, "role": "user", "content": "..."}'
 OTEL_FORM = '{"session_id": "a", "spans": [{"start_time": "...", "end_time": "...", "attributes": {"gen_ai.input.messages": [...]}}]}'
 METADATA = "dataset_metadata"
-FAILED = 2
-"""OpenTelemetry's status code of an error."""
+FAILED = (2, "ERROR", "STATUS_CODE_ERROR")
+"""OpenTelemetry's status code of an error, as exporters write it."""
+CALLS = (None, "llm_call", "chat", "text_completion", "generate_content")
+"""What a span of a model's call says of its type or operation; spans of agents around them have messages, too."""
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ class _Status(msgspec.Struct, frozen=True):
 class _Attributes(msgspec.Struct, frozen=True):
     messages: Any = msgspec.field(name="gen_ai.input.messages", default=None)
     tools: Any = msgspec.field(name="gen_ai.tool.definitions", default=None)
+    operation: str | None = msgspec.field(name="gen_ai.operation.name", default=None)
     most: Tokens | None = msgspec.field(name="gen_ai.request.max_tokens", default=None)
     output_tokens: Tokens | None = msgspec.field(name="gen_ai.usage.output_tokens", default=None)
 
@@ -115,6 +118,13 @@ class _Span(msgspec.Struct, frozen=True):
     end_time: datetime | None = None
     attributes: _Attributes = _Attributes()
     status: _Status | None = None
+    type: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is a model's call that went well, with its messages."""
+        failed = self.status is not None and self.status.code in FAILED
+        return self.attributes.messages is not None and not failed and self.type in CALLS and self.attributes.operation in CALLS
 
 
 class _Trace(msgspec.Struct, frozen=True):
@@ -191,13 +201,12 @@ def otel_spans(path: Path) -> Iterator[Draft | None]:
 
 def _calls(trace: _Trace, path: Path, line: int, name: str) -> Iterator[_Call]:
     for place, span in enumerate(trace.spans):
-        told = span.attributes.messages
-        if told is None or (span.status is not None and span.status.code == FAILED):
+        if not span.answered:
             continue
         where = f"session {echo(name)}: spans[{place}]"
         if span.start_time is None or span.end_time is None or span.end_time < span.start_time:
             raise bad(path, line, where, "it has no time from start to end", "give start_time and end_time")
-        messages = converted(_decoded(told, path, line, where), tuple[_SpanMessage, ...], path, line, OTEL_FORM)
+        messages = converted(_decoded(span.attributes.messages, path, line, where), tuple[_SpanMessage, ...], path, line, OTEL_FORM)
         tools = converted(_decoded(span.attributes.tools, path, line, where) or (), Tools, path, line, OTEL_FORM)
         prompt = tuple(each for message in messages for each in message.messages())
         if not is_text(*(each.text() for each in prompt)):
