@@ -109,10 +109,10 @@ async def _audited(plan: Plan, redactor: Redactor, quiet: bool) -> Audit:
         pairs = max((scenario.num_requests or REQUESTS) // 2, MIN_PAIRS)
         say(f"{2 * pairs} requests, one after the other: a prompt that repeats against prompts that were never sent")
         timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
-        return audit_of(await sent(started.engine, Schedule(scenario, seed).workload(), pairs, seed, timeouts))
+        return audit_of(await pair_records(started.engine, Schedule(scenario, seed).workload(), pairs, seed, timeouts))
 
 
-async def sent(
+async def pair_records(
     engine: Engine, workload: Workload, pairs: int, seed: int, timeouts: Timeouts, now: ClockNs = monotonic_ns
 ) -> list[RequestRecord]:
     """Records in the order of sending; `turn` is 1 where the prompt was sent before. The first pair warms up, and has none."""

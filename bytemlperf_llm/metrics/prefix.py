@@ -63,7 +63,7 @@ class PrefixCache(msgspec.Struct, kw_only=True):
     server: ServerCounts | None = None
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class PrefixFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What run.json tells besides the records. `counted`: a tokenizer counts what prompts share, their chat template included; `own` are
     places in the schedule, [from, to), whose prompts the run had sent before it measured."""
 
@@ -72,19 +72,19 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerCounts | None = None
 
 
-def prefix_of(acc: Accumulator, told: Told) -> PrefixCache | None:
+def prefix_of(acc: Accumulator, facts: PrefixFacts) -> PrefixCache | None:
     """None where nothing says what was cached."""
     columns, ok = acc.columns, acc.rows("ok")
     known = numpy.all([columns[name][ok] != ABSENT for name in ("prompt", "reusable", "cached")], axis=0)
     rows = ok[known]
-    if not len(rows) and told.server is None:
+    if not len(rows) and facts.server is None:
         return None
     prompt, cached, turn = (columns[name][rows] for name in ("prompt", "cached", "turn"))
     reusable = numpy.minimum(columns["reusable"][rows], prompt)
     block = int(numpy.gcd.reduce(cached)) or 1
     whole = numpy.minimum(reusable, prompt - 1) // block * block
-    beyond = numpy.maximum(cached - whole - (0 if told.counted else TEMPLATE_TOKENS), 0)
-    for start, end in told.own:
+    beyond = numpy.maximum(cached - whole - (0 if facts.counted else TEMPLATE_TOKENS), 0)
+    for start, end in facts.own:
         beyond[(columns["index"][rows] >= start) & (columns["index"][rows] < end)] = 0
     sums = numpy.stack([numpy.ones_like(prompt), prompt, reusable, whole, cached, beyond]) if len(rows) else numpy.zeros((6, 0), "i8")
     total = _reuse(sums)
@@ -95,8 +95,8 @@ def prefix_of(acc: Accumulator, told: Told) -> PrefixCache | None:
         by_turn={_turn_name(each): _reuse(sums[:, turns == each]) for each in sorted(set(turns.tolist()) - {ABSENT})},
         lost=_lost(columns, rows, reusable - whole, numpy.maximum(whole - cached, 0), hit=bool(cached.any())),
         answers_without=len(ok) - len(rows),
-        beyond_share=total.beyond_tokens / total.prompt_tokens if total.prompt_tokens else _by_counters(acc, told),
-        server=told.server,
+        beyond_share=total.beyond_tokens / total.prompt_tokens if total.prompt_tokens else _by_counters(acc, facts),
+        server=facts.server,
     )
 
 
@@ -127,16 +127,16 @@ def _lost(columns: dict[str, Column], rows: Column, rounded: Column, missing: Co
     )
 
 
-def _by_counters(acc: Accumulator, told: Told) -> float | None:
+def _by_counters(acc: Accumulator, facts: PrefixFacts) -> float | None:
     """Where answers don't say what of them was cached: hits beyond all that could be reused; what isn't known of that counts as such."""
-    if told.server is None or not told.server.query_tokens:
+    if facts.server is None or not facts.server.query_tokens:
         return None
     prompt, reusable = (acc.columns[name][acc.rows("ok")] for name in ("prompt", "reusable"))
-    usable = numpy.where(reusable == ABSENT, numpy.maximum(prompt, 0), reusable) + (0 if told.counted else TEMPLATE_TOKENS)
-    for start, end in told.own:
+    usable = numpy.where(reusable == ABSENT, numpy.maximum(prompt, 0), reusable) + (0 if facts.counted else TEMPLATE_TOKENS)
+    for start, end in facts.own:
         own = (acc.columns["index"][acc.rows("ok")] >= start) & (acc.columns["index"][acc.rows("ok")] < end)
         usable[own] = prompt[own]
-    return max(told.server.hit_tokens - int(usable.sum()), 0) / told.server.query_tokens
+    return max(facts.server.hit_tokens - int(usable.sum()), 0) / facts.server.query_tokens
 
 
 def prefix_warnings(prefix: PrefixCache | None, state: str) -> list[str]:

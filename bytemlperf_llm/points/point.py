@@ -20,7 +20,7 @@ from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.bench import Bench, Ending, Ready
-from bytemlperf_llm.run.cache import prepared
+from bytemlperf_llm.run.cache import prepare_cache
 from bytemlperf_llm.run.description import described
 from bytemlperf_llm.run.rebuild import AS_IS
 from bytemlperf_llm.run.started import Started
@@ -53,7 +53,7 @@ class PointRun(Bench):
     async def sent(self) -> Ending:
         """Send it all. Raises UserError, or Interrupted."""
         started, before = self._started, self._plan
-        scenario, self._cache = await prepared(started.engine, before.load.scenario, before.load.seed, started.say)
+        scenario, self._cache = await prepare_cache(started.engine, before.load.scenario, before.load.seed, started.say)
         self._plan = plan = before.with_scenario({"prompts.salt": scenario.prompts.salt})
         planned = self.describe(plan)
         tokenizer = preflight.answer_tokenizer(plan.load.scenario, started.model, started.info)

@@ -47,7 +47,7 @@ from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.cache import PrefixCounts, prepared
+from bytemlperf_llm.run.cache import PrefixCounts, prepare_cache
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
 from bytemlperf_llm.run.network import Network
 from bytemlperf_llm.run.repeat import same_flags
@@ -193,10 +193,10 @@ class Bench:
             self._say(probed.sentence())
             await asyncio.sleep(0.5)
         left = None if self._remainder is None else self._remainder.left()
-        resolved, cache = await prepared(engine, resolved, seed, self._say, left)
+        resolved, cache = await prepare_cache(engine, resolved, seed, self._say, left)
         if cache.state == "as-is":
             asides = scenario.warmup_requests + (0 if probed is None else probed.requests)
-            cache = msgspec.structs.replace(cache, own=preflight.places_sent(Schedule(scenario, seed), asides))
+            cache = msgspec.structs.replace(cache, own=preflight.places_before(Schedule(scenario, seed), asides))
         schedule = Schedule(resolved, seed)
         planned = schedule.describe()
         if planned.requests == 0:

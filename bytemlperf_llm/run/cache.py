@@ -23,7 +23,7 @@ from bytemlperf_llm.workload.schedule import ALL, CLOSED_HASHED_REQUESTS, Remain
 from engines.contract import Engine, Request
 
 
-async def prepared(
+async def prepare_cache(
     engine: Engine, scenario: Scenario, seed: int, say: preflight.Say, left: Remaining | None = None
 ) -> tuple[Scenario, CacheBefore]:
     """Bring the cache into the scenario's state right before the measured part; the scenario as it is sent then. Of a run that goes on with
@@ -32,7 +32,7 @@ async def prepared(
     if state == "warm":
         requests = list(primers(Schedule(scenario, seed), left))
         timeouts = worker_config(scenario, ALL, keep_output=False).timeouts
-        answered = await preflight.sent_aside(engine, requests, timeouts)
+        answered = await preflight.send_aside(engine, requests, timeouts)
         before = CacheBefore(state, f"{answered:,} of {len(requests):,} prompts sent before")
     elif state == "cold" and left is None:
         reset: Callable[[], Awaitable[str]] = getattr(engine, "reset_cache", _no_call)

@@ -153,7 +153,7 @@ def _check_context(info: EngineInfo, request: Request, prompt_tokens: int | None
         )
 
 
-async def sent_aside(engine: Engine, requests: Sequence[Request], timeouts: Timeouts) -> int:
+async def send_aside(engine: Engine, requests: Sequence[Request], timeouts: Timeouts) -> int:
     """Send unmeasured requests, a few at a time; how many were answered. The ready check has shown that they can work, and what fails of
     them will fail in the measured run too."""
     kept = Kept()
@@ -203,7 +203,7 @@ def first_requests(schedule: Schedule, workload: Workload, endpoints: int) -> li
     return [msgspec.structs.replace(request, index=place, session=None) for request in first for place in range(endpoints)]
 
 
-def places_sent(schedule: Schedule, asides: int) -> tuple[tuple[int, int], ...]:
+def places_before(schedule: Schedule, asides: int) -> tuple[tuple[int, int], ...]:
     """Places in the schedule, [from, to), whose prompts the ready check and so many requests aside have sent. Of a trace or sessions there
     are none: what is sent aside has other words."""
     workload = schedule.workload()

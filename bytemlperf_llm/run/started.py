@@ -38,7 +38,7 @@ class Started:
         for first in preflight.first_requests(schedule, workload, endpoints()):
             patience_s = plan.engine.ready_timeout_s
             changed |= await preflight.ready_check(self.engine, self.info, first, timeouts, self.redactor, patience_s)
-        await preflight.sent_aside(self.engine, [workload.aside(index) for index in range(scenario.warmup_requests)], timeouts)
+        await preflight.send_aside(self.engine, [workload.aside(index) for index in range(scenario.warmup_requests)], timeouts)
         return replace(plan, engine=plan.engine.with_options(changed))
 
 

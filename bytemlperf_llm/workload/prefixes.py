@@ -76,7 +76,7 @@ class PrefixIndex:
         shared = [pair.add((Message(role="user", content=opening + word),), place) for place, word in enumerate((" a", " I"))][1]
         return (shared and shared.tokens) or 0
 
-    def made(self, index: int, tokens: int) -> Prefix:
+    def beginning(self, index: int, tokens: int) -> Prefix:
         """Of a prompt made to length that begins with so many tokens of request `index`, the template's among them, behind the salt."""
         if self._keys.token_ids:
             return Prefix(index, tokens + SALT_IDS * (self._keys.salt is not None))
@@ -114,7 +114,7 @@ class PrefixIndex:
             if first != index and shared == (place - 1) * size:
                 shared, holder = min(place * size, tokens), first
         self._last = scope, ids, keys
-        return self.made(holder, shared) if index else None
+        return self.beginning(holder, shared) if index else None
 
     def _within(self, prompt: str, end: int) -> int:
         """Tokens of the prompt that end by there. What is before its last word is counted once for all that share it."""

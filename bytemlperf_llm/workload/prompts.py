@@ -222,7 +222,7 @@ class CountedPrompts:
 
     def prefix(self, index: int) -> Prefix | None:
         """The chat template's beginning, or the shared prefix, a salt included."""
-        return self._shared.made(0, self._prefix_tokens) if index else None
+        return self._shared.beginning(0, self._prefix_tokens) if index else None
 
     def _made(self, name: str, tokens: int, blocks: tuple[str, ...]) -> Prompt:
         total, least = self._prefix_tokens + tokens, self._maker.minimum

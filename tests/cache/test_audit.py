@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bytemlperf.errors import UserError
-from bytemlperf_llm.doctor.caching import KEPT_ANSWERS, NO_CACHING, PREFIX_CACHE, Audit, audit_of, sent
+from bytemlperf_llm.doctor.caching import KEPT_ANSWERS, NO_CACHING, PREFIX_CACHE, Audit, audit_of, pair_records
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.plan.scenario import load
 from bytemlperf_llm.workload import Workload
@@ -53,7 +53,7 @@ def audited(engine: ScriptedEngine, seed: int) -> Audit:
     )
 
     async def main(loop: Any) -> Audit:
-        return audit_of(await sent(engine, Workload(scenario, seed), PAIRS, seed, Timeouts(), loop.now_ns))
+        return audit_of(await pair_records(engine, Workload(scenario, seed), PAIRS, seed, Timeouts(), loop.now_ns))
 
     found: Audit = run(main)
     return found

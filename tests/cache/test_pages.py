@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf_llm.metrics.prefix import PrefixCache, ServerCounts, Told
+from bytemlperf_llm.metrics.prefix import PrefixCache, PrefixFacts, ServerCounts
 from bytemlperf_llm.pages.prefix import prefix_rows, prefix_sections
 from tests.metrics.test_prefix import of, record
 from tests.sessions.graphs import ANSWER, chain, replay
@@ -18,7 +18,7 @@ def summary(prefix: PrefixCache) -> dict[str, Any]:
 
 def test_sums_stand_beside_the_figures_and_tables_of_single_requests_are_a_detail() -> None:
     records = [record(0, 100, 0, 0), record(1, 100, 64, 32, 0), record(2, 100, 64, 96, 0)]
-    said = summary(of(records, Told(counted=True, server=ServerCounts(query_tokens=300, hit_tokens=128))))
+    said = summary(of(records, PrefixFacts(counted=True, server=ServerCounts(query_tokens=300, hit_tokens=128))))
     assert prefix_rows(said) == [
         ["prefix reusable / in blocks / cached", "42.7% / 42.7% / 42.7%"],
         ["prefix cache hits (server's counters)", "42.7%"],

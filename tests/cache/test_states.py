@@ -12,7 +12,7 @@ import pytest
 from bytemlperf.compare.comparison import compare_all, gather
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
-from bytemlperf_llm.run.cache import PrefixCounts, prepared, primers
+from bytemlperf_llm.run.cache import PrefixCounts, prepare_cache, primers
 from bytemlperf_llm.workload.salt import salted, salted_messages
 from bytemlperf_llm.workload.schedule import Schedule
 from engines.contract import Image, Message, Request
@@ -43,7 +43,7 @@ async def test_cold_by_the_servers_own_call(path: str, transport: str) -> None:
     async with answering(server.answer) as small:
         engine = await engine_at(small.url, transport=transport)
         server.cached(["a"] * 9)
-        scenario, before = await prepared(engine, scenario_of(cache="cold"), 0, lambda _: None)
+        scenario, before = await prepare_cache(engine, scenario_of(cache="cold"), 0, lambda _: None)
         await engine.close()
     assert not server.blocks
     assert (before.state, before.how) == ("cold", f"POST {path}")
@@ -67,14 +67,14 @@ async def test_cold_by_a_salt_where_no_call_answers(answer: bytes | None, monkey
     server = Caching()
     async with answering(lambda asked: server.answer(asked) if asked.method == "GET" else answer) as small:
         engine = await engine_at(small.url)
-        scenario, before = await prepared(engine, scenario_of(cache="cold"), 0, lambda _: None)
+        scenario, before = await prepare_cache(engine, scenario_of(cache="cold"), 0, lambda _: None)
         await engine.close()
     assert before.how == f"salt [{scenario.prompts.salt}] before every prompt"
 
 
 async def test_two_cold_runs_have_two_salts_and_one_schedule() -> None:
     plain = scenario_of(cache="cold")
-    one, other = [(await prepared(object(), plain, 0, lambda _: None))[0] for _ in range(2)]  # type: ignore[arg-type]
+    one, other = [(await prepare_cache(object(), plain, 0, lambda _: None))[0] for _ in range(2)]  # type: ignore[arg-type]
     assert one.prompts.salt != other.prompts.salt
     assert len({Schedule(each, 0).describe().sha256 for each in (plain, one, other)}) == 1
     texts = [Schedule(each, 0).workload().request(3).messages[0].content for each in (plain, one)]  # type: ignore[index]
@@ -117,7 +117,7 @@ async def test_warm_sends_each_prompt_for_one_token_and_leaves_no_record() -> No
     server = Caching()
     async with answering(server.answer) as small:
         engine = await engine_at(small.url)
-        _, before = await prepared(engine, scenario_of(cache="warm"), 0, lambda _: None)
+        _, before = await prepare_cache(engine, scenario_of(cache="warm"), 0, lambda _: None)
         await engine.close()
     assert before.how == "6 of 6 prompts sent before"
     assert {asked.body["max_tokens"] for asked in small.seen if asked.method == "POST"} == {1}
@@ -125,7 +125,7 @@ async def test_warm_sends_each_prompt_for_one_token_and_leaves_no_record() -> No
 
 async def test_what_fails_of_priming_is_counted() -> None:
     engine = ScriptedEngine([BROKEN])
-    _, before = await prepared(engine, scenario_of(cache="warm"), 0, lambda _: None)
+    _, before = await prepare_cache(engine, scenario_of(cache="warm"), 0, lambda _: None)
     assert before.how == "0 of 6 prompts sent before"
 
 

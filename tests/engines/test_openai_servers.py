@@ -10,7 +10,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.loadgen.deadlines import Timeouts
 from bytemlperf_llm.loadgen.engine_start import start_engine
-from bytemlperf_llm.run.preflight import ready_check, sent_aside
+from bytemlperf_llm.run.preflight import ready_check, send_aside
 from engines.contract import EngineUnavailable, Model, Request
 from engines.openai.engine import OpenAIEngine
 from tests.engines.small_server import answering, error, models, page, stream
@@ -244,7 +244,7 @@ async def test_token_ids_go_out_as_they_are_and_only_where_they_are_taken():
         other, chatting = await started(server.url)
         await other.close()
     assert server.seen[-2].body["prompt"] == [1024, 17407, 5]
-    assert (info.accepts, chatting.accepts) == (["token_ids"], [])
+    assert (info.accepts, chatting.accepts) == (["token_ids"], ["images"])
 
 
 async def test_what_is_no_answer_is_not_passed():
@@ -278,7 +278,7 @@ async def test_a_server_that_drips_is_held_to_the_total_timeout_before_the_run_t
         with pytest.raises(UserError, match=r"total timeout of 0\.3 s; .*--total-timeout"):
             await ready(engine, info, limits)
         engine, _ = await started(url, transport=transport)
-        assert await sent_aside(engine, [make_request(0)], limits) == 0
+        assert await send_aside(engine, [make_request(0)], limits) == 0
         await engine.close()
     server.close()
 

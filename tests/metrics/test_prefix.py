@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from bytemlperf_llm.metrics.accumulator import Accumulator
-from bytemlperf_llm.metrics.prefix import Lost, PrefixCache, ServerCounts, Told, prefix_of, prefix_warnings
+from bytemlperf_llm.metrics.prefix import Lost, PrefixCache, PrefixFacts, ServerCounts, prefix_of, prefix_warnings
 from bytemlperf_llm.record.record import RequestRecord
 from tests.sessions.graphs import ANSWER, chain, replay
 
-COUNTED = Told(counted=True)
+COUNTED = PrefixFacts(counted=True)
 
 
 def record(
@@ -31,8 +31,8 @@ def record(
     return RequestRecord(id=f"r{index}", index=index, **(fields | counts | more))
 
 
-def of(records: list[RequestRecord], told: Told = COUNTED) -> PrefixCache:
-    prefix = prefix_of(Accumulator().add_all(records), told)
+def of(records: list[RequestRecord], facts: PrefixFacts = COUNTED) -> PrefixCache:
+    prefix = prefix_of(Accumulator().add_all(records), facts)
     assert prefix is not None
     return prefix
 
@@ -91,11 +91,11 @@ def unique(count: int, cached: int) -> list[RequestRecord]:
     return [record(index, 200, 20 if index else 0, cached, 0 if index else None) for index in range(count)]
 
 
-@pytest.mark.parametrize("told", [COUNTED, Told()])
-def test_prompts_of_an_earlier_run_are_found_and_by_how_much(told: Told) -> None:
-    prefix = of(unique(10, 192), told)
+@pytest.mark.parametrize("facts", [COUNTED, PrefixFacts()])
+def test_prompts_of_an_earlier_run_are_found_and_by_how_much(facts: PrefixFacts) -> None:
+    prefix = of(unique(10, 192), facts)
     # block 192: the template fills none; without a tokenizer 64 tokens of each may be the template's
-    assert prefix.beyond_share == pytest.approx(192 / 200 if told.counted else 128 / 200)
+    assert prefix.beyond_share == pytest.approx(192 / 200 if facts.counted else 128 / 200)
     (warning,) = prefix_warnings(prefix, "as-is")
     assert f"{prefix.beyond_share:.1%} of prompt tokens" in warning
     assert "--cache cold" in warning
@@ -103,10 +103,10 @@ def test_prompts_of_an_earlier_run_are_found_and_by_how_much(told: Told) -> None
     assert prefix_warnings(prefix, "warm") == []
 
 
-@pytest.mark.parametrize("told", [COUNTED, Told()])
-def test_the_template_alone_is_no_alarm(told: Told) -> None:
-    records = [record(index, 60, 36 if told.counted and index else 0, 32 if index else 0, 0) for index in range(40)]
-    assert prefix_warnings(of(records, told), "as-is") == []
+@pytest.mark.parametrize("facts", [COUNTED, PrefixFacts()])
+def test_the_template_alone_is_no_alarm(facts: PrefixFacts) -> None:
+    records = [record(index, 60, 36 if facts.counted and index else 0, 32 if index else 0, 0) for index in range(40)]
+    assert prefix_warnings(of(records, facts), "as-is") == []
 
 
 def test_prompts_that_repeat_within_the_run_are_no_alarm() -> None:
@@ -116,16 +116,16 @@ def test_prompts_that_repeat_within_the_run_are_no_alarm() -> None:
 
 def test_what_the_run_itself_sent_before_is_no_alarm() -> None:
     records = [record(0, 200, 0, 192), *(record(index, 200, 0, 0) for index in range(1, 8)), record(8, 200, 0, 192), record(9, 200, 0, 192)]
-    assert prefix_warnings(of(records, Told(counted=True, own=((0, 1), (8, 10)))), "as-is") == []
+    assert prefix_warnings(of(records, PrefixFacts(counted=True, own=((0, 1), (8, 10)))), "as-is") == []
     assert len(prefix_warnings(of(records), "as-is")) == 1
 
 
 def test_counters_tell_where_answers_do_not() -> None:
     silent = [record(index, 200, 100 if index else 0, None, 0) for index in range(10)]
-    cold = of(silent, Told(counted=True, server=ServerCounts(query_tokens=2_000, hit_tokens=900)))
+    cold = of(silent, PrefixFacts(counted=True, server=ServerCounts(query_tokens=2_000, hit_tokens=900)))
     assert cold.beyond_share == 0
-    warm = of(silent, Told(counted=True, server=ServerCounts(query_tokens=2_000, hit_tokens=1_900)))
+    warm = of(silent, PrefixFacts(counted=True, server=ServerCounts(query_tokens=2_000, hit_tokens=1_900)))
     assert warm.beyond_share == 0.5
     assert len(prefix_warnings(warm, "as-is")) == 1
     unknown = [record(index, 200, None, None) for index in range(10)]
-    assert of(unknown, Told(server=ServerCounts(query_tokens=2_000, hit_tokens=1_900))).beyond_share == 0
+    assert of(unknown, PrefixFacts(server=ServerCounts(query_tokens=2_000, hit_tokens=1_900))).beyond_share == 0
