@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bytemlperf.command.console import print_table, print_text, terminal
 from bytemlperf.command.exits import one_line
-from bytemlperf.report.text import cell
+from bytemlperf.report.text import cell, counted
 from bytemlperf.runs.kinds import Table
 from bytemlperf.runs.names import id_of
 
@@ -30,7 +30,7 @@ def print_runs(columns: Sequence[str], rows: Sequence[Row], update: Update, metr
     shown = [name for name in SHOWN if not (metrics and name == "headlines")] + list(metrics)
     lines = [[_cell(run.get(name)) for name in shown] for run in runs]
     print_table(console, Table(title="", columns=[name.replace("_at", "") for name in shown], rows=lines, spare=SPARE))
-    print_text(console, f"{len(rows)} runs", style="note")
+    print_text(console, counted(len(rows), "run"), style="note")
     troubles = [f"{run['folder']}: {run['problems']}" for run in runs if run.get("problems")]
     if update.not_runs:
         more = f" and {len(update.not_runs) - MAX_NOT_RUNS} more" if len(update.not_runs) > MAX_NOT_RUNS else ""

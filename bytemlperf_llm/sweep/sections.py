@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bytemlperf.report.blocks import Cell, table
-from bytemlperf.report.text import interval, number
+from bytemlperf.report.text import counted, interval, number
 from bytemlperf.runs.kinds import Section, Text
 from bytemlperf_llm.sweep.curve import LEAST_POINTS, Curve
 from bytemlperf_llm.sweep.plots import goodput_plot, latency_plots, pareto_plot
@@ -30,7 +30,7 @@ def _knees(curves: Sequence[Curve]) -> list[Section]:
     sections: list[Section] = []
     for curve in (curve for curve in curves if curve.carried):
         knee, title = curve.knee(), f"Knee of {curve.name}" if curve.name else "Knee"
-        few = f"{len(curve.carried)} points were carried, and it takes {LEAST_POINTS} to tell"
+        few = f"{counted(len(curve.carried), 'point')} carried, and it takes {LEAST_POINTS} to tell"
         sections.append(Text(title=title, body=knee.sentence() if knee else few, style="plain" if knee else "note", group="Knee"))
     return sections
 

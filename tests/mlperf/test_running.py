@@ -74,7 +74,7 @@ def test_a_short_run_ends_in_a_submission_whose_shortfalls_are_named(tmp_path: P
     assert sorted(point["load"]["concurrency"] for point in curve["points"]) == [1, 4]
     listed = CliRunner().invoke(bmp, ["runs", "--runs-dir", str(tmp_path)])
     assert "endpoints" in listed.stdout
-    assert "1 runs" in listed.stdout
+    assert "1 run\n" in listed.stdout
     assert CliRunner().invoke(bmp, ["report", str(folder)]).exit_code == 0
     point = yaml.safe_load(next(submission.glob("results/*/*/r4/point.yaml")).read_text())
     assert point["runtime_settings"]["runtime"] == {name: seed for name, seed in SEED_SETS["A"]._asdict().items() if name != "cohort"}
