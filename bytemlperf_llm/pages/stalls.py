@@ -23,7 +23,7 @@ def stall_sections(summary: dict[str, Any], origin_ns: int) -> list[Section]:
     if not stalls or not stalls["stalled"]:
         return []
     note = (
-        f"{_sentence(stalls).capitalize()}. A response stalls where its longest silence is more than {TIMES} times the mean of its other "
+        f"Stalled: {_sentence(stalls)}. A response stalls where its longest silence is more than {TIMES} times the mean of its other "
         f"ones, of which it needs {LEAST_SILENCES}. The server stopped where half of the open streams, three at least, did at one moment."
     )
     if not stalls["events"]:

@@ -17,6 +17,7 @@ from bytemlperf_llm.kind import KIND
 from engines.contract import Stages
 from tests.export.trace_reader import MONOTONIC, REALTIME, Trace
 from tests.metrics.records import MS, answered, failed
+from tests.metrics.test_stalls import streams
 from tests.report.made import llm_records, llm_run_json, write_run
 
 pytest.importorskip("perfetto", reason="Perfetto's protobufs are not installed (extra perfetto)")
@@ -168,6 +169,13 @@ def test_errors_warm_up_steady_state_and_verdict_are_marked(tmp_path):
     steady = next(one for one in trace.slices if one.name.startswith("steady state"))
     window = summary["steady_state"]["window"]
     assert (steady.start_ns - ORIGIN_NS, steady.end_ns - ORIGIN_NS) == (window["start_ns"], window["end_ns"])
+
+
+def test_moments_at_which_the_server_stopped_are_marked(tmp_path):
+    trace, _ = drawn(tmp_path / "run", streams(freezes=[(1_000, 1_500)]))
+    marks = [(name, (at_ns - ORIGIN_NS) / MS) for _, name, at_ns, _ in trace.instants if name.startswith("stall")]
+    assert [name for name, _ in marks] == ["stall: 10 of 10 open streams"]
+    assert 1_000 < marks[0][1] < 2_500
 
 
 def test_marks_and_counters_stand_above_the_requests(tmp_path):
