@@ -72,7 +72,7 @@ class Recording:
             body = decode_json(raw, _Body)
         except UntrustedJson:
             body = _Body()
-        if body.messages is None and body.prompt is None:
+        if not body.messages and body.prompt is None:
             self.outcomes.unreadable += 1
             return None
         self._first_ns = now_ns if self._first_ns is None else self._first_ns
