@@ -15,13 +15,15 @@ from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.loadgen.recorder import RequestRecorder
+from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.loadgen.worker import YIELD_EVERY, Worker
 from bytemlperf_llm.plan.scenario import Answers
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.prefixes import Prefix
 from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, answered
-from engines.contract import Message, Request, ToolCall
+from engines.contract import Decoded, Finish, Message, Request, ToolCall
 
 PARENT_FAILED = "parent failed"
 DROPPED = -(1 << 60)  # of what a turn waits for: never nothing
@@ -247,24 +249,10 @@ class SessionWorker(Worker):
     def _dropped(self, running: _Running, place: int, end_ns: int) -> RequestRecord:
         session = running.session
         request = self._request_of(session, place, running.first_index + place, session.own(place))
-        fields: dict[str, Any] = {
-            "id": request.id,
-            "index": request.index,
-            "class_name": request.class_name,
-            "session": session.id,
-            "turn": place,
-            "worker": self._config.worker,
-        }
-        return RequestRecord(
-            **fields,
-            session_turns=len(session.turns),
-            parents=list(session.turns[place].before),
-            planned_ns=None,
-            end_ns=end_ns,
-            outcome="dropped",
-            error_detail=PARENT_FAILED,
-            max_tokens=request.max_tokens,
-        )
+        record = make_record(request, RequestRecorder(), Finish(), Decoded(tokens_per_chunk=[], text=""), 0, end_ns)
+        record.outcome, record.error_detail, record.worker = "dropped", PARENT_FAILED, self._config.worker
+        record.session_turns, record.parents = len(session.turns), list(session.turns[place].before)
+        return record
 
     def _end(self, running: _Running, end_ns: int) -> None:
         del self._running[running.session.id]
