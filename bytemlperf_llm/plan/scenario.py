@@ -306,7 +306,7 @@ class Prompts(Checked, frozen=True, kw_only=True):
         return ", ".join(filter(None, (self._text_sentence(), self.images.sentence() if self.images else "")))
 
     def _text_sentence(self) -> str:
-        what = {"generate": "", "embed": "inputs", "rerank": "documents beside a query"}[self.task]
+        what = {"generate": "", "embed": "inputs", "rerank": "documents and a query"}[self.task]
         batch = f", {self.batch_size} {what} a request" if what and self.batch_size > 1 else ""
         if self.synthetic is not None:
             lengths, counted = (self.synthetic.tokens, "tokens") if self.synthetic.tokens else (self.synthetic.words, "words")
