@@ -48,6 +48,7 @@ _FIXES = {
     "connection_reset": "look at the engine's own log, and check --base-url (http:// or https://?)",
     "malformed_stream": "look at the engine's own log, and check --base-url (http:// or https://?)",
     "not_a_stream": "check --base-url and --endpoint",
+    "invalid_output": "check --model and --endpoint",
     "client_limit": "raise that limit",
     "redirect": "follow redirects with --engine-option transport=aiohttp",
 }

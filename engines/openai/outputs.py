@@ -18,7 +18,7 @@ import msgspec
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http.http1 import HttpParseError, head_and_body
 from engines.openai.decode import CLASSIFIED_BYTES, classify, excerpt, words_of
-from engines.openai.usage import UsageEvent, sound
+from engines.openai.usage import loose_usage
 from engines.untrusted import UntrustedJson, decode_json
 
 
@@ -33,16 +33,11 @@ class _Score(msgspec.Struct, gc=False):
     score: float | None = None
 
 
-class _CohereMeta(msgspec.Struct, gc=False):
-    tokens: UsageEvent | None = None
-
-
 class _Answer(msgspec.Struct, gc=False):
     data: list[_Vector] | None = None
     results: list[_Score] | None = None
-    usage: UsageEvent | None = None
-    meta: _CohereMeta | None = None
-    error: Any = None
+    usage: Any = None
+    meta: Any = None
 
 
 class OutputsDecoder:
@@ -103,11 +98,10 @@ def _error_in(body: bytes) -> tuple[ErrorClass, str] | None:
 
 def _tokens_in(answer: _Answer) -> int | None:
     """Tokens of the inputs as reported: OpenAI's `prompt_tokens`, Jina's `total_tokens`, Cohere's `input_tokens`."""
-    usage = answer.usage or (answer.meta.tokens if answer.meta is not None else None)
+    usage = loose_usage(answer.usage) or loose_usage(answer.meta.get("tokens") if isinstance(answer.meta, dict) else None)
     if usage is None:
         return None
-    counts = (usage.prompt_tokens, usage.input_tokens, usage.total_tokens)
-    return next((count for count in map(sound, counts) if count), None)
+    return usage.prompt_tokens or usage.input_tokens or usage.total_tokens or None
 
 
 def _check_places(places: list[int]) -> None:

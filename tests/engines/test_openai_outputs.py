@@ -74,6 +74,8 @@ RESULTS = [{"index": 1, "relevance_score": 0.2}, {"index": 0, "relevance_score":
 SCORES = {
     "Jina, vLLM": ({"results": RESULTS, "usage": {"total_tokens": 7}}, 7),
     "Cohere": ({"results": RESULTS, "meta": {"tokens": {"input_tokens": 5}}}, 5),
+    "loose": ({"results": RESULTS, "usage": {"total_tokens": "7", "prompt_tokens": -1}}, 7),
+    "odd": ({"results": RESULTS, "usage": 7, "meta": []}, None),
     "Cohere, units": ({"results": RESULTS, "meta": {"billed_units": {"search_units": 1}}}, None),
     "TEI": ([{"index": 0, "score": -3.5}, {"index": 1, "score": 0.1, "text": "t"}], None),
 }
