@@ -27,7 +27,6 @@ NOT_TEXT = {
     "compressed with bzip2": bz2.compress(LINE),
     "compressed with xz": lzma.compress(LINE),
     "damaged: Compressed file ended": gzip.compress(LINE)[:-9],
-    "damaged: Unable to decompress Zstandard": b"\x28\xb5\x2f\xfd" + LINE,
     "a ZIP archive": b"PK\x03\x04" + LINE,
     "damaged: parquet": b"PAR1" + LINE,
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
@@ -196,6 +195,22 @@ def test_packed_files_are_read_as_they_are(tmp_path, how):
     told = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
     path.write_text(json.dumps({"id": "x", "conversations": told}) + "\n", encoding="utf-8")
     assert [row.answer for row in rows(packed(path, how), "sharegpt")] == ["two"]
+
+
+def test_damaged_zstandard_is_called_so(tmp_path):
+    pytest.importorskip("backports.zstd")
+    path = tmp_path / "data"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + LINE)
+    with pytest.raises(UserError, match="data is damaged: Unable to decompress Zstandard"):
+        rows(path, "custom")
+
+
+def test_what_unpacks_zstandard_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("bytemlperf.extras.find_spec", lambda _module: None)
+    path = tmp_path / "data"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + LINE)
+    with pytest.raises(UserError, match=r"reading Zstandard needs .*zstd.*pip install 'bytemlperf-llm\[analysis\]'"):
+        rows(path, "custom")
 
 
 @pytest.mark.parametrize("how", ["gz", "zst", "parquet"])
