@@ -39,22 +39,21 @@ def export_timeline(folder: Path, run: dict[str, Any] | None = None) -> str:
     run = read_run_json(folder) if run is None else run
     kind = run_kind(str(run.get("kind")))
     records: RunRecords[Any] = RunRecords(folder, kind.record)
-    with damage_said(folder):
+    path = folder / NAME
+    partial = path.with_name(f".{NAME}.{os.getpid()}")
+    with damage_said(folder), writing(path, "free disk space"):
         try:
             summary = json_of(folder / "summary.json", dict[str, Any])
         except UNREADABLE:  # of a killed run
             summary = {}
         story = kind.story(run, summary, records)
         timeline = Timeline(story.events)
-    if not timeline:
-        raise UserError(f"{folder} has no records to draw", "name a run that has measured something")
-    said = [timeline.said, story.note, *map(str, records.damages)]
-    if not summary:
-        said.append(f"there is no summary.json, so no verdict: bmp summarize {folder}")
-    said = [visible(text)[:MOST_SAID] for text in said if text]
-    path = folder / NAME
-    partial = path.with_name(f".{NAME}.{os.getpid()}")
-    with writing(path, "free disk space"):
+        if not timeline:
+            raise UserError(f"{folder} has no records to draw", "name a run that has measured something")
+        missing = "" if summary else f"summary.json can't be read, so there is no verdict: bmp summarize {folder}"
+        said = [
+            visible(text)[:MOST_SAID] for text in (timeline.said, story.note, *map(str, records.damages), *records.notes, missing) if text
+        ]
         try:
             with partial.open("wb") as file:
                 TraceFile(file, story).write(folder.name, summary, timeline, said)

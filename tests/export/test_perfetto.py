@@ -293,10 +293,36 @@ def test_a_run_without_records_is_refused(tmp_path):
     assert not (folder / NAME).exists()
 
 
-def test_a_damaged_run_json_is_one_line(tmp_path):
-    folder = write_run(tmp_path / "run", llm_run_json(**CLOCK), llm_records(20))
-    (folder / "summary.json").write_text('{"verdict": "valid", "steady_state": 3}')
+@pytest.mark.parametrize(
+    ("run", "summary"),
+    [
+        ({}, {"verdict": "valid", "steady_state": 3}),
+        ({}, {"verdict": "valid", "reasons": 5}),
+        ({"clock_origin_ns": -5}, {}),
+        ({"clock_origin_unix_ns": 1 << 70}, {}),
+        ({"resumed": 3}, {}),
+        ({"resumed": [{"begin_ns": "x"}]}, {}),
+        ({"config": {"scenario": {"warmup_requests": {}}}, "resumed": [3]}, {}),
+    ],
+)
+def test_a_damaged_folder_is_one_line_and_leaves_nothing(tmp_path, run, summary):
+    folder = write_run(tmp_path / "run", llm_run_json(**{**CLOCK, **run}), llm_records(20), summary=False)
+    (folder / "summary.json").write_bytes(msgspec.json.encode(summary))
     with pytest.raises(UserError, match="is damaged"):
+        export_timeline(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["records.jsonl", "run.json", "summary.json"]
+
+
+def test_a_damaged_gauge_is_said(tmp_path):
+    folder = write_run(tmp_path / "run", llm_run_json(**CLOCK), llm_records(5))
+    (folder / "gauges.jsonl").write_text('{"at_ns": 5, "gauges": {"running": 3.0}}\nnonsense\n')
+    assert "gauges.jsonl: not a record" in export_timeline(folder)
+
+
+def test_a_folder_that_can_t_be_written_is_one_line(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", llm_run_json(**CLOCK), llm_records(5))
+    (folder / NAME).mkdir()
+    with pytest.raises(UserError, match=f"can't write .*{NAME}"):
         export_timeline(folder)
 
 
