@@ -143,7 +143,7 @@ class Hunt:
         resumed = self._asked.resume is not None
         if resumed:
             self._refuse_other_question()
-        async with started_engine(self._plan, self._redactor, self._say) as started:
+        async with started_engine(self._plan, self._redactor, self._say, self._run.folder) as started:
             plan = await started.ready(self._plan)
             drain = await Drain.of(started, plan)
             self._lone_requests_meet(drain.records)

@@ -30,6 +30,9 @@ class Engine(Options, panel="Engine and model"):
     route: Annotated[Literal["round-robin", "session"], Option("Which of several --base-url a request goes to:", sets="route")] = (
         "round-robin"
     )
+    launch: Annotated[
+        str | None, Option("Start the server, too: a command line with {model}, {name}, {host}, {port}, or vllm, sglang, llamacpp, ….")
+    ] = None
     endpoint: Annotated[
         str | None,
         Option("/v1/chat/completions (default), /v1/completions, /v1/responses, /v1/embeddings or /v1/rerank.", sets="endpoint"),

@@ -14,6 +14,7 @@ import msgspec
 
 from bytemlperf.command.flags import MetricsOutput, RunOutput, pairs
 from bytemlperf.errors import UserError
+from bytemlperf_llm.launch.presets import command_of, needs_model
 from bytemlperf_llm.metrics.until import Until, parse_until
 from bytemlperf_llm.plan import dataset as dataset_flags
 from bytemlperf_llm.plan import scenario as scenarios
@@ -29,12 +30,14 @@ SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms", "session": "
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """What is measured. `options` are all of the engine's, by whatever flag they were given; `model` None is the engine's default."""
+    """What is measured. `options` are all of the engine's, by whatever flag they were given; `model` None is the engine's default, `launch`
+    the command line or preset that starts the server."""
 
     name: str
     model: str | None
     options: dict[str, str]
     ready_timeout_s: float
+    launch: str | None = None
 
     def with_options(self, options: dict[str, str]) -> EngineChoice:
         """With more of them."""
@@ -83,8 +86,14 @@ class Plan:
 
 
 def with_server(flags: Flags) -> Flags:
-    """An address without an engine is that of an OpenAI-compatible server."""
-    return flags.changed(engine="openai") if flags.base_url is not None and flags.engine == Flags().engine else flags
+    """An address, or a server to start, without an engine is an OpenAI-compatible server's. One that is started with a checkpoint of this
+    machine has its tokenizer."""
+    if flags.launch is not None and flags.tokenizer is None and needs_model(command_of(flags.launch)):
+        from bytemlperf.models.resolve import DEFAULT_MODEL  # here, so that a plan of no such server is quick
+
+        flags = flags.changed(tokenizer=flags.model or DEFAULT_MODEL)
+    is_server = (flags.base_url is not None or flags.launch is not None) and flags.engine == Flags().engine
+    return flags.changed(engine="openai") if is_server else flags
 
 
 def resolve(flags: Flags) -> Plan:
@@ -104,7 +113,9 @@ def plan_again(flags: Flags, changes: Flags, scenario: Scenario) -> Plan:
 def plan_for(flags: Flags, scenario: Scenario) -> Plan:
     """The plan of a scenario that is resolved already. Raises UserError."""
     options = _engine_options(flags, scenario)
-    engine = EngineChoice(name=flags.engine, model=flags.model, options=options, ready_timeout_s=flags.ready_check_timeout_s)
+    engine = EngineChoice(
+        name=flags.engine, model=flags.model, options=options, ready_timeout_s=flags.ready_check_timeout_s, launch=flags.launch
+    )
     load = Load(
         scenario=scenario,
         seed=flags.seed,

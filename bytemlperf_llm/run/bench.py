@@ -29,6 +29,7 @@ from bytemlperf.runs.folder import part, write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.launch.server import launched
 from bytemlperf_llm.live.in_order import UntilNarrow
 from bytemlperf_llm.live.metrics import LlmMetrics
 from bytemlperf_llm.live.view import LoadView
@@ -169,13 +170,19 @@ class Bench:
         run.json with how it ended."""
         async with AsyncExitStack() as stack:
             stack.enter_context(pushing(self._metrics.exporter, self._plan.output.metrics, self._run.folder.name, self._warn))
+            server = await stack.enter_async_context(launched(self._plan, self._run.folder, self._redactor, self._say))
             engine = self._engine_type()
             stack.push_async_callback(engine.close)
             pacer = real_pacer()
             stack.callback(pacer.close)
             ready = await self._prepare(engine, pacer)
             show(self._run.folder)
-            return await self._measure(ready, engine, pacer)
+            try:
+                return await self._measure(ready, engine, pacer)
+            finally:
+                if server is not None:
+                    server.look()
+                    self._run.run["launched"] = msgspec.to_builtins(server.facts)
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> Ready:
         """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""

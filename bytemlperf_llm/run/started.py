@@ -6,8 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bytemlperf.redaction import Redactor
+from bytemlperf_llm.launch.server import launched
 from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.replay import worker_config
 from bytemlperf_llm.plan.plan import Plan
@@ -55,10 +57,12 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
 
 
 @asynccontextmanager
-async def started_engine(plan: Plan, redactor: Redactor, say: preflight.Say) -> AsyncIterator[Started]:
-    """The engine of the plan, for several runs; closed again whatever happens. Raises UserError."""
+async def started_engine(plan: Plan, redactor: Redactor, say: preflight.Say, folder: Path | None = None) -> AsyncIterator[Started]:
+    """The engine of the plan, for several runs; closed again whatever happens. A server that it starts has its log in `folder`. Raises
+    UserError."""
     engine = engine_class(plan.engine.name)()
-    try:
-        yield await start(engine, plan, redactor, say)
-    finally:
-        await engine.close()
+    async with launched(plan, folder, redactor, say):
+        try:
+            yield await start(engine, plan, redactor, say)
+        finally:
+            await engine.close()

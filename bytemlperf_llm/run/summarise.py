@@ -39,7 +39,8 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     before = cache_of(run) or AS_IS
     counted = part(run, "config", "scenario", "prompts").get("tokenizer") is not None
     summary.prefix = prefix_of(acc, PrefixFacts(counted=counted, own=before.own, server=before.server))
-    summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *prefix_warnings(summary.prefix, before.state)]
+    summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *_launched(run)]
+    summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)
     for name, part_of_it in (("server", server_of(run, found)), ("network", network := network_of(run, found))):
         if part_of_it is not None:
@@ -65,6 +66,12 @@ def _probe(run: dict[str, Any]) -> list[str]:
     """What `rate: auto` could not find out."""
     probe = part(run, "config", "probe")
     return [str(probe["why"])] if probe.get("ceiling_found") is False and "why" in probe else []
+
+
+def _launched(run: dict[str, Any]) -> list[str]:
+    """How a server that the run started ended by itself."""
+    server = part(run, "launched")
+    return [f"the server that was started ended during the run: {server['ended']}; see {server['log']}"] if server.get("ended") else []
 
 
 def _resumptions(run: dict[str, Any]) -> list[str]:

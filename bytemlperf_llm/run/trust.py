@@ -23,7 +23,7 @@ from bytemlperf_llm.plan.scenario import BUILTIN, scenario_of
 from engines.contract import EngineInfo
 
 NAMED = (
-    *("base_url", "endpoint", "insecure", "api_key_file", "ray", "push_gateway", "otlp"),
+    *("launch", "base_url", "endpoint", "insecure", "api_key_file", "ray", "push_gateway", "otlp"),
     *("prometheus_port", "dashboard", "dashboard_port", "result_dir", "result_filename", "dataset_path", "tokenizer"),
 )
 """Flags that reach out, listen, write elsewhere, or read a file of this machine."""

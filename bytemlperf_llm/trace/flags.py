@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from bytemlperf.command.flags import Option, Options
+from bytemlperf.command.flags import Json, Option, Options
 
 
 class RecordFlags(Options, panel="Options"):
@@ -29,4 +29,4 @@ class DescribeFlags(Options, panel="Options"):
     tokenizer: Annotated[
         str | None, Option("Folder with tokenizer.json, or model name, to count texts by. Default: one token per word.")
     ] = None
-    json: Annotated[bool, Option("Print JSON instead of tables.")] = False
+    json: Json = False

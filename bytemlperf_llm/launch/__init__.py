@@ -1,0 +1,1 @@
+"""Servers that a command starts itself, and stops."""
