@@ -45,6 +45,7 @@ class PrefixIndex:
         self._wholes: dict[str, int] = {}
         self._firsts: dict[int, int] = {}
         self._blocks: dict[int, int] = {}
+        self._cut: dict[int, int] = {}
         self._last: tuple[str, Sequence[int], list[int]] = "", (), []
         self._characters = 0
 
@@ -65,6 +66,11 @@ class PrefixIndex:
     @cached_property
     def _made_head(self) -> int:
         return self._shared_head(OPENING)
+
+    @cached_property
+    def _tail(self) -> int:
+        message = Message(role="user", content=OPENING)
+        return self.counter.prompt((message,)) - self.counter.head(OPENING) if self.counter.exact else 0
 
     @cached_property
     def _salt_tokens(self) -> int:
@@ -102,17 +108,25 @@ class PrefixIndex:
         return Prefix(first, self._within(prompt, end) if self.counter.exact else None)
 
     def add_blocks(self, ids: Sequence[int], index: int, size: int, tokens: int, scope: str = "") -> Prefix | None:
-        """The same of a prompt of so many tokens that is made of blocks of `size`: equal ids of one scope are equal text."""
+        """The same of a prompt of so many tokens that is made of blocks of `size`: equal ids of one scope are equal text. What a chat
+        template says behind the text takes the end of the last block."""
         known = _common_blocks(ids, self._last[1]) if scope == self._last[0] else 0
-        keys = self._last[2][:known]
+        keys, text = self._last[2][:known], tokens - self._tail
+        while keys and keys[-1] in self._cut:
+            keys.pop()
         key = keys[-1] if keys else hash(scope)
-        shared, holder = (min(known * size, tokens), self._blocks[key]) if known else (0, 0)
-        for place, block in enumerate(ids[known:], start=known + 1):
+        shared, holder = (min(len(keys) * size, text), self._blocks[key]) if keys else (0, 0)
+        for place, block in enumerate(ids[len(keys) :], start=len(keys) + 1):
             key = hash((key, block))
             keys.append(key)
-            first = self._blocks.setdefault(key, index)
+            first, covered = self._blocks.setdefault(key, index), min(place * size, text)
+            before = self._cut.get(key, place * size)
             if first != index and shared == (place - 1) * size:
-                shared, holder = min(place * size, tokens), first
+                shared, holder = min(covered, before), first
+            if covered < place * size and (first == index or before < covered):
+                self._cut[key] = covered
+            elif covered == place * size:
+                self._cut.pop(key, None)
         self._last = scope, ids, keys
         return self.beginning(holder, shared) if index else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.sessions.graph import Turn
+from bytemlperf_llm.workload.token_counter import TokenizerCounter, counter_for
 from tests.sessions.test_files import scenario, sessions_of, texts, written
 from tests.virtual import MS
+from tests.workload.tokenizers import byte_tokenizer
 
 
 def words(text: str) -> list[str]:
@@ -205,3 +208,30 @@ def test_sessions_of_a_file_are_compiled_one_by_one(tmp_path: Path) -> None:
     assert workload.sessions.session(0).id == "w"
     with pytest.raises(UserError, match=":2: requests: Object missing"):
         workload.sessions.session(1)
+
+
+def shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other)))
+
+
+def test_what_prompts_of_blocks_share_is_what_their_tokens_share(tmp_path: Path) -> None:
+    """Behind a chat template, whose end stands in a prompt's last block: 640 tokens of 10 ids are 640 less that."""
+    tokenizer = byte_tokenizer(tmp_path / "bytes")
+    counter = counter_for(tokenizer, "chat")
+    assert isinstance(counter, TokenizerCounter)
+    ids = list(range(1, 30))
+    prompts = [call(0, tokens, ids[: tokens // 64]) for tokens in (640, 645, 700, 1290, 642, 1300)]
+    path = written(tmp_path, trace(*prompts), trace(*prompts[1:], id="other", hash_id_scope="global"))
+    found = Workload(scenario(path, "weka").override({"prompts.tokenizer": tokenizer}), 0).sessions
+    assert found is not None
+    sent: list[Sequence[int]] = []
+    for session in (found.session(0), found.session(1)):
+        for place, turn in enumerate(session.turns):
+            tokens = counter._encoded(session.prompt(place)).ids
+            assert turn.blocks is not None
+            assert len(tokens) == turn.blocks.tokens
+            most = max((shared_tokens(tokens, other) for other in sent), default=0)
+            shared = 0 if turn.shared is None else turn.shared.tokens or 0
+            assert abs(most - shared) < 8, "up to a word, whose letters are tokens of their own"
+            sent.append(tokens)
+    assert max(turn.shared.tokens or 0 for turn in session.turns if turn.shared) > 1200
