@@ -43,6 +43,11 @@ def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
     axes = axes_of(given)
     flags = with_server(flags)
     plans = {curve.name: resolve(curve.flags(flags)) for curve in axes.curves}
+    scenario = plans[axes.curves[0].name].load.scenario
+    if scenario.prompts.sessions is not None and not (axes.loads and axes.loads[0].concurrency):
+        raise UserError(
+            f"rates are of requests, and scenario '{scenario.name}' has sessions", "give --concurrency 1,2,4,8: numbers of users"
+        )
     for curve in axes.curves:
         for load in axes.loads:
             load.planned(curve.flags(flags))

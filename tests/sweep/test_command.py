@@ -18,6 +18,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.kinds import Plot, Table
 from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.cli import app
+from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.points import point
 from bytemlperf_llm.run import started
 from bytemlperf_llm.sweep import command
@@ -186,6 +187,12 @@ def test_two_sweeps_in_one_picture_and_one_table(tmp_path: Path) -> None:
     assert [(row[0], row[1]) for row in table.rows] == [("one", 40.0), ("one", 80.0), ("two", 40.0), ("two", 80.0)]
     rows = {(row.key, row.metric): row for row in comparison.rows}
     assert rows["chat, 40 requests/s", "ttft p50"].sides[1].change is not None
+
+
+@pytest.mark.parametrize("given", [SweepFlags(), SweepFlags(rates="1,2")])
+def test_sessions_are_swept_by_users(given: SweepFlags) -> None:
+    with pytest.raises(UserError, match="rates are of requests, and scenario 'chat-multiturn' has sessions"):
+        command.sweep(Flags(engine="reference", scenario="chat-multiturn"), given, [])
 
 
 @pytest.mark.parametrize(
