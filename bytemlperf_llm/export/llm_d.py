@@ -55,7 +55,7 @@ class LlmDReport:
     def add(self, record: RequestRecord) -> None:
         """Its lengths, where it was answered."""
         if record.outcome == "ok":
-            self._outputs.append(record.output_tokens)
+            self._outputs += [] if record.inputs else [record.output_tokens]
             if record.prompt_tokens is not None:
                 self._prompts.append(record.prompt_tokens)
 
@@ -131,7 +131,7 @@ def _load(run: Mapping[str, Any], scenario: Scenario, prompts: Sequence[int]) ->
         "parallelism": max(1, len(run.get("workers") or [])),
         "source": "random" if synthetic is not None else "sampled",
         "input_seq_len": _length(asked) or _measured_length(prompts),
-        "output_seq_len": _length(scenario.output_tokens),
+        "output_seq_len": _length(scenario.output_tokens) if scenario.prompts.task == "generate" else None,
         "rate_qps": arrival.rate if isinstance(arrival.rate, float) else None,
         "concurrency": arrival.max_concurrency or (math.inf if open_loop else None),
     }

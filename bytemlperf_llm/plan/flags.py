@@ -85,8 +85,8 @@ class Load(Options, panel="Load"):
     top_p: Annotated[float | None, Option("Nucleus sampling.", sets="sampling.top_p")] = None
     top_k: Annotated[int | None, Option("Top-k sampling.", sets="sampling.top_k")] = None
     tokenize_prompt: Annotated[
-        bool | None, Option("Send prompts as token ids: of exact length, for completions and in process.", sets="prompts.token_ids")
-    ] = None
+        bool, Option("Send prompts as token ids: of exact length, for completions and in process.", sets="prompts.token_ids")
+    ] = False
     batch_size: Annotated[
         int | None, Option("Inputs per request of /v1/embeddings, documents per query of /v1/rerank.", sets="prompts.batch_size", least=1)
     ] = None

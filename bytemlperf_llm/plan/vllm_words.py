@@ -30,12 +30,12 @@ MANY_VALUES = {
 }
 ENDPOINTS = {
     **dict.fromkeys(("vllm", "openai", "sglang", "sglang-oai", "lmdeploy", "scalellm", "llama.cpp"), "/v1/completions"),
-    **dict.fromkeys(("openai-chat", "sglang-oai-chat"), "/v1/chat/completions"),
-    "openai-responses": "/v1/responses",
-    "openai-embeddings": "/v1/embeddings",
-    "vllm-rerank": "/v1/rerank",
+    **dict.fromkeys(("openai-chat", "sglang-oai-chat", "chat"), "/v1/chat/completions"),
+    **dict.fromkeys(("openai-responses", "responses"), "/v1/responses"),
+    **dict.fromkeys(("openai-embeddings", "embeddings"), "/v1/embeddings"),
+    **dict.fromkeys(("vllm-rerank", "rerank"), "/v1/rerank"),
 }
-"""What a backend of theirs asks."""
+"""What a backend of theirs asks, or an endpoint type of aiperf's."""
 WHOLE_ENDPOINTS = tuple({f"/{path.rpartition('/')[2]}" for path in ENDPOINTS.values()})
 RANDOM_NAMES = ("random", "random-rerank")
 RANDOM = {"--input-len": "1024", "--output-len": "128"}  # vLLM's default data set

@@ -8,6 +8,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from tests.cli.helpers import bmp, run_folder, started_server
 from tests.engines.small_server import answering, models, page
@@ -77,6 +78,9 @@ def test_vectors_have_latency_and_rates_and_nothing_of_tokens_out(tmp_path):
     assert bmp("summarize", str(folder), cwd=tmp_path).returncode == ended.returncode
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert json.loads((folder / "vllm-bench.json").read_text())["backend"] == "openai-embeddings"
+    report = yaml.safe_load((folder / "llm-d-report.yaml").read_text())
+    assert "output_seq_len" not in report["scenario"]["load"]["standardized"]
+    assert "output_length" not in report["results"]["request_performance"]["aggregate"]["requests"]
 
 
 def test_a_rerank_has_a_query_and_documents_and_may_find_its_own_rate(tmp_path):

@@ -53,7 +53,7 @@ from tests.cli.helpers import bmp
             "--input-len 64 --batch-size 8 --num-prompts 6 --request-rate 10 --output-len 1 --engine openai --endpoint /v1/embeddings",
         ),
         (
-            "--backend vllm-rerank --dataset-name random-rerank --num-prompts 6",
+            "--endpoint-type rerank --dataset-name random-rerank --num-prompts 6",
             "--num-prompts 6 --engine openai --endpoint /v1/rerank --request-rate inf --input-len 1024 --output-len 128",
         ),
         (
@@ -79,6 +79,7 @@ def test_a_line_is_rewritten(line, meant):
         ("--prefix-repetition-prefix-len 5", "--random-prefix-len"),
         ("--random-mm-bucket-config x", "--images"),
         ("--no-reranker", "leave it out"),
+        ("--endpoint-type rankings", "OpenAI-compatible"),
     ],
 )
 def test_what_has_no_equal_names_the_nearest_flag(line, fix):
