@@ -40,7 +40,7 @@ class SuiteRun:
         self.folder, self.kind, self.run = folder, kind, run or {}
         self._lock = lock
         self._log: RecordLog | None = None
-        self._begun = False
+        self.begun = False
         self._failure = ""
         self.unwritten = ""
         self._summary: dict[str, Any] | None = None
@@ -98,7 +98,7 @@ class SuiteRun:
         with writing(self.folder, "give a folder with enough space with --runs-dir"):
             write_json(self.folder / "run.json", described)
             self._log = None if log is None else RecordLog(self.folder / log)
-        self._begun = True
+        self.begun = True
 
     @classmethod
     def open(cls, folder: Path, kind: str) -> SuiteRun:
@@ -129,7 +129,7 @@ class SuiteRun:
             for name in ("summary.json", CHECKSUMS):
                 (self.folder / name).unlink(missing_ok=True)
             write_json(self.folder / "run.json", self.run)
-        self._begun = True
+        self.begun = True
 
     def records(self) -> RunRecords[Any]:
         """What is on disk; after the end, with what was made of it."""
@@ -155,7 +155,7 @@ class SuiteRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._begun:
+        if self.begun:
             self.end(stopped=kind is not None and not issubclass(kind, Exception))
             return
         with suppress(OSError):  # only an empty one goes

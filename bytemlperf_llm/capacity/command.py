@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf.command.console import sayer
 from bytemlperf.command.signals import Interrupted, interrupt_status
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.machine import discover
 from bytemlperf.hardware.measured import device_of
-from bytemlperf.redaction import Redactor, option_secrets
-from bytemlperf.report.terminal import publish
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_MS
@@ -28,16 +24,15 @@ from bytemlperf_llm.capacity.result import ProbeRow, Question, question_of, sear
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.kind import KIND as LLM
 from bytemlperf_llm.live.in_order import latencies_ns
-from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.metrics.until import METRICS
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import SLO_KEYS, Plan, resolve
+from bytemlperf_llm.points.driver import Driver
 from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import Drain, rate_found
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
+from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, started_engine
-from bytemlperf_llm.run.trust import refuse_other_engine
 
 FIRST_OF_AUTO = 0.5
 """Of the rate that `auto` would run at, for the first probe."""
@@ -109,89 +104,56 @@ def task_of(flags: Flags, asked: CapacityFlags) -> Task:
 
 def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
     """Search, and leave the folder; its path is the last line on standard output. Returns the exit status. Raises UserError."""
-    plan, loads, question = task_of(flags, asked)
-    folder = asked.resume
-    with SuiteRun.reserve(flags.runs_dir, "capacity", plan.output.label) if folder is None else SuiteRun.open(folder, "capacity") as run:
-        hunt = Hunt(run, plan, asked, question, loads, ["bmp-llm", *argv[1:]])
-        try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                reason = runner.run(hunt.run())
-        except KeyboardInterrupt:  # between two probes
-            if not hunt.begun:
-                raise
-            hunt.status, reason = interrupt_status(), "interrupted"
-        stopped = reason == "interrupted"
-        summary = run.end(stopped=stopped, report=flags.report, stopped_because=reason)
-    status = publish(run.folder, summary, flags, run=run.run, records=run.records())
-    return hunt.status if stopped else status
+    return Hunt(task_of(flags, asked), asked, argv).published()
 
 
-class Hunt:
-    """One search on real load. `status` is the exit status where it is interrupted."""
+class Hunt(Driver):
+    """One search on real load."""
 
-    status = 0
-    begun = False
-
-    def __init__(self, run: SuiteRun, plan: Plan, asked: CapacityFlags, question: Question, loads: Loads, argv: list[str]) -> None:
-        self._run, self._plan, self._asked, self._question, self._loads, self._argv = run, plan, asked, question, loads, argv
-        self._redactor = Redactor(option_secrets(plan.engine.options))
+    def __init__(self, task: Task, asked: CapacityFlags, argv: list[str]) -> None:
+        super().__init__("capacity", [task.plan], argv, asked.resume)
+        self._asked, self._question, self._loads = asked, task.question, task.loads
         self._rows: list[ProbeRow] = []
-        self._say = sayer(quiet=plan.output.run.quiet, clean=self._redactor)
 
-    async def run(self) -> str:
-        """Engine, first rate, probes, confirming run; why it stopped. Raises UserError, before the first probe or of a full disk."""
-        resumed = self._asked.resume is not None
-        if resumed:
+    async def run(self) -> None:
+        """Engine, first rate, probes, confirming run. Raises UserError, before the first probe or of a full disk."""
+        if self._resumed:
             self._refuse_other_question()
-        async with started_engine(self._plan, self._redactor, self._say, self._run.folder) as started:
+        async with started_engine(self._plan, self._redactor, self._say, self.suite.folder) as started:
             plan = await started.ready(self._plan)
             drain = await Drain.of(started, plan)
             self._lone_requests_meet(drain.records)
-            if resumed:
-                self._go_on(started)
-            else:
-                await self._begin(started, plan)
-            self.begun = True
-            return await self._search(started, plan, drain)
+            if not self._resumed:
+                await self._complete_question(started, plan)
+            flags = comparable(self._plan.flags, self._redactor)
+            self._open(started, {"flags": flags, "search": msgspec.to_builtins(self._question)})
+            self.stopped_because = await self._search(started, plan, drain)
 
     # -- the folder ------------------------------------------------------------------
 
-    async def _begin(self, started: Started, plan: Plan) -> None:
+    async def _complete_question(self, started: Started, plan: Plan) -> None:
+        """With the first load, and what is known of the hardware."""
         first_load = await self._first_load(started, plan)
-        engine = described_engine(started.info, plan.engine.name)
         config = {"flags": comparable(self._plan.flags, self._redactor), "engine_options": plan.engine.options}
+        engine = described_engine(started.info, plan.engine.name)
         stated = {"engine": engine, "config": config, "environment": {"hardware": discover()}}
         hardware = hardware_of(self._asked.price_per_hour, device_of(stated, cards.load(), told=LLM.devices_used(stated)))
         self._question = msgspec.structs.replace(self._question, first_load=first_load, hardware=hardware)
-        self._run.describe(
-            {"flags": comparable(self._plan.flags, self._redactor), "search": msgspec.to_builtins(self._question)},
-            command=self._argv,
-            seed=plan.load.seed,
-            packages=REPORTED_PACKAGES,
-            versions=started.info.versions,
-            more={"engine": engine},
-            redactor=self._redactor,
-        )
 
     def _refuse_other_question(self) -> None:
         """Raises UserError where the folder's search isn't the one that these flags ask for."""
-        run, folder = self._run.run, self._run.folder
+        run = self.suite.run
         before, now = question_of(run), self._question
         one, other = ((asked.slo_ms, asked.by, asked.goal.share, asked.goal.confidence) for asked in (before, now))
-        if one != other or part(run, "config", "flags") != msgspec.to_builtins(comparable(self._plan.flags, self._redactor)):
-            raise UserError(f"{folder} is a search with other flags", "give those of its own command again; see its run.json")
+        flags = msgspec.to_builtins(comparable(self._plan.flags, self._redactor))
+        self._refuse_other_flags((one, part(run, "config", "flags")), (other, flags))
         hardware = before.hardware if self._asked.price_per_hour is None else hardware_of(self._asked.price_per_hour, None)
         self._question = msgspec.structs.replace(before, goal=now.goal, hardware=hardware)
-        self._rows = list(self._run.records())
-
-    def _go_on(self, started: Started) -> None:
-        refuse_other_engine(self._run.run, started.info)
-        self._run.run["config"]["search"] = msgspec.to_builtins(self._question)
-        self._run.go_on(command=self._argv, redactor=self._redactor)
+        self._rows = list(self.suite.records())
 
     def _keep(self, row: ProbeRow) -> None:
         self._rows.append(row)
-        self._run.append(row)
+        self.suite.append(row)
 
     # -- the engine ------------------------------------------------------------------
 
@@ -221,7 +183,7 @@ class Hunt:
         """Probe until it is over; why."""
         search = search_of(self._question, self._rows)
         while (probe := self._next(search)) is not None:
-            run = SuiteRun.reserve(self._run.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
+            run = SuiteRun.reserve(self.suite.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
             try:
                 with run:
                     probed = await ProbeRun(run, started, self._placed(plan), self._argv, self._question, probe, self._loads).probed()

@@ -6,23 +6,18 @@ its steady window must, and a fifth more; the first passes are the ramp that the
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
-from bytemlperf.command.console import sayer
-from bytemlperf.command.signals import interrupt_status
 from bytemlperf.errors import UserError, nearest
-from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.mlperf.command import submit
 from bytemlperf_llm.mlperf.disclosure import Disclosure, read_disclosure
@@ -33,11 +28,10 @@ from bytemlperf_llm.mlperf.regions import MOST_POINTS, default_points, least_s
 from bytemlperf_llm.mlperf.seeds import SEED_SETS, sampling_seed
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import Plan, resolve
+from bytemlperf_llm.points.driver import Driver
 from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import PointRun
-from bytemlperf_llm.run.description import described_engine
 from bytemlperf_llm.run.started import Started, started_engine
-from bytemlperf_llm.run.trust import refuse_other_engine
 from bytemlperf_llm.sweep.row import row_of
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, Share
@@ -92,7 +86,6 @@ class MeasuredPoint(PointRun):
 def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list[str]) -> int:
     """Measure every point, then write the submission into the same folder. Returns the exit status. Raises UserError."""
     disclosure = read_disclosure(submission.disclosure)
-    concurrencies = _concurrencies(given)
     plan = _bound(resolve(flags), given.seed_set)
     declared = Declared(
         dataset_size=_dataset_size(plan, disclosure, submission),
@@ -101,83 +94,56 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
         max_concurrency=given.max_concurrency,
     )
     plan = plan.with_scenario({"prompts.drawn": declared.dataset_size})
-    output, folder = plan.output, given.resume
-    reserved = SuiteRun.reserve(output.run.runs_dir, KIND_NAME, output.label) if folder is None else SuiteRun.open(folder, KIND_NAME)
-    with reserved as suite:
-        points = Points(suite, plan, declared, concurrencies, ["bmp-llm", *argv[1:]])
-        try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(points.measure())
-        except KeyboardInterrupt:  # between two points
-            points.status = interrupt_status()
-        except UserError as error:
-            suite.fail(error.cause)
-            raise
-        suite.end(stopped=bool(points.status), report=output.report)
+    points = Points(plan, declared, _concurrencies(given), argv, given.resume)
+    points.drive()
+    folder = points.suite.folder
     if points.status:
-        print(suite.folder)
+        print(folder)
         return points.status
-    out = suite.folder / "submission"
+    out = folder / "submission"
     shutil.rmtree(out, ignore_errors=True)  # of fewer points, where the folder goes on
-    print(submit(points_in(suite.folder), submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
+    print(submit(points_in(folder), submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
     return 0
 
 
-class Points:
-    """The points below one folder. `status` is the exit status of a stop by the user."""
+class Points(Driver):
+    """The points below one folder."""
 
-    status = 0
+    def __init__(self, plan: Plan, declared: Declared, concurrencies: list[int], argv: list[str], resume: Path | None) -> None:
+        super().__init__(KIND_NAME, [plan], argv, resume)
+        self._declared, self._concurrencies = declared, concurrencies
 
-    def __init__(self, suite: SuiteRun, plan: Plan, declared: Declared, concurrencies: list[int], argv: list[str]) -> None:
-        """Raises UserError where the folder goes on that was made by other flags."""
-        self._suite, self._plan, self._declared, self._argv = suite, plan, declared, argv
-        self._redactor = Redactor(option_secrets(plan.engine.options))
-        self._say = sayer(quiet=plan.output.run.quiet, clean=self._redactor)
-        self._config = {"flags": comparable(plan.flags, self._redactor), "declared": msgspec.to_builtins(declared)}
-        self._axes = {"concurrency": ",".join(map(str, concurrencies))}
-        self._resumed = "config" in suite.run
-        before = part(suite.run, "config")
-        if self._resumed and {name: before.get(name) for name in self._config} != self._config:
-            raise UserError(f"{suite.folder} was made with other flags", "give those of its own command again; see its run.json")
-        done = folders_of(suite.records(), suite.folder) if self._resumed else {}
-        self._left = [concurrency for concurrency in concurrencies if concurrency not in done]
-
-    async def measure(self) -> None:
+    async def run(self) -> None:
         """What is left, on one started engine. Raises UserError, or Interrupted."""
-        if not self._left:
+        config = {"flags": comparable(self._plan.flags, self._redactor), "declared": msgspec.to_builtins(self._declared)}
+        done: dict[int, Path] = {}
+        if self._resumed:
+            before = part(self.suite.run, "config")
+            self._refuse_other_flags({name: before.get(name) for name in config}, config)
+            done = folders_of(self.suite.records(), self.suite.folder)
+        left = [concurrency for concurrency in self._concurrencies if concurrency not in done]
+        if not left:
             return
-        async with started_engine(self._plan, self._redactor, self._say) as started:
+        async with started_engine(self._plan, self._redactor, self._say, self.suite.folder) as started:
             plan = await started.ready(self._plan)
-            self._open(started)
-            for concurrency in self._left:
+            self._open(started, config | {"axes": {"concurrency": ",".join(map(str, self._concurrencies))}})
+            for concurrency in left:
                 if not await self._point(started, plan, concurrency):
                     return
-
-    def _open(self, started: Started) -> None:
-        """Write the folder from now on. Raises UserError."""
-        suite, config = self._suite, self._config | {"axes": self._axes}
-        if self._resumed:
-            refuse_other_engine(suite.run, started.info)
-            suite.run["config"] = config
-            suite.go_on(command=self._argv, redactor=self._redactor)
-            return
-        engine = described_engine(started.info, self._plan.engine.name)
-        about: dict[str, Any] = {"versions": started.info.versions, "more": {"engine": engine}, "redactor": self._redactor}
-        suite.describe(config, command=self._argv, seed=self._plan.load.seed, **about)
 
     async def _point(self, started: Started, plan: Plan, concurrency: int) -> bool:
         """Whether to go on. Raises UserError where the point is none."""
         arrival = {"process": "closed", "rate": None, "ramp": None, "burstiness": 1.0, "max_concurrency": concurrency}
-        suite = SuiteRun.reserve(self._suite.folder, "llm", f"r{concurrency}")
+        suite = SuiteRun.reserve(self.suite.folder, "llm", f"r{concurrency}")
         point = MeasuredPoint(suite, started, plan.with_scenario({"arrival": arrival}), self._argv, self._declared)
         summary, self.status = await point.ended()
         if self.status:
             return False
-        self._suite.append(row_of("", suite.folder.name, suite.run, summary, suite.records()))
+        self.suite.append(row_of("", suite.folder.name, suite.run, summary, suite.records()))
         if summary["verdict"] in BAD:
             raise UserError(
                 f"the point at {concurrency} in flight is {summary['verdict']}: {summary['reasons'][0]}",
-                f"see {suite.folder}; go on with --resume {self._suite.folder}",
+                f"see {suite.folder}; go on with --resume {self.suite.folder}",
             )
         rates = summary["rates"]["output_token_throughput"]
         self._say(f"{concurrency} in flight: {summary['outcomes']['ok']} answers, {rates['overall']:.4g} tokens/s")

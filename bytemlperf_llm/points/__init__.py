@@ -1,1 +1,1 @@
-"""Several runs on one started engine, each an ordinary run folder below a common one."""
+"""Several runs on engines that start once, each an ordinary run folder below a common one."""
