@@ -1,8 +1,8 @@
 """A chat with tools as a model's template takes it: one rule for engines in this process and for counting tokens.
 
-A template gets roles, calls, results and tools as they are, arguments as objects, as in servers. What it leaves out is in no prompt. One
-that refuses them gets the same as text: calls follow the assistant's words as JSON, a result is a user's message, `developer` is `system`,
-and tools stand in the system prompt.
+A template gets roles, calls, results and tools as they are, arguments as objects, and what it leaves out is in no prompt; one that doesn't
+name `developer` gets that as `system`, in one message at the beginning. So does vLLM's server (`renderers/hf.py`). A template that refuses
+calls gets them as text: they follow the assistant's words as JSON, a result is a user's message, and tools stand in the system prompt.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Render = Callable[[Sequence[dict[str, Any]], list[Any] | None], str]
 _PLAIN_ROLES: dict[str, Literal["system", "user"]] = {"developer": "system", "tool": "user"}
 
 
-def templated(render: Render, messages: Sequence[Message], tools: str) -> str:
-    """The prompt. Raises what the template raises."""
+def templated(render: Render, template: object, messages: Sequence[Message], tools: str) -> str:
+    """The prompt by a template, given as function and as text (or texts by name). Raises what it raises."""
     if not tools and all(message.role in ("system", "user", "assistant") and not message.tool_calls for message in messages):
         return render(msgspec.to_builtins(messages), None)
+    if not any(name in str(template) for name in ("'developer'", '"developer"')):
+        messages = _without_developer(messages)
     told = msgspec.json.decode(msgspec.json.encode(messages))
     for message in told:
         for call in message.get("tool_calls", ()):
@@ -52,9 +54,17 @@ def _folded(message: Message) -> Message:
     return Message(role, "\n".join([message.content, *calls] if message.content else calls))
 
 
+def _without_developer(messages: Sequence[Message]) -> Sequence[Message]:
+    """With one system message, at the beginning, in place of a developer's and those beside it."""
+    if not any(message.role == "developer" for message in messages):
+        return messages
+    first = [message.content for message in messages if message.role in ("system", "developer") and message.content]
+    return [Message("system", "\n\n".join(first)), *(message for message in messages if message.role not in ("system", "developer"))]
+
+
 def _arguments(text: str) -> Any:
-    """As an object, which templates write out as their model knows it; text that is no JSON stays text."""
+    """As an object, which templates write out as their model knows it; empty where the text is no JSON."""
     try:
         return decode_json(text)
     except UntrustedJson:
-        return text
+        return {}

@@ -69,7 +69,7 @@ class ChatTokenizer:
             return list(request.token_ids)
         if request.messages is None:
             return list(self.raw(request.prompt or "")["input_ids"])
-        text = templated(self._render, request.messages, request.tools)
+        text = templated(self._render, getattr(self.raw, "chat_template", ""), request.messages, request.tools)
         return list(self.raw(text, add_special_tokens=False)["input_ids"])
 
     def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> str:

@@ -178,7 +178,7 @@ class _Template:
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-        self._error, self._folder, self._variables = TemplateError, folder, variables
+        self._error, self._folder, self._variables, self._source = TemplateError, folder, variables, source
         self.has_calls = "tool_calls" in source
         try:
             self._template = environment.from_string(source)
@@ -199,7 +199,7 @@ class _Template:
 
     def _rendered(self, messages: Sequence[Message], tools: str = "") -> str:
         try:
-            return templated(self._render, messages, tools)
+            return templated(self._render, self._source, messages, tools)
         except (self._error, TypeError, ValueError, AttributeError, KeyError) as error:
             raise self._unusable(error) from None
 

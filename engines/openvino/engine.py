@@ -91,7 +91,7 @@ class PipelineTokenizer(inprocess.ChatTokenizer):
             return openvino.Tensor(numpy.array([request.token_ids], numpy.int64))
         if request.messages is None:
             return self.raw.encode(request.prompt or "").input_ids
-        text = templated(self._render, request.messages, request.tools)
+        text = templated(self._render, self.raw.chat_template, request.messages, request.tools)
         return self.raw.encode(text, add_special_tokens=False).input_ids
 
     def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> str:

@@ -53,8 +53,9 @@ REFUSING = (
     f"{{% endif %}}{{% endfor %}}{PLAIN}"
 )
 RENDERED = {
-    KNOWING: "<look up>developer: be short\nuser: one two\nassistant: !look 1\ntool: forty two\n",
-    PLAIN: "developer: be short\nuser: one two\nassistant: \ntool: forty two\n",
+    KNOWING: "<look up>system: be short\nuser: one two\nassistant: !look 1\ntool: forty two\n",
+    f"{PLAIN}{{# 'developer' #}}": "developer: be short\nuser: one two\nassistant: \ntool: forty two\n",
+    PLAIN: "system: be short\nuser: one two\nassistant: \ntool: forty two\n",
     REFUSING: f"system: be short\n\n{TOOLS}\nuser: one two\nassistant: {json.dumps(WIRE[2]['tool_calls'], separators=(',', ':'))}\n"
     "user: forty two\n",
 }
@@ -103,6 +104,13 @@ def test_a_template_gets_them_as_they_are_and_one_that_refuses_them_text(tmp_pat
     assert counter.has_calls is (template == KNOWING)
 
 
+def test_a_developers_message_joins_the_system_prompt_at_the_beginning() -> None:
+    chat = (Message("system", "one"), Message("user", "x"), Message("developer", "two"))
+    told: list[Any] = []
+    templated(lambda messages, _tools: str(told.append(messages)), PLAIN, chat, "")
+    assert told == [[{"role": "system", "content": "one\n\ntwo"}, {"role": "user", "content": "x"}]]
+
+
 def test_a_template_that_refuses_a_plain_chat_is_not_asked_again() -> None:
     asked: list[object] = []
 
@@ -111,7 +119,7 @@ def test_a_template_that_refuses_a_plain_chat_is_not_asked_again() -> None:
         raise ValueError("roles must alternate")
 
     with pytest.raises(ValueError, match="alternate"):
-        templated(refuse, CHAT[1:2], "")
+        templated(refuse, "", CHAT[1:2], "")
     assert len(asked) == 1
 
 
