@@ -11,23 +11,20 @@ from contextlib import contextmanager
 import pytest
 
 from bytemlperf.report.dashboard import listen
-from bytemlperf.report.event_server import EventServer
+from bytemlperf.report.page_server import Document, serving
 from bytemlperf_llm.live.metrics import LlmMetrics
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: close() sends a reset."""
 
 HOST = b" HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n"
-RUDE = [b"", b"GET / HT", b"GET /" + HOST, b"GET /events" + HOST, b"\x16\x03\x01"]
+RUDE = [b"", b"GET / HT", b"GET /" + HOST, b"GET /state" + HOST, b"\x16\x03\x01"]
 
 
 @contextmanager
-def served(page):
-    with listen(0, flag="--port") as listening:
-        page.serve(listening)
+def served(documents):
+    with listen(0, flag="--port") as listening, serving(listening, documents):
         yield listening.getsockname()[1]
-        page.end_events()
-        page.stop_serving()
 
 
 @pytest.fixture(params=["page", "metrics"])
@@ -37,7 +34,7 @@ def port(request):
         yield metrics.exporter.serve(0)
         metrics.exporter.close()
         return
-    with served(EventServer("x" * 1_000_000, "default-src 'none'")) as number:
+    with served(lambda _path: Document("x" * 1_000_000, "default-src 'none'")) as number:
         yield number
 
 
@@ -56,9 +53,7 @@ def test_a_client_that_hangs_up_leaves_no_traceback_and_the_next_is_served(port,
 
 
 def test_an_exception_of_our_own_is_still_reported(capfd):
-    page = EventServer("x", "")
-    page.document = lambda _path: 1 / 0
-    with served(page) as port:
+    with served(lambda _path: 1 / 0) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/")
         with pytest.raises(http.client.RemoteDisconnected):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import re
+import json
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from bytemlperf.command.flags import MetricsOutput
 from bytemlperf.errors import UserError
 from bytemlperf.report.dashboard import dashboard, listen
-from bytemlperf.report.event_server import EventServer
-from bytemlperf.report.page import render_watch
+from bytemlperf.report.page_server import serving
+from bytemlperf.report.watch import WatchPage
 from bytemlperf.runs.suite import SuiteRun
 from tests.cli.helpers import QUICK, run_folder, start
 from tests.micro.made import run_and_records
@@ -23,14 +24,12 @@ MADE, RECORDS = run_and_records()
 
 
 @pytest.fixture
-def page():
-    made = EventServer(*render_watch(" ".join(HOSTILE)))
-    with listen(0, flag="--port") as listening:
-        made.port = listening.getsockname()[1]
-        made.serve(listening)
+def page(tmp_path):
+    run = SuiteRun.begin(tmp_path / "watched", "micro", " ".join(HOSTILE), MADE["config"], command=["bmp", "micro"], seed=0)
+    made = WatchPage(run.folder)
+    with run, listen(0, flag="--port") as listening, serving(listening, made.document):
+        made.port, made.run = listening.getsockname()[1], run
         yield made
-        made.end_events()
-        made.stop_serving()
 
 
 def answer(port, path="/", method="GET", host=None, **headers):
@@ -39,19 +38,25 @@ def answer(port, path="/", method="GET", host=None, **headers):
     return connection.getresponse()
 
 
-def test_a_late_page_gets_what_was_before_it_and_then_the_end(page):
-    page.publish("look", {"records": 1})
-    page.publish("look", {"records": 2})
-    threading.Timer(0.3, page.end_events).start()
-    assert re.findall(r'data: {"records":(.)}', answer(page.port, "/events").read().decode()) == ["1", "2"]
+def state(port):
+    return json.loads(answer(port, "/state").read())
 
 
-def test_after_a_lost_connection_nothing_comes_twice(page):
-    for number in range(4):
-        page.publish("look", {"records": number})
-    page.end_events()
-    response = answer(page.port, "/events", **{"Last-Event-ID": "3"})
-    assert re.findall(r'data: {"records":(.)}', response.read().decode()) == ["3"]
+def test_a_page_gets_the_newest_report_and_the_end(page):
+    assert not page.is_open
+    assert state(page.port) == {"says": "Waiting for the first record.", "page": 0, "ended": False}
+    assert page.is_open
+    for record in RECORDS[:2]:
+        page.run.append(record)
+        page.look()
+    assert state(page.port) == {"says": "RUNNING: 2 records so far.", "page": 2, "records": 2, "ended": False}
+    answer(page.port, "/report?2").read()
+    assert not page.fetched.is_set(), "it isn't the last"
+    page.run.end()
+    page.look()
+    assert state(page.port) == {"says": "The run has ended.", "page": 3, "records": 2, "ended": True}
+    answer(page.port, "/report?3").read()
+    assert page.fetched.is_set()
 
 
 def test_only_this_machine_and_only_get(page):
@@ -82,12 +87,24 @@ def test_the_page_of_any_suites_run_is_served_beside_it_and_goes_with_it(tmp_pat
         show(run.folder)
         run.append(RECORDS[0])
         assert answer(port).status == 200
-        events = answer(port, "/events")
-        assert b"RUNNING" in b"".join(events.fp.readline() for _ in range(3))
+        while not state(port)["page"]:
+            time.sleep(0.02)
+        assert state(port)["says"] == "RUNNING: 1 record so far."
         run.end()
+        told = threading.Thread(target=follow, args=(port, said))
+        told.start()
+    told.join()
+    assert said[-1] == "The run has ended.", "an open page is told"
     with pytest.raises(OSError, match="refused"):
         answer(port)
-    assert b"The run has ended." in events.read(), "an open page is told"
+
+
+def follow(port, said):
+    """As an open page does."""
+    while not (now := state(port))["ended"]:
+        time.sleep(0.02)
+    said.append(now["says"])
+    answer(port, f"/report?{now['page']}").read()
 
 
 def test_without_the_flag_nothing_listens(tmp_path):

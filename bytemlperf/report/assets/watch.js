@@ -1,24 +1,25 @@
 (function () {
   "use strict";
-  var state = document.getElementById("state");
+  var line = document.getElementById("state");
   var frame = document.getElementById("report");
-  var place = 0;
+  var root = document.documentElement;
+  var place = 0, page = 0;
   frame.addEventListener("load", function () { frame.contentWindow.scrollTo(0, place); });
-  function show(says) {
-    state.textContent = says.says;
-    if (!says.page) { return; }
-    place = frame.contentWindow ? frame.contentWindow.scrollY : 0;
-    frame.src = "report?" + says.page;
-    document.documentElement.setAttribute("data-records", String(says.records));
+  function show(state) {
+    line.textContent = state.says;
+    if (state.page !== page) {
+      page = state.page;
+      place = frame.contentWindow ? frame.contentWindow.scrollY : 0;
+      frame.src = "report?" + page;
+      root.setAttribute("data-records", String(state.records));
+    }
+    if (state.ended) { root.setAttribute("data-ended", "yes"); } else { setTimeout(ask, 1000); }
   }
-  var source = new EventSource("events");
-  source.addEventListener("look", function (event) { show(JSON.parse(event.data)); });
-  source.addEventListener("end", function (event) {
-    show(JSON.parse(event.data));
-    document.documentElement.setAttribute("data-ended", "yes");
-    source.close();
-  });
-  source.addEventListener("error", function () {
-    if (source.readyState === EventSource.CLOSED) { state.textContent = "The connection is gone: bmp watch was ended."; }
-  });
+  function ask() {
+    fetch("state").then(function (answer) { return answer.json(); }).then(show, function () {
+      line.textContent = "The connection is gone: bmp watch was ended.";
+      setTimeout(ask, 1000);
+    });
+  }
+  ask();
 })();
