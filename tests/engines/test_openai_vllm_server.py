@@ -80,6 +80,22 @@ async def test_streams_exactly_what_was_asked(server_url, endpoint, transport):
         assert len(record.output) > 0
 
 
+async def test_token_ids_are_the_prompt_as_they_stand(server_url):
+    requests = [Request(index=index, id=f"r{index}", max_tokens=4, token_ids=(40,) * (index + 5)) for index in range(3)]
+    _, records = await replay(server_url, requests, endpoint="/v1/completions")
+    assert [(record.outcome, record.prompt_tokens, record.output_tokens) for record in records] == [
+        ("ok", index + 5, 4) for index in range(3)
+    ]
+
+
+async def test_responses_stream_and_are_counted(server_url):
+    _, records = await replay(server_url, [chat(index, 24) for index in range(3)], endpoint="/v1/responses")
+    for record in records:
+        assert (record.outcome, record.error_detail, record.output_tokens, record.token_source) == ("ok", "", 24, "usage")
+        assert record.prompt_tokens
+        assert sum(map(bool, record.tokens_per_chunk)) > 12
+
+
 async def test_both_transports_and_endpoints_agree_on_the_text(server_url):
     texts = set()
     for transport in ("lean", "aiohttp"):
