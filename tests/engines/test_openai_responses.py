@@ -58,7 +58,7 @@ async def ask(answer, request=ASKED, **options):
             await worker.run_closed(iter([request]), 1, monotonic_ns())
         finally:
             await engine.close()
-    assert (info.api, info.accepts) == ("responses", [])
+    assert (info.api, info.accepts) == ("responses", ["images"])
     return sink.records[0], server.seen[-1].body
 
 
