@@ -32,6 +32,10 @@ TABLES = {
     "azure": b"TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,60,8\n2024-05-10 00:00:01.5+01:00,61,9\n",
     "burstgpt": b"Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens\n5,a,1,m,60,8\n6.5,,1,m,1,0\n",
 }
+LISTED = json.loads(json.dumps(ROWS["otel_spans"]))
+for _span in LISTED[0]["spans"]:
+    if told := _span["attributes"].get("gen_ai.input.messages"):
+        _span["attributes"]["gen_ai.input.messages"] = json.loads(told)
 SAME_ROWS = {"sharegpt": "sharegpt_turns", "bailian": "bailian_chains"}
 ODD = (
     None,
@@ -99,7 +103,7 @@ def rendered(form: str, rng: random.Random) -> bytes:
     if form in TABLES:
         content = TABLES[form]
     else:
-        rows = copy.deepcopy(ROWS[SAME_ROWS.get(form, form)])
+        rows = copy.deepcopy(LISTED if form == "otel_spans" and rng.random() < 0.5 else ROWS[SAME_ROWS.get(form, form)])
         for _ in range(rng.choice((0, 1, 1, 2, 4))):
             change(rows, rng)
         content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)

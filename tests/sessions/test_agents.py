@@ -28,7 +28,7 @@ MLPERF = [
     row(1, "user", "list", system="be short", tools=DEFINED, delay_seconds=0.4),
     row(2, "assistant", None, tool_calls=[TOOL], reasoning_content="hm"),
     row(3, "tool", None, tool_results=[{"tool_call_id": "c", "content": "a"}, {"tool_call_id": "d", "content": "b"}], delay_seconds=1.2),
-    row(4, "assistant", "two files"),
+    row(4, "assistant", "two files", tool_results=[{"tool_call_id": "c", "content": "a"}] * 2),
     row(5, "user", "thanks", max_new_tokens=9),
     row(1, "user", "hello", name="c2"),
 ]
@@ -127,6 +127,12 @@ def test_a_trace_without_calls_is_left_out(tmp_path: Path) -> None:
         ),
         ("otel_spans", [{"session_id": "s", "spans": [span("00", "04", "[")]}], "spans[0]: messages or tools: not JSON"),
         ("otel_spans", [{"session_id": "s"}], ":1: spans: Object missing required field `spans`"),
+        ("otel_spans", [{"session_id": "s", "spans": [span("00", "04", [])]}], "session 's': turn '0' has no message"),
+        (
+            "otel_spans",
+            [{"session_id": "s", "spans": [span("00", "04", [{"role": "tool", "content": {"a": "\ud800"}}])]}],
+            "spans[0]: not UTF-8 text",
+        ),
         ("otel_spans", [SPANS, SPANS], ":2: session id 's1' is there twice"),
     ],
 )

@@ -246,6 +246,7 @@ def test_dag_lines_that_cant_be_meant(tmp_path: Path, rows: list[dict[str, Any]]
         ("mooncake_sessions", [{"session_id": "a", "delay": 5}], "exactly one of messages, input, text_input and input_length"),
         ("mooncake_sessions", [{"session_id": "a", "text_input": "x", "delay": -1}], ":1: delay: '-1' is not a time"),
         ("lmcache_agentic", [{"input": []}], ":1: session_id"),
+        ("lmcache_agentic", [{"session_id": "a", "input": []}], ":1: session 'a': turn '0' has no message"),
     ],
 )
 def test_rows_that_cant_be_meant(tmp_path: Path, form: str, rows: list[dict[str, Any]], message: str) -> None:

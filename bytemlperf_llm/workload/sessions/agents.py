@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.workload.data_files import NOT_TEXT, bad, converted, decode, echo, files, is_text, lines
+from bytemlperf_llm.workload.data_files import NOT_TEXT, bad, converted, decode, echo, files, lines
 from bytemlperf_llm.workload.json_values import values
 from bytemlperf_llm.workload.sessions.conversations import Chain, FileCall, FileFunction, FileMessage, Tools, following, tools_text
 from bytemlperf_llm.workload.sessions.graph import Draft, Node
@@ -51,9 +51,10 @@ class _Row(msgspec.Struct, frozen=True):
 
     def messages(self) -> Iterator[Message]:
         """What the row adds to the conversation; each result of a tool is a message of its own."""
-        for result in self.tool_results or ():
+        results = self.tool_results if self.role != "assistant" else None
+        for result in results or ():
             yield Message("tool", _text(result.content), tool_call_id=result.tool_call_id)
-        if not self.tool_results:
+        if not results:
             yield FileMessage(self.role or "user", _text(self.content), self.tool_calls).message()
 
 
@@ -94,10 +95,9 @@ def _rows(path: Path) -> Iterator[tuple[int, _Row]]:
         row: _Row = decode(decoder, raw, path, number, MLPERF_FORM)
         if row.kind == METADATA:
             continue
-        if row.conversation_id == "" or not row.role:
-            raise bad(
-                path, number, "role" if row.conversation_id else "conversation_id", "it is missing", f"give each line as {MLPERF_FORM}"
-            )
+        for field in ("conversation_id", "role"):
+            if getattr(row, field) == "":
+                raise bad(path, number, field, "it is missing", f"give each line as {MLPERF_FORM}")
         yield number, row
 
 
@@ -204,15 +204,17 @@ def _calls(trace: _Trace, path: Path, line: int, name: str) -> Iterator[_Call]:
         if not span.answered:
             continue
         where = f"session {echo(name)}: spans[{place}]"
-        if span.start_time is None or span.end_time is None or span.end_time < span.start_time:
+        start_ns, end_ns = (-1 if time is None else instant_ns(time) for time in (span.start_time, span.end_time))
+        if not 0 <= start_ns <= end_ns:
             raise bad(path, line, where, "it has no time from start to end", "give start_time and end_time")
         messages = converted(_decoded(span.attributes.messages, path, line, where), tuple[_SpanMessage, ...], path, line, OTEL_FORM)
         tools = converted(_decoded(span.attributes.tools, path, line, where) or (), Tools, path, line, OTEL_FORM)
-        prompt = tuple(each for message in messages for each in message.messages())
-        if not is_text(*(each.text() for each in prompt)):
-            raise bad(path, line, where, NOT_TEXT, "save the file as UTF-8")
-        most = span.attributes.output_tokens or span.attributes.most
-        yield _Call(instant_ns(span.start_time), place, instant_ns(span.end_time), prompt, tools_text(_functions(tools)), most)
+        try:
+            prompt, defined = tuple(each for message in messages for each in message.messages()), tools_text(_functions(tools))
+            "".join(each.text() for each in prompt).encode()
+        except UnicodeEncodeError:
+            raise bad(path, line, where, NOT_TEXT, "save the file as UTF-8") from None
+        yield _Call(start_ns, place, end_ns, prompt, defined, span.attributes.output_tokens or span.attributes.most)
 
 
 def _decoded(told: Any, path: Path, line: int, where: str) -> Any:

@@ -230,6 +230,8 @@ def _check(draft: Draft, node: Node, nodes: dict[str, Node]) -> None:
     for parent in node.parents:
         if parent not in nodes:
             raise _bad(draft, f"turn {echo(node.name)} waits for {echo(parent)}, which is not there", "name a turn of the session")
+    if not node.messages and node.blocks is None and node.continues is None:
+        raise _bad(draft, f"turn {echo(node.name)} has no message", "give it one, or remove it")
     if len(set(node.parents)) < len(node.parents):
         raise _bad(draft, f"turn {echo(node.name)} waits for a turn twice", "name each parent once")
     if min(node.delay_ns or 0, node.at_ns) < 0:
