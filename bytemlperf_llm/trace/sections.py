@@ -52,7 +52,7 @@ def _spreads(told: Description) -> Table:
     notes = [f"Tokens of texts: {told.counted_by}."] if told.counted_by else []
     if told.unsaid_outputs:
         notes.append(f"Of {counted(told.unsaid_outputs, 'request')} the file doesn't say how long the answer is.")
-    if told.sessions is not None:
+    if told.one_user_s is not None:
         notes.append("Answers are taken as there at once.")
     if told.format == "bailian_chains":
         notes.append("Its pauses have the answers' time in them.")
