@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -82,16 +83,18 @@ def _our_median_us(kernel: Callable[..., Any], inputs: tuple[Any, ...]) -> float
 
 
 def _against_blas(threads: int) -> bool:
-    from micro.peaks.peaks import peaks_for
+    from micro.peaks.peaks import PeakSource
     from micro.peaks.record import Needed
     from micro.sweep.sweep import Settings
 
     first = _blas_flops_per_s()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["BMP_CACHE"] = cache
-        peaks = peaks_for(Needed(frozenset({"float32"})), Settings(threads=threads), fresh=True)
+        source = PeakSource(Settings(threads=threads), fresh=True)
+        with closing(source):
+            source.need(Needed(frozenset({"float32"})))
     second = _blas_flops_per_s()
-    peak, blas = peaks.flops["float32"], max(first, second)
+    peak, blas = source.peaks.flops["float32"], max(first, second)
     ratio = peak.per_s / blas
     good = abs(ratio - 1) <= BLAS_WITHIN
     print(

@@ -50,11 +50,6 @@ class AnyReader(Protocol):
         """End the thread."""
 
 
-def can_read_on_a_thread() -> bool:
-    """Whether it is compiled here."""
-    return _reader_type is not None
-
-
 def start_reader(loop: asyncio.AbstractEventLoop) -> AnyReader | None:
     """A reader whose `dispatch` runs on this loop, with a thread of its own; None where it isn't compiled, or where
     the system gives no thread or no more files."""

@@ -196,7 +196,7 @@ def _faultless(which: str, checked: Checked) -> Checked:
 
 def _sets(operator: Operator, job: Job, kernel: Kernel, inputs: Tensors, given: Tensors) -> list[Tensors]:
     """As many as it takes; those of `given` are the last."""
-    count = buffer_sets(operator.cost(job.args), job.cache_bytes, job.max_sets)
+    count = buffer_sets(operator.cost(job.args), job.cache_bytes)
     return [kernel.prepare(buffers) for buffers in (*(copied(inputs) for _ in range(count - 1)), given)]
 
 

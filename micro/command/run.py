@@ -6,7 +6,6 @@ Everything is checked before anything is measured.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,10 @@ from micro.measure.timing import Rules
 from micro.operators.contract import DTYPES, REQUIRED, Argument
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
 from micro.peaks.peaks import PeakSource, needed_by
-from micro.peaks.record import Peaks, roofs_of
+from micro.peaks.record import roofs_of
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import FAMILIES
-from micro.results.exports import CSV_NAME, JSONL_NAME, write_csv, write_jsonl
+from micro.results.exports import NAME, WRITERS
 from micro.roofline import Roof
 from micro.sweep.row import Row, last_rows
 from micro.sweep.sweep import ASKED, BUDGET_SPENT, Settings, Sweep
@@ -156,7 +155,7 @@ def _sweep(
     output: RunOutput,
     source: PeakSource | None,
 ) -> int:
-    held = HeldTo(run.run, source, lambda peaks: metrics.plan(len(cases), peaks))
+    metrics.plan(len(cases), source.peaks if source else None)
     interrupted = False
 
     def keep(row: Row) -> None:
@@ -164,7 +163,16 @@ def _sweep(
         metrics.add(row)
         view.add(row)
 
-    sweep = Sweep(settings, keep, begins=view.begins, roofs=held.roofs)
+    def roofs(case: Case, row: Row | None) -> dict[str, Roof]:
+        """The data sheet's, and the peaks that are measured as cases come to need them, which run.json then has."""
+        if source is not None:
+            needed = needed_by([case])
+            if source.need(needed) if row is None else source.refine(needed):
+                run.run["peaks"] = msgspec.to_builtins(source.peaks)
+                metrics.plan(len(cases), source.peaks)
+        return roofs_of(run.run)
+
+    sweep = Sweep(settings, keep, begins=view.begins, roofs=roofs)
     with run:
         try:
             view.begin(len(cases))
@@ -172,40 +180,18 @@ def _sweep(
         except KeyboardInterrupt:  # the case under way is ended; every row so far is kept
             interrupted = True
         finally:
-            held.close()
+            if source is not None:
+                source.close()
             runners = {name: msgspec.to_builtins(hello) for name, hello in sweep.hellos.items()}
             summary = run.end(stopped=interrupted, runners=runners)
     view.__exit__()
     with damage_said(run.folder):
-        _write_exports(run)
+        for ending in run.run.get("exports") or ():
+            WRITERS[f".{ending}"](run.folder / f"{NAME}.{ending}", run.run, once(run.records(), last_rows))
         status = publish(run.folder, summary, output, run=run.run, records=run.records())
     if interrupted:
         raise Interrupted(interrupt_status() - 128, f"resume with: bmp micro resume {run.folder}")
     return EXIT_FAILED_ROWS if summary["counts"]["failed"] else status
-
-
-class HeldTo:
-    """The roofs of a run's rows: its data sheet's, and the peaks that are measured as cases come to need them, which run.json then has."""
-
-    def __init__(self, run: dict[str, Any], source: PeakSource | None, changed: Callable[[Peaks | None], None]) -> None:
-        self._run, self._source, self._changed = run, source, changed
-        self._roofs = roofs_of(run)
-        changed(source.peaks if source else None)
-
-    def roofs(self, case: Case, row: Row | None) -> dict[str, Roof]:
-        """Of a case, before it runs; after it with its `row`, which is above them."""
-        if self._source is not None:
-            needed = needed_by([case])
-            if self._source.need(needed) if row is None else self._source.refine(needed):
-                self._run["peaks"] = msgspec.to_builtins(self._source.peaks)
-                self._roofs = roofs_of(self._run)
-                self._changed(self._source.peaks)
-        return self._roofs
-
-    def close(self) -> None:
-        """Measure no more."""
-        if self._source is not None:
-            self._source.close()
 
 
 def sheet_roof(card: Card) -> Roof:
@@ -231,14 +217,6 @@ def _sheet(name: str | None, device: str) -> Roof | None:
         hardware = {"cpu": hardware["cpu"]}
     card = cards.match(hardware)
     return sheet_roof(card) if card else None
-
-
-def _write_exports(run: SuiteRun) -> None:
-    formats = run.run.get("exports") or ()
-    if "csv" in formats:
-        write_csv(run.folder / CSV_NAME, run.run, once(run.records(), last_rows))
-    if "jsonl" in formats:
-        write_jsonl(run.folder / JSONL_NAME, run.run, once(run.records(), last_rows))
 
 
 def print_lists() -> None:

@@ -80,21 +80,24 @@ def rate_name(operator: Operator, cost: Cost, provider: str) -> str:
     return f"{operator.name}/{cost.flops_dtype}/{provider}"
 
 
-def buffer_sets(cost: Cost, cache_bytes: int, most: int = 1024) -> int:
+MOST_SETS = 1024
+
+
+def buffer_sets(cost: Cost, cache_bytes: int) -> int:
     """Sets of inputs whose rotation reads `COLD_CACHES` caches of that size before it comes back to the first, or as many
     as there is room for (the row then says "warm"); 1 where `cache_bytes` is 0."""
     if not cache_bytes:
         return 1
     needed = max(2, -(-COLD_CACHES * cache_bytes // max(1, cost.read_bytes)))
     room = max(2, ROTATED_CACHES * cache_bytes // max(1, cost.resident_bytes))
-    return max(1, min(most, needed, room))
+    return min(MOST_SETS, needed, room)
 
 
-def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_bytes: int, max_sets: int = 1024) -> Estimate:
+def estimate(operator: Operator, args: Args, provider: str, rates: Rates, cache_bytes: int) -> Estimate:
     """Before it runs, from the arguments alone."""
     cost = operator.cost(args)
     inputs = cost.resident_bytes
-    sets = buffer_sets(cost, cache_bytes, max_sets)
+    sets = buffer_sets(cost, cache_bytes)
     rotated = sets * max(inputs - cost.write_bytes, 0)
     bits = DTYPES[cost.flops_dtype].bits if cost.flops_dtype else 32
     check = CHECK_COPIES * inputs * WIDE_BYTES * 8 // bits

@@ -16,7 +16,7 @@ from micro.measure.timing import Latency, Rules, Timed
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One case to do. `cache_bytes` 0 keeps the buffers hot; `max_sets` bounds the rotation."""
+    """One case to do. `cache_bytes` 0 keeps the buffers hot."""
 
     op: str
     provider: str
@@ -25,7 +25,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     rules: Rules
     cache_bytes: int
-    max_sets: int = 1024
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):

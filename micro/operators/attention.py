@@ -47,7 +47,7 @@ from micro.operators.kv_cache import (
     random_cache,
     scales_of,
 )
-from micro.operators.product import LARGEST
+from micro.operators.product import LARGEST, as_stored
 from micro.operators.tensors import TensorSpec, moved, normal, spread_rows
 
 if TYPE_CHECKING:
@@ -100,13 +100,8 @@ def _let_newest_count(args: Args, k_cache: Tensor, slots: Tensor, q: Tensor, sca
     slot = slots // size, slice(None), slots % size
     mean = q.unflatten(1, (-1, group)).mean(2)
     towards = mean * (NEWEST_SCORE * args["head_dim"] ** 0.5 / mean.square().sum(-1, keepdim=True))
-    largest = LARGEST.get(args["cache_dtype"])
-    if largest:
-        turned = (k_cache[slot].float() + towards / scale).clamp(-largest, largest)
-        turned = turned.round() if args["cache_dtype"] == "int8" else turned
-    else:
-        turned = k_cache[slot].float() + towards
-    k_cache[slot] = turned.to(k_cache.dtype)
+    before = k_cache[slot].float()
+    k_cache[slot] = (before + towards).to(k_cache.dtype) if scale is None else as_stored(before + towards / scale, args["cache_dtype"])
 
 
 def each_sequence(args: Args, tensors: Tensors, dtype: TorchDtype) -> Iterator[One]:

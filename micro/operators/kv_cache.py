@@ -31,9 +31,8 @@ from micro.operators.contract import (
     Tolerance,
     dtype_argument,
     rounding,
-    torch_dtype,
 )
-from micro.operators.product import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST
+from micro.operators.product import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST, as_stored
 from micro.operators.tensors import REFERENCE_VALUES, moved, normal, spread_rows
 
 ACTIVATIONS = ("bfloat16", "float16", "float32")
@@ -143,7 +142,7 @@ def quantised_normal(make: Maker, *shape: int, dtype: str) -> Tensor:
     """Standard normal once scaled: by 1, or by what `CACHE_SPREAD` says of a quantised format."""
     if dtype not in LARGEST:
         return make.normal(*shape, dtype=dtype)
-    return make.normal(*shape, scale=LARGEST[dtype] / CACHE_SPREAD).clamp_(-LARGEST[dtype], LARGEST[dtype]).to(torch_dtype(dtype))
+    return as_stored(make.normal(*shape, scale=LARGEST[dtype] / CACHE_SPREAD), dtype)
 
 
 def random_cache(args: Args, make: Maker, sequences: Sequences) -> Tensor:
@@ -286,15 +285,14 @@ def _new_values(args: Args, packed: Tensor) -> list[Tensor]:
 
 
 def _store_kernel(args: Args) -> Run:
-    count, largest, integer = _kinds(args), LARGEST.get(args["cache_dtype"]), args["cache_dtype"] == "int8"
+    count, dtype = _kinds(args), args["cache_dtype"]
 
     def store_kv_cache(packed: Tensor, slots: Tensor, *caches_and_scales: Tensor) -> Tensors:
         caches, scales = caches_and_scales[:count], caches_and_scales[count:]
         block_size = caches[0].shape[2]
         for kind, (cache, values) in enumerate(zip(caches, _new_values(args, packed), strict=True)):
-            if largest:
-                values = (values.float() / scales[kind]).clamp(-largest, largest)
-                values = values.round() if integer else values
+            if scales:
+                values = as_stored(values.float() / scales[kind], dtype)
             cache[slots // block_size, :, slots % block_size] = values.to(cache.dtype)
         return caches
 

@@ -17,6 +17,7 @@ from micro.operators.moe import (
     dispatched,
     experts_of_rank,
     rows_of_rank,
+    selected_experts,
     used_experts,
 )
 from micro.operators.product import HALF_PRECISION, emulation, exact_scaled_product, gemm_tolerance, scaled_product
@@ -150,8 +151,7 @@ def _added_rows(args: Args) -> int:
 def _homes(args: Args, make: Maker) -> Tensors:
     """scatter_token_id [rows] int32 and scatter_token_weight float32, as a dispatch made them."""
     routing = Routing.of(args)
-    weights = make.uniform(0.1, 1.0, routing.tokens, routing.topk)
-    return dispatched(routing, routing.selection(make), weights / weights.sum(-1, keepdim=True))[:2]
+    return dispatched(routing, *selected_experts(routing, make))[:2]
 
 
 def combined(args: Args, rows: Tensor, token: Tensor, weight: Tensor, residual: Tensor) -> Tensor:

@@ -135,13 +135,17 @@ HALF_PRECISION = dtype_argument(("bfloat16", "float16", "float32"), default="bfl
 """dtype of activations: ByteMLPerf's is bfloat16."""
 
 
+def as_stored(values: Tensor, dtype: str) -> Tensor:
+    """Values over their scale in a quantised format: cut off at its largest, rounded to the nearest."""
+    kept = values.clamp(-LARGEST[dtype], LARGEST[dtype])
+    return (kept.round() if dtype == "int8" else kept).to(torch_dtype(dtype))
+
+
 def quantise(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:
     """x[rows, values] float32 and smooth [values] or [rows, values], to (quantised, scale[rows] float32)."""
-    smoothed, largest = x * smooth, LARGEST[dst_dtype]
-    scale = smoothed.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / largest
-    quotient = (smoothed / scale).clamp(-largest, largest)
-    quantised = quotient.round() if dst_dtype == "int8" else quotient
-    return quantised.to(torch_dtype(dst_dtype)), scale.squeeze(-1)
+    smoothed = x * smooth
+    scale = smoothed.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST[dst_dtype]
+    return as_stored(smoothed / scale, dst_dtype), scale.squeeze(-1)
 
 
 def exact_quotients(x: Tensor, smooth: Tensor, dst_dtype: str) -> tuple[Tensor, Tensor]:

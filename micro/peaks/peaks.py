@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -151,16 +151,6 @@ class PeakSource:
             best[name] = msgspec.structs.replace(best[name], looks=LOOKS if self._bench.rules == RULES else looks + 1)
         else:
             self.peaks.missing[what] = "; ".join(reasons) or "nothing fits into memory"
-
-
-def peaks_for(needed: Needed, settings: Settings, *, fresh: bool = False, **more: Any) -> Peaks:
-    """Those that are needed, as `PeakSource` has them. Raises UserError where no worker comes up."""
-    source = PeakSource(settings, fresh=fresh, **more)
-    try:
-        source.need(needed)
-    finally:
-        source.close()
-    return source.peaks
 
 
 class _Tried(NamedTuple):

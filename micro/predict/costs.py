@@ -85,26 +85,12 @@ def prices(steps: Iterable[Step], pricing: Pricing, *, all_hot: bool) -> dict[st
     return {text: price for text, price in priced.items() if isinstance(price, Price)}
 
 
-class Known(NamedTuple):
-    """A measured row. `hot` as its buffers say."""
-
-    op: str
-    args: Arguments
-    provider: str
-    hot: bool
-    call_us: float
-
-
 class FromRun:
     """A `micro.predict.costs.Pricing`. Raises UserError where the folder is no run of operators."""
 
     def __init__(self, folder: Path) -> None:
         read_run_of(folder, "micro", "give a run folder of bmp micro")
-        self._rows = [
-            Known(row.op, row.args, row.provider, row.buffers.startswith("hot"), row.latency_us.p50)
-            for row in last_rows(RunRecords(folder, Row))
-            if row.status == "ok" and row.latency_us is not None
-        ]
+        self._rows = [row for row in last_rows(RunRecords(folder, Row)) if row.status == "ok" and row.latency_us is not None]
         if not self._rows:
             raise UserError(f"{folder} has no measured row", "give a run folder of bmp micro with measured cases")
 
@@ -112,7 +98,7 @@ class FromRun:
         return [price_from(call, [row for row in self._rows if row.op == call.op]) for call in calls]
 
 
-def price_from(call: Call, rows: list[Known]) -> Price | str:
+def price_from(call: Call, rows: list[Row]) -> Price | str:
     """The fastest provider's; a sentence where the rows don't carry one."""
     if not rows:
         return f"the run has no {call.op}"
@@ -122,12 +108,12 @@ def price_from(call: Call, rows: list[Known]) -> Price | str:
     return f"the run's {len(rows)} {call.op} cases have neither this one nor two around it that differ in one number only"
 
 
-def _of_provider(call: Call, provider: str, rows: list[Known]) -> Price | None:
+def _of_provider(call: Call, provider: str, rows: list[Row]) -> Price | None:
     own = [row for row in rows if row.provider == provider]
     same = [row for row in own if row.args == call.args]
     if same:
         chosen = next((row for row in same if row.hot == call.hot), same[0])
-        return Price(chosen.call_us, "run", provider, _buffers(chosen, call))
+        return Price(chosen.latency.p50, "run", provider, _buffers(chosen, call))
     for name, value in call.args.items():
         if isinstance(value, int) and not isinstance(value, bool):
             price = _between(call, name, value, provider, [row for row in own if _differs_in(row.args, call.args) == [name]])
@@ -136,7 +122,7 @@ def _of_provider(call: Call, provider: str, rows: list[Known]) -> Price | None:
     return None
 
 
-def _between(call: Call, name: str, value: int, provider: str, rows: list[Known]) -> Price | None:
+def _between(call: Call, name: str, value: int, provider: str, rows: list[Row]) -> Price | None:
     fitting = [row for row in rows if row.hot == call.hot] or rows
     below = max((row for row in fitting if 0 < row.args[name] < value), key=lambda row: row.args[name], default=None)
     above = min((row for row in fitting if row.args[name] > value), key=lambda row: row.args[name], default=None)
@@ -144,7 +130,7 @@ def _between(call: Call, name: str, value: int, provider: str, rows: list[Known]
         return None
     low, high = below.args[name], above.args[name]
     share = log(value / low) / log(high / low)
-    call_us = exp((1 - share) * log(below.call_us) + share * log(above.call_us))
+    call_us = exp((1 - share) * log(below.latency.p50) + share * log(above.latency.p50))
     buffers = _buffers(below, call)
     return Price(call_us, "interpolated", provider, f"between {name}={low} and {high}" + (f"; {buffers}" if buffers else ""))
 
@@ -153,7 +139,7 @@ def _differs_in(args: Arguments, others: Arguments) -> list[str]:
     return [name for name in others if args.get(name) != others[name]] if args.keys() == others.keys() else ["", ""]
 
 
-def _buffers(row: Known, call: Call) -> str:
+def _buffers(row: Row, call: Call) -> str:
     return "" if row.hot == call.hot else f"measured {'hot' if row.hot else 'cold'}"
 
 

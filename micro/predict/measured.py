@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from bytemlperf.child.limits import available_memory_bytes
 from bytemlperf.hardware.kept import path_of
 from micro.cases.case import Case
@@ -30,37 +28,25 @@ from micro.sweep.row import Row
 from micro.sweep.sweep import ASKED, Settings, Sweep
 
 FOLDER = "measured-operators"
-FORMAT = 2
-"""1 was without kept memory, and cold through one cache."""
+FORMAT = 3
+"""1 was without kept memory, and cold through one cache; 2 no whole row."""
 
 MAX_CASE_S = 300.0
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What one provider made of one case, in the cache: a time, or why it refused."""
-
-    case: str
-    provider: str
-    call_us: float | None
-    ci95_us: tuple[float, float] | None = None
-    noise: str = ""
-    refusal: str = ""
-
-
 class Pair(NamedTuple):
-    """An call, and whose kernel answers it."""
+    """A case, and whether with its inputs in the caches."""
 
-    call: Call
-    provider: str
+    case: Case
+    hot: bool
 
     @property
     def key(self) -> str:
-        return f"{self.call.text} [{self.provider}]"
+        return f"{self.case.key}, {'hot' if self.hot else 'cold'}"
 
-    @property
-    def case(self) -> Case:
-        """The sweep's."""
-        return Case(op=self.call.op, provider=self.provider, args=self.call.args)
+
+def _pair(call: Call, provider: str) -> Pair:
+    return Pair(Case(op=call.op, provider=provider, args=call.args), call.hot)
 
 
 class Measuring:
@@ -81,34 +67,35 @@ class Measuring:
         self._machine = identity_of(device, threads)
 
     def __call__(self, calls: Sequence[Call]) -> list[Price | str]:
-        pairs = [Pair(call, provider) for call in calls for provider in self._providers]
-        known = {} if self._fresh else {pair.key: kept for pair in pairs if (kept := self._read(pair))}
+        pairs = [_pair(call, provider) for call in calls for provider in self._providers]
+        known = {} if self._fresh else {pair.key: row for pair in pairs if (row := self._read(pair))}
         before, wrong = set(known), dict[str, str]()
         for hot in (False, True):
-            self._measure([pair for pair in pairs if pair.key not in known and pair.call.hot == hot], hot, known, wrong)
+            self._measure([pair for pair in pairs if pair.key not in known and pair.hot == hot], hot, known, wrong)
         return [self._price(call, known, wrong, before) for call in calls]
 
-    def _price(self, call: Call, known: Mapping[str, Kept], wrong: Mapping[str, str], before: set[str]) -> Price | str:
+    def _price(self, call: Call, known: Mapping[str, Row], wrong: Mapping[str, str], before: set[str]) -> Price | str:
         """The fastest provider's, or what each of them says."""
-        own = [Pair(call, provider).key for provider in self._providers]
-        timed = {key: known[key].call_us or 0.0 for key in own if key in known and not known[key].refusal}
+        own = [_pair(call, provider).key for provider in self._providers]
+        timed = {key: known[key].latency for key in own if key in known and known[key].status == "ok"}
         if not timed:
-            reasons = (wrong.get(key) or known[key].refusal for key in own)
+            reasons = (wrong.get(key) or f"refused: {known[key].reason}" for key in own)
             return "; ".join(f"{name} {reason}" for name, reason in zip(self._providers, reasons, strict=True))
-        best = min(timed, key=timed.__getitem__)
-        kept = known[best]
-        remark = "" if kept.noise == "steady" else kept.noise.removeprefix("noisy: the median's ")
-        return Price(timed[best], "measured before" if best in before else "measured", kept.provider, remark, kept.ci95_us)
+        best = min(timed, key=lambda key: timed[key].p50)
+        row, (low, high) = known[best], (timed[best].ci95_low, timed[best].ci95_high)
+        remark = "" if row.noise == "steady" else row.noise.removeprefix("noisy: the median's ")
+        bounds = None if low is None or high is None else (low, high)
+        return Price(timed[best].p50, "measured before" if best in before else "measured", row.provider, remark, bounds)
 
-    def _measure(self, pairs: list[Pair], hot: bool, known: dict[str, Kept], wrong: dict[str, str]) -> None:
+    def _measure(self, pairs: list[Pair], hot: bool, known: dict[str, Row], wrong: dict[str, str]) -> None:
         """Rows of a sweep over the cases: what is timed or refused is kept, what failed or was skipped has a reason."""
         by_case = {pair.case.key: pair for pair in pairs}
 
         def keep(row: Row) -> None:
             pair = by_case[row.key]
             if row.status in ("ok", "refused"):
-                known[pair.key] = self._kept(pair, row)
-                write_cached(self._path(pair), known[pair.key])
+                known[pair.key] = row
+                write_cached(self._path(pair), row)
             else:
                 wrong[pair.key] = f"{row.status}: {row.reason}"
 
@@ -117,18 +104,6 @@ class Measuring:
 
         if pairs:
             Sweep(self._settings(hot), keep, begins=begins).run(pair.case for pair in pairs)
-
-    def _kept(self, pair: Pair, row: Row) -> Kept:
-        latency = row.latency_us
-        low, high = (latency.ci95_low, latency.ci95_high) if latency else (None, None)
-        return Kept(
-            case=pair.call.text,
-            provider=pair.provider,
-            call_us=latency.p50 if latency else None,
-            ci95_us=None if low is None or high is None else (low, high),
-            noise=row.noise,
-            refusal=f"refused: {row.reason}" if row.status == "refused" else "",
-        )
 
     def _settings(self, hot: bool) -> Settings:
         cold_bytes = last_level_cache_bytes(self._threads) if self._device == "cpu" else GPU_CACHE_BYTES
@@ -144,8 +119,8 @@ class Measuring:
         )
 
     def _path(self, pair: Pair) -> Path:
-        return path_of(f"{FOLDER}/{pair.call.op}-{pair.provider}", [FORMAT, self._machine, pair.key])
+        return path_of(f"{FOLDER}/{pair.case.op}-{pair.case.provider}", [FORMAT, self._machine, pair.key])
 
-    def _read(self, pair: Pair) -> Kept | None:
-        kept = read_cached(self._path(pair), Kept)
-        return kept if kept and kept.case == pair.call.text and (kept.refusal or (kept.call_us or 0) > 0) else None
+    def _read(self, pair: Pair) -> Row | None:
+        row = read_cached(self._path(pair), Row)
+        return row if row and row.key == pair.case.key and (row.status == "refused" or row.latency_us is not None) else None

@@ -18,6 +18,7 @@ from rich.text import Text as RichText
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.report.text import UNAVAILABLE, interval, number
 from bytemlperf.runs.files import writing
 from bytemlperf.runs.kinds import Section, Table, Text
 from engines.processor import cpu_bfloat16_flag
@@ -178,28 +179,28 @@ def prediction_sections(prediction: Prediction, basis: str) -> list[Section]:
 
 
 def _summary(prediction: Prediction) -> str:
-    ttft = f"TTFT {_number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
-    tpot = "" if prediction.tpot_ms is None else f", TPOT {_number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
-    rest = f"E2E {_number(prediction.e2e_ms)} ms, {_number(prediction.output_tokens_per_s)} tokens/s"
+    ttft = f"TTFT {number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
+    tpot = "" if prediction.tpot_ms is None else f", TPOT {number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
+    rest = f"E2E {number(prediction.e2e_ms)} ms, {number(prediction.output_tokens_per_s)} tokens/s"
     return f"predicted: {ttft}{tpot}, {rest} (operators alone, excluding the engine around them)"
 
 
 def _between(bounds_ms: tuple[float, float] | None) -> str:
-    return "" if bounds_ms is None else f" ({_number(bounds_ms[0])} – {_number(bounds_ms[1])})"
+    return "" if bounds_ms is None else f" ({interval(*bounds_ms)})"
 
 
 def _pass(title: str, parts: Sequence[Part]) -> Table:
     total_us = sum(part.total_us for part in parts)
     rows = [
         (
-            *(part.step.part, part.step.op, str(part.step.calls), _number(part.price.call_us)),
-            *(_number(part.total_us / 1000), f"{part.total_us / total_us:.1%}"),
+            *(part.step.part, part.step.op, str(part.step.calls), number(part.price.call_us)),
+            *(number(part.total_us / 1000), f"{part.total_us / total_us:.1%}"),
             " ".join(word for word in (part.price.source, part.price.provider and f"({part.price.provider})") if word),
             part.price.remark,
         )
         for part in parts
     ]
-    rows.append(("total", "", "", "", _number(total_us / 1000), "100%", "", ""))
+    rows.append(("total", "", "", "", number(total_us / 1000), "100%", "", ""))
     columns = ("operator", "is", "calls", "µs each", "ms", "part", "from", "remark")
     return Table(title=title, columns=columns, rows=rows, spare=("is", "remark"))
 
@@ -217,12 +218,5 @@ def check_sections(checked: Checked) -> list[Section]:
 
 
 def _compared(figure: Compared) -> tuple[str, ...]:
-    interval = "–" if figure.low is None or figure.high is None else f"{_number(figure.low)} – {_number(figure.high)}"
-    predicted, measured = (f"{_number(value)} {figure.unit}" for value in (figure.predicted, figure.measured))
-    return figure.name, predicted, measured, interval, f"{figure.error:+.1%}"
-
-
-def _number(value: float) -> str:
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 100 else f"{value:.3g}"
+    predicted, measured = (f"{number(value)} {figure.unit}" for value in (figure.predicted, figure.measured))
+    return figure.name, predicted, measured, interval(figure.low, figure.high) or UNAVAILABLE, f"{figure.error:+.1%}"

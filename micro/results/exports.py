@@ -24,7 +24,7 @@ from micro.cases.case import Arguments
 from micro.registry import OPERATORS
 from micro.sweep.row import Row, Status, last_rows
 
-CSV_NAME, JSONL_NAME = "xpu-perf.csv", "xpu-perf.jsonl"
+NAME = "xpu-perf"
 DIGITS = 3
 RATE_DIGITS = 6  # a CPU's TFLOP/s have zeros behind the point
 

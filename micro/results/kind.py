@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.export.timeline import Slice, Story, end_to_end
-from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
+from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, few
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VERDICTS, VerdictName
 from bytemlperf.units import NS_PER_S
@@ -19,7 +19,6 @@ from micro.results.sections import FRESH, conditions, sections, terminal_section
 from micro.roofline import MEASURED, above_peak
 from micro.sweep.row import STATUSES, Row, Status, last_rows
 
-MAX_WARNINGS = 20
 MAX_NOISY = 5
 MAX_HEADLINES = 8
 RATES = (
@@ -54,9 +53,9 @@ class MicroKind(RunKind):
             "verdict": "invalid" if missing else verdict,
             "reasons": [*reasons, *why],
             "warnings": [
-                *_few("failed", failed),
-                *_few("not steady", noisy, MAX_NOISY),
-                *_few("above the measured peak", above, 3),
+                *few(f"failed: {text}" for text in failed),
+                *few((f"not steady: {text}" for text in noisy), MAX_NOISY),
+                *few((f"above the measured peak: {text}" for text in above), 3),
             ],
             "counts": {**{status: counts[status] for status in STATUSES}, "missing": missing},
             "metrics": {f"{row.key} latency": msgspec.to_builtins(metric_of(_timed(row))) for row in ok},
@@ -173,11 +172,6 @@ def _slice(row: Row) -> Slice:
         facts={**facts, "TFLOP/s": row.tflops, "GB/s": row.mem_bw_gbs},
         failed=row.reason or row.status if row.status == "failed" else "",
     )
-
-
-def _few(what: str, sentences: list[str], most: int = MAX_WARNINGS) -> list[str]:
-    listed = [f"{what}: {sentence}" for sentence in sentences[:most]]
-    return [*listed, *([f"{what}: {len(sentences) - most} more"] if len(sentences) > most else [])]
 
 
 def _headlines(rows: Sequence[Row]) -> set[str]:

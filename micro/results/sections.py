@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
+from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Text
 from bytemlperf.runs.records import grouped
 from micro.peaks.record import Peaks, roofs_of
@@ -48,10 +49,10 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     data: list[dict[str, Any]] = [
         trace for order, (name, roof) in enumerate(roofs.items()) for trace in _roof_lines(name, roof, dtype, low, high, order)
     ]
-    for number, (op, group) in enumerate(grouped(rows, lambda row: row.op).items()):
-        symbols = [MARKS[number % len(MARKS)] + ("" if row.from_memory else "-open") for row in group]
+    for turn, (op, group) in enumerate(grouped(rows, lambda row: row.op).items()):
+        symbols = [MARKS[turn % len(MARKS)] + ("" if row.from_memory else "-open") for row in group]
         x, y = ([getattr(row, name) for row in group] for name in ("intensity", "tflops"))
-        marks = dots(op, x, y, "%{text}", symbol=symbols, size=9, color=f"@{(number + len(roofs)) % 8}")
+        marks = dots(op, x, y, "%{text}", symbol=symbols, size=9, color=f"@{(turn + len(roofs)) % 8}")
         data.append(marks | {"text": [_hover(row) for row in group]})
     layout = axes("FLOPs per byte", "TFLOP/s at the median", hovermode="closest")
     layout["xaxis"] |= {"type": "log", "range": [math.log10(low), math.log10(high)]}
@@ -69,7 +70,7 @@ def _roofline(device: str, dtype: str, rows: Sequence[Row], roofs: dict[str, Roo
     )
 
 
-def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, number: int) -> list[dict[str, Any]]:
+def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, order: int) -> list[dict[str, Any]]:
     ridge = roof.ridge(dtype)
     points = sorted({low, high, *([ridge] if ridge and low < ridge < high else [])})
     values = [roof.attainable_flops_per_s(dtype, point) for point in points]
@@ -77,7 +78,7 @@ def _roof_lines(name: str, roof: Roof, dtype: str, low: float, high: float, numb
         return []
     title = "measured peaks" if name == MEASURED else f"data sheet: {roof.source}" if name == SHEET else name
     heights = [value / 1e12 for value in values if value is not None]
-    curve = line(title, points, heights, width=2, dash="solid" if name == MEASURED else "dash", color=f"@{number}")
+    curve = line(title, points, heights, width=2, dash="solid" if name == MEASURED else "dash", color=f"@{order}")
     return [curve | {"hoverinfo": "skip"}]
 
 
@@ -127,10 +128,6 @@ def _bound_to(rows: Sequence[Row], axis: str) -> list[str]:
     return [name for name in varying if len({(row.args.get(axis), repr(row.args.get(name))) for row in rows}) == values]
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
 def _by_rest(rows: Sequence[Row], named: tuple[str, str]) -> dict[str, list[Row]]:
     named_axes = {*named, *(name for axis in named for name in _bound_to(rows, axis))}
     return grouped(rows, lambda row: " ".join(f"{name}={value}" for name, value in row.args.items() if name not in named_axes))
@@ -147,7 +144,7 @@ def _heat_map(op: str, provider: str, rest: str, rows: Sequence[Row], named: tup
         "x": [str(value) for value in across],
         "y": [str(value) for value in up],
         "z": [[None if value is None else math.log10(value) for value in row] for row in grid],
-        "text": [["" if value is None else _short(value) for value in row] for row in grid],
+        "text": [["" if value is None else number(value) for value in row] for row in grid],
         "texttemplate": "%{text}",
         "hovertemplate": f"{named[0]} %{{x}}, {named[1]} %{{y}}: %{{text}} µs<extra></extra>",
         "showscale": False,
@@ -184,12 +181,12 @@ def _curve_of(row: Row) -> str:
 def _link_plot(op: str, curves: dict[str, list[Row]], peak_gbs: float | None) -> Plot:
     data: list[dict[str, Any]] = []
     sizes: list[float] = []
-    for number, (name, rows) in enumerate(curves.items()):
+    for order, (name, rows) in enumerate(curves.items()):
         ordered = sorted(rows, key=_link_bytes)
         sizes += map(_link_bytes, ordered)
         rates = [row.bus_bw_gbs or 0.0 for row in ordered]
         bounds = [row.latency.rate_bounds(row.bus_bw_gbs or 0.0) for row in ordered]
-        data.append(bounded_line(name, sizes[-len(rows) :], rates, bounds, "%{x:.4s}B: %{y:.3g} GB/s", color=f"@{number % 8}"))
+        data.append(bounded_line(name, sizes[-len(rows) :], rates, bounds, "%{x:.4s}B: %{y:.3g} GB/s", color=f"@{order % 8}"))
     if peak_gbs is not None and len(set(sizes)) > 1:
         data.append(line("link's measured peak", [min(sizes), max(sizes)], [peak_gbs] * 2, dash="dash", width=1))
     layout = axes("bytes of the full tensor", "bus bandwidth, GB/s")

@@ -77,6 +77,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the buffers came from memory and not from a cache."""
         return self.buffers.startswith("cold")
 
+    @property
+    def hot(self) -> bool:
+        """Whether every call had the same buffers."""
+        return self.buffers.startswith("hot")
+
 
 def plain_row(case: Case, device: str, status: Status, reason: str, estimate: Estimate | None = None) -> Row:
     """A row of a case that was not run."""

@@ -85,7 +85,7 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> 
     del outputs
     timed, conditions = None, None
     begins("timing")
-    count = buffer_sets(cost, job.cache_bytes, job.max_sets) if job.rules.max_samples else 1
+    count = buffer_sets(cost, job.cache_bytes) if job.rules.max_samples else 1
     sets = value_sets(kernel, prepared, inputs, lambda: operator.inputs(job.args, Maker(job.seed + SEEDS_APART, job.device)), count)
     del prepared
     if job.rules.max_samples:

@@ -15,7 +15,7 @@ from bytemlperf_llm.loadgen.worker import Worker, WorkerConfig
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import BadOption, EngineUnavailable, Model, Sampling
 from engines.http import pool as http_pool
-from engines.http.reader import can_read_on_a_thread
+from engines.http import reader
 from engines.http.tap import PythonTap
 from engines.openai import endpoint as openai
 from engines.openai.endpoint import Endpoint
@@ -43,7 +43,7 @@ READINGS = pytest.mark.parametrize("reading", ["loop", "thread", "python"])
 def read_by(reading: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer is read by the event loop, by the reading thread, or by the event loop in Python alone."""
     monkeypatch.setattr(openai, "MANY_READS", 0 if reading == "thread" else 1 << 30)
-    if reading == "thread" and not can_read_on_a_thread():
+    if reading == "thread" and reader._reader_type is None:
         pytest.skip("there is no reading thread where engines/http/_stream.c isn't compiled")
     if reading == "python":
         monkeypatch.setattr(http_pool, "make_tap", PythonTap)

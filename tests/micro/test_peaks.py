@@ -11,7 +11,7 @@ from micro.cases.case import Case
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
-from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, kept, needed_by, path_for, peaks_for
+from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, kept, needed_by, path_for
 from micro.peaks.record import LOOKS, Needed, Peaks
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
@@ -37,7 +37,10 @@ def answer(job: Job) -> Outcome:
 
 def measure(wanted: Needed, runner: ScriptedRunner, **more: bool) -> Peaks:
     settings = Settings(max_memory_bytes=8 << 30)
-    return peaks_for(wanted, settings, runners={"worker": lambda _: runner, "ranks": lambda _: runner}, **more)
+    source = PeakSource(settings, runners={"worker": lambda _: runner, "ranks": lambda _: runner}, **more)
+    source.need(wanted)
+    source.close()
+    return source.peaks
 
 
 def test_the_fastest_sample_of_the_fastest_provider_is_the_peak() -> None:

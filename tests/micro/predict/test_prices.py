@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from micro import registry
-from micro.predict.costs import Call, Known, Modelled, Price, call_of, price_from, prices
+from micro.cases.case import Case
+from micro.measure.timing import Latency
+from micro.predict.costs import Call, Modelled, Price, call_of, price_from, prices
 from micro.predict.forward import Step
 from micro.predict.prediction import Load, predict
+from micro.sweep.row import Row, plain_row
 from tests.micro.predict.test_forward import shape
 
 GEMM = Step("a gemm", "gemm", {"M": 16, "K": 64, "N": 64, "dtype": "bfloat16"}, 1)
@@ -59,8 +63,11 @@ def test_a_missing_operator_or_time_is_an_error_and_never_nothing(monkeypatch: p
         predict(shape(), Load(1, 8, 2), "bfloat16", every_call_takes(1.0), all_hot=True)
 
 
-def known(m: int, call_us: float, *, hot: bool = True, provider: str = "torch", **more: Any) -> Known:
-    return Known("gemm", {**call_of(GEMM, all_hot=True).args, "M": m, **more}, provider, hot, call_us)
+def known(m: int, call_us: float, *, hot: bool = True, provider: str = "torch", **more: Any) -> Row:
+    case = Case(op="gemm", provider=provider, args={**call_of(GEMM, all_hot=True).args, "M": m, **more})
+    latency = Latency(p10=None, p50=call_us, p90=None, p99=None, mean=call_us, min=call_us, max=call_us, ci95_low=None, ci95_high=None, n=1)
+    row = plain_row(case, "cpu", "ok", "")
+    return msgspec.structs.replace(row, latency_us=latency, buffers="hot: one set of buffers" if hot else "cold")
 
 
 def test_a_sweep_is_interpolated_on_logarithmic_axes_between_neighbours() -> None:
