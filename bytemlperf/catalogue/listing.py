@@ -40,7 +40,6 @@ def print_runs(columns: Sequence[str], rows: Sequence[Row], update: Update, metr
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """What a query gave."""
     print_table(terminal(), Table(title="", columns=columns, rows=[list(map(_cell, row)) for row in rows]))
 
 

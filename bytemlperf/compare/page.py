@@ -49,7 +49,6 @@ def as_pdf(shown: Shown) -> bytes:
 
 
 def page_of(shown: Shown) -> Page:
-    """What the page says."""
     first = shown.comparisons[0]
     sections: list[Section] = []
     for comparison in shown.comparisons:
@@ -179,7 +178,6 @@ def _distribution(samples: Sequence[float]) -> tuple[list[Any], list[Any]]:
 
 
 def _method_table(comparison: Comparison) -> Table:
-    """By which method each change was judged."""
     body: list[list[str | float | int | None]] = []
     for row in comparison.rows:
         for place in others(comparison):

@@ -145,7 +145,6 @@ def overall_table(comparison: Comparison) -> Table | None:
 
 
 def markdown(shown: Shown) -> str:
-    """For a pull request."""
     parts = []
     for comparison in shown.comparisons:
         parts += [f"**{escape_markdown(comparison.different_loads)}**", ""] if comparison.different_loads else []
@@ -173,7 +172,6 @@ def lines_of(comparison: Comparison) -> list[str]:
 
 
 def title_of(comparison: Comparison) -> str:
-    """Which runs against which."""
     base = comparison.names[comparison.baseline]
     return " and ".join(comparison.names[place] for place in others(comparison)) + f" against {base}" if others(comparison) else base
 
@@ -217,5 +215,4 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def settings_table(comparison: Comparison) -> Table:
-    """What differs between the runs besides their results."""
     return Table(title="Settings that differ", columns=["", *comparison.names], rows=comparison.settings, folded=True)

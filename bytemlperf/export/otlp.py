@@ -67,12 +67,10 @@ def need_exporter() -> None:
 
 
 def resource_attributes(instance: str) -> dict[str, str]:
-    """Who sends."""
     return {"service.name": SERVICE, "service.version": __version__, "service.instance.id": instance}
 
 
 def metrics_data(exporter: Exporter, attributes: Mapping[str, str], start_ns: int, now_ns: int) -> Any:
-    """The families as OpenTelemetry's own data."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 

@@ -64,15 +64,12 @@ def export_timeline(folder: Path, run: dict[str, Any] | None = None) -> str:
 
 
 class TraceFile:
-    """A trace that is being written."""
-
     def __init__(self, file: IO[bytes], story: Story) -> None:
         self._file, self._story = file, story
         self._uuids: dict[Track | int, int] = {}
         self._names: dict[tuple[str, str], int] = {}
 
     def write(self, name: str, summary: dict[str, Any], timeline: Timeline, said: Sequence[str]) -> None:
-        """All of it."""
         packet = protos.TracePacket(sequence_flags=STATE_CLEARED)
         packet.clock_snapshot.primary_trace_clock = protos.BUILTIN_CLOCK_MONOTONIC
         clocks = {protos.BUILTIN_CLOCK_MONOTONIC: self._story.clock_ns, protos.BUILTIN_CLOCK_REALTIME: self._story.unix_ns}

@@ -115,13 +115,11 @@ class Exporter:
     # -- feeding ------------------------------------------------------------------
 
     def count(self, name: str, amount: float = 1.0, label: str = "") -> None:
-        """Add to a counter."""
         with self._lock:
             key = name, self._closed(name, label)
             self._values[key] = self._values.get(key, 0.0) + amount
 
     def set(self, name: str, value: float, label: str = "") -> None:
-        """Set a gauge."""
         with self._lock:
             self._values[name, self._closed(name, label)] = value
 
@@ -160,7 +158,6 @@ class Exporter:
     # -- scraping -----------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus' collector protocol."""
         with self._lock:
             return iter([self._metric(family) for family in self._families.values()])
 
@@ -204,7 +201,6 @@ class Exporter:
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Stop serving."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -78,7 +78,6 @@ class Pusher:
         self._thread = threading.Thread(target=self._push_forever, name="push", daemon=True)
 
     def start(self) -> None:
-        """Begin to push."""
         self._thread.start()
 
     def close(self) -> None:

@@ -72,8 +72,6 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment of the run."""
-
     name: str
     at_ns: int
     facts: Mapping[str, Fact] = {}
@@ -134,7 +132,6 @@ class Sums:
         self._sums: Counter[int] = Counter()
 
     def add(self, stamps: Sequence[int], amounts: Sequence[int]) -> None:
-        """As many of each."""
         self._stamps += stamps
         self._amounts += amounts
         if len(self._stamps) >= BATCH:
@@ -176,7 +173,6 @@ class Readings:
         self._count, self._step = 0, 1
 
     def add(self, at_ns: int, value: float) -> None:
-        """One more."""
         if self._count % self._step == 0:
             self._kept.append((at_ns, value))
         self._count += 1
@@ -231,7 +227,6 @@ class Timeline:
 
     @property
     def counters(self) -> dict[str, Sums | Readings]:
-        """By name."""
         return {**self._sums, **self._readings}
 
     @property

@@ -80,8 +80,6 @@ class Price(Sourced, frozen=True, kw_only=True):
 
 
 class OwnPrice(Price, frozen=True, kw_only=True):
-    """One of a user's own."""
-
     source: str = "own"
     where: Text = "own price list"
 

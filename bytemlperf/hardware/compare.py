@@ -79,7 +79,6 @@ def tflops(card: Card, dtype: str, sparse: bool = False) -> float | None:
 
 
 def gbytes_per_s(card: Card) -> float | None:
-    """Bandwidth of the device's memory."""
     return card.memory_gbytes_per_s.value if card.memory_gbytes_per_s else None
 
 

@@ -87,7 +87,6 @@ def operating_system() -> dict[str, str | None]:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether NVIDIA's driver is loaded or its tool is there."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 

@@ -26,8 +26,6 @@ _OF_ONE = re.compile(r"per[_ ](device|gpu|rank)\b", re.IGNORECASE)
 
 
 class Amount(NamedTuple):
-    """Of money."""
-
     value: float
     currency: str
 
@@ -39,7 +37,6 @@ class Stated(NamedTuple):
     used: int
 
     def device(self, known: Mapping[str, Card]) -> Device:
-        """So many of that card."""
         return Device(known[self.card_id].name, self.card_id, known[self.card_id], self.used)
 
 

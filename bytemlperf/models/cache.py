@@ -71,7 +71,6 @@ def is_sound(folder: Path, recipe: dict[str, object]) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -49,7 +49,6 @@ class Options(Checked, frozen=True, kw_only=True):
             raise ValueError(f"that size has more than {MAX_PARAMETERS:,} weights; give fewer layers or a smaller hidden")
 
     def parameters(self) -> int:
-        """Number of weights."""
         return sum(math.prod(shape) for _, shape, _ in _tensors(self))
 
 

@@ -72,7 +72,6 @@ def dots(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, 
 
 
 def bars(name: str, x: Any, y: Any, hover: str = "", *, color: str = "", lying: bool = False) -> dict[str, Any]:
-    """Bars, standing or lying."""
     more = {"marker": {"color": color, "line": {"width": 0}}} if color else {}
     return _trace("bar", name, x, y, hover, **more, **({"orientation": "h"} if lying else {}))
 

@@ -53,7 +53,6 @@ def named_headlines(figures: Sequence[Figure]) -> list[tuple[str, Figure]]:
 
 
 def name_of(figure: Figure) -> str:
-    """What a person reads."""
     return figure.label or f"{figure.key} {figure.metric}"
 
 

@@ -37,7 +37,6 @@ def _harmless(char: str) -> bool:
 
 
 def cell(value: object) -> str:
-    """A table's cell."""
     if value is None:
         return UNAVAILABLE
     if isinstance(value, bool):
@@ -75,7 +74,6 @@ def counted(number_of: int, noun: str) -> str:
 
 
 def unit(name: str) -> str:
-    """How a unit is written."""
     return UNIT_NAMES.get(name, name)
 
 

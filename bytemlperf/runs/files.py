@@ -108,7 +108,6 @@ def damage_said(folder: Path) -> Iterator[None]:
 
 
 def why(error: BaseException) -> str:
-    """An exception in words."""
     if isinstance(error, UserError):
         return error.cause
     if isinstance(error, OSError):

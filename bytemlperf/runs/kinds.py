@@ -8,6 +8,7 @@ report, comparison, catalogue and site work on any kind through it, and know no 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -244,6 +245,12 @@ def came_to_its_end(run: dict[str, Any]) -> bool:
     return isinstance(end, dict) and not end.get("stopped_by_user") and not end.get("failure")
 
 
+def resume_command(run: dict[str, Any], folder: Path) -> str:
+    """The run's own command, that goes on with its folder."""
+    words = [str(word) for word in run.get("command", [])]
+    return shlex.join(words if "--resume" in words else [*words, "--resume", str(folder)])
+
+
 def run_kind(kind: str) -> RunKind:
     """The description of a kind. Raises UserError for one that no installed package knows."""
     loaded: RunKind = RUN_KINDS.load(kind)
@@ -251,7 +258,6 @@ def run_kind(kind: str) -> RunKind:
 
 
 def kind_name(kind: str) -> str:
-    """What a person reads in its place."""
     try:
         return run_kind(kind).name or kind
     except UserError:

@@ -54,7 +54,6 @@ class SuiteRun:
 
     @classmethod
     def begin(cls, runs_dir: Path, kind: str, label: str, config: dict[str, Any], **about: Any) -> SuiteRun:
-        """`reserve` and `describe`."""
         run = cls.reserve(runs_dir, kind, label)
         run.describe(config, **about)
         return run

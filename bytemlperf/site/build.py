@@ -25,8 +25,6 @@ DEFAULT_CURRENCY = "USD"
 
 
 class Built(NamedTuple):
-    """What was made."""
-
     start: Path
     pages: int
     problems: list[str]

@@ -35,7 +35,6 @@ class Pages:
         self.title, self.boards, self.currency = title, boards, currency
 
     def index(self, runs: Sequence[SiteRun], unread: Sequence[Unread], models: Mapping[str, str]) -> str:
-        """What there is, and every run."""
         tiles = [(suite, sum(run.suite == suite for run in runs), file) for suite, file in self.boards.items()]
         valid = sum(run.view.verdict == VALID for run in runs)
         return self._page(
@@ -52,7 +51,6 @@ class Pages:
         )
 
     def hardware(self, known: Mapping[str, Card], measured: Mapping[str, int]) -> str:
-        """Every card; those that runs used are marked."""
         money = self.currency
         columns: Drawn[tuple[str, Card]] = [
             (Column("device"), lambda row: words(row[1].name, f"hardware/{row[0]}.html")),
@@ -87,7 +85,6 @@ class Pages:
         )
 
     def board(self, suite: str, board: Sequence[BoardRow]) -> str:
-        """A suite's leaderboard."""
         table = board_table(board[:MAX_BOARD_ROWS], self.currency, "")
         if len(board) > MAX_BOARD_ROWS:
             table = table._replace(
@@ -96,7 +93,6 @@ class Pages:
         return self._page("table.html.j2", f"Leaderboard: {suite}", "", self.boards[suite], tables=[("", table)])
 
     def model(self, model: str, board: Sequence[BoardRow]) -> str:
-        """Everything measured of one model."""
         return self._page("table.html.j2", model, "../", "models", tables=board_tables(board, self.currency, "../"))
 
     def compare(self, known: Mapping[str, Card], board: Sequence[BoardRow]) -> str:
@@ -155,7 +151,6 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
 
 
 def _side(row: BoardRow, figure: Figure) -> dict[str, object]:
-    """A measured figure in a comparison."""
     bounds = [value if bound is None else bound for bound, value in ((figure.low, figure.value), (figure.high, figure.value))]
     return {
         "group": " · ".join(filter(None, (row.run.suite, row.model, row.subject, row.key, row.load))),

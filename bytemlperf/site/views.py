@@ -62,12 +62,10 @@ class TableView(NamedTuple):
 
 
 def numeric(value: float | None, small: str = "") -> Cell:
-    """A number's cell."""
     return Cell(number(value), value, small=small) if value is not None else Cell(UNKNOWN, None, small=small)
 
 
 def words(text: str, link: str = "", small: str = "") -> Cell:
-    """A text's cell."""
     return Cell(visible(text) or UNKNOWN, None, link, visible(small))
 
 
@@ -76,12 +74,10 @@ Drawn = Sequence[tuple[Column, Callable[[RowT], Cell]]]
 
 
 def drawn(name: str, columns: Drawn[RowT], rows: Sequence[RowT], pick: Sequence[str] = (), notes: Sequence[str] = ()) -> TableView:
-    """The table of these rows."""
     return TableView(name, [column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows], pick, notes)
 
 
 def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
-    """Every run, newest first."""
     columns: Drawn[SiteRun] = [
         (Column("run"), lambda run: words(run.view.label, report_of(run, root))),
         (Column("suite", choose=True), lambda run: words(run.suite)),
@@ -103,7 +99,6 @@ def headlines_text(figures: Sequence[Figure]) -> str:
 
 
 def report_of(run: SiteRun, root: str) -> str:
-    """Where its own page is."""
     return f"{root}runs/{run.slug}/report.html"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,15 @@ from typing import Any
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bytemlperf.errors import UserError
 from bytemlperf.export.timeline import Slice, Story, end_to_end
-from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure, RunKind, Section, few
+from bytemlperf.runs.kinds import Figure, RunKind, Section, few, resume_command
 from bytemlperf.runs.records import RunRecords, once
-from bytemlperf.runs.suite import verify_suite
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, lost_runs, point_of, unlike
 from bytemlperf_llm.campaign.records import JobRecord, last_of_each
 from bytemlperf_llm.campaign.sections import campaign_sections, curve_plots
-from bytemlperf_llm.sweep.row import PointRow, readings
+from bytemlperf_llm.sweep.row import PointRow, readings, run_findings
 
 KIND_NAME = "campaign"
 HEADLINES = ("ttft p50", "output_token_throughput")
@@ -68,7 +64,6 @@ class CampaignKind(RunKind):
         }
 
     def figures(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> list[Figure]:  # noqa: ARG002
-        """Each cell's."""
         return [
             replace(figure, key=cell.name, label=f"{cell.name} {figure.label}", headline=figure.metric in HEADLINES)
             for cell in _cells(run, records)
@@ -76,7 +71,6 @@ class CampaignKind(RunKind):
         ]
 
     def case_of(self, figure: Figure) -> tuple[str, str]:
-        """The engine, and its scenario and load."""
         engine, _, case = figure.key.partition(" · ")
         return engine, case
 
@@ -86,11 +80,9 @@ class CampaignKind(RunKind):
         return campaign_sections(cells, beside_each_other(cells, Path(), KIND_NAME), part(summary, "gate")) if cells else []
 
     def load_sentence(self, run: dict[str, Any]) -> str:
-        """What the file says of it."""
         return str(part(run, "config", "campaign").get("description") or "")
 
     def beside(self, names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> list[Section]:
-        """All curves of all campaigns."""
         rows = [(name, row) for name, summary in zip(names, summaries, strict=True) for row in summary.get("rows", []) if row["point"]]
         points = [(row["scenario"], name, convert(row["point"], PointRow)) for name, row in rows]
         return curve_plots([(scenario, replace(point, curve=f"{name} {point.curve}")) for scenario, name, point in points])
@@ -98,26 +90,16 @@ class CampaignKind(RunKind):
     def verify(self, run: dict[str, Any], records: Iterable[JobRecord]) -> Iterator[str]:
         """Every run's own folder, and its record against it."""
         yield from super().verify(run, records)
-        if not isinstance(records, RunRecords):
-            return
-        for record in last_of_each(records).values():
-            if not record.run:
-                continue
-            folder = records.folder / Path(record.run).name
-            try:
-                yield from (f"{record.run}: {text}" for text in verify_suite(folder).findings)
-                if readings(record.figures) != readings(view_run(folder, sections=False).figures):
-                    yield f"{record.run}: its figures are not those of the campaign's record"
-            except UserError as error:
-                yield error.cause
+        if isinstance(records, RunRecords):
+            kept = {Path(record.run).name: readings(record.figures) for record in last_of_each(records).values() if record.run}
+            yield from run_findings(records.folder, kept)
 
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
         """What has no run yet, or failed."""
-        counts, command = part(summary, "counts"), [str(word) for word in run.get("command", [])]
+        counts = part(summary, "counts")
         if not counts.get("failed") and not counts.get("not run"):
             return None
-        again = command if "--resume" in command else [*command, "--resume", str(folder)]
-        return shlex.join(again), "run what has no run yet, and what failed"
+        return resume_command(run, folder), "run what has no run yet, and what failed"
 
     def exit_status(self, summary: dict[str, Any]) -> int:
         """1 unless every run was measured and no condition was met."""

@@ -30,7 +30,6 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_job(order: Order) -> Ended:
-    """Measure, in this process."""
     printed = io.StringIO()
     flags, asked = Flags.of(order.flags), None if order.capacity is None else CapacityFlags.of(order.capacity)
     try:
@@ -45,7 +44,6 @@ def run_job(order: Order) -> Ended:
 
 
 def main() -> None:
-    """Take the order, run, and say how it ended."""
     die_with_parent()
     say = messages()
     say(run_job(msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)))

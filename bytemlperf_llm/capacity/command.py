@@ -108,8 +108,6 @@ def capacity(flags: Flags, asked: CapacityFlags, argv: list[str]) -> int:
 
 
 class Hunt(Driver):
-    """One search on real load."""
-
     def __init__(self, task: Task, asked: CapacityFlags, argv: list[str]) -> None:
         super().__init__("capacity", [task.plan], argv, asked.resume)
         self._asked, self._question, self._loads = asked, task.question, task.loads

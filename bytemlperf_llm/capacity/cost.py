@@ -51,7 +51,6 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     joules_per_million_tokens: float | None
 
     def table(self, load: str) -> Table:
-        """For a page and a terminal."""
         names = ["million output tokens", "million tokens, prompts included"]
         prices = (self.price_per_million_output_tokens, self.price_per_million_tokens)
         joules = (self.joules_per_million_output_tokens, self.joules_per_million_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,13 +28,12 @@ from bytemlperf_llm.capacity.result import (
     stopped_because,
 )
 from bytemlperf_llm.points.flags import requests_text
+from bytemlperf_llm.sweep.row import run_findings
 
 LINES = ((Outcome.HOLDS, "@2"), (Outcome.FAILS, "@3"), (Outcome.UNRESOLVED, "@7"))
 
 
 class CapacityKind(RunKind):
-    """Summary, figures and sections of a search."""
-
     name = "capacity"
     record = ProbeRow
     valid_means = "A load holds, shown by a probe of its own."
@@ -84,7 +84,6 @@ class CapacityKind(RunKind):
         return figures
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[ProbeRow]) -> list[Section]:  # noqa: ARG002
-        """The answer, the probes over the load, and what each said."""
         return list(_sections(question_of(run), msgspec.convert(summary, Capacity)))
 
     def exit_status(self, summary: dict[str, Any]) -> int:
@@ -92,17 +91,13 @@ class CapacityKind(RunKind):
         return EXIT_INVALID if msgspec.convert(summary, Capacity).holds_at is None else 0
 
     def load_sentence(self, run: dict[str, Any]) -> str:
-        """What was asked."""
         question = question_of(run)
         return f"{question.goal.share:.4g} of {question.judged} within {question.levels} ms"
 
     def verify(self, run: dict[str, Any], records: Iterable[ProbeRow]) -> Iterator[str]:
-        """Each probe's folder is there."""
         question_of(run)
-        folder = records.folder if isinstance(records, RunRecords) else None
-        for row in records:
-            if folder is not None and not (folder / row.folder / "run.json").is_file():
-                yield f"the run folder of probe {row.folder} is missing"
+        if isinstance(records, RunRecords):
+            yield from run_findings(records.folder, {Path(row.folder).name: None for row in records})
 
 
 KIND = CapacityKind()

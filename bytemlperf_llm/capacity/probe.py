@@ -63,7 +63,6 @@ class Probe(msgspec.Struct, frozen=True):
 
     @property
     def point(self) -> Point:
-        """For the curve."""
         return Point(math.log(self.load), self.missed, self.look.worth, self.look.judged)
 
 

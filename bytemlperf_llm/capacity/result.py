@@ -47,7 +47,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(f"{name}:{limit:g}" for name, limit in self.slo_ms.items())
 
     def load_text(self, load: float) -> str:
-        """A load with its unit."""
         return f"{load:.4g} {UNITS[self.by]}"
 
 
@@ -131,13 +130,11 @@ class Capacity(msgspec.Struct, kw_only=True):
 
 
 def search_of(question: Question, rows: list[ProbeRow]) -> Search:
-    """As it stands after these probes."""
     aside = sum(row.requests for row in rows if row.unjudged)
     return Search(question.goal, question.first_load, [row.probe() for row in rows if not row.unjudged], aside)
 
 
 def capacity_of(question: Question, rows: list[ProbeRow], stopped_because: str) -> Capacity:
-    """What follows from the probes."""
     search, goal = search_of(question, rows), question.goal
     low, high = search.holds_at, search.fails_at
     held = _row(rows, low, Outcome.HOLDS)

@@ -68,7 +68,6 @@ class Faster(NamedTuple):
         return self.high < 1 - FASTER
 
     def text(self) -> str:
-        """For a reader."""
         return f"{self.ratio:.3f} ({self.low:.3f} – {self.high:.3f})"
 
 

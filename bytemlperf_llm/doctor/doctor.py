@@ -104,7 +104,6 @@ def run_python(arguments: list[str]) -> Outcome:
 
 
 def machine_findings() -> list[Finding]:
-    """Python, processor, memory, GPUs."""
     found = discover()
     cpu, memory_bytes, gpus = found["cpu"], found["memory"]["total_bytes"] or 0, found["gpus"]
     instructions = " ".join(cpu["isa"]) or "no SIMD instructions known"

@@ -37,6 +37,5 @@ def _option(field: msgspec.structs.FieldInfo) -> str:
 
 
 def print_scenarios() -> None:
-    """Every built-in scenario."""
     rows = [(scenario.name, scenario.description) for scenario in builtin()]
     print_table(terminal(), Table(title="", columns=("scenario", "description"), rows=rows))

@@ -72,7 +72,6 @@ class Exports:
             self._problems.append(error)
 
     def add(self, record: RequestRecord) -> None:
-        """Take one in."""
         for sink in tuple(self._sinks):
             try:
                 sink.add(record)

@@ -53,14 +53,12 @@ class LlmDReport:
         self._outputs: list[int] = []
 
     def add(self, record: RequestRecord) -> None:
-        """Its lengths, where it was answered."""
         if record.outcome == "ok":
             self._outputs += [] if record.inputs else [record.output_tokens]
             if record.prompt_tokens is not None:
                 self._prompts.append(record.prompt_tokens)
 
     def close(self, run: dict[str, Any]) -> None:
-        """Write it. Raises UserError."""
         try:
             summary = json_of(self._folder / "summary.json")
         except UNREADABLE as error:

@@ -55,13 +55,11 @@ class CsvTable:
             self._writer.writerow(COLUMNS)
 
     def add(self, record: RequestRecord) -> None:
-        """One line."""
         row = row_of(record)
         with writing(self._path, FIX):
             self._writer.writerow([_cell(row[name]) for name in COLUMNS])
 
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Write what is left."""
         with writing(self._path, FIX):
             self._file.close()
 
@@ -80,7 +78,6 @@ class Frame:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, record: RequestRecord) -> None:
-        """One row."""
         self._rows.append(row_of(record))
         if len(self._rows) == _ROWS_PER_WRITE:
             self._next_frame()
@@ -103,7 +100,6 @@ class ParquetTable(Frame):
         self._path = path
 
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Write the file."""
         with writing(self._path, FIX):
             self.whole().write_parquet(self._path)
 

@@ -109,7 +109,6 @@ class Server:
             self.facts.ended = f"exit status {self._process.returncode}: {self._last_words()}"
 
     def close(self) -> None:
-        """Stop it and all that it started."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -142,12 +142,10 @@ class LlmMetrics:
         self._levels: dict[int, int] = {}
 
     def started(self) -> None:
-        """A request is on its way."""
         self.in_flight += 1
 
     @property
     def level(self) -> int:
-        """How many are in flight."""
         return max(0, self.in_flight - self.unsettled())
 
     def ended(self, record: RequestRecord) -> None:

@@ -19,7 +19,6 @@ class Sketch:
         self.count = 0
 
     def add(self, value_ns: float) -> None:
-        """Add one value above 0."""
         key = round(math.log(max(value_ns, 1.0)) / SKETCH_STEP)
         self._buckets[key] = self._buckets.get(key, 0) + 1
         self.count += 1
@@ -57,7 +56,6 @@ class LoadView(LiveView):
                 sketch.add(value_s * NS_PER_S)
 
     def tick(self, elapsed_s: float) -> None:
-        """Draw once."""
         if self._quiet:
             return
         seen, passed_s = self._metrics, max(elapsed_s, 1e-9)

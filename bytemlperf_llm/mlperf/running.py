@@ -51,7 +51,6 @@ class PassSchedule(Schedule):
         self._size, self._passes, self._after_first_s, self._now = size, passes, after_first_s, now
 
     def planned(self, share: Share = ALL, left: Remaining | None = None, workload: Workload | None = None) -> Iterator[Planned]:
-        """Until then."""
         first_ended_ns = 0
         for place, planned in enumerate(super().planned(share, left, workload)):
             if place == self._size:
@@ -70,7 +69,6 @@ class MeasuredPoint(PointRun):
         self._declared = declared
 
     def schedule(self) -> Schedule:
-        """Whole passes."""
         concurrency = self._plan.load.scenario.arrival.max_concurrency
         assert concurrency is not None
         after_first_s = 0.0 if self._declared.short else SLACK * least_s(concurrency)
@@ -107,8 +105,6 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
 
 
 class Points(Driver):
-    """The points below one folder."""
-
     def __init__(self, plan: Plan, declared: Declared, concurrencies: list[int], argv: list[str], resume: Path | None) -> None:
         super().__init__(KIND_NAME, [plan], argv, resume)
         self._declared, self._concurrencies = declared, concurrencies

@@ -74,7 +74,6 @@ class PointRun(Bench):
         return summary, interrupt_status() if ending.stopped else 0
 
     def schedule(self) -> Schedule:
-        """What is sent."""
         return Schedule(self._plan.load.scenario, self._plan.load.seed)
 
     def describe(self, plan: Plan) -> int | None:

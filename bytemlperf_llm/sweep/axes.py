@@ -36,7 +36,6 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def short(self) -> str:
-        """For a folder's name."""
         return f"{self.rate_rps:g}rps" if self.rate_rps else f"{self.concurrency}concurrent"
 
     def planned(self, flags: Flags) -> Plan:
@@ -61,7 +60,6 @@ class CurveAxes(msgspec.Struct, frozen=True, kw_only=True):
     output_len: int | None
 
     def flags(self, flags: Flags) -> Flags:
-        """Those of its points."""
         return flags.changed(engine_options=self.engine_options, input_len=self.input_len, output_len=self.output_len)
 
 

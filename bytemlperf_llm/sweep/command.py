@@ -48,8 +48,6 @@ def sweep(flags: Flags, given: SweepFlags, argv: list[str]) -> int:
 
 
 class Sweep(Driver):
-    """One sweep on real load."""
-
     def __init__(self, flags: Flags, given: SweepFlags, axes: Axes, plans: dict[str, Plan], argv: list[str]) -> None:
         super().__init__(KIND_NAME, list(plans.values()), argv, given.resume)
         self._flags, self._given, self._axes, self._plans = flags, given, axes, plans
@@ -192,7 +190,6 @@ def _long_enough(plan: Plan, flags: Flags, load: Level, ceiling_rps: float | Non
 
 
 def _sentence(row: PointRow) -> str:
-    """A point in a line."""
     head = ", ".join(part for part in (row.curve, str(row.load)) if part)
     if row.state != "measured":
         return f"{head}: {row.state}: {row.why}"

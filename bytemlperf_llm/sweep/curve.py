@@ -34,7 +34,6 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True):
     edge: str = ""
 
     def sentence(self) -> str:
-        """For a person."""
         between = f" (from {self.low} to {self.high} within the intervals)" if self.low != self.high else ""
         beyond = f"; it is the {self.edge} point, and may lie beyond" if self.edge else ""
         return f"{self.load}{between}, the greatest throughput per latency{beyond}"

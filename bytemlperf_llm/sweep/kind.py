@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import msgspec
 from bytemlperf.errors import UserError
 from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
-from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end
+from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, resume_command
 from bytemlperf.runs.records import RunRecords, once
-from bytemlperf.runs.suite import verify_suite
 from bytemlperf.runs.verdicts import VerdictName
 from bytemlperf_llm.points.flags import requests_text
 from bytemlperf_llm.sweep.curve import Curve, curves_of
-from bytemlperf_llm.sweep.row import TOKENS, PointRow, latest, readings
+from bytemlperf_llm.sweep.row import TOKENS, PointRow, latest, run_findings
 from bytemlperf_llm.sweep.sections import curve_sections
 
 
@@ -32,8 +30,6 @@ OF_ITS_RUN = ("samples", "sample_ids", "statistic", "load", "offered")
 
 
 class SweepKind(RunKind):
-    """Curves, their knees, and the points under them."""
-
     name = "LLM sweep"
     record = PointRow
     valid_means = "Every point has figures."
@@ -41,7 +37,6 @@ class SweepKind(RunKind):
     of_runs = True
 
     def summarise(self, run: dict[str, Any], records: Iterable[PointRow]) -> dict[str, Any]:  # noqa: ARG002
-        """Each curve with its knee and its points."""
         rows = rows_of(records)
         curves = curves_of(rows)
         verdict, reasons = _judged(rows)
@@ -65,11 +60,9 @@ class SweepKind(RunKind):
         return [msgspec.structs.replace(figure, key=", ".join(filter(None, (scenario, figure.key)))) for figure in figures]
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[PointRow]) -> list[Section]:  # noqa: ARG002
-        """The curves."""
         return curve_sections(curves_of(rows_of(records)))
 
     def beside(self, names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> list[Section]:
-        """All curves of all sweeps."""
         curves = []
         for name, summary in zip(names, summaries, strict=True):
             rows = [msgspec.convert(point, PointRow) for curve in summary.get("curves", []) for point in curve["points"]]
@@ -77,26 +70,19 @@ class SweepKind(RunKind):
         return curve_sections(curves)
 
     def load_sentence(self, run: dict[str, Any]) -> str:
-        """The axes."""
         axes = {name: value for name, value in part(run, "config", "axes").items() if value and name != "resume"}
         texts = [f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}" for name, value in axes.items()]
         return ", ".join(texts) or "rates auto"
 
     def verify(self, run: dict[str, Any], records: Iterable[PointRow]) -> Iterator[str]:
-        """Every point's own folder, and its row against it."""
         yield from super().verify(run, records)
-        if not isinstance(records, RunRecords):
-            return
-        for row in rows_of(records):
-            if row.folder:
-                yield from (f"{row.folder}: {text}" for text in verify_suite(records.folder / row.folder).findings)
-                if row.figures != readings(view_run(records.folder / row.folder, sections=False).figures):
-                    yield f"{row.folder}: its figures are not those of the sweep's record"
+        if isinstance(records, RunRecords):
+            yield from run_findings(records.folder, {row.folder: row.figures for row in rows_of(records) if row.folder})
 
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
         """What has no figures, or those of a client at its limit, may be measured again."""
         if summary["verdict"] not in ("valid", "overloaded") or not came_to_its_end(run):
-            return shlex.join([*map(str, run.get("command", [])), "--resume", str(folder)]), "measure again what is not on the curve"
+            return resume_command(run, folder), "measure again what is not on the curve"
         return None
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import convert
 
+from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.measured import stated
+from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Better, Figure
+from bytemlperf.runs.suite import verify_suite
 from bytemlperf_llm.kind import KIND
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
@@ -73,7 +78,6 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def shown_verdict(self) -> str:
-        """In one word."""
         return self.verdict if self.state == "measured" else self.state
 
     def percentiles(self, name: str) -> list[str]:
@@ -81,7 +85,6 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sorted((metric for metric in self.figures if metric.startswith(f"{name} p")), key=percent_of)
 
     def tail(self, name: str) -> str | None:
-        """The highest of them."""
         return next(reversed(self.percentiles(name)), None)
 
 
@@ -121,19 +124,18 @@ def devices_of(run: dict[str, Any]) -> int | None:
 
 def readings(figures: Sequence[Figure]) -> dict[str, Reading]:
     """By metric; those without a value are left out."""
-    return {
-        figure.metric: Reading(
-            value=figure.value,
-            unit=figure.unit,
-            better=figure.better,
-            label=figure.label,
-            low=figure.low,
-            high=figure.high,
-            count=figure.count,
-        )
-        for figure in figures
-        if figure.value is not None
-    }
+    return {figure.metric: convert(figure, Reading, from_attributes=True) for figure in figures if figure.value is not None}
+
+
+def run_findings(folder: Path, runs: Mapping[str, dict[str, Reading] | None]) -> Iterator[str]:
+    """What is wrong with each of these runs in the folder, by the names of theirs, and whose figures are not those that are kept of it."""
+    for name, kept in runs.items():
+        try:
+            yield from (f"{name}: {text}" for text in verify_suite(folder / name).findings)
+            if kept is not None and kept != readings(view_run(folder / name, sections=False).figures):
+                yield f"{name}: its figures are not those of the record"
+        except UserError as error:
+            yield error.cause
 
 
 def latest(rows: Iterable[PointRow]) -> list[PointRow]:
