@@ -70,17 +70,21 @@ class Loads:
         scenario, limit_ms = plan.load.scenario, plan.load.scenario.slo.session_ms
         listed = scenario.prompts.sessions is not None and scenario.prompts.sessions.file is not None
         bounds = {"num_sessions": most if listed else SAMPLE_SESSIONS, "duration_s": None, "arrival": UNBOUNDED | {"process": "at_once"}}
-        sessions = [planned.session for planned in Schedule(scenario.override(bounds), plan.load.seed).sessions()]
-        turns = sum(len(session.turns) for session in sessions)
-        think_s = sum(session.idle_ns() for session in sessions) / turns / NS_PER_S
+        turns, idle_ns = 0, list[int]()
+        for planned in Schedule(scenario.override(bounds), plan.load.seed).sessions():
+            turns += len(planned.session.turns)
+            idle_ns.append(planned.session.idle_ns())
+            if limit_ms is None and turns >= most:
+                break
+        think_s = sum(idle_ns) / turns / NS_PER_S
         if limit_ms is None:
-            return cls("sessions", None, turns if listed else None, 1.0, "turns", turns / len(sessions), think_s)
-        idle = sum(session.idle_ns() > limit_ms * NS_PER_MS for session in sessions) / len(sessions)
-        if idle > 1 - share:
+            return cls("sessions", None, turns if listed else None, 1.0, "turns", turns / len(idle_ns), think_s)
+        missing = sum(idle > limit_ms * NS_PER_MS for idle in idle_ns) / len(idle_ns)
+        if missing > 1 - share:
             raise UserError(
-                f"{idle:.0%} of the sessions miss session:{limit_ms:g} by their delays and think times alone", "give a longer level"
+                f"{missing:.0%} of the sessions miss session:{limit_ms:g} by their delays and think times alone", "give a longer level"
             )
-        return cls("sessions", None, len(sessions) if listed else None, 1.0, "sessions", think_s=think_s)
+        return cls("sessions", None, len(idle_ns) if listed else None, 1.0, "sessions", think_s=think_s)
 
     def changes(self, load: float, requests: int) -> dict[str, Any]:
         """The scenario's keys of so many requests under this load; a closed loop has as many more as are in flight, so that it is full
