@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from bytemlperf.hardware.machine import discover
 from bytemlperf.hardware.measured import device_of
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
-from bytemlperf.units import NS_PER_MS
+from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.loads import Loads, by_of
@@ -68,7 +69,7 @@ def bounded(goal: Goal, loads: Loads) -> Goal:
             f"the data set has {loads.requests:,} {loads.judged}, and a probe needs {goal.needed:,} at least",
             "take a larger one, or a lower --share",
         )
-    return msgspec.structs.replace(goal, whole=loads.by != "rate", longest=loads.requests, turnover=loads.turnover)
+    return msgspec.structs.replace(goal, whole=loads.by in ("concurrency", "sessions"), longest=loads.requests, turnover=loads.turnover)
 
 
 def confirmation(asked: CapacityFlags, goal: Goal) -> int:
@@ -122,16 +123,20 @@ class Hunt(Driver):
             drain = await Drain.of(started, plan)
             self._lone_requests_meet(drain.records)
             if not self._resumed:
-                await self._complete_question(started, plan)
+                await self._complete_question(started, plan, drain.records)
             flags = comparable(self._plan.flags, self._redactor)
             self._open(started, {"flags": flags, "search": msgspec.to_builtins(self._question)})
             self.stopped_because = await self._search(started, plan, drain)
 
     # -- the folder ------------------------------------------------------------------
 
-    async def _complete_question(self, started: Started, plan: Plan) -> None:
-        """With the first load, and what is known of the hardware."""
+    async def _complete_question(self, started: Started, plan: Plan, lone: list[RequestRecord]) -> None:
+        """With the first load, how long a lone session takes, and what is known of the hardware."""
         first_load = await self._first_load(started, plan)
+        if self._question.by == "session_rate":
+            turn_s = self._loads.think_s + fmean(record.end_ns - (record.sent_ns or 0) for record in lone) / NS_PER_S
+            goal = msgspec.structs.replace(self._question.goal, turnover=(self._loads.turnover or 1.0) * self._loads.turns * turn_s)
+            self._question = msgspec.structs.replace(self._question, goal=goal)
         config = {"flags": comparable(self._plan.flags, self._redactor), "engine_options": plan.engine.options}
         engine = described_engine(started.info, plan.engine.name)
         stated = {"engine": engine, "config": config, "environment": {"hardware": discover()}}
@@ -146,7 +151,8 @@ class Hunt(Driver):
         flags = msgspec.to_builtins(comparable(self._plan.flags, self._redactor))
         self._refuse_other_flags((one, part(run, "config", "flags")), (other, flags))
         hardware = before.hardware if self._asked.price_per_hour is None else hardware_of(self._asked.price_per_hour, None)
-        self._question = msgspec.structs.replace(before, goal=now.goal, hardware=hardware)
+        goal = msgspec.structs.replace(now.goal, turnover=before.goal.turnover)
+        self._question = msgspec.structs.replace(before, goal=goal, hardware=hardware)
         self._rows = list(self.suite.records())
 
     def _keep(self, row: ProbeRow) -> None:
@@ -172,7 +178,7 @@ class Hunt(Driver):
             return float(given)
         found = await rate_found(started, plan)
         if not whole:
-            return float(f"{found.rate_per_s * FIRST_OF_AUTO:.3g}")
+            return float(f"{found.arrivals_per_s * FIRST_OF_AUTO:.3g}")
         return max(1.0, round((found.best.concurrency + found.rate_per_s / found.share * self._loads.think_s) * FIRST_OF_AUTO))
 
     # -- the search ------------------------------------------------------------------

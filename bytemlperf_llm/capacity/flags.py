@@ -23,7 +23,7 @@ CAPACITY_FLAGS = (
 class CapacityFlags(Options, panel="Capacity"):
     """What is asked of the search."""
 
-    by: Annotated[str, Option("What is raised: rate (requests/s), concurrency (closed loop) or sessions (concurrent users).")] = "rate"
+    by: Annotated[str, Option("What is raised: rate (requests/s, sessions/s), concurrency (closed loop) or sessions (users).")] = "rate"
     share: Annotated[float, Option("Share of requests, turns or sessions that must meet every service level.", above=0, most=1)] = 0.95
     confidence: Annotated[float, Option("Probability that the interval holds the capacity, 0 to 1.", above=0.5, most=0.9999)] = 0.95
     within: Annotated[str, Option("Width of the interval to stop at, in percent of the rate that holds.")] = "5%"

@@ -23,10 +23,10 @@ STOPPED = {
     "server": "the server no longer answers; go on with --resume once it does",
     "killed": "the search was killed or is still in progress; go on with --resume",
 }
-By = Literal["rate", "concurrency", "sessions"]
+By = Literal["rate", "concurrency", "sessions", "session_rate"]
 Judged = Literal["requests", "turns", "sessions"]
-UNITS: dict[By, str] = {"rate": "requests/s", "concurrency": "in flight", "sessions": "users"}
-ENDS: dict[By, str] = {"rate": "rps", "concurrency": "concurrency", "sessions": "users"}
+UNITS: dict[By, str] = {"rate": "requests/s", "concurrency": "in flight", "sessions": "users", "session_rate": "sessions/s"}
+ENDS: dict[By, str] = {"rate": "rps", "concurrency": "concurrency", "sessions": "users", "session_rate": "sessions_per_s"}
 """How the answer's keys end."""
 
 
@@ -102,6 +102,8 @@ class Capacity(msgspec.Struct, kw_only=True):
     fails_at_concurrency: int | None = None
     holds_at_users: int | None = None
     fails_at_users: int | None = None
+    holds_at_sessions_per_s: float | None = None
+    fails_at_sessions_per_s: float | None = None
     judged: Judged = "requests"
     share: float
     confidence: float

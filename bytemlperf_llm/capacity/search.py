@@ -38,8 +38,9 @@ RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 LEAST_LOAD_SHARE = 1 / 1024
 """Of the first load: where even this fails, nothing holds."""
 TURNOVERS, MOST_TURNOVERS = 10, 40
-"""Requests (of users: sessions) of a probe for each of those in flight in a closed loop, at the first look and by its end at least: they
-start all at once, and an engine's batches keep them together, so that each turn is worth little more than one request."""
+"""Requests of a probe for each of those under way (of users: sessions; of a rate of sessions: as many as are due in a session's time), at
+the first look and by its end at least: a closed loop's start all at once, and an engine's batches keep them together, so that each turn is
+worth little more than one request; a rate of sessions takes a session's time to be there at all."""
 MAX_PROBES = 40
 LEAST_REQUESTS = 2 * UNITS
 """Of a probe: two for each stretch that sums are kept of."""
@@ -76,7 +77,8 @@ SPENT_ON_FAILING = {
 class Goal(msgspec.Struct, frozen=True):
     """What is asked: the share (0 to 1) of requests that must meet every level, with which confidence, how narrow (0.05: fails_at is at
     most 5 % above holds_at), and the most requests in all. `whole` loads are whole numbers from 1, of requests or
-    users in a closed loop, of which each takes `turnover` requests at a time (turns of a session). `longest` is the most requests that
+    users in a closed loop. `turnover` is how many requests each unit of load has under way: a user a session's turns, a session/s as many
+    as are due in a session's time; None: one in a closed loop, none in an open one. `longest` is the most requests that
     there are for a single probe, those of a data set; None: any number."""
 
     share: float = 0.95
@@ -85,11 +87,11 @@ class Goal(msgspec.Struct, frozen=True):
     max_requests: int = 200_000
     whole: bool = False
     longest: int | None = None
-    turnover: float = 1.0
+    turnover: float | None = None
 
     def turnovers(self, load: float, count: int = 1) -> int:
-        """Requests of so many turnovers of a closed loop; 0 of an open one."""
-        return math.ceil(count * load * self.turnover) if self.whole else 0
+        """Requests of so many turnovers."""
+        return math.ceil(count * load * (float(self.whole) if self.turnover is None else self.turnover))
 
     @property
     def errors(self) -> Errors:
@@ -235,7 +237,7 @@ class Search:
         errors, left = self._errors(purpose), self._remaining(self.goal.longest)
         if self.goal.whole:
             load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
-            left, limit = left - self.goal.turnovers(load), max(limit, self.goal.turnovers(load, MOST_TURNOVERS))
+        left, limit = left - self.goal.turnovers(load), max(limit, self.goal.turnovers(load, MOST_TURNOVERS))
         first = max(self.goal.needed // 2, LEAST_REQUESTS, self.goal.turnovers(load, TURNOVERS))
         return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 

@@ -22,8 +22,8 @@ def test_a_load_that_is_none_is_refused() -> None:
 
 def test_sessions_go_by_users_and_nothing_else_does() -> None:
     plan = resolve(Flags(engine="reference", scenario="chat-multiturn"))
-    with pytest.raises(UserError, match="scenario 'chat-multiturn' has sessions, and --by is rate"):
-        Loads.of(plan, "rate", Goal(max_requests=100))
+    with pytest.raises(UserError, match="scenario 'chat-multiturn' has sessions, and --by is concurrency"):
+        Loads.of(plan, "concurrency", Goal(max_requests=100))
     with pytest.raises(UserError, match="scenario 'chat' has no sessions"):
         Loads.of(resolve(Flags(engine="reference")), "sessions", Goal(max_requests=100))
 
@@ -38,6 +38,16 @@ def test_users_are_a_closed_loop_without_end_judged_by_turns_or_by_sessions() ->
     scenario = of_turns.with_scenario(turns.changes(16.0, 500)).load.scenario
     assert (scenario.arrival.process, scenario.arrival.max_concurrency, scenario.num_sessions) == ("closed", 16, None)
     assert Schedule(scenario, 0).describe().requests is None
+
+
+def test_a_rate_of_sessions_is_poisson_with_as_many_as_have_the_turns() -> None:
+    plan = resolve(Flags(engine="reference", scenario="chat-multiturn", goodput=("ttft:100",)))
+    loads = Loads.of(plan, "rate", Goal(max_requests=100))
+    assert (loads.by, loads.judged, loads.turnover) == ("session_rate", "turns", loads.turns)
+    assert 1.4 < loads.think_s < 1.9  # 2 s before each turn but the first
+    scenario = plan.with_scenario(loads.changes(2.0, 550)).load.scenario
+    assert (scenario.arrival.process, scenario.arrival.rate) == ("poisson", 2.0)
+    assert 550 <= (Schedule(scenario, 3).describe().requests or 0) < 800
 
 
 def test_a_level_that_thinking_alone_misses_is_refused() -> None:

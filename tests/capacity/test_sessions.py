@@ -65,23 +65,29 @@ class Cliff(Queue):
         return Finish(reason="length", usage=Usage(prompt_tokens=1, output_tokens=1))
 
 
-def thinking(chance: random.Random, think_s: float) -> Iterator[PlannedSession]:
-    """Sessions without end, each turn of which follows a think time."""
+def thinking(chance: random.Random, think_s: float, rate: float | None = None) -> Iterator[PlannedSession]:
+    """Sessions without end, each turn of which follows a think time; Poisson arrivals at a rate."""
+    now_s = 0.0
     for number in count():
+        now_s += chance.expovariate(rate) if rate else 0.0
         delays = [round(chance.expovariate(1 / think_s) * NS_PER_S) if think_s else 0 for _ in range(TURNS)]
         turns = [
             turn(f"q{i}", *([i - 1] if i else []), delay_ns=delay if i else 0, at_ns=0 if i else delay) for i, delay in enumerate(delays)
         ]
-        yield PlannedSession(Session(id=str(number), turns=tuple(turns)), number * TURNS, None)
+        yield PlannedSession(Session(id=str(number), turns=tuple(turns)), number * TURNS, round(now_s * NS_PER_S) if rate else None)
 
 
-def probe(plan: Plan, seed: int, engine: Callable[[random.Random], Queue], columns: Columns, think_s: float) -> Probe:
+def probe(
+    plan: Plan, seed: int, engine: Callable[[random.Random], Queue], columns: Columns, think_s: float, *, open_loop: bool = False
+) -> Probe:
     chance = random.Random(f"{seed}-{plan.load}")
 
     async def main(loop: VirtualLoop) -> Probe:
         looks = Looks(plan, columns, SHARE, ends_itself=False)
         worker = SessionWorker(engine(chance), columns, Pacer(loop.now_ns), WorkerConfig(), now=loop.now_ns)
-        running = asyncio.ensure_future(worker.run_sessions(SessionWork(thinking(chance, think_s), request, "recorded"), 0, int(plan.load)))
+        planned = thinking(chance, think_s, plan.load if open_loop else None)
+        users = None if open_loop else int(plan.load)
+        running = asyncio.ensure_future(worker.run_sessions(SessionWork(planned, request, "recorded"), 0, users))
         while not looks.is_enough():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         worker.finish()
@@ -120,6 +126,19 @@ def test_the_interval_of_users_holds_the_truth(seed: int) -> None:
     assert search.fails_at is not None
     assert search.holds_at <= truth < search.fails_at
     assert search.requests <= goal.max_requests
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_of_a_rate_of_sessions_holds_the_truth(seed: int) -> None:
+    """An open network in product form: each turn sees M/M/1 at the rate of all turns (Jackson, Operations Research 5(4), 1957)."""
+    limit_s = 0.08
+    truth = (1 / SERVICE_S + math.log(1 - SHARE) / limit_s) / TURNS
+    goal = Goal(share=SHARE, within=0.2, max_requests=40_000, turnover=TURNS * TURNS * (THINK_S + SERVICE_S))
+    columns = {"e2el": 1e3 * limit_s}
+    search = searched(goal, 4, lambda plan, place: probe(plan, 100 * seed + place, Queue, Columns(columns), THINK_S, open_loop=True))
+    assert search.holds_at is not None
+    assert search.fails_at is not None
+    assert search.holds_at <= truth < search.fails_at
 
 
 def test_whole_sessions_are_judged_by_their_own_level() -> None:
