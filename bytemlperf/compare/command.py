@@ -84,15 +84,10 @@ def _normalised(comparisons: list[Any], chosen: Iterable[str], prices: Path | No
     from bytemlperf.compare.normalised import devices_of, normalised_table
     from bytemlperf.hardware.cards import load
 
-    by_name = dict(_card_choice(text) for text in chosen)
+    by_name = {run if equals else "*": name for run, equals, name in (text.rpartition("=") for text in chosen)}
     cards = load(prices)
     tables = [normalised_table(each, devices_of(each, by_name, cards)) for each in comparisons]
     return [table for table in tables if table is not None]
-
-
-def _card_choice(text: str) -> tuple[str, str]:
-    run, equals, card = text.rpartition("=")
-    return (run, card) if equals else ("*", card)
 
 
 def _show(shown: Shown, format_name: str, out: Path | None) -> None:

@@ -113,7 +113,8 @@ def _compare(views: list[RunView], baseline: int, metrics: Sequence[str], min_ef
     names = short_names(views)
     tables = [{(figure.key, figure.metric): figure for figure in view.figures} for view in views]
     keys = list(dict.fromkeys(key for table in tables for key in table))
-    paired = [_same_schedule(views[baseline], view) for view in views]
+    schedule = views[baseline].run.get("schedule_sha256")
+    paired = [bool(schedule) and view.run.get("schedule_sha256") == schedule for view in views]
     rows = []
     for key in keys:
         figures = [table.get(key) for table in tables]
@@ -213,11 +214,6 @@ def _beside(views: Sequence[RunView], names: Sequence[str]) -> list[Section]:
         return views[0].suite.beside(names, [view.summary or {} for view in views])
     except DAMAGED as error:
         return [Text(body=f"they can't be shown together: {why(error)}", style="warning")]
-
-
-def _same_schedule(one: RunView, other: RunView) -> bool:
-    schedule = one.run.get("schedule_sha256")
-    return bool(schedule) and schedule == other.run.get("schedule_sha256")
 
 
 def short_names(views: Sequence[RunView]) -> list[str]:

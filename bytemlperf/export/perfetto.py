@@ -100,7 +100,7 @@ class TraceFile:
             leaving[parent].append(flow)
             arriving[child].append(flow)
         for lane, kept in lanes_of(slices):
-            uuid = self._lane(kept.track, lane)
+            uuid = self._track(kept.track, lane=lane)
             flows = {"flow_ids": leaving.get(kept.id, ()), "terminating_flow_ids": arriving.get(kept.id, ())}
             facts = {**kept.facts, "failed": kept.failed} if kept.failed else kept.facts
             self._event(uuid, kept.start_ns, "SLICE_BEGIN", kept.name, facts, categories=[kept.noun] if kept.noun else (), **flows)
@@ -148,19 +148,13 @@ class TraceFile:
     def _uuid(self, key: Track | int) -> int:
         return self._uuids.setdefault(key, len(self._uuids) + 1)
 
-    def _track(self, track: Track, meaning: str = "", *, counter: bool = False) -> int:
-        """Its number; described with the groups that it is in, where it's new."""
-        if track not in self._uuids:
+    def _track(self, track: Track, meaning: str = "", *, lane: int | None = None, counter: bool = False) -> int:
+        """Its number; described with the groups that it is in, where it's new. A `lane` is a track beside those of its name."""
+        key = track if lane is None else lane
+        if key not in self._uuids:
             parent = self._track(track[:-1])
-            self._describe(self._uuid(track), parent, track[-1], meaning, counter=counter)
-        return self._uuids[track]
-
-    def _lane(self, track: Track, lane: int) -> int:
-        """A track beside those of its name."""
-        if lane not in self._uuids:
-            parent = self._track(track[:-1])
-            self._describe(self._uuid(lane), parent, track[-1])
-        return self._uuids[lane]
+            self._describe(self._uuid(key), parent, track[-1], meaning, counter=counter)
+        return self._uuids[key]
 
     def _describe(self, uuid: int, parent: int | None, name: str, meaning: str = "", *, counter: bool = False) -> None:
         """Tracks stand in the order in which they are described."""

@@ -61,7 +61,7 @@ def render(page: Page) -> str:
     """The page as HTML. Raises UserError without jinja2."""
     plots: list[dict[str, Any]] = []
     groups = []
-    for number, (heading, members) in enumerate(groupby(page.sections, key=_group)):
+    for number, (heading, members) in enumerate(groupby(page.sections, key=lambda section: section.group or section.title)):
         blocks = [_block(member, heading, plots) for member in members]
         groups.append({"id": f"s{number}", "heading": visible(heading), "blocks": blocks})
     script = _asset("page.js")
@@ -134,10 +134,6 @@ def short(value: float) -> float | int | None:
         return None
     rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
-
-
-def _group(section: Section) -> str:
-    return section.group or section.title
 
 
 def _block(section: Section, heading: str, plots: list[dict[str, Any]]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
     for name, card in known.items():
         devices[name] = {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency)}
     latest = {
-        (_device_id(row), row.model, row.key, row.load, figure.metric): (row, figure)
+        (row.run.device.card_id or f"measured:{row.run.device.name}", row.model, row.key, row.load, figure.metric): (row, figure)
         for row in sorted(board, key=lambda row: row.run.started)
         for figure in row.shown
         if row.run.view.verdict == VALID and not figure.offered and row.run.device.name != NOT_KNOWN
@@ -173,10 +173,6 @@ def _published(card: Card, currency: str) -> list[dict[str, object]]:
         {"case": row.label, "unit": row.unit, "better": row.better, **dict.fromkeys(("value", "low", "high"), row.values[0])}
         for row in rows([card], currency=currency)
     ]
-
-
-def _device_id(row: BoardRow) -> str:
-    return row.run.device.card_id or f"measured:{row.run.device.name}"
 
 
 def _card_figure(label: str, value: str, figure: Sourced) -> tuple[str, str, str, str]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import replace
 
-from bytemlperf.checked import Checked, Location, Place, check, echo
+from bytemlperf.checked import Checked, Place, check, echo
 from bytemlperf.command.flags import Field, fields_of
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extensions import ENGINES
@@ -84,7 +84,7 @@ def check_campaign(campaign: Campaign, place: Place) -> None:
         if entry.engine_name not in ENGINES.all():
             location = ("engines", number, "engine" if entry.engine else "name")
             raise UserError(
-                f"{place(location)}: {_key(location)}: there is no engine {echo(entry.engine_name)}",
+                f"{place(location)}: {'.'.join(map(str, location))}: there is no engine {echo(entry.engine_name)}",
                 nearest(entry.engine_name, ENGINES.all()),
             )
     check(campaign.settings, SETTINGS, lambda location: place(("settings", *location)))
@@ -102,10 +102,6 @@ def _refuse_twice(key: str, names: list[Any], place: Place) -> None:
             line = place((key, names.index(name))).rpartition(":")[2]
             first = f" (first in line {line})" if line.isdigit() else ""
             raise UserError(f"{place((key, number))}: {key}: {echo(name)} is there twice{first}", "remove or rename one of them")
-
-
-def _key(location: Location) -> str:
-    return ".".join(map(str, location))
 
 
 def scenario_label(name: str) -> str:

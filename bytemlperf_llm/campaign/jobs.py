@@ -99,9 +99,10 @@ def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
     chosen, streams = first.get("request_rate", rate or job.rate), first.get("max_concurrency", job.concurrency)
     load: dict[str, Any] = {} if chosen is None else {"request_rate": str(chosen).removesuffix(".0")}
     load |= {} if streams is None else {"max_concurrency": streams}
+    options = {key: str(value).lower() if isinstance(value, bool) else value for key, value in entry.engine_options.items()}
     given = asdict(entry) | {
         "engine": entry.engine_name,
-        "engine_options": tuple(f"{key}={_text(value)}" for key, value in entry.engine_options.items()),
+        "engine_options": tuple(f"{key}={value}" for key, value in options.items()),
         "api_key_file": None if entry.api_key_file is None else Path(entry.api_key_file),
     }
     given["device"] = given.pop("card")
@@ -110,10 +111,6 @@ def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
     label = "-".join([entry.name, scenario_label(scenario), job.load.replace("/s", "").replace(" ", "-")])
     more = {"scenario": scenario, "seed": campaign.seed + job.repeat - 1, "label": label, "quiet": True}
     return Flags(**given | setting_flags(campaign) | load | more)
-
-
-def _text(value: str | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def order_of(campaign: Campaign, job: Job, rate: float | None = None) -> Order:

@@ -14,7 +14,7 @@ from bytemlperf.report.blocks import table
 from bytemlperf.report.text import unit
 from bytemlperf.runs.kinds import Plot, Section, Text
 from bytemlperf_llm.campaign.cells import Cell, lost_runs, point_of
-from bytemlperf_llm.campaign.records import CAPACITY_LOAD, JobRecord
+from bytemlperf_llm.campaign.records import CAPACITY_LOAD
 from bytemlperf_llm.sweep.curve import LEAST_POINTS, curves_of
 from bytemlperf_llm.sweep.row import PointRow
 from bytemlperf_llm.sweep.sections import curve_sections
@@ -96,10 +96,6 @@ def _failed(cells: list[Cell]) -> list[Section]:
     return table("Failed", rows)
 
 
-def _named(record: JobRecord) -> dict[str, Value]:
-    return {"engine": record.engine, "scenario": record.scenario, "load": record.load, "repeat": record.repeat}
-
-
 def _gate(gate: dict[str, Any]) -> list[Section]:
     conditions, failed = gate.get("conditions") or [], gate.get("failures") or []
     if not conditions:
@@ -134,9 +130,9 @@ def _differences(comparison: Comparison) -> list[Section]:
 
 
 def _runs(cells: list[Cell]) -> list[Section]:
-    rows = [
-        _named(record)
-        | {"seed": record.seed, "verdict": record.verdict or record.status, "took, s": record.wall_s}
+    rows: list[dict[str, Value]] = [
+        {name: getattr(record, name) for name in ("engine", "scenario", "load", "repeat", "seed")}
+        | {"verdict": record.verdict or record.status, "took, s": record.wall_s}
         | {"run folder": record.run, "schedule": record.schedule_sha256[:12], "why": "; ".join(record.reasons) or record.reason or None}
         for cell in cells
         for record in cell.records

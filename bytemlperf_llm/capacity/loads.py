@@ -12,7 +12,6 @@ from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.capacity.result import By, Judged
 from bytemlperf_llm.capacity.search import Goal
 from bytemlperf_llm.plan.plan import Plan
-from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.workload.schedule import Schedule
 
 UNBOUNDED: dict[str, Any] = {"rate": None, "burstiness": 1.0, "ramp": None, "max_concurrency": None}
@@ -64,7 +63,9 @@ class Loads:
         if trace is None:
             return cls(by, None, None, 1.0)
         timed = by == "rate" and scenario.arrival.process == "trace"
-        schedule = Schedule(_of_all(scenario, goal.max_requests, timed=timed), plan.load.seed)
+        arrival = UNBOUNDED | {"process": "trace" if timed else "at_once"}
+        bounds = {"num_requests": goal.max_requests, "duration_s": None, "arrival": arrival}
+        schedule = Schedule(scenario.override(bounds), plan.load.seed)
         requests = schedule.describe().requests or 0
         span_s = max(schedule.offsets(), default=0) / NS_PER_S if timed else 0.0
         if timed and not span_s:
@@ -100,29 +101,17 @@ class Loads:
     def changes(self, load: float, requests: int) -> dict[str, Any]:
         """The scenario's keys of so many requests under this load; a closed loop has as many more as are in flight, so that it is full
         until the last of them has ended."""
+        closed = UNBOUNDED | {"process": "closed", "max_concurrency": int(load)}
         if self.by == "sessions":
-            return {
-                "num_sessions": None,
-                "duration_s": NO_END_S,
-                "arrival": UNBOUNDED | {"process": "closed", "max_concurrency": int(load)},
-            }
+            return {"num_sessions": None, "duration_s": NO_END_S, "arrival": closed}
         if self.by == "session_rate":
             sessions = requests / (self.turnover or 1.0)
             arrival = UNBOUNDED | {"process": "poisson", "rate": load}
             return {"num_sessions": ceil(sessions + SIGMAS * sqrt(sessions)), "duration_s": None, "arrival": arrival}
-        changes: dict[str, Any] = {"num_requests": requests, "duration_s": None}
         if self.by == "concurrency":
-            return {
-                "num_requests": requests + int(load),
-                "duration_s": None,
-                "arrival": UNBOUNDED | {"process": "closed", "max_concurrency": int(load)},
-            }
+            return {"num_requests": requests + int(load), "duration_s": None, "arrival": closed}
+        changes: dict[str, Any] = {"num_requests": requests, "duration_s": None}
         if self.trace_rps is None:
             return changes | {"arrival": UNBOUNDED | {"process": "poisson", "rate": load}}
         scale = float(f"{self.time_scale * self.trace_rps / load:.9g}")
         return changes | {"arrival": UNBOUNDED | {"process": "trace"}, "prompts.trace.time_scale": scale}
-
-
-def _of_all(scenario: Scenario, most: int, *, timed: bool) -> Scenario:
-    arrival = {"process": "trace"} if timed else {"process": "at_once"}
-    return scenario.override({"num_requests": most, "duration_s": None, "arrival": UNBOUNDED | arrival})

@@ -50,7 +50,6 @@ class VllmSetup(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     model_id: str
     tokenizer_id: str | None
-    endpoint_type: str | None = None  # backend, where None
     label: str | None = None
     num_prompts: int | None = None  # the records' number, where None
     metadata: dict[str, str] = {}
@@ -141,7 +140,7 @@ def _tpot_s(output: _Output) -> float:
 def _setup_keys(facts: RunFacts, setup: VllmSetup, count: int) -> dict[str, Any]:
     return {
         "date": setup.date,
-        "endpoint_type": setup.endpoint_type or setup.backend,
+        "endpoint_type": setup.backend,
         "backend": setup.backend,
         "label": setup.label,
         "model_id": setup.model_id,

@@ -19,19 +19,19 @@ from bytemlperf_llm.mlperf.submission import Written, write_submission
 
 
 def export(runs: Sequence[Path], given: SubmissionFlags, *, quiet: bool = False) -> int:
-    """Write the folder; its path is the last line on standard output. Raises UserError."""
-    print(submit(runs, given, read_disclosure(given.disclosure), quiet=quiet))
-    return 0
+    """`submit` with the disclosure of the flags."""
+    return submit(runs, given, read_disclosure(given.disclosure), quiet=quiet)
 
 
-def submit(runs: Sequence[Path], given: SubmissionFlags, disclosure: Disclosure, *, quiet: bool) -> Path:
-    """The submission folder of these runs, which is printed unless `quiet`. Raises UserError."""
+def submit(runs: Sequence[Path], given: SubmissionFlags, disclosure: Disclosure, *, quiet: bool) -> int:
+    """Write the folder of these runs, and print it unless `quiet`; its path is the last line on standard output. Raises UserError."""
     size = given.dataset_size or disclosure.dataset.size
     points = sorted((read_point(folder, size) for folder in run_folders(runs)), key=lambda point: point.concurrency)
     written = write_submission(points, disclosure, given.out)
     if not quiet:
         print_sections(terminal(), sections(points, written))
-    return written.folder
+    print(written.folder)
+    return 0
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

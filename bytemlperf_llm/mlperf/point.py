@@ -115,7 +115,7 @@ def read_point(folder: Path, dataset_size: int | None) -> Point:
         )
     if not came_to_its_end(run):
         raise UserError(f"{folder} did not come to its end", f"resume it with: bmp-llm resume {folder}")
-    size = dataset_size or (declared.dataset_size if declared else _prompts(scenario, seed_of(run)))
+    size = dataset_size or (declared.dataset_size if declared else Schedule(scenario, seed_of(run)).workload().prompt_count)
     if size is None:
         raise UserError(f"{folder} has synthetic prompts, so no data set has a size", "give --dataset-size, the prompts of one pass")
     with damage_said(folder):
@@ -134,7 +134,3 @@ def _declared(run: dict[str, Any]) -> Declared | None:
         return msgspec.convert(part(run, "mlperf"), Declared)
     except msgspec.ValidationError:
         return None
-
-
-def _prompts(scenario: Scenario, seed: int) -> int | None:
-    return Schedule(scenario, seed).workload().prompt_count

@@ -6,7 +6,6 @@ its steady window must, and a fifth more; the first passes are the ramp that the
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +31,7 @@ from bytemlperf_llm.points.driver import Driver
 from bytemlperf_llm.points.flags import comparable
 from bytemlperf_llm.points.point import PointRun
 from bytemlperf_llm.run.started import Started, started_engine
+from bytemlperf_llm.sweep.axes import length, numbers
 from bytemlperf_llm.sweep.row import row_of
 from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.schedule import ALL, Planned, Remaining, Schedule, Share
@@ -100,8 +100,7 @@ def run(flags: Flags, given: PointFlags, submission: SubmissionFlags, argv: list
         return points.status
     out = folder / "submission"
     shutil.rmtree(out, ignore_errors=True)  # of fewer points, where the folder goes on
-    print(submit(points_in(folder), submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet))
-    return 0
+    return submit(points_in(folder), submission.changed(out=out, dataset_size=declared.dataset_size), disclosure, quiet=flags.quiet)
 
 
 class Points(Driver):
@@ -176,12 +175,9 @@ def _concurrencies(given: PointFlags) -> list[int]:
     most = given.max_concurrency
     if given.concurrency is None:
         return default_points(most or MAX_CONCURRENCY)
-    words = [word for word in re.split(r"[,\s]+", given.concurrency.strip()) if word]
-    if not words or not all(re.fullmatch(r"[1-9]\d{0,5}", word) for word in words):
-        raise UserError(f"--concurrency {given.concurrency!r} is not a list of numbers", "give numbers between commas: 1,4,16,64")
-    if len(set(words)) > MOST_POINTS:
-        raise UserError(f"{len(set(words))} points, and a submission has at most {MOST_POINTS}", "give fewer")
-    concurrencies = sorted({int(word) for word in words})
+    concurrencies = sorted(numbers("--concurrency", given.concurrency, length))
+    if len(concurrencies) > MOST_POINTS:
+        raise UserError(f"{len(concurrencies)} points, and a submission has at most {MOST_POINTS}", "give fewer")
     if most is not None and concurrencies[-1] > most:
         raise UserError(f"--concurrency {concurrencies[-1]} is above --max-concurrency {most}", "give at most that, or a higher maximum")
     return concurrencies

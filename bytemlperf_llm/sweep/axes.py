@@ -6,7 +6,6 @@ lengths, and within each such curve the loads, as given.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from itertools import product
 from typing import TypeVar
@@ -83,16 +82,16 @@ def axes_of(given: SweepFlags) -> Axes:
 
 def _loads(given: SweepFlags) -> tuple[Level, ...]:
     if given.concurrency is not None:
-        return tuple(Level(concurrency=number) for number in _numbers("--concurrency", given.concurrency, _length))
+        return tuple(Level(concurrency=number) for number in numbers("--concurrency", given.concurrency, length))
     if given.rates in (None, "auto"):
         return ()
-    return tuple(Level(rate_rps=rate) for rate in _numbers("--rates", str(given.rates), _rate))
+    return tuple(Level(rate_rps=rate) for rate in numbers("--rates", str(given.rates), _rate))
 
 
 def _curves(given: SweepFlags) -> Iterable[CurveAxes]:
     options = {key: _choices(key, value) for key, value in pairs("--engine-option", given.engine_options).items()}
-    inputs = (None,) if given.input_lens is None else _numbers("--input-len", given.input_lens, _length)
-    outputs = (None,) if given.output_lens is None else _numbers("--output-len", given.output_lens, _length)
+    inputs = (None,) if given.input_lens is None else numbers("--input-len", given.input_lens, length)
+    outputs = (None,) if given.output_lens is None else numbers("--output-len", given.output_lens, length)
     for values in product(*options.values()):
         chosen = tuple(f"{key}={value}" for key, value in zip(options, values, strict=True))
         parts = [text for text, choices in zip(chosen, options.values(), strict=True) if len(choices) > 1]
@@ -107,21 +106,21 @@ def _choices(key: str, value: str) -> list[str]:
     return [value] if whole else list(dict.fromkeys(part.strip() for part in value.split(",")))
 
 
-def _numbers(flag: str, text: str, parse: Callable[[str], NumberT]) -> tuple[NumberT, ...]:
+def numbers(flag: str, text: str, parse: Callable[[str], NumberT]) -> tuple[NumberT, ...]:
     """Each once. Raises UserError."""
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    numbers = []
-    for word in words:
+    values = []
+    for word in text.replace(",", " ").split():
         try:
-            numbers.append(parse(word))
+            values.append(parse(word))
         except ValueError:
             raise UserError(f"{flag} {word!r} is not a number above 0", f"give numbers between commas: {flag} 1,2,4,8") from None
-    if not numbers:
+    if not values:
         raise UserError(f"{flag} has no value", f"give numbers between commas: {flag} 1,2,4,8")
-    return tuple(dict.fromkeys(numbers))
+    return tuple(dict.fromkeys(values))
 
 
-def _length(word: str) -> int:
+def length(word: str) -> int:
+    """1 to MAX_TOKENS. Raises ValueError."""
     number = int(word)
     if not 1 <= number <= MAX_TOKENS:
         raise ValueError(word)

@@ -102,7 +102,7 @@ def test_stopped_points_go_on_with_the_same_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "cause"),
     [
-        (("--concurrency", "1,many"), "is not a list of numbers"),
+        (("--concurrency", "1,many"), "--concurrency 'many' is not a number above 0"),
         (("--concurrency", ",".join(map(str, range(1, 40)))), "39 points, and a submission has at most 32"),
         (("--concurrency", "1,64", "--max-concurrency", "32"), "--concurrency 64 is above --max-concurrency 32"),
         (("--seed-set", "B"), "--seed-set 'B' is not published"),
