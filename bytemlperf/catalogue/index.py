@@ -23,8 +23,7 @@ from bytemlperf.catalogue.tags import read_tags
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.measured import device_text, hardware_of
 from bytemlperf.report.gather import RunView, view_run
-from bytemlperf.report.run_page import headlines, name_of
-from bytemlperf.report.text import number, unit
+from bytemlperf.report.run_page import headlines_text
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part
 from bytemlperf.version import __version__
@@ -34,7 +33,6 @@ Row = tuple[Value, ...]
 """A row of a table, and what may be in its cells."""
 FILE = ".catalogue.sqlite"
 SIGNED = ("run.json", "summary.json", TAGS)
-HEADLINES_SHOWN = 3
 BUSY_S = 2.0  # how long another process's writing is waited for
 MAX_INTEGER = 2**63 - 1
 
@@ -222,9 +220,6 @@ def signature(folder: Path) -> str:
 
 def _run_row(name: str, view: RunView) -> list[Value]:
     subject, run = view.subject, view.run
-    headline_texts = [
-        f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(view.figures) if figure.value is not None
-    ]
     hardware = hardware_of(run)
     duration = part(run, "end").get("duration_ns")
     return [
@@ -243,7 +238,7 @@ def _run_row(name: str, view: RunView) -> list[Value]:
         run.get("seed") if isinstance(run.get("seed"), int) else None,
         _text(run.get("schedule_sha256")),
         read_tags(view.folder),
-        " · ".join(headline_texts[:HEADLINES_SHOWN]),
+        headlines_text(view.figures),
         "; ".join(view.problems),
         signature(view.folder),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,8 +13,10 @@ from bytemlperf.errors import UserError
 from bytemlperf.runs.names import run_named
 
 if TYPE_CHECKING:
+    from bytemlperf.compare.comparison import Comparison
     from bytemlperf.compare.show import Shown
     from bytemlperf.report.gather import RunView
+    from bytemlperf.runs.kinds import Table
 
 EXIT_GATE = 1
 FILES_ONLY = ("html", "pdf")
@@ -64,23 +66,23 @@ def compare(
         raise typer.Exit(EXIT_GATE)
 
 
-def _baseline(views: list[RunView], wanted: str | None) -> RunView:
-    if wanted is None:
+def _baseline(views: list[RunView], name: str | None) -> RunView:
+    if name is None:
         return views[0]
     for view in views:
-        if wanted in (view.label, view.folder.name) or run_named(Path(wanted)).absolute() == view.folder.absolute():
+        if name in (view.label, view.folder.name) or run_named(Path(name)).absolute() == view.folder.absolute():
             return view
-    raise UserError(f"--baseline {wanted!r} is not one of the runs", f"name one of {', '.join(view.label for view in views)}")
+    raise UserError(f"--baseline {name!r} is not one of the runs", f"name one of {', '.join(view.label for view in views)}")
 
 
-def _kind_problems(comparisons: list[Any]) -> list[str]:
+def _kind_problems(comparisons: list[Comparison]) -> list[str]:
     if len(comparisons) < 2:
         return []
     kinds = ", ".join(f"{each.kind} ({', '.join(each.names)})" for each in comparisons)
     return [f"runs of different kinds can't be compared: {kinds}; each kind is shown separately"]
 
 
-def _normalised(comparisons: list[Any], chosen: Iterable[str], prices: Path | None) -> list[Any]:
+def _normalised(comparisons: list[Comparison], chosen: Iterable[str], prices: Path | None) -> list[Table]:
     from bytemlperf.compare.normalised import devices_of, normalised_table
     from bytemlperf.hardware.cards import load
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from bytemlperf.compare.comparison import Comparison, Row, Side
 from bytemlperf.compare.statistics import Change
 from bytemlperf.errors import UserError
-from bytemlperf.report.text import number
 from bytemlperf.runs.conditions import ANY, Condition
 from bytemlperf.runs.verdicts import UNFIT
 
@@ -64,17 +63,10 @@ def _row_failures(comparison: Comparison, row: Row, condition: Condition) -> lis
     for place, (name, side) in enumerate(zip(comparison.names, row.sides, strict=True)):
         if place == comparison.baseline and not alone:
             continue
-        text = _relative(row, side, condition) if condition.relative else _absolute(side, condition)
+        text = _relative(row, side, condition) if condition.relative else condition.fault(side.figure)
         if text:
             found.append(f"{condition.text}: {name}: {text}")
     return found
-
-
-def _absolute(side: Side, condition: Condition) -> str:
-    figure = side.figure
-    if figure is None or figure.value is None:
-        return f"can't be evaluated: {(figure.reason if figure else '') or 'not measured'}"
-    return f"{number(figure.value)} {figure.unit}" if condition.beyond(figure.value) else ""
 
 
 def _relative(row: Row, side: Side, condition: Condition) -> str:

@@ -25,7 +25,8 @@ from bytemlperf.compare.show import (
     title_of,
 )
 from bytemlperf.lazy import numpy
-from bytemlperf.report.blocks import dots, line
+from bytemlperf.report.blocks import dots, error_bars, line
+from bytemlperf.report.gather import RunView
 from bytemlperf.report.page import Page, Tile, render, short
 from bytemlperf.report.pdf import print_page
 from bytemlperf.report.text import unit
@@ -72,9 +73,8 @@ def page_of(shown: Shown) -> Page:
     )
 
 
-def _run_fact(view: Any) -> str:
-    started = str(view.run.get("started_at", ""))[:16].replace("T", " ")
-    return " · ".join(part for part in (str(view.subject.get("name") or ""), view.verdict, started) if part)
+def _run_fact(view: RunView) -> str:
+    return " · ".join(part for part in (str(view.subject.get("name") or ""), view.verdict, view.started[:16]) if part)
 
 
 def _tiles(comparison: Comparison) -> list[Tile]:
@@ -126,14 +126,10 @@ def _forest(comparison: Comparison, rows: Sequence[Row], group: str) -> Plot | N
     data = []
     for number_of, place in enumerate(others(comparison)):
         known = [(row, side.change, side.ratio) for row in chosen for side in [row.sides[place]] if side.change is not None and side.ratio]
-        up, down = (
-            [0 if bound is None else abs(bound - ratio) * 100 for (_, _, ratio), bound in zip(known, bounds, strict=True)]
-            for bounds in ([each.high for _, each, _ in known], [each.low for _, each, _ in known])
-        )
-        around = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4}
         x, y = [(ratio - 1) * 100 for _, _, ratio in known], [bare_name(row, comparison) for row, _, _ in known]
+        bounds = [[((ratio if bound is None else bound) - 1) * 100 for bound in (change.low, change.high)] for _, change, ratio in known]
         marks = dots(comparison.names[place], x, y, "%{y}: %{x:+.2f} %", size=8, color=f"@{number_of % 8}")
-        data.append(marks | {"error_x": around})
+        data.append(marks | {"error_x": error_bars(x, bounds, thickness=1.5, width=4)})
     zero = {"zeroline": True, "zerolinewidth": 2, "zerolinecolor": "@7"}
     layout = {
         "xaxis": {"title": f"change against {comparison.names[comparison.baseline]}, %", **zero},

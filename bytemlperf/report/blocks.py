@@ -55,15 +55,15 @@ def over(value: float | None, scale: float) -> float | None:
 
 def bounded_line(name: str, x: Any, y: Sequence[float], bounds: Sequence[Any], hover: str = "", **style: Any) -> dict[str, Any]:
     """A curve through marks with their intervals, None where there is none."""
-    sides = [bound or (value, value) for value, bound in zip(y, bounds, strict=True)]
-    around = {
-        "type": "data",
-        "symmetric": False,
-        "thickness": 1,
-        "array": [high - value for value, (_, high) in zip(y, sides, strict=True)],
-        "arrayminus": [value - low for value, (low, _) in zip(y, sides, strict=True)],
-    }
+    around = error_bars(y, [bound or (value, value) for value, bound in zip(y, bounds, strict=True)], thickness=1)
     return line(name, x, y, hover, **style) | {"mode": "lines+markers", "error_y": around, **({"marker": style} if style else {})}
+
+
+def error_bars(values: Sequence[float], bounds: Sequence[Sequence[float]], **style: Any) -> dict[str, Any]:
+    """From low to high around each value."""
+    up = [high - value for value, (_, high) in zip(values, bounds, strict=True)]
+    down = [value - low for value, (low, _) in zip(values, bounds, strict=True)]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **style}
 
 
 def dots(name: str, x: Any, y: Any, hover: str = "", **style: Any) -> dict[str, Any]:

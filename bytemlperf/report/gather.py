@@ -47,6 +47,11 @@ class RunView(msgspec.Struct, kw_only=True):
         return str(self.run.get("label") or self.folder.name)
 
     @property
+    def started(self) -> str:
+        """UTC, to the second."""
+        return str(self.run.get("started_at") or "")[:19].replace("T", " ")
+
+    @property
     def verdict(self) -> str:
         return str((self.summary or {}).get("verdict") or "unknown")
 

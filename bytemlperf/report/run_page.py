@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from bytemlperf.hardware.measured import device_text, is_remote
@@ -15,6 +16,7 @@ from bytemlperf.runs.kinds import Figure, Section, Table, Text
 from bytemlperf.version import __version__
 
 MAX_TILES = 8
+IN_A_LINE = 3
 MAX_FIGURE_ROWS = 400
 AGAIN = "To run it again"
 
@@ -40,6 +42,12 @@ def headlines(figures: Sequence[Figure]) -> list[Figure]:
     """What stands first: the figures that their suite calls headlines, measured ones before the others."""
     chosen = [figure for figure in figures if figure.headline]
     return sorted(chosen, key=lambda figure: figure.value is None)[:MAX_TILES]
+
+
+def headlines_text(figures: Sequence[Figure]) -> str:
+    """A run in a line: its first headlines that were measured."""
+    measured = (figure for figure in headlines(figures) if figure.value is not None)
+    return " · ".join(f"{name_of(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in islice(measured, IN_A_LINE))
 
 
 def named_headlines(figures: Sequence[Figure]) -> list[tuple[str, Figure]]:
@@ -79,7 +87,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
         ("model", model),
         ("device", device_text(view.run, subject)),
         ("client machine" if is_remote(view.run) else "machine", _machine(part(view.run, "environment", "hardware"))),
-        ("started", str(view.run.get("started_at", ""))[:19].replace("T", " ") + " UTC" if view.run.get("started_at") else ""),
+        ("started", f"{view.started} UTC" if view.started else ""),
         ("took", _duration(view.run)),
         ("seed", str(view.run["seed"]) if view.run.get("seed") is not None else ""),
     ]

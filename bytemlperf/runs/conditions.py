@@ -34,6 +34,12 @@ class Condition(NamedTuple):
     def beyond(self, value: float) -> bool:
         return value > self.limit if self.above else value < self.limit
 
+    def fault(self, figure: Figure | None) -> str:
+        """That the figure is beyond the limit, or can't be evaluated, which must not pass; empty where it isn't."""
+        if figure is None or figure.value is None:
+            return f"can't be evaluated: {(figure and figure.reason) or 'not measured'}"
+        return f"it is {figure.value:.4g} {figure.unit}".rstrip() if self.beyond(figure.value) else ""
+
 
 def parse(text: str) -> Condition:
     """Raises UserError for what is no condition."""
@@ -65,9 +71,5 @@ def unmet(figures: Iterable[Figure], texts: Iterable[str]) -> list[str]:
         if not of_metric:
             known = ", ".join(sorted({figure.metric for figure, _ in named})[:MOST_NAMED])
             sentences.append(f"{condition.text}: no such figure; there are: {known or 'none'}")
-        for figure in of_metric:
-            if figure.value is None:
-                sentences.append(f"{condition.text}: can't be evaluated: {figure.reason or 'not measured'}")
-            elif condition.beyond(figure.value):
-                sentences.append(f"{condition.text}: it is {figure.value:.4g} {figure.unit}".rstrip())
+        sentences += [f"{condition.text}: {fault}" for figure in of_metric if (fault := condition.fault(figure))]
     return sentences

@@ -37,10 +37,6 @@ class SiteRun(NamedTuple):
         return self.view.kind_name
 
     @property
-    def started(self) -> str:
-        return str(self.view.run.get("started_at") or "")[:19].replace("T", " ")
-
-    @property
     def measured(self) -> str:
         """Engine, backend or trainer; else what the command was about."""
         return str(self.view.subject.get("name") or "")
@@ -115,7 +111,7 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
             continue
         slug = unused(re.sub(r"[^a-zA-Z0-9._-]+", "-", folder.name).strip("-.") or "run", runs)
         runs[slug] = SiteRun(view, device, slug)
-    return sorted(runs.values(), key=lambda run: run.started, reverse=True), unread
+    return sorted(runs.values(), key=lambda run: run.view.started, reverse=True), unread
 
 
 def board(runs: Sequence[SiteRun], currency: str) -> list[BoardRow]:

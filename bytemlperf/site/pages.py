@@ -108,7 +108,7 @@ class Pages:
         for row in board:
             measured.setdefault(row.run.slug, []).extend(_side(row, figure) for figure in row.shown)
         shown: list[dict[str, object]] = [
-            {"id": run.slug, "name": run.view.label, "note": run.started[:10], "measured": measured.get(run.slug, []), "published": []}
+            {"id": run.slug, "name": run.view.label, "note": run.view.started[:10], "measured": measured.get(run.slug, []), "published": []}
             for run in runs
         ]
         about = "Side by side are figures of the same case at the same load. bmp compare says whether a difference is chance."
@@ -135,7 +135,7 @@ def _compared(known: Mapping[str, Card], board: Sequence[BoardRow], currency: st
         devices[name] = {"id": name, "name": card.name, "vendor": card.vendor, "published": _published(card, currency)}
     latest = {
         (row.run.device.card_id or f"measured:{row.run.device.name}", row.model, row.key, row.load, figure.metric): (row, figure)
-        for row in sorted(board, key=lambda row: row.run.started)
+        for row in sorted(board, key=lambda row: row.run.view.started)
         for figure in row.shown
         if row.run.view.verdict == VALID and not figure.offered and row.run.device.name != NOT_KNOWN
     }

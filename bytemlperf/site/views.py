@@ -7,15 +7,12 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from bytemlperf.report.run_page import headlines
-from bytemlperf.report.run_page import name_of as named
+from bytemlperf.report.run_page import headlines_text
 from bytemlperf.report.text import interval, number, unit, visible
-from bytemlperf.runs.kinds import Figure
 from bytemlperf.site.gather import BoardRow, SiteRun, name_of
 
 RowT = TypeVar("RowT")
 COMPARE_DEVICES, COMPARE_RUNS = "compare.html", "compare-runs.html"
-HEADLINES = 3
 MAX_METRICS = 30
 """Columns of a leaderboard; a run of strangers may name as many as it likes."""
 UNKNOWN = "–"
@@ -85,17 +82,9 @@ def run_table(runs: Sequence[SiteRun], root: str) -> TableView:
         (Column("measured", choose=True), lambda run: words(run.measured)),
         (Column("device", choose=True), lambda run: words(run.device.name)),
         (Column("verdict", choose=True), lambda run: words(run.view.verdict)),
-        (Column("started (UTC)"), lambda run: words(run.started)),
+        (Column("started (UTC)"), lambda run: words(run.view.started)),
     ]
     return drawn("runs", columns, runs, [run.slug for run in runs])._replace(compare=COMPARE_RUNS)
-
-
-def headlines_text(figures: Sequence[Figure]) -> str:
-    """A run in a line: its first headlines that were measured."""
-    told = (
-        f"{named(figure)} {number(figure.value)} {unit(figure.unit)}" for figure in headlines(list(figures)) if figure.value is not None
-    )
-    return " · ".join(islice(told, HEADLINES))
 
 
 def report_of(run: SiteRun, root: str) -> str:
@@ -112,7 +101,7 @@ def board_table(rows: Sequence[BoardRow], currency: str, root: str) -> TableView
     """A leaderboard. Columns that no row has anything for are left out."""
     columns: Drawn[BoardRow] = [
         (Column("rank", numeric=True, about=RANKS), lambda row: numeric(row.rank)),
-        (Column("run"), lambda row: words(row.run.view.label, report_of(row.run, root), row.run.started[:10])),
+        (Column("run"), lambda row: words(row.run.view.label, report_of(row.run, root), row.run.view.started[:10])),
         (Column("model", choose=True), lambda row: words(row.model)),
         (Column("case", choose=True), lambda row: words(row.key)),
         (Column("load", choose=True), lambda row: words(row.load)),
