@@ -84,7 +84,6 @@ def _our_median_us(kernel: Callable[..., Any], inputs: tuple[Any, ...]) -> float
 
 def _against_blas(threads: int) -> bool:
     from micro.peaks.peaks import PeakSource
-    from micro.peaks.record import Needed
     from micro.sweep.sweep import Settings
 
     first = _blas_flops_per_s()
@@ -92,7 +91,7 @@ def _against_blas(threads: int) -> bool:
         os.environ["BMP_CACHE"] = cache
         source = PeakSource(Settings(threads=threads), fresh=True)
         with closing(source):
-            source.need(Needed(frozenset({"float32"})))
+            source.need({"float32"})
     second = _blas_flops_per_s()
     peak, blas = source.peaks.flops["float32"], max(first, second)
     ratio = peak.per_s / blas

@@ -284,16 +284,8 @@ def _absolute(folder: Path, path: str) -> str:
     return str((folder / Path(path).expanduser()).absolute())
 
 
-def find_cards(names: list[str]) -> list[Card]:
-    """Cards by name, by class, `all`, or a YAML file's path; each once, in the order given. Raises UserError."""
-    cards: dict[str, Card] = {}
-    for name in names:
-        for card in _matching(name):
-            cards.setdefault(card.name, card)
-    return list(cards.values())
-
-
-def _matching(name: str) -> list[Card]:
+def find_cards(name: str) -> list[Card]:
+    """Cards by name, by class, `all`, or a YAML file's path. Raises UserError."""
     if name == "all":
         return list(zoo().values())
     if name in CLASSES:

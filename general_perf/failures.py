@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, get_args
 
+from bytemlperf.command.exits import one_line
 from bytemlperf.extras import MissingPackage
 
 ErrorClass = Literal[
@@ -95,25 +96,23 @@ _BY_TEXT: tuple[tuple[str, ErrorClass, str], ...] = (
 def classify(error: BaseException, stage: str) -> Failure:
     """The failure of an exception raised in `stage`. Never raises."""
     if isinstance(error, StageError):
-        return Failure("refused" if error.error_class in REFUSALS else "failed", error.error_class, _one_line(error.cause), error.fix)
+        return _failure(error.error_class, error.cause, error.fix)
     if isinstance(error, MissingPackage):
-        return Failure("refused", "missing_package", _one_line(error.cause), error.fix)
+        return _failure("missing_package", error.cause, error.fix)
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
-        return Failure("failed", "out_of_memory", _one_line(text), _BY_TEXT[1][2])
+        return _failure("out_of_memory", text, _BY_TEXT[1][2])
     if isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError):
-        return Failure("refused", "missing_package", _one_line(text), "pip install 'bytemlperf-llm[general]'")
+        return _failure("missing_package", text, "pip install 'bytemlperf-llm[general]'")
     for pattern, error_class, fix in _BY_TEXT:
         if re.search(pattern, text, re.IGNORECASE):
-            return Failure("refused" if error_class in REFUSALS else "failed", error_class, _one_line(text), fix)
-    if stage in ("performance", "numerics", "accuracy", "load"):
-        return Failure("failed", "runtime_error", _one_line(text), LIBRARY_LOG)
-    return Failure("failed", "compile_error", _one_line(text), LIBRARY_LOG)
+            return _failure(error_class, text, fix)
+    return _failure("runtime_error" if stage in ("performance", "numerics", "accuracy", "load") else "compile_error", text, LIBRARY_LOG)
 
 
-def _one_line(text: str) -> str:
-    line = " ".join("".join(char if char.isprintable() or char.isspace() else "�" for char in text).split())
-    if len(line) <= MAX_REASON_CHARS:
-        return line
-    head = MAX_REASON_CHARS // 3  # the rest from the end: long messages begin with paths and signatures, and end with the fact
-    return line[:head] + "…" + line[head + 1 - MAX_REASON_CHARS :]
+def _failure(error_class: ErrorClass, reason: str, fix: str) -> Failure:
+    reason = one_line(reason)
+    if len(reason) > MAX_REASON_CHARS:
+        head = MAX_REASON_CHARS // 3  # the rest from the end: long messages begin with paths and signatures, and end with the fact
+        reason = reason[:head] + "…" + reason[head + 1 - MAX_REASON_CHARS :]
+    return Failure("refused" if error_class in REFUSALS else "failed", error_class, reason, fix)

@@ -82,3 +82,13 @@ def threads_asked_for() -> int | None:
     """`$OMP_NUM_THREADS`, of the outermost level; None where it isn't set, or is no number above 0."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if asked.isdigit() and int(asked) else None
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_for(count: int) -> int:
+    """CPU threads of each of so many that compute beside each other: `$OMP_NUM_THREADS`, else this machine's cores, shared out."""
+    return threads_asked_for() or max(1, usable_cores() // count)

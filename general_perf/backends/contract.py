@@ -126,7 +126,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of the graph a backend took, measured. `graph_share` and `flops_share` are None with a `reason`
     where nothing is partitioned. `fallback_operators` counts the ones left to something else, by name."""
 
-    method: str
+    method: str = ""
     nodes: int | None = None
     taken_nodes: int | None = None
     graph_share: float | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bytemlperf.child.limits import memory_to_plan_with, threads_asked_for
+from bytemlperf.child.limits import memory_to_plan_with, threads_for
 from bytemlperf.command.flags import parse_bytes
 from bytemlperf.errors import UserError
 from general_perf.backends.registry import check_names, check_options
@@ -53,7 +52,7 @@ def selected_cards(flags: Flags) -> list[Selected]:
         if files := workload_files(name):
             selection += [_of_workload(path, flags, alone=not Path(name).is_dir()) for path in files]
             continue
-        for card in find_cards([name]):
+        for card in find_cards(name):
             size = flags.size if flags.size in card.sizes or name not in ("all", *CLASSES) else PUBLISHED
             sized = card.at_size(size, {key: value for key, value in flags.dims.items() if key in card.dims or len(flags.models) == 1})
             sizes = tuple([sized.fixed_batch] if sized.fixed_batch and not flags.batch_sizes else flags.batch_sizes or sized.batch_sizes)
@@ -108,7 +107,7 @@ def _job(selected: Selected, backend: str, precision: str) -> Job:
         "size": size,
         "backend": backend,
         "precision": precision,
-        "threads": flags.threads or threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // max(flags.instances)),
+        "threads": flags.threads or threads_for(max(flags.instances)),
         "instances": tuple(sorted(set(flags.instances))),
         "batch_sizes": tuple(sorted(set(selected.batch_sizes))),
         "stages": tuple(dict.fromkeys(("compile", "load", *flags.stages))),

@@ -66,7 +66,7 @@ def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
     if flags.precision != "fp32" and (flags.to == "torch-export" or (flags.to == "engine" and flags.backend == "torch-inductor")):
         raise UserError(f"{flags.to} is written in fp32 here", "leave --precision out, or take onnx or openvino")
     check_options([flags.backend if flags.to == "engine" else OPTIONS_OF[flags.to]], flags.backend_options)
-    cards = find_cards([flags.model])
+    cards = find_cards(flags.model)
     if len(cards) != 1:
         raise UserError(f"'{flags.model}' names {len(cards)} models", "name one")
     card = cards[0].at_size(flags.size, flags.dims)

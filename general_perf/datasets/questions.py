@@ -25,6 +25,7 @@ from general_perf.card import SQUAD_FILE, Card
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.datasets.text import language_tokenizer
 from general_perf.failures import StageError
+from general_perf.measure.numerics import log_softmax
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -195,7 +196,7 @@ def greedy(predict: Callable[[Arrays], Outputs], ids: tuple[int, ...], length: i
         logits = predict({name: np.stack([array] * batch) for name, array in ready.items()})["logits"]
         last: Array = logits[0, len(ids) + len(taken) - 1].astype(np.float64)
         token = int(last.argmax())
-        logs.append(float(last[token] - last.max() - np.log(np.exp(last - last.max()).sum())))
+        logs.append(float(log_softmax(last)[token]))
         if token in stop:
             break
         taken.append(token)

@@ -21,6 +21,7 @@ from general_perf.backends.contract import Array, Outputs
 from general_perf.card import Card, LanguageModel, Package
 from general_perf.datasets.contract import Dataset, spread
 from general_perf.failures import StageError
+from general_perf.measure.numerics import log_softmax
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -78,10 +79,8 @@ def next_token(card: Card, limit: int) -> Dataset:
     def postprocess(window: list[int], outputs: Outputs) -> Array:
         """For each token after the first: the one foretold, and the log probability of the one that came."""
         logits: Array = outputs["logits"][:-1].astype(np.float64)
-        top = logits.max(axis=1, keepdims=True)
-        logs = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
         came = np.asarray(window[1:])
-        return np.stack([logits.argmax(axis=1), logs[np.arange(len(came)), came]], axis=1)
+        return np.stack([logits.argmax(axis=1), log_softmax(logits)[np.arange(len(came)), came]], axis=1)
 
     def metrics(answers: Array, truth: Sequence[list[int]]) -> dict[str, float]:
         right = answers[:, :, 0] == np.asarray(truth)

@@ -147,7 +147,7 @@ class Reporter:
 
     def record(self, kind: type[RecordT], **fields: Any) -> RecordT:
         """A record of this job."""
-        return kind(**facts_of(self.job, self.card.name, self.job.attempt), **fields)
+        return kind(**facts_of(self.job), **fields)
 
     def failure(self, stage: str, error: BaseException, **fields: Any) -> Record:
         """The record of a stage that went wrong; the library's own traceback goes to standard error."""

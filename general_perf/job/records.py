@@ -13,6 +13,7 @@ import msgspec
 
 from general_perf.backends.contract import Coverage
 from general_perf.card import Card
+from general_perf.choices import ArrivalProcess, Loop, Precision
 
 NO_REFERENCE = "failure.txt"
 """In a model's reference folder: why its reference was not made."""
@@ -33,18 +34,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     card: Card
     size: str
     backend: str
-    precision: str
+    precision: Precision
     device: str
     threads: int
     instances: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     stages: tuple[str, ...]
-    loops: tuple[str, ...]
+    loops: tuple[Loop, ...]
     seconds: float
     iterations: int | None
     rate: float | None
     rate_share: float
-    process: str
+    process: ArrivalProcess
     burstiness: float
     seed: int
     numeric_samples: int
@@ -66,7 +67,6 @@ def job_id(model: str, size: str, backend: str, precision: str) -> str:
 
 
 Status = Literal["ok", "failed", "refused", "skipped"]
-Loop = Literal["closed", "open"]
 
 
 class Record(msgspec.Struct, kw_only=True, tag_field="stage"):
@@ -84,10 +84,10 @@ class Record(msgspec.Struct, kw_only=True, tag_field="stage"):
     fix: str = ""
 
 
-def facts_of(job: Job, model: str, attempt: int) -> dict[str, Any]:
+def facts_of(job: Job) -> dict[str, Any]:
     """The fields that every record of a job has."""
-    facts = {"job": job.id, "attempt": attempt, "model": model, "backend": job.backend}
-    return facts | {"precision": job.precision, "device": job.device}
+    facts = {"job": job.id, "model": job.card.name}
+    return facts | {name: getattr(job, name) for name in ("attempt", "backend", "precision", "device")}
 
 
 class CompileRecord(Record, kw_only=True, tag="compile"):
@@ -218,13 +218,7 @@ class AccuracyRecord(Record, kw_only=True, tag="accuracy"):
 class CoverageRecord(Record, kw_only=True, tag="coverage"):
     """What `Backend.coverage` measured (see backends.contract.Coverage)."""
 
-    coverage: Coverage | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def measured(self) -> Coverage:
-        """What was measured; nothing where the analysis failed."""
-        return Coverage(method="") if self.coverage is msgspec.UNSET else self.coverage
-
+    coverage: Coverage = Coverage()
     analysis_s: float | None = None
 
 

@@ -235,7 +235,7 @@ def _timed(
     rate = job.rate if job.rate is not None else (reached or 0.0) * job.rate_share
     if rate <= 0:
         raise StageError("runtime_error", "the open loop has no rate: the closed loop gave none", "give --request-rate")
-    offsets = offsets_ns(job.process, rate=rate, burstiness=job.burstiness, seed=job.seed)  # type: ignore[arg-type]
+    offsets = offsets_ns(job.process, rate=rate, burstiness=job.burstiness, seed=job.seed)
     planned = bounded(offsets, duration_ns=int(job.seconds * 1e9))
     return open_loop(sessions, batches, list(planned), progress), rate
 

@@ -76,7 +76,7 @@ class _Attempt:
     def __init__(self, run: SuiteRun, job: Job, attempt: int, exporter: Exporter) -> None:
         self._run, self._exporter = run, exporter
         self.job = _placed(job, run.folder, attempt)
-        self._end = JobRecord(**facts_of(job, job.card.name, attempt))
+        self._end = JobRecord(**facts_of(self.job))
         if job.failed is not None:
             self._fail(*job.failed)
 

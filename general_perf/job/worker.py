@@ -89,7 +89,7 @@ def _loaded(reporter: Reporter) -> Loaded | None:
         example = make_inputs(reporter.card, job.batch_sizes[0], job.seed)
         calibration, source = stages.calibration(reporter) if job.precision == "int8" else ([], "")
         options = CompileOptions(
-            precision=job.precision,  # type: ignore[arg-type]
+            precision=job.precision,
             device=job.device,
             work=Path(job.work),
             example=example,

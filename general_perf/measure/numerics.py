@@ -119,7 +119,7 @@ def _kl(one: Array, two: Array, both: Array, distribution: str) -> dict[str, flo
         if distribution == "probabilities":
             one, two = (np.log(np.clip(values, TINY, None)) for values in (one, two))
         rows = both.reshape(-1, both.shape[-1]).all(axis=1)
-        ours, reference = (_log_softmax(values.reshape(-1, values.shape[-1])[rows]) for values in (one, two))
+        ours, reference = (log_softmax(values.reshape(-1, values.shape[-1])[rows]) for values in (one, two))
         values = (np.exp(reference) * (reference - ours)).sum(axis=1)
     elif distribution == "sigmoid":
         values = np.zeros(int(both.sum()))
@@ -131,9 +131,10 @@ def _kl(one: Array, two: Array, both: Array, distribution: str) -> dict[str, flo
     return {"mean": float(values.mean()), "max": float(values.max())} if values.size else None
 
 
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def log_softmax(logits: Array) -> Array:
+    """Logarithms of the probabilities, over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _histogram(one: Array, two: Array) -> dict[str, Any] | None:

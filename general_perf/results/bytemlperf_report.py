@@ -83,8 +83,8 @@ def _compile(row: dict[str, Any], records: list[AnyRecord]) -> dict[str, Any]:
     if compiled is None or compiled.compile_s is None:
         return {}
     report = {"Compile Duration": round(compiled.compile_s, 5), "Compile Precision": row["precision"].upper()}
-    if covered is not None and covered.measured.graph_share is not None:
-        report["Subgraph Coverage"] = round(100 * covered.measured.graph_share, 2)
+    if covered is not None and covered.coverage.graph_share is not None:
+        report["Subgraph Coverage"] = round(100 * covered.coverage.graph_share, 2)
     return {**report, "Optimizations": {name: name for name in compiled.optimisations}}
 
 
@@ -146,8 +146,8 @@ def _ours(records: list[AnyRecord], points: list[PerformanceRecord]) -> dict[str
     if sparsity := first(records, SparsityRecord, ok=True):
         report["Sparsity"] = sparsity.sparsity
     covered = first(records, CoverageRecord, ok=True)
-    if covered is not None and covered.measured.graph_share is not None:
-        coverage = covered.measured
+    if covered is not None and covered.coverage.graph_share is not None:
+        coverage = covered.coverage
         report["Coverage"] = {"FLOPs": coverage.flops_share, "Method": coverage.method, "Fell Back": coverage.fallback_operators}
     if compared := first(records, NumericsRecord, ok=True):
         output = next(iter(compared.outputs.values()))

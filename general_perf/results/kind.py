@@ -164,7 +164,7 @@ def _slices(records: Records) -> Iterator[Slice]:
 def row_of(name: str, records: list[AnyRecord]) -> dict[str, Any]:
     """One job in a line. A job without an end is `not run`."""
     compiled, covered, judged = first(records, CompileRecord), first(records, CoverageRecord), first(records, AccuracyRecord)
-    coverage = Coverage(method="") if covered is None else covered.measured
+    coverage = Coverage() if covered is None else covered.coverage
     speed = measured(records)
     model, backend, precision = name.split("/")
     return {

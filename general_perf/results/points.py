@@ -120,7 +120,7 @@ def _of_stage(name: str, record: AnyRecord, summary: dict[str, Any]) -> list[Fig
             worst = max((one["scaled_max"] for one in record.outputs.values() if one["scaled_max"] is not None), default=None)
             return _plain(name, "largest difference over RMS", "", worst, "lower")
         case CoverageRecord():
-            shares = (("graph share", record.measured.graph_share), ("FLOPs share", record.measured.flops_share))
+            shares = (("graph share", record.coverage.graph_share), ("FLOPs share", record.coverage.flops_share))
             return [one for metric, share in shares for one in _plain(name, metric, "", share, "higher")]
     return []
 

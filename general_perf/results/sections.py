@@ -171,11 +171,11 @@ def arrivals_text(facts: dict[str, Any]) -> str:
 
 
 def _compile(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
-    coverage = {record.job: record.measured for record in _records(jobs, CoverageRecord)}
+    coverage = {record.job: record.coverage for record in _records(jobs, CoverageRecord)}
     summed = {row["job"]: row for row in summary["rows"]}
     rows = []
     for record in _records(jobs, CompileRecord):
-        covered, row = coverage.get(record.job) or Coverage(method=""), summed[record.job]
+        covered, row = coverage.get(record.job) or Coverage(), summed[record.job]
         fell_back = ", ".join(f"{name} ×{count}" for name, count in list(covered.fallback_operators.items())[:12])
         rows.append(
             {

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.child.process import last_line
 from bytemlperf.command.console import print_table, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import write_json
@@ -147,8 +148,8 @@ def _timed(command: list[str], name: str) -> float:
     except subprocess.TimeoutExpired:
         raise UserError(f"installing {name} took over {TIME_LIMIT_S:g} s", "try again with a faster package index") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["pip said nothing"]
-        raise UserError(f"{name} can't be installed: {said[-1]}", "check that pip reaches a package index that has it")
+        said = last_line(done.stderr) or "pip said nothing"
+        raise UserError(f"{name} can't be installed: {said}", "check that pip reaches a package index that has it")
     return time.perf_counter() - began
 
 

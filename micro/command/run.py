@@ -166,7 +166,7 @@ def _sweep(
     def roofs(case: Case, row: Row | None) -> dict[str, Roof]:
         """The data sheet's, and the peaks that are measured as cases come to need them, which run.json then has."""
         if source is not None:
-            needed = needed_by([case])
+            needed = needed_by(case)
             if source.need(needed) if row is None else source.refine(needed):
                 run.run["peaks"] = msgspec.to_builtins(source.peaks)
                 metrics.plan(len(cases), source.peaks)

@@ -14,7 +14,7 @@ case that needs it; the next sweeps look again at its best case, `LOOKS` times i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -28,8 +28,9 @@ from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.operators.contract import Cost
 from micro.peaks.machine import GPU_CACHE_BYTES, identity_of, last_level_cache_bytes, read_cached, write_cached
-from micro.peaks.record import BUSY_CPUS, LOOKS, WRITE_SHARES, Needed, Peak, Peaks
+from micro.peaks.record import BUSY_CPUS, LINK, LOOKS, WRITE_SHARES, Peak, Peaks
 from micro.registry import OPERATORS
+from micro.roofline import MEMORY
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
 RULES = Rules(warm_up_s=0.3, budget_s=1.0)
@@ -50,21 +51,16 @@ STREAM_VALUES = {"cpu": (1 << 20, 1 << 22), "cuda": (1 << 24, 1 << 26)}
 LINK_VALUES = (1 << 18, 1 << 20, 1 << 22)
 
 
-def needed_by(cases: Iterable[Case]) -> Needed:
-    """From the analytic costs of a sweep's cases."""
-    dtypes, memory, link = set[str](), False, False
-    for case in cases:
-        if case.refusal:
-            continue
-        operator = OPERATORS[case.op]
-        if operator.runner == "ranks":
-            link = True
-            continue
-        cost = operator.cost(case.args)
-        memory = memory or cost.read_bytes + cost.write_bytes > 0
-        if cost.flops and cost.flops_dtype:
-            dtypes.add(cost.flops_dtype)
-    return Needed(frozenset(dtypes), memory, link)
+def needed_by(case: Case) -> set[str]:
+    """Names of the peaks that a case's efficiencies are shares of, from its analytic cost."""
+    if case.refusal:
+        return set()
+    operator = OPERATORS[case.op]
+    if operator.runner == "ranks":
+        return {LINK}
+    cost = operator.cost(case.args)
+    memory = {MEMORY} if cost.read_bytes + cost.write_bytes else set()
+    return memory | ({cost.flops_dtype} if cost.flops and cost.flops_dtype else set())
 
 
 def path_for(identity: dict[str, str]) -> Path:
@@ -93,26 +89,25 @@ class PeakSource:
         self.peaks = Peaks(identity=identity) if fresh else kept(identity)
         self._rules = RULES if fresh else SHORT_RULES
         self._bench = _Bench(settings, RUNNERS if runners is None else runners, says)
-        self._seen: set[str] = set()  # formats, "memory" and "link" that this sweep has looked at
+        self._seen: set[str] = set()  # names that this sweep has looked at
 
-    def need(self, needed: Needed) -> bool:
+    def need(self, needed: Set[str]) -> bool:
         """Have these: measure those that were never tried, look again at those that few sweeps have seen. Whether any may have changed.
         Raises UserError where no worker comes up."""
         lacking = self.peaks.lacks(needed)
         rough = self.peaks.rough(needed) - self._seen
-        self._seen |= rough | lacking.names
+        self._seen |= rough | lacking
         self._measure(lacking, self._rules)
-        for dtype in sorted(rough - {"memory"}):
+        for dtype in sorted(rough - {MEMORY}):
             peak = self.peaks.flops[dtype]
             self._keep_best(self.peaks.flops, dtype, [_product(self._bench, peak.provider, peak.args)], dtype)
-        if "memory" in rough:
-            self._measure(Needed(memory=True), SHORT_RULES)
-        return self._kept() if any(lacking) or rough else False
+        self._measure(rough & {MEMORY}, SHORT_RULES)
+        return self._kept() if lacking or rough else False
 
-    def refine(self, needed: Needed) -> bool:
+    def refine(self, needed: Set[str]) -> bool:
         """Measure these for long, once in a sweep: a row is above one of them. Whether any may have changed."""
         rough = self.peaks.rough(needed)
-        self._measure(Needed(needed.dtypes & rough, "memory" in rough), RULES)
+        self._measure(rough, RULES)
         return self._kept() if rough else False
 
     def close(self) -> None:
@@ -121,23 +116,23 @@ class PeakSource:
 
     def _kept(self) -> bool:
         if self.peaks.memory:
-            self.peaks.missing.pop("memory", None)
+            self.peaks.missing.pop(MEMORY, None)
         write_cached(path_for(self.peaks.identity), self.peaks)
         return True
 
-    def _measure(self, needed: Needed, rules: Rules) -> None:
+    def _measure(self, needed: Set[str], rules: Rules) -> None:
         bench, peaks = self._bench, self.peaks
         bench.rules = rules
-        for dtype in sorted(needed.dtypes):
+        for dtype in sorted(needed - {MEMORY, LINK}):
             self._keep_best(peaks.flops, dtype, _gemms(bench, dtype), dtype)
-        if needed.memory:
+        if MEMORY in needed:
             for name in WRITE_SHARES:
-                self._keep_best(peaks.memory, name, _streams(bench, name), "memory")
-        if needed.link:
+                self._keep_best(peaks.memory, name, _streams(bench, name), MEMORY)
+        if LINK in needed:
             best = dict[str, Peak]()
             bench.rules = RULES
-            self._keep_best(best, "link", _links(bench), "link")
-            peaks.link = best.get("link")
+            self._keep_best(best, LINK, _links(bench), LINK)
+            peaks.link = best.get(LINK)
 
     def _keep_best(self, best: dict[str, Peak], name: str, tries: Iterable[_Tried], what: str) -> None:
         """The fastest of `tries` and of what is there, which has been looked at once more."""

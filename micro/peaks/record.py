@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Set
+from typing import Any
 
 import msgspec
 
@@ -38,21 +38,12 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
         return 1.0 if (self.others_cpus or 0.0) > BUSY_CPUS else self.spread
 
 
-class Needed(NamedTuple):
-    """What a sweep's efficiencies need."""
-
-    dtypes: frozenset[str] = frozenset()
-    memory: bool = False
-    link: bool = False
-
-    @property
-    def names(self) -> set[str]:
-        """Formats, "memory", "link"."""
-        return {*self.dtypes, *(name for name in ("memory", "link") if getattr(self, name))}
+LINK = "link"
 
 
 class Peaks(msgspec.Struct, kw_only=True):
-    """As in run.json under `peaks`. `identity` is what they hold for; `missing` says why there is none."""
+    """As in run.json under `peaks`. They are named by number format, and `MEMORY` and `LINK`. `identity` is what they hold for; `missing`
+    says why there is none."""
 
     identity: dict[str, str]
     flops: dict[str, Peak] = {}
@@ -65,12 +56,20 @@ class Peaks(msgspec.Struct, kw_only=True):
         """All that were measured."""
         return [*self.flops.values(), *self.memory.values(), *([self.link] if self.link else [])]
 
-    def rough(self, needed: Needed) -> set[str]:
-        """Formats and "memory" among them whose peaks were seen shortly and in few sweeps."""
-        peaks = {name: [self.flops[name]] for name in needed.dtypes if name in self.flops}
-        if needed.memory:
-            peaks["memory"] = list(self.memory.values())
-        return {name for name, those in peaks.items() if any(peak.looks < LOOKS for peak in those)}
+    def of(self, name: str) -> list[Peak]:
+        """Those that were measured of it."""
+        if name == MEMORY:
+            return list(self.memory.values())
+        peak = self.link if name == LINK else self.flops.get(name)
+        return [peak] if peak else []
+
+    def rough(self, needed: Set[str]) -> set[str]:
+        """Names among them whose peaks were seen shortly and in few sweeps."""
+        return {name for name in needed if any(peak.looks < LOOKS for peak in self.of(name))}
+
+    def lacks(self, needed: Set[str]) -> set[str]:
+        """Names among them that were never tried."""
+        return {name for name in needed if not self.of(name) and name not in self.missing}
 
     def roof(self) -> Roof:
         """For efficiencies."""
@@ -82,14 +81,6 @@ class Peaks(msgspec.Struct, kw_only=True):
             errors={dtype: peak.error for dtype, peak in self.flops.items()}
             | ({MEMORY: max(peak.error for peak in self.memory.values())} if self.memory else {}),
             source="measured on this machine",
-        )
-
-    def lacks(self, needed: Needed) -> Needed:
-        """What of it was never tried."""
-        return Needed(
-            frozenset(dtype for dtype in needed.dtypes if dtype not in self.flops and dtype not in self.missing),
-            needed.memory and not self.memory and "memory" not in self.missing,
-            needed.link and self.link is None and "link" not in self.missing,
         )
 
 

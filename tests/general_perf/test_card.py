@@ -97,7 +97,7 @@ def test_a_bad_card_names_its_line(tmp_path, change, said):
 def test_a_good_card_of_ones_own(tmp_path):
     path = tmp_path / "card.yaml"
     path.write_text(GOOD)
-    assert find_cards([str(path)])[0].name == "mine"
+    assert find_cards(str(path))[0].name == "mine"
 
 
 def test_files_that_a_card_names_lie_beside_it_wherever_one_stands(tmp_path, monkeypatch):
@@ -106,14 +106,14 @@ def test_files_that_a_card_names_lie_beside_it_wherever_one_stands(tmp_path, mon
     lines[3] = "source: {kind: local, path: mine.onnx, format: onnx}"
     (tmp_path / "cards" / "card.yaml").write_text("\n".join([*lines, "dataset: squad:asked.json"]))
     monkeypatch.chdir(tmp_path)
-    card = find_cards(["cards/card.yaml"])[0]
+    card = find_cards("cards/card.yaml")[0]
     assert card.source.path == str(tmp_path / "cards" / "mine.onnx")
     assert card.dataset == f"squad:{tmp_path / 'cards' / 'asked.json'}"
 
 
 def test_names_that_are_none():
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
-        find_cards(["resnet5"])
+        find_cards("resnet5")
     with pytest.raises(UserError, match="no size 'smal'; did you mean 'small'"):
         zoo()["bert"].at_size("smal")
     with pytest.raises(UserError, match="no dimension 'sequense'; did you mean 'sequence'"):
@@ -121,8 +121,8 @@ def test_names_that_are_none():
 
 
 def test_classes_and_all():
-    assert {card.model_class for card in find_cards(["sota"])} == {"sota"}
-    assert [card.name for card in find_cards(["all", "bert"])] == list(zoo())
+    assert {card.model_class for card in find_cards("sota")} == {"sota"}
+    assert [card.name for card in find_cards("all")] == list(zoo())
 
 
 # --- a card is data -------------------------------------------------------------------------------------------

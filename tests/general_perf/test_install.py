@@ -47,6 +47,6 @@ def test_packages_bytes_and_times_are_those_of_a_real_install(vendor):
 
 def test_what_pip_cannot_find_is_one_line_and_leaves_nothing(vendor):
     wheel(vendor, "bmptop", "Requires-Dist: bmpbelow\n")
-    with pytest.raises(UserError, match="vendor can't be installed: ERROR: No matching distribution found for bmpbelow"):
+    with pytest.raises(UserError, match="vendor can't be installed: No matching distribution found for bmpbelow"):
         installing.install("vendor", folder=vendor)
     assert not list(vendor.glob("bmp-install-*"))

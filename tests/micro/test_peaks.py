@@ -12,11 +12,12 @@ from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
 from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, kept, needed_by, path_for
-from micro.peaks.record import LOOKS, Needed, Peaks
+from micro.peaks.record import LINK, LOOKS, Peaks
+from micro.roofline import MEMORY
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 
-ALL = Needed(frozenset({"float32"}), memory=True, link=True)
+ALL = {"float32", MEMORY, LINK}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def answer(job: Job) -> Outcome:
     return Outcome(status="ok", checked=Checked(), timed=timed([round(seconds * 2e9), round(seconds * 1e9)]))
 
 
-def measure(wanted: Needed, runner: ScriptedRunner, **more: bool) -> Peaks:
+def measure(wanted: set[str], runner: ScriptedRunner, **more: bool) -> Peaks:
     settings = Settings(max_memory_bytes=8 << 30)
     source = PeakSource(settings, runners={"worker": lambda _: runner, "ranks": lambda _: runner}, **more)
     source.need(wanted)
@@ -55,7 +56,7 @@ def test_the_fastest_sample_of_the_fastest_provider_is_the_peak() -> None:
 
 def test_products_grow_until_a_call_takes_long_enough() -> None:
     runner = ScriptedRunner(answer)
-    measure(Needed(frozenset({"float32"})), runner)
+    measure({"float32"}, runner)
     sizes = [job.args["M"] for job in runner.jobs if job.provider == "torch"]
     assert sizes == [512, 1024, 2048]  # 2048: 17 ms
 
@@ -65,7 +66,7 @@ def test_peaks_are_kept_and_measured_once_for_long() -> None:
     again = ScriptedRunner(answer)
     assert measure(ALL, again) == first
     assert not again.jobs
-    assert measure(Needed(frozenset({"bfloat16"})), again).flops.keys() == {"float32", "bfloat16"}
+    assert measure({"bfloat16"}, again).flops.keys() == {"float32", "bfloat16"}
     assert {job.args["dtype"] for job in again.jobs} == {"bfloat16"}
     fresh = ScriptedRunner(answer)
     measure(ALL, fresh, fresh=True)
@@ -73,7 +74,7 @@ def test_peaks_are_kept_and_measured_once_for_long() -> None:
 
 
 def test_a_peak_is_measured_shortly_and_looked_at_again_by_the_next_sweeps() -> None:
-    float32 = Needed(frozenset({"float32"}))
+    float32 = {"float32"}
     first = ScriptedRunner(answer)
     assert measure(float32, first).flops["float32"].looks == 1
     assert {job.rules for job in first.jobs} == {SHORT_RULES}
@@ -97,7 +98,7 @@ def _faster(outcome: Outcome, by: float) -> Outcome:
 def test_a_row_above_a_short_peak_has_it_measured_for_long() -> None:
     runner = ScriptedRunner(answer)
     source = PeakSource(Settings(max_memory_bytes=8 << 30), runners={"worker": lambda _: runner, "ranks": lambda _: runner})
-    float32 = Needed(frozenset({"float32"}))
+    float32 = {"float32"}
     assert source.need(float32)
     assert not source.need(float32)  # once in a sweep
     runner.jobs.clear()
@@ -122,8 +123,8 @@ def test_a_format_that_the_machine_lacks_says_why() -> None:
 
 def test_a_sweep_wants_the_peaks_that_its_cases_are_held_against() -> None:
     gemm = Case(op="gemm", provider="torch", args={"M": 1, "K": 1, "N": 1, "dtype": "bfloat16"})
-    assert needed_by([gemm]) == Needed(frozenset({"bfloat16"}), memory=True, link=False)
-    assert needed_by([Case(op="nope", provider="torch", args={}, refusal="unknown")]) == Needed()
+    assert needed_by(gemm) == {"bfloat16", MEMORY}
+    assert needed_by(Case(op="nope", provider="torch", args={}, refusal="unknown")) == set()
 
 
 def test_beside_busy_processes_the_best_of_three_tries_counts() -> None:
@@ -134,7 +135,7 @@ def test_beside_busy_processes_the_best_of_three_tries_counts() -> None:
         return Outcome(status="ok", checked=Checked(), timed=took, conditions=Conditions(seconds=1.0, others_cpus=1.0))
 
     runner = ScriptedRunner(busy)
-    peaks = measure(Needed(frozenset({"float32"})), runner, fresh=True)
+    peaks = measure({"float32"}, runner, fresh=True)
     assert len(runner.jobs) == 6  # torch and oneDNN, one size: a call takes a second
     assert peaks.flops["float32"].per_s == 2 * 512**3
     assert peaks.flops["float32"].others_cpus == 1.0

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bytemlperf.child.limits import threads_for
 from bytemlperf.child.ranks import bus_factor
 from bytemlperf.errors import UserError
 from training.command.reference import micro_collectives
 from training.plan.layout import Layout
 from training.plan.memory import estimate
-from training.plan.plan import default_threads
 from training.rank.loop import memory
 from training.rank.trace import exposed, spans, union
 from training.results.checks import MEMORY_GROWTH_LIMIT, growth_of, largest_relative_error, reached, spikes
@@ -68,9 +68,9 @@ def test_a_peak_is_never_below_what_is_held() -> None:
 
 def test_threads_of_a_rank_are_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
-    assert default_threads(2) == 3
+    assert threads_for(2) == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert default_threads(10_000) == 1
+    assert threads_for(10_000) == 1
 
 
 def test_bus_factors() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from bytemlperf.child.limits import usable_cores
 from bytemlperf.child.process import stop
 from bytemlperf.command.console import print_table, terminal
 from bytemlperf.command.signals import Interrupted, leave_lost_terminal, stopping, terminate_like_interrupt
@@ -29,7 +30,7 @@ from training.command.reference import earlier_run, find_reference, keep_referen
 from training.plan.flags import Flags, Output
 from training.plan.layout import Layout, TrainerName
 from training.plan.memory import ESTIMATE_BAND, Estimate, check_memory, estimate, gib
-from training.plan.plan import PACKAGES, PLAN_NAME, Plan, check_flags, make_plan, resolve_workload, usable_cores
+from training.plan.plan import PACKAGES, PLAN_NAME, Plan, check_flags, make_plan, resolve_workload
 from training.results.checks import REFERENCE_STEPS
 from training.results.records import STOP_FILE, EarlierRun, MicroPoint
 from training.watch.follow import KILL_PATIENCE_S, Follower, start

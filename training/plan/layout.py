@@ -83,20 +83,20 @@ def _check_trainer(workload: Workload, layout: Layout, trainer: TrainerName, sha
 
 def _check_transformer(workload: Workload, layout: Layout) -> None:
     model = workload.model
-    if model.heads % layout.tp:
-        raise UserError(
-            f"tp {layout.tp} doesn't divide the {model.heads} attention heads of {workload.name}", _divisors(model.heads, "--tp")
-        )
-    if model.kv_head_count % layout.tp:
-        raise UserError(f"tp {layout.tp} doesn't divide the {model.kv_head_count} kv heads", _divisors(model.kv_head_count, "--tp"))
-    if model.ffn_size % layout.tp:
-        raise UserError(f"tp {layout.tp} doesn't divide ffn {model.ffn_size}", _divisors(model.ffn_size, "--tp"))
-    if model.layers % layout.pp:
-        raise UserError(f"pp {layout.pp} doesn't divide the {model.layers} layers of {workload.name}", _divisors(model.layers, "--pp"))
     if layout.ep > 1 and not model.experts:
         raise UserError(f"{workload.name} has no experts to split over ep {layout.ep}", "leave --ep out")
-    if model.experts and model.experts % layout.ep:
-        raise UserError(f"ep {layout.ep} doesn't divide the {model.experts} experts", _divisors(model.experts, "--ep"))
+    for dimension, parts, number, what in (
+        ("tp", layout.tp, model.heads, "attention heads"),
+        ("tp", layout.tp, model.kv_head_count, "kv heads"),
+        ("tp", layout.tp, model.ffn_size, "values of the feed-forward layer"),
+        ("pp", layout.pp, model.layers, "layers"),
+        ("ep", layout.ep, model.experts or 0, "experts"),
+    ):
+        if number % parts:
+            divisors = ", ".join(str(size) for size in range(1, min(number, 64) + 1) if number % size == 0)
+            raise UserError(
+                f"{dimension} {parts} doesn't divide the {number} {what} of {workload.name}", f"give --{dimension} one of {divisors}"
+            )
     if model.experts and layout.tp > 1:
         raise UserError(
             "experts with tensor parallel need sequence parallel, which Megatron-Core's local layers don't have", "use --tp 1 and --ep"
@@ -108,7 +108,3 @@ def rank_parameters(workload: Workload, layout: Layout, trainer: TrainerName, *,
     splits too."""
     layer = layer_parameters(workload) - expert_parameters(workload) + experts
     return workload.model.layers // layout.pp * layer // layout.tp + (outer // layout.tp if trainer == "megatron" else outer)
-
-
-def _divisors(number: int, flag: str) -> str:
-    return f"give {flag} one of {', '.join(str(size) for size in range(1, min(number, 64) + 1) if number % size == 0)}"

@@ -6,14 +6,13 @@ get, on this machine or on many.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from bytemlperf.checked import check
-from bytemlperf.child.limits import threads_asked_for
+from bytemlperf.child.limits import threads_for
 from bytemlperf.errors import UserError
 from bytemlperf.extensions import TRAINERS
 from bytemlperf.runs.files import UNREADABLE, json_of, why
@@ -127,7 +126,7 @@ def make_plan(flags: Flags, workload: Workload, layout: Layout, tokens: TokenFil
         "measured_from": flags.warmup + flags.trace_steps,
         "traced": list(range(flags.warmup, flags.warmup + flags.trace_steps)),
         "resume_from": str(flags.resume_from.absolute()) if flags.resume_from else None,
-        "threads": flags.threads or default_threads(flags.nproc),
+        "threads": flags.threads or threads_for(flags.nproc),
         "device": "cuda" if device == "cuda" else "cpu",
         "fault": parse_fault(flags.fault, layout, workload.training.steps),
     }
@@ -145,13 +144,3 @@ def parse_fault(text: str | None, layout: Layout, steps: int) -> Fault | None:
     if int(rank) >= layout.world or int(step) >= steps:
         raise UserError(f"fault '{text}' never happens: there are {layout.world} ranks and {steps} steps, from 0", "name a rank and a step")
     return Fault(kind=kind, rank=int(rank), step=int(step))  # type: ignore[arg-type]
-
-
-def default_threads(ranks: int) -> int:
-    """CPU threads of each of so many ranks: `$OMP_NUM_THREADS`, else this machine's cores, shared out."""
-    return threads_asked_for() or max(1, usable_cores() // ranks)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

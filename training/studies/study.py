@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bytemlperf.child.limits import threads_for, usable_cores
 from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.suite import SuiteRun
 from training.command.run import Prepared, prepare, train
 from training.plan.flags import Flags
-from training.plan.plan import PACKAGES, check_flags, default_threads, resolve_workload, usable_cores
+from training.plan.plan import PACKAGES, check_flags, resolve_workload
 from training.results.records import History, Record
 from training.results.study_summary import CurveRecord, PointRecord
 from training.results.summary import PHASES
@@ -56,7 +57,7 @@ def point_flags(flags: Flags, counts: list[int], mode: ScalingMode, device_threa
 def run_scale(flags: Flags, nproc: str, mode: ScalingMode, repeats: int, argv: list[str]) -> tuple[Path, dict[str, Any]]:
     """Run the study; its folder and summary. Raises UserError."""
     counts = parse_counts(nproc)
-    threads = flags.threads or default_threads(max(counts))
+    threads = flags.threads or threads_for(max(counts))
     runs = point_flags(flags, counts, mode, threads)
     first, *_ = [prepare(run) for run in runs]
     config = {
